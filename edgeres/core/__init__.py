@@ -1,0 +1,1 @@
+"""What every floor of the house shares: errors, artifacts, metrics, stage reports. Never imports torch."""

@@ -1,0 +1,230 @@
+"""The files that flow between stages, each with its spec inside.
+
+    Checkpoint  .safetensors  Card in the header's metadata under "edgeres"
+    OnnxModel   .onnx         Card in metadata_props under "edgeres"; precision is read from the graph
+    Engine      .plan         Card and target in the manifest beside it, NAME.plan.json
+    ScaleTable, LesionTable, LatencyTable  .json  written by their stages, `kind` inside
+
+A safetensors file starts with a little-endian u64 length and that many bytes of JSON, so a spec can be read without
+torch or safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.errors import InputError, require
+from edgeres.core.files import sha256_of
+from edgeres.core.spec import Card, ModelSpec
+
+CARD_KEY = "edgeres"
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file on disk; `sha256` is computed when first asked for."""
+
+    suffix: ClassVar[str] = ""
+    path: Path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex sha256 of the file."""
+        return sha256_of(self.path)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Model(Artifact):
+    """An artifact that computes logits: it has a Card."""
+
+    @cached_property
+    def card(self) -> Card:
+        """The Card stored in the file; raises InputError if there is none or it is damaged."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network this file holds."""
+        return self.card.spec
+
+    @property
+    def precision(self) -> str:
+        """Numeric format of the weights: fp32, fp16, int8 or int8+fp16."""
+        return "fp32"
+
+
+@dataclass(frozen=True)
+class Checkpoint(Model):
+    """Weights as safetensors."""
+
+    suffix: ClassVar[str] = ".safetensors"
+
+    @cached_property
+    def card(self) -> Card:
+        """The Card in the header's metadata."""
+        metadata = safetensors_header(self.path).get("__metadata__", {})
+        return _card_from(metadata.get(CARD_KEY), self.path)
+
+
+@dataclass(frozen=True)
+class OnnxModel(Model):
+    """A float or Q/DQ graph."""
+
+    suffix: ClassVar[str] = ".onnx"
+
+    @cached_property
+    def proto(self) -> Any:
+        """The parsed onnx.ModelProto (do not change it)."""
+        onnx = require("onnx", "onnx")
+        try:
+            return onnx.load(str(self.path))
+        except FileNotFoundError as err:
+            raise InputError(f"{self.path} does not exist") from err
+        except Exception as err:
+            raise InputError(f"{self.path} is not a readable ONNX file: {_one_line(err)}") from err
+
+    @cached_property
+    def card(self) -> Card:
+        """The Card in metadata_props."""
+        properties = {entry.key: entry.value for entry in self.proto.metadata_props}
+        return _card_from(properties.get(CARD_KEY), self.path)
+
+    @property
+    def precision(self) -> str:
+        """int8 if the graph has QuantizeLinear or DequantizeLinear nodes, fp16 if it has half-precision weights."""
+        onnx = require("onnx", "onnx")
+        graph = self.proto.graph
+        quantized = any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.node)
+        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+        return "+".join(name for name, found in (("int8", quantized), ("fp16", half)) if found) or "fp32"
+
+    @property
+    def batch(self) -> int | None:
+        """Images per call the graph is fixed to, or None if dynamic."""
+        dim = self.proto.graph.input[0].type.tensor_type.shape.dim[0]
+        return dim.dim_value if dim.HasField("dim_value") else None
+
+
+class Manifest(Record):
+    """What NAME.plan.json says about an engine, since a plan cannot be read without its GPU."""
+
+    schema_version: int = 1
+    card: Card
+    runtime: str
+    runtime_version: str
+    targets: tuple[str, ...]
+    precision: str
+    onnx_sha256: str
+    plan_sha256: str
+    batch: tuple[int, int, int]
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    build_s: float
+    options: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Engine(Model):
+    """A compiled plan and its manifest."""
+
+    suffix: ClassVar[str] = ".plan"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest beside the plan; raises InputError if it belongs to another plan."""
+        manifest = record_from_json(Manifest, self.manifest_path)
+        if manifest.plan_sha256 != self.sha256:
+            raise InputError(f"{self.manifest_path} describes another plan than {self.path}; compile it again")
+        return manifest
+
+    @property
+    def manifest_path(self) -> Path:
+        """NAME.plan.json."""
+        return self.path.with_name(self.path.name + ".json")
+
+    @cached_property
+    def card(self) -> Card:
+        """The Card of the ONNX file the engine was built from."""
+        return self.manifest.card
+
+    @property
+    def precision(self) -> str:
+        """As read from the ONNX graph when the engine was built."""
+        return self.manifest.precision
+
+
+@dataclass(frozen=True)
+class ScaleTableFile(Artifact):
+    """Calibration result; its content is `edgeres.quantize.scales.ScaleTable`."""
+
+    suffix: ClassVar[str] = ".json"
+
+
+@dataclass(frozen=True)
+class LesionTableFile(Artifact):
+    """Lesion result; its content is `edgeres.study.lesion.LesionTable`."""
+
+    suffix: ClassVar[str] = ".json"
+
+
+MODEL_KINDS: tuple[type[Model], ...] = (Checkpoint, OnnxModel, Engine)
+
+
+def model_from(path: Path) -> Model:
+    """The artifact in `path`, its kind told by the suffix; raises InputError if absent or of no known kind."""
+    for kind in MODEL_KINDS:
+        if path.suffix == kind.suffix:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist")
+            return kind(path)
+    if path.suffix in {".pt", ".pth", ".th", ".bin", ".ckpt"}:
+        raise InputError(f"{path} is a foreign checkpoint; bring it in first: edgeres import {path} --arch resnet50")
+    known = ", ".join(kind.suffix for kind in MODEL_KINDS)
+    raise InputError(f"{path}: cannot tell what this is by its name (known: {known})")
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: tensor name -> dtype, shape, data_offsets; plus `__metadata__`."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER_BYTES:
+                raise InputError(f"{path} is not a safetensors file")
+            header = json.loads(file.read(length))
+    except FileNotFoundError as err:
+        raise InputError(f"{path} does not exist") from err
+    except OSError as err:
+        raise InputError(f"cannot read {path}: {err.strerror}") from err
+    except ValueError as err:
+        raise InputError(f"{path} is not a safetensors file") from err
+    if not isinstance(header, dict):
+        raise InputError(f"{path} is not a safetensors file")
+    return header
+
+
+def _card_from(text: str | None, path: Path) -> Card:
+    if text is None:
+        raise InputError(
+            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import FILE --arch NAME"
+        )
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as err:
+        raise InputError(f"{path}: its spec cannot be read: {_one_line(err)}") from err
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:200]

@@ -1,0 +1,79 @@
+"""The base of every stage's options (`Config`) and of every file edgeres writes (`Record`).
+
+A `Config` is strict: an unknown key is a typing error of the user. A `Record` is tolerant: a file written by a later
+version with one more field still reads.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgeres.core.errors import InputError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+C = TypeVar("C", bound="Config")
+R = TypeVar("R", bound="Record")
+
+
+class Config(BaseModel):
+    """Frozen options of one stage; defaults live here and nowhere else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Record(BaseModel):
+    """Frozen content of one JSON file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def config_from(kind: type[C], values: dict[str, Any], where: str) -> C:
+    """`kind` built from `values`; raises InputError with one line that names `where`, the key and the value."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as err:
+        raise InputError(f"{where}: {_first_problem(err, kind)}") from err
+
+
+def record_from_json(kind: type[R], path: Path) -> R:
+    """The `kind` stored in the JSON file `path`; raises InputError if it is absent, damaged or something else."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as err:
+        raise InputError(f"{path} does not exist") from err
+    except OSError as err:
+        raise InputError(f"cannot read {path}: {err.strerror}") from err
+    except ValidationError as err:
+        raise InputError(f"{path} is not a readable {kind.__name__}: {_first_problem(err, kind)}") from err
+
+
+def toml_from(path: Path) -> dict[str, Any]:
+    """The parsed TOML file; raises InputError with the line of the mistake."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise InputError(f"{path} is not valid TOML: {err}") from err
+    except OSError as err:
+        raise InputError(f"cannot read {path}: {err.strerror}") from err
+
+
+def _first_problem(err: ValidationError, kind: type[BaseModel]) -> str:
+    problem = err.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = sorted(kind.model_fields)
+        return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    if not key:
+        return message
+    seen = "" if problem["type"] in {"missing", "json_invalid"} else f", got {problem['input']!r}"
+    return f"{key}: {message}{seen}"

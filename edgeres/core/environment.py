@@ -1,0 +1,107 @@
+"""Which machine and which versions a number belongs to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import edgeres
+from edgeres.core.config import Record
+
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "numpy")
+
+
+class Environment(Record):
+    """Fingerprint of the machine at the time of a measurement; `machine` is what two latencies must share."""
+
+    machine: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpus: tuple[str, ...]
+    system: str
+    python: str
+    edgeres: str
+    packages: dict[str, str]
+    load_1min: float | None = None
+
+
+def environment() -> Environment:
+    """The present machine."""
+    cpu, cores, gpus = _cpu_name(), available_cores(), gpu_names()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return Environment(
+        machine=", ".join([f"{cpu}, {cores} cores", *gpus]),
+        cpu=cpu,
+        cores=cores,
+        memory_gib=_memory_gib(),
+        gpus=gpus,
+        system=platform.platform(),
+        python=platform.python_version(),
+        edgeres=edgeres.__version__,
+        packages=package_versions(_PACKAGES),
+        load_1min=load,
+    )
+
+
+def available_cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions, absent packages left out; nothing is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def gpu_names() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs as nvidia-smi lists them; empty without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in listing.splitlines() if line.strip())
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the CPU as Linux lists them; empty elsewhere."""
+    for line in _cpuinfo_lines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo_lines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpuinfo_lines() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _memory_gib() -> float:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return 0.0

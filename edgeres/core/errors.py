@@ -1,0 +1,63 @@
+"""Everything edgeres raises on purpose, with the exit code the command line gives it.
+
+EdgeresError            1
+├── InputError          2   what the user gave: an option, a file, a data set, a recipe
+├── MissingDependency   3   an optional package is not installed; names the extra
+├── DeviceError         4   this machine cannot do it: no GPU, wrong architecture, no TensorRT
+└── StageError          1   a stage failed although its input was right
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+
+class EdgeresError(Exception):
+    """The root: one line that says what was wrong, the value seen and what to do."""
+
+    exit_code = 1
+
+
+class InputError(EdgeresError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class MissingDependency(EdgeresError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 3
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed; install it with: pip install 'edgeres[{extra}]'")
+
+
+class DeviceError(EdgeresError):
+    """This machine cannot do what was asked."""
+
+    exit_code = 4
+
+
+class StageError(EdgeresError):
+    """A stage failed on valid input: names the stage, the artifact and the cause."""
+
+    exit_code = 1
+
+
+def require(module: str, extra: str) -> Any:
+    """The imported optional `module`; raises MissingDependency naming the `extra` that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as err:
+        missing = (err.name or module).partition(".")[0]
+        raise MissingDependency(missing, extra) from err
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` if one of `known` is close to `word`, otherwise an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

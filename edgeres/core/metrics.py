@@ -1,0 +1,107 @@
+"""Measurements keep what was counted; rates, percentiles and intervals are derived from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeres.core.config import Record
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+class Accuracy(Record):
+    """Right answers of one model on one split.
+
+    `runtime` says what executed the model; `predictions` names the file beside the report with the top-1 class of every
+    image (.npy, uint16 (n,)), from which paired comparisons are made.
+    """
+
+    correct_top1: int
+    correct_top5: int
+    n: int
+    dataset: str
+    split: str
+    runtime: str
+    artifact: str
+    predictions: str | None = None
+
+    @property
+    def top1(self) -> float:
+        """Fraction of images whose first guess is right."""
+        return self.correct_top1 / self.n
+
+    @property
+    def top5(self) -> float:
+        """Fraction of images whose first five guesses hold the right one."""
+        return self.correct_top5 / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval of top-1."""
+        return wilson(self.correct_top1, self.n)
+
+
+class Latency(Record):
+    """Raw samples of one model, one call each.
+
+    Samples of one `session` were interleaved on one machine and may be compared; others may not.
+    """
+
+    samples_ms: tuple[float, ...]
+    batch: int
+    runtime: str
+    threads: int
+    session: str
+    artifact: str
+    warmup: int
+    machine: str
+    note: str = ""
+
+    @property
+    def p50_ms(self) -> float:
+        """Median."""
+        return self.percentile_ms(50)
+
+    @property
+    def p99_ms(self) -> float:
+        """99th percentile."""
+        return self.percentile_ms(99)
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput at the median."""
+        return 1000 * self.batch / self.p50_ms
+
+    def percentile_ms(self, q: float) -> float:
+        """The q-th percentile, q in [0, 100]."""
+        return float(np.percentile(self.samples_ms, q))
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a proportion.
+
+    Source: Wilson 1927; recommended for all n by Brown, Cai & DasGupta 2001, doi:10.1214/ss/1009213286.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p, z2 = successes / n, Z_95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
+    """Change of accuracy on the SAME images and the half-width of its 95 % interval, both as fractions.
+
+    Only images on which the two disagree carry information, so the interval is far narrower than two separate ones.
+    Source: Agresti 2013, Categorical Data Analysis, eq. 11.2 (dependent proportions, Wald).
+    """
+    a, b = np.asarray(before, bool), np.asarray(after, bool)
+    n = len(a)
+    gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
+    difference = (gained - lost) / n
+    variance = max((gained + lost) / n - difference**2, 0.0) / n
+    return difference, Z_95 * math.sqrt(variance)

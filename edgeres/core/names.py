@@ -1,0 +1,24 @@
+"""Literal tables `name -> "module:object"`: greppable, and importing a table imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from edgeres.core.errors import InputError, did_you_mean
+
+T = TypeVar("T")
+
+
+def resolve(reference: str) -> Any:
+    """The object that `"package.module:object"` names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """`table[name]`; raises InputError that lists the known names and guesses the one meant."""
+    if name in table:
+        return table[name]
+    raise InputError(f"unknown {what} {name!r}{did_you_mean(name, table)} (known: {', '.join(sorted(table))})")

@@ -1,0 +1,82 @@
+"""What is needed to rebuild a network and to feed it: never a pickled class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from edgeres.core.config import Config
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+class Preprocess(Config):
+    """How an image becomes the network's input: resize, centre crop, scale to [0, 1], (x - mean) / std.
+
+    It is stored in the model's file and used from training to the engine. `resize` is the length in pixels the shorter
+    side is brought to; None leaves the image as it is (it must then have the input's size).
+    """
+
+    mean: tuple[float, ...] = Field(description="per channel, of pixels in [0, 1]")
+    std: tuple[float, ...] = Field(description="per channel, of pixels in [0, 1]")
+    resize: int | None = Field(None, gt=0, description="shorter side in pixels before the centre crop")
+    interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
+        if any(s <= 0 for s in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        return self
+
+
+class ModelSpec(Config):
+    """A network by name: `family` and `variant` as in `edgeres ls models`, and the modules it has lost.
+
+    `input_shape` is (C, H, W). `options` are the family's own (ordering, shortcut, ...), only those that differ from
+    its defaults. `dropped` holds the ORIGINAL names of removed modules, sorted.
+    """
+
+    family: str
+    variant: str
+    num_classes: int = Field(gt=1)
+    input_shape: tuple[int, int, int]
+    preprocess: Preprocess
+    classes: tuple[str, ...] = ()
+    options: dict[str, str | int | float] = Field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
+        if len(self.preprocess.mean) not in {1, self.input_shape[0]}:
+            raise ValueError(f"mean has {len(self.preprocess.mean)} values for {self.input_shape[0]} channels")
+        if tuple(sorted(set(self.dropped))) != self.dropped:
+            raise ValueError("dropped names must be sorted and unique")
+        return self
+
+    def without(self, names: tuple[str, ...]) -> ModelSpec:
+        """The spec after dropping `names` as well."""
+        return self.model_copy(update={"dropped": tuple(sorted({*self.dropped, *names}))})
+
+
+class Cost(Config):
+    """Size of a network: learned parameters (batch-norm statistics excluded) and multiply-accumulates per image."""
+
+    params: int
+    macs: int
+
+
+class Card(Config):
+    """What travels inside an artifact's file: the spec, its cost and where it came from (sha256 of the parent)."""
+
+    schema_version: int = 1
+    spec: ModelSpec
+    cost: Cost
+    stage: str
+    parent: str | None = None
+    edgeres: str = ""

@@ -1,0 +1,116 @@
+"""What every stage returns: an artifact and a report, the report also as report.json beside the artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from edgeres.core.artifacts import Artifact, Model
+from edgeres.core.config import Config, Record
+from edgeres.core.environment import Environment, environment
+from edgeres.core.files import write_text
+from edgeres.core.metrics import Accuracy, Latency
+from edgeres.core.spec import Cost
+
+A_co = TypeVar("A_co", bound=Artifact, covariant=True)
+SCHEMA_VERSION = 1
+REPORT_NAME = "report.json"
+
+
+class FileRef(Record):
+    """A file by content: `path` is where it was, `sha256` is what it is."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class StageReport(Record):
+    """One run of one stage. `results` holds the stage's own figures, units in the names."""
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str
+    config: dict[str, Any]
+    source: FileRef | None = None
+    output: FileRef | None = None
+    cost: Cost | None = None
+    precision: str | None = None
+    dropped: tuple[str, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    results: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    environment: Environment
+    created: str
+    duration_s: float
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class StageResult(Generic[A_co]):
+    """A stage's artifact and its report."""
+
+    output: A_co
+    report: StageReport
+
+
+@dataclass
+class Recorder:
+    """Collects what a stage has to say while it runs; `finish` makes the report."""
+
+    stage: str
+    config: Config
+    source: Artifact | None
+    results: dict[str, Any] = field(default_factory=dict)
+    accuracy: list[Accuracy] = field(default_factory=list)
+    latency: list[Latency] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _start: float = field(default_factory=time.perf_counter)
+
+    def finish(self, output: Artifact | None) -> StageReport:
+        """The report, with everything recorded and the time since the stage began."""
+        model = output if isinstance(output, Model) else None
+        return StageReport(
+            stage=self.stage,
+            config=self.config.model_dump(mode="json"),
+            source=file_ref(self.source),
+            output=file_ref(output),
+            cost=model.card.cost if model else None,
+            precision=model.precision if model else None,
+            dropped=model.spec.dropped if model else (),
+            accuracy=tuple(self.accuracy),
+            latency=tuple(self.latency),
+            results=self.results,
+            notes=tuple(self.notes),
+            warnings=tuple(self.warnings),
+            environment=environment(),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            duration_s=round(time.perf_counter() - self._start, 3),
+        )
+
+
+def file_ref(artifact: Artifact | None) -> FileRef | None:
+    """The reference to `artifact` that goes into a report."""
+    if artifact is None:
+        return None
+    return FileRef(path=str(artifact.path), sha256=artifact.sha256, size_bytes=artifact.size_bytes)
+
+
+def write_report(report: StageReport, path: Path) -> None:
+    """Writes the report as JSON, whole or not at all."""
+    write_text(path, report.model_dump_json(indent=1) + "\n")
+
+
+@contextmanager
+def timed(results: dict[str, Any], name: str) -> Iterator[None]:
+    """Stores the seconds spent inside as `results[name]`."""
+    start = time.perf_counter()
+    yield
+    results[name] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,189 @@
+"""The residual network itself: y = f(h(x) + F(x)), the parts ordered as the spec says.
+
+    original          F = conv BN ReLU conv BN            f = ReLU
+    bn-after-add      F = conv BN ReLU conv               f = BN ReLU
+    relu-before-add   F = conv BN ReLU conv BN ReLU       f = identity
+    relu-only-preact  F = ReLU conv BN ReLU conv BN       f = identity
+    full-preact       F = BN ReLU conv BN ReLU conv       f = identity
+
+Pre-activation networks move the first activation of the first module in front of its fork and add one after the last
+module (He et al. 2016, section 4.1). Shortcuts see the raw x in every ordering. Key names are torchvision's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from edgeres.core.spec import ModelSpec
+from edgeres.models.family import ModuleInfo
+from edgeres.models.network import Network, PadShortcut, Unit, initialise, stages_of
+from edgeres.models.resnet import Layout
+
+
+class Residual(Unit):
+    """One module; with `dropped` only h and f are left. Without skips the branch alone is the output."""
+
+    def __init__(self, info: ModuleInfo, layout: Layout, *, first: bool, dropped: bool) -> None:
+        super().__init__()
+        self.survival = 1.0
+        self.skips, self.dropped = layout.skips, dropped
+        self.downsample = _shortcut(info, layout)
+        self._order: list[str] = []
+        if not dropped:
+            self._add_branch(info, layout, first=first)
+        self._after: list[str] = []
+        if layout.ordering == "bn-after-add":
+            self.bn_out = _norm(layout)(info.out_channels)
+            self._after.append("bn_out")
+        self.relu = nn.ReLU()
+        if layout.ordering in {"original", "bn-after-add"}:
+            self._after.append("relu")
+
+    def _add_branch(self, info: ModuleInfo, layout: Layout, *, first: bool) -> None:
+        widths = _widths(info, layout)
+        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False), 1):
+            last = i == layout.layers
+            leading = not (first and i == 1)
+            if layout.ordering == "full-preact" and leading:
+                self._add(f"bn{i}", _norm(layout)(a))
+            if layout.preactivation and leading:
+                self._order.append("relu")
+            self._add(f"conv{i}", _layer(info, layout, i)(a, b))
+            has_norm = layout.ordering != "full-preact" and not (last and layout.ordering == "bn-after-add")
+            if has_norm:
+                self._add(f"bn{i}", _norm(layout)(b))
+            if not layout.preactivation and (not last or layout.ordering == "relu-before-add"):
+                self._order.append("relu")
+
+    def _add(self, name: str, module: nn.Module) -> None:
+        self.add_module(name, module)
+        self._order.append(name)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """F(x)."""
+        for name in self._order:
+            x = getattr(self, name)(x)
+        return x
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """h(x)."""
+        return x if self.downsample is None else self.downsample(x)
+
+    def after(self, y: Tensor) -> Tensor:
+        """f(y)."""
+        for name in self._after:
+            y = getattr(self, name)(y)
+        return y
+
+    def bypass(self, x: Tensor) -> Tensor:
+        """f(h(x))."""
+        return self.after(self.shortcut(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(h(x) + F(x)); F is skipped at random in training when `survival` < 1 (Huang et al. 2016)."""
+        if self.dropped:
+            return self.bypass(x)
+        y = self.branch(x)
+        if self.training and self.survival < 1.0:
+            from torchvision.ops import stochastic_depth
+
+            y = stochastic_depth(y, 1.0 - self.survival, "row")
+        return self.after(self.shortcut(x) + y if self.skips else y)
+
+
+class ResNet(Network):
+    """Any network of this family."""
+
+    def __init__(self, spec: ModelSpec, layout: Layout) -> None:
+        super().__init__()
+        self._layout = layout
+        self._add_stem(spec, layout)
+        first = layout.modules[0].name if layout.preactivation else ""
+        present = [
+            (info.name, Residual(info, layout, first=info.name == first, dropped=info.name in spec.dropped))
+            for info in layout.modules
+            if info.name not in spec.dropped or not _vanishes(info, layout)
+        ]
+        self._names = [name for name, _ in present]
+        for stage, units in stages_of(present).items():
+            self.add_module(stage, units)
+        features = layout.modules[-1].out_channels
+        if layout.ordering == "full-preact":
+            self.bn_last = _norm(layout)(features)
+        self.avgpool = nn.Identity() if layout.linear else nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(features, spec.num_classes)
+        initialise(self)
+
+    def _add_stem(self, spec: ModelSpec, layout: Layout) -> None:
+        channels, height, width = spec.input_shape
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if layout.imagenet else nn.Identity()
+        if layout.linear:
+            self.conv1: nn.Module = nn.Linear(channels * height * width, layout.width, bias=False)
+        elif layout.imagenet:
+            self.conv1 = nn.Conv2d(channels, layout.width, 7, 2, 3, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(channels, layout.width, 3, 1, 1, bias=False)
+        self.bn1 = _norm(layout)(layout.width)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Convolution, batch norm, ReLU (and max pooling)."""
+        if self._layout.linear:
+            x = x.flatten(1)
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
+
+    def units(self) -> list[tuple[str, Unit]]:
+        """Modules by original name."""
+        return [(name, self.get_submodule(name)) for name in self._names]  # type: ignore[misc]
+
+    def tail(self, x: Tensor) -> Tensor:
+        """The activation that closes a pre-activation network."""
+        if self._layout.ordering == "full-preact":
+            x = self.bn_last(x)
+        return self.relu(x) if self._layout.preactivation else x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Global average pooling and the linear classifier."""
+        return self.fc(self.avgpool(features).flatten(1))  # type: ignore[no-any-return]
+
+
+def _vanishes(info: ModuleInfo, layout: Layout) -> bool:
+    """Whether nothing is left of a dropped module: h is the identity, and f changes nothing.
+
+    In the original ordering f is a ReLU on an input that follows a ReLU already, hence the identity.
+    """
+    return info.kind == "identity" and layout.ordering != "bn-after-add"
+
+
+def _widths(info: ModuleInfo, layout: Layout) -> list[int]:
+    inner = info.out_channels // 4 if layout.bottleneck else info.out_channels
+    return [info.in_channels, *[inner] * (layout.layers - 1), info.out_channels]
+
+
+def _layer(info: ModuleInfo, layout: Layout, i: int) -> partial[nn.Module]:
+    """The i-th (from 1) layer of a module: the stride is on the first 3x3 convolution."""
+    if layout.linear:
+        return partial(nn.Linear, bias=False)
+    if layout.bottleneck and i in {1, layout.layers}:
+        return partial(nn.Conv2d, kernel_size=1, bias=False)
+    stride = info.stride if i == (2 if layout.bottleneck else 1) else 1
+    return partial(nn.Conv2d, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def _norm(layout: Layout) -> type[nn.Module]:
+    return nn.BatchNorm1d if layout.linear else nn.BatchNorm2d
+
+
+def _shortcut(info: ModuleInfo, layout: Layout) -> nn.Module | None:
+    """None for the identity. A plain network passes its input on only where a module is dropped, padded as in A."""
+    if info.kind == "identity":
+        return None
+    if layout.shortcut == "A" or not layout.skips:
+        return PadShortcut(info.in_channels, info.out_channels, info.stride)
+    if layout.linear:
+        projection: nn.Module = nn.Linear(info.in_channels, info.out_channels, bias=False)
+    else:
+        projection = nn.Conv2d(info.in_channels, info.out_channels, 1, info.stride, bias=False)
+    return nn.Sequential(projection, _norm(layout)(info.out_channels))

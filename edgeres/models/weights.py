@@ -1,0 +1,99 @@
+"""Checkpoints: weights in safetensors with the Card in the header; dropping a module is deleting its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import edgeres
+from edgeres.core.artifacts import CARD_KEY, Checkpoint
+from edgeres.core.errors import InputError
+from edgeres.core.files import written
+from edgeres.core.spec import Card, Cost, ModelSpec
+from edgeres.models import network_from
+from edgeres.models.network import Network
+
+Weights = dict[str, Tensor]
+
+
+def cost_of(spec: ModelSpec) -> Cost:
+    """Parameters and multiply-accumulates (of convolutions and linear layers) for one image; no weights are made."""
+    with torch.device("meta"):
+        network = network_from(spec).eval()
+        images = torch.empty(1, *spec.input_shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return Cost(params=params, macs=counter.get_total_flops() // 2)
+
+
+def save_checkpoint(
+    weights: Weights, spec: ModelSpec, path: Path, *, stage: str, parent: str | None = None
+) -> Checkpoint:
+    """Writes `weights` (checked against `spec`) and returns the artifact."""
+    check_weights(weights, spec, str(path))
+    card = Card(spec=spec, cost=cost_of(spec), stage=stage, parent=parent, edgeres=edgeres.__version__)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+    with written(path) as temporary:
+        save_file(tensors, temporary, metadata={CARD_KEY: card.model_dump_json()})
+    return Checkpoint(path)
+
+
+def load_weights(checkpoint: Checkpoint) -> Weights:
+    """The tensors of the file; raises InputError if it is damaged."""
+    try:
+        tensors: Weights = load_file(checkpoint.path)
+    except FileNotFoundError as err:
+        raise InputError(f"{checkpoint.path} does not exist") from err
+    except Exception as err:  # safetensors raises its own SafetensorError, a bare Exception
+        raise InputError(f"{checkpoint.path} is damaged: {' '.join(str(err).split())}") from err
+    return tensors
+
+
+def load_network(checkpoint: Checkpoint) -> Network:
+    """The network of the checkpoint in evaluation mode."""
+    weights = load_weights(checkpoint)
+    check_weights(weights, checkpoint.spec, str(checkpoint.path))
+    network = network_from(checkpoint.spec)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def weights_without(weights: Weights, spec: ModelSpec) -> Weights:
+    """The entries of `weights` that the network of `spec` has, which is what dropping modules means."""
+    kept = expected_shapes(spec)
+    return {key: tensor for key, tensor in weights.items() if key in kept}
+
+
+def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of every entry of the network's state."""
+    with torch.device("meta"):
+        network = network_from(spec)
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def check_weights(weights: Weights, spec: ModelSpec, where: str) -> None:
+    """Raises InputError that lists missing, unexpected and misshaped keys, if there are any."""
+    expected = expected_shapes(spec)
+    problems = []
+    if missing := sorted(expected.keys() - weights.keys()):
+        problems.append(f"{len(missing)} missing ({_some(missing)})")
+    if unexpected := sorted(weights.keys() - expected.keys()):
+        problems.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, should be {shape}"
+        for key, shape in expected.items()
+        if key in weights and tuple(weights[key].shape) != shape
+    ]
+    if shapes:
+        problems.append(f"{len(shapes)} of another shape ({_some(shapes)})")
+    if problems:
+        raise InputError(f"{where} does not fit {spec.variant}: keys {'; '.join(problems)}")
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

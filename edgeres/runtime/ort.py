@@ -1,0 +1,65 @@
+"""ONNX models on ONNX Runtime's CPU provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import Self
+
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import InputError, require
+from edgeres.runtime.runner import Images, Logits, RunnerOptions
+
+
+class OrtRunner:
+    """One session. Its threads do not spin between calls, or an idle session would slow its neighbours."""
+
+    def __init__(self, model: OnnxModel, options: RunnerOptions) -> None:
+        self._ort = require("onnxruntime", "onnx")
+        self._model, self._options = model, options
+        self.batch = model.batch
+        self.name = f"onnxruntime {self._ort.__version__} cpu"
+        if "int8" in model.precision:
+            self.name += " literal Q/DQ" if options.literal_qdq else " fused Q/DQ"
+
+    def __enter__(self) -> Self:
+        """Creates the session; raises InputError if ONNX Runtime refuses the graph."""
+        try:
+            self._session = self._ort.InferenceSession(
+                str(self._model.path), self._session_options(), providers=["CPUExecutionProvider"]
+            )
+        except Exception as err:
+            raise InputError(f"ONNX Runtime cannot load {self._model.path}: {' '.join(str(err).split())}") from err
+        self._input = self._session.get_inputs()[0].name
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Frees the session."""
+        del self._session
+
+    def infer(self, images: Images) -> Logits:
+        """float32 (N, C, H, W) to float32 (N, K)."""
+        logits: Logits = self._session.run(None, {self._input: images})[0]
+        return logits
+
+    def load(self, images: Images) -> None:
+        """Keeps the input as an OrtValue, bound together with the output."""
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input(self._input, self._ort.OrtValue.ortvalue_from_numpy(images))
+        self._binding.bind_output(self._session.get_outputs()[0].name)
+
+    def step(self) -> None:
+        """One call without copies."""
+        self._session.run_with_iobinding(self._binding)
+
+    def synchronize(self) -> None:
+        """The call is synchronous."""
+
+    def _session_options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.disable_quant_qdq", "1" if self._options.literal_qdq else "0")
+        if self._options.threads is not None:
+            options.intra_op_num_threads = self._options.threads
+        return options

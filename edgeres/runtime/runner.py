@@ -1,0 +1,67 @@
+"""The only abstraction with many implementations: a loaded model on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+Images = NDArray[np.float32]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How to execute.
+
+    `threads`: CPU threads, None for the runtime's own choice. `literal_qdq`: evaluate Quantize/Dequantize nodes one by
+    one, as TensorRT defines them, instead of ONNX Runtime's fused integer kernels (whose 16-bit sums saturate on CPUs
+    without VNNI); used for accuracy, never for speed.
+    """
+
+    threads: int | None = None
+    literal_qdq: bool = True
+
+
+class Runner(Protocol):
+    """float32 images (N, C, H, W) in, normalised; float32 logits (N, K) out.
+
+    `name` is the runtime as it stands in reports, `batch` the fixed number of images a call takes (None: any).
+    """
+
+    name: str
+    batch: int | None
+
+    def __enter__(self) -> Self:
+        """Loads the model."""
+
+    def __exit__(self, *exc: object) -> None:
+        """Frees it."""
+
+    def infer(self, images: Images) -> Logits:
+        """Copies in, runs, copies out."""
+
+    def load(self, images: Images) -> None:
+        """For timing: brings the input to where `step` finds it."""
+
+    def step(self) -> None:
+        """For timing: one call on the loaded input."""
+
+    def synchronize(self) -> None:
+        """For timing: waits until the last step is done."""
+
+
+def infer_all(runner: Runner, images: Images) -> Logits:
+    """Logits of any number of images: cut to the runner's fixed batch, the last piece padded and trimmed."""
+    size = runner.batch
+    if size is None or len(images) == size:
+        return runner.infer(images)
+    pieces = []
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        padding = [(0, size - len(piece))] + [(0, 0)] * (piece.ndim - 1)
+        pieces.append(runner.infer(np.pad(piece, padding))[: len(piece)])
+    return np.concatenate(pieces)

@@ -1,0 +1,112 @@
+"""A named data set: classes, two splits, and the preprocessing a model trained on it starts from.
+
+digits               scikit-learn's handwritten digits, 8x8, inside the package
+cifar10, cifar100    the usual files, from $EDGERES_DATA or ~/.cache/edgeres
+folder:PATH          PATH/train and PATH/val with one folder a class, or PATH with one folder a class
+package.module:function   your own function () -> Dataset
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.names import resolve
+from edgeres.core.spec import ModelSpec, Preprocess
+from edgeres.data.split import Split
+
+DATASETS = {
+    "digits": "edgeres.data.digits:digits",
+    "cifar10": "edgeres.data.cifar:cifar10",
+    "cifar100": "edgeres.data.cifar:cifar100",
+    "folder": "edgeres.data.folder:folder",
+}
+_KNOWN = "digits, cifar10, cifar100, folder:PATH, package.module:function"
+_NAMES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a maker in DATASETS is given: `argument` is what follows the colon."""
+
+    argument: str = ""
+    download: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """`preprocess` and `input_shape` (C, H, W) are what a new model gets; an existing one keeps its own."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    preprocess: Preprocess
+    input_shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        """Raises InputError if a split is empty or a label has no class."""
+        for split in (self.train, self.val):
+            if len(split) == 0:
+                raise InputError(f"{self.name}: {split.name} has no images")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= len(self.classes):
+                wrong = low if low < 0 else high
+                raise InputError(
+                    f"{self.name}: {split.name} has label {wrong}, there are {len(self.classes)} classes"
+                )
+
+
+def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset:
+    """The data set called `name`.
+
+    `seed` decides the split of sets that come in one piece (digits, one tree of folders): keep it the same in
+    every stage of a model, or training images end up in its validation split. Raises InputError if the set is
+    unknown or cannot be read.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in DATASETS:
+        if argument:
+            from edgeres.data.custom import dataset_from_function
+
+            return dataset_from_function(name)
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {_KNOWN})")
+    if bool(argument) != (kind == "folder"):
+        needs = (
+            "folder:PATH needs a path" if kind == "folder" else f"{kind} takes no argument, got {argument!r}"
+        )
+        raise InputError(f"data set {name!r}: {needs}")
+    dataset: Dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
+    return dataset
+
+
+def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int = 0) -> Dataset:
+    """The data set with labels numbered as in `spec`.
+
+    The same class names in another order are renumbered. Raises InputError if the number of classes or the
+    names differ; a model without class names is checked for their number only.
+    """
+    dataset = dataset_from(name, download=download, seed=seed)
+    if len(dataset.classes) != spec.num_classes:
+        raise InputError(f"{name} has {len(dataset.classes)} classes and the model has {spec.num_classes}")
+    if not spec.classes or spec.classes == dataset.classes:
+        return dataset
+    if missing := [f"{label!r}" for label in dataset.classes if label not in spec.classes]:
+        shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
+        raise InputError(
+            f"{name} has classes the model does not know: {shown} (the model: {_some(spec.classes)})"
+        )
+    return _renumbered(dataset, spec.classes)
+
+
+def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    numbers = np.asarray([classes.index(label) for label in dataset.classes])
+    train, val = (replace(split, labels=numbers[split.labels]) for split in (dataset.train, dataset.val))
+    return replace(dataset, classes=classes, train=train, val=val)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

@@ -1,0 +1,136 @@
+"""A labelled part of a data set, and how it is cut: always by class, always by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgeres.core.errors import InputError
+from edgeres.core.spec import ModelSpec
+from edgeres.data.images import Images, Pixels, fitted, normalised, picture_from
+from edgeres.data.sources import MEMORY_LIMIT_BYTES, ArraySource, FileSource, Rows, Source, in_threads
+
+Labels = NDArray[np.int64]
+SplitName = Literal["train", "val"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with labels; `rows` are their places in `source`, `ids` their names, unique in the data set."""
+
+    name: SplitName
+    source: Source
+    rows: Rows
+    labels: Labels
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, indices: ArrayLike) -> Split:
+        """The images at `indices`, in that order."""
+        chosen = np.asarray(indices, np.int64)
+        ids = tuple(self.ids[i] for i in chosen)
+        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], ids=ids)
+
+    def named(self, name: SplitName) -> Split:
+        """The same images as another split."""
+        return replace(self, name=name)
+
+    def sample(self, n: int, seed: int) -> Split:
+        """`n` different images in random order, each class in its share; InputError if there are fewer."""
+        if not 0 < n <= len(self):
+            raise InputError(f"cannot take {n} images from {self.name}, which has {len(self)}")
+        return self.subset(_chosen(self.labels, n, seed))
+
+    def halves(self, fraction: float, seed: int) -> tuple[Split, Split]:
+        """(the rest, `fraction` of the images): disjoint, each class in its share, order kept.
+
+        Raises InputError if one part would be empty.
+        """
+        n = round(fraction * len(self))
+        if not 0 < n < len(self):
+            raise InputError(f"cannot set aside {fraction:g} of the {len(self)} images of {self.name}")
+        held_out = np.zeros(len(self), bool)
+        held_out[_chosen(self.labels, n, seed)] = True
+        return self.subset(np.flatnonzero(~held_out)), self.subset(np.flatnonzero(held_out))
+
+    def batches(self, spec: ModelSpec, batch: int) -> Iterator[tuple[Images, Labels]]:
+        """Model inputs float32 (N, C, H, W) and labels int64 (N,), in order; the last may be short."""
+        pixels = self.inputs(spec)
+        if pixels is None:
+            yield from self._streamed(spec, batch)
+            return
+        for start in range(0, len(self), batch):
+            part = slice(start, start + batch)
+            yield normalised(pixels[part], spec.preprocess), self.labels[part]
+
+    def inputs(self, spec: ModelSpec) -> Pixels | None:
+        """All images resized and cropped for `spec`, uint8 (n, H, W, C); None if too large for memory."""
+        channels, height, width = spec.input_shape
+        if len(self) * channels * height * width > MEMORY_LIMIT_BYTES:
+            return None
+        pixels = self.source.pixels(self.rows)
+        if pixels is None or (
+            pixels.shape[1:] == (height, width, channels) and spec.preprocess.resize is None
+        ):
+            return pixels
+        labels = [self.source.label(int(row)) for row in self.rows]
+        return np.stack([fitted(picture_from(p), spec, at) for p, at in zip(pixels, labels, strict=True)])
+
+    def fitted(self, index: int, spec: ModelSpec) -> Pixels:
+        """One image resized and cropped for `spec`: uint8 (H, W, C)."""
+        row = int(self.rows[index])
+        return fitted(self.source.image(row), spec, self.source.label(row))
+
+    def _streamed(self, spec: ModelSpec, batch: int) -> Iterator[tuple[Images, Labels]]:
+        decoded = in_threads(partial(self.fitted, spec=spec), range(len(self)))
+        for start in range(0, len(self), batch):
+            labels = self.labels[start : start + batch]
+            pixels = np.stack([next(decoded) for _ in labels])
+            yield normalised(pixels, spec.preprocess), labels
+
+
+def split_from_arrays(name: SplitName, images: Pixels, labels: ArrayLike, ids: Sequence[str] = ()) -> Split:
+    """A split of uint8 images (N, H, W, C) or (N, H, W) and class numbers (N,).
+
+    Raises InputError for images of another type, or if the numbers of images, labels and ids differ.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in {1, 3}:
+        raise InputError(f"{name} images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    source = ArraySource(images, name)
+    return _split(name, source, labels, ids or [f"{name}/{i}" for i in range(len(images))])
+
+
+def split_from_files(name: SplitName, paths: Sequence[Path], labels: ArrayLike, ids: Sequence[str]) -> Split:
+    """A split of image files; they are opened when their pixels are first needed."""
+    return _split(name, FileSource(tuple(paths)), labels, ids)
+
+
+def _split(name: SplitName, source: Source, labels: ArrayLike, ids: Sequence[str]) -> Split:
+    numbers = np.asarray(labels, np.int64)
+    if not len(source) == len(numbers) == len(ids):
+        raise InputError(f"{name} has {len(source)} images, {len(numbers)} labels and {len(ids)} ids")
+    return Split(name, source, np.arange(len(source)), numbers, tuple(ids))
+
+
+def _chosen(labels: Labels, n: int, seed: int) -> Rows:
+    """`n` places, shares by the largest remainder."""
+    generator = np.random.default_rng(seed)
+    values, counts = np.unique(labels, return_counts=True)
+    quotas = counts * n / len(labels)
+    shares = np.floor(quotas).astype(int)
+    shares[np.argsort(shares - quotas, kind="stable")[: n - shares.sum()]] += 1
+    parts = [
+        generator.permutation(np.flatnonzero(labels == value))[:share]
+        for value, share in zip(values, shares, strict=True)
+    ]
+    return generator.permutation(np.concatenate(parts))

@@ -47,7 +47,8 @@ class Accuracy(Record):
 class Latency(Record):
     """Raw samples of one model, one call each.
 
-    Samples of one `session` were interleaved on one machine and may be compared; others may not.
+    Samples of one `session` were interleaved on one machine and may be compared; others may not. `rounds` says how
+    many of them each round took, in order: what disturbs a call disturbs its round, so intervals resample rounds.
     """
 
     samples_ms: tuple[float, ...]
@@ -59,6 +60,7 @@ class Latency(Record):
     warmup: int
     machine: str
     note: str = ""
+    rounds: tuple[int, ...] = ()
 
     @property
     def p50_ms(self) -> float:

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeres.core.errors import InputError
+from edgeres.core.metrics import Latency
+from edgeres.core.statistics import check_comparable, percentile_interval, ratio_interval, spread_ms
+
+
+def latency_from(rounds, **changes):
+    fields = {
+        "samples_ms": tuple(float(sample) for samples in rounds for sample in samples),
+        "rounds": tuple(len(samples) for samples in rounds),
+        "batch": 1,
+        "runtime": "fake",
+        "threads": 1,
+        "session": "s",
+        "artifact": "a",
+        "warmup": 10,
+        "machine": "m",
+    }
+    return Latency(**(fields | changes))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), min_size=1, max_size=12),
+    st.integers(0, 100),
+)
+def test_an_interval_encloses_its_figure_and_stays_within_the_samples(rounds, q):
+    latency = latency_from(rounds)
+    interval = percentile_interval(latency, q)
+    assert interval.low <= interval.value <= interval.high
+    assert min(latency.samples_ms) <= interval.low <= interval.high <= max(latency.samples_ms)
+
+
+def test_constant_samples_have_an_interval_of_no_width():
+    interval = percentile_interval(latency_from([[2.0] * 10] * 10), 50)
+    assert (interval.value, interval.low, interval.high) == (2.0, 2.0, 2.0)
+
+
+def test_the_interval_of_a_median_covers_the_truth_about_95_times_of_100():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        interval = percentile_interval(latency_from(generator.exponential(size=(20, 5))), 50)
+        covered += interval.low <= np.log(2) <= interval.high
+    assert 0.88 * 200 <= covered <= 200
+
+
+def test_samples_that_move_together_in_a_round_widen_the_interval():
+    speeds = np.random.default_rng(2).normal(10, 1, size=(20, 1)) * np.ones((20, 50))
+    by_round = percentile_interval(latency_from(speeds), 50)
+    by_call = percentile_interval(latency_from(speeds).model_copy(update={"rounds": ()}), 50)
+    assert by_round.high - by_round.low > 2 * (by_call.high - by_call.low)
+
+
+def test_what_slows_a_round_of_both_models_cancels_in_their_ratio():
+    generator = np.random.default_rng(3)
+    disturbance = generator.uniform(1, 2, size=(20, 1)) * np.ones((20, 30))
+    before, after = latency_from(10 * disturbance), latency_from(5 * disturbance)
+    alone, ratio = percentile_interval(before, 50), ratio_interval(before, after)
+    assert ratio.value == pytest.approx(0.5)
+    assert ratio.high - ratio.low < 1e-9 < alone.high - alone.low
+
+
+def test_the_same_samples_give_the_same_interval():
+    latency = latency_from(np.random.default_rng(4).exponential(size=(10, 10)))
+    assert percentile_interval(latency, 99) == percentile_interval(latency, 99)
+    assert percentile_interval(latency, 50, seed=1) != percentile_interval(latency, 50, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("session", "t"), ("machine", "n"), ("batch", 8), ("threads", 2)]
+)
+def test_latencies_of_different_conditions_are_not_compared(name, value):
+    one = latency_from([[1.0]])
+    with pytest.raises(InputError, match=f"latencies of {name} .* cannot be compared"):
+        ratio_interval(one, latency_from([[1.0]], **{name: value}))
+
+
+def test_another_runtime_may_be_compared():
+    check_comparable(latency_from([[1.0]]), latency_from([[1.0]], runtime="other", artifact="b"))
+
+
+def test_the_spread_is_the_distance_between_the_quartiles():
+    assert spread_ms(latency_from([[1, 2, 3, 4, 5]])) == 2

@@ -1,0 +1,70 @@
+"""The measuring loop: a pure function of a Runner and a clock."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgeres.core.config import Record
+from edgeres.runtime.runner import Runner
+
+Clock = Callable[[], float]
+
+_WINDOW_S = 0.25  # long enough for a CPU to reach its clock frequency
+_WINDOW_CALLS = 3  # a median needs them, however slow the model
+_STABLE = 0.05  # two windows this close are the same speed; timer and scheduler noise stay below it
+_WARMUP_LIMIT_S = 10.0
+_REWARM_CALLS = 3  # another model ran since the last turn: caches and branch predictors are its own
+
+
+class Turn(Record):
+    """One model's share of a round: calls for `seconds`, but at least `least` and at most `most` of them."""
+
+    seconds: float
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What it took until two windows in a row had the same median; `stable` is False if that never came."""
+
+    calls: int
+    stable: bool
+
+
+def warm_up(runner: Runner, clock: Clock) -> WarmUp:
+    """Calls the loaded `runner` until its speed no longer changes, or for ten seconds."""
+    start, calls, before = clock(), 0, 0.0
+    while clock() - start < _WARMUP_LIMIT_S:
+        window = _calls_ms(runner, Turn(seconds=_WINDOW_S, least=_WINDOW_CALLS, most=1_000_000), clock)
+        calls += len(window)
+        median = statistics.median(window)
+        if before and abs(median - before) <= _STABLE * before:
+            return WarmUp(calls, stable=True)
+        before = median
+    return WarmUp(calls, stable=False)
+
+
+def take_turn(runner: Runner, turn: Turn, clock: Clock) -> list[float]:
+    """Milliseconds of each call of the loaded `runner`, a few untimed calls made first."""
+    for _ in range(_REWARM_CALLS):
+        runner.step()
+    runner.synchronize()
+    return _calls_ms(runner, turn, clock)
+
+
+def _calls_ms(runner: Runner, turn: Turn, clock: Clock) -> list[float]:
+    samples: list[float] = []
+    end = clock() + turn.seconds
+    while len(samples) < turn.most and (len(samples) < turn.least or clock() < end):
+        samples.append(_call_ms(runner, clock))
+    return samples
+
+
+def _call_ms(runner: Runner, clock: Clock) -> float:
+    start = clock()
+    runner.step()
+    runner.synchronize()
+    return (clock() - start) * 1000

@@ -1,0 +1,173 @@
+"""An interleaved session: each model lives in its own process, exactly one of them runs at a time.
+
+Round after round every model gets one turn, in an order drawn anew each round, so that a slow minute of the
+machine falls on all of them alike and no model always follows the same neighbour. The processes are separate
+because two runtimes in one fight over threads.
+
+Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time", doi:10.1145/2464157.2464160.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeVar
+
+from pydantic import ValidationError
+from typing_extensions import Self
+
+import edgeres
+from edgeres.bench.measure import Turn
+from edgeres.bench.worker import Failure, Job, Ready, Samples
+from edgeres.core.config import Record
+from edgeres.core.errors import StageError
+from edgeres.core.progress import track
+
+R = TypeVar("R", bound=Record)
+
+_WORKER = "edgeres.bench.worker"
+_LEAVE_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Measured:
+    """What one worker said: the samples of every round in the order they were taken."""
+
+    job: Job
+    ready: Ready
+    rounds: list[list[float]] = field(default_factory=list)
+
+    @property
+    def samples_ms(self) -> tuple[float, ...]:
+        """All rounds in one."""
+        return tuple(sample for samples in self.rounds for sample in samples)
+
+
+def measure_interleaved(
+    jobs: Sequence[Job], turn: Turn, *, rounds: int, seed: int
+) -> tuple[str, list[Measured]]:
+    """The session's id and what each job measured.
+
+    Raises StageError, naming the model and the cause, if a worker cannot load it or dies.
+    """
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(job)) for job in track(jobs, "load and warm up", len(jobs))]
+        measured = [Measured(worker.job, worker.ready) for worker in workers]
+        for order in track(orders(len(jobs), rounds, seed), "bench", rounds):
+            for index in order:
+                measured[index].rounds.append(workers[index].measure(turn))
+    return uuid.uuid4().hex[:12], measured
+
+
+def orders(models: int, rounds: int, seed: int) -> list[list[int]]:
+    """Who comes when in each round: every model once, shuffled anew."""
+    generator = random.Random(seed)
+    return [generator.sample(range(models), models) for _ in range(rounds)]
+
+
+class Worker:
+    """One child process with a loaded, warm model; leaves when the `with` block ends."""
+
+    ready: Ready
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __enter__(self) -> Self:
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            encoding="utf-8",
+            env=_quiet_environment(self.job.threads),
+        )
+        try:
+            self.ready = self._ask(self.job, Ready)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._process:
+            if exc and exc[0] is not None:
+                self._process.terminate()
+            _close(self._process.stdin)
+            try:
+                self._process.wait(_LEAVE_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._stderr.close()
+
+    def measure(self, turn: Turn) -> list[float]:
+        """Milliseconds of each call of one turn."""
+        return self._ask(turn, Samples).samples_ms
+
+    def _ask(self, question: Record, kind: type[R]) -> R:
+        line = self._exchange(question.model_dump_json())
+        if not line:
+            raise StageError(f"bench: {self._name} was lost: {self._last_words()}")
+        try:
+            return kind.model_validate_json(line)
+        except ValidationError as err:
+            raise StageError(f"bench: {self._name}: {_failure_in(line)}") from err
+
+    def _exchange(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            return ""
+        return self._process.stdout.readline()
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().strip().splitlines() or ["it said nothing"]
+        how = f"signal {-code}, killed from outside or out of memory" if code < 0 else f"exit {code}"
+        return f"its process ended ({how}): {lines[-1].strip()}"
+
+    @property
+    def _name(self) -> str:
+        return str(self.job.path)
+
+
+def _failure_in(line: str) -> str:
+    try:
+        return Failure.model_validate_json(line).error
+    except ValidationError:
+        return f"its process answered {line.strip()[:100]!r}"
+
+
+def _close(stream: IO[str] | None) -> None:
+    if stream is None:
+        return
+    try:
+        stream.close()
+    except OSError:  # the reader died with something still in the pipe
+        return
+
+
+def _quiet_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: its threads sleep while another one measures."""
+    package_root = str(Path(edgeres.__file__).parents[1])
+    search = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KMP_BLOCKTIME": "0",
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join(search),
+    }

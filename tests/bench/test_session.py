@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeres.bench.measure import Turn
+from edgeres.bench.session import Worker, measure_interleaved, orders
+from edgeres.bench.worker import Job
+from edgeres.core.errors import StageError
+
+TURN = Turn(seconds=0, least=2, most=2)
+
+
+@pytest.fixture
+def fake_worker(tmp_path, monkeypatch):
+    """Writes a module that stands in for the worker process."""
+
+    def write(body):
+        (tmp_path / "fake_worker.py").write_text(f"import sys, json, os\njob = json.loads(input())\n{body}")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setattr("edgeres.bench.session._WORKER", "fake_worker")
+
+    return write
+
+
+READY = "print(json.dumps({'runtime': 'fake', 'warmup': 5, 'stable': True}), flush=True)\n"
+
+
+def job(name="model.onnx", threads=1):
+    return Job(path=Path(name), batch=1, threads=threads)
+
+
+def test_every_round_has_every_model_once_in_a_new_order():
+    drawn = orders(4, 50, seed=0)
+    assert all(sorted(order) == [0, 1, 2, 3] for order in drawn)
+    assert len({tuple(order) for order in drawn}) > 10
+    assert {order[0] for order in drawn} == {0, 1, 2, 3}
+    assert drawn == orders(4, 50, seed=0) != orders(4, 50, seed=1)
+
+
+def test_exactly_one_worker_runs_at_a_time(fake_worker, tmp_path):
+    journal = tmp_path / "journal"
+    body = (
+        "for line in sys.stdin:\n"
+        f"    log = open({str(journal)!r}, 'a'); log.write('+' + job['path']); log.flush()\n"
+        "    log.write('-' + job['path'] + ' '); log.flush()\n"
+        "    print(json.dumps({'samples_ms': [1.0, 2.0]}), flush=True)\n"
+    )
+    fake_worker(READY + body)
+    session, measured = measure_interleaved([job("a"), job("b"), job("c")], TURN, rounds=4, seed=0)
+    turns = journal.read_text().split()
+    assert sorted(turns) == ["+a-a"] * 4 + ["+b-b"] * 4 + ["+c-c"] * 4
+    assert [one.rounds for one in measured] == [[[1.0, 2.0]] * 4] * 3
+    assert session
+
+
+def test_two_sessions_have_two_names(fake_worker):
+    fake_worker(READY + "for line in sys.stdin: print(json.dumps({'samples_ms': [1.0]}), flush=True)\n")
+    sessions = {measure_interleaved([job()], TURN, rounds=1, seed=0)[0] for _ in range(2)}
+    assert len(sessions) == 2
+
+
+def test_a_worker_sleeps_between_turns_and_knows_its_threads(fake_worker):
+    names = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    body = READY.replace("'fake'", f"'/'.join(os.environ[n] for n in {names})")
+    fake_worker(body)
+    with Worker(job(threads=3)) as worker:
+        assert worker.ready.runtime == "PASSIVE/0/3"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("print(json.dumps({'error': 'the graph is broken'}))\n", "bench: model.onnx: the graph is broken"),
+        ("raise ImportError('no torch here')\n", r"bench: model.onnx was lost: .*exit 1.*no torch here"),
+        ("os.kill(os.getpid(), 9)\n", r"bench: model.onnx was lost: .*signal 9.*it said nothing"),
+        ("print('hello')\n", "bench: model.onnx: its process answered 'hello'"),
+    ],
+)
+def test_a_worker_that_cannot_load_is_one_clear_line(fake_worker, body, message):
+    fake_worker(body)
+    with pytest.raises(StageError, match=message) as caught, Worker(job()):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_between_turns_is_named(fake_worker):
+    fake_worker(READY + "sys.stdin.readline(); print('out of memory', file=sys.stderr); sys.exit(7)\n")
+    with (
+        pytest.raises(StageError, match=r"model.onnx was lost: .*exit 7.*out of memory"),
+        Worker(job()) as worker,
+    ):
+        worker.measure(TURN)
+
+
+def test_no_worker_is_left_behind(fake_worker):
+    fake_worker(READY + "for line in sys.stdin: pass\n")
+    with Worker(job()) as worker:
+        process = worker._process
+        assert process.poll() is None
+    assert process.returncode == 0
+
+
+def test_the_real_worker_answers_a_missing_file_in_one_line(tmp_path):
+    with (
+        pytest.raises(StageError, match=r"nowhere\.onnx does not exist"),
+        Worker(job(str(tmp_path / "nowhere.onnx"))),
+    ):
+        pass
+
+
+def test_a_worker_finds_the_package_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with pytest.raises(StageError, match=r"absent\.onnx does not exist"), Worker(job("absent.onnx")):
+        pass
+
+
+def test_the_parent_process_needs_neither_torch_nor_onnx():
+    heavy = "{'torch', 'onnx', 'onnxruntime'}"
+    code = f"import sys, edgeres.bench.stage; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeres.bench.session import Measured
+from edgeres.bench.stage import BenchConfig, bench, bench_report, label_of, reason_to_skip, warnings_for
+from edgeres.bench.worker import Job, Ready, images_for
+from edgeres.core.artifacts import CARD_KEY, Engine, Manifest, OnnxModel
+from edgeres.core.errors import InputError
+from edgeres.core.metrics import Latency
+from edgeres.core.spec import Card, Cost, ModelSpec, Preprocess
+from edgeres.core.statistics import ratio_interval
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+SHAPE = (3, 8, 8)
+QUICK = BenchConfig(rounds=5, seconds=0.05, samples=10, threads=1)
+CARD = Card(
+    spec=ModelSpec(
+        family="resnet",
+        variant="resnet20",
+        num_classes=2,
+        input_shape=SHAPE,
+        preprocess=Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3),
+    ),
+    cost=Cost(params=1, macs=1),
+    stage="export",
+)
+
+
+def onnx_model(path, *, batch=1, repeat=1, quantized=False):
+    """A graph that adds the pooled channels `repeat` times; with a Q/DQ pair if `quantized`."""
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    nodes, last = [], "images"
+    if quantized:
+        nodes.append(helper.make_node("QuantizeLinear", [last, "scale", "zero"], ["q"]))
+        nodes.append(helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]))
+        last = "dq"
+    for index in range(repeat):
+        nodes.append(helper.make_node("Relu", [last], [f"r{index}"]))
+        last = f"r{index}"
+    nodes.append(helper.make_node("ReduceMean", [last], ["logits"], axes=[2, 3], keepdims=0))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", number, [batch, *SHAPE])],
+        [helper.make_tensor_value_info("logits", number, [batch, 3])],
+        [
+            helper.make_tensor("scale", number, [], [0.1]),
+            helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0]),
+        ]
+        if quantized
+        else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model.metadata_props.add(key=CARD_KEY, value=CARD.model_dump_json())
+    onnx.save(model, path)
+    return OnnxModel(path)
+
+
+def engine(path):
+    path.write_bytes(b"plan")
+    plan = Engine(path)
+    manifest = Manifest(
+        card=CARD,
+        runtime="tensorrt-rtx",
+        runtime_version="1.3",
+        targets=("sm_86", "sm_89"),
+        precision="int8",
+        onnx_sha256="0",
+        plan_sha256=plan.sha256,
+        batch=(1, 1, 1),
+        inputs={},
+        outputs={},
+        build_s=1.0,
+    )
+    plan.manifest_path.write_text(manifest.model_dump_json())
+    return plan
+
+
+def test_latencies_of_a_session_may_be_compared_and_come_in_the_order_given(tmp_path):
+    models = [onnx_model(tmp_path / "a.onnx"), onnx_model(tmp_path / "b.onnx", repeat=3)]
+    (first, second), notes = bench(models, QUICK)
+    assert (first.artifact, second.artifact) == (models[0].sha256, models[1].sha256)
+    assert first.session == second.session
+    assert ratio_interval(first, second).value > 0
+    assert sum(first.rounds) == len(first.samples_ms) >= 10
+    assert len(first.rounds) == 5
+    assert first.warmup > 0
+    assert first.runtime.startswith("onnxruntime")
+    assert notes == [] or "fewer than 100 calls" in notes[0]
+
+
+def test_an_engine_is_left_out_with_the_reason(tmp_path):
+    built = engine(tmp_path / "model.plan")
+    report = bench_report([built, onnx_model(tmp_path / "a.onnx")], QUICK)
+    assert len(report.latency) == 1
+    assert report.results["skipped"][built.sha256].startswith(
+        "built, not run: model.plan is a tensorrt-rtx engine"
+    )
+    assert any("model.plan: built, not run" in note for note in report.notes)
+
+
+def test_nothing_that_can_run_is_a_report_and_not_an_error(tmp_path):
+    latencies, notes = bench([engine(tmp_path / "model.plan")], QUICK)
+    assert latencies == []
+    assert len(notes) == 1
+
+
+def test_a_quantized_graph_is_timed_only_on_request_and_says_so(tmp_path):
+    model = onnx_model(tmp_path / "q.onnx", quantized=True)
+    latencies, notes = bench([model], QUICK)
+    assert latencies == []
+    assert "--include-qdq" in notes[0]
+    (latency,), _ = bench([model], QUICK.model_copy(update={"include_qdq": True}))
+    assert "says nothing of INT8 speed" in latency.note
+    assert "fused" in latency.runtime
+
+
+def test_a_fixed_batch_wins_and_is_told(tmp_path):
+    (latency,), notes = bench([onnx_model(tmp_path / "a.onnx", batch=4)], QUICK)
+    assert latency.batch == 4
+    assert any("its batch is fixed to 4, 1 was asked for" in note for note in notes)
+
+
+def test_an_open_batch_takes_the_one_asked_for(tmp_path):
+    (latency,), _ = bench([onnx_model(tmp_path / "a.onnx", batch="n")], QUICK.model_copy(update={"batch": 2}))
+    assert latency.batch == 2
+
+
+def test_nothing_to_time_and_the_same_file_twice_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no model to time"):
+        bench([], QUICK)
+    model = onnx_model(tmp_path / "a.onnx")
+    with pytest.raises(InputError, match="are the same file; name it once"):
+        bench([model, OnnxModel(tmp_path / "a.onnx")], QUICK)
+
+
+def test_a_float_graph_is_never_skipped(tmp_path):
+    assert reason_to_skip(onnx_model(tmp_path / "a.onnx"), QUICK) == ""
+
+
+def test_inputs_are_seeded_normalised_images(tmp_path):
+    model = onnx_model(tmp_path / "a.onnx")
+    images = images_for(model, 64, seed=3)
+    assert images.shape == (64, *SHAPE)
+    assert images.dtype == np.float32
+    assert abs(images.mean()) < 0.05
+    assert abs(images.std() - 1) < 0.05
+    assert (images == images_for(model, 64, seed=3)).all()
+
+
+def _measured(samples, *, stable=True):
+    done = Measured(
+        Job(path=Path("03-export/model.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=stable)
+    )
+    latency = Latency(
+        samples_ms=samples, batch=1, runtime="", threads=1, session="", artifact="", warmup=1, machine=""
+    )
+    return [latency], [done]
+
+
+@pytest.mark.parametrize(
+    ("samples", "stable", "busy", "expected"),
+    [
+        ((1.0,) * 10, True, 0.0, []),
+        ((1.0,) * 10, True, None, []),
+        ((1.0,) * 10, True, 64.0, ["other programs kept 64.0 of"]),
+        ((1.0,) * 10, False, 0.0, ["03-export/model.onnx: speed still changed"]),
+        ((1.0,) * 8 + (9.0,) * 2, True, 0.0, ["03-export/model.onnx: p90 is 9.00 times the median"]),
+    ],
+)
+def test_a_doubtful_session_says_what_to_do(samples, stable, busy, expected):
+    found = warnings_for(*_measured(samples, stable=stable), busy)
+    assert len(found) == len(expected)
+    assert all(text in warning and ";" in warning for text, warning in zip(expected, found, strict=True))
+
+
+def test_a_file_is_called_by_its_folder_too():
+    assert label_of(Path("runs/x/03-export/model.onnx")) == "03-export/model.onnx"
+    assert label_of(Path("model.onnx")) == "model.onnx"

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The command line: options -> config -> stage -> print. No logic."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from edgeres.core.errors import InputError, did_you_mean
 
@@ -25,9 +25,21 @@ R = TypeVar("R", bound="Record")
 
 
 class Config(BaseModel):
-    """Frozen options of one stage; defaults live here and nowhere else."""
+    """Frozen options of one stage; defaults live here and nowhere else. Lists may be given as "a,b"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: [part.strip() for part in value.split(",") if part.strip()]
+            if isinstance(value, str) and name in cls.model_fields and _is_list(cls.model_fields[name].annotation)
+            else value
+            for name, value in values.items()
+        }
 
 
 class Record(BaseModel):
@@ -66,12 +78,18 @@ def toml_from(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
 
 
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
+
+
 def _first_problem(err: ValidationError, kind: type[BaseModel]) -> str:
     problem = err.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = sorted(kind.model_fields)
         return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
+    if problem["type"] == "missing" and key in kind.model_fields:
+        return f"{key} is needed ({kind.model_fields[key].description})"
     message = re.sub(r"^Value error, ", "", problem["msg"])
     if not key:
         return message

@@ -92,7 +92,9 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     p, z2 = successes / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if successes == 0 else centre - half  # rounding would leave 1e-17
+    high = 1.0 if successes == n else centre + half
+    return low, high
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:

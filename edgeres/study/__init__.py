@@ -1,1 +1,1 @@
-"""TODO"""
+"""Why modules can be dropped."""

@@ -1,0 +1,25 @@
+"""`edgeres ls WHAT`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edgeres.pipeline.listing import LISTINGS, listing
+
+
+@click.command(help=f"List what there is: {', '.join(LISTINGS)}.")
+@click.argument("what", type=click.Choice(list(LISTINGS)))
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def ls(what: str, as_json: bool) -> None:
+    """See the help text."""
+    rows = listing(what)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max((len(name) for name in rows), default=0) + 2
+    for name, text in rows.items():
+        click.echo(f"{name:{width}}{text}")
+    if not rows:
+        click.echo(f"no {what} yet", err=True)

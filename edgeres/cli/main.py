@@ -1,0 +1,129 @@
+"""The entry point: a lazy group, so that `edgeres --help` imports no command, and errors as one line with a code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+STAGE_COMMANDS = {
+    "train": "Train a ResNet (or a control) from scratch.",
+    "import": "Bring in a checkpoint trained elsewhere.",
+    "lesion": "Delete each module in turn and measure.",
+    "prune": "Drop whole residual modules.",
+    "recover": "Train a pruned network back, without labels.",
+    "export": "Checkpoint to ONNX, batch norm folded.",
+    "calibrate": "Images to INT8 scales.",
+    "quantize": "ONNX and scales to an INT8 Q/DQ graph.",
+    "compile": "ONNX to a TensorRT engine.",
+}
+COMMANDS = {
+    "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
+    "eval": ("edgeres.cli.eval:evaluate", "Accuracy of a model."),
+    "bench": ("edgeres.cli.bench:bench", "Latency of models, interleaved."),
+    "report": ("edgeres.cli.report:report", "One table and one page for a run."),
+    "show": ("edgeres.cli.show:show", "What a file or an architecture is."),
+    "ls": ("edgeres.cli.ls:ls", "List models, recipes, runs, ..."),
+    "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
+}
+INTERRUPTED = 130
+_ORDER = (*("run",), *STAGE_COMMANDS, *(name for name in COMMANDS if name != "run"))
+
+
+class LazyGroup(click.Group):
+    """Commands are imported when they are called; help comes from the tables above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the road."""
+        return list(_ORDER)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command, imported now."""
+        if name in STAGE_COMMANDS:
+            from edgeres.cli.stages import stage_command
+
+            return stage_command(name, STAGE_COMMANDS[name])
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing anything."""
+        short = {**STAGE_COMMANDS, **{name: text for name, (_, text) in COMMANDS.items()}}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short[name]) for name in _ORDER])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Adds a guess to an unknown command's message."""
+        if self.get_command(ctx, args[0]) is None:
+            from edgeres.core.errors import InputError, did_you_mean
+
+            raise InputError(f"no command {args[0]!r}{did_you_mean(args[0], _ORDER)} (see: edgeres --help)")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="More about what happens; tracebacks for bugs.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+@click.version_option(package_name="edgeres")
+def cli(verbose: bool, quiet: bool) -> None:
+    """From a ResNet to a measured INT8 TensorRT engine.
+
+    Start with `edgeres run demo`, or with your own network: `edgeres import FILE --arch resnet50`.
+    """
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    _log_to_stderr(level)
+
+
+def main() -> None:
+    """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    from edgeres.core.errors import EdgeresError
+
+    try:
+        cli.main(standalone_mode=False, prog_name="edgeres")
+        sys.stdout.flush()
+    except EdgeresError as err:
+        return _say(str(err), err.exit_code)
+    except click.exceptions.Exit as err:
+        return err.exit_code
+    except click.ClickException as err:
+        return _say(err.format_message().replace("\n", " "), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as err:
+        if logging.getLogger("edgeres").isEnabledFor(logging.DEBUG):
+            raise
+        return _say(f"bug in edgeres, please report: {type(err).__name__}: {err} (traceback: edgeres -v ...)", 1)
+    return 0
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"edgeres: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _log_to_stderr(level: int) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root: Any = logging.getLogger("edgeres")
+    is_main = os.environ.get("RANK", "0") == "0"
+    root.handlers = [handler] if is_main else [logging.NullHandler()]
+    root.setLevel(level)
+    root.propagate = False

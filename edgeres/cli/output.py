@@ -1,0 +1,69 @@
+"""Printing: results to stdout, as text for people or JSON for machines; everything else goes to stderr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgeres.core.metrics import Accuracy, Latency
+from edgeres.core.stage import StageReport
+
+_LONG = 160
+
+
+def print_result(report: StageReport, *, as_json: bool) -> None:
+    """What a stage did: its figures, notes and warnings, and the file it wrote."""
+    if as_json:
+        click.echo(report.model_dump_json(indent=1))
+        return
+    for accuracy in report.accuracy:
+        click.echo(accuracy_line(accuracy))
+    for latency in report.latency:
+        click.echo(latency_line(latency))
+    for name, value in report.results.items():
+        if text := _short(value):
+            click.echo(f"{name}: {text}")
+    for note in report.notes:
+        click.echo(note)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if report.output is not None:
+        click.echo(f"{report.output.path}  {size_text(report.output.size_bytes)}, {report.duration_s:.1f} s")
+
+
+def accuracy_line(accuracy: Accuracy) -> str:
+    """`top-1 89.38 % (95 %: 88.50 to 90.20), top-5 99.50 %, n = 5000, folder:x val, onnxruntime 1.32 cpu`."""
+    low, high = accuracy.interval
+    return (
+        f"top-1 {100 * accuracy.top1:.2f} % (95 %: {100 * low:.2f} to {100 * high:.2f}), "
+        f"top-5 {100 * accuracy.top5:.2f} %, n = {accuracy.n}, {accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
+    )
+
+
+def latency_line(latency: Latency) -> str:
+    """`p50 1.234 ms, p99 1.500 ms, batch 1, n = 400, onnxruntime 1.32 cpu, 2 threads`."""
+    text = (
+        f"p50 {latency.p50_ms:.3f} ms, p99 {latency.p99_ms:.3f} ms, batch {latency.batch}, "
+        f"n = {len(latency.samples_ms)}, {latency.runtime}, {latency.threads} threads"
+    )
+    return f"{text} ({latency.note})" if latency.note else text
+
+
+def size_text(size_bytes: int) -> str:
+    """`3.4 MB`, decimal units."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.3g} {unit}"
+    return f"{size_bytes} B"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (int, str)):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+        text = ", ".join(map(str, value))
+        return text if len(text) <= _LONG else ""
+    return ""

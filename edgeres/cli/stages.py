@@ -1,0 +1,49 @@
+"""Every stage as a command, generated from its row in STAGES: the source, its options, where the result goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeres.cli.options import given, options_of
+from edgeres.cli.output import print_result
+from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.stages import STAGES
+
+
+def stage_command(name: str, text: str) -> click.Command:
+    """The click command for the stage `name`."""
+    row = STAGES[name]
+
+    def command(
+        source: Path | None = None,
+        run: str | None = None,
+        out: Path | None = None,
+        as_json: bool = False,
+        **values: Any,
+    ) -> None:
+        result = call(Call(stage=name, source=source, run=run, out=out, values=given(values)))
+        print_result(result.report, as_json=as_json)
+
+    command = click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")(command)
+    command = click.option("--run", help="Run (name or folder) to work in.  [default: runs/latest]")(command)
+    command = click.option(
+        "-o", "--out", type=click.Path(path_type=Path), help="Write the result here instead of into a run."
+    )(command)
+    command = options_of(row.config_class(), skip=_positional(name))(command)
+    if row.source is not None:
+        metavar = f"[{row.source.suffix or 'MODEL'}]"
+        argument = click.argument("source", required=False, type=click.Path(path_type=Path), metavar=metavar)
+        command = argument(command)
+    for field in _positional(name):
+        kind = click.Path(path_type=Path) if field == "file" else str
+        required = row.config_class().model_fields[field].is_required()
+        command = click.argument(field, type=kind, required=required)(command)
+    return click.command(name, help=text)(command)
+
+
+def _positional(name: str) -> tuple[str, ...]:
+    """Config fields that are arguments, not options."""
+    return {"train": ("arch",), "import": ("file",)}.get(name, ())

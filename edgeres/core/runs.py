@@ -1,0 +1,177 @@
+"""A run is a folder one can read.
+
+    runs/NAME/recipe.toml            if it was made by `edgeres run`
+    runs/NAME/00-train/model.safetensors, report.json, eval.json, eval.npy
+    runs/NAME/01-prune/...
+    runs/NAME/report.html, report.md, report.json, report.csv
+    runs/latest -> NAME              the run commands work on when no artifact is named
+
+A stage folder with a report.json is finished; one without has a started.json with the key of what was begun, so that
+the same call goes on there and another call starts a new folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel, model_from
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.files import write_text
+from edgeres.core.stage import REPORT_NAME, StageReport
+
+STARTED_NAME = "started.json"
+RECIPE_NAME = "recipe.toml"
+LATEST = "latest"
+_FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
+
+
+def runs_root() -> Path:
+    """Where runs are kept: $EDGERES_RUNS or ./runs."""
+    return Path(os.environ.get("EDGERES_RUNS", "runs"))
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """NN-stage."""
+
+    path: Path
+    index: int
+    stage: str
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage wrote its report."""
+        return (self.path / REPORT_NAME).is_file()
+
+    @property
+    def started_key(self) -> str | None:
+        """The key of the call that began here and has not finished."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            key = json.loads((self.path / STARTED_NAME).read_text(encoding="utf-8")).get("key")
+            return str(key) if key else None
+        return None
+
+    def report(self) -> StageReport:
+        """The stage's report; raises InputError if there is none or it is damaged."""
+        return record_from_json(StageReport, self.path / REPORT_NAME)
+
+    def model(self) -> Model | None:
+        """The model the stage made, looked for by the name in its report; None if it made none or it is gone."""
+        output = self.report().output
+        path = self.path / Path(output.path).name if output else None
+        if path is None or path.suffix not in {".safetensors", ".onnx", ".plan"} or not path.is_file():
+            return None
+        return model_from(path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return self.path.name
+
+    def folders(self) -> list[StageFolder]:
+        """Stage folders in order."""
+        found = []
+        for child in self.path.iterdir() if self.path.is_dir() else ():
+            if child.is_dir() and (match := _FOLDER.match(child.name)):
+                found.append(StageFolder(child, int(match[1]), match[2]))
+        return sorted(found, key=lambda folder: folder.index)
+
+    def finished(self) -> list[StageFolder]:
+        """Folders of stages that wrote a report."""
+        return [folder for folder in self.folders() if folder.is_finished]
+
+    def reports(self) -> Iterator[tuple[StageFolder, StageReport]]:
+        """Readable reports, in order; damaged ones are passed over."""
+        for folder in self.finished():
+            with contextlib.suppress(EdgeresError):
+                yield folder, folder.report()
+
+    def models(self) -> list[tuple[StageFolder, Model]]:
+        """Models of finished stages, in order; stages whose report or file is damaged are passed over."""
+        found = []
+        for folder in self.finished():
+            with contextlib.suppress(EdgeresError):
+                if model := folder.model():
+                    found.append((folder, model))
+        return found
+
+    def folder_for(self, stage: str, key: str) -> Path:
+        """Where a call with this key goes: on in the folder it began in, otherwise in a new one."""
+        for folder in self.folders():
+            if folder.stage == stage and not folder.is_finished and folder.started_key == key:
+                return folder.path
+        index = max((folder.index for folder in self.folders()), default=-1) + 1
+        return self.path / f"{index:02d}-{stage}"
+
+    def data(self) -> str | None:
+        """The data set named last in this run."""
+        names = [report.config.get("data") for _, report in self.reports()]
+        return next((str(name) for name in reversed(names) if name), None)
+
+    def make_latest(self) -> None:
+        """Points runs/latest here (a symbolic link, or a text file where links are not allowed)."""
+        pointer = self.path.parent / LATEST
+        temporary = pointer.with_name(f".{LATEST}.{os.getpid()}")
+        try:
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            os.replace(temporary, pointer)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            write_text(pointer, self.path.name + "\n")
+
+
+def latest_run() -> Run:
+    """The current run; raises InputError if there is none."""
+    pointer = runs_root() / LATEST
+    path = pointer.resolve()
+    if pointer.is_file():
+        path = runs_root() / pointer.read_text(encoding="utf-8").strip()
+    if not path.is_dir():
+        raise InputError(
+            f"there is no current run in {runs_root()}/; name an artifact, or start one with: edgeres run demo"
+        )
+    return Run(runs_root() / path.name)
+
+
+def run_named(name: str | None) -> Run:
+    """The run given by name or folder, the current one for None; raises InputError if it does not exist."""
+    if name is None:
+        return latest_run()
+    for path in (Path(name), runs_root() / name):
+        if path.is_dir():
+            return latest_run() if path.name == LATEST else Run(path)
+    raise InputError(f"there is no run {name!r} in {runs_root()}/ (see: edgeres ls runs)")
+
+
+def run_holding(path: Path) -> Run | None:
+    """The run whose stage folder holds the file `path`, or None."""
+    folder = path.resolve().parent
+    return Run(path.parent.parent) if _FOLDER.match(folder.name) and path.parent.parent.name else None
+
+
+def new_run(name: str) -> Run:
+    """A run folder called `name`, numbered if that is taken; it becomes the current one when a stage begins."""
+    path, number = runs_root() / name, 2
+    while path.exists():
+        path, number = runs_root() / f"{name}-{number}", number + 1
+    return Run(path)
+
+
+def newest_model(run: Run, kinds: tuple[type[Model], ...] = (Checkpoint, OnnxModel, Engine)) -> Model | None:
+    """The last model of one of `kinds` in the run."""
+    return next((model for _, model in reversed(run.models()) if isinstance(model, kinds)), None)

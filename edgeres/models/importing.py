@@ -1,0 +1,137 @@
+"""`edgeres import`: a checkpoint trained elsewhere becomes an edgeres checkpoint, or is refused whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import Config, config_from
+from edgeres.core.errors import InputError, require
+from edgeres.core.files import sha256_of
+from edgeres.core.spec import Interpolation, ModelSpec, Preprocess
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.models import spec_from_arch
+from edgeres.models.resnet import RESNET, Ordering
+
+if TYPE_CHECKING:
+    from edgeres.models.foreign import Weights
+
+
+class ImportConfig(Config):
+    """What a foreign file does not say about itself."""
+
+    file: Path = Field(description="the foreign checkpoint (.pt, .pth, .th, .safetensors)")
+    arch: str | None = Field(None, description="resnet20, resnet50, ...: see `edgeres ls models`")
+    classes: int | None = Field(None, gt=1, description="number of classes; default: the classifier's rows")
+    labels: Path | None = Field(None, description="text file, one class name a line, in the order of the outputs")
+    mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in [0, 1]")
+    std: tuple[float, ...] | None = Field(None, description="per channel, of pixels in [0, 1]")
+    size: int | None = Field(None, gt=0, description="input height and width in pixels")
+    resize: int | None = Field(None, gt=0, description="shorter side in pixels before the centre crop")
+    interpolation: Interpolation = Field("bilinear", description="of the resize")
+    shortcut: str | None = Field(None, description="A, B or C; default: told by the keys")
+    ordering: Ordering = Field("original", description="order of batch norm, activation and addition")
+    key: str | None = Field(None, description="which state dict, if the file holds several")
+
+
+def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:
+    """Writes out_dir/model.safetensors; raises InputError that lists every key that does not fit."""
+    del source
+    require("torch", "train")
+    from edgeres.models.foreign import read_weights, translated, with_batch_counters
+    from edgeres.models.weights import save_checkpoint
+
+    recorder = Recorder("import", config, None)
+    if config.arch is None:
+        return _copied(config, recorder, out_dir)
+    found, notes = read_weights(config.file, config.key)
+    weights = with_batch_counters(translated(found))
+    spec = _spec_of(weights, config)
+    recorder.notes += notes
+    if config.mean is None:
+        recorder.warnings.append(
+            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
+            " trained with others its accuracy suffers silently, set --mean and --std"
+        )
+    recorder.results |= {"file": str(config.file), "file_sha256": sha256_of(config.file), "keys": len(weights)}
+    output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="import")
+    return StageResult(output, recorder.finish(output))
+
+
+def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageResult[Checkpoint]:
+    from edgeres.models.weights import load_weights, save_checkpoint
+
+    if config.file.suffix != Checkpoint.suffix:
+        raise InputError(f"say which network {config.file} is: --arch resnet50 (see: edgeres ls models)")
+    original = Checkpoint(config.file)
+    spec, path = original.spec, out_dir / "model.safetensors"
+    output = save_checkpoint(
+        load_weights(original), spec, path, stage="import", parent=original.sha256
+    )
+    recorder.notes.append(f"a copy of {config.file}, made by edgeres {original.card.stage}")
+    return StageResult(output, recorder.finish(output))
+
+
+def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
+    from edgeres.models.foreign import shortcut_option
+
+    rows = _classifier_rows(weights, config)
+    arch = config.arch or ""
+    base = spec_from_arch(arch, num_classes=rows)
+    channels, height, width = base.input_shape
+    options: dict[str, str | int | float] = {}
+    shortcut = config.shortcut or shortcut_option(weights)
+    if base.family == "resnet" and shortcut != RESNET.layout(base).shortcut:
+        options["shortcut"] = shortcut
+    if config.ordering != "original":
+        options["ordering"] = config.ordering
+    return spec_from_arch(
+        arch,
+        num_classes=rows,
+        preprocess=_preprocess(config, base.preprocess),
+        input_shape=(channels, config.size or height, config.size or width),
+        classes=_class_names(config.labels, rows),
+        options=options,
+    )
+
+
+def _preprocess(config: ImportConfig, base: Preprocess) -> Preprocess:
+    if (config.mean is None) != (config.std is None):
+        raise InputError("--mean and --std belong together: give both or neither")
+    resize = config.resize
+    if resize is None and config.size is None:
+        resize = base.resize
+    if config.mean is not None and len(config.mean) != len(base.mean):
+        raise InputError(f"--mean has {len(config.mean)} values for {len(base.mean)} channels")
+    values = {
+        "mean": config.mean or base.mean,
+        "std": config.std or base.std,
+        "resize": resize,
+        "interpolation": config.interpolation,
+    }
+    return config_from(Preprocess, values, "preprocessing")
+
+
+def _classifier_rows(weights: Weights, config: ImportConfig) -> int:
+    classifier = weights.get("fc.weight")
+    if classifier is None or classifier.ndim != 2:
+        raise InputError(f"{config.file} has no classifier (fc.weight, linear.weight or classifier.weight)")
+    rows = int(classifier.shape[0])
+    if config.classes not in {None, rows}:
+        raise InputError(f"--classes {config.classes}, but the classifier of {config.file} has {rows} outputs")
+    return rows
+
+
+def _class_names(labels: Path | None, rows: int) -> tuple[str, ...]:
+    if labels is None:
+        return ()
+    try:
+        names = tuple(line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"cannot read the class names in {labels}: {err}") from err
+    if len(names) != rows:
+        raise InputError(f"{labels} names {len(names)} classes, the classifier has {rows}")
+    return names

@@ -1,0 +1,206 @@
+"""One stage called by itself: finds its source and its run when they are not named, and says which it took."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, model_from
+from edgeres.core.config import Config, config_from
+from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.files import written
+from edgeres.core.runs import Run, StageFolder, new_run, run_holding, run_named, runs_root
+from edgeres.core.stage import StageReport, StageResult, file_ref, write_report
+from edgeres.pipeline import measures
+from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, source_in, stage_key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the user typed: the source (None: the newest suitable one), the run, `out`, and the stage's options."""
+
+    stage: str
+    source: Path | None = None
+    run: str | None = None
+    out: Path | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def call(request: Call) -> StageResult[Artifact]:
+    """Runs the stage; raises InputError if there is nothing to work on or an option is wrong."""
+    row = STAGES[request.stage]
+    named = _named_source(request)
+    run = _run_of(request, named)
+    values = with_default_data(row.config_class(), request.values, run)
+    config = config_from(row.config_class(), values, f"edgeres {request.stage}")
+    if row.source is None:
+        run = run or _run_to_start(request, config)
+    elif named is not None and request.out is None:
+        run = run or _adopted(named)
+    assert run is not None or request.out is not None
+    source = named or (source_in(run, request.stage) if run else None)
+    if source is not None and named is None:
+        log.info("%s: takes %s", request.stage, source.path)
+    if run is not None:
+        config = filled(request.stage, config, run)
+    if request.out is not None:
+        return _written_to(request.out, request.stage, source, config)
+    assert run is not None
+    return _in_run(run, request.stage, source, config)
+
+
+def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:
+    """`values`, with the data set named last in the run if the stage needs one and none is given."""
+    wanted = "data" in kind.model_fields and "data" not in values and run is not None
+    name = run.data() if wanted and run is not None else None
+    if name is None:
+        return values
+    log.info("data: %s, as before in %s", name, run.path if run else "")
+    return {**values, "data": name}
+
+
+def _named_source(request: Call) -> Model | None:
+    if request.source is None:
+        return None
+    row, model = STAGES[request.stage], model_from(request.source)
+    if not row.accepts(model):
+        raise InputError(
+            f"`edgeres {request.stage}` needs a {row.needs}, got {request.source} ({model.precision})"
+        )
+    return model
+
+
+def _run_of(request: Call, named: Model | None) -> Run | None:
+    if request.run is not None:
+        return run_named(request.run)
+    if named is not None:
+        return run_holding(named.path)
+    return run_named(None) if STAGES[request.stage].source is not None else None
+
+
+def _run_to_start(request: Call, config: Config) -> Run | None:
+    """A new run for a stage that begins one, or the unfinished run of the very same call."""
+    if request.out is not None:
+        return None
+    key = stage_key(request.stage, None, config)
+    name = _run_name(request.stage, config)
+    for path in sorted(runs_root().glob(f"{name}*")) if runs_root().is_dir() else ():
+        if any(folder.started_key == key for folder in Run(path).folders()):
+            log.info("goes on in %s", path)
+            return Run(path)
+    return new_run(name)
+
+
+def _run_name(stage: str, config: Config) -> str:
+    if stage == "import":
+        return str(getattr(config, "file", Path("imported")).stem)
+    data = str(getattr(config, "data", "")).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return f"{getattr(config, 'arch', stage)}-{data}".strip("-")
+
+
+def _adopted(source: Model) -> Run | None:
+    """A new run that begins with a copy of a checkpoint from outside, so that the report has its first row."""
+    if not isinstance(source, Checkpoint):
+        raise InputError(f"{source.path} is in no run: say where the result goes, --out FILE or --run NAME")
+    run = new_run(source.path.stem)
+    log.info("new run %s, beginning with a copy of %s", run.path, source.path)
+    kind = STAGES["import"].config_class()
+    config = config_from(kind, {"file": source.path}, "import")
+    _in_run(run, "import", None, config)
+    return run
+
+
+def _in_run(run: Run, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
+    key = stage_key(stage, source, config)
+    folder = agreed(lambda: run.folder_for(stage, key))
+    run = Run(folder.parent)
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        run.make_latest()
+    result = execute(stage, source, config, folder, key)
+    log.info("%s: wrote %s", stage, result.output.path)
+    return result
+
+
+def agreed(choose: Callable[[], Path]) -> Path:
+    """What the main process chooses, in every process that torchrun started."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return choose()
+    from edgeres.train.processes import agreed_text
+
+    return Path(agreed_text(lambda: str(choose())))
+
+
+def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
+    """Runs the stage in a temporary folder beside `out` and moves what it made there."""
+    kind = STAGES[stage].output
+    if out.suffix != kind.suffix:
+        raise InputError(f"--out {out}: `edgeres {stage}` writes a {kind.suffix} file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{stage}-") as folder:
+            key = stage_key(stage, source, config)
+            result = execute(stage, source, config, Path(folder), key)
+            for path in _files_of(result.output):
+                target = out.with_name(out.name + path.name.removeprefix(result.output.path.name))
+                with written(target) as temporary:
+                    os.replace(path, temporary)
+    except EdgeresError:
+        raise
+    except OSError as err:
+        raise InputError(f"cannot write {out}: {err.strerror or err}") from err
+    output = kind(out)
+    report = result.report.model_copy(update={"output": file_ref(output)})
+    write_report(report, out.with_name(out.name + ".report.json"))
+    log.info("%s: wrote %s", stage, out)
+    return StageResult(output, report)
+
+
+def _files_of(artifact: Artifact) -> list[Path]:
+    return [artifact.path, artifact.manifest_path] if isinstance(artifact, Engine) else [artifact.path]
+
+
+def evaluate_call(source: Path | None, run_name: str | None, values: dict[str, Any]) -> StageReport:
+    """The accuracy of `source`, or of the newest model of the run; recorded beside it if it lies in a run."""
+    from edgeres.evaluate.stage import EvalConfig, evaluate
+
+    model = model_from(source) if source is not None else None
+    run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
+    if model is None:
+        assert run is not None
+        model = _newest_runnable(run)
+        log.info("eval: takes %s", model.path)
+    config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "edgeres eval")
+    if run_holding(model.path) is None:
+        return evaluate(model, config)
+    return measures.evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
+
+
+def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, Any]) -> StageReport:
+    """One interleaved session over `paths`, or over all models of the run, which is then recorded in the run."""
+    from edgeres.bench.stage import BenchConfig, bench_report
+
+    config = config_from(BenchConfig, values, "edgeres bench")
+    if paths:
+        return bench_report([model_from(path) for path in paths], config)
+    run = run_named(run_name)
+    models = run.models()
+    if not models:
+        raise InputError(f"{run.path} holds no model to time")
+    path = run.folder_for("bench", "")
+    folder = StageFolder(path, int(path.name.partition("-")[0]), "bench")
+    return measures.bench_models(models, config, folder)[0][0]
+
+
+def _newest_runnable(run: Run) -> Model:
+    models = [model for _, model in run.models() if not isinstance(model, Engine)]
+    if not models:
+        raise InputError(f"{run.path} holds no model that can be evaluated here")
+    return models[-1]

@@ -1,0 +1,61 @@
+"""What there is to choose from, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgeres.core.config import toml_from
+from edgeres.core.runs import Run, runs_root
+from edgeres.data import DATASETS
+from edgeres.models import FAMILIES, family_named
+from edgeres.pipeline.recipe import shipped_recipes
+from edgeres.pipeline.stages import STAGES
+
+
+def listing(what: str) -> dict[str, str]:
+    """Name -> one line about it."""
+    return LISTINGS[what]()
+
+
+def _models() -> dict[str, str]:
+    return {name: ", ".join(family_named(name).variants) for name in FAMILIES}
+
+
+def _datasets() -> dict[str, str]:
+    known = {name: "" for name in DATASETS if name != "folder"}
+    return {
+        **known,
+        "folder:PATH": "train/ and val/ with one folder a class, or one tree that is split",
+        "package.module:function": "your own: () -> edgeres.data.Dataset",
+    }
+
+
+def _recipes() -> dict[str, str]:
+    import importlib.resources
+
+    rows = {}
+    for name, entry in sorted(shipped_recipes().items()):
+        with importlib.resources.as_file(entry) as file:
+            rows[name] = str(toml_from(file).get("about", ""))
+    return rows
+
+
+def _runs() -> dict[str, str]:
+    root = runs_root()
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()) if root.is_dir() else []
+    return {path.name: ", ".join(folder.path.name for folder in Run(path).finished()) for path in folders}
+
+
+def _stages() -> dict[str, str]:
+    return {
+        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}" for name, row in STAGES.items()
+    }
+
+
+LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
+    "models": _models,
+    "datasets": _datasets,
+    "recipes": _recipes,
+    "runs": _runs,
+    "stages": _stages,
+}

@@ -1,0 +1,160 @@
+"""Recipes: a chain of stages in TOML, checked as a whole before anything runs.
+
+    name = "demo"
+    data = "digits"            # default of every stage that takes images
+
+    [[stage]]
+    use = "train"
+    arch = "resnet20"
+
+    [[stage]]
+    use = "prune"
+    drop = 2
+
+Paths are relative to the current folder.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from edgeres.core.artifacts import Artifact, ScaleTableFile
+from edgeres.core.config import Config, config_from, toml_from
+from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.names import lookup, resolve
+from edgeres.pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+MEASURES = {
+    "eval": "edgeres.evaluate.stage:EvalConfig",
+    "bench": "edgeres.bench.stage:BenchConfig",
+    "report": "edgeres.report.stage:ReportConfig",
+}
+
+
+class Recipe(Config):
+    """The file's content; each entry of `stage` has `use` and the options of that stage."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    about: str = ""
+    data: str | None = None
+    stage: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe with its validated options."""
+
+    index: int
+    use: str
+    config: Config
+
+    @property
+    def folder_name(self) -> str:
+        """NN-stage."""
+        return f"{self.index:02d}-{self.use}"
+
+
+def shipped_recipes() -> dict[str, Traversable]:
+    """Recipes that come with edgeres, by name."""
+    folder = importlib.resources.files("edgeres") / "recipes"
+    return {
+        entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")
+    }
+
+
+def recipe_from(name: str, overrides: Mapping[str, str]) -> tuple[Recipe, list[Step]]:
+    """The recipe in the file `name`, or shipped under that name, with `overrides` applied, and its checked steps.
+
+    Overrides are `data=...` for the recipe or `STAGE.OPTION=...` for every stage of that kind. Raises InputError.
+    """
+    shipped = shipped_recipes()
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        content = toml_from(path)
+    elif name in shipped:
+        with importlib.resources.as_file(shipped[name]) as file:
+            content = toml_from(file)
+    else:
+        hint = did_you_mean(name, shipped)
+        raise InputError(f"no recipe {name!r}{hint} (shipped: {', '.join(sorted(shipped))}; or a .toml file)")
+    recipe = _overridden(config_from(Recipe, content, name), overrides)
+    return recipe, planned(recipe, name)
+
+
+def planned(recipe: Recipe, where: str) -> list[Step]:
+    """The recipe's steps; raises InputError unless every option is known and every stage finds its input."""
+    if not recipe.stage:
+        raise InputError(f"{where} has no [[stage]]")
+    made: set[type[Artifact]] = set()
+    steps = []
+    for index, entry in enumerate(recipe.stage):
+        step = _step(index, dict(entry), recipe.data, where)
+        _check_chain(step, made, where)
+        steps.append(step)
+    return steps
+
+
+def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> Step:
+    use = values.pop("use", None)
+    known = {**{name: row.config for name, row in STAGES.items()}, **MEASURES}
+    if use is None:
+        raise InputError(f'{where}, stage {index + 1}: no use = "..." (known: {", ".join(known)})')
+    kind: type[Config] = resolve(lookup(known, str(use), f"stage in {where}:"))
+    if data is not None and "data" in kind.model_fields:
+        values.setdefault("data", data)
+    return Step(index, str(use), config_from(kind, values, f"{where}, stage {index + 1} ({use})"))
+
+
+def _check_chain(step: Step, made: set[type[Artifact]], where: str) -> None:
+    place = f"{where}, stage {step.index + 1}"
+    if step.use in MEASURES:
+        if not made:
+            raise InputError(f"{place}: `{step.use}` comes before any stage that makes a model")
+        return
+    row = STAGES[step.use]
+    if row.source is not None and row.source not in made:
+        makers = " or ".join(name for name, other in STAGES.items() if other.output is row.source)
+        raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {makers} before it")
+    if "scales" in row.fills and getattr(step.config, "scales", None) is None and ScaleTableFile not in made:
+        raise InputError(f"{place}: `{step.use}` needs scales; put calibrate before it")
+    made.add(row.output)
+
+
+def _overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+    stages = [dict(entry) for entry in recipe.stage]
+    updates: dict[str, Any] = {}
+    for name, value in overrides.items():
+        use, _, option = name.rpartition(".")
+        if not use:
+            updates[option] = value
+            continue
+        matching = [entry for entry in stages if entry.get("use") == use]
+        if not matching:
+            raise InputError(f"--set {name}: the recipe {recipe.name} has no stage {use!r}")
+        for entry in matching:
+            entry[option] = value
+    return config_from(Recipe, {**recipe.model_dump(), "stage": stages, **updates}, "--set")
+
+
+def toml_text(recipe: Recipe) -> str:
+    """The recipe as it was run, overrides included, as TOML that reads back to the same."""
+    head = {"name": recipe.name, "about": recipe.about, "data": recipe.data}
+    lines = [f"{key} = {_toml(value)}" for key, value in head.items() if value]
+    for entry in recipe.stage:
+        lines += ["", "[[stage]]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Strings, numbers, booleans and lists of these are written in TOML as in JSON."""
+    return json.dumps(value, ensure_ascii=False)

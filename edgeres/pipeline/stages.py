@@ -1,0 +1,176 @@
+"""The table of stages, and how one is run.
+
+A stage is a function `(source, config, out_dir) -> StageResult`. Its key is
+
+    sha256(stage, edgeres version, source's sha256, config with every file it names replaced by its sha256)
+
+and a finished stage with the same key need not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import edgeres
+from edgeres.core.artifacts import (
+    Artifact,
+    Checkpoint,
+    Engine,
+    LesionTableFile,
+    Model,
+    OnnxModel,
+    ScaleTableFile,
+)
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError, StageError
+from edgeres.core.files import sha256_of, write_text
+from edgeres.core.names import resolve
+from edgeres.core.runs import STARTED_NAME, Run
+from edgeres.core.stage import REPORT_NAME, StageResult, write_report
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of STAGES. `fills` are config fields taken from the run when they are not given."""
+
+    source: type[Model] | None
+    output: type[Artifact]
+    config: str
+    function: str
+    fills: tuple[str, ...] = ()
+    float_only: bool = False
+
+    def config_class(self) -> type[Config]:
+        """The stage's Config."""
+        kind: type[Config] = resolve(self.config)
+        return kind
+
+    def accepts(self, model: Model) -> bool:
+        """Whether the stage can work on `model`."""
+        if self.source is None or not isinstance(model, self.source):
+            return False
+        return not (self.float_only and "int8" in model.precision)
+
+    @property
+    def needs(self) -> str:
+        """The source in words."""
+        suffix = self.source.suffix if self.source else ""
+        return f"float {suffix} file" if self.float_only else f"{suffix} file"
+
+
+STAGES = {
+    "train": Stage(None, Checkpoint, "edgeres.train.stage:TrainConfig", "edgeres.train.stage:train"),
+    "import": Stage(
+        None,
+        Checkpoint,
+        "edgeres.models.importing:ImportConfig",
+        "edgeres.models.importing:import_checkpoint",
+    ),
+    "lesion": Stage(
+        Checkpoint, LesionTableFile, "edgeres.study.stage:LesionConfig", "edgeres.study.stage:lesion"
+    ),
+    "prune": Stage(Checkpoint, Checkpoint, "edgeres.prune.stage:PruneConfig", "edgeres.prune.stage:prune"),
+    "recover": Stage(
+        Checkpoint,
+        Checkpoint,
+        "edgeres.prune.recover:RecoverConfig",
+        "edgeres.prune.recover:recover",
+        fills=("teacher",),
+    ),
+    "export": Stage(
+        Checkpoint, OnnxModel, "edgeres.export.stage:ExportConfig", "edgeres.export.stage:export"
+    ),
+    "calibrate": Stage(
+        OnnxModel,
+        ScaleTableFile,
+        "edgeres.quantize.scales:CalibrateConfig",
+        "edgeres.quantize.scales:calibrate",
+        float_only=True,
+    ),
+    "quantize": Stage(
+        OnnxModel,
+        OnnxModel,
+        "edgeres.quantize.stage:QuantizeConfig",
+        "edgeres.quantize.stage:quantize",
+        fills=("scales",),
+        float_only=True,
+    ),
+    "compile": Stage(
+        OnnxModel, Engine, "edgeres.compile.stage:CompileConfig", "edgeres.compile.stage:compile_engine"
+    ),
+}
+
+
+def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
+    """What the result of a stage depends on, as one hash."""
+    values = {
+        name: sha256_of(value) if isinstance(value, Path) and value.is_file() else str(value)
+        for name, value in sorted(config)
+    }
+    parts = [stage, edgeres.__version__, source.sha256 if source else None, values]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def execute(
+    stage: str, source: Artifact | None, config: Config, folder: Path, key: str
+) -> StageResult[Artifact]:
+    """Runs one stage in `folder` and writes its report there; an interrupted call leaves `key` in started.json."""
+    if is_main_process():
+        write_text(folder / STARTED_NAME, json.dumps({"stage": stage, "key": key}) + "\n")
+    try:
+        result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)
+    except MemoryError as err:
+        raise StageError(f"{stage}: out of memory; try a smaller --batch or fewer --images") from err
+    result = StageResult(result.output, result.report.model_copy(update={"key": key}))
+    if is_main_process():
+        write_report(result.report, folder / REPORT_NAME)
+        (folder / STARTED_NAME).unlink(missing_ok=True)
+    return result
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files (torchrun numbers its processes in $RANK)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def source_in(run: Run, stage: str) -> Model | None:
+    """The newest model of `run` the stage can work on, None if it needs none; raises InputError if there is none."""
+    row = STAGES[stage]
+    if row.source is None:
+        return None
+    for _, model in reversed(run.models()):
+        if row.accepts(model):
+            return model
+    raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first")
+
+
+def filled(stage: str, config: Config, run: Run) -> Config:
+    """`config` with the fields the stage takes from the run: the newest scale table, the teacher."""
+    finders: dict[str, Callable[[Run], Path | None]] = {"scales": _newest_scales, "teacher": _teacher}
+    wanted = [name for name in STAGES[stage].fills if getattr(config, name) is None]
+    return config.model_copy(update={name: finders[name](run) for name in wanted})
+
+
+def _newest_scales(run: Run) -> Path | None:
+    made = [
+        folder.path / Path(report.output.path).name
+        for folder, report in run.reports()
+        if folder.stage == "calibrate" and report.output
+    ]
+    return made[-1] if made else None
+
+
+def _teacher(run: Run) -> Path | None:
+    """The network as it was before modules went: the source of the last prune."""
+    sources = [report.source for folder, report in run.reports() if folder.stage == "prune" and report.source]
+    if not sources:
+        return None
+    for folder, model in run.models():
+        if model.sha256 == sources[-1].sha256:
+            return folder.path / model.path.name
+    return Path(sources[-1].path)

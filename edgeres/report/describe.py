@@ -1,0 +1,87 @@
+"""What a file or an architecture is, as plain data: the content of `edgeres show`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
+from edgeres.core.errors import InputError
+from edgeres.core.spec import ModelSpec
+from edgeres.models import modules_of, spec_from_arch
+
+_DEFAULT_CLASSES = {"imagenet": 1000, "cifar": 10}
+
+
+def description_of(name: str, options: dict[str, str] | None = None) -> dict[str, Any]:
+    """Of the file `name`, or, if there is none, of the architecture called so; raises InputError if neither."""
+    path = Path(name)
+    if path.is_file() and path.suffix == ".json":
+        return _json_description(path)
+    if path.is_file() or path.suffix or "/" in name:
+        return _model_description(model_from(path))
+    spec = spec_from_arch(name, num_classes=_usual_classes(name), options=dict(options or {}))
+    return {"architecture": name, **_spec_description(spec)}
+
+
+def _usual_classes(arch: str) -> int:
+    spec = spec_from_arch(arch, num_classes=10)
+    return _DEFAULT_CLASSES["imagenet" if spec.input_shape[1] == 224 else "cifar"]
+
+
+def _model_description(model: Model) -> dict[str, Any]:
+    card = model.card
+    described: dict[str, Any] = {
+        "file": str(model.path),
+        "kind": type(model).__name__,
+        "size_bytes": model.size_bytes,
+        "sha256": model.sha256,
+        "precision": model.precision,
+        "made_by": f"edgeres {card.edgeres} {card.stage}",
+        "parent_sha256": card.parent,
+        "params": card.cost.params,
+        "macs": card.cost.macs,
+    }
+    if isinstance(model, OnnxModel):
+        described["batch"] = model.batch or "dynamic"
+        described["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.proto.opset_import}
+    if isinstance(model, Engine):
+        manifest = model.manifest
+        described["runtime"] = f"{manifest.runtime} {manifest.runtime_version}"
+        described["targets"] = list(manifest.targets)
+        described["onnx_sha256"] = manifest.onnx_sha256
+    return described | _spec_description(card.spec)
+
+
+def _spec_description(spec: ModelSpec) -> dict[str, Any]:
+    modules = [
+        {
+            "name": info.name,
+            "kind": info.kind,
+            "channels": [info.in_channels, info.out_channels],
+            "stride": info.stride,
+            "dropped": info.name in spec.dropped,
+        }
+        for info in modules_of(spec)
+    ]
+    return {
+        "family": spec.family,
+        "variant": spec.variant,
+        "options": spec.options,
+        "input_shape": list(spec.input_shape),
+        "num_classes": spec.num_classes,
+        "classes": list(spec.classes),
+        "preprocess": spec.preprocess.model_dump(mode="json"),
+        "modules": modules,
+    }
+
+
+def _json_description(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise InputError(f"{path} is not readable JSON: {err}") from err
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a file of edgeres")
+    return {"file": str(path), **content}

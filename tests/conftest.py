@@ -1,0 +1,59 @@
+"""Fixtures several packages need: small specs, a checkpoint on disk, a runs folder of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.spec import ModelSpec, Preprocess
+from edgeres.models import spec_from_arch
+
+GREY = Preprocess(mean=(0.3,), std=(0.4,))
+SpecMaker = Callable[..., ModelSpec]
+CheckpointMaker = Callable[..., Checkpoint]
+
+
+@pytest.fixture(autouse=True)
+def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in an empty folder with runs of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGERES_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def spec_of() -> SpecMaker:
+    """`spec_of("resnet8", ordering="full-preact")`: 8x8 grey images, ten classes."""
+
+    def make(arch: str = "resnet8", *, channels: int = 1, **options: str | int | float) -> ModelSpec:
+        preprocess = GREY if channels == 1 else None
+        return spec_from_arch(
+            arch, num_classes=10, input_shape=(channels, 8, 8), preprocess=preprocess, options=options
+        )
+
+    return make
+
+
+@pytest.fixture
+def checkpoint_of(tmp_path: Path) -> CheckpointMaker:
+    """A checkpoint with random weights and batch-norm statistics that are not the initial ones."""
+
+    def make(spec: ModelSpec, name: str = "model.safetensors", seed: int = 0) -> Checkpoint:
+        import torch
+
+        from edgeres.models import network_from
+        from edgeres.models.weights import save_checkpoint
+
+        torch.manual_seed(seed)
+        network = network_from(spec)
+        for key, tensor in network.state_dict().items():
+            if key.endswith("running_mean"):
+                tensor.normal_(0, 0.2)
+            if key.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+        return save_checkpoint(network.state_dict(), spec, tmp_path / name, stage="test")
+
+    return make

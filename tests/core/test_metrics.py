@@ -1,0 +1,47 @@
+"""Intervals cover what they promise; percentiles are percentiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeres.core.metrics import paired_difference, wilson
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_holds_the_estimate_and_stays_in_bounds(n, data):
+    k = data.draw(st.integers(0, n))
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1
+
+
+def test_wilson_equals_the_textbook():
+    # Agresti 2013, section 1.4.2: 0 of 25 gives (0, 0.133)
+    low, high = wilson(0, 25)
+    assert low == 0 and high == pytest.approx(0.133, abs=5e-4)
+
+
+def test_wilson_covers_95_percent():
+    generator = np.random.default_rng(0)
+    counts = generator.binomial(500, 0.9, 4000)
+    covered = [low <= 0.9 <= high for low, high in (wilson(int(k), 500) for k in counts)]
+    assert 0.935 < np.mean(covered) < 0.965
+
+
+def test_a_paired_interval_is_narrower_and_covers():
+    generator = np.random.default_rng(1)
+    covered = []
+    for _ in range(500):
+        before = generator.random(1000) < 0.9
+        flips = generator.random(1000)
+        after = np.where(before, flips > 0.02, flips < 0.1)
+        difference, half = paired_difference(before.tolist(), after.tolist())
+        covered.append(abs(difference - (0.1 * 0.1 - 0.9 * 0.02)) <= half)
+        assert half < wilson(900, 1000)[1] - wilson(900, 1000)[0]
+    assert np.mean(covered) > 0.92
+
+
+def test_identical_answers_differ_by_exactly_nothing():
+    assert paired_difference([True, False], [True, False]) == (0.0, 0.0)

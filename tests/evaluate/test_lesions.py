@@ -1,0 +1,53 @@
+"""The walk that shares the common part gives what deleting each module by itself gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgeres.evaluate.lesions import WHOLE, Tally, walk
+from edgeres.models import network_from
+from edgeres.models.weights import load_network, load_weights, weights_without
+
+
+@pytest.mark.parametrize("arch", ["resnet14", "vgg11", "plain8"])
+@pytest.mark.parametrize("dropped", [(), ("layer2.0",)])
+def test_walking_equals_rebuilding_without_each_module(checkpoint_of, spec_of, arch, dropped):
+    checkpoint = checkpoint_of(spec_of(arch))
+    network, images = load_network(checkpoint), torch.randn(4, 1, 8, 8)
+    found = dict(walk(network, images, dropped))
+    assert WHOLE in found and len(found) == len(network.units()) - len(dropped) + 1
+    for name, logits in found.items():
+        spec = checkpoint.spec.without((*dropped, name) if name else dropped)
+        alone = network_from(spec).eval()
+        alone.load_state_dict(weights_without(load_weights(checkpoint), spec))
+        with torch.inference_mode():
+            assert torch.equal(logits, alone(images)), name
+
+
+def test_only_candidates_are_lesioned(checkpoint_of, spec_of):
+    network = load_network(checkpoint_of(spec_of("resnet14")))
+    names = [name for name, _ in walk(network, torch.randn(1, 1, 8, 8), candidates=("layer1.1",))]
+    assert names == ["layer1.1", WHOLE]
+
+
+def test_tally_agrees_with_torch_over_batches():
+    generator = torch.Generator().manual_seed(0)
+    logits, reference = torch.randn(2, 30, 10, generator=generator)
+    labels = torch.randint(0, 10, (30,), generator=generator)
+    tally = Tally()
+    for part in (slice(0, 7), slice(7, 30)):
+        tally.add(logits[part], labels[part], reference[part])
+    p, q = logits.double().log_softmax(1), reference.double().softmax(1)
+    assert tally.n == 30
+    assert tally.loss == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
+    assert tally.kl == pytest.approx(float((q * (q.log() - p)).sum(1).mean()))
+    assert tally.correct_top1 == int((logits.argmax(1) == labels).sum())
+
+
+def test_kl_of_a_network_with_itself_is_zero():
+    logits = torch.randn(5, 10)
+    tally = Tally()
+    tally.add(logits, torch.zeros(5, dtype=torch.long), logits)
+    assert tally.kl == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,167 @@
+"""Checkpoints as other people write them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgeres.core.errors import InputError
+from edgeres.models import network_from, spec_from_arch
+from edgeres.models.foreign import read_weights, shortcut_option, translated, with_batch_counters
+from edgeres.models.importing import ImportConfig, import_checkpoint
+from edgeres.models.weights import load_network, load_weights
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return network_from(spec_from_arch("resnet8", num_classes=7)).eval()
+
+
+def wrap_plain(state):
+    return state
+
+
+def wrap_data_parallel(state):
+    return {"state_dict": {f"module.{key}": value for key, value in state.items()}, "best_prec1": 91.7}
+
+
+def wrap_compiled_lightning(state):
+    return {"epoch": 3, "model": {f"model._orig_mod.{key}": value for key, value in state.items()}}
+
+
+def wrap_ema(state):
+    noise = {key: value + 1 for key, value in state.items() if value.is_floating_point()}
+    return {"state_dict": state, "ema": {**state, **noise}}
+
+
+def wrap_averaged(state):
+    return {"n_averaged": torch.tensor(4), **{f"module.{key}": value for key, value in state.items()}}
+
+
+def wrap_linear(state):
+    return {key.replace("fc.", "linear."): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap", [wrap_plain, wrap_data_parallel, wrap_compiled_lightning, wrap_ema, wrap_averaged, wrap_linear]
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_wrapped_and_prefixed_files_give_the_same_network(network, tmp_path, wrap, zipped):
+    file = tmp_path / "foreign.pth"
+    torch.save(wrap(network.state_dict()), file, _use_new_zipfile_serialization=zipped)
+    result = import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / "out")
+    assert result.output.spec.num_classes == 7
+    with torch.inference_mode():
+        assert torch.equal(load_network(result.output)(IMAGES), network(IMAGES))
+
+
+def test_shortcut_is_a_name_for_downsample_and_the_option_is_told_by_the_keys(tmp_path):
+    for option in "ABC":
+        spec = spec_from_arch("resnet8", num_classes=3, options={"shortcut": option})
+        state = network_from(spec).state_dict()
+        foreign = {key.replace("downsample", "shortcut"): value for key, value in state.items()}
+        assert translated(foreign).keys() == state.keys()
+        assert shortcut_option(state) == option
+        file = tmp_path / f"{option}.pt"
+        torch.save(foreign, file)
+        output = import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / option).output
+        assert output.spec.options == ({} if option == "A" else {"shortcut": option})
+
+
+def test_missing_batch_counters_are_filled_in(network, tmp_path):
+    state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
+    assert with_batch_counters(state).keys() == network.state_dict().keys()
+
+
+def test_several_state_dicts_are_noted_and_chosen_by_key(network, tmp_path):
+    file = tmp_path / "ema.pt"
+    torch.save(wrap_ema(network.state_dict()), file)
+    usual, notes = read_weights(file)
+    averaged, _ = read_weights(file, "ema")
+    assert "state_dict" in notes[0] and "ema" in notes[0]
+    assert not torch.equal(usual["fc.bias"], averaged["fc.bias"])
+    with pytest.raises(InputError, match="did you mean ema"):
+        read_weights(file, "emma")
+
+
+class Custom:
+    """A class that would have to be imported to open the file."""
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    file = tmp_path / "whole.pt"
+    torch.save({"model": Custom()}, file)
+    with pytest.raises(InputError, match="would run code when opened; refused"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02]q\x00."])
+def test_garbage_is_refused(tmp_path, content):
+    file = tmp_path / "garbage.pt"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="garbage.pt"):
+        read_weights(file)
+
+
+def test_nothing_is_half_loaded(network, tmp_path):
+    state = dict(network.state_dict())
+    del state["layer1.0.conv2.weight"]
+    state["extra.weight"] = torch.zeros(2)
+    state["conv1.weight"] = torch.zeros(16, 3, 5, 5)
+    file = tmp_path / "odd.pt"
+    torch.save(state, file)
+    with pytest.raises(InputError) as caught:
+        import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / "out")
+    message = str(caught.value)
+    assert "1 missing (layer1.0.conv2.weight)" in message
+    assert "1 unexpected (extra.weight)" in message
+    assert "conv1.weight is (16, 3, 5, 5), should be (16, 3, 3, 3)" in message
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_preprocessing_and_labels_travel_with_the_file(network, tmp_path):
+    file, labels = tmp_path / "net.pt", tmp_path / "labels.txt"
+    torch.save(network.state_dict(), file)
+    labels.write_text("\n".join("abcdefg") + "\n")
+    config = ImportConfig(
+        file=file, arch="resnet8", labels=labels, mean=(0.5,) * 3, std=(0.25,) * 3, resize=40, size=32
+    )
+    result = import_checkpoint(None, config, tmp_path / "out")
+    assert result.output.spec.classes == tuple("abcdefg")
+    assert result.output.spec.preprocess.mean == (0.5, 0.5, 0.5)
+    assert result.output.spec.preprocess.resize == 40
+    assert not result.report.warnings
+
+
+def test_assumed_preprocessing_is_a_warning(network, tmp_path):
+    file = tmp_path / "net.pt"
+    torch.save(network.state_dict(), file)
+    result = import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / "out")
+    assert "--mean" in result.report.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"classes": 10}, "has 7 outputs"),
+        ({"mean": (0.5,) * 3}, "belong together"),
+        ({"mean": (0.5,) * 2, "std": (0.2,) * 2}, "2 values for 3 channels"),
+        ({"mean": (0.5,) * 3, "std": (0.0,) * 3}, "std must be positive"),
+    ],
+)
+def test_contradictions_are_refused(network, tmp_path, more, message):
+    file = tmp_path / "net.pt"
+    torch.save(network.state_dict(), file)
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(None, ImportConfig(file=file, arch="resnet8", **more), tmp_path / "out")
+
+
+def test_an_edgeres_checkpoint_is_copied_with_its_spec(checkpoint_of, spec_of, tmp_path):
+    original = checkpoint_of(spec_of("resnet8").without(("layer1.0",)))
+    copy = import_checkpoint(None, ImportConfig(file=original.path), tmp_path / "out").output
+    assert copy.spec == original.spec
+    assert copy.card.parent == original.sha256
+    assert all(torch.equal(a, load_weights(copy)[key]) for key, a in load_weights(original).items())

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Checkpoint -> ONNX graph that TensorRT, ONNX Runtime and a reader understand."""

@@ -1,0 +1,142 @@
+"""Checkpoint -> ONNX: batch norms folded, names readable, checked against torch before the file appears."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+import edgeres
+from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel
+from edgeres.core.config import Config
+from edgeres.core.errors import StageError, require
+from edgeres.core.files import written
+from edgeres.core.spec import Card, ModelSpec
+from edgeres.core.stage import Recorder, StageResult, timed
+
+if TYPE_CHECKING:
+    from edgeres.models.network import Network
+
+INPUT_NAME, OUTPUT_NAME = "images", "logits"
+FILE_NAME = "model.onnx"
+_CHECK_IMAGES = 8
+_MAX_DIFFERENCE = 1e-4  # of the largest logit; float32 rounding in 110 layers stays below 1e-5
+_EXPORTER_WARNINGS = (
+    (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
+    (DeprecationWarning, r"The feature will be removed"),
+    (UserWarning, r"Constant folding - Only steps=1"),
+)
+
+log = logging.getLogger(__name__)
+
+
+class ExportConfig(Config):
+    """How the graph is written."""
+
+    opset: int = Field(17, ge=13, le=20, description="ONNX opset; 17 suits TensorRT 8.4 and later")
+    batch: int = Field(1, ge=1, description="images per call of a static graph")
+    dynamic: bool = Field(False, description="let the number of images per call vary")
+    seed: int = Field(0, ge=0, description="of the inputs the file is checked on")
+
+
+def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResult[OnnxModel]:
+    """Writes `out_dir`/model.onnx.
+
+    Raises:
+        StageError: the exporter wrote another opset, or ONNX Runtime disagrees with torch; no file is left.
+    """
+    from edgeres.export.fold import fold_batch_norms
+    from edgeres.models.weights import load_network
+
+    recorder = Recorder("export", config, source)
+    network, path = load_network(source), out_dir / FILE_NAME
+    images = _images(source.spec, config)
+    expected = _torch_logits(network, images)
+    with timed(recorder.results, "export_s"):
+        folded = fold_batch_norms(network)
+        model = _onnx_from(network, source.spec, config)
+    _add_card(model, source)
+    with written(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        difference = _difference(expected, OnnxModel(temporary), images)
+        if not difference <= _MAX_DIFFERENCE:
+            raise StageError(
+                f"export: {source.path} gives other logits in ONNX Runtime than in torch: they differ by"
+                f" {difference:.2g} of the largest logit (limit {_MAX_DIFFERENCE:g}); nothing was written"
+            )
+    recorder.results |= {
+        "opset": config.opset,
+        "batch": None if config.dynamic else config.batch,
+        "folded_batch_norms": len(folded),
+        "max_relative_difference": difference,
+        "checked_images": len(images),
+    }
+    output = OnnxModel(path)
+    log.info("wrote %s, largest difference from torch %.1e of the largest logit", path, difference)
+    return StageResult(output, recorder.finish(output))
+
+
+def _images(spec: ModelSpec, config: ExportConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
+    shape = (max(_CHECK_IMAGES, config.batch), *spec.input_shape)
+    return np.random.default_rng(config.seed).standard_normal(shape, dtype=np.float32)
+
+
+def _torch_logits(network: Network, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import torch
+
+    with torch.inference_mode():
+        logits: np.ndarray[Any, Any] = network(torch.from_numpy(images)).numpy()
+    return logits
+
+
+def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
+    """The graph by torch's TorchScript exporter: the newer one writes opset 18 whatever it is asked for."""
+    import torch
+
+    onnx = require("onnx", "onnx")
+    from edgeres.export.tidy import tidy
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        for category, message in _EXPORTER_WARNINGS:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        torch.onnx.export(
+            network,
+            (torch.zeros(config.batch, *spec.input_shape),),
+            buffer,  # type: ignore[arg-type]  # a file object is taken, the annotation forgets it
+            dynamo=False,
+            opset_version=config.opset,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, OUTPUT_NAME)}
+            if config.dynamic
+            else None,
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": config.opset}:
+        raise StageError(f"export: torch {torch.__version__} wrote opset {opsets}, asked for {config.opset}")
+    tidy(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _add_card(model: Any, source: Checkpoint) -> None:
+    update = {"stage": "export", "parent": source.sha256, "edgeres": edgeres.__version__}
+    card: Card = source.card.model_copy(update=update)
+    model.metadata_props.add(key=CARD_KEY, value=card.model_dump_json())
+
+
+def _difference(expected: np.ndarray[Any, Any], model: OnnxModel, images: np.ndarray[Any, Any]) -> float:
+    """Largest deviation of a logit over the largest logit."""
+    from edgeres.runtime import runner_for
+    from edgeres.runtime.runner import infer_all
+
+    with runner_for(model) as runner:
+        actual = infer_all(runner, images)
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())

@@ -1,0 +1,90 @@
+"""What learns: network, optimiser and average on this process's device, in step with the other processes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from edgeres.models.network import Network
+from edgeres.train.average import averaged_model
+from edgeres.train.config import LoopConfig
+from edgeres.train.objectives import Objective, decay_groups
+
+
+class LossModule(nn.Module):
+    """Network and objective as one module, so that gradients are shared whatever the objective calls."""
+
+    def __init__(self, network: Network, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss."""
+        return self.objective(self.network, images, labels)
+
+
+class Learner:
+    """One step at a time, and everything that must be saved to go on later."""
+
+    def __init__(
+        self, network: Network, objective: Objective, config: LoopConfig, accelerator: Accelerator
+    ) -> None:
+        self.accelerator, self._clip_norm = accelerator, config.clip_norm
+        self.network = network.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self._average: AveragedModel | None = averaged_model(network, config.ema) if config.ema else None
+        groups, momentum = decay_groups(network, config.weight_decay), config.momentum
+        sgd = torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
+        self._loss, self._optimizer = accelerator.prepare(LossModule(network, objective), sgd)
+
+    def learn(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
+        """Takes one step; the loss of the global batch before it, float64, detached."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.zero_grad()
+        loss = self._loss(images, labels)
+        self.accelerator.backward(loss)
+        if self._clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self._clip_norm)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.network)
+        shared: Tensor = self.accelerator.reduce(loss.detach().double(), "mean")
+        return shared
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is judged and kept: the average if there is one."""
+        return self.network if self._average is None else self._average.module
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values that `restore` understands."""
+        scaler = self.accelerator.scaler
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to a saved state of the same training."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hex sha256 of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,205 @@
+"""The training loop: one for training from scratch and for recovering.
+
+Step k of a run is a function of (seed, k) and the weights alone: which images, how they are augmented, the
+learning rate, torch's generator. So a killed run goes on from its last saved state to the same bits (with as
+many threads), and two processes see the batches one would have seen. Batch norm uses each process's part of a
+batch, and the first process's running statistics are kept, as in torch's DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from edgeres.core.errors import StageError
+from edgeres.core.progress import track
+from edgeres.models.network import Network
+from edgeres.train.batches import Batches
+from edgeres.train.config import INCIDENTAL, LoopConfig
+from edgeres.train.draws import torch_seed_at
+from edgeres.train.learner import Learner, fingerprint
+from edgeres.train.log import Journal, Pace, Row, described
+from edgeres.train.objectives import Objective
+from edgeres.train.processes import accelerator_for, slice_for, wait_for_all
+from edgeres.train.schedule import rate_at
+from edgeres.train.state import Identity, load_state, put_aside, save_state
+from edgeres.train.stop import Stop, interruptible
+
+Evaluate = Callable[[nn.Module], float]
+_log = logging.getLogger(__name__)
+_CHECK_EVERY = 20  # steps between looks at the loss on a GPU, which has to wait for each
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out. `weights` are the averaged ones if asked for; `first_step` > 0 after a resume."""
+
+    weights: dict[str, Tensor]
+    final_loss: float
+    steps: int
+    first_step: int
+    images_per_s: float
+    processes: int
+    device: str
+    precision: str
+
+
+def fit(
+    network: Network,
+    objective: Objective,
+    data: Batches,
+    config: LoopConfig,
+    state_dir: Path,
+    evaluate: Evaluate | None = None,
+) -> Fitted:
+    """Trains `network` in place, going on from `state_dir`/state.pt if that is of the same training.
+
+    `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features.
+    `evaluate(network)` is the top-1 that stands in log.csv, and decides nothing.
+
+    Raises:
+        StageError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state has been saved.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    accelerator = accelerator_for(config.precision)
+    part = slice_for(config, accelerator)
+    identity = _identity(network, data, config, accelerator)
+    run = _Run(Learner(network, objective, config, accelerator), data, config, state_dir)
+    first = run.resume(identity)
+    data.load()
+    run.pace.start(first)
+    with interruptible() as stop:
+        batches = data.from_step(first, run.steps, part)
+        if accelerator.is_main_process:
+            batches = track(batches, "training", total=run.steps - first)
+        try:
+            for images, labels in batches:
+                run.advance(images, labels, evaluate)
+                run.keep(identity, stop)
+        except RuntimeError as err:
+            if stop.requested and not accelerator.is_main_process:
+                raise KeyboardInterrupt from err  # the main process has saved and left
+            raise
+    return run.fitted(first)
+
+
+class _Run:
+    """Where the training stands: the step, the loss of the epoch so far, the rows of the log."""
+
+    def __init__(self, learner: Learner, data: Batches, config: LoopConfig, state_dir: Path) -> None:
+        self.learner, self.data, self.config, self.state_dir = learner, data, config, state_dir
+        self.step, self.steps = 0, config.epochs * data.steps_per_epoch
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
+        self.is_main = learner.accelerator.is_main_process
+        self.journal = Journal(state_dir, tensorboard=config.tensorboard and self.is_main)
+        self.pace, self.saved_s = Pace(config.batch), time.perf_counter()
+
+    def resume(self, identity: Identity) -> int:
+        """Loads the saved state if there is one of this training; the step to begin with."""
+        state = load_state(self.state_dir, identity)
+        wait_for_all()  # until every process has read it
+        if state is None:
+            if self.is_main:
+                put_aside(self.state_dir)
+            return 0
+        self.learner.restore(state)
+        self.step, self.journal.rows = state["step"], state["rows"]
+        self.loss_sum.fill_(state["loss_sum"])
+        if self.is_main:
+            _log.info("going on from step %d of %d", self.step, self.steps)
+        return self.step
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the present step."""
+        warmup = round(self.config.warmup_epochs * self.data.steps_per_epoch)
+        return self.config.lr * rate_at(self.step, steps=self.steps, warmup=warmup, kind=self.config.schedule)
+
+    def advance(self, images: Tensor, labels: Tensor, evaluate: Evaluate | None) -> None:
+        """One step, and the end of the epoch if it was the last."""
+        process = self.learner.accelerator.process_index
+        torch.manual_seed(torch_seed_at(self.step, process=process, seed=self.config.seed))
+        lr = self.lr
+        self.loss_sum += self.learner.learn(images, labels, lr)
+        self.step += 1
+        ends_epoch = self.step % self.data.steps_per_epoch == 0
+        if ends_epoch or self.loss_sum.device.type == "cpu" or self.step % _CHECK_EVERY == 0:
+            self._check_loss(lr)
+        if ends_epoch:
+            self._close_epoch(lr, evaluate)
+
+    def keep(self, identity: Identity, stop: Stop) -> None:
+        """Saves the state when it is due; raises KeyboardInterrupt in the main process if asked to stop."""
+        if not self.is_main:
+            return
+        now_s = time.perf_counter()
+        ends_epoch = self.step % self.data.steps_per_epoch == 0
+        if stop.requested or ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
+            self._check_loss(self.lr)
+            here = {"step": self.step, "loss_sum": float(self.loss_sum), "rows": self.journal.rows}
+            save_state({"identity": identity, **here, **self.learner.state()}, self.state_dir)
+            self.saved_s = now_s
+        if stop.requested:
+            _log.warning(
+                "stopped at step %d of %d; the same command goes on from here", self.step, self.steps
+            )
+            raise KeyboardInterrupt
+
+    def fitted(self, first_step: int) -> Fitted:
+        """The result, once all steps are taken."""
+        accelerator, weights = self.learner.accelerator, self.learner.result.state_dict()
+        precision = accelerator.mixed_precision
+        return Fitted(
+            weights={key: value.detach().cpu() for key, value in weights.items()},
+            final_loss=self.journal.rows[-1]["loss"],
+            steps=self.steps,
+            first_step=first_step,
+            images_per_s=self.pace.images_per_s,
+            processes=accelerator.num_processes,
+            device=accelerator.device.type,
+            precision="fp32" if precision == "no" else precision,
+        )
+
+    def _close_epoch(self, lr: float, evaluate: Evaluate | None) -> None:
+        epoch, images_per_s = self.step // self.data.steps_per_epoch, self.pace.lap(self.step)
+        row: Row = {"epoch": epoch, "step": self.step, "lr": lr, "images_per_s": images_per_s}
+        row["loss"] = float(self.loss_sum) / self.data.steps_per_epoch
+        self.loss_sum.zero_()
+        if self.is_main:
+            due = self.config.val_every and (epoch % self.config.val_every == 0 or self.step == self.steps)
+            if evaluate is not None and due:
+                row["val_top1"] = evaluate(self.learner.result)
+            _log.info("epoch %d/%d: %s", epoch, self.config.epochs, described(row))
+        self.journal.add(row, write=self.is_main)
+        self.pace.start(self.step)
+
+    def _check_loss(self, lr: float) -> None:
+        if not math.isfinite(loss := float(self.loss_sum)):
+            raise StageError(
+                f"training: the loss is {loss:g} at step {self.step} (lr {lr:g}); lower --lr, lengthen"
+                " --warmup-epochs or set --clip-norm"
+            )
+
+
+def _identity(network: Network, data: Batches, config: LoopConfig, accelerator: Accelerator) -> Identity:
+    """Everything the result depends on, as text."""
+    options = config.model_dump(mode="json", exclude=set(INCIDENTAL))
+    return {
+        **{name: json.dumps(value) for name, value in options.items()},
+        "network": data.spec.model_dump_json(),
+        "start": fingerprint(network)[:12],
+        "images": str(len(data.split)),
+        "processes": str(accelerator.num_processes),
+        "mixed_precision": accelerator.mixed_precision,
+    }

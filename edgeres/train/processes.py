@@ -1,0 +1,72 @@
+"""Which processes train together: none but this one, or those torchrun started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+
+from edgeres.core.errors import DeviceError, EdgeresError, InputError
+from edgeres.train.batches import Slice
+from edgeres.train.config import LoopConfig, Precision
+
+_PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+
+
+def accelerator_for(precision: Precision) -> Accelerator:
+    """This process's device, CUDA first, and its group; raises DeviceError for fp16 or bf16 without a GPU."""
+    device = _state().device.type
+    if precision == "auto":
+        precision = _best_precision(device)
+    elif precision != "fp32" and device == "cpu":
+        raise DeviceError(f"--precision {precision} needs a GPU and there is none here; use fp32 or auto")
+    return Accelerator(mixed_precision=_PRECISIONS[precision], cpu=device == "cpu")
+
+
+def slice_for(config: LoopConfig, accelerator: Accelerator) -> Slice:
+    """This process's part of the global batch; raises InputError if it cannot be shared out evenly."""
+    each, rest = divmod(config.batch, accelerator.num_processes)
+    if rest:
+        raise InputError(
+            f"a batch of {config.batch} does not divide by {accelerator.num_processes} processes; change it"
+        )
+    start = each * accelerator.process_index
+    return Slice(start, start + each, accelerator.device)
+
+
+def agreed_text(choose: Callable[[], str]) -> str:
+    """What `choose` says in the main process, told to all; its EdgeresError is raised in all."""
+    box: list[Any] = [None, None]
+    if _state().is_main_process:
+        try:
+            box = [choose(), None]
+        except EdgeresError as err:
+            box = [None, err]
+    text, error = broadcast_object_list(box)
+    if error is not None:
+        raise error
+    return str(text)
+
+
+def wait_for_all() -> None:
+    """Returns once every process has come here."""
+    _state().wait_for_everyone()
+
+
+def is_main() -> bool:
+    """Whether this process writes the files."""
+    return bool(_state().is_main_process)
+
+
+def _state() -> PartialState:
+    """Joins the process group at the first call: NCCL on GPUs, gloo on CPUs if Accelerate is told so."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _best_precision(device: str) -> Precision:
+    if device != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

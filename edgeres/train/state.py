@@ -1,0 +1,71 @@
+"""The saved state of a training: tensors and plain values only, so that reading it back runs no code.
+
+    state.pt   {"identity": {}, "step", "loss_sum", "rows", "network", "optimizer", "average", "scaler"}
+
+`identity` is everything the result depends on. A state of another identity is put aside, never overwritten.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeres.core.errors import InputError
+from edgeres.core.files import written
+
+STATE_NAME = "state.pt"
+_OLD_NAME = "state.old.pt"
+_log = logging.getLogger(__name__)
+
+State = dict[str, Any]
+Identity = dict[str, str]
+
+
+def save_state(state: State, state_dir: Path) -> None:
+    """Writes `state_dir`/state.pt, whole or not at all."""
+    with written(state_dir / STATE_NAME) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(state_dir: Path, identity: Identity) -> State | None:
+    """The state to go on from; None if there is none or it is of another training (to be put aside).
+
+    Raises InputError if it cannot be read.
+    """
+    path = state_dir / STATE_NAME
+    if not path.exists():
+        return None
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as err:  # torch raises RuntimeError, UnpicklingError, EOFError and others for damaged files
+        raise InputError(f"{path} is damaged; remove it to start over") from err
+    difference = _difference(state.get("identity", {}), identity)
+    if not difference:
+        return state
+    _log.warning(
+        "%s is of another training (%s): starting over, keeping it as %s", path, difference, _OLD_NAME
+    )
+    return None
+
+
+def put_aside(state_dir: Path) -> None:
+    """Renames a state that must not be continued."""
+    if (state_dir / STATE_NAME).exists():
+        (state_dir / STATE_NAME).replace(state_dir / _OLD_NAME)
+
+
+def clear_state(state_dir: Path) -> None:
+    """Removes the state of a finished training, and what killed ones left half-written."""
+    (state_dir / STATE_NAME).unlink(missing_ok=True)
+    for leftover in state_dir.glob(f".{STATE_NAME}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _difference(saved: Identity, wanted: Identity) -> str:
+    keys = sorted(key for key in {*saved, *wanted} if saved.get(key) != wanted.get(key))
+    return ", ".join(f"{key}: {saved.get(key)}, now {wanted.get(key)}" for key in keys)

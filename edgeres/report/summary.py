@@ -1,0 +1,141 @@
+"""What a report says: the content of the run's report.json, from which table, plots and page are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from edgeres.core.config import Record
+from edgeres.core.environment import Environment
+from edgeres.core.stage import FileRef
+from edgeres.core.statistics import Interval
+
+SCHEMA_VERSION = 1
+
+
+class AccuracyFigure(Record):
+    """Top-1 as a fraction with its 95 % Wilson interval."""
+
+    top1: Interval
+    top5: float
+    n: int
+    dataset: str
+    split: str
+    runtime: str
+
+
+class LatencyFigure(Record):
+    """Median and 99th percentile of one call, with bootstrap intervals."""
+
+    p50_ms: Interval
+    p99_ms: Interval
+    spread_ms: float
+    samples: int
+    batch: int
+    threads: int
+    runtime: str
+    machine: str
+    session: str
+    note: str = ""
+
+
+class Change(Record):
+    """A difference or ratio against the row `versus`; without an interval where none can be given."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    versus: str
+
+
+class Changes(Record):
+    """Points of top-1 (percentage points), latency and file size as ratios to the earlier row's."""
+
+    points: Change | None = None
+    latency_ratio: Change | None = None
+    size_ratio: Change | None = None
+
+
+class Row(Record):
+    """One model-producing stage."""
+
+    name: str
+    stage: str
+    what: str
+    precision: str | None
+    path: str
+    sha256: str
+    parent: str | None
+    params: int
+    macs: int
+    size_bytes: int
+    dropped: tuple[str, ...]
+    accuracy: AccuracyFigure | None = None
+    accuracy_missing: str = ""
+    latency: LatencyFigure | None = None
+    latency_missing: str = ""
+    versus_first: Changes = Changes()
+    versus_previous: Changes = Changes()
+
+
+class LesionFigure(Record):
+    """Change of top-1 in points without one module, and the half-width of its paired 95 % interval."""
+
+    module: str
+    kind: str
+    change_points: float
+    half_width_points: float
+    n: int
+    dataset: str
+
+
+class ModuleState(Record):
+    """One module of the original network."""
+
+    name: str
+    kind: str
+    dropped: bool
+
+
+class StageDetail(Record):
+    """One stage folder, whatever it produced."""
+
+    name: str
+    stage: str
+    duration_s: float
+    created: str
+    config: dict[str, Any]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    source: FileRef | None
+    output: FileRef | None
+    environment: Environment
+
+
+class Claim(Record):
+    """One measured gain or cost in words: `figure` large, `what` beside it, `detail` below."""
+
+    figure: str
+    what: str
+    detail: str
+
+
+class RunSummary(Record):
+    """A whole run."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    headline: str
+    claims: tuple[Claim, ...] = ()
+    rows: tuple[Row, ...]
+    lesion: tuple[LesionFigure, ...] = ()
+    modules: tuple[ModuleState, ...] = ()
+    stages: tuple[StageDetail, ...] = Field(default=())
+    recipe: str | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def not_run(self) -> tuple[Row, ...]:
+        """Engines that were built here and could not run here."""
+        return tuple(row for row in self.rows if row.latency_missing.startswith("built, not run"))

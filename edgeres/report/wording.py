@@ -1,0 +1,139 @@
+"""Figures in words: units, signs and intervals as they stand in the table, the page and the headline."""
+
+from __future__ import annotations
+
+from edgeres.core.statistics import Interval
+from edgeres.report.summary import Change, Changes, Row
+
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_SAME = 0.005  # ratios closer to 1 than half a percent are called no change
+
+Lines = tuple[str, ...]
+
+COLUMNS: dict[str, str] = {
+    "stage": "Stage",
+    "what": "What changed",
+    "precision": "Precision",
+    "top1": "Top-1 %",
+    "top5": "Top-5 %",
+    "params": "Parameters",
+    "macs": "MACs",
+    "size": "File",
+    "latency": "Latency ms",
+    "first": "Against the first",
+    "previous": "Against the previous",
+}
+
+
+def cells(row: Row) -> dict[str, Lines]:
+    """The row's text by column of COLUMNS: the figure first, then what qualifies it."""
+    return {
+        "stage": (row.name,),
+        "what": (row.what or "–",),
+        "precision": (row.precision or "–",),
+        "top1": _top1(row),
+        "top5": (percent(row.accuracy.top5) if row.accuracy else "–",),
+        "params": (count(row.params),),
+        "macs": (count(row.macs),),
+        "size": (size(row.size_bytes),),
+        "latency": _latency(row),
+        "first": changes_text(row.versus_first),
+        "previous": changes_text(row.versus_previous),
+    }
+
+
+def percent(fraction: float) -> str:
+    """Two decimals, no sign."""
+    return f"{100 * fraction:.2f}"
+
+
+def count(number: int) -> str:
+    """Three significant digits with k, M or G."""
+    for factor, unit in _UNITS:
+        if number >= factor:
+            return f"{_three_digits(number / factor)} {unit}"
+    return str(number)
+
+
+def size(size_bytes: int) -> str:
+    """Decimal units, three significant digits."""
+    return f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes} B"
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    """With a sign always, a true minus; what rounds to nothing has none."""
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) == 0:
+        return text
+    return ("−" if value < 0 else "+") + text
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits."""
+    return _three_digits(value)
+
+
+def points(change: Change) -> Lines:
+    """`−0.32 points`, `[−0.90, +0.26]`."""
+    figure = f"{signed(change.value)} points"
+    if change.low is None or change.high is None:
+        return (figure,)
+    return figure, f"[{signed(change.low)}, {signed(change.high)}]"
+
+
+def speed(change: Change) -> Lines:
+    """How many times as fast, from a ratio of latencies: `speed ×1.42`, `[1.40, 1.45]`."""
+    figure = f"speed ×{1 / change.value:.2f}"
+    if not change.low or not change.high:
+        return (figure,)
+    return figure, f"[{1 / change.high:.2f}, {1 / change.low:.2f}]"
+
+
+def changes_text(changes: Changes) -> Lines:
+    """A figure and its interval for all that can be compared."""
+    lines: Lines = ()
+    if changes.points:
+        lines += points(changes.points)
+    if changes.latency_ratio:
+        lines += speed(changes.latency_ratio)
+    if changes.size_ratio:
+        lines += (f"size ×{changes.size_ratio.value:.2f}",)
+    return lines or ("–",)
+
+
+def is_same(ratio: float) -> bool:
+    """Whether a ratio is no change worth a word."""
+    return abs(ratio - 1) < _SAME
+
+
+def runtime_name(runtime: str) -> str:
+    """The runtime without its version: `torch`, `onnxruntime`."""
+    return runtime.partition(" ")[0]
+
+
+def _top1(row: Row) -> Lines:
+    if row.accuracy is None:
+        return (row.accuracy_missing,)
+    top1 = row.accuracy.top1
+    return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {row.accuracy.n:,}"
+
+
+def _latency(row: Row) -> Lines:
+    if row.latency is None:
+        return (row.latency_missing,)
+    return (
+        *_quantile("p50", row.latency.p50_ms),
+        *_quantile("p99", row.latency.p99_ms),
+        f"n = {row.latency.samples:,}",
+        runtime_name(row.latency.runtime),
+    )
+
+
+def _quantile(name: str, figure: Interval) -> Lines:
+    interval = f"[{milliseconds(figure.low)}, {milliseconds(figure.high)}]"
+    return f"{name} {milliseconds(figure.value)}", interval
+
+
+def _three_digits(value: float) -> str:
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{decimals}f}"

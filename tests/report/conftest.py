@@ -1,0 +1,220 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from edgeres.core.environment import Environment
+from edgeres.core.metrics import Accuracy, Latency, paired_difference
+from edgeres.core.spec import Card, Cost, ModelSpec, Preprocess
+from edgeres.core.stage import FileRef, StageReport, write_report
+from edgeres.models import modules_of
+
+N = 5000
+CLASSES = 10
+DROPPED = ("layer1.3", "layer2.5", "layer3.4", "layer3.7")
+PARAMS, MACS = 855_770, 125_485_706
+ENVIRONMENT = Environment(
+    machine="Fake CPU @ 2.00GHz, 2 cores",
+    cpu="Fake CPU @ 2.00GHz",
+    cores=2,
+    memory_gib=8,
+    gpus=(),
+    system="Linux-6.1-x86_64",
+    python="3.11.7",
+    edgeres="0.1.0",
+    packages={"torch": "2.6.0", "onnxruntime": "1.20.0"},
+)
+
+
+class FakeRun:
+    """A run folder true to the schema, its measurements made up; stages are added in order."""
+
+    def __init__(self, path):
+        self.path, self.count = path, 0
+        self.generator = np.random.default_rng(0)
+        self.labels = self.generator.integers(0, CLASSES, N)
+        self.spec = ModelSpec(
+            family="resnet",
+            variant="resnet56",
+            num_classes=CLASSES,
+            input_shape=(3, 32, 32),
+            preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, resize=None),
+        )
+
+    def stage(self, stage, *, source=None, config=None, **fields):
+        """Adds NN-stage with a report; returns its folder."""
+        folder = self.path / f"{self.count:02d}-{stage}"
+        self.count += 1
+        report = StageReport(
+            stage=stage,
+            config=config or {},
+            source=source,
+            environment=ENVIRONMENT,
+            created="2025-01-31T12:00:00+00:00",
+            duration_s=12.3,
+            **fields,
+        )
+        write_report(report, folder / "report.json")
+        return folder
+
+    def model(self, stage, name, size_bytes, *, source=None, dropped=(), precision="fp32", **fields):
+        """Adds a stage that made the file `name`; returns (folder, reference)."""
+        folder = self.path / f"{self.count:02d}-{stage}"
+        folder.mkdir(parents=True)
+        cost = Cost(params=PARAMS - 30_000 * len(dropped), macs=MACS - 4_000_000 * len(dropped))
+        (folder / name).write_bytes(self._content(cost, dropped, stage, size_bytes))
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        output = FileRef(path=f"/elsewhere/{folder.name}/{name}", sha256=digest, size_bytes=size_bytes)
+        self.stage(
+            stage, source=source, output=output, cost=cost, precision=precision, dropped=dropped, **fields
+        )
+        return folder, output
+
+    def evaluated(self, folder, output, top1, runtime="torch 2.6.0 cpu", *, predictions=True):
+        """Adds eval.json and eval.npy to the stage folder."""
+        wrong = self.generator.permutation(N)[: N - round(top1 * N)]
+        guesses = self.labels.copy()
+        guesses[wrong] = (guesses[wrong] + 1) % CLASSES
+        if predictions:
+            np.save(folder / "eval.npy", np.stack([guesses, self.labels], axis=1).astype(np.uint16))
+        accuracy = Accuracy(
+            correct_top1=round(top1 * N),
+            correct_top5=round((top1 + 1) / 2 * N),
+            n=N,
+            dataset="cifar10",
+            split="val",
+            runtime=runtime,
+            artifact=output.sha256,
+            predictions="eval.npy" if predictions else None,
+        )
+        report = StageReport(
+            stage="eval",
+            config={"data": "cifar10"},
+            source=output,
+            accuracy=(accuracy,),
+            environment=ENVIRONMENT,
+            created="2025-01-31T12:00:00+00:00",
+            duration_s=3.0,
+        )
+        write_report(report, folder / "eval.json")
+        return accuracy
+
+    def latency(self, output, median_ms, runtime="torch 2.6.0 cpu", session="fake"):
+        """Twenty rounds of five calls around the median; a round's disturbance is shared by all models."""
+        rounds = np.random.default_rng(7).uniform(0.95, 1.05, size=(20, 1))
+        samples = median_ms * rounds * (1 + 0.02 * self.generator.standard_normal((20, 5)))
+        return Latency(
+            samples_ms=tuple(float(sample) for sample in samples.ravel()),
+            batch=1,
+            runtime=runtime,
+            threads=2,
+            session=session,
+            artifact=output.sha256,
+            warmup=50,
+            machine=ENVIRONMENT.machine,
+            rounds=(5,) * 20,
+        )
+
+    def lesion(self, source):
+        """Adds a lesion table over all modules."""
+        whole = self._lesion("", "whole", 0.0)
+        table = [
+            self._lesion(
+                info.name, info.kind, -45.0 if info.kind == "projection" else -0.4 * (index % 9) - 0.2
+            )
+            for index, info in enumerate(modules_of(self.spec))
+        ]
+        return self.stage("lesion", source=source, results={"table": table, "whole": whole})
+
+    def _lesion(self, module, kind, change_points):
+        return {
+            "module": module,
+            "kind": kind,
+            "accuracy": {"correct_top1": 4000, "correct_top5": 4900, "n": N, "dataset": "cifar10"},
+            "loss": 0.5,
+            "kl": 0.1,
+            "change_points": change_points,
+            "half_width_points": 0.3,
+        }
+
+    def _content(self, cost, dropped, stage, size_bytes):
+        spec = self.spec.model_copy(update={"dropped": tuple(sorted(dropped))})
+        card = Card(spec=spec, cost=cost, stage=stage)
+        header = json.dumps({"__metadata__": {"edgeres": card.model_dump_json()}}).encode()
+        return (len(header).to_bytes(8, "little") + header).ljust(size_bytes, b"\0")
+
+
+@pytest.fixture
+def fake_run(tmp_path):
+    """An empty run folder."""
+    path = tmp_path / "fake"
+    path.mkdir()
+    return FakeRun(path)
+
+
+@pytest.fixture
+def whole_run(fake_run):
+    """Import, lesion, prune, recover, export, quantize, compile, bench."""
+    fill(fake_run)
+    return fake_run
+
+
+def fill(run):
+    config = {"file": "resnet56_cifar10.pt", "arch": "resnet56"}
+    folder, first = run.model("import", "model.safetensors", 3_500_000, config=config)
+    run.evaluated(folder, first, 0.9236)
+    run.lesion(first)
+    results = {"chosen": list(DROPPED)}
+    folder, pruned = run.model(
+        "prune", "model.safetensors", 3_020_000, source=first, dropped=DROPPED, results=results
+    )
+    run.evaluated(folder, pruned, 0.8842)
+    folder, recovered = run.model(
+        "recover", "model.safetensors", 3_020_001, source=pruned, dropped=DROPPED, config={"epochs": 2}
+    )
+    run.evaluated(folder, recovered, 0.9180)
+    results = {"opset": 17, "batch": 1}
+    folder, exported = run.model(
+        "export", "model.onnx", 2_990_000, source=recovered, dropped=DROPPED, results=results
+    )
+    run.evaluated(folder, exported, 0.9182, "onnxruntime 1.20.0 cpu")
+    folder, quantized = run.model(
+        "quantize",
+        "model.onnx",
+        810_000,
+        source=exported,
+        dropped=DROPPED,
+        precision="int8",
+        config={"method": "entropy"},
+        warnings=("layer3.0.conv1: 3 % of the inputs are clipped",),
+    )
+    run.evaluated(folder, quantized, 0.9160, "onnxruntime 1.20.0 cpu literal Q/DQ")
+    _, engine = run.model(
+        "compile",
+        "model.plan",
+        2_400_000,
+        source=quantized,
+        dropped=DROPPED,
+        precision="int8",
+        results={"targets": ["sm_86", "sm_89", "sm_120"]},
+    )
+    latencies = (
+        run.latency(first, 19.0),
+        run.latency(pruned, 16.4),
+        run.latency(recovered, 16.3),
+        run.latency(exported, 2.15, "onnxruntime 1.20.0 cpu"),
+    )
+    skipped = {quantized.sha256: "not timed: placed for TensorRT", engine.sha256: "built, not run: sm_86"}
+    run.stage("bench", latency=latencies, results={"skipped": skipped}, notes=("model.plan: built, not run",))
+
+
+@pytest.fixture
+def paired():
+    """An independent statement of the paired change of two tables of (prediction, label), in points."""
+
+    def change(before, after):
+        difference, half = paired_difference(before[:, 0] == before[:, 1], after[:, 0] == after[:, 1])
+        return 100 * difference, 100 * half
+
+    return change

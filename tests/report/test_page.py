@@ -1,0 +1,128 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from edgeres.report.page import commands_for, module_groups, page_from
+from edgeres.report.rows import rows_from
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Outline(HTMLParser):
+    """Checks that elements close in order and keeps them with their attributes and text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.found, self.text = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def page(whole_run):
+    return page_from(rows_from(whole_run.path))
+
+
+def test_every_element_is_closed_in_order(page):
+    assert Outline(page).open == []
+
+
+def test_the_page_fetches_nothing_and_is_small(page):
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert "@import" not in page
+    assert "<script" not in page
+    assert len(page.encode()) < 2_000_000
+
+
+def test_the_page_has_a_dark_and_a_printed_form_and_fits_a_phone(page):
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+    assert 'content="width=device-width, initial-scale=1"' in page
+
+
+def test_tables_have_scoped_headers_and_figures_a_name(page):
+    outline = Outline(page)
+    headers = [attributes for tag, attributes in outline.found if tag == "th"]
+    assert {attributes.get("scope") for attributes in headers} == {"col", "row"}
+    pictures = [attributes for _, attributes in outline.found if attributes.get("role") == "img"]
+    assert len(pictures) == 2
+    assert all(attributes["aria-label"] for attributes in pictures)
+    regions = [attributes for _, attributes in outline.found if attributes.get("role") == "region"]
+    assert all(attributes["tabindex"] == "0" and attributes["aria-label"] for attributes in regions)
+
+
+def test_the_page_tells_what_was_built_but_not_run(page):
+    text = Outline(page).text
+    assert "Built here, not run here" in text
+    assert "06-compile/model.plan" in text
+
+
+def test_stage_details_show_settings_notes_warnings_and_versions(page):
+    text = Outline(page).text
+    for expected in (
+        "layer3.0.conv1: 3 % of the inputs are clipped",
+        "1 warning",
+        "method",
+        "entropy",
+        "2.6.0",
+    ):
+        assert expected in text
+
+
+def test_text_from_files_cannot_become_markup(fake_run):
+    evil = "<script>alert(1)</script>"
+    fake_run.model("import", "model.safetensors", 1000, config={"arch": evil}, notes=(evil,))
+    (fake_run.path / "recipe.toml").write_text(f"name = '{evil}'")
+    page = page_from(rows_from(fake_run.path))
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_run_that_only_began_makes_a_page(fake_run):
+    fake_run.model("train", "model.safetensors", 1000)
+    outline = Outline(page_from(rows_from(fake_run.path)))
+    assert outline.open == []
+    assert "Pictures" not in outline.text
+    assert "not evaluated" in outline.text
+
+
+def test_problems_stand_on_the_page(whole_run):
+    (whole_run.path / "05-quantize/report.json").unlink()
+    assert "05-quantize: unfinished" in Outline(page_from(rows_from(whole_run.path))).text
+
+
+def test_modules_are_grouped_by_their_stage(whole_run):
+    groups = list(module_groups(rows_from(whole_run.path).modules))
+    assert [(name, len(members)) for name, members in groups] == [("layer1", 9), ("layer2", 9), ("layer3", 9)]
+
+
+def test_a_run_from_a_recipe_is_repeated_by_the_recipe(whole_run):
+    (whole_run.path / "recipe.toml").write_text("[train]\nepochs = 3\n")
+    summary = rows_from(whole_run.path)
+    assert commands_for(summary) == ["edgeres run recipe.toml"]
+    assert "epochs = 3" in page_from(summary)
+
+
+def test_a_run_by_hand_is_repeated_command_by_command(fake_run):
+    config = {"drop": 2, "keep": ["layer1.0", "layer1.1"], "stem": False, "modules": [], "data": None}
+    fake_run.stage("prune", config=config)
+    assert commands_for(rows_from(fake_run.path)) == [
+        "edgeres prune --drop 2 --keep layer1.0,layer1.1 --no-stem"
+    ]

@@ -1,0 +1,39 @@
+import pytest
+
+from edgeres.report.summary import Change
+from edgeres.report.wording import count, milliseconds, points, signed, size, speed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00 k"), (269_722, "270 k"), (4_089_284_608, "4.09 G")],
+)
+def test_counts_have_three_digits(value, text):
+    assert count(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(12, "12 B"), (1_120_000, "1.12 MB"), (98_000, "98.0 kB")])
+def test_sizes_are_decimal(value, text):
+    assert size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (-0.001, "0.00"), (0.0, "0.00")]
+)
+def test_what_rounds_to_nothing_has_no_sign(value, text):
+    assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123")]
+)
+def test_milliseconds_have_three_digits(value, text):
+    assert milliseconds(value) == text
+
+
+def test_half_the_latency_is_twice_the_speed():
+    assert speed(Change(value=0.5, low=0.4, high=0.8, versus="a")) == ("speed ×2.00", "[1.25, 2.50]")
+
+
+def test_a_change_without_an_interval_shows_none():
+    assert points(Change(value=-1.5, versus="a")) == ("−1.50 points",)

@@ -8,6 +8,7 @@ package.module:function   your own function () -> Dataset
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,10 +55,8 @@ class Dataset:
                 raise InputError(f"{self.name}: {split.name} has no images")
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(self.classes):
-                wrong = low if low < 0 else high
-                raise InputError(
-                    f"{self.name}: {split.name} has label {wrong}, there are {len(self.classes)} classes"
-                )
+                wrong, known = low if low < 0 else high, len(self.classes)
+                raise InputError(f"{self.name}: {split.name} has label {wrong}, there are {known} classes")
 
 
 def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset:
@@ -75,10 +74,8 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset
             return dataset_from_function(name)
         raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {_KNOWN})")
     if bool(argument) != (kind == "folder"):
-        needs = (
-            "folder:PATH needs a path" if kind == "folder" else f"{kind} takes no argument, got {argument!r}"
-        )
-        raise InputError(f"data set {name!r}: {needs}")
+        form = "folder:PATH" if kind == "folder" else kind
+        raise InputError(f"data set {name!r} should read {form}")
     dataset: Dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
     return dataset
 
@@ -94,10 +91,9 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
         raise InputError(f"{name} has {len(dataset.classes)} classes and the model has {spec.num_classes}")
     if not spec.classes or spec.classes == dataset.classes:
         return dataset
-    if missing := [f"{label!r}" for label in dataset.classes if label not in spec.classes]:
-        shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
+    if missing := [label for label in dataset.classes if label not in spec.classes]:
         raise InputError(
-            f"{name} has classes the model does not know: {shown} (the model: {_some(spec.classes)})"
+            f"{name} has classes the model does not know: {_some(missing)} (it has {_some(spec.classes)})"
         )
     return _renumbered(dataset, spec.classes)
 
@@ -108,5 +104,5 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     return replace(dataset, classes=classes, train=train, val=val)
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeres.core.errors import InputError
+from edgeres.core.spec import Preprocess
+from edgeres.data import Split, dataset_from
+from edgeres.models import spec_from_arch
+
+
+def save(path: Path, colour: int | tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(path)
+
+
+def two_splits(root: Path, val: str = "val") -> Path:
+    for label, shade in (("cat", 10), ("dog", 200)):
+        for i in range(3):
+            save(root / "train" / label / f"{i}.png", (shade, i, 0))
+        save(root / val / label / "0.png", (shade, 99, 0))
+    return root
+
+
+def shades(split: Split) -> list[int]:
+    spec = spec_from_arch(
+        "resnet20",
+        num_classes=2,
+        input_shape=(3, 8, 8),
+        preprocess=Preprocess(mean=(0.0,) * 3, std=(1 / 255,) * 3),
+    )
+    return [round(float(x)) for images, _ in split.batches(spec, 2) for x in images[:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
+def test_classes_are_numbered_in_alphabetical_order(tmp_path: Path, val: str) -> None:
+    found = dataset_from(f"folder:{two_splits(tmp_path, val)}")
+    assert found.classes == ("cat", "dog")
+    assert found.input_shape == (3, 8, 8)
+    assert found.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.val.ids == (f"{val}/cat/0.png", f"{val}/dog/0.png")
+    assert shades(found.train) == [10, 10, 10, 200, 200, 200]
+
+
+def test_one_tree_is_split_by_the_seed_without_overlap(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        for i in range(10):
+            save(tmp_path / label / f"{i}.png", i)
+    found = dataset_from(f"folder:{tmp_path}")
+    assert np.bincount(found.val.labels).tolist() == [2, 2]
+    assert len({*found.train.ids, *found.val.ids}) == 20
+    assert found.input_shape == (1, 8, 8)
+    assert dataset_from(f"folder:{tmp_path}").val.ids == found.val.ids
+
+
+def test_images_of_several_sizes_are_streamed_to_the_usual_input(tmp_path: Path) -> None:
+    root = two_splits(tmp_path)
+    save(root / "train" / "cat" / "wide.png", (77, 0, 0), (20, 10))
+    found = dataset_from(f"folder:{root}")
+    assert found.input_shape == (3, 224, 224)
+    assert found.preprocess.resize == 256
+    spec = spec_from_arch("resnet18", num_classes=2)
+    images, labels = next(found.train.subset([3, 0]).batches(spec, 2))
+    assert images.shape == (2, 3, 224, 224)
+    expected = (np.array([77, 10]) / 255 - 0.485) / 0.229
+    np.testing.assert_allclose(images[:, 0, 100, 100], expected, rtol=1e-5)
+    assert labels.tolist() == [0, 0]
+
+
+def test_an_odd_image_the_sample_of_headers_missed_changes_no_pixel(tmp_path: Path, monkeypatch) -> None:
+    root = two_splits(tmp_path)
+    monkeypatch.setattr("edgeres.data.sources._HEADERS_READ", 2)
+    save(root / "train" / "cat" / "1.png", (60, 0, 0), (9, 9))
+    found = dataset_from(f"folder:{root}")
+    assert found.input_shape == (3, 8, 8)
+    with pytest.raises(InputError, match=r"1\.png is 9x9 pixels, resnet20 takes 8x8"):
+        shades(found.train)
+    assert shades(found.train.subset([0, 2, 3])) == [10, 10, 200]
+
+
+def test_only_the_images_asked_for_are_decoded(tmp_path: Path) -> None:
+    root = two_splits(tmp_path)
+    found = dataset_from(f"folder:{root}")
+    (root / "train" / "cat" / "1.png").write_bytes(b"not an image")
+    assert shades(found.val) == [10, 200]
+    assert shades(found.train.subset([5, 0])) == [200, 10]
+    with pytest.raises(InputError, match=r"cat/1\.png is not a readable image"):
+        shades(found.train)
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    root = two_splits(tmp_path)
+    (root / "train" / "cat" / "._0.png").write_bytes(b"resource fork")
+    (root / "train" / "cat" / "notes.txt").write_text("x")
+    (root / "train" / ".thumbs").mkdir()
+    assert len(dataset_from(f"folder:{root}").train) == 6
+
+
+def broken(root: Path, how: str) -> None:
+    two_splits(root)
+    if how == "empty class":
+        for path in (root / "train" / "cat").iterdir():
+            path.unlink()
+    elif how == "no val":
+        (root / "val").rename(root / "other")
+    elif how == "val class missing in train":
+        save(root / "val" / "emu" / "0.png", (1, 2, 3))
+    elif how == "one class":
+        (root / "train" / "dog").rename(root / "dog")
+    elif how == "corrupt":
+        (root / "train" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("empty class", r"class folder .*train/cat holds no image"),
+        ("no val", r"has train/ but none of val/, valid/, validation/, test/"),
+        ("val class missing in train", r"class 'emu' is in .*val but not in .*train"),
+        ("one class", r"train holds only the folder 'cat'"),
+        ("corrupt", r"cat/0\.png is not a readable image"),
+    ],
+)
+def test_a_broken_folder_is_named_in_one_line(tmp_path: Path, how: str, message: str) -> None:
+    broken(tmp_path, how)
+    with pytest.raises(InputError, match=message) as caught:
+        dataset_from(f"folder:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_too_small_to_split_is_named(tmp_path: Path) -> None:
+    for i in range(9):
+        save(tmp_path / "many" / f"{i}.png", i)
+    save(tmp_path / "one" / "0.png", 0)
+    with pytest.raises(InputError, match=r"class 'one' .* too few images to split"):
+        dataset_from(f"folder:{tmp_path}")
+
+
+def test_a_folder_without_classes_says_what_it_should_hold(tmp_path: Path) -> None:
+    save(tmp_path / "loose.png", 1)
+    with pytest.raises(
+        InputError, match="holds no folder; it should hold one folder of images for each class"
+    ):
+        dataset_from(f"folder:{tmp_path}")
+
+
+def test_the_data_layer_imports_no_torch() -> None:
+    modules = "edgeres.data, edgeres.data.folder, edgeres.data.digits, edgeres.data.custom"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

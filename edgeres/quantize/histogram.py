@@ -1,0 +1,94 @@
+"""Streaming histogram of |x|: bounded memory, exact under merging.
+
+`BINS` equal bins cover [0, 2^exponent), the smallest power of two above the largest |x| seen. A wider value
+doubles the range by adding neighbouring bins in pairs. Bin edges are therefore dyadic and binning is exact
+in floating point: the histogram depends on the values only, not on their order or on how they were cut into
+batches.
+
+Exact zeros are counted apart: they are representable at any scale, so they say nothing about where to clip.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.core.errors import InputError
+
+BINS = 2048  # as TensorRT's entropy calibrator
+_MIN_EXPONENT = -100  # keeps BINS / 2^exponent inside float32
+
+
+@dataclass
+class Histogram:
+    """Counts of |x| of the tensor `name`; `minimum` and `maximum` are of x itself."""
+
+    name: str
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    exponent: int = _MIN_EXPONENT
+    zeros: int = 0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+
+    @property
+    def n(self) -> int:
+        """Values seen."""
+        return int(self.counts.sum()) + self.zeros
+
+    @property
+    def absmax(self) -> float:
+        """Largest |x|, exact; 0 before anything was seen."""
+        return max(self.maximum, -self.minimum, 0.0)
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return math.ldexp(1.0, self.exponent) / BINS
+
+    @property
+    def used(self) -> int:
+        """Bins up to and with the one that holds `absmax`."""
+        return min(int(self.absmax / self.width) + 1, BINS)
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Counts `values` (any shape, floating point); raises InputError if one is NaN or infinite."""
+        if values.size == 0:
+            return
+        magnitude = np.abs(values.ravel())
+        largest = float(magnitude.max())
+        if not math.isfinite(largest):
+            kind = "NaN" if math.isnan(largest) else "infinite"
+            raise InputError(f"tensor {self.name!r} has {kind} values; the model or its images are damaged")
+        self._widen(math.frexp(largest)[1] if largest else _MIN_EXPONENT)
+        zeros = values.size - int(np.count_nonzero(magnitude))
+        magnitude *= BINS * math.ldexp(1.0, -self.exponent)
+        self.counts += np.bincount(magnitude.astype(np.intp), minlength=BINS)
+        self.counts[0] -= zeros
+        self.zeros += zeros
+        self.minimum = min(self.minimum, float(values.min()))
+        self.maximum = max(self.maximum, float(values.max()))
+
+    def merge(self, other: Histogram) -> None:
+        """Counts everything `other` has seen; afterwards equal to one histogram of both."""
+        self._widen(other.exponent)
+        self.counts += _coarsened(other.counts, self.exponent - other.exponent)
+        self.zeros += other.zeros
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+
+    def _widen(self, exponent: int) -> None:
+        if exponent > self.exponent:
+            self.counts = _coarsened(self.counts, exponent - self.exponent)
+            self.exponent = exponent
+
+
+def _coarsened(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
+    """The same counts on a range 2^doublings times as wide."""
+    group = min(1 << min(doublings, BINS), BINS)
+    wide = np.zeros_like(counts)
+    wide[: BINS // group] = counts.reshape(-1, group).sum(1)
+    return wide

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeres.core.errors import InputError
+from edgeres.models.resnet import ORDERINGS
+from edgeres.quantize.graph import LAYERS, GraphView
+from edgeres.quantize.placement import placement_of, skip_index
+
+
+def readers_of(placement, tensor: str) -> list[str]:
+    return [name for point in placement.points if point.tensor == tensor for name, _ in point.readers]
+
+
+def test_an_identity_module_shares_one_pair_between_its_first_layer_and_its_skip(onnx_of):
+    placement = placement_of(onnx_of("resnet8").proto)
+    assert readers_of(placement, "relu") == ["layer1.0.conv1", "layer1.0.add"]
+
+
+def test_a_projection_gets_its_pair_behind_the_projection(onnx_of):
+    placement = placement_of(onnx_of("resnet8", shortcut="B").proto)
+    assert readers_of(placement, "layer2.0.downsample.0") == ["layer2.0.add"]
+    assert readers_of(placement, "layer1.0.relu_1") == ["layer2.0.conv1", "layer2.0.downsample.0"]
+
+
+def test_a_padded_skip_reads_the_shared_pair_and_keeps_its_scale_before_the_addition(onnx_of):
+    placement = placement_of(onnx_of("resnet8", shortcut="A").proto)
+    assert readers_of(placement, "layer1.0.relu_1") == ["layer2.0.conv1", "layer2.0.downsample.slice"]
+    padded = next(point for point in placement.points if point.tensor == "layer2.0.downsample.pad")
+    assert (padded.readers, padded.scale_of) == ((("layer2.0.add", 0),), "layer1.0.relu_1")
+    assert "layer2.0.downsample.pad" not in placement.observed
+
+
+def test_a_preactivation_skip_has_a_pair_of_its_own_on_the_raw_input(onnx_of):
+    placement = placement_of(onnx_of("resnet14", ordering="full-preact", shortcut="A").proto)
+    assert readers_of(placement, "layer1.0.add") == ["layer1.1.add"]
+    assert readers_of(placement, "layer1.1.relu") == ["layer1.1.conv1"]
+    padded = next(point for point in placement.points if point.tensor == "layer2.0.downsample.pad")
+    assert padded.scale_of == padded.tensor
+
+
+def cases() -> list[tuple[str, dict[str, object]]]:
+    return [
+        *(
+            (arch, {"ordering": ordering, "shortcut": shortcut})
+            for arch in ("resnet8", "fcresnet8")
+            for ordering in ORDERINGS
+            for shortcut in "ABC"
+        ),
+        *(("resnet5", {"layers": 1, "shortcut": shortcut}) for shortcut in "ABC"),
+        *(("resnet11", {"bottleneck": True, "layers": 3, "shortcut": shortcut}) for shortcut in "ABC"),
+        ("resnet14", {"ordering": "bn-after-add", "dropped": ("layer1.1", "layer2.0")}),
+        ("resnet14", {"shortcut": "B", "dropped": ("layer1.0", "layer3.0")}),
+        ("plain8", {}),
+        ("vgg11", {}),
+    ]
+
+
+@pytest.mark.parametrize(("arch", "options"), cases())
+def test_every_layer_is_quantized_and_of_every_addition_the_skip_alone(arch, options, onnx_of):
+    model = onnx_of(arch, **options).proto
+    placement, view = placement_of(model), GraphView(model)
+    read = [reader for point in placement.points for reader in point.readers]
+    assert len(read) == len(set(read))
+    assert (
+        {layer.name for layer in view.layers}
+        == set(placement.layers)
+        == {n for n, _ in read} & {layer.name for layer in view.layers}
+    )
+    assert [addition.name for addition in view.additions] == list(placement.additions)
+    for addition in view.additions:
+        inputs = [index for name, index in read if name == addition.name]
+        assert len(inputs) == 1
+        skip, branch = addition.input[inputs[0]], addition.input[1 - inputs[0]]
+        assert branch_of(view, branch) > 0
+        assert ".downsample" in skip or branch_of(view, skip) == 0
+
+
+def branch_of(view: GraphView, tensor: str) -> int:
+    """Layers of the branch F that end in `tensor`, told by the names of the original network."""
+    layers, module = 0, tensor.rsplit(".", 1)[0]
+    while (node := view.producers.get(tensor)) is not None and node.name.startswith(module + "."):
+        if node.op_type == "Add":
+            break
+        layers += node.op_type in LAYERS and ".downsample" not in node.name
+        tensor = node.input[0]
+    return layers
+
+
+def test_stem_and_head_can_stay_float(onnx_of):
+    model = onnx_of("resnet8").proto
+    whole = placement_of(model)
+    part = placement_of(model, stem=False, head=False)
+    assert set(whole.layers) - set(part.layers) == {"conv1", "fc"}
+    assert set(whole.observed) - set(part.observed) == {"images", "flatten"}
+
+
+def test_the_skip_is_found_on_either_side_of_the_addition():
+    for swapped in (False, True):
+        inputs = ["y", "x"] if swapped else ["x", "y"]
+        model = graph_of([node("Conv", ["x", "w"], "y"), node("Add", inputs, "z")])
+        view = GraphView(model)
+        assert skip_index(view, view.additions[0]) == int(swapped)
+
+
+def test_of_two_single_layers_the_one_with_fewer_weights_is_the_skip():
+    for swapped in (False, True):
+        inputs = ["branch", "skip"] if swapped else ["skip", "branch"]
+        layers = [node("Conv", ["x", "w9"], "branch"), node("Conv", ["x", "w"], "skip")]
+        view = GraphView(graph_of([*layers, node("Add", inputs, "z")]))
+        assert skip_index(view, view.additions[0]) == int(swapped)
+
+
+def test_an_addition_of_unrelated_tensors_has_no_skip():
+    model = graph_of([node("Relu", ["x"], "y"), node("Relu", ["u"], "v"), node("Add", ["y", "v"], "z")])
+    assert placement_of(model).points == ()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([("MatMul", ["x", "w"], "z")], "cannot quantize MatMul node 'z'"),
+        ([("Gemm", ["x", "w"], "z")], "Gemm node 'z' has transB = 0"),
+        ([("Relu", ["x"], "r"), ("Conv", ["x", "r"], "z")], "weights of 'z' are not stored"),
+    ],
+)
+def test_layers_the_rule_does_not_know_are_refused_by_name(nodes, message):
+    with pytest.raises(InputError, match=message):
+        placement_of(graph_of([node(*entry) for entry in nodes]))
+
+
+def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, [output], name=output)
+
+
+def graph_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    images = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, 1, 1)) for name in "xu"]
+    weights = [
+        helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0]),
+        helper.make_tensor("w9", TensorProto.FLOAT, (1, 1, 3, 3), [1.0] * 9),
+    ]
+    output = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    return helper.make_model(helper.make_graph(nodes, "test", images, [output], weights))

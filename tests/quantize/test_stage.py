@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import InputError
+from edgeres.data import dataset_from
+from edgeres.quantize.calibrators import CALIBRATORS
+from edgeres.quantize.graph import GraphView
+from edgeres.quantize.lint import lint
+from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.stage import QuantizeConfig, quantize, sqnr_db
+from edgeres.runtime import runner_for
+
+
+@pytest.fixture
+def calibrated(onnx_of, tmp_path):
+    source = onnx_of("resnet8", dynamic=True)
+    return source, calibrate(
+        source, CalibrateConfig(data="digits", images=64), tmp_path / "scales"
+    ).output.path
+
+
+def logits_of(model: OnnxModel) -> np.ndarray:
+    images = next(dataset_from("digits").val.batches(model.spec, 100))[0]
+    with runner_for(model) as runner:
+        return runner.infer(images)
+
+
+@pytest.mark.parametrize("method", sorted(CALIBRATORS))
+def test_int8_logits_are_close_to_the_float_ones(method, calibrated, tmp_path):
+    source, scales = calibrated
+    result = quantize(source, QuantizeConfig(scales=scales, method=method), tmp_path / "out")
+    expected = logits_of(source)
+    assert sqnr_db(expected, expected - logits_of(result.output)) > 15
+
+
+def test_the_file_says_what_it_is_and_obeys_the_rules(calibrated, tmp_path):
+    source, scales = calibrated
+    result = quantize(source, QuantizeConfig(scales=scales), tmp_path / "out")
+    output = result.output
+    assert output.precision == "int8"
+    assert (output.spec, output.card.parent, output.card.stage) == (source.spec, source.sha256, "quantize")
+    assert lint(output.proto) == ()
+    assert (result.report.results["quantized_layers"], result.report.results["quantized_skips"]) == (8, 3)
+    assert output.size_bytes < source.size_bytes / 2
+
+
+def test_quantizing_twice_gives_the_same_bytes(calibrated, tmp_path):
+    source, scales = calibrated
+    paths = [quantize(source, QuantizeConfig(scales=scales), tmp_path / name).output.path for name in "ab"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_stem_and_head_stay_float_when_asked(calibrated, tmp_path):
+    source, scales = calibrated
+    config = QuantizeConfig(scales=scales, stem=False, head=False)
+    view = GraphView(quantize(source, config, tmp_path / "out").output.proto)
+    layers = {layer.name: layer for layer in view.layers}
+    assert list(layers["conv1"].input[:2]) == ["images", "conv1.weight"]
+    assert list(layers["fc"].input[:2]) == ["flatten", "fc.weight"]
+    assert layers["layer1.0.conv1"].input[1] == "layer1.0.conv1.weight.dequantized"
+
+
+def changed(path, change) -> None:
+    table = json.loads(path.read_text())
+    change(table)
+    path.write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update(model_sha256="0" * 64), "was made for another model than"),
+        (lambda t: t.update(n=8), "comes from 8 images; use 32 or more"),
+        (lambda t: t["tensors"].pop("relu"), "has no bound for tensor 'relu'"),
+        (lambda t: t["tensors"]["relu"]["amax"].update(entropy=-1), r"has the bound -1.0 for tensor 'relu'"),
+        (lambda t: t["tensors"]["relu"]["amax"].pop("entropy"), "has no bound for tensor 'relu'"),
+        (lambda t: t.update(methods=["minmax"]), r"has no method 'entropy' \(it has: minmax\)"),
+        (lambda t: t.update(kind="lesions"), "not a readable ScaleTable"),
+    ],
+)
+def test_an_unsuitable_scale_table_is_refused_in_one_line(change, message, calibrated, tmp_path):
+    source, scales = calibrated
+    changed(scales, change)
+    with pytest.raises(InputError, match=message) as caught:
+        quantize(source, QuantizeConfig(scales=scales, method="entropy"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_scale_table_at_all_is_an_error_that_says_what_to_do(calibrated, tmp_path):
+    with pytest.raises(InputError, match="edgeres calibrate"):
+        quantize(calibrated[0], QuantizeConfig(), tmp_path / "out")
+
+
+def test_a_dead_tensor_is_quantized_with_a_warning(calibrated, tmp_path):
+    source, scales = calibrated
+    changed(scales, lambda t: t["tensors"]["relu"]["amax"].update(entropy=0))
+    result = quantize(source, QuantizeConfig(scales=scales, method="entropy"), tmp_path / "out")
+    assert any("relu was zero on every calibration image" in warning for warning in result.report.warnings)
+
+
+def test_sqnr_is_twenty_db_for_a_tenth():
+    assert sqnr_db(np.ones(5), np.full(5, 0.1)) == pytest.approx(20)
+    assert sqnr_db(np.ones(5), np.zeros(5)) == math.inf

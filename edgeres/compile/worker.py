@@ -1,0 +1,73 @@
+"""Builds one engine in a process of its own: `python -m edgeres.compile.worker JOB.json RESULT.json`.
+
+TensorRT may crash the process, prints on stdout and keeps one logger for good; all that stays in here. The
+result goes through a file. Build phases are written to stderr, one line each, behind PHASE.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgeres.compile.builder import BuildError, BuildJob, Built, build
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.files import write_text
+
+PHASE = "phase: "
+_NOISE = "checkMacros.cpp::catchCudaError"  # follows every error on a machine without a driver
+_MOST_MESSAGES = 20
+
+
+class WorkerResult(Record):
+    """`error` is None after success; `usable`: the binding could be imported; `messages` are TensorRT's."""
+
+    error: str | None = None
+    usable: bool = True
+    built: Built | None = None
+    messages: tuple[str, ...] = ()
+
+
+def main(job_path: Path, result_path: Path) -> None:
+    """Builds what the job says and writes the result."""
+    job = record_from_json(BuildJob, job_path)
+    write_text(result_path, _result(job).model_dump_json())
+
+
+def _result(job: BuildJob) -> WorkerResult:
+    try:
+        trt = importlib.import_module(job.module)
+    except ImportError as err:
+        return WorkerResult(error=str(err), usable=False)
+    messages: list[str] = []
+    logger = _logger(trt, messages)
+    try:
+        plan, built = build(trt, job, logger, _report_phase)
+    except BuildError as err:
+        return WorkerResult(error=str(err), messages=tuple(messages[:_MOST_MESSAGES]))
+    Path(job.plan_path).write_bytes(plan)
+    return WorkerResult(built=built, messages=tuple(messages[:_MOST_MESSAGES]))
+
+
+def _logger(trt: Any, messages: list[str]) -> Any:
+    """Keeps warnings and errors in `messages`. TensorRT holds it without owning it: keep the object alive."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity <= trt.ILogger.Severity.WARNING and _NOISE not in msg:
+                messages.append(" ".join(msg.split()))
+
+    return Logger()
+
+
+def _report_phase(name: str) -> None:
+    sys.stderr.write(f"{PHASE}{name}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeres.core.config import config_from
+from edgeres.core.errors import DeviceError, InputError
+from edgeres.data import dataset_from
+from edgeres.models.weights import load_network
+from edgeres.train.stage import TrainConfig, spec_for, train
+
+QUICK = {"arch": "resnet8", "width": 4, "epochs": 2, "batch": 256, "threads": 1}
+
+
+def quick(**options: object) -> TrainConfig:
+    return config_from(TrainConfig, {**QUICK, **options}, "test")
+
+
+def test_a_checkpoint_carries_the_data_sets_classes_and_preprocessing(tmp_path: Path) -> None:
+    result = train(None, quick(ordering="full-preact", shortcut="B"), tmp_path)
+    spec, digits = result.output.spec, dataset_from("digits")
+    assert (spec.classes, spec.preprocess, spec.input_shape) == (digits.classes, digits.preprocess, (1, 8, 8))
+    assert spec.options == {"ordering": "full-preact", "shortcut": "B", "width": 4}
+    load_network(result.output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "model.safetensors"]
+
+
+def test_the_report_speaks_of_loss_and_never_of_accuracy(tmp_path: Path) -> None:
+    report = train(None, quick(seed=7, ema=0.5), tmp_path).report
+    assert (report.results["seed"], report.results["epochs"], report.results["steps"]) == (7, 2, 10)
+    assert report.results["processes"] == 1
+    assert report.results["final_loss"] > 0
+    assert not report.accuracy
+    assert not [key for key in report.results if "top1" in key or "accuracy" in key]
+    assert report.notes == ("weights are the running average",)
+
+
+def test_a_few_epochs_read_digits(tmp_path: Path) -> None:
+    config = quick(width=8, epochs=8, batch=64)
+    output = train(None, config, tmp_path).output
+    import torch
+
+    network, correct = load_network(output), 0
+    for images, labels in dataset_from("digits").val.batches(output.spec, 500):
+        with torch.no_grad():
+            correct += int((network(torch.from_numpy(images)).argmax(1).numpy() == labels).sum())
+    assert correct > 0.9 * 449
+
+
+def test_a_student_takes_the_order_of_its_teachers_classes(tmp_path: Path) -> None:
+    teacher = train(None, quick(), tmp_path / "teacher").output
+    student = train(None, quick(teacher=teacher.path, seed=1), tmp_path / "student")
+    assert student.output.spec.classes == teacher.spec.classes
+
+
+def test_a_teacher_for_other_images_is_refused(tmp_path: Path) -> None:
+    teacher = train(None, quick(), tmp_path / "teacher").output
+    with pytest.raises(InputError, match=r"takes images \(1, 8, 8\), resnet8 takes \(1, 16, 16\)"):
+        train(None, quick(teacher=teacher.path, image_size=16), tmp_path / "student")
+
+
+def test_half_precision_without_a_gpu_is_refused(tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(DeviceError, match="--precision bf16 needs a GPU"):
+        train(None, quick(precision="bf16"), tmp_path)
+
+
+def test_another_image_size_brings_its_resize() -> None:
+    digits = dataset_from("digits")
+    spec = spec_for(quick(image_size=28), digits)
+    assert (spec.input_shape, spec.preprocess.resize) == ((1, 28, 28), 32)
+    assert spec_for(quick(image_size=8), digits).preprocess == digits.preprocess
+    images, _ = next(digits.val.batches(spec, 4))
+    assert images.shape == (4, 1, 28, 28)
+
+
+def test_the_config_is_importable_without_torch() -> None:
+    code = "import sys, edgeres.train.stage; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from edgeres.core.config import config_from
+from edgeres.train.learner import Learner
+from edgeres.train.stage import TrainConfig, train
+
+out, die_at = Path(sys.argv[1]), int(sys.argv[2])
+steps, learn = 0, Learner.learn
+
+def dying(self, *args):
+    global steps
+    steps += 1
+    if steps == die_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn(self, *args)
+
+Learner.learn = dying
+options = dict(arch="resnet8", width=4, epochs=3, batch=256, threads=1)
+options |= dict(ema=0.9, stochastic_depth=0.3, save_every_s=0)
+result = train(None, config_from(TrainConfig, options, "script"), out)
+print("FIRST", result.report.results["first_step"], "PROCESSES", result.report.results["processes"])
+"""
+
+
+def launched(processes: int, script: Path, out: Path, die_at: int) -> subprocess.CompletedProcess[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(script), str(out), str(die_at)]
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+
+def sha256_of(out: Path) -> str:
+    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path, processes: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    undisturbed = launched(processes, script, tmp_path / "a", die_at=0)
+    assert f"FIRST 0 PROCESSES {processes}" in undisturbed.stdout, undisturbed.stderr
+    killed = launched(processes, script, tmp_path / "b", die_at=8)
+    assert killed.returncode != 0
+    assert not (tmp_path / "b" / "model.safetensors").exists()
+    resumed = launched(processes, script, tmp_path / "b", die_at=0)
+    assert f"FIRST 7 PROCESSES {processes}" in resumed.stdout, resumed.stderr
+    assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
+
+
+SHARES = """
+import sys
+import torch
+from pathlib import Path
+from edgeres.core.errors import InputError
+from edgeres.train.config import LoopConfig
+from edgeres.train.processes import accelerator_for, agreed_text, is_main, slice_for, wait_for_all
+
+accelerator = accelerator_for("fp32")
+part = slice_for(LoopConfig(batch=6), accelerator)
+lines = [f"{part.start}-{part.stop}", agreed_text(lambda: f"chosen by {accelerator.process_index}")]
+def fail():
+    raise InputError("no such run")
+for attempt in (lambda: agreed_text(fail), lambda: slice_for(LoopConfig(batch=7), accelerator)):
+    try:
+        attempt()
+    except InputError as err:
+        lines.append(str(err))
+Path(sys.argv[1], f"{accelerator.process_index}.txt").write_text("\\n".join(lines))
+wait_for_all()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch_and_agree_on_one_text(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SHARES)
+    done = launched(2, script, tmp_path, 0)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"{i}.txt").read_text().splitlines() for i in (0, 1))
+    refusal = "a batch of 7 does not divide by 2 processes; change it"
+    assert first == ["0-3", "chosen by 0", "no such run", refusal]
+    assert second == ["3-6", "chosen by 0", "no such run", refusal]
+
+
+def test_log_csv_has_one_row_an_epoch(tmp_path: Path) -> None:
+    train(None, quick(), tmp_path)
+    table = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
+    assert table["epoch"].tolist() == [1, 2]
+    assert table["step"].tolist() == [5, 10]
+    assert ((table["val_top1"] > 0) & (table["val_top1"] <= 1)).all()

@@ -1,3 +1,3 @@
-"""From a ResNet to a measured INT8 TensorRT engine: every name below is also a command of `edgeres`."""
+"""From a ResNet to a measured INT8 TensorRT engine: `edgeres.api` is the Python interface."""
 
 __version__ = "0.1.0"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.stage import StageReport
+
+if TYPE_CHECKING:
+    from edgeres.report.summary import RunSummary
 
 _LONG = 160
 
@@ -30,6 +34,22 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
     if report.output is not None:
         click.echo(f"{report.output.path}  {size_text(report.output.size_bytes)}, {report.duration_s:.1f} s")
+
+
+def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
+    """The one table of a run, and where its page is."""
+    if as_json:
+        click.echo(summary.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+
+    from edgeres.report.table import table_from
+
+    console = Console()
+    console.print(table_from(summary))
+    for problem in summary.problems:
+        click.echo(f"missing: {problem}", err=True)
+    click.echo(f"{where}: report.html, report.md, report.json, report.csv")
 
 
 def accuracy_line(accuracy: Accuracy) -> str:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgeres.cli.output import print_result
+from edgeres.cli.output import print_result, print_summary
 from edgeres.core.errors import InputError
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Step, recipe_from
@@ -66,5 +66,5 @@ def _print_done(done: Done, count: int, *, as_json: bool) -> None:
         click.echo(click.style(head, bold=True))
     for report in done.reports:
         print_result(report, as_json=as_json)
-    if done.text and not as_json:
-        click.echo(done.text)
+    if done.summary is not None:
+        print_summary(done.summary, done.where, as_json=as_json)

@@ -28,6 +28,7 @@ from edgeres.core.stage import REPORT_NAME, StageReport
 
 STARTED_NAME = "started.json"
 RECIPE_NAME = "recipe.toml"
+EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
 LATEST = "latest"
 _FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
 
@@ -118,9 +119,13 @@ class Run:
         return self.path / f"{index:02d}-{stage}"
 
     def data(self) -> str | None:
-        """The data set named last in this run."""
-        names = [report.config.get("data") for _, report in self.reports()]
-        return next((str(name) for name in reversed(names) if name), None)
+        """The data set named last in this run, by a stage or an evaluation."""
+        for folder in reversed(self.finished()):
+            for name in (EVAL_NAME, REPORT_NAME):
+                with contextlib.suppress(EdgeresError):
+                    if data := record_from_json(StageReport, folder.path / name).config.get("data"):
+                        return str(data)
+        return None
 
     def make_latest(self) -> None:
         """Points runs/latest here (a symbolic link, or a text file where links are not allowed)."""

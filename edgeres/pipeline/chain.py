@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeres.core.artifacts import Model
 from edgeres.core.errors import EdgeresError, InputError
@@ -15,6 +16,9 @@ from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
 from edgeres.pipeline.recipe import Recipe, Step, toml_text
 from edgeres.pipeline.stages import STAGES, execute, filled, stage_key
+
+if TYPE_CHECKING:
+    from edgeres.report.summary import RunSummary
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +31,7 @@ class Done:
     where: Path
     reports: tuple[StageReport, ...]
     reused: bool
-    text: str = ""
+    summary: RunSummary | None = None
 
 
 @dataclass

@@ -54,7 +54,7 @@ def _stages() -> dict[str, str]:
 
 LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
-    "datasets": _datasets,
+    "data": _datasets,
     "recipes": _recipes,
     "runs": _runs,
     "stages": _stages,

@@ -7,17 +7,22 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import Config, record_from_json
 from edgeres.core.errors import EdgeresError
-from edgeres.core.runs import Run, StageFolder
+from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.stages import stage_key
 
+if TYPE_CHECKING:
+    from edgeres.bench.stage import BenchConfig
+    from edgeres.evaluate.stage import EvalConfig
+    from edgeres.report.stage import ReportConfig
+    from edgeres.report.summary import RunSummary
+
 log = logging.getLogger(__name__)
-EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
 Measured = tuple[tuple[StageReport, ...], bool]
 
 
@@ -40,7 +45,7 @@ def evaluate_in_place(
     folder: Path, model: Model, config: Config, *, fresh: bool = False
 ) -> tuple[StageReport, bool]:
     """The evaluation of `model` in `folder`/eval.json, made now unless one with the same key is there."""
-    from edgeres.evaluate.stage import EvalConfig, evaluate
+    from edgeres.evaluate.stage import evaluate
 
     key = stage_key("eval", model, config)
     known = None if fresh else _report_with(folder / EVAL_NAME, key)
@@ -57,7 +62,7 @@ def bench_models(
     models: Sequence[tuple[StageFolder, Model]], config: Config, folder: StageFolder, *, fresh: bool = False
 ) -> Measured:
     """The latency of every model that runs here, interleaved; written into `folder`."""
-    from edgeres.bench.stage import BenchConfig, bench_report
+    from edgeres.bench.stage import bench_report
 
     hashes = json.dumps([model.sha256 for _, model in models])
     key = hashlib.sha256((hashes + stage_key("bench", None, config)).encode()).hexdigest()
@@ -71,11 +76,11 @@ def bench_models(
     return (report,), False
 
 
-def write_run_report(run: Run, config: Config) -> None:
-    """report.html, .md, .json and .csv in the run's folder."""
-    from edgeres.report.stage import ReportConfig, report
+def write_run_report(run: Run, config: Config) -> RunSummary:
+    """Writes report.html, .md, .json and .csv into the run's folder and returns what is in them."""
+    from edgeres.report.stage import report
 
-    report(run.path, cast("ReportConfig", config))
+    return report(run.path, cast("ReportConfig", config))
 
 
 def _report_with(path: Path, key: str) -> StageReport | None:

@@ -27,7 +27,7 @@ from edgeres.core.artifacts import (
     ScaleTableFile,
 )
 from edgeres.core.config import Config
-from edgeres.core.errors import InputError, StageError
+from edgeres.core.errors import EdgeresError, InputError, StageError
 from edgeres.core.files import sha256_of, write_text
 from edgeres.core.names import resolve
 from edgeres.core.runs import STARTED_NAME, Run
@@ -124,6 +124,9 @@ def execute(
         write_text(folder / STARTED_NAME, json.dumps({"stage": stage, "key": key}) + "\n")
     try:
         result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)
+    except EdgeresError:
+        _leave_no_trace(folder)
+        raise
     except MemoryError as err:
         raise StageError(f"{stage}: out of memory; try a smaller --batch or fewer --images") from err
     result = StageResult(result.output, result.report.model_copy(update={"key": key}))
@@ -131,6 +134,13 @@ def execute(
         write_report(result.report, folder / REPORT_NAME)
         (folder / STARTED_NAME).unlink(missing_ok=True)
     return result
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """Removes the folder of a call that was refused, unless it made something that can be resumed."""
+    if is_main_process() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
+        (folder / STARTED_NAME).unlink()
+        folder.rmdir()
 
 
 def is_main_process() -> bool:

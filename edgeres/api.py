@@ -1,0 +1,88 @@
+"""The Python interface: every stage of the command line, typed.
+
+Every stage is a plain function `(source, config, out_dir) -> StageResult`, the same that the command of its name runs:
+
+    from pathlib import Path
+    from edgeres import api
+
+    trained = api.train(None, api.TrainConfig(arch="resnet20", data="digits"), Path("out/train"))
+    pruned = api.prune(trained.output, api.PruneConfig(drop=3, data="digits"), Path("out/prune"))
+
+Names are imported when first used, so importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeres.bench.stage import BenchConfig as BenchConfig
+    from edgeres.bench.stage import bench_report as bench
+    from edgeres.compile.stage import CompileConfig as CompileConfig
+    from edgeres.compile.stage import compile_engine as compile_engine
+    from edgeres.core.artifacts import Checkpoint as Checkpoint
+    from edgeres.core.artifacts import Engine as Engine
+    from edgeres.core.artifacts import OnnxModel as OnnxModel
+    from edgeres.core.artifacts import model_from as model_from
+    from edgeres.core.errors import EdgeresError as EdgeresError
+    from edgeres.core.spec import ModelSpec as ModelSpec
+    from edgeres.core.spec import Preprocess as Preprocess
+    from edgeres.core.stage import StageReport as StageReport
+    from edgeres.core.stage import StageResult as StageResult
+    from edgeres.data import Dataset as Dataset
+    from edgeres.data import dataset_from as dataset_from
+    from edgeres.evaluate.stage import EvalConfig as EvalConfig
+    from edgeres.evaluate.stage import evaluate as evaluate
+    from edgeres.export.stage import ExportConfig as ExportConfig
+    from edgeres.export.stage import export as export
+    from edgeres.models import network_from as network_from
+    from edgeres.models import spec_from_arch as spec_from_arch
+    from edgeres.models.importing import ImportConfig as ImportConfig
+    from edgeres.models.importing import import_checkpoint as import_checkpoint
+    from edgeres.prune.recover import RecoverConfig as RecoverConfig
+    from edgeres.prune.recover import recover as recover
+    from edgeres.prune.stage import PruneConfig as PruneConfig
+    from edgeres.prune.stage import prune as prune
+    from edgeres.quantize.scales import CalibrateConfig as CalibrateConfig
+    from edgeres.quantize.scales import calibrate as calibrate
+    from edgeres.quantize.stage import QuantizeConfig as QuantizeConfig
+    from edgeres.quantize.stage import quantize as quantize
+    from edgeres.report.stage import ReportConfig as ReportConfig
+    from edgeres.report.stage import report as report
+    from edgeres.study.stage import LesionConfig as LesionConfig
+    from edgeres.study.stage import lesion as lesion
+    from edgeres.train.stage import TrainConfig as TrainConfig
+    from edgeres.train.stage import train as train
+
+_PLACES = {
+    "edgeres.bench.stage": ("BenchConfig",),
+    "edgeres.compile.stage": ("CompileConfig", "compile_engine"),
+    "edgeres.core.artifacts": ("Checkpoint", "Engine", "OnnxModel", "model_from"),
+    "edgeres.core.errors": ("EdgeresError",),
+    "edgeres.core.spec": ("ModelSpec", "Preprocess"),
+    "edgeres.core.stage": ("StageReport", "StageResult"),
+    "edgeres.data": ("Dataset", "dataset_from"),
+    "edgeres.evaluate.stage": ("EvalConfig", "evaluate"),
+    "edgeres.export.stage": ("ExportConfig", "export"),
+    "edgeres.models": ("network_from", "spec_from_arch"),
+    "edgeres.models.importing": ("ImportConfig", "import_checkpoint"),
+    "edgeres.prune.recover": ("RecoverConfig", "recover"),
+    "edgeres.prune.stage": ("PruneConfig", "prune"),
+    "edgeres.quantize.scales": ("CalibrateConfig", "calibrate"),
+    "edgeres.quantize.stage": ("QuantizeConfig", "quantize"),
+    "edgeres.report.stage": ("ReportConfig", "report"),
+    "edgeres.study.stage": ("LesionConfig", "lesion"),
+    "edgeres.train.stage": ("TrainConfig", "train"),
+}
+_HOME = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'edgeres.api' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

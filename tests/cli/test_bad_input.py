@@ -1,0 +1,190 @@
+"""Twenty and more mistakes, each answered in one line with the documented exit code and no traceback."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeres.cli.main import _run
+
+
+@pytest.fixture
+def edgeres(monkeypatch, capfd):
+    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgeres", *map(str, arguments)])
+        code = _run()
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(checkpoint_of, spec_of):
+    return checkpoint_of(spec_of("resnet8")).path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of two 8x8 grey images in train and val."""
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+CASES = {
+    "unknown command": (["prun"], 2, "did you mean prune"),
+    "unknown option": (["train", "resnet20", "--epoch", "3"], 2, "--epochs"),
+    "not a number": (["train", "resnet20", "--data", "digits", "--epochs", "many"], 2, "'many'"),
+    "zero epochs": (["train", "resnet20", "--data", "digits", "--epochs", "0"], 2, "epochs"),
+    "unknown architecture": (["train", "resnt20", "--data", "digits"], 2, "did you mean resnet20"),
+    "impossible depth": (["train", "resnet21", "--data", "digits"], 2, "6n + 2"),
+    "unknown data": (["train", "resnet8", "--data", "digit"], 2, "did you mean digits"),
+    "no such folder": (["train", "resnet8", "--data", "folder:nowhere"], 2, "nowhere"),
+    "no such function": (["train", "resnet8", "--data", "nowhere.module:f"], 2, "nowhere"),
+    "no current run": (["prune", "--drop", "1"], 2, "no current run"),
+    "no such run": (["report", "nothing"], 2, "nothing"),
+    "no such file": (["eval", "none.safetensors", "--data", "digits"], 2, "does not exist"),
+    "foreign file": (["eval", "none.pth", "--data", "digits"], 2, "edgeres import"),
+    "no such recipe": (["run", "dmo"], 2, "did you mean demo"),
+    "no such recipe file": (["run", "my.toml"], 2, "my.toml"),
+    "override of no stage": (["run", "demo", "--set", "prun.drop=4"], 2, "no stage 'prun'"),
+    "override without value": (["run", "demo", "--set", "prune.drop"], 2, "STAGE.OPTION=VALUE"),
+    "override of no option": (["run", "demo", "--set", "prune.dropp=4"], 2, "did you mean drop"),
+    "from no stage": (["run", "demo", "--from", "brune"], 2, "no such stage"),
+    "recipe without its file": (["run", "int8", "--dry-run"], 2, "file is needed"),
+    "unknown listing": (["ls", "modles"], 2, "modles"),
+    "import without a file": (["import", "none.pt", "--arch", "resnet20"], 2, "does not exist"),
+    "show nothing": (["show", "resnet21"], 2, "6n + 2"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), CASES.values(), ids=CASES)
+def test_a_mistake_is_one_line_and_a_code(edgeres, arguments, code, message):
+    assert_refused(edgeres(*arguments), code, message)
+
+
+def assert_refused(outcome, code, message):
+    found, out, err = outcome
+    assert found == code, err
+    assert message in err
+    assert err.count("\n") == 1 and err.startswith("edgeres: ")
+    assert out == ""
+
+
+def test_a_checkpoint_of_something_else(edgeres, tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(struct.pack("<Q", 2) + b"{}")
+    assert_refused(edgeres("show", path), 2, "not written by edgeres")
+
+
+def test_a_damaged_checkpoint(edgeres, checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert_refused(edgeres("eval", checkpoint, "--data", "digits"), 2, "damaged")
+
+
+def test_an_onnx_file_that_is_none(edgeres, tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"not onnx")
+    assert_refused(edgeres("show", path), 2, "not a readable ONNX file")
+
+
+def test_the_wrong_kind_of_file(edgeres, checkpoint):
+    assert_refused(edgeres("quantize", checkpoint), 2, "needs a float .onnx file")
+
+
+def test_other_classes_than_the_model_has(edgeres, checkpoint, photos):
+    assert_refused(edgeres("eval", checkpoint, "--data", f"folder:{photos}"), 2, "2 classes")
+
+
+def test_a_corrupt_image(edgeres, photos):
+    bad = photos / "train" / "cat" / "0.png"
+    bad.write_bytes(b"\x89PNG")
+    outcome = edgeres("train", "resnet8", "--data", f"folder:{photos}", "--batch", 2, "--epochs", 1)
+    assert_refused(outcome, 2, str(bad))
+
+
+def test_an_empty_class(edgeres, photos):
+    for path in (photos / "train" / "cat").iterdir():
+        path.unlink()
+    assert_refused(edgeres("train", "resnet8", "--data", f"folder:{photos}"), 2, "cat")
+
+
+def test_a_class_of_val_that_train_lacks(edgeres, photos):
+    (photos / "val" / "cow").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(photos / "val" / "cow" / "0.png")
+    assert_refused(edgeres("train", "resnet8", "--data", f"folder:{photos}"), 2, "cow")
+
+
+def test_more_drops_than_modules(edgeres, checkpoint):
+    outcome = edgeres("prune", checkpoint, "--drop", 9, "--data", "digits", "-o", "x.safetensors")
+    assert_refused(outcome, 2, "cannot drop 9")
+    assert not Path("x.safetensors").exists()
+
+
+def test_an_unknown_module(edgeres, checkpoint):
+    outcome = edgeres("prune", checkpoint, "--modules", "layer1.00", "-o", "x.safetensors")
+    assert_refused(outcome, 2, "did you mean layer1.0")
+
+
+def test_the_wrong_suffix_for_the_output(edgeres, checkpoint):
+    outcome = edgeres("prune", checkpoint, "--modules", "layer1.0", "-o", "x.onnx")
+    assert_refused(outcome, 2, "writes a .safetensors file")
+
+
+def test_an_output_below_a_file(edgeres, checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = edgeres("prune", checkpoint, "--modules", "layer1.0", "-o", tmp_path / "file" / "x.safetensors")
+    assert_refused(outcome, 2, "cannot write")
+
+
+def test_recovering_without_a_teacher(edgeres, checkpoint):
+    outcome = edgeres("recover", checkpoint, "--data", "digits", "-o", "x.safetensors")
+    assert_refused(outcome, 2, "--teacher")
+
+
+def test_a_teacher_that_is_another_network(edgeres, checkpoint, checkpoint_of, spec_of):
+    teacher = checkpoint_of(spec_of("resnet14"), "teacher.safetensors").path
+    outcome = edgeres("recover", checkpoint, "--data", "digits", "--teacher", teacher, "-o", "x.safetensors")
+    assert_refused(outcome, 2, "was cut from")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("name = 'x'\nstage = []\n", "has no [[stage]]"),
+        ("name = 'x'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
+        ("name = 'x'\n[[stage]]\ndrop = 1\n", 'no use = "..."'),
+        ("name = 'x'\n[[stage]]\nuse = 'trian'\n", "did you mean train"),
+        ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\nepoch = 1\n", "did you mean epochs"),
+        ("name = 'x'\n[[stage]]\nuse = 'bench'\n", "comes before any stage"),
+        ("name = '../x'\n[[stage]]\nuse = 'train'\n", "name"),
+        ("name = \n", "line 1"),
+    ],
+)
+def test_wrong_recipes_stop_before_anything_runs(edgeres, tmp_path, runs_folder, recipe, message):
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe)
+    assert_refused(edgeres("run", path), 2, message)
+    assert not runs_folder.exists()
+
+
+def test_a_missing_package_names_the_extra(tmp_path):
+    code = "import sys; sys.modules['torch'] = None; from edgeres.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "import", "x.pt", "--arch", "resnet20"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "pip install 'edgeres[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,86 @@
+"""The command line starts at once and the base install works without the heavy packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from edgeres.cli.main import COMMANDS, STAGE_COMMANDS, cli
+from edgeres.cli.options import options_of
+from edgeres.pipeline.recipe import MEASURES
+from edgeres.pipeline.stages import STAGES
+
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "pydantic", "rich", "matplotlib", "accelerate")
+BLOCKED = ("torch", "torchvision", "safetensors", "accelerate", "onnx", "onnxruntime", "matplotlib", "jinja2")
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom edgeres.cli.main import cli\n"
+        "assert CliRunner().invoke(cli, ['--help']).exit_code == 0\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\nassert not found, found"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("doctor",), ("doctor", "--json"), ("show", "resnet56"), ("ls", "models")])
+def test_the_base_install_answers_without_torch_and_onnx(arguments):
+    blocked = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
+    done = run_python(blocked + "from edgeres.cli.main import main; main()", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_checkpoint_is_shown_without_torch(checkpoint_of, spec_of):
+    path = checkpoint_of(spec_of("resnet14").without(("layer1.1",))).path
+    blocked = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
+    done = run_python(blocked + "from edgeres.cli.main import main; main()", "show", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "layer1.1" in done.stdout and "dropped" in done.stdout
+
+
+DEVICE_SIDE = (
+    "edgeres.core.runs",
+    "edgeres.bench.stage",
+    "edgeres.report.stage",
+    "edgeres.compile.stage",
+    "edgeres.runtime.ort",
+    "edgeres.evaluate.stage",
+    "edgeres.data",
+    "edgeres.pipeline.chain",
+    "edgeres.quantize.stage",
+)
+
+
+@pytest.mark.parametrize("module", DEVICE_SIDE)
+def test_the_device_side_imports_without_torch(module):
+    done = run_python(f"import sys; sys.modules['torch'] = None; import {module}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", [*STAGE_COMMANDS, *COMMANDS])
+def test_every_command_has_help(name):
+    done = CliRunner().invoke(cli, [name, "--help"])
+    assert done.exit_code == 0, done.output
+    assert "Usage" in done.output
+
+
+def test_every_stage_is_a_command():
+    assert STAGE_COMMANDS.keys() == STAGES.keys()
+    assert MEASURES.keys() <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_config_field_is_described_and_becomes_an_option(stage):
+    kind = STAGES[stage].config_class()
+    assert all(field.description for field in kind.model_fields.values())
+    parameters = options_of(kind)(lambda **_: None).__click_params__
+    assert {parameter.name for parameter in parameters} == set(kind.model_fields)

@@ -1,0 +1,106 @@
+"""A command without an artifact finds its source; a named one keeps its run; nothing is written elsewhere."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import InputError
+from edgeres.core.runs import Run, latest_run
+from edgeres.core.stage import StageReport
+from edgeres.pipeline.calls import Call, call, evaluate_call
+
+
+@pytest.fixture
+def imported(checkpoint_of, spec_of):
+    """A run that begins with an imported checkpoint."""
+    path = checkpoint_of(spec_of("resnet14"), "mine.safetensors").path
+    return call(Call("import", values={"file": path}))
+
+
+def test_prune_works_as_typed_and_says_what_it_took(imported, caplog):
+    with caplog.at_level(logging.INFO, "edgeres"):
+        result = call(Call("prune", values={"modules": "layer1.1"}))
+    assert result.report.source.sha256 == imported.output.sha256
+    assert str(imported.output.path) in caplog.text
+    assert result.output.path.parent.name == "01-prune"
+    assert record_from_json(StageReport, result.output.path.parent / "report.json") == result.report
+
+
+def test_the_newest_artifact_is_taken(imported):
+    first = call(Call("prune", values={"modules": "layer1.1"}))
+    second = call(Call("prune", values={"modules": "layer1.0"}))
+    assert second.report.source.sha256 == first.output.sha256
+    assert second.output.spec.dropped == ("layer1.0", "layer1.1")
+
+
+def test_a_named_artifact_decides_the_run(imported, checkpoint_of, spec_of):
+    other = call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), "other.safetensors").path}))
+    assert latest_run().name == "other"
+    result = call(Call("prune", source=imported.output.path, values={"modules": "layer1.1"}))
+    assert Run(result.output.path.parent.parent).name == "mine" == latest_run().name
+    assert other.output.path.parent.parent.name == "other"
+
+
+def test_a_checkpoint_from_outside_begins_a_run_with_its_copy(checkpoint_of, spec_of):
+    outside = checkpoint_of(spec_of("resnet8"), "outside.safetensors")
+    result = call(Call("prune", source=outside.path, values={"modules": "layer1.0"}))
+    folders = [folder.path.name for folder in latest_run().finished()]
+    assert folders == ["00-import", "01-prune"]
+    assert result.report.source.sha256 == outside.sha256
+
+
+def test_out_writes_there_and_nowhere_else(checkpoint_of, spec_of, tmp_path, runs_folder):
+    outside = checkpoint_of(spec_of("resnet8"), "outside.safetensors")
+    target = tmp_path / "new" / "short.safetensors"
+    call(Call("prune", source=outside.path, out=target, values={"modules": "layer1.0"}))
+    assert Checkpoint(target).spec.dropped == ("layer1.0",)
+    assert sorted(path.name for path in target.parent.iterdir()) == [
+        "short.safetensors",
+        "short.safetensors.report.json",
+    ]
+    assert not runs_folder.exists()
+
+
+def test_a_second_run_of_the_same_name_is_numbered(checkpoint_of, spec_of):
+    path = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+    names = [call(Call("import", values={"file": path})).output.path.parent.parent.name for _ in range(2)]
+    assert names == ["mine", "mine-2"]
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
+    def interrupted(source, config, out_dir):
+        raise KeyboardInterrupt
+
+    request = Call("prune", values={"modules": "layer1.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeres.prune.stage.prune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(request)
+    started = latest_run().folders()[-1]
+    assert not started.is_finished and started.started_key
+    assert call(request).output.path.parent == started.path
+    assert latest_run().folders()[-1].is_finished
+
+
+def test_eval_stands_beside_the_model_and_remembers_the_data(imported):
+    report = evaluate_call(None, None, {"data": "digits"})
+    folder = imported.output.path.parent
+    assert record_from_json(StageReport, folder / "eval.json").accuracy == report.accuracy
+    assert (folder / "eval.npy").is_file()
+
+
+def test_eval_outside_of_a_run_writes_nothing(checkpoint_of, spec_of, tmp_path):
+    path = checkpoint_of(spec_of("resnet8"), "alone.safetensors").path
+    before = sorted(tmp_path.rglob("*"))
+    evaluate_call(path, None, {"data": "digits"})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_onnx_file_from_outside_needs_a_place_for_the_result(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"")
+    with pytest.raises(InputError):
+        call(Call("quantize", source=tmp_path / "x.onnx"))

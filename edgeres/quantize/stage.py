@@ -28,9 +28,7 @@ class QuantizeConfig(Config):
     """Which clipping bounds are used, and where nothing is quantized."""
 
     scales: Path | None = Field(None, description="scale table of this model, made by edgeres calibrate")
-    method: str = Field(
-        "entropy", description="calibrator whose bounds are used: minmax, entropy, percentile, mse"
-    )
+    method: str = Field("mse", description="calibrator to use: mse, entropy, percentile, minmax")
     stem: bool = Field(True, description="quantize the first layer")
     head: bool = Field(True, description="quantize the last layer")
 

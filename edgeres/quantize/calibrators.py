@@ -4,8 +4,8 @@
 
 A new one is a function and a line in CALIBRATORS. All are deterministic.
 
-Signal to quantization noise of the logits in dB on 2,000 training images drawn with another seed (CIFAR-10 JPEG, 512
-calibration images, mean of 3 seeds, literal Q/DQ on ONNX Runtime's CPU provider):
+Signal to quantization noise of the logits in dB on 2,000 training images of another seed (CIFAR-10 JPEG,
+512 calibration images, mean of 3 seeds, literal Q/DQ on ONNX Runtime's CPU provider):
 
                  mse    entropy   minmax   percentile
     ResNet-56    29.2    28.5      27.5     26.4

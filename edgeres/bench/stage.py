@@ -64,15 +64,17 @@ def bench(models: Sequence[Model], config: BenchConfig) -> tuple[list[Latency], 
 def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
     """The stage "bench": one interleaved session over what can run here.
 
-    Raises InputError for no models or two times the same, StageError if one cannot be loaded.
+    Raises InputError for no models, StageError if one cannot be loaded.
     """
-    _check(models)
+    if not models:
+        raise InputError("no model to time; name at least one: edgeres bench model.safetensors model.onnx")
     recorder = Recorder("bench", config, source=None)
-    skipped = {model.sha256: reason for model in models if (reason := reason_to_skip(model, config))}
-    chosen = [model for model in models if model.sha256 not in skipped]
+    distinct = _distinct(models, recorder)
+    skipped = {model.sha256: reason for model in distinct if (reason := reason_to_skip(model, config))}
+    names = {model.sha256: label_of(model.path) for model in distinct}
     recorder.results["skipped"] = skipped
-    names = {model.sha256: label_of(model.path) for model in models}
     recorder.notes += [f"{names[sha256]}: {reason}" for sha256, reason in skipped.items()]
+    chosen = [model for model in distinct if model.sha256 not in skipped]
     if chosen:
         _time(chosen, config, recorder)
     return recorder.finish(output=None)
@@ -117,14 +119,16 @@ def warnings_for(latencies: Sequence[Latency], measured: Sequence[Measured], bus
     return found
 
 
-def _check(models: Sequence[Model]) -> None:
-    if not models:
-        raise InputError("no model to time; name at least one: edgeres bench model.safetensors model.onnx")
+def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
+    """The models without those whose content came before."""
     seen: dict[str, Model] = {}
     for model in models:
         twin = seen.setdefault(model.sha256, model)
         if twin is not model:
-            raise InputError(f"{twin.path} and {model.path} are the same file; name it once")
+            recorder.notes.append(
+                f"{label_of(model.path)} is the same file as {label_of(twin.path)}; timed once"
+            )
+    return list(seen.values())
 
 
 def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:

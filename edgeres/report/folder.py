@@ -23,12 +23,23 @@ class FinishedStage:
 
     path: Path
     report: StageReport
-    accuracy: tuple[Accuracy, ...]
+    evaluation: StageReport | None
 
     @property
     def name(self) -> str:
         """NN-stage."""
         return self.path.name
+
+    @property
+    def accuracy(self) -> tuple[Accuracy, ...]:
+        """What eval.json says, before what the stage itself measured on val."""
+        own = tuple(one for one in self.report.accuracy if one.split == "val")
+        return (*self.evaluation.accuracy, *own) if self.evaluation else own
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of the stage and of its evaluation."""
+        return (*self.report.warnings, *(self.evaluation.warnings if self.evaluation else ()))
 
 
 @dataclass(frozen=True)
@@ -94,19 +105,17 @@ def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | Non
     except InputError as err:
         problems.append(_problem(folder.path, err))
         return None
-    return FinishedStage(folder.path, report, _accuracies(folder.path, report, problems))
+    return FinishedStage(folder.path, report, _evaluation_in(folder.path, problems))
 
 
-def _accuracies(path: Path, report: StageReport, problems: list[str]) -> tuple[Accuracy, ...]:
-    """What eval.json says, before what the stage itself measured on val."""
-    own = tuple(one for one in report.accuracy if one.split == "val")
+def _evaluation_in(path: Path, problems: list[str]) -> StageReport | None:
     if not (path / EVAL_NAME).is_file():
-        return own
+        return None
     try:
-        return record_from_json(StageReport, path / EVAL_NAME).accuracy + own
+        return record_from_json(StageReport, path / EVAL_NAME)
     except InputError as err:
         problems.append(_problem(path, err))
-        return own
+        return None
 
 
 def _problem(path: Path, err: InputError) -> str:

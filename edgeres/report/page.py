@@ -14,6 +14,7 @@ from edgeres.report.summary import ModuleState, RunSummary, StageDetail
 from edgeres.report.wording import COLUMNS, cells, size
 
 TEMPLATE_NAME = "page.html.j2"
+_ARGUMENT = "file"  # what a command takes without a name
 _SHORT = 12  # hex digits that tell two files apart by eye
 
 
@@ -58,7 +59,9 @@ def commands_for(summary: RunSummary) -> list[str]:
 def _options(config: dict[str, Any]) -> Iterator[str]:
     for name, value in config.items():
         option = name.replace("_", "-")
-        if isinstance(value, bool):
+        if name == _ARGUMENT and value:
+            yield str(value)
+        elif isinstance(value, bool):
             yield f"--{option}" if value else f"--no-{option}"
         elif isinstance(value, list) and value:
             yield f"--{option} {','.join(str(item) for item in value)}"

@@ -35,6 +35,7 @@ _STYLE = {
 _WIDTH_IN = 5.0  # at 72 points an inch as wide as a phone: there the letters keep their size
 _BAR_IN = 0.19  # height of one module's bar
 _LINEAR_POINTS = 1.0  # where a logarithmic axis is linear around zero
+_ROOM = 1.4  # keeps the longest bar off the names
 _WIDE_RANGE = 10  # largest change over the median one from which the axis is logarithmic
 _MARKERS = "osD^v"
 _POINT_RADIUS = 6  # points, with a little air
@@ -104,6 +105,7 @@ def _set_scale(axes: Any, changes: Sequence[float]) -> str:
     axes.set_xscale("symlog", linthresh=_LINEAR_POINTS, linscale=0.6)
     ticks = [sign * tick for tick in (1, 3, 10, 30, 100) for sign in (1, -1)]
     low, high = axes.get_xlim()
+    axes.set_xlim(left=_ROOM * low if low < 0 else low)
     shown = [0, *(tick for tick in ticks if low <= tick <= high)]
     axes.set_xticks(sorted(shown), [str(tick).replace("-", "−") for tick in sorted(shown)], minor=False)
     axes.set_xticks([], minor=True)
@@ -185,7 +187,8 @@ def _placed(label: Any, taken: Sequence[Any]) -> Any:
     for dx, dy, side in _places():
         label.set(position=(dx, dy), horizontalalignment=side, verticalalignment="center")
         box = label.get_window_extent()
-        if not any(box.overlaps(other) for other in taken):
+        inside = box.x0 > label.axes.bbox.x0 and box.x1 < label.axes.figure.bbox.x1
+        if inside and not any(box.overlaps(other) for other in taken):
             break
     return box
 
@@ -199,14 +202,16 @@ def _places() -> Iterator[tuple[float, float, str]]:
 
 
 def _point_boxes(axes: Any, row: Row, *, by_latency: bool) -> list[Any]:
-    """What the point and its upright whisker cover."""
+    """What the point and its whiskers cover."""
     transforms = require("matplotlib.transforms", "report")
     assert row.accuracy is not None
     x, y = _position(row, by_latency=by_latency)
+    ends = [[(x, 100 * row.accuracy.top1.low), (x, 100 * row.accuracy.top1.high)]]
+    if by_latency and row.latency:
+        ends.append([(row.latency.p50_ms.low, y), (row.latency.p50_ms.high, y)])
+    whiskers = [transforms.Bbox(axes.transData.transform(pair)).padded(1) for pair in ends]
     centre = axes.transData.transform((x, y))
-    ends = axes.transData.transform([(x, 100 * row.accuracy.top1.low), (x, 100 * row.accuracy.top1.high)])
-    point = transforms.Bbox([centre, centre]).padded(_POINT_RADIUS)
-    return [point, transforms.Bbox(ends).padded(1)]
+    return [transforms.Bbox([centre, centre]).padded(_POINT_RADIUS), *whiskers]
 
 
 def _position(row: Row, *, by_latency: bool) -> tuple[float, float]:

@@ -178,10 +178,11 @@ def _modules_from(
 
 
 def _detail_from(stage: FinishedStage) -> StageDetail:
-    shared = {"stage", "duration_s", "created", "config", "notes", "warnings"}
+    shared = {"stage", "duration_s", "created", "config", "notes"}
     report = stage.report
     return StageDetail(
         name=stage.name,
+        warnings=stage.warnings,
         source=report.source,
         output=report.output,
         environment=report.environment,

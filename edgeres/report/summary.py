@@ -136,6 +136,13 @@ class RunSummary(Record):
     problems: tuple[str, ...] = ()
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes figures doubtful, with the stage that said so."""
+        said = [f"{stage.name}: {warning}" for stage in self.stages for warning in stage.warnings]
+        noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
+        return (*said, *noted)
+
+    @property
     def not_run(self) -> tuple[Row, ...]:
         """Engines that were built here and could not run here."""
         return tuple(row for row in self.rows if row.latency_missing.startswith("built, not run"))

@@ -46,8 +46,8 @@ def markdown_from(summary: RunSummary) -> str:
     lines = [f"# {summary.run}", "", summary.headline, ""]
     lines += [_markdown_row([(title,) for title in COLUMNS.values()]), "|" + " --- |" * len(COLUMNS)]
     lines += [_markdown_row([texts[name] for name in COLUMNS]) for texts in rows]
-    lines += ["", *_conditions(summary)]
-    return "\n".join(lines).rstrip() + "\n"
+    lines += ["", *(f"- {line}" for line in _conditions(summary))]
+    return "\n".join(lines) + "\n"
 
 
 def csv_from(summary: RunSummary) -> str:
@@ -82,6 +82,7 @@ def _conditions(summary: RunSummary) -> Iterator[str]:
     judged = {f"{row.accuracy.dataset} {row.accuracy.split}" for row in summary.rows if row.accuracy}
     yield from (f"Accuracy: {condition}." for condition in sorted(judged))
     yield from (f"Built, not run here: {row.path}." for row in summary.not_run)
+    yield from (f"Warning: {warning}." for warning in summary.warnings)
     yield from (f"Missing: {problem}." for problem in summary.problems)
 
 

@@ -6,6 +6,7 @@ from edgeres.core.statistics import Interval
 from edgeres.report.summary import Change, Changes, Row
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_TENS = 10
 _SAME = 0.005  # ratios closer to 1 than half a percent are called no change
 
 Lines = tuple[str, ...]
@@ -60,9 +61,10 @@ def size(size_bytes: int) -> str:
     return f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes} B"
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    """With a sign always, a true minus; what rounds to nothing has none."""
-    text = f"{abs(value):.{decimals}f}"
+def signed(value: float, decimals: int | None = None) -> str:
+    """With a sign always, a true minus; what rounds to nothing has none. Two decimals, one from ten on."""
+    places = decimals if decimals is not None else 2 if abs(value) < _TENS else 1
+    text = f"{abs(value):.{places}f}"
     if float(text) == 0:
         return text
     return ("−" if value < 0 else "+") + text
@@ -78,15 +80,17 @@ def points(change: Change) -> Lines:
     figure = f"{signed(change.value)} points"
     if change.low is None or change.high is None:
         return (figure,)
+    if change.low == change.high:
+        return figure, "right on the same images"
     return figure, f"[{signed(change.low)}, {signed(change.high)}]"
 
 
 def speed(change: Change) -> Lines:
     """How many times as fast, from a ratio of latencies: `speed ×1.42`, `[1.40, 1.45]`."""
-    figure = f"speed ×{1 / change.value:.2f}"
+    figure = f"speed ×{_factor(1 / change.value)}"
     if not change.low or not change.high:
         return (figure,)
-    return figure, f"[{1 / change.high:.2f}, {1 / change.low:.2f}]"
+    return figure, f"[{_factor(1 / change.high)}, {_factor(1 / change.low)}]"
 
 
 def changes_text(changes: Changes) -> Lines:
@@ -132,6 +136,10 @@ def _latency(row: Row) -> Lines:
 def _quantile(name: str, figure: Interval) -> Lines:
     interval = f"[{milliseconds(figure.low)}, {milliseconds(figure.high)}]"
     return f"{name} {milliseconds(figure.value)}", interval
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}" if value < _TENS else _three_digits(value)
 
 
 def _three_digits(value: float) -> str:

@@ -103,6 +103,15 @@ def test_a_run_that_only_began_makes_a_page(fake_run):
     assert "not evaluated" in outline.text
 
 
+def test_warnings_of_evaluations_and_sessions_stand_on_the_page(whole_run):
+    for name in ("02-prune/eval.json", "07-bench/report.json"):
+        path = whole_run.path / name
+        path.write_text(path.read_text().replace('"warnings": []', '"warnings": ["only a few images"]'))
+    text = Outline(page_from(rows_from(whole_run.path))).text
+    assert "02-prune: only a few images" in text
+    assert "07-bench: only a few images" in text
+
+
 def test_problems_stand_on_the_page(whole_run):
     (whole_run.path / "05-quantize/report.json").unlink()
     assert "05-quantize: unfinished" in Outline(page_from(rows_from(whole_run.path))).text
@@ -121,8 +130,9 @@ def test_a_run_from_a_recipe_is_repeated_by_the_recipe(whole_run):
 
 
 def test_a_run_by_hand_is_repeated_command_by_command(fake_run):
+    fake_run.stage("import", config={"file": "a.pt", "arch": "resnet20"})
     config = {"drop": 2, "keep": ["layer1.0", "layer1.1"], "stem": False, "modules": [], "data": None}
     fake_run.stage("prune", config=config)
-    assert commands_for(rows_from(fake_run.path)) == [
-        "edgeres prune --drop 2 --keep layer1.0,layer1.1 --no-stem"
-    ]
+    first, second = commands_for(rows_from(fake_run.path))
+    assert first == "edgeres import a.pt --arch resnet20"
+    assert second == "edgeres prune --drop 2 --keep layer1.0,layer1.1 --no-stem"

@@ -58,6 +58,22 @@ def test_without_latency_the_file_size_takes_its_place(whole_run):
     assert "05-quantize" in found
 
 
+def test_names_of_points_that_coincide_do_not_cover_each_other(fake_run):
+    outputs = [fake_run.model("recover", "model.safetensors", 1000 + index) for index in range(4)]
+    for folder, output in outputs:
+        fake_run.evaluated(folder, output, 0.9)
+    latency = fake_run.latency(outputs[0][1], 5.0)
+    copies = [latency.model_copy(update={"artifact": output.sha256}) for _, output in outputs]
+    fake_run.stage("bench", latency=tuple(copies))
+    svg = tradeoff_svg(rows_from(fake_run.path))
+    places = {
+        (element.get("x"), element.get("y"), element.get("transform"), element.get("style"))
+        for element in ET.fromstring(svg).iter(f"{SVG}text")
+        if (element.text or "").endswith("-recover")
+    }
+    assert len(places) == 4
+
+
 def test_nothing_measured_is_no_picture(fake_run):
     fake_run.model("train", "model.safetensors", 1000)
     summary = rows_from(fake_run.path)

@@ -123,6 +123,13 @@ def test_latencies_of_two_sessions_have_no_ratio(fake_run):
     assert row.versus_first.latency_ratio is None
 
 
+def test_a_note_on_a_latency_is_a_warning_of_the_run(fake_run):
+    _, first = fake_run.model("quantize", "model.onnx", 1000)
+    latency = fake_run.latency(first, 2.0).model_copy(update={"note": "says nothing of INT8"})
+    fake_run.stage("bench", latency=(latency,))
+    assert rows_from(fake_run.path).warnings == ("00-quantize: says nothing of INT8",)
+
+
 def test_the_newest_session_is_shown(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     fake_run.stage("bench", latency=(fake_run.latency(first, 2.0, session="old"),))

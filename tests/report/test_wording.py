@@ -35,5 +35,14 @@ def test_half_the_latency_is_twice_the_speed():
     assert speed(Change(value=0.5, low=0.4, high=0.8, versus="a")) == ("speed ×2.00", "[1.25, 2.50]")
 
 
+def test_being_right_on_the_same_images_is_told_in_words():
+    assert points(Change(value=0, low=0, high=0, versus="a")) == ("0.00 points", "right on the same images")
+
+
+def test_large_changes_need_no_second_decimal():
+    assert points(Change(value=-13.9, low=-16.51, high=-11.29, versus="a"))[1] == "[−16.5, −11.3]"
+    assert speed(Change(value=1 / 16.83, versus="a")) == ("speed ×16.8",)
+
+
 def test_a_change_without_an_interval_shows_none():
     assert points(Change(value=-1.5, versus="a")) == ("−1.50 points",)

@@ -4,8 +4,9 @@ Calls that follow each other share what disturbs them (clock frequency, a neighb
 is drawn with replacement is the round of an interleaved session, not the call. A ratio draws the SAME rounds
 on both sides: what slowed a round slowed both and cancels. Without rounds the calls themselves are drawn.
 
-What an interval does not hold is the luck of one process start (memory layout): a graph timed against its own copy
-differed by 0.1, 0.1 and 1.0 % in three sessions, the last just outside its interval. Below 1 % draw no conclusion.
+What an interval does not hold is the luck of one process start (memory layout): a graph timed against its own
+copy differed by 0.1, 0.1 and 1.0 % in three sessions, the last just outside its interval. Below 1 % draw no
+conclusion.
 
 Source: Efron & Tibshirani 1993, chapters 8 (dependent data) and 13 (percentile interval).
 """

@@ -98,7 +98,7 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
     recorder.results |= {"runtime": f"{config.runtime} {built.version}", "targets": list(targets)}
     recorder.warnings += messages
     recorder.notes.append("built, not run: an engine runs on its own GPU only")
-    log.info("wrote %s for %s", path, ", ".join(targets))
+    log.info("built by %s %s for %s", config.runtime, built.version, ", ".join(targets))
     return StageResult(engine, recorder.finish(engine))
 
 

@@ -183,6 +183,6 @@ def _written(table: ScaleTable, recorder: Recorder, out_dir: Path) -> StageResul
     recorder.notes.append(
         f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}"
     )
-    log.info("wrote %s: %d tensors, %d images", path, len(table.tensors), table.n)
+    log.info("%d tensors observed on %d images of %s", len(table.tensors), table.n, table.dataset)
     output = ScaleTableFile(path)
     return StageResult(output, recorder.finish(output))

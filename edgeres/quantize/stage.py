@@ -66,7 +66,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     }
     recorder.notes.append(f"scales: {config.method} on {table.n} images of {table.dataset} {table.split}")
     output = OnnxModel(path)
-    log.info("wrote %s: %d layers, %d skips", path, len(placement.layers), len(placement.additions))
+    log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
     return StageResult(output, recorder.finish(output))
 
 

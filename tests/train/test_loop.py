@@ -161,6 +161,26 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
         fitted(tmp_path)
 
 
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("code in a state was run",)
+
+
+def test_a_state_that_would_run_code_is_refused(tmp_path: Path, capsys) -> None:
+    torch.save({"identity": Payload()}, tmp_path / STATE_NAME)
+    with pytest.raises(InputError, match=r"state\.pt is damaged"):
+        fitted(tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_clipping_bounds_the_first_step(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"clip_norm": 1e-3, "epochs": 1, "weight_decay": 0.0, "ema": 0.0})
+    start, lr, steps = fresh(), config.lr, 4
+    moved = fitted(tmp_path, config).weights["conv1.weight"] - start.conv1.weight  # type: ignore[operator, union-attr]
+    # each step moves by at most lr (1 + momentum + ...) times the norm: here less than lr * 10 * norm
+    assert 0 < moved.norm() < steps * lr * 10 * 1e-3
+
+
 def test_a_loss_that_is_no_number_stops_the_training_before_it_is_saved(tmp_path: Path) -> None:
     def objective(network, images, labels):
         return cross_entropy()(network, images, labels) * float("nan")

@@ -23,7 +23,7 @@ from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS
 VAL_FRACTION = 0.2
 _VAL_NAMES = ("val", "valid", "validation", "test")
 _SMALL_SIDE = 96  # STL-10's: up to here images of one size go into the network as they are
-_GREY_PREPROCESS = Preprocess(mean=(0.5,), std=(0.25,))
+_GREY_PREPROCESS = Preprocess(mean=(0.5,), std=(0.25,), resize=None)
 _log = logging.getLogger(__name__)
 
 

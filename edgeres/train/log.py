@@ -79,5 +79,5 @@ def described(row: Row) -> str:
 
 
 def _board(out_dir: Path) -> Any:
-    require("tensorboard", "train")
-    return require("torch.utils.tensorboard", "train").SummaryWriter(str(out_dir / "tensorboard"))
+    require("tensorboard", "tensorboard")
+    return require("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(out_dir / "tensorboard"))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeres.bench.stage import BenchConfig as BenchConfig
-    from edgeres.bench.stage import bench_report as bench
     from edgeres.compile.stage import CompileConfig as CompileConfig
     from edgeres.compile.stage import compile_engine as compile_engine
     from edgeres.core.artifacts import Checkpoint as Checkpoint

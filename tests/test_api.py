@@ -21,6 +21,8 @@ def test_every_stage_and_its_config_can_be_reached():
 
 
 def test_importing_the_interface_is_free():
-    code = "import sys; from edgeres import api; print(sorted(m for m in ('torch', 'onnx', 'numpy') if m in sys.modules))"
+    code = (
+        "import sys; from edgeres import api; print(sorted(m for m in ('torch', 'onnx', 'numpy') if m in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

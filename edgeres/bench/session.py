@@ -51,9 +51,7 @@ class Measured:
         return tuple(sample for samples in self.rounds for sample in samples)
 
 
-def measure_interleaved(
-    jobs: Sequence[Job], turn: Turn, *, rounds: int, seed: int
-) -> tuple[str, list[Measured]]:
+def measure_interleaved(jobs: Sequence[Job], turn: Turn, *, rounds: int, seed: int) -> tuple[str, list[Measured]]:
     """The session's id and what each job measured.
 
     Raises StageError, naming the model and the cause, if a worker cannot load it or dies.

@@ -101,15 +101,13 @@ def warnings_for(latencies: Sequence[Latency], measured: Sequence[Measured], bus
     found = []
     if busy is not None and busy > _BUSY_SHARE * available_cores():
         found.append(
-            f"other programs kept {busy:.1f} of {available_cores()} cores busy;"
-            " stop them and run again: edgeres bench"
+            f"other programs kept {busy:.1f} of {available_cores()} cores busy; stop them and run again: edgeres bench"
         )
     for latency, one in zip(latencies, measured, strict=True):
         name, width = label_of(one.job.path), latency.percentile_ms(90) / latency.p50_ms
         if not one.ready.stable:
             found.append(
-                f"{name}: speed still changed after ten seconds of warm-up;"
-                " fix the clock frequency and run again"
+                f"{name}: speed still changed after ten seconds of warm-up; fix the clock frequency and run again"
             )
         if width > _WIDE:
             found.append(
@@ -125,9 +123,7 @@ def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
     for model in models:
         twin = seen.setdefault(model.sha256, model)
         if twin is not model:
-            recorder.notes.append(
-                f"{label_of(model.path)} is the same file as {label_of(twin.path)}; timed once"
-            )
+            recorder.notes.append(f"{label_of(model.path)} is the same file as {label_of(twin.path)}; timed once")
     return list(seen.values())
 
 

@@ -6,7 +6,11 @@ import click
 
 from edgeres.core.doctor import Check, diagnosis
 
-_MARKS = {"ok": click.style("ok     ", fg="green"), "missing": click.style("missing", fg="yellow"), "info": "-      "}
+_MARKS = {
+    "ok": click.style("ok     ", fg="green"),
+    "missing": click.style("missing", fg="yellow"),
+    "info": "-      ",
+}
 
 
 @click.command(help="What this machine can and cannot do, and what to install.")

@@ -16,7 +16,7 @@ from edgeres.pipeline.calls import evaluate_call
 @click.command(help="Accuracy of a model on the val split: a .safetensors or .onnx file, or the newest of the run.")
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[MODEL]")
 @options_of(EvalConfig)
-@click.option("--run", help="Run (name or folder) to take the model from.  [default: runs/latest]")
+@click.option("--run", "--in-run", "run", help="Run (name or folder) to take the model from.  [default: runs/latest]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def evaluate(source: Path | None, run: str | None, as_json: bool, **values: Any) -> None:
     """See the help text."""

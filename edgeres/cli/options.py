@@ -60,4 +60,3 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     if annotation is Path:
         return click.Path(path_type=Path), False
     return annotation, False
-

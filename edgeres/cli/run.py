@@ -16,13 +16,11 @@ from edgeres.pipeline.recipe import Step, recipe_from
 @click.argument("recipe")
 @click.option("--name", help="Name of the run.  [default: the recipe's]")
 @click.option("--data", help="Data set for every stage that takes images.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="Change an option of the recipe."
-)
+@click.option("--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="Change an option of the recipe.")
 @click.option("--from", "redo_from", metavar="STAGE", help="Run again from this stage on, finished or not.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, print its steps, run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="All reports as JSON lines on stdout.")
-def run(
+def run(  # noqa: PLR0913  # one parameter per option
     recipe: str,
     name: str | None,
     data: str | None,

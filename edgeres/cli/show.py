@@ -26,7 +26,9 @@ def show(name: str, as_json: bool) -> None:
         if key not in _HIDDEN and value not in (None, {}, []):
             click.echo(f"{key + ':':16}{_text(value)}")
     if "params" in found:
-        click.echo(f"{'size:':16}{size_text(found['size_bytes'])}, {found['params']:,} parameters, {found['macs']:,} MACs")
+        click.echo(
+            f"{'size:':16}{size_text(found['size_bytes'])}, {found['params']:,} parameters, {found['macs']:,} MACs"
+        )
     if found["classes"]:
         click.echo(f"{'classes:':16}{', '.join(found['classes'])}")
     _print_modules(found["modules"])

@@ -28,7 +28,9 @@ def stage_command(name: str, text: str) -> click.Command:
         print_result(result.report, as_json=as_json)
 
     command = click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")(command)
-    command = click.option("--run", help="Run (name or folder) to work in.  [default: runs/latest]")(command)
+    command = click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: runs/latest]")(
+        command
+    )
     command = click.option(
         "-o", "--out", type=click.Path(path_type=Path), help="Write the result here instead of into a run."
     )(command)

@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 class CompileConfig(Config):
     """For which GPU and how hard to try; the batch sizes matter for a dynamic graph only."""
 
-    runtime: Literal["tensorrt-rtx", "tensorrt"] = Field(
-        "tensorrt-rtx", description="who will run the engine"
-    )
+    runtime: Literal["tensorrt-rtx", "tensorrt"] = Field("tensorrt-rtx", description="who will run the engine")
     targets: tuple[str, ...] = Field(
         ("sm86", "sm89", "sm120"), description="GPU architectures; tensorrt always builds for this machine's"
     )

@@ -46,9 +46,7 @@ def local_target() -> str:
     device = ctypes.c_int()
     if code := driver.cuDeviceGet(ctypes.byref(device), 0):
         raise _no_gpu(f"the CUDA driver reports error {code}")
-    return "sm" + "".join(
-        str(_attribute(driver, device, key)) for key in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
-    )
+    return "sm" + "".join(str(_attribute(driver, device, key)) for key in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
 
 
 def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, key: int) -> int:

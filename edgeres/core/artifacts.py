@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError, require
@@ -133,7 +133,7 @@ class Manifest(Record):
     inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]
     build_s: float
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,8 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 def _card_from(text: str | None, path: Path) -> Card:
     if text is None:
         raise InputError(
-            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import FILE --arch NAME"
+            f"{path} was not written by edgeres (it holds no spec); bring weights in with:"
+            " edgeres import FILE --arch NAME"
         )
     try:
         return Card.model_validate_json(text)

@@ -11,7 +11,10 @@ from edgeres.core.config import Record
 from edgeres.core.environment import Environment, available_cores, cpu_flags, environment, package_versions
 
 _EXTRAS = {
-    "train": (("torch", "torchvision", "safetensors", "accelerate"), "train, import, lesion, prune, recover, export"),
+    "train": (
+        ("torch", "torchvision", "safetensors", "accelerate"),
+        "train, import, lesion, prune, recover, export",
+    ),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "export, calibrate, quantize; eval and bench of .onnx"),
     "rtx": (("tensorrt-rtx",), "compile for PC GPUs without a GPU"),
     "tensorrt": (("tensorrt",), "compile for the GPU in this machine"),

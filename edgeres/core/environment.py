@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -13,7 +14,16 @@ from pathlib import Path
 import edgeres
 from edgeres.core.config import Record
 
-_PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "numpy")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch-tensorrt",
+    "numpy",
+)
 
 
 class Environment(Record):
@@ -58,10 +68,8 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
     """Installed versions, absent packages left out; nothing is imported."""
     found = {}
     for name in names:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

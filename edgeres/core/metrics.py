@@ -16,7 +16,7 @@ class Accuracy(Record):
     """Right answers of one model on one split.
 
     `runtime` says what executed the model; `predictions` names the file beside the report with the top-1 class of every
-    image (.npy, uint16 (n,)), from which paired comparisons are made.
+    image and its label (.npy, uint16 (n, 2)), from which paired comparisons are made.
     """
 
     correct_top1: int
@@ -101,11 +101,11 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> tuple[fl
     """Change of accuracy on the SAME images and the half-width of its 95 % interval, both as fractions.
 
     Only images on which the two disagree carry information, so the interval is far narrower than two separate ones.
-    Source: Agresti 2013, Categorical Data Analysis, eq. 11.2 (dependent proportions, Wald).
+    Half an image is added to every cell, so that it has a width when they agree on all.
+    Source: Agresti & Min 2005, doi:10.1002/sim.1781 (Wald + 2).
     """
     a, b = np.asarray(before, bool), np.asarray(after, bool)
-    n = len(a)
-    gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
+    gained, lost, n = int((b & ~a).sum()), int((a & ~b).sum()), len(a)
     difference = (gained - lost) / n
-    variance = max((gained + lost) / n - difference**2, 0.0) / n
-    return difference, Z_95 * math.sqrt(variance)
+    variance = (gained + lost + 1) - (gained - lost) ** 2 / (n + 2)
+    return difference, Z_95 * math.sqrt(variance) / (n + 2)

@@ -85,10 +85,12 @@ class Run:
 
     def folders(self) -> list[StageFolder]:
         """Stage folders in order."""
-        found = []
-        for child in self.path.iterdir() if self.path.is_dir() else ():
-            if child.is_dir() and (match := _FOLDER.match(child.name)):
-                found.append(StageFolder(child, int(match[1]), match[2]))
+        children = self.path.iterdir() if self.path.is_dir() else ()
+        found = (
+            StageFolder(child, int(match[1]), match[2])
+            for child in children
+            if (match := _FOLDER.match(child.name)) and child.is_dir()
+        )
         return sorted(found, key=lambda folder: folder.index)
 
     def finished(self) -> list[StageFolder]:

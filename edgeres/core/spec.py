@@ -21,7 +21,7 @@ class Preprocess(Config):
 
     mean: tuple[float, ...] = Field(description="per channel, of pixels in [0, 1]")
     std: tuple[float, ...] = Field(description="per channel, of pixels in [0, 1]")
-    resize: int | None = Field(None, gt=0, description="shorter side in pixels before the centre crop")
+    resize: int | None = Field(default=None, gt=0, description="shorter side in pixels before the centre crop")
     interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import Field
+
 from edgeres.core.artifacts import Artifact, Model
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, environment
@@ -43,7 +45,7 @@ class StageReport(Record):
     dropped: tuple[str, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
     latency: tuple[Latency, ...] = ()
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     environment: Environment

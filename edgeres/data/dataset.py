@@ -92,9 +92,7 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     if not spec.classes or spec.classes == dataset.classes:
         return dataset
     if missing := [label for label in dataset.classes if label not in spec.classes]:
-        raise InputError(
-            f"{name} has classes the model does not know: {_some(missing)} (it has {_some(spec.classes)})"
-        )
+        raise InputError(f"{name} has classes the model does not know: {_some(missing)} (it has {_some(spec.classes)})")
     return _renumbered(dataset, spec.classes)
 
 

@@ -62,9 +62,7 @@ def _one_tree(root: Path, seed: int) -> tuple[Split, Split, tuple[str, ...]]:
 
 
 def _classes(root: Path) -> tuple[str, ...]:
-    names = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         found = f"only the folder {names[0]!r}" if names else "no folder"
         raise InputError(f"{root} holds {found}; it should hold one folder of images for each class")
@@ -80,9 +78,7 @@ def _split(root: Path, name: SplitName, classes: tuple[str, ...], present: tuple
             raise InputError(f"class folder {root / label} holds no image ({', '.join(sorted(SUFFIXES))})")
         paths += found
         labels += [classes.index(label)] * len(found)
-    return split_from_files(
-        name, paths, labels, [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths]
-    )
+    return split_from_files(name, paths, labels, [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths])
 
 
 def _images_under(root: Path) -> list[Path]:

@@ -129,9 +129,7 @@ class FileSource:
         for row in rows:
             image = image_from(self._paths[row])
             if image.size != (width, height) or (channels == 1 and image.mode != "L"):
-                _log.info(
-                    "%s differs from the other images: all are decoded as they are used", self._paths[row]
-                )
+                _log.info("%s differs from the other images: all are decoded as they are used", self._paths[row])
                 return False
             self._array[row] = pixels_from(with_channels(image, channels))
         self._decoded[rows] = True

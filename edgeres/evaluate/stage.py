@@ -32,7 +32,5 @@ def evaluate(source: Model, config: EvalConfig, predictions: Path | None = None)
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))
         recorder.warnings.append(f"evaluated on {config.images} of the val images only")
-    recorder.accuracy.append(
-        accuracy_of(source, dataset, batch=config.batch, threads=config.threads, out=predictions)
-    )
+    recorder.accuracy.append(accuracy_of(source, dataset, batch=config.batch, threads=config.threads, out=predictions))
     return recorder.finish(None)

@@ -50,7 +50,7 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
     Raises:
         StageError: the exporter wrote another opset, or ONNX Runtime disagrees with torch; no file is left.
     """
-    from edgeres.export.fold import fold_batch_norms
+    from edgeres.models.fold import fold_batch_norms
     from edgeres.models.weights import load_network
 
     recorder = Recorder("export", config, source)
@@ -113,9 +113,7 @@ def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
             opset_version=config.opset,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, OUTPUT_NAME)}
-            if config.dynamic
-            else None,
+            dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, OUTPUT_NAME)} if config.dynamic else None,
         )
     model = onnx.load_from_string(buffer.getvalue())
     opsets = {entry.domain: entry.version for entry in model.opset_import}

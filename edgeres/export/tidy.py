@@ -42,9 +42,7 @@ def tidy(model: onnx.ModelProto) -> None:
         node.output[0] = tensors[node.output[0]]
         node.name, node.doc_string = name, ""
     _replace(graph.node, computing)
-    _replace(
-        graph.initializer, (numpy_helper.from_array(value, name) for name, value in initializers.items())
-    )
+    _replace(graph.initializer, (numpy_helper.from_array(value, name) for name, value in initializers.items()))
     del graph.value_info[:]
     graph.name = "edgeres"
 

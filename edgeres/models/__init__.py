@@ -1,8 +1,8 @@
 """Families of networks: how a name becomes a spec, a list of modules and a network.
 
-    FAMILIES    name -> Family; a new family is one file and one line here
-    spec_from_arch("resnet20", ...)     spec with the family's defaults
-    modules_of(spec), network_from(spec), load_network(checkpoint), save_checkpoint(...)
+FAMILIES    name -> Family; a new family is one file and one line here
+spec_from_arch("resnet20", ...)     spec with the family's defaults
+modules_of(spec), network_from(spec), load_network(checkpoint), save_checkpoint(...)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading checkpoints written elsewhere: find the weights, undo prefixes, translate names. Nothing is unpickled.
 
-    wrappers   {"state_dict": ...}, {"model": ...}, {"ema": ...}, {"shadow": ...}, nested
-    prefixes   module.  model.  _orig_mod.  net.  backbone.   (DataParallel, Lightning, torch.compile, ...)
-    names      linear. / classifier. / head. -> fc.    shortcut. -> downsample.
+wrappers   {"state_dict": ...}, {"model": ...}, {"ema": ...}, {"shadow": ...}, nested
+prefixes   module.  model.  _orig_mod.  net.  backbone.   (DataParallel, Lightning, torch.compile, ...)
+names      linear. / classifier. / head. -> fc.    shortcut. -> downsample.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _load(path: Path) -> Any:
 def _refusal(path: Path, err: Exception) -> str:
     text = " ".join(str(err).split())
     unsafe = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|GLOBAL) ([\w.]+)", text)
-    if unsafe or "weights_only" in text.lower() and "Unsupported" in text:
+    if unsafe or ("weights_only" in text.lower() and "Unsupported" in text):
         what = f" ({unsafe[1]})" if unsafe else ""
         return (
             f"{path} holds Python objects{what} and would run code when opened; refused. Where it was made, save the"

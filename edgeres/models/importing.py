@@ -56,7 +56,11 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
             f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
             " trained with others its accuracy suffers silently, set --mean and --std"
         )
-    recorder.results |= {"file": str(config.file), "file_sha256": sha256_of(config.file), "keys": len(weights)}
+    recorder.results |= {
+        "file": str(config.file),
+        "file_sha256": sha256_of(config.file),
+        "keys": len(weights),
+    }
     output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
 
@@ -68,9 +72,7 @@ def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageRes
         raise InputError(f"say which network {config.file} is: --arch resnet50 (see: edgeres ls models)")
     original = Checkpoint(config.file)
     spec, path = original.spec, out_dir / "model.safetensors"
-    output = save_checkpoint(
-        load_weights(original), spec, path, stage="import", parent=original.sha256
-    )
+    output = save_checkpoint(load_weights(original), spec, path, stage="import", parent=original.sha256)
     recorder.notes.append(f"a copy of {config.file}, made by edgeres {original.card.stage}")
     return StageResult(output, recorder.finish(output))
 

@@ -1,6 +1,6 @@
 """Residual networks and their plain controls, described without torch.
 
-    resnet18/34/50/101/152   ImageNet networks of He et al. 2015 (torchvision's key names, stride on the 3x3 convolution)
+    resnet18/34/50/101/152   ImageNet networks of He et al. 2015 (torchvision's key names, stride on the 3x3 layer)
     resnet20/32/44/56/110    CIFAR networks, depth = 3 n k + 2 with k layers a module (6n + 2 for the usual two)
     resnet50cifar            the suffix asks for the CIFAR form where a depth exists in both
     plain20 ...              the same without shortcuts
@@ -125,9 +125,7 @@ class ResNetFamily:
             modules=self._modules(counts, width, _EXPANSION if bottleneck else 1, shortcut),
         )
 
-    def _modules(
-        self, counts: tuple[int, ...], width: int, expansion: int, shortcut: str
-    ) -> tuple[ModuleInfo, ...]:
+    def _modules(self, counts: tuple[int, ...], width: int, expansion: int, shortcut: str) -> tuple[ModuleInfo, ...]:
         modules, channels = [], width
         for stage, count in enumerate(counts):
             out = width * 2**stage * expansion
@@ -165,8 +163,10 @@ class ResNetFamily:
 
 RESNET = ResNetFamily(
     "resnet",
-    ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-    + tuple(f"resnet{depth}" for depth in _IMAGENET_STAGES),
+    (
+        *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+        *(f"resnet{depth}" for depth in _IMAGENET_STAGES),
+    ),
 )
 FCRESNET = ResNetFamily("fcresnet", ("fcresnet20", "fcresnet32"), linear=True)
 PLAIN = ResNetFamily("plain", ("plain20", "plain32", "plain44", "plain56", "plain18", "plain34"), skips=False)

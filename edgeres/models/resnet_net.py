@@ -12,7 +12,9 @@ module (He et al. 2016, section 4.1). Shortcuts see the raw x in every ordering.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class Residual(Unit):
 
     def _add_branch(self, info: ModuleInfo, layout: Layout, *, first: bool) -> None:
         widths = _widths(info, layout)
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False), 1):
+        for i, (a, b) in enumerate(pairwise(widths), 1):
             last = i == layout.layers
             leading = not (first and i == 1)
             if layout.ordering == "full-preact" and leading:
@@ -162,7 +164,7 @@ def _widths(info: ModuleInfo, layout: Layout) -> list[int]:
     return [info.in_channels, *[inner] * (layout.layers - 1), info.out_channels]
 
 
-def _layer(info: ModuleInfo, layout: Layout, i: int) -> partial[nn.Module]:
+def _layer(info: ModuleInfo, layout: Layout, i: int) -> Callable[[int, int], nn.Module]:
     """The i-th (from 1) layer of a module: the stride is on the first 3x3 convolution."""
     if layout.linear:
         return partial(nn.Linear, bias=False)

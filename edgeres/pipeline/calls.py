@@ -71,9 +71,7 @@ def _named_source(request: Call) -> Model | None:
         return None
     row, model = STAGES[request.stage], model_from(request.source)
     if not row.accepts(model):
-        raise InputError(
-            f"`edgeres {request.stage}` needs a {row.needs}, got {request.source} ({model.precision})"
-        )
+        raise InputError(f"`edgeres {request.stage}` needs a {row.needs}, got {request.source} ({model.precision})")
     return model
 
 

@@ -42,13 +42,16 @@ def _recipes() -> dict[str, str]:
 
 def _runs() -> dict[str, str]:
     root = runs_root()
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()) if root.is_dir() else []
+    folders = (
+        sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()) if root.is_dir() else []
+    )
     return {path.name: ", ".join(folder.path.name for folder in Run(path).finished()) for path in folders}
 
 
 def _stages() -> dict[str, str]:
     return {
-        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}" for name, row in STAGES.items()
+        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
+        for name, row in STAGES.items()
     }
 
 

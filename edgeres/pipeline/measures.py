@@ -26,9 +26,7 @@ log = logging.getLogger(__name__)
 Measured = tuple[tuple[StageReport, ...], bool]
 
 
-def evaluate_models(
-    models: Sequence[tuple[StageFolder, Model]], config: Config, *, fresh: bool = False
-) -> Measured:
+def evaluate_models(models: Sequence[tuple[StageFolder, Model]], config: Config, *, fresh: bool = False) -> Measured:
     """The accuracy of every model that runs here, each written beside it; whether all of them were there already."""
     reports, reused = [], True
     for folder, model in models:
@@ -41,9 +39,7 @@ def evaluate_models(
     return tuple(reports), reused
 
 
-def evaluate_in_place(
-    folder: Path, model: Model, config: Config, *, fresh: bool = False
-) -> tuple[StageReport, bool]:
+def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool = False) -> tuple[StageReport, bool]:
     """The evaluation of `model` in `folder`/eval.json, made now unless one with the same key is there."""
     from edgeres.evaluate.stage import evaluate
 

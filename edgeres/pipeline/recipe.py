@@ -67,9 +67,7 @@ class Step:
 def shipped_recipes() -> dict[str, Traversable]:
     """Recipes that come with edgeres, by name."""
     folder = importlib.resources.files("edgeres") / "recipes"
-    return {
-        entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")
-    }
+    return {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
 
 
 def recipe_from(name: str, overrides: Mapping[str, str]) -> tuple[Recipe, list[Step]]:

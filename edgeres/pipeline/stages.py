@@ -71,9 +71,7 @@ STAGES = {
         "edgeres.models.importing:ImportConfig",
         "edgeres.models.importing:import_checkpoint",
     ),
-    "lesion": Stage(
-        Checkpoint, LesionTableFile, "edgeres.study.stage:LesionConfig", "edgeres.study.stage:lesion"
-    ),
+    "lesion": Stage(Checkpoint, LesionTableFile, "edgeres.study.stage:LesionConfig", "edgeres.study.stage:lesion"),
     "prune": Stage(Checkpoint, Checkpoint, "edgeres.prune.stage:PruneConfig", "edgeres.prune.stage:prune"),
     "recover": Stage(
         Checkpoint,
@@ -82,9 +80,7 @@ STAGES = {
         "edgeres.prune.recover:recover",
         fills=("teacher",),
     ),
-    "export": Stage(
-        Checkpoint, OnnxModel, "edgeres.export.stage:ExportConfig", "edgeres.export.stage:export"
-    ),
+    "export": Stage(Checkpoint, OnnxModel, "edgeres.export.stage:ExportConfig", "edgeres.export.stage:export"),
     "calibrate": Stage(
         OnnxModel,
         ScaleTableFile,
@@ -100,9 +96,7 @@ STAGES = {
         fills=("scales",),
         float_only=True,
     ),
-    "compile": Stage(
-        OnnxModel, Engine, "edgeres.compile.stage:CompileConfig", "edgeres.compile.stage:compile_engine"
-    ),
+    "compile": Stage(OnnxModel, Engine, "edgeres.compile.stage:CompileConfig", "edgeres.compile.stage:compile_engine"),
 }
 
 
@@ -116,9 +110,7 @@ def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def execute(
-    stage: str, source: Artifact | None, config: Config, folder: Path, key: str
-) -> StageResult[Artifact]:
+def execute(stage: str, source: Artifact | None, config: Config, folder: Path, key: str) -> StageResult[Artifact]:
     """Runs one stage in `folder` and writes its report there; an interrupted call leaves `key` in started.json."""
     if is_main_process():
         write_text(folder / STARTED_NAME, json.dumps({"stage": stage, "key": key}) + "\n")

@@ -27,6 +27,7 @@ class PruneConfig(Config):
     data: str | None = Field(None, description="digits, cifar10, folder:PATH, package.module:function")
     images: int = Field(1000, gt=0, description="of train, to choose on")
     score: Literal["kl", "loss"] = Field("kl", description="kl needs no labels")
+    search: Literal["lazy", "full"] = Field("lazy", description="full measures every module at every step")
     batch: int = Field(250, gt=0, description="images at a time")
     seed: int = Field(0, description="of the choice of images")
 
@@ -41,9 +42,7 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
     check_module_names(source.spec, chosen)
     spec = source.spec.without(chosen)
     weights = weights_without(load_weights(source), spec)
-    output = save_checkpoint(
-        weights, spec, out_dir / "model.safetensors", stage="prune", parent=source.sha256
-    )
+    output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="prune", parent=source.sha256)
     recorder.results["chosen"] = list(chosen)
     recorder.notes += _notes(source.spec, chosen)
     return StageResult(output, recorder.finish(output))
@@ -70,29 +69,27 @@ def _choose(source: Checkpoint, config: PruneConfig, recorder: Recorder) -> tupl
 
 def _candidates(spec: ModelSpec, config: PruneConfig) -> list[str]:
     check_module_names(spec, config.keep)
-    return [
-        info.name
-        for info in modules_of(spec)
-        if info.name not in spec.dropped and info.name not in config.keep
-    ]
+    return [info.name for info in modules_of(spec) if info.name not in spec.dropped and info.name not in config.keep]
 
 
 def _search(source: Checkpoint, config: PruneConfig, candidates: list[str], count: int) -> list[Step]:
     import torch
 
     from edgeres.data import dataset_for
-    from edgeres.models.weights import load_network
+    from edgeres.models.fold import load_folded
     from edgeres.prune.choose import greedy, reference_batches
 
     train = dataset_for(source.spec, config.data or "").train
     sample = train.sample(min(config.images, len(train)), config.seed)
-    network = load_network(source)
+    network = load_folded(source)
     pairs = [
         (torch.from_numpy(images), torch.from_numpy(labels))
         for images, labels in sample.batches(source.spec, config.batch)
     ]
     batches = reference_batches(network, pairs)
-    return greedy(network, batches, count=count, candidates=candidates, score=config.score)
+    return greedy(
+        network, batches, count=count, candidates=candidates, score=config.score, lazy=config.search == "lazy"
+    )
 
 
 def _step_record(step: Step) -> dict[str, Any]:
@@ -102,7 +99,9 @@ def _step_record(step: Step) -> dict[str, Any]:
 
 def _notes(spec: ModelSpec, chosen: tuple[str, ...]) -> list[str]:
     kinds = {info.name: info.kind for info in modules_of(spec)}
-    notes = [f"dropped {', '.join(chosen)}; {len(kinds) - len(spec.dropped) - len(chosen)} of {len(kinds)} modules left"]
+    notes = [
+        f"dropped {', '.join(chosen)}; {len(kinds) - len(spec.dropped) - len(chosen)} of {len(kinds)} modules left"
+    ]
     if projections := [name for name in chosen if kinds[name] == "projection"]:
         notes.append(f"of {', '.join(projections)} the shortcut and the final activation stay (shapes change there)")
     return notes

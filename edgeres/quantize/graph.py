@@ -18,9 +18,7 @@ class GraphView:
         self.nodes: list[onnx.NodeProto] = list(model.graph.node)
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
-        self.initializers: dict[str, onnx.TensorProto] = {
-            tensor.name: tensor for tensor in model.graph.initializer
-        }
+        self.initializers: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
 
     @cached_property
     def producers(self) -> dict[str, onnx.NodeProto]:

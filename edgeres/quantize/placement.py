@@ -118,12 +118,8 @@ def _moved_from(view: GraphView, tensor: str) -> tuple[str, onnx.NodeProto | Non
 def _check(view: GraphView) -> None:
     for node in view.nodes:
         if node.op_type in _UNSUPPORTED:
-            raise InputError(
-                f"cannot quantize {node.op_type} node {node.name!r}; export the checkpoint again"
-            )
+            raise InputError(f"cannot quantize {node.op_type} node {node.name!r}; export the checkpoint again")
         if node.op_type in LAYERS and node.input[1] not in view.initializers:
-            raise InputError(
-                f"the weights of {node.name!r} are not stored in the graph; export the checkpoint again"
-            )
+            raise InputError(f"the weights of {node.name!r} are not stored in the graph; export the checkpoint again")
         if node.op_type == "Gemm" and not attribute(node, "transB", 0):
             raise InputError(f"Gemm node {node.name!r} has transB = 0; export the checkpoint again")

@@ -131,9 +131,7 @@ def histograms_of(model: Any, tensors: Iterable[str], batches: Iterable[Images])
     return histograms
 
 
-def _observations(
-    model: Any, tensors: list[str], batches: Iterable[Images]
-) -> Iterator[dict[str, NDArray[Any]]]:
+def _observations(model: Any, tensors: list[str], batches: Iterable[Images]) -> Iterator[dict[str, NDArray[Any]]]:
     """The tensors' values, batch by batch."""
     ort = require("onnxruntime", "onnx")
     source = model.graph.input[0].name
@@ -180,9 +178,7 @@ def _written(table: ScaleTable, recorder: Recorder, out_dir: Path) -> StageResul
     if dead:
         recorder.warnings.append(f"always zero on the calibration images: {', '.join(dead)}")
     recorder.results |= {"images": table.n, "tensors": len(table.tensors), "methods": list(table.methods)}
-    recorder.notes.append(
-        f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}"
-    )
+    recorder.notes.append(f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}")
     log.info("%d tensors observed on %d images of %s", len(table.tensors), table.n, table.dataset)
     output = ScaleTableFile(path)
     return StageResult(output, recorder.finish(output))

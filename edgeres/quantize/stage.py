@@ -88,15 +88,11 @@ def _table_for(source: OnnxModel, config: QuantizeConfig) -> ScaleTable:
         raise InputError(f"{config.scales} comes from {table.n} images; use {FEWEST_IMAGES} or more")
     if config.method not in table.methods:
         guess = did_you_mean(config.method, table.methods)
-        raise InputError(
-            f"{config.scales} has no method {config.method!r}{guess} (it has: {', '.join(table.methods)})"
-        )
+        raise InputError(f"{config.scales} has no method {config.method!r}{guess} (it has: {', '.join(table.methods)})")
     return table
 
 
-def _amax(
-    table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder
-) -> dict[str, float]:
+def _amax(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder) -> dict[str, float]:
     """Clipping bound of every tensor, checked."""
     amax: dict[str, float] = {}
     for name in tensors:
@@ -106,9 +102,7 @@ def _amax(
             seen = "no bound" if math.isnan(value) else f"the bound {value}"
             raise InputError(f"{config.scales} has {seen} for tensor {name!r}; calibrate again")
         if value == 0:
-            recorder.warnings.append(
-                f"tensor {name} was zero on every calibration image; its bound is {_DEAD_AMAX}"
-            )
+            recorder.warnings.append(f"tensor {name} was zero on every calibration image; its bound is {_DEAD_AMAX}")
         amax[name] = value or _DEAD_AMAX
     return amax
 

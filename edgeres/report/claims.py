@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from edgeres.report.summary import Change, Claim, Row
 from edgeres.report.wording import count, is_same, percent, points, runtime_name, signed, size, speed
 
-_ENGINE_STAGE = (
-    "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
-)
+_ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
 
 
 def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
@@ -47,9 +45,7 @@ def _speed_claim(rows: Sequence[Row]) -> Claim | None:
     if not same or base is None or not (change := same[-1].versus_first.latency_ratio):
         return None
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
-        return Claim(
-            figure="no", what="change of speed that can be told", detail=_conditions(same[-1], change)
-        )
+        return Claim(figure="no", what="change of speed that can be told", detail=_conditions(same[-1], change))
     factor = 1 / change.value
     what = "faster" if factor > 1 else "slower"
     return Claim(figure=_times(factor), what=what, detail=_conditions(same[-1], change))

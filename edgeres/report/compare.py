@@ -38,9 +38,7 @@ def points_between(before: Measured, after: Measured) -> Change | None:
     pair = _predictions_of(before), _predictions_of(after)
     if pair[0] is None or pair[1] is None or not np.array_equal(pair[0][:, 1], pair[1][:, 1]):
         return Change(value=100 * (b.top1 - a.top1), versus=before.name)
-    difference, half = paired_difference(
-        *(list(table[:, 0] == table[:, 1]) for table in pair if table is not None)
-    )
+    difference, half = paired_difference(*(list(table[:, 0] == table[:, 1]) for table in pair if table is not None))
     return Change(
         value=100 * difference,
         low=100 * (difference - half),

@@ -65,9 +65,7 @@ def _tight(line: str) -> str:
 
 
 def _markdown_row(texts: list[Lines]) -> str:
-    return (
-        "| " + " | ".join("<br>".join(line.replace("|", "\\|") for line in lines) for lines in texts) + " |"
-    )
+    return "| " + " | ".join("<br>".join(line.replace("|", "\\|") for line in lines) for lines in texts) + " |"
 
 
 def _conditions(summary: RunSummary) -> Iterator[str]:

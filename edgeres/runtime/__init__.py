@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import edgeres
 from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel
-from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.errors import DeviceError, InputError, require
 from edgeres.core.names import lookup, resolve
 from edgeres.runtime.runner import Runner, RunnerOptions
 
-RUNTIMES: dict[str, tuple[type[Model], str]] = {
-    "torch": (Checkpoint, "edgeres.runtime.pytorch:TorchRunner"),
-    "onnxruntime": (OnnxModel, "edgeres.runtime.ort:OrtRunner"),
+# runtime -> what it executes, the Runner, the extra that brings the package of the runtime's name
+RUNTIMES: dict[str, tuple[type[Model], str, str]] = {
+    "torch": (Checkpoint, "edgeres.runtime.pytorch:TorchRunner", "train"),
+    "onnxruntime": (OnnxModel, "edgeres.runtime.ort:OrtRunner", "onnx"),
 }
 
 
@@ -18,10 +20,10 @@ def runtime_of(model: Model) -> str:
     if isinstance(model, Engine):
         targets = ", ".join(model.manifest.targets)
         raise DeviceError(
-            f"{model.path.name} is a {model.manifest.runtime} engine for {targets}: edgeres {_version()} builds engines but"
-            " does not run them; judge its accuracy on the ONNX file it was built from"
+            f"{model.path.name} is a {model.manifest.runtime} engine for {targets}: edgeres {edgeres.__version__}"
+            " builds engines but does not run them; judge its accuracy on the ONNX file it was built from"
         )
-    for name, (kind, _) in RUNTIMES.items():
+    for name, (kind, _, _) in RUNTIMES.items():
         if isinstance(model, kind):
             return name
     raise InputError(f"no runtime executes {model.path}")
@@ -29,12 +31,8 @@ def runtime_of(model: Model) -> str:
 
 def runner_for(model: Model, options: RunnerOptions | None = None) -> Runner:
     """A Runner to be entered with `with`; nothing is loaded before that."""
-    _, reference = lookup(RUNTIMES, runtime_of(model), "runtime")
+    name = runtime_of(model)
+    _, reference, extra = lookup(RUNTIMES, name, "runtime")
+    require(name, extra)
     runner: Runner = resolve(reference)(model, options or RunnerOptions())
     return runner
-
-
-def _version() -> str:
-    import edgeres
-
-    return edgeres.__version__

@@ -12,7 +12,7 @@ from edgeres.runtime.runner import Images, Logits, RunnerOptions
 
 
 class TorchRunner:
-    """Eager float32 on the CPU, or on the first CUDA device if there is one."""
+    """Eager float32, channels-last, on the CPU or on the first CUDA device if there is one."""
 
     batch: int | None = None
 
@@ -25,7 +25,8 @@ class TorchRunner:
         """Loads the weights; sets the process's thread count if one was asked for."""
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
-        self._network: Network = load_network(self._checkpoint).to(self._device)
+        network = load_network(self._checkpoint)
+        self._network: Network = network.to(self._device).to(memory_format=torch.channels_last)
         return self
 
     def __exit__(self, *exc: object) -> None:

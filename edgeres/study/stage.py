@@ -77,9 +77,9 @@ def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> tuple[dict[str
     import torch
 
     from edgeres.evaluate.lesions import add_lesions
-    from edgeres.models.weights import load_network
+    from edgeres.models.fold import load_folded
 
-    network = load_network(source)
+    network = load_folded(source)
     tallies: dict[str, Tally] = {}
     for images, labels in track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch)):
         x = torch.from_numpy(images)

@@ -60,9 +60,7 @@ class Batches:
     def from_step(self, first: int, last: int, part: Slice) -> Iterator[Batch]:
         """Steps `first` to `last` - 1: images float32 (N, C, H, W), normalised, and labels int64 (N,)."""
         pixels = self.pixels
-        made = (
-            self._streamed(first, last, part) if pixels is None else self._gathered(pixels, first, last, part)
-        )
+        made = self._streamed(first, last, part) if pixels is None else self._gathered(pixels, first, last, part)
         labels = torch.from_numpy(self.split.labels)
         for images, places in made:
             ready = normalised_tensor(images.to(part.device, non_blocking=True), self.spec.preprocess)
@@ -107,9 +105,7 @@ class Batches:
 def batches_for(split: Split, spec: ModelSpec, config: LoopConfig) -> Batches:
     """The batches `config` asks for; raises InputError if the split does not fill one."""
     if len(split) < config.batch:
-        raise InputError(
-            f"{split.name} has {len(split)} images, fewer than one batch of {config.batch}; lower --batch"
-        )
+        raise InputError(f"{split.name} has {len(split)} images, fewer than one batch of {config.batch}; lower --batch")
     augment = augment_for(config.augment, spec.input_shape[0])
     return Batches(split, spec, config.batch, augment, config.seed)
 

@@ -31,9 +31,7 @@ class LossModule(nn.Module):
 class Learner:
     """One step at a time, and everything that must be saved to go on later."""
 
-    def __init__(
-        self, network: Network, objective: Objective, config: LoopConfig, accelerator: Accelerator
-    ) -> None:
+    def __init__(self, network: Network, objective: Objective, config: LoopConfig, accelerator: Accelerator) -> None:
         self.accelerator, self._clip_norm = accelerator, config.clip_norm
         self.network = network.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self._average: AveragedModel | None = averaged_model(network, config.ema) if config.ema else None

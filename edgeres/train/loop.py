@@ -151,9 +151,7 @@ class _Run:
             save_state({"identity": identity, **here, **self.learner.state()}, self.state_dir)
             self.saved_s = now_s
         if stop.requested:
-            _log.warning(
-                "stopped at step %d of %d; the same command goes on from here", self.step, self.steps
-            )
+            _log.warning("stopped at step %d of %d; the same command goes on from here", self.step, self.steps)
             raise KeyboardInterrupt
 
     def fitted(self, first_step: int) -> Fitted:

@@ -37,6 +37,8 @@ class TrainConfig(LoopConfig):
     ordering: Ordering = Field(default="original", description="order of batch norm, activation, addition")
     shortcut: Literal["A", "B", "C"] | None = Field(default=None, description="zero-pad or projections")
     width: int | None = Field(default=None, ge=1, description="channels of the first stage")
+    layers: int | None = Field(default=None, ge=1, le=64, description="layers in a module")
+    bottleneck: bool | None = Field(default=None, description="1x1, 3x3, 1x1 modules")
     image_size: int | None = Field(default=None, ge=1, description="side of the input in pixels")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share given to all classes")
     stochastic_depth: float = Field(default=0.0, ge=0, lt=1, description="chance of skipping the last module")
@@ -89,13 +91,8 @@ def spec_for(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     preprocess, shape = dataset.preprocess, dataset.input_shape
     if config.image_size is not None:
         preprocess, shape = _resized(preprocess, shape, config.image_size)
-    options: dict[str, str | int | float] = {}
-    if config.ordering != "original":
-        options["ordering"] = config.ordering
-    if config.shortcut is not None:
-        options["shortcut"] = config.shortcut
-    if config.width is not None:
-        options["width"] = config.width
+    chosen = config.model_dump(include={"ordering", "shortcut", "width", "layers", "bottleneck"})
+    options = {name: value for name, value in chosen.items() if value not in (None, "original")}
     return spec_from_arch(
         config.arch,
         num_classes=len(dataset.classes),
@@ -106,9 +103,7 @@ def spec_for(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     )
 
 
-def _resized(
-    preprocess: Preprocess, shape: tuple[int, int, int], side: int
-) -> tuple[Preprocess, tuple[int, int, int]]:
+def _resized(preprocess: Preprocess, shape: tuple[int, int, int], side: int) -> tuple[Preprocess, tuple[int, int, int]]:
     if shape[1:] == (side, side):
         return preprocess, shape
     resize = round(side * _RESIZE_RATIO)
@@ -123,9 +118,7 @@ def _dataset(config: TrainConfig, teacher: Checkpoint | None) -> Dataset:
     return dataset_for(teacher.spec, config.data, download=config.download)
 
 
-def _objective(
-    config: TrainConfig, spec: ModelSpec, network: Network, teacher: Checkpoint | None
-) -> Objective:
+def _objective(config: TrainConfig, spec: ModelSpec, network: Network, teacher: Checkpoint | None) -> Objective:
     from edgeres.models.weights import load_network
     from edgeres.train.objectives import cross_entropy, distilled, renormaliser, set_survival
 

@@ -40,16 +40,12 @@ def load_state(state_dir: Path, identity: Identity) -> State | None:
         return None
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as err:  # torch raises RuntimeError, UnpicklingError, EOFError and others for damaged files
+    except Exception as err:  # torch raises RuntimeError, UnpicklingError, EOFError and others for damaged files
         raise InputError(f"{path} is damaged; remove it to start over") from err
     difference = _difference(state.get("identity", {}), identity)
     if not difference:
         return state
-    _log.warning(
-        "%s is of another training (%s): starting over, keeping it as %s", path, difference, _OLD_NAME
-    )
+    _log.warning("%s is of another training (%s): starting over, keeping it as %s", path, difference, _OLD_NAME)
     return None
 
 

@@ -32,9 +32,7 @@ class FakeRunner:
 
 def test_samples_are_single_synchronised_calls_in_milliseconds():
     clock = FakeClock()
-    samples = take_turn(
-        FakeRunner(clock, [9, 9, 9, 0.001, 0.002, 0.003]), Turn(seconds=0, least=3, most=9), clock
-    )
+    samples = take_turn(FakeRunner(clock, [9, 9, 9, 0.001, 0.002, 0.003]), Turn(seconds=0, least=3, most=9), clock)
     assert samples == pytest.approx([1, 2, 3])
 
 

@@ -97,9 +97,7 @@ def test_an_engine_is_left_out_with_the_reason(tmp_path):
     built = engine(tmp_path / "model.plan")
     report = bench_report([built, onnx_model(tmp_path / "a.onnx")], QUICK)
     assert len(report.latency) == 1
-    assert report.results["skipped"][built.sha256].startswith(
-        "built, not run: model.plan is a tensorrt-rtx engine"
-    )
+    assert report.results["skipped"][built.sha256].startswith("built, not run: model.plan is a tensorrt-rtx engine")
     assert any("model.plan: built, not run" in note for note in report.notes)
 
 
@@ -159,9 +157,7 @@ def _measured(samples, *, stable=True):
     done = Measured(
         Job(path=Path("03-export/model.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=stable)
     )
-    latency = Latency(
-        samples_ms=samples, batch=1, runtime="", threads=1, session="", artifact="", warmup=1, machine=""
-    )
+    latency = Latency(samples_ms=samples, batch=1, runtime="", threads=1, session="", artifact="", warmup=1, machine="")
     return [latency], [done]
 
 

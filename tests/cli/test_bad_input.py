@@ -80,7 +80,8 @@ def assert_refused(outcome, code, message):
     found, out, err = outcome
     assert found == code, err
     assert message in err
-    assert err.count("\n") == 1 and err.startswith("edgeres: ")
+    assert err.count("\n") == 1
+    assert err.startswith("edgeres: ")
     assert out == ""
 
 

@@ -20,7 +20,8 @@ def test_wilson_holds_the_estimate_and_stays_in_bounds(n, data):
 def test_wilson_equals_the_textbook():
     # Agresti 2013, section 1.4.2: 0 of 25 gives (0, 0.133)
     low, high = wilson(0, 25)
-    assert low == 0 and high == pytest.approx(0.133, abs=5e-4)
+    assert low == 0
+    assert high == pytest.approx(0.133, abs=5e-4)
 
 
 def test_wilson_covers_95_percent():
@@ -43,5 +44,7 @@ def test_a_paired_interval_is_narrower_and_covers():
     assert np.mean(covered) > 0.92
 
 
-def test_identical_answers_differ_by_exactly_nothing():
-    assert paired_difference([True, False], [True, False]) == (0.0, 0.0)
+def test_identical_answers_differ_by_nothing_within_less_the_more_images_there_are():
+    few, many = (paired_difference([True] * n, [True] * n) for n in (50, 5000))
+    assert few[0] == many[0] == 0
+    assert 0 < many[1] < few[1] < 0.05

@@ -71,9 +71,7 @@ def test_the_same_samples_give_the_same_interval():
     assert percentile_interval(latency, 50, seed=1) != percentile_interval(latency, 50, seed=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("session", "t"), ("machine", "n"), ("batch", 8), ("threads", 2)]
-)
+@pytest.mark.parametrize(("name", "value"), [("session", "t"), ("machine", "n"), ("batch", 8), ("threads", 2)])
 def test_latencies_of_different_conditions_are_not_compared(name, value):
     one = latency_from([[1.0]])
     with pytest.raises(InputError, match=f"latencies of {name} .* cannot be compared"):

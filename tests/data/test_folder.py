@@ -143,9 +143,7 @@ def test_a_class_too_small_to_split_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_classes_says_what_it_should_hold(tmp_path: Path) -> None:
     save(tmp_path / "loose.png", 1)
-    with pytest.raises(
-        InputError, match="holds no folder; it should hold one folder of images for each class"
-    ):
+    with pytest.raises(InputError, match="holds no folder; it should hold one folder of images for each class"):
         dataset_from(f"folder:{tmp_path}")
 
 

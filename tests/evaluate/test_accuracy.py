@@ -33,7 +33,8 @@ def test_all_val_images_are_counted_whatever_the_batch(checkpoint_of, spec_of, t
     predictions = np.load(tmp_path / "eval.npy")
     assert np.array_equal(predictions[:, 1], dataset.val.labels)
     assert int((predictions[:, 0] == predictions[:, 1]).sum()) == whole.correct_top1
-    assert whole.artifact == checkpoint.sha256 and whole.predictions == "eval.npy"
+    assert whole.artifact == checkpoint.sha256
+    assert whole.predictions == "eval.npy"
 
 
 def test_logits_that_are_not_finite_are_an_error(checkpoint_of, spec_of, tmp_path):

@@ -113,9 +113,7 @@ def test_nodes_and_tensors_bear_the_names_of_their_modules(spec_of, checkpoint_o
     assert (graph.input[0].name, graph.output[0].name) == ("images", "logits")
 
 
-def test_a_static_graph_has_numbers_and_a_dynamic_one_a_symbol_in_dimension_0_only(
-    spec_of, checkpoint_of, tmp_path
-):
+def test_a_static_graph_has_numbers_and_a_dynamic_one_a_symbol_in_dimension_0_only(spec_of, checkpoint_of, tmp_path):
     source = checkpoint_of(spec_of())
     static = export(source, ExportConfig(batch=4), tmp_path / "static").output
     dynamic = export(source, ExportConfig(dynamic=True), tmp_path / "dynamic").output

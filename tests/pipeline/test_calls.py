@@ -81,7 +81,8 @@ def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             call(request)
     started = latest_run().folders()[-1]
-    assert not started.is_finished and started.started_key
+    assert not started.is_finished
+    assert started.started_key
     assert call(request).output.path.parent == started.path
     assert latest_run().folders()[-1].is_finished
 

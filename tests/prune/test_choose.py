@@ -41,18 +41,32 @@ def score_by_rebuilding(checkpoint, dropped, batches, score):
 def test_each_step_takes_the_module_that_a_rebuilt_network_misses_least(checkpoint, batches, score):
     network = load_network(checkpoint)
     names = [name for name, _ in network.units()]
-    steps = greedy(network, batches, count=3, candidates=names, score=score)
+    steps = greedy(network, batches, count=3, candidates=names, score=score, lazy=False)
     gone: tuple[str, ...] = ()
     for step in steps:
         expected = {
-            name: score_by_rebuilding(checkpoint, (*gone, name), batches, score)
-            for name in names
-            if name not in gone
+            name: score_by_rebuilding(checkpoint, (*gone, name), batches, score) for name in names if name not in gone
         }
         assert step.scores == pytest.approx(expected, rel=1e-5, abs=1e-7)
         assert step.chosen == min(expected, key=expected.__getitem__)
         assert step.images == 24
         gone = (*gone, step.chosen)
+
+
+def test_a_lazy_step_measures_few_and_stops_only_when_no_other_can_be_better(checkpoint, batches):
+    network = load_network(checkpoint)
+    names = [name for name, _ in network.units()]
+    full = greedy(network, batches, count=4, candidates=names, lazy=False)
+    lazy = greedy(network, batches, count=4, candidates=names)
+    assert lazy[0] == full[0]
+    known: dict[str, float] = {}
+    for step in lazy:
+        best = step.scores[step.chosen]
+        assert best == min(step.scores.values())
+        passed_over = known.keys() - step.scores.keys() - {s.chosen for s in lazy[: lazy.index(step)]}
+        assert all(known[name] >= best for name in passed_over)
+        known |= step.scores
+    assert sum(len(step.scores) for step in lazy) < sum(len(step.scores) for step in full)
 
 
 def test_a_module_that_does_nothing_goes_first(checkpoint, batches):

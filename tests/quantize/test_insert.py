@@ -87,9 +87,7 @@ def test_the_graph_computes_fake_quantization(onnx_of):
     values, scale = quantized_weight(stored["conv1.weight"])
     weight = values * scale[:, None, None, None].astype(np.float64)
     step = np.float32(2 / 127)
-    padded = np.pad(
-        np.clip(np.rint(images / step), -128, 127) * np.float64(step), [(0, 0)] * 2 + [(1, 1)] * 2
-    )
+    padded = np.pad(np.clip(np.rint(images / step), -128, 127) * np.float64(step), [(0, 0)] * 2 + [(1, 1)] * 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
     expected = np.einsum("nihwab,oiab->nohw", windows, weight) + stored["conv1.bias"][:, None, None]
     assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()

@@ -60,9 +60,7 @@ def quantized_bias(graph: Graph) -> None:
     store(graph, "b", np.zeros(16, np.int32))
     store(graph, "s", np.ones(16, np.float32))
     store(graph, "z", np.zeros(16, np.int32))
-    graph.node.insert(
-        0, helper.make_node("DequantizeLinear", ["b", "s", "z"], ["bias.float"], name="bias", axis=0)
-    )
+    graph.node.insert(0, helper.make_node("DequantizeLinear", ["b", "s", "z"], ["bias.float"], name="bias", axis=0))
     find(graph, "conv1").input[2] = "bias.float"
 
 

@@ -20,9 +20,7 @@ from edgeres.runtime import runner_for
 @pytest.fixture
 def calibrated(onnx_of, tmp_path):
     source = onnx_of("resnet8", dynamic=True)
-    return source, calibrate(
-        source, CalibrateConfig(data="digits", images=64), tmp_path / "scales"
-    ).output.path
+    return source, calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
 
 
 def logits_of(model: OnnxModel) -> np.ndarray:

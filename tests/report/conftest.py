@@ -66,9 +66,7 @@ class FakeRun:
         (folder / name).write_bytes(self._content(cost, dropped, stage, size_bytes))
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         output = FileRef(path=f"/elsewhere/{folder.name}/{name}", sha256=digest, size_bytes=size_bytes)
-        self.stage(
-            stage, source=source, output=output, cost=cost, precision=precision, dropped=dropped, **fields
-        )
+        self.stage(stage, source=source, output=output, cost=cost, precision=precision, dropped=dropped, **fields)
         return folder, output
 
     def evaluated(self, folder, output, top1, runtime="torch 2.6.0 cpu", *, predictions=True):
@@ -120,9 +118,7 @@ class FakeRun:
         """Adds a lesion table over all modules."""
         whole = self._lesion("", "whole", 0.0)
         table = [
-            self._lesion(
-                info.name, info.kind, -45.0 if info.kind == "projection" else -0.4 * (index % 9) - 0.2
-            )
+            self._lesion(info.name, info.kind, -45.0 if info.kind == "projection" else -0.4 * (index % 9) - 0.2)
             for index, info in enumerate(modules_of(self.spec))
         ]
         return self.stage("lesion", source=source, results={"table": table, "whole": whole})
@@ -166,18 +162,14 @@ def fill(run):
     run.evaluated(folder, first, 0.9236)
     run.lesion(first)
     results = {"chosen": list(DROPPED)}
-    folder, pruned = run.model(
-        "prune", "model.safetensors", 3_020_000, source=first, dropped=DROPPED, results=results
-    )
+    folder, pruned = run.model("prune", "model.safetensors", 3_020_000, source=first, dropped=DROPPED, results=results)
     run.evaluated(folder, pruned, 0.8842)
     folder, recovered = run.model(
         "recover", "model.safetensors", 3_020_001, source=pruned, dropped=DROPPED, config={"epochs": 2}
     )
     run.evaluated(folder, recovered, 0.9180)
     results = {"opset": 17, "batch": 1}
-    folder, exported = run.model(
-        "export", "model.onnx", 2_990_000, source=recovered, dropped=DROPPED, results=results
-    )
+    folder, exported = run.model("export", "model.onnx", 2_990_000, source=recovered, dropped=DROPPED, results=results)
     run.evaluated(folder, exported, 0.9182, "onnxruntime 1.20.0 cpu")
     folder, quantized = run.model(
         "quantize",

@@ -38,9 +38,7 @@ def test_a_few_huge_lesions_do_not_hide_the_rest(whole_run):
     summary = rows_from(whole_run.path)
     assert any("log scale" in text for text in texts(lesion_svg(summary)))
     even = tuple(entry.model_copy(update={"change_points": -2.0}) for entry in summary.lesion)
-    assert not any(
-        "log scale" in text for text in texts(lesion_svg(summary.model_copy(update={"lesion": even})))
-    )
+    assert not any("log scale" in text for text in texts(lesion_svg(summary.model_copy(update={"lesion": even}))))
 
 
 def test_every_timed_stage_is_a_named_point(whole_run):

@@ -218,9 +218,7 @@ def test_unfinished_and_damaged_stages_are_told_and_the_rest_is_shown(whole_run)
 
 
 def test_a_run_that_only_began_is_shown(fake_run):
-    fake_run.model(
-        "train", "model.safetensors", 1000, config={"arch": "resnet20", "data": "digits", "epochs": 1}
-    )
+    fake_run.model("train", "model.safetensors", 1000, config={"arch": "resnet20", "data": "digits", "epochs": 1})
     summary = rows_from(fake_run.path)
     assert summary.rows[0].what == "resnet20 on digits, 1 epoch"
     assert summary.headline == "One model so far: resnet20 on digits, 1 epoch."

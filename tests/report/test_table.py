@@ -51,9 +51,7 @@ def test_markdown_names_what_is_missing(whole_run):
 
 
 def test_csv_holds_plain_numbers_and_empty_cells(whole_run):
-    records = {
-        record["name"]: record for record in csv.DictReader(io.StringIO(csv_from(rows_from(whole_run.path))))
-    }
+    records = {record["name"]: record for record in csv.DictReader(io.StringIO(csv_from(rows_from(whole_run.path))))}
     assert float(records["00-import"]["top1"]) == 0.9236
     assert int(records["05-quantize"]["size_bytes"]) == 810_000
     assert float(records["02-prune"]["points_vs_first"]) == pytest.approx(-3.94)

@@ -17,16 +17,12 @@ def test_sizes_are_decimal(value, text):
     assert size(value) == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (-0.001, "0.00"), (0.0, "0.00")]
-)
+@pytest.mark.parametrize(("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (-0.001, "0.00"), (0.0, "0.00")])
 def test_what_rounds_to_nothing_has_no_sign(value, text):
     assert signed(value) == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123")]
-)
+@pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123")])
 def test_milliseconds_have_three_digits(value, text):
     assert milliseconds(value) == text
 

@@ -73,9 +73,7 @@ def test_a_mirrored_part_is_the_part_mirrored() -> None:
         preprocess=Preprocess(mean=(0.5,), std=(0.5,), resize=8),
     )
     image = Image.fromarray(pixels(1, 20, 3)[0].numpy())
-    mirrored, straight = (
-        resized_crop(image, np.array([0.3, 0.6, u, 0.5, 0.5]), "crop-flip", spec) for u in (0.1, 0.9)
-    )
+    mirrored, straight = (resized_crop(image, np.array([0.3, 0.6, u, 0.5, 0.5]), "crop-flip", spec) for u in (0.1, 0.9))
     assert not np.array_equal(mirrored, straight)
     np.testing.assert_array_equal(mirrored, straight[:, ::-1])
 

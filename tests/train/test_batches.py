@@ -48,9 +48,7 @@ def photos(tmp_path_factory) -> Dataset:
 def steps(dataset: Dataset, config: LoopConfig, parts: list[tuple[int, int]], first: int, last: int):
     data = batches_for(dataset.train, spec_of(dataset), config)
     runs = [list(data.from_step(first, last, Slice(*part, CPU))) for part in parts]
-    return [
-        tuple(torch.cat(pieces) for pieces in zip(*step, strict=True)) for step in zip(*runs, strict=True)
-    ]
+    return [tuple(torch.cat(pieces) for pieces in zip(*step, strict=True)) for step in zip(*runs, strict=True)]
 
 
 @pytest.mark.parametrize(("name", "batch"), [("digits", 100), ("photos", 6)])
@@ -84,9 +82,7 @@ def test_an_epoch_shows_no_image_twice_and_drops_the_incomplete_batch(digits: Da
 
 
 def test_the_seed_decides_order_and_augmentation(digits: Dataset) -> None:
-    first, again, other = (
-        steps(digits, LoopConfig(batch=64, seed=seed), [(0, 64)], 0, 1)[0][0] for seed in (0, 0, 1)
-    )
+    first, again, other = (steps(digits, LoopConfig(batch=64, seed=seed), [(0, 64)], 0, 1)[0][0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -98,9 +94,7 @@ def test_without_augmentation_training_sees_what_evaluation_sees(name: str, requ
     data = batches_for(dataset.train, spec_of(dataset), config)
     part = Slice(0, 5, CPU)
     images, labels = next(data.from_step(0, 1, part))
-    expected, expected_labels = next(
-        dataset.train.subset(data.places_at(0, part)).batches(spec_of(dataset), 5)
-    )
+    expected, expected_labels = next(dataset.train.subset(data.places_at(0, part)).batches(spec_of(dataset), 5))
     np.testing.assert_allclose(images.numpy(), expected, atol=1e-6)
     np.testing.assert_array_equal(labels.numpy(), expected_labels)
 

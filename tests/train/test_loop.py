@@ -27,9 +27,7 @@ CONFIG = LoopConfig(epochs=3, batch=8, warmup_epochs=1, ema=0.9, clip_norm=1.0, 
 def spec() -> ModelSpec:
     preprocess = Preprocess(mean=(0.5,), std=(0.5,))
     options: dict[str, str | int | float] = {"width": 4}
-    return spec_from_arch(
-        "resnet8", num_classes=2, input_shape=(1, 4, 4), preprocess=preprocess, options=options
-    )
+    return spec_from_arch("resnet8", num_classes=2, input_shape=(1, 4, 4), preprocess=preprocess, options=options)
 
 
 def data_for(config: LoopConfig) -> Batches:

@@ -22,9 +22,7 @@ GREY = Preprocess(mean=(0.5,), std=(0.5,))
 
 def tiny(arch: str = "resnet8", **options: str | int) -> Network:
     torch.manual_seed(0)
-    spec = spec_from_arch(
-        arch, num_classes=3, input_shape=(1, 8, 8), preprocess=GREY, options={"width": 4, **options}
-    )
+    spec = spec_from_arch(arch, num_classes=3, input_shape=(1, 8, 8), preprocess=GREY, options={"width": 4, **options})
     return network_from(spec)
 
 
@@ -49,9 +47,7 @@ def test_distillation_without_weight_is_cross_entropy() -> None:
 
 def test_the_teacher_learns_nothing() -> None:
     teacher, student = tiny(), tiny()
-    loss = distilled(teacher, weight=1.0, temperature=2.0)(
-        student, torch.randn(4, 1, 8, 8), torch.zeros(4).long()
-    )
+    loss = distilled(teacher, weight=1.0, temperature=2.0)(student, torch.randn(4, 1, 8, 8), torch.zeros(4).long())
     loss.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not teacher.training

@@ -20,9 +20,7 @@ def test_the_rate_rises_in_the_warm_up_and_never_after(steps: int, warmup: int, 
 
 def test_cosine_is_one_half_in_the_middle_and_ends_near_zero() -> None:
     assert rate_at(60, steps=110, warmup=10, kind="cosine") == pytest.approx(0.5)
-    assert rate_at(109, steps=110, warmup=10, kind="cosine") == pytest.approx(
-        (1 + math.cos(math.pi * 0.99)) / 2
-    )
+    assert rate_at(109, steps=110, warmup=10, kind="cosine") == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
 
 
 def test_step_divides_by_ten_at_a_half_and_three_quarters() -> None:

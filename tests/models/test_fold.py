@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeres.export.fold import fold_batch_norms, foldable_pairs
+from edgeres.models.fold import fold_batch_norms, foldable_pairs
 from edgeres.models.resnet import ORDERINGS
 from edgeres.models.weights import load_network
 
@@ -41,9 +41,7 @@ def test_only_batch_norms_behind_an_addition_stay(ordering, left, spec_of, check
     assert len(norms_of(network)) == left
 
 
-def test_a_batch_norm_behind_the_shortcut_of_a_dropped_module_is_folded_into_its_projection(
-    spec_of, checkpoint_of
-):
+def test_a_batch_norm_behind_the_shortcut_of_a_dropped_module_is_folded_into_its_projection(spec_of, checkpoint_of):
     spec = spec_of("resnet8", ordering="full-preact", shortcut="B").without(("layer3.0",))
     network = load_network(checkpoint_of(spec))
     folded = fold_batch_norms(network)

@@ -1,0 +1,113 @@
+"""A recipe runs once, is reused when nothing changed, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgeres.core.artifacts import Engine
+from edgeres.core.runs import Run, latest_run
+from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
+from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
+
+
+@pytest.fixture
+def recipe(checkpoint_of, spec_of):
+    path = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+    return Recipe(
+        name="short",
+        data="digits",
+        stage=(
+            {"use": "import", "file": str(path)},
+            {"use": "prune", "drop": 1, "images": 50},
+            {"use": "recover", "images": 64, "epochs": 1, "lr": 0.001},
+            {"use": "export"},
+            {"use": "eval", "images": 60},
+        ),
+    )
+
+
+def run(recipe, redo_from=None):
+    steps = planned(recipe, "test")
+    start = redo_index(steps, redo_from) if redo_from else None
+    return list(Chain(run_of_recipe(recipe, None), steps, start).execute())
+
+
+def test_a_chain_makes_every_artifact_and_reuses_all_of_it_the_second_time(recipe, runs_folder):
+    first = run(recipe)
+    assert [done.reused for done in first] == [False] * 5
+    names = [folder.path.name for folder in Run(runs_folder / "short").finished()]
+    assert names == ["00-import", "01-prune", "02-recover", "03-export"]
+    assert all((folder.path / "eval.json").is_file() for folder in latest_run().finished())
+    before = {path: path.read_bytes() for path in runs_folder.rglob("*") if path.is_file()}
+    assert [done.reused for done in run(recipe)] == [True] * 5
+    assert {path: path.read_bytes() for path in runs_folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_teacher_is_the_network_before_pruning(recipe, runs_folder):
+    done = run(recipe)
+    imported, recovered = done[0].reports[0], done[2].reports[0]
+    assert recovered.results["teacher_sha256"] == imported.output.sha256
+
+
+def test_a_changed_option_redoes_its_stage_and_what_follows_and_keeps_the_old(recipe, runs_folder):
+    run(recipe)
+    stages = [dict(entry) for entry in recipe.stage]
+    stages[2]["epochs"] = 2
+    changed = run(recipe.model_copy(update={"stage": tuple(stages)}))
+    assert [done.reused for done in changed] == [True, True, False, False, False]
+    assert (runs_folder / "short" / "02-recover.old1" / "report.json").is_file()
+
+
+def test_from_redoes_that_stage(recipe):
+    run(recipe)
+    assert [done.reused for done in run(recipe, "export")] == [True, True, True, False, False]
+
+
+def test_an_interrupted_chain_goes_on(recipe, monkeypatch, runs_folder):
+    def interrupted(source, config, out_dir):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeres.export.stage.export", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe)
+    started = runs_folder / "short" / "03-export" / "started.json"
+    assert json.loads(started.read_text())["stage"] == "export"
+    assert [done.reused for done in run(recipe)] == [True, True, True, False, False]
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("damage", ["report.json", "model.safetensors"])
+def test_a_damaged_stage_is_made_again(recipe, runs_folder, damage):
+    run(recipe)
+    (runs_folder / "short" / "01-prune" / damage).write_text("damaged")
+    again = run(recipe)
+    assert not again[1].reused
+    assert again[1].reports[0].output.sha256
+
+
+def test_the_recipe_in_the_run_reads_back_to_what_was_run(recipe, runs_folder):
+    run_of_recipe(recipe, None)
+    written, _ = recipe_from(str(runs_folder / "short" / "recipe.toml"), {})
+    assert written == recipe
+    assert toml_text(written) == (runs_folder / "short" / "recipe.toml").read_text()
+
+
+def test_shipped_recipes_are_valid_once_their_file_is_named():
+    overrides = {"data": "digits", "import.file": "x.pth", "import.arch": "resnet20"}
+    for name in shipped_recipes():
+        recipe, steps = recipe_from(name, {} if name == "demo" else overrides)
+        assert recipe.name == name
+        assert recipe.about
+        assert [step.use for step in steps][-3:] == ["eval", "bench", "report"]
+
+
+def test_engines_are_not_evaluated_here(recipe, runs_folder):
+    pytest.importorskip("tensorrt_rtx")
+    stages = (*recipe.stage[:1], {"use": "export"}, {"use": "compile", "targets": "sm86"}, {"use": "eval"})
+    run(recipe.model_copy(update={"stage": stages}))
+    folder = runs_folder / "short" / "02-compile"
+    assert isinstance(Run(runs_folder / "short").models()[-1][1], Engine)
+    assert not (folder / "eval.json").exists()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeres.bench.stage import BenchConfig as BenchConfig
+    from edgeres.bench.stage import bench_report as bench_report
     from edgeres.compile.stage import CompileConfig as CompileConfig
     from edgeres.compile.stage import compile_engine as compile_engine
     from edgeres.core.artifacts import Checkpoint as Checkpoint
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from edgeres.train.stage import train as train
 
 _PLACES = {
-    "edgeres.bench.stage": ("BenchConfig",),
+    "edgeres.bench.stage": ("BenchConfig", "bench_report"),
     "edgeres.compile.stage": ("CompileConfig", "compile_engine"),
     "edgeres.core.artifacts": ("Checkpoint", "Engine", "OnnxModel", "model_from"),
     "edgeres.core.errors": ("EdgeresError",),

@@ -47,6 +47,7 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
 
     console = Console()
     console.print(table_from(summary))
+    click.echo(summary.headline)
     for problem in summary.problems:
         click.echo(f"missing: {problem}", err=True)
     click.echo(f"{where}: report.html, report.md, report.json, report.csv")

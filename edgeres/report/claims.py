@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.report.summary import Change, Claim, Row
-from edgeres.report.wording import count, is_same, percent, points, runtime_name, signed, size, speed
+from edgeres.report.wording import count, is_same, percent, points, signed, size, speed
 
 _ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
 
@@ -38,26 +38,22 @@ def _size_claim(rows: Sequence[Row]) -> Claim | None:
 
 
 def _speed_claim(rows: Sequence[Row]) -> Claim | None:
-    """Of the last row on the first one's runtime: a change of runtime is no gain of the model's."""
-    timed = [row for row in rows if row.latency]
-    base = timed[0].latency if timed else None
-    same = [row for row in timed[1:] if row.latency and base and _name(row) == runtime_name(base.runtime)]
-    if not same or base is None or not (change := same[-1].versus_first.latency_ratio):
+    """Of the last row that an earlier one on its runtime can be compared with."""
+    compared = [row for row in rows if row.versus_first.latency_ratio]
+    if not compared:
         return None
+    change = compared[-1].versus_first.latency_ratio
+    assert change is not None
+    detail = _conditions(compared[-1], change)
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
-        return Claim(figure="no", what="change of speed that can be told", detail=_conditions(same[-1], change))
+        return Claim(figure="no", what="change of speed that can be told", detail=detail)
     factor = 1 / change.value
-    what = "faster" if factor > 1 else "slower"
-    return Claim(figure=_times(factor), what=what, detail=_conditions(same[-1], change))
+    return Claim(figure=_times(factor), what="faster" if factor > 1 else "slower", detail=detail)
 
 
 def _times(ratio: float) -> str:
     factor = max(ratio, 1 / ratio)
     return f"{factor:.2f}×" if factor < 2 else f"{factor:.1f}×"
-
-
-def _name(row: Row) -> str:
-    return runtime_name(row.latency.runtime) if row.latency else ""
 
 
 def _conditions(row: Row, change: Change) -> str:

@@ -48,8 +48,8 @@ def points_between(before: Measured, after: Measured) -> Change | None:
 
 
 def latency_between(before: Measured, after: Measured) -> Change | None:
-    """Ratio of medians; None unless both were timed in one session."""
-    if before.latency is None or after.latency is None:
+    """Ratio of medians; None unless both were timed in one session and runtime, whose gain is not the model's."""
+    if before.latency is None or after.latency is None or before.latency.runtime != after.latency.runtime:
         return None
     try:
         ratio = ratio_interval(before.latency, after.latency)

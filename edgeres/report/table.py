@@ -29,7 +29,7 @@ def table_from(summary: RunSummary) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=summary.run, title_justify="left", caption=summary.headline, caption_justify="left")
+    table = Table(title=summary.run, title_justify="left")
     table.box, table.show_edge, table.show_lines, table.padding = SIMPLE_HEAD, False, True, (0, 1, 0, 0)
     for title, (_, min_width) in _TERMINAL.items():
         table.add_column(title, overflow="fold", min_width=min_width)

@@ -256,7 +256,20 @@ def test_a_change_of_runtime_is_not_sold_as_a_faster_model(fake_run):
     fake_run.stage("bench", latency=latencies)
     summary = rows_from(fake_run.path)
     assert "faster" not in summary.headline
-    assert summary.rows[1].versus_first.latency_ratio.value == pytest.approx(0.1, rel=0.02)
+    assert summary.rows[1].versus_first.latency_ratio is None
+
+
+def test_a_pruned_graph_is_compared_with_the_whole_one_on_its_runtime(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    _, whole = fake_run.model("export", "model.onnx", 1000, source=first)
+    _, pruned = fake_run.model("prune", "model.safetensors", 800, source=first)
+    _, shorter = fake_run.model("export", "model.onnx", 800, source=pruned)
+    onnx = "onnxruntime 1.20.0 cpu"
+    latencies = (fake_run.latency(first, 9.0), fake_run.latency(whole, 2.0, onnx), fake_run.latency(shorter, 1.0, onnx))
+    fake_run.stage("bench", latency=latencies)
+    summary = rows_from(fake_run.path)
+    assert summary.rows[3].versus_first.latency_ratio.versus == "01-export"
+    assert "2.00× faster" in summary.headline
 
 
 def test_a_speed_that_cannot_be_told_apart_is_no_gain(fake_run):

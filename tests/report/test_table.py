@@ -64,4 +64,3 @@ def test_an_empty_run_has_an_empty_table(fake_run):
     summary = rows_from(fake_run.path)
     assert csv_from(summary) == "name\n"
     assert "No model yet." in markdown_from(summary)
-    assert "No model yet." in printed(summary, 80)

@@ -26,12 +26,12 @@ _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEAD = (
     "stage",
     "top-1 %",
-    "against the first, points",
+    "against the first row",
     "parameters",
     "MACs",
     "file",
     "p50 ms",
-    "against the first",
+    "against the first of its runtime",
 )
 
 
@@ -86,7 +86,7 @@ def cells_of(row: Row) -> list[str]:
         count(row.params),
         count(row.macs),
         size(row.size_bytes),
-        milliseconds(latency.p50_ms.value) if latency else "not run here",
+        milliseconds(latency.p50_ms.value) if latency else row.latency_missing,
         " ".join(speed(changes.latency_ratio)) if changes.latency_ratio else "",
     ]
 

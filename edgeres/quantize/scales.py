@@ -89,12 +89,9 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
     check_float(source)
     tensors = placement_of(source.proto).observed
     dataset = dataset_for(source.spec, config.data, download=config.download)
-    if config.images > len(dataset.train):
-        raise InputError(
-            f"{config.data} has {len(dataset.train)} training images, {config.images} asked for; use --images"
-            f" {len(dataset.train)}"
-        )
-    split = dataset.train.sample(config.images, config.seed)
+    if len(dataset.train) < FEWEST_IMAGES:
+        raise InputError(f"{config.data} has {len(dataset.train)} training images, calibration needs {FEWEST_IMAGES}")
+    split = dataset.train.sample(min(config.images, len(dataset.train)), config.seed)
     if len(split) < _USUAL_IMAGES:
         recorder.warnings.append(f"{len(split)} calibration images; {_USUAL_IMAGES} or more are usual")
     with timed(recorder.results, "statistics_s"):

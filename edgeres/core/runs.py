@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,10 +55,26 @@ class StageFolder:
     @property
     def started_key(self) -> str | None:
         """The key of the call that began here and has not finished."""
+        return self._started.get("key")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether another process of this machine is at work here."""
+        pid = self._started.get("pid", "")
+        if not pid.isdigit() or self._started.get("host") != platform.node() or int(pid) == os.getpid():
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except OSError as err:
+            return isinstance(err, PermissionError)
+        return True
+
+    @property
+    def _started(self) -> dict[str, str]:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            key = json.loads((self.path / STARTED_NAME).read_text(encoding="utf-8")).get("key")
-            return str(key) if key else None
-        return None
+            content = json.loads((self.path / STARTED_NAME).read_text(encoding="utf-8"))
+            return {str(key): str(value) for key, value in content.items()}
+        return {}
 
     def report(self) -> StageReport:
         """The stage's report; raises InputError if there is none or it is damaged."""
@@ -70,6 +87,11 @@ class StageFolder:
         if path is None or path.suffix not in {".safetensors", ".onnx", ".plan"} or not path.is_file():
             return None
         return model_from(path)
+
+
+def started_text(stage: str, key: str) -> str:
+    """What started.json says: the call, and the process that works on it."""
+    return json.dumps({"stage": stage, "key": key, "pid": os.getpid(), "host": platform.node()}) + "\n"
 
 
 @dataclass(frozen=True)
@@ -113,12 +135,22 @@ class Run:
         return found
 
     def folder_for(self, stage: str, key: str) -> Path:
-        """Where a call with this key goes: on in the folder it began in, otherwise in a new one."""
+        """Where a call with this key goes: on in the folder it began in and left, otherwise in a new one."""
         for folder in self.folders():
-            if folder.stage == stage and not folder.is_finished and folder.started_key == key:
+            is_left = not folder.is_finished and not folder.is_busy
+            if folder.stage == stage and is_left and folder.started_key == key:
                 return folder.path
         index = max((folder.index for folder in self.folders()), default=-1) + 1
         return self.path / f"{index:02d}-{stage}"
+
+    def claim(self, stage: str, key: str) -> Path:
+        """`folder_for`, made and marked as begun, so that no other call takes it."""
+        while True:
+            path = self.folder_for(stage, key)
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
+                write_text(path / STARTED_NAME, started_text(stage, key))
+                return path
 
     def data(self) -> str | None:
         """The data set named last in this run, by a stage or an evaluation."""

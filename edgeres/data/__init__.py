@@ -6,12 +6,14 @@ split_from_arrays, split_from_files                       to build a Dataset of 
 """
 
 from edgeres.data.dataset import DATASETS, Dataset, dataset_for, dataset_from
+from edgeres.data.fingerprint import data_fingerprint
 from edgeres.data.split import Split, split_from_arrays, split_from_files
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "Split",
+    "data_fingerprint",
     "dataset_for",
     "dataset_from",
     "split_from_arrays",

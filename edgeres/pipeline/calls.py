@@ -117,11 +117,9 @@ def _adopted(source: Model) -> Run | None:
 
 def _in_run(run: Run, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
     key = stage_key(stage, source, config)
-    folder = agreed(lambda: run.folder_for(stage, key))
-    run = Run(folder.parent)
+    folder = agreed(lambda: run.claim(stage, key))
     if is_main_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        run.make_latest()
+        Run(folder.parent).make_latest()
     result = execute(stage, source, config, folder, key)
     log.info("%s: wrote %s", stage, result.output.path)
     return result

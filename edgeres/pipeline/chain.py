@@ -59,6 +59,7 @@ class Chain:
         if reused := report is not None:
             log.info("%s: done already, reused", folder.path)
         else:
+            _refuse_if_busy(folder)
             _set_aside_other(folder, key)
             report = execute(step.use, source, config, folder.path, key).report
         if model := folder.model():
@@ -111,6 +112,11 @@ def run_of_recipe(recipe: Recipe, name: str | None) -> Run:
     run = Run(runs_root() / (name or recipe.name))
     write_text(run.path / RECIPE_NAME, toml_text(recipe))
     return run
+
+
+def _refuse_if_busy(folder: StageFolder) -> None:
+    if folder.is_busy:
+        raise InputError(f"another edgeres is at work in {folder.path}; wait for it, or choose another --name")
 
 
 def _set_aside_other(folder: StageFolder, key: str) -> None:

@@ -2,7 +2,9 @@
 
 A stage is a function `(source, config, out_dir) -> StageResult`. Its key is
 
-    sha256(stage, edgeres version, source's sha256, config with every file it names replaced by its sha256)
+    sha256(stage, edgeres version, source's sha256, config)
+
+where a file the config names counts by its sha256 and a folder of images by the paths and sizes in it,
 
 and a finished stage with the same key need not run again.
 """
@@ -30,8 +32,9 @@ from edgeres.core.config import Config
 from edgeres.core.errors import EdgeresError, InputError, StageError
 from edgeres.core.files import sha256_of, write_text
 from edgeres.core.names import resolve
-from edgeres.core.runs import STARTED_NAME, Run
+from edgeres.core.runs import STARTED_NAME, Run, started_text
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
+from edgeres.data import data_fingerprint
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,21 @@ STAGES = {
 
 def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
     """What the result of a stage depends on, as one hash."""
-    values = {
-        name: sha256_of(value) if isinstance(value, Path) and value.is_file() else str(value)
-        for name, value in sorted(config)
-    }
+    values = {name: _identity(name, value) for name, value in sorted(config)}
     parts = [stage, edgeres.__version__, source.sha256 if source else None, values]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _identity(name: str, value: object) -> str:
+    if isinstance(value, Path) and value.is_file():
+        return sha256_of(value)
+    return data_fingerprint(value) if name == "data" and isinstance(value, str) else str(value)
 
 
 def execute(stage: str, source: Artifact | None, config: Config, folder: Path, key: str) -> StageResult[Artifact]:
     """Runs one stage in `folder` and writes its report there; an interrupted call leaves `key` in started.json."""
     if is_main_process():
-        write_text(folder / STARTED_NAME, json.dumps({"stage": stage, "key": key}) + "\n")
+        write_text(folder / STARTED_NAME, started_text(stage, key))
     try:
         result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)
     except EdgeresError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -66,3 +69,19 @@ def test_dropping_the_same_module_again_is_refused(checkpoint, tmp_path):
     once = prune(checkpoint, PruneConfig(modules=("layer1.1",)), tmp_path / "a").output
     with pytest.raises(InputError, match="dropped already"):
         prune(once, PruneConfig(modules=("layer1.1",)), tmp_path / "b")
+
+
+def test_a_dropped_checkpoint_is_rebuilt_in_a_new_process_from_the_file_alone(checkpoint, tmp_path):
+    output = prune(checkpoint, PruneConfig(modules=("layer1.1", "layer2.0", "layer3.2")), tmp_path / "out").output
+    torch.manual_seed(0)
+    images = torch.randn(3, 1, 8, 8)
+    expected = load_network(output)(images)
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom edgeres.core.artifacts import Checkpoint\n"
+        "from edgeres.models.weights import load_network\ntorch.set_num_threads(1)\ntorch.manual_seed(0)\n"
+        "images = torch.randn(3, 1, 8, 8)\n"
+        "torch.save(load_network(Checkpoint(Path(sys.argv[1])))(images).detach(), sys.argv[2])"
+    )
+    logits = tmp_path / "logits.pt"
+    subprocess.run([sys.executable, "-c", code, str(output.path), str(logits)], check=True, cwd=tmp_path)
+    assert torch.allclose(torch.load(logits, weights_only=True), expected, rtol=0, atol=1e-5)

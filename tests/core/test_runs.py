@@ -1,0 +1,100 @@
+"""Run folders: found, numbered, claimed by one process at a time, readable when damaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeres.core.errors import InputError
+from edgeres.core.runs import LATEST, STARTED_NAME, Run, StageFolder, latest_run, new_run, run_holding, run_named
+
+
+@pytest.fixture
+def run(runs_folder):
+    path = runs_folder / "mine"
+    path.mkdir(parents=True)
+    return Run(path)
+
+
+def begin(run: Run, name: str, **started: object) -> StageFolder:
+    folder = run.path / name
+    folder.mkdir()
+    (folder / STARTED_NAME).write_text(json.dumps(started))
+    return next(found for found in run.folders() if found.path == folder)
+
+
+def test_folders_are_numbered_in_order_and_others_are_left_out(run):
+    for name in ("10-bench", "02-prune", "00-train", "02-prune.old1", "notes"):
+        (run.path / name).mkdir()
+    (run.path / "03-export").write_text("a file")
+    assert [folder.path.name for folder in run.folders()] == ["00-train", "02-prune", "10-bench"]
+    assert run.folder_for("eval", "key").name == "11-eval"
+
+
+def test_a_left_folder_is_taken_up_by_the_same_call_only(run):
+    left = begin(run, "00-train", key="a", pid=2**22 + 1, host="elsewhere")
+    assert run.folder_for("train", "a") == left.path
+    assert run.folder_for("train", "b").name == "01-train"
+    assert run.folder_for("prune", "a").name == "01-prune"
+
+
+def test_a_folder_another_process_works_in_is_left_to_it(run):
+    import platform
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        busy = begin(run, "00-train", key="a", pid=worker.pid, host=platform.node())
+        assert busy.is_busy
+        assert run.folder_for("train", "a").name == "01-train"
+        worker.communicate(b"\n")
+    assert not busy.is_busy
+    assert run.folder_for("train", "a") == busy.path
+
+
+def test_two_claims_get_two_folders(run):
+    first, second = run.claim("prune", "a"), run.claim("export", "b")
+    assert (first.name, second.name) == ("00-prune", "01-export")
+    assert run.claim("prune", "a") == first
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"key": null}'])
+def test_a_damaged_start_is_nobodys(run, text):
+    folder = begin(run, "00-train")
+    (folder.path / STARTED_NAME).write_text(text)
+    assert not folder.is_busy
+    assert run.folder_for("train", "a").name == "01-train"
+
+
+def test_latest_follows_and_survives_as_a_text_file(run, runs_folder, monkeypatch):
+    run.make_latest()
+    assert latest_run() == run
+    other = new_run("mine")
+    assert other.name == "mine-2"
+    other.path.mkdir()
+
+    def no_links(*arguments: object, **named: object) -> None:
+        raise OSError("not allowed")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    (runs_folder / LATEST).unlink()
+    other.make_latest()
+    assert latest_run() == other
+    assert run_named(None) == other
+    assert run_named("mine") == run
+
+
+def test_a_run_that_is_gone_is_said_to_be(run, runs_folder):
+    run.make_latest()
+    run.path.rmdir()
+    with pytest.raises(InputError, match="no current run"):
+        latest_run()
+    with pytest.raises(InputError, match="no run 'mine'"):
+        run_named("mine")
+
+
+def test_the_run_of_a_file_is_told_by_its_folder(run):
+    assert run_holding(run.path / "00-train" / "model.safetensors") == run
+    assert run_holding(run.path / "model.safetensors") is None

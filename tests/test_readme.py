@@ -53,11 +53,9 @@ def test_there_are_commands_to_test():
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.split("\n")[0][:40])
 def test_commands_run_as_written(workplace, block):
-    for line in block.strip().splitlines():
+    for line in block.replace("\\\n", "").strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "edgeres"
-        if arguments[0] == "run" and "--dry-run" not in arguments:
-            arguments += ["--set", "import.size=64", "--set", "import.resize=72"]
         done = subprocess.run(
             [sys.executable, "-m", "edgeres", *arguments],
             cwd=workplace,

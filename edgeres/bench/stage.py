@@ -55,12 +55,6 @@ class BenchConfig(Config):
     seed: int = Field(0, ge=0, description="of the input images and the order of turns")
 
 
-def bench(models: Sequence[Model], config: BenchConfig) -> tuple[list[Latency], list[str]]:
-    """Latencies of one session in the order of `models`, and notes: which were left out and why."""
-    report = bench_report(models, config)
-    return list(report.latency), list(report.notes)
-
-
 def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
     """The stage "bench": one interleaved session over what can run here.
 

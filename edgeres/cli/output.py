@@ -9,6 +9,7 @@ import click
 
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.stage import StageReport
+from edgeres.report.wording import size
 
 if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
@@ -19,7 +20,7 @@ _LONG = 160
 def print_result(report: StageReport, *, as_json: bool) -> None:
     """What a stage did: its figures, notes and warnings, and the file it wrote."""
     if as_json:
-        click.echo(report.model_dump_json(indent=1))
+        click.echo(report.model_dump_json())
         return
     for accuracy in report.accuracy:
         click.echo(accuracy_line(accuracy))
@@ -33,13 +34,13 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)
     if report.output is not None:
-        click.echo(f"{report.output.path}  {size_text(report.output.size_bytes)}, {report.duration_s:.1f} s")
+        click.echo(f"{report.output.path}  {size(report.output.size_bytes)}, {report.duration_s:.1f} s")
 
 
 def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
     """The one table of a run, and where its page is."""
     if as_json:
-        click.echo(summary.model_dump_json(indent=1))
+        click.echo(summary.model_dump_json())
         return
     from rich.console import Console
 
@@ -69,14 +70,6 @@ def latency_line(latency: Latency) -> str:
         f"n = {len(latency.samples_ms)}, {latency.runtime}, {latency.threads} threads"
     )
     return f"{text} ({latency.note})" if latency.note else text
-
-
-def size_text(size_bytes: int) -> str:
-    """`3.4 MB`, decimal units."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
-    return f"{size_bytes} B"
 
 
 def _short(value: Any) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from edgeres.cli.output import size_text
 from edgeres.report.describe import description_of
+from edgeres.report.wording import size
 
 _HIDDEN = ("modules", "size_bytes", "params", "macs", "classes")
 
@@ -26,9 +26,7 @@ def show(name: str, as_json: bool) -> None:
         if key not in _HIDDEN and value not in (None, {}, []):
             click.echo(f"{key + ':':16}{_text(value)}")
     if "params" in found:
-        click.echo(
-            f"{'size:':16}{size_text(found['size_bytes'])}, {found['params']:,} parameters, {found['macs']:,} MACs"
-        )
+        click.echo(f"{'size:':16}{size(found['size_bytes'])}, {found['params']:,} parameters, {found['macs']:,} MACs")
     if found["classes"]:
         click.echo(f"{'classes:':16}{', '.join(found['classes'])}")
     _print_modules(found["modules"])

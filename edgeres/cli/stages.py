@@ -10,7 +10,7 @@ import click
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_result
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.stages import STAGES
+from edgeres.pipeline.stages import STAGES, is_main_process
 
 
 def stage_command(name: str, text: str) -> click.Command:
@@ -25,7 +25,8 @@ def stage_command(name: str, text: str) -> click.Command:
         **values: Any,
     ) -> None:
         result = call(Call(stage=name, source=source, run=run, out=out, values=given(values)))
-        print_result(result.report, as_json=as_json)
+        if is_main_process():
+            print_result(result.report, as_json=as_json)
 
     command = click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")(command)
     command = click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: runs/latest]")(

@@ -53,6 +53,11 @@ class CompileConfig(Config):
             )
         return self
 
+    def check(self) -> None:
+        """TensorRT-RTX knows the targets."""
+        if self.runtime == "tensorrt-rtx":
+            check_rtx_targets(self.targets)
+
 
 def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> StageResult[Engine]:
     """Writes `out_dir`/model.plan and its manifest model.plan.json.
@@ -107,7 +112,15 @@ def _targets(config: CompileConfig) -> tuple[str, ...]:
         check_rtx_targets(config.targets)
     if importlib.util.find_spec(module) is None:
         raise MissingDependency(module, extra)
-    return config.targets if config.runtime == "tensorrt-rtx" else (local_target(),)
+    if config.runtime == "tensorrt-rtx":
+        return config.targets
+    here = local_target()
+    if "targets" in config.model_fields_set and config.targets != (here,):
+        raise DeviceError(
+            f"tensorrt builds for the GPU it runs on ({here}), {','.join(config.targets)} was asked for; build there,"
+            " or with --runtime tensorrt-rtx"
+        )
+    return (here,)
 
 
 def _job(source: OnnxModel, config: CompileConfig, targets: tuple[str, ...], plan_path: Path) -> BuildJob:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -28,6 +28,10 @@ class Config(BaseModel):
     """Frozen options of one stage; defaults live here and nowhere else. Lists may be given as "a,b"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    incidental: ClassVar[frozenset[str]] = frozenset({"download"})  # options that change nothing in the result
+
+    def check(self) -> None:
+        """Raises InputError for what can be seen to be wrong before anything runs, beyond single values."""
 
     @model_validator(mode="before")
     @classmethod

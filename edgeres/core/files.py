@@ -11,6 +11,7 @@ from pathlib import Path
 from edgeres.core.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
+_MODE = 0o666
 
 
 def sha256_of(path: Path) -> str:
@@ -37,11 +38,19 @@ def written(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(_MODE & ~_umask())
         os.replace(temporary, path)
     except OSError as err:
         raise InputError(f"cannot write {path}: {err.strerror or err}") from err
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask (it can only be read by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -72,11 +72,6 @@ class Latency(Record):
         """99th percentile."""
         return self.percentile_ms(99)
 
-    @property
-    def images_per_s(self) -> float:
-        """Throughput at the median."""
-        return 1000 * self.batch / self.p50_ms
-
     def percentile_ms(self, q: float) -> float:
         """The q-th percentile, q in [0, 100]."""
         return float(np.percentile(self.samples_ms, q))

@@ -177,10 +177,11 @@ class Run:
 def latest_run() -> Run:
     """The current run; raises InputError if there is none."""
     pointer = runs_root() / LATEST
-    path = pointer.resolve()
     if pointer.is_file():
         path = runs_root() / pointer.read_text(encoding="utf-8").strip()
-    if not path.is_dir():
+    else:
+        path = Path(os.path.realpath(pointer))
+    if not path.is_dir() or path.name == LATEST:
         raise InputError(
             f"there is no current run in {runs_root()}/; name an artifact, or start one with: edgeres run demo"
         )
@@ -191,16 +192,25 @@ def run_named(name: str | None) -> Run:
     """The run given by name or folder, the current one for None; raises InputError if it does not exist."""
     if name is None:
         return latest_run()
-    for path in (Path(name), runs_root() / name):
-        if path.is_dir():
-            return latest_run() if path.name == LATEST else Run(path)
+    if name == LATEST:
+        return latest_run()
+    for path in (runs_root() / name, Path(name)):
+        if path.is_dir() and (path.parent != Path() or Run(path).folders()):
+            return Run(path if path.parent == runs_root() else _real(path))
     raise InputError(f"there is no run {name!r} in {runs_root()}/ (see: edgeres ls runs)")
 
 
 def run_holding(path: Path) -> Run | None:
-    """The run whose stage folder holds the file `path`, or None."""
-    folder = path.resolve().parent
-    return Run(path.parent.parent) if _FOLDER.match(folder.name) and path.parent.parent.name else None
+    """The run whose stage folder (one with a report, or begun) holds the file `path`, or None."""
+    folder = Path(os.path.realpath(path)).parent
+    is_stage = any((folder / name).is_file() for name in (REPORT_NAME, STARTED_NAME))
+    return Run(_real(folder.parent)) if is_stage and _FOLDER.match(folder.name) else None
+
+
+def _real(path: Path) -> Path:
+    """`path` without links, as runs/NAME where it is one of ours."""
+    path = Path(os.path.realpath(path))
+    return runs_root() / path.name if path.parent == Path(os.path.realpath(runs_root())) else path
 
 
 def new_run(name: str) -> Run:

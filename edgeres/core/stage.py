@@ -1,4 +1,4 @@
-"""What every stage returns: an artifact and a report, the report also as report.json beside the artifact."""
+"""What every stage returns: an artifact and a report (who calls it decides where report.json goes)."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def ratio_interval(before: Latency, after: Latency, seed: int = 0) -> Interval:
     value = after.p50_ms / before.p50_ms
     n_before, n_after = int(rounds_before[-1]) + 1, int(rounds_after[-1]) + 1
     draws_before = _draws(n_before, seed)
-    draws_after = draws_before if n_before == n_after else _draws(n_after, seed + 1)
+    are_paired = n_before == n_after and len(before.rounds) == n_before and len(after.rounds) == n_after
+    draws_after = draws_before if are_paired else _draws(n_after, seed + 1)
     medians_before = _resampled(before, rounds_before, draws_before, 50)
     return _interval(value, _resampled(after, rounds_after, draws_after, 50) / medians_before)
 

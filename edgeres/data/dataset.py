@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -59,6 +60,17 @@ class Dataset:
                 raise InputError(f"{self.name}: {split.name} has label {wrong}, there are {known} classes")
 
 
+def check_data_name(name: str) -> None:
+    """Raises InputError if there cannot be a data set called `name`; opens none."""
+    kind, _, argument = name.partition(":")
+    if kind not in DATASETS and not argument:
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {_KNOWN})")
+    if kind in DATASETS and bool(argument) != (kind == "folder"):
+        raise InputError(f"data set {name!r} should read {'folder:PATH' if kind == 'folder' else kind}")
+    if kind == "folder" and not (root := Path(argument).expanduser()).is_dir():
+        raise InputError(f"{root} is not a folder" if root.exists() else f"{root} does not exist")
+
+
 def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset:
     """The data set called `name`.
 
@@ -66,16 +78,12 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset
     every stage of a model, or training images end up in its validation split. Raises InputError if the set is
     unknown or cannot be read.
     """
+    check_data_name(name)
     kind, _, argument = name.partition(":")
     if kind not in DATASETS:
-        if argument:
-            from edgeres.data.custom import dataset_from_function
+        from edgeres.data.custom import dataset_from_function
 
-            return dataset_from_function(name)
-        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {_KNOWN})")
-    if bool(argument) != (kind == "folder"):
-        form = "folder:PATH" if kind == "folder" else kind
-        raise InputError(f"data set {name!r} should read {form}")
+        return dataset_from_function(name)
     dataset: Dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
     return dataset
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @lru_cache(maxsize=8)
 def data_fingerprint(name: str) -> str:
-    """Changes when the data set called `name` does: for a folder sha256 of every file's path and size.
+    """Changes when the data set called `name` does: for a folder sha256 of every file's path, size and date.
 
     Data sets that come with a package, and the user's own functions, are taken to be what their name says.
     """
@@ -18,10 +18,12 @@ def data_fingerprint(name: str) -> str:
     if kind != "folder":
         return name
     root = Path(argument).expanduser()
-    lines = sorted(
-        f"{Path(parent, file).relative_to(root).as_posix()}\t{Path(parent, file).stat().st_size}"
-        for parent, _, files in os.walk(root, followlinks=True)
-        for file in files
-        if Path(parent, file).is_file()
-    )
+    lines = []
+    for parent, _, files in os.walk(root, followlinks=True):
+        for file in files:
+            path = Path(parent, file)
+            if path.is_file():
+                status = path.stat()
+                lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
+    lines.sort()
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,16 +1,22 @@
 """Folders of images, one folder a class: the layout torchvision's ImageFolder made usual.
 
     PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg   (val may be called valid, validation or test)
-    PATH/CLASS/*.jpg                                  (a fifth of each class is set aside by the seed)
+    PATH/CLASS/*.jpg                                  (about a fifth of each class is set aside by the seed)
+
+In the second form an image's name alone decides where it goes, so that images added later never move one that a model
+has been trained on into the split it is judged on.
 
 Classes are numbered in alphabetical order. Files are found in sub-folders too; hidden ones are left out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
+
+import numpy as np
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
@@ -30,8 +36,6 @@ _log = logging.getLogger(__name__)
 def folder(request: Request) -> Dataset:
     """The images under the path; raises InputError naming the folder if it is absent or holds none."""
     root = Path(request.argument).expanduser()
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder" if root.exists() else f"{root} does not exist")
     train, val, classes = _two_splits(root) if (root / "train").is_dir() else _one_tree(root, request.seed)
     preprocess, shape = _input_of(train)
     return Dataset(f"folder:{request.argument}", classes, train, val, preprocess, shape)
@@ -52,13 +56,23 @@ def _two_splits(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
 
 def _one_tree(root: Path, seed: int) -> tuple[Split, Split, tuple[str, ...]]:
     classes = _classes(root)
-    train, val = _split(root, "train", classes, classes).halves(VAL_FRACTION, seed)
+    whole = _split(root, "train", classes, classes)
+    held_out = np.zeros(len(whole), bool)
     for number, label in enumerate(classes):
-        if number not in val.labels or number not in train.labels:
-            raise InputError(
-                f"class {label!r} of {root} has too few images to split; add some, or make train/ and val/"
-            )
-    return train, val.named("val"), classes
+        places = np.flatnonzero(whole.labels == number)
+        if len(places) < 2:
+            raise InputError(f"class {label!r} of {root} has one image; add some, or make train/ and val/")
+        draws = np.asarray([_draw(whole.ids[place], seed) for place in places])
+        chosen = draws < VAL_FRACTION
+        chosen[draws.argmin()], chosen[draws.argmax()] = True, False
+        held_out[places[chosen]] = True
+    return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)).named("val"), classes
+
+
+def _draw(image_id: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the image's path below the root and the seed only."""
+    path = image_id.partition("/")[2]
+    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:7], "big") / 2**56
 
 
 def _classes(root: Path) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ class FileSource:
 
     def _decode(self, rows: Rows) -> bool:
         """Whether all images have the expected shape."""
+        _ = self._array  # made before threads ask for it: cached_property takes no lock
         tasks = [rows[start : start + _FILES_A_TASK] for start in range(0, len(rows), _FILES_A_TASK)]
         done: Iterable[bool] = in_threads(self._decode_some, tasks)
         if len(rows) >= _FILES_WORTH_A_BAR:

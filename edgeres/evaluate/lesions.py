@@ -30,7 +30,8 @@ def walk(
     units = network.units()
     x = network.stem(images)
     for position, (name, unit) in enumerate(units):
-        if name not in dropped and (candidates is None or name in candidates):
+        is_there = name not in dropped and not unit.dropped
+        if is_there and (candidates is None or name in candidates):
             yield name, _rest(network, unit.bypass(x), position + 1, dropped)
         x = unit.bypass(x) if name in dropped else unit(x)
     yield WHOLE, network.classify(network.tail(x))

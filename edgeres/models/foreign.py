@@ -48,7 +48,7 @@ def read_weights(path: Path, key: str | None = None) -> tuple[Weights, list[str]
 
 
 def translated(weights: Weights) -> Weights:
-    """`weights` under torchvision's names; raises InputError if two keys become one."""
+    """`weights` in float32 under torchvision's names; raises InputError if two keys become one."""
     result: Weights = {}
     for key, tensor in weights.items():
         name = key
@@ -60,7 +60,7 @@ def translated(weights: Weights) -> Weights:
             continue
         if name in result:
             raise InputError(f"two entries of the checkpoint become {name!r}, the second is {key!r}")
-        result[name] = tensor
+        result[name] = tensor.float() if tensor.is_floating_point() else tensor
     return result
 
 
@@ -72,6 +72,13 @@ def with_batch_counters(weights: Weights) -> Weights:
         if key.endswith("running_mean")
     }
     return {**counters, **weights}
+
+
+def check_values(weights: Weights, path: Path) -> None:
+    """Raises InputError if a tensor holds NaN or infinity."""
+    for key, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {key} holds values that are not finite")
 
 
 def shortcut_option(weights: Weights) -> str:

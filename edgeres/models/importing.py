@@ -19,6 +19,8 @@ from edgeres.models.resnet import RESNET, Ordering
 if TYPE_CHECKING:
     from edgeres.models.foreign import Weights
 
+_COLOURS = 3
+
 
 class ImportConfig(Config):
     """What a foreign file does not say about itself."""
@@ -36,25 +38,39 @@ class ImportConfig(Config):
     ordering: Ordering = Field("original", description="order of batch norm, activation and addition")
     key: str | None = Field(None, description="which state dict, if the file holds several")
 
+    def check(self) -> None:
+        """The file is there and the network exists."""
+        if not self.file.is_file():
+            raise InputError(f"{self.file} does not exist")
+        if self.arch is not None:
+            spec_from_arch(self.arch, num_classes=2)
+
 
 def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:
     """Writes out_dir/model.safetensors; raises InputError that lists every key that does not fit."""
     del source
     require("torch", "train")
-    from edgeres.models.foreign import read_weights, translated, with_batch_counters
-    from edgeres.models.weights import save_checkpoint
+    from edgeres.models.foreign import check_values, read_weights, translated, with_batch_counters
+    from edgeres.models.weights import check_weights, save_checkpoint
 
     recorder = Recorder("import", config, None)
     if config.arch is None:
         return _copied(config, recorder, out_dir)
     found, notes = read_weights(config.file, config.key)
     weights = with_batch_counters(translated(found))
+    check_values(weights, config.file)
     spec = _spec_of(weights, config)
+    check_weights(weights, spec, str(config.file))
     recorder.notes += notes
     if config.mean is None:
         recorder.warnings.append(
             f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
             " trained with others its accuracy suffers silently, set --mean and --std"
+        )
+    if not spec.classes:
+        recorder.warnings.append(
+            "class names were not given: outputs are taken to be in the order of the data set's classes (for folders"
+            " the alphabet's); if they are not, name them with --labels"
         )
     recorder.results |= {
         "file": str(config.file),
@@ -83,7 +99,8 @@ def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
     rows = _classifier_rows(weights, config)
     arch = config.arch or ""
     base = spec_from_arch(arch, num_classes=rows)
-    channels, height, width = base.input_shape
+    _, height, width = base.input_shape
+    channels = _input_channels(weights)
     options: dict[str, str | int | float] = {}
     shortcut = config.shortcut or shortcut_option(weights)
     if base.family == "resnet" and shortcut != RESNET.layout(base).shortcut:
@@ -93,14 +110,22 @@ def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
     return spec_from_arch(
         arch,
         num_classes=rows,
-        preprocess=_preprocess(config, base.preprocess),
+        preprocess=_preprocess(config, base.preprocess, channels),
         input_shape=(channels, config.size or height, config.size or width),
         classes=_class_names(config.labels, rows),
         options=options,
     )
 
 
-def _preprocess(config: ImportConfig, base: Preprocess) -> Preprocess:
+def _input_channels(weights: Weights) -> int:
+    stem = weights.get("conv1.weight")
+    return int(stem.shape[1]) if stem is not None and stem.ndim == 4 else _COLOURS
+
+
+def _preprocess(config: ImportConfig, base: Preprocess, channels: int) -> Preprocess:
+    if channels != _COLOURS:
+        grey = {name: (sum(getattr(base, name)) / _COLOURS,) * channels for name in ("mean", "std")}
+        base = base.model_copy(update=grey)
     if (config.mean is None) != (config.std is None):
         raise InputError("--mean and --std belong together: give both or neither")
     resize = config.resize

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 
 class Unit(nn.Module):
-    """One module of the chain."""
+    """One module of the chain; `dropped` if only its bypass is left."""
+
+    dropped = False
 
     def bypass(self, x: Tensor) -> Tensor:
         """The output if the module is dropped."""
@@ -90,8 +91,3 @@ def initialise(network: nn.Module) -> None:
     final = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
     for classifier in final:
         nn.init.normal_(classifier.weight, std=0.01)
-
-
-def is_on_meta(network: nn.Module) -> bool:
-    """Whether the network has shapes but no weights."""
-    return any(parameter.device == torch.device("meta") for parameter in network.parameters())

@@ -35,9 +35,10 @@ def save_checkpoint(
     weights: Weights, spec: ModelSpec, path: Path, *, stage: str, parent: str | None = None
 ) -> Checkpoint:
     """Writes `weights` (checked against `spec`) and returns the artifact."""
-    check_weights(weights, spec, str(path))
+    check_weights(weights, spec, f"what would be {path.name}")
     card = Card(spec=spec, cost=cost_of(spec), stage=stage, parent=parent, edgeres=edgeres.__version__)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+    # copies: safetensors refuses tensors that share memory
+    tensors = {key: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for key, tensor in weights.items()}
     with written(path) as temporary:
         save_file(tensors, temporary, metadata={CARD_KEY: card.model_dump_json()})
     return Checkpoint(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import Any
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, model_from
 from edgeres.core.config import Config, config_from
-from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import written
+from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, StageFolder, new_run, run_holding, run_named, runs_root
-from edgeres.core.stage import StageReport, StageResult, file_ref, write_report
+from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.pipeline import measures
 from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, source_in, stage_key
 
 log = logging.getLogger(__name__)
+_KEY_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def call(request: Call) -> StageResult[Artifact]:
     source = named or (source_in(run, request.stage) if run else None)
     if source is not None and named is None:
         log.info("%s: takes %s", request.stage, source.path)
-    if run is not None:
-        config = filled(request.stage, config, run)
+    config = filled(request.stage, config, source, list(run.reports()) if run else [])
     if request.out is not None:
         return _written_to(request.out, request.stage, source, config)
     assert run is not None
@@ -89,8 +88,8 @@ def _run_to_start(request: Call, config: Config) -> Run | None:
         return None
     key = stage_key(request.stage, None, config)
     name = _run_name(request.stage, config)
-    for path in sorted(runs_root().glob(f"{name}*")) if runs_root().is_dir() else ():
-        if any(folder.started_key == key for folder in Run(path).folders()):
+    for path in sorted(runs_root().glob(f"{glob.escape(name)}*")) if runs_root().is_dir() else ():
+        if any(folder.started_key == key and not folder.is_busy for folder in Run(path).folders()):
             log.info("goes on in %s", path)
             return Run(path)
     return new_run(name)
@@ -135,32 +134,44 @@ def agreed(choose: Callable[[], Path]) -> Path:
 
 
 def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
-    """Runs the stage in a temporary folder beside `out` and moves what it made there."""
+    """Runs the stage in a hidden folder beside `out` and moves what it made there; interrupted, the folder stays."""
     kind = STAGES[stage].output
     if out.suffix != kind.suffix:
         raise InputError(f"--out {out}: `edgeres {stage}` writes a {kind.suffix} file")
+    key = stage_key(stage, source, config)
+    folder = out.parent / f".{out.name}.{key[:_KEY_SHOWN]}"
+    if is_main_process() and StageFolder(folder, 0, stage).is_busy:
+        raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
+    result = execute(stage, source, config, folder, key)
+    together()
+    output = kind(out)
+    if is_main_process():
+        _move_out(result.output, folder, out)
+        report = result.report.model_copy(update={"output": file_ref(output)})
+        write_report(report, out.with_name(out.name + ".report.json"))
+        result = StageResult(output, report)
+        log.info("%s: wrote %s", stage, out)
+    return result
+
+
+def _move_out(made: Artifact, folder: Path, out: Path) -> None:
+    """Renames the artifact to `out`, its companions (a manifest, a log) to names that begin with `out`'s."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{stage}-") as folder:
-            key = stage_key(stage, source, config)
-            result = execute(stage, source, config, Path(folder), key)
-            for path in _files_of(result.output):
-                target = out.with_name(out.name + path.name.removeprefix(result.output.path.name))
-                with written(target) as temporary:
-                    os.replace(path, temporary)
-    except EdgeresError:
-        raise
+        (folder / REPORT_NAME).unlink()
+        for path in folder.iterdir():
+            suffix = path.name.removeprefix(made.path.name) if path.name.startswith(made.path.name) else f".{path.name}"
+            os.replace(path, out.with_name(out.name + suffix))
+        folder.rmdir()
     except OSError as err:
         raise InputError(f"cannot write {out}: {err.strerror or err}") from err
-    output = kind(out)
-    report = result.report.model_copy(update={"output": file_ref(output)})
-    write_report(report, out.with_name(out.name + ".report.json"))
-    log.info("%s: wrote %s", stage, out)
-    return StageResult(output, report)
 
 
-def _files_of(artifact: Artifact) -> list[Path]:
-    return [artifact.path, artifact.manifest_path] if isinstance(artifact, Engine) else [artifact.path]
+def together() -> None:
+    """Waits for the other processes that torchrun started, if there are any."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from edgeres.train.processes import wait_for_all
+
+        wait_for_all()
 
 
 def evaluate_call(source: Path | None, run_name: str | None, values: dict[str, Any]) -> StageReport:
@@ -174,7 +185,7 @@ def evaluate_call(source: Path | None, run_name: str | None, values: dict[str, A
         model = _newest_runnable(run)
         log.info("eval: takes %s", model.path)
     config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "edgeres eval")
-    if run_holding(model.path) is None:
+    if run_holding(model.path) is None or config.images is not None:
         return evaluate(model, config)
     return measures.evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
 

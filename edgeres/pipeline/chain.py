@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeres.core.artifacts import Model
+from edgeres.core.artifacts import Engine, Model
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import write_text
+from edgeres.core.files import sha256_of, write_text
 from edgeres.core.runs import RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
-from edgeres.pipeline.recipe import Recipe, Step, toml_text
-from edgeres.pipeline.stages import STAGES, execute, filled, stage_key
+from edgeres.pipeline.recipe import Recipe, Step, planned, recipe_from, toml_text
+from edgeres.pipeline.stages import STAGES, Made, execute, filled, stage_key
 
 if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
@@ -41,7 +41,8 @@ class Chain:
     run: Run
     steps: list[Step]
     redo_from: int | None = None
-    _made: list[tuple[StageFolder, Model]] = field(default_factory=list)
+    _models: list[tuple[StageFolder, Model]] = field(default_factory=list)
+    _made: list[Made] = field(default_factory=list)
 
     def execute(self) -> Iterator[Done]:
         """Runs the steps in order and yields each when it is done."""
@@ -52,7 +53,7 @@ class Chain:
 
     def _stage(self, step: Step) -> Done:
         source = self._source(step)
-        config = filled(step.use, step.config, self.run)
+        config = filled(step.use, step.config, source, self._made)
         key = stage_key(step.use, source, config)
         folder = StageFolder(self.run.path / step.folder_name, step.index, step.use)
         report = self._reusable(step, folder, key)
@@ -62,16 +63,17 @@ class Chain:
             _refuse_if_busy(folder)
             _set_aside_other(folder, key)
             report = execute(step.use, source, config, folder.path, key).report
-        if model := folder.model():
-            self._made.append((folder, model))
         assert report is not None
+        self._made.append((folder, report))
+        if model := folder.model():
+            self._models.append((folder, model))
         return Done(step, folder.path, (report,), reused)
 
     def _source(self, step: Step) -> Model | None:
         row = STAGES[step.use]
         if row.source is None:
             return None
-        for _, model in reversed(self._made):
+        for _, model in reversed(self._models):
             if row.accepts(model):
                 return model
         raise InputError(f"`{step.use}` finds no {row.needs} among what the recipe has made")
@@ -80,21 +82,19 @@ class Chain:
         if not folder.is_finished or (self.redo_from is not None and step.index >= self.redo_from):
             return None
         try:
-            report, model = folder.report(), folder.model()
-            intact = report.output is None or model is None or model.sha256 == report.output.sha256
-            missing = report.output is not None and not (folder.path / Path(report.output.path).name).is_file()
+            report = folder.report()
+            return report if report.key == key and _is_intact(folder, report) else None
         except EdgeresError:
             return None
-        return report if report.key == key and intact and not missing else None
 
     def _measure(self, step: Step) -> Done:
         fresh = self.redo_from is not None and step.index >= self.redo_from
         if step.use == "eval":
-            outcome = measures.evaluate_models(self._made, step.config, fresh=fresh)
+            outcome = measures.evaluate_models(self._models, step.config, fresh=fresh)
             return Done(step, self.run.path, *outcome)
         if step.use == "bench":
             folder = StageFolder(self.run.path / step.folder_name, step.index, "bench")
-            outcome = measures.bench_models(self._made, step.config, folder, fresh=fresh)
+            outcome = measures.bench_models(self._models, step.config, folder, fresh=fresh)
             return Done(step, folder.path, *outcome)
         return Done(step, self.run.path, (), False, measures.write_run_report(self.run, step.config))
 
@@ -108,10 +108,28 @@ def redo_index(steps: list[Step], use: str) -> int:
 
 
 def run_of_recipe(recipe: Recipe, name: str | None) -> Run:
-    """The run folder of the recipe: the same name goes on in the same folder."""
+    """The run folder of the recipe: the same name goes on in the same folder.
+
+    Stages of the recipe as it was before that are no longer in it are set aside, so that they are in no report.
+    """
     run = Run(runs_root() / (name or recipe.name))
+    before = _planned_folders(run.path / RECIPE_NAME) - {step.folder_name for step in planned(recipe, recipe.name)}
+    for folder in run.folders():
+        if folder.path.name in before:
+            _refuse_if_busy(folder)
+            _set_aside(folder)
     write_text(run.path / RECIPE_NAME, toml_text(recipe))
     return run
+
+
+def _is_intact(folder: StageFolder, report: StageReport) -> bool:
+    """Whether what the stage wrote is there, unchanged; raises EdgeresError if it cannot be read."""
+    if report.output is None:
+        return True
+    if sha256_of(folder.path / Path(report.output.path).name) != report.output.sha256:
+        return False
+    model = folder.model()
+    return not isinstance(model, Engine) or model.manifest.plan_sha256 == model.sha256
 
 
 def _refuse_if_busy(folder: StageFolder) -> None:
@@ -122,8 +140,20 @@ def _refuse_if_busy(folder: StageFolder) -> None:
 def _set_aside_other(folder: StageFolder, key: str) -> None:
     """Moves a folder that belongs to another call out of the way; nothing is deleted."""
     is_resumable = not folder.is_finished and folder.started_key in {key, None}
-    if is_resumable or not folder.path.exists():
-        return
+    if folder.path.exists() and not is_resumable:
+        _set_aside(folder)
+
+
+def _planned_folders(path: Path) -> set[str]:
+    """Folder names of the stages in a recipe written by an earlier run; none if it cannot be read."""
+    try:
+        _, steps = recipe_from(str(path), {})
+    except EdgeresError:
+        return set()
+    return {step.folder_name for step in steps}
+
+
+def _set_aside(folder: StageFolder) -> None:
     number = 1
     while (aside := folder.path.with_name(f"{folder.path.name}.old{number}")).exists():
         number += 1

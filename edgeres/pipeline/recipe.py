@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from edgeres.core.artifacts import Artifact, ScaleTableFile
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import lookup, resolve
+from edgeres.data import check_data_name
 from edgeres.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ MEASURES = {
     "bench": "edgeres.bench.stage:BenchConfig",
     "report": "edgeres.report.stage:ReportConfig",
 }
+
+
+_FILLED_BY = {"scales": "calibrate", "teacher": "prune"}  # which stage makes what a later one takes from the run
 
 
 class Recipe(Config):
@@ -93,11 +96,10 @@ def planned(recipe: Recipe, where: str) -> list[Step]:
     """The recipe's steps; raises InputError unless every option is known and every stage finds its input."""
     if not recipe.stage:
         raise InputError(f"{where} has no [[stage]]")
-    made: set[type[Artifact]] = set()
-    steps = []
+    steps: list[Step] = []
     for index, entry in enumerate(recipe.stage):
         step = _step(index, dict(entry), recipe.data, where)
-        _check_chain(step, made, where)
+        _check_chain(step, [earlier.use for earlier in steps], where)
         steps.append(step)
     return steps
 
@@ -110,11 +112,21 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
     kind: type[Config] = resolve(lookup(known, str(use), f"stage in {where}:"))
     if data is not None and "data" in kind.model_fields:
         values.setdefault("data", data)
-    return Step(index, str(use), config_from(kind, values, f"{where}, stage {index + 1} ({use})"))
+    place = f"{where}, stage {index + 1} ({use})"
+    config = config_from(kind, values, place)
+    try:
+        config.check()
+        if named := getattr(config, "data", None):
+            check_data_name(named)
+    except InputError as err:
+        raise InputError(f"{place}: {err}") from err
+    return Step(index, str(use), config)
 
 
-def _check_chain(step: Step, made: set[type[Artifact]], where: str) -> None:
+def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
+    """Raises InputError unless the stages `before` make what the step needs."""
     place = f"{where}, stage {step.index + 1}"
+    made = [STAGES[use].output for use in before if use in STAGES]
     if step.use in MEASURES:
         if not made:
             raise InputError(f"{place}: `{step.use}` comes before any stage that makes a model")
@@ -123,9 +135,9 @@ def _check_chain(step: Step, made: set[type[Artifact]], where: str) -> None:
     if row.source is not None and row.source not in made:
         makers = " or ".join(name for name, other in STAGES.items() if other.output is row.source)
         raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {makers} before it")
-    if "scales" in row.fills and getattr(step.config, "scales", None) is None and ScaleTableFile not in made:
-        raise InputError(f"{place}: `{step.use}` needs scales; put calibrate before it")
-    made.add(row.output)
+    for field in row.fills:
+        if getattr(step.config, field, None) is None and _FILLED_BY[field] not in before:
+            raise InputError(f"{place}: `{step.use}` needs {field}; put {_FILLED_BY[field]} before it")
 
 
 def _overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
@@ -135,6 +147,8 @@ def _overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
         use, _, option = name.rpartition(".")
         if not use:
             updates[option] = value
+            if option == "data":
+                stages = [{key: kept for key, kept in entry.items() if key != "data"} for entry in stages]
             continue
         matching = [entry for entry in stages if entry.get("use") == use]
         if not matching:

@@ -2,9 +2,10 @@
 
 A stage is a function `(source, config, out_dir) -> StageResult`. Its key is
 
-    sha256(stage, edgeres version, source's sha256, config)
+    sha256(stage, edgeres version, source's sha256, config, and the machine and its packages where they matter)
 
-where a file the config names counts by its sha256 and a folder of images by the paths and sizes in it,
+where a file the config names counts by its sha256, a folder of images by what lies in it, and options that change
+nothing in the result do not count,
 
 and a finished stage with the same key need not run again.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +30,15 @@ from edgeres.core.artifacts import (
     ScaleTableFile,
 )
 from edgeres.core.config import Config
+from edgeres.core.environment import environment
 from edgeres.core.errors import EdgeresError, InputError, StageError
 from edgeres.core.files import sha256_of, write_text
 from edgeres.core.names import resolve
-from edgeres.core.runs import STARTED_NAME, Run, started_text
-from edgeres.core.stage import REPORT_NAME, StageResult, write_report
+from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
+from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.data import data_fingerprint
+
+Made = tuple[StageFolder, StageReport]
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,16 @@ STAGES = {
 }
 
 
+_OF_THIS_MACHINE = {"compile", "eval", "bench"}
+
+
 def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
     """What the result of a stage depends on, as one hash."""
-    values = {name: _identity(name, value) for name, value in sorted(config)}
-    parts = [stage, edgeres.__version__, source.sha256 if source else None, values]
+    values = {name: _identity(name, value) for name, value in sorted(config) if name not in config.incidental}
+    parts: list[object] = [stage, edgeres.__version__, source.sha256 if source else None, values]
+    if stage in _OF_THIS_MACHINE:
+        here = environment()
+        parts += [here.machine, here.packages]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -157,28 +167,32 @@ def source_in(run: Run, stage: str) -> Model | None:
     raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first")
 
 
-def filled(stage: str, config: Config, run: Run) -> Config:
-    """`config` with the fields the stage takes from the run: the newest scale table, the teacher."""
-    finders: dict[str, Callable[[Run], Path | None]] = {"scales": _newest_scales, "teacher": _teacher}
+def filled(stage: str, config: Config, source: Artifact | None, made: Sequence[Made]) -> Config:
+    """`config` with the fields the stage takes from what was `made` before: the scales of `source`, its teacher."""
+    if source is None:
+        return config
+    finders: dict[str, Callable[[str, Sequence[Made]], Path | None]] = {"scales": _scales_of, "teacher": _teacher_of}
     wanted = [name for name in STAGES[stage].fills if getattr(config, name) is None]
-    return config.model_copy(update={name: finders[name](run) for name in wanted})
+    return config.model_copy(update={name: finders[name](source.sha256, made) for name in wanted})
 
 
-def _newest_scales(run: Run) -> Path | None:
-    made = [
-        folder.path / Path(report.output.path).name
-        for folder, report in run.reports()
-        if folder.stage == "calibrate" and report.output
-    ]
-    return made[-1] if made else None
+def _scales_of(sha256: str, made: Sequence[Made]) -> Path | None:
+    """The newest scale table made for the model."""
+    for folder, report in reversed(made):
+        if folder.stage == "calibrate" and report.output and report.source and report.source.sha256 == sha256:
+            return folder.path / Path(report.output.path).name
+    return None
 
 
-def _teacher(run: Run) -> Path | None:
-    """The network as it was before modules went: the source of the last prune."""
-    sources = [report.source for folder, report in run.reports() if folder.stage == "prune" and report.source]
-    if not sources:
-        return None
-    for folder, model in run.models():
-        if model.sha256 == sources[-1].sha256:
-            return folder.path / model.path.name
-    return Path(sources[-1].path)
+def _teacher_of(sha256: str, made: Sequence[Made]) -> Path | None:
+    """The network as it was before the last prune that led to the model."""
+    by_output = {report.output.sha256: (folder, report) for folder, report in made if report.output}
+    while sha256 in by_output:
+        _, report = by_output.pop(sha256)
+        if report.source is None:
+            return None
+        sha256 = report.source.sha256
+        if report.stage == "prune":
+            parent = by_output.get(sha256)
+            return parent[0].path / Path(report.source.path).name if parent else Path(report.source.path)
+    return None

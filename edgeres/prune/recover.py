@@ -40,6 +40,7 @@ class RecoverConfig(LoopConfig):
     batch: int = Field(64, ge=1, description="images per step, over all processes")
     lr: float = Field(0.02, gt=0, description="learning rate after the warm-up")
     warmup_epochs: float = Field(0.5, ge=0, description="epochs of linear warm-up")
+    download: bool = Field(False, description="fetch the data set if it is not here")
     val_every: int = Field(0, ge=0, le=0, description="always 0: val is not looked at")
 
 
@@ -112,5 +113,5 @@ def _teacher(source: Checkpoint, config: RecoverConfig) -> Checkpoint:
 def _images(source: Checkpoint, config: RecoverConfig) -> Split:
     from edgeres.data import dataset_for
 
-    train = dataset_for(source.spec, config.data).train
+    train = dataset_for(source.spec, config.data, download=config.download).train
     return train.sample(min(config.images, len(train)), config.seed)

@@ -29,7 +29,15 @@ class PruneConfig(Config):
     score: Literal["kl", "loss"] = Field("kl", description="kl needs no labels")
     search: Literal["lazy", "full"] = Field("lazy", description="full measures every module at every step")
     batch: int = Field(250, gt=0, description="images at a time")
-    seed: int = Field(0, description="of the choice of images")
+    seed: int = Field(0, ge=0, description="of the choice of images")
+    download: bool = Field(False, description="fetch the data set if it is not here")
+
+    def check(self) -> None:
+        """One goal, and images to choose on if a choice is left."""
+        if (self.drop is None) == (not self.modules):
+            raise InputError("say either --drop K or --modules layer2.1,layer3.4 (one of them)")
+        if self.drop is not None and self.data is None:
+            raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
 
 
 def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult[Checkpoint]:
@@ -37,7 +45,7 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
     from edgeres.models.weights import load_weights, save_checkpoint, weights_without
 
     recorder = Recorder("prune", config, source)
-    _check_goal(config)
+    config.check()
     chosen = config.modules or _choose(source, config, recorder)
     check_module_names(source.spec, chosen)
     spec = source.spec.without(chosen)
@@ -46,13 +54,6 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
     recorder.results["chosen"] = list(chosen)
     recorder.notes += _notes(source.spec, chosen)
     return StageResult(output, recorder.finish(output))
-
-
-def _check_goal(config: PruneConfig) -> None:
-    if (config.drop is None) == (not config.modules):
-        raise InputError("say either --drop K or --modules layer2.1,layer3.4 (one of them)")
-    if config.drop is not None and config.data is None:
-        raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
 
 
 def _choose(source: Checkpoint, config: PruneConfig, recorder: Recorder) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ def _search(source: Checkpoint, config: PruneConfig, candidates: list[str], coun
     from edgeres.models.fold import load_folded
     from edgeres.prune.choose import greedy, reference_batches
 
-    train = dataset_for(source.spec, config.data or "").train
+    train = dataset_for(source.spec, config.data or "", download=config.download).train
     sample = train.sample(min(config.images, len(train)), config.seed)
     network = load_folded(source)
     pairs = [

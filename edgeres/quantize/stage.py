@@ -15,7 +15,9 @@ from edgeres.core.artifacts import CARD_KEY, OnnxModel
 from edgeres.core.config import Config, record_from_json
 from edgeres.core.errors import InputError, StageError, did_you_mean, require
 from edgeres.core.files import written
+from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
 
 FILE_NAME = "model.int8.onnx"
@@ -31,6 +33,10 @@ class QuantizeConfig(Config):
     method: str = Field("mse", description="calibrator to use: mse, entropy, percentile, minmax")
     stem: bool = Field(True, description="quantize the first layer")
     head: bool = Field(True, description="quantize the last layer")
+
+    def check(self) -> None:
+        """The method exists."""
+        lookup(CALIBRATORS, self.method, "calibrator")
 
 
 def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageResult[OnnxModel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.report.summary import Change, Claim, Row
-from edgeres.report.wording import count, is_same, percent, points, signed, size, speed
+from edgeres.report.wording import count, is_same, percent, points, runtime_name, signed, size, speed
 
 _ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
 
@@ -34,7 +34,8 @@ def _size_claim(rows: Sequence[Row]) -> Claim | None:
     if is_same(ratio):
         return None
     detail = f"{size(first.size_bytes)} to {size(last.size_bytes)}, {first.name} to {last.name}"
-    return Claim(figure=_times(ratio), what="smaller" if ratio > 1 else "larger", detail=detail)
+    what = ("smaller" if ratio > 1 else "larger") + _as_precision(last)
+    return Claim(figure=_times(ratio), what=what, detail=detail)
 
 
 def _speed_claim(rows: Sequence[Row]) -> Claim | None:
@@ -48,12 +49,22 @@ def _speed_claim(rows: Sequence[Row]) -> Claim | None:
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
         return Claim(figure="no", what="change of speed that can be told", detail=detail)
     factor = 1 / change.value
-    return Claim(figure=_times(factor), what="faster" if factor > 1 else "slower", detail=detail)
+    what = "faster" if factor > 1 else "slower"
+    whose = "" if compared[-1] is rows[-1] else f" ({compared[-1].precision}, {_runtime(compared[-1])})"
+    return Claim(figure=_times(factor), what=what + whose, detail=detail)
 
 
 def _times(ratio: float) -> str:
     factor = max(ratio, 1 / ratio)
     return f"{factor:.2f}×" if factor < 2 else f"{factor:.1f}×"
+
+
+def _as_precision(row: Row) -> str:
+    return f" ({row.precision})" if row.precision not in {None, "fp32"} else ""
+
+
+def _runtime(row: Row) -> str:
+    return runtime_name(row.latency.runtime) if row.latency else ""
 
 
 def _conditions(row: Row, change: Change) -> str:
@@ -78,7 +89,7 @@ def _points_claim(rows: Sequence[Row]) -> Claim | None:
     interval = "".join(f" {line}" for line in points(change)[1:])
     return Claim(
         figure=signed(change.value),
-        what=f"points of top-1{interval} (n = {accuracy.n:,})",
+        what=f"points of top-1{_as_precision(last)}{interval} (n = {accuracy.n:,})",
         detail=f"{before} % to {percent(accuracy.top1.value)} % on {accuracy.dataset} {accuracy.split},"
         f" {change.versus} to {last.name}",
     )

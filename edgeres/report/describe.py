@@ -14,14 +14,14 @@ from edgeres.models import modules_of, spec_from_arch
 _DEFAULT_CLASSES = {"imagenet": 1000, "cifar": 10}
 
 
-def description_of(name: str, options: dict[str, str] | None = None) -> dict[str, Any]:
+def description_of(name: str) -> dict[str, Any]:
     """Of the file `name`, or, if there is none, of the architecture called so; raises InputError if neither."""
     path = Path(name)
     if path.is_file() and path.suffix == ".json":
         return _json_description(path)
     if path.is_file() or path.suffix or "/" in name:
         return _model_description(model_from(path))
-    spec = spec_from_arch(name, num_classes=_usual_classes(name), options=dict(options or {}))
+    spec = spec_from_arch(name, num_classes=_usual_classes(name))
     return {"architecture": name, **_spec_description(spec)}
 
 

@@ -9,12 +9,9 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Latency
-from edgeres.core.runs import Run, StageFolder
+from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import StageReport
-
-EVAL_NAME = "eval.json"
-RECIPE_NAME = "recipe.toml"
 
 
 @dataclass(frozen=True)

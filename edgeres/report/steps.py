@@ -16,7 +16,7 @@ def step_text(report: StageReport) -> str:
 
 def _import(report: StageReport) -> str:
     file = report.config.get("file")
-    return f"{report.config.get('arch', 'weights')}{_after(' from ', Path(str(file)).name if file else None)}"
+    return f"{report.config.get('arch') or 'weights'}{_after(' from ', Path(str(file)).name if file else None)}"
 
 
 def _train(report: StageReport) -> str:

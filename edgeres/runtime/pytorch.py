@@ -12,7 +12,7 @@ from edgeres.runtime.runner import Images, Logits, RunnerOptions
 
 
 class TorchRunner:
-    """Eager float32, channels-last, on the CPU or on the first CUDA device if there is one."""
+    """Eager float32, channels-last, on the CPU, or on the first CUDA device (where torch may use TF32)."""
 
     batch: int | None = None
 

@@ -31,7 +31,8 @@ class LesionConfig(Config):
     data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
     images: int | None = Field(None, gt=0, description="of val, stratified; default: all")
     batch: int = Field(250, gt=0, description="images at a time")
-    seed: int = Field(0, description="of the choice of images")
+    seed: int = Field(0, ge=0, description="of the choice of images")
+    download: bool = Field(False, description="fetch the data set if it is not here")
 
 
 class Lesion(Record):
@@ -61,7 +62,7 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
     from edgeres.data import dataset_for
 
     recorder = Recorder("lesion", config, source)
-    dataset = dataset_for(source.spec, config.data)
+    dataset = dataset_for(source.spec, config.data, download=config.download)
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, config.seed))
     tallies, runtime = _tallies(source, dataset, config.batch)

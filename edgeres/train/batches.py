@@ -53,7 +53,9 @@ class Batches:
 
     @cached_property
     def pixels(self) -> Tensor | None:
-        """All images, uint8 (n, H, W, C), or None if they are streamed."""
+        """All images, uint8 (n, H, W, C); None if they are streamed: too many, or random crops of larger ones."""
+        if self.spec.preprocess.resize is not None and self.augment != "none":
+            return None
         inputs = self.split.inputs(self.spec)
         return None if inputs is None else torch.from_numpy(inputs)
 

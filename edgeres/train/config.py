@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,12 +12,11 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Schedule = Literal["cosine", "step", "constant"]
 AugmentChoice = Literal["auto", "none", "crop", "crop-flip"]
 
-# Fields that change how a training is watched, never what comes out of it.
-INCIDENTAL = frozenset({"save_every_s", "tensorboard", "val_every", "threads"})
-
 
 class LoopConfig(Config):
     """Options of the loop: SGD with Nesterov momentum; `batch` is shared by all processes."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"download", "save_every_s", "tensorboard", "val_every"})
 
     epochs: int = Field(default=30, ge=1, description="passes over the training images")
     batch: int = Field(default=128, ge=1, description="images per step, over all processes")

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from edgeres.core.errors import StageError
 from edgeres.core.progress import track
+from edgeres.data import data_fingerprint
 from edgeres.models.network import Network
 from edgeres.train.batches import Batches
-from edgeres.train.config import INCIDENTAL, LoopConfig
+from edgeres.train.config import LoopConfig
 from edgeres.train.draws import torch_seed_at
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.log import Journal, Pace, Row, described
@@ -192,12 +193,12 @@ class _Run:
 
 def _identity(network: Network, data: Batches, config: LoopConfig, accelerator: Accelerator) -> Identity:
     """Everything the result depends on, as text."""
-    options = config.model_dump(mode="json", exclude=set(INCIDENTAL))
+    options = config.model_dump(mode="json", exclude={*config.incidental})
     return {
         **{name: json.dumps(value) for name, value in options.items()},
         "network": data.spec.model_dump_json(),
         "start": fingerprint(network)[:12],
-        "images": str(len(data.split)),
+        "images": f"{len(data.split)}, {data_fingerprint(options['data'])[:12]}" if "data" in options else "",
         "processes": str(accelerator.num_processes),
         "mixed_precision": accelerator.mixed_precision,
     }

@@ -41,6 +41,7 @@ def distilled(
     def objective(network: Network, images: Tensor, labels: Tensor) -> Tensor:
         logits = network(images)
         hard = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        teacher.to(images.device)
         with torch.no_grad():
             goal = teacher(adapt(images))
         return (1 - weight) * hard + weight * soft_divergence(logits, goal, temperature)

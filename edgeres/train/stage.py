@@ -47,6 +47,14 @@ class TrainConfig(LoopConfig):
     temperature: float = Field(default=4.0, gt=0, description="softens both logits in distillation")
     download: bool = Field(default=False, description="fetch the data set if it is not here")
 
+    def check(self) -> None:
+        """The network exists with these options, and so does the teacher's file."""
+        from edgeres.models import spec_from_arch
+
+        spec_from_arch(self.arch, num_classes=2, options=_options(self))
+        if self.teacher is not None and not self.teacher.is_file():
+            raise InputError(f"the teacher {self.teacher} does not exist")
+
 
 def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Checkpoint]:
     """Writes `out_dir`/model.safetensors and log.csv; interrupted, the same call goes on from state.pt.
@@ -91,16 +99,19 @@ def spec_for(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     preprocess, shape = dataset.preprocess, dataset.input_shape
     if config.image_size is not None:
         preprocess, shape = _resized(preprocess, shape, config.image_size)
-    chosen = config.model_dump(include={"ordering", "shortcut", "width", "layers", "bottleneck"})
-    options = {name: value for name, value in chosen.items() if value not in (None, "original")}
     return spec_from_arch(
         config.arch,
         num_classes=len(dataset.classes),
         preprocess=preprocess,
         input_shape=shape,
         classes=dataset.classes,
-        options=options,
+        options=_options(config),
     )
+
+
+def _options(config: TrainConfig) -> dict[str, str | int | float]:
+    chosen = config.model_dump(include={"ordering", "shortcut", "width", "layers", "bottleneck"})
+    return {name: value for name, value in chosen.items() if value not in (None, "original")}
 
 
 def _resized(preprocess: Preprocess, shape: tuple[int, int, int], side: int) -> tuple[Preprocess, tuple[int, int, int]]:

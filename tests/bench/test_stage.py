@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeres.bench.session import Measured
-from edgeres.bench.stage import BenchConfig, bench, bench_report, label_of, reason_to_skip, warnings_for
+from edgeres.bench.stage import BenchConfig, bench_report, label_of, reason_to_skip, warnings_for
 from edgeres.bench.worker import Job, Ready, images_for
 from edgeres.core.artifacts import CARD_KEY, Engine, Manifest, OnnxModel
 from edgeres.core.errors import InputError
@@ -28,6 +28,12 @@ CARD = Card(
     cost=Cost(params=1, macs=1),
     stage="export",
 )
+
+
+def bench(models, config):
+    """Latencies and notes of a session."""
+    report = bench_report(models, config)
+    return list(report.latency), list(report.notes)
 
 
 def onnx_model(path, *, batch=1, repeat=1, quantized=False):

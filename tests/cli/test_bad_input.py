@@ -162,11 +162,20 @@ def test_a_teacher_that_is_another_network(edgeres, checkpoint, checkpoint_of, s
     assert_refused(outcome, 2, "was cut from")
 
 
+TRAINED = "name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\narch = 'resnet8'\n"
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
         ("name = 'x'\nstage = []\n", "has no [[stage]]"),
-        ("name = 'x'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
+        ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
+        (TRAINED + "[[stage]]\nuse = 'prune'\n", "either --drop K or --modules"),
+        (TRAINED + "[[stage]]\nuse = 'recover'\n", "needs teacher; put prune before it"),
+        (TRAINED + "[[stage]]\nuse = 'export'\n[[stage]]\nuse = 'quantize'\n", "put calibrate before it"),
+        (TRAINED + "[[stage]]\nuse = 'export'\n[[stage]]\nuse = 'compile'\ntargets = ['sm87']\n", "sm87"),
+        (TRAINED.replace("digits", "folder:nowhere"), "nowhere does not exist"),
+        (TRAINED.replace("resnet8", "resnt20"), "did you mean resnet20"),
         ("name = 'x'\n[[stage]]\ndrop = 1\n", 'no use = "..."'),
         ("name = 'x'\n[[stage]]\nuse = 'trian'\n", "did you mean train"),
         ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\nepoch = 1\n", "did you mean epochs"),

@@ -96,5 +96,23 @@ def test_a_run_that_is_gone_is_said_to_be(run, runs_folder):
 
 
 def test_the_run_of_a_file_is_told_by_its_folder(run):
+    begin(run, "00-train", key="a")
+    (run.path / "20-resnet").mkdir()
     assert run_holding(run.path / "00-train" / "model.safetensors") == run
     assert run_holding(run.path / "model.safetensors") is None
+    assert run_holding(run.path / "20-resnet" / "model.safetensors") is None
+
+
+def test_a_path_through_latest_is_the_run_itself(run, runs_folder):
+    begin(run, "00-train", key="a")
+    run.make_latest()
+    assert run_holding(runs_folder / LATEST / "00-train" / "model.safetensors") == run
+    run_holding(runs_folder / LATEST / "00-train" / "model.safetensors").make_latest()
+    assert latest_run() == run
+
+
+def test_a_pointer_to_itself_is_no_current_run(runs_folder):
+    runs_folder.mkdir()
+    (runs_folder / LATEST).symlink_to(LATEST)
+    with pytest.raises(InputError, match="no current run"):
+        latest_run()

@@ -137,8 +137,31 @@ def test_a_class_too_small_to_split_is_named(tmp_path: Path) -> None:
     for i in range(9):
         save(tmp_path / "many" / f"{i}.png", i)
     save(tmp_path / "one" / "0.png", 0)
-    with pytest.raises(InputError, match=r"class 'one' .* too few images to split"):
+    with pytest.raises(InputError, match=r"class 'one' .* has one image"):
         dataset_from(f"folder:{tmp_path}")
+
+
+def test_adding_images_to_one_tree_moves_none_of_the_others(tmp_path: Path) -> None:
+    def add(numbers: range) -> tuple[set[str], set[str]]:
+        for i in numbers:
+            for label in ("cat", "dog"):
+                save(tmp_path / "tree" / label / f"{i}.png", i % 200)
+        dataset = dataset_from(f"folder:{tmp_path / 'tree'}")
+        return set(dataset.train.ids), set(dataset.val.ids)
+
+    train, val = add(range(40))
+    more_train, more_val = add(range(40, 60))
+    assert train <= more_train
+    assert val <= more_val
+    assert 0.1 < len(more_val) / (len(more_val) + len(more_train)) < 0.3
+
+
+def test_a_class_of_two_gives_one_to_each_split(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for i in range(2):
+            save(tmp_path / label / f"{i}.png", i)
+    dataset = dataset_from(f"folder:{tmp_path}")
+    assert sorted(dataset.train.labels) == sorted(dataset.val.labels) == [0, 1]
 
 
 def test_a_folder_without_classes_says_what_it_should_hold(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edgeres.core.errors import InputError
+from edgeres.core.spec import Preprocess
 from edgeres.models import network_from, spec_from_arch
 from edgeres.models.foreign import read_weights, shortcut_option, translated, with_batch_counters
 from edgeres.models.importing import ImportConfig, import_checkpoint
@@ -166,3 +167,35 @@ def test_an_edgeres_checkpoint_is_copied_with_its_spec(checkpoint_of, spec_of, t
     assert copy.spec == original.spec
     assert copy.card.parent == original.sha256
     assert all(torch.equal(a, load_weights(copy)[key]) for key, a in load_weights(original).items())
+
+
+def test_half_precision_weights_are_stored_as_float32(network, tmp_path):
+    file = tmp_path / "half.pt"
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}, file)
+    weights = load_weights(import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / "out").output)
+    assert weights["conv1.weight"].dtype == torch.float32
+
+
+def test_values_that_are_not_finite_are_refused(network, tmp_path):
+    state = dict(network.state_dict())
+    state["fc.bias"] = torch.full_like(state["fc.bias"], torch.inf)
+    torch.save(state, tmp_path / "bad.pt")
+    with pytest.raises(InputError, match=r"bad\.pt: fc\.bias holds values that are not finite"):
+        import_checkpoint(None, ImportConfig(file=tmp_path / "bad.pt", arch="resnet8"), tmp_path / "out")
+
+
+def test_tensors_that_share_memory_are_stored_apart(network, tmp_path):
+    state = dict(network.state_dict())
+    state["layer1.0.bn2.weight"] = state["layer1.0.bn1.weight"]
+    torch.save(state, tmp_path / "tied.pt")
+    output = import_checkpoint(None, ImportConfig(file=tmp_path / "tied.pt", arch="resnet8"), tmp_path / "out").output
+    assert load_network(output)(IMAGES).shape == (2, 7)
+
+
+def test_a_grey_network_keeps_its_one_channel(tmp_path):
+    spec = spec_from_arch(
+        "resnet8", num_classes=3, input_shape=(1, 28, 28), preprocess=Preprocess(mean=(0.1,), std=(0.3,))
+    )
+    torch.save(network_from(spec).state_dict(), tmp_path / "grey.pt")
+    config = ImportConfig(file=tmp_path / "grey.pt", arch="resnet8", mean=(0.1,), std=(0.3,), size=28)
+    assert import_checkpoint(None, config, tmp_path / "out").output.spec.input_shape == (1, 28, 28)

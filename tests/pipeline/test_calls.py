@@ -105,3 +105,36 @@ def test_an_onnx_file_from_outside_needs_a_place_for_the_result(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"")
     with pytest.raises(InputError):
         call(Call("quantize", source=tmp_path / "x.onnx"))
+
+
+def test_an_interrupted_out_goes_on_and_leaves_nothing_but_the_result(checkpoint_of, spec_of, tmp_path, monkeypatch):
+    outside = checkpoint_of(spec_of("resnet8"), "outside.safetensors")
+    request = Call("prune", source=outside.path, out=tmp_path / "o" / "x.safetensors", values={"modules": "layer1.0"})
+
+    def interrupted(source, config, out_dir):
+        (out_dir / "state.pt").write_text("half-way")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeres.prune.stage.prune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(request)
+    assert [path.name for path in (tmp_path / "o").glob(".x*/*.pt")] == ["state.pt"]
+    call(request)
+    assert not list((tmp_path / "o").glob(".*"))
+    assert (tmp_path / "o" / "x.safetensors").is_file()
+
+
+def test_a_file_named_through_latest_stays_in_its_run(imported, runs_folder):
+    through = runs_folder / "latest" / "00-import" / "model.safetensors"
+    result = call(Call("prune", source=through, values={"modules": "layer1.1"}))
+    assert result.output.path == runs_folder / "mine" / "01-prune" / "model.safetensors"
+    assert latest_run().name == "mine"
+
+
+def test_a_partial_evaluation_does_not_replace_the_whole_one(imported):
+    whole = evaluate_call(None, None, {"data": "digits"})
+    part = evaluate_call(None, None, {"data": "digits", "images": 50})
+    assert part.accuracy[0].n == 50
+    kept = record_from_json(StageReport, imported.output.path.parent / "eval.json")
+    assert kept.accuracy == whole.accuracy

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgeres.core.artifacts import Engine
 from edgeres.core.runs import Run, latest_run
+from edgeres.data import data_fingerprint
+from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
 
@@ -95,7 +99,8 @@ def test_the_recipe_in_the_run_reads_back_to_what_was_run(recipe, runs_folder):
     assert toml_text(written) == (runs_folder / "short" / "recipe.toml").read_text()
 
 
-def test_shipped_recipes_are_valid_once_their_file_is_named():
+def test_shipped_recipes_are_valid_once_their_file_is_named(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"")
     overrides = {"data": "digits", "import.file": "x.pth", "import.arch": "resnet20"}
     for name in shipped_recipes():
         recipe, steps = recipe_from(name, {} if name == "demo" else overrides)
@@ -111,3 +116,61 @@ def test_engines_are_not_evaluated_here(recipe, runs_folder):
     folder = runs_folder / "short" / "02-compile"
     assert isinstance(Run(runs_folder / "short").models()[-1][1], Engine)
     assert not (folder / "eval.json").exists()
+
+
+def test_a_recipe_that_repeats_stages_is_reused_whole_and_every_stage_keeps_its_own_parents(recipe, runs_folder):
+    quick = {"use": "recover", "images": 64, "epochs": 1, "lr": 0.001}
+    calibrate, prune = {"use": "calibrate", "images": 64}, {"use": "prune", "drop": 1, "images": 50}
+    stages = (recipe.stage[0], {"use": "export"}, calibrate, {"use": "quantize"}, prune, quick, prune, quick)
+    stages = (*stages, {"use": "export"}, calibrate, {"use": "quantize"})
+    repeated = recipe.model_copy(update={"stage": stages})
+    first = run(repeated)
+    teachers = [done.reports[0].results["teacher_sha256"] for done in first if done.step.use == "recover"]
+    assert teachers == [first[0].reports[0].output.sha256, first[5].reports[0].output.sha256]
+    assert all(done.reused for done in run(repeated))
+    assert not list((runs_folder / "short").glob("*.old*"))
+
+
+def test_a_calibration_by_hand_does_not_enter_the_recipe(recipe):
+    stages = (recipe.stage[0], {"use": "export"}, {"use": "calibrate", "images": 64}, {"use": "quantize"})
+    quantizing = recipe.model_copy(update={"stage": stages})
+    run(quantizing)
+    call(Call("calibrate", values={"images": "40", "data": "digits"}))
+    assert all(done.reused for done in run(quantizing))
+
+
+def test_stages_a_recipe_no_longer_has_leave_the_run(recipe, runs_folder):
+    run(recipe)
+    run(recipe.model_copy(update={"stage": (*recipe.stage[:2], *recipe.stage[3:])}))
+    names = [folder.path.name for folder in Run(runs_folder / "short").finished()]
+    assert names == ["00-import", "01-prune", "02-export"]
+    assert (runs_folder / "short" / "03-export.old1").is_dir()
+
+
+def test_a_changed_scale_table_is_made_again(recipe, runs_folder):
+    stages = (recipe.stage[0], {"use": "export"}, {"use": "calibrate", "images": 64}, {"use": "quantize"})
+    quantizing = recipe.model_copy(update={"stage": stages})
+    run(quantizing)
+    path = runs_folder / "short" / "02-calibrate" / "scales.json"
+    path.write_text(path.read_text().replace('"minmax"', '"minmaxx"'))
+    assert [done.reused for done in run(quantizing)] == [True, True, False, True]
+
+
+def test_images_that_changed_are_evaluated_again(recipe, tmp_path):
+    photos = tmp_path / "photos"
+    for number, name in enumerate("abcdefghij"):
+        for split in ("train", "val"):
+            folder = photos / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(np.full((8, 8), 20 * number, np.uint8)).save(folder / "0.png")
+    stages = (recipe.stage[0], {"use": "eval"})
+    judging = recipe.model_copy(update={"stage": stages, "data": f"folder:{photos}"})
+    first = run(judging)
+    assert run(judging)[1].reused
+    (photos / "val" / "a").rename(photos / "val" / "x")
+    (photos / "val" / "b").rename(photos / "val" / "a")
+    (photos / "val" / "x").rename(photos / "val" / "b")
+    data_fingerprint.cache_clear()
+    again = run(judging)
+    assert not again[1].reused
+    assert again[1].reports[0].key != first[1].reports[0].key

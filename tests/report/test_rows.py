@@ -241,12 +241,14 @@ def test_no_run_and_an_empty_run_are_one_line(tmp_path):
 
 def test_the_headline_claims_only_what_was_measured(whole_run):
     summary = rows_from(whole_run.path)
-    assert summary.headline.startswith("4.3× smaller, 1.17× faster, −0.76 points of top-1 [")
+    assert summary.headline.startswith(
+        "4.3× smaller (int8), 1.17× faster (fp32, torch), −0.76 points of top-1 (int8) ["
+    )
     assert "(n = 5,000)" in summary.headline
     (whole_run.path / "07-bench/report.json").unlink()
     for path in whole_run.path.glob("*/eval.json"):
         path.unlink()
-    assert rows_from(whole_run.path).headline == "4.3× smaller, −13 % multiply-accumulates."
+    assert rows_from(whole_run.path).headline == "4.3× smaller (int8), −13 % multiply-accumulates."
 
 
 def test_a_change_of_runtime_is_not_sold_as_a_faster_model(fake_run):

@@ -35,3 +35,11 @@ def test_fewer_images_are_said_to_be_fewer(checkpoint_of, spec_of, tmp_path):
     result = lesion(checkpoint, LesionConfig(data="digits", images=50), tmp_path / "out")
     assert result.report.results["whole"]["accuracy"]["n"] == 50
     assert "n = 50" in result.report.notes[0]
+
+
+@pytest.mark.parametrize("ordering", ["original", "bn-after-add"])
+def test_a_module_that_is_gone_has_no_row(checkpoint_of, spec_of, tmp_path, ordering):
+    checkpoint = checkpoint_of(spec_of("resnet14", ordering=ordering))
+    shorter = prune(checkpoint, PruneConfig(modules=("layer1.1", "layer2.0")), tmp_path / "short").output
+    table = record_from_json(LesionTable, lesion(shorter, LesionConfig(data="digits"), tmp_path / "out").output.path)
+    assert [row.module for row in table.table] == ["layer1.0", "layer2.1", "layer3.0", "layer3.1"]

@@ -74,9 +74,10 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     assert 0 <= float(capsys.readouterr().out) <= 1
 
 
-def test_the_recipe_example_is_valid():
+def test_the_recipe_example_is_valid(workplace, monkeypatch):
     from edgeres.core.config import tomllib
 
+    monkeypatch.chdir(workplace)
     (text,) = blocks("toml")
     assert planned(Recipe.model_validate(tomllib.loads(text)), "README")
 

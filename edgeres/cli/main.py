@@ -102,7 +102,7 @@ def _run() -> int:
     except click.ClickException as err:
         return _say(err.format_message().replace("\n", " "), 2)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        return _say("interrupted; the same command starts again, a training or a recipe where it stopped", INTERRUPTED)
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

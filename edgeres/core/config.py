@@ -93,7 +93,8 @@ def _first_problem(err: ValidationError, kind: type[BaseModel]) -> str:
         known = sorted(kind.model_fields)
         return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
     if problem["type"] == "missing" and key in kind.model_fields:
-        return f"{key} is needed ({kind.model_fields[key].description})"
+        described = kind.model_fields[key].description
+        return f"{key} is needed" + (f" ({described})" if described else "")
     message = re.sub(r"^Value error, ", "", problem["msg"])
     if not key:
         return message

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -27,6 +28,7 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
 from edgeres.core.stage import REPORT_NAME, StageReport
 
+log = logging.getLogger(__name__)
 STARTED_NAME = "started.json"
 RECIPE_NAME = "recipe.toml"
 EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
@@ -36,7 +38,7 @@ _FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
 
 def runs_root() -> Path:
     """Where runs are kept: $EDGERES_RUNS or ./runs."""
-    return Path(os.environ.get("EDGERES_RUNS", "runs"))
+    return Path(os.environ.get("EDGERES_RUNS") or "runs")
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,14 @@ class Run:
                 yield folder, folder.report()
 
     def models(self) -> list[tuple[StageFolder, Model]]:
-        """Models of finished stages, in order; stages whose report or file is damaged are passed over."""
-        found = []
-        for folder in self.finished():
-            with contextlib.suppress(EdgeresError):
-                if model := folder.model():
-                    found.append((folder, model))
-        return found
+        """Models of finished stages, in order; a stage whose report is damaged is passed over with a warning."""
+        pairs = ((folder, _model_or_warning(folder)) for folder in self.finished())
+        return [(folder, model) for folder, model in pairs if model is not None]
+
+    def remove_if_empty(self) -> None:
+        """Removes the folder of a run in which nothing was begun."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def folder_for(self, stage: str, key: str) -> Path:
         """Where a call with this key goes: on in the folder it began in and left, otherwise in a new one."""
@@ -148,7 +151,10 @@ class Run:
         while True:
             path = self.folder_for(stage, key)
             with contextlib.suppress(FileExistsError):
-                path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
+                try:
+                    path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
+                except (NotADirectoryError, FileNotFoundError, PermissionError) as err:
+                    raise InputError(f"cannot write {path}: {err.strerror}; set EDGERES_RUNS to a folder") from err
                 write_text(path / STARTED_NAME, started_text(stage, key))
                 return path
 
@@ -172,6 +178,14 @@ class Run:
         except OSError:
             temporary.unlink(missing_ok=True)
             write_text(pointer, self.path.name + "\n")
+
+
+def _model_or_warning(folder: StageFolder) -> Model | None:
+    try:
+        return folder.model()
+    except EdgeresError as err:
+        log.warning("warning: %s is passed over: %s", folder.path, err)
+        return None
 
 
 def latest_run() -> Run:

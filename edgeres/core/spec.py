@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from edgeres.core.config import Config
 
+_MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -28,6 +29,8 @@ class Preprocess(Config):
     def _check(self) -> Self:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
+        if any(abs(m) > _MOST for m in self.mean) or any(s > _MOST for s in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} are of pixels in [0, 1]; divide by 255")
         if any(s <= 0 for s in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
         return self

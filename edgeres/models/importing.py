@@ -41,7 +41,9 @@ class ImportConfig(Config):
     def check(self) -> None:
         """The file is there and the network exists."""
         if not self.file.is_file():
-            raise InputError(f"{self.file} does not exist")
+            raise InputError(f"{self.file} {'is a folder' if self.file.is_dir() else 'does not exist'}")
+        if self.resize is not None and self.size is not None and self.resize < self.size:
+            raise InputError(f"--resize {self.resize} is smaller than --size {self.size}, the crop that follows it")
         if self.arch is not None:
             spec_from_arch(self.arch, num_classes=2)
 

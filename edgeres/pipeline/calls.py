@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, model_from
 from edgeres.core.config import Config, config_from
-from edgeres.core.errors import InputError
+from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import Run, StageFolder, new_run, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.pipeline import measures
@@ -40,6 +40,7 @@ def call(request: Call) -> StageResult[Artifact]:
     run = _run_of(request, named)
     values = with_default_data(row.config_class(), request.values, run)
     config = config_from(row.config_class(), values, f"edgeres {request.stage}")
+    config.check()
     if row.source is None:
         run = run or _run_to_start(request, config)
     elif named is not None and request.out is None:
@@ -107,19 +108,26 @@ def _adopted(source: Model) -> Run | None:
     if not isinstance(source, Checkpoint):
         raise InputError(f"{source.path} is in no run: say where the result goes, --out FILE or --run NAME")
     run = new_run(source.path.stem)
-    log.info("new run %s, beginning with a copy of %s", run.path, source.path)
     kind = STAGES["import"].config_class()
     config = config_from(kind, {"file": source.path}, "import")
     _in_run(run, "import", None, config)
+    log.info("new run %s, beginning with a copy of %s", run.path, source.path)
     return run
 
 
 def _in_run(run: Run, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
     key = stage_key(stage, source, config)
     folder = agreed(lambda: run.claim(stage, key))
-    if is_main_process():
-        Run(folder.parent).make_latest()
-    result = execute(stage, source, config, folder, key)
+    run = Run(folder.parent)
+    try:
+        result = execute(stage, source, config, folder, key)
+    except EdgeresError:
+        if is_main_process():
+            run.remove_if_empty()
+        raise
+    finally:
+        if is_main_process() and run.path.is_dir():
+            run.make_latest()
     log.info("%s: wrote %s", stage, result.output.path)
     return result
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.core.artifacts import Engine, Model
+from edgeres.core.config import config_from
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import sha256_of, write_text
 from edgeres.core.runs import RECIPE_NAME, Run, StageFolder, runs_root
@@ -112,7 +113,9 @@ def run_of_recipe(recipe: Recipe, name: str | None) -> Run:
 
     Stages of the recipe as it was before that are no longer in it are set aside, so that they are in no report.
     """
-    run = Run(runs_root() / (name or recipe.name))
+    if name is not None:
+        recipe = config_from(Recipe, {**recipe.model_dump(), "name": name}, "--name")
+    run = Run(runs_root() / recipe.name)
     before = _planned_folders(run.path / RECIPE_NAME) - {step.folder_name for step in planned(recipe, recipe.name)}
     for folder in run.folders():
         if folder.path.name in before:
@@ -158,4 +161,4 @@ def _set_aside(folder: StageFolder) -> None:
     while (aside := folder.path.with_name(f"{folder.path.name}.old{number}")).exists():
         number += 1
     folder.path.rename(aside)
-    log.info("%s belongs to another call: kept as %s", folder.path, aside.name)
+    log.info("%s is of another call, or damaged: kept as %s", folder.path, aside.name)

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import lookup, resolve
+from edgeres.core.runs import LATEST
 from edgeres.data import check_data_name
+from edgeres.models import modules_of, spec_from_arch
 from edgeres.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
@@ -47,10 +49,17 @@ _FILLED_BY = {"scales": "calibrate", "teacher": "prune"}  # which stage makes wh
 class Recipe(Config):
     """The file's content; each entry of `stage` has `use` and the options of that stage."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's folder")
     about: str = ""
     data: str | None = None
     stage: tuple[dict[str, Any], ...]
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name == LATEST:
+            raise ValueError(f"{LATEST} is what the current run is called; choose another name")
+        return name
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ def planned(recipe: Recipe, where: str) -> list[Step]:
         step = _step(index, dict(entry), recipe.data, where)
         _check_chain(step, [earlier.use for earlier in steps], where)
         steps.append(step)
+    _check_drops(steps, where)
     return steps
 
 
@@ -133,11 +143,33 @@ def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
         return
     row = STAGES[step.use]
     if row.source is not None and row.source not in made:
-        makers = " or ".join(name for name, other in STAGES.items() if other.output is row.source)
+        makers = " or ".join(name for name, o in STAGES.items() if o.output is row.source and name != step.use)
         raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {makers} before it")
     for field in row.fills:
         if getattr(step.config, field, None) is None and _FILLED_BY[field] not in before:
             raise InputError(f"{place}: `{step.use}` needs {field}; put {_FILLED_BY[field]} before it")
+
+
+def _check_drops(steps: Sequence[Step], where: str) -> None:
+    """Raises InputError if more modules are to be dropped than the network has, where its name is known."""
+    left: int | None = None
+    for step in steps:
+        config = step.config.model_dump()
+        if STAGES.get(step.use) and STAGES[step.use].source is None:
+            left = _modules_of_arch(config)
+        elif step.use == "prune" and left is not None:
+            wanted = config["drop"] or len(config["modules"])
+            if wanted > left - len(config["keep"]):
+                raise InputError(f"{where}, stage {step.index + 1} (prune): cannot drop {wanted} of {left} modules")
+            left -= wanted
+
+
+def _modules_of_arch(config: Mapping[str, Any]) -> int | None:
+    if not config.get("arch"):
+        return None
+    names = ("shortcut", "layers", "bottleneck")
+    options = {name: value for name in names if (value := config.get(name)) is not None}
+    return len(modules_of(spec_from_arch(config["arch"], num_classes=2, options=options)))
 
 
 def _overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:

@@ -57,6 +57,7 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
     images = _images(source, config)
     student = load_network(source)
     objective = imitation(load_network(teacher), config)
+    config = config.model_copy(update={"batch": min(config.batch, len(images))})
     fitted = fit(student, objective, batches_for(images, source.spec, config), config, out_dir)
     output = Checkpoint(out_dir / "model.safetensors")
     if is_main():

@@ -36,6 +36,8 @@ class PruneConfig(Config):
         """One goal, and images to choose on if a choice is left."""
         if (self.drop is None) == (not self.modules):
             raise InputError("say either --drop K or --modules layer2.1,layer3.4 (one of them)")
+        if len(set(self.modules)) < len(self.modules):
+            raise InputError(f"--modules names one twice: {', '.join(self.modules)}")
         if self.drop is not None and self.data is None:
             raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
 

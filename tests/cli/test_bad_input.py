@@ -170,6 +170,7 @@ TRAINED = "name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\narch = 'resnet
     [
         ("name = 'x'\nstage = []\n", "has no [[stage]]"),
         ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
+        (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 4\n", "cannot drop 4 of 3 modules"),
         (TRAINED + "[[stage]]\nuse = 'prune'\n", "either --drop K or --modules"),
         (TRAINED + "[[stage]]\nuse = 'recover'\n", "needs teacher; put prune before it"),
         (TRAINED + "[[stage]]\nuse = 'export'\n[[stage]]\nuse = 'quantize'\n", "put calibrate before it"),
@@ -193,8 +194,56 @@ def test_wrong_recipes_stop_before_anything_runs(edgeres, tmp_path, runs_folder,
 
 def test_a_missing_package_names_the_extra(tmp_path):
     code = "import sys; sys.modules['torch'] = None; from edgeres.cli.main import main; main()"
+    (tmp_path / "x.pt").write_bytes(b"")
     command = [sys.executable, "-c", code, "import", "x.pt", "--arch", "resnet20"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 3
     assert "pip install 'edgeres[train]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_refused_command_leaves_no_run_and_the_current_one_alone(edgeres, runs_folder, checkpoint, tmp_path):
+    assert edgeres("import", checkpoint)[0] == 0
+    before = sorted(path.name for path in runs_folder.iterdir())
+    damaged = tmp_path / "trunc.safetensors"
+    damaged.write_bytes(checkpoint.read_bytes()[:1000])
+    assert_refused(edgeres("export", damaged), 2, "trunc.safetensors")
+    assert edgeres("train", "resnet8", "--data", "digits", "--batch", 100000)[0] == 2
+    assert edgeres("train", "nope", "--data", "digits")[0] == 2
+    assert sorted(path.name for path in runs_folder.iterdir()) == before
+    assert (runs_folder / "latest").resolve().name == checkpoint.stem
+
+
+@pytest.mark.parametrize("name", ["../esc", "latest", "x y", ""])
+def test_a_run_is_called_by_a_plain_name(edgeres, tmp_path, runs_folder, name):
+    (tmp_path / "r.toml").write_text(TRAINED)
+    assert_refused(edgeres("run", "r.toml", "--name", name), 2, "--name: name")
+    assert not runs_folder.exists()
+
+
+def test_a_runs_folder_that_is_a_file(edgeres, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("EDGERES_RUNS", str(tmp_path / "file"))
+    assert_refused(edgeres("import", checkpoint), 2, "cannot write")
+
+
+def test_a_module_named_twice(edgeres, checkpoint):
+    assert_refused(edgeres("prune", checkpoint, "--modules", "layer1.0,layer1.0"), 2, "twice")
+
+
+def test_mean_and_std_of_pixels_up_to_255(edgeres, tmp_path):
+    import torch
+
+    from edgeres.models import network_from, spec_from_arch
+
+    torch.save(network_from(spec_from_arch("resnet8", num_classes=3)).state_dict(), tmp_path / "m.pth")
+    outcome = edgeres("import", "m.pth", "--arch", "resnet8", "--mean", "123,116,103", "--std", "58,57,57")
+    assert_refused(outcome, 2, "divide by 255")
+
+
+def test_a_damaged_stage_is_not_passed_over_in_silence(edgeres, runs_folder, checkpoint):
+    assert edgeres("prune", checkpoint, "--modules", "layer1.0")[0] == 0
+    (runs_folder / checkpoint.stem / "01-prune" / "report.json").write_text("{")
+    code, _, err = edgeres("eval", "--data", "digits")
+    assert code == 0
+    assert "01-prune is passed over" in err

@@ -1,0 +1,197 @@
+"""What a network computes without each of many sets of modules, the common parts computed once.
+
+Removing a module changes only what comes after it, so sets of modules are walked as a tree: at the first module where
+two sets differ, the activation is known, one branch follows its bypass, the other the module itself. All single
+lesions of n modules cost about half of n + 1 forward passes. One activation per depth of the tree is alive.
+
+A PrefixCache keeps activations at the forks between calls, so that the next call starts where its sets differ from
+what has been walked before. Numbers do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from edgeres.core.errors import InputError
+from edgeres.evaluate.tally import Batch, Tally
+from edgeres.models.network import Network
+
+Subset = frozenset[str]
+Positions = tuple[int, ...]
+_MIB = 1 << 20
+_FILL = 0.9  # what a full cache is emptied to, so that not every new entry looks at all others
+
+
+@torch.inference_mode()
+def walk_subsets(
+    network: Network, images: Tensor, subsets: Collection[Subset], stored: BatchCache | None = None
+) -> Iterator[tuple[Subset, Tensor]]:
+    """Yields (subset, feature map before pooling without its modules), each different set once, as the tree is walked.
+
+    images: float32 (N, C, H, W), normalised. Raises InputError for a name that is no module of the network.
+    """
+    paths = _paths(network, subsets)
+    walk = _Walk(network, stored or BatchCache(0))
+    for path, features in walk.leaves(images, list(paths)):
+        yield paths[path], features
+
+
+@torch.inference_mode()
+def tallies_of(
+    network: Network, batches: Sequence[Batch], subsets: Collection[Subset], cache: PrefixCache | None = None
+) -> dict[Subset, Tally]:
+    """The tally of every subset over all batches."""
+    tallies = {subset: Tally() for subset in subsets}
+    for number, batch in enumerate(batches):
+        stored = cache.of(number) if cache else None
+        for subset, features in walk_subsets(network, batch.images, tallies, stored):
+            count(tallies[subset], batch, features, network.classify(features))
+    return tallies
+
+
+def count(tally: Tally, batch: Batch, features: Tensor, logits: Tensor) -> None:
+    """Adds what a network made of one batch."""
+    tally.add(logits, batch.labels, batch.reference)
+    if batch.features is not None:
+        tally.add_features(features, batch.features)
+
+
+def _paths(network: Network, subsets: Collection[Subset]) -> dict[Positions, Subset]:
+    positions = {name: i for i, (name, _) in enumerate(network.units(), start=1)}
+    if unknown := sorted(frozenset().union(*subsets) - positions.keys()):
+        raise InputError(f"cannot leave out {', '.join(unknown)}: not in the network (it has {', '.join(positions)})")
+    return {tuple(sorted(positions[name] for name in subset)): subset for subset in subsets}
+
+
+class _Walk:
+    """Depth first over the chain stem, unit 1, ..., unit n; position i is the activation before step i."""
+
+    def __init__(self, network: Network, stored: BatchCache) -> None:
+        self._network, self._stored = network, stored
+        self._units = [unit for _, unit in network.units()]
+
+    def leaves(self, images: Tensor, paths: Sequence[Positions]) -> Iterator[tuple[Positions, Tensor]]:
+        """(path, features) of every path of sorted positions."""
+        if paths:
+            yield from self._below(images, 0, (), paths)
+
+    def _below(
+        self, x: Tensor, at: int, gone: Positions, paths: Collection[Positions]
+    ) -> Iterator[tuple[Positions, Tensor]]:
+        """`x`: the activation at `at`; `gone`: what all `paths` drop up to the next fork; depth = drops."""
+        while True:
+            fork = min((path[len(gone)] for path in paths if len(path) > len(gone)), default=0)
+            if not fork:
+                yield gone, self._network.tail(self._advanced(x, at, len(self._units) + 1, gone))
+                return
+            dropping = {path for path in paths if len(path) > len(gone) and path[len(gone)] == fork}
+            if len(dropping) == len(paths):
+                gone = (*gone, fork)
+                continue
+            x, at = self._advanced(x, at, fork, gone), fork
+            self._stored.offer((gone, fork), x)
+            yield from self._below(x, at, (*gone, fork), dropping)
+            paths = [path for path in paths if path not in dropping]
+
+    def _advanced(self, x: Tensor, at: int, to: int, gone: Positions) -> Tensor:
+        """The activation at `to`, from `x` at `at` or from a stored one nearer to it."""
+        for position in range(to, at, -1):
+            key = (tuple(g for g in gone if g < position), position)
+            if (found := self._stored.find(key)) is not None:
+                x, at = found, position
+                break
+        for position in range(at, to):
+            if position == 0:
+                x = self._network.stem(x)
+            else:
+                unit = self._units[position - 1]
+                x = unit.bypass(x) if position in gone else unit(x)
+        return x
+
+
+Key = tuple[Positions, int]
+
+
+@dataclass
+class _Entry:
+    x: Tensor
+    used: int
+
+    @property
+    def size(self) -> int:
+        return self.x.numel() * self.x.element_size()
+
+
+@dataclass
+class BatchCache:
+    """Activations of one batch within `limit` bytes.
+
+    When it is full the entries that save least go: what the last two calls did not use, then the fewest modules of
+    computation per byte (the distance to the nearest entry before it on its path).
+    """
+
+    limit: int
+    size: int = 0
+    _entries: dict[Key, _Entry] = field(default_factory=dict)
+    _call: int = 0
+
+    def begin(self) -> None:
+        """Marks the start of a call."""
+        self._call += 1
+
+    def find(self, key: Key) -> Tensor | None:
+        """The activation at `key` = (positions dropped before, position), if it is here."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        entry.used = self._call
+        return entry.x
+
+    def offer(self, key: Key, x: Tensor) -> None:
+        """Keeps `x`, or not."""
+        if self.limit == 0 or key in self._entries:
+            return
+        self._entries[key] = entry = _Entry(x, self._call)
+        self.size += entry.size
+        if self.size > self.limit:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for key in sorted(self._entries, key=self._worth):
+            if self.size <= _FILL * self.limit:
+                return
+            self.size -= self._entries.pop(key).size
+
+    def _worth(self, key: Key) -> tuple[bool, float]:
+        entry = self._entries[key]
+        gone, position = key
+        before = max(
+            (
+                other
+                for path, other in self._entries
+                if other < position and path == tuple(g for g in gone if g < other)
+            ),
+            default=0,
+        )
+        return entry.used >= self._call - 1, (position - before) / entry.size
+
+
+class PrefixCache:
+    """A BatchCache for every batch, each with an equal share of `mib` MiB."""
+
+    def __init__(self, mib: float, batches: int) -> None:
+        self._batches = [BatchCache(int(mib * _MIB / max(batches, 1))) for _ in range(batches)]
+
+    def of(self, batch: int) -> BatchCache:
+        """The cache of one batch, at the start of a call."""
+        self._batches[batch].begin()
+        return self._batches[batch]
+
+    @property
+    def size_mib(self) -> float:
+        """MiB in use."""
+        return sum(cache.size for cache in self._batches) / _MIB

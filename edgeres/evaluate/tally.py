@@ -1,0 +1,104 @@
+"""Sums over images of one network compared with a reference: accuracy, loss, divergence, distance of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeres.models.network import Network
+
+
+class Batch(NamedTuple):
+    """Images float32 (N, C, H, W), labels int64 (N,) and what the whole network makes of them.
+
+    `reference`: logits (N, K); `features`: the feature map before pooling, or None where nobody compares it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    reference: Tensor
+    features: Tensor | None = None
+
+
+@torch.inference_mode()
+def reference_batches(
+    network: Network, pairs: Iterable[tuple[Tensor, Tensor]], *, features: bool = False
+) -> list[Batch]:
+    """(images, labels) with the logits of the network as it is now, and its features if asked for."""
+    batches = []
+    for images, labels in pairs:
+        found = network.features(images)
+        batches.append(Batch(images, labels, network.classify(found), found if features else None))
+    return batches
+
+
+@dataclass
+class Tally:
+    """Sums over images; means are derived. `right` tells for every image whether the first guess was right."""
+
+    n: int = 0
+    correct_top1: int = 0
+    correct_top5: int = 0
+    loss_sum: float = 0.0
+    kl_sum: float = 0.0
+    feature_error_sum: float = 0.0
+    feature_power_sum: float = 0.0
+    right: list[Tensor] = field(default_factory=list)
+
+    def add(self, logits: Tensor, labels: Tensor, reference: Tensor) -> None:
+        """Counts one batch: logits (N, K), labels (N,), reference logits (N, K)."""
+        log_p = F.log_softmax(logits.double(), dim=1)
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        right = top[:, 0] == labels
+        self.n += len(labels)
+        self.correct_top1 += int(right.sum())
+        self.correct_top5 += int((top == labels[:, None]).any(1).sum())
+        self.loss_sum += float(F.nll_loss(log_p, labels, reduction="sum"))
+        log_q = F.log_softmax(reference.double(), dim=1)
+        self.kl_sum += float(F.kl_div(log_p, log_q, reduction="sum", log_target=True))
+        self.right.append(right)
+
+    def add_features(self, features: Tensor, reference: Tensor) -> None:
+        """Counts the squared distance of one batch of feature maps to the reference's."""
+        self.feature_error_sum += float((features - reference).square().sum(dtype=torch.float64))
+        self.feature_power_sum += float(reference.square().sum(dtype=torch.float64))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose first guess is right."""
+        return self.correct_top1 / self.n
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.loss_sum / self.n
+
+    @property
+    def kl(self) -> float:
+        """Mean KL divergence from the reference's distribution to this one's, in nats."""
+        return self.kl_sum / self.n
+
+    @property
+    def feature(self) -> float:
+        """Squared error of the features over the reference's power."""
+        return self.feature_error_sum / self.feature_power_sum
+
+    @property
+    def sums(self) -> tuple[float, ...]:
+        """The numbers without the single images, in the order of the fields."""
+        return tuple(getattr(self, name) for name in _SUMS)
+
+
+_SUMS = tuple(item.name for item in fields(Tally) if item.name != "right")
+SUMS = len(_SUMS)
+
+
+def tally_from_sums(rows: Iterable[tuple[float, ...]]) -> Tally:
+    """The tally of all the images that `rows` (each a tally's `sums`) are about."""
+    n, top1, top5, *rest = (sum(column) for column in zip(*rows, strict=True))
+    return Tally(int(n), int(top1), int(top5), *rest)

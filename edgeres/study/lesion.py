@@ -1,0 +1,209 @@
+"""`edgeres study lesion`: delete every module in turn, then k at random, and measure.
+
+Source: Veit, Wilber & Belongie 2016, arXiv 1605.06431, sections 4.1 and 4.2. The split measured is val: a study
+reports, it chooses nothing; `edgeres prune` makes its own choice on training images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from edgeres.core.artifacts import Checkpoint, LesionTableFile, model_from
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError, MissingDependency
+from edgeres.core.files import write_text
+from edgeres.core.metrics import Accuracy, paired_difference
+from edgeres.core.progress import track
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.models import modules_of
+from edgeres.study.claims import in_words, range_of, weakest
+from edgeres.study.lesion_claims import PAPER, claims_of
+from edgeres.study.lesion_figure import draw_lesions
+from edgeres.study.lesion_table import Lesion, LesionTable, NetworkLesions, csv_rows, stages_of
+from edgeres.study.random_sets import couplings_of, draws_of, outcomes_without, random_sets, rows_of
+from edgeres.study.result import csv_text
+from edgeres.study.trend import trend_of
+
+if TYPE_CHECKING:
+    from edgeres.data import Dataset
+    from edgeres.evaluate.lesions import Tally
+
+
+class LesionConfig(Config):
+    """How many images to judge each lesion on, and how many sets of modules to delete at random."""
+
+    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    images: int | None = Field(default=None, gt=0, description="of val, stratified; default: all")
+    batch: int = Field(default=250, gt=0, description="images at a time")
+    seed: int = Field(default=0, ge=0, description="of the choice of images and of the random sets")
+    draws: int = Field(default=8, ge=0, description="random sets for each number of modules, 0 for no sets")
+    largest: int = Field(default=20, ge=1, description="most modules deleted at random; only identity modules are")
+    set_images: int = Field(default=250, gt=0, description="of those images, to judge the random sets on")
+    full: bool = Field(default=False, description="judge the random sets on all images")
+    control: Path | None = Field(default=None, description="checkpoint without shortcuts (vgg, plain) to lesion beside")
+    download: bool = Field(default=False, description="fetch the data set if it is not here")
+
+    def check(self) -> None:
+        """The control is a checkpoint that exists."""
+        if self.control is not None and not isinstance(model_from(self.control), Checkpoint):
+            raise InputError(f"the control {self.control} is not a checkpoint; give a .safetensors file")
+
+
+def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResult[LesionTableFile]:
+    """Writes out_dir/lesions.json, lesions.csv and lesions.svg."""
+    recorder = Recorder("lesion", config, source)
+    table = _with_claims(_with_sets(_with_control(_lesions_of(source, config), config), source, config))
+    output = LesionTableFile(out_dir / "lesions.json")
+    write_text(output.path, table.model_dump_json(indent=1) + "\n")
+    write_text(out_dir / "lesions.csv", csv_text(csv_rows(table)))
+    try:
+        draw_lesions(table, out_dir / "lesions.svg")
+    except MissingDependency as err:
+        recorder.warnings.append(f"no figure: {err}")
+    _record(recorder, table)
+    return StageResult(output, recorder.finish(output))
+
+
+def _lesions_of(source: Checkpoint, config: LesionConfig) -> LesionTable:
+    dataset = _judged_on(source, config)
+    tallies, runtime = _tallies(source, dataset, config.batch)
+    lesions = _single_lesions(source, dataset, tallies, runtime)
+    return LesionTable(**dict(lesions), stages=stages_of(lesions.table))
+
+
+def _with_control(table: LesionTable, config: LesionConfig) -> LesionTable:
+    if config.control is None:
+        return table
+    control = Checkpoint(config.control)
+    dataset = _judged_on(control, config)
+    return table.model_copy(
+        update={"control": _single_lesions(control, dataset, *_tallies(control, dataset, config.batch))}
+    )
+
+
+def _with_sets(table: LesionTable, source: Checkpoint, config: LesionConfig) -> LesionTable:
+    from edgeres.models.fold import load_folded
+
+    candidates = [row.module for row in table.table if row.kind == "identity"]
+    if config.draws == 0 or not candidates:
+        return table
+    images = _judged_on(source, config).val
+    if not config.full and config.set_images < len(images):
+        images = images.sample(config.set_images, config.seed)
+    sets = random_sets(candidates, largest=config.largest, draws=config.draws, seed=config.seed)
+    outcomes = outcomes_without(load_folded(source), images, source.spec, sets, batch=config.batch)
+    return table.model_copy(
+        update={
+            "sets_n": len(images),
+            "sets": rows_of(outcomes),
+            "trend": trend_of(outcomes[()], draws_of(outcomes), seed=config.seed),
+            "couplings": couplings_of(outcomes, seed=config.seed),
+        }
+    )
+
+
+def _with_claims(table: LesionTable) -> LesionTable:
+    return table.model_copy(update={"claims": claims_of(table)})
+
+
+def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
+    from edgeres.data import dataset_for
+
+    dataset = dataset_for(source.spec, config.data, download=config.download)
+    if config.images is not None and config.images < len(dataset.val):
+        dataset = replace(dataset, val=dataset.val.sample(config.images, config.seed))
+    return dataset
+
+
+def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> tuple[dict[str, Tally], str]:
+    import torch
+
+    from edgeres.evaluate.lesions import add_lesions
+    from edgeres.models.fold import load_folded
+
+    network = load_folded(source)
+    tallies: dict[str, Tally] = {}
+    for images, labels in track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch)):
+        x = torch.from_numpy(images)
+        with torch.inference_mode():
+            reference = network(x)
+        add_lesions(tallies, network, (x, torch.from_numpy(labels), reference))
+    return tallies, f"torch {torch.__version__} cpu"
+
+
+def _single_lesions(source: Checkpoint, dataset: Dataset, tallies: dict[str, Tally], runtime: str) -> NetworkLesions:
+    from edgeres.evaluate.lesions import WHOLE
+
+    kinds: dict[str, str] = {info.name: info.kind for info in modules_of(source.spec)}
+
+    def row(name: str) -> Lesion:
+        tally, whole = tallies[name], tallies[WHOLE]
+        change, half = paired_difference(_flags(whole), _flags(tally))
+        return Lesion(
+            module=name,
+            kind=kinds.get(name, "whole"),
+            accuracy=Accuracy(
+                correct_top1=tally.correct_top1,
+                correct_top5=tally.correct_top5,
+                n=tally.n,
+                dataset=dataset.name,
+                split="val",
+                runtime=runtime,
+                artifact=source.sha256,
+            ),
+            loss=tally.loss,
+            kl=tally.kl,
+            change_points=100 * change,
+            half_width_points=100 * half,
+        )
+
+    names = [name for name in kinds if name in tallies]
+    if not names:
+        raise InputError(f"{source.path}: no module is left to delete")
+    return NetworkLesions(
+        model_sha256=source.sha256,
+        network=source.spec.variant,
+        num_classes=source.spec.num_classes,
+        whole=row(WHOLE),
+        table=tuple(row(name) for name in names),
+    )
+
+
+def _flags(tally: Tally) -> list[bool]:
+    return [bool(flag) for batch in tally.right for flag in batch.tolist()]
+
+
+def _record(recorder: Recorder, table: LesionTable) -> None:
+    recorder.results |= {
+        "claim": f"{'; '.join(claim.claim for claim in table.claims)} ({PAPER})",
+        "verdict": weakest(table.claims),
+        "because": in_words(table.claims),
+    }
+    shown = {"whole", "table", "stages", "trend", "couplings", "claims"}
+    recorder.results |= table.model_dump(mode="json", include=shown)
+    recorder.notes.append(_summary(table))
+    recorder.notes += _coupling_note(table)
+
+
+def _coupling_note(table: LesionTable) -> list[str]:
+    """Coupling by size, for pairs, the middle size and the largest."""
+    by_k = [coupling for coupling in table.couplings if coupling.k is not None and coupling.kl is not None]
+    if not by_k:
+        return []
+    shown = {coupling.k: coupling for coupling in (by_k[0], by_k[(len(by_k) - 1) // 2], by_k[-1])}
+    figures = ", ".join(f"{range_of(one.kl)} for {k}" for k, one in shown.items() if one.kl is not None)
+    text = f"coupling {figures} modules at once: KL of a random set over the sum of its members' (1: costs add up)"
+    return [f"{text}, n = {table.sets_n:,}"]
+
+
+def _summary(table: LesionTable) -> str:
+    mild = min(table.table, key=lambda row: -row.change_points)
+    hard = max(table.table, key=lambda row: -row.change_points)
+    return (
+        f"mildest lesion {mild.module} ({mild.change_points:+.1f} points), hardest {hard.module}"
+        f" ({hard.change_points:+.1f}), n = {table.whole.accuracy.n}"
+    )

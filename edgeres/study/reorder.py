@@ -1,0 +1,254 @@
+"""`edgeres study reorder`: swap modules of one shape and measure.
+
+k random pairs of modules with equal shapes are swapped, one after the other; how far the order has moved is Kendall's
+tau between the old and the new one, over all modules.
+
+Source: Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.2, figure 5b. The split measured is val.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from edgeres.core.artifacts import Checkpoint, StudyFile
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+from edgeres.core.figures import COLOURS, MUTED
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.study.claims import numbers
+from edgeres.study.outcomes import Outcome, outcomes_of
+from edgeres.study.result import Study, Value, finish
+from edgeres.study.trend import Draw, Trend, is_smooth, trend_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeres.core.spec import ModelSpec
+    from edgeres.data import Dataset, Split
+    from edgeres.models.network import Network
+
+CLAIM = "error rises smoothly as the order of the modules moves away from the trained one"
+PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.2, figure 5b"
+_PANELS, _WIDTH_IN = 2, 10.8
+_LEVELS = 8  # groups of orders whose mean errors are compared
+_TRIES = 100  # draws of an order until one is new
+Order = tuple[int, ...]
+
+
+class ReorderConfig(Config):
+    """How many pairs to swap, how often, and how many images to judge each order on."""
+
+    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    images: int = Field(default=500, gt=0, description="of val, stratified")
+    batch: int = Field(default=250, gt=0, description="images at a time")
+    seed: int = Field(default=0, ge=0, description="of the choice of images and of the swaps")
+    swaps: int = Field(default=8, ge=1, description="most pairs swapped")
+    draws: int = Field(default=6, ge=1, description="random orders for each number of pairs")
+    full: bool = Field(default=False, description="judge on all of val")
+    download: bool = Field(default=False, description="fetch the data set if it is not here")
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """An order of the modules (old places in their new order) after `swaps` pairs, and its Kendall tau."""
+
+    swaps: int
+    order: Order
+    tau: float
+
+
+def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageResult[StudyFile]:
+    """Writes study.json, study.csv and study.svg; raises InputError if no two modules have the same shape."""
+    from edgeres.data import dataset_for
+    from edgeres.models.fold import load_folded
+
+    recorder = Recorder("reorder", config, source)
+    dataset = dataset_for(source.spec, config.data, download=config.download)
+    images = _judged_on(dataset, config)
+    network = load_folded(source)
+    classes = classes_of(network, source.spec)
+    if not classes:
+        raise InputError(f"{source.path}: no two modules of {source.spec.variant} have the same shape; nothing to swap")
+    orders = random_orders(classes, len(network.units()), swaps=config.swaps, draws=config.draws, seed=config.seed)
+    whole, outcomes = _outcomes(network, images, source.spec, orders, batch=config.batch)
+    sizes = [1 - one.tau for one in orders]
+    draws = [Draw(*draw) for draw in zip(levels_of(sizes), sizes, outcomes, strict=True)]
+    trend = trend_of(whole, draws, seed=config.seed)
+    study = _study(source, config, dataset, rows_of(whole, orders, outcomes), trend)
+    return finish(study, recorder, out_dir, lambda axes: draw_orders(axes, study), panels=_PANELS, width_in=_WIDTH_IN)
+
+
+def classes_of(network: Network, spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
+    """Places of modules that can stand in for each other, at least two each.
+
+    Equal shapes of the input, the output and every weight.
+    """
+    import torch
+
+    classes: dict[Any, list[int]] = {}
+    with torch.inference_mode():
+        x = network.stem(torch.zeros(1, *spec.input_shape))
+        for place, (_, unit) in enumerate(network.units()):
+            y = unit(x)
+            weights = tuple((key, tuple(value.shape)) for key, value in unit.state_dict().items())
+            if y.shape == x.shape and not unit.dropped:
+                classes.setdefault((tuple(x.shape), weights), []).append(place)
+            x = y
+    return tuple(tuple(places) for places in classes.values() if len(places) > 1)
+
+
+def random_orders(
+    classes: Sequence[Sequence[int]], modules: int, *, swaps: int, draws: int, seed: int
+) -> list[Swapped]:
+    """Up to `draws` orders for each number of swaps; a pair is drawn evenly from all pairs of one class.
+
+    All orders differ from each other and from the trained one, so a small network has fewer.
+    """
+    generator = np.random.default_rng(seed)
+    pairs = [(a, b) for places in classes for i, a in enumerate(places) for b in places[i + 1 :]]
+    found = {tuple(range(modules)): 0}
+    for k in range(1, swaps + 1):
+        for _ in range(draws):
+            for _ in range(_TRIES):
+                order = _swapped(modules, [pairs[choice] for choice in generator.integers(len(pairs), size=k)])
+                if order not in found:
+                    found[order] = k
+                    break
+    return [Swapped(k, order, kendall_tau(order)) for order, k in found.items() if k]
+
+
+def _swapped(modules: int, pairs: Sequence[tuple[int, int]]) -> Order:
+    order = list(range(modules))
+    for a, b in pairs:
+        order[a], order[b] = order[b], order[a]
+    return tuple(order)
+
+
+def levels_of(sizes: Sequence[float]) -> list[int]:
+    """Which of at most _LEVELS groups, about equal in number, each size is of: 1 for the smallest; ties together."""
+    edges = np.quantile(sizes, np.linspace(0, 1, _LEVELS + 1)[1:-1])
+    groups = np.searchsorted(edges, sizes, side="left")
+    return [int(level) + 1 for level in np.unique(groups, return_inverse=True)[1]]
+
+
+def kendall_tau(order: Sequence[int]) -> float:
+    """Kendall's tau between `order` (a permutation) and the sorted one: (concordant - discordant pairs) / all pairs.
+
+    Source: Kendall 1938, doi:10.1093/biomet/30.1-2.81.
+    """
+    places = np.asarray(order)
+    pairs = len(places) * (len(places) - 1) / 2
+    if pairs == 0:
+        return 1.0
+    above = np.triu(np.sign(places[None, :] - places[:, None]), 1)
+    return float(above.sum() / pairs)
+
+
+def reordered(network: Network, x: Tensor, orders: Sequence[Order]) -> Iterator[tuple[Order, Tensor]]:
+    """Yields (order, logits) with the modules applied in that order; what comes before the first change is shared."""
+    units = [unit for _, unit in network.units()]
+    known = [network.stem(x)]
+    for unit in units:
+        known.append(unit(known[-1]))
+    for order in orders:
+        first = next((place for place, old in enumerate(order) if place != old), len(order))
+        y = known[first]
+        for old in order[first:]:
+            y = units[old](y)
+        yield order, network.classify(network.tail(y))
+
+
+def rows_of(whole: Outcome, orders: Sequence[Swapped], outcomes: Sequence[Outcome]) -> tuple[dict[str, Value], ...]:
+    """One row an order, the trained one first."""
+    trained = Swapped(0, (), 1.0)
+    return tuple(
+        {
+            "swaps": one.swaps,
+            "kendall_tau": round(one.tau, 4),
+            "error_percent": round(outcome.error_percent, 4),
+            "loss_nats": round(float(outcome.loss.mean()), 6),
+            "kl_nats": round(float(outcome.kl.mean()), 6),
+            "order": " ".join(map(str, one.order)),
+        }
+        for one, outcome in ((trained, whole), *zip(orders, outcomes, strict=True))
+    )
+
+
+def _judged_on(dataset: Dataset, config: ReorderConfig) -> Split:
+    if config.full or config.images >= len(dataset.val):
+        return dataset.val
+    return dataset.val.sample(config.images, config.seed)
+
+
+def _outcomes(
+    network: Network, images: Split, spec: ModelSpec, orders: Sequence[Swapped], *, batch: int
+) -> tuple[Outcome, list[Outcome]]:
+    """The trained order's, then one an order; equal orders are computed once."""
+    trained = tuple(range(len(network.units())))
+    wanted = list(dict.fromkeys([trained, *(one.order for one in orders)]))
+    found = outcomes_of(
+        network,
+        images,
+        spec,
+        lambda x: reordered(network, x, wanted),
+        batch=batch,
+        description=f"{len(wanted)} orders of the modules",
+    )
+    return found[trained], [found[one.order] for one in orders]
+
+
+def _study(
+    source: Checkpoint, config: ReorderConfig, dataset: Dataset, rows: tuple[dict[str, Value], ...], trend: Trend
+) -> Study:
+    verdict, because = is_smooth(trend)
+    last = trend.levels[-1]
+    return Study(
+        name="reorder",
+        claim=CLAIM,
+        source=PAPER,
+        verdict=verdict,
+        because=(
+            f"{because}; tau down to {min(numbers(rows, 'kendall_tau')):.2f}, error {trend.levels[0].error.value:.1f} %"
+            f" in the trained order, {last.error.value:.1f} % at a mean tau of {1 - last.size:.2f} (guessing"
+            f" {_guessing(source.spec):.0f} %)"
+        ),
+        setting="full" if config.full else "short",
+        data=dataset.name,
+        n=trend.n,
+        seeds=(config.seed,),
+        networks=(source.spec.variant,),
+        rows=rows,
+        summary={"trend": trend.model_dump(mode="json"), "guessing_percent": _guessing(source.spec)},
+    )
+
+
+def _guessing(spec: ModelSpec) -> float:
+    return 100 * (1 - 1 / spec.num_classes)
+
+
+def draw_orders(axes: Sequence[Any], study: Study) -> None:
+    """Error and loss against Kendall's tau, the trained order at the left."""
+    taus, swaps = numbers(study.rows, "kendall_tau"), numbers(study.rows, "swaps")
+    for panel, column, label in ((axes[0], "error_percent", "top-1 error, %"), (axes[1], "loss_nats", "loss, nats")):
+        values = numbers(study.rows, column)
+        dots = panel.scatter(taus[1:], values[1:], c=swaps[1:], cmap="viridis_r", s=18)
+        panel.plot(taus[:1], values[:1], "s", color=COLOURS[1], label="trained order")
+        panel.set_xlim(1.01, min(taus) - 0.01)
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel("Kendall tau to the trained order")
+        panel.set_ylabel(label)
+    chance = float(study.summary["guessing_percent"])
+    axes[0].axhline(chance, color=MUTED, linewidth=1, linestyle="--")
+    axes[0].annotate(
+        "guessing", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=MUTED
+    )
+    axes[0].set_ylim(top=max(axes[0].get_ylim()[1], chance * 1.08))
+    axes[0].set_title(f"{study.networks[0]}, n = {study.n:,}, {len(taus) - 1} orders", fontsize=10)
+    axes[1].legend(fontsize=8, loc="upper left")
+    axes[1].figure.colorbar(dots, ax=axes[1], label="pairs swapped", ticks=sorted(set(swaps[1:])))

@@ -1,0 +1,110 @@
+"""Networks of a study: trained once, kept, judged on val, and not trained again."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.errors import InputError, StageError
+from edgeres.data import dataset_from
+from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.study import training
+from edgeres.study.training import Job, TrainingConfig, fresh, outcomes_of, spec_on, trained
+
+QUICK = TrainingConfig(epochs=1, batch=256)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return dataset_from("digits")
+
+
+def job_of(digits, seed=0, name="one"):
+    return Job(name, spec_on(digits, "resnet8"), QUICK.loop(seed))
+
+
+def test_full_takes_the_papers_setting_and_says_so():
+    config = TrainingConfig(full=True)
+    assert (config.data, config.epochs, config.batch, config.schedule) == ("cifar10", 164, 128, "step")
+    assert config.setting == "full"
+
+
+def test_full_with_a_change_is_not_the_papers_setting():
+    config = TrainingConfig(full=True, epochs=2)
+    assert (config.epochs, config.data) == (2, "cifar10")
+    assert config.setting == "short"
+    assert TrainingConfig().setting == "short"
+
+
+def test_the_counts_are_those_of_the_kept_network(digits, tmp_path):
+    (outcome,) = outcomes_of([job_of(digits)], digits, tmp_path)
+    kept = Checkpoint(tmp_path / "networks" / "one" / "model.safetensors")
+    for split, correct, n in (
+        ("train", outcome.train_correct, outcome.train_n),
+        ("val", outcome.val_correct, outcome.val_n),
+    ):
+        accuracy = accuracy_of(kept, digits, split=split)
+        assert (accuracy.correct_top1, accuracy.n) == (correct, n)
+    assert outcome.test_error_percent == pytest.approx(100 * (1 - outcome.val_correct / outcome.val_n))
+    assert not (tmp_path / "networks" / "one" / "state.pt").exists()
+
+
+def test_an_interrupted_study_trains_only_what_is_missing(digits, tmp_path, monkeypatch):
+    jobs = [job_of(digits, seed, f"seed{seed}") for seed in range(3)]
+    whole = outcomes_of(jobs, digits, tmp_path / "whole")
+    real, begun = trained, []
+
+    def counted(job, *rest):
+        begun.append(job.name)
+        if begun.count("seed1") == 1 and job.name == "seed1":
+            raise KeyboardInterrupt
+        return real(job, *rest)
+
+    monkeypatch.setattr(training, "trained", counted)
+    with pytest.raises(KeyboardInterrupt):
+        outcomes_of(jobs, digits, tmp_path / "broken")
+    assert outcomes_of(jobs, digits, tmp_path / "broken") == whole
+    assert begun == ["seed0", "seed1", "seed1", "seed2"]
+
+
+def test_a_training_broken_off_within_a_network_goes_on_to_the_same_weights(digits, tmp_path):
+    job = Job("one", spec_on(digits, "resnet8"), TrainingConfig(epochs=2, batch=256).loop(0))
+    job = Job(job.name, job.spec, job.loop.model_copy(update={"val_every": 1}))
+
+    def stop(network):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(job, digits, tmp_path / "broken", stop)
+    broken, loss = trained(job, digits, tmp_path / "broken")
+    whole, same_loss = trained(job, digits, tmp_path / "whole")
+    assert loss == same_loss
+    weights = whole.state_dict()
+    assert all(bool((value == weights[key]).all()) for key, value in broken.state_dict().items())
+
+
+def test_a_seed_decides_the_initial_weights(digits):
+    first, again, other = (fresh(job_of(digits, seed)).fc.weight for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert not (first == other).all()
+
+
+def test_a_loss_that_is_not_finite_names_its_network(digits, tmp_path):
+    loop = QUICK.loop(0).model_copy(update={"lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(StageError, match="one: training: the loss is"):
+        trained(Job("one", spec_on(digits, "resnet8"), loop), digits, tmp_path)
+
+
+def test_the_lines_of_every_epoch_are_left_out(digits, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="edgeres"):
+        outcomes_of([job_of(digits)], digits, tmp_path)
+    assert [record.message for record in caplog.records] == ["network 1 of 1: one"]
+    assert logging.getLogger("edgeres.train.loop").level == logging.NOTSET
+
+
+def test_a_batch_larger_than_the_split_is_refused(digits, tmp_path):
+    loop = TrainingConfig(epochs=1, batch=5000).loop(0)
+    with pytest.raises(InputError, match="fewer than one batch of 5000"):
+        trained(Job("one", spec_on(digits, "resnet8"), loop), digits, tmp_path)

@@ -1,20 +1,23 @@
-"""`edgeres recover`: a pruned network learns to imitate the one it was cut from. No label is used.
+"""`edgeres recover`: a pruned network learns to imitate the one it was cut from. `methods` has the losses.
 
-    L = mimic MSE(f_s, f_t) / mean(f_t^2) + distill T^2 KL(p_t^T || p_s^T)
+    bn        batch norms estimated anew, no gradient         mimic     features before pooling
+    distill   the teacher's logits                            finetune  the labels, which no other method reads
 
-f is the feature map before global pooling, p^T the softmax of the logits over T; s is the pruned network, t the one
-before pruning. The first term is the feature mimicking of Wang & Wu 2023 (PRACTISE, arXiv 2303.15254), divided by the
-teacher's own power so that one weight fits all networks; the second is Hinton et al. 2015, arXiv 1503.02531.
+Given together, batch norms come first, then adaptors if asked for, then one training whose loss is the sum. A part of
+the train images is held out: the weights that do best on it are kept, val is never looked at.
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint
+from edgeres.core.durations import seconds_from
 from edgeres.core.errors import InputError
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.train.config import LoopConfig
@@ -23,96 +26,225 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgeres.data import Split
-    from edgeres.models.network import Network
-    from edgeres.train.objectives import Objective
+    from edgeres.train.loop import Fitted
+
+Method = Literal["bn", "mimic", "distill", "finetune"]
+USUAL_EPOCHS = 10
+MOST_EPOCHS = 1000  # with a budget, which is what ends it
+_FEWEST_IMAGES = 8  # a batch norm needs a batch
+_FEWEST_TO_SHARE = 50
+_HELD_OUT = 0.1
+_HELD_OUT_BETWEEN = (30, 500)  # fewer say nothing, more cost time
 
 
 class RecoverConfig(LoopConfig):
-    """How long to imitate, and what; the last weights are taken, nothing is selected on val."""
+    """What to learn from, and for how long; nothing is selected on val."""
 
     data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
-    teacher: Path | None = Field(None, description="checkpoint before pruning; default: the pruned one's source")
-    images: int = Field(2000, gt=0, description="of train, without their labels; all if there are fewer")
-    mimic: float = Field(1.0, ge=0, description="weight of the features before pooling")
-    distill: float = Field(1.0, ge=0, description="weight of the logits")
-    temperature: float = Field(2.0, gt=0, description="softening of the logits")
-    epochs: int = Field(10, ge=1, description="passes over the images")
-    batch: int = Field(64, ge=1, description="images per step, over all processes")
-    lr: float = Field(0.02, gt=0, description="learning rate after the warm-up")
-    warmup_epochs: float = Field(0.5, ge=0, description="epochs of linear warm-up")
-    download: bool = Field(False, description="fetch the data set if it is not here")
-    val_every: int = Field(0, ge=0, le=0, description="always 0: val is not looked at")
+    teacher: Path | None = Field(
+        default=None, description="checkpoint before pruning; default: the pruned one's source"
+    )
+    method: tuple[Method, ...] = Field(default=("mimic", "distill"), description="of bn, mimic, distill, finetune")
+    images: int = Field(
+        default=2000, gt=0, description="of train; all if there are fewer; only finetune reads their labels"
+    )
+    budget: str | None = Field(default=None, description="time for all of it: 90s, 3m, 1h")
+    scope: Literal["behind", "all"] = Field(
+        default="behind", description="train what comes after the first dropped module, or all"
+    )
+    adaptors: int = Field(default=0, ge=0, description="steps for 1x1 adaptors alone, merged before the training")
+    mimic: float = Field(default=1.0, ge=0, description="weight of the features before pooling")
+    stages: float = Field(default=0.0, ge=0, description="weight of the features at the ends of the stages")
+    distill: float = Field(default=1.0, ge=0, description="weight of the logits")
+    finetune: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with labels")
+    temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
+    epochs: int = Field(
+        default=0, ge=0, description="passes over the images at most; 0: 10, or what fits into the budget"
+    )
+    batch: int = Field(default=64, ge=1, description="images per step, over all processes")
+    lr: float = Field(default=0.01, gt=0, description="learning rate after the warm-up")
+    warmup_epochs: float = Field(
+        default=0.5, ge=0, description="epochs of linear warm-up, a tenth of the steps at most"
+    )
+    download: bool = Field(default=False, description="fetch the data set if it is not here")
+    val_every: int = Field(default=0, ge=0, le=0, description="always 0: val is not looked at")
+
+    @property
+    def trains(self) -> bool:
+        """Whether any method takes gradient steps."""
+        return any(name != "bn" for name in self.method)
+
+    @property
+    def imitates(self) -> bool:
+        """Whether a teacher is needed."""
+        return bool({"mimic", "distill"} & {*self.method}) or self.adaptors > 0
+
+    @property
+    def budget_s(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else seconds_from(self.budget)
+
+    def check(self) -> None:
+        """The methods leave something to learn from, and the budget can be read."""
+        weights = {"mimic": self.mimic, "distill": self.distill, "finetune": self.finetune}
+        if not self.method or len({*self.method}) < len(self.method):
+            raise InputError(
+                f"--method {','.join(self.method)}: name each of bn, mimic, distill, finetune at most once"
+            )
+        if self.trains and not any(weights.get(name) for name in self.method):
+            zeros = " and ".join(f"--{name} 0" for name in self.method if name != "bn")
+            raise InputError(f"{zeros} leave nothing to learn from")
+        if self.images < _FEWEST_IMAGES:
+            raise InputError(f"--images {self.images} are too few to recover on; take {_FEWEST_IMAGES} or more")
+        _ = self.budget_s
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The weights for the pruned network's spec, and what to report."""
+
+    weights: dict[str, Tensor]
+    results: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageResult[Checkpoint]:
     """Writes out_dir/model.safetensors; raises InputError if the teacher is not the same network, less pruned."""
-    from edgeres.models.weights import load_network, save_checkpoint
-    from edgeres.train.batches import batches_for
-    from edgeres.train.loop import fit
+    from edgeres.models.weights import save_checkpoint
     from edgeres.train.processes import is_main, wait_for_all
-    from edgeres.train.state import clear_state
 
     recorder = Recorder("recover", config, source)
-    teacher = _teacher(source, config)
-    images = _images(source, config)
-    student = load_network(source)
-    objective = imitation(load_network(teacher), config)
-    config = config.model_copy(update={"batch": min(config.batch, len(images))})
-    fitted = fit(student, objective, batches_for(images, source.spec, config), config, out_dir)
+    config.check()
+    if config.teacher is None and config.imitates:
+        raise InputError(f"say which network {source.path} was cut from: --teacher FILE")
+    teacher = None if config.teacher is None else Checkpoint(config.teacher)
+    done = recovered(source, teacher, config, out_dir)
     output = Checkpoint(out_dir / "model.safetensors")
     if is_main():
-        save_checkpoint(fitted.weights, source.spec, output.path, stage="recover", parent=source.sha256)
-        clear_state(out_dir)
+        save_checkpoint(done.weights, source.spec, output.path, stage="recover", parent=source.sha256)
+        clear(out_dir)
     wait_for_all()
-    recorder.results |= {
-        "teacher_sha256": teacher.sha256,
-        "images": len(images),
-        "steps": fitted.steps,
-        "final_loss": fitted.final_loss,
-        "images_per_s": fitted.images_per_s,
-    }
+    recorder.results |= done.results
+    recorder.notes += done.notes
+    recorder.warnings += done.warnings
     return StageResult(output, recorder.finish(output))
 
 
-def imitation(teacher: Network, config: RecoverConfig) -> Objective:
-    """The loss above as a function of (student, images, labels); labels are ignored."""
-    import torch
+def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig, out_dir: Path) -> Recovered:
+    """`source` after what `config.method` asks for; interrupted, the same call goes on from what is in `out_dir`.
 
-    from edgeres.train.objectives import soft_divergence
+    The state stays in `out_dir` until `clear`. `teacher` may be None if nothing is imitated.
 
-    teacher = teacher.eval().requires_grad_(False)
+    Raises:
+        InputError: the teacher is not what `source` was cut from, there are too few images, the budget is too short.
+        StageError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C; the state has been saved.
+    """
+    from edgeres.prune.start import Job, started
+    from edgeres.train.batches import batches_for
+    from edgeres.train.loop import fit_planned
+    from edgeres.train.plan import Plan
 
-    def objective(student: Network, images: Tensor, labels: Tensor) -> Tensor:
-        del labels
-        teacher.to(images.device)
-        with torch.no_grad():
-            goal = teacher.features(images)
-            goal_logits = teacher.classify(goal)
-        features = student.features(images)
-        error = (features - goal).square().mean() / goal.square().mean()
-        divergence = soft_divergence(student.classify(features), goal_logits, config.temperature)
-        return config.mimic * error + config.distill * divergence
+    begun_s = time.perf_counter()
+    config.check()
+    if teacher is not None:
+        check_teacher(source, teacher)
+    learn, held_out = _parts(source, config)
+    config = config.model_copy(update={"batch": min(config.batch, len(learn))})
+    job = Job(source, teacher, config, learn, held_out)
+    start = started(job, out_dir, begun_s=begun_s)
+    fitted = None
+    if config.trains:
+        data = batches_for(learn, source.spec, config)
+        plan = Plan(start.steps, start.warmup, score=job.score, look_every=start.look_every)
+        fitted = fit_planned(start.network, job.objective_on(start.network), data, config, out_dir, plan=plan)
+    weights = fitted.weights if fitted else start.network.state_dict()
+    results = _results(job.seen, teacher, config, start.figures, fitted)
+    results["measure"] = job.score.measure if job.score else None
+    results["duration_s"] = round(time.perf_counter() - begun_s, 3)
+    return Recovered(weights, results, *_remarks(results, config))
 
-    return objective
+
+def clear(out_dir: Path) -> None:
+    """Removes what a finished recovery leaves in `out_dir` to go on from."""
+    from edgeres.prune.start import START_NAME
+    from edgeres.train.state import clear_state
+
+    clear_state(out_dir)
+    (out_dir / START_NAME).unlink(missing_ok=True)
 
 
-def _teacher(source: Checkpoint, config: RecoverConfig) -> Checkpoint:
-    if config.teacher is None:
-        raise InputError(f"say which network {source.path} was cut from: --teacher FILE")
-    teacher = Checkpoint(config.teacher)
+def check_teacher(source: Checkpoint, teacher: Checkpoint) -> None:
+    """Raises InputError unless `source` is `teacher` with modules dropped."""
     same = teacher.spec.model_copy(update={"dropped": source.spec.dropped}) == source.spec
     if not same or not set(teacher.spec.dropped) <= set(source.spec.dropped):
         raise InputError(
             f"{teacher.path} ({teacher.spec.variant}, {len(teacher.spec.dropped)} dropped) is not what {source.path}"
             f" ({source.spec.variant}, {len(source.spec.dropped)} dropped) was cut from"
         )
-    if config.mimic == config.distill == 0:
-        raise InputError("--mimic 0 and --distill 0 leave nothing to learn from")
-    return teacher
 
 
-def _images(source: Checkpoint, config: RecoverConfig) -> Split:
+def _parts(source: Checkpoint, config: RecoverConfig) -> tuple[Split, Split | None]:
+    """(images to learn from, images held out); None if there are too few to share."""
     from edgeres.data import dataset_for
 
     train = dataset_for(source.spec, config.data, download=config.download).train
-    return train.sample(min(config.images, len(train)), config.seed)
+    if len(train) < _FEWEST_IMAGES:
+        raise InputError(
+            f"{config.data} has {len(train)} train images, too few to recover on; {_FEWEST_IMAGES} are the least"
+        )
+    sample = train.sample(min(config.images, len(train)), config.seed)
+    if len(sample) < _FEWEST_TO_SHARE:
+        return sample, None
+    fewest, most = _HELD_OUT_BETWEEN
+    n = min(max(round(_HELD_OUT * len(sample)), fewest), most)
+    return sample.subset(range(n, len(sample))), sample.subset(range(n))
+
+
+def _results(
+    seen: tuple[int, int],
+    teacher: Checkpoint | None,
+    config: RecoverConfig,
+    figures: dict[str, float],
+    fitted: Fitted | None,
+) -> dict[str, Any]:
+    learnt, held_out = seen
+    results: dict[str, Any] = {
+        "methods": list(config.method),
+        "images": learnt + held_out,
+        "held_out": held_out,
+        "teacher_sha256": teacher.sha256 if teacher else None,
+        "steps": fitted.steps if fitted else 0,
+        **figures,
+    }
+    if fitted is None:
+        return results
+    results |= {"final_loss": fitted.final_loss, "images_per_s": fitted.images_per_s, "first_step": fitted.first_step}
+    results["epochs"] = round(fitted.steps * config.batch / learnt, 3)
+    if fitted.looks:
+        best = min(fitted.looks, key=lambda look: look[1])
+        results |= {"held_out_best": best[1], "best_step": best[0], "held_out_last": fitted.looks[-1][1]}
+        results["looks"] = [list(look) for look in fitted.looks]
+        results["stopped_early"] = fitted.steps < figures["planned_steps"]
+    return results
+
+
+def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str], list[str]]:
+    """(notes, warnings)."""
+    notes, warnings = [], []
+    if results["images"] < config.images:
+        notes.append(f"there are {results['images']} train images, fewer than --images {config.images}")
+    if config.trains and not results["held_out"]:
+        notes.append(f"{results['images']} images are too few to hold some out: the last weights are taken")
+    if results.get("stopped_early"):
+        notes.append(
+            f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain on held-out images"
+        )
+    before, after = results.get("held_out_first"), results.get("held_out_bn")
+    if before is not None and after is not None and after > before:
+        warnings.append(
+            f"estimating batch norms anew made it worse on held-out images ({before:.4g} -> {after:.4g});"
+            " leave bn out of --method"
+        )
+    return notes, warnings

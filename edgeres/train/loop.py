@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from edgeres.train.draws import torch_seed_at
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.log import Journal, Pace, Row, described
 from edgeres.train.objectives import Objective
+from edgeres.train.plan import HeldOut, Looks, Plan, weights_of
 from edgeres.train.processes import accelerator_for, slice_for, wait_for_all
 from edgeres.train.schedule import rate_at
 from edgeres.train.state import Identity, load_state, put_aside, save_state
@@ -42,7 +43,10 @@ _CHECK_EVERY = 20  # steps between looks at the loss on a GPU, which has to wait
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came out. `weights` are the averaged ones if asked for; `first_step` > 0 after a resume."""
+    """What came out. `weights` are the averaged ones if asked for; `first_step` > 0 after a resume.
+
+    With a plan that scores, `weights` are those of the best of the `looks`, and `steps` may be fewer than planned.
+    """
 
     weights: dict[str, Tensor]
     final_loss: float
@@ -52,6 +56,7 @@ class Fitted:
     processes: int
     device: str
     precision: str
+    looks: Looks = field(default_factory=list)
 
 
 def fit(
@@ -71,23 +76,49 @@ def fit(
         StageError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state has been saved.
     """
+    return _fit(_Training(network, objective, data, config, state_dir), _usual_plan(config, data), evaluate)
+
+
+def fit_planned(
+    network: Network, objective: Objective, data: Batches, config: LoopConfig, state_dir: Path, *, plan: Plan
+) -> Fitted:
+    """As `fit`, for as many steps as `plan` says (`config.epochs` is ignored); errors as there."""
+    return _fit(_Training(network, objective, data, config, state_dir), plan, None)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What `fit` is given."""
+
+    network: Network
+    objective: Objective
+    data: Batches
+    config: LoopConfig
+    state_dir: Path
+
+
+def _fit(training: _Training, plan: Plan, evaluate: Evaluate | None) -> Fitted:
+    config, data = training.config, training.data
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = accelerator_for(config.precision)
     part = slice_for(config, accelerator)
-    identity = _identity(network, data, config, accelerator)
-    run = _Run(Learner(network, objective, config, accelerator), data, config, state_dir)
+    identity = _identity(training, plan, accelerator)
+    run = _Run(training, plan, Learner(training.network, training.objective, config, accelerator))
     first = run.resume(identity)
     data.load()
+    run.look(first)
     run.pace.start(first)
     with interruptible() as stop:
-        batches = data.from_step(first, run.steps, part)
+        batches = data.from_step(first, first if run.held_out.has_given_up else plan.steps, part)
         if accelerator.is_main_process:
-            batches = track(batches, "training", total=run.steps - first)
+            batches = track(batches, "training", total=plan.steps - first)
         try:
             for images, labels in batches:
                 run.advance(images, labels, evaluate)
                 run.keep(identity, stop)
+                if run.held_out.has_given_up:
+                    break
         except RuntimeError as err:
             if stop.requested and not accelerator.is_main_process:
                 raise KeyboardInterrupt from err  # the main process has saved and left
@@ -98,13 +129,14 @@ def fit(
 class _Run:
     """Where the training stands: the step, the loss of the epoch so far, the rows of the log."""
 
-    def __init__(self, learner: Learner, data: Batches, config: LoopConfig, state_dir: Path) -> None:
-        self.learner, self.data, self.config, self.state_dir = learner, data, config, state_dir
-        self.step, self.steps = 0, config.epochs * data.steps_per_epoch
+    def __init__(self, training: _Training, plan: Plan, learner: Learner) -> None:
+        self.data, self.config, self.state_dir = training.data, training.config, training.state_dir
+        self.learner, self.plan, self.held_out = learner, plan, HeldOut(plan)
+        self.step, self.steps = 0, plan.steps
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
         self.is_main = learner.accelerator.is_main_process
-        self.journal = Journal(state_dir, tensorboard=config.tensorboard and self.is_main)
-        self.pace, self.saved_s = Pace(config.batch), time.perf_counter()
+        self.journal = Journal(self.state_dir, tensorboard=self.config.tensorboard and self.is_main)
+        self.pace, self.saved_s = Pace(self.config.batch), time.perf_counter()
 
     def resume(self, identity: Identity) -> int:
         """Loads the saved state if there is one of this training; the step to begin with."""
@@ -117,6 +149,8 @@ class _Run:
         self.learner.restore(state)
         self.step, self.journal.rows = state["step"], state["rows"]
         self.loss_sum.fill_(state["loss_sum"])
+        if self.plan.score is not None:
+            self.held_out.restore(state["held_out"])
         if self.is_main:
             _log.info("going on from step %d of %d", self.step, self.steps)
         return self.step
@@ -124,8 +158,12 @@ class _Run:
     @property
     def lr(self) -> float:
         """The learning rate of the present step."""
-        warmup = round(self.config.warmup_epochs * self.data.steps_per_epoch)
-        return self.config.lr * rate_at(self.step, steps=self.steps, warmup=warmup, kind=self.config.schedule)
+        return self.config.lr * rate_at(self.step, steps=self.steps, warmup=self.plan.warmup, kind=self.config.schedule)
+
+    def look(self, step: int) -> None:
+        """Scores the weights after `step` steps if that is due and has not been done before a resume."""
+        if self.plan.is_due(step) and step not in dict(self.held_out.looks):
+            self.held_out.look(step, self.learner.result)
 
     def advance(self, images: Tensor, labels: Tensor, evaluate: Evaluate | None) -> None:
         """One step, and the end of the epoch if it was the last."""
@@ -134,21 +172,29 @@ class _Run:
         lr = self.lr
         self.loss_sum += self.learner.learn(images, labels, lr)
         self.step += 1
-        ends_epoch = self.step % self.data.steps_per_epoch == 0
+        self.look(self.step)
+        ends_epoch = self.ends_epoch
         if ends_epoch or self.loss_sum.device.type == "cpu" or self.step % _CHECK_EVERY == 0:
             self._check_loss(lr)
         if ends_epoch:
             self._close_epoch(lr, evaluate)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether a row of the log is due: after an epoch, and after the last step."""
+        is_whole = self.step % self.data.steps_per_epoch == 0
+        return is_whole or self.step == self.steps or self.held_out.has_given_up
 
     def keep(self, identity: Identity, stop: Stop) -> None:
         """Saves the state when it is due; raises KeyboardInterrupt in the main process if asked to stop."""
         if not self.is_main:
             return
         now_s = time.perf_counter()
-        ends_epoch = self.step % self.data.steps_per_epoch == 0
-        if stop.requested or ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
+        if stop.requested or self.ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
             self._check_loss(self.lr)
             here = {"step": self.step, "loss_sum": float(self.loss_sum), "rows": self.journal.rows}
+            if self.plan.score is not None:
+                here["held_out"] = self.held_out.state()
             save_state({"identity": identity, **here, **self.learner.state()}, self.state_dir)
             self.saved_s = now_s
         if stop.requested:
@@ -157,29 +203,32 @@ class _Run:
 
     def fitted(self, first_step: int) -> Fitted:
         """The result, once all steps are taken."""
-        accelerator, weights = self.learner.accelerator, self.learner.result.state_dict()
+        accelerator = self.learner.accelerator
         precision = accelerator.mixed_precision
         return Fitted(
-            weights={key: value.detach().cpu() for key, value in weights.items()},
+            weights=self.held_out.weights or weights_of(self.learner.result),
             final_loss=self.journal.rows[-1]["loss"],
-            steps=self.steps,
+            steps=self.step,
             first_step=first_step,
             images_per_s=self.pace.images_per_s,
             processes=accelerator.num_processes,
             device=accelerator.device.type,
             precision="fp32" if precision == "no" else precision,
+            looks=self.held_out.looks,
         )
 
     def _close_epoch(self, lr: float, evaluate: Evaluate | None) -> None:
-        epoch, images_per_s = self.step // self.data.steps_per_epoch, self.pace.lap(self.step)
+        epoch, images_per_s = math.ceil(self.step / self.data.steps_per_epoch), self.pace.lap(self.step)
+        steps = self.step - int(self.journal.rows[-1]["step"] if self.journal.rows else 0)
         row: Row = {"epoch": epoch, "step": self.step, "lr": lr, "images_per_s": images_per_s}
-        row["loss"] = float(self.loss_sum) / self.data.steps_per_epoch
+        row["loss"] = float(self.loss_sum) / steps
         self.loss_sum.zero_()
         if self.is_main:
             due = self.config.val_every and (epoch % self.config.val_every == 0 or self.step == self.steps)
             if evaluate is not None and due:
                 row["val_top1"] = evaluate(self.learner.result)
-            _log.info("epoch %d/%d: %s", epoch, self.config.epochs, described(row))
+            epochs = math.ceil(self.steps / self.data.steps_per_epoch)
+            _log.info("epoch %d/%d: %s", epoch, epochs, described(row))
         self.journal.add(row, write=self.is_main)
         self.pace.start(self.step)
 
@@ -191,14 +240,23 @@ class _Run:
             )
 
 
-def _identity(network: Network, data: Batches, config: LoopConfig, accelerator: Accelerator) -> Identity:
+def _identity(training: _Training, plan: Plan, accelerator: Accelerator) -> Identity:
     """Everything the result depends on, as text."""
+    config, data = training.config, training.data
     options = config.model_dump(mode="json", exclude={*config.incidental})
-    return {
+    identity = {
         **{name: json.dumps(value) for name, value in options.items()},
         "network": data.spec.model_dump_json(),
-        "start": fingerprint(network)[:12],
+        "start": fingerprint(training.network)[:12],
         "images": f"{len(data.split)}, {data_fingerprint(options['data'])[:12]}" if "data" in options else "",
         "processes": str(accelerator.num_processes),
         "mixed_precision": accelerator.mixed_precision,
     }
+    if plan != _usual_plan(config, data):
+        looks = f", a look every {plan.look_every}" if plan.score is not None else ""
+        identity["plan"] = f"{plan.steps} steps, {plan.warmup} of warm-up{looks}"
+    return identity
+
+
+def _usual_plan(config: LoopConfig, data: Batches) -> Plan:
+    return Plan(config.epochs * data.steps_per_epoch, round(config.warmup_epochs * data.steps_per_epoch))

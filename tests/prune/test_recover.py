@@ -1,0 +1,320 @@
+"""`recover` learns from what it is told to, within its time, and keeps what does best on held-out train images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import torch
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import config_from
+from edgeres.core.errors import InputError
+from edgeres.data import Split, split_from_arrays
+from edgeres.models.weights import load_weights, save_checkpoint, weights_without
+from edgeres.prune import start as start_module
+from edgeres.prune.recover import RecoverConfig, recover, recovered
+from edgeres.prune.start import START_NAME
+from edgeres.train import loop
+
+GONE = ("layer2.1",)
+QUICK = {"data": "digits", "images": 120, "batch": 16, "epochs": 1, "threads": 1, "lr": 0.005}
+
+
+def quick(**options):
+    return RecoverConfig(**{**QUICK, **options})
+
+
+@pytest.fixture
+def teacher(checkpoint_of, spec_of, tmp_path):
+    """Random weights with the batch norms' statistics of digits."""
+    raw = checkpoint_of(spec_of("resnet14", width=4), "raw.safetensors")
+    weights = recovered(raw, None, quick(method=("bn",), seed=1), tmp_path / "raw").weights
+    return save_checkpoint(weights, raw.spec, tmp_path / "whole.safetensors", stage="test")
+
+
+@pytest.fixture
+def pruned(teacher, tmp_path):
+    spec = teacher.spec.without(GONE)
+    return save_checkpoint(weights_without(load_weights(teacher), spec), spec, tmp_path / "cut.safetensors", stage="t")
+
+
+def same(a, b):
+    return all(torch.equal(tensor, b[key]) for key, tensor in a.items())
+
+
+def moved(before, after):
+    return {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+
+
+def dies_at(monkeypatch, step):
+    """The loop raises before its `step`-th step, in this process's next call only."""
+    calls, original = count(1), loop.Learner.learn
+
+    def learn(self, images, labels, lr):
+        if next(calls) == step:
+            raise ZeroDivisionError
+        return original(self, images, labels, lr)
+
+    monkeypatch.setattr(loop.Learner, "learn", learn)
+
+
+def test_bn_moves_statistics_only_and_needs_no_teacher(pruned, tmp_path):
+    done = recovered(pruned, None, quick(method=("bn",)), tmp_path / "out")
+    changed = moved(load_weights(pruned), done.weights)
+    statistics = {key for key in done.weights if key.rpartition(".")[2].startswith(("running_", "num_batches"))}
+    assert {key for key in statistics if "running_" in key} <= changed <= statistics
+    assert (done.results["steps"], done.results["methods"]) == (0, ["bn"])
+
+
+def test_estimated_statistics_are_those_of_the_images(pruned, tmp_path):
+    from edgeres.data import dataset_for
+    from edgeres.models.weights import load_network
+
+    done = recovered(pruned, None, quick(method=("bn",), images=40), tmp_path / "out")
+    sample = dataset_for(pruned.spec, "digits").train.sample(40, 0)
+    images = torch.from_numpy(next(iter(sample.batches(pruned.spec, 40)))[0])
+    stem = load_network(pruned).conv1(images)
+    assert torch.allclose(done.weights["bn1.running_mean"], stem.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(done.weights["bn1.running_var"], stem.var((0, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill", "bn,mimic", "finetune"])
+def test_only_finetune_reads_labels(pruned, teacher, tmp_path, monkeypatch, method):
+    config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 0.5, "adaptors": 2}, "test")
+    with_labels = recovered(pruned, teacher, config, tmp_path / "a")
+    original = Split.sample
+
+    def blind(self, n, seed):
+        part = original(self, n, seed)
+        return replace(part, labels=(part.labels * 7 + 3) % 10)
+
+    monkeypatch.setattr(Split, "sample", blind)
+    without = recovered(pruned, teacher, config, tmp_path / "b")
+    is_same = same(with_labels.weights, without.weights) and with_labels.results["looks"] == without.results["looks"]
+    assert is_same == (method != "finetune")
+
+
+@pytest.mark.parametrize("method", ["mimic", "distill", "finetune"])
+def test_every_method_gets_nearer_to_its_goal(pruned, teacher, tmp_path, method):
+    config = quick(method=(method,), epochs=6, images=300, warmup_epochs=0.2)
+    results = recovered(pruned, teacher, config, tmp_path / "out").results
+    assert results["held_out_best"] < results["held_out_first"]
+    assert results["steps"] <= results["planned_steps"] == 6 * (270 // 16)
+
+
+def test_val_is_never_seen_and_what_is_held_out_is_never_learnt(pruned, teacher, tmp_path, monkeypatch):
+    from edgeres.prune import methods
+
+    seen, learnt, judged = [], [], []
+    batches, part, score = Split.batches, loop.Learner.learn, methods.HeldOutScore.__init__
+    monkeypatch.setattr(Split, "batches", lambda self, *a: seen.append(self.name) or batches(self, *a))
+
+    def learn(self, images, labels, lr):
+        learnt.extend(images.flatten(1).tolist())
+        return part(self, images, labels, lr)
+
+    def judge(self, split, *a, **k):
+        judged.extend(split.ids)
+        return score(self, split, *a, **k)
+
+    monkeypatch.setattr(loop.Learner, "learn", learn)
+    monkeypatch.setattr(methods.HeldOutScore, "__init__", judge)
+    done = recovered(pruned, teacher, quick(augment="none", method=("bn", "mimic")), tmp_path / "out")
+    assert set(seen) == {"train"}
+    from edgeres.data import dataset_for
+
+    train = dataset_for(pruned.spec, "digits").train
+    held_out = train.subset([train.ids.index(name) for name in judged])
+    pixels = {
+        tuple(row) for row in torch.from_numpy(next(iter(held_out.batches(pruned.spec, 99)))[0]).flatten(1).tolist()
+    }
+    assert len(pixels) == len(judged) == done.results["held_out"] == 30
+    assert pixels.isdisjoint({tuple(row) for row in learnt})
+
+
+def test_the_weights_are_those_of_the_best_look(pruned, teacher, tmp_path):
+    ruinous = quick(lr=5.0, epochs=4, warmup_epochs=0.0)
+    done = recovered(pruned, teacher, ruinous, tmp_path / "out")
+    assert same(done.weights, load_weights(pruned))
+    assert done.results["best_step"] == 0
+    assert done.results["stopped_early"]
+    assert any("stopped after" in note for note in done.notes)
+
+
+def test_few_images_are_not_shared_and_that_is_said(pruned, teacher, tmp_path):
+    done = recovered(pruned, teacher, quick(images=20), tmp_path / "out")
+    assert done.results["held_out"] == 0
+    assert "looks" not in done.results
+    assert "20 images are too few to hold some out: the last weights are taken" in done.notes
+
+
+def test_what_comes_before_the_first_gap_stays_as_it_is_and_counts_once(pruned, teacher, tmp_path, monkeypatch):
+    before = load_weights(pruned)
+    behind = recovered(pruned, teacher, quick(method=("bn", "mimic")), tmp_path / "a")
+    changed = moved(before, behind.weights)
+    assert changed
+    assert not any(key.startswith(("conv1", "bn1", "layer1.", "layer2.")) for key in changed)
+    everything = recovered(pruned, teacher, quick(method=("bn", "mimic"), scope="all"), tmp_path / "b")
+    assert {"conv1.weight", "layer1.0.conv1.weight"} <= moved(before, everything.weights)
+
+
+@pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill"])
+def test_sharing_what_is_equal_changes_no_loss(pruned, teacher, method):
+    from edgeres.models.weights import load_network
+    from edgeres.prune.methods import objective_for
+
+    config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 1.0}, "test")
+    images, labels = torch.randn(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64)
+    student, whole = load_network(pruned), load_network(teacher)
+    losses = [objective_for(whole, pruned.spec, config, shared=n)(student, images, labels) for n in (0, 3)]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+
+
+def test_mimicking_alone_leaves_the_classifier_as_it_is(pruned, teacher, tmp_path):
+    done = recovered(pruned, teacher, quick(method=("mimic",), images=40, scope="all"), tmp_path / "out")
+    changed = moved(load_weights(pruned), done.weights)
+    assert "layer3.1.conv2.weight" in changed
+    assert not any(key.startswith("fc.") for key in changed)
+
+
+def test_adaptors_end_what_is_shared_where_they_begin(pruned, teacher, tmp_path):
+    done = recovered(pruned, teacher, quick(adaptors=2), tmp_path / "out")
+    changed = moved(load_weights(pruned), done.weights)
+    assert any(key.startswith("layer2.0.conv") for key in changed)
+    assert not any(key.startswith(("conv1", "bn1", "layer1.")) for key in changed)
+
+
+def test_stages_are_aligned_by_original_names(spec_of, pruned, teacher):
+    from edgeres.models.weights import load_network
+    from edgeres.prune.methods import outputs_of, stage_ends
+
+    images = torch.randn(3, 1, 8, 8)
+    spec = teacher.spec.without(("layer1.1", "layer2.1"))
+    whole = load_network(teacher)
+    from edgeres.models import network_from
+
+    short = network_from(spec).eval()
+    short.load_state_dict(weights_without(load_weights(teacher), spec))
+    ends = stage_ends(spec)
+    assert [name for name, is_end in ends.items() if is_end] == ["layer1.1", "layer2.1"]
+    found, goal = outputs_of(short, images, ends), outputs_of(whole, images, ends)
+    assert [a.shape for a in found.ends] == [b.shape for b in goal.ends]
+    units = dict(short.units())
+    first = units["layer1.0"](short.stem(images))
+    assert torch.equal(found.ends[0], first)
+    assert torch.equal(found.ends[1], units["layer2.0"](first))
+    assert torch.equal(goal.logits, whole(images))
+
+
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(pruned, teacher, tmp_path, monkeypatch):
+    config = quick(method=("bn", "mimic", "distill"), adaptors=3, save_every_s=0.0, epochs=2)
+    undisturbed = recovered(pruned, teacher, config, tmp_path / "a")
+    with monkeypatch.context() as patch:
+        dies_at(patch, 7)
+        with pytest.raises(ZeroDivisionError):
+            recovered(pruned, teacher, config, tmp_path / "b")
+    resumed = recovered(pruned, teacher, config, tmp_path / "b")
+    assert resumed.results["first_step"] == 6
+    assert same(resumed.weights, undisturbed.weights)
+    assert resumed.results["looks"] == undisturbed.results["looks"]
+
+
+def test_a_resumed_call_keeps_the_plan_of_its_budget(pruned, teacher, tmp_path, monkeypatch):
+    config = quick(budget="30s", epochs=0, save_every_s=0.0)
+    monkeypatch.setattr(start_module, "_timed", lambda *a: (1.0, 0.1))
+    with monkeypatch.context() as patch:
+        dies_at(patch, 5)
+        with pytest.raises(ZeroDivisionError):
+            recovered(pruned, teacher, config, tmp_path)
+    monkeypatch.setattr(start_module, "_timed", lambda *a: (0.1, 0.1))
+    results = recovered(pruned, teacher, config, tmp_path).results
+    assert results["first_step"] == 4
+    assert 20 <= results["planned_steps"] <= 28
+
+
+def test_another_call_in_the_same_folder_makes_its_own_plan(pruned, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_module, "_timed", lambda *a: (1.0, 0.1))
+    first = recovered(pruned, teacher, quick(budget="20s", epochs=0), tmp_path).results["planned_steps"]
+    assert recovered(pruned, teacher, quick(budget="40s", epochs=0), tmp_path).results["planned_steps"] > first + 10
+
+
+def test_of_epochs_and_budget_the_smaller_wins(pruned, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_module, "_timed", lambda *a: (0.001, 0.0))
+    assert recovered(pruned, teacher, quick(budget="1h", epochs=2), tmp_path).results["planned_steps"] == 2 * (90 // 16)
+
+
+def test_the_real_timing_fits_a_short_budget(pruned, teacher, tmp_path):
+    results = recovered(pruned, teacher, quick(budget="3s", epochs=0), tmp_path).results
+    assert results["planned_steps"] >= 10
+    assert results["duration_s"] > 0
+
+
+def test_a_finished_recovery_leaves_its_model_and_log_alone(pruned, teacher, tmp_path):
+    result = recover(pruned, quick(teacher=teacher.path), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.csv", "model.safetensors"]
+    again = Checkpoint(result.output.path)
+    assert (again.spec, again.card.parent) == (pruned.spec, pruned.sha256)
+    assert json.dumps(result.report.results)
+
+
+def test_a_damaged_start_is_named(pruned, teacher, tmp_path):
+    (tmp_path / START_NAME).write_bytes(b"half a file")
+    with pytest.raises(InputError, match=r"start\.safetensors is damaged; remove it to start over"):
+        recovered(pruned, teacher, quick(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": ()}, "name each of bn, mimic, distill, finetune at most once"),
+        ({"method": ("mimic", "mimic")}, "at most once"),
+        ({"mimic": 0, "distill": 0}, "--mimic 0 and --distill 0 leave nothing to learn from"),
+        ({"method": ("bn", "finetune"), "finetune": 0}, "--finetune 0 leave nothing to learn from"),
+        ({"images": 7}, "--images 7 are too few to recover on; take 8 or more"),
+        ({"budget": "soon"}, "'soon' is no length of time"),
+    ],
+)
+def test_bad_options_are_one_clear_line(options, message):
+    with pytest.raises(InputError, match=message):
+        quick(**options).check()
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(InputError, match=r"method\.1: .*'finetune', got 'magic'"):
+        config_from(RecoverConfig, {**QUICK, "method": "bn,magic"}, "recover")
+
+
+def test_a_budget_that_is_too_short_says_what_it_would_take(pruned, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_module, "_timed", lambda *a: (1.0, 0.1))
+    with pytest.raises(
+        InputError, match=r"--budget 5s is too short: \d steps of 16 images fit \(1 s each\); 10 would take 1\ds"
+    ):
+        recovered(pruned, teacher, quick(budget="5s"), tmp_path)
+    assert not (tmp_path / START_NAME).exists()
+
+
+def test_a_teacher_of_another_shape_is_refused(pruned, checkpoint_of, spec_of, tmp_path):
+    other = checkpoint_of(spec_of("resnet20"), "wide.safetensors")
+    with pytest.raises(InputError, match=r"is not what .*cut\.safetensors .* was cut from"):
+        recovered(pruned, other, quick(), tmp_path / "out")
+
+
+def test_imitating_needs_a_teacher(pruned, tmp_path):
+    for options in ({}, {"method": ("bn",), "adaptors": 3}):
+        with pytest.raises(InputError, match=r"say which network .* was cut from: --teacher FILE"):
+            recover(pruned, quick(**options), tmp_path / "out")
+
+
+def test_a_data_set_of_too_few_images_is_refused(pruned, teacher, tmp_path, monkeypatch):
+    import numpy as np
+
+    import edgeres.data as data
+
+    tiny = split_from_arrays("train", np.zeros((5, 8, 8), np.uint8), [0, 1, 2, 3, 4])
+    whole = data.dataset_for(pruned.spec, "digits")
+    monkeypatch.setattr(data, "dataset_for", lambda *a, **k: replace(whole, train=tiny))
+    with pytest.raises(InputError, match="digits has 5 train images, too few to recover on; 8 are the least"):
+        recovered(pruned, teacher, quick(), tmp_path / "out")

@@ -59,8 +59,8 @@ def test_the_study_writes_its_files_and_goes_on_where_it_stopped(tmp_path, monke
     assert result.report.results["verdict"] == "undecided"
 
     begun = []
-    monkeypatch.setattr(training, "trained", lambda job, *_: begun.append(job.name))
-    (tmp_path / "networks" / "plain14-seed0" / "outcome.json").unlink()
+    monkeypatch.setattr(training, "network_trained", lambda job, *_: begun.append(job.name))
+    (tmp_path / "networks" / "plain14-seed0" / "trained.json").unlink()
     with pytest.raises(TypeError):
         depth(None, TINY, tmp_path)
     assert begun == ["plain14-seed0"]

@@ -25,7 +25,7 @@ def test_all_three_signs_are_needed_for_support():
     verdict, because, differences = compared(rows_with(bn_after_add=2.0, relu_before_add=1.0, full_preact=-1.0))
     assert verdict == "supported"
     assert differences["bn-after-add"]["value"] == pytest.approx(2.02)
-    assert "3 seeds" in because
+    assert "3 of each" in because
 
 
 def test_one_clear_contradiction_is_enough_against():

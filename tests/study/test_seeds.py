@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edgeres.study.seeds import by_seed, difference, judged, mean_interval, shown, weakest
+from edgeres.study.seeds import by_seed, difference, judged, mean_interval, shown
 
 
 def test_the_interval_of_three_seeds_is_students():
@@ -47,12 +47,6 @@ def test_a_difference_is_paired_by_seed():
 )
 def test_a_verdict_needs_three_seeds_and_one_answer(holds, fails, seeds, verdict):
     assert judged(holds=holds, fails=fails, seeds=seeds) == verdict
-
-
-def test_several_claims_are_as_strong_as_the_weakest():
-    assert weakest(["supported", "supported"]) == "supported"
-    assert weakest(["supported", "undecided"]) == "undecided"
-    assert weakest(["undecided", "not supported", "supported"]) == "not supported"
 
 
 def test_values_are_ordered_by_seed_and_chosen_by_kind():

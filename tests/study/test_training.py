@@ -11,7 +11,7 @@ from edgeres.core.errors import InputError, StageError
 from edgeres.data import dataset_from
 from edgeres.evaluate.accuracy import accuracy_of
 from edgeres.study import training
-from edgeres.study.training import Job, TrainingConfig, fresh, outcomes_of, spec_on, trained
+from edgeres.study.training import Job, TrainingConfig, fresh, network_trained, spec_on, train_all
 
 QUICK = TrainingConfig(epochs=1, batch=256)
 
@@ -39,7 +39,7 @@ def test_full_with_a_change_is_not_the_papers_setting():
 
 
 def test_the_counts_are_those_of_the_kept_network(digits, tmp_path):
-    (outcome,) = outcomes_of([job_of(digits)], digits, tmp_path)
+    (outcome,) = train_all([job_of(digits)], digits, tmp_path)
     kept = Checkpoint(tmp_path / "networks" / "one" / "model.safetensors")
     for split, correct, n in (
         ("train", outcome.train_correct, outcome.train_n),
@@ -53,8 +53,8 @@ def test_the_counts_are_those_of_the_kept_network(digits, tmp_path):
 
 def test_an_interrupted_study_trains_only_what_is_missing(digits, tmp_path, monkeypatch):
     jobs = [job_of(digits, seed, f"seed{seed}") for seed in range(3)]
-    whole = outcomes_of(jobs, digits, tmp_path / "whole")
-    real, begun = trained, []
+    whole = train_all(jobs, digits, tmp_path / "whole")
+    real, begun = network_trained, []
 
     def counted(job, *rest):
         begun.append(job.name)
@@ -62,10 +62,10 @@ def test_an_interrupted_study_trains_only_what_is_missing(digits, tmp_path, monk
             raise KeyboardInterrupt
         return real(job, *rest)
 
-    monkeypatch.setattr(training, "trained", counted)
+    monkeypatch.setattr(training, "network_trained", counted)
     with pytest.raises(KeyboardInterrupt):
-        outcomes_of(jobs, digits, tmp_path / "broken")
-    assert outcomes_of(jobs, digits, tmp_path / "broken") == whole
+        train_all(jobs, digits, tmp_path / "broken")
+    assert train_all(jobs, digits, tmp_path / "broken") == whole
     assert begun == ["seed0", "seed1", "seed1", "seed2"]
 
 
@@ -77,9 +77,9 @@ def test_a_training_broken_off_within_a_network_goes_on_to_the_same_weights(digi
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(job, digits, tmp_path / "broken", stop)
-    broken, loss = trained(job, digits, tmp_path / "broken")
-    whole, same_loss = trained(job, digits, tmp_path / "whole")
+        network_trained(job, digits, tmp_path / "broken", stop)
+    broken, loss = network_trained(job, digits, tmp_path / "broken")
+    whole, same_loss = network_trained(job, digits, tmp_path / "whole")
     assert loss == same_loss
     weights = whole.state_dict()
     assert all(bool((value == weights[key]).all()) for key, value in broken.state_dict().items())
@@ -94,12 +94,12 @@ def test_a_seed_decides_the_initial_weights(digits):
 def test_a_loss_that_is_not_finite_names_its_network(digits, tmp_path):
     loop = QUICK.loop(0).model_copy(update={"lr": 1e30, "warmup_epochs": 0})
     with pytest.raises(StageError, match="one: training: the loss is"):
-        trained(Job("one", spec_on(digits, "resnet8"), loop), digits, tmp_path)
+        network_trained(Job("one", spec_on(digits, "resnet8"), loop), digits, tmp_path)
 
 
 def test_the_lines_of_every_epoch_are_left_out(digits, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgeres"):
-        outcomes_of([job_of(digits)], digits, tmp_path)
+        train_all([job_of(digits)], digits, tmp_path)
     assert [record.message for record in caplog.records] == ["network 1 of 1: one"]
     assert logging.getLogger("edgeres.train.loop").level == logging.NOTSET
 
@@ -107,4 +107,4 @@ def test_the_lines_of_every_epoch_are_left_out(digits, tmp_path, caplog):
 def test_a_batch_larger_than_the_split_is_refused(digits, tmp_path):
     loop = TrainingConfig(epochs=1, batch=5000).loop(0)
     with pytest.raises(InputError, match="fewer than one batch of 5000"):
-        trained(Job("one", spec_on(digits, "resnet8"), loop), digits, tmp_path)
+        network_trained(Job("one", spec_on(digits, "resnet8"), loop), digits, tmp_path)

@@ -1,0 +1,270 @@
+"""`edgeres study gradients`: how large the gradient is that reaches each module, at the start and in training.
+
+    g_l = || d(mean cross-entropy) / d(x_l) ||_2     x_l: output of module l for a fixed batch, x_0: output of the stem
+
+Four networks of one depth: plain and residual, each with batch norm and with a learned shift in its place. A gradient
+vanishes if g_0 / g_L is small. The weights' own gradients stand in the table too, but between layers they say little:
+in a plain network of ReLUs without norms <dE/dW, W> is the same for every layer, whatever is lost on the way (Euler).
+
+Source: He et al. 2015, arXiv 1512.03385, section 4.1 (plain networks with batch norm have healthy gradients, so it is
+not vanishing ones that make deep ones fail); He et al. 2016, arXiv 1603.05027, eq. 5 (identity shortcuts pass them on).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from edgeres.core.artifacts import StudyFile
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.errors import InputError
+from edgeres.core.files import write_text
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.statistics import Interval
+from edgeres.study.claims import Claim, in_words, weakest
+from edgeres.study.result import Study, Value, finish
+from edgeres.study.seeds import Row, by_seed, judged, mean_interval
+from edgeres.study.training import NETWORKS, Job, TrainingConfig, announce, fresh, network_trained, spec_on
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeres.data import Dataset
+
+KINDS = {
+    "plain": ("plain", True),
+    "plain without BN": ("plain", False),
+    "residual": ("resnet", True),
+    "residual without BN": ("resnet", False),
+}
+VANISHED = 0.1  # g_0 / g_L below an order of magnitude
+_SMALLEST = 1e-38  # float32's smallest normal number: a gradient of 0 is somewhere below
+_LARGEST_EXPONENT = 700.0  # of e in double precision
+_HE_2015 = "He et al. 2015, arXiv 1512.03385, section 4.1"
+_HE_2016 = "He et al. 2016, arXiv 1603.05027, eq. 5"
+CLAIMS = {
+    "plain networks with batch norm do not lose the gradient on the way to the first module": (_HE_2015, ("plain",)),
+    "residual networks do not lose it with batch norm or without": (_HE_2016, ("residual", "residual without BN")),
+}
+
+
+class GradientsConfig(TrainingConfig):
+    """Which network, and on how many images the gradient is taken; the rest is the training."""
+
+    paper: ClassVar[dict[str, Any]] = {**TrainingConfig.paper, "lr": 0.1, "depth": 56}
+
+    depth: int = Field(32, ge=8, description="of every network, 6n + 2; with --full 56")
+    epochs: int = Field(4, ge=1, description="passes over the training images; with --full 164")
+    lr: float = Field(0.03, gt=0, description="learning rate after the warm-up; with --full 0.1")
+    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient: without norms none is safe")
+    images: int = Field(128, ge=2, description="of train, on which the gradient is taken")
+
+    def check(self) -> None:
+        """The network exists."""
+        from edgeres.models import spec_from_arch
+
+        spec_from_arch(f"resnet{self.depth}cifar", num_classes=2)
+
+
+class Measured(Record):
+    """The gradients of one network: epoch -> per module, the stem first, (of its output, of its weights)."""
+
+    norms: dict[int, tuple[tuple[float, float], ...]]
+    train_loss: float
+
+
+def gradients(source: None, config: GradientsConfig, out_dir: Path) -> StageResult[StudyFile]:
+    """Writes study.json, .csv and .svg into `out_dir`; interrupted, the same call goes on with the next network."""
+    from edgeres.data import dataset_from
+
+    recorder = Recorder("gradients", config, source)
+    dataset = dataset_from(config.data, download=config.download)
+    if config.images > len(dataset.train):
+        raise InputError(f"--images {config.images}: {dataset.name} has {len(dataset.train)} training images")
+    rows = _all_rows(dataset, config, out_dir)
+    claims, ratios = claims_of(rows)
+    study = Study(
+        name="gradients",
+        claim="; ".join(CLAIMS),
+        source=f"{_HE_2015}; {_HE_2016}",
+        verdict=weakest(claims),
+        because=in_words(claims),
+        setting=config.setting,
+        data=dataset.name,
+        n=config.images,
+        seeds=tuple(range(config.seeds)),
+        networks=tuple(f"{kind} {config.depth}" for kind in KINDS),
+        rows=rows,
+        summary={
+            "claims": [claim.model_dump() for claim in claims],
+            "first_over_last_module": ratios,
+            "mean_train_loss_at_the_end": {kind: _mean_loss(rows, kind) for kind in KINDS},
+            "vanished_below": VANISHED,
+        },
+    )
+    return finish(study, recorder, out_dir, lambda axes: _draw(axes, study), panels=2, width_in=8.8)
+
+
+def _all_rows(dataset: Dataset, config: GradientsConfig, out_dir: Path) -> tuple[Row, ...]:
+    rows: list[Row] = []
+    cases = [(kind, seed) for kind in KINDS for seed in range(config.seeds)]
+    for index, (kind, seed) in enumerate(cases, 1):
+        job = _job(kind, seed, dataset, config)
+        announce(job, index, len(cases))
+        measured = _measured(job, dataset, out_dir / NETWORKS / job.name, images=config.images)
+        rows += _rows(measured, kind=kind, seed=seed)
+    return tuple(rows)
+
+
+def claims_of(
+    rows: Sequence[Row],
+) -> tuple[list[Claim], dict[str, dict[int, dict[str, float]]]]:
+    """The claims with their verdicts, and g_0 / g_L by kind and epoch: geometric means with their 95 % intervals.
+
+    A claim is supported if, at every epoch, the whole interval of every kind it names lies above VANISHED, and not
+    supported if one lies wholly below.
+    """
+    ratios = {kind: _ratios(rows, kind) for kind in KINDS}
+    seeds = len({row["seed"] for row in rows})
+    claims = [
+        _judged(claim, source, {kind: ratios[kind] for kind in kinds}, seeds=seeds)
+        for claim, (source, kinds) in CLAIMS.items()
+    ]
+    shown = {
+        kind: {epoch: interval.model_dump() for epoch, interval in of_epoch.items()}
+        for kind, of_epoch in ratios.items()
+    }
+    return claims, shown
+
+
+def _judged(claim: str, source: str, ratios: dict[str, dict[int, Interval]], *, seeds: int) -> Claim:
+    intervals = [interval for of_epoch in ratios.values() for interval in of_epoch.values()]
+    verdict = judged(
+        holds=all(interval.low > VANISHED for interval in intervals),
+        fails=any(interval.high < VANISHED for interval in intervals),
+        seeds=seeds,
+    )
+    parts = [
+        f"{kind} {of_epoch[min(of_epoch)].value:.3g} at the start and {of_epoch[max(of_epoch)].value:.3g} at the end"
+        for kind, of_epoch in ratios.items()
+    ]
+    lowest = min(interval.low for interval in intervals)
+    because = f"first over last module's gradient {', '.join(parts)} (lowest bound {lowest:.2g}, seeds: {seeds})"
+    return Claim(claim=claim, source=source, verdict=verdict, because=because)
+
+
+def _ratios(rows: Sequence[Row], kind: str) -> dict[int, Interval]:
+    """Epoch -> g_0 / g_L over seeds."""
+    of_kind = [row for row in rows if row["network"] == kind]
+    last = max(_int(row["module"]) for row in of_kind)
+    return {
+        epoch: geometric_interval(
+            by_seed(of_kind, "gradient_norm", epoch=epoch, module=0),
+            by_seed(of_kind, "gradient_norm", epoch=epoch, module=last),
+        )
+        for epoch in sorted({_int(row["epoch"]) for row in of_kind})
+    }
+
+
+def geometric_interval(over: Sequence[float], under: Sequence[float]) -> Interval:
+    """Geometric mean of the ratios with its 95 % t interval."""
+    logs = [_log(a) - _log(b) for a, b in zip(over, under, strict=True)]
+    interval = mean_interval(logs)
+    return Interval(value=_exp(interval.value), low=_exp(interval.low), high=_exp(interval.high))
+
+
+def _job(kind: str, seed: int, dataset: Dataset, config: GradientsConfig) -> Job:
+    from edgeres.study.signals import without_norm
+
+    family, has_norm = KINDS[kind]
+    loop = config.loop(seed).model_copy(update={"val_every": 1})
+    spec = spec_on(dataset, f"{family}{config.depth}cifar")
+    return Job(f"{kind}-seed{seed}".replace(" ", "-"), spec, loop, None if has_norm else without_norm)
+
+
+def _measured(job: Job, dataset: Dataset, folder: Path, *, images: int) -> Measured:
+    """The gradients of one network, read back if it has been trained before; a training broken off begins anew."""
+    from edgeres.study.signals import Probe
+    from edgeres.train.state import clear_state
+
+    path = folder / "gradients.json"
+    if path.exists():
+        return record_from_json(Measured, path)
+    clear_state(folder)
+    probe = Probe(*_batch(dataset, job, images), job.loop.epochs)
+    probe(fresh(job))
+    _, loss = network_trained(job, dataset, folder, probe)
+    measured = Measured(norms=probe.norms, train_loss=loss)
+    write_text(path, measured.model_dump_json() + "\n")
+    clear_state(folder)
+    return measured
+
+
+def _batch(dataset: Dataset, job: Job, images: int) -> tuple[Tensor, Tensor]:
+    """The images of train on which every network's gradient is taken."""
+    import torch
+
+    x, y = next(dataset.train.sample(images, seed=0).batches(job.spec, images))
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def _rows(measured: Measured, *, kind: str, seed: int) -> list[Row]:
+    return [
+        {
+            "network": kind,
+            "seed": seed,
+            "epoch": epoch,
+            "module": module,
+            "gradient_norm": gradient,
+            "filter_gradient_norm": of_filters,
+            "train_loss_at_the_end": measured.train_loss,
+        }
+        for epoch, norms in sorted(measured.norms.items())
+        for module, (gradient, of_filters) in enumerate(norms)
+    ]
+
+
+def _mean_loss(rows: Sequence[Row], kind: str) -> float:
+    losses = by_seed(rows, "train_loss_at_the_end", network=kind, epoch=0, module=0)
+    return sum(losses) / len(losses)
+
+
+def _log(norm: float) -> float:
+    return math.log(max(norm, _SMALLEST))
+
+
+def _exp(exponent: float) -> float:
+    return math.exp(min(exponent, _LARGEST_EXPONENT))
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _draw(axes: Any, study: Study) -> None:
+    epochs = [_int(row["epoch"]) for row in study.rows]
+    for panel, epoch in zip(axes, (min(epochs), max(epochs)), strict=True):
+        for place, kind in enumerate(KINDS):
+            _draw_kind(panel, study, kind, epoch=epoch, colour=f"C{place // 2}")
+        panel.set(xlabel="module (0: the stem)", yscale="log")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        when = "at the start" if epoch == 0 else f"after {epoch} epochs"
+        panel.set_title(f"{when}: {study.data}, {len(study.seeds)} seeds", loc="left", fontsize=10)
+    axes[0].set_ylabel(f"gradient of the module's output\n(L2 norm, {study.n} images)")
+    axes[0].sharey(axes[1])
+    axes[1].legend(fontsize=8)
+
+
+def _draw_kind(panel: Any, study: Study, kind: str, *, epoch: int, colour: str) -> None:
+    """The median over seeds and all of them as a band."""
+    rows = [row for row in study.rows if row["network"] == kind and row["epoch"] == epoch]
+    modules = sorted({_int(row["module"]) for row in rows})
+    values = [sorted(max(v, _SMALLEST) for v in by_seed(rows, "gradient_norm", module=module)) for module in modules]
+    style = ":" if kind.endswith("without BN") else "-"
+    panel.plot(modules, [each[len(each) // 2] for each in values], style, color=colour, label=kind)
+    panel.fill_between(modules, [each[0] for each in values], [each[-1] for each in values], color=colour, alpha=0.2)

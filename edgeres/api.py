@@ -40,18 +40,34 @@ if TYPE_CHECKING:
     from edgeres.models import spec_from_arch as spec_from_arch
     from edgeres.models.importing import ImportConfig as ImportConfig
     from edgeres.models.importing import import_checkpoint as import_checkpoint
+    from edgeres.prune.config import PruneConfig as PruneConfig
+    from edgeres.prune.config import SweepConfig as SweepConfig
+    from edgeres.prune.latency import latency_table as latency_table
+    from edgeres.prune.latency_table import LatencyConfig as LatencyConfig
     from edgeres.prune.recover import RecoverConfig as RecoverConfig
     from edgeres.prune.recover import recover as recover
-    from edgeres.prune.stage import PruneConfig as PruneConfig
     from edgeres.prune.stage import prune as prune
+    from edgeres.prune.sweep import sweep as sweep
     from edgeres.quantize.scales import CalibrateConfig as CalibrateConfig
     from edgeres.quantize.scales import calibrate as calibrate
     from edgeres.quantize.stage import QuantizeConfig as QuantizeConfig
     from edgeres.quantize.stage import quantize as quantize
     from edgeres.report.stage import ReportConfig as ReportConfig
     from edgeres.report.stage import report as report
-    from edgeres.study.stage import LesionConfig as LesionConfig
-    from edgeres.study.stage import lesion as lesion
+    from edgeres.study.connect import ConnectConfig as ConnectConfig
+    from edgeres.study.connect import connect as connect
+    from edgeres.study.depth import DepthConfig as DepthConfig
+    from edgeres.study.depth import depth as depth
+    from edgeres.study.gradients import GradientsConfig as GradientsConfig
+    from edgeres.study.gradients import gradients as gradients
+    from edgeres.study.lesion import LesionConfig as LesionConfig
+    from edgeres.study.lesion import lesion as lesion
+    from edgeres.study.ordering import OrderingConfig as OrderingConfig
+    from edgeres.study.ordering import ordering as ordering
+    from edgeres.study.paths import PathsConfig as PathsConfig
+    from edgeres.study.paths import paths as paths
+    from edgeres.study.reorder import ReorderConfig as ReorderConfig
+    from edgeres.study.reorder import reorder as reorder
     from edgeres.train.stage import TrainConfig as TrainConfig
     from edgeres.train.stage import train as train
 
@@ -68,11 +84,21 @@ _PLACES = {
     "edgeres.models": ("network_from", "spec_from_arch"),
     "edgeres.models.importing": ("ImportConfig", "import_checkpoint"),
     "edgeres.prune.recover": ("RecoverConfig", "recover"),
-    "edgeres.prune.stage": ("PruneConfig", "prune"),
+    "edgeres.prune.config": ("PruneConfig", "SweepConfig"),
+    "edgeres.prune.stage": ("prune",),
+    "edgeres.prune.sweep": ("sweep",),
     "edgeres.quantize.scales": ("CalibrateConfig", "calibrate"),
     "edgeres.quantize.stage": ("QuantizeConfig", "quantize"),
     "edgeres.report.stage": ("ReportConfig", "report"),
-    "edgeres.study.stage": ("LesionConfig", "lesion"),
+    "edgeres.prune.latency": ("latency_table",),
+    "edgeres.prune.latency_table": ("LatencyConfig",),
+    "edgeres.study.reorder": ("ReorderConfig", "reorder"),
+    "edgeres.study.paths": ("PathsConfig", "paths"),
+    "edgeres.study.gradients": ("GradientsConfig", "gradients"),
+    "edgeres.study.depth": ("DepthConfig", "depth"),
+    "edgeres.study.ordering": ("OrderingConfig", "ordering"),
+    "edgeres.study.connect": ("ConnectConfig", "connect"),
+    "edgeres.study.lesion": ("LesionConfig", "lesion"),
     "edgeres.train.stage": ("TrainConfig", "train"),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ class BenchConfig(Config):
     samples: int = Field(100, ge=1, description="calls of each model at least, whatever the time")
     include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
     seed: int = Field(0, ge=0, description="of the input images and the order of turns")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Latencies that may be compared, in the order of the models, and what makes them doubtful."""
+
+    latencies: tuple[Latency, ...]
+    busy_cores: float | None
+    warnings: tuple[str, ...] = ()
 
 
 def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
@@ -121,7 +131,11 @@ def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
     return list(seen.values())
 
 
-def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:
+def measure(models: Sequence[Model], config: BenchConfig) -> Session:
+    """Times `models`, each file as often as it is listed, in one interleaved session.
+
+    Raises StageError, naming the model and the cause, if one cannot be loaded.
+    """
     jobs = [_job_for(model, config) for model in models]
     turn = Turn(
         seconds=config.seconds / config.rounds,
@@ -131,11 +145,19 @@ def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> N
     busy_before = busy_cores()
     session, measured = measure_interleaved(jobs, turn, rounds=config.rounds, seed=config.seed)
     busy = max((load for load in (busy_before, busy_cores()) if load is not None), default=None)
-    recorder.latency += [_latency_from(*pair, session) for pair in zip(models, measured, strict=True)]
-    summaries = [_summary(*pair) for pair in zip(models, recorder.latency, strict=True)]
-    recorder.results.update(session=session, busy_cores=busy, models=summaries)
-    recorder.warnings += warnings_for(recorder.latency, measured, busy)
-    recorder.notes += _notes_on(jobs, config, recorder.latency)
+    latencies = tuple(_latency_from(*pair, session) for pair in zip(models, measured, strict=True))
+    return Session(latencies, busy, tuple(warnings_for(latencies, measured, busy)))
+
+
+def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:
+    done = measure(models, config)
+    for model, latency in zip(models, done.latencies, strict=True):
+        log.info("%s: median %.3f ms, p99 %.3f ms", label_of(model.path), latency.p50_ms, latency.p99_ms)
+    summaries = [_summary(*pair) for pair in zip(models, done.latencies, strict=True)]
+    recorder.latency += done.latencies
+    recorder.results.update(session=done.latencies[0].session, busy_cores=done.busy_cores, models=summaries)
+    recorder.warnings += done.warnings
+    recorder.notes += _notes_on([_job_for(model, config) for model in models], config, done.latencies)
 
 
 def _job_for(model: Model, config: BenchConfig) -> Job:
@@ -149,7 +171,7 @@ def _job_for(model: Model, config: BenchConfig) -> Job:
 
 
 def _latency_from(model: Model, measured: Measured, session: str) -> Latency:
-    latency = Latency(
+    return Latency(
         samples_ms=measured.samples_ms,
         batch=measured.job.batch,
         runtime=measured.ready.runtime,
@@ -161,8 +183,6 @@ def _latency_from(model: Model, measured: Measured, session: str) -> Latency:
         note=_QDQ_NOTE if "int8" in model.precision else "",
         rounds=tuple(len(samples) for samples in measured.rounds),
     )
-    log.info("%s: median %.3f ms, p99 %.3f ms", label_of(model.path), latency.p50_ms, latency.p99_ms)
-    return latency
 
 
 def _summary(model: Model, latency: Latency) -> dict[str, Any]:

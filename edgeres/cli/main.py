@@ -23,6 +23,7 @@ STAGE_COMMANDS = {
     "compile": "ONNX to a TensorRT engine.",
 }
 COMMANDS = {
+    "study": ("edgeres.cli.study:study", "Why modules can be dropped: lesion, reorder, paths, depth, ..."),
     "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
     "eval": ("edgeres.cli.eval:evaluate", "Accuracy of a model."),
     "bench": ("edgeres.cli.bench:bench", "Latency of models, interleaved."),
@@ -102,7 +103,10 @@ def _run() -> int:
     except click.ClickException as err:
         return _say(err.format_message().replace("\n", " "), 2)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted; the same command starts again, a training or a recipe where it stopped", INTERRUPTED)
+        return _say(
+            "interrupted; the same command starts again, a training, a search, a study or a recipe where it stopped",
+            INTERRUPTED,
+        )
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

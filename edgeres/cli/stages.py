@@ -9,8 +9,10 @@ import click
 
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_result
+from edgeres.core.errors import InputError
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.stages import STAGES, is_main_process
+from edgeres.prune.config import GOALS
 
 
 def stage_command(name: str, text: str) -> click.Command:
@@ -24,7 +26,8 @@ def stage_command(name: str, text: str) -> click.Command:
         as_json: bool = False,
         **values: Any,
     ) -> None:
-        result = call(Call(stage=name, source=source, run=run, out=out, values=given(values)))
+        stage, chosen = _redirected(name, given(values))
+        result = call(Call(stage=stage, source=source, run=run, out=out, values=chosen))
         if is_main_process():
             print_result(result.report, as_json=as_json)
 
@@ -35,6 +38,9 @@ def stage_command(name: str, text: str) -> click.Command:
     command = click.option(
         "-o", "--out", type=click.Path(path_type=Path), help="Write the result here instead of into a run."
     )(command)
+    if name == "prune":
+        help_text = "Every number of modules in a range: accuracy and latency of each, as a table and a picture."
+        command = click.option("--sweep", metavar="1..12", default=None, help=help_text)(command)
     command = options_of(row.config_class(), skip=_positional(name))(command)
     if row.source is not None:
         metavar = f"[{row.source.suffix or 'MODEL'}]"
@@ -45,6 +51,15 @@ def stage_command(name: str, text: str) -> click.Command:
         required = row.config_class().model_fields[field].is_required()
         command = click.argument(field, type=kind, required=required)(command)
     return click.command(name, help=text)(command)
+
+
+def _redirected(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`prune --sweep` is a stage of its own, which takes no other goal."""
+    if "sweep" not in values:
+        return name, values
+    if goals := [goal for goal in GOALS if goal in values]:
+        raise InputError(f"--sweep is a goal of its own; leave out --{goals[0].replace('_', '-')}")
+    return "sweep", values
 
 
 def _positional(name: str) -> tuple[str, ...]:

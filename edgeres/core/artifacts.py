@@ -3,7 +3,7 @@
     Checkpoint  .safetensors  Card in the header's metadata under "edgeres"
     OnnxModel   .onnx         Card in metadata_props under "edgeres"; precision is read from the graph
     Engine      .plan         Card and target in the manifest beside it, NAME.plan.json
-    ScaleTable, LesionTable, LatencyTable  .json  written by their stages, `kind` inside
+    ScaleTable, LesionTable, LatencyTable, Study  .json  written by their stages, `kind` inside
 
 A safetensors file starts with a little-endian u64 length and that many bytes of JSON, so a spec can be read without
 torch or safetensors.
@@ -175,7 +175,28 @@ class ScaleTableFile(Artifact):
 
 @dataclass(frozen=True)
 class LesionTableFile(Artifact):
-    """Lesion result; its content is `edgeres.study.lesion.LesionTable`."""
+    """Lesion result; its content is `edgeres.study.lesion_table.LesionTable`."""
+
+    suffix: ClassVar[str] = ".json"
+
+
+@dataclass(frozen=True)
+class LatencyTableFile(Artifact):
+    """What each module costs on one runtime; its content is `edgeres.prune.latency.LatencyTable`."""
+
+    suffix: ClassVar[str] = ".json"
+
+
+@dataclass(frozen=True)
+class StudyFile(Artifact):
+    """What a study found; its content is `edgeres.study.result.Study`, a table and a figure lie beside it."""
+
+    suffix: ClassVar[str] = ".json"
+
+
+@dataclass(frozen=True)
+class SweepFile(Artifact):
+    """Accuracy and latency for each number of modules; its content is `edgeres.prune.sweep.Sweep`."""
 
     suffix: ClassVar[str] = ".json"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,3 +20,28 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     from rich.progress import track as rich_track
 
     yield from rich_track(items, description, total=total, console=Console(stderr=True), transient=True)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """For work that is not a loop: `expect` says how much there is in all, `advance` that some of it is done."""
+
+    expect: Callable[[float], None]
+    advance: Callable[[float], None]
+
+
+@contextlib.contextmanager
+def bar(description: str) -> Iterator[Bar]:
+    """A bar with the remaining time, if stderr is a terminal; how much there is may be said later, and again."""
+    if not sys.stderr.isatty():
+        yield Bar(lambda total: None, lambda amount: None)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield Bar(
+            lambda total: progress.update(task, total=total),
+            lambda amount: progress.update(task, advance=amount),
+        )

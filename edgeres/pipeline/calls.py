@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,7 +169,10 @@ def _move_out(made: Artifact, folder: Path, out: Path) -> None:
         (folder / REPORT_NAME).unlink()
         for path in folder.iterdir():
             suffix = path.name.removeprefix(made.path.name) if path.name.startswith(made.path.name) else f".{path.name}"
-            os.replace(path, out.with_name(out.name + suffix))
+            target = out.with_name(out.name + suffix)
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
         folder.rmdir()
     except OSError as err:
         raise InputError(f"cannot write {out}: {err.strerror or err}") from err

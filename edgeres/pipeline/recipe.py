@@ -43,7 +43,11 @@ MEASURES = {
 }
 
 
-_FILLED_BY = {"scales": "calibrate", "teacher": "prune"}  # which stage makes what a later one takes from the run
+_FILLED_BY = {
+    "scales": "calibrate",
+    "teacher": "prune",
+    "latency": "latency",
+}  # which stage makes what a later one takes from the run
 
 
 class Recipe(Config):
@@ -146,6 +150,8 @@ def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
         makers = " or ".join(name for name, o in STAGES.items() if o.output is row.source and name != step.use)
         raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {makers} before it")
     for field in row.fills:
+        if field == "latency" and getattr(step.config, "target_latency", None) is None:
+            continue
         if getattr(step.config, field, None) is None and _FILLED_BY[field] not in before:
             raise InputError(f"{place}: `{step.use}` needs {field}; put {_FILLED_BY[field]} before it")
 

@@ -24,10 +24,13 @@ from edgeres.core.artifacts import (
     Artifact,
     Checkpoint,
     Engine,
+    LatencyTableFile,
     LesionTableFile,
     Model,
     OnnxModel,
     ScaleTableFile,
+    StudyFile,
+    SweepFile,
 )
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
@@ -78,8 +81,27 @@ STAGES = {
         "edgeres.models.importing:ImportConfig",
         "edgeres.models.importing:import_checkpoint",
     ),
-    "lesion": Stage(Checkpoint, LesionTableFile, "edgeres.study.stage:LesionConfig", "edgeres.study.stage:lesion"),
-    "prune": Stage(Checkpoint, Checkpoint, "edgeres.prune.stage:PruneConfig", "edgeres.prune.stage:prune"),
+    "lesion": Stage(Checkpoint, LesionTableFile, "edgeres.study.lesion:LesionConfig", "edgeres.study.lesion:lesion"),
+    "reorder": Stage(Checkpoint, StudyFile, "edgeres.study.reorder:ReorderConfig", "edgeres.study.reorder:reorder"),
+    "paths": Stage(Checkpoint, StudyFile, "edgeres.study.paths:PathsConfig", "edgeres.study.paths:paths"),
+    "gradients": Stage(None, StudyFile, "edgeres.study.gradients:GradientsConfig", "edgeres.study.gradients:gradients"),
+    "depth": Stage(None, StudyFile, "edgeres.study.depth:DepthConfig", "edgeres.study.depth:depth"),
+    "ordering": Stage(None, StudyFile, "edgeres.study.ordering:OrderingConfig", "edgeres.study.ordering:ordering"),
+    "connect": Stage(None, StudyFile, "edgeres.study.connect:ConnectConfig", "edgeres.study.connect:connect"),
+    "latency": Stage(
+        Checkpoint,
+        LatencyTableFile,
+        "edgeres.prune.latency:LatencyConfig",
+        "edgeres.prune.latency:latency_table",
+    ),
+    "prune": Stage(
+        Checkpoint,
+        Checkpoint,
+        "edgeres.prune.config:PruneConfig",
+        "edgeres.prune.stage:prune",
+        fills=("latency",),
+    ),
+    "sweep": Stage(Checkpoint, SweepFile, "edgeres.prune.config:SweepConfig", "edgeres.prune.sweep:sweep"),
     "recover": Stage(
         Checkpoint,
         Checkpoint,
@@ -107,7 +129,7 @@ STAGES = {
 }
 
 
-_OF_THIS_MACHINE = {"compile", "eval", "bench"}
+_OF_THIS_MACHINE = {"compile", "eval", "bench", "latency", "sweep"}
 
 
 def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
@@ -168,10 +190,14 @@ def source_in(run: Run, stage: str) -> Model | None:
 
 
 def filled(stage: str, config: Config, source: Artifact | None, made: Sequence[Made]) -> Config:
-    """`config` with the fields the stage takes from what was `made` before: the scales of `source`, its teacher."""
+    """`config` with the fields the stage takes from what was `made` before: scales of `source`, its teacher, ..."""
     if source is None:
         return config
-    finders: dict[str, Callable[[str, Sequence[Made]], Path | None]] = {"scales": _scales_of, "teacher": _teacher_of}
+    finders: dict[str, Callable[[str, Sequence[Made]], Path | None]] = {
+        "scales": _scales_of,
+        "teacher": _teacher_of,
+        "latency": _latency_of,
+    }
     wanted = [name for name in STAGES[stage].fills if getattr(config, name) is None]
     return config.model_copy(update={name: finders[name](source.sha256, made) for name in wanted})
 
@@ -180,6 +206,18 @@ def _scales_of(sha256: str, made: Sequence[Made]) -> Path | None:
     """The newest scale table made for the model."""
     for folder, report in reversed(made):
         if folder.stage == "calibrate" and report.output and report.source and report.source.sha256 == sha256:
+            return folder.path / Path(report.output.path).name
+    return None
+
+
+def _latency_of(sha256: str, made: Sequence[Made]) -> Path | None:
+    """The newest latency table measured on the model or on one it descends from."""
+    parents = {r.output.sha256: r.source.sha256 for _, r in made if r.output and r.source}
+    line = {sha256}
+    while (parent := parents.get(sha256)) and parent not in line:
+        line.add(sha256 := parent)
+    for folder, report in reversed(made):
+        if folder.stage == "latency" and report.output and report.source and report.source.sha256 in line:
             return folder.path / Path(report.output.path).name
     return None
 

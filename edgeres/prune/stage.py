@@ -1,103 +1,131 @@
-"""`edgeres prune`: whole residual modules go; what remains keeps its original names and weights."""
+"""`edgeres prune`: whole residual modules go; what remains keeps its original names and weights.
+
+Modules are chosen on training images for one goal: a number, a latency by the clock, a share of the multiply-
+accumulates, or a loss of accuracy that is not to be passed. With `--recover` the network is trained back by its parent.
+"""
 
 from __future__ import annotations
 
+import logging
+import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import check_module_names, modules_of
+from edgeres.prune.choice import Chooser, choice_notes, choice_results
+from edgeres.prune.config import PruneConfig
+from edgeres.prune.cutting import Cut, cut, cut_and_recovered
+from edgeres.prune.goals import goal_from, worth
+from edgeres.prune.latency_check import Checked, check_prediction, target_from
+from edgeres.prune.latency_table import LatencyTable, doubts, latency_table_from, predicted_ms
+from edgeres.prune.plan import Goal, Searched
+from edgeres.prune.within import within_loss
 
-if TYPE_CHECKING:
-    from edgeres.prune.choose import Step
-
-
-class PruneConfig(Config):
-    """How many modules go, or which; chosen on training images only."""
-
-    drop: int | None = Field(None, gt=0, description="number of modules to drop")
-    modules: tuple[str, ...] = Field((), description="drop exactly these, by name")
-    keep: tuple[str, ...] = Field((), description="never drop these")
-    data: str | None = Field(None, description="digits, cifar10, folder:PATH, package.module:function")
-    images: int = Field(1000, gt=0, description="of train, to choose on")
-    score: Literal["kl", "loss"] = Field("kl", description="kl needs no labels")
-    search: Literal["lazy", "full"] = Field("lazy", description="full measures every module at every step")
-    batch: int = Field(250, gt=0, description="images at a time")
-    seed: int = Field(0, ge=0, description="of the choice of images")
-    download: bool = Field(False, description="fetch the data set if it is not here")
-
-    def check(self) -> None:
-        """One goal, and images to choose on if a choice is left."""
-        if (self.drop is None) == (not self.modules):
-            raise InputError("say either --drop K or --modules layer2.1,layer3.4 (one of them)")
-        if len(set(self.modules)) < len(self.modules):
-            raise InputError(f"--modules names one twice: {', '.join(self.modules)}")
-        if self.drop is not None and self.data is None:
-            raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
+log = logging.getLogger(__name__)
+_ATTEMPTS = 4  # choices for a latency, each asking for what the last one was short of
 
 
 def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult[Checkpoint]:
-    """Writes out_dir/model.safetensors; raises InputError for unknown names or more drops than modules."""
-    from edgeres.models.weights import load_weights, save_checkpoint, weights_without
+    """Writes out_dir/model.safetensors; interrupted, the same call goes on from what it had measured and learnt.
 
+    Raises InputError for unknown names, a goal that is met already or cannot be met (with the best reachable).
+    """
     recorder = Recorder("prune", config, source)
     config.check()
-    chosen = config.modules or _choose(source, config, recorder)
-    check_module_names(source.spec, chosen)
-    spec = source.spec.without(chosen)
-    weights = weights_without(load_weights(source), spec)
-    output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="prune", parent=source.sha256)
+    table = latency_table_from(config.latency) if config.latency is not None else None
+    path = out_dir / "model.safetensors"
+    if config.modules:
+        check_module_names(source.spec, config.modules)
+        chosen = config.modules
+        done = cut_and_recovered(source, chosen, config, path)
+    else:
+        chosen, done = _for_a_goal(source, config, table, recorder=recorder, path=path)
     recorder.results["chosen"] = list(chosen)
-    recorder.notes += _notes(source.spec, chosen)
-    return StageResult(output, recorder.finish(output))
+    if done.recovery:
+        recorder.results["recovery"] = done.recovery
+        recorder.notes.append(f"trained back by {', '.join(config.recover)}{_how_long(done.recovery)}")
+    recorder.notes = [*_notes(source.spec, chosen), *recorder.notes, *done.notes]
+    recorder.warnings += done.warnings
+    if table is not None:
+        _record_prediction(recorder, table, source.spec, chosen)
+    return StageResult(done.output, recorder.finish(done.output))
 
 
-def _choose(source: Checkpoint, config: PruneConfig, recorder: Recorder) -> tuple[str, ...]:
-    candidates = _candidates(source.spec, config)
-    count = config.drop or 0
-    if count > len(candidates):
-        raise InputError(
-            f"cannot drop {count} modules: {source.spec.variant} has {len(candidates)} that may be dropped"
-        )
-    steps = _search(source, config, candidates, count)
-    recorder.results["steps"] = [_step_record(step) for step in steps]
-    return tuple(step.chosen for step in steps)
+def _for_a_goal(
+    source: Checkpoint, config: PruneConfig, table: LatencyTable | None, *, recorder: Recorder, path: Path
+) -> tuple[tuple[str, ...], Cut]:
+    chooser = Chooser(source, config, path.parent, saved=_shares(table))
+    if config.max_loss is not None:
+        found, done = within_loss(source, config, chooser, recorder=recorder, path=path)
+    else:
+        found = _found(source, config, chooser, table, recorder=recorder)
+        done = cut_and_recovered(source, found.best.dropped, config, path)
+    recorder.results |= choice_results(chooser, found, config)
+    recorder.results["chosen"] = list(found.best.dropped)
+    recorder.notes += choice_notes(recorder.results)
+    if table is not None:
+        recorder.notes += [f"not worth dropping: {line}" for line in worth(table, chooser.points_lost())]
+    chooser.close()
+    return found.best.dropped, done
 
 
-def _candidates(spec: ModelSpec, config: PruneConfig) -> list[str]:
-    check_module_names(spec, config.keep)
-    return [info.name for info in modules_of(spec) if info.name not in spec.dropped and info.name not in config.keep]
+def _found(
+    source: Checkpoint, config: PruneConfig, chooser: Chooser, table: LatencyTable | None, *, recorder: Recorder
+) -> Searched:
+    goal = goal_from(config, chooser.candidates, source.spec, table)
+    if config.target_latency is None or table is None:
+        return chooser.choose(goal)
+    found, checked = _for_a_latency(source, chooser, goal, table, target=config.target_latency)
+    recorder.results["prediction"] = checked.model_dump(mode="json")
+    recorder.notes.append(f"{config.target_latency} asked for: {checked.line()}")
+    recorder.warnings += [*doubts(table), *checked.warnings]
+    return found
 
 
-def _search(source: Checkpoint, config: PruneConfig, candidates: list[str], count: int) -> list[Step]:
-    import torch
-
-    from edgeres.data import dataset_for
-    from edgeres.models.fold import load_folded
-    from edgeres.prune.choose import greedy, reference_batches
-
-    train = dataset_for(source.spec, config.data or "", download=config.download).train
-    sample = train.sample(min(config.images, len(train)), config.seed)
-    network = load_folded(source)
-    pairs = [
-        (torch.from_numpy(images), torch.from_numpy(labels))
-        for images, labels in sample.batches(source.spec, config.batch)
-    ]
-    batches = reference_batches(network, pairs)
-    return greedy(
-        network, batches, count=count, candidates=candidates, score=config.score, lazy=config.search == "lazy"
+def _for_a_latency(
+    source: Checkpoint, chooser: Chooser, goal: Goal, table: LatencyTable, *, target: str
+) -> tuple[Searched, Checked]:
+    """Chooses, measures what was chosen and, where it is too slow, asks for that much more and chooses again."""
+    wanted = target_from(target)
+    with tempfile.TemporaryDirectory(prefix="edgeres-") as name:
+        for attempt in range(_ATTEMPTS):
+            found = chooser.choose(goal)
+            pruned = cut(source, found.best.dropped, Path(name) / f"{attempt}.safetensors")
+            checked = check_prediction(pruned, source, table, folder=Path(name))
+            log.info("%s: %s", ", ".join(found.best.dropped), checked.line())
+            missing_ms = checked.missing_ms(wanted)
+            if missing_ms == 0:
+                return found, checked
+            goal = replace(goal, needed=found.best.gain + missing_ms)
+            if not goal.is_reached(frozenset(chooser.candidates)):
+                break
+    raise InputError(
+        f"--target-latency {wanted}: not met by the clock; best reached {checked.pruned_ms.value:.3f} ms"
+        f" ({checked.ratio.value:.3f} of the whole) without {', '.join(checked.dropped)}"
     )
 
 
-def _step_record(step: Step) -> dict[str, Any]:
-    scores = {name: round(value, 6) for name, value in step.scores.items()}
-    return {"chosen": step.chosen, "score": scores[step.chosen], "images": step.images, "scores": scores}
+def _shares(table: LatencyTable | None) -> dict[str, float] | None:
+    if table is None:
+        return None
+    return {name: saved / table.whole_ms.value for name, saved in table.saved_ms.items()}
+
+
+def _record_prediction(recorder: Recorder, table: LatencyTable, spec: ModelSpec, chosen: tuple[str, ...]) -> None:
+    before, after = predicted_ms(table, spec.dropped), predicted_ms(table, (*spec.dropped, *chosen))
+    recorder.results["predicted_ms"] = after.model_dump()
+    recorder.notes.append(
+        f"by the latency table {before.value:.3f} ms become {after.value:.3f} ms"
+        f" ({after.value / before.value:.3f}; {table.runtime}, batch {table.conditions.batch})"
+    )
+
+
+def _how_long(recovery: dict[str, object]) -> str:
+    return f": {recovery['images']} train images, {recovery['steps']} steps, {recovery['duration_s']:.0f} s"
 
 
 def _notes(spec: ModelSpec, chosen: tuple[str, ...]) -> list[str]:

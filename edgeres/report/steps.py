@@ -27,11 +27,15 @@ def _train(report: StageReport) -> str:
 def _prune(report: StageReport) -> str:
     chosen = report.results.get("chosen")
     names = chosen if isinstance(chosen, list) else report.dropped
-    return f"dropped {', '.join(str(name) for name in names)}" if names else "dropped nothing"
+    methods = report.config.get("recover")
+    back = _after(", trained back by ", ", ".join(map(str, methods)) if isinstance(methods, list) else None)
+    return f"dropped {', '.join(str(name) for name in names)}{back}" if names else "dropped nothing"
 
 
 def _recover(report: StageReport) -> str:
-    return f"trained what is left{_epochs(report)}"
+    epochs, methods = report.results.get("epochs"), report.results.get("methods")
+    how = ", ".join(map(str, methods)) if isinstance(methods, list) else None
+    return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:g} epochs' if epochs else None)}"
 
 
 def _export(report: StageReport) -> str:

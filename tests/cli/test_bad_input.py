@@ -171,7 +171,7 @@ TRAINED = "name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\narch = 'resnet
         ("name = 'x'\nstage = []\n", "has no [[stage]]"),
         ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
         (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 4\n", "cannot drop 4 of 3 modules"),
-        (TRAINED + "[[stage]]\nuse = 'prune'\n", "either --drop K or --modules"),
+        (TRAINED + "[[stage]]\nuse = 'prune'\n", "exactly one of --drop K"),
         (TRAINED + "[[stage]]\nuse = 'recover'\n", "needs teacher; put prune before it"),
         (TRAINED + "[[stage]]\nuse = 'export'\n[[stage]]\nuse = 'quantize'\n", "put calibrate before it"),
         (TRAINED + "[[stage]]\nuse = 'export'\n[[stage]]\nuse = 'compile'\ntargets = ['sm87']\n", "sm87"),

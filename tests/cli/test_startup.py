@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from edgeres.cli.main import COMMANDS, STAGE_COMMANDS, cli
 from edgeres.cli.options import options_of
+from edgeres.cli.study import STUDIES
 from edgeres.pipeline.recipe import MEASURES
 from edgeres.pipeline.stages import STAGES
 
@@ -68,6 +69,9 @@ DEVICE_SIDE = (
     "edgeres.data",
     "edgeres.pipeline.chain",
     "edgeres.quantize.stage",
+    "edgeres.prune.config",
+    "edgeres.prune.latency",
+    "edgeres.prune.goals",
 )
 
 
@@ -84,8 +88,16 @@ def test_every_command_has_help(name):
     assert "Usage" in done.output
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_help(name):
+    done = CliRunner().invoke(cli, ["study", name, "--help"])
+    assert done.exit_code == 0, done.output
+    assert "--data" in done.output
+
+
 def test_every_stage_is_a_command():
-    assert STAGE_COMMANDS.keys() == STAGES.keys()
+    others = {"latency": "bench --per-module", "sweep": "prune --sweep"}
+    assert STAGE_COMMANDS.keys() | STUDIES.keys() | others.keys() == STAGES.keys()
     assert MEASURES.keys() <= COMMANDS.keys()
 
 

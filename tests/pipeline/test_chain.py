@@ -25,7 +25,7 @@ def recipe(checkpoint_of, spec_of):
         stage=(
             {"use": "import", "file": str(path)},
             {"use": "prune", "drop": 1, "images": 50},
-            {"use": "recover", "images": 64, "epochs": 1, "lr": 0.001},
+            {"use": "recover", "images": 40, "epochs": 1, "lr": 0.001},
             {"use": "export"},
             {"use": "eval", "images": 60},
         ),
@@ -119,7 +119,7 @@ def test_engines_are_not_evaluated_here(recipe, runs_folder):
 
 
 def test_a_recipe_that_repeats_stages_is_reused_whole_and_every_stage_keeps_its_own_parents(recipe, runs_folder):
-    quick = {"use": "recover", "images": 64, "epochs": 1, "lr": 0.001}
+    quick = {"use": "recover", "images": 40, "epochs": 1, "lr": 0.001}
     calibrate, prune = {"use": "calibrate", "images": 64}, {"use": "prune", "drop": 1, "images": 50}
     stages = (recipe.stage[0], {"use": "export"}, calibrate, {"use": "quantize"}, prune, quick, prune, quick)
     stages = (*stages, {"use": "export"}, calibrate, {"use": "quantize"})

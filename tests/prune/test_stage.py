@@ -10,8 +10,10 @@ import torch
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.models import modules_of
 from edgeres.models.weights import load_network
-from edgeres.prune.stage import PruneConfig, prune
+from edgeres.prune.config import PruneConfig
+from edgeres.prune.stage import prune
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def test_named_modules_go_and_the_file_reloads_by_itself(checkpoint, tmp_path):
     assert any("layer2.0 the shortcut" in note for note in result.report.notes)
 
 
-def test_choosing_looks_at_train_only_and_records_its_steps(checkpoint, tmp_path, monkeypatch):
+def test_choosing_looks_at_train_only_and_shows_the_independent_ranking_beside_it(checkpoint, tmp_path, monkeypatch):
     from edgeres.data import Split
 
     seen = []
@@ -37,7 +39,11 @@ def test_choosing_looks_at_train_only_and_records_its_steps(checkpoint, tmp_path
     monkeypatch.setattr(Split, "batches", lambda self, *a: seen.append(self.name) or original(self, *a))
     result = prune(checkpoint, PruneConfig(drop=2, data="digits", images=100), tmp_path / "out")
     assert set(seen) == {"train"}
-    assert [step["chosen"] for step in result.report.results["steps"]] == result.report.results["chosen"]
+    results = result.report.results
+    assert results["levels"][-1]["dropped"] == results["chosen"]
+    assert len(results["independent"]["dropped"]) == 2
+    assert results["independent"]["score"] >= results["score"]
+    assert results["images_chosen_on"] == 100
     assert result.output.spec.dropped == tuple(sorted(result.report.results["chosen"]))
 
 
@@ -50,8 +56,16 @@ def test_pruning_twice_adds_up(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "either --drop K or --modules"),
-        ({"drop": 1, "modules": ("layer1.1",)}, "either --drop K or --modules"),
+        ({}, "exactly one of --drop K.* got none"),
+        ({"drop": 1, "modules": ("layer1.1",)}, "got --drop and --modules"),
+        ({"drop": 1, "data": "digits", "images": 8}, "8 images are too few"),
+        ({"drop": 1, "data": "digits", "budget": "3m"}, "--budget 3m is for recovering"),
+        ({"modules": ("layer1.1",), "recover": ("bn",)}, "recovering needs images"),
+        ({"macs": "0.001x", "data": "digits"}, "cannot be reached; best reachable"),
+        ({"macs": "half", "data": "digits"}, "say a share such as 0.5x"),
+        ({"target_latency": "3ms", "data": "digits"}, "needs a latency table"),
+        ({"max_loss": 0.5, "data": "digits"}, "0 of 1348 are left"),
+        ({"drop": 1, "data": "digits", "recover": ("mimic",), "budget": "0.01s", "images": 200}, "budget"),
         ({"drop": 1}, "--data"),
         ({"drop": 10, "data": "digits"}, "cannot drop 10 modules: resnet20 has 9"),
         ({"drop": 8, "data": "digits", "keep": ("layer1.0", "layer1.1")}, "has 7 that may be dropped"),
@@ -85,3 +99,66 @@ def test_a_dropped_checkpoint_is_rebuilt_in_a_new_process_from_the_file_alone(ch
     logits = tmp_path / "logits.pt"
     subprocess.run([sys.executable, "-c", code, str(output.path), str(logits)], check=True, cwd=tmp_path)
     assert torch.allclose(torch.load(logits, weights_only=True), expected, rtol=0, atol=1e-5)
+
+
+def test_max_loss_drops_as_many_as_it_may_and_judges_them_on_unused_train_images(tmp_path, monkeypatch):
+    from edgeres.data import Split
+    from edgeres.train.stage import TrainConfig, train
+
+    config = TrainConfig(arch="resnet14", data="digits", epochs=3, width=8, val_every=0, threads=1)
+    trained = train(None, config, tmp_path / "train").output
+    seen = []
+    original = Split.batches
+    monkeypatch.setattr(Split, "batches", lambda self, *a: seen.append(self.name) or original(self, *a))
+    config = PruneConfig(max_loss=20, data="digits", images=400, choose_on=100)
+    result = prune(trained, config, tmp_path / "out")
+    tries = {one["count"]: one["lost_points"] for one in result.report.results["tries"]}
+    count = len(result.output.spec.dropped)
+    assert set(seen) == {"train"}
+    assert tries[count] <= 20
+    assert count + 1 == 7 or tries[count + 1] > 20
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.safetensors"]
+    dear = {"max_loss": 0.01, "keep": tuple(i.name for i in modules_of(trained.spec) if i.name != "layer3.0")}
+    with pytest.raises(InputError, match=r"alone costs .* points"):
+        prune(trained, config.model_copy(update=dear), tmp_path / "tight")
+
+
+def test_recovering_in_one_go_leaves_one_file_and_says_how(checkpoint, tmp_path):
+    config = PruneConfig(modules=("layer1.1",), data="digits", images=100, recover=("bn", "mimic"), epochs=1)
+    result = prune(checkpoint, config, tmp_path / "out")
+    assert result.output.spec.dropped == ("layer1.1",)
+    assert result.output.card.parent == checkpoint.sha256
+    assert result.report.results["recovery"]["methods"] == ["bn", "mimic"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+
+
+def test_an_interrupted_choice_goes_on_with_what_it_had_measured(checkpoint, tmp_path, monkeypatch):
+    from edgeres.prune import measured
+
+    config, out = PruneConfig(drop=3, data="digits", images=60, batch=20), tmp_path / "out"
+    walked, original = [], measured.walk_subsets
+
+    def counting(network, images, subsets, stored=None):
+        walked.extend(subsets)
+        if len(walked) > stop:
+            raise KeyboardInterrupt
+        return original(network, images, subsets, stored)
+
+    monkeypatch.setattr(measured, "walk_subsets", counting)
+    stop = 40
+    with pytest.raises(KeyboardInterrupt):
+        prune(checkpoint, config, out)
+    before, stop = len(walked), 10**9
+    resumed = prune(checkpoint, config, out)
+    after = len(walked) - before
+    walked.clear()
+    fresh = prune(checkpoint, config, tmp_path / "fresh")
+    assert resumed.report.results["chosen"] == fresh.report.results["chosen"]
+    assert resumed.report.results["score"] == pytest.approx(fresh.report.results["score"], rel=1e-6)
+    assert after < len(walked)
+
+
+@pytest.mark.parametrize("score", ["loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"])
+def test_every_score_chooses(checkpoint, tmp_path, score):
+    result = prune(checkpoint, PruneConfig(drop=2, data="digits", images=40, score=score), tmp_path / "out")
+    assert len(result.output.spec.dropped) == 2

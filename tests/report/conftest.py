@@ -164,8 +164,9 @@ def fill(run):
     results = {"chosen": list(DROPPED)}
     folder, pruned = run.model("prune", "model.safetensors", 3_020_000, source=first, dropped=DROPPED, results=results)
     run.evaluated(folder, pruned, 0.8842)
+    results = {"epochs": 2.0, "methods": ["mimic", "distill"]}
     folder, recovered = run.model(
-        "recover", "model.safetensors", 3_020_001, source=pruned, dropped=DROPPED, config={"epochs": 2}
+        "recover", "model.safetensors", 3_020_001, source=pruned, dropped=DROPPED, results=results
     )
     run.evaluated(folder, recovered, 0.9180)
     results = {"opset": 17, "batch": 1}

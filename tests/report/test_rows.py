@@ -20,7 +20,7 @@ def test_a_row_says_what_changed(whole_run):
     assert [row.what for row in rows_from(whole_run.path).rows] == [
         "resnet56 from resnet56_cifar10.pt",
         "dropped layer1.3, layer2.5, layer3.4, layer3.7",
-        "trained what is left, 2 epochs",
+        "trained what is left by mimic, distill, 2 epochs",
         "ONNX opset 17, batch 1",
         "INT8 Q/DQ, calibrated by entropy",
         "engine for sm_86, sm_89, sm_120",

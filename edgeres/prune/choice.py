@@ -1,0 +1,207 @@
+"""The choice of modules on real images: data, network and search put together.
+
+Everything measured is kept in out_dir/search.json until `close`, so that an interrupted choice goes on and a second
+goal (one module more, a little more latency) costs only what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.errors import InputError
+from edgeres.core.progress import bar
+from edgeres.core.spec import ModelSpec
+from edgeres.models import check_module_names, modules_of
+from edgeres.prune.config import ChoiceConfig
+from edgeres.prune.plan import Found, Goal, Plan, Searched, Subset
+from edgeres.prune.search import ranked, search
+
+if TYPE_CHECKING:
+    from edgeres.data import Dataset, Split
+    from edgeres.evaluate.tally import Batch, Tally
+    from edgeres.models.network import Network
+    from edgeres.prune.measured import MeasuredEvaluator
+
+JOURNAL_NAME = "search.json"
+_RANK_BY = "kl"  # what a set is judged by that a criterion of single modules has put together
+
+
+def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
+    """The modules that may go, in order of execution; raises InputError for unknown names in `keep`."""
+    check_module_names(spec, keep)
+    return [info.name for info in modules_of(spec) if info.name not in spec.dropped and info.name not in keep]
+
+
+class Chooser:
+    """Answers one goal after another about one network; `saved` are shares of latency for PRACTISE's rule."""
+
+    def __init__(
+        self, source: Checkpoint, config: ChoiceConfig, out_dir: Path, *, saved: Mapping[str, float] | None = None
+    ) -> None:
+        self.candidates = candidates_of(source.spec, config.keep)
+        self._source, self._config, self._out_dir, self._saved = source, config, out_dir, saved
+
+    def choose(self, goal: Goal) -> Searched:
+        """The best set found that reaches `goal`; raises InputError if none does."""
+        with bar("prune: choosing") as shown:
+            self._evaluator.advance = shown.advance
+            if self._criterion is None:
+                return search(self._evaluator, self.candidates, goal, self._plan, expect=shown.expect)
+            found = ranked(self._evaluator, self._criterion, goal)
+        whole = self._evaluator([frozenset()])[0]
+        return Searched(best=found, independent=found, levels=(found,), whole=whole, singles=self._criterion)
+
+    def tally(self, dropped: Subset) -> Tally:
+        """Accuracy, loss and divergence without `dropped`, on the images chosen on."""
+        return self._evaluator.tally(dropped)
+
+    def points_lost(self) -> dict[str, float]:
+        """Points of accuracy that each single module costs, on the images chosen on."""
+        singles = [frozenset({name}) for name in self.candidates]
+        self._evaluator([frozenset(), *singles])
+        whole = self.tally(frozenset()).accuracy
+        return {name: 100 * (whole - self.tally(frozenset({name})).accuracy) for name in self.candidates}
+
+    def close(self) -> None:
+        """Forgets what was kept for going on."""
+        (self._out_dir / JOURNAL_NAME).unlink(missing_ok=True)
+
+    @property
+    def images(self) -> int:
+        """How many images are chosen on."""
+        return sum(len(batch.labels) for batch in self._batches)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, labels as the network numbers them."""
+        from edgeres.data import dataset_for
+
+        return dataset_for(self._source.spec, self._config.data or "", download=self._config.download)
+
+    @cached_property
+    def sample(self) -> Split:
+        """The train images that may be chosen and recovered on, in random order."""
+        train = self.dataset.train
+        return train.sample(min(self._config.images, len(train)), self._config.seed)
+
+    @property
+    def _plan(self) -> Plan:
+        config = self._config
+        return Plan(
+            method=config.search, images=self.images, width=config.width, swaps=config.swaps, screen=config.screen
+        )
+
+    @cached_property
+    def _network(self) -> Network:
+        from edgeres.models.fold import load_folded
+
+        return load_folded(self._source)
+
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        import torch
+
+        from edgeres.evaluate.tally import reference_batches
+
+        part = self.sample.subset(range(min(self._config.choose_on, len(self.sample))))
+        pairs = [
+            (torch.from_numpy(images), torch.from_numpy(labels))
+            for images, labels in part.batches(self._source.spec, self._config.batch)
+        ]
+        return reference_batches(self._network, pairs, features=self._config.score == "feature")
+
+    @cached_property
+    def _evaluator(self) -> MeasuredEvaluator:
+        from edgeres.prune.journal import Journal
+        from edgeres.prune.measured import MeasuredEvaluator
+        from edgeres.prune.scores import SCORES
+
+        self._out_dir.mkdir(parents=True, exist_ok=True)
+        score = self._config.score if self._config.score in SCORES else _RANK_BY
+        journal = Journal(self._out_dir / JOURNAL_NAME, self._key())
+        return MeasuredEvaluator(
+            self._network, self._batches, score=score, cache_mib=self._config.cache_mib, journal=journal
+        )
+
+    def _key(self) -> str:
+        """What the measured sums depend on."""
+        from edgeres.data import data_fingerprint
+
+        config = self._config
+        numbers = (config.images, config.choose_on, config.seed, config.batch, config.score)
+        parts = [self._source.sha256, data_fingerprint(config.data or ""), *numbers]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @cached_property
+    def _criterion(self) -> dict[str, float] | None:
+        """The published criterion per module that is asked for, None for a score of sets."""
+        import torch
+
+        from edgeres.models.weights import load_network
+        from edgeres.prune.practise import recoverability
+        from edgeres.prune.scores import CRITERIA
+
+        name, config = self._config.score, self._config
+        if name == "practise":
+            images = torch.cat([batch.images for batch in self._batches])
+            network = load_network(self._source)
+            return recoverability(network, images, self.candidates, saved=self._saved, seed=config.seed)
+        if name not in CRITERIA:
+            return None
+        return CRITERIA[name](load_network(self._source), self._batches, self.candidates, config.seed)
+
+
+def chosen_levels(source: Checkpoint, config: ChoiceConfig, most: int, out_dir: Path) -> dict[int, Found]:
+    """The best set found of every size up to `most`; raises InputError if there are fewer modules."""
+    from edgeres.prune.goals import count_goal
+
+    chooser = Chooser(source, config, out_dir)
+    goal = count_goal(most, chooser.candidates, source.spec)
+    found = {len(level.dropped): level for level in chooser.choose(goal).levels}
+    if missing := [size for size in range(1, most + 1) if size not in found]:
+        raise InputError(
+            f"--score {config.score} ranks modules once: sweep with kl, loss, accuracy or feature ({missing})"
+        )
+    return found
+
+
+def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:
+    """What was chosen and what independent ranking would have, both on the images chosen on."""
+    return {
+        "score_name": config.score,
+        "score": found.best.score,
+        "points": _points(chooser, found.best),
+        "independent": {
+            "dropped": list(found.independent.dropped),
+            "score": found.independent.score,
+            "points": _points(chooser, found.independent),
+        },
+        "images_chosen_on": chooser.images,
+        "evaluated": found.evaluated,
+        "screened": found.screened,
+        "passes": round(found.passes, 3),
+        "singles": {name: round(score, 6) for name, score in found.singles.items()},
+        "levels": [{"dropped": list(level.dropped), "score": level.score} for level in found.levels],
+    }
+
+
+def choice_notes(results: Mapping[str, Any]) -> list[str]:
+    """The chosen set and the independent one side by side."""
+    alone, name = results["independent"], results["score_name"]
+    on = f"on the {results['images_chosen_on']:,} train images chosen on"
+    together = f"chosen together: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"
+    if set(alone["dropped"]) == set(results["chosen"]):
+        return [f"{together}; ranked one by one the set is the same"]
+    apart = f"ranked one by one: {name} {alone['score']:.4g}, {alone['points']:+.1f} points"
+    return [together, f"{apart} ({', '.join(alone['dropped'])})"]
+
+
+def _points(chooser: Chooser, found: Found) -> float:
+    whole, without = chooser.tally(frozenset()), chooser.tally(frozenset(found.dropped))
+    return 100 * (without.accuracy - whole.accuracy)

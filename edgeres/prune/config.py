@@ -1,0 +1,113 @@
+"""Options of `edgeres prune`: how to choose, how far to go, how to recover. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+from edgeres.prune.recover import Method, RecoverConfig
+
+Score = Literal["kl", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random", "practise"]
+GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
+_FEWEST_IMAGES = 16
+
+
+class ChoiceConfig(Config):
+    """What prune and its sweep have in common; only training images are looked at."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"download", "cache_mib"})
+
+    keep: tuple[str, ...] = Field((), description="never drop these")
+    data: str | None = Field(None, description="digits, cifar10, folder:PATH, package.module:function")
+    images: int = Field(2000, gt=0, description="of train, to choose and to recover on; all if there are fewer")
+    choose_on: int = Field(1000, gt=0, description="of these images, to choose on")
+    score: Score = Field("kl", description="what a set costs: kl and feature need no labels")
+    search: Literal["beam", "greedy", "independent", "exhaustive"] = Field("beam", description="how sets are tried")
+    width: int = Field(4, ge=1, description="sets the beam carries from one size to the next")
+    swaps: bool = Field(True, description="exchange modules in the found set while that helps")
+    screen: int = Field(250, gt=0, description="images to screen on; the best are confirmed on all")
+    cache_mib: int = Field(2048, ge=0, description="memory for activations that sets share")
+    batch: int = Field(250, gt=0, description="images at a time")
+    recover: tuple[Method, ...] = Field((), description="train back: bn, mimic, distill, finetune; default: not at all")
+    budget: str | None = Field(None, description="time for recovering: 90s, 3m, 1h")
+    epochs: int = Field(0, ge=0, description="passes while recovering; 0: 10, or what fits into the budget")
+    seed: int = Field(0, ge=0, description="of the choice of images and of recovering")
+    download: bool = Field(False, description="fetch the data set if it is not here")
+
+    def check(self) -> None:
+        """Images are named and enough, and a budget is for something."""
+        if self.budget is not None and not self.recover:
+            raise InputError(f"--budget {self.budget} is for recovering: say how, --recover mimic,distill")
+        if self.recover:
+            self.recovery().check()
+        if self.data is not None and min(self.images, self.choose_on) < _FEWEST_IMAGES:
+            raise InputError(
+                f"{min(self.images, self.choose_on)} images are too few to choose on: --images {_FEWEST_IMAGES} or more"
+            )
+
+    def recovery(self, teacher: Path | None = None) -> RecoverConfig:
+        """What `recover` is asked for after dropping; everything not named here as `edgeres recover` has it."""
+        return RecoverConfig(
+            data=self.data or "",
+            teacher=teacher,
+            method=self.recover,
+            images=self.images,
+            budget=self.budget,
+            epochs=self.epochs,
+            seed=self.seed,
+            download=self.download,
+        )
+
+
+class PruneConfig(ChoiceConfig):
+    """Exactly one goal: a number, names, a latency, a share of the work, or a loss that is not to be passed."""
+
+    drop: int | None = Field(None, gt=0, description="number of modules to drop")
+    modules: tuple[str, ...] = Field((), description="drop exactly these, by name")
+    target_latency: str | None = Field(None, description="3ms or 0.8x of the whole, by the latency table")
+    macs: str | None = Field(None, description="0.5x or 60M multiply-accumulates an image")
+    max_loss: float | None = Field(
+        None, gt=0, le=100, description="points of top-1 that may go, after recovering, on train images not used"
+    )
+    latency: Path | None = Field(None, description="latency table; default: the run's newest for this network")
+
+    def check(self) -> None:
+        """One goal, and images to choose on if a choice is left."""
+        given = [name for name in GOALS if getattr(self, name) not in (None, ())]
+        if len(given) != 1:
+            shown = " and ".join("--" + name.replace("_", "-") for name in given) or "none"
+            raise InputError(
+                "say exactly one of --drop K, --modules layer2.1,layer3.4, --target-latency 3ms, --macs 0.5x,"
+                f" --max-loss 0.5 (or --sweep 1..12); got {shown}"
+            )
+        if len(set(self.modules)) < len(self.modules):
+            raise InputError(f"--modules names one twice: {', '.join(self.modules)}")
+        if self.data is None and (not self.modules or self.recover):
+            what = "recovering" if self.modules else "choosing modules"
+            raise InputError(f"{what} needs images: --data folder:PATH (its train split is used)")
+        super().check()
+
+
+class SweepConfig(ChoiceConfig):
+    """A range of numbers of modules, each judged on val and timed."""
+
+    sweep: str = Field(description="numbers of modules to drop, from..to: 1..12")
+
+    def check(self) -> None:
+        """The range can be read, and there are images."""
+        counts_from(self.sweep)
+        if self.data is None:
+            raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
+        super().check()
+
+
+def counts_from(text: str) -> range:
+    """`1..12` -> 1, 2, ..., 12; raises InputError for anything else."""
+    first, dots, last = text.partition("..")
+    if not (dots and first.strip().isdigit() and last.strip().isdigit() and 1 <= int(first) <= int(last)):
+        raise InputError(f"--sweep {text}: say a range such as 1..12")
+    return range(int(first), int(last) + 1)

@@ -1,0 +1,131 @@
+"""The prediction against the clock: the pruned network and the one it was cut from, timed in one session.
+
+    ratio  = median of the pruned network / median of the whole one, measured now, interleaved
+    error  = ratio / predicted ratio - 1
+
+A target relative to the whole network (0.8x) is judged on the ratio. A target in milliseconds is judged twice, and the
+worse verdict counts: on the median as measured now, which is what the user asked for, and on the ratio times the whole
+network's latency in the table. A machine's speed drifts by several percent between sessions; a fast moment alone must
+not make a promise that the next one breaks, and the table's session, longer and of more processes, is the second
+opinion on what the whole network takes.
+
+What a miss is short of comes back in the table's milliseconds, so that a search can ask for that much more and choose
+again (`missing_ms`).
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeres.bench.stage import measure
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import Record
+from edgeres.core.errors import InputError
+from edgeres.core.statistics import Interval, percentile_interval, ratio_interval
+from edgeres.prune.latency import Measure
+from edgeres.prune.latency_design import pooled
+from edgeres.prune.latency_table import LatencyTable, check_table, predicted_ms
+from edgeres.prune.shortened import as_run
+
+_COPIES = 3  # processes of each network: one start differs from the next by up to 1 %
+
+
+@dataclass(frozen=True)
+class Target:
+    """A latency to reach: milliseconds, or a share of the whole network's."""
+
+    value: float
+    is_ratio: bool
+
+    def ms(self, whole_ms: float) -> float:
+        """In milliseconds, where the whole network takes `whole_ms`."""
+        return self.value * whole_ms if self.is_ratio else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}x" if self.is_ratio else f"{self.value:g} ms"
+
+
+class Checked(Record):
+    """A pruned network re-measured; `error_percent` is positive where it is slower than predicted.
+
+    `table_whole_ms` is what the table says of the network it was cut from, `predicted_ms` of the pruned one; the
+    latencies and their ratio are of this session.
+    """
+
+    dropped: tuple[str, ...]
+    session: str
+    machine: str
+    whole_ms: Interval
+    pruned_ms: Interval
+    ratio: Interval
+    table_whole_ms: float
+    predicted_ms: Interval
+    predicted_ratio: float
+    error_percent: float
+    warnings: tuple[str, ...] = ()
+
+    def missing_ms(self, target: Target) -> float:
+        """What must be saved besides, in the table's milliseconds; 0 if the target is met."""
+        short = self.ratio.value * self.table_whole_ms - target.ms(self.table_whole_ms)
+        if not target.is_ratio:
+            now = (self.pruned_ms.value - target.value) / self.whole_ms.value * self.table_whole_ms
+            short = max(short, now)
+        return max(short, 0.0)
+
+    def line(self) -> str:
+        """The outcome for people."""
+        return (
+            f"measured {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} (95 %: {self.ratio.low:.3f} to"
+            f" {self.ratio.high:.3f}) of the {self.whole_ms.value:.3f} ms before; predicted"
+            f" {self.predicted_ratio:.3f}: off by {self.error_percent:+.1f} %"
+        )
+
+
+def target_from(text: str) -> Target:
+    """`3ms`, `3` or `0.8x`; raises InputError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|x)?\s*", text)
+    target = Target(float(match[1]), match[2] == "x") if match else None
+    if target is None or target.value <= 0 or (target.is_ratio and target.value >= 1):
+        raise InputError(f"--target-latency {text}: say milliseconds such as 3ms, or a share below 1 such as 0.8x")
+    return target
+
+
+def check_prediction(
+    pruned: Checkpoint, whole: Checkpoint, table: LatencyTable, *, folder: Path, measure: Measure = measure
+) -> Checked:
+    """Times `pruned` against `whole` under the table's conditions; throw-away files go into `folder`.
+
+    Raises InputError if the table is not of these networks.
+    """
+    check_table(table, whole.spec)
+    check_table(table, pruned.spec)
+    how = table.conditions
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".networks-", dir=folder) as name:
+        models = as_run([whole, pruned], Path(name), runtime=how.runtime, precision=how.precision, batch=how.batch)
+        session = measure([*models] * _COPIES, how.as_bench())
+    before, after = pooled(session.latencies[::2]), pooled(session.latencies[1::2])
+    ratio, predicted = ratio_interval(before, after), predicted_ms(table, pruned.spec.dropped)
+    table_whole = predicted_ms(table, whole.spec.dropped).value
+    return Checked(
+        dropped=_new(pruned, whole),
+        session=before.session,
+        machine=before.machine,
+        whole_ms=percentile_interval(before, 50),
+        pruned_ms=percentile_interval(after, 50),
+        ratio=ratio,
+        table_whole_ms=table_whole,
+        predicted_ms=predicted,
+        predicted_ratio=predicted.value / table_whole,
+        error_percent=100 * (ratio.value / (predicted.value / table_whole) - 1),
+        warnings=tuple(session.warnings[:1]),
+    )
+
+
+def _new(pruned: Checkpoint, whole: Checkpoint) -> tuple[str, ...]:
+    gone: Sequence[str] = whole.spec.dropped
+    return tuple(name for name in pruned.spec.dropped if name not in gone)

@@ -1,0 +1,141 @@
+"""Scores of sets of dropped modules, measured on a network: the `Evaluator` that a real search uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from edgeres.core.errors import StageError
+from edgeres.evaluate.subsets import PrefixCache, count, walk_subsets
+from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
+from edgeres.models.network import Network
+from edgeres.prune.journal import Journal, name_of
+from edgeres.prune.plan import Subset
+from edgeres.prune.scores import score_named
+
+_LOGITS_LIMIT_BYTES = 256 << 20
+Difference = tuple[Subset, Subset]
+
+
+class MeasuredEvaluator:
+    """Evaluates on whole batches: "the first 250 images" are the fewest batches that hold 250.
+
+    Every (set, batch) is computed once, whatever the order of calls, and is in the journal from then on. `advance` is
+    told the number of (set, image) pairs done, those found in the journal included.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        batches: Sequence[Batch],
+        *,
+        score: str = "kl",
+        cache_mib: float = 512,
+        journal: Journal | None = None,
+    ) -> None:
+        self._network, self._batches = network, batches
+        self._score, self._score_name = score_named(score), score
+        self._cache = PrefixCache(cache_mib, len(batches))
+        self._journal = journal or Journal()
+        self._logits: dict[tuple[Subset, int], Tensor] = {}
+        self._logits_bytes = 0
+        self._reported: set[tuple[Subset, int]] = set()
+        self.advance: Callable[[float], None] = lambda pairs: None
+
+    def __call__(self, sets: Sequence[Subset], *, images: int | None = None) -> list[float]:
+        """Scores on the first `images` images; raises StageError if one is not finite."""
+        upto = self._batches_for(images)
+        try:
+            for number in range(upto):
+                self._measure(sets, number)
+        finally:
+            self._journal.save()
+        return [self._checked(self._score(self._tally(subset, upto)), subset) for subset in sets]
+
+    def tally(self, subset: Subset) -> Tally:
+        """All that is known of a set, over all images (without the single images)."""
+        self([subset])
+        return self._tally(subset, len(self._batches))
+
+    @torch.inference_mode()
+    def predict(self, base: Subset, differences: Sequence[Difference], *, images: int | None) -> float:
+        """The score of `base`'s logits plus the mean difference of logits; of features: scores are added up."""
+        key = "; ".join(name_of(subset) for subset in (base, *(s for pair in differences for s in pair)))
+        key = f"{self._batches_for(images)} {key}"
+        if key not in self._journal.predicted:
+            add = self._sum_of_scores if self._score_name == "feature" else self._score_of_logits
+            self._journal.predicted[key] = add(base, differences, images)
+        return self._journal.predicted[key]
+
+    def _sum_of_scores(self, base: Subset, differences: Sequence[Difference], images: int | None) -> float:
+        rises = [larger - smaller for larger, smaller in (self(list(pair), images=images) for pair in differences)]
+        return self([base], images=images)[0] + math.fsum(rises) / len(rises)
+
+    def _score_of_logits(self, base: Subset, differences: Sequence[Difference], images: int | None) -> float:
+        tally = Tally()
+        for number in range(self._batches_for(images)):
+            sets = {base, *(subset for pair in differences for subset in pair)}
+            logits = self._logits_of(sets, number)
+            rises = [logits[larger] - logits[smaller] for larger, smaller in differences]
+            total = logits[base] + torch.stack(rises).mean(0)
+            tally.add(total, self._batches[number].labels, self._batches[number].reference)
+        return self._score(tally)
+
+    def _measure(self, sets: Sequence[Subset], number: int) -> None:
+        """Fills in the sums of one batch; batches are always filled in order."""
+        batch, sums = self._batches[number], self._journal.sums
+        new = [subset for subset in sets if len(sums.get(subset, ())) <= number]
+        self._report(sets, number)
+        for subset, features in walk_subsets(self._network, batch.images, new, self._cache.of(number)):
+            self._record(subset, number, features)
+            self._report([subset], number)
+            self._journal.save_if_due()
+
+    def _report(self, sets: Sequence[Subset], number: int) -> None:
+        """Tells `advance` of what is known by now, each (set, batch) once."""
+        known = {(subset, number) for subset in sets if len(self._journal.sums.get(subset, ())) > number}
+        self.advance(len(known - self._reported) * len(self._batches[number].labels))
+        self._reported |= known
+
+    @torch.inference_mode()
+    def _record(self, subset: Subset, number: int, features: Tensor) -> None:
+        logits = self._network.classify(features)
+        tally = Tally()
+        count(tally, self._batches[number], features, logits)
+        self._journal.sums.setdefault(subset, []).append(tally.sums)
+        self._keep(subset, number, logits)
+
+    def _keep(self, subset: Subset, number: int, logits: Tensor) -> None:
+        size = logits.numel() * logits.element_size()
+        if self._logits_bytes + size <= _LOGITS_LIMIT_BYTES:
+            self._logits[subset, number] = logits
+            self._logits_bytes += size
+
+    def _logits_of(self, sets: set[Subset], number: int) -> dict[Subset, Tensor]:
+        """Kept logits, or computed again: after a resumption the journal has sums only."""
+        found = {subset: self._logits[subset, number] for subset in sets if (subset, number) in self._logits}
+        images, missing = self._batches[number].images, sorted(sets - found.keys(), key=name_of)
+        for subset, features in walk_subsets(self._network, images, missing, self._cache.of(number)):
+            found[subset] = self._network.classify(features)
+            self._keep(subset, number, found[subset])
+        return found
+
+    def _batches_for(self, images: int | None) -> int:
+        seen = 0
+        for number, batch in enumerate(self._batches, start=1):
+            seen += len(batch.labels)
+            if images is not None and seen >= images:
+                return number
+        return len(self._batches)
+
+    def _tally(self, subset: Subset, upto: int) -> Tally:
+        return tally_from_sums(self._journal.sums[subset][:upto])
+
+    def _checked(self, score: float, subset: Subset) -> float:
+        if not math.isfinite(score):
+            without = ", ".join(sorted(subset)) or "any lesion"
+            raise StageError(f"prune: without {without} the network gives a {self._score_name} that is not finite")
+        return score

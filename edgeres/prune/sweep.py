@@ -1,0 +1,162 @@
+"""`edgeres prune --sweep 1..12`: accuracy and latency for every number of modules, from one search.
+
+    sweep.json              a `Sweep`
+    sweep.csv, sweep.svg    its table and its picture
+    drop-04.safetensors     the network without four modules, trained back if asked for; and so on
+
+The sets are chosen on train and judged on val; latencies come from one interleaved session at the end. What is done
+of an interrupted sweep lies beside the checkpoints (drop-04.json) and is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeres.core.artifacts import Checkpoint, SweepFile
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import EdgeresError
+from edgeres.core.figures import figure_file
+from edgeres.core.files import write_text
+from edgeres.core.metrics import Latency, paired_difference
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.statistics import percentile_interval, ratio_interval
+from edgeres.prune.choice import JOURNAL_NAME, chosen_levels
+from edgeres.prune.config import SweepConfig, counts_from
+from edgeres.prune.cutting import cut, cut_and_recovered
+from edgeres.prune.sweep_record import Judged, Sweep, SweepRow
+from edgeres.prune.sweep_view import csv_of, draw, lines_of
+
+if TYPE_CHECKING:
+    from edgeres.data import Dataset
+    from edgeres.prune.plan import Found
+
+log = logging.getLogger(__name__)
+
+
+def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult[SweepFile]:
+    """Writes out_dir/sweep.json; raises InputError if the range goes beyond the modules there are."""
+    from edgeres.data import dataset_for
+
+    recorder = Recorder("sweep", config, source)
+    config.check()
+    counts = counts_from(config.sweep)
+    dataset = dataset_for(source.spec, config.data or "", download=config.download)
+    levels = chosen_levels(source, config, counts[-1], out_dir)
+    whole = _whole_row(source, dataset, out_dir)
+    rows = [whole, *(_row(source, levels[count], config, dataset, out_dir) for count in counts)]
+    latencies = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
+    result = _with_latencies(source, config, rows, latencies)
+    output = SweepFile(out_dir / "sweep.json")
+    write_text(out_dir / "sweep.csv", csv_of(result))
+    with figure_file(out_dir / "sweep.svg") as axes:
+        draw(axes, result)
+    write_text(output.path, result.model_dump_json(indent=1) + "\n")
+    for left in (*out_dir.glob("drop-*.json"), out_dir / "whole.npy", out_dir / JOURNAL_NAME):
+        left.unlink()
+    recorder.results["rows"] = [row.model_dump(mode="json") for row in result.rows]
+    beside = "its picture, its table and the networks lie beside it, .svg, .csv and drop-NN.safetensors"
+    recorder.notes += [*lines_of(result), beside]
+    return StageResult(output, recorder.finish(output))
+
+
+def _whole_row(source: Checkpoint, dataset: Dataset, out_dir: Path) -> SweepRow:
+    return _kept(
+        out_dir / "drop-00.json",
+        lambda: SweepRow(
+            count=0,
+            dropped=(),
+            score=None,
+            params=source.card.cost.params,
+            macs=source.card.cost.macs,
+            checkpoint=str(source.path),
+            bare=_judged(source, dataset, out_dir),
+        ),
+    )
+
+
+def _row(source: Checkpoint, found: Found, config: SweepConfig, dataset: Dataset, out_dir: Path) -> SweepRow:
+    count = len(found.dropped)
+    name = f"drop-{count:02}"
+
+    def made() -> SweepRow:
+        log.info("sweep: without %s", ", ".join(found.dropped))
+        path = out_dir / f"{name}.safetensors"
+        checkpoint = cut(source, found.dropped, path)
+        bare = _judged(checkpoint, dataset, out_dir)
+        recovered = None
+        if config.recover:
+            checkpoint = cut_and_recovered(source, found.dropped, config, path).output
+            recovered = _judged(checkpoint, dataset, out_dir)
+        return SweepRow(
+            count=count,
+            dropped=found.dropped,
+            score=found.score,
+            params=checkpoint.card.cost.params,
+            macs=checkpoint.card.cost.macs,
+            checkpoint=path.name,
+            bare=bare,
+            recovered=recovered,
+        )
+
+    return _kept(out_dir / f"{name}.json", made)
+
+
+def _kept(path: Path, made: Callable[[], SweepRow]) -> SweepRow:
+    """The row in `path` if an interrupted call left it, otherwise made now and written there."""
+    try:
+        return record_from_json(SweepRow, path)
+    except EdgeresError:
+        row = made()
+        write_text(path, row.model_dump_json(indent=1) + "\n")
+        return row
+
+
+def _judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path) -> Judged:
+    """Accuracy on val; predictions of the whole network, the first one judged, stay for the pairing."""
+    import numpy as np
+
+    from edgeres.evaluate.accuracy import accuracy_of
+
+    whole, mine = out_dir / "whole.npy", out_dir / "last.npy"
+    target = mine if whole.is_file() else whole
+    accuracy = accuracy_of(checkpoint, dataset, out=target)
+    right = [pairs[:, 0] == pairs[:, 1] for pairs in (np.load(whole), np.load(target))]
+    mine.unlink(missing_ok=True)
+    change, half = paired_difference(*right)
+    return Judged(
+        accuracy=accuracy.model_copy(update={"predictions": None}),
+        change_points=100 * change,
+        half_width_points=100 * half,
+    )
+
+
+def _timed(checkpoints: Sequence[Checkpoint], out_dir: Path) -> tuple[Latency, ...]:
+    from edgeres.bench.stage import BenchConfig, measure
+    from edgeres.prune.shortened import as_run
+
+    with tempfile.TemporaryDirectory(prefix=".networks-", dir=out_dir) as name:
+        models = as_run(checkpoints, Path(name), runtime="ort", precision="fp32", batch=1)
+        return measure(models, BenchConfig()).latencies
+
+
+def _with_latencies(
+    source: Checkpoint, config: SweepConfig, rows: Sequence[SweepRow], latencies: Sequence[Latency]
+) -> Sweep:
+    whole = latencies[0]
+    timed = tuple(
+        row.model_copy(update={"latency_ms": percentile_interval(latency, 50), "ratio": ratio_interval(whole, latency)})
+        for row, latency in zip(rows, latencies, strict=True)
+    )
+    return Sweep(
+        model_sha256=source.sha256,
+        recover=config.recover,
+        runtime=whole.runtime,
+        machine=whole.machine,
+        batch=whole.batch,
+        threads=whole.threads,
+        rows=timed,
+    )

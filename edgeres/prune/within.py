@@ -1,0 +1,157 @@
+"""As many modules as can go while no more than so many points of accuracy are lost, after the recovery asked for.
+
+The loss is judged on train images that were neither chosen nor recovered on, paired with the whole network. It is
+taken to rise with the number of modules: numbers are doubled until the loss is passed, then halved in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.files import write_text
+from edgeres.core.metrics import paired_difference
+from edgeres.core.stage import Recorder
+from edgeres.prune.choice import Chooser
+from edgeres.prune.config import PruneConfig
+from edgeres.prune.cutting import Cut, cut_and_recovered
+from edgeres.prune.goals import count_goal
+from edgeres.prune.plan import Searched
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeres.data import Dataset
+
+log = logging.getLogger(__name__)
+_MOST_IMAGES = 5000
+_FEWEST_IMAGES = 200  # one of them is half a point
+
+
+class Try(Record):
+    """One number of modules: what it cost, in points, with the half-width of the paired 95 % interval."""
+
+    count: int
+    dropped: tuple[str, ...]
+    lost_points: float
+    half_width_points: float
+    recovery: dict[str, Any] = Field(default_factory=dict)
+
+
+def within_loss(
+    source: Checkpoint, config: PruneConfig, chooser: Chooser, *, recorder: Recorder, path: Path
+) -> tuple[Searched, Cut]:
+    """The largest number of modules that costs no more than `config.max_loss`; raises InputError if one is too many."""
+    assert config.max_loss is not None
+    judge = _Judge(source, chooser, config, path.parent)
+    best = _largest(judge, config.max_loss, len(chooser.candidates))
+    tries = [judge.tries[count] for count in sorted(judge.tries)]
+    recorder.results["tries"] = [one.model_dump(mode="json") for one in tries]
+    if best == 0:
+        raise InputError(
+            f"--max-loss {config.max_loss:g}: dropping {tries[0].dropped[0]} alone costs {tries[0].lost_points:.2f}"
+            f" points ({judge.images:,} train images); allow more, or recover longer"
+        )
+    one = judge.tries[best]
+    recorder.notes.append(
+        f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} points on {judge.images:,} train"
+        f" images neither chosen nor recovered on; --max-loss {config.max_loss:g}"
+    )
+    found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
+    return found, judge.finish(best, path)
+
+
+def _largest(judge: _Judge, most: float, modules: int) -> int:
+    low, high = 0, 1
+    while high <= modules and judge.lost(high) <= most:
+        low, high = high, 2 * high
+    high = min(high, modules + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if judge.lost(middle) <= most else (low, middle)
+    return low
+
+
+class _Judge:
+    """Cuts, recovers and judges one number of modules after another; each lies in a file until `finish`."""
+
+    def __init__(self, source: Checkpoint, chooser: Chooser, config: PruneConfig, out_dir: Path) -> None:
+        self._source, self._chooser, self._config, self._out_dir = source, chooser, config, out_dir
+        self._cuts: dict[int, Cut] = {}
+        self.tries: dict[int, Try] = {}
+        self._dataset = _unused(chooser)
+        self.images = len(self._dataset.train)
+        self._whole = self._right(source)
+
+    def lost(self, count: int) -> float:
+        """Points lost without the best `count` modules."""
+        if count not in self.tries:
+            dropped = self._chooser.choose(count_goal(count, self._chooser.candidates, self._source.spec)).best.dropped
+            self.tries[count] = self._kept(count, dropped)
+            log.info("%d modules: %.2f points", count, self.tries[count].lost_points)
+        return self.tries[count].lost_points
+
+    def finish(self, count: int, path: Path) -> Cut:
+        """The result at `path`; the other tries are removed."""
+        cut = self._cuts[count]
+        cut.output.path.replace(path)
+        for left in self._out_dir.glob("try-*"):
+            left.unlink()
+        return replace(cut, output=Checkpoint(path))
+
+    def _path(self, count: int) -> Path:
+        return self._out_dir / f"try-{count:02}.safetensors"
+
+    def _kept(self, count: int, dropped: tuple[str, ...]) -> Try:
+        """What an interrupted call left of this try, or the try made now."""
+        path, record = self._path(count), self._path(count).with_suffix(".json")
+        with contextlib.suppress(EdgeresError):
+            known = record_from_json(Try, record)
+            if known.dropped == dropped and path.is_file():
+                self._cuts[count] = Cut(Checkpoint(path), known.recovery)
+                return known
+        self._cuts[count] = cut = cut_and_recovered(self._source, dropped, self._config, path)
+        change, half = paired_difference(list(self._whole), list(self._right(cut.output)))
+        lost = Try(
+            count=count,
+            dropped=dropped,
+            lost_points=-100 * change,
+            half_width_points=100 * half,
+            recovery=cut.recovery,
+        )
+        write_text(record, lost.model_dump_json() + "\n")
+        return lost
+
+    def _right(self, checkpoint: Checkpoint) -> NDArray[np.bool_]:
+        import torch
+
+        from edgeres.models.fold import load_folded
+
+        network, split = load_folded(checkpoint), self._dataset.train
+        with torch.inference_mode():
+            right = [
+                network(torch.from_numpy(images)).argmax(1).numpy() == labels
+                for images, labels in split.batches(checkpoint.spec, self._config.batch)
+            ]
+        return np.concatenate(right)
+
+
+def _unused(chooser: Chooser) -> Dataset:
+    """The data set, its train split cut down to images that nothing else looks at."""
+    train, used = chooser.dataset.train, set(chooser.sample.ids)
+    left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
+    if len(left) < _FEWEST_IMAGES:
+        raise InputError(
+            f"--max-loss is judged on train images not used otherwise: {len(left)} of {len(train)} are left,"
+            f" {_FEWEST_IMAGES} are needed; lower --images ({len(used)} used)"
+        )
+    return replace(chooser.dataset, train=left.sample(min(_MOST_IMAGES, len(left)), 0))

@@ -1,0 +1,27 @@
+"""A bar is drawn on a terminal only, and costs nothing elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from edgeres.core.progress import bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stderr", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
+def test_a_bar_counts_towards_what_is_expected(stderr, monkeypatch):
+    monkeypatch.setattr("sys.stderr", stderr)
+    with bar("choosing") as progress:
+        progress.expect(100)
+        progress.advance(40)
+        progress.expect(80)
+        progress.advance(40)
+    shown = stderr.getvalue()
+    assert ("choosing" in shown and "100%" in shown) == stderr.isatty()
+    assert bool(shown) == stderr.isatty()

@@ -3,6 +3,7 @@
     python tools/readme_tables.py                          rewrites the tables from tools/results/*.json
     python tools/readme_tables.py --check                  exits with 1 if the README says something else
     python tools/readme_tables.py --keep runs/demo demo    stores a run's figures as tools/results/demo.json first
+    python tools/readme_tables.py --keep-study FILE NAME   stores what a study found in tools/results/studies.json first
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -13,6 +14,9 @@ import argparse
 import re
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import pruning_tables
 
 from edgeres.core.config import record_from_json
 from edgeres.core.files import write_text
@@ -40,9 +44,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--keep", nargs=2, metavar=("RUN", "NAME"))
+    parser.add_argument("--keep-study", nargs=2, metavar=("FILE", "NAME"))
     options = parser.parse_args()
     if options.keep:
         keep(Path(options.keep[0]), options.keep[1])
+    if options.keep_study:
+        pruning_tables.keep_study(Path(options.keep_study[0]), options.keep_study[1])
     old = README.read_text(encoding="utf-8")
     new = with_tables(old)
     if options.check:
@@ -67,6 +74,8 @@ def keep(run: Path, name: str) -> None:
 
 def table_of(name: str) -> str:
     """Markdown of tools/results/NAME.json, with the conditions of the figures below."""
+    if (known := pruning_tables.lines_of(name)) is not None:
+        return "\n".join(known) + "\n"
     summary = record_from_json(RunSummary, RESULTS / f"{name}.json")
     lines = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
     lines += ["| " + " | ".join(cells_of(row)) + " |" for row in summary.rows]

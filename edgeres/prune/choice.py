@@ -103,6 +103,18 @@ class Chooser:
 
         return load_folded(self._source)
 
+    @property
+    def _lesioned(self) -> Network:
+        """The network whose modules are left out; the whole one stays the reference."""
+        import torch
+
+        from edgeres.models.weights import load_network
+        from edgeres.prune.scores import with_batch_statistics
+
+        if self._config.ranks_by != "adaptive":
+            return self._network
+        return with_batch_statistics(load_network(self._source)).to(memory_format=torch.channels_last)
+
     @cached_property
     def _batches(self) -> list[Batch]:
         import torch
@@ -114,7 +126,7 @@ class Chooser:
             (torch.from_numpy(images), torch.from_numpy(labels))
             for images, labels in part.batches(self._source.spec, self._config.batch)
         ]
-        return reference_batches(self._network, pairs, features=self._config.score == "feature")
+        return reference_batches(self._network, pairs, features=self._config.ranks_by == "feature")
 
     @cached_property
     def _evaluator(self) -> MeasuredEvaluator:
@@ -123,10 +135,10 @@ class Chooser:
         from edgeres.prune.scores import SCORES
 
         self._out_dir.mkdir(parents=True, exist_ok=True)
-        score = self._config.score if self._config.score in SCORES else _RANK_BY
+        score = self._config.ranks_by if self._config.ranks_by in SCORES else _RANK_BY
         journal = Journal(self._out_dir / JOURNAL_NAME, self._key())
         return MeasuredEvaluator(
-            self._network, self._batches, score=score, cache_mib=self._config.cache_mib, journal=journal
+            self._lesioned, self._batches, score=score, cache_mib=self._config.cache_mib, journal=journal
         )
 
     def _key(self) -> str:
@@ -134,7 +146,7 @@ class Chooser:
         from edgeres.data import data_fingerprint
 
         config = self._config
-        numbers = (config.images, config.choose_on, config.seed, config.batch, config.score)
+        numbers = (config.images, config.choose_on, config.seed, config.batch, config.ranks_by)
         parts = [self._source.sha256, data_fingerprint(config.data or ""), *numbers]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -147,7 +159,7 @@ class Chooser:
         from edgeres.prune.practise import recoverability
         from edgeres.prune.scores import CRITERIA
 
-        name, config = self._config.score, self._config
+        name, config = self._config.ranks_by, self._config
         if name == "practise":
             images = torch.cat([batch.images for batch in self._batches])
             network = load_network(self._source)
@@ -166,7 +178,7 @@ def chosen_levels(source: Checkpoint, config: ChoiceConfig, most: int, out_dir: 
     found = {len(level.dropped): level for level in chooser.choose(goal).levels}
     if missing := [size for size in range(1, most + 1) if size not in found]:
         raise InputError(
-            f"--score {config.score} ranks modules once: sweep with kl, loss, accuracy or feature ({missing})"
+            f"--score {config.ranks_by} ranks modules once: sweep with kl, loss, accuracy or feature ({missing})"
         )
     return found
 
@@ -174,7 +186,7 @@ def chosen_levels(source: Checkpoint, config: ChoiceConfig, most: int, out_dir: 
 def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:
     """What was chosen and what independent ranking would have, both on the images chosen on."""
     return {
-        "score_name": config.score,
+        "score_name": config.ranks_by,
         "score": found.best.score,
         "points": _points(chooser, found.best),
         "independent": {

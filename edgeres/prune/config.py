@@ -11,7 +11,9 @@ from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.prune.recover import Method, RecoverConfig
 
-Score = Literal["kl", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random", "practise"]
+Score = Literal[
+    "kl", "adaptive", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random", "practise"
+]
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 _FEWEST_IMAGES = 16
 
@@ -25,7 +27,9 @@ class ChoiceConfig(Config):
     data: str | None = Field(None, description="digits, cifar10, folder:PATH, package.module:function")
     images: int = Field(2000, gt=0, description="of train, to choose and to recover on; all if there are fewer")
     choose_on: int = Field(1000, gt=0, description="of these images, to choose on")
-    score: Score = Field("kl", description="what a set costs: kl and feature need no labels")
+    score: Score | None = Field(
+        None, description="what a set costs; default: adaptive if --recover follows, else kl; both need no labels"
+    )
     search: Literal["beam", "greedy", "independent", "exhaustive"] = Field("beam", description="how sets are tried")
     width: int = Field(4, ge=1, description="sets the beam carries from one size to the next")
     swaps: bool = Field(True, description="exchange modules in the found set while that helps")
@@ -48,6 +52,11 @@ class ChoiceConfig(Config):
             raise InputError(
                 f"{min(self.images, self.choose_on)} images are too few to choose on: --images {_FEWEST_IMAGES} or more"
             )
+
+    @property
+    def ranks_by(self) -> Score:
+        """The score: what is left as it is, is judged as it is."""
+        return self.score or ("adaptive" if self.recover else "kl")
 
     def recovery(self, teacher: Path | None = None) -> RecoverConfig:
         """What `recover` is asked for after dropping; everything not named here as `edgeres recover` has it."""

@@ -4,6 +4,10 @@ SCORES      score(S) of a measured set, lower is better; what a search minimises
 CRITERIA    criterion(module), lower goes first; computed once for the network as it is, each module by itself
 
     kl          mean over images of KL(p_whole || p_without S), nats; needs no labels
+    adaptive    kl with batch norms that use the statistics of the batch at hand: what a recovery will make of it.
+                Adaptive batch norm of Li et al. 2020 (EagleEye), arXiv 2007.02491. Over 14 sets of 4 of the milder
+                modules of ResNet-56 the rank correlation with the KL after 56 steps of recovery was 0.77 for this
+                score and -0.17 for kl (1,000 images to choose on, 2,000 other train images to judge on)
     loss        mean cross-entropy without S
     accuracy    share of wrong first guesses; among equals the lower loss
     feature     |f_without S - f_whole|^2 / |f_whole|^2, f the map before pooling; needs no labels
@@ -23,7 +27,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeres.core.names import lookup
 from edgeres.evaluate.tally import Batch, Tally
@@ -89,8 +93,17 @@ def random_order(network: Network, batches: Sequence[Batch], candidates: Sequenc
     return dict(zip(candidates, drawn.tolist(), strict=True))
 
 
+def with_batch_statistics(network: Network) -> Network:
+    """`network`, its batch norms changed in place to normalise with the batch they see and to remember nothing."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean = module.running_var = None
+    return network
+
+
 SCORES: dict[str, Score] = {
     "kl": lambda tally: tally.kl,
+    "adaptive": lambda tally: tally.kl,
     "loss": lambda tally: tally.loss,
     "accuracy": _accuracy,
     "feature": lambda tally: tally.feature,

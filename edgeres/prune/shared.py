@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 def shared_count(student: Network, weights: Weights, names: Iterable[str], stem: set[str]) -> int:
     """How many of the leading original modules `names` are equal in `student` and the teacher's `weights`.
 
-    0 if the stem differs, or if all are equal: then nothing was dropped, and all may learn.
+    0 if the stem differs, or if nothing is left behind the shared part that could learn: then all may.
     """
     own = student.state_dict()
     if any(not _is_same(own, weights, name) for name in stem):
@@ -28,7 +28,8 @@ def shared_count(student: Network, weights: Weights, names: Iterable[str], stem:
     order = list(names)
     for count, name in enumerate(order):
         if not _is_same(own, weights, name):
-            return count
+            behind = any(key.startswith(f"{later}.") for later in order[count:] for key in own)
+            return count if behind else 0
     return 0
 
 

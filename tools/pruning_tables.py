@@ -1,0 +1,172 @@
+"""The README's tables on choosing, recovering and studying, each from its file in tools/results."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeres.core.config import record_from_json
+from edgeres.prune.sweep_record import Sweep
+
+TOOLS = Path(__file__).parent
+RESULTS = TOOLS / "results"
+Lines = list[str]
+
+
+def lines_of(name: str) -> Lines | None:
+    """The table called `name` as Markdown lines; None if it is not one of these."""
+    return TABLES[name]() if name in TABLES else None
+
+
+def keep_study(path: Path, name: str) -> None:
+    """Adds what a study.json (or a lesion's report) says to tools/results/studies.json."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    study = content if "verdict" in content else content["results"]
+    wanted = ("claim", "source", "verdict", "because", "setting", "data", "n", "seeds", "networks")
+    known = _json("studies") if (RESULTS / "studies.json").is_file() else {}
+    known[name] = {key: study[key] for key in wanted if key in study}
+    (RESULTS / "studies.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def search_table() -> Lines:
+    """What the search finds and what it costs."""
+    content = _json("search")
+    lesion, cost, cases = content["lesion"], content["cost"], content["exhaustive"]["cases"]
+    lines = _head(
+        "set of 4 of ResNet-56", "KL, images chosen on", "KL, other train images", "top-1 there, %", "dropped"
+    )
+    for name, row in cost["sets"].items():
+        chosen, other = row["chosen_on"], row["held_out"]
+        names = ", ".join(row["dropped"])
+        lines.append(_row(name, f"{chosen['kl']:.4f}", f"{other['kl']:.4f}", f"{100 * other['top1']:.2f}", names))
+    lines += [
+        "",
+        *_head("against all sets", "sets", "rank", "loss over the best set's", "evaluated", "independent rank"),
+    ]
+    for name, row in cases.items():
+        gap, share = f"{100 * row['loss_gap']:+.2f} %", f"{row['evaluated']} ({100 * row['evaluated_share']:.1f} %)"
+        lines.append(_row(name, f"{row['sets']:,}", str(row["rank"]), _minus(gap), share, str(row["independent_rank"])))
+    about = (
+        f"{cost['images']:,} train images to choose on, {cost['held_out_images']:,} others. The beam takes"
+        f" {cost['ratio']:.2f} of the wall time of the naive greedy ({cost['naive_passes']} full passes, stage-first"
+        f" modules left out), {cost['passes']:.1f} passes' worth of images. All {lesion['passes'] - 1} lesions of"
+        f" {lesion['images']:,} images take {lesion['ratio']:.2f} of the time of {lesion['passes']} plain passes,"
+        f" logits differ by at most {lesion['max_logit_difference']:.1g}. {cost['threads']} thread(s), torch"
+        f" {cost['torch']}; ratios within one run: `python tools/search_figures.py`."
+    )
+    return [*lines, "", about]
+
+
+def latency_table() -> Lines:
+    """Targets, what was predicted and what the clock said."""
+    content = _json("latency")
+    lines = _head("`--target-latency`", "dropped", "predicted", "measured again", "95 %", "prediction off by", "met")
+    for row in content["targets"]:
+        ratio, met = row["ratio"], "yes" if row["missing_ms"] == 0 else f"missed by {row['missing_ms']:.3f} ms"
+        interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}"
+        figures = (f"{row['predicted_ratio']:.3f}", f"{ratio['value']:.3f}", interval, f"{row['error_percent']:+.1f} %")
+        lines.append(_row(row["target"], str(len(row["dropped"])), *map(_minus, figures), met))
+    subsets, how = content["subsets"], content["conditions"]
+    about = (
+        f"Latency over the whole network's. {len(subsets['rows'])} random sets of 2 to 12 modules were predicted within"
+        f" {subsets['rms_percent']:.1f} % (root mean square; at most {subsets['largest_percent']:.1f} %),"
+        f" {subsets['inside_interval']} inside their 95 % interval. ResNet-56, {how['runtime']}, batch {how['batch']},"
+        f" {how['threads']} threads, {how['machine']}: `python tools/latency_figures.py`."
+    )
+    return [*lines, "", about]
+
+
+def sweep_table() -> Lines:
+    """One row for each number of modules."""
+    found = record_from_json(Sweep, RESULTS / "sweep.json")
+    lines = _head("dropped", "top-1 %, not recovered", "top-1 %, recovered", "against the whole", "latency", "MACs")
+    for row in found.rows:
+        final, ratio = row.final, row.ratio
+        change = f"{final.change_points:+.2f} ± {final.half_width_points:.2f}" if row.count else ""
+        bare, top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, final))
+        time = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
+        lines.append(_row(str(row.count), bare, top1, _minus(change), time, f"{row.macs / 1e6:.1f} M"))
+    accuracy = found.rows[0].bare.accuracy
+    about = (
+        f"Recovered by {', '.join(found.recover)}. {accuracy.dataset} val, n = {accuracy.n:,}, changes paired."
+        f" Latency over the whole network's, {found.runtime}, batch {found.batch}, {found.threads} threads,"
+        f" {found.machine}."
+    )
+    return [*lines, "", about]
+
+
+def recover_table() -> Lines:
+    """Accuracy after minutes of recovery."""
+    from recover_figures import Lines as Content
+    from recover_figures import table_of
+
+    return [*table_of(record_from_json(Content, RESULTS / "recover.json"))]
+
+
+def practise_table() -> Lines:
+    """Against PRACTISE's rule."""
+    from practise_figures import Results, table_of
+
+    results = record_from_json(Results, RESULTS / "practise.json")
+    how = results.settings
+    n, seeds = max(cell.n for cell in results.cells), len(how.seeds)
+    about = (
+        f"Points of top-1 lost against the whole network, mean over {seeds} seeds ± 95 % by image, n = {n:,}."
+        f" `practise`: the lowest recoverabilities, {how.iterations} adaptor steps a module, then mimicking; `mixed`:"
+        f" the same modules, our recovery; `ours`: the conditional choice, our recovery. {how.images:,} unlabelled"
+        f" images, {how.epochs} epochs of recovery at most for each: `python tools/practise_figures.py`."
+    )
+    return [*map(_minus, table_of(results)), "", about]
+
+
+def channels_table() -> Lines:
+    """Against Torch-Pruning."""
+    from channels_report import Results, table_of
+
+    return table_of(record_from_json(Results, RESULTS / "channels.json"))
+
+
+def studies_table() -> Lines:
+    """The claims and what the runs say of them."""
+    lines = _head("study", "claim", "this run", "why")
+    for name, study in _json("studies").items():
+        source = f" ({study['source']})" if "source" in study else ""
+        lines.append(_row(f"`{name}`", study["claim"] + source, study["verdict"], study["because"]))
+    return lines
+
+
+TABLES: dict[str, Callable[[], Lines]] = {
+    "search": search_table,
+    "latency": latency_table,
+    "sweep": sweep_table,
+    "recover": recover_table,
+    "practise": practise_table,
+    "channels": channels_table,
+    "studies": studies_table,
+}
+
+
+def _json(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _head(*titles: str) -> Lines:
+    return [_row(*titles), "|" + " --- |" * len(titles)]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _minus(text: str) -> str:
+    """A true minus before numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+
+
+if str(TOOLS) not in sys.path:
+    sys.path.append(str(TOOLS))

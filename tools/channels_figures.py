@@ -198,7 +198,12 @@ class Study:
         return self._candidate(path, "modules", dropped=output.spec.dropped)
 
     def _choice(self, count: int) -> PruneConfig:
-        options = {"drop": count, "data": self.settings.data, "images": self.settings.choose_images}
+        options = {
+            "drop": count,
+            "score": "adaptive",
+            "data": self.settings.data,
+            "images": self.settings.choose_images,
+        }
         return config_from(PruneConfig, options, "prune")
 
     def _thinned(self) -> list[Path]:

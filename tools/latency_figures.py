@@ -51,11 +51,14 @@ def main() -> None:
     source = Checkpoint(options.checkpoint)
     path = options.table or measured_table(source, options)
     table = latency_table_from(path)
-    found: dict[str, Any] = {"table": summary_of(table), "subsets": subset_figures(source, table, options)}
-    if options.data:
-        found["targets"] = [target_figures(source, path, text, options) for text in TARGETS]
     conditions = {"machine": table.machine, "runtime": table.runtime, **table.conditions.model_dump(mode="json")}
-    write_text(RESULTS, json.dumps({"conditions": conditions, **found}, indent=1) + "\n")
+    found: dict[str, Any] = {"conditions": conditions, "table": summary_of(table)}
+    found["subsets"] = subset_figures(source, table, options)
+    found["targets"] = []
+    for text in TARGETS if options.data else ():
+        found["targets"].append(target_figures(source, path, text, options))
+        write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+    write_text(RESULTS, json.dumps(found, indent=1) + "\n")
 
 
 def measured_table(source: Checkpoint, options: argparse.Namespace) -> Path:

@@ -7,7 +7,7 @@ For every number of modules k and every seed (which picks the images, their orde
 
     practise   the k lowest recoverability scores, each module judged alone; then mimicking, all of the network learns
     mixed      the same modules; then our recovery: mimicking and distillation of what comes after the first gap
-    ours       the modules `edgeres prune --drop k` chooses; then our recovery
+    ours       the modules `edgeres prune --drop k --score adaptive` chooses; then our recovery
 
 mixed - practise is what the recovery gives, ours - mixed what the choice gives. No label is read but to report top-1
 on val. Written to --out after every cell; the same call goes on where it stopped.
@@ -123,9 +123,9 @@ class Study:
         """Every cell that is not there yet."""
         if not self.results.whole_right:
             self._keep(whole_right=self._right(self.whole))
-        for seed in self.settings.seeds:
-            for drop in self.settings.drops:
-                for arm in ARMS:
+        for arm in ("practise", "ours", "mixed"):
+            for seed in self.settings.seeds:
+                for drop in self.settings.drops:
                     if not any((cell.arm, cell.drop, cell.seed) == (arm, drop, seed) for cell in self.results.cells):
                         cell = self._cell(arm, drop, seed)
                         self._keep(cells=(*self.results.cells, cell))
@@ -152,7 +152,7 @@ class Study:
         folder = self.work / f"k{drop}-seed{seed}-{arm}"
         common = {"data": self.settings.data, "images": self.settings.images, "seed": seed}
         if arm == "ours":
-            goal: dict[str, object] = {"drop": drop, "choose_on": self.settings.images}
+            goal: dict[str, object] = {"drop": drop, "choose_on": self.settings.images, "score": "adaptive"}
         else:
             goal = {"modules": lowest(self._scores(seed), drop)}
         pruned = prune(self.whole, config_from(PruneConfig, common | goal, "prune"), folder / "pruned").output

@@ -34,8 +34,8 @@ PLAN: tuple[dict[str, Any], ...] = (
     {"drop": 4},
     _MIMIC,
     _NINE,
-    *({**_MIMIC, "seed": seed} for seed in (1, 2)),
     _BOTH,
+    *({**_MIMIC, "seed": seed} for seed in (1, 2)),
     {"drop": 9},
 )
 

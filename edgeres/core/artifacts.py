@@ -182,7 +182,7 @@ class LesionTableFile(Artifact):
 
 @dataclass(frozen=True)
 class LatencyTableFile(Artifact):
-    """What each module costs on one runtime; its content is `edgeres.prune.latency.LatencyTable`."""
+    """What each module costs on one runtime; its content is `edgeres.prune.latency_table.LatencyTable`."""
 
     suffix: ClassVar[str] = ".json"
 
@@ -196,7 +196,7 @@ class StudyFile(Artifact):
 
 @dataclass(frozen=True)
 class SweepFile(Artifact):
-    """Accuracy and latency for each number of modules; its content is `edgeres.prune.sweep.Sweep`."""
+    """Accuracy and latency for each number of modules; its content is `edgeres.prune.sweep_record.Sweep`."""
 
     suffix: ClassVar[str] = ".json"
 

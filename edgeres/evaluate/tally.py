@@ -95,7 +95,6 @@ class Tally:
 
 
 _SUMS = tuple(item.name for item in fields(Tally) if item.name != "right")
-SUMS = len(_SUMS)
 
 
 def tally_from_sums(rows: Iterable[tuple[float, ...]]) -> Tally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, model_from
+from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import Run, StageFolder, new_run, run_holding, run_named, runs_root
@@ -59,7 +59,8 @@ def call(request: Call) -> StageResult[Artifact]:
 
 def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:
     """`values`, with the data set named last in the run if the stage needs one and none is given."""
-    wanted = "data" in kind.model_fields and "data" not in values and run is not None
+    field = kind.model_fields.get("data")
+    wanted = field is not None and not field.default and "data" not in values and run is not None
     name = run.data() if wanted and run is not None else None
     if name is None:
         return values
@@ -127,7 +128,7 @@ def _in_run(run: Run, stage: str, source: Model | None, config: Config) -> Stage
             run.remove_if_empty()
         raise
     finally:
-        if is_main_process() and run.path.is_dir():
+        if is_main_process() and run.path.is_dir() and (STAGES[stage].output is not StudyFile or run.models()):
             run.make_latest()
     log.info("%s: wrote %s", stage, result.output.path)
     return result

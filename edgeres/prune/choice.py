@@ -68,6 +68,13 @@ class Chooser:
         whole = self.tally(frozenset()).accuracy
         return {name: 100 * (whole - self.tally(frozenset({name})).accuracy) for name in self.candidates}
 
+    @property
+    def judged_by(self) -> str:
+        """The score of sets: the one asked for, or the one that judges what a criterion has put together."""
+        from edgeres.prune.scores import SCORES
+
+        return self._config.ranks_by if self._config.ranks_by in SCORES else _RANK_BY
+
     def close(self) -> None:
         """Forgets what was kept for going on."""
         (self._out_dir / JOURNAL_NAME).unlink(missing_ok=True)
@@ -132,13 +139,11 @@ class Chooser:
     def _evaluator(self) -> MeasuredEvaluator:
         from edgeres.prune.journal import Journal
         from edgeres.prune.measured import MeasuredEvaluator
-        from edgeres.prune.scores import SCORES
 
         self._out_dir.mkdir(parents=True, exist_ok=True)
-        score = self._config.ranks_by if self._config.ranks_by in SCORES else _RANK_BY
         journal = Journal(self._out_dir / JOURNAL_NAME, self._key())
         return MeasuredEvaluator(
-            self._lesioned, self._batches, score=score, cache_mib=self._config.cache_mib, journal=journal
+            self._lesioned, self._batches, score=self.judged_by, cache_mib=self._config.cache_mib, journal=journal
         )
 
     def _key(self) -> str:
@@ -186,7 +191,8 @@ def chosen_levels(source: Checkpoint, config: ChoiceConfig, most: int, out_dir: 
 def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:
     """What was chosen and what independent ranking would have, both on the images chosen on."""
     return {
-        "score_name": config.ranks_by,
+        "score_name": chooser.judged_by,
+        "criterion": config.ranks_by,
         "score": found.best.score,
         "points": _points(chooser, found.best),
         "independent": {
@@ -206,6 +212,10 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 def choice_notes(results: Mapping[str, Any]) -> list[str]:
     """The chosen set and the independent one side by side."""
     alone, name = results["independent"], results["score_name"]
+    if results["criterion"] != name:
+        return [
+            f"ranked once by {results['criterion']}: {name} {results['score']:.4g}, {results['points']:+.1f} points"
+        ]
     on = f"on the {results['images_chosen_on']:,} train images chosen on"
     together = f"chosen together: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"
     if set(alone["dropped"]) == set(results["chosen"]):

@@ -14,6 +14,7 @@ from edgeres.prune.recover import Method, RecoverConfig
 Score = Literal[
     "kl", "adaptive", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random", "practise"
 ]
+SWEPT_BY = ("kl", "adaptive", "loss", "accuracy", "feature")
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 _FEWEST_IMAGES = 16
 
@@ -46,6 +47,8 @@ class ChoiceConfig(Config):
         """Images are named and enough, and a budget is for something."""
         if self.budget is not None and not self.recover:
             raise InputError(f"--budget {self.budget} is for recovering: say how, --recover mimic,distill")
+        if self.epochs and not self.recover:
+            raise InputError(f"--epochs {self.epochs} is for recovering: say how, --recover mimic,distill")
         if self.recover:
             self.recovery().check()
         if self.data is not None and min(self.images, self.choose_on) < _FEWEST_IMAGES:
@@ -95,6 +98,8 @@ class PruneConfig(ChoiceConfig):
             )
         if len(set(self.modules)) < len(self.modules):
             raise InputError(f"--modules names one twice: {', '.join(self.modules)}")
+        if both := sorted({*self.modules} & {*self.keep}):
+            raise InputError(f"{', '.join(both)} cannot be both in --modules and in --keep")
         if self.data is None and (not self.modules or self.recover):
             what = "recovering" if self.modules else "choosing modules"
             raise InputError(f"{what} needs images: --data folder:PATH (its train split is used)")
@@ -109,6 +114,10 @@ class SweepConfig(ChoiceConfig):
     def check(self) -> None:
         """The range can be read, and there are images."""
         counts_from(self.sweep)
+        if self.search == "exhaustive":
+            raise InputError("--search exhaustive looks at one number of modules; sweep with beam or greedy")
+        if self.ranks_by not in SWEPT_BY:
+            raise InputError(f"--score {self.ranks_by} ranks modules once; sweep with {', '.join(SWEPT_BY)}")
         if self.data is None:
             raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
         super().check()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeres.core.artifacts import Checkpoint
+from edgeres.core.errors import InputError
 from edgeres.prune.config import ChoiceConfig
 
 
@@ -39,10 +41,16 @@ def cut_and_recovered(source: Checkpoint, dropped: Sequence[str], config: Choice
         return Cut(cut(source, dropped, path))
     from edgeres.models.weights import save_checkpoint
     from edgeres.prune.recover import clear, recovered
+    from edgeres.prune.start import START_NAME
 
     folder = path.with_name(f".{path.stem}-recover")
     bare = cut(source, dropped, folder / "dropped.safetensors")
-    done = recovered(bare, source, config.recovery(), folder)
+    try:
+        done = recovered(bare, source, config.recovery(), folder)
+    except InputError:
+        if not (folder / START_NAME).exists():
+            shutil.rmtree(folder)
+        raise
     output = save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
     clear(folder)
     for left in folder.iterdir():

@@ -39,6 +39,10 @@ class Goal:
         """What dropping `subset` brings."""
         return math.fsum(self.gain[name] for name in subset)
 
+    def useful(self, candidates: Sequence[str]) -> list[str]:
+        """Those that bring something: a module may cost time to drop, as far as a measurement can tell."""
+        return [name for name in candidates if self.gain[name] > 0]
+
     def is_reached(self, subset: Subset) -> bool:
         """Whether dropping `subset` is enough."""
         return self.of(subset) >= self.needed * (1 - _ROUNDING)

@@ -1,7 +1,7 @@
 """`edgeres recover`: a pruned network learns to imitate the one it was cut from. `methods` has the losses.
 
     bn        batch norms estimated anew, no gradient         mimic     features before pooling
-    distill   the teacher's logits                            finetune  the labels, which no other method reads
+    distill   the teacher's logits                            finetune  the labels
 
 Given together, batch norms come first, then adaptors if asked for, then one training whose loss is the sum. A part of
 the train images is held out: the weights that do best on it are kept, val is never looked at.
@@ -46,7 +46,9 @@ class RecoverConfig(LoopConfig):
     )
     method: tuple[Method, ...] = Field(default=("mimic", "distill"), description="of bn, mimic, distill, finetune")
     images: int = Field(
-        default=2000, gt=0, description="of train; all if there are fewer; only finetune reads their labels"
+        default=2000,
+        gt=0,
+        description="of train, each class in its share; all if there are fewer; only finetune learns from labels",
     )
     budget: str | None = Field(default=None, description="time for all of it: 90s, 3m, 1h")
     scope: Literal["behind", "all"] = Field(

@@ -34,6 +34,7 @@ def search(
     candidates: in order of execution. expect: told how many (set, image) pairs the search is likely to evaluate.
     Raises InputError if dropping all candidates is not enough, or for more sets than an exhaustive search may evaluate.
     """
+    candidates = goal.useful(candidates)
     _check(candidates, goal)
     plan = _settled(plan, candidates)
     if expect is not None:
@@ -61,6 +62,7 @@ def ranked(evaluate: Evaluator, ranking: Mapping[str, float], goal: Goal) -> Fou
 
     ranking: in order of execution.
     """
+    ranking = {name: ranking[name] for name in goal.useful(list(ranking))}
     _check(list(ranking), goal)
     places = {name: place for place, name in enumerate(ranking)}
     order = sorted(ranking, key=lambda name: (ranking[name], -places[name]))

@@ -21,11 +21,12 @@ from edgeres.prune.config import PruneConfig
 from edgeres.prune.cutting import Cut, cut, cut_and_recovered
 from edgeres.prune.goals import goal_from, worth
 from edgeres.prune.latency_check import Checked, check_prediction, target_from
-from edgeres.prune.latency_table import LatencyTable, doubts, latency_table_from, predicted_ms
+from edgeres.prune.latency_table import LatencyTable, check_table, doubts, latency_table_from, predicted_ms
 from edgeres.prune.plan import Goal, Searched
 from edgeres.prune.within import within_loss
 
 log = logging.getLogger(__name__)
+_WORTH_SHOWN = 5
 _ATTEMPTS = 4  # choices for a latency, each asking for what the last one was short of
 
 
@@ -37,6 +38,8 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
     recorder = Recorder("prune", config, source)
     config.check()
     table = latency_table_from(config.latency) if config.latency is not None else None
+    if table is not None:
+        check_table(table, source.spec)
     path = out_dir / "model.safetensors"
     if config.modules:
         check_module_names(source.spec, config.modules)
@@ -68,7 +71,7 @@ def _for_a_goal(
     recorder.results["chosen"] = list(found.best.dropped)
     recorder.notes += choice_notes(recorder.results)
     if table is not None:
-        recorder.notes += [f"not worth dropping: {line}" for line in worth(table, chooser.points_lost())]
+        recorder.notes += [f"not worth dropping: {line}" for line in worth(table, chooser.points_lost())[:_WORTH_SHOWN]]
     chooser.close()
     return found.best.dropped, done
 
@@ -90,7 +93,7 @@ def _for_a_latency(
     source: Checkpoint, chooser: Chooser, goal: Goal, table: LatencyTable, *, target: str
 ) -> tuple[Searched, Checked]:
     """Chooses, measures what was chosen and, where it is too slow, asks for that much more and chooses again."""
-    wanted = target_from(target)
+    wanted, nearest = target_from(target), None
     with tempfile.TemporaryDirectory(prefix="edgeres-") as name:
         for attempt in range(_ATTEMPTS):
             found = chooser.choose(goal)
@@ -101,11 +104,13 @@ def _for_a_latency(
             if missing_ms == 0:
                 return found, checked
             goal = replace(goal, needed=found.best.gain + missing_ms)
-            if not goal.is_reached(frozenset(chooser.candidates)):
+            nearest = min(nearest or checked, checked, key=lambda one: one.missing_ms(wanted))
+            if not goal.is_reached(frozenset(goal.useful(chooser.candidates))):
                 break
+    assert nearest is not None
     raise InputError(
-        f"--target-latency {wanted}: not met by the clock; best reached {checked.pruned_ms.value:.3f} ms"
-        f" ({checked.ratio.value:.3f} of the whole) without {', '.join(checked.dropped)}"
+        f"--target-latency {wanted}: not met by the clock; best reached {nearest.pruned_ms.value:.3f} ms"
+        f" ({nearest.ratio.value:.3f} of the whole) without {', '.join(nearest.dropped)}"
     )
 
 

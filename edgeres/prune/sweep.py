@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import EdgeresError
+from edgeres.core.errors import EdgeresError, require
 from edgeres.core.figures import figure_file
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Latency, paired_difference
@@ -31,9 +31,11 @@ from edgeres.prune.sweep_record import Judged, Sweep, SweepRow
 from edgeres.prune.sweep_view import csv_of, draw, lines_of
 
 if TYPE_CHECKING:
+    from edgeres.bench.stage import Session
     from edgeres.data import Dataset
     from edgeres.prune.plan import Found
 
+_WARNINGS_SHOWN = 3
 log = logging.getLogger(__name__)
 
 
@@ -43,13 +45,15 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
 
     recorder = Recorder("sweep", config, source)
     config.check()
+    require("matplotlib", "report")
     counts = counts_from(config.sweep)
     dataset = dataset_for(source.spec, config.data or "", download=config.download)
     levels = chosen_levels(source, config, counts[-1], out_dir)
     whole = _whole_row(source, dataset, out_dir)
     rows = [whole, *(_row(source, levels[count], config, dataset, out_dir) for count in counts)]
-    latencies = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
-    result = _with_latencies(source, config, rows, latencies)
+    session = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
+    result = _with_latencies(source, config, rows, session.latencies)
+    recorder.warnings += session.warnings[:_WARNINGS_SHOWN]
     output = SweepFile(out_dir / "sweep.json")
     write_text(out_dir / "sweep.csv", csv_of(result))
     with figure_file(out_dir / "sweep.svg") as axes:
@@ -134,13 +138,13 @@ def _judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path) -> Judged:
     )
 
 
-def _timed(checkpoints: Sequence[Checkpoint], out_dir: Path) -> tuple[Latency, ...]:
+def _timed(checkpoints: Sequence[Checkpoint], out_dir: Path) -> Session:
     from edgeres.bench.stage import BenchConfig, measure
     from edgeres.prune.shortened import as_run
 
     with tempfile.TemporaryDirectory(prefix=".networks-", dir=out_dir) as name:
         models = as_run(checkpoints, Path(name), runtime="ort", precision="fp32", batch=1)
-        return measure(models, BenchConfig()).latencies
+        return measure(models, BenchConfig())
 
 
 def _with_latencies(

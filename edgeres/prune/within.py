@@ -52,6 +52,7 @@ def within_loss(
 ) -> tuple[Searched, Cut]:
     """The largest number of modules that costs no more than `config.max_loss`; raises InputError if one is too many."""
     assert config.max_loss is not None
+    count_goal(1, chooser.candidates, source.spec)  # refuses a network that has nothing to drop
     judge = _Judge(source, chooser, config, path.parent)
     best = _largest(judge, config.max_loss, len(chooser.candidates))
     tries = [judge.tries[count] for count in sorted(judge.tries)]

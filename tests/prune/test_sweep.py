@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgeres.bench.stage import Session
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
@@ -27,8 +28,11 @@ def fake_clock(monkeypatch):
 
     def timed(checkpoints, out_dir):
         shared = {"batch": 1, "runtime": "fake", "threads": 1, "session": "s", "warmup": 1, "machine": "fake"}
-        return tuple(
-            Latency(samples_ms=(6.0 - len(c.spec.dropped),) * 10, artifact=c.sha256, **shared) for c in checkpoints
+        return Session(
+            tuple(
+                Latency(samples_ms=(6.0 - len(c.spec.dropped),) * 10, artifact=c.sha256, **shared) for c in checkpoints
+            ),
+            busy_cores=0.0,
         )
 
     monkeypatch.setattr(stage, "_timed", timed)

@@ -87,7 +87,7 @@ def test_tables_are_those_of_the_measured_runs():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.with_tables(README) == README
-    assert README.count("<!-- table: ") == 2
+    assert README.count("<!-- table: ") >= 2
     assert "| stage |" in README
 
 

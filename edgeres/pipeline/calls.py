@@ -60,8 +60,8 @@ def call(request: Call) -> StageResult[Artifact]:
 def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:
     """`values`, with the data set named last in the run if the stage needs one and none is given."""
     field = kind.model_fields.get("data")
-    wanted = field is not None and not field.default and "data" not in values and run is not None
-    name = run.data() if wanted and run is not None else None
+    has_own = field is None or not (field.is_required() or field.default is None)  # a study names what it trains on
+    name = run.data() if run is not None and not has_own and "data" not in values else None
     if name is None:
         return values
     log.info("data: %s, as before in %s", name, run.path if run else "")

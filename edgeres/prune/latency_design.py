@@ -16,9 +16,7 @@ is, the one whose estimates have the smallest joint uncertainty. Which members g
 hardly any module left would weigh most and lie where nobody prunes to: the sum is a straight line through a range, and
 a shorter range is straighter.
 
-Measured on ResNet-56 (ONNX Runtime, CPU time of one thread on a busy machine, medians and lower quartiles), as the
-error of 14 random sets of 2 to 13 modules: 0.7 and 0.6 % rms from networks in that same range (each set left out in
-turn), 0.9 and 1.8 % from networks that drop up to everything, 3.6 and 1.3 % from one leave-out per class.
+How far off the sum is on sets it has not seen: tools/latency_figures.py, whose figures stand in the README.
 
 Source: McKay, Beckman & Conover 1979, doi:10.1080/00401706.1979.10489755; D-optimality: Atkinson & Donev 1992.
 """

@@ -35,7 +35,7 @@ def _prune(report: StageReport) -> str:
 def _recover(report: StageReport) -> str:
     epochs, methods = report.results.get("epochs"), report.results.get("methods")
     how = ", ".join(map(str, methods)) if isinstance(methods, list) else None
-    return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:g} epochs' if epochs else None)}"
+    return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:.3g} epochs' if epochs else None)}"
 
 
 def _export(report: StageReport) -> str:

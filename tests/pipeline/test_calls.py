@@ -138,3 +138,31 @@ def test_a_partial_evaluation_does_not_replace_the_whole_one(imported):
     assert part.accuracy[0].n == 50
     kept = record_from_json(StageReport, imported.output.path.parent / "eval.json")
     assert kept.accuracy == whole.accuracy
+
+
+def test_the_data_named_last_in_the_run_is_taken_again_but_not_by_a_study_that_trains(imported):
+    from edgeres.pipeline.calls import with_default_data
+    from edgeres.pipeline.stages import STAGES
+
+    run = latest_run()
+    call(Call("lesion", values={"data": "digits", "images": 20, "draws": 0}))
+    for stage in ("lesion", "prune", "recover", "sweep"):
+        assert with_default_data(STAGES[stage].config_class(), {}, run) == {"data": "digits"}, stage
+    assert with_default_data(STAGES["lesion"].config_class(), {"data": "cifar10"}, run) == {"data": "cifar10"}
+    assert with_default_data(STAGES["depth"].config_class(), {}, run) == {}
+
+
+def test_a_study_that_trains_networks_of_its_own_does_not_become_the_current_run(imported, monkeypatch):
+    from edgeres.core.artifacts import StudyFile
+    from edgeres.core.files import write_text
+    from edgeres.core.stage import Recorder, StageResult
+
+    def made(source, config, out_dir):
+        output = StudyFile(out_dir / "study.json")
+        write_text(output.path, "{}")
+        return StageResult(output, Recorder("depth", config, source).finish(output))
+
+    monkeypatch.setattr("edgeres.study.depth.depth", made)
+    made_at = call(Call("depth")).output.path
+    assert made_at.parent.parent.name == "depth-digits"
+    assert latest_run().name == "mine"

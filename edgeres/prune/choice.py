@@ -75,6 +75,11 @@ class Chooser:
 
         return self._config.ranks_by if self._config.ranks_by in SCORES else _RANK_BY
 
+    @property
+    def has_latencies(self) -> bool:
+        """Whether PRACTISE's rule divides by the latency a module takes."""
+        return self._saved is not None
+
     def close(self) -> None:
         """Forgets what was kept for going on."""
         (self._out_dir / JOURNAL_NAME).unlink(missing_ok=True)
@@ -193,6 +198,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
     return {
         "score_name": chooser.judged_by,
         "criterion": config.ranks_by,
+        "over_latency": config.ranks_by == "practise" and chooser.has_latencies,
         "score": found.best.score,
         "points": _points(chooser, found.best),
         "independent": {
@@ -212,11 +218,10 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 def choice_notes(results: Mapping[str, Any]) -> list[str]:
     """The chosen set and the independent one side by side."""
     alone, name = results["independent"], results["score_name"]
-    if results["criterion"] != name:
-        return [
-            f"ranked once by {results['criterion']}: {name} {results['score']:.4g}, {results['points']:+.1f} points"
-        ]
     on = f"on the {results['images_chosen_on']:,} train images chosen on"
+    if results["criterion"] != name:
+        by = f"{results['criterion']}{' over latency' if results['over_latency'] else ''}"
+        return [f"ranked once by {by}: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"]
     together = f"chosen together: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"
     if set(alone["dropped"]) == set(results["chosen"]):
         return [f"{together}; ranked one by one the set is the same"]

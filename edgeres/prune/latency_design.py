@@ -31,9 +31,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.core.metrics import Z_95, Latency
+from edgeres.core.metrics import Latency
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import Interval
+from edgeres.core.statistics import Interval, t_95
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -101,15 +101,6 @@ def fitted(classes: Classes, dropped: Sequence[Sequence[str]], latency_ms: Seque
 def row_of(classes: Classes, dropped: Sequence[str]) -> list[float]:
     """(1, -k_1, ..., -k_C): times the coefficients it gives the latency without `dropped`."""
     return [1.0, *(-float(sum(name in dropped for name in names)) for names in classes.values())]
-
-
-def t_95(degrees: int) -> float:
-    """Two-sided 95 % quantile of Student's t, by its expansion around the normal one (1 % off at 5 degrees).
-
-    Source: Abramowitz & Stegun 26.7.5.
-    """
-    z, n = Z_95, max(degrees, 1)
-    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
 
 
 def interval_around(value: float, standard_error: float, degrees: int) -> Interval:

@@ -11,14 +11,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from edgeres.core.metrics import Z_95
-from edgeres.core.statistics import Interval
+from edgeres.core.statistics import Interval, t_95
 from edgeres.study.result import Value, Verdict
 
 Row = dict[str, Value]
 MIN_SEEDS = 3  # fewer say nothing about training
-# two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -26,7 +23,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Interval(value=mean, low=-math.inf, high=math.inf)
-    half = _t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(value=mean, low=mean - half, high=mean + half)
 
 
@@ -53,13 +50,6 @@ def shown(interval: Interval, unit: str = "points") -> str:
     if math.isinf(interval.low):
         return f"{interval.value:+.2f} {unit} (one seed, no interval)"
     return f"{interval.value:+.2f} {unit} ({interval.low:+.2f} to {interval.high:+.2f})"
-
-
-def _t_95(freedom: int) -> float:
-    """Quantile by table, then by the first two terms of its expansion around the normal one, right to 2 %."""
-    if freedom <= len(_T_95):
-        return _T_95[freedom - 1]
-    return Z_95 + (Z_95**3 + Z_95) / (4 * freedom)
 
 
 def _number(value: Value) -> float:

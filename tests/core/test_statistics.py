@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import check_comparable, percentile_interval, ratio_interval, spread_ms
+from edgeres.core.statistics import check_comparable, percentile_interval, ratio_interval, spread_ms, t_95
 
 
 def latency_from(rounds, **changes):
@@ -84,3 +84,10 @@ def test_another_runtime_may_be_compared():
 
 def test_the_spread_is_the_distance_between_the_quartiles():
     assert spread_ms(latency_from([[1, 2, 3, 4, 5]])) == 2
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(1, 12.706), (5, 2.571), (10, 2.228), (11, 2.201), (30, 2.042), (10_000, 1.960)]
+)
+def test_students_t_as_tabled(degrees, expected):
+    assert t_95(degrees) == pytest.approx(expected, rel=0.001)

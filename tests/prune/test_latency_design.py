@@ -13,7 +13,6 @@ from edgeres.prune.latency_design import (
     row_of,
     saved_by_round,
     shape_classes,
-    t_95,
 )
 
 CLASSES = {
@@ -91,11 +90,6 @@ def test_a_design_beats_the_difference_to_the_network_without_one_module():
         by_design.append(np.dot(row_of(CLASSES, dropped), fit.coefficients) / truth - 1)
         by_single.append((noisy[0] - sum(singles[name] for name in dropped)) / truth - 1)
     assert np.std(by_design) < np.std(by_single) / 5
-
-
-@pytest.mark.parametrize(("degrees", "expected"), [(5, 2.571), (8, 2.306), (30, 2.042), (10_000, 1.960)])
-def test_students_t_as_tabled(degrees, expected):
-    assert t_95(degrees) == pytest.approx(expected, rel=0.01)
 
 
 def test_a_saving_is_paired_by_round():

@@ -13,6 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.models import modules_of
 from edgeres.models.weights import load_network
 from edgeres.prune.config import PruneConfig
+from edgeres.prune.scores import SCORES
 from edgeres.prune.stage import prune
 
 
@@ -162,3 +163,5 @@ def test_an_interrupted_choice_goes_on_with_what_it_had_measured(checkpoint, tmp
 def test_every_score_chooses(checkpoint, tmp_path, score):
     result = prune(checkpoint, PruneConfig(drop=2, data="digits", images=40, score=score), tmp_path / "out")
     assert len(result.output.spec.dropped) == 2
+    note = next(note for note in result.report.notes if "train images chosen on" in note)
+    assert note.startswith(f"chosen together: {score} " if score in SCORES else f"ranked once by {score}: kl ")

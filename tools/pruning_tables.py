@@ -127,7 +127,14 @@ def channels_table() -> Lines:
     """Against Torch-Pruning."""
     from channels_report import Results, table_of
 
-    return table_of(record_from_json(Results, RESULTS / "channels.json"))
+    results = record_from_json(Results, RESULTS / "channels.json")
+    how = results.settings
+    about = (
+        f"Recovery of both sides: {how.images:,} train images, {how.epochs} epoch, rate {how.lr:g}, {len(how.seeds)} seed;"
+        f" variants tried on {how.trial_images:,} images. Shortcuts written as convolutions on both sides:"
+        " `python tools/channels_figures.py`."
+    )
+    return [*map(_minus, table_of(results)), "", about]
 
 
 def studies_table() -> Lines:

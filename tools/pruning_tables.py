@@ -125,14 +125,14 @@ def practise_table() -> Lines:
 
 def channels_table() -> Lines:
     """Against Torch-Pruning."""
-    from channels_report import Results, table_of
+    from channels_report import Results, Settings, table_of
 
     results = record_from_json(Results, RESULTS / "channels.json")
-    how = results.settings
+    how = Settings.model_validate(results.settings)
     about = (
-        f"Recovery of both sides: {how.images:,} train images, {how.epochs} epoch, rate {how.lr:g}, {len(how.seeds)} seed;"
-        f" variants tried on {how.trial_images:,} images. Shortcuts written as convolutions on both sides:"
-        " `python tools/channels_figures.py`."
+        f"Recovery of both sides: {how.images:,} train images, {how.epochs} epoch, rate {how.lr:g},"
+        f" {len(how.seeds)} seed; variants tried on {how.trial_images:,} images. Shortcuts written as"
+        " convolutions on both sides: `python tools/channels_figures.py`."
     )
     return [*map(_minus, table_of(results)), "", about]
 

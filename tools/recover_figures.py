@@ -34,6 +34,7 @@ PLAN: tuple[dict[str, Any], ...] = (
     {"drop": 4},
     _MIMIC,
     _NINE,
+    {**_MIMIC, "score": "kl"},
     _BOTH,
     *({**_MIMIC, "seed": seed} for seed in (1, 2)),
     {"drop": 9},

@@ -6,8 +6,9 @@ CRITERIA    criterion(module), lower goes first; computed once for the network a
     kl          mean over images of KL(p_whole || p_without S), nats; needs no labels
     adaptive    kl with batch norms that use the statistics of the batch at hand: what a recovery will make of it.
                 Adaptive batch norm of Li et al. 2020 (EagleEye), arXiv 2007.02491. Over 14 sets of 4 of the milder
-                modules of ResNet-56 the rank correlation with the KL after 56 steps of recovery was 0.77 for this
-                score and -0.17 for kl (1,000 images to choose on, 2,000 other train images to judge on)
+                modules of ResNet-56 the rank correlation with the KL after 56 steps of recovery was 0.84 for this
+                score and -0.16 for kl (1,000 images to choose on, 2,000 other train images to judge on:
+                tools/score_figures.py)
     loss        mean cross-entropy without S
     accuracy    share of wrong first guesses; among equals the lower loss
     feature     |f_without S - f_whole|^2 / |f_whole|^2, f the map before pooling; needs no labels

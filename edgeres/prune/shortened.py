@@ -56,11 +56,12 @@ def _exported(checkpoint: Checkpoint, folder: Path, *, precision: Precision, bat
 
 def _with_pairs(model: OnnxModel) -> OnnxModel:
     """The graph with Q/DQ pairs where `edgeres quantize` puts them."""
+    from edgeres.quantize.decision import Decision
     from edgeres.quantize.insert import with_pairs
     from edgeres.quantize.placement import placement_of
 
     placement = placement_of(model.proto)
-    quantized = with_pairs(model.proto, placement, dict.fromkeys(placement.observed, _ANY_AMAX))
+    quantized = with_pairs(model.proto, placement, Decision(dict.fromkeys(placement.observed, _ANY_AMAX)))
     path = model.path.with_name("model.int8.onnx")
     with written(path) as temporary:
         temporary.write_bytes(quantized.SerializeToString(deterministic=True))

@@ -17,6 +17,13 @@ class IntegerWeight:
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
 
+    @property
+    def as_float(self) -> NDArray[np.float32]:
+        """values * scale, float32 of the weight's shape."""
+        rows = self.scale.reshape(-1, *[1] * (self.values.ndim - 1))
+        product: NDArray[np.float32] = self.values.astype(np.float32) * rows
+        return product
+
 
 @dataclass(frozen=True)
 class Decision:

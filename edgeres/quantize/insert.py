@@ -6,7 +6,7 @@ channel, scale = amax / 127. Every zero point is an explicit int8 0, every activ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,27 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgeres.quantize.calibrators import LEVELS
+from edgeres.quantize.decision import Decision, IntegerWeight
 from edgeres.quantize.placement import Placement, Point
 
 _MIN_AMAX = float(np.finfo(np.float32).tiny) * LEVELS  # below it the scale is no normal float32
 
 
-def with_pairs(model: onnx.ModelProto, placement: Placement, amax: Mapping[str, float]) -> onnx.ModelProto:
-    """A copy of the float `model` with the pairs inserted; `amax` per tensor of `placement.observed`, > 0."""
+def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision) -> onnx.ModelProto:
+    """A copy of the float `model` with the pairs inserted; `decision.amax` names every tensor of `placement.observed`.
+
+    Weights that `decision.weights` does not name are rounded to nearest.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     points = {point.tensor: point for point in placement.points}
     replaced = {reader: point for point in placement.points for reader in point.readers}
-    writer = _Writer({tensor.name: tensor for tensor in graph.initializer})
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored |= {name: numpy_helper.from_array(array, name) for name, array in decision.tensors.items()}
+    writer = _Writer(stored, decision)
     for value in graph.input:
-        writer.add_pair(points.get(value.name), amax)
+        writer.add_pair(points.get(value.name))
     for node in graph.node:
         if node.name in placement.layers:
             node.input[1] = writer.add_weight(node.input[1])
@@ -38,35 +44,36 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, amax: Mapping[str, 
                 node.input[index] = f"{point.tensor}.dequantized"
         writer.nodes.append(node)
         for output in node.output:
-            writer.add_pair(points.get(output), amax)
+            writer.add_pair(points.get(output))
     _replace(graph.node, writer.nodes)
     _replace(graph.initializer, writer.initializers.values())
     return result
 
 
-def quantized_weight(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(int8 weights in [-127, 127], float32 scale per row); a row of zeros gets the largest row's scale."""
+def quantized_weight(weight: NDArray[Any]) -> IntegerWeight:
+    """Rounded to nearest, in [-127, 127]; a row of zeros gets the largest row's scale."""
     rows = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64)
     rows = np.where(rows > _MIN_AMAX, rows, max(rows.max(), _MIN_AMAX))
     scale = (rows / LEVELS).astype(np.float32)
     steps = weight / scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8), scale
+    return IntegerWeight(np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8), scale)
 
 
 class _Writer:
     """Collects the nodes in order of execution and the initializers."""
 
-    def __init__(self, initializers: dict[str, onnx.TensorProto]) -> None:
+    def __init__(self, initializers: dict[str, onnx.TensorProto], decision: Decision) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers = initializers
+        self._decision = decision
         self._weights: dict[str, str] = {}
 
-    def add_pair(self, point: Point | None, amax: Mapping[str, float]) -> None:
+    def add_pair(self, point: Point | None) -> None:
         """QuantizeLinear and DequantizeLinear after the point's tensor."""
         if point is None:
             return
         name = point.tensor
-        scale = np.float32(max(amax[point.scale_of], _MIN_AMAX) / LEVELS)
+        scale = np.float32(max(self._decision.amax[point.scale_of], _MIN_AMAX) / LEVELS)
         parameters = self._store(name, np.asarray(scale), np.asarray(0, np.int8))
         quantized, dequantized = f"{name}.quantized", f"{name}.dequantized"
         self._add("QuantizeLinear", [name, *parameters], quantized)
@@ -75,9 +82,10 @@ class _Writer:
     def add_weight(self, name: str) -> str:
         """The weight's DequantizeLinear output, made when first asked for."""
         if name not in self._weights:
-            values, scale = quantized_weight(numpy_helper.to_array(self.initializers[name]))
-            parameters = self._store(name, scale, np.zeros(len(scale), np.int8))
-            self.initializers[name] = numpy_helper.from_array(values, name)
+            given = self._decision.weights.get(name)
+            weight = given or quantized_weight(numpy_helper.to_array(self.initializers[name]))
+            parameters = self._store(name, weight.scale, np.zeros(len(weight.scale), np.int8))
+            self.initializers[name] = numpy_helper.from_array(weight.values, name)
             self._weights[name] = f"{name}.dequantized"
             self._add("DequantizeLinear", [name, *parameters], self._weights[name])
             self.nodes[-1].attribute.append(helper.make_attribute("axis", 0))

@@ -18,6 +18,7 @@ from edgeres.core.files import written
 from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.quantize.calibrators import CALIBRATORS
+from edgeres.quantize.decision import Decision
 from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
 
 FILE_NAME = "model.int8.onnx"
@@ -56,7 +57,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     table = _table_for(source, config)
     placement = placement_of(source.proto, stem=config.stem, head=config.head)
     amax = _amax(table, placement.observed, config, recorder)
-    model = with_pairs(source.proto, placement, amax)
+    model = with_pairs(source.proto, placement, Decision(amax))
     if problems := lint(model):
         raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {problems[0]}")
     _check(model)
@@ -123,9 +124,7 @@ def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
     for node in view.layers:
         if node.name in layers:
             weight = numpy_helper.to_array(view.initializers[node.input[1]]).astype(np.float64)
-            values, scale = quantized_weight(weight)
-            noise = weight - values * scale.reshape(-1, *[1] * (weight.ndim - 1))
-            sqnr[node.name] = sqnr_db(weight, noise)
+            sqnr[node.name] = sqnr_db(weight, weight - quantized_weight(weight).as_float)
     worst = min(sqnr, key=lambda name: sqnr[name])
     return {"worst_weight_sqnr_db": round(sqnr[worst], 2), "worst_weight_layer": worst}
 

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 
 from edgeres.models.resnet import ORDERINGS
+from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import quantized_weight, with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import placement_of
@@ -21,7 +22,8 @@ weights = hnp.arrays(
 
 @given(weights)
 def test_stored_weights_are_within_half_a_step_of_the_real_ones(weight):
-    values, scale = quantized_weight(weight)
+    stored = quantized_weight(weight)
+    values, scale = stored.values, stored.scale
     assert values.dtype == np.int8
     assert np.abs(values.astype(int)).max() <= 127
     assert (scale > 0).all()
@@ -31,14 +33,15 @@ def test_stored_weights_are_within_half_a_step_of_the_real_ones(weight):
 
 
 def test_every_channel_uses_the_whole_range_and_an_empty_one_a_positive_scale():
-    values, scale = quantized_weight(np.float32([[1, -2], [0, 0], [30, 5]]))
+    stored = quantized_weight(np.float32([[1, -2], [0, 0], [30, 5]]))
+    values, scale = stored.values, stored.scale
     assert values.tolist() == [[64, -127], [0, 0], [127, 21]]
     assert scale.tolist() == np.float32([2 / 127, 30 / 127, 30 / 127]).tolist()
 
 
 def quantized(model: onnx.ModelProto, amax: float = 4.0) -> onnx.ModelProto:
     placement = placement_of(model)
-    return with_pairs(model, placement, dict.fromkeys(placement.observed, amax))
+    return with_pairs(model, placement, Decision(dict.fromkeys(placement.observed, amax)))
 
 
 @pytest.mark.parametrize("ordering", ORDERINGS)
@@ -68,7 +71,7 @@ def test_a_padded_skip_has_the_scale_of_the_pair_it_reads(onnx_of):
     model = onnx_of("resnet8", shortcut="A").proto
     placement = placement_of(model)
     amax = {name: float(i + 1) for i, name in enumerate(placement.observed)}
-    stored = {t.name: numpy_helper.to_array(t) for t in with_pairs(model, placement, amax).graph.initializer}
+    stored = {t.name: numpy_helper.to_array(t) for t in with_pairs(model, placement, Decision(amax)).graph.initializer}
     assert stored["layer2.0.downsample.pad.scale"] == stored["layer1.0.relu_1.scale"]
     assert stored["layer1.0.relu_1.scale"] == np.float32(amax["layer1.0.relu_1"] / 127)
 
@@ -84,8 +87,7 @@ def test_the_graph_computes_fake_quantization(onnx_of):
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
     actual = session.run(["conv1"], {"images": images})[0]
     stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    values, scale = quantized_weight(stored["conv1.weight"])
-    weight = values * scale[:, None, None, None].astype(np.float64)
+    weight = quantized_weight(stored["conv1.weight"]).as_float.astype(np.float64)
     step = np.float32(2 / 127)
     padded = np.pad(np.clip(np.rint(images / step), -128, 127) * np.float64(step), [(0, 0)] * 2 + [(1, 1)] * 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))

@@ -1,0 +1,135 @@
+"""An ONNX graph executed by torch, Quantize/Dequantize included: differentiable, and any part of it by itself.
+
+Values bear the names of the graph's tensors. `substitutes` let a reader of a tensor see something else than what was
+computed, which is how a float graph runs under fake quantization without being rewritten:
+
+    substitutes[tensor] = function of its value        readers[(node, input index)] = tensor
+
+Quantized values are kept as float tensors that hold integers.  Source: ONNX operator specifications, opset 13 to 21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edgeres.core.errors import InputError
+from edgeres.runtime.graph_ops import OPERATORS, Operator
+
+Substitute = Callable[[Tensor], Tensor]
+
+
+class GraphNetwork(nn.Module):
+    """`model` as a torch module; its float initializers are the parameters, named as in the graph.
+
+    `forward` takes float32 (N, C, H, W) and gives the graph's first output. Raises InputError for an operator that is
+    not known here.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__()
+        graph = model.graph
+        self.nodes = [node for node in graph.node if node.op_type != "Constant"]
+        self.input, self.output = graph.input[0].name, graph.output[0].name
+        self.stored = nn.ParameterDict()
+        for name, array in _constants(graph).items():
+            tensor = torch.from_numpy(array.copy())
+            self.stored[_key(name)] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+        self.substitutes: dict[str, Substitute] = {}
+        self.readers: dict[tuple[str, int], str] = {}
+        self._operators = [_operator(node) for node in self.nodes]
+        self._producers = {output: index for index, node in enumerate(self.nodes) for output in node.output}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, float32 (N, K)."""
+        return self.run({self.input: images}, [self.output])[self.output]
+
+    def values(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors `names` for `images`."""
+        return self.run({self.input: images}, list(names))
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The initializer `name`; raises KeyError if there is none."""
+        parameter: nn.Parameter = self.stored[_key(name)]
+        return parameter
+
+    def has_parameter(self, name: str) -> bool:
+        """Whether `name` is an initializer."""
+        return _key(name) in self.stored
+
+    def run(self, feeds: Mapping[str, Tensor], targets: list[str]) -> dict[str, Tensor]:
+        """The tensors `targets` computed from `feeds` alone: no node before a fed tensor is executed.
+
+        Raises:
+            InputError: a target cannot be computed from the feeds.
+        """
+        steps = self._steps(feeds, targets)
+        last_use = {name: step for step in steps for name in self.nodes[step].input}
+        values, seen = dict(feeds), dict[str, Tensor]()
+        for step in steps:
+            node = self.nodes[step]
+            inputs = [self._read(node, index, values, seen) for index in range(len(node.input))]
+            values[node.output[0]] = self._operators[step](*inputs)
+            for name in {name for name in node.input if last_use[name] == step and name not in targets}:
+                values.pop(name, None)
+                seen.pop(name, None)
+        return {name: values[name] for name in targets}
+
+    def _read(
+        self, node: onnx.NodeProto, index: int, values: Mapping[str, Tensor], seen: dict[str, Tensor]
+    ) -> Tensor | None:
+        name = node.input[index]
+        if not name:
+            return None
+        value = values[name] if name in values else self.stored[_key(name)]
+        if (node.name, index) not in self.readers:
+            return value
+        if name not in seen:
+            seen[name] = self.substitutes[self.readers[(node.name, index)]](value)
+        return seen[name]
+
+    def _steps(self, feeds: Mapping[str, Tensor], targets: Iterable[str]) -> list[int]:
+        """Numbers of the nodes to execute, in order."""
+        needed: set[int] = set()
+        open_names = list(targets)
+        while open_names:
+            name = open_names.pop()
+            if not name or name in feeds or _key(name) in self.stored:
+                continue
+            if name not in self._producers:
+                raise InputError(f"the graph has no way to compute {name!r} from {', '.join(map(repr, feeds))}")
+            step = self._producers[name]
+            if step not in needed:
+                needed.add(step)
+                open_names += self.nodes[step].input
+        return sorted(needed)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            value = next(entry.t for entry in node.attribute if entry.name == "value")
+            arrays[node.output[0]] = numpy_helper.to_array(value)
+    return arrays
+
+
+def _operator(node: onnx.NodeProto) -> Operator:
+    make = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx", "com.microsoft") else None
+    if make is None:
+        raise InputError(
+            f"torch cannot execute the ONNX operator {node.op_type} of node {node.name or node.output[0]!r}"
+        )
+    attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return make(attributes)
+
+
+def _key(name: str) -> str:
+    """Names of torch parameters have no dots."""
+    return name.replace(".", "/")

@@ -1,0 +1,199 @@
+"""The operators of residual networks in torch: OPERATORS[op](attributes) -> function of the node's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeres.core.errors import InputError
+
+Attributes = dict[str, Any]
+Operator = Callable[..., Tensor]
+_RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767), torch.uint16: (0, 65535)}
+
+
+def _conv(attributes: Attributes) -> Operator:
+    stride, dilation, groups = attributes.get("strides", 1), attributes.get("dilations", 1), attributes.get("group", 1)
+    before, padding = _padding(attributes)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        x = functional.pad(x, before) if before else x
+        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    return run
+
+
+def _padding(attributes: Attributes) -> tuple[list[int] | None, list[int]]:
+    """(padding to apply before, as torch's pad wants it, or None; padding of the operator itself)."""
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise InputError(
+            f"torch cannot execute auto_pad = {attributes['auto_pad'].decode()}; export with explicit pads"
+        )
+    pads = list(attributes.get("pads", (0, 0, 0, 0)))
+    top, left, bottom, right = pads
+    if (top, left) == (bottom, right):
+        return None, [top, left]
+    return [left, right, top, bottom], [0, 0]
+
+
+def _gemm(attributes: Attributes) -> Operator:
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+
+    def run(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+        a = a.T if attributes.get("transA", 0) else a
+        b = b if attributes.get("transB", 0) else b.T
+        if alpha == beta == 1:
+            return functional.linear(a, b, c)
+        product: Tensor = alpha * functional.linear(a, b)
+        return product if c is None else product + beta * c
+
+    return run
+
+
+def _max_pool(attributes: Attributes) -> Operator:
+    before, padding = _padding(attributes)
+    size, stride = attributes["kernel_shape"], attributes.get("strides", 1)
+    ceil = bool(attributes.get("ceil_mode", 0))
+
+    def run(x: Tensor) -> Tensor:
+        x = functional.pad(x, before, value=float("-inf")) if before else x
+        return functional.max_pool2d(x, size, stride, padding, attributes.get("dilations", 1), ceil)
+
+    return run
+
+
+def _average_pool(attributes: Attributes) -> Operator:
+    before, padding = _padding(attributes)
+    if before:
+        raise InputError("torch cannot execute an average pooling with uneven padding")
+    include, ceil = bool(attributes.get("count_include_pad", 0)), bool(attributes.get("ceil_mode", 0))
+    size, stride = attributes["kernel_shape"], attributes.get("strides", 1)
+    return lambda x: functional.avg_pool2d(x, size, stride, padding, ceil, include)
+
+
+def _flatten(attributes: Attributes) -> Operator:
+    axis = attributes.get("axis", 1)
+    return lambda x: x.flatten(axis) if axis == 1 else x.reshape(int(x.shape[:axis].numel()), -1)
+
+
+def _slice(_: Attributes) -> Operator:
+    def run(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+        dims = range(len(starts)) if axes is None else axes.tolist()
+        pace = [1] * len(starts) if steps is None else steps.tolist()
+        index = [slice(None)] * x.ndim
+        for dim, start, end, step in zip(dims, starts.tolist(), ends.tolist(), pace, strict=True):
+            index[dim] = slice(start, end, step)
+        return x[tuple(index)]
+
+    return run
+
+
+def _pad(attributes: Attributes) -> Operator:
+    if attributes.get("mode", b"constant") != b"constant":
+        raise InputError(f"torch cannot execute Pad with mode {attributes['mode'].decode()}")
+
+    def run(x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+        amounts = pads.tolist()
+        half = len(amounts) // 2
+        dims = range(half) if axes is None else axes.tolist()
+        by_dim = {dim % x.ndim: (amounts[i], amounts[half + i]) for i, dim in enumerate(dims)}
+        flat = [amount for dim in reversed(range(x.ndim)) for amount in by_dim.get(dim, (0, 0))]
+        return functional.pad(x, flat, value=0.0 if value is None else float(value))
+
+    return run
+
+
+def _batch_norm(attributes: Attributes) -> Operator:
+    epsilon = attributes.get("epsilon", 1e-5)
+    return lambda x, weight, bias, mean, variance: functional.batch_norm(
+        x, mean, variance, weight, bias, training=False, eps=epsilon
+    )
+
+
+def _mean(attributes: Attributes) -> Operator:
+    keep = bool(attributes.get("keepdims", 1))
+
+    def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
+        return x.mean(attributes["axes"] if axes is None else axes.tolist(), keepdim=keep)
+
+    return run
+
+
+def _reshape(_: Attributes) -> Operator:
+    def run(x: Tensor, shape: Tensor) -> Tensor:
+        sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())]
+        return x.reshape(len(x), *sizes[1:]) if x.ndim > 1 and sizes[0] in (1, -1) else x.reshape(sizes)
+
+    return run
+
+
+def _quantize(attributes: Attributes) -> Operator:
+    axis = attributes.get("axis", 1)
+
+    def run(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+        low, high = _RANGES[torch.uint8 if zero_point is None else zero_point.dtype]
+        offset = 0 if zero_point is None else _along(zero_point, x, axis)
+        return (torch.round(x / _along(scale, x, axis)) + offset).clamp(low, high)
+
+    return run
+
+
+def _dequantize(attributes: Attributes) -> Operator:
+    axis = attributes.get("axis", 1)
+
+    def run(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+        shifted = x.to(scale.dtype) if zero_point is None else x.to(scale.dtype) - _along(zero_point, x, axis)
+        return shifted * _along(scale, x, axis)
+
+    return run
+
+
+def _along(parameter: Tensor, x: Tensor, axis: int) -> Tensor:
+    """A scale or zero point shaped to broadcast over `x`."""
+    if parameter.ndim == 0 or parameter.numel() == 1:
+        return parameter.reshape(())
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
+def _cast(attributes: Attributes) -> Operator:
+    kinds = {1: torch.float32, 10: torch.float16, 11: torch.float64, 7: torch.int64, 6: torch.int32}
+    return lambda x: x.to(kinds[attributes["to"]])
+
+
+def _clip(attributes: Attributes) -> Operator:
+    def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        floor, ceiling = attributes.get("min", low), attributes.get("max", high)
+        return x.clamp(None if floor is None else float(floor), None if ceiling is None else float(ceiling))
+
+    return run
+
+
+OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": lambda _: torch.matmul,
+    "Relu": lambda _: torch.relu,
+    "Clip": _clip,
+    "Add": lambda _: torch.add,
+    "Sub": lambda _: torch.sub,
+    "Mul": lambda _: torch.mul,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": lambda _: lambda x: x.mean((2, 3), keepdim=True),
+    "ReduceMean": _mean,
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Pad": _pad,
+    "BatchNormalization": _batch_norm,
+    "Identity": lambda _: lambda x: x,
+    "Cast": _cast,
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
+}

@@ -7,8 +7,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edgeres.core.errors import InputError
+from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.lint import lint
+from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.placement import placement_of
 
 Graph = onnx.GraphProto
@@ -88,28 +90,115 @@ def pair(graph: Graph, tensor: str, reader: str, index: int) -> None:
     find(graph, reader).input[index] = "dq"
 
 
+def unfolded(graph: Graph) -> None:
+    for name in ("gain", "beta", "mean", "variance"):
+        store(graph, name, np.ones(16, np.float32))
+    position = [node.name for node in graph.node].index("relu")
+    inputs = ["conv1", "gain", "beta", "mean", "variance"]
+    graph.node.insert(position, helper.make_node("BatchNormalization", inputs, ["bn1"], name="bn1"))
+    find(graph, "relu").input[0] = "bn1"
+
+
+def second_scale(graph: Graph) -> None:
+    pair(graph, "relu", "layer1.0.add", 0)
+    store(graph, "other", np.array(0.5, np.float32))
+    for name in ("q", "dq"):
+        find(graph, name).input[1] = "other"
+
+
+def sixteen_bits(graph: Graph) -> None:
+    store(graph, "relu.zero_point", np.array(0, np.int16))
+
+
+def computed_scale(graph: Graph) -> None:
+    store(graph, "two", np.array(2, np.float32))
+    graph.node.insert(0, helper.make_node("Mul", ["two", "two"], ["computed"], name="mul"))
+    find(graph, "relu.quantized").input[1] = "computed"
+
+
+def half_scale(graph: Graph) -> None:
+    store(graph, "relu.scale", np.array(1, np.float16))
+
+
+def blocks(graph: Graph) -> None:
+    find(graph, "conv1.weight.dequantized").attribute.append(helper.make_attribute("block_size", 2))
+
+
+@pytest.fixture
+def clean(onnx_of) -> onnx.ModelProto:
+    source = onnx_of("resnet8").proto
+    placement = placement_of(source)
+    return with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (shifted, "zero-point: relu.quantized: not zero"),
-        (unsigned, "zero-point: relu.quantized: UINT8, must be INT8"),
-        (without_zero_point, "zero-point: relu.quantized: missing"),
-        (negative, "scale: relu.quantized: must be positive and finite"),
-        (per_channel_activation, "scale: relu.quantized: an activation has 16 scales, must have one"),
-        (per_tensor_weight, "scale: conv1.weight.dequantized: 1 scales for 16 output channels"),
-        (other_axis, "scale: conv1.weight.dequantized: per-channel weights must have axis 0"),
-        (float_input, "half: layer1.0.conv2: only its weights quantized"),
-        (quantized_bias, "bias: conv1: must stay float"),
-        (float_skip, "skip: layer1.0.add: 0 inputs quantized, must be one"),
-        (both_inputs, "skip: layer1.0.add: 2 inputs quantized, must be one"),
-        (before_relu, "split: q: stands between layer1.0.conv1 and layer1.0.relu"),
-        (integer_convolution, "operator: q: QLinearConv is not understood by TensorRT"),
+        (shifted, "error: zero-point: relu.quantized: not zero (5)"),
+        (unsigned, "error: type: relu.quantized: uint8 with zero point 0 is silently taken for int8"),
+        (without_zero_point, "error: zero-point: relu.quantized: missing, which means uint8"),
+        (sixteen_bits, "error: type: relu.quantized: INT16 is not known to TensorRT"),
+        (negative, "error: scale: relu.quantized: must be positive and finite (-1)"),
+        (computed_scale, "error: scale: relu.quantized: computed at run time"),
+        (half_scale, "error: opset: relu.quantized: a half-precision scale needs opset 19, the file has 17"),
+        (per_channel_activation, "error: scale: relu.quantized: an activation has 16 scales, must have one"),
+        (per_tensor_weight, "note: scale: conv1.weight.dequantized: one scale for all output channels"),
+        (other_axis, "error: scale: conv1.weight.dequantized: 16 scales for 1 channels of axis 1"),
+        (blocks, "error: scale: conv1.weight.dequantized: blocks of int8 weights are not known"),
+        (float_input, "speed: half: layer1.0.conv2: only its weights quantized"),
+        (quantized_bias, "error: bias: bias: an int32 DequantizeLinear is refused"),
+        (float_skip, "speed: skip: layer1.0.add: its skip relu is float"),
+        (both_inputs, "speed: skip: layer1.0.add: both inputs quantized"),
+        (before_relu, "speed: split: q: stands between layer1.0.conv1 and layer1.0.relu"),
+        (unfolded, "speed: batch-norm: bn1: not folded into conv1"),
+        (second_scale, "note: two-scales: relu.quantized: relu is quantized 2 times with different scales"),
+        (integer_convolution, "error: operator: q: QLinearConv is not understood by TensorRT"),
     ],
 )
-def test_every_broken_rule_is_named(damage: Callable[[Graph], None], expected, onnx_of):
-    source = onnx_of("resnet8").proto
+def test_every_broken_rule_is_named(damage: Callable[[Graph], None], expected, clean):
+    assert lint(clean) == ()
+    damage(clean.graph)
+    assert any(str(finding).startswith(expected) for finding in lint(clean)), [str(f) for f in lint(clean)]
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("resnet8", {"shortcut": "B"}),
+        ("resnet8", {"ordering": "full-preact"}),
+        ("resnet8", {"shortcut": "C"}),
+    ],
+)
+def test_what_edgeres_writes_is_clean(arch, options, onnx_of):
+    source = onnx_of(arch, **options).proto
     placement = placement_of(source)
-    model = with_pairs(source, placement, dict.fromkeys(placement.observed, 1.0))
-    assert lint(model) == ()
-    damage(model.graph)
-    assert expected in lint(model)
+    assert lint(with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))) == ()
+
+
+def test_a_layer_left_float_on_purpose_is_no_finding(onnx_of):
+    source = onnx_of("resnet8").proto
+    placement = placement_of(source, stem=False, head=False)
+    assert lint(with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))) == ()
+
+
+def test_problems_are_errors_and_speed_but_not_notes(clean):
+    per_tensor_weight(clean.graph)
+    assert [finding.severity for finding in lint(clean)] == ["note"]
+    assert problems(lint(clean)) == ()
+    unsigned(clean.graph)
+    assert {finding.severity for finding in problems(lint(clean))} == {"error"}
+
+
+@pytest.mark.parametrize(("jetpack", "refused"), [("4.6", True), ("5.1", False), ("6.2", False), ("7", False)])
+def test_the_opset_is_held_against_the_jetpack(jetpack, refused, clean):
+    found = [str(finding) for finding in lint(clean, target=jetpack)]
+    assert found == (
+        ["error: opset: edgeres: opset 17, TensorRT 8.2 (JetPack 4.6) reads up to 13; export at opset 13"]
+        if refused
+        else []
+    )
+
+
+def test_an_unknown_jetpack_is_named(clean):
+    with pytest.raises(InputError, match=r"unknown JetPack release '6\.3'"):
+        lint(clean, target="6.3")

@@ -1,0 +1,64 @@
+"""What keeps a Q/DQ graph from TensorRT's fused INT8 kernels, read off the graph alone, whoever wrote the file.
+
+    zero-point     every pair has an explicit int8 zero: others are refused
+    type           int8; uint8 with zero point 0 is taken for int8 silently, 16 bits are not known at all
+    bias           float: an int32 DequantizeLinear is refused
+    scale          constant, positive, finite; a scalar for activations, one per output channel for weights
+    half           a layer has its input and its weights quantized, or neither
+    skip           a residual addition has exactly one quantized input, the skip
+    split          no pair between a layer and the ReLU or batch norm that is fused into it
+    batch-norm     folded into the quantized convolution before it
+    two-scales     one pair serves all readers of a tensor
+    operator       Quantize/DequantizeLinear of ONNX, not QLinearConv, ConvInteger and the like
+    opset          what the target's TensorRT reads; fp16 scales from opset 19
+
+Source: TensorRT developer guide, "Explicit quantization"; the refusals are those of TensorRT-RTX 1.7's parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from edgeres.quantize.lint.finding import Finding, problems
+from edgeres.quantize.lint.pairs import pair_findings
+from edgeres.quantize.lint.structure import structure_findings
+from edgeres.quantize.lint.targets import JETPACKS, target_findings
+from edgeres.quantize.lint.view import QuantizedGraph
+
+__all__ = ["JETPACKS", "Finding", "is_quantized", "lint", "problems"]
+
+_MARKS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
+
+
+def lint(model: onnx.ModelProto, *, target: str | None = None) -> tuple[Finding, ...]:
+    """Findings in order of execution; empty for a clean graph and for a float one.
+
+    `target` is a JetPack release of `JETPACKS`. Raises InputError if it is not known.
+    """
+    found = list(target_findings(model, target))
+    opset = opset_of(model)
+    for view in _views(model.graph, opset):
+        found += [*pair_findings(view), *structure_findings(view)]
+    return tuple(found)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the ONNX operator set the model asks for."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether any node quantizes or works on integers."""
+    return any(node.op_type.startswith(_MARKS) for view in _views(model.graph, 0) for node in view.nodes)
+
+
+def _views(graph: onnx.GraphProto, opset: int, outer: QuantizedGraph | None = None) -> Iterator[QuantizedGraph]:
+    """The graph and the bodies of its If, Loop and Scan nodes, which see the tensors around them."""
+    view = QuantizedGraph(graph, opset, outer)
+    yield view
+    for node in view.nodes:
+        for entry in node.attribute:
+            for body in [entry.g] if entry.type == onnx.AttributeProto.GRAPH else entry.graphs:
+                yield from _views(body, opset, view)

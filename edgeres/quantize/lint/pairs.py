@@ -1,0 +1,145 @@
+"""Rules about single Quantize/DequantizeLinear nodes: zero point, type, scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeres.quantize.lint.finding import Finding
+from edgeres.quantize.lint.view import DQ, LAYERS, Q, QuantizedGraph, attribute, name_of, weight_axis
+
+TYPE = onnx.TensorProto
+_HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
+_HALF_SCALE_OPSET = 19
+_AXIS_OPSET = 13
+_DEFAULT_AXIS = 1
+_LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
+_AGAIN = "calibrate and quantize again: edgeres calibrate, edgeres quantize"
+
+
+def pair_findings(view: QuantizedGraph) -> Iterator[Finding]:
+    """All rules on all Q and DQ nodes; the second node of a pair only where it differs from the first."""
+    for node in view.nodes:
+        if node.op_type not in (Q, DQ):
+            continue
+        if node.domain not in ("", "ai.onnx"):
+            reason = f"{node.op_type} of the domain {node.domain}"
+            yield _finding("operator", node, reason, "use ONNX's own operator", severity="note")
+        if _repeats_first(view, node):
+            continue
+        yield from _zero_point(view, node)
+        yield from _scale(view, node)
+
+
+def _repeats_first(view: QuantizedGraph, node: onnx.NodeProto) -> bool:
+    first = view.producers.get(node.input[0])
+    return node.op_type == DQ and first is not None and first.op_type == Q and first.input[1:] == node.input[1:]
+
+
+def integer_type(view: QuantizedGraph, node: onnx.NodeProto) -> int:
+    """TensorProto type of the integers: of the zero point, of the stored data, of `output_dtype`, else uint8."""
+    for tensor in (node.input[2] if len(node.input) > 2 else "", node.input[0] if node.op_type == DQ else ""):
+        stored = view.stored(tensor) if tensor else None
+        if stored is not None:
+            return int(stored.data_type)
+    maker = view.producers.get(node.input[0])
+    if node.op_type == DQ and maker is not None and maker.op_type == Q:
+        return integer_type(view, maker)
+    return attribute(node, "output_dtype", TYPE.UINT8 if node.op_type == Q else TYPE.INT8) or TYPE.UINT8
+
+
+def _zero_point(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+    kind = integer_type(view, node)
+    zero_point = node.input[2] if len(node.input) > 2 else ""
+    values = view.value(zero_point) if zero_point else np.zeros(())
+    if kind == TYPE.INT32:
+        remedy = "keep the bias float (ONNX Runtime: QuantizeBias=False)"
+        yield _finding("bias", node, "an int32 DequantizeLinear is refused", remedy)
+    elif values is None:
+        yield _finding("zero-point", node, "computed at run time", _AGAIN, fixable=False)
+    elif kind not in (TYPE.INT8, TYPE.UINT8):
+        yield _other_type(node, kind)
+    elif not zero_point and kind == TYPE.UINT8:
+        yield _finding("zero-point", node, "missing, which means uint8", "store an int8 zero")
+    elif np.asarray(values, np.int64).any():
+        yield _finding("zero-point", node, f"not zero ({_shown(values)})", "quantize symmetrically")
+    elif kind == TYPE.UINT8:
+        reason = "uint8 with zero point 0 is silently taken for int8: values above 127 clip"
+        yield _finding("type", node, reason, "quantize to symmetric int8")
+
+
+def _other_type(node: onnx.NodeProto, kind: int) -> Finding:
+    name = TYPE.DataType.Name(kind)
+    if name.endswith("16"):
+        return _finding("type", node, f"{name} is not known to TensorRT", "quantize to int8")
+    return _finding("type", node, f"{name}: {_LATER}", "check the target", severity="note", fixable=False)
+
+
+def _scale(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+    stored, scale = view.stored(node.input[1]), view.value(node.input[1])
+    if stored is None or scale is None:
+        yield _finding("scale", node, "computed at run time", _AGAIN, fixable=False)
+        return
+    if stored.data_type in _HALF and view.opset < _HALF_SCALE_OPSET:
+        reason = f"a half-precision scale needs opset {_HALF_SCALE_OPSET}, the file has {view.opset}"
+        yield _finding("opset", node, reason, f"export at opset {_HALF_SCALE_OPSET}", fixable=False)
+    numbers = np.asarray(scale, np.float64)
+    if not (np.isfinite(numbers).all() and (numbers > 0).all()):
+        yield _finding("scale", node, f"must be positive and finite ({_shown(numbers)})", _AGAIN, fixable=False)
+    elif integer_type(view, node) != TYPE.INT32:
+        yield from _weight_scale(view, node, numbers) if view.is_weight(node) else _activation(node, numbers)
+
+
+def _activation(node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
+    if scale.size > 1:
+        reason = f"an activation has {scale.size} scales, must have one"
+        yield _finding("scale", node, reason, "quantize activations per tensor")
+
+
+def _weight_scale(view: QuantizedGraph, node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
+    if attribute(node, "block_size", 0):
+        if integer_type(view, node) in (TYPE.INT8, TYPE.UINT8):
+            yield _finding("scale", node, "blocks of int8 weights are not known", "one scale per output channel")
+        return
+    data = view.stored(node.input[0]) or view.stored(view.source_of(node) or "")
+    axis, ndim = attribute(node, "axis", _DEFAULT_AXIS), len(data.dims) if data is not None else 0
+    if scale.size == 1:
+        if ndim > 1 and data is not None and data.dims[0] > 1:
+            reason = "one scale for all output channels costs accuracy"
+            yield _finding("scale", node, reason, "quantize weights per channel", severity="note")
+        return
+    if view.opset < _AXIS_OPSET:
+        remedy = f"export at opset {_AXIS_OPSET} or later"
+        yield _finding("opset", node, f"per-channel scales need opset {_AXIS_OPSET}", remedy, fixable=False)
+    if data is None or not -ndim <= axis < ndim or data.dims[axis] != scale.size:
+        count = data.dims[axis] if data is not None and -ndim <= axis < ndim else "no"
+        yield _finding("scale", node, f"{scale.size} scales for {count} channels of axis {axis}", _AGAIN, fixable=False)
+        return
+    wanted = {weight_axis(layer, ndim) for layer in _layers_of(view, node)}
+    if wanted and wanted != {axis % ndim}:
+        expected = ", ".join(map(str, sorted(wanted)))
+        reason = f"scales along axis {axis}, output channels are axis {expected}"
+        yield _finding("scale", node, reason, "one scale per output channel")
+
+
+def _layers_of(view: QuantizedGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Layers that read the pair as their weight, directly."""
+    ends = [node] if node.op_type == DQ else [reader for reader, _ in view.readers[node.output[0]]]
+    readers = [reader for end in ends if end.output for reader in view.readers[end.output[0]]]
+    return [layer for layer, index in readers if index == 1 and layer.op_type in LAYERS]
+
+
+def _shown(values: NDArray[Any]) -> str:
+    flat = np.asarray(values, np.float64).ravel()
+    odd = flat[(flat != 0) | ~np.isfinite(flat)] if flat.size > 1 else flat
+    return f"{(odd if odd.size else flat)[0]:g}"
+
+
+def _finding(rule: str, node: onnx.NodeProto, reason: str, remedy: str, **options: Any) -> Finding:
+    return Finding(
+        **{"rule": rule, "severity": "error", "node": name_of(node), "reason": reason, "remedy": remedy, **options}
+    )

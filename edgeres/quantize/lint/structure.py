@@ -1,0 +1,98 @@
+"""Rules about where pairs stand: layers, residual additions, what is fused into a layer, foreign operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from edgeres.quantize.lint.finding import Finding, Severity
+from edgeres.quantize.lint.pairs import TYPE, integer_type
+from edgeres.quantize.lint.view import DQ, LAYERS, Q, QuantizedGraph, name_of
+
+_OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")
+_FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
+
+
+def structure_findings(view: QuantizedGraph) -> Iterator[Finding]:
+    """All rules that look at more than one node."""
+    for node in view.nodes:
+        if node.op_type.startswith(_OPERATOR_FORMAT):
+            remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"
+            yield _finding("operator", node, f"{node.op_type} is not understood by TensorRT", remedy, fixable=False)
+        elif node.op_type in LAYERS and len(node.input) > 1:
+            yield from _half(view, node)
+        elif node.op_type == Q and not view.is_weight(node):
+            yield from _split(view, node)
+        elif node.op_type == "BatchNormalization":
+            yield from _batch_norm(view, node)
+    for node, skip in view.additions:
+        yield from _skip(view, node, skip)
+    yield from _two_scales(view)
+
+
+def is_quantized_layer(view: QuantizedGraph, node: onnx.NodeProto) -> bool:
+    """Whether both inputs of a layer come from a DequantizeLinear."""
+    return view.op_of(node.input[0]) == DQ and view.weight_pair(node.input[1]) is not None
+
+
+def _half(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+    weight = view.weight_pair(node.input[1])
+    if weight is not None and integer_type(view, weight) not in (TYPE.INT8, TYPE.UINT8):
+        return  # weights of 4 bits are meant to stand alone
+    if (view.op_of(node.input[0]) == DQ) != (weight is not None):
+        reason = f"only its {'input' if weight is None else 'weights'} quantized, it runs in float"
+        yield _finding("half", node, reason, "quantize input and weights, or neither", severity="speed")
+
+
+def _split(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+    if view.op_of(node.input[0]) not in LAYERS:
+        return
+    for end, _ in view.readers[node.output[0]]:
+        for reader, index in view.readers[end.output[0]]:
+            if reader.op_type in _FUSED and index == 0:
+                maker = name_of(view.producers[node.input[0]])
+                reason = f"stands between {maker} and {name_of(reader)}, which are fused without it"
+                yield _finding("split", node, reason, f"move the pair behind {name_of(reader)}", severity="speed")
+
+
+def _batch_norm(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+    tensor = node.input[0]
+    if view.op_of(tensor) == DQ:
+        tensor = view.source_of(view.producers[tensor]) or tensor
+    layer = view.producers.get(tensor)
+    if layer is not None and layer.op_type == "Conv" and view.weight_pair(layer.input[1]) is not None:
+        reason = f"not folded into {name_of(layer)}, whose INT8 weights cannot take it up"
+        yield _finding("batch-norm", node, reason, "fold it before quantizing", severity="speed")
+
+
+def _skip(view: QuantizedGraph, node: onnx.NodeProto, skip: int) -> Iterator[Finding]:
+    quantized = [view.op_of(tensor) == DQ for tensor in node.input]
+    main = 1 - skip
+    if quantized[main]:
+        both = "both inputs" if quantized[skip] else "the main branch"
+        reason = f"{both} quantized, the addition cannot be fused into the layer before it"
+        yield _finding("skip", node, reason, "quantize the skip only", severity="speed")
+    elif not quantized[skip]:
+        layer = view.layer_before(node.input[main])
+        if layer is not None and is_quantized_layer(view, layer):
+            known = any(reader.op_type == Q for reader, _ in view.readers[node.input[skip]])
+            remedy = "let it read the pair that is there" if known else "calibrate it and quantize it"
+            reason = f"its skip {node.input[skip]} is float, {name_of(layer)} cannot end in INT8 with it"
+            yield _finding("skip", node, reason, remedy, severity="speed", fixable=known)
+
+
+def _two_scales(view: QuantizedGraph) -> Iterator[Finding]:
+    for tensor, readers in view.readers.items():
+        pairs = [node for node, index in readers if node.op_type == Q and index == 0]
+        scales = [view.value(node.input[1]) for node in pairs]
+        if len({np.asarray(scale, np.float32).tobytes() for scale in scales if scale is not None}) > 1:
+            reason = f"{tensor} is quantized {len(pairs)} times with different scales"
+            yield _finding("two-scales", pairs[0], reason, "share one pair", severity="note")
+
+
+def _finding(
+    rule: str, node: onnx.NodeProto, reason: str, remedy: str, *, severity: Severity = "error", fixable: bool = True
+) -> Finding:
+    return Finding(rule=rule, severity=severity, node=name_of(node), reason=reason, remedy=remedy, fixable=fixable)

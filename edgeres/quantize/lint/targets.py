@@ -1,0 +1,60 @@
+"""What the TensorRT of a JetPack release reads.
+
+Source: NVIDIA's JetPack archive for the versions; onnx-tensorrt's operator documents of each release for the opsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from edgeres.core.names import lookup
+from edgeres.quantize.lint.finding import Finding
+from edgeres.quantize.lint.view import DQ, Q
+
+_TYPES_SINCE = 10
+_NEW_TYPES = frozenset(
+    kind for name, kind in onnx.TensorProto.DataType.items() if name.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4"))
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The TensorRT of a JetPack release and the newest opset it reads."""
+
+    tensorrt: str
+    opset: int
+
+
+JETPACKS = {
+    "4.6": Target("8.2", 13),
+    "5.1": Target("8.5", 17),
+    "6.0": Target("8.6", 17),
+    "6.2": Target("10.3", 20),
+    "7": Target("10.13", 24),
+}
+
+
+def target_findings(model: onnx.ModelProto, jetpack: str | None) -> Iterator[Finding]:
+    """Opset and integer types against the release; nothing without one."""
+    if jetpack is None:
+        return
+    target = lookup(JETPACKS, jetpack, "JetPack release")
+    where = f"TensorRT {target.tensorrt} (JetPack {jetpack})"
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version > target.opset:
+            reason = f"opset {entry.version}, {where} reads up to {target.opset}"
+            yield _finding("opset", model.graph.name or "graph", reason, f"export at opset {target.opset}")
+    if int(target.tensorrt.partition(".")[0]) < _TYPES_SINCE:
+        kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            new = [kinds[name] for name in node.input if kinds.get(name) in _NEW_TYPES]
+            if node.op_type in (Q, DQ) and new:
+                reason = f"{onnx.TensorProto.DataType.Name(new[0])} is not known to {where}"
+                yield _finding("type", node.name or node.output[0], reason, "quantize to int8")
+
+
+def _finding(rule: str, node: str, reason: str, remedy: str) -> Finding:
+    return Finding(rule=rule, severity="error", node=node, reason=reason, remedy=remedy, fixable=False)

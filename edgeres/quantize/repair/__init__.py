@@ -1,0 +1,52 @@
+"""Turns any Q/DQ graph into one that TensorRT fuses, from what the graph itself knows.
+
+All pairs are taken out, their ranges kept, and put back where they belong; batch norm is folded in between:
+
+    take out    q = [(qmin - z) s, (qmax - z) s] is the range of a tensor. Where it starts at 0 the pair also was a ReLU
+                (ONNX Runtime removes those): the ReLU comes back
+    put back    symmetric int8, scale = max(|low|, |high|) / 127, at layer inputs and at the skips of additions; weights
+                that already are symmetric int8 keep their integers
+    bounds      pass through what cannot enlarge a tensor: ReLU, pooling, slicing, padding with zeros, reshaping
+
+A layer whose input has no known bound becomes float. Pairs before average pooling and on outputs are not put back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from edgeres.core.errors import InputError
+from edgeres.quantize.lint import opset_of
+from edgeres.quantize.repair.batchnorm import fold_batch_norms
+from edgeres.quantize.repair.draft import Draft, inlined
+from edgeres.quantize.repair.placing import place
+from edgeres.quantize.repair.stripping import strip
+
+_FIRST_OPSET = 13  # scales per channel
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """`notes`: what could not be kept or completed, one line each."""
+
+    model: onnx.ModelProto
+    notes: tuple[str, ...]
+
+
+def repair(model: onnx.ModelProto) -> Repaired:
+    """A repaired copy of `model`, which is left as it is.
+
+    Raises:
+        InputError: the graph cannot be rewritten: control flow, or an opset without scales per channel.
+    """
+    if opset_of(model) < _FIRST_OPSET:
+        raise InputError(
+            f"opset {opset_of(model)} has no scales per channel; export the float model at opset 13 or later"
+        )
+    draft = Draft(inlined(model))
+    taken = strip(draft)
+    fold_batch_norms(draft, taken)
+    notes = place(draft, taken)
+    return Repaired(draft.finish(), tuple(notes))

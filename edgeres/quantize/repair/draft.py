@@ -1,0 +1,159 @@
+"""A graph being rewritten: nodes in a list, constants in a dict."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, inliner, numpy_helper
+
+from edgeres.core.errors import InputError
+from edgeres.quantize.lint.view import QuantizedGraph
+
+
+class Draft:
+    """A copy of `model` under construction. Constant nodes become initializers, every node gets a name."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        graph = self.model.graph
+        view = QuantizedGraph(graph, 0)
+        _refuse_control_flow(view)
+        self.outputs = {value.name for value in graph.output}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        for node in view.nodes:
+            stored = view.stored(node.output[0]) if node.output else None
+            if stored is not None and node.output[0] not in self.outputs:
+                self.constants[node.output[0]] = _renamed(stored, node.output[0])
+            else:
+                self.nodes.append(node)
+        self._name_nodes()
+
+    @property
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        """Tensor -> node, now."""
+        return {output: node for node in self.nodes for output in node.output if output}
+
+    @property
+    def readers(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
+        """Tensor -> (node, input index) of its readers, now."""
+        readers = defaultdict(list)
+        for node in self.nodes:
+            for index, tensor in enumerate(node.input):
+                readers[tensor].append((node, index))
+        return readers
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        """A constant's values, None if `name` is computed."""
+        stored = self.constants.get(name)
+        return None if stored is None else numpy_helper.to_array(stored)
+
+    def store(self, name: str, value: NDArray[Any]) -> str:
+        """Adds or replaces a constant."""
+        self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def insert_after(self, tensor: str, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        """A node right behind the one that makes `tensor`; first in the graph if none does."""
+        node = helper.make_node(op, list(inputs), [output], name=output, **attributes)
+        position = next((i + 1 for i, other in enumerate(self.nodes) if tensor in other.output), 0)
+        self.nodes.insert(position, node)
+
+    def remove(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Takes nodes out; their readers must have been served."""
+        gone = {id(node) for node in nodes}
+        self.nodes = [node for node in self.nodes if id(node) not in gone]
+
+    def free(self, name: str) -> str:
+        """`name`, or a variant that nothing in the graph is called."""
+        taken = self.constants.keys() | {tensor for node in self.nodes for tensor in (*node.input, *node.output)}
+        taken = taken | {value.name for value in self.model.graph.input}
+        return next(candidate for candidate in _variants(name) if candidate not in taken)
+
+    def replace_tensor(self, old: str, new: str) -> str:
+        """Lets every reader of `old`, which nothing makes any more, read `new`; what `new` is called from now on.
+
+        Where `old` is an output of the graph, `new` takes its name.
+        """
+        for node, index in self.readers[old]:
+            node.input[index] = new
+        return self._take_output_name(old, new) if old in self.outputs else new
+
+    def finish(self) -> onnx.ModelProto:
+        """The model, without what nothing reads."""
+        self._drop_unread()
+        graph = self.model.graph
+        used = {tensor for node in self.nodes for tensor in node.input} | self.outputs
+        inputs = {value.name for value in graph.input}
+        kept = [value for value in graph.input if value.name in used or value.name not in self.constants]
+        stored = [tensor for name, tensor in self.constants.items() if name in used or name in inputs]
+        _refill(graph.node, self.nodes)
+        _refill(graph.initializer, stored)
+        _refill(graph.input, kept)
+        del graph.value_info[:]
+        del graph.quantization_annotation[:]
+        return self.model
+
+    def _take_output_name(self, old: str, new: str) -> str:
+        producers = self.producers
+        if new in self.outputs or new not in producers:
+            self.insert_after(new, "Identity", [new], old)
+            return new
+        for node, index in self.readers[new]:
+            node.input[index] = old
+        maker = producers[new]
+        maker.output[list(maker.output).index(new)] = old
+        return old
+
+    def _drop_unread(self) -> None:
+        while True:
+            read = {tensor for node in self.nodes for tensor in node.input} | self.outputs
+            kept = [node for node in self.nodes if any(output in read for output in node.output)]
+            if len(kept) == len(self.nodes):
+                return
+            self.nodes = kept
+
+    def _name_nodes(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if not node.name or node.name in seen:
+                node.name = next(name for name in _variants(f"{node.op_type}.{node.output[0]}") if name not in seen)
+            seen.add(node.name)
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with its functions written out."""
+    return inliner.inline_local_functions(model) if model.functions else model
+
+
+def _refuse_control_flow(view: QuantizedGraph) -> None:
+    for node in view.nodes:
+        if any(entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for entry in node.attribute):
+            raise InputError(f"{node.op_type} node {node.name!r} holds a graph of its own; such files are not repaired")
+
+
+def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
+
+
+def _variants(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}.{number}"
+        number += 1
+
+
+def _refill(field: Any, items: Sequence[Any]) -> None:
+    copies = [type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(copies)

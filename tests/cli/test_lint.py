@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgeres.cli.main import _run
+from edgeres.export.stage import ExportConfig, export
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.insert import with_pairs
+from edgeres.quantize.placement import placement_of
+
+needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is missing")
+
+
+@pytest.fixture
+def edgeres(monkeypatch, capfd):
+    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
+        code = _run()
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def float_file(spec_of, checkpoint_of, tmp_path):
+    return export(checkpoint_of(spec_of("resnet8")), ExportConfig(), tmp_path).output.path
+
+
+@pytest.fixture
+def clean_file(float_file, tmp_path):
+    source = onnx.load(float_file)
+    placement = placement_of(source)
+    onnx.save(with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 2.0))), tmp_path / "clean.onnx")
+    return tmp_path / "clean.onnx"
+
+
+@pytest.fixture
+def uint8_file(clean_file, tmp_path):
+    """Every activation in uint8, zero point 128: refused by TensorRT, computes the same up to one step."""
+    model = onnx.load(clean_file)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(".zero_point") and not tensor.dims:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(128, np.uint8), tensor.name))
+    onnx.save(model, tmp_path / "uint8.onnx")
+    return tmp_path / "uint8.onnx"
+
+
+def test_a_clean_file_is_clean(edgeres, clean_file):
+    code, out, err = edgeres("lint", clean_file, "--no-build")
+    assert (code, out, err) == (0, f"{clean_file}: clean; not parsed by TensorRT\n", "")
+
+
+def test_a_float_file_has_nothing_to_check(edgeres, float_file):
+    code, out, _ = edgeres("lint", float_file, "--no-build")
+    assert code == 0
+    assert "has no Q/DQ, nothing to check" in out
+
+
+def test_findings_are_lines_and_exit_code_one(edgeres, uint8_file):
+    code, out, err = edgeres("lint", uint8_file, "--no-build")
+    assert code == 1
+    assert "error: zero-point: relu.quantized: not zero (128); quantize symmetrically" in out
+    assert len(err.splitlines()) == 1
+
+
+def test_fix_writes_a_clean_file_beside_the_source(edgeres, uint8_file):
+    before = uint8_file.read_bytes()
+    code, out, _ = edgeres("lint", uint8_file, "--no-build", "--fix", "--images", 4)
+    assert code == 0, out
+    assert "repaired against original" in out
+    assert uint8_file.read_bytes() == before
+    assert edgeres("lint", uint8_file.with_name("uint8.fixed.onnx"), "--no-build")[0] == 0
+
+
+def test_real_images_bring_top1_agreement(edgeres, uint8_file, tmp_path):
+    out_file = tmp_path / "new" / "out.onnx"
+    code, out, _ = edgeres(
+        "lint", uint8_file, "--no-build", "--fix", "-o", out_file, "--data", "digits", "--images", 32
+    )
+    assert code == 0, out
+    assert "top-1 agrees on" in out
+    assert out_file.exists()
+
+
+def test_json_holds_both_verdicts(edgeres, uint8_file):
+    code, out, _ = edgeres("lint", uint8_file, "--no-build", "--fix", "--images", 4, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert {finding["rule"] for finding in report["source"]["findings"]} == {"zero-point"}
+    assert report["repaired"]["findings"] == []
+    assert report["sqnr_db"] > 10
+
+
+def test_a_repair_that_computes_something_else_is_not_written(edgeres, uint8_file):
+    code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix", "--images", 4, "--tolerance-db", 200)
+    assert code == 1
+    assert "computes something else" in err
+    assert "at least 200 dB" in err
+    assert not uint8_file.with_name("uint8.fixed.onnx").exists()
+
+
+def test_a_clean_file_is_not_rewritten(edgeres, clean_file):
+    code, out, _ = edgeres("lint", clean_file, "--no-build", "--fix")
+    assert code == 0
+    assert "no file written" in out
+    assert not clean_file.with_name("clean.fixed.onnx").exists()
+
+
+def test_the_source_is_never_the_output(edgeres, uint8_file):
+    code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix", "-o", uint8_file)
+    assert code == 2
+    assert "is the source" in err
+
+
+def test_the_jetpack_decides_on_the_opset(edgeres, clean_file):
+    code, out, _ = edgeres("lint", clean_file, "--no-build", "--jetpack", "4.6")
+    assert code == 1
+    assert "opset 17, TensorRT 8.2 (JetPack 4.6) reads up to 13" in out
+    code, _, err = edgeres("lint", clean_file, "--jetpack", "9")
+    assert code == 2
+    assert "unknown JetPack release '9'" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all", None])
+def test_bad_files_are_one_line(edgeres, tmp_path, content):
+    path = tmp_path / "bad.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = edgeres("lint", path, "--no-build")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert str(path) in err
+
+
+def test_a_graph_that_is_not_valid_is_one_line(edgeres, clean_file, tmp_path):
+    model = onnx.load(clean_file)
+    del model.graph.node[0]
+    onnx.save(model, tmp_path / "broken.onnx")
+    code, _, err = edgeres("lint", tmp_path / "broken.onnx", "--no-build")
+    assert code == 2
+    assert "is not a valid ONNX model" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_external_data_is_read_and_its_loss_is_one_line(edgeres, clean_file, tmp_path):
+    path = tmp_path / "big.onnx"
+    onnx.save(onnx.load(clean_file), path, save_as_external_data=True, location="big.data", size_threshold=0)
+    assert edgeres("lint", path, "--no-build")[0] == 0
+    (tmp_path / "big.data").unlink()
+    code, _, err = edgeres("lint", path, "--no-build")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [("--data", "digits"), ("-o", "x.onnx")])
+def test_options_of_the_repair_need_fix(edgeres, clean_file, options):
+    code, _, err = edgeres("lint", clean_file, *options)
+    assert code == 2
+    assert "add --fix" in err
+
+
+@needs_rtx
+def test_tensorrt_refuses_the_source_and_builds_the_repaired_file(edgeres, uint8_file):
+    code, out, _ = edgeres("lint", uint8_file, "--fix", "--images", 4)
+    assert code == 0, out
+    assert "tensorrt_rtx for sm86 does not build it" in out
+    assert "built by tensorrt_rtx" in out
+
+
+def test_without_tensorrt_it_says_so(edgeres, clean_file, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, out, _ = edgeres("lint", clean_file)
+    assert code == 0
+    assert "not parsed by TensorRT: tensorrt_rtx is not installed" in out
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_onnxruntimes_resnet18_is_repaired_and_built(edgeres, tmp_path, symmetric):
+    import torch
+    import torchvision
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Noise(CalibrationDataReader):
+        def __init__(self) -> None:
+            rng = np.random.default_rng(0)
+            self._feeds = iter([{"x": rng.standard_normal((1, 3, 64, 64)).astype(np.float32)} for _ in range(4)])
+
+        def get_next(self):
+            return next(self._feeds, None)
+
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(weights=None).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(8, 3, 64, 64))
+    source, before = tmp_path / "float.onnx", tmp_path / "before.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = torch.randn(1, 3, 64, 64)
+        torch.onnx.export(network.eval(), image, source, opset_version=17, dynamo=False, input_names=["x"])
+    options = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False} if symmetric else {}
+    quantize_static(
+        source,
+        before,
+        Noise(),
+        per_channel=symmetric,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options=options,
+    )
+    code, out, _ = edgeres("lint", before, "--fix", "--images", 8, "--json")
+    report = json.loads(out)
+    rules = {finding["rule"] for finding in report["source"]["findings"]}
+    assert rules >= ({"skip", "split"} if symmetric else {"skip", "bias", "zero-point"})
+    assert (report["source"]["build_error"] is None) == symmetric
+    assert code == 0
+    assert report["repaired"]["findings"] == []
+    assert report["repaired"]["build_error"] is None

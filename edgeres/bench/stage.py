@@ -22,7 +22,7 @@ from edgeres.bench.machine import busy_cores
 from edgeres.bench.measure import Turn
 from edgeres.bench.session import Measured, measure_interleaved
 from edgeres.bench.worker import Job
-from edgeres.core.artifacts import Model, OnnxModel
+from edgeres.core.artifacts import FUSED_PROFILE, Model, OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.environment import available_cores, environment
 from edgeres.core.errors import DeviceError, InputError
@@ -90,7 +90,7 @@ def reason_to_skip(model: Model, config: BenchConfig) -> str:
         runtime_of(model)
     except DeviceError as err:
         return f"built, not run: {err}"
-    if "int8" in model.precision and not config.include_qdq:
+    if _is_for_tensorrt(model) and not config.include_qdq:
         return _QDQ_REASON
     return ""
 
@@ -180,9 +180,14 @@ def _latency_from(model: Model, measured: Measured, session: str) -> Latency:
         artifact=model.sha256,
         warmup=measured.ready.warmup,
         machine=environment().machine,
-        note=_QDQ_NOTE if "int8" in model.precision else "",
+        note=_QDQ_NOTE if _is_for_tensorrt(model) else "",
         rounds=tuple(len(samples) for samples in measured.rounds),
     )
+
+
+def _is_for_tensorrt(model: Model) -> bool:
+    """Whether `model` holds pairs that a CPU executes slowly."""
+    return "int8" in model.precision and not (isinstance(model, OnnxModel) and model.profile == FUSED_PROFILE)
 
 
 def _summary(model: Model, latency: Latency) -> dict[str, Any]:

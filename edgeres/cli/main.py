@@ -26,10 +26,12 @@ COMMANDS = {
     "study": ("edgeres.cli.study:study", "Why modules can be dropped: lesion, reorder, paths, depth, ..."),
     "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
     "eval": ("edgeres.cli.eval:evaluate", "Accuracy of a model."),
+    "agree": ("edgeres.cli.agree:agree_command", "How well two models agree, module by module."),
     "bench": ("edgeres.cli.bench:bench", "Latency of models, interleaved."),
     "report": ("edgeres.cli.report:report", "One table and one page for a run."),
     "show": ("edgeres.cli.show:show", "What a file or an architecture is."),
     "ls": ("edgeres.cli.ls:ls", "List models, recipes, runs, ..."),
+    "lint": ("edgeres.cli.lint:lint", "Check and repair a Q/DQ file for TensorRT."),
     "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
 }
 INTERRUPTED = 130

@@ -19,9 +19,9 @@ from edgeres.compile.builder import BuildJob, Built
 from edgeres.compile.plan import plan_header
 from edgeres.compile.targets import check_rtx_targets, local_target
 from edgeres.compile.worker import PHASE, WorkerResult
-from edgeres.core.artifacts import Engine, Manifest, OnnxModel
+from edgeres.core.artifacts import FUSED_PROFILE, Engine, Manifest, OnnxModel
 from edgeres.core.config import Config, record_from_json
-from edgeres.core.errors import DeviceError, MissingDependency, StageError
+from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
 
@@ -69,6 +69,11 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
         StageError: the graph is refused, the build fails or its process dies.
     """
     recorder = Recorder("compile", config, source)
+    if source.profile == FUSED_PROFILE:
+        raise InputError(
+            f"{source.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
+            " tensorrt"
+        )
     targets = _targets(config)
     path = out_dir / FILE_NAME
     with written(path) as temporary:

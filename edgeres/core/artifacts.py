@@ -25,6 +25,8 @@ from edgeres.core.files import sha256_of
 from edgeres.core.spec import Card, ModelSpec
 
 CARD_KEY = "edgeres"
+PROFILE_KEY = "edgeres.profile"
+FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 
@@ -110,6 +112,11 @@ class OnnxModel(Model):
         quantized = any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.node)
         half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
         return "+".join(name for name, found in (("int8", quantized), ("fp16", half)) if found) or "fp32"
+
+    @property
+    def profile(self) -> str | None:
+        """Who the Q/DQ pairs were placed for; None for a float file and for one of another tool."""
+        return next((entry.value for entry in self.proto.metadata_props if entry.key == PROFILE_KEY), None)
 
     @property
     def batch(self) -> int | None:

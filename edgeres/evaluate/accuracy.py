@@ -26,7 +26,7 @@ def accuracy_of(
     threads: int | None = None,
     out: Path | None = None,
 ) -> Accuracy:
-    """Accuracy of `model` on `split`; Q/DQ nodes are evaluated literally.
+    """Accuracy of `model` on `split`; Q/DQ nodes are evaluated literally, ort-cpu files fused.
 
     With `out` the predictions are written there: .npy, uint16 (n, 2), columns prediction and label. Raises StageError
     if a logit is not finite.

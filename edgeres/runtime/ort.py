@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from edgeres.core.artifacts import OnnxModel
+from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
 from edgeres.core.errors import InputError, require
 from edgeres.runtime.runner import Images, Logits, RunnerOptions
 
@@ -17,10 +17,12 @@ class OrtRunner:
     def __init__(self, model: OnnxModel, options: RunnerOptions) -> None:
         self._ort = require("onnxruntime", "onnx")
         self._model, self._options = model, options
+        asked = options.literal_qdq
+        self._literal = model.profile != FUSED_PROFILE if asked is None else asked
         self.batch = model.batch
         self.name = f"onnxruntime {self._ort.__version__} cpu"
         if "int8" in model.precision:
-            self.name += " literal Q/DQ" if options.literal_qdq else " fused Q/DQ"
+            self.name += " literal Q/DQ" if self._literal else " fused Q/DQ"
 
     def __enter__(self) -> Self:
         """Creates the session; raises InputError if ONNX Runtime refuses the graph."""
@@ -59,7 +61,7 @@ class OrtRunner:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.disable_quant_qdq", "1" if self._options.literal_qdq else "0")
+        options.add_session_config_entry("session.disable_quant_qdq", "1" if self._literal else "0")
         if self._options.threads is not None:
             options.intra_op_num_threads = self._options.threads
         return options

@@ -19,11 +19,11 @@ class RunnerOptions:
 
     `threads`: CPU threads, None for the runtime's own choice. `literal_qdq`: evaluate Quantize/Dequantize nodes one by
     one, as TensorRT defines them, instead of ONNX Runtime's fused integer kernels (whose 16-bit sums saturate on CPUs
-    without VNNI); used for accuracy, never for speed.
+    without VNNI); used for accuracy, never for speed. None: literal, but fused for files of the ort-cpu profile.
     """
 
     threads: int | None = None
-    literal_qdq: bool = True
+    literal_qdq: bool | None = None
 
 
 class Runner(Protocol):

@@ -1,0 +1,69 @@
+"""`edgeres agree A [B]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeres.cli.options import given, options_of
+from edgeres.core.artifacts import model_from
+from edgeres.core.config import config_from
+from edgeres.core.errors import StageError
+from edgeres.evaluate.agreement import Agreement, Likeness, Side
+from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
+
+
+@click.command(
+    help="How well B (an ONNX file or a checkpoint) agrees with A, and the first module that drifts. One file alone:"
+    " fake quantization on torch against ONNX Runtime. Exit code: 1 if a rule set by --min-... is broken."
+)
+@click.argument("a", type=click.Path(path_type=Path), metavar="A")
+@click.argument("b", required=False, type=click.Path(path_type=Path), metavar="[B]")
+@options_of(AgreeConfig)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None:
+    """See the help text."""
+    config = config_from(AgreeConfig, given(values), "edgeres agree")
+    result = agree(model_from(a), model_from(b or a), config)
+    if as_json:
+        click.echo(result.model_dump_json())
+    else:
+        _print(result)
+    if broken := broken_rules(result, config):
+        for line in broken[:-1]:
+            click.echo(f"edgeres: agree: {line}", err=True)
+        raise StageError(f"agree: {broken[-1]}")
+
+
+def _print(result: Agreement) -> None:
+    for letter, side in (("A", result.a), ("B", result.b)):
+        click.echo(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {_accuracy(side, result.n)}")
+    low, high = result.interval
+    change, half = result.difference
+    click.echo(
+        f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
+        f" {result.top1:.2%} (95 %: {100 * low:.2f} to {100 * high:.2f})"
+    )
+    click.echo(
+        f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
+        f" only B {result.only_b}, McNemar p = {result.p_value:.2g})"
+    )
+    click.echo(f"logits: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}, KL {result.kl:.2g} nats")
+    width = max([len(module.name) for module in result.modules], default=0)
+    for module in result.modules:
+        mark = "  <- drifts first" if module.name == result.drift else ""
+        click.echo(f"  {module.name:{width}}  {_db(module):>9}  cosine {module.cosine:.6f}{mark}")
+    for note in result.notes:
+        click.echo(note)
+    if result.modules and result.drift is None:
+        click.echo("no module drifts")
+
+
+def _accuracy(side: Side, n: int) -> str:
+    return f"{100 * side.correct_top1 / n:.2f} %"
+
+
+def _db(likeness: Likeness) -> str:
+    return "identical" if likeness.sqnr_db is None else f"{likeness.sqnr_db:.1f} dB"

@@ -1,0 +1,154 @@
+"""How well two models agree on the same images: A is what B is held against.
+
+    SQNR    10 log10 sum(a^2) / sum((a - b)^2)  over all values of all images, in dB
+    cosine  sum(a b) / sqrt(sum(a^2) sum(b^2))
+    KL      mean over the images of sum_k p_a(k) log(p_a(k) / p_b(k)), in nats
+
+The exact McNemar test asks whether B is right more or less often than A; only images on which one of them alone is
+right say anything.  Source: McNemar 1947, doi:10.1007/BF02295996, with the binomial distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.core.config import Record
+from edgeres.core.metrics import paired_difference, wilson
+from edgeres.runtime.runner import Logits
+
+HARMLESS_DB = 40.0  # above it the noise is less than 1 % of the signal's amplitude
+
+
+class Side(Record):
+    """One of the two: the file, who executed it, and how often it was right."""
+
+    path: str
+    sha256: str
+    precision: str
+    runtime: str
+    correct_top1: int
+
+
+class Likeness(Record):
+    """Of a tensor of B to A's of the same name; `sqnr_db` is None where they are equal bit for bit."""
+
+    name: str
+    sqnr_db: float | None
+    cosine: float
+
+
+class Agreement(Record):
+    """`only_a`, `only_b`: images on which it alone is right; `modules`: their outputs, in order of execution."""
+
+    a: Side
+    b: Side
+    dataset: str
+    split: str
+    n: int
+    same_top1: int
+    only_a: int
+    only_b: int
+    logits: Likeness
+    kl: float
+    modules: tuple[Likeness, ...] = ()
+    drift: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def top1(self) -> float:
+        """Share of the images on which both have the same first guess."""
+        return self.same_top1 / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `top1`."""
+        return wilson(self.same_top1, self.n)
+
+    @property
+    def difference(self) -> tuple[float, float]:
+        """(accuracy of B minus that of A, half-width of its 95 % interval), as fractions."""
+        a, b = np.zeros(self.n, bool), np.zeros(self.n, bool)
+        a[: self.only_a], b[self.only_a : self.only_a + self.only_b] = True, True
+        return paired_difference(a.tolist(), b.tolist())
+
+    @property
+    def p_value(self) -> float:
+        """Exact McNemar test of equal accuracy."""
+        return mcnemar(self.only_a, self.only_b)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided p-value: how likely a split at least as uneven is if both are equally often right."""
+    n = only_a + only_b
+    whole = math.lgamma(n + 1) - n * math.log(2)
+    terms = (whole - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * math.fsum(map(math.exp, terms)))
+
+
+@dataclass
+class Similarity:
+    """Sums over a tensor's values; memory does not depend on the number of images."""
+
+    power_a: float = 0.0
+    power_b: float = 0.0
+    product: float = 0.0
+    noise: float = 0.0
+
+    def add(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+        """Counts arrays of one shape."""
+        x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+        self.power_a += float(x @ x)
+        self.power_b += float(y @ y)
+        self.product += float(x @ y)
+        x -= y
+        self.noise += float(x @ x)
+
+    def likeness(self, name: str) -> Likeness:
+        """The figures of what was added."""
+        return Likeness(name=name, sqnr_db=self.sqnr_db, cosine=self.cosine)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """None if there is no noise; -inf cannot be, a signal of zeros counts as the smallest float."""
+        if self.noise == 0:
+            return None
+        return 10 * math.log10(max(self.power_a, float(np.finfo(np.float64).tiny)) / self.noise)
+
+    @property
+    def cosine(self) -> float:
+        """1 for two tensors of zeros, 0 if only one of them is."""
+        if self.power_a == 0 or self.power_b == 0:
+            return float(self.power_a == self.power_b)
+        return self.product / math.sqrt(self.power_a * self.power_b)
+
+
+def kl_sum(a: Logits, b: Logits) -> float:
+    """Sum over the rows of the KL divergence from softmax(a) to softmax(b), in nats."""
+    log_a, log_b = log_softmax(a), log_softmax(b)
+    return float((np.exp(log_a) * (log_a - log_b)).sum())
+
+
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Row by row, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
+
+
+def first_drift(modules: Sequence[Likeness], *, fall_db: float, floor_db: float) -> str | None:
+    """The first module at which SQNR falls under `floor_db`, or by more than `fall_db` below its predecessor's.
+
+    A fall that ends above HARMLESS_DB is none: a single rounding that goes the other way takes equal tensors there.
+    """
+    before = math.inf
+    for module in modules:
+        sqnr = math.inf if module.sqnr_db is None else module.sqnr_db
+        if sqnr < floor_db or (sqnr < min(HARMLESS_DB, before - fall_db) and before < math.inf):
+            return module.name
+        before = sqnr
+    return None

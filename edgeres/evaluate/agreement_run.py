@@ -1,0 +1,172 @@
+"""`edgeres agree`: two models, or one model executed in two ways, on the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from edgeres.core.artifacts import CARD_KEY, Checkpoint, Engine, Model, OnnxModel
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError, StageError
+from edgeres.core.names import lookup
+from edgeres.core.progress import track
+from edgeres.core.spec import ModelSpec
+from edgeres.data import Split
+from edgeres.evaluate.agreement import Agreement, Side, Similarity, first_drift, kl_sum
+from edgeres.evaluate.agreement_probes import LOGITS, Probe, Values, probe_for
+from edgeres.runtime import runtime_of
+
+WAYS = {
+    "torch": "a checkpoint, or an ONNX graph with fake quantization",
+    "literal": "ONNX Runtime, Q/DQ node by node, as TensorRT defines them",
+    "fused": "ONNX Runtime with its own integer kernels",
+}
+_USUAL = "default: literal, torch for a checkpoint, torch,literal for one ONNX file alone"
+
+
+class AgreeConfig(Config):
+    """What is compared on which images, and the rules a script may set."""
+
+    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function; its val split")
+    runtimes: tuple[str, ...] = Field(
+        (), description=f"how A and B are executed, two of torch, literal, fused; {_USUAL}"
+    )
+    images: int | None = Field(None, gt=0, description="this many images of val only (stratified)")
+    batch: int = Field(125, gt=0, description="images at a time")
+    threads: int | None = Field(None, gt=0, description="CPU threads; default: the runtime's choice")
+    fall_db: float = Field(6.0, gt=0, description="a module drifts if SQNR falls by more than this within it")
+    floor_db: float = Field(20.0, description="or if it falls under this")
+    min_agreement: float | None = Field(None, ge=0, le=1, description="exit code 1 if top-1 agreement is lower")
+    min_sqnr: float | None = Field(None, description="exit code 1 if the SQNR of the logits in dB is lower")
+    download: bool = Field(False, description="fetch the data set if it is not here")
+
+    def check(self) -> None:
+        """The runtimes exist and are two."""
+        for way in self.runtimes:
+            lookup(WAYS, way, "runtime")
+        if len(self.runtimes) not in (0, 2):
+            raise InputError(f"--runtimes names {len(self.runtimes)}; name two, as in --runtimes torch,literal")
+
+
+def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
+    """Agreement of `b` with `a` on the val split.
+
+    Raises:
+        InputError: they take other images or have other classes, or a runtime does not execute a file.
+        StageError: a logit is not finite.
+    """
+    from edgeres.data import dataset_for
+
+    config.check()
+    spec = _common_spec(a, b)
+    dataset = dataset_for(spec, config.data, download=config.download)
+    images = dataset.val
+    if config.images is not None and config.images < len(images):
+        images = images.sample(config.images, 0)
+    way_a, way_b = config.runtimes or _ways(a, b)
+    with (
+        probe_for(a, way_a, config.threads) as (name_a, probe_a),
+        probe_for(b, way_b, config.threads) as (name_b, probe_b),
+    ):
+        tally = _Tally((a.path, b.path))
+        _run(tally, (probe_a, probe_b), images, spec=spec, batch=config.batch)
+    return tally.agreement((_side(a, name_a, tally.right_a), _side(b, name_b, tally.right_b)), dataset.name, config)
+
+
+def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
+    """One line for every rule of `config` that is not met."""
+    lines, sqnr = [], agreement.logits.sqnr_db
+    if config.min_agreement is not None and agreement.top1 < config.min_agreement:
+        lines.append(f"top-1 agreement {agreement.top1:.2%} is below {config.min_agreement:.2%}")
+    if config.min_sqnr is not None and sqnr is not None and sqnr < config.min_sqnr:
+        lines.append(f"logit SQNR {sqnr:.1f} dB is below {config.min_sqnr:g} dB")
+    return tuple(lines)
+
+
+class _Tally:
+    """Sums over the batches."""
+
+    def __init__(self, paths: tuple[Path, Path]) -> None:
+        self._paths = paths
+        self._logits, self._modules, self._kl = Similarity(), dict[str, Similarity](), 0.0
+        self.n = self.same = self.only_a = self.only_b = self.right_a = self.right_b = 0
+
+    def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
+        """Counts one batch."""
+        for path, values in zip(self._paths, (a, b), strict=True):
+            if not np.isfinite(values[LOGITS]).all():
+                raise StageError(f"agree: {path} gives logits that are not finite")
+        first, second = a[LOGITS].argmax(1), b[LOGITS].argmax(1)
+        is_a, is_b = first == labels, second == labels
+        self.n += len(labels)
+        self.same += int((first == second).sum())
+        self.only_a, self.only_b = self.only_a + int((is_a & ~is_b).sum()), self.only_b + int((is_b & ~is_a).sum())
+        self.right_a, self.right_b = self.right_a + int(is_a.sum()), self.right_b + int(is_b.sum())
+        self._kl += kl_sum(a[LOGITS], b[LOGITS])
+        self._logits.add(a[LOGITS], b[LOGITS])
+        for name in (name for name in a if name != LOGITS and name in b and a[name].shape == b[name].shape):
+            self._modules.setdefault(name, Similarity()).add(a[name], b[name])
+
+    def agreement(self, sides: tuple[Side, Side], dataset: str, config: AgreeConfig) -> Agreement:
+        """The figures of what was added."""
+        modules = tuple(similarity.likeness(name) for name, similarity in self._modules.items())
+        drift = first_drift(modules, fall_db=config.fall_db, floor_db=config.floor_db)
+        note = () if modules else ("no module outputs to compare: fused kernels show none, or no names in common",)
+        return Agreement(
+            a=sides[0],
+            b=sides[1],
+            dataset=dataset,
+            split="val",
+            n=self.n,
+            same_top1=self.same,
+            only_a=self.only_a,
+            only_b=self.only_b,
+            logits=self._logits.likeness("logits"),
+            kl=self._kl / self.n,
+            modules=modules,
+            drift=drift,
+            notes=note,
+        )
+
+
+def _run(tally: _Tally, probes: tuple[Probe, Probe], images: Split, *, spec: ModelSpec, batch: int) -> None:
+    total = -(-len(images) // batch)
+    for x, labels in track(images.batches(spec, batch), "agree", total):
+        tally.add(probes[0](x), probes[1](x), labels)
+
+
+def _ways(a: Model, b: Model) -> tuple[str, str]:
+    for model in (a, b):
+        if isinstance(model, Engine):
+            runtime_of(model)  # says why an engine cannot be executed
+    if a.path.resolve() == b.path.resolve() and not isinstance(a, Checkpoint):
+        return "torch", "literal"
+    first, second = ("torch" if isinstance(model, Checkpoint) else "literal" for model in (a, b))
+    return first, second
+
+
+def _side(model: Model, runtime: str, correct: int) -> Side:
+    return Side(
+        path=str(model.path), sha256=model.sha256, precision=model.precision, runtime=runtime, correct_top1=correct
+    )
+
+
+def _common_spec(a: Model, b: Model) -> ModelSpec:
+    """A's spec, or B's where A is a foreign file; raises InputError if both have one and they do not fit."""
+    is_foreign = isinstance(a, OnnxModel) and not _has_card(a)
+    first = b.spec if is_foreign else a.spec
+    last = first if isinstance(b, OnnxModel) and not _has_card(b) else b.spec
+    for what in ("num_classes", "input_shape", "preprocess"):
+        if getattr(first, what) != getattr(last, what):
+            raise InputError(
+                f"{a.path} and {b.path} cannot be compared: {what} is {getattr(first, what)} and {getattr(last, what)}"
+            )
+    return first
+
+
+def _has_card(model: OnnxModel) -> bool:
+    """Whether edgeres wrote the file."""
+    return any(entry.key == CARD_KEY for entry in model.proto.metadata_props)

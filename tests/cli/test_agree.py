@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import pytest
+
+from edgeres.cli.main import _run
+from edgeres.export.stage import ExportConfig, export
+
+DATA = ("--data", "digits", "--images", 40, "--threads", 1)
+
+
+@pytest.fixture
+def edgeres(monkeypatch, capfd):
+    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgeres", *map(str, arguments)])
+        code = _run()
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    logging.getLogger("edgeres").handlers.clear()
+    yield run
+    logging.getLogger("edgeres").handlers.clear()  # its stream ends with the test
+
+
+@pytest.fixture
+def files(spec_of, checkpoint_of, tmp_path):
+    checkpoint = checkpoint_of(spec_of("resnet8"))
+    other = checkpoint_of(spec_of("resnet8"), "other.safetensors", seed=1)
+    return checkpoint.path, export(checkpoint, ExportConfig(), tmp_path).output.path, other.path
+
+
+def test_a_table_of_modules_and_the_figures_are_printed(edgeres, files):
+    code, out, _ = edgeres("agree", *files[:2], *DATA)
+    assert code == 0
+    assert "same top-1 on 40 of 40 images of digits val" in out
+    assert "layer2.0" in out
+    assert "no module drifts" in out
+
+
+def test_json_holds_the_raw_counts(edgeres, files):
+    code, out, _ = edgeres("agree", *files[:2], *DATA, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["n"], found["same_top1"]) == (40, 40)
+    assert [module["name"] for module in found["modules"]] == ["layer1.0", "layer2.0", "layer3.0"]
+
+
+def test_broken_rules_give_a_line_each_and_exit_code_1(edgeres, files):
+    code, _, err = edgeres("agree", files[0], files[2], *DATA, "--min-agreement", 0.995, "--min-sqnr", 35)
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.startswith("edgeres: agree:")]
+    assert len(lines) == 2
+    assert "is below 99.50%" in lines[0]
+    assert "is below 35 dB" in lines[1]
+
+
+def test_rules_that_hold_give_exit_code_0(edgeres, files):
+    assert edgeres("agree", *files[:2], *DATA, "--min-agreement", 0.995, "--min-sqnr", 35)[0] == 0
+
+
+def test_one_onnx_file_alone_is_compared_on_two_runtimes(edgeres, files):
+    _, out, _ = edgeres("agree", files[1], *DATA)
+    assert "fp32, torch" in out
+    assert "fp32, onnxruntime" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--runtimes", "torch"), "name two"),
+        (("--runtimes", "torch,fusd"), "did you mean fused"),
+        (("--runtimes", "literal,torch"), "onnxruntime does not execute"),
+        (("--min-agreement", "99.5"), "min_agreement"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(edgeres, files, arguments, message):
+    code, _, err = edgeres("agree", *files[:2], *DATA, *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1

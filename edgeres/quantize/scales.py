@@ -1,38 +1,42 @@
 """Calibration: training images through the float graph, one clipping bound per tensor and method.
 
 scales.json names the model, the data set and the very images (a hash of their ids) its numbers come from.
-Only the train split is read: the split that is reported must not choose anything.
+Only the train split is read (val only to see that it shares no image): the split that is reported must not choose
+anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
 from edgeres.core.config import Config, Record
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.quantize.calibrators import CALIBRATORS, amax_from
 from edgeres.quantize.histogram import Histogram
+from edgeres.quantize.trt_cache import trt_cache_from, version_number
 
 if TYPE_CHECKING:
-    from edgeres.data import Split
+    from edgeres.data import Dataset, Split
+    from edgeres.quantize.observe import Statistics
 
-Images = NDArray[np.float32]
 FILE_NAME = "scales.json"
+CACHE_NAME = f"{FILE_NAME}.cache"
 FEWEST_IMAGES = 32
 _USUAL_IMAGES = 500  # TensorRT's documentation asks for about as many
+_TOLERATED_SHARE = 0.01  # of calibration images that are in val too: public data sets hold a few doubles
+_NAMES_SHOWN = 8
+_BATCH = 32  # images decoded at a time; how many are run at a time is a matter of memory (observe.py)
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +48,17 @@ class CalibrateConfig(Config):
     images: int = Field(512, ge=FEWEST_IMAGES, description="of train, stratified by class")
     seed: int = Field(0, ge=0, description="of the choice of images")
     methods: tuple[str, ...] = Field(tuple(CALIBRATORS), min_length=1, description="calibrators to decide by")
-    batch: int = Field(32, ge=1, description="images at a time")
+    trt_cache: str | None = Field(None, description="TensorRT 8 to 10 to write scales.json.cache for, such as 8.6.1")
+    trt_method: str = Field("mse", description="calibrator whose bounds the cache takes")
     download: bool = Field(False, description="fetch the data set if it is not here")
+
+    def check(self) -> None:
+        """The methods exist, and TensorRT of the version reads caches."""
+        for method in self.methods:
+            lookup(CALIBRATORS, method, "calibrator")
+        if self.trt_cache is not None:
+            version_number(self.trt_cache)
+            lookup(dict.fromkeys(self.methods), self.trt_method, "calibrator")
 
 
 class TensorScale(Record):
@@ -73,86 +86,87 @@ class ScaleTable(Record):
 
 
 def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> StageResult[ScaleTableFile]:
-    """Writes `out_dir`/scales.json.
+    """Writes `out_dir`/scales.json, and scales.json.cache beside it if `config.trt_cache` is given.
 
     Raises:
-        InputError: the model is quantized already, a method is unknown, there are too few training images,
-        or a
-            tensor has NaN or infinite values.
+        InputError: the model is quantized already, a method is unknown, there are too few training images or they
+            are val's too, or a tensor has NaN or infinite values or always the same one.
     """
     from edgeres.data import dataset_for
-    from edgeres.quantize.placement import placement_of
+    from edgeres.quantize.images import streamed
+    from edgeres.quantize.observe import statistics_of
 
     recorder = Recorder("calibrate", config, source)
-    for method in config.methods:
-        lookup(CALIBRATORS, method, "calibrator")
+    config.check()
     check_float(source)
-    tensors = placement_of(source.proto).observed
+    tensors = _tensors(source, everything=config.trt_cache is not None)
     dataset = dataset_for(source.spec, config.data, download=config.download)
-    if len(dataset.train) < FEWEST_IMAGES:
-        raise InputError(f"{config.data} has {len(dataset.train)} training images, calibration needs {FEWEST_IMAGES}")
-    split = dataset.train.sample(min(config.images, len(dataset.train)), config.seed)
-    if len(split) < _USUAL_IMAGES:
-        recorder.warnings.append(f"{len(split)} calibration images; {_USUAL_IMAGES} or more are usual")
+    split = _chosen(dataset, config, recorder)
     with timed(recorder.results, "statistics_s"):
-        steps = -(-len(split) // config.batch)
-        batches = track(split.batches(source.spec, config.batch), "calibrate", steps)
-        histograms = histograms_of(source.proto, tensors, (images for images, _ in batches))
+        steps = -(-len(split) // _BATCH)
+        batches = track(streamed(split, source.spec, _BATCH), "calibrate", steps)
+        statistics = statistics_of(source.proto, tensors, batches)
+    _check_statistics(statistics, recorder)
     with timed(recorder.results, "calibrators_s"):
-        scales = {name: _tensor_scale(histogram, config.methods) for name, histogram in histograms.items()}
+        scales = {name: _tensor_scale(one.histogram, config.methods) for name, one in statistics.items()}
     table = ScaleTable(
         model_sha256=source.sha256,
         dataset=dataset.name,
         split=split.name,
         n=len(split),
         seed=config.seed,
-        ids_sha256=_ids_sha256(split),
+        ids_sha256=ids_sha256(split),
         methods=config.methods,
         tensors=scales,
     )
-    return _written(table, recorder, out_dir)
+    return _written(table, recorder, config, out_dir)
+
+
+def _tensors(source: OnnxModel, *, everything: bool) -> tuple[str, ...]:
+    """What is looked at: the tensors any profile quantizes, or all that are computed in float."""
+    from edgeres.quantize.observe import shapes_of
+    from edgeres.quantize.placement import observed_of
+
+    return tuple(shapes_of(source.proto)) if everything else observed_of(source.proto)
+
+
+def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Split:
+    """The calibration images; raises InputError if they are too few or in val."""
+    from edgeres.quantize.images import shared_with
+
+    if len(dataset.train) < FEWEST_IMAGES:
+        raise InputError(f"{config.data} has {len(dataset.train)} training images, calibration needs {FEWEST_IMAGES}")
+    split = dataset.train.sample(min(config.images, len(dataset.train)), config.seed)
+    if len(split) < _USUAL_IMAGES:
+        recorder.warnings.append(f"{len(split)} calibration images; {_USUAL_IMAGES} or more are usual")
+    if shared := shared_with(split, dataset.val):
+        found = f"{len(shared)} of {len(split)} calibration images are in {dataset.val.name} too (first: {shared[0]})"
+        if len(shared) > _TOLERATED_SHARE * len(split):
+            raise InputError(f"{found}; remove them from one of the two, or accuracy is not that of unseen images")
+        recorder.warnings.append(found)
+    return split
+
+
+def _check_statistics(statistics: Mapping[str, Statistics], recorder: Recorder) -> None:
+    """Raises InputError for a tensor that is always the same number; warns of dead tensors and channels."""
+    for name, one in statistics.items():
+        if one.histogram.minimum == one.histogram.maximum != 0:
+            value = one.histogram.maximum
+            raise InputError(f"tensor {name!r} is {value:g} for every image; check the images and the model's weights")
+    silent = [name for name, one in statistics.items() if one.histogram.absmax == 0]
+    if silent:
+        recorder.warnings.append(f"always zero on the calibration images: {', '.join(silent)}")
+    partly = [f"{name} {one.dead}" for name, one in statistics.items() if one.dead and name not in silent]
+    if partly:
+        more = f" and {len(partly) - _NAMES_SHOWN} more" if len(partly) > _NAMES_SHOWN else ""
+        shown = ", ".join(partly[:_NAMES_SHOWN])
+        recorder.warnings.append(f"channels that were zero on every calibration image: {shown}{more}")
 
 
 def check_float(model: OnnxModel) -> None:
     """Raises InputError if `model` holds Q/DQ nodes."""
     if "int8" in model.precision:
         raise InputError(f"{model.path} is quantized already; use the float model it was made from")
-
-
-def histograms_of(model: Any, tensors: Iterable[str], batches: Iterable[Images]) -> dict[str, Histogram]:
-    """Statistics of `tensors` while the graph runs over `batches`; memory does not grow with their number."""
-    histograms = {name: Histogram(name) for name in tensors}
-    for values in _observations(model, list(histograms), batches):
-        for name, histogram in histograms.items():
-            histogram.add(values[name])
-    return histograms
-
-
-def _observations(model: Any, tensors: list[str], batches: Iterable[Images]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The tensors' values, batch by batch."""
-    ort = require("onnxruntime", "onnx")
-    source = model.graph.input[0].name
-    computed = [name for name in tensors if name != source] or [model.graph.output[0].name]
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    graph = _observable(model, computed).SerializeToString()
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    for images in batches:
-        yield dict(zip(computed, session.run(computed, {source: images}), strict=True)) | {source: images}
-
-
-def _observable(model: Any, tensors: list[str]) -> Any:
-    """A copy with any batch size and `tensors` as additional outputs."""
-    onnx = require("onnx", "onnx")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for value in (*copy.graph.input, *copy.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    present = {value.name for value in copy.graph.output}
-    for name in (name for name in tensors if name not in present):
-        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return copy
 
 
 def _tensor_scale(histogram: Histogram, methods: tuple[str, ...]) -> TensorScale:
@@ -164,16 +178,21 @@ def _tensor_scale(histogram: Histogram, methods: tuple[str, ...]) -> TensorScale
     )
 
 
-def _ids_sha256(split: Split) -> str:
+def ids_sha256(split: Split) -> str:
+    """Hash of the ids of the images, joined by newlines."""
     return hashlib.sha256("\n".join(split.ids).encode()).hexdigest()
 
 
-def _written(table: ScaleTable, recorder: Recorder, out_dir: Path) -> StageResult[ScaleTableFile]:
+def _written(
+    table: ScaleTable, recorder: Recorder, config: CalibrateConfig, out_dir: Path
+) -> StageResult[ScaleTableFile]:
     path = out_dir / FILE_NAME
     write_text(path, table.model_dump_json(indent=1) + "\n")
-    dead = [name for name, scale in table.tensors.items() if scale.minimum == scale.maximum == 0]
-    if dead:
-        recorder.warnings.append(f"always zero on the calibration images: {', '.join(dead)}")
+    if config.trt_cache is not None:
+        write_text(out_dir / CACHE_NAME, trt_cache_from(table, config.trt_method, config.trt_cache))
+        about = f"{CACHE_NAME} is for TensorRT {config.trt_cache}, {config.trt_method}; never run on hardware"
+        recorder.notes.append(about)
+        log.info(about)
     recorder.results |= {"images": table.n, "tensors": len(table.tensors), "methods": list(table.methods)}
     recorder.notes.append(f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}")
     log.info("%d tensors observed on %d images of %s", len(table.tensors), table.n, table.dataset)

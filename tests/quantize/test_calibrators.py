@@ -92,6 +92,19 @@ def test_mse_is_near_the_best_of_all_bounds():
     assert found < 0.8 * squared_error(x, float(np.abs(x).max()))
 
 
+def test_sqnr_minimises_the_noise_its_model_predicts():
+    x = np.random.default_rng(1).laplace(size=50_000).astype(np.float32)
+    magnitude = np.abs(x).astype(np.float64)
+
+    def noise(amax: float) -> float:
+        inside = magnitude <= amax
+        return (amax / 127) ** 2 / 12 * inside.sum() + ((magnitude[~inside] - amax) ** 2).sum()
+
+    found = noise(amax_from(histogram_of(x), "sqnr"))
+    best = min(noise(amax) for amax in np.linspace(0.1, magnitude.max(), 500))
+    assert best / 1.005 <= found <= 1.005 * best
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_entropy_equals_its_definition(seed):
     x = np.random.default_rng(seed).laplace(size=20_000).astype(np.float32)

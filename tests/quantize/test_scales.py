@@ -1,21 +1,30 @@
 from __future__ import annotations
 
-import tracemalloc
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx.reference import ReferenceEvaluator
+from onnx import numpy_helper
 
+from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.data import Split, dataset_from
 from edgeres.quantize.calibrators import CALIBRATORS
-from edgeres.quantize.scales import CalibrateConfig, calibrate, histograms_of
+from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize, scale_table_from
 
 
-def images_of(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((n, 1, 8, 8), dtype=np.float32)
+def with_tensor(source: OnnxModel, prefix: str, change: Callable[[str, np.ndarray], np.ndarray]) -> OnnxModel:
+    """The model with `change(name, value)` in place of the initializers whose names start with `prefix`."""
+    model = source.proto
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith(prefix):
+            value = change(tensor.name, numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+    source.path.write_bytes(model.SerializeToString())
+    return OnnxModel(source.path)
 
 
 def test_the_table_names_its_model_its_images_and_every_tensor(onnx_of, tmp_path):
@@ -40,13 +49,13 @@ def test_the_table_names_its_model_its_images_and_every_tensor(onnx_of, tmp_path
 
 def test_the_val_split_is_never_read(onnx_of, tmp_path, monkeypatch):
     read = []
-    batches = Split.batches
+    fitted = Split.fitted
 
-    def watched(self: Split, spec, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        read.extend(self.ids)
-        return batches(self, spec, batch)
+    def watched(self: Split, index: int, spec) -> np.ndarray:
+        read.append(self.ids[index])
+        return fitted(self, index, spec)
 
-    monkeypatch.setattr(Split, "batches", watched)
+    monkeypatch.setattr(Split, "fitted", watched)
     calibrate(onnx_of("resnet8"), CalibrateConfig(data="digits", images=100), tmp_path / "out")
     assert len(set(read)) == 100
     assert not set(read) & set(dataset_from("digits").val.ids)
@@ -62,51 +71,12 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_other_images(onnx_of
     assert scale_table_from(first).ids_sha256 != scale_table_from(other).ids_sha256
 
 
-def test_ranges_equal_those_of_the_reference_evaluator(onnx_of):
-    model = onnx_of("resnet8").proto
-    images = images_of(3)
-    tensor = "layer1.0.relu"
-    histogram = histograms_of(model, [tensor], [images])[tensor]
-    model.graph.output.add(name=tensor)
-    values = np.concatenate([ReferenceEvaluator(model).run([tensor], {"images": x[None]})[0] for x in images])
-    assert histogram.n == values.size
-    assert histogram.zeros == np.count_nonzero(values == 0)
-    assert histogram.maximum == pytest.approx(values.max(), rel=1e-5)
-
-
-def test_statistics_do_not_depend_on_how_images_are_batched(onnx_of):
-    model, images = onnx_of("resnet8").proto, images_of(12)
-    one = histograms_of(model, ["images"], [images])["images"]
-    many = histograms_of(model, ["images"], np.split(images, 4))["images"]
-    assert np.array_equal(one.counts, many.counts)
-
-
-def test_memory_does_not_grow_with_the_number_of_images(onnx_of):
-    model = onnx_of("resnet8").proto
-    tensors = ["images", "relu", "layer1.0.relu_1"]
-
-    def peak(batches: int) -> int:
-        tracemalloc.start()
-        histograms_of(model, tensors, (images_of(16, seed) for seed in range(batches)))
-        size = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return size
-
-    peak(2)
-    assert peak(60) < 1.2 * peak(6)
-
-
-def test_an_image_that_is_no_number_is_refused(onnx_of):
-    bad = images_of(2)
-    bad[1, 0, 3, 3] = np.nan
-    with pytest.raises(InputError, match="NaN values"):
-        histograms_of(onnx_of("resnet8").proto, ["images"], [bad])
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"methods": ("minmax", "entropi")}, "unknown calibrator 'entropi'; did you mean entropy"),
+        ({"trt_cache": "11.0"}, "TensorRT 11.0 reads no calibration cache of this kind"),
+        ({"trt_cache": "8.6", "methods": ("minmax",)}, "unknown calibrator 'mse'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(values, message, onnx_of, tmp_path):
@@ -134,6 +104,72 @@ def test_a_dead_tensor_is_named(onnx_of, tmp_path):
     source.path.write_bytes(model.SerializeToString())
     result = calibrate(type(source)(source.path), CalibrateConfig(data="digits", images=64), tmp_path / "out")
     assert "always zero on the calibration images: layer1.0.relu" in result.report.warnings
+
+
+def test_a_constant_tensor_is_refused_by_name(onnx_of, tmp_path):
+    source = with_tensor(onnx_of("resnet8"), "fc.", lambda name, value: np.full_like(value, name.endswith("bias")))
+    with pytest.raises(InputError, match=r"tensor 'logits' is 1 for every image; check the images") as caught:
+        calibrate(source, CalibrateConfig(data="digits", images=64, trt_cache="8.6"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_the_tensor_they_reach(onnx_of, tmp_path):
+    source = with_tensor(onnx_of("resnet8"), "layer2.0.conv1.bias", lambda _, value: value * np.nan)
+    with pytest.raises(InputError, match=r"tensor 'layer2.0.[\w.]+' has NaN values"):
+        calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "out")
+
+
+def test_dead_channels_are_counted_by_layer(onnx_of, tmp_path):
+    def without_two_channels(_: str, value: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(value)).reshape(-1, *[1] * (value.ndim - 1)) < 2, 0, value).astype(value.dtype)
+
+    source = with_tensor(onnx_of("resnet8"), "layer1.0.conv1.", without_two_channels)
+    result = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "out")
+    warning = next(text for text in result.report.warnings if "channels that were zero" in text)
+    dead = re.search(r"layer1\.0\.relu (\d+)", warning)
+    assert dead is not None
+    assert int(dead[1]) >= 2
+
+
+def test_a_cache_for_tensorrt_covers_every_computed_tensor(onnx_of, tmp_path):
+    source = onnx_of("resnet8")
+    config = CalibrateConfig(data="digits", images=64, trt_cache="8.6.1")
+    result = calibrate(source, config, tmp_path / "out")
+    lines = (tmp_path / "out" / "scales.json.cache").read_text().splitlines()
+    names = {line.rpartition(": ")[0] for line in lines[1:]}
+    assert lines[0] == "TRT-8601-EntropyCalibration2"
+    assert names == {"images", *(output for node in source.proto.graph.node for output in node.output)}
+    assert any("never run on hardware" in note for note in result.report.notes)
+
+
+def test_a_cache_changes_no_number_of_the_table(onnx_of, tmp_path):
+    source = onnx_of("resnet8")
+    plain, more = (
+        scale_table_from(
+            calibrate(source, CalibrateConfig(data="digits", images=64, trt_cache=version), out).output.path
+        )
+        for version, out in ((None, tmp_path / "plain"), ("8.6", tmp_path / "more"))
+    )
+    assert {name: more.tensors[name] for name in plain.tensors} == plain.tensors
+    assert len(more.tensors) > len(plain.tensors)
+
+
+def test_images_of_val_are_refused(onnx_of, tmp_path, monkeypatch):
+    digits = dataset_from("digits")
+    leaked = replace(digits, train=digits.val.named("train"))
+    monkeypatch.setattr("edgeres.data.dataset_for", lambda *_, **__: leaked)
+    with pytest.raises(InputError, match="64 of 64 calibration images are in val too") as caught:
+        calibrate(onnx_of("resnet8"), CalibrateConfig(data="digits", images=64), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_images_are_refused(onnx_of, tmp_path, monkeypatch):
+    digits = dataset_from("digits")
+    monkeypatch.setattr(
+        "edgeres.data.dataset_for", lambda *_, **__: replace(digits, train=digits.train.subset(range(20)))
+    )
+    with pytest.raises(InputError, match="digits has 20 training images, calibration needs 32"):
+        calibrate(onnx_of("resnet8"), CalibrateConfig(data="digits"), tmp_path / "out")
 
 
 def test_all_images_are_taken_if_there_are_fewer_than_asked_for(onnx_of, tmp_path):

@@ -1,0 +1,163 @@
+"""A float graph run over images while its tensors are watched; what is kept does not grow with the images.
+
+The images of a run are so many that the watched tensors stay below a limit, each tensor is counted and given back
+before the next, and weights go from the model to ONNX Runtime through a temporary file, so that they are not held
+three times.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeres.core.errors import require
+from edgeres.quantize.graph import LAYERS, GraphView
+from edgeres.quantize.histogram import Histogram
+
+Images = NDArray[np.float32]
+MEMORY_LIMIT_BYTES = 16 << 20  # of watched tensors at a time: 5 images of ResNet-56, 1 of ResNet-50; more is no faster
+_MOST_AT_A_TIME = 32
+_FLOAT_BYTES = 4
+_NONZERO_CHANNELS_EXPECTED = LAYERS | {"Relu", "Clip"}  # not a padded shortcut, whose zeros are meant
+_QUIET = 3
+
+
+@dataclass
+class Statistics:
+    """One tensor: its values, and which channels (axis 1) were ever other than zero; None where that means nothing."""
+
+    histogram: Histogram
+    alive: NDArray[np.bool_] | None = None
+
+    @property
+    def dead(self) -> int:
+        """Channels that were zero on every image."""
+        return 0 if self.alive is None else int((~self.alive).sum())
+
+    def add(self, values: NDArray[Any], *, watch_channels: bool = False) -> None:
+        """Counts `values` (N, C, ...); raises InputError if one is NaN or infinite."""
+        self.histogram.add(values)
+        if not watch_channels or values.ndim < 2:
+            return
+        if self.alive is None:
+            self.alive = np.zeros(values.shape[1], np.bool_)
+        if not self.alive.all():
+            rest = tuple(axis for axis in range(values.ndim) if axis != 1)
+            self.alive = self.alive | (values != 0).any(axis=rest)
+
+
+def statistics_of(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Images]) -> dict[str, Statistics]:
+    """Statistics of `tensors` while `model` runs over `batches`, float32 (N, C, H, W).
+
+    Raises InputError if a tensor holds NaN or infinite values.
+    """
+    found = {name: Statistics(Histogram(name)) for name in tensors}
+    view = GraphView(model)
+    watched = {name for name in found if view.op_of(name) in _NONZERO_CHANNELS_EXPECTED}
+    for name, values in _observations(model, list(found), batches):
+        found[name].add(values, watch_channels=name in watched)
+    return found
+
+
+def histograms_of(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Images]) -> dict[str, Histogram]:
+    """The histograms alone."""
+    return {name: one.histogram for name, one in statistics_of(model, tensors, batches).items()}
+
+
+def images_at_a_time(model: onnx.ModelProto, tensors: Iterable[str], *, limit: int = MEMORY_LIMIT_BYTES) -> int:
+    """How many images keep `tensors` together below `limit` bytes, 1 to 32."""
+    shapes = shapes_of(model)
+    size = sum(math.prod(shapes[name][1:]) * _FLOAT_BYTES for name in tensors if name in shapes)
+    return max(1, min(_MOST_AT_A_TIME, limit // max(size, 1)))
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of every float tensor that the graph reads or computes; a dimension that is not known counts as 1."""
+    graph = onnx.GraphProto()
+    graph.CopyFrom(_without_weights(model).graph)
+    graph.input.extend(_stand_ins(model))
+    inferred = onnx.shape_inference.infer_shapes(_with_graph(model, graph)).graph
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {
+        value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        if value.name not in weights and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+
+
+def _observations(
+    model: onnx.ModelProto, tensors: list[str], batches: Iterable[Images]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(tensor, values), tensor by tensor and run by run."""
+    ort = require("onnxruntime", "onnx")
+    source = model.graph.input[0].name
+    computed = [name for name in tensors if name != source]
+    session = _session(model, computed or [model.graph.output[0].name])
+    size = images_at_a_time(model, tensors)
+    for images in (part for batch in batches for part in _parts(batch, size)):
+        if source in tensors:
+            yield source, images
+        if not computed:
+            continue
+        values = session.run_with_ort_values(computed, {source: ort.OrtValue.ortvalue_from_numpy(images)})
+        for name in computed:
+            yield name, values.pop(0).numpy()
+
+
+def _parts(images: Images, size: int) -> Iterator[Images]:
+    for start in range(0, len(images), size):
+        yield np.ascontiguousarray(images[start : start + size])
+
+
+def _session(model: onnx.ModelProto, outputs: list[str]) -> Any:
+    """A session on a copy with any batch size and `outputs`; the copy never stands in memory as a whole."""
+    ort = require("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
+        path = Path(folder, "observed.onnx")
+        _write_observable(model, outputs, path)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _write_observable(model: onnx.ModelProto, outputs: list[str], path: Path) -> None:
+    """In pieces: messages of protocol buffers merge when their bytes are joined."""
+    copy = _without_weights(model)
+    for value in (*copy.graph.input, *copy.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    present = {value.name for value in copy.graph.output}
+    for name in (name for name in outputs if name not in present):
+        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    with path.open("wb") as file:
+        file.write(copy.SerializeToString())
+        for tensor in model.graph.initializer:
+            file.write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that lacks the initializers, and the shapes that were inferred for one batch size."""
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    return _with_graph(model, graph)
+
+
+def _with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    return onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+
+
+def _stand_ins(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs with the initializers' types and shapes, for shape inference without their values."""
+    make = onnx.helper.make_tensor_value_info
+    return [make(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in model.graph.initializer]

@@ -122,7 +122,7 @@ STAGES = {
         OnnxModel,
         "edgeres.quantize.stage:QuantizeConfig",
         "edgeres.quantize.stage:quantize",
-        fills=("scales",),
+        fills=("scales", "latency"),
         float_only=True,
     ),
     "compile": Stage(OnnxModel, Engine, "edgeres.compile.stage:CompileConfig", "edgeres.compile.stage:compile_engine"),

@@ -19,7 +19,7 @@ class IntegerWeight:
 
     @property
     def as_float(self) -> NDArray[np.float32]:
-        """values * scale, float32 of the weight's shape."""
+        """Values * scale, float32 of the weight's shape."""
         rows = self.scale.reshape(-1, *[1] * (self.values.ndim - 1))
         product: NDArray[np.float32] = self.values.astype(np.float32) * rows
         return product

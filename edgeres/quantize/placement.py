@@ -18,14 +18,19 @@ pytorch-quantization and ModelOpt place the pairs of their ResNets in the same w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
 
 from edgeres.core.errors import InputError
 from edgeres.quantize.graph import LAYERS, GraphView, attribute
+from edgeres.quantize.modules import nodes_named
 
 _MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
+_KEEP_SCALE = _MOVERS | {"MaxPool", "Flatten"}
+_INTEGER = _KEEP_SCALE | LAYERS | {"Add", "GlobalAveragePool"}
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
 _UNSUPPORTED = frozenset({"MatMul", "ConvTranspose"})
 
 
@@ -55,24 +60,28 @@ class Placement:
         return tuple(dict.fromkeys(point.scale_of for point in self.points))
 
 
-def placement_of(model: onnx.ModelProto, *, stem: bool = True, head: bool = True) -> Placement:
+def placement_of(
+    model: onnx.ModelProto, *, stem: bool = True, head: bool = True, keep: Iterable[str] = ()
+) -> Placement:
     """The rule applied to a float graph; without `stem` (`head`) the first (last) layer stays float.
 
+    `keep` names layers and modules (`modules_of`) that stay float, with the additions that end them: an addition's skip
+    is left alone where the addition lies in a kept module, or the layer that feeds its branch is kept.
+
     Raises:
-        InputError: the graph has layers the rule does not know.
+        InputError: the graph has layers the rule does not know, or `keep` a name that the graph does not.
     """
     view = GraphView(model)
     _check(view)
-    layers = view.layers[0 if stem else 1 :]
-    if not head:
-        layers = [layer for layer in layers if layer.output[0] not in view.outputs]
+    kept = _kept(view, stem=stem, head=head, keep=keep)
+    layers = [layer for layer in view.layers if layer.name not in kept]
     readers: dict[str, list[tuple[str, int]]] = {}
     for layer in layers:
         readers.setdefault(layer.input[0], []).append((layer.name, 0))
     scale_of, additions = {}, []
     for addition in view.additions:
         index = skip_index(view, addition)
-        if index is None:
+        if index is None or addition.name in kept or _layer_before(view, addition.input[1 - index]) in kept:
             continue
         additions.append(addition.name)
         skip = addition.input[index]
@@ -83,6 +92,42 @@ def placement_of(model: onnx.ModelProto, *, stem: bool = True, head: bool = True
         readers.setdefault(skip, []).append((addition.name, index))
     points = tuple(Point(tensor, tuple(who), scale_of.get(tensor, tensor)) for tensor, who in readers.items())
     return Placement(points, tuple(layer.name for layer in layers), tuple(additions))
+
+
+def cpu_placement_of(
+    model: onnx.ModelProto, *, stem: bool = True, head: bool = True, keep: Iterable[str] = ()
+) -> Placement:
+    """Pairs around every operator that ONNX Runtime's CPU provider has in integers, so that it fuses all of them.
+
+    Every input of such an operator and its output, behind a ReLU where one follows. What moves values keeps the
+    scale. `additions` are those with both inputs quantized. `stem`, `head` and `keep` as in `placement_of`, which
+    raises the same errors.
+    """
+    view = GraphView(model)
+    _check(view)
+    kept = _kept(view, stem=stem, head=head, keep=keep)
+    integer = [node for node in view.nodes if node.name not in kept and _is_integer(view, node)]
+    names = {node.name for node in integer}
+    tensors = {tensor for node in integer for tensor in (*_data_inputs(view, node), _result_of(view, node))}
+    scale_of: dict[str, str] = {}
+    for node in integer:
+        if node.op_type in _KEEP_SCALE:
+            scale_of[_result_of(view, node)] = scale_of.get(node.input[0], node.input[0])
+    points = []
+    for tensor in (name for name in _in_order(view) if name in tensors and name not in view.outputs):
+        readers = tuple((node.name, index) for node, index in view.readers[tensor])
+        readers = tuple(reader for reader in readers if reader[0] not in kept)
+        points.append(Point(tensor, readers, scale_of.get(tensor, tensor)))
+    layers = tuple(layer.name for layer in view.layers if layer.name in names)
+    return Placement(tuple(points), layers, tuple(node.name for node in view.additions if node.name in names))
+
+
+def observed_of(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Every tensor whose statistics some profile needs, in the graph's order."""
+    needed = {*placement_of(model).observed, *cpu_placement_of(model).observed}
+    for addition in GraphView(model).additions:
+        needed.update(addition.input)  # a placement that keeps layers float may lose the pair whose scale it shared
+    return tuple(tensor for tensor in _in_order(GraphView(model)) if tensor in needed)
 
 
 def skip_index(view: GraphView, addition: onnx.NodeProto) -> int | None:
@@ -113,6 +158,49 @@ def _moved_from(view: GraphView, tensor: str) -> tuple[str, onnx.NodeProto | Non
         first = view.producers[tensor]
         tensor = first.input[0]
     return tensor, first
+
+
+def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> set[str]:
+    """Names of the nodes that stay float."""
+    kept = nodes_named(view, keep)
+    if view.layers and not stem:
+        kept.add(view.layers[0].name)
+    if not head:
+        kept.update(layer.name for layer in view.layers if layer.output[0] in view.outputs)
+    return kept
+
+
+def _layer_before(view: GraphView, tensor: str) -> str:
+    """Name of the nearest layer that `tensor` comes from, empty if there is none."""
+    while (node := view.producers.get(tensor)) is not None and node.op_type not in LAYERS:
+        tensor = node.input[0]
+    return node.name if node else ""
+
+
+def _is_integer(view: GraphView, node: onnx.NodeProto) -> bool:
+    if node.op_type not in _INTEGER:
+        return False
+    if node.op_type in LAYERS:
+        return True
+    readers = [reader.op_type for reader, _ in view.readers[_result_of(view, node)]]
+    return all(op in _INTEGER | _ACTIVATIONS for op in readers) and len(_data_inputs(view, node)) > 0
+
+
+def _data_inputs(view: GraphView, node: onnx.NodeProto) -> list[str]:
+    inputs = node.input if node.op_type == "Add" else node.input[:1]
+    return [tensor for tensor in inputs if tensor not in view.initializers]
+
+
+def _result_of(view: GraphView, node: onnx.NodeProto) -> str:
+    """The node's output, or that of the activation which alone reads it."""
+    readers = view.readers[node.output[0]]
+    if len(readers) == 1 and readers[0][0].op_type in _ACTIVATIONS and node.output[0] not in view.outputs:
+        return str(readers[0][0].output[0])
+    return str(node.output[0])
+
+
+def _in_order(view: GraphView) -> list[str]:
+    return [*view.inputs, *(output for node in view.nodes for output in node.output)]
 
 
 def _check(view: GraphView) -> None:

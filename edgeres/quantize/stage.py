@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,63 +19,133 @@ from edgeres.core.files import written
 from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.quantize.calibrators import CALIBRATORS
+from edgeres.quantize.choosing import (
+    AUTO,
+    IMPROVEMENTS,
+    CalibrationImages,
+    Chosen,
+    LossLimit,
+    bounds_by,
+    check_improvements,
+    chosen_by_auto,
+    costs_from,
+    improved,
+    left_float,
+)
 from edgeres.quantize.decision import Decision
+from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized
 from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
 
 FILE_NAME = "model.int8.onnx"
-_DEAD_AMAX = 1.0  # a tensor that was always zero; anything rare it may hold elsewhere is kept up to 1
+DEAD_AMAX = 1.0  # a tensor that was always zero; anything rare it may hold elsewhere is kept up to 1
 
 log = logging.getLogger(__name__)
 
 
 class QuantizeConfig(Config):
-    """Which clipping bounds are used, and where nothing is quantized."""
+    """Who will run the file, which clipping bounds are used, what is improved and what stays float."""
 
     scales: Path | None = Field(None, description="scale table of this model, made by edgeres calibrate")
-    method: str = Field("mse", description="calibrator to use: mse, entropy, percentile, minmax")
+    method: str = Field("mse", description="calibrator, or auto: the best of each tensor if that is better")
+    profile: str = Field("tensorrt", description="tensorrt, tensorrt-fp16 or ort-cpu: who runs the file")
+    improve: tuple[str, ...] = Field((), description=f"{', '.join(IMPROVEMENTS)}: on the calibration images")
+    max_loss: float | None = Field(None, ge=0, description="points; leaves the cheapest modules float that keep it")
+    labels: bool = Field(False, description="measure --max-loss with labels")
+    latency: Path | None = Field(None, description="latency table; what a module left float costs")
+    keep: tuple[str, ...] = Field((), description="modules or layers that stay float")
     stem: bool = Field(True, description="quantize the first layer")
     head: bool = Field(True, description="quantize the last layer")
+    reduce_range: Literal["auto", "on", "off"] = Field(
+        "auto", description="ort-cpu: 7-bit weights for CPUs without VNNI"
+    )
+    data: str | None = Field(None, description="where the calibration images are now; default: as in the scale table")
 
     def check(self) -> None:
-        """The method exists."""
-        lookup(CALIBRATORS, self.method, "calibrator")
+        """Names exist, and what is asked for goes together."""
+        lookup({**CALIBRATORS, AUTO: None}, self.method, "calibrator")
+        lookup(PROFILES, self.profile, "profile")
+        check_improvements(self.improve)
+        needless = [name for name, given in self._of_tensorrt().items() if given and self.profile == "ort-cpu"]
+        if needless:
+            raise InputError(f"{needless[0]} is for the tensorrt profiles; leave it out with --profile ort-cpu")
+
+    def _of_tensorrt(self) -> dict[str, bool]:
+        return {
+            "--method auto": self.method == AUTO,
+            "--improve": bool(self.improve),
+            "--max-loss": self.max_loss is not None,
+        }
 
 
 def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageResult[OnnxModel]:
     """Writes `out_dir`/model.int8.onnx.
 
     Raises:
-        InputError: no scale table, one of another model, or one that lacks a tensor or the method; a model
-        that
-            is quantized already.
+        InputError: no scale table, one of another model, or one that lacks a tensor or the method; a model that is
+            quantized already; the calibration images are needed again and are not there.
     """
-    from edgeres.quantize.insert import with_pairs
-    from edgeres.quantize.lint import lint
-    from edgeres.quantize.placement import placement_of
-
     recorder = Recorder("quantize", config, source)
+    config.check()
     check_float(source)
     table = _table_for(source, config)
-    placement = placement_of(source.proto, stem=config.stem, head=config.head)
-    amax = _amax(table, placement.observed, config, recorder)
-    model = with_pairs(source.proto, placement, Decision(amax))
-    if problems := lint(model):
-        raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {problems[0]}")
-    _check(model)
+    chosen = _chosen(source, table, config, recorder)
+    options = Options(
+        stem=config.stem, head=config.head, keep=(*config.keep, *chosen.keep), reduce_range=config.reduce_range
+    )
+    extremes = {name: (one.minimum, one.maximum) for name, one in table.tensors.items()}
+    model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
+    _check(model, source, config)
     path = out_dir / FILE_NAME
     _write(model, source, path)
+    placement = placement_for(source.proto, config.profile, options)
     recorder.results |= {
+        "profile": config.profile,
         "method": config.method,
         "calibration_images": table.n,
         "quantized_layers": len(placement.layers),
         "quantized_skips": len(placement.additions),
         "pairs": len(placement.points),
         **_weight_noise(source.proto, placement.layers),
+        **chosen.results,
     }
-    recorder.notes.append(f"scales: {config.method} on {table.n} images of {table.dataset} {table.split}")
+    recorder.notes += [f"scales: {config.method} on {table.n} images of {table.dataset} {table.split}", *chosen.notes]
     output = OnnxModel(path)
     log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
     return StageResult(output, recorder.finish(output))
+
+
+def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, recorder: Recorder) -> Chosen:
+    """Bounds, improved weights and biases, and what stays float."""
+    options = Options(stem=config.stem, head=config.head, keep=config.keep)
+    placement = placement_for(source.proto, config.profile, options)
+    images = CalibrationImages(source, table, config.data)
+    _check_bounds(table, placement.observed, config, recorder)
+    if config.method == AUTO:
+        chosen = chosen_by_auto(source.proto, placement, table, images)
+    else:
+        chosen = Chosen(Decision(bounds_by(table, config.method, tuple(table.tensors))))
+    chosen.decision = _without_dead(improved(source.proto, placement, chosen.decision, config.improve, images))
+    if config.improve:
+        chosen.results["improved_by"] = list(config.improve)
+    if config.max_loss is not None:
+        _leave_float(chosen, source, config, images)
+    return chosen
+
+
+def _leave_float(chosen: Chosen, source: OnnxModel, config: QuantizeConfig, images: CalibrationImages) -> None:
+    assert config.max_loss is not None
+    costs = costs_from(config.latency) if config.latency else None
+    limit = LossLimit(config.max_loss, config.labels, costs)
+    found = left_float(
+        source.proto, chosen.decision, stem=config.stem, head=config.head, keep=config.keep, images=images, limit=limit
+    )
+    chosen.keep = found.keep
+    chosen.results |= {"left_float": list(found.keep), "units": [asdict(row) for row in found.rows]}
+    chosen.notes.append(found.reason)
+
+
+def _without_dead(decision: Decision) -> Decision:
+    return replace(decision, amax={name: value or DEAD_AMAX for name, value in decision.amax.items()})
 
 
 def scale_table_from(path: Path) -> ScaleTable:
@@ -93,25 +164,23 @@ def _table_for(source: OnnxModel, config: QuantizeConfig) -> ScaleTable:
         )
     if table.n < FEWEST_IMAGES:
         raise InputError(f"{config.scales} comes from {table.n} images; use {FEWEST_IMAGES} or more")
-    if config.method not in table.methods:
+    if config.method not in (*table.methods, AUTO):
         guess = did_you_mean(config.method, table.methods)
         raise InputError(f"{config.scales} has no method {config.method!r}{guess} (it has: {', '.join(table.methods)})")
     return table
 
 
-def _amax(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder) -> dict[str, float]:
-    """Clipping bound of every tensor, checked."""
-    amax: dict[str, float] = {}
-    for name in tensors:
+def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder) -> None:
+    """Every tensor has a bound by every method that is used; raises InputError otherwise."""
+    methods = table.methods if config.method == AUTO else (config.method,)
+    for name, method in ((name, method) for name in tensors for method in methods):
         scale = table.tensors.get(name)
-        value = scale.amax.get(config.method, math.nan) if scale else math.nan
+        value = scale.amax.get(method, math.nan) if scale else math.nan
         if not (math.isfinite(value) and value >= 0):
             seen = "no bound" if math.isnan(value) else f"the bound {value}"
             raise InputError(f"{config.scales} has {seen} for tensor {name!r}; calibrate again")
-        if value == 0:
-            recorder.warnings.append(f"tensor {name} was zero on every calibration image; its bound is {_DEAD_AMAX}")
-        amax[name] = value or _DEAD_AMAX
-    return amax
+        if value == 0 and method == methods[0]:
+            recorder.warnings.append(f"tensor {name} was zero on every calibration image; its bound is {DEAD_AMAX:g}")
 
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
@@ -135,7 +204,11 @@ def sqnr_db(signal: np.ndarray[Any, Any], noise: np.ndarray[Any, Any]) -> float:
     return 10 * math.log10(float(np.square(signal, dtype=np.float64).sum()) / power) if power else math.inf
 
 
-def _check(model: Any) -> None:
+def _check(model: Any, source: OnnxModel, config: QuantizeConfig) -> None:
+    from edgeres.quantize.lint import lint, problems
+
+    if PROFILES[config.profile].literal and (found := problems(lint(model))):
+        raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {found[0]}")
     require("onnx", "onnx").checker.check_model(model, full_check=True)
 
 

@@ -1,0 +1,136 @@
+"""`auto`: for each tensor the calibrator whose bound disturbs the logits least, confirmed on held-out images.
+
+    error(t, m) = sum (z - z_float)^2   with tensor t alone quantized, by the bound of method m
+
+The mixture is kept only if it beats every fixed method on images that it was not chosen on; else the best of those is
+taken. So on these images it is never worse than the best fixed method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edgeres.core.errors import InputError
+from edgeres.core.progress import track
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.fidelity import Fidelity
+from edgeres.quantize.placement import Placement
+from edgeres.quantize.simulate import Simulation, batches_of, fake_quantizer
+from edgeres.quantize.walk import Images, live_after
+from edgeres.runtime.graph import GraphNetwork
+
+AUTO = "auto"
+HELD_OUT_SHARE = 0.25  # of the calibration images
+_CHOOSING_IMAGES = 128  # errors of one tensor differ by far more between methods than between samples of this size
+_BATCH = 64
+_LARGE_SIDE = 64  # pixels; of larger images fewer are run at a time
+_LARGE_BATCH = 4
+
+Bounds = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Auto:
+    """`chosen` is `auto`, or the fixed method that was better on the held-out images.
+
+    `method_of`: the method of each tensor. `held_out_db`: logit SQNR there, of every method and of `auto`.
+    """
+
+    decision: Decision
+    chosen: str
+    method_of: dict[str, str]
+    held_out_db: dict[str, float]
+
+    @property
+    def note(self) -> str:
+        """One line on what was chosen and why."""
+        best = max((name for name in self.held_out_db if name != AUTO), key=lambda name: self.held_out_db[name])
+        figures = f"{self.held_out_db[AUTO]:.2f} dB against {self.held_out_db[best]:.2f} dB of {best}"
+        if self.chosen == AUTO:
+            return f"auto: the best method of each tensor, {figures} on held-out calibration images"
+        return f"auto: {best} for all tensors, the best method of each was no better: {figures}"
+
+
+def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images) -> Auto:
+    """Chooses among `bounds` (method -> tensor -> amax) on calibration images float32 (N, C, H, W).
+
+    Raises:
+        InputError: no method, or fewer than two images.
+    """
+    if not bounds or len(images) < 2:
+        raise InputError(f"auto needs a method and two images, not {len(bounds)} and {len(images)}")
+    chosen_on, held_out = held_out_parts(images)
+    errors = tensor_errors(model, placement, bounds, images=chosen_on[:_CHOOSING_IMAGES])
+    method_of = {tensor: min(by_method, key=lambda name: by_method[name]) for tensor, by_method in errors.items()}
+    mixed = {tensor: bounds[method][tensor] for tensor, method in method_of.items()}
+    candidates = {**bounds, AUTO: mixed}
+    reference = logits_of(GraphNetwork(model), held_out)
+    found = {
+        name: fidelity_of(reference, logits_of(Simulation(model, placement, Decision(amax)), held_out)).sqnr_db
+        for name, amax in candidates.items()
+    }
+    chosen = max(reversed(list(found)), key=lambda name: found[name])
+    amax = {tensor: candidates[chosen][tensor] for tensor in placement.observed}
+    if chosen != AUTO:
+        method_of = dict.fromkeys(placement.observed, chosen)
+    return Auto(Decision(amax), chosen, method_of, found)
+
+
+def tensor_errors(
+    model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images
+) -> dict[str, dict[str, float]]:
+    """error(t, m) relative to the power of the float logits: every observed tensor t, every method m.
+
+    A tensor's error is computed from there on; equal bounds of two methods are tried once.
+    """
+    network = GraphNetwork(model)
+    fronts = {name: live_after(network, name) for name in placement.observed}
+    wanted = sorted({name for front in fronts.values() for name in front} | {network.output})
+    errors: dict[str, dict[str, float]] = {name: dict.fromkeys(bounds, 0.0) for name in placement.observed}
+    batch = _BATCH if images.shape[-1] <= _LARGE_SIDE else _LARGE_BATCH
+    with torch.inference_mode():
+        for x in track(batches_of(images, batch), "auto", -(-len(images) // batch)):
+            network.readers = {}
+            values = network.run({network.input: x}, wanted)
+            logits = values[network.output]
+            for tensor, by_method in errors.items():
+                feeds = {name: values[name] for name in fronts[tensor]}
+                noise: dict[float, float] = {}
+                for method in bounds:
+                    amax = bounds[method][tensor]
+                    if amax not in noise:
+                        _quantize_only(network, placement, tensor, amax=amax)
+                        changed = network.run(feeds, [network.output])[network.output]
+                        noise[amax] = float((changed - logits).square().sum())
+                    by_method[method] += noise[amax]
+    return errors
+
+
+def logits_of(network: nn.Module, images: Images) -> Tensor:
+    """Logits (N, K) of all images."""
+    with torch.inference_mode():
+        return torch.cat([network(x) for x in batches_of(images, _BATCH)])
+
+
+def fidelity_of(reference: Tensor, logits: Tensor) -> Fidelity:
+    """How far `logits` are from `reference`, (N, K) each."""
+    fidelity = Fidelity()
+    fidelity.add(reference, logits, None)
+    return fidelity
+
+
+def held_out_parts(images: Images) -> tuple[Images, Images]:
+    """(all but the last quarter to choose on, that quarter to confirm on); calibration images are in random order."""
+    n = max(1, round(HELD_OUT_SHARE * len(images)))
+    return images[:-n], images[-n:]
+
+
+def _quantize_only(network: GraphNetwork, placement: Placement, tensor: str, *, amax: float) -> None:
+    points = [point for point in placement.points if point.scale_of == tensor]
+    network.substitutes = {point.tensor: fake_quantizer(amax) for point in points}
+    network.readers = {reader: point.tensor for point in points for reader in point.readers}

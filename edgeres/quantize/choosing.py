@@ -1,0 +1,188 @@
+"""From a scale table and a configuration to what is written: bounds, improved weights and biases, what stays float.
+
+    bounds    one calibrator for all tensors, or `auto`
+    improve   in the order of IMPROVEMENTS; each sees what those before it left, and the same calibration images
+    max_loss  modules to leave out of INT8, measured on other train images than those
+
+The calibration images are found again by the table's data set, number and seed, and are the same to the id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.errors import InputError
+from edgeres.core.names import lookup, resolve
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.scales import ScaleTable, ids_sha256
+
+if TYPE_CHECKING:
+    from edgeres.data import Dataset
+    from edgeres.quantize.mixed import MixedChoice
+    from edgeres.quantize.placement import Placement
+
+Images = NDArray[np.float32]
+Improve = Callable[..., Decision]
+AUTO = "auto"
+FEWEST_HELD_OUT = 200
+_HELD_OUT = 1000
+_RANKED_BY = 4  # a quarter of them ranks the units, the loss is measured on the others
+
+# name -> function(model, placement, decision, images=...) -> Decision, in the order of application
+IMPROVEMENTS = {
+    "bias": "edgeres.quantize.bias:bias_corrected",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """The images `table` was made from, and others of train; nothing is read before it is asked for."""
+
+    source: OnnxModel
+    table: ScaleTable
+    data: str | None = None
+
+    @cached_property
+    def same(self) -> Images:
+        """float32 (N, C, H, W), normalised; raises InputError if they are not the very same images."""
+        return self._pixels(self._split)[0]
+
+    @cached_property
+    def others(self) -> tuple[Images, NDArray[Any]]:
+        """(images, labels) of train that were not calibrated on; raises InputError if there are too few."""
+        train, used = self._dataset.train, set(self._split.ids)
+        free = [index for index, name in enumerate(train.ids) if name not in used]
+        if len(free) < FEWEST_HELD_OUT:
+            raise InputError(
+                f"{self._dataset.name} has {len(free)} train images beside those calibrated on; a loss is measured on"
+                f" {FEWEST_HELD_OUT} or more: calibrate with fewer --images"
+            )
+        rest = train.subset(free)
+        return self._pixels(rest.sample(min(_HELD_OUT, len(rest)), self.table.seed))
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        from edgeres.data import dataset_for
+
+        return dataset_for(self.source.spec, self.data or self.table.dataset)
+
+    @cached_property
+    def _split(self) -> Any:
+        name, train = self.data or self.table.dataset, self._dataset.train
+        split = train.sample(min(self.table.n, len(train)), self.table.seed)
+        if ids_sha256(split) != self.table.ids_sha256:
+            raise InputError(
+                f"{name} does not hold the {self.table.n} images the scale table was made from; calibrate again, or"
+                " name their data set: --data"
+            )
+        return split
+
+    def _pixels(self, split: Any) -> tuple[Images, NDArray[Any]]:
+        pieces = list(split.batches(self.source.spec, 64))
+        return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+
+
+@dataclass
+class Chosen:
+    """What was decided, and what there is to say about it."""
+
+    decision: Decision
+    keep: tuple[str, ...] = ()
+    results: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def bounds_by(table: ScaleTable, method: str, tensors: tuple[str, ...]) -> dict[str, float]:
+    """Tensor -> amax by `method`; tensors that were always zero are left at 0."""
+    return {name: table.tensors[name].amax[method] for name in tensors}
+
+
+def chosen_by_auto(model: Any, placement: Placement, table: ScaleTable, images: CalibrationImages) -> Chosen:
+    """The best method of each tensor, where that beats every fixed one on images it was not chosen on."""
+    from edgeres.quantize.auto import auto
+
+    bounds = {method: bounds_by(table, method, placement.observed) for method in table.methods}
+    found = auto(model, placement, bounds, images=images.same)
+    decibels = {name: round(value, 2) for name, value in found.held_out_db.items()}
+    fixed = max((name for name in found.held_out_db if name != AUTO), key=lambda name: found.held_out_db[name])
+    amax = {**bounds_by(table, fixed, tuple(table.tensors)), **found.decision.amax}
+    chosen = Chosen(replace(found.decision, amax=amax), results={"auto": found.chosen, "held_out_sqnr_db": decibels})
+    chosen.results["method_of"] = found.method_of
+    chosen.notes.append(found.note)
+    return chosen
+
+
+def improved(
+    model: Any, placement: Placement, decision: Decision, names: tuple[str, ...], images: CalibrationImages
+) -> Decision:
+    """`decision` after the improvements `names`, in their own order."""
+    for name in (name for name in IMPROVEMENTS if name in names):
+        log.info("quantize: %s on %d images", name, len(images.same))
+        function: Improve = resolve(IMPROVEMENTS[name])
+        decision = function(model, placement, decision, images=images.same)
+    return decision
+
+
+def check_improvements(names: tuple[str, ...]) -> None:
+    """Raises InputError for a name that is not known."""
+    for name in names:
+        lookup(IMPROVEMENTS, name, "improvement")
+
+
+class _Saved(Record):
+    value: float
+
+
+class _Cost(Record):
+    module: str
+    saved_ms: _Saved
+
+
+class _Costs(Record):
+    """What is read of a latency table (`edgeres bench --per-module`)."""
+
+    kind: Literal["latencies"]
+    table: tuple[_Cost, ...]
+
+
+def costs_from(path: Path) -> dict[str, float]:
+    """Module -> ms it takes by a latency table; raises InputError if the file is something else."""
+    return {row.module: row.saved_ms.value for row in record_from_json(_Costs, path).table}
+
+
+@dataclass(frozen=True)
+class LossLimit:
+    """`max_loss` in points of top-1, with labels or as expected from float's probabilities; `costs` of a unit."""
+
+    max_loss: float
+    labels: bool = False
+    costs: Mapping[str, float] | None = None
+
+
+def left_float(model: Any, decision: Decision, *, stem: bool, head: bool, **more: Any) -> MixedChoice:
+    """The cheapest units to leave out of INT8; `more`: keep, images (CalibrationImages), limit (LossLimit)."""
+    from edgeres.quantize.mixed import Budget, HeldOut, choose_kept
+    from edgeres.quantize.partial import PlacementArgs
+    from edgeres.quantize.sensitivity import sensitivities
+
+    limit: LossLimit = more["limit"]
+    pixels, labels = more["images"].others
+    asked = labels if limit.labels else None
+    args = PlacementArgs(stem=stem, head=head, keep=frozenset(more["keep"]))
+    cut = len(pixels) // _RANKED_BY
+    found = sensitivities(model, args, decision, pixels[:cut], None if asked is None else asked[:cut])
+    held_out = HeldOut(pixels[cut:], None if asked is None else asked[cut:])
+    budget = Budget(max_loss=limit.max_loss, costs=limit.costs)
+    return choose_kept(model, args, decision, found=found, held_out=held_out, budget=budget)

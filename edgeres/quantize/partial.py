@@ -1,0 +1,196 @@
+"""A float graph run under fake quantization, any of its units left float, from any unit on.
+
+A unit is a residual module, or a layer outside of them (the first convolution, the classifier).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor
+
+from edgeres.core.errors import InputError
+from edgeres.quantize.calibrators import LEVELS
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.fidelity import Fidelity
+from edgeres.quantize.graph import GraphView
+from edgeres.quantize.insert import quantized_weight
+from edgeres.quantize.modules import modules_in
+from edgeres.quantize.placement import placement_of
+from edgeres.runtime.graph import GraphNetwork, Substitute
+
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Batch = tuple[Tensor, Tensor | None]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class PlacementArgs:
+    """What is left float in any case: see `placement_of`."""
+
+    stem: bool = True
+    head: bool = True
+    keep: frozenset[str] = frozenset()
+
+
+def units_of(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """Unit -> its nodes, in the graph's order: the modules and every layer outside of them."""
+    view = GraphView(model)
+    modules = modules_in(view)
+    home = {node: name for name, nodes in modules.items() for node in nodes}
+    names = dict.fromkeys(home.get(layer.name, layer.name) for layer in view.layers)
+    return {name: modules.get(name, (name,)) for name in names}
+
+
+def batches_of(images: Images, labels: Labels | None) -> list[Batch]:
+    """(images, labels or None) as tensors, a few dozen at a time."""
+    return [
+        (
+            torch.from_numpy(images[start : start + _BATCH]),
+            None if labels is None else torch.from_numpy(labels[start : start + _BATCH]),
+        )
+        for start in range(0, len(images), _BATCH)
+    ]
+
+
+class QuantizedNetwork:
+    """`model` under fake quantization of `decision`, less the units named: what `with_pairs` would write."""
+
+    def __init__(self, model: onnx.ModelProto, args: PlacementArgs, decision: Decision) -> None:
+        self._model, self._args, self._decision = model, args, decision
+        self._float, self._network = GraphNetwork(model), GraphNetwork(_with_tensors(model, decision))
+        self._last: tuple[Tensor, Tensor] | None = None
+        placement = placement_of(model, stem=args.stem, head=args.head, keep=args.keep)
+        self._nodes = units_of(model)
+        self.units = tuple(unit for unit, nodes in self._nodes.items() if set(nodes) & set(placement.layers))
+        self._cuts = _cuts(model, self._nodes)
+        self._network.substitutes = self._weights(placement.layers)
+        self._ways: dict[frozenset[str], tuple[dict[str, Substitute], dict[tuple[str, int], str]]] = {}
+
+    def reference(self, images: Tensor) -> Tensor:
+        """Logits of the float network."""
+        if self._last is None or self._last[0] is not images:
+            with torch.inference_mode():
+                self._last = images, self._float(images)
+        return self._last[1]
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, keep: frozenset[str]) -> Tensor:
+        """Logits with the units `keep` left float."""
+        self._set(keep)
+        logits: Tensor = self._network(images)
+        return logits
+
+    @torch.inference_mode()
+    def reached(self, images: Tensor, keep: frozenset[str]) -> dict[str, Tensor]:
+        """What every unit starts from."""
+        self._set(keep)
+        cuts = {self._cuts[unit] for unit in self.units}
+        inside = self._network.values(images, sorted(cuts - {self._network.input}))
+        return {**inside, self._network.input: images}
+
+    @torch.inference_mode()
+    def logits_from(self, reached: Mapping[str, Tensor], unit: str, keep: frozenset[str]) -> Tensor:
+        """Logits with the units `keep` left float, computed from where `unit` starts."""
+        self._set(keep)
+        cut, output = self._cuts[unit], self._network.output
+        return self._network.run({cut: reached[cut]}, [output])[output]
+
+    def fidelity(self, keep: frozenset[str], images: Images, labels: Labels | None) -> Fidelity:
+        """On `images`, with the units `keep` left float."""
+        result = Fidelity()
+        for x, y in batches_of(images, labels):
+            result.add(self.reference(x), self.logits(x, keep), y)
+        return result
+
+    def macs(self, image: Images) -> dict[str, float]:
+        """Multiply-accumulates of every unit for one image (1, C, H, W)."""
+        view = GraphView(self._model)
+        with torch.inference_mode():
+            outputs = self._float.values(torch.from_numpy(image), [str(layer.output[0]) for layer in view.layers])
+        cost = {}
+        for layer in view.layers:
+            places = math.prod(outputs[str(layer.output[0])].shape[2:])
+            cost[layer.name] = float(math.prod(view.initializers[layer.input[1]].dims) * places)
+        return {unit: sum(cost.get(node, 0.0) for node in self._nodes[unit]) for unit in self.units}
+
+    def _set(self, keep: frozenset[str]) -> None:
+        if keep not in self._ways:
+            self._ways[keep] = self._way(keep)
+        substitutes, self._network.readers = self._ways[keep]
+        self._network.substitutes |= substitutes
+
+    def _way(self, keep: frozenset[str]) -> tuple[dict[str, Substitute], dict[tuple[str, int], str]]:
+        args = self._args
+        placement = placement_of(self._model, stem=args.stem, head=args.head, keep=args.keep | keep)
+        substitutes: dict[str, Substitute] = {}
+        readers: dict[tuple[str, int], str] = {}
+        for point in placement.points:
+            if point.scale_of not in self._decision.amax:
+                raise InputError(f"no clipping bound for tensor {point.scale_of!r}; calibrate again")
+            substitutes[point.tensor] = _fake_quantizer(self._decision.amax[point.scale_of])
+            readers |= dict.fromkeys(point.readers, point.tensor)
+        nodes = {node.name: node for node in self._model.graph.node}
+        return substitutes, readers | {(layer, 1): str(nodes[layer].input[1]) for layer in placement.layers}
+
+    def _weights(self, layers: Iterable[str]) -> dict[str, Substitute]:
+        """What a quantized layer reads in the place of each weight."""
+        names = {str(node.input[1]) for node in self._model.graph.node if node.name in layers}
+        found: dict[str, Substitute] = {}
+        for name in names:
+            given = self._decision.weights.get(name)
+            weight = given or quantized_weight(self._network.parameter(name).detach().numpy())
+            found[name] = _constant(torch.from_numpy(weight.as_float))
+        return found
+
+
+def _constant(value: Tensor) -> Substitute:
+    return lambda _: value
+
+
+def _fake_quantizer(amax: float) -> Substitute:
+    scale = float(np.float32(amax / LEVELS))
+    return lambda x: torch.round(x / scale).clamp(-LEVELS - 1, LEVELS) * scale
+
+
+def _with_tensors(model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+    if not decision.tensors:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in decision.tensors:
+            tensor.CopyFrom(numpy_helper.from_array(decision.tensors[tensor.name], tensor.name))
+    return copy
+
+
+def _cuts(model: onnx.ModelProto, units: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The tensor each unit starts from, or the graph's input where the rest needs more than that tensor."""
+    view = GraphView(model)
+    nodes = {node.name: node for node in view.nodes}
+    cuts = {}
+    for unit, names in units.items():
+        tensor = str(nodes[names[0]].input[0])
+        cuts[unit] = tensor if _suffices(view, tensor) else view.inputs[0]
+    return cuts
+
+
+def _suffices(view: GraphView, tensor: str) -> bool:
+    """Whether the output can be computed from `tensor` alone."""
+    open_names, seen = [view.outputs[0]], {tensor}
+    while open_names:
+        name = open_names.pop()
+        if name in view.inputs and name != tensor:
+            return False
+        if name not in seen and name in view.producers:
+            open_names += view.producers[name].input
+        seen.add(name)
+    return True

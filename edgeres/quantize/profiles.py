@@ -1,0 +1,144 @@
+"""Who will run the quantized file: where its pairs stand, how they are written, and how it is judged.
+
+    tensorrt       int8, zero points 0, float bias, the skip input of an addition only; opset 17 suits TensorRT 8.4 on
+    tensorrt-fp16  the same pairs, everything else in float16: TensorRT 10 and later, TensorRT-RTX (opset 19)
+    ort-cpu        uint8 activations, both inputs of an addition, int32 biases: ONNX Runtime fuses all of it
+
+One file cannot serve both: TensorRT refuses the pairs that ONNX Runtime needs in order to be fast, and ONNX Runtime
+executes TensorRT's placement slower than float. The profile's name stands in the file's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgeres.core.artifacts import PROFILE_KEY
+from edgeres.core.names import lookup, resolve
+
+if TYPE_CHECKING:
+    from edgeres.quantize.decision import Decision
+    from edgeres.quantize.placement import Placement
+
+WEIGHT_BITS_KEY = "edgeres.weight_bits"
+_BITS, _REDUCED_BITS = "8", "7"
+
+Extremes = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """References, and `literal`: whether ONNX Runtime shall evaluate the pairs one by one.
+
+    `prepare` rewrites the float graph before anything is placed, without changing what it computes.
+    """
+
+    placement: str
+    write: str
+    literal: bool
+    prepare: str | None = None
+
+
+_HERE = "edgeres.quantize.profiles"
+PROFILES = {
+    "tensorrt": Profile("edgeres.quantize.placement:placement_of", f"{_HERE}:tensorrt", True),
+    "tensorrt-fp16": Profile("edgeres.quantize.placement:placement_of", f"{_HERE}:tensorrt_fp16", True),
+    "ort-cpu": Profile(
+        "edgeres.quantize.placement:cpu_placement_of",
+        f"{_HERE}:ort_cpu",
+        False,
+        prepare="edgeres.quantize.zero_pad:with_padding_as_convolution",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stays float, and for `ort-cpu` whether weights get 7 bits (`auto`: where this machine's CPU needs it)."""
+
+    stem: bool = True
+    head: bool = True
+    keep: tuple[str, ...] = ()
+    reduce_range: Literal["auto", "on", "off"] = "auto"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A decision, and the smallest and largest value of each tensor, which only `ort-cpu` reads."""
+
+    decision: Decision
+    extremes: Extremes = field(default_factory=dict)
+
+
+def prepared(model: Any, profile: str) -> Any:
+    """The float onnx.ModelProto the profile's pairs are placed in; computes the same as `model`.
+
+    Raises:
+        InputError: an unknown profile.
+    """
+    prepare = lookup(PROFILES, profile, "profile").prepare
+    return resolve(prepare)(model) if prepare else model
+
+
+def placement_for(model: Any, profile: str, options: Options) -> Placement:
+    """Where the profile puts its pairs in the float `model`; its `observed` tensors need bounds.
+
+    Raises:
+        InputError: an unknown profile, layers the rule does not know, or `keep` names what is not there.
+    """
+    graph = prepared(model, profile)
+    rule = resolve(PROFILES[profile].placement)
+    placement: Placement = rule(graph, stem=options.stem, head=options.head, keep=options.keep)
+    return placement
+
+
+def quantized(model: Any, profile: str, bounds: Bounds, options: Options) -> Any:
+    """The float onnx.ModelProto `model` as the profile writes it, its name in the metadata.
+
+    Raises:
+        InputError: as `placement_for`; a constant that float16 cannot hold; 8-bit weights where 7 bits are asked for.
+    """
+    placement = placement_for(model, profile, options)
+    result = resolve(PROFILES[profile].write)(prepared(model, profile), placement, bounds, options)
+    set_metadata(result, PROFILE_KEY, profile)
+    return result
+
+
+def tensorrt(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
+    """See the module's table."""
+    from edgeres.quantize.insert import with_pairs
+
+    return with_pairs(model, placement, bounds.decision)
+
+
+def tensorrt_fp16(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
+    """See the module's table."""
+    from edgeres.quantize.half import half_decision, with_half
+    from edgeres.quantize.insert import with_pairs
+
+    return with_half(with_pairs(model, placement, half_decision(model, placement, bounds.decision)))
+
+
+def ort_cpu(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
+    """See the module's table."""
+    from edgeres.quantize.cpu import reduces_range, with_affine_pairs
+
+    reduce_range = reduces_range(options.reduce_range)
+    result = with_affine_pairs(model, placement, bounds.decision, extremes=bounds.extremes, reduce_range=reduce_range)
+    set_metadata(result, WEIGHT_BITS_KEY, _REDUCED_BITS if reduce_range else _BITS)
+    return result
+
+
+def metadata_of(model: Any) -> dict[str, str]:
+    """All of metadata_props."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def set_metadata(model: Any, key: str, value: str) -> None:
+    """Adds or replaces one entry of metadata_props."""
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = value
+            return
+    model.metadata_props.add(key=key, value=value)

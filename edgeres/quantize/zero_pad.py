@@ -1,0 +1,111 @@
+"""Shortcut option A as a convolution: every second pixel, new channels of zeros, by a 1x1 kernel of ones and zeros.
+
+x -> Slice ... -> Pad -> y   becomes   x -> Conv(1x1, stride 2, W[front + i, i] = 1) -> y
+
+It computes the same numbers. A CPU has an integer convolution but no integer Pad, which would cost a way to float and
+back in each such module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, shape_inference
+
+from edgeres.quantize.graph import GraphView
+
+_RANK = 4
+_CHANNELS = 1
+
+
+def with_padding_as_convolution(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the chains of Slice and Pad on (N, C, H, W) tensors that a 1x1 convolution can replace, replaced.
+
+    The convolution takes name and output of the Pad.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    view = GraphView(result)
+    shapes = _shapes(result)
+    for pad in [node for node in view.nodes if node.op_type == "Pad"]:
+        chain = _chain(view, pad)
+        source = chain[0].input[0]
+        strides, front, total = _strides(view, chain[:-1]), *_channel_padding(view, pad)
+        if len(shapes.get(source, ())) == _RANK and strides and total and shapes[source][_CHANNELS]:
+            _replace(result.graph, chain, strides, _kernel(shapes[source][_CHANNELS], front, total))
+    return result
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Of every tensor that has one; 0 where a dimension varies."""
+    graph = shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info)
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
+
+
+def _chain(view: GraphView, pad: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The Slices before `pad` that nothing else reads, and `pad`."""
+    chain = [pad]
+    while view.op_of(chain[0].input[0]) == "Slice" and len(view.readers[chain[0].input[0]]) == 1:
+        chain.insert(0, view.producers[chain[0].input[0]])
+    return chain
+
+
+def _strides(view: GraphView, slices: list[onnx.NodeProto]) -> list[int]:
+    """Steps along height and width; empty if the slices do more than skip pixels."""
+    strides = {2: 1, 3: 1}
+    for node in slices:
+        starts, ends, axes, steps = (_constant(view, node, index) for index in range(1, 5))
+        if starts is None or ends is None or axes is None or steps is None:
+            return []
+        if np.any(starts) or np.any(ends < np.iinfo(np.int32).max) or not set(axes.tolist()) <= set(strides):
+            return []
+        for axis, step in zip(axes.tolist(), steps.tolist(), strict=True):
+            strides[axis] *= step
+    return list(strides.values())
+
+
+def _channel_padding(view: GraphView, pad: onnx.NodeProto) -> tuple[int, int]:
+    """(channels put before, channels added); added is 0 if `pad` does anything but add channels of zeros."""
+    amounts, value = _constant(view, pad, 1), _constant(view, pad, 2)
+    modes = [entry.s for entry in pad.attribute if entry.name == "mode"]
+    if amounts is None or len(amounts) != 2 * _RANK or modes not in ([], [b"constant"]) or np.any(value or 0):
+        return 0, 0
+    front, back = int(amounts[_CHANNELS]), int(amounts[_RANK + _CHANNELS])
+    return (front, front + back) if front + back == int(np.abs(amounts).sum()) else (0, 0)
+
+
+def _constant(view: GraphView, node: onnx.NodeProto, index: int) -> NDArray[np.int64] | None:
+    name = node.input[index] if index < len(node.input) else ""
+    return numpy_helper.to_array(view.initializers[name]) if name in view.initializers else None
+
+
+def _kernel(channels: int, front: int, added: int) -> NDArray[np.float32]:
+    kernel = np.zeros((channels + added, channels, 1, 1), np.float32)
+    kernel[front + np.arange(channels), np.arange(channels)] = 1
+    return kernel
+
+
+def _replace(
+    graph: onnx.GraphProto, chain: list[onnx.NodeProto], strides: list[int], kernel: NDArray[np.float32]
+) -> None:
+    pad = chain[-1]
+    weight = f"{pad.name}.weight"
+    graph.initializer.append(numpy_helper.from_array(kernel, weight))
+    convolution = helper.make_node(
+        "Conv", [chain[0].input[0], weight], [pad.output[0]], name=pad.name, kernel_shape=[1, 1], strides=strides
+    )
+    gone = {node.name for node in chain}
+    _set(
+        graph,
+        [convolution if node.name == pad.name else node for node in graph.node if node.name not in gone - {pad.name}],
+    )
+
+
+def _set(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    nodes = list(nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)

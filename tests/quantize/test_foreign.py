@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from edgeres.core.errors import InputError
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.foreign import normalised
+from edgeres.quantize.insert import with_pairs
+from edgeres.quantize.lint import lint
+from edgeres.quantize.modules import modules_of
+from edgeres.quantize.placement import placement_of
+
+RANDOM = np.random.default_rng(0)
+
+
+class Block(nn.Module):
+    """A residual module with ReLU6 and its own names."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        self.b, self.nb = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
+        self.act, self.drop = nn.ReLU6(), nn.Dropout(0.1)
+
+    def forward(self, x):
+        return self.act(x + self.drop(self.nb(self.b(self.act(self.na(self.a(x)))))))
+
+
+class Net(nn.Module):
+    """A stem, two blocks and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Conv2d(3, 8, 3), nn.Sequential(Block(8), Block(8)), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def exported(**options) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    network = Net().eval()
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.2)
+    buffer = io.BytesIO()
+    torch.onnx.export(network, (torch.zeros(1, 3, 8, 8),), buffer, dynamo=False, input_names=["x"], **options)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def outputs_of(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"opset_version": 17},
+        {"opset_version": 18},
+        {"opset_version": 11},
+        {"opset_version": 17, "do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE},
+    ],
+)
+def test_a_torch_export_keeps_its_function_and_gets_the_usual_pairs(options):
+    model = exported(**options)
+    made = normalised(model)
+    onnx.checker.check_model(made, full_check=True)
+    images = RANDOM.standard_normal((1, 3, 8, 8), dtype=np.float32)
+    np.testing.assert_allclose(outputs_of(made, images), outputs_of(model, images), rtol=1e-4, atol=1e-5)
+    kinds = [node.op_type for node in made.graph.node]
+    assert not {"BatchNormalization", "Identity", "Dropout", "Constant", "MatMul", "ReduceMean"} & set(kinds)
+    placement = placement_of(made)
+    assert (len(placement.layers), len(placement.additions)) == (6, 2)
+    amax = dict.fromkeys(placement.observed, 4.0)
+    assert lint(with_pairs(made, placement, Decision(amax))) == ()
+    modules = modules_of(made)
+    assert list(modules) == list(placement.additions)
+    assert [len(set(placement.layers) & set(nodes)) for nodes in modules.values()] == [2, 2]
+
+
+def node(op: str, inputs: list[str], output: str, **attributes) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, [output], **attributes)
+
+
+def model_of(nodes: list[onnx.NodeProto], *, shape=(2, 4), **arrays) -> onnx.ModelProto:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    stored = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", [value], [output], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+W = RANDOM.standard_normal((4, 3)).astype(np.float32)
+B = RANDOM.standard_normal(3).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Gemm", ["x", "w", "b"], "y")],
+        [node("Gemm", ["x", "w", "b"], "y", alpha=0.5, beta=2.0)],
+        [node("MatMul", ["x", "w"], "m"), node("Add", ["b", "m"], "y")],
+        [node("MatMul", ["x", "w"], "y")],
+        [
+            node("Constant", [], "c", value=numpy_helper.from_array(W.T.copy())),
+            node("Transpose", ["c"], "t", perm=[1, 0]),
+            node("MatMul", ["x", "t"], "m"),
+            node("Add", ["m", "b"], "y"),
+        ],
+    ],
+)
+def test_every_way_to_write_a_fully_connected_layer_becomes_one_gemm(nodes):
+    model = model_of(nodes, w=W, b=B)
+    made = normalised(model)
+    assert [(n.op_type, n.attribute[0].name, n.attribute[0].i) for n in made.graph.node] == [("Gemm", "transB", 1)]
+    x = RANDOM.standard_normal((2, 4), dtype=np.float32)
+    np.testing.assert_allclose(outputs_of(made, x), outputs_of(model, x), rtol=1e-5, atol=1e-6)
+    assert placement_of(made).layers == (made.graph.node[0].name,)
+
+
+def test_a_layer_whose_output_something_else_reads_keeps_its_batch_norm():
+    ones = np.ones(2, np.float32)
+    nodes = [
+        node("Conv", ["x", "w"], "c"),
+        node("BatchNormalization", ["c", "s", "s", "s", "s"], "n"),
+        node("Add", ["c", "n"], "y"),
+    ]
+    made = normalised(model_of(nodes, shape=(1, 1, 3, 3), w=np.ones((2, 1, 1, 1), np.float32), s=ones))
+    assert [n.op_type for n in made.graph.node] == ["Conv", "BatchNormalization", "Add"]
+
+
+def test_the_model_given_is_left_as_it_is():
+    model = model_of([node("Gemm", ["x", "w", "b"], "y")], w=W, b=B)
+    before = model.SerializeToString()
+    normalised(model)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (model_of([node("Gemm", ["x", "w"], "y")], w=W.astype(np.float16)), r"'w' are float16; export .* float32"),
+        (
+            model_of([node("QuantizeLinear", ["x", "s"], "y")], s=np.float32(1)),
+            "quantized already; use the float model",
+        ),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused_in_one_line(model, message):
+    with pytest.raises(InputError, match=message):
+        normalised(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -29,12 +30,17 @@ COMMANDS = {
     "agree": ("edgeres.cli.agree:agree_command", "How well two models agree, module by module."),
     "bench": ("edgeres.cli.bench:bench", "Latency of models, interleaved."),
     "report": ("edgeres.cli.report:report", "One table and one page for a run."),
+    "gate": ("edgeres.cli.gate:gate_command", "Whether a run keeps rules: loss, latency, size, ..."),
+    "compare": ("edgeres.cli.compare:compare", "Two runs, or which of several models is faster."),
+    "rerun": ("edgeres.cli.rerun:rerun_command", "Run a run again: do the numbers agree?"),
     "show": ("edgeres.cli.show:show", "What a file or an architecture is."),
     "ls": ("edgeres.cli.ls:ls", "List models, recipes, runs, ..."),
     "lint": ("edgeres.cli.lint:lint", "Check and repair a Q/DQ file for TensorRT."),
+    "layers": ("edgeres.cli.layers:layers", "Which layers of an engine run in INT8."),
     "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
 }
 INTERRUPTED = 130
+_NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}  # the user's to mend, no bug
 _ORDER = (*("run",), *STAGE_COMMANDS, *(name for name in COMMANDS if name != "run"))
 
 
@@ -103,7 +109,7 @@ def _run() -> int:
     except click.exceptions.Exit as err:
         return err.exit_code
     except click.ClickException as err:
-        return _say(err.format_message().replace("\n", " "), 2)
+        return _say_for_click(err)
     except (click.Abort, KeyboardInterrupt):
         return _say(
             "interrupted; the same command starts again, a training, a search, a study or a recipe where it stopped",
@@ -113,11 +119,26 @@ def _run() -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as err:
+        if err.errno not in _NO_ACCESS:
+            return _bug(err)
+        return _say(f"cannot use {err.filename or 'a file'}: {err.strerror}", 2)
     except Exception as err:
-        if logging.getLogger("edgeres").isEnabledFor(logging.DEBUG):
-            raise
-        return _say(f"bug in edgeres, please report: {type(err).__name__}: {err} (traceback: edgeres -v ...)", 1)
+        return _bug(err)
     return 0
+
+
+def _say_for_click(err: click.ClickException) -> int:
+    if not err.message.startswith("Usage:"):
+        return _say(err.format_message().replace("\n", " "), 2)
+    err.show()  # a group without a command (NoArgsIsHelpError of click 8.2): its message is the whole help
+    return err.exit_code
+
+
+def _bug(err: Exception) -> int:
+    if logging.getLogger("edgeres").isEnabledFor(logging.DEBUG):
+        raise err
+    return _say(f"bug in edgeres, please report: {type(err).__name__}: {err} (traceback: edgeres -v ...)", 1)
 
 
 def _say(message: str, code: int) -> int:
@@ -133,3 +154,7 @@ def _log_to_stderr(level: int) -> None:
     root.handlers = [handler] if is_main else [logging.NullHandler()]
     root.setLevel(level)
     root.propagate = False
+
+
+if __name__ == "__main__":
+    main()

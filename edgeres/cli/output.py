@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
 
 _LONG = 160
+_NOT_PRINTED = {"points_are"}  # said by the label
 
 
 def print_result(report: StageReport, *, as_json: bool) -> None:
@@ -27,8 +28,8 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
     for latency in report.latency:
         click.echo(latency_line(latency))
     for name, value in report.results.items():
-        if text := _short(value):
-            click.echo(f"{name}: {text}")
+        if name not in _NOT_PRINTED and (text := _short(value)):
+            click.echo(f"{_label(name, report)}: {text}")
     for note in report.notes:
         click.echo(note)
     for warning in report.warnings:
@@ -70,6 +71,12 @@ def latency_line(latency: Latency) -> str:
         f"n = {len(latency.samples_ms)}, {latency.runtime}, {latency.threads} threads"
     )
     return f"{text} ({latency.note})" if latency.note else text
+
+
+def _label(name: str, report: StageReport) -> str:
+    """The figure's name; points lost by dropping alone are told from those after a recovery."""
+    is_bare = name == "points" and report.results.get("points_are") == "before recovery"
+    return "points_before_recovery" if is_bare else name
 
 
 def _short(value: Any) -> str:

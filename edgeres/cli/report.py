@@ -21,5 +21,5 @@ from edgeres.report.stage import ReportConfig
 def report(run: str | None, as_json: bool, **values: Any) -> None:
     """See the help text."""
     found = run_named(run)
-    config = config_from(ReportConfig, given(values), "edgeres report")
+    config = config_from(ReportConfig, given(values), "report", as_options=True)
     print_summary(write_run_report(found, config), found.path, as_json=as_json)

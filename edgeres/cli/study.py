@@ -47,5 +47,6 @@ class StudyGroup(click.Group):
 def study() -> None:
     """Why modules can be dropped: published claims, tested on your network or on small ones.
 
-    Each study writes study.json, study.csv and study.svg into the run and says whether this run supports the claim.
+    Each study writes study.json, study.csv and study.svg into the run (lesion: lesion.json, .csv and .svg) and says
+    whether this run supports the claim.
     """

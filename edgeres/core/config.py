@@ -52,12 +52,15 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def config_from(kind: type[C], values: dict[str, Any], where: str) -> C:
-    """`kind` built from `values`; raises InputError with one line that names `where`, the key and the value."""
+def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options: bool = False) -> C:
+    """`kind` built from `values`; raises InputError with one line that names `where`, the key and the value.
+
+    With `as_options` a key is shown as the user typed it: `target_latency` as --target-latency.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as err:
-        raise InputError(f"{where}: {_first_problem(err, kind)}") from err
+        raise InputError(f"{where}: {_first_problem(err, kind, as_options=as_options)}") from err
 
 
 def record_from_json(kind: type[R], path: Path) -> R:
@@ -86,17 +89,18 @@ def _is_list(annotation: Any) -> bool:
     return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
 
 
-def _first_problem(err: ValidationError, kind: type[BaseModel]) -> str:
+def _first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: bool = False) -> str:
     problem = err.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
+    shown = f"--{str(problem['loc'][0]).replace('_', '-')}" if as_options and key else key
     if problem["type"] == "extra_forbidden":
         known = sorted(kind.model_fields)
         return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
     if problem["type"] == "missing" and key in kind.model_fields:
         described = kind.model_fields[key].description
-        return f"{key} is needed" + (f" ({described})" if described else "")
+        return f"{shown} is needed" + (f" ({described})" if described else "")
     message = re.sub(r"^Value error, ", "", problem["msg"])
     if not key:
         return message
     seen = "" if problem["type"] in {"missing", "json_invalid"} else f", got {problem['input']!r}"
-    return f"{key}: {message}{seen}"
+    return f"{shown}: {message}{seen}"

@@ -28,6 +28,14 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def made_folder(path: Path, named: str | None = None) -> None:
+    """Makes the folder if it is not there; raises InputError that says what the user `named`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise InputError(f"cannot write {named or path}: {err.strerror}") from err
+
+
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed."""

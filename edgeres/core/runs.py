@@ -153,8 +153,11 @@ class Run:
             with contextlib.suppress(FileExistsError):
                 try:
                     path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
-                except (NotADirectoryError, FileNotFoundError, PermissionError) as err:
-                    raise InputError(f"cannot write {path}: {err.strerror}; set EDGERES_RUNS to a folder") from err
+                except FileExistsError:
+                    raise
+                except OSError as err:
+                    advice = "set EDGERES_RUNS to a folder that can be written"
+                    raise InputError(f"cannot write {self.path}: {err.strerror}; {advice}") from err
                 write_text(path / STARTED_NAME, started_text(stage, key))
                 return path
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from edgeres.core.artifacts import Checkpoint
+from edgeres.core.artifacts import CARD_KEY, Checkpoint, safetensors_header
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
@@ -56,7 +56,7 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     from edgeres.models.weights import check_weights, save_checkpoint
 
     recorder = Recorder("import", config, None)
-    if config.arch is None:
+    if config.arch is None or _is_ours(config.file):
         return _copied(config, recorder, out_dir)
     found, notes = read_weights(config.file, config.key)
     weights = with_batch_counters(translated(found))
@@ -90,9 +90,28 @@ def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageRes
         raise InputError(f"say which network {config.file} is: --arch resnet50 (see: edgeres ls models)")
     original = Checkpoint(config.file)
     spec, path = original.spec, out_dir / "model.safetensors"
+    _check_options(config, spec)
     output = save_checkpoint(load_weights(original), spec, path, stage="import", parent=original.sha256)
     recorder.notes.append(f"a copy of {config.file}, made by edgeres {original.card.stage}")
     return StageResult(output, recorder.finish(output))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether edgeres wrote the file, damaged or not."""
+    return path.suffix == Checkpoint.suffix and CARD_KEY in safetensors_header(path).get("__metadata__", {})
+
+
+def _check_options(config: ImportConfig, spec: ModelSpec) -> None:
+    """Raises InputError for an option that would change what the checkpoint says of itself."""
+    given = sorted(config.model_fields_set - {"file", "arch"})
+    if config.arch not in {None, spec.variant}:
+        given = ["arch", *given]
+    if given:
+        names = ", ".join("--" + name for name in given)
+        raise InputError(
+            f"{config.file} is an edgeres checkpoint already ({spec.variant}; classes and preprocessing are stored"
+            f" in it); leave out {names}"
+        )
 
 
 def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:

@@ -9,18 +9,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.files import made_folder
 from edgeres.core.runs import Run, StageFolder, new_run, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.pipeline import measures
+from edgeres.pipeline.overwriting import refuse_inputs
+from edgeres.pipeline.sources import check_finite, lacking
 from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, source_in, stage_key
+from edgeres.pipeline.teacher import REPORT_SUFFIX, with_teacher
+
+if TYPE_CHECKING:
+    from edgeres.prune.recover import RecoverConfig
 
 log = logging.getLogger(__name__)
 _KEY_SHOWN = 12
+_NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
 
 
 @dataclass(frozen=True)
@@ -40,21 +48,37 @@ def call(request: Call) -> StageResult[Artifact]:
     named = _named_source(request)
     run = _run_of(request, named)
     values = with_default_data(row.config_class(), request.values, run)
-    config = config_from(row.config_class(), values, f"edgeres {request.stage}")
+    config = config_from(row.config_class(), values, request.stage, as_options=True)
     config.check()
-    if row.source is None:
-        run = run or _run_to_start(request, config)
-    elif named is not None and request.out is None:
-        run = run or _adopted(named)
-    assert run is not None or request.out is not None
     source = named or (source_in(run, request.stage) if run else None)
+    check_finite(source)
+    warning = None
     if source is not None and named is None:
-        log.info("%s: takes %s", request.stage, source.path)
-    config = filled(request.stage, config, source, list(run.reports()) if run else [])
+        warning = lacking(request.stage, source, run)
+        lacks = f", which already lacks {', '.join(source.spec.dropped)}" if warning else ""
+        log.info("%s: takes %s%s", request.stage, source.path, lacks)
+    config = _completed(request, config, source, run)
     if request.out is not None:
         return _written_to(request.out, request.stage, source, config)
-    assert run is not None
-    return _in_run(run, request.stage, source, config)
+    if run is None and row.source is None:
+        run = _run_to_start(request, config)
+    if run is None:
+        assert named is not None
+        return _in_adopting_run(request.stage, named, config)
+    return _in_run(run, request.stage, source, config, warning=warning)
+
+
+def _completed(request: Call, config: Config, source: Model | None, run: Run | None) -> Config:
+    """`config` with what the stage takes from the run or from beside its source, checked where it is a network."""
+    config = filled(request.stage, config, source, list(run.reports()) if run else [])
+    if request.stage == "recover":
+        assert source is not None
+        given = "teacher" in request.values
+        recovery = with_teacher(cast("RecoverConfig", config), source, is_given=given)
+        if recovery.teacher is not None:
+            check_finite(Checkpoint(recovery.teacher))
+        return recovery
+    return config
 
 
 def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:
@@ -105,33 +129,57 @@ def _run_name(stage: str, config: Config) -> str:
     return f"{getattr(config, 'arch', stage)}-{data}".strip("-")
 
 
-def _adopted(source: Model) -> Run | None:
-    """A new run that begins with a copy of a checkpoint from outside, so that the report has its first row."""
+def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[Artifact]:
+    """In a new run that begins with a copy of a checkpoint from outside, so that the report has its first row.
+
+    A stage that fails and leaves nothing to go on from leaves no run either.
+    """
     if not isinstance(source, Checkpoint):
         raise InputError(f"{source.path} is in no run: say where the result goes, --out FILE or --run NAME")
-    run = new_run(source.path.stem)
     kind = STAGES["import"].config_class()
-    config = config_from(kind, {"file": source.path}, "import")
-    _in_run(run, "import", None, config)
-    log.info("new run %s, beginning with a copy of %s", run.path, source.path)
-    return run
-
-
-def _in_run(run: Run, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
-    key = stage_key(stage, source, config)
-    folder = agreed(lambda: run.claim(stage, key))
-    run = Run(folder.parent)
+    copying = config_from(kind, {"file": source.path}, "import")
+    run = new_run(source.path.stem)
     try:
-        result = execute(stage, source, config, folder, key)
+        run = Run(_executed(run, "import", None, copying)[0].parent)
+    except EdgeresError:
+        run.remove_if_empty()
+        raise
+    log.info("new run %s, beginning with a copy of %s", run.path, source.path)
+    try:
+        return _in_run(run, stage, source, config, keeps=1)
+    except EdgeresError:
+        if is_main_process() and len(run.folders()) == 1:
+            shutil.rmtree(run.path)
+        raise
+
+
+def _in_run(
+    run: Run, stage: str, source: Model | None, config: Config, *, warning: str | None = None, keeps: int = 0
+) -> StageResult[Artifact]:
+    """The stage in its folder of `run`, which becomes the current one if more than `keeps` stages have begun in it."""
+    try:
+        folder, result = _executed(run, stage, source, config)
+        run = Run(folder.parent)
+        if warning and is_main_process():
+            report = result.report.model_copy(update={"warnings": (warning, *result.report.warnings)})
+            write_report(report, folder / REPORT_NAME)
+            result = StageResult(result.output, report)
     except EdgeresError:
         if is_main_process():
             run.remove_if_empty()
         raise
     finally:
-        if is_main_process() and run.path.is_dir() and (STAGES[stage].output is not StudyFile or run.models()):
+        if is_main_process() and len(run.folders()) > keeps and (STAGES[stage].output is not StudyFile or run.models()):
             run.make_latest()
     log.info("%s: wrote %s", stage, result.output.path)
     return result
+
+
+def _executed(run: Run, stage: str, source: Model | None, config: Config) -> tuple[Path, StageResult[Artifact]]:
+    """(the folder the stage ran in, its result)."""
+    key = stage_key(stage, source, config)
+    folder = agreed(lambda: run.claim(stage, key))
+    return folder, execute(stage, source, config, folder, key)
 
 
 def agreed(choose: Callable[[], Path]) -> Path:
@@ -148,17 +196,21 @@ def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> 
     kind = STAGES[stage].output
     if out.suffix != kind.suffix:
         raise InputError(f"--out {out}: `edgeres {stage}` writes a {kind.suffix} file")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file")
+    refuse_inputs(out, source, config)
     key = stage_key(stage, source, config)
     folder = out.parent / f".{out.name}.{key[:_KEY_SHOWN]}"
     if is_main_process() and StageFolder(folder, 0, stage).is_busy:
         raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
+    made_folder(folder, f"--out {out}")
     result = execute(stage, source, config, folder, key)
     together()
     output = kind(out)
     if is_main_process():
         _move_out(result.output, folder, out)
         report = result.report.model_copy(update={"output": file_ref(output)})
-        write_report(report, out.with_name(out.name + ".report.json"))
+        write_report(report, out.with_name(out.name + REPORT_SUFFIX))
         result = StageResult(output, report)
         log.info("%s: wrote %s", stage, out)
     return result
@@ -197,8 +249,12 @@ def evaluate_call(source: Path | None, run_name: str | None, values: dict[str, A
         assert run is not None
         model = _newest_runnable(run)
         log.info("eval: takes %s", model.path)
-    config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "edgeres eval")
-    if run_holding(model.path) is None or config.images is not None:
+    config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
+    is_in_run = run_holding(model.path) is not None
+    if is_in_run and config.images is not None:
+        report = evaluate(model, config)
+        return report.model_copy(update={"notes": (*report.notes, _NOT_KEPT)})
+    if not is_in_run:
         return evaluate(model, config)
     return measures.evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
 
@@ -207,7 +263,7 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
     """One interleaved session over `paths`, or over all models of the run, which is then recorded in the run."""
     from edgeres.bench.stage import BenchConfig, bench_report
 
-    config = config_from(BenchConfig, values, "edgeres bench")
+    config = config_from(BenchConfig, values, "bench", as_options=True)
     if paths:
         return bench_report([model_from(path) for path in paths], config)
     run = run_named(run_name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import config_from
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import sha256_of, write_text
+from edgeres.core.files import made_folder, sha256_of, write_text
 from edgeres.core.runs import RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
@@ -47,7 +47,7 @@ class Chain:
 
     def execute(self) -> Iterator[Done]:
         """Runs the steps in order and yields each when it is done."""
-        self.run.path.mkdir(parents=True, exist_ok=True)
+        made_folder(self.run.path)
         self.run.make_latest()
         for step in self.steps:
             yield self._stage(step) if step.use in STAGES else self._measure(step)
@@ -116,6 +116,7 @@ def run_of_recipe(recipe: Recipe, name: str | None) -> Run:
     if name is not None:
         recipe = config_from(Recipe, {**recipe.model_dump(), "name": name}, "--name")
     run = Run(runs_root() / recipe.name)
+    made_folder(run.path, f"{run.path} (a run; $EDGERES_RUNS says where else)")
     before = _planned_folders(run.path / RECIPE_NAME) - {step.folder_name for step in planned(recipe, recipe.name)}
     for folder in run.folders():
         if folder.path.name in before:

@@ -35,7 +35,10 @@ _RANK_BY = "kl"  # what a set is judged by that a criterion of single modules ha
 def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
     """The modules that may go, in order of execution; raises InputError for unknown names in `keep`."""
     check_module_names(spec, keep)
-    return [info.name for info in modules_of(spec) if info.name not in spec.dropped and info.name not in keep]
+    left = [info.name for info in modules_of(spec) if info.name not in spec.dropped]
+    if left and {*left} <= {*keep}:
+        raise InputError(f"--keep names all {len(left)} modules of {spec.variant} that are left: none may be dropped")
+    return [name for name in left if name not in keep]
 
 
 class Chooser:
@@ -201,6 +204,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
         "over_latency": config.ranks_by == "practise" and chooser.has_latencies,
         "score": found.best.score,
         "points": _points(chooser, found.best),
+        "points_are": "before recovery" if config.recover else "of the result",
         "independent": {
             "dropped": list(found.independent.dropped),
             "score": found.independent.score,
@@ -218,7 +222,8 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 def choice_notes(results: Mapping[str, Any]) -> list[str]:
     """The chosen set and the independent one side by side."""
     alone, name = results["independent"], results["score_name"]
-    on = f"on the {results['images_chosen_on']:,} train images chosen on"
+    when = " before recovery," if results.get("points_are") == "before recovery" else ""
+    on = f"{when} on the {results['images_chosen_on']:,} train images chosen on".lstrip()
     if results["criterion"] != name:
         by = f"{results['criterion']}{' over latency' if results['over_latency'] else ''}"
         return [f"ranked once by {by}: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"]

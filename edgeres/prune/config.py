@@ -16,7 +16,7 @@ Score = Literal[
 ]
 SWEPT_BY = ("kl", "adaptive", "loss", "accuracy", "feature")
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
-_FEWEST_IMAGES = 16
+FEWEST_TO_CHOOSE_ON = 16
 
 
 class ChoiceConfig(Config):
@@ -51,9 +51,10 @@ class ChoiceConfig(Config):
             raise InputError(f"--epochs {self.epochs} is for recovering: say how, --recover mimic,distill")
         if self.recover:
             self.recovery().check()
-        if self.data is not None and min(self.images, self.choose_on) < _FEWEST_IMAGES:
+        if self.data is not None and min(self.images, self.choose_on) < FEWEST_TO_CHOOSE_ON:
             raise InputError(
-                f"{min(self.images, self.choose_on)} images are too few to choose on: --images {_FEWEST_IMAGES} or more"
+                f"{min(self.images, self.choose_on)} images are too few to choose on:"
+                f" --images {FEWEST_TO_CHOOSE_ON} or more"
             )
 
     @property
@@ -125,7 +126,12 @@ class SweepConfig(ChoiceConfig):
 
 def counts_from(text: str) -> range:
     """`1..12` -> 1, 2, ..., 12; raises InputError for anything else."""
-    first, dots, last = text.partition("..")
-    if not (dots and first.strip().isdigit() and last.strip().isdigit() and 1 <= int(first) <= int(last)):
+    first, dots, last = (part.strip() for part in text.partition(".."))
+    if not (dots and first.isdigit() and last.isdigit()):
         raise InputError(f"--sweep {text}: say a range such as 1..12")
-    return range(int(first), int(last) + 1)
+    low, high = int(first), int(last)
+    if low < 1:
+        raise InputError(f"--sweep {text}: begin with 1 module (0 is the whole network, which is in every sweep)")
+    if low > high:
+        raise InputError(f"--sweep {text}: the range runs backwards; say {high}..{low}")
+    return range(low, high + 1)

@@ -24,6 +24,9 @@ _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 _DEAR = 3.0  # times the usual price, in points for a millisecond
 
 
+_SHOWN = (("G", 1e9), ("M", 1e6), ("k", 1e3))
+
+
 def goal_from(config: PruneConfig, candidates: Sequence[str], spec: ModelSpec, table: LatencyTable | None) -> Goal:
     """The goal of a config that names a number, a latency or MACs; `spec` is of the network to be pruned.
 
@@ -76,13 +79,30 @@ def macs_goal(text: str, candidates: Sequence[str], spec: ModelSpec) -> Goal:
     gain = {name: float(now - macs) for name, macs in _macs_without(candidates, spec).items()}
     best = now - _most(gain)
     if target >= now:
-        raise InputError(f"--macs {text}: {now / 1e6:.1f}M <= {target / 1e6:.1f}M: nothing to drop")
+        raise InputError(f"--macs {text}: {macs_text(now)} <= {macs_text(target)}: nothing to drop")
     if target < best:
         raise InputError(
-            f"--macs {text}: cannot be reached; best reachable {best / 1e6:.1f}M ({best / now:.2f}x) of"
-            f" {now / 1e6:.1f}M, with all {len(candidates)} candidates dropped"
+            f"--macs {text}: cannot be reached; best reachable {macs_text(best)} ({best / now:.2f}x) of"
+            f" {macs_text(now)}, with all {len(candidates)} candidates dropped"
         )
     return Goal(gain, now - target)
+
+
+def macs_outcome(text: str, *, before: int, after: int) -> tuple[dict[str, int], str]:
+    """What became of the goal `text`: figures, and a sentence."""
+    wanted = _macs_from(text, before)
+    is_met = after <= wanted
+    figures = {"macs_before": before, "macs_after": after, "macs_wanted": round(wanted), "macs_met": is_met}
+    return figures, (
+        f"multiply-accumulates an image: {macs_text(before)} before, {macs_text(after)} after ({after / before:.3f}x);"
+        f" --macs {text} is {macs_text(wanted)}: {'met' if is_met else 'NOT met'}"
+    )
+
+
+def macs_text(macs: float) -> str:
+    """`4.09G`, `125.5M`, `31.24k`: four digits, whatever the size."""
+    unit, factor = next(((unit, by) for unit, by in _SHOWN if macs >= by), ("", 1.0))
+    return f"{macs / factor:.4g}{unit}"
 
 
 def worth(table: LatencyTable, points: Mapping[str, float]) -> list[str]:

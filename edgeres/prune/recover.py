@@ -129,7 +129,7 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
     wait_for_all()
     recorder.results |= done.results
     recorder.notes += done.notes
-    recorder.warnings += done.warnings
+    recorder.warnings += [*_doubts_on(teacher, source), *done.warnings]
     return StageResult(output, recorder.finish(output))
 
 
@@ -187,6 +187,18 @@ def check_teacher(source: Checkpoint, teacher: Checkpoint) -> None:
         )
 
 
+def _doubts_on(teacher: Checkpoint | None, source: Checkpoint) -> list[str]:
+    """A warning if the teacher is another file than the one that `source` says it was cut from."""
+    cut_from = source.card.parent if source.card.stage == "prune" else None
+    if teacher is None or cut_from in {None, teacher.sha256}:
+        return []
+    said = (
+        f"the teacher {teacher.path} (sha256 {teacher.sha256}) is not the network that {source.path} was cut from"
+        f" (sha256 {cut_from}): what is left was not trained with it"
+    )
+    return [said]
+
+
 def _parts(source: Checkpoint, config: RecoverConfig) -> tuple[Split, Split | None]:
     """(images to learn from, images held out); None if there are too few to share."""
     from edgeres.data import dataset_for
@@ -234,7 +246,8 @@ def _results(
 
 def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str], list[str]]:
     """(notes, warnings)."""
-    notes, warnings = [], []
+    notes: list[str] = []
+    warnings: list[str] = []
     if results["images"] < config.images:
         notes.append(f"there are {results['images']} train images, fewer than --images {config.images}")
     if config.trains and not results["held_out"]:
@@ -243,6 +256,9 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
         notes.append(
             f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain on held-out images"
         )
+    if "held_out_best" in results:
+        said, is_gain = _gain(results, config)
+        (notes if is_gain else warnings).append(said)
     before, after = results.get("held_out_first"), results.get("held_out_bn")
     if before is not None and after is not None and after > before:
         warnings.append(
@@ -250,3 +266,20 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
             " leave bn out of --method"
         )
     return notes, warnings
+
+
+def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
+    """What the training did to the score on held-out images, and whether it was any good."""
+    before = next(results[name] for name in ("held_out_adaptors", "held_out_bn", "held_out_first") if name in results)
+    best, steps = results["held_out_best"], results["steps"]
+    on = f"on {results['held_out']} held-out train images"
+    if results["best_step"] > 0 and best < before:
+        start = results["held_out_first"]
+        return f"{results['measure']} {on}: {start:.4g} before, {best:.4g} after (0 is best)", True
+    prepared = "bn" in config.method or config.adaptors > 0
+    weights = "as they were before the training" if prepared else "as before"
+    said = (
+        f"nothing gained in {steps} steps {on} ({before:.4g} before, {results['held_out_last']:.4g} at the end):"
+        f" weights {weights}; lower the learning rate (--lr of edgeres recover, here {config.lr:g})"
+    )
+    return said, False

@@ -19,11 +19,11 @@ from edgeres.models import check_module_names, modules_of
 from edgeres.prune.choice import Chooser, choice_notes, choice_results
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.cutting import Cut, cut, cut_and_recovered
-from edgeres.prune.goals import goal_from, worth
+from edgeres.prune.goals import goal_from, macs_outcome, worth
 from edgeres.prune.latency_check import Checked, check_prediction, target_from
 from edgeres.prune.latency_table import LatencyTable, check_table, doubts, latency_table_from, predicted_ms
 from edgeres.prune.plan import Goal, Searched
-from edgeres.prune.within import within_loss
+from edgeres.prune.within import leaving_some, within_loss
 
 log = logging.getLogger(__name__)
 _WORTH_SHOWN = 5
@@ -47,6 +47,12 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
         done = cut_and_recovered(source, chosen, config, path)
     else:
         chosen, done = _for_a_goal(source, config, table, recorder=recorder, path=path)
+        recorder.notes += _shares_of(source.spec, config)
+    if config.macs is not None:
+        before, after = source.card.cost.macs, done.output.card.cost.macs
+        figures, said = macs_outcome(config.macs, before=before, after=after)
+        recorder.results |= figures
+        recorder.notes.append(said)
     recorder.results["chosen"] = list(chosen)
     if done.recovery:
         recorder.results["recovery"] = done.recovery
@@ -63,6 +69,8 @@ def _for_a_goal(
 ) -> tuple[tuple[str, ...], Cut]:
     chooser = Chooser(source, config, path.parent, saved=_shares(table))
     if config.max_loss is not None:
+        config = leaving_some(config, len(chooser.dataset.train))
+        chooser = Chooser(source, config, path.parent, saved=_shares(table))
         found, done = within_loss(source, config, chooser, recorder=recorder, path=path)
     else:
         found = _found(source, config, chooser, table, recorder=recorder)
@@ -98,7 +106,7 @@ def _for_a_latency(
         for attempt in range(_ATTEMPTS):
             found = chooser.choose(goal)
             pruned = cut(source, found.best.dropped, Path(name) / f"{attempt}.safetensors")
-            checked = check_prediction(pruned, source, table, folder=Path(name))
+            checked = check_prediction(pruned, source, table, folder=Path(name), target=wanted)
             log.info("%s: %s", ", ".join(found.best.dropped), checked.line())
             missing_ms = checked.missing_ms(wanted)
             if missing_ms == 0:
@@ -112,6 +120,16 @@ def _for_a_latency(
         f"--target-latency {wanted}: not met by the clock; best reached {nearest.pruned_ms.value:.3f} ms"
         f" ({nearest.ratio.value:.3f} of the whole) without {', '.join(nearest.dropped)}"
     )
+
+
+def _shares_of(spec: ModelSpec, config: PruneConfig) -> list[str]:
+    """What a share such as 0.8x is taken of, where the network lacks modules already."""
+    goals = [
+        f"--{name} {text}" for name, text in (("macs", config.macs), ("target-latency", config.target_latency)) if text
+    ]
+    if not spec.dropped or not goals or not goals[0].lower().endswith("x"):
+        return []
+    return [f"{goals[0]} is taken of the network given, which already lacked {len(spec.dropped)} modules"]
 
 
 def _shares(table: LatencyTable | None) -> dict[str, float] | None:

@@ -234,7 +234,8 @@ def _steps(network: Network, job: Job, begun_s: float) -> int:
         needed_s = (used_s + looks_s + _FEWEST_STEPS * step_s) / (1 - _SPARE_SHARE)
         raise InputError(
             f"--budget {config.budget} is too short: {max(0, fitting)} steps of {config.batch} images fit"
-            f" ({step_s:.2g} s each); {_FEWEST_STEPS} would take {text_from(needed_s + 1)}"
+            f" ({step_s:.2g} s each) beside {text_from(used_s + looks_s)} that any budget pays (loading, timing a few"
+            f" steps, {LOOKS + 1} looks at held-out images); {_FEWEST_STEPS} steps need {text_from(needed_s + 1)}"
         )
     return min(fitting, epochs * a_pass)
 

@@ -62,7 +62,10 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     for left in (*out_dir.glob("drop-*.json"), out_dir / "whole.npy", out_dir / JOURNAL_NAME):
         left.unlink()
     recorder.results["rows"] = [row.model_dump(mode="json") for row in result.rows]
-    beside = "its picture, its table and the networks lie beside it, .svg, .csv and drop-NN.safetensors"
+    beside = (
+        "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
+        " NAME.sweep.svg, NAME.sweep.csv, NAME.drop-NN.safetensors"
+    )
     recorder.notes += [*lines_of(result), beside]
     return StageResult(output, recorder.finish(output))
 

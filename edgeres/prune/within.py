@@ -22,7 +22,7 @@ from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
 from edgeres.core.stage import Recorder
 from edgeres.prune.choice import Chooser
-from edgeres.prune.config import PruneConfig
+from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
 from edgeres.prune.cutting import Cut, cut_and_recovered
 from edgeres.prune.goals import count_goal
 from edgeres.prune.plan import Searched
@@ -146,13 +146,28 @@ class _Judge:
         return np.concatenate(right)
 
 
+def leaving_some(config: PruneConfig, train_images: int) -> PruneConfig:
+    """`config` with fewer --images if none were asked for and all would leave none to judge on."""
+    most = train_images - _FEWEST_IMAGES
+    if "images" in config.model_fields_set or config.images <= most or most < FEWEST_TO_CHOOSE_ON:
+        return config
+    log.info("--images %d, so that %d of the %d train images are left to judge on", most, _FEWEST_IMAGES, train_images)
+    return config.model_copy(update={"images": most})
+
+
 def _unused(chooser: Chooser) -> Dataset:
     """The data set, its train split cut down to images that nothing else looks at."""
     train, used = chooser.dataset.train, set(chooser.sample.ids)
     left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
-    if len(left) < _FEWEST_IMAGES:
-        raise InputError(
-            f"--max-loss is judged on train images not used otherwise: {len(left)} of {len(train)} are left,"
-            f" {_FEWEST_IMAGES} are needed; lower --images ({len(used)} used)"
-        )
-    return replace(chooser.dataset, train=left.sample(min(_MOST_IMAGES, len(left)), 0))
+    if len(left) >= _FEWEST_IMAGES:
+        return replace(chooser.dataset, train=left.sample(min(_MOST_IMAGES, len(left)), 0))
+    most = len(train) - _FEWEST_IMAGES
+    advice = (
+        f"say --images {most} or fewer ({len(used)} used)"
+        if most >= FEWEST_TO_CHOOSE_ON
+        else f"{len(train)} exist in all, too few: name a larger data set, or another goal such as --drop 2"
+    )
+    raise InputError(
+        f"--max-loss is judged on train images not used otherwise: {len(left)} of {len(train)} are left,"
+        f" {_FEWEST_IMAGES} are needed; {advice}"
+    )

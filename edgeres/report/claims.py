@@ -11,36 +11,66 @@ _ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weight
 
 
 def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
-    """Size, speed, accuracy and compute of the last model they are known of, against the first."""
-    found = (_size_claim(rows), _speed_claim(rows), _points_claim(rows), _compute_claim(rows))
+    """Size, speed, accuracy and compute of one network against the first: the newest whose accuracy is known.
+
+    Where none is known it is the newest. Speed is the one figure that may be of a network on its way there, or of an
+    engine built from it, which its claim says.
+    """
+    end = _end(rows)
+    if end is None:
+        return ()
+    found = (_size_claim(rows[0], end), _speed_claim(rows, end), _points_claim(rows[0], end), _compute_claim(rows, end))
     return tuple(claim for claim in found if claim)
 
 
-def headline_from(claims: Sequence[Claim], rows: Sequence[Row]) -> str:
-    """One sentence."""
+def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> str:
+    """One sentence, and a second one if the newest network of `run` is not evaluated."""
     if not rows:
         return "No model yet."
-    if not claims:
+    end, newest = _end(rows), _newest(rows)
+    if not claims and (len(rows) == 1 or end is newest):
         return f"One model so far: {rows[0].what or rows[0].name}."
-    return ", ".join(f"{claim.figure} {claim.what}" for claim in claims) + "."
+    said = ", ".join(f"{claim.figure} {claim.what}" for claim in claims) or "no change that can be told"
+    if newest is None or newest.accuracy is not None or len(rows) == 1:
+        return f"{said}."
+    of = f" ({end.name})" if end is not None and end is not newest else ""
+    return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
 
 
-def _size_claim(rows: Sequence[Row]) -> Claim | None:
-    files = [row for row in rows if row.stage != _ENGINE_STAGE]
-    if len(files) < 2 or not files[-1].size_bytes:
+def _newest(rows: Sequence[Row]) -> Row | None:
+    """The last network that can be evaluated anywhere; an engine runs on its own GPU only."""
+    return next((row for row in reversed(rows) if row.stage != _ENGINE_STAGE), None)
+
+
+def _end(rows: Sequence[Row]) -> Row | None:
+    judged = [row for row in rows if row.accuracy]
+    return judged[-1] if judged else _newest(rows)
+
+
+def _line_of(rows: Sequence[Row], end: Row) -> list[Row]:
+    """`end`, what it was made from and what was compiled from it, in order; the first row is every line's root."""
+    by_sha256 = {row.sha256: row for row in rows}
+    line, row = {end.sha256, rows[0].sha256}, by_sha256.get(end.parent or "")
+    while row is not None and row.sha256 not in line:
+        line.add(row.sha256)
+        row = by_sha256.get(row.parent or "")
+    return [row for row in rows if row.sha256 in line or (row.stage == _ENGINE_STAGE and row.parent in line)]
+
+
+def _size_claim(first: Row, end: Row) -> Claim | None:
+    if _ENGINE_STAGE in {first.stage, end.stage} or end is first or not end.size_bytes:
         return None
-    first, last = files[0], files[-1]
-    ratio = first.size_bytes / last.size_bytes
+    ratio = first.size_bytes / end.size_bytes
     if is_same(ratio):
         return None
-    detail = f"{size(first.size_bytes)} to {size(last.size_bytes)}, {first.name} to {last.name}"
-    what = ("smaller" if ratio > 1 else "larger") + _as_precision(last)
+    detail = f"{size(first.size_bytes)} to {size(end.size_bytes)}, {first.name} to {end.name}"
+    what = ("smaller" if ratio > 1 else "larger") + _as_precision(end)
     return Claim(figure=_times(ratio), what=what, detail=detail)
 
 
-def _speed_claim(rows: Sequence[Row]) -> Claim | None:
-    """Of the last row that an earlier one on its runtime can be compared with."""
-    compared = [row for row in rows if row.versus_first.latency_ratio]
+def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
+    """Of the last row of the line that an earlier one on its runtime can be compared with."""
+    compared = [row for row in _line_of(rows, end) if row.versus_first.latency_ratio]
     if not compared:
         return None
     change = compared[-1].versus_first.latency_ratio
@@ -50,7 +80,7 @@ def _speed_claim(rows: Sequence[Row]) -> Claim | None:
         return Claim(figure="no", what="change of speed that can be told", detail=detail)
     factor = 1 / change.value
     what = "faster" if factor > 1 else "slower"
-    whose = "" if compared[-1] is rows[-1] else f" ({compared[-1].precision}, {_runtime(compared[-1])})"
+    whose = "" if compared[-1] is end else f" ({compared[-1].precision}, {_runtime(compared[-1])})"
     return Claim(figure=_times(factor), what=what + whose, detail=detail)
 
 
@@ -77,31 +107,28 @@ def _conditions(row: Row, change: Change) -> str:
     )
 
 
-def _points_claim(rows: Sequence[Row]) -> Claim | None:
-    judged = [row for row in rows if row.accuracy and row.versus_first.points]
-    if not judged:
+def _points_claim(first: Row, end: Row) -> Claim | None:
+    change, accuracy = end.versus_first.points, end.accuracy
+    if change is None or accuracy is None:
         return None
-    last = judged[-1]
-    change, accuracy = last.versus_first.points, last.accuracy
-    assert change is not None
-    assert accuracy is not None
     before = percent(accuracy.top1.value - change.value / 100)
     interval = "".join(f" {line}" for line in points(change)[1:])
+    against = "" if change.versus == first.name else f" against {change.versus}"
     return Claim(
         figure=signed(change.value),
-        what=f"points of top-1{_as_precision(last)}{interval} (n = {accuracy.n:,})",
+        what=f"points of top-1{_as_precision(end)}{against}{interval} (n = {accuracy.n:,})",
         detail=f"{before} % to {percent(accuracy.top1.value)} % on {accuracy.dataset} {accuracy.split},"
-        f" {change.versus} to {last.name}",
+        f" {change.versus} to {end.name}",
     )
 
 
-def _compute_claim(rows: Sequence[Row]) -> Claim | None:
-    if not rows or not rows[0].macs or is_same(rows[-1].macs / rows[0].macs):
+def _compute_claim(rows: Sequence[Row], end: Row) -> Claim | None:
+    first = rows[0]
+    if not first.macs or is_same(end.macs / first.macs):
         return None
-    first, last = rows[0], rows[-1]
-    dropped = len(set(last.dropped) - set(first.dropped))
+    dropped = len(set(end.dropped) - set(first.dropped))
     return Claim(
-        figure=f"{signed(100 * (last.macs / first.macs - 1), 0)} %",
+        figure=f"{signed(100 * (end.macs / first.macs - 1), 0)} %",
         what="multiply-accumulates",
-        detail=f"{count(first.macs)} to {count(last.macs)} an image, {dropped} modules dropped",
+        detail=f"{count(first.macs)} to {count(end.macs)} an image, {dropped} modules dropped",
     )

@@ -43,7 +43,7 @@ def rows_from(run: Path) -> RunSummary:
     claims = claims_from(rows)
     return RunSummary(
         run=run.resolve().name,
-        headline=headline_from(claims, rows),
+        headline=headline_from(claims, rows, run=run.resolve().name),
         claims=claims,
         rows=tuple(rows),
         lesion=lesion,

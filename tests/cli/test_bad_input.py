@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import subprocess
 import sys
@@ -247,3 +249,69 @@ def test_a_damaged_stage_is_not_passed_over_in_silence(edgeres, runs_folder, che
     code, _, err = edgeres("eval", "--data", "digits")
     assert code == 0
     assert "01-prune is passed over" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["study"]])
+def test_a_group_without_a_command_shows_its_help(edgeres, arguments):
+    code, out, err = edgeres(*arguments)
+    assert code in {0, 2}
+    assert "\nCommands:\n" in out + err or "\nStudies:\n" in out + err
+    assert not (out + err).startswith("edgeres: ")
+
+
+def test_the_module_of_the_entry_point_can_be_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeres.cli.main", "prun"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "did you mean prune" in done.stderr
+
+
+def read_only(monkeypatch, code):
+    def refuse(self, *args, **kwargs):
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written(edgeres, checkpoint, tmp_path, monkeypatch, code):
+    out = tmp_path / "new" / "x.safetensors"
+    read_only(monkeypatch, code)
+    assert_refused(edgeres("prune", checkpoint, "--modules", "layer1.0"), 2, "EDGERES_RUNS")
+    assert_refused(
+        edgeres("prune", checkpoint, "--modules", "layer1.0", "-o", out), 2, f"--out {out}: {os.strerror(code)}"
+    )
+    assert_refused(edgeres("run", "demo"), 2, "runs/demo")
+
+
+def test_a_place_that_cannot_be_written_is_no_bug(edgeres, checkpoint, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", "some/where")
+
+    monkeypatch.setattr("edgeres.prune.stage.prune", refuse)
+    outcome = edgeres("prune", checkpoint, "--modules", "layer1.0")
+    assert outcome[0] == 2
+    assert "some/where: Read-only file system" in outcome[2]
+    assert "bug" not in outcome[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prune", "--drop", "0"], "edgeres: prune: --drop: "),
+        (["prune", "--max-loss", "0"], "edgeres: prune: --max-loss: "),
+        (["eval"], "edgeres: eval: --data is needed"),
+        (["bench", "--rounds", "0"], "edgeres: bench: --rounds: "),
+    ],
+)
+def test_an_option_is_called_as_it_is_typed(edgeres, checkpoint, arguments, message):
+    name, *options = arguments
+    assert_refused(edgeres(name, checkpoint, *options), 2, message)
+
+
+def test_part_of_val_says_that_it_is_not_kept(edgeres, checkpoint):
+    assert edgeres("import", checkpoint)[0] == 0
+    code, out, _ = edgeres("eval", "--data", "digits", "--images", 50)
+    assert code == 0
+    assert "not kept in the run" in out

@@ -199,3 +199,12 @@ def test_a_grey_network_keeps_its_one_channel(tmp_path):
     torch.save(network_from(spec).state_dict(), tmp_path / "grey.pt")
     config = ImportConfig(file=tmp_path / "grey.pt", arch="resnet8", mean=(0.1,), std=(0.3,), size=28)
     assert import_checkpoint(None, config, tmp_path / "out").output.spec.input_shape == (1, 28, 28)
+
+
+def test_an_edgeres_checkpoint_keeps_its_preprocessing_though_its_network_is_named(checkpoint_of, spec_of, tmp_path):
+    original = checkpoint_of(spec_of("resnet8"))
+    config = ImportConfig(file=original.path, arch="resnet8")
+    assert import_checkpoint(None, config, tmp_path / "out").output.spec == original.spec
+    for more in ({"arch": "resnet14"}, {"mean": (0.5,), "std": (0.5,)}):
+        with pytest.raises(InputError, match=r"is an edgeres checkpoint already .* leave out --"):
+            import_checkpoint(None, ImportConfig(file=original.path, **more), tmp_path / "no")

@@ -4,7 +4,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.statistics import Interval
 from edgeres.models.weights import cost_of
 from edgeres.prune.config import PruneConfig
-from edgeres.prune.goals import goal_from, worth
+from edgeres.prune.goals import goal_from, macs_text, worth
 from edgeres.prune.latency_check import target_from
 from edgeres.prune.latency_table import LatencyConfig, LatencyTable, ModuleCost
 
@@ -134,3 +134,7 @@ def test_what_saves_nothing_measurable_is_not_worth_any_point(spec):
     table = table_from(spec, {"layer1.0": 0.1, "layer2.0": 0.005, "layer3.0": 0.1})
     assert worth(table, {"layer1.0": 0.5, "layer2.0": 0.01, "layer3.0": 0.6})[0].startswith("layer2.0 saves 0.005 ms")
     assert worth(table, {"layer1.0": 0.5, "layer2.0": -0.01, "layer3.0": 0.6}) == []
+
+
+def test_few_macs_have_digits_left():
+    assert [macs_text(value) for value in (4.09e9, 125_485_706, 31_240, 12)] == ["4.09G", "125.5M", "31.24k", "12"]

@@ -103,3 +103,34 @@ def test_networks_the_table_is_not_of_are_refused(pair, checkpoint_of, spec_of, 
 def test_a_check_reads_back_as_it_was(pair, tmp_path):
     found = checked(pair, tmp_path, pruned_ms=1.2, whole_ms=2.0)
     assert Checked.model_validate_json(found.model_dump_json()) == found
+
+
+FACTORS = (0.9, 0.9, 0.9, 0.9, 1.0, 1.0, 1.1, 1.1, 1.1, 1.1)
+
+
+def unsteady(pruned_ms, calls):
+    """The pruned network between 0.9 and 1.1 times `pruned_ms[i]` in the i-th session."""
+
+    def measure(models, config):
+        value = pruned_ms[len(calls)]
+        calls.append(len(models))
+        session = session_of(value, 2.0)(models, config)
+        spread = [
+            one.model_copy(update={"samples_ms": tuple(factor * value for factor in FACTORS)})
+            for one in session.latencies[1::2]
+        ]
+        whole = session.latencies[::2]
+        return Session(tuple(x for pair in zip(whole, spread, strict=True) for x in pair), 0.0)
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("pruned_ms", "sizes"),
+    [((1.22, 1.15), [6, 12]), ((1.22, 1.22), [6, 12]), ((1.15,), [6]), ((1.9,), [6])],
+    ids=["open, then met", "open twice", "met at once", "clearly missed"],
+)
+def test_a_miss_that_the_interval_leaves_open_is_measured_again(pair, tmp_path, pruned_ms, sizes):
+    calls = []
+    check_prediction(*pair, folder=tmp_path, target=target_from("0.6x"), measure=unsteady(pruned_ms, calls))
+    assert calls == sizes

@@ -65,7 +65,7 @@ def test_pruning_twice_adds_up(checkpoint, tmp_path):
         ({"macs": "0.001x", "data": "digits"}, "cannot be reached; best reachable"),
         ({"macs": "half", "data": "digits"}, "say a share such as 0.5x"),
         ({"target_latency": "3ms", "data": "digits"}, "needs a latency table"),
-        ({"max_loss": 0.5, "data": "digits"}, "0 of 1348 are left"),
+        ({"max_loss": 0.5, "data": "digits", "images": 1300}, "48 of 1348 are left, .*say --images 1148 or fewer"),
         ({"drop": 1, "data": "digits", "recover": ("mimic",), "budget": "0.01s", "images": 200}, "budget"),
         ({"drop": 1}, "--data"),
         ({"drop": 10, "data": "digits"}, "cannot drop 10 modules: resnet20 has 9"),
@@ -165,3 +165,46 @@ def test_every_score_chooses(checkpoint, tmp_path, score):
     assert len(result.output.spec.dropped) == 2
     note = next(note for note in result.report.notes if "train images chosen on" in note)
     assert note.startswith(f"chosen together: {score} " if score in SCORES else f"ranked once by {score}: kl ")
+
+
+def test_max_loss_leaves_images_to_judge_on_by_itself(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeres.prune.within._MOST_IMAGES", 200)
+    result = prune(checkpoint, PruneConfig(max_loss=100, data="digits", choose_on=16), tmp_path / "out")
+    assert any("on 200 train images neither chosen nor recovered on" in note for note in result.report.notes)
+
+
+def test_max_loss_with_too_few_images_in_all_does_not_ask_for_fewer():
+    from edgeres.prune.within import leaving_some
+
+    asked = PruneConfig(max_loss=1, data="digits")
+    assert leaving_some(asked, 119) is asked
+    assert leaving_some(asked, 500).images == 300
+    assert leaving_some(asked, 5000).images == asked.images
+
+
+def test_macs_say_what_became_of_them(checkpoint, tmp_path):
+    result = prune(checkpoint, PruneConfig(macs="0.7x", data="digits", images=60), tmp_path / "out")
+    results, costs = result.report.results, (checkpoint.card.cost.macs, result.output.card.cost.macs)
+    assert (results["macs_before"], results["macs_after"]) == costs
+    assert results["macs_met"] is True
+    (said,) = [note for note in result.report.notes if "multiply-accumulates" in note]
+    assert said.endswith(": met")
+
+
+def test_points_before_a_recovery_are_marked(checkpoint, tmp_path):
+    values = {"drop": 1, "data": "digits", "images": 60, "recover": ("bn",)}
+    result = prune(checkpoint, PruneConfig(**values), tmp_path / "out")
+    assert result.report.results["points_are"] == "before recovery"
+    assert any("points before recovery, on the 60 train images" in note for note in result.report.notes)
+
+
+def test_keeping_every_module_is_said(checkpoint, tmp_path):
+    every = tuple(info.name for info in modules_of(checkpoint.spec))
+    with pytest.raises(InputError, match="--keep names all 9 modules of resnet20 that are left"):
+        prune(checkpoint, PruneConfig(drop=1, data="digits", keep=every), tmp_path / "out")
+
+
+def test_a_share_of_a_network_that_lacks_modules_says_of_what(checkpoint, tmp_path):
+    once = prune(checkpoint, PruneConfig(modules=("layer1.1",)), tmp_path / "a").output
+    result = prune(once, PruneConfig(macs="0.8x", data="digits", images=60), tmp_path / "b")
+    assert any("--macs 0.8x is taken of the network given, which already lacked 1" in x for x in result.report.notes)

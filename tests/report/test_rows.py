@@ -6,6 +6,8 @@ import pytest
 from edgeres.core.errors import InputError
 from edgeres.report.rows import rows_from
 
+DROPPED = ("layer1.3", "layer2.5", "layer3.4", "layer3.7")
+
 
 def rows_of(run):
     return {row.stage: row for row in rows_from(run.path).rows}
@@ -248,7 +250,9 @@ def test_the_headline_claims_only_what_was_measured(whole_run):
     (whole_run.path / "07-bench/report.json").unlink()
     for path in whole_run.path.glob("*/eval.json"):
         path.unlink()
-    assert rows_from(whole_run.path).headline == "4.3× smaller (int8), −13 % multiply-accumulates."
+    assert rows_from(whole_run.path).headline == (
+        "4.3× smaller (int8), −13 % multiply-accumulates. 05-quantize: accuracy not evaluated: edgeres eval --run fake"
+    )
 
 
 def test_a_change_of_runtime_is_not_sold_as_a_faster_model(fake_run):
@@ -279,3 +283,27 @@ def test_a_speed_that_cannot_be_told_apart_is_no_gain(fake_run):
     _, second = fake_run.model("recover", "model.safetensors", 1001, source=first)
     fake_run.stage("bench", latency=(fake_run.latency(first, 10.0), fake_run.latency(second, 10.0)))
     assert "no change of speed that can be told" in rows_from(fake_run.path).headline
+
+
+def test_the_headline_speaks_of_one_network_and_says_what_is_not_evaluated(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 1000)
+    fake_run.evaluated(folder, first, 0.9)
+    folder, second = fake_run.model("prune", "model.safetensors", 800, source=first, dropped=DROPPED[:1])
+    fake_run.evaluated(folder, second, 0.8)
+    _, third = fake_run.model("prune", "model.safetensors", 400, source=first, dropped=DROPPED)
+    latencies = fake_run.latency(first, 10.0), fake_run.latency(second, 8.0), fake_run.latency(third, 2.0)
+    fake_run.stage("bench", latency=latencies)
+    headline = rows_from(fake_run.path).headline
+    assert headline.startswith("1.25× smaller, 1.25× faster, −10.0 points of top-1 [")
+    assert headline.endswith(
+        "−3 % multiply-accumulates (01-prune). 02-prune: accuracy not evaluated: edgeres eval --run fake"
+    )
+
+
+def test_points_against_another_than_the_first_say_so(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    folder, second = fake_run.model("prune", "model.safetensors", 800, source=first)
+    fake_run.evaluated(folder, second, 0.8)
+    folder, third = fake_run.model("recover", "model.safetensors", 801, source=second)
+    fake_run.evaluated(folder, third, 0.85)
+    assert "+5.00 points of top-1 against 01-prune [" in rows_from(fake_run.path).headline

@@ -1,0 +1,76 @@
+"""`--out` on anything a stage reads is refused before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeres.core.errors import InputError
+from edgeres.pipeline.calls import Call, call
+
+
+@pytest.fixture
+def mine(checkpoint_of, spec_of):
+    return checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+
+
+def pruned_to(out, source):
+    return call(Call("prune", source=source, out=out, values={"modules": "layer1.0"}))
+
+
+def linked(kind, path):
+    other = path.with_name("other.safetensors")
+    if kind == "symbolic link":
+        other.symlink_to(path)
+    elif kind == "hard link":
+        os.link(path, other)
+    return {
+        "itself": path,
+        "from here": Path("./mine.safetensors"),
+        "by a detour": path.parent / "x" / ".." / path.name,
+    }.get(kind, other)
+
+
+@pytest.mark.parametrize("kind", ["itself", "from here", "by a detour", "symbolic link", "hard link"])
+def test_the_input_is_never_overwritten(mine, kind):
+    before = mine.read_bytes()
+    out = linked(kind, mine)
+    with pytest.raises(
+        InputError, match=r"^--out .* is the input; a stage never changes its input: name another file$"
+    ):
+        pruned_to(out, mine)
+    assert mine.read_bytes() == before
+    assert not list(mine.parent.glob(".*"))
+
+
+def test_the_teacher_is_never_overwritten(mine, tmp_path):
+    pruned_to(tmp_path / "cut.safetensors", mine)
+    before = mine.read_bytes()
+    values = {"data": "digits", "images": 60, "epochs": 1}
+    for given in ({}, {"teacher": mine}):
+        with pytest.raises(InputError, match="is the teacher"):
+            call(Call("recover", source=tmp_path / "cut.safetensors", out=mine, values={**values, **given}))
+    assert mine.read_bytes() == before
+
+
+def test_a_table_that_the_report_of_the_result_would_replace_is_kept(mine, tmp_path):
+    table = tmp_path / "cut.safetensors.report.json"
+    table.write_text("{}")
+    values = {"drop": 1, "data": "digits", "latency": table}
+    with pytest.raises(InputError, match="is the latency table"):
+        call(Call("prune", source=mine, out=tmp_path / "cut.safetensors", values=values))
+    assert table.read_text() == "{}"
+
+
+def test_an_older_result_may_be_replaced(mine, tmp_path):
+    for module in ("layer1.0", "layer2.0"):
+        result = call(Call("prune", source=mine, out=tmp_path / "o.safetensors", values={"modules": module}))
+        assert result.output.spec.dropped == (module,)
+
+
+def test_a_folder_is_no_place_for_a_file(mine, tmp_path):
+    (tmp_path / "o.safetensors").mkdir()
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        pruned_to(tmp_path / "o.safetensors", mine)

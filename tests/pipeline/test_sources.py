@@ -1,0 +1,94 @@
+"""What a stage is given is looked at before a run is made."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import InputError, StageError
+from edgeres.core.runs import latest_run
+from edgeres.core.stage import StageReport
+from edgeres.pipeline.calls import Call, call
+
+
+@pytest.fixture
+def whole(checkpoint_of, spec_of):
+    return checkpoint_of(spec_of("resnet8"), "whole.safetensors")
+
+
+def poisoned(checkpoint, value):
+    path = checkpoint.path.with_name("nan.safetensors")
+    weights = load_file(checkpoint.path)
+    weights["layer2.0.conv1.weight"].view(-1)[3] = value
+    with safe_open(checkpoint.path, "pt") as file:
+        save_file(weights, path, file.metadata())
+    return path
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("-inf"), "infinity")])
+@pytest.mark.parametrize(
+    ("stage", "values"),
+    [
+        ("prune", {"modules": "layer1.0"}),
+        ("lesion", {"data": "digits"}),
+        ("recover", {"data": "digits"}),
+        ("export", {}),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_before_a_run_is_made(whole, runs_folder, stage, values, value, what):
+    path = poisoned(whole, value)
+    with pytest.raises(InputError, match=rf"nan\.safetensors: layer2\.0\.conv1\.weight holds {what}"):
+        call(Call(stage, source=path, values=values))
+    assert not runs_folder.exists()
+
+
+def test_a_teacher_that_is_not_finite_is_refused(whole, tmp_path):
+    cut = call(Call("prune", source=whole.path, out=tmp_path / "cut.safetensors", values={"modules": "layer1.0"}))
+    values = {"data": "digits", "teacher": poisoned(whole, float("nan"))}
+    with pytest.raises(InputError, match="holds NaN"):
+        call(Call("recover", source=cut.output.path, values=values))
+
+
+@pytest.mark.parametrize("error", [InputError, StageError])
+def test_a_stage_that_fails_leaves_neither_its_new_run_nor_another_current_one(
+    whole, runs_folder, checkpoint_of, spec_of, monkeypatch, error
+):
+    call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), "first.safetensors").path}))
+
+    def failing(source, config, out_dir):
+        raise error("no")
+
+    monkeypatch.setattr("edgeres.prune.stage.prune", failing)
+    with pytest.raises(error):
+        call(Call("prune", source=whole.path, values={"modules": "layer1.0"}))
+    assert not (runs_folder / "whole").exists()
+    assert latest_run().name == "first"
+
+
+def test_an_interrupted_stage_keeps_its_new_run(whole, runs_folder, monkeypatch):
+    def interrupted(source, config, out_dir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeres.prune.stage.prune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(Call("prune", source=whole.path, values={"modules": "layer1.0"}))
+    assert latest_run().name == "whole"
+
+
+def test_pruning_the_pruned_without_naming_it_is_a_warning_that_names_the_whole(whole, caplog):
+    first = call(Call("import", values={"file": whole.path})).output.path
+    once = call(Call("prune", values={"modules": "layer1.0"}))
+    assert not once.report.warnings
+    with caplog.at_level(logging.INFO, "edgeres"):
+        twice = call(Call("prune", values={"modules": "layer2.0"}))
+    (said,) = twice.report.warnings
+    assert "already lacks 1 module (layer1.0)" in said
+    assert said.endswith(f"to start from the whole network: edgeres prune {first}")
+    assert "01-prune/model.safetensors, which already lacks layer1.0" in caplog.text
+    assert record_from_json(StageReport, twice.output.path.parent / "report.json") == twice.report
+    named = call(Call("prune", source=once.output.path, values={"modules": "layer3.0"}))
+    assert not named.report.warnings

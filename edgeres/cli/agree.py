@@ -25,7 +25,7 @@ from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None:
     """See the help text."""
-    config = config_from(AgreeConfig, given(values), "edgeres agree")
+    config = config_from(AgreeConfig, given(values), "agree", as_options=True)
     result = agree(model_from(a), model_from(b or a), config)
     if as_json:
         click.echo(result.model_dump_json())

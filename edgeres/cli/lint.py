@@ -23,7 +23,7 @@ from edgeres.pipeline.lint import LintConfig, LintReport, Verdict, lint_call
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def lint(source: Path, as_json: bool, **values: Any) -> None:
     """See the help text."""
-    config = config_from(LintConfig, given(values), "edgeres lint")
+    config = config_from(LintConfig, given(values), "lint", as_options=True)
     report = lint_call(source, config)
     if as_json:
         click.echo(report.model_dump_json())

@@ -125,6 +125,14 @@ STAGES = {
         fills=("scales", "latency"),
         float_only=True,
     ),
+    "qat": Stage(
+        OnnxModel,
+        OnnxModel,
+        "edgeres.quantize.qat:QatConfig",
+        "edgeres.quantize.qat:qat",
+        fills=("scales",),
+        float_only=True,
+    ),
     "compile": Stage(OnnxModel, Engine, "edgeres.compile.stage:CompileConfig", "edgeres.compile.stage:compile_engine"),
 }
 

@@ -19,19 +19,19 @@ from torch import Tensor
 from edgeres.core.progress import track
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, replace_tensors
+from edgeres.quantize.simulate import Simulation, float_network, replace_tensors
 from edgeres.quantize.walk import Images, Walk
-from edgeres.runtime.graph import GraphNetwork
 
 
 def bias_corrected(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images) -> Decision:
     """`decision` with corrected biases of the quantized layers, from calibration images float32 (N, C, H, W).
 
-    Layers without a bias are left alone; `edgeres export` gives every convolution one.
+    Means are held against those of `float_network`. Layers without a bias are left alone; `edgeres export` gives every
+    convolution one.
     """
     simulation = Simulation(model, placement, decision)
     network = simulation.network
-    exact, walk = Walk(GraphNetwork(model), images), Walk(network, images)
+    exact, walk = Walk(float_network(model, decision), images), Walk(network, images)
     tensors: dict[str, NDArray[Any]] = dict(decision.tensors)
     layers = [node for node in network.nodes if node.name in placement.layers and len(node.input) > 2]
     for node in track(layers, "bias correction", len(layers)):

@@ -40,6 +40,8 @@ _RANKED_BY = 4  # a quarter of them ranks the units, the loss is measured on the
 
 # name -> function(model, placement, decision, images=...) -> Decision, in the order of application
 IMPROVEMENTS = {
+    "channels": "edgeres.quantize.scaling:channels_scaled",
+    "rounding": "edgeres.quantize.rounding:rounded",
     "bias": "edgeres.quantize.bias:bias_corrected",
 }
 

@@ -128,6 +128,16 @@ def replace_tensors(network: GraphNetwork, tensors: Mapping[str, NDArray[Any]]) 
             network.parameter(name).copy_(torch.from_numpy(array))
 
 
+def float_network(model: onnx.ModelProto, decision: Decision) -> GraphNetwork:
+    """`model` in float with the decision's tensors: what the layers of a quantized network are held against.
+
+    After equalization these channels are scaled, so the model itself is no longer a measure of them.
+    """
+    network = GraphNetwork(model).requires_grad_(False)
+    replace_tensors(network, decision.tensors)
+    return network
+
+
 def batches_of(images: NDArray[np.float32], batch: int) -> Iterator[Tensor]:
     """`images` in order, `batch` at a time."""
     return (torch.from_numpy(images[start : start + batch]) for start in range(0, len(images), batch))

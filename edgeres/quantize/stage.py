@@ -87,7 +87,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     recorder = Recorder("quantize", config, source)
     config.check()
     check_float(source)
-    table = _table_for(source, config)
+    table = table_for(source, config)
     chosen = _chosen(source, table, config, recorder)
     options = Options(
         stem=config.stem, head=config.head, keep=(*config.keep, *chosen.keep), reduce_range=config.reduce_range
@@ -96,7 +96,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
     _check(model, source, config)
     path = out_dir / FILE_NAME
-    _write(model, source, path)
+    write_quantized(model, source, path)
     placement = placement_for(source.proto, config.profile, options)
     recorder.results |= {
         "profile": config.profile,
@@ -153,7 +153,8 @@ def scale_table_from(path: Path) -> ScaleTable:
     return record_from_json(ScaleTable, path)
 
 
-def _table_for(source: OnnxModel, config: QuantizeConfig) -> ScaleTable:
+def table_for(source: OnnxModel, config: QuantizeConfig) -> ScaleTable:
+    """The scale table `config` names; raises InputError if it does not fit `source`."""
     if config.scales is None:
         raise InputError(f"no scale table; make one first: edgeres calibrate {source.path}")
     table = scale_table_from(config.scales)
@@ -212,7 +213,8 @@ def _check(model: Any, source: OnnxModel, config: QuantizeConfig) -> None:
     require("onnx", "onnx").checker.check_model(model, full_check=True)
 
 
-def _write(model: Any, source: OnnxModel, path: Path) -> None:
+def write_quantized(model: Any, source: OnnxModel, path: Path) -> None:
+    """Writes `model` made from `source`, with its card."""
     update = {"stage": "quantize", "parent": source.sha256, "edgeres": edgeres.__version__}
     card = source.card.model_copy(update=update).model_dump_json()
     for entry in model.metadata_props:

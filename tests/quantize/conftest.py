@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.export.stage import ExportConfig, export
@@ -26,5 +29,35 @@ def onnx_of(spec_of, checkpoint_of, tmp_path: Path) -> Callable[..., OnnxModel]:
         checkpoint = checkpoint_of(spec_of(arch, **options).without(dropped), seed=seed)
         folder = tmp_path / f"float-{seed}-{dynamic}"
         return export(checkpoint, ExportConfig(dynamic=dynamic), folder).output
+
+    return make
+
+
+@pytest.fixture
+def images_of() -> Callable[..., NDArray[np.float32]]:
+    """`images_of(16)`: normalised inputs (16, 1, 8, 8), smooth enough to be told apart."""
+
+    def make(n: int, *, seed: int = 0) -> NDArray[np.float32]:
+        coarse = np.random.default_rng(seed).normal(size=(n, 1, 4, 4))
+        fine = np.random.default_rng((seed, 1)).normal(size=(n, 1, 8, 8))
+        return (coarse.repeat(2, 2).repeat(2, 3) + 0.3 * fine).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture
+def bounds_of(images_of) -> Callable[..., dict[str, float]]:
+    """`bounds_of(model, share=0.8)`: of every tensor the largest value on 64 images, times the share."""
+
+    def make(model: onnx.ModelProto, *, share: float = 1.0) -> dict[str, float]:
+        import torch
+
+        from edgeres.quantize.placement import placement_of
+        from edgeres.runtime.graph import GraphNetwork
+
+        names = placement_of(model).observed
+        with torch.no_grad():
+            values = GraphNetwork(model).values(torch.from_numpy(images_of(64)), names)
+        return {name: share * float(value.abs().max()) for name, value in values.items()}
 
     return make

@@ -106,3 +106,68 @@ def test_a_dead_tensor_is_quantized_with_a_warning(calibrated, tmp_path):
 def test_sqnr_is_twenty_db_for_a_tenth():
     assert sqnr_db(np.ones(5), np.full(5, 0.1)) == pytest.approx(20)
     assert sqnr_db(np.ones(5), np.zeros(5)) == math.inf
+
+
+def test_auto_says_which_method_each_tensor_got(calibrated, tmp_path):
+    source, scales = calibrated
+    result = quantize(source, QuantizeConfig(scales=scales, method="auto"), tmp_path / "out")
+    assert set(result.report.results["held_out_sqnr_db"]) == {*CALIBRATORS, "auto"}
+    assert result.report.results["auto"] in {*CALIBRATORS, "auto"}
+    assert any(note.startswith("auto: ") and " dB " in note for note in result.report.notes)
+
+
+def test_improvements_are_applied_and_named(calibrated, tmp_path):
+    source, scales = calibrated
+    plain = quantize(source, QuantizeConfig(scales=scales), tmp_path / "a").output
+    better = quantize(source, QuantizeConfig(scales=scales, improve=("bias",)), tmp_path / "b")
+    assert better.report.results["improved_by"] == ["bias"]
+    assert lint(better.output.proto) == ()
+    assert better.output.sha256 != plain.sha256
+
+
+def test_a_kept_module_stays_float(calibrated, tmp_path):
+    source, scales = calibrated
+    result = quantize(source, QuantizeConfig(scales=scales, keep=("layer2.0",)), tmp_path / "out")
+    layers = {layer.name: layer for layer in GraphView(result.output.proto).layers}
+    assert layers["layer2.0.conv1"].input[1] == "layer2.0.conv1.weight"
+    assert layers["layer3.0.conv1"].input[1] == "layer3.0.conv1.weight.dequantized"
+
+
+def test_a_loss_that_is_kept_leaves_nothing_out_and_says_so(calibrated, tmp_path):
+    source, scales = calibrated
+    result = quantize(source, QuantizeConfig(scales=scales, max_loss=50.0), tmp_path / "out")
+    assert result.report.results["left_float"] == []
+    assert any("nothing is left out" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("profile", ["tensorrt-fp16", "ort-cpu"])
+def test_other_profiles_name_themselves_and_stay_close(profile, calibrated, tmp_path):
+    source, scales = calibrated
+    output = quantize(source, QuantizeConfig(scales=scales, profile=profile), tmp_path / "out").output
+    assert output.profile == profile
+    expected = logits_of(source)
+    assert sqnr_db(expected, expected - logits_of(output)) > 15
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profile": "ort-cpu", "method": "auto"}, "--method auto is for the tensorrt profiles"),
+        ({"profile": "ort-cpu", "max_loss": 1.0}, "--max-loss is for the tensorrt profiles"),
+        ({"profile": "tensort"}, "did you mean tensorrt"),
+        ({"improve": ("bais",)}, "did you mean bias"),
+        ({"keep": ("layer2.7",)}, "layer2.7"),
+        ({"method": "auto", "data": "tests.data:nowhere"}, "tests.data"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(options, message, calibrated, tmp_path):
+    source, scales = calibrated
+    with pytest.raises(InputError, match=message):
+        quantize(source, QuantizeConfig(scales=scales, **options), tmp_path / "out")
+
+
+def test_other_images_than_those_of_the_table_are_refused(calibrated, tmp_path):
+    source, scales = calibrated
+    changed(scales, lambda table: table.update(seed=5))
+    with pytest.raises(InputError, match="does not hold the 64 images the scale table was made from"):
+        quantize(source, QuantizeConfig(scales=scales, method="auto"), tmp_path / "out")

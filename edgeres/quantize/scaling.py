@@ -1,0 +1,131 @@
+"""Channels scaled so that one bound per tensor fits all of them: learned from the logits, exact in float.
+
+`equalize` scales channels by their ranges; what they matter to the logits it does not know. From there the factor of
+each class of channels (`channel_classes`) and the bound of each tensor are learned together:
+
+    minimise  |z - z_float|^2 / |z_float|^2,   rounding of tensor p, channel c:  s = amax_p r_c / 127
+
+by Adam under fake quantization on unlabelled calibration images (a parameter for each channel of a stage and each
+tensor: few, so that some hundred images suffice). Afterwards weights and biases carry the factors and nothing stays in
+the graph. The last quarter of the images decides whether the learned, the equalized or the given decision is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeres.core.progress import track
+from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
+from edgeres.quantize.calibrators import LEVELS
+from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, columns_of
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.equalize import equalized
+from edgeres.quantize.graph import GraphView
+from edgeres.quantize.placement import Placement
+from edgeres.quantize.simulate import Simulation, round_through
+from edgeres.quantize.walk import Images
+from edgeres.runtime.graph import GraphNetwork, Substitute
+
+EPOCHS, BATCH, RATE = 8, 32, 0.02
+_BETAS = (0.9, 0.98)  # a hundred steps
+_SEED = 0
+
+log = logging.getLogger(__name__)
+
+
+def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images) -> Decision:
+    """`decision` with scaled weights and biases and the bounds that go with them, the best on held-out images.
+
+    `images`: float32 (N, C, H, W), in random order. Starts from the model's own weights.
+    """
+    learned_on, held_out = held_out_parts(images)
+    exact = GraphNetwork(model).requires_grad_(False)
+    start = equalized(model, placement, decision, images=learned_on)
+    simulation = _Scaled(model, placement, start, classes=channel_classes(model))
+    _learn(simulation, logits_of(exact, learned_on), learned_on)
+    reference = logits_of(exact, held_out)
+    candidates = {"as given": decision, "equalized": start, "learned": simulation.result(model, start)}
+    decibels = {
+        name: fidelity_of(reference, logits_of(Simulation(model, placement, found), held_out)).sqnr_db
+        for name, found in candidates.items()
+    }
+    best = max(decibels, key=lambda name: decibels[name])
+    log.info("channels: %s taken, %s", best, ", ".join(f"{name} {value:.2f} dB" for name, value in decibels.items()))
+    return candidates[best]
+
+
+class _Scaled(Simulation):
+    """A simulation whose activations are rounded with a scale per channel: amax_p r_c / 127."""
+
+    def __init__(
+        self, model: onnx.ModelProto, placement: Placement, decision: Decision, *, classes: dict[str, Classes]
+    ) -> None:
+        super().__init__(model, placement, decision)
+        self._classes = classes
+        self.log_factors = nn.Parameter(torch.zeros(1 + max((int(one.max()) for one in classes.values()), default=0)))
+        self.requires_grad_(False)
+        for parameter in self.learned:
+            parameter.requires_grad_(True)
+        for point in placement.points:
+            if point.tensor in classes:
+                self.network.substitutes[point.tensor] = self._by_channel(point.tensor, point.scale_of)
+
+    @property
+    def learned(self) -> list[nn.Parameter]:
+        """Logarithms of the factors and of the bounds."""
+        return [self.log_factors, *self.log_amax.values()]
+
+    def result(self, model: onnx.ModelProto, decision: Decision) -> Decision:
+        """Factors written into weights and biases."""
+        factors = self.log_factors.detach().exp().numpy()
+        factors[FIXED] = 1
+        tensors = dict(decision.tensors)
+        for layer in (layer for layer in GraphView(model).layers if layer.output[0] in self._classes):
+            tensors |= self._scaled_layer(layer, factors)
+        return replace(decision, amax={**decision.amax, **self.bounds()}, tensors=tensors)
+
+    def _scaled_layer(self, layer: onnx.NodeProto, factors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Rows divided by the factors of the output's channels, columns times those of the input's."""
+        stored = [self.network.parameter(name).detach().numpy() for name in layer.input[1:]]
+        rows, columns = factors[self._classes[layer.output[0]]], np.ones(stored[0].shape[1], np.float32)
+        if (source := str(layer.input[0])) in self._classes and stored[0].shape[1] % len(self._classes[source]) == 0:
+            columns = factors[columns_of(stored[0], self._classes[source])]
+        tail = [1] * (stored[0].ndim - 2)
+        weight = stored[0] * columns.reshape(1, -1, *tail) / rows.reshape(-1, 1, *tail)
+        changed = {str(layer.input[1]): weight}
+        return changed | {str(name): bias / rows for name, bias in zip(layer.input[2:], stored[1:], strict=True)}
+
+    def _by_channel(self, tensor: str, scale_of: str) -> Substitute:
+        index = torch.from_numpy(np.asarray(self._classes[tensor]))
+        free = (index != FIXED).float()
+        bound = self.log_amax[scale_of.replace(".", "/")]
+
+        def quantize(x: Tensor) -> Tensor:
+            factors = (self.log_factors[index] * free).exp()
+            scale = (bound.exp() / LEVELS * factors).reshape(1, -1, *[1] * (x.ndim - 2))
+            quantized: Tensor = round_through((x / scale).clamp(-LEVELS - 1, LEVELS)) * scale
+            return quantized
+
+        return quantize
+
+
+def _learn(simulation: _Scaled, goal: Tensor, images: Images) -> None:
+    steps = EPOCHS * math.ceil(len(images) / BATCH)
+    optimizer = torch.optim.Adam(simulation.learned, lr=RATE, betas=_BETAS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator, inputs = torch.Generator().manual_seed(_SEED), torch.from_numpy(images)
+    orders = [torch.randperm(len(inputs), generator=generator) for _ in range(EPOCHS)]
+    for rows in track([rows for order in orders for rows in torch.split(order, BATCH)], "scale channels", steps):
+        optimizer.zero_grad()
+        loss = (simulation(inputs[rows]) - goal[rows]).square().sum() / goal[rows].square().sum()
+        loss.backward()
+        optimizer.step()
+        schedule.step()

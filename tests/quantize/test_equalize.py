@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeres.quantize.auto import fidelity_of, logits_of
+from edgeres.quantize.channel_classes import FIXED, channel_classes
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.equalize import equalized, scaled
+from edgeres.quantize.insert import with_pairs
+from edgeres.quantize.placement import placement_of
+from edgeres.quantize.simulate import replace_tensors
+from edgeres.runtime.graph import GraphNetwork
+
+VARIANTS = [{}, {"shortcut": "B"}, {"shortcut": "C"}, {"ordering": "full-preact"}]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_any_factors_of_the_classes_leave_float_logits_alone(onnx_of, images_of, options):
+    model, images = onnx_of(**options).proto, torch.from_numpy(images_of(16))
+    classes = channel_classes(model)
+    n = 1 + max(int(one.max()) for one in classes.values())
+    factors = np.exp(np.random.default_rng(0).normal(size=n)).astype(np.float32)
+    factors[FIXED] = 1
+    before, after = GraphNetwork(model), GraphNetwork(model)
+    replace_tensors(after, scaled(model, classes, factors))
+    with torch.no_grad():
+        torch.testing.assert_close(after(images), before(images), rtol=1e-4, atol=1e-4)
+    assert n > 20
+
+
+def test_modules_of_a_stage_share_their_channels(onnx_of):
+    classes = channel_classes(onnx_of("resnet20").proto)
+    assert (classes["layer1.0.add"] == classes["layer1.2.add"]).all()
+    assert (classes["layer2.0.add"][8:24] == classes["layer1.2.relu_1"]).all()
+    assert (classes["layer2.0.add"][:8] > FIXED).all()
+    assert not set(classes["layer1.0.conv1"]) & set(classes["layer1.0.add"])
+    assert (classes["logits"] == FIXED).all()
+
+
+def test_what_is_not_understood_stays_as_it_is():
+    weight = numpy_helper.from_array(np.ones((2, 1, 1, 1), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="a"),
+        helper.make_node("Sigmoid", ["a"], ["b"], name="b"),
+        helper.make_node("Relu", ["b"], ["y"], name="y"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 1, 4, 4))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2, 4, 4))
+    classes = channel_classes(helper.make_model(helper.make_graph(nodes, "g", [x], [y], [weight])))
+    assert {name: one.tolist() for name, one in classes.items()} == {"a": [FIXED, FIXED]}
+
+
+def test_uneven_channels_lose_less_to_rounding(onnx_of, images_of):
+    model, images = onnx_of().proto, images_of(96)
+    classes, uneven = channel_classes(model), model
+    n = 1 + max(int(one.max()) for one in classes.values())
+    factors = np.exp(1.5 * np.random.default_rng(0).normal(size=n)).astype(np.float32)
+    factors[FIXED] = 1
+    changed = scaled(model, classes, factors)
+    for tensor in uneven.graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
+    placement = placement_of(uneven)
+    with torch.no_grad():
+        values = GraphNetwork(uneven).values(torch.from_numpy(images), placement.observed)
+    plain = Decision({name: float(value.abs().max()) for name, value in values.items()})
+    found = equalized(uneven, placement, plain, images=images)
+    reference = logits_of(GraphNetwork(uneven), images)
+    before, after = (
+        fidelity_of(reference, logits_of(GraphNetwork(with_pairs(uneven, placement, one)), images)).sqnr_db
+        for one in (plain, found)
+    )
+    assert after > before + 3

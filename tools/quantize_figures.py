@@ -1,0 +1,207 @@
+"""What each technique of INT8 quantization contributes: literal Q/DQ on ONNX Runtime against the float network.
+
+    python tools/quantize_figures.py --data folder:cifar10-jpeg --work FOLDER resnet20=r20.onnx resnet56=r56.onnx
+
+For every float ONNX file: each calibrator alone, `auto`, then corrections one by one and together, all decided on the
+same calibration images (train). Measured on val, which decides nothing: accuracy (paired), top-1 agreement and logit
+SQNR. Every cell is kept in tools/results/quantize.json as soon as it is there; the same command goes on from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import require
+from edgeres.core.files import write_text
+from edgeres.core.metrics import paired_difference
+from edgeres.data import dataset_for
+from edgeres.quantize.auto import auto
+from edgeres.quantize.bias import bias_corrected
+from edgeres.quantize.choosing import bounds_by
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.equalize import equalized
+from edgeres.quantize.insert import with_pairs
+from edgeres.quantize.placement import Placement, placement_of
+from edgeres.quantize.rounding import RoundingConfig, rounded
+from edgeres.quantize.scaling import channels_scaled
+from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.simulate import Simulation
+from edgeres.quantize.stage import scale_table_from
+
+RESULTS = Path(__file__).parent / "results" / "quantize.json"
+START = "mse"  # the fixed method that corrections start from
+_BATCH = 50
+Images = np.ndarray[Any, np.dtype[np.float32]]
+Step = Callable[[Decision], Decision]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One float model, what it is calibrated with, and what it is judged on."""
+
+    model: onnx.ModelProto
+    placement: Placement
+    bounds: dict[str, dict[str, float]]
+    images: Images
+    val: tuple[Images, np.ndarray[Any, np.dtype[np.int64]]]
+    logits: Images
+
+
+def main() -> None:
+    """Measures what is missing and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=ONNX", help="float models")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the scale tables")
+    parser.add_argument("--images", type=int, default=512, help="of train, to calibrate on")
+    parser.add_argument("--val-images", type=int, default=5000)
+    parser.add_argument("--rows", help="only these, separated by commas")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+    for text in options.models:
+        name, _, path = text.partition("=")
+        source = OnnxModel(Path(path))
+        cells = found.setdefault(name, {"sha256": source.sha256, "images": options.images, "rows": {}})
+        if cells["sha256"] != source.sha256:
+            raise SystemExit(f"{options.results} holds another {name}; give another --results")
+        measure(source, cells, options, lambda: write_text(options.results, json.dumps(found, indent=1) + "\n"))
+
+
+def measure(source: OnnxModel, cells: dict[str, Any], options: argparse.Namespace, save: Callable[[], None]) -> None:
+    """Fills the cells that are missing."""
+    bench = bench_of(source, options)
+    cells |= {"n": len(bench.logits), "float_right": int((bench.logits.argmax(1) == bench.val[1]).sum())}
+    wanted = options.rows.split(",") if options.rows else None
+    for row, decide in rows_of(bench).items():
+        if row in cells["rows"] or (wanted is not None and row not in wanted):
+            continue
+        begun_s = time.perf_counter()
+        decision = decide()
+        duration_s = time.perf_counter() - begun_s
+        cells["rows"][row] = figures_of(bench, decision) | {"duration_s": round(duration_s, 1)}
+        save()
+        print(source.path.name, row, cells["rows"][row], flush=True)
+
+
+def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
+    """Row -> what decides it."""
+    model, placement, images = bench.model, bench.placement, bench.images
+    start = Decision(bench.bounds[START])
+
+    def bias(decision: Decision) -> Decision:
+        return bias_corrected(model, placement, decision, images=images)
+
+    def equal(decision: Decision) -> Decision:
+        return equalized(model, placement, decision, images=images)
+
+    def round_(decision: Decision) -> Decision:
+        return rounded(model, placement, decision, images=images, config=RoundingConfig())
+
+    def channels(decision: Decision) -> Decision:
+        return channels_scaled(model, placement, decision, images=images)
+
+    rows: dict[str, Callable[[], Decision]] = {name: partial(Decision, amax) for name, amax in bench.bounds.items()}
+    rows["auto"] = lambda: auto(model, placement, bench.bounds, images=images).decision
+    combined: dict[str, tuple[Step, ...]] = {
+        f"{START} + bias": (bias,),
+        f"{START} + rounding": (round_,),
+        "equalize": (equal,),
+        "channels": (channels,),
+        "channels + rounding": (channels, round_),
+        "channels + rounding + bias": (channels, round_, bias),
+    }
+    rows |= {name: partial(_after, start, steps) for name, steps in combined.items()}
+    rows["4-bit weights, nearest"] = lambda: Simulation(model, placement, start, weight_bits=4).decision()
+    rows["4-bit weights, learned"] = lambda: rounded(
+        model, placement, start, images=images, config=RoundingConfig(bits=4)
+    )
+    return rows
+
+
+def bench_of(source: OnnxModel, options: argparse.Namespace) -> Bench:
+    """Calibrates and runs the float model on val."""
+    config = CalibrateConfig(data=options.data, images=options.images)
+    table = scale_table_from(calibrate(source, config, options.work / source.path.stem).output.path)
+    dataset = dataset_for(source.spec, options.data)
+    placement = placement_of(source.proto)
+    images = np.concatenate([x for x, _ in dataset.train.sample(table.n, table.seed).batches(source.spec, _BATCH)])
+    split = dataset.val
+    chosen = split.sample(min(options.val_images, len(split)), 0) if options.val_images < len(split) else split
+    pieces = list(chosen.batches(source.spec, _BATCH))
+    val = np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+    bounds = {method: bounds_by(table, method, placement.observed) for method in table.methods}
+    return Bench(source.proto, placement, bounds, images, val, literal_logits(source.proto, val[0]))
+
+
+def figures_of(bench: Bench, decision: Decision) -> dict[str, Any]:
+    """Accuracy against float (paired, 95 %), agreement and logit SQNR on val."""
+    images, labels = bench.val
+    logits = literal_logits(with_pairs(bench.model, bench.placement, decision), images)
+    before, after = bench.logits.argmax(1), logits.argmax(1)
+    change, half_width = paired_difference((before == labels).tolist(), (after == labels).tolist())
+    noise = float(np.square(bench.logits - logits, dtype=np.float64).sum())
+    power = float(np.square(bench.logits, dtype=np.float64).sum())
+    return {
+        "change_points": round(100 * change, 3),
+        "half_width_points": round(100 * half_width, 3),
+        "agreement": float((before == after).mean()),
+        "sqnr_db": round(10 * math.log10(power / noise), 2),
+    }
+
+
+def literal_logits(model: onnx.ModelProto, images: Images) -> Images:
+    """Logits of any batch, each Q/DQ node executed as it stands."""
+    ort = require("onnxruntime", "onnx")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in (*copy.graph.input, *copy.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del copy.graph.value_info[:]
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 3
+    session_options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(copy.SerializeToString(), session_options, providers=["CPUExecutionProvider"])
+    source = copy.graph.input[0].name
+    parts = [session.run(None, {source: images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
+    return np.concatenate(parts)
+
+
+def render(content: dict[str, Any]) -> str:
+    """Markdown: a table for every model."""
+    blocks = []
+    for name, cells in content.items():
+        head = f"**{name}**, float {100 * cells['float_right'] / cells['n']:.2f} %, n = {cells['n']:,}"
+        lines = [head, "", "| | points against float | same top-1 | logit SQNR | seconds |", "| --- " * 5 + "|"]
+        lines += [_line(row, figures) for row, figures in cells["rows"].items()]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _line(row: str, figures: dict[str, Any]) -> str:
+    change = f"{figures['change_points']:+.2f} ± {figures['half_width_points']:.2f}".replace("-", "−")
+    same, decibels = f"{100 * figures['agreement']:.2f} %", f"{figures['sqnr_db']:.1f} dB"
+    return f"| {row} | {change} | {same} | {decibels} | {figures['duration_s']:.0f} |"
+
+
+def _after(decision: Decision, steps: tuple[Step, ...]) -> Decision:
+    for step in steps:
+        decision = step(decision)
+    return decision
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import calibration_figures
+import quantize_figures
+
 from edgeres.core.config import record_from_json
 from edgeres.prune.sweep_record import Sweep
 
@@ -154,6 +157,8 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "practise": practise_table,
     "channels": channels_table,
     "studies": studies_table,
+    "calibration": lambda: calibration_figures.render(_json("calibration")).splitlines(),
+    "quantize": lambda: quantize_figures.render(_json("quantize")).splitlines(),
 }
 
 

@@ -35,8 +35,8 @@ from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
 from edgeres.quantize.rounding import RoundingConfig, rounded
-from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
 from edgeres.quantize.stage import scale_table_from
 
@@ -120,6 +120,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
         f"{START} + rounding": (round_,),
         "equalize": (equal,),
         "channels": (channels,),
+        "equalize + rounding": (equal, round_),
         "channels + rounding": (channels, round_),
         "channels + rounding + bias": (channels, round_, bias),
     }

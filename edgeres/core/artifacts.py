@@ -26,6 +26,7 @@ from edgeres.core.spec import Card, ModelSpec
 
 CARD_KEY = "edgeres"
 PROFILE_KEY = "edgeres.profile"
+SCALED_KEY = "edgeres.scaled_channels"  # tensors hold other multiples of the channels than the parent's
 FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
@@ -117,6 +118,11 @@ class OnnxModel(Model):
     def profile(self) -> str | None:
         """Who the Q/DQ pairs were placed for; None for a float file and for one of another tool."""
         return next((entry.value for entry in self.proto.metadata_props if entry.key == PROFILE_KEY), None)
+
+    @property
+    def has_scaled_channels(self) -> bool:
+        """Whether quantize scaled channels: tensors are the float network's up to a factor for each channel."""
+        return any(entry.key == SCALED_KEY for entry in self.proto.metadata_props)
 
     @property
     def batch(self) -> int | None:

@@ -15,7 +15,7 @@ from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
-from edgeres.evaluate.agreement import Agreement, Side, Similarity, first_drift, kl_sum
+from edgeres.evaluate.agreement import Agreement, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.agreement_probes import LOGITS, Probe, Values, probe_for
 from edgeres.runtime import runtime_of
 
@@ -71,7 +71,7 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
         probe_for(a, way_a, config.threads) as (name_a, probe_a),
         probe_for(b, way_b, config.threads) as (name_b, probe_b),
     ):
-        tally = _Tally((a.path, b.path))
+        tally = _Tally((a.path, b.path), scaled=a.sha256 != b.sha256 and (_is_scaled(a) or _is_scaled(b)))
         _run(tally, (probe_a, probe_b), images, spec=spec, batch=config.batch)
     return tally.agreement((_side(a, name_a, tally.right_a), _side(b, name_b, tally.right_b)), dataset.name, config)
 
@@ -89,9 +89,10 @@ def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
 class _Tally:
     """Sums over the batches."""
 
-    def __init__(self, paths: tuple[Path, Path]) -> None:
-        self._paths = paths
-        self._logits, self._modules, self._kl = Similarity(), dict[str, Similarity](), 0.0
+    def __init__(self, paths: tuple[Path, Path], *, scaled: bool) -> None:
+        self._paths, self._scaled = paths, scaled
+        self._logits, self._kl = Similarity(), 0.0
+        self._modules: dict[str, Similarity | ScaledSimilarity] = {}
         self.n = self.same = self.only_a = self.only_b = self.right_a = self.right_b = 0
 
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
@@ -108,13 +109,17 @@ class _Tally:
         self._kl += kl_sum(a[LOGITS], b[LOGITS])
         self._logits.add(a[LOGITS], b[LOGITS])
         for name in (name for name in a if name != LOGITS and name in b and a[name].shape == b[name].shape):
-            self._modules.setdefault(name, Similarity()).add(a[name], b[name])
+            if name not in self._modules:
+                self._modules[name] = ScaledSimilarity() if self._scaled else Similarity()
+            self._modules[name].add(a[name], b[name])
 
     def agreement(self, sides: tuple[Side, Side], dataset: str, config: AgreeConfig) -> Agreement:
         """The figures of what was added."""
         modules = tuple(similarity.likeness(name) for name, similarity in self._modules.items())
         drift = first_drift(modules, fall_db=config.fall_db, floor_db=config.floor_db)
         note = () if modules else ("no module outputs to compare: fused kernels show none, or no names in common",)
+        if modules and self._scaled:
+            note = ("channels of one file were scaled by quantize: each is compared up to a factor",)
         return Agreement(
             a=sides[0],
             b=sides[1],
@@ -136,6 +141,10 @@ def _run(tally: _Tally, probes: tuple[Probe, Probe], images: Split, *, spec: Mod
     total = -(-len(images) // batch)
     for x, labels in track(images.batches(spec, batch), "agree", total):
         tally.add(probes[0](x), probes[1](x), labels)
+
+
+def _is_scaled(model: Model) -> bool:
+    return isinstance(model, OnnxModel) and model.has_scaled_channels
 
 
 def _ways(a: Model, b: Model) -> tuple[str, str]:

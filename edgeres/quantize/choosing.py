@@ -40,10 +40,13 @@ _RANKED_BY = 4  # a quarter of them ranks the units, the loss is measured on the
 
 # name -> function(model, placement, decision, images=...) -> Decision, in the order of application
 IMPROVEMENTS = {
+    "equalize": "edgeres.quantize.equalize:equalized",
     "channels": "edgeres.quantize.scaling:channels_scaled",
     "rounding": "edgeres.quantize.rounding:rounded",
     "bias": "edgeres.quantize.bias:bias_corrected",
 }
+
+SCALING = frozenset({"equalize", "channels"})  # change what a channel is a multiple of
 
 log = logging.getLogger(__name__)
 

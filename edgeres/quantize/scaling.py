@@ -1,13 +1,13 @@
 """Channels scaled so that one bound per tensor fits all of them: learned from the logits, exact in float.
 
-`equalize` scales channels by their ranges; what they matter to the logits it does not know. From there the factor of
-each class of channels (`channel_classes`) and the bound of each tensor are learned together:
+`equalize` scales channels by their ranges; what they matter to the logits it does not know. Here the factor of each
+class of channels (`channel_classes`) and the bound of each tensor are learned together:
 
     minimise  |z - z_float|^2 / |z_float|^2,   rounding of tensor p, channel c:  s = amax_p r_c / 127
 
 by Adam under fake quantization on unlabelled calibration images (a parameter for each channel of a stage and each
 tensor: few, so that some hundred images suffice). Afterwards weights and biases carry the factors and nothing stays in
-the graph. The last quarter of the images decides whether the learned, the equalized or the given decision is kept.
+the graph. The last quarter of the images decides whether the result is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, columns_of
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.equalize import equalized
 from edgeres.quantize.graph import GraphView
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Simulation, round_through
@@ -44,15 +43,14 @@ log = logging.getLogger(__name__)
 def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images) -> Decision:
     """`decision` with scaled weights and biases and the bounds that go with them, the best on held-out images.
 
-    `images`: float32 (N, C, H, W), in random order. Starts from the model's own weights.
+    `images`: float32 (N, C, H, W), in random order. Integer weights must not have been decided yet.
     """
     learned_on, held_out = held_out_parts(images)
     exact = GraphNetwork(model).requires_grad_(False)
-    start = equalized(model, placement, decision, images=learned_on)
-    simulation = _Scaled(model, placement, start, classes=channel_classes(model))
+    simulation = _Scaled(model, placement, decision, classes=channel_classes(model))
     _learn(simulation, logits_of(exact, learned_on), learned_on)
     reference = logits_of(exact, held_out)
-    candidates = {"as given": decision, "equalized": start, "learned": simulation.result(model, start)}
+    candidates = {"as given": decision, "scaled": simulation.result(model, decision)}
     decibels = {
         name: fidelity_of(reference, logits_of(Simulation(model, placement, found), held_out)).sqnr_db
         for name, found in candidates.items()

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 import edgeres
-from edgeres.core.artifacts import CARD_KEY, OnnxModel
+from edgeres.core.artifacts import CARD_KEY, SCALED_KEY, OnnxModel
 from edgeres.core.config import Config, record_from_json
 from edgeres.core.errors import InputError, StageError, did_you_mean, require
 from edgeres.core.files import written
@@ -22,6 +22,7 @@ from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.choosing import (
     AUTO,
     IMPROVEMENTS,
+    SCALING,
     CalibrationImages,
     Chosen,
     LossLimit,
@@ -33,7 +34,7 @@ from edgeres.quantize.choosing import (
     left_float,
 )
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized
+from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized, set_metadata
 from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
 
 FILE_NAME = "model.int8.onnx"
@@ -94,6 +95,8 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     )
     extremes = {name: (one.minimum, one.maximum) for name, one in table.tensors.items()}
     model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
+    if set(config.improve) & SCALING:
+        set_metadata(model, SCALED_KEY, "1")
     _check(model, source, config)
     path = out_dir / FILE_NAME
     write_quantized(model, source, path)

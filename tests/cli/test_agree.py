@@ -75,7 +75,7 @@ def test_one_onnx_file_alone_is_compared_on_two_runtimes(edgeres, files):
         (("--runtimes", "torch"), "name two"),
         (("--runtimes", "torch,fusd"), "did you mean fused"),
         (("--runtimes", "literal,torch"), "onnxruntime does not execute"),
-        (("--min-agreement", "99.5"), "min_agreement"),
+        (("--min-agreement", "99.5"), "--min-agreement"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(edgeres, files, arguments, message):

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError, StageError
-from edgeres.evaluate.agreement import Likeness, Similarity, first_drift, kl_sum, mcnemar
+from edgeres.evaluate.agreement import Likeness, ScaledSimilarity, Similarity, first_drift, kl_sum, mcnemar
 from edgeres.evaluate.agreement_probes import LOGITS, module_tensors, probe_for
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
 from edgeres.export.stage import ExportConfig, export
@@ -203,3 +203,16 @@ def test_engines_are_refused_with_what_to_do(files_of, tmp_path):
     graph = files_of()[1]
     with pytest.raises(DeviceError, match="judge its accuracy on the ONNX file"):
         agree(graph, Built(tmp_path / "model.plan"), QUICK)
+
+
+def test_scaled_channels_are_compared_up_to_their_factors():
+    generator = np.random.default_rng(0)
+    a = generator.standard_normal((4, 3, 5, 5), np.float32)
+    noise = 0.1 * generator.standard_normal(a.shape).astype(np.float32)
+    factors = np.float32([0.25, 1, 8]).reshape(1, 3, 1, 1)
+    plain, scaled = Similarity(), ScaledSimilarity()
+    for half in (slice(0, 2), slice(2, 4)):
+        plain.add(a[half], (a + noise)[half])
+        scaled.add(a[half], ((a + noise) * factors)[half])
+    assert scaled.likeness("x").sqnr_db == pytest.approx(plain.likeness("x").sqnr_db, abs=0.3)
+    assert scaled.likeness("x").cosine == pytest.approx(plain.likeness("x").cosine, abs=0.01)

@@ -1,13 +1,15 @@
-"""One builder for TensorRT 8.6 to 11 and TensorRT-RTX, parametrised by the imported binding.
+"""One builder for TensorRT 8.5 to 11 and TensorRT-RTX, parametrised by the imported binding.
 
 Names come and go between versions and the numbers behind enum names change, so whatever is not in all of them
 is looked up by name:
 
-    network     strongly typed where that exists (10, 11, RTX); on 8.x explicit batch, INT8 on for Q/DQ graphs
+    network     strongly typed where that exists (10, 11, RTX); on 8.x explicit batch, INT8 and FP16 by flag
+    DLA         weakly typed up to 10.7, FP16 by flag (`edgeres.compile.dla`)
     targets     compute capabilities exist in RTX only; TensorRT builds for the GPU it runs on
     progress    from 10.0
 
-TF32 is off, so that an FP32 engine is FP32.
+TF32 is off, so that an FP32 engine is FP32. 8.5 lacks builder levels and version-compatible engines: asked for, they
+are an error. RTX builds are made in the tests; TensorRT itself has been checked name by name only.
 """
 
 from __future__ import annotations
@@ -15,34 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeres.core.config import Record
-
-_MIB = 1 << 20
-
-
-class BuildError(Exception):
-    """The binding refused the graph or the options; one line."""
-
-
-class BuildJob(Record):
-    """What to build; paths are absolute. `batch` is (min, opt, max) where the first dimension varies."""
-
-    module: str
-    onnx_path: str
-    plan_path: str
-    quantized: bool
-    targets: tuple[str, ...] = ()
-    batch: tuple[int, int, int]
-    optimization_level: int | None = None
-    workspace_mib: int | None = None
-
-
-class Built(Record):
-    """What came out besides the plan: shapes of inputs and outputs (-1 where they vary)."""
-
-    version: str
-    inputs: dict[str, tuple[int, ...]]
-    outputs: dict[str, tuple[int, ...]]
+from edgeres.compile.dla import set_dla
+from edgeres.compile.job import BuildError as BuildError
+from edgeres.compile.job import BuildJob as BuildJob
+from edgeres.compile.job import Built as Built
+from edgeres.compile.job import Tensor
+from edgeres.compile.options import is_flag_known, set_flag, set_options
+from edgeres.compile.timing import TimingCache
 
 
 def build(trt: Any, job: BuildJob, logger: Any, on_phase: Callable[[str], None]) -> tuple[bytes, Built]:
@@ -55,29 +36,52 @@ def build(trt: Any, job: BuildJob, logger: Any, on_phase: Callable[[str], None])
         BuildError: the graph does not parse, an option is refused, or the build fails.
     """
     builder = trt.Builder(logger)
-    network = _network(trt, builder)
+    strong = _is_strongly_typed(trt, job)
+    network = _network(trt, builder, strong=strong)
     _parse(trt, network, job.onnx_path, logger)
     config = builder.create_builder_config()
-    _set_options(trt, config, job)
-    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and job.quantized:
-        config.set_flag(trt.BuilderFlag.INT8)
+    flags = [*set_options(trt, config, job), *([] if strong else _set_precision(trt, config, job))]
+    kept = set_dla(trt, builder, config, job)  # the configuration does not own it
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     _add_profile(builder, config, inputs, job.batch)
     monitor = _progress_monitor(trt, on_phase)
     if monitor is not None:
         config.progress_monitor = monitor
+    cache = TimingCache(trt, config, job)
     plan = builder.build_serialized_network(network, config)
+    del kept
     if plan is None:
         raise BuildError("the builder returned nothing")
-    return bytes(plan), Built(version=trt.__version__, inputs=_shapes(inputs), outputs=_shapes(outputs))
+    notes = cache.save()
+    return bytes(plan), Built(
+        version=trt.__version__,
+        inputs=_tensors(inputs),
+        outputs=_tensors(outputs),
+        strongly_typed=strong,
+        flags=tuple(flags),
+        timing_cache=cache.name,
+        notes=notes,
+    )
 
 
-def _network(trt: Any, builder: Any) -> Any:
+def _is_strongly_typed(trt: Any, job: BuildJob) -> bool:
+    """Wherever that exists, except for a DLA of a version that can still be weakly typed."""
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return False
+    return job.dla_core is None or not is_flag_known(trt, "FP16")
+
+
+def _network(trt: Any, builder: Any, *, strong: bool) -> Any:
     flags = trt.NetworkDefinitionCreationFlag
-    strong = getattr(flags, "STRONGLY_TYPED", None)
-    flag = strong if strong is not None else flags.EXPLICIT_BATCH
-    return builder.create_network(1 << int(flag))
+    flag = flags.STRONGLY_TYPED if strong else getattr(flags, "EXPLICIT_BATCH", None)
+    return builder.create_network(0 if flag is None else 1 << int(flag))
+
+
+def _set_precision(trt: Any, config: Any, job: BuildJob) -> list[str]:
+    """What a weakly typed network may use besides FP32: what the graph holds, and what a DLA needs."""
+    wanted = {"INT8": job.quantized or job.calibration_cache, "FP16": job.half or job.dla_core is not None}
+    return [set_flag(trt, config, name) for name, needed in wanted.items() if needed]
 
 
 def _parse(trt: Any, network: Any, onnx_path: str, logger: Any) -> None:
@@ -99,27 +103,6 @@ def _node_name(error: Any) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _set_options(trt: Any, config: Any, job: BuildJob) -> None:
-    config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if job.optimization_level is not None:
-        config.builder_optimization_level = job.optimization_level
-    if job.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_mib * _MIB)
-    if job.targets:
-        _set_targets(trt, config, job.targets)
-
-
-def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
-    if not hasattr(config, "set_compute_capability"):
-        raise BuildError(f"{trt.__name__} {trt.__version__} cannot build for {', '.join(targets)}")
-    config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        capability = getattr(trt.ComputeCapability, target.upper(), None)
-        if capability is None or not config.set_compute_capability(capability, index):
-            raise BuildError(f"{trt.__name__} {trt.__version__} does not build for {target}")
-
-
 def _add_profile(builder: Any, config: Any, inputs: list[Any], batch: tuple[int, int, int]) -> None:
     varying = [tensor for tensor in inputs if -1 in tuple(tensor.shape)]
     if not varying:
@@ -127,12 +110,14 @@ def _add_profile(builder: Any, config: Any, inputs: list[Any], batch: tuple[int,
     profile = builder.create_optimization_profile()
     for tensor in varying:
         rest = tuple(tensor.shape)[1:]
+        if -1 in rest:
+            raise BuildError(f"input {tensor.name} varies in more than its first dimension: {tuple(tensor.shape)}")
         profile.set_shape(tensor.name, *((size, *rest) for size in batch))
     config.add_optimization_profile(profile)
 
 
-def _shapes(tensors: list[Any]) -> dict[str, tuple[int, ...]]:
-    return {tensor.name: tuple(tensor.shape) for tensor in tensors}
+def _tensors(tensors: list[Any]) -> dict[str, Tensor]:
+    return {tensor.name: Tensor(shape=tuple(tensor.shape), dtype=tensor.dtype.name) for tensor in tensors}
 
 
 def _progress_monitor(trt: Any, on_phase: Callable[[str], None]) -> Any:

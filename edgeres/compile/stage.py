@@ -2,192 +2,218 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
-import signal
-import subprocess
-import sys
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from typing import Any
 
 import edgeres
-from edgeres.compile.builder import BuildJob, Built
+from edgeres.compile.config import HARDWARE, CompileConfig
+from edgeres.compile.inspected import layers_of_plan, layers_path
+from edgeres.compile.job import BuildJob, Built
+from edgeres.compile.manifest import EngineManifest, LayerCounts, packaged_cuda, this_system
 from edgeres.compile.plan import plan_header
-from edgeres.compile.targets import check_rtx_targets, local_target
-from edgeres.compile.worker import PHASE, WorkerResult
-from edgeres.core.artifacts import FUSED_PROFILE, Engine, Manifest, OnnxModel
-from edgeres.core.config import Config, record_from_json
+from edgeres.compile.process import build_apart
+from edgeres.compile.targets import Gpu, local_gpu
+from edgeres.compile.timing import timing_folder
+from edgeres.core.artifacts import FUSED_PROFILE, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
 
+__all__ = ["CompileConfig", "compile_engine"]
 FILE_NAME = "model.plan"
-_BINDINGS = {"tensorrt-rtx": ("tensorrt_rtx", "rtx"), "tensorrt": ("tensorrt", "tensorrt")}
+_BINDINGS = {
+    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "torch-tensorrt": ("torch_tensorrt", "tensorrt"),
+}
+_DLA_NOTE = "experimental: what a DLA cannot compute moves to the GPU without a word; never run on hardware"
 
 log = logging.getLogger(__name__)
 
 
-class CompileConfig(Config):
-    """For which GPU and how hard to try; the batch sizes matter for a dynamic graph only."""
+@dataclass(frozen=True)
+class Place:
+    """Where the build happens: architectures the engine is for, and the GPU of this machine if there is one."""
 
-    runtime: Literal["tensorrt-rtx", "tensorrt"] = Field("tensorrt-rtx", description="who will run the engine")
-    targets: tuple[str, ...] = Field(
-        ("sm86", "sm89", "sm120"), description="GPU architectures; tensorrt always builds for this machine's"
-    )
-    optimization_level: int | None = Field(None, ge=0, le=5, description="0 quick build to 5 long search")
-    workspace_mib: int | None = Field(None, gt=0, description="scratch memory; default: the whole device")
-    batch_min: int = Field(1, ge=1, description="smallest batch of a dynamic graph")
-    batch_opt: int = Field(8, ge=1, description="batch a dynamic graph is tuned for")
-    batch_max: int = Field(32, ge=1, description="largest batch of a dynamic graph")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.batch_min <= self.batch_opt <= self.batch_max:
-            raise ValueError(
-                "batch_min <= batch_opt <= batch_max does not hold for"
-                f" {self.batch_min}, {self.batch_opt}, {self.batch_max}"
-            )
-        return self
-
-    def check(self) -> None:
-        """TensorRT-RTX knows the targets."""
-        if self.runtime == "tensorrt-rtx":
-            check_rtx_targets(self.targets)
+    targets: tuple[str, ...]
+    gpu: Gpu | None
 
 
 def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> StageResult[Engine]:
-    """Writes `out_dir`/model.plan and its manifest model.plan.json.
+    """Writes `out_dir`/model.plan and its manifest model.plan.json; on the engine's GPU also model.plan.layers.json.
 
     Raises:
-        InputError: a target the runtime does not know.
+        InputError: a target the runtime does not know, or a graph that is not for what was asked.
         MissingDependency: the runtime is not installed.
         DeviceError: `tensorrt` was asked for on a machine without a GPU, or the runtime cannot be imported.
         StageError: the graph is refused, the build fails or its process dies.
     """
     recorder = Recorder("compile", config, source)
+    config.check()
+    _check_source(source, config)
+    place = _place(config)
+    engine = Engine(out_dir / FILE_NAME)
+    with written(engine.path) as temporary:
+        job = _job(source, config, place, temporary)
+        with timed(recorder.results, "build_s"):
+            built, messages = build_apart(job, source.path)
+        _check_header(temporary, config)
+    layers = _layers(engine, source, place, recorder)
+    manifest = _manifest(engine, source, config, _Outcome(place, job, built, recorder.results["build_s"], layers))
+    write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
+    recorder.results |= {"runtime": f"{config.runtime} {built.version}", "targets": list(place.targets)}
+    recorder.warnings += [*messages, *built.notes]
+    recorder.notes.append("built, not run: an engine runs on its own GPU only")
+    recorder.notes += [_DLA_NOTE] if config.dla_core is not None else []
+    recorder.notes += [f"kernel times kept in {timing_folder()}"] if built.timing_cache else []
+    log.info("built by %s %s for %s", config.runtime, built.version, ", ".join(place.targets))
+    return StageResult(engine, recorder.finish(engine))
+
+
+def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     if source.profile == FUSED_PROFILE:
         raise InputError(
             f"{source.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
             " tensorrt"
         )
-    targets = _targets(config)
-    path = out_dir / FILE_NAME
-    with written(path) as temporary:
-        job = _job(source, config, targets, temporary)
-        with timed(recorder.results, "build_s"):
-            built, messages = _run(job, source)
-        _check_header(temporary, config)
-    engine = Engine(path)
-    manifest = Manifest(
-        card=source.card.model_copy(
-            update={"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
-        ),
-        runtime=config.runtime,
-        runtime_version=built.version,
-        targets=targets,
-        precision=source.precision,
-        onnx_sha256=source.sha256,
-        plan_sha256=sha256_of(path),
-        batch=job.batch,
-        inputs=built.inputs,
-        outputs=built.outputs,
-        build_s=recorder.results["build_s"],
-        options={
-            "optimization_level": config.optimization_level,
-            "workspace_mib": config.workspace_mib,
-            "tf32": False,
-        },
-    )
-    write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
-    recorder.results |= {"runtime": f"{config.runtime} {built.version}", "targets": list(targets)}
-    recorder.warnings += messages
-    recorder.notes.append("built, not run: an engine runs on its own GPU only")
-    log.info("built by %s %s for %s", config.runtime, built.version, ", ".join(targets))
-    return StageResult(engine, recorder.finish(engine))
+    quantized = "int8" in source.precision
+    if config.runtime == "torch-tensorrt" and quantized:
+        raise InputError(f"{source.path} has Q/DQ pairs, which torch-tensorrt does not take: --runtime tensorrt does")
+    if config.dla_core is None:
+        return
+    if quantized:
+        raise InputError(
+            f"{source.path} has Q/DQ pairs, which a DLA does not take; give it the float graph, for INT8 with"
+            " --calibration-cache (edgeres calibrate writes one)"
+        )
+    if source.batch is None:
+        raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: edgeres export without --dynamic")
 
 
-def _targets(config: CompileConfig) -> tuple[str, ...]:
-    """Architectures the engine is for, after checking that they can be had here."""
+def _place(config: CompileConfig) -> Place:
+    """Checks that the engine can be built here."""
     module, extra = _BINDINGS[config.runtime]
-    if config.runtime == "tensorrt-rtx":
-        check_rtx_targets(config.targets)
     if importlib.util.find_spec(module) is None:
         raise MissingDependency(module, extra)
     if config.runtime == "tensorrt-rtx":
-        return config.targets
-    here = local_target()
-    if "targets" in config.model_fields_set and config.targets != (here,):
+        gpu = None
+        with contextlib.suppress(DeviceError):
+            gpu = local_gpu()
+        return Place(config.targets, gpu)
+    gpu = local_gpu()
+    if "targets" in config.model_fields_set and config.targets != (gpu.target,):
         raise DeviceError(
-            f"tensorrt builds for the GPU it runs on ({here}), {','.join(config.targets)} was asked for; build there,"
-            " or with --runtime tensorrt-rtx"
+            f"tensorrt builds for the GPU it runs on ({gpu.target}), {','.join(config.targets)} was asked for; build"
+            " there, or with --runtime tensorrt-rtx"
         )
-    return (here,)
+    return Place((gpu.target,), gpu)
 
 
-def _job(source: OnnxModel, config: CompileConfig, targets: tuple[str, ...], plan_path: Path) -> BuildJob:
+def _job(source: OnnxModel, config: CompileConfig, place: Place, plan_path: Path) -> BuildJob:
     batch = (config.batch_min, config.batch_opt, config.batch_max)
+    keeps_times = config.timing_cache and config.runtime == "tensorrt" and place.gpu is not None
+    cache = config.calibration_cache
     return BuildJob(
         module=_BINDINGS[config.runtime][0],
         onnx_path=str(source.path.resolve()),
         plan_path=str(plan_path.resolve()),
         quantized="int8" in source.precision,
-        targets=targets if config.runtime == "tensorrt-rtx" else (),
+        half="fp16" in source.precision,
+        targets=place.targets if config.runtime == "tensorrt-rtx" else (),
         batch=batch if source.batch is None else (source.batch,) * 3,
         optimization_level=config.optimization_level,
         workspace_mib=config.workspace_mib,
+        version_compatible=config.version_compatible,
+        hardware_compatible=HARDWARE[config.hardware_compatible] if config.hardware_compatible else None,
+        timing_folder=str(timing_folder()) if keeps_times else None,
+        gpu=place.gpu.name if place.gpu else None,
+        dla_core=config.dla_core,
+        calibration_cache=str(cache.resolve()) if cache else None,
     )
-
-
-def _run(job: BuildJob, source: OnnxModel) -> tuple[Built, tuple[str, ...]]:
-    """Runs the job in a process of its own; what was built and TensorRT's warnings."""
-    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
-        job_path, result_path = Path(folder, "job.json"), Path(folder, "result.json")
-        write_text(job_path, job.model_dump_json())
-        code, last_line = _run_worker(job_path, result_path)
-        if code:
-            raise StageError(f"compile: {job.module} {_death(code, last_line)} while building {source.path}")
-        result = record_from_json(WorkerResult, result_path)
-    if not result.usable:
-        raise DeviceError(f"{job.module} is installed but cannot be imported here: {result.error}")
-    if result.built is None:
-        reason = "; ".join(filter(None, (result.error, *result.messages[:1])))
-        raise StageError(f"compile: {job.module} cannot build {source.path}: {reason}")
-    return result.built, result.messages
-
-
-def _run_worker(job_path: Path, result_path: Path) -> tuple[int, str]:
-    """The worker's exit code and its last line on stderr; build phases are logged as they begin."""
-    command = [sys.executable, "-m", "edgeres.compile.worker", str(job_path), str(result_path)]
-    last_line = ""
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as worker:
-        try:
-            for line in worker.stderr or ():
-                if line.startswith(PHASE):
-                    log.info("%s", line.removeprefix(PHASE).strip())
-                else:
-                    last_line = line.strip() or last_line
-        except BaseException:
-            worker.kill()
-            raise
-    return worker.returncode, last_line
-
-
-def _death(code: int, last_line: str) -> str:
-    if code > 0:
-        return f"failed with exit code {code} ({last_line})"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def _check_header(plan_path: Path, config: CompileConfig) -> None:
     runtime = plan_header(plan_path).runtime
-    if runtime != config.runtime:
-        raise StageError(f"compile: asked for a {config.runtime} plan, the builder wrote one of {runtime}")
+    if runtime != _plan_runtime(config):
+        raise StageError(f"compile: asked for a {_plan_runtime(config)} plan, the builder wrote one of {runtime}")
+
+
+def _plan_runtime(config: CompileConfig) -> str:
+    """Who runs the plan: torch-tensorrt writes TensorRT's."""
+    return "tensorrt-rtx" if config.runtime == "tensorrt-rtx" else "tensorrt"
+
+
+def _layers(engine: Engine, source: OnnxModel, place: Place, recorder: Recorder) -> LayerCounts | None:
+    """What the inspector says, where the engine can be loaded."""
+    layers_path(engine.path).unlink(missing_ok=True)  # of an earlier build
+    if place.gpu is None or place.gpu.target not in place.targets:
+        return None
+    module = "tensorrt_rtx" if plan_header(engine.path).runtime == "tensorrt-rtx" else "tensorrt"
+    counts, problem = layers_of_plan(module, engine.path, source)
+    if problem is not None:
+        recorder.warnings.append(f"no layer report: {problem}")
+    if counts is not None:
+        recorder.results["layers"] = counts.headline
+    return counts
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    place: Place
+    job: BuildJob
+    built: Built
+    build_s: float
+    layers: LayerCounts | None
+
+
+def _manifest(engine: Engine, source: OnnxModel, config: CompileConfig, outcome: _Outcome) -> EngineManifest:
+    place, built, runtime = outcome.place, outcome.built, _plan_runtime(config)
+    update = {"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
+    tensors = built.inputs | built.outputs
+    return EngineManifest(
+        card=source.card.model_copy(update=update),
+        runtime=runtime,
+        runtime_version=built.version,
+        targets=place.targets,
+        precision=_precision(source, config, built),
+        onnx_sha256=source.sha256,
+        plan_sha256=sha256_of(engine.path),
+        batch=outcome.job.batch,
+        inputs={name: tensor.shape for name, tensor in built.inputs.items()},
+        outputs={name: tensor.shape for name, tensor in built.outputs.items()},
+        build_s=outcome.build_s,
+        options=_options(config),
+        onnx_name=source.path.name,
+        dtypes={name: tensor.dtype for name, tensor in tensors.items()},
+        system=this_system(),
+        gpu=place.gpu.name if place.gpu else None,
+        cuda=place.gpu.cuda if place.gpu else packaged_cuda(runtime),
+        strongly_typed=built.strongly_typed,
+        flags=built.flags,
+        version_compatible=config.version_compatible,
+        hardware_compatible=outcome.job.hardware_compatible,
+        dla_core=config.dla_core,
+        timing_cache=built.timing_cache,
+        layers=outcome.layers,
+    )
+
+
+def _precision(source: OnnxModel, config: CompileConfig, built: Built) -> str:
+    """The graph's, and on a DLA what the builder was allowed."""
+    if config.dla_core is None:
+        return source.precision
+    allowed = [name for name, flag in (("int8", "INT8"), ("fp16", "FP16")) if flag in built.flags]
+    return "+".join(allowed) or source.precision
+
+
+def _options(config: CompileConfig) -> dict[str, Any]:
+    return {
+        "builder": config.runtime,
+        "optimization_level": config.optimization_level,
+        "workspace_mib": config.workspace_mib,
+        "tf32": False,
+    }

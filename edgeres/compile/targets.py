@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 
 from edgeres.core.errors import DeviceError, InputError, did_you_mean
 
@@ -18,6 +19,16 @@ JETSON_TARGETS = {
 # CUdevice_attribute, the driver's ABI
 _CAPABILITY_MAJOR = 75
 _CAPABILITY_MINOR = 76
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine; `cuda` is the newest CUDA version its driver knows, such as 12.6."""
+
+    target: str
+    name: str
+    cuda: str
 
 
 def check_rtx_targets(targets: tuple[str, ...]) -> None:
@@ -35,25 +46,43 @@ def check_rtx_targets(targets: tuple[str, ...]) -> None:
             raise InputError(f"unknown target {target!r}{guess} (known: {', '.join(RTX_TARGETS)})")
 
 
-def local_target() -> str:
-    """The architecture of the first GPU, asked of the CUDA driver; raises DeviceError if there is none."""
+def capability(target: str) -> int:
+    """86 of `sm86`, to compare with; raises InputError if it is no such name."""
+    digits = target.removeprefix("sm")
+    if not (target.startswith("sm") and digits.isdecimal()):
+        raise InputError(f"{target!r} is not a GPU architecture; they are called as sm86")
+    return int(digits)
+
+
+def local_gpu() -> Gpu:
+    """The first GPU, asked of the CUDA driver; raises DeviceError if there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as err:
         raise _no_gpu("no CUDA driver is installed") from err
-    if code := driver.cuInit(0):
-        raise _no_gpu(f"the CUDA driver reports error {code}")
-    device = ctypes.c_int()
-    if code := driver.cuDeviceGet(ctypes.byref(device), 0):
-        raise _no_gpu(f"the CUDA driver reports error {code}")
-    return "sm" + "".join(str(_attribute(driver, device, key)) for key in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
+    _checked(driver.cuInit(0))
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+    _checked(driver.cuDeviceGet(ctypes.byref(device), 0))
+    _checked(driver.cuDeviceGetName(name, _NAME_BYTES, device))
+    _checked(driver.cuDriverGetVersion(ctypes.byref(version)))
+    target = "sm" + "".join(str(_attribute(driver, device, key)) for key in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
+    return Gpu(target, name.value.decode(errors="replace"), _cuda_version(version.value))
+
+
+def _cuda_version(number: int) -> str:
+    """12060 -> 12.6, as cuda.h numbers its versions."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, key: int) -> int:
     value = ctypes.c_int()
-    if code := driver.cuDeviceGetAttribute(ctypes.byref(value), key, device):
-        raise _no_gpu(f"the CUDA driver reports error {code}")
+    _checked(driver.cuDeviceGetAttribute(ctypes.byref(value), key, device))
     return value.value
+
+
+def _checked(code: int) -> None:
+    if code:
+        raise _no_gpu(f"the CUDA driver reports error {code}")
 
 
 def _no_gpu(reason: str) -> DeviceError:

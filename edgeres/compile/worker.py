@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgeres.compile.builder import BuildError, BuildJob, Built, build
+from edgeres.compile.builder import build
+from edgeres.compile.job import BuildError, BuildJob, Built
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.files import write_text
 
 PHASE = "phase: "
+TORCH_TENSORRT = "torch_tensorrt"
 _NOISE = "checkMacros.cpp::catchCudaError"  # follows every error on a machine without a driver
 _MOST_MESSAGES = 20
 
@@ -37,20 +39,28 @@ def main(job_path: Path, result_path: Path) -> None:
 
 def _result(job: BuildJob) -> WorkerResult:
     try:
-        trt = importlib.import_module(job.module)
-    except ImportError as err:
-        return WorkerResult(error=str(err), usable=False)
+        binding = importlib.import_module(job.module)
+    except (ImportError, OSError, RuntimeError) as err:  # torch_tensorrt asks for the GPU when it is imported
+        return WorkerResult(error=" ".join(str(err).split()), usable=False)
     messages: list[str] = []
-    logger = _logger(trt, messages)
     try:
-        plan, built = build(trt, job, logger, _report_phase)
+        plan, built = _build(binding, job, messages)
     except BuildError as err:
         return WorkerResult(error=str(err), messages=tuple(messages[:_MOST_MESSAGES]))
     Path(job.plan_path).write_bytes(plan)
     return WorkerResult(built=built, messages=tuple(messages[:_MOST_MESSAGES]))
 
 
-def _logger(trt: Any, messages: list[str]) -> Any:
+def _build(binding: Any, job: BuildJob, messages: list[str]) -> tuple[bytes, Built]:
+    if job.module == TORCH_TENSORRT:
+        from edgeres.compile.torch_trt import build_with_torch
+
+        return build_with_torch(binding, job)
+    logger = logger_into(binding, messages)
+    return build(binding, job, logger, _report_phase)
+
+
+def logger_into(trt: Any, messages: list[str]) -> Any:
     """Keeps warnings and errors in `messages`. TensorRT holds it without owning it: keep the object alive."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeres.compile.builder import BuildError, BuildJob, build
+from edgeres.compile.builder import build
+from edgeres.compile.inspection import layer_information
+from edgeres.compile.job import BuildError, BuildJob, Tensor
 
 DATA = Path(__file__).parent / "data" / "api_names.txt"
 ENUMS = (
@@ -17,6 +19,10 @@ ENUMS = (
     "MemoryPoolType",
     "ProfilingVerbosity",
     "ComputeCapability",
+    "DeviceType",
+    "HardwareCompatibilityLevel",
+    "LayerInformationFormat",
+    "DataType",
 )
 
 
@@ -62,13 +68,22 @@ class Strict:
 class Binding:
     """A fake `tensorrt` of one version that builds the plan b"plan"."""
 
-    def __init__(self, version: str, *, shape: tuple[int, ...] = (1, 3, 8, 8)) -> None:
-        names = NAMES[version]
+    def __init__(
+        self,
+        version: str,
+        *,
+        shape: tuple[int, ...] = (1, 3, 8, 8),
+        dla_cores: int = 0,
+        lacking: frozenset[str] = frozenset(),
+    ) -> None:
+        names = {section: known - lacking for section, known in NAMES[version].items()}
         self.__name__, self.__version__ = "tensorrt_rtx" if "rtx" in version else "tensorrt", version
-        self.config = Strict(names["IBuilderConfig"])
+        self.cache = Strict(names["ITimingCache"], {"serialize": lambda: b"measured"})
+        timing = {"create_timing_cache": self._create_timing_cache, "get_timing_cache": lambda: self.cache}
+        self.config = Strict(names["IBuilderConfig"], timing)
         self.profile = Strict(names["IOptimizationProfile"])
         tensors = {
-            name: Strict(names["ITensor"], {"name": name, "shape": dims})
+            name: Strict(names["ITensor"], {"name": name, "shape": dims, "dtype": SimpleNamespace(name="FLOAT")})
             for name, dims in (("images", shape), ("logits", (shape[0], 10)))
         }
         network = {
@@ -84,15 +99,20 @@ class Binding:
             "create_optimization_profile": lambda: self.profile,
             "build_serialized_network": lambda network, config: b"plan",
         }
-        self.builder = Strict(names["Builder"], makers)
+        self.builder = Strict(names["Builder"], makers | {"num_DLA_cores": dla_cores})
         self.Builder = lambda logger: self.builder
         self.OnnxParser = lambda network, logger: Strict(names["OnnxParser"])
         for enum in ENUMS:
             if enum in names:
                 members = {name: index for index, name in enumerate(sorted(names[enum]))}
                 setattr(self, enum, SimpleNamespace(**members))
-        if "IProgressMonitor" in names:
-            self.IProgressMonitor = type("IProgressMonitor", (), {})
+        for name in ("IProgressMonitor", "IInt8EntropyCalibrator2"):
+            if name in names["top-level"]:
+                setattr(self, name, type(name, (), {}))
+
+    def _create_timing_cache(self, stored: bytes) -> Strict:
+        self.config.calls.append(("create_timing_cache", (stored,)))
+        return self.cache
 
     def _create_network(self, flags: int) -> Strict:
         self.network_flags = flags
@@ -122,7 +142,7 @@ def test_the_builder_touches_only_names_that_the_version_has(version, shape):
     trt = Binding(version, shape=shape)
     plan, built = build(trt, job(targets=targets_for(version)), object(), print)
     assert plan == b"plan"
-    assert built.inputs == {"images": shape}
+    assert built.inputs == {"images": Tensor(shape=shape, dtype="FLOAT")}
     assert ("clear_flag", (trt.BuilderFlag.TF32,)) in trt.config.calls
 
 
@@ -136,13 +156,134 @@ def test_networks_are_strongly_typed_wherever_that_exists(version):
 
 
 @pytest.mark.parametrize(
-    ("version", "quantized", "expected"),
-    [("8.6.1", True, True), ("8.6.1", False, False), ("10.3.0", True, False), ("11.4.0.106", True, False)],
+    ("version", "quantized", "half", "expected"),
+    [
+        ("8.6.1", True, False, ["INT8"]),
+        ("8.6.1", True, True, ["INT8", "FP16"]),
+        ("8.6.1", False, True, ["FP16"]),
+        ("8.6.1", False, False, []),
+        ("10.3.0", True, True, []),
+        ("11.4.0.106", True, True, []),
+    ],
 )
-def test_int8_is_enabled_by_flag_only_where_networks_are_weakly_typed(version, quantized, expected):
+def test_precision_is_enabled_by_flag_only_where_networks_are_weakly_typed(version, quantized, half, expected):
     trt = Binding(version)
-    build(trt, job(quantized=quantized), object(), print)
-    assert any(name == "set_flag" for name, _ in trt.config.calls) == expected
+    _, built = build(trt, job(quantized=quantized, half=half), object(), print)
+    assert flags_set(trt) == list(built.flags) == expected
+
+
+def flags_set(trt: Binding) -> list[str]:
+    names = {number: name for name, number in vars(trt.BuilderFlag).items()}
+    return [names[arguments[0]] for name, arguments in trt.config.calls if name == "set_flag"]
+
+
+def test_before_8_6_there_are_no_levels_and_the_build_does_without():
+    lacking = frozenset({"builder_optimization_level", "hardware_compatibility_level", "VERSION_COMPATIBLE"})
+    trt = Binding("8.6.1", lacking=lacking)
+    plan, _ = build(trt, job(optimization_level=None), object(), print)
+    assert plan == b"plan"
+    for values, message in (
+        ({}, "has no builder_optimization_level"),
+        ({"optimization_level": None, "version_compatible": True}, "has no builder flag VERSION_COMPATIBLE"),
+        ({"optimization_level": None, "hardware_compatible": "AMPERE_PLUS"}, "has no hardware_compatibility_level"),
+    ):
+        with pytest.raises(BuildError, match=message):
+            build(Binding("8.6.1", lacking=lacking), job(**values), object(), print)
+
+
+@pytest.mark.parametrize("version", [version for version in NAMES if "rtx" not in version])
+def test_compatible_engines_are_asked_for_by_name(version):
+    trt = Binding(version)
+    _, built = build(trt, job(version_compatible=True, hardware_compatible="AMPERE_PLUS"), object(), print)
+    assert "VERSION_COMPATIBLE" in built.flags
+    level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert ("hardware_compatibility_level", level) in trt.config.calls
+
+
+def test_a_hardware_level_the_version_lacks_is_refused():
+    with pytest.raises(BuildError, match=r"tensorrt 10\.3\.0 has no hardware compatibility SAME_COMPUTE_CAPABILITY"):
+        build(Binding("10.3.0"), job(hardware_compatible="SAME_COMPUTE_CAPABILITY"), object(), print)
+
+
+@pytest.mark.parametrize("version", NAMES)
+def test_kernel_times_are_kept_by_version_and_gpu(version, tmp_path):
+    timing = {"timing_folder": str(tmp_path), "gpu": "NVIDIA Orin (nvgpu)"}
+    for stored in (b"", b"measured"):
+        trt = Binding(version)
+        _, built = build(trt, job(targets=targets_for(version), **timing), object(), print)
+        assert ("create_timing_cache", (stored,)) in trt.config.calls
+    assert [path.name for path in tmp_path.iterdir()] == [built.timing_cache]
+    assert built.timing_cache == f"tensorrt-{version}-NVIDIA-Orin-nvgpu.timing"
+
+
+def test_kernel_times_of_another_version_are_begun_anew(tmp_path):
+    trt = Binding("10.3.0")
+    answers = iter([False, True])
+    trt.config._values["set_timing_cache"] = lambda cache, ignore: next(answers)
+    _, built = build(trt, job(timing_folder=str(tmp_path), gpu="Orin"), object(), print)
+    assert "does not fit this TensorRT and GPU" in built.notes[0]
+
+
+def test_kernel_times_that_cannot_be_written_fail_no_build(tmp_path):
+    tmp_path.joinpath("file").write_bytes(b"")
+    _, built = build(
+        Binding("10.3.0"), job(timing_folder=str(tmp_path / "file" / "under"), gpu="Orin"), object(), print
+    )
+    assert "kernel times are not kept" in built.notes[0]
+
+
+WEAK_DLA = ("8.6.1", "10.3.0", "10.7.0")
+
+
+@pytest.mark.parametrize("version", [*WEAK_DLA, "11.4.0.106"])
+def test_a_dla_core_gets_fp16_and_the_gpu_for_the_rest(version):
+    trt = Binding(version, dla_cores=2)
+    _, built = build(trt, job(quantized=False, half=True, dla_core=1), object(), print)
+    assert ("DLA_core", 1) in trt.config.calls
+    assert ("default_device_type", trt.DeviceType.DLA) in trt.config.calls
+    assert flags_set(trt) == ["FP16", "GPU_FALLBACK"] if version in WEAK_DLA else ["GPU_FALLBACK"]
+    assert built.strongly_typed == (version not in WEAK_DLA)
+
+
+@pytest.mark.parametrize("version", WEAK_DLA)
+def test_int8_on_a_dla_comes_from_a_file_of_scales(version, tmp_path):
+    scales = tmp_path / "scales.cache"
+    scales.write_bytes(b"TRT-8601-EntropyCalibration2")
+    trt = Binding(version, dla_cores=1)
+    build(trt, job(quantized=False, dla_core=0, calibration_cache=str(scales)), object(), print)
+    assert flags_set(trt) == ["INT8", "FP16", "GPU_FALLBACK"]
+    calibrator = dict(trt.config.calls)["int8_calibrator"]
+    assert calibrator.read_calibration_cache() == b"TRT-8601-EntropyCalibration2"
+    assert calibrator.get_batch([]) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "values", "message"),
+    [
+        ("10.3.0", {"dla_core": 2}, r"sees 2 DLA cores here, core 2 was asked for"),
+        ("11.4.0.106", {"dla_core": 0}, "give it a graph in FP16"),
+        ("11.4.0.106", {"dla_core": 0, "half": True, "calibration_cache": "x"}, "reads no calibration cache"),
+    ],
+)
+def test_a_dla_that_cannot_be_had_is_refused(version, values, message):
+    with pytest.raises(BuildError, match=message):
+        build(Binding(version, dla_cores=2), job(quantized=False, **values), object(), print)
+
+
+@pytest.mark.parametrize("version", NAMES)
+def test_the_inspector_touches_only_names_that_the_version_has(version):
+    names, trt = NAMES[version], Binding(version)
+    inspector = Strict(names["EngineInspector"], {"get_engine_information": lambda kind: f"layers {kind}"})
+    engine = Strict(names["ICudaEngine"], {"create_engine_inspector": lambda: inspector})
+    loaded = {b"plan": engine, b"other": None}
+    trt.Runtime = lambda logger: Strict(names["Runtime"], {"deserialize_cuda_engine": loaded.__getitem__})
+    assert layer_information(trt, b"plan", object()) == f"layers {trt.LayerInformationFormat.JSON}"
+    assert layer_information(trt, b"other", object()) is None
+
+
+def test_an_image_size_that_varies_is_refused():
+    with pytest.raises(BuildError, match="varies in more than its first dimension"):
+        build(Binding("10.3.0", shape=(-1, 3, -1, -1)), job(), object(), print)
 
 
 @pytest.mark.parametrize(("shape", "profiles"), [((1, 3, 8, 8), 0), ((-1, 3, 8, 8), 1)])

@@ -4,34 +4,25 @@ import importlib.util
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from edgeres.compile import stage
+from edgeres.compile import process, stage
+from edgeres.compile.manifest import LayerCounts, manifest_of, this_system
 from edgeres.compile.plan import plan_header
+from edgeres.compile.preflight import Host, check_runnable
 from edgeres.compile.stage import CompileConfig, compile_engine
+from edgeres.compile.targets import Gpu
 from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.export.stage import ExportConfig, export
-from edgeres.quantize.scales import CalibrateConfig, calibrate
-from edgeres.quantize.stage import QuantizeConfig, quantize
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed (extra: rtx)"
 )
-
-
-@pytest.fixture
-def float_model(spec_of, checkpoint_of, tmp_path) -> OnnxModel:
-    return export(checkpoint_of(spec_of()), ExportConfig(), tmp_path / "float").output
-
-
-@pytest.fixture
-def int8_model(float_model, tmp_path) -> OnnxModel:
-    scales = calibrate(float_model, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output
-    return quantize(float_model, QuantizeConfig(scales=scales.path), tmp_path / "int8").output
 
 
 @needs_rtx
@@ -73,7 +64,7 @@ def test_a_graph_the_parser_refuses_is_one_line_that_names_the_node(float_model,
 @needs_rtx
 def test_a_failed_build_gives_the_reason_of_the_log(float_model, tmp_path):
     config = CompileConfig(targets=("sm86",), workspace_mib=1)
-    with pytest.raises(StageError, match="workspace"):
+    with pytest.raises(StageError, match=r"(?i)workspace.*; --workspace-mib 1 may be too little"):
         compile_engine(float_model, config, tmp_path / "out")
 
 
@@ -92,21 +83,22 @@ def test_an_absent_runtime_is_a_missing_dependency(runtime, float_model, tmp_pat
 
 
 def test_tensorrt_without_a_gpu_is_a_device_error(float_model, tmp_path, monkeypatch):
-    def no_gpu() -> str:
+    def no_gpu() -> Gpu:
         raise DeviceError("no GPU")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(stage, "local_target", no_gpu)
+    monkeypatch.setattr(stage, "local_gpu", no_gpu)
     with pytest.raises(DeviceError, match="no GPU"):
         compile_engine(float_model, CompileConfig(runtime="tensorrt"), tmp_path / "out")
 
 
-def worker_is(monkeypatch, program: str) -> None:
-    """Puts `program` in the worker's place; its arguments are the job and the result file."""
+def worker_is(monkeypatch, program: str, inspector: str = "raise SystemExit(1)") -> None:
+    """Puts programs in the place of the worker (arguments: job, result) and the inspector (module, plan, out)."""
     real = subprocess.Popen
 
     def popen(command: list[str], **options: object) -> subprocess.Popen:
-        return real([sys.executable, "-c", program, *command[3:]], **options)
+        chosen = program if command[2] == "edgeres.compile.worker" else inspector
+        return real([sys.executable, "-c", chosen, *command[3:]], **options)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(subprocess, "Popen", popen)
@@ -150,9 +142,112 @@ def test_a_plan_of_another_runtime_is_not_kept(float_model, tmp_path, monkeypatc
     assert list((tmp_path / "out").iterdir()) == []
 
 
+ORIN = Gpu("sm87", "Orin (nvgpu)", "12.6")
+TENSORRT = {
+    "version": "10.3.0",
+    "inputs": {"images": {"shape": (1, 1, 8, 8), "dtype": "FLOAT"}},
+    "outputs": {"logits": {"shape": (1, 10), "dtype": "FLOAT"}},
+    "timing_cache": "tensorrt-10.3.0-Orin.timing",
+}
+PLAN = b"ftrt" + bytes(20) + bytes((10, 3, 0, 30)) + bytes(36)
+LAYERS = (Path(__file__).parent / "data" / "trtexec_layers_10.json").read_text()
+
+
+def on_an_orin(monkeypatch, built: dict[str, object] | None = None, inspector: str = "raise SystemExit(1)") -> None:
+    monkeypatch.setattr(stage, "local_gpu", lambda: ORIN)
+    worker_is(monkeypatch, answer(WorkerResult(built=TENSORRT | (built or {})), PLAN), inspector)
+
+
+def test_a_build_on_the_board_is_described_in_full(int8_model, tmp_path, monkeypatch):
+    on_an_orin(monkeypatch, inspector=f"import pathlib, sys; pathlib.Path(sys.argv[3]).write_text({LAYERS!r})")
+    result = compile_engine(int8_model, CompileConfig(runtime="tensorrt", version_compatible=True), tmp_path / "out")
+    manifest = manifest_of(result.output)
+    assert (manifest.targets, manifest.gpu, manifest.cuda) == (("sm87",), "Orin (nvgpu)", "12.6")
+    assert (manifest.onnx_name, manifest.dtypes) == ("model.int8.onnx", {"images": "FLOAT", "logits": "FLOAT"})
+    assert (manifest.version_compatible, manifest.timing_cache) == (True, "tensorrt-10.3.0-Orin.timing")
+    assert manifest.layers == LayerCounts(
+        kernels={"INT8": 2}, reformats=1, headline="0/3 residual adds fused in INT8, 3 not found"
+    )
+    assert any("kernel times kept in" in note for note in result.report.notes)
+    assert result.output.path.with_name("model.plan.layers.json").is_file()
+    assert check_runnable(result.output.path, Host(this_system(), ORIN, {"tensorrt": "10.3.0"})) == ()
+
+
+@pytest.mark.parametrize(
+    ("inspector", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the inspector was killed by SIGSEGV"),
+        ("import sys; sys.exit('the engine cannot be loaded here')", "the engine cannot be loaded here"),
+        ("import pathlib, sys; pathlib.Path(sys.argv[3]).write_text('{}')", "holds no layers"),
+    ],
+)
+def test_an_inspector_that_fails_costs_the_layer_report_only(inspector, message, float_model, tmp_path, monkeypatch):
+    on_an_orin(monkeypatch, inspector=inspector)
+    result = compile_engine(float_model, CompileConfig(runtime="tensorrt"), tmp_path / "out")
+    assert any(message in warning for warning in result.report.warnings)
+    assert manifest_of(result.output).layers is None
+
+
+def test_another_target_than_the_gpu_here_is_refused(float_model, tmp_path, monkeypatch):
+    on_an_orin(monkeypatch)
+    config = CompileConfig(runtime="tensorrt", targets=("sm86",))
+    with pytest.raises(DeviceError, match=r"builds for the GPU it runs on \(sm87\), sm86 was asked for"):
+        compile_engine(float_model, config, tmp_path / "out")
+
+
+def test_a_dla_engine_says_what_the_builder_was_allowed(float_model, tmp_path, monkeypatch):
+    on_an_orin(monkeypatch, {"flags": ("FP16", "GPU_FALLBACK"), "strongly_typed": False})
+    result = compile_engine(float_model, CompileConfig(runtime="tensorrt", dla_core=0), tmp_path / "out")
+    assert (result.output.precision, manifest_of(result.output).dla_core) == ("fp16", 0)
+    assert any("experimental" in note for note in result.report.notes)
+
+
+def test_graphs_a_dla_does_not_take_are_refused(int8_model, spec_of, checkpoint_of, tmp_path):
+    config = CompileConfig(runtime="tensorrt", dla_core=0)
+    with pytest.raises(InputError, match="which a DLA does not take; give it the float graph"):
+        compile_engine(int8_model, config, tmp_path / "out")
+    dynamic = export(checkpoint_of(spec_of()), ExportConfig(dynamic=True), tmp_path / "dynamic").output
+    with pytest.raises(InputError, match="a DLA only a fixed one"):
+        compile_engine(dynamic, config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dla_core": 0}, "--dla-core is for --runtime tensorrt, not for tensorrt-rtx"),
+        ({"hardware_compatible": "ampere+"}, "--hardware-compatible is for --runtime tensorrt"),
+        ({"version_compatible": True}, "--version-compatible is not for tensorrt-rtx"),
+        ({"runtime": "tensorrt", "calibration_cache": "x"}, "--calibration-cache is for --dla-core"),
+        ({"runtime": "tensorrt", "dla_core": 0, "calibration_cache": "absent"}, "absent does not exist"),
+    ],
+)
+def test_options_of_another_runtime_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        CompileConfig(**values).check()
+
+
+def test_torch_tensorrt_takes_no_pairs(int8_model, tmp_path):
+    with pytest.raises(InputError, match="which torch-tensorrt does not take"):
+        compile_engine(int8_model, CompileConfig(runtime="torch-tensorrt"), tmp_path / "out")
+
+
+def test_torch_tensorrt_without_a_driver_is_a_device_error(float_model, tmp_path, monkeypatch):
+    """It asks for the GPU when it is imported, and dies of a RuntimeError."""
+    fake = tmp_path / "lib" / "torch_tensorrt.py"
+    fake.parent.mkdir()
+    fake.write_text("raise RuntimeError('Found no NVIDIA driver\\non your system')\n")
+    monkeypatch.setenv("PYTHONPATH", str(fake.parent))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(stage, "local_gpu", lambda: ORIN)
+    message = r"^torch_tensorrt is installed but cannot be imported here: Found no NVIDIA driver on your system$"
+    with pytest.raises(DeviceError, match=message):
+        compile_engine(float_model, CompileConfig(runtime="torch-tensorrt"), tmp_path / "out")
+
+
 def test_an_unknown_signal_still_has_a_number():
-    assert stage._death(-signal.SIGSEGV, "") == "was killed by SIGSEGV"
-    assert stage._death(-250, "") == "was killed by signal 250"
+    assert process.death(-signal.SIGKILL, "") == "was killed by SIGKILL (memory ran out?)"
+    assert process.death(-signal.SIGSEGV, "") == "was killed by SIGSEGV"
+    assert process.death(-250, "") == "was killed by signal 250"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import ctypes
 import pytest
 
 from edgeres.compile import targets
-from edgeres.compile.targets import JETSON_TARGETS, RTX_TARGETS, check_rtx_targets, local_target
+from edgeres.compile.targets import JETSON_TARGETS, RTX_TARGETS, Gpu, capability, check_rtx_targets, local_gpu
 from edgeres.core.errors import DeviceError, InputError
 
 
@@ -34,14 +34,14 @@ def test_no_driver_is_a_device_error(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     with pytest.raises(DeviceError, match="no CUDA driver is installed; run this on the board"):
-        local_target()
+        local_gpu()
 
 
 class Driver:
     """The CUDA driver of a machine with the given capability, or with an error."""
 
-    def __init__(self, capability: tuple[int, int] = (8, 7), error: int = 0) -> None:
-        self.capability, self.error = capability, error
+    def __init__(self, numbers: tuple[int, int] = (8, 7), error: int = 0) -> None:
+        self.numbers, self.error = numbers, error
 
     def cuInit(self, flags: int) -> int:  # noqa: N802
         return self.error
@@ -49,18 +49,32 @@ class Driver:
     def cuDeviceGet(self, device: object, ordinal: int) -> int:  # noqa: N802
         return 0
 
+    def cuDeviceGetName(self, name: object, length: int, device: object) -> int:  # noqa: N802
+        name.value = b"Orin"
+        return 0
+
+    def cuDriverGetVersion(self, version: object) -> int:  # noqa: N802
+        ctypes.cast(version, ctypes.POINTER(ctypes.c_int))[0] = 12060
+        return 0
+
     def cuDeviceGetAttribute(self, value: object, key: int, device: object) -> int:  # noqa: N802
-        ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = self.capability[key - targets._CAPABILITY_MAJOR]
+        ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = self.numbers[key - targets._CAPABILITY_MAJOR]
         return 0
 
 
-@pytest.mark.parametrize(("capability", "name"), [((8, 7), "sm87"), ((12, 0), "sm120")])
-def test_the_local_target_is_what_the_driver_says(capability, name, monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(capability))
-    assert local_target() == name
+@pytest.mark.parametrize(("numbers", "name"), [((8, 7), "sm87"), ((12, 0), "sm120")])
+def test_the_local_gpu_is_what_the_driver_says(numbers, name, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(numbers))
+    assert local_gpu() == Gpu(name, "Orin", "12.6")
 
 
 def test_a_driver_without_a_gpu_is_a_device_error(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(error=100))
     with pytest.raises(DeviceError, match="reports error 100"):
-        local_target()
+        local_gpu()
+
+
+def test_architectures_compare_by_number():
+    assert capability("sm120") > capability("sm89")
+    with pytest.raises(InputError, match="called as sm86"):
+        capability("orin")

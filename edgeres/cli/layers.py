@@ -1,0 +1,44 @@
+"""`edgeres layers FILE.json --onnx MODEL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeres.compile.layer_report import LayerReport, ModuleLayers, layer_report
+from edgeres.compile.layers import layers_from
+from edgeres.core.artifacts import OnnxModel
+
+
+@click.command(
+    help="What TensorRT made of each residual module: its kernels, INT8 or not, and where its addition is done."
+    " FILE.json is written by `edgeres compile` on the GPU, or by trtexec"
+    " --profilingVerbosity=detailed --exportLayerInfo."
+)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.json")
+@click.option("--onnx", "model", type=click.Path(path_type=Path), required=True, help="The graph it was built from.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+def layers(file: Path, model: Path, as_json: bool) -> None:
+    """See the help text."""
+    report = layer_report(layers_from(file), OnnxModel(model).proto)
+    if as_json:
+        click.echo(report.model_dump_json())
+    else:
+        _print(report)
+
+
+def _print(report: LayerReport) -> None:
+    width = max((len(module.module) for module in report.modules), default=0)
+    for module in report.modules:
+        click.echo(f"{module.module:{width}}  {_module_text(module)}")
+    kernels = ", ".join(f"{count} {precision}" for precision, count in report.kernels.items())
+    click.echo(f"kernels: {kernels}; {report.reformats} reformats, {report.quantizers} standalone Q or DQ")
+    click.echo(report.headline)
+
+
+def _module_text(module: ModuleLayers) -> str:
+    kernels = ", ".join(kernel.precision for kernel in module.kernels) or "none"
+    copies = f", {module.reformats} reformats" if module.reformats else ""
+    reason = f": {module.reason}" if module.reason else ""
+    return f"kernels {kernels}{copies}; add {module.place}{reason}"

@@ -1,0 +1,65 @@
+"""Options of a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from edgeres.compile.targets import check_rtx_targets
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+
+HARDWARE = {"ampere+": "AMPERE_PLUS", "same-target": "SAME_COMPUTE_CAPABILITY"}  # -> HardwareCompatibilityLevel
+
+
+class CompileConfig(Config):
+    """For which GPU and how hard to try; the batch sizes matter for a dynamic graph only."""
+
+    runtime: Literal["tensorrt-rtx", "tensorrt", "torch-tensorrt"] = Field(
+        "tensorrt-rtx", description="who builds; torch-tensorrt takes float graphs and writes TensorRT's plans"
+    )
+    targets: tuple[str, ...] = Field(
+        ("sm86", "sm89", "sm120"), description="GPU architectures; tensorrt always builds for this machine's"
+    )
+    optimization_level: int | None = Field(None, ge=0, le=5, description="0 quick build to 5 long search")
+    workspace_mib: int | None = Field(None, gt=0, description="scratch memory; default: the whole device")
+    batch_min: int = Field(1, ge=1, description="smallest batch of a dynamic graph")
+    batch_opt: int = Field(8, ge=1, description="batch a dynamic graph is tuned for")
+    batch_max: int = Field(32, ge=1, description="largest batch of a dynamic graph")
+    timing_cache: bool = Field(True, description="keep kernel times between builds with tensorrt, in ~/.cache/edgeres")
+    version_compatible: bool = Field(False, description="let later versions of tensorrt run it; slower")
+    hardware_compatible: Literal["ampere+", "same-target"] | None = Field(
+        None, description="let other GPUs run it, tensorrt on a PC only: from Ampere on, or of one architecture; slower"
+    )
+    dla_core: int | None = Field(None, ge=0, description="build for this DLA of a Jetson, FP16; experimental")
+    calibration_cache: Path | None = Field(None, description="scales for INT8 on a DLA, from edgeres calibrate")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.batch_min <= self.batch_opt <= self.batch_max:
+            raise ValueError(
+                "batch_min <= batch_opt <= batch_max does not hold for"
+                f" {self.batch_min}, {self.batch_opt}, {self.batch_max}"
+            )
+        return self
+
+    def check(self) -> None:
+        """TensorRT-RTX knows the targets, and what only TensorRT can do is asked of TensorRT."""
+        if self.runtime == "tensorrt-rtx":
+            check_rtx_targets(self.targets)
+        for option in ("hardware_compatible", "dla_core"):
+            if getattr(self, option) is not None and self.runtime != "tensorrt":
+                raise InputError(f"--{option.replace('_', '-')} is for --runtime tensorrt, not for {self.runtime}")
+        if self.version_compatible and self.runtime == "tensorrt-rtx":
+            raise InputError("--version-compatible is not for tensorrt-rtx: its plans run on the version they are of")
+        if self.calibration_cache is not None:
+            self._check_cache(self.calibration_cache)
+
+    def _check_cache(self, path: Path) -> None:
+        if self.dla_core is None:
+            raise InputError("--calibration-cache is for --dla-core; for the GPU give a Q/DQ graph (edgeres quantize)")
+        if not path.is_file():
+            raise InputError(f"{path} does not exist")

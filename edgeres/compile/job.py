@@ -1,0 +1,53 @@
+"""What the process that builds is told, and what it answers."""
+
+from __future__ import annotations
+
+from edgeres.core.config import Record
+
+
+class BuildError(Exception):
+    """The binding refused the graph or the options; one line."""
+
+
+class BuildJob(Record):
+    """What to build; paths are absolute. `batch` is (min, opt, max) where the first dimension varies.
+
+    `quantized` and `half` say what the graph holds. `hardware_compatible` is a name of HardwareCompatibilityLevel.
+    `timing_folder` and `gpu` (its name): where measured kernel times are kept; without them none are.
+    `calibration_cache`: a text file of scales for implicit INT8 on a DLA.
+    """
+
+    module: str
+    onnx_path: str
+    plan_path: str
+    quantized: bool
+    half: bool = False
+    targets: tuple[str, ...] = ()
+    batch: tuple[int, int, int]
+    optimization_level: int | None = None
+    workspace_mib: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: str | None = None
+    timing_folder: str | None = None
+    gpu: str | None = None
+    dla_core: int | None = None
+    calibration_cache: str | None = None
+
+
+class Tensor(Record):
+    """An input or output: -1 where the shape varies; `dtype` by TensorRT's name, such as FLOAT."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Built(Record):
+    """What came out besides the plan; `flags` are the names of the BuilderFlags that were set."""
+
+    version: str
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    strongly_typed: bool = True
+    flags: tuple[str, ...] = ()
+    timing_cache: str | None = None
+    notes: tuple[str, ...] = ()

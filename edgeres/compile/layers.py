@@ -1,0 +1,127 @@
+"""Layers of an engine as TensorRT describes them: `trtexec --exportLayerInfo` or the engine inspector, as JSON.
+
+    {"Layers": [{"Name", "LayerType", "Inputs": [...], "Outputs": [...], "Weights": {"Type"}, "Metadata"}, ...]}
+
+A tensor is {"Name", "Dimensions", "Format/Datatype": "Row major Int8 format"} up to TensorRT 10 and has "Format" and
+"DataType" apart from 11 on. With other than detailed profiling verbosity a layer is its name and nothing else.
+
+Source: NVIDIA/TensorRT, sampleEngines.cpp; TensorRT 11 migration guide, IEngineInspector; NVIDIA/TensorRT issue 4020.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from edgeres.core.config import Record
+from edgeres.core.errors import InputError
+
+UNKNOWN = "unknown"
+_TYPES = {
+    "INT8": r"int8|s8",
+    "FP8": r"fp8|e4m3",
+    "FP16": r"fp16|half|f16",
+    "BF16": r"bf16|bfloat16",
+    "FP32": r"fp32|float|f32",
+    "INT32": r"int32|s32",
+    "INT64": r"int64|s64",
+    "BOOL": r"bool",
+}
+_PRECISION = {
+    name: re.compile(rf"(?<![a-z0-9])k?(?:{words})(?![a-z0-9])", re.IGNORECASE) for name, words in _TYPES.items()
+}
+_REFORMAT = "Reformat"
+_NO_KERNEL = frozenset({"NoOp", "Constant", "Signal", "Wait"})
+
+
+class Port(Record):
+    """An input or output of a layer; `precision`: INT8, FP16, FP32, ... or unknown."""
+
+    name: str
+    precision: str
+
+
+class Layer(Record):
+    """One layer: `text` is its name and what TensorRT says it was made from."""
+
+    name: str
+    kind: str
+    text: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    weights: str | None = None
+
+    @property
+    def is_reformat(self) -> bool:
+        """Whether it only copies a tensor into another format or type."""
+        return self.kind == _REFORMAT or self.name.startswith("Reformatting CopyNode")
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it computes."""
+        return not self.is_reformat and self.kind not in _NO_KERNEL
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: the type of its weights, otherwise of what it reads first."""
+        if self.weights is not None:
+            return self.weights
+        return self.inputs[0].precision if self.inputs else UNKNOWN
+
+
+def layers_from(path: Path) -> tuple[Layer, ...]:
+    """The layers in the JSON file `path`, in order of execution; raises InputError if it is something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise InputError(f"cannot read {path}: {err.strerror}") from err
+    except ValueError as err:
+        raise InputError(f"{path} is not readable JSON: {err}") from err
+    return layers_in(content, str(path))
+
+
+def layers_in(content: Any, where: str) -> tuple[Layer, ...]:
+    """The layers of parsed JSON, called `where` in messages; raises InputError if there are none in it."""
+    layers = content.get("Layers") if isinstance(content, dict) else None
+    if not isinstance(layers, list) or not layers:
+        raise InputError(f'{where} holds no layers of an engine ("Layers" is missing or empty)')
+    if any(isinstance(layer, str) for layer in layers):
+        raise InputError(f"{where} has names of layers only; build with --profilingVerbosity=detailed")
+    if not all(isinstance(layer, dict) and isinstance(layer.get("Name"), str) for layer in layers):
+        raise InputError(f"{where}: a layer is no object with a Name")
+    return tuple(_layer(layer) for layer in layers)
+
+
+def precision_in(text: object) -> str:
+    """INT8 in "Thirty-two wide channel vectorized row major Int8 format", FP16 in "Half", ..., or unknown."""
+    if not isinstance(text, str):
+        return UNKNOWN
+    return next((name for name, pattern in _PRECISION.items() if pattern.search(text)), UNKNOWN)
+
+
+def _layer(fields: dict[str, Any]) -> Layer:
+    metadata, weights = fields.get("Metadata"), fields.get("Weights")
+    kind = precision_in(weights.get("Type")) if isinstance(weights, dict) else UNKNOWN
+    return Layer(
+        name=fields["Name"],
+        kind=str(fields.get("LayerType", UNKNOWN)),
+        text="\n".join([fields["Name"], metadata if isinstance(metadata, str) else ""]),
+        inputs=_ports(fields.get("Inputs")),
+        outputs=_ports(fields.get("Outputs")),
+        weights=None if kind == UNKNOWN else kind,
+    )
+
+
+def _ports(tensors: object) -> tuple[Port, ...]:
+    if not isinstance(tensors, list):
+        return ()
+    return tuple(
+        Port(
+            name=str(tensor.get("Name", "")),
+            precision=precision_in(tensor.get("DataType", tensor.get("Format/Datatype"))),
+        )
+        for tensor in tensors
+        if isinstance(tensor, dict)
+    )

@@ -1,0 +1,156 @@
+"""Whether an engine can run on a machine, told before the runtime is asked, in words and with the way out.
+
+    TensorRT      one system, one GPU architecture, one version; with VERSION_COMPATIBLE also later ones (8 -> 10,
+                  10 -> 11, not 8 -> 11), with a hardware level also other GPUs, on no Jetson
+    TensorRT-RTX  the architectures it was built for, one version, any operating system
+
+A plan without a manifest has only its header to be judged by: runtime and version.
+
+Source: TensorRT and TensorRT-RTX documentation, "Engine compatibility"; support matrix of TensorRT 11.4.1. None of it
+has been tried on hardware.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeres.compile.manifest import EngineManifest, manifest_of, this_system
+from edgeres.compile.plan import plan_header
+from edgeres.compile.targets import JETSON_TARGETS, RTX_TARGETS, Gpu, capability, local_gpu
+from edgeres.core.artifacts import Engine
+from edgeres.core.errors import DeviceError, InputError
+
+NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+_PACKAGES = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "tensorrt-rtx": ("tensorrt-rtx",),
+}
+_AMPERE = 80
+_LATER_MAJORS = {(8, 10), (10, 11)}  # a version-compatible plan of the first runs in the second
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine engines run on: `versions` has an entry per installed runtime, `gpu` is None without a driver."""
+
+    system: str
+    gpu: Gpu | None
+    versions: dict[str, str]
+
+
+def this_host() -> Host:
+    """The present machine; nothing is imported."""
+    gpu = None
+    with contextlib.suppress(DeviceError):
+        gpu = local_gpu()
+    found = {runtime: version for runtime in _PACKAGES if (version := _version(runtime)) is not None}
+    return Host(this_system(), gpu, found)
+
+
+def check_runnable(path: Path, host: Host, runtime: str | None = None) -> tuple[str, ...]:
+    """Sentences worth knowing about an engine that runs on `host`, by `runtime` if that is given.
+
+    Raises:
+        DeviceError: it cannot run there; says why and which command builds one that can.
+        InputError: `path` is no plan, or its manifest belongs to another.
+    """
+    header, manifest = plan_header(path), _manifest(path)
+    problem = (
+        _other_runtime(header.runtime, host, runtime)
+        or (_other_system(manifest, header.runtime, host) if manifest else None)
+        or _other_gpu(manifest, header.runtime, host)
+        or _other_version(header.version, manifest, header.runtime, host.versions[header.runtime])
+    )
+    if problem is not None:
+        raise DeviceError(f"{path} {problem}; {_way_out(manifest, host, runtime or header.runtime)}")
+    return _remarks(manifest, host)
+
+
+def _version(runtime: str) -> str | None:
+    for package in _PACKAGES[runtime]:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
+
+
+def _manifest(path: Path) -> EngineManifest | None:
+    engine = Engine(path)
+    return manifest_of(engine) if engine.manifest_path.is_file() else None
+
+
+def _other_runtime(own: str, host: Host, asked: str | None) -> str | None:
+    if asked is not None and asked != own:
+        return f"is an engine of {NAMES[own]}, which {NAMES[asked]} cannot run"
+    if own in host.versions:
+        return None
+    others = [f"{NAMES[name]} {version}" for name, version in host.versions.items()]
+    what = f"{' and '.join(others)} cannot run it" if others else "no other runtime either"
+    return f"is an engine of {NAMES[own]}, which is not installed here ({what})"
+
+
+def _other_system(manifest: EngineManifest, runtime: str, host: Host) -> str | None:
+    if runtime != "tensorrt" or manifest.system is None or manifest.system == host.system:
+        return None
+    return f"was built on {manifest.system} and cannot run on {host.system}"
+
+
+def _other_gpu(manifest: EngineManifest | None, runtime: str, host: Host) -> str | None:
+    if host.gpu is None:
+        return f"needs an NVIDIA GPU{_for(manifest)}, and there is none here"
+    here = host.gpu.target
+    if manifest is None or here in manifest.targets:
+        return None
+    if manifest.hardware_compatible == "AMPERE_PLUS":
+        if here in JETSON_TARGETS:
+            return f"is compatible with GPUs of a PC, not with {here} ({JETSON_TARGETS[here]})"
+        if capability(here) >= _AMPERE:
+            return None
+    return f"was built for {', '.join(manifest.targets)} by {NAMES[runtime]} and cannot run on {here} ({host.gpu.name})"
+
+
+def _other_version(own: str, manifest: EngineManifest | None, runtime: str, here: str) -> str | None:
+    built, present = _numbers(own), _numbers(here)
+    shared = min(len(built), len(present))
+    if built[:shared] == present[:shared]:
+        return None
+    later = built < present and (built[0] == present[0] or (built[0], present[0]) in _LATER_MAJORS)
+    if later and manifest is not None and manifest.version_compatible:
+        return None
+    return f"was built with {NAMES[runtime]} {own} and cannot run with {here}"
+
+
+def _way_out(manifest: EngineManifest | None, host: Host, runtime: str) -> str:
+    """The command that builds one for this machine."""
+    onnx = (manifest.onnx_name if manifest else None) or "MODEL.onnx"
+    if host.gpu is None:
+        return f"run it where its GPU is, or build for another: edgeres compile {onnx} --targets sm86"
+    if runtime == "tensorrt-rtx" and host.gpu.target in RTX_TARGETS:
+        return f"build one for here: edgeres compile {onnx} --targets {host.gpu.target}"
+    return f"build one here: edgeres compile {onnx} --runtime tensorrt"
+
+
+def _remarks(manifest: EngineManifest | None, host: Host) -> tuple[str, ...]:
+    if manifest is None:
+        return ("it has no manifest (not built by edgeres?): its GPU is found out by loading it",)
+    if manifest.runtime == "tensorrt" and manifest.gpu and host.gpu and manifest.gpu != host.gpu.name:
+        return (f"built on {manifest.gpu}, run on {host.gpu.name}: may be slower than one built here",)
+    return ()
+
+
+def _for(manifest: EngineManifest | None) -> str:
+    return f" ({', '.join(manifest.targets)})" if manifest else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(10, 3, 0) of 10.3.0; what is no number ends it."""
+    parts = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        parts.append(int(part))
+    if not parts:
+        raise InputError(f"{version!r} is no version of TensorRT")
+    return tuple(parts)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeres.cli.main import _run
+
+
+@pytest.fixture
+def edgeres(monkeypatch, capfd):
+    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
+        code = _run()
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """x -> conv -> + x."""
+    value = [1, 1, 4, 4]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="layer1.0.conv1"),
+        helper.make_node("Add", ["x", "c"], ["y"], name="layer1.0.add"),
+    ]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 1, 1], [1.0])
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value) for name in "xy"]
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", tensors[:1], tensors[1:], [weight])), path)
+    return path
+
+
+@pytest.fixture
+def description(tmp_path):
+    path = tmp_path / "layers.json"
+    ports = [{"Name": "x", "Format": "kCHW32", "DataType": "Int8"}]
+    layer = {"Name": "layer1.0.conv1 + layer1.0.add", "LayerType": "CaskConvolution", "Inputs": ports, "Outputs": ports}
+    path.write_text(json.dumps({"Layers": [layer]}))
+    return path
+
+
+def test_the_report_names_every_module_and_ends_in_one_line(edgeres, graph, description):
+    code, out, _ = edgeres("layers", description, "--onnx", graph)
+    assert code == 0
+    assert out.splitlines() == [
+        "layer1.0  kernels INT8; add fused in INT8",
+        "kernels: 1 INT8; 0 reformats, 0 standalone Q or DQ",
+        "1/1 residual adds fused in INT8",
+    ]
+
+
+def test_the_report_as_json(edgeres, graph, description):
+    code, out, _ = edgeres("layers", description, "--onnx", graph, "--json")
+    assert code == 0
+    assert json.loads(out)["modules"][0]["addition"] == "fused"
+
+
+def test_a_file_without_layers_is_bad_input(edgeres, graph):
+    code, _, err = edgeres("layers", graph, "--onnx", graph)
+    assert code == 2
+    assert "not readable JSON" in err

@@ -1,0 +1,67 @@
+"""Real builds by TensorRT-RTX, which needs no GPU for them; what it builds is not run anywhere here."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from edgeres.compile.manifest import manifest_of
+from edgeres.compile.plan import plan_header
+from edgeres.compile.stage import CompileConfig, compile_engine
+from edgeres.compile.targets import RTX_TARGETS
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import StageError
+from edgeres.export.stage import ExportConfig, export
+from edgeres.quantize.half import with_half
+from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.stage import QuantizeConfig, quantize
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"),
+]
+PROFILES = {"int8": "tensorrt", "int8+fp16": "tensorrt-fp16"}
+ON_TURING = {"fp16", "int8+fp16"}
+
+
+@pytest.fixture
+def model_of(spec_of, checkpoint_of, tmp_path):
+    """`model_of("int8+fp16", dynamic=True)`."""
+
+    def make(precision: str, *, dynamic: bool) -> OnnxModel:
+        source = export(checkpoint_of(spec_of()), ExportConfig(dynamic=dynamic), tmp_path / "float").output
+        if precision == "fp16":
+            path = tmp_path / "half.onnx"
+            path.write_bytes(with_half(source.proto).SerializeToString())
+            return OnnxModel(path)
+        if precision not in PROFILES:
+            return source
+        scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output
+        return quantize(
+            source, QuantizeConfig(scales=scales.path, profile=PROFILES[precision]), tmp_path / "int8"
+        ).output
+
+    return make
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+def test_every_precision_builds_for_every_architecture(precision, dynamic, model_of, tmp_path):
+    source = model_of(precision, dynamic=dynamic)
+    assert source.precision == precision
+    targets = RTX_TARGETS if precision in ON_TURING else RTX_TARGETS[1:]
+    engine = compile_engine(source, CompileConfig(targets=targets), tmp_path / "out").output
+    manifest = manifest_of(engine)
+    assert plan_header(engine.path).runtime == "tensorrt-rtx"
+    assert (manifest.precision, manifest.targets) == (precision, targets)
+    assert manifest.inputs == {"images": (-1 if dynamic else 1, 1, 8, 8)}
+    assert manifest.dtypes == {"images": "FLOAT", "logits": "FLOAT"}
+    assert (manifest.batch, manifest.strongly_typed) == ((1, 8, 32) if dynamic else (1, 1, 1), True)
+    assert (manifest.onnx_name, manifest.onnx_sha256) == (source.path.name, source.sha256)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_turing_computes_no_fp32_products_and_the_way_out_is_named(precision, model_of, tmp_path):
+    with pytest.raises(StageError, match="for sm75 give it a graph in FP16: edgeres quantize --profile tensorrt-fp16"):
+        compile_engine(model_of(precision, dynamic=False), CompileConfig(targets=("sm75",)), tmp_path / "out")

@@ -114,7 +114,8 @@ def tensorrt(model: Any, placement: Placement, bounds: Bounds, options: Options)
 
 def tensorrt_fp16(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
     """See the module's table."""
-    from edgeres.quantize.half import half_decision, with_half
+    from edgeres.core.half import with_half
+    from edgeres.quantize.half import half_decision
     from edgeres.quantize.insert import with_pairs
 
     return with_half(with_pairs(model, placement, half_decision(model, placement, bounds.decision)))

@@ -164,7 +164,9 @@ def _check_statistics(statistics: Mapping[str, Statistics], recorder: Recorder) 
 
 
 def check_float(model: OnnxModel) -> None:
-    """Raises InputError if `model` holds Q/DQ nodes."""
+    """Raises InputError if `model` holds Q/DQ nodes or is in half precision."""
+    if model.precision == "fp16":
+        raise InputError(f"{model.path} is in FP16; use the float32 model (edgeres export without --half)")
     if "int8" in model.precision:
         raise InputError(f"{model.path} is quantized already; use the float model it was made from")
 

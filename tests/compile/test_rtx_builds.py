@@ -12,8 +12,8 @@ from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.compile.targets import RTX_TARGETS
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import StageError
+from edgeres.core.half import with_half
 from edgeres.export.stage import ExportConfig, export
-from edgeres.quantize.half import with_half
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 

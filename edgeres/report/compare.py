@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Latency, paired_difference
 from edgeres.core.statistics import ratio_interval
+from edgeres.report.networks import predictions_in
 from edgeres.report.summary import Change
-
-_PREDICTION_AND_LABEL = 2  # columns of eval.npy
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def points_between(before: Measured, after: Measured) -> Change | None:
     a, b = before.accuracy, after.accuracy
     if a is None or b is None or (a.dataset, a.split, a.n) != (b.dataset, b.split, b.n):
         return None
-    pair = _predictions_of(before), _predictions_of(after)
+    pair = predictions_in(before.folder, a), predictions_in(after.folder, b)
     if pair[0] is None or pair[1] is None or not np.array_equal(pair[0][:, 1], pair[1][:, 1]):
         return Change(value=100 * (b.top1 - a.top1), versus=before.name)
     difference, half = paired_difference(*(list(table[:, 0] == table[:, 1]) for table in pair if table is not None))
@@ -63,16 +61,3 @@ def size_between(before: Measured, after: Measured) -> Change | None:
     if not before.size_bytes:
         return None
     return Change(value=after.size_bytes / before.size_bytes, versus=before.name)
-
-
-def _predictions_of(measured: Measured) -> NDArray[np.uint16] | None:
-    """Rows (prediction, label) of the predictions file; None if absent, damaged or of other images."""
-    accuracy = measured.accuracy
-    if accuracy is None or accuracy.predictions is None:
-        return None
-    try:
-        table: NDArray[np.uint16] = np.load(measured.folder / accuracy.predictions, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    right = table.shape == (accuracy.n, _PREDICTION_AND_LABEL)
-    return table if right and int((table[:, 0] == table[:, 1]).sum()) == accuracy.correct_top1 else None

@@ -1,13 +1,11 @@
-"""What a file or an architecture is, as plain data: the content of `edgeres show`."""
+"""What a file or an architecture is, as plain data, from which `edgeres show` is made."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
-from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec
 from edgeres.models import modules_of, spec_from_arch
 
@@ -17,8 +15,6 @@ _DEFAULT_CLASSES = {"imagenet": 1000, "cifar": 10}
 def description_of(name: str) -> dict[str, Any]:
     """Of the file `name`, or, if there is none, of the architecture called so; raises InputError if neither."""
     path = Path(name)
-    if path.is_file() and path.suffix == ".json":
-        return _json_description(path)
     if path.is_file() or path.suffix or "/" in name:
         return _model_description(model_from(path))
     spec = spec_from_arch(name, num_classes=_usual_classes(name))
@@ -75,13 +71,3 @@ def _spec_description(spec: ModelSpec) -> dict[str, Any]:
         "preprocess": spec.preprocess.model_dump(mode="json"),
         "modules": modules,
     }
-
-
-def _json_description(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise InputError(f"{path} is not readable JSON: {err}") from err
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a file of edgeres")
-    return {"file": str(path), **content}

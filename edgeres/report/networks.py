@@ -42,16 +42,8 @@ class Network:
 
     @cached_property
     def predictions(self) -> Table | None:
-        """uint16 (n, 2) of prediction and label; None if absent, damaged or of other images than the accuracy."""
-        accuracy = self.accuracy
-        if accuracy is None or accuracy.predictions is None:
-            return None
-        try:
-            table: Table = np.load(self.folder / accuracy.predictions, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
-        is_whole = table.shape == (accuracy.n, _COLUMNS)
-        return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == accuracy.correct_top1 else None
+        """See `predictions_in`."""
+        return predictions_in(self.folder, self.accuracy)
 
 
 class Pair(Record):
@@ -80,6 +72,18 @@ class Pair(Record):
     def p_value(self) -> float:
         """Exact McNemar test of equal accuracy."""
         return mcnemar(self.only_a, self.only_b)
+
+
+def predictions_in(folder: Path, accuracy: Accuracy | None) -> Table | None:
+    """uint16 (n, 2) of prediction and label; None if absent, damaged or of other images than the accuracy."""
+    if accuracy is None or accuracy.predictions is None:
+        return None
+    try:
+        table: Table = np.load(folder / accuracy.predictions, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    is_whole = table.shape == (accuracy.n, _COLUMNS)
+    return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == accuracy.correct_top1 else None
 
 
 def networks_in(folder: RunFolder) -> list[Network]:

@@ -72,6 +72,11 @@ DEVICE_SIDE = (
     "edgeres.prune.config",
     "edgeres.prune.latency",
     "edgeres.prune.goals",
+    "edgeres.bench.versus",
+    "edgeres.report.gate",
+    "edgeres.report.changes",
+    "edgeres.pipeline.rerun",
+    "edgeres.pipeline.show",
 )
 
 

@@ -1,0 +1,240 @@
+"""Is B faster than A? Several interleaved sessions, and a verdict in words.
+
+    r[s, k] = median of A's calls / median of B's calls    in round k of session s; above 1 B is faster
+    speed   = median of r over all rounds
+
+The interval draws sessions with replacement, then rounds within each (a two-level bootstrap): both sides of a round
+shared what disturbed it, which cancels, and every session starts its processes anew, so that the luck of one start
+(memory layout) is in the interval too. A verdict is passed only outside 1 +- `resolution`: below 1 % the luck of
+process starts is all there is to see.
+
+Source: Kalibera & Jones 2013, doi:10.1145/2464157.2464160 (levels of repetition); Efron & Tibshirani 1993, chapter 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from edgeres.bench.stage import BenchConfig, label_of, measure, reason_to_skip
+from edgeres.core.artifacts import Model
+from edgeres.core.config import Config, Record
+from edgeres.core.environment import Environment, available_cores, environment
+from edgeres.core.errors import InputError
+from edgeres.core.metrics import Latency
+from edgeres.core.statistics import Interval, percentile_interval
+
+VerdictWord = Literal["faster", "slower", "not distinguishable", "open", "invalid"]
+Ratios = NDArray[np.float64]
+
+_RESAMPLES = 2000
+_LEVEL = (2.5, 97.5)
+_SPARE = 0.15  # of the cores; what else runs on a desktop at rest stays below it
+_DRIFT = 1.25  # slowest over fastest session of one model; the ratio survives it, the milliseconds do not
+
+
+class VersusConfig(Config):
+    """How to hold models against each other."""
+
+    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    sessions: int = Field(3, ge=2, description="process starts of each model")
+    rounds: int = Field(20, ge=5, description="turns of each model in a session, interleaved")
+    seconds: float = Field(4.0, gt=0, description="time for each model in a session")
+    resolution: float = Field(0.01, gt=0, lt=1, description="smaller differences are not told apart, as a fraction")
+    include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
+    any_load: bool = Field(False, description="pass a verdict even if other programs keep the machine busy")
+    seed: int = Field(0, ge=0, description="of the input images and the order of turns")
+
+    def bench_config(self, session: int) -> BenchConfig:
+        """The options of one session; each has its own order of turns."""
+        return BenchConfig.model_validate(
+            {
+                **self.model_dump(include={"batch", "threads", "rounds", "seconds", "include_qdq"}),
+                "samples": self.rounds,
+                "seed": self.seed + session,
+            }
+        )
+
+
+class Timing(Record):
+    """One model over all sessions."""
+
+    path: str
+    artifact: str
+    runtime: str
+    batch: int
+    threads: int
+    p50_ms: Interval
+    p99_ms: Interval
+    samples: int
+
+
+class Verdict(Record):
+    """B against A: `speed` is how many times as fast B is; `sentence` says it."""
+
+    a: str
+    b: str
+    word: VerdictWord
+    speed: Interval
+    sentence: str
+
+
+class Versus(Record):
+    """Models in the order given, and each from the second on against the first."""
+
+    schema_version: int = 1
+    models: tuple[Timing, ...]
+    verdicts: tuple[Verdict, ...]
+    sessions: int
+    rounds: int
+    resolution: float
+    busy_cores: float | None
+    warnings: tuple[str, ...]
+    environment: Environment
+
+
+def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
+    """Times `models` against the first of them; the same file may be listed twice.
+
+    Raises InputError for fewer than two models, or one that does not run here or says nothing here.
+    """
+    if len(models) < 2:
+        raise InputError("name two models or more: edgeres compare A.onnx B.onnx")
+    for model in models:
+        if reason := reason_to_skip(model, config.bench_config(0)):
+            raise InputError(f"{model.path}: {reason}")
+    done = [measure(models, config.bench_config(index)) for index in range(config.sessions)]
+    series = [[session.latencies[index] for session in done] for index in range(len(models))]
+    busy = max((session.busy_cores for session in done if session.busy_cores is not None), default=None)
+    names = _names_of(models)
+    overload = "" if config.any_load else overloaded(busy, series[0][0].threads)
+    verdicts = tuple(
+        verdict_on((names[0], names[index]), ratios_of(series[0], series[index]), config, invalid=overload)
+        for index in range(1, len(models))
+    )
+    said = dict.fromkeys(warning for session in done for warning in session.warnings)
+    return Versus(
+        models=tuple(_timing(*pair) for pair in zip(models, series, strict=True)),
+        verdicts=verdicts,
+        sessions=config.sessions,
+        rounds=config.rounds,
+        resolution=config.resolution,
+        busy_cores=busy,
+        warnings=(*said, *_drifts(names, series)),
+        environment=environment(),
+    )
+
+
+def ratios_of(before: Sequence[Latency], after: Sequence[Latency]) -> list[Ratios]:
+    """For each session the ratio of the medians of every round: float64 (rounds,)."""
+    return [_round_medians(a) / _round_medians(b) for a, b in zip(before, after, strict=True)]
+
+
+def verdict_on(names: tuple[str, str], ratios: Sequence[Ratios], config: VersusConfig, *, invalid: str = "") -> Verdict:
+    """What `ratios` allow to say; `invalid` is the reason why nothing may be said."""
+    a, b = names
+    speed = speed_interval(ratios, config.seed)
+    word = "invalid" if invalid else word_for(speed, config.resolution)
+    return Verdict(a=a, b=b, word=word, speed=speed, sentence=_sentence(names, word, speed, config, invalid))
+
+
+def speed_interval(ratios: Sequence[Ratios], seed: int = 0) -> Interval:
+    """The median of all rounds and its interval over sessions and rounds; every session has as many rounds."""
+    table = np.stack(ratios)
+    sessions, rounds = table.shape
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(0, sessions, (_RESAMPLES, sessions, 1))
+    within = generator.integers(0, rounds, (_RESAMPLES, sessions, rounds))
+    draws = np.median(table[chosen, within], axis=(1, 2))
+    low, high = np.percentile(draws, _LEVEL)
+    value = float(np.median(table))
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def word_for(speed: Interval, resolution: float) -> VerdictWord:
+    """`open` if the interval is too wide to tell: neither outside 1 +- resolution nor inside it."""
+    low, high = 1 / (1 + resolution), 1 + resolution
+    if speed.low > high:
+        return "faster"
+    if speed.high < low:
+        return "slower"
+    return "not distinguishable" if speed.low >= low and speed.high <= high else "open"
+
+
+def overloaded(busy: float | None, threads: int) -> str:
+    """Why the machine cannot give a model its threads for itself, or an empty string."""
+    cores = available_cores()
+    if busy is None or busy + threads <= (1 + _SPARE) * cores:
+        return ""
+    return f"machine busy, other programs kept {busy:.1f} of {cores} cores"
+
+
+def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config: VersusConfig, invalid: str) -> str:
+    a, b = names
+    percent = f"{100 * config.resolution:g} %"
+    factor = speed if speed.value >= 1 else Interval(value=1 / speed.value, low=1 / speed.high, high=1 / speed.low)
+    figure = f"(95 %: {factor.low:.3f}-{factor.high:.3f})"
+    if word == "invalid":
+        return (
+            f"invalid: {invalid}; stop them, or judge all the same with --any-load"
+            f" ({b} against {a} {speed.value:.3f}x, 95 %: {speed.low:.3f}-{speed.high:.3f})"
+        )
+    if word in {"faster", "slower"}:
+        return f"{b} is {factor.value:.2f}x {word} than {a} {figure}"
+    seen = f"{b} against {a}: {speed.value:.3f}x, 95 %: {speed.low:.3f}-{speed.high:.3f}"
+    if word == "open":
+        return f"undecided at {percent}: {seen}; measure longer: --sessions {2 * config.sessions}"
+    return f"not distinguishable at {percent}: {seen}"
+
+
+def _round_medians(latency: Latency) -> Ratios:
+    edges = np.cumsum(latency.rounds)[:-1]
+    return np.asarray([np.median(part) for part in np.split(np.asarray(latency.samples_ms), edges)])
+
+
+def _timing(model: Model, latencies: Sequence[Latency]) -> Timing:
+    first = latencies[0]
+    whole = first.model_copy(
+        update={
+            "samples_ms": tuple(sample for one in latencies for sample in one.samples_ms),
+            "rounds": tuple(count for one in latencies for count in one.rounds),
+        }
+    )
+    return Timing(
+        path=str(model.path),
+        artifact=model.sha256,
+        p50_ms=percentile_interval(whole, 50),
+        p99_ms=percentile_interval(whole, 99),
+        samples=len(whole.samples_ms),
+        **first.model_dump(include={"runtime", "batch", "threads"}),
+    )
+
+
+def _names_of(models: Sequence[Model]) -> list[str]:
+    """As short as tells them apart; a file listed twice is numbered."""
+    labels = [label_of(model.path) for model in models]
+    paths = [str(model.path) for model in models]
+    names = labels if len(set(labels)) == len(set(paths)) else paths
+    seen: dict[str, int] = {}
+    numbered = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return numbered
+
+
+def _drifts(names: Sequence[str], series: Sequence[Sequence[Latency]]) -> list[str]:
+    found = []
+    for name, latencies in zip(names, series, strict=True):
+        medians = [latency.p50_ms for latency in latencies]
+        if max(medians) > _DRIFT * min(medians):
+            found.append(
+                f"{name}: medians of the sessions from {min(medians):.3f} to {max(medians):.3f} ms: the machine's"
+                " speed changed; the ratio holds, the milliseconds do not"
+            )
+    return found

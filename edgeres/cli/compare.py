@@ -1,0 +1,85 @@
+"""`edgeres compare RUN RUN` and `edgeres compare MODEL MODEL ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeres.bench.versus import Versus, VersusConfig, versus
+from edgeres.cli.options import given, options_of
+from edgeres.core.artifacts import MODEL_KINDS, model_from
+from edgeres.core.config import config_from
+from edgeres.core.errors import InputError
+from edgeres.core.runs import run_named
+from edgeres.report.changes import RunChanges, changes_between
+
+_SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
+
+
+@click.command(
+    help="Two runs (name or folder): what changed, options, machine, results. Model files: which is faster, timed"
+    " against the first in interleaved sessions, with a verdict in words."
+)
+@click.argument("names", nargs=-1, required=True, metavar="A B [C ...]")
+@options_of(VersusConfig)
+@click.option("--across", is_flag=True, help="Runs: compare latencies of different machines or modes too.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+def compare(names: tuple[str, ...], across: bool, as_json: bool, **values: Any) -> None:
+    """See the help text."""
+    files = [_is_model(name) for name in names]
+    if any(files) and not all(files):
+        raise InputError(f"compare runs or model files, not both: {', '.join(names)}")
+    if all(files):
+        if across:
+            raise InputError("--across is for runs: models are always timed here and now")
+        config = config_from(VersusConfig, given(values), "compare", as_options=True)
+        found = versus([model_from(Path(name)) for name in names], config)
+        _print_versus(found, as_json=as_json)
+        return
+    if len(names) != 2:
+        raise InputError(f"name two runs, got {len(names)}: {', '.join(names)} (see: edgeres ls runs)")
+    if chosen := given(values):
+        raise InputError(f"--{next(iter(chosen)).replace('_', '-')} is for model files")
+    a, b = (run_named(name).path for name in names)
+    _print_changes(changes_between(a, b, across=across), as_json=as_json)
+
+
+def _is_model(name: str) -> bool:
+    return Path(name).suffix in _SUFFIXES and not Path(name).is_dir()
+
+
+def _print_versus(found: Versus, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(found.model_dump_json())
+    else:
+        for model in found.models:
+            p50, p99 = model.p50_ms, model.p99_ms
+            click.echo(
+                f"{model.path}: p50 {p50.value:.3f} ms (95 %: {p50.low:.3f} to {p50.high:.3f}), p99 {p99.value:.3f} ms,"
+                f" n = {model.samples:,}, batch {model.batch}, {model.threads} threads, {model.runtime}"
+            )
+        click.echo(f"{found.sessions} sessions of {found.rounds} interleaved rounds, each in new processes")
+        for verdict in found.verdicts:
+            click.echo(click.style(verdict.sentence, bold=True))
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _print_changes(found: RunChanges, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(found.model_dump_json())
+        return
+    click.echo(f"A: {found.a}   B: {found.b}")
+    for title, differences in (("options", found.recipe), ("machine and versions", found.environment)):
+        click.echo(click.style(title, bold=True) + ("" if differences else ": the same"))
+        for difference in differences:
+            click.echo(f"  {difference}")
+    click.echo(click.style("results", bold=True))
+    for change in found.results:
+        click.echo(f"  {change.a}" + (f" / {change.b}" if change.a != change.b else ""))
+        for line in change.lines:
+            click.echo(f"    {line}")
+    for problem in found.problems:
+        click.echo(f"missing: {problem}", err=True)

@@ -1,0 +1,217 @@
+"""Runs a run again, from its recorded options and seeds, and says of every stage whether the numbers agree.
+
+    identical    the same file, bit for bit
+    agrees       cost, precision and modules are exactly the same, and the paired 95 % interval of the accuracies (or,
+                 for latencies on one machine, their two intervals) does not tell the two apart
+    differs      it does, or a figure that must be the same is not
+    not judged   nothing to judge by: the file differs and was not evaluated, another machine, ...
+
+The recipe is recipe.toml, or, where the run was made by single commands, what their reports say. The paired interval
+holds the luck of the images, not that of a training: where threads make a training irreproducible, two trainings
+may well differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeres.core.config import Config, Record, config_from
+from edgeres.core.errors import InputError
+from edgeres.core.names import resolve
+from edgeres.core.runs import RECIPE_NAME, Run, new_run, runs_root
+from edgeres.core.stage import StageReport
+from edgeres.core.statistics import percentile_interval
+from edgeres.pipeline.recipe import MEASURES, Recipe, planned, recipe_from
+from edgeres.pipeline.stages import STAGES
+from edgeres.report.changes import accuracy_line, matched
+from edgeres.report.folder import FinishedStage, run_folder_from
+from edgeres.report.networks import Network, Pair, networks_in, pair_of
+
+Outcome = Literal["identical", "agrees", "differs", "not judged"]
+
+
+class Agreed(Record):
+    """One stage of the run, and of it again."""
+
+    stage: str
+    outcome: Outcome
+    text: str
+
+
+class Rerun(Record):
+    """All stages of both runs; `again` is the new run's folder."""
+
+    schema_version: int = 1
+    run: str
+    again: str
+    stages: tuple[Agreed, ...]
+
+    @property
+    def differing(self) -> tuple[Agreed, ...]:
+        """Stages whose numbers do not agree."""
+        return tuple(stage for stage in self.stages if stage.outcome == "differs")
+
+
+def recipe_of(run: Run) -> Recipe:
+    """What to do to get the run again.
+
+    Raises InputError if nothing is finished, or if stages were made by hand from sources a recipe cannot name.
+    """
+    if (run.path / RECIPE_NAME).is_file():
+        return recipe_from(str(run.path / RECIPE_NAME), {})[0]
+    stages = run_folder_from(run.path).stages
+    _check_sources(stages)
+    own = {stage.name for stage in stages}
+    entries = [_entry_for(stage, own) for stage in stages]
+    if evaluated := [stage.evaluation for stage in stages if stage.evaluation]:
+        entries.append({"use": "eval", **_options_of("eval", evaluated[-1], own)})
+    values = {"name": run.name, "about": f"{run.name}, from the reports of its stages", "stage": entries}
+    recipe = config_from(Recipe, values, str(run.path))
+    planned(recipe, str(run.path))
+    return recipe
+
+
+def name_for(run: Run, name: str | None) -> str:
+    """The new run's name; raises InputError for a name that is the old run's own."""
+    if name is None:
+        return new_run(f"{run.name}-again").name
+    if (runs_root() / name).resolve() == run.path.resolve():
+        raise InputError(f"--name {name} is the run itself; its files are what the new ones are held against")
+    return name
+
+
+def rerun_verdict(run: Run, again: Run) -> Rerun:
+    """One line a stage on whether `again` has the numbers of `run`; raises InputError if one cannot be read."""
+    old, new = run_folder_from(run.path), run_folder_from(again.path)
+    networks = {pair[0].name: pair for pair in matched(networks_in(old), networks_in(new)) if pair[0] is not None}
+    found = []
+    for before, after in matched(old.stages, new.stages):
+        if before is None:
+            continue
+        if after is None:
+            found.append(Agreed(stage=before.name, outcome="not judged", text="the new run has no such stage"))
+        elif before.name in networks:
+            found.append(_network_verdict(*networks[before.name]))
+        else:
+            found.append(_stage_verdict(before, after))
+    return Rerun(run=run.name, again=str(again.path), stages=tuple(found))
+
+
+def _network_verdict(before: Network, after: Network | None) -> Agreed:
+    if after is None:
+        return Agreed(stage=before.name, outcome="not judged", text="the new run made no network here")
+    if unequal := list(_unequal(before, after)):
+        return Agreed(stage=before.name, outcome="differs", text="; ".join(unequal))
+    pair = pair_of(before, after)
+    if before.sha256 == after.sha256:
+        is_off = isinstance(pair, Pair) and pair.same < pair.n
+        text = accuracy_line(before, after, pair) if isinstance(pair, Pair) else "the same file"
+        return Agreed(stage=before.name, outcome="agrees" if is_off else "identical", text=text)
+    if isinstance(pair, str):
+        return Agreed(stage=before.name, outcome="not judged", text=f"the file differs, and {pair}")
+    is_within = pair.points.low <= 0 <= pair.points.high
+    text = accuracy_line(before, after, pair)
+    return Agreed(stage=before.name, outcome="agrees" if is_within else "differs", text=text)
+
+
+def _unequal(before: Network, after: Network) -> Iterator[str]:
+    """Figures that do not depend on chance."""
+    for name in ("precision", "params", "macs", "dropped"):
+        a, b = getattr(before, name), getattr(after, name)
+        if a != b:
+            yield f"{name}: {a} -> {b}"
+
+
+def _stage_verdict(before: FinishedStage, after: FinishedStage) -> Agreed:
+    """Of a stage that makes no network."""
+    a, b = before.report, after.report
+    if a.latency or a.stage == "bench":
+        return _latency_verdict(before.name, a, b)
+    if a.output and b.output and a.output.sha256 == b.output.sha256:
+        return Agreed(stage=before.name, outcome="identical", text="the same file")
+    if a.accuracy and [one.correct_top1 for one in a.accuracy] == [one.correct_top1 for one in b.accuracy]:
+        return Agreed(stage=before.name, outcome="agrees", text=f"every accuracy the same ({len(a.accuracy)})")
+    if a.source and b.source and a.source.sha256 != b.source.sha256:
+        return Agreed(stage=before.name, outcome="not judged", text="its input is not the same file")
+    if _is_of_machine(before):
+        return Agreed(stage=before.name, outcome="not judged", text="holds latencies of its own session")
+    return Agreed(stage=before.name, outcome="differs", text="another result from the same input")
+
+
+def _is_of_machine(stage: FinishedStage) -> bool:
+    return stage.report.stage in {"latency", "sweep"}
+
+
+def _latency_verdict(name: str, before: StageReport, after: StageReport) -> Agreed:
+    pairs = list(zip(before.latency, after.latency, strict=False))
+    if not pairs or len(before.latency) != len(after.latency):
+        return Agreed(stage=name, outcome="not judged", text="not the same models were timed")
+    modes = [[(x.machine, x.batch, x.threads, x.runtime) for x in side] for side in (before.latency, after.latency)]
+    if modes[0] != modes[1]:
+        return Agreed(stage=name, outcome="not judged", text="latencies of another machine or mode")
+    apart = []
+    for a, b in pairs:
+        p, q = percentile_interval(a, 50), percentile_interval(b, 50)
+        if p.high < q.low or q.high < p.low:
+            apart.append(f"p50 {p.value:.3f} -> {q.value:.3f} ms ({a.runtime})")
+    if apart:
+        text = f"{'; '.join(apart)}: outside both intervals, which hold no drift of the machine between the runs"
+        return Agreed(stage=name, outcome="differs", text=text)
+    return Agreed(stage=name, outcome="agrees", text=f"{len(pairs)} medians within their intervals")
+
+
+def _entry_for(stage: FinishedStage, own: Collection[str]) -> dict[str, Any]:
+    """The stage as a recipe has it; `own` names the run's folders."""
+    use = stage.report.stage
+    if use not in STAGES and use not in MEASURES:
+        raise InputError(f"{stage.path}: no stage {use!r} is known here; it was made by another version")
+    return {"use": use, **_options_of(use, stage.report, own)}
+
+
+def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str, Any]:
+    """The options that differ from today's defaults, without what came from the run; some stages ask what was given."""
+    row = STAGES.get(use)
+    kind: type[Config] = row.config_class() if row else resolve(MEASURES[use])
+    taken = {name for name in (row.fills if row else ()) if Path(str(report.config.get(name))).parent.name in own}
+    known = {name: field for name, field in kind.model_fields.items() if name not in {*kind.incidental, *taken}}
+    return {
+        name: value
+        for name, value in report.config.items()
+        if name in known
+        and value is not None
+        and (known[name].is_required() or not _is_same(value, known[name].default))
+    }
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    plain = list(default) if isinstance(default, tuple) else str(default) if isinstance(default, Path) else default
+    return bool(value == plain)
+
+
+def _check_sources(stages: Sequence[FinishedStage]) -> None:
+    """A recipe gives each stage the newest network it can work on: raises InputError where the run did not."""
+    for index, stage in enumerate(stages):
+        row, source = STAGES.get(stage.report.stage), stage.report.source
+        if row is None or row.source is None or source is None:
+            continue
+        usual = next(_outputs_for(stage, reversed(stages[:index])), None)
+        if usual is None:
+            raise InputError(f"{stage.path} was made from {source.path}, which is not of this run: nothing to begin at")
+        if usual.report.output and usual.report.output.sha256 != source.sha256:
+            raise InputError(
+                f"{stage.path} was made from {source.path} and not from the newest network, {usual.name}:"
+                " a run like this cannot be run again as one recipe; run its stages one by one"
+            )
+
+
+def _outputs_for(stage: FinishedStage, earlier: Iterable[FinishedStage]) -> Iterator[FinishedStage]:
+    row = STAGES[stage.report.stage]
+    assert row.source is not None
+    for one in earlier:
+        is_network = one.report.output is not None and one.report.cost is not None
+        suffix = Path(one.report.output.path).suffix if one.report.output else ""
+        is_float = "int8" not in (one.report.precision or "")
+        if is_network and suffix == row.source.suffix and (is_float or not row.float_only):
+            yield one

@@ -1,0 +1,200 @@
+"""What changed between two runs: options, machine and versions, and the results of every stage.
+
+Stages are matched by name and turn: the second `export` of A with the second `export` of B. Accuracies are compared
+image by image (McNemar) where both have predictions of the same images. Latencies of two runs were never interleaved:
+they are compared only on one machine in one mode, and even then what drifted between the sessions is in no interval;
+from different machines or modes only with `across`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeres.core.config import Record
+from edgeres.core.metrics import Latency
+from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
+from edgeres.report.networks import Network, Pair, networks_in, pair_of
+from edgeres.report.wording import count, size
+
+_INCIDENTAL = frozenset({"download"})
+_MODE = ("machine", "runtime", "batch", "threads")
+
+
+class Difference(Record):
+    """One thing that is not the same; None where a run has no such thing."""
+
+    what: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        """`03-prune drop: 2 -> 4`."""
+        return f"{self.what}: {_shown(self.a)} -> {_shown(self.b)}"
+
+
+class StageChange(Record):
+    """Results of one pair of stages, each a line; `pair` and `latency_ratio` (B over A) where they are known."""
+
+    a: str
+    b: str
+    same_file: bool
+    lines: tuple[str, ...]
+    pair: Pair | None = None
+    latency_ratio: Interval | None = None
+
+
+class RunChanges(Record):
+    """Run B against run A."""
+
+    schema_version: int = 1
+    a: str
+    b: str
+    recipe: tuple[Difference, ...]
+    environment: tuple[Difference, ...]
+    results: tuple[StageChange, ...]
+    problems: tuple[str, ...] = ()
+
+
+def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
+    """What changed from the run in the folder `a` to the one in `b`; raises InputError if one cannot be read."""
+    first, second = run_folder_from(a), run_folder_from(b)
+    stages = matched(first.stages, second.stages)
+    networks = matched(networks_in(first), networks_in(second))
+    return RunChanges(
+        a=a.name,
+        b=b.name,
+        recipe=tuple(_recipe_differences(stages, a.name, b.name)),
+        environment=tuple(_environment_differences(first, second)),
+        results=tuple(
+            stage_change(*pair, across=across) for pair in networks if pair[0] is not None and pair[1] is not None
+        ),
+        problems=tuple(f"{folder.path.name}: {problem}" for folder in (first, second) for problem in folder.problems),
+    )
+
+
+def matched(a: Iterable[Any], b: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Stages or networks of both runs by kind and turn, None for what is missing; in A's order, then B's own."""
+    left, right = _by_turn(a), _by_turn(b)
+    return [(left.get(key), right.get(key)) for key in [*left, *(key for key in right if key not in left)]]
+
+
+def stage_change(a: Network, b: Network, *, across: bool = False) -> StageChange:
+    """The results of `b` against those of `a`."""
+    pair = pair_of(a, b)
+    ratio, latency_line = latency_change(a.latency, b.latency, across=across)
+    same = a.sha256 == b.sha256
+    lines = [f"file: {'identical' if same else f'{size(a.size_bytes)} -> {size(b.size_bytes)}'}"]
+    if a.macs != b.macs:
+        lines.append(f"MACs: {count(a.macs)} -> {count(b.macs)} ({b.macs / a.macs:.3f}x)")
+    if a.dropped != b.dropped:
+        lines.append(f"dropped: {', '.join(a.dropped) or 'none'} -> {', '.join(b.dropped) or 'none'}")
+    lines.append(accuracy_line(a, b, pair))
+    if latency_line:
+        lines.append(latency_line)
+    found = pair if isinstance(pair, Pair) else None
+    return StageChange(a=a.name, b=b.name, same_file=same, lines=tuple(lines), pair=found, latency_ratio=ratio)
+
+
+def accuracy_line(a: Network, b: Network, pair: Pair | str) -> str:
+    """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), McNemar p = 0.13, n = 5,000`."""
+    if isinstance(pair, str):
+        return f"top-1: not compared, {pair}"
+    assert a.accuracy is not None
+    assert b.accuracy is not None
+    head = f"top-1: {100 * a.accuracy.top1:.2f} -> {100 * b.accuracy.top1:.2f} %"
+    if pair.same == pair.n:
+        return f"{head}, every prediction the same, n = {pair.n:,}"
+    points = pair.points
+    return (
+        f"{head}, {points.value:+.2f} points (95 %: {points.low:+.2f} to {points.high:+.2f}),"
+        f" McNemar p = {pair.p_value:.2g}, same guess on {pair.agreement.value:.2%}, n = {pair.n:,}"
+    )
+
+
+def latency_change(a: Latency | None, b: Latency | None, *, across: bool) -> tuple[Interval | None, str]:
+    """(median of B over that of A, a line about it); no line if neither was timed."""
+    if a is None or b is None:
+        missing = " and ".join(name for name, one in (("A", a), ("B", b)) if one is None)
+        return None, "" if a is b else f"latency: not compared, not timed in {missing}"
+    differing = [f"{name} {x} and {y}" for name, x, y in _modes(a, b) if x != y]
+    if differing and not across:
+        return None, f"latency: not compared, of {'; '.join(differing)} (all the same: --across)"
+    ratio = _ratio_of_sessions(a, b)
+    why = f"ACROSS {'; '.join(differing)}" if differing else "two sessions, drift between them is not in the interval"
+    return ratio, (
+        f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x"
+        f" (95 %: {ratio.low:.3f} to {ratio.high:.3f}; {why})"
+    )
+
+
+def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:
+    """Ratio of medians of separate sessions: the relative half-widths add as independent errors."""
+    before, after = percentile_interval(a, 50), percentile_interval(b, 50)
+    value = after.value / before.value
+    down = math.hypot(1 - after.low / after.value, before.high / before.value - 1)
+    up = math.hypot(after.high / after.value - 1, 1 - before.low / before.value)
+    return Interval(value=value, low=value * (1 - down), high=value * (1 + up))
+
+
+def _modes(a: Latency, b: Latency) -> Iterator[tuple[str, Any, Any]]:
+    for name in _MODE:
+        yield name, getattr(a, name), getattr(b, name)
+
+
+def _by_turn(items: Iterable[Any]) -> dict[tuple[str, int], Any]:
+    turns: Counter[str] = Counter()
+    found = {}
+    for item in items:
+        kind = item.stage if isinstance(item, Network) else item.report.stage
+        turns[kind] += 1
+        found[kind, turns[kind]] = item
+    return found
+
+
+def _recipe_differences(
+    stages: Iterable[tuple[FinishedStage | None, FinishedStage | None]], a: str, b: str
+) -> Iterator[Difference]:
+    for left, right in stages:
+        if left is None or right is None:
+            one = left or right
+            assert one is not None
+            yield Difference(what=one.name, a="done" if left else None, b="done" if right else None)
+            continue
+        ours, theirs = _options(left.report.config, a), _options(right.report.config, b)
+        for name in dict.fromkeys([*ours, *theirs]):
+            if ours.get(name) != theirs.get(name) and name not in _INCIDENTAL:
+                yield Difference(what=f"{left.name} {name}", a=ours.get(name), b=theirs.get(name))
+
+
+def _options(config: dict[str, Any], run: str) -> dict[str, Any]:
+    """The options, paths into the run itself without the run's name."""
+    inside = re.compile(rf"^(?:.*/)?{re.escape(run)}/(?=\d\d+-[a-z]+/)")
+    return {name: inside.sub("", value) if isinstance(value, str) else value for name, value in config.items()}
+
+
+def _environment_differences(a: RunFolder, b: RunFolder) -> Iterator[Difference]:
+    left, right = _environments(a), _environments(b)
+    for name in dict.fromkeys([*left, *right]):
+        if left.get(name) != right.get(name):
+            yield Difference(what=name, a=left.get(name), b=right.get(name))
+
+
+def _environments(folder: RunFolder) -> dict[str, str]:
+    """Machine, system and versions of all stages; where stages differ, all values."""
+    seen: dict[str, dict[str, None]] = {}
+    for stage in folder.stages:
+        environment = stage.report.environment
+        values = {name: getattr(environment, name) for name in ("machine", "system", "python", "edgeres")}
+        for name, value in {**values, **environment.packages}.items():
+            seen.setdefault(name, {})[str(value)] = None
+    return {name: " / ".join(values) for name, values in seen.items()}
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

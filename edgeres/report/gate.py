@@ -1,0 +1,161 @@
+"""Rules a run must keep, for the CI of users' own models: the newest evaluated network against the run's first.
+
+A rule is kept if the measured value keeps it; with `strict` the whole 95 % interval must. What was not measured
+breaks its rule and says how to measure it. Latency may be of an engine compiled from the network judged, if one was
+timed; a speed-up is against the first network timed in the same session on the same runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pydantic import Field
+
+from edgeres.core.amounts import bytes_from, milliseconds_from
+from edgeres.core.config import Config, Record
+from edgeres.core.errors import InputError
+from edgeres.core.files import write_text
+from edgeres.core.statistics import Interval
+from edgeres.report.gate_figures import FIGURES, Subject, subject_in
+from edgeres.report.networks import ENGINE_STAGE
+
+
+class GateConfig(Config):
+    """The rules; at least one."""
+
+    max_loss: float | None = Field(None, ge=0, description="points of top-1 that may be lost against the first network")
+    min_top1: float | None = Field(None, gt=0, le=100, description="top-1 in percent, at least")
+    min_agreement: float | None = Field(
+        None, gt=0, le=1, description="share of images with the first network's top-1, at least"
+    )
+    max_p50: str | None = Field(None, description="median latency, at most, such as 3ms")
+    max_p99: str | None = Field(None, description="99th percentile of latency, at most, such as 5ms")
+    min_speedup: float | None = Field(None, gt=0, description="times as fast as the first network, at least")
+    max_size: str | None = Field(None, description="size of the file, at most, such as 2MB")
+    strict: bool = Field(False, description="the whole 95 % interval must keep the limit, not only the value")
+
+    def check(self) -> None:
+        """There is a rule, and amounts can be read."""
+        if not self.rules:
+            raise InputError("no rule given; name one, such as --max-loss 0.5 (see: edgeres gate --help)")
+        for rule in self.rules:
+            rule.limit  # noqa: B018  # raises for an amount that cannot be read
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules given, in the order of the fields."""
+        given = ((name, getattr(self, name)) for name in FIGURES)
+        return tuple(Rule(name, value) for name, value in given if value is not None)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One option and what the user gave it."""
+
+    name: str
+    given: float | str
+
+    @property
+    def option(self) -> str:
+        """`--max-p99 5ms`."""
+        given = f"{self.given:g}" if isinstance(self.given, float) else self.given
+        return f"--{self.name.replace('_', '-')} {given}"
+
+    @property
+    def limit(self) -> float:
+        """In the unit of the rule's figure; raises InputError if it cannot be read."""
+        if isinstance(self.given, float):
+            return self.given
+        try:
+            return bytes_from(self.given) if self.name == "max_size" else milliseconds_from(self.given)
+        except InputError as err:
+            raise InputError(f"--{self.name.replace('_', '-')}: {err}") from err
+
+    def keeps(self, value: float) -> bool:
+        """Whether `value` is on the right side of the limit."""
+        return value <= self.limit if self.name.startswith("max") else value >= self.limit
+
+    def is_kept(self, figure: Interval, *, strict: bool) -> bool:
+        """By the value, or by both ends of its interval."""
+        return self.keeps(figure.low) and self.keeps(figure.high) if strict else self.keeps(figure.value)
+
+
+class Outcome(Record):
+    """One rule judged: `figure` is None if it was not measured, `text` says what was seen."""
+
+    rule: str
+    passed: bool
+    stage: str
+    limit: float
+    figure: Interval | None
+    text: str
+
+
+class GateReport(Record):
+    """All rules of one run; `notes` say what the verdict leaves out."""
+
+    schema_version: int = 1
+    run: str
+    first: str
+    judged: str
+    outcomes: tuple[Outcome, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def broken(self) -> tuple[Outcome, ...]:
+        """Rules that were not kept."""
+        return tuple(outcome for outcome in self.outcomes if not outcome.passed)
+
+
+def gate(run: Path, config: GateConfig) -> GateReport:
+    """Judges the run in the folder `run`; raises InputError if it holds no evaluated network or no rule is given."""
+    config.check()
+    subject = subject_in(run)
+    return GateReport(
+        run=run.name,
+        first=subject.first.name,
+        judged=subject.end.name,
+        outcomes=tuple(_outcome(rule, subject, strict=config.strict) for rule in config.rules),
+        notes=tuple(_notes_on(subject)),
+    )
+
+
+def write_junit(report: GateReport, path: Path) -> None:
+    """The report as JUnit XML: one test case a rule."""
+    counts = {"tests": str(len(report.outcomes)), "failures": str(len(report.broken)), "errors": "0"}
+    suite = ElementTree.Element("testsuite", {"name": f"edgeres gate {report.run}", **counts})
+    for outcome in report.outcomes:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": outcome.stage, "name": outcome.rule})
+        if not outcome.passed:
+            ElementTree.SubElement(case, "failure", {"message": outcome.text})
+        ElementTree.SubElement(case, "system-out").text = outcome.text
+    ElementTree.indent(suite)
+    write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, "unicode") + "\n")
+
+
+def _notes_on(subject: Subject) -> list[str]:
+    newest = next((one for one in reversed(subject.networks) if one.stage != ENGINE_STAGE), subject.end)
+    unread = [f"not judged, {problem}" for problem in subject.problems]
+    if newest is subject.end:
+        return unread
+    advice = f"edgeres eval {subject.run / newest.path}"
+    return [f"{subject.end.name} was judged; {newest.name} is newer and not evaluated: {advice}", *unread]
+
+
+def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
+    found = FIGURES[rule.name](subject)
+    if isinstance(found, str):
+        missing = {"passed": False, "stage": subject.end.name, "figure": None, "text": f"not measured: {found}"}
+        return Outcome.model_validate({"rule": rule.option, "limit": rule.limit, **missing})
+    interval = found.interval
+    is_open = rule.keeps(interval.low) != rule.keeps(interval.high)
+    return Outcome(
+        rule=rule.option,
+        passed=rule.is_kept(interval, strict=strict),
+        stage=found.stage,
+        limit=rule.limit,
+        figure=interval,
+        text=found.text + ("; the limit lies within the interval" if is_open else ""),
+    )

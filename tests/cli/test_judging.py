@@ -1,0 +1,86 @@
+"""gate, compare, rerun and show at the command line: exit codes, one line of error, JSON on stdout."""
+
+import json
+import sys
+
+import pytest
+
+from edgeres.cli.main import _run
+
+
+@pytest.fixture
+def edgeres(monkeypatch, capfd):
+    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
+        code = _run()
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def run_twice(edgeres, checkpoint_of, spec_of, tmp_path):
+    """The run `one`, evaluated, and `one-again`."""
+    file = checkpoint_of(spec_of("resnet8")).path
+    recipe = f'name = "one"\ndata = "digits"\n[[stage]]\nuse = "import"\nfile = "{file}"\n'
+    recipe += '[[stage]]\nuse = "export"\n[[stage]]\nuse = "eval"\n'
+    (tmp_path / "one.toml").write_text(recipe)
+    assert edgeres("run", "one.toml")[0] == 0
+    return edgeres("rerun", "one")
+
+
+def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice):
+    code, out, err = run_twice
+    assert code == 0, err
+    assert [line.split()[:2] for line in out.splitlines()] == [["identical", "00-import"], ["identical", "01-export"]]
+    code, out, _ = edgeres("compare", "one", "one-again")
+    assert code == 0
+    assert "options: the same" in out
+    assert out.count("file: identical") == 2
+    code, out, err = edgeres("gate", "one", "--max-loss", "0.5", "--min-agreement", "0.9", "--junit", "gate.xml")
+    assert (code, err) == (0, "")
+    assert [line[:4] for line in out.splitlines()] == ["pass", "pass"]
+    code, out, err = edgeres("gate", "one", "--max-p99", "5ms", "--max-size", "1B")
+    assert code == 1
+    assert [line[:4] for line in out.splitlines()] == ["FAIL", "FAIL"]
+    assert "not measured: 01-export was not timed: edgeres bench --run one" in out
+    assert err.endswith("edgeres: gate: 2 of 2 rules broken by one\n")
+    for arguments in (["compare", "one", "one-again"], ["gate", "one", "--max-loss", "1"], ["show", "one"]):
+        code, out, _ = edgeres(*arguments, "--json")
+        assert code == 0
+        assert json.loads(out)
+    code, out, err = edgeres("rerun", "one", "--name", "one")
+    assert (code, out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gate"], "no rule given"),
+        (["gate", "nosuch", "--max-loss", "1"], "no run 'nosuch'"),
+        (["gate", "--max-loss", "1"], "no current run"),
+        (["gate", "--max-loss", "-1"], "--max-loss"),
+        (["gate", "--min-agreement", "2"], "--min-agreement"),
+        (["gate", "--max-p99", "5"], "write it as 5ms"),
+        (["compare", "a"], "name two runs"),
+        (["compare", "a", "b"], "no run 'a'"),
+        (["compare", "a", "b", "--rounds", "9"], "--rounds is for model files"),
+        (["compare", "a.onnx", "b.onnx"], "a.onnx does not exist"),
+        (["compare", "a.onnx", "b"], "not both"),
+        (["compare", "a.onnx", "b.onnx", "--across"], "--across is for runs"),
+        (["compare", "model.safetensors"], "two models or more"),
+        (["rerun", "nosuch"], "no run 'nosuch'"),
+        (["rerun"], "no current run"),
+        (["show", "nosuch"], "no file, architecture or run"),
+        (["show", "nosuch.json"], "does not exist"),
+    ],
+)
+def test_bad_input_is_one_line(edgeres, checkpoint_of, spec_of, arguments, message):
+    checkpoint_of(spec_of("resnet8"))
+    code, out, err = edgeres(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1

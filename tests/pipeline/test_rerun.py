@@ -1,0 +1,153 @@
+"""A run made again has the same numbers, or the stage that has not is named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from edgeres.core.errors import InputError
+from edgeres.core.runs import Run
+from edgeres.core.stage import REPORT_NAME
+from edgeres.pipeline.chain import Chain, run_of_recipe
+from edgeres.pipeline.recipe import Recipe, planned
+from edgeres.pipeline.rerun import name_for, recipe_of, rerun_verdict
+
+
+@pytest.fixture
+def run(checkpoint_of, spec_of, runs_folder):
+    """Import, prune, export and eval of a random resnet8."""
+    file = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+    stages = (
+        {"use": "import", "file": str(file)},
+        {"use": "lesion", "images": 40, "draws": 0},
+        {"use": "prune", "drop": 1, "images": 50},
+        {"use": "export"},
+        {"use": "eval"},
+    )
+    return executed(Recipe(name="once", data="digits", stage=stages), "once")
+
+
+def executed(recipe, name):
+    run = run_of_recipe(recipe, name)
+    list(Chain(run, planned(recipe, "test")).execute())
+    return run
+
+
+def outcomes(old, new):
+    return {stage.stage: stage.outcome for stage in rerun_verdict(old, new).stages}
+
+
+@pytest.fixture
+def copy(run, runs_folder):
+    shutil.copytree(run.path, runs_folder / "copy")
+    return Run(runs_folder / "copy")
+
+
+def edited(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_run_again_is_identical_stage_by_stage(run):
+    again = executed(recipe_of(run), name_for(run, None))
+    assert again.name == "once-again"
+    assert set(outcomes(run, again).values()) == {"identical"}
+    assert list(outcomes(run, again)) == ["00-import", "01-lesion", "02-prune", "03-export"]
+
+
+def test_a_run_without_its_recipe_is_made_again_from_its_reports(run):
+    (run.path / "recipe.toml").unlink()
+    recipe = recipe_of(run)
+    assert [entry["use"] for entry in recipe.stage] == ["import", "lesion", "prune", "export", "eval"]
+    assert recipe.stage[2]["images"] == 50
+    assert recipe.stage[2] == {"use": "prune", "data": "digits", "drop": 1, "images": 50}
+    assert recipe.stage[4]["data"] == "digits"
+    assert set(outcomes(run, executed(recipe, "again")).values()) == {"identical"}
+
+
+def other_file(copy, stage):
+    edited(copy.path / stage / REPORT_NAME, lambda report: report["output"].update(sha256="0" * 64))
+    edited(copy.path / stage / "eval.json", lambda report: report["accuracy"][0].update(artifact="0" * 64))
+
+
+def flipped(copy, stage, count, *, wrong):
+    """Changes the first `count` predictions that are right to wrong ones, or the other way round."""
+    path = copy.path / stage / "eval.npy"
+    table = np.load(path)
+    right = table[:, 0] == table[:, 1]
+    rows = np.flatnonzero(right if wrong else ~right)[:count]
+    table[rows, 0] = (table[rows, 1] + 1) % 10 if wrong else table[rows, 1]
+    np.save(path, table)
+    correct = int((table[:, 0] == table[:, 1]).sum())
+    edited(copy.path / stage / "eval.json", lambda report: report["accuracy"][0].update(correct_top1=correct))
+
+
+def test_another_file_with_nearly_the_same_guesses_agrees(run, copy):
+    other_file(copy, "02-prune")
+    flipped(copy, "02-prune", 1, wrong=False)
+    assert outcomes(run, copy)["02-prune"] == "agrees"
+
+
+def test_an_accuracy_outside_the_paired_interval_differs(run, copy):
+    other_file(copy, "02-prune")
+    flipped(copy, "02-prune", 100, wrong=False)
+    verdict = rerun_verdict(run, copy)
+    assert [stage.stage for stage in verdict.differing] == ["02-prune"]
+    assert "McNemar" in verdict.differing[0].text
+
+
+def test_figures_that_cannot_differ_by_chance_are_compared_exactly(run, copy):
+    edited(copy.path / "02-prune" / REPORT_NAME, lambda report: report["cost"].update(macs=1))
+    verdict = rerun_verdict(run, copy)
+    assert "macs" in verdict.differing[0].text
+
+
+def test_another_file_that_was_not_evaluated_is_not_judged(run, copy):
+    other_file(copy, "02-prune")
+    (copy.path / "02-prune" / "eval.json").unlink()
+    assert outcomes(run, copy)["02-prune"] == "not judged"
+
+
+def test_another_result_from_the_same_input_differs(run, copy):
+    def change(report):
+        report["output"].update(sha256="0" * 64)
+
+    edited(copy.path / "01-lesion" / REPORT_NAME, change)
+    assert outcomes(run, copy)["01-lesion"] == "differs"
+    edited(copy.path / "01-lesion" / REPORT_NAME, lambda report: report["source"].update(sha256="1" * 64))
+    assert outcomes(run, copy)["01-lesion"] == "not judged"
+
+
+def test_a_stage_the_new_run_lacks_is_not_judged(run, copy):
+    shutil.rmtree(copy.path / "03-export")
+    assert outcomes(run, copy)["03-export"] == "not judged"
+
+
+def test_the_run_itself_is_never_written_over(run):
+    with pytest.raises(InputError, match="is the run itself"):
+        name_for(run, "once")
+    assert name_for(run, "other") == "other"
+
+
+def test_a_run_no_recipe_can_name_is_refused(run):
+    (run.path / "recipe.toml").unlink()
+    edited(run.path / "03-export" / REPORT_NAME, lambda report: report["source"].update(sha256="2" * 64))
+    with pytest.raises(InputError, match="not from the newest network, 02-prune"):
+        recipe_of(run)
+
+
+def test_a_teacher_of_the_run_is_found_again_and_one_from_elsewhere_is_named(run):
+    (run.path / "recipe.toml").unlink()
+    report = run.path / "02-prune" / REPORT_NAME
+    edited(report, lambda content: content["config"].update(latency="runs/once/01-lesion/latency.json"))
+    assert "latency" not in recipe_of(run).stage[2]
+    edited(report, lambda content: content["config"].update(latency="mine/latency.json"))
+    assert recipe_of(run).stage[2]["latency"] == "mine/latency.json"
+
+
+def test_an_empty_run_is_refused(runs_folder):
+    (runs_folder / "empty").mkdir(parents=True)
+    with pytest.raises(InputError, match="no finished stage"):
+        recipe_of(Run(runs_folder / "empty"))

@@ -1,0 +1,107 @@
+"""What changed between two runs is named; what cannot be compared is not compared, and says why."""
+
+import pytest
+
+from edgeres.core.environment import Environment
+from edgeres.core.errors import InputError
+from edgeres.core.stage import write_report
+from edgeres.report.changes import changes_between
+from edgeres.report.folder import run_folder_from
+
+from .conftest import FakeRun
+
+
+@pytest.fixture
+def pair_of_runs(tmp_path):
+    """Two runs: B drops one module more and has no lesion table."""
+    runs = []
+    for name, dropped in (("a", ("layer1.3",)), ("b", ("layer1.3", "layer2.5"))):
+        path = tmp_path / name
+        path.mkdir()
+        run = FakeRun(path)
+        folder, first = run.model("import", "model.safetensors", 3000, config={"file": "x.pt"})
+        run.evaluated(folder, first, 0.92)
+        if name == "a":
+            run.lesion(first)
+        teacher = {"drop": len(dropped), "teacher": f"runs/{name}/00-import/model.safetensors"}
+        folder, pruned = run.model(
+            "prune", "model.safetensors", 2000 - len(dropped), source=first, dropped=dropped, config=teacher
+        )
+        run.evaluated(folder, pruned, 0.90 - 0.01 * len(dropped))
+        run.stage("bench", latency=(run.latency(first, 4.0), run.latency(pruned, 3.0, session=name)))
+        runs.append(run)
+    return runs
+
+
+def changed(runs, **options):
+    a, b = runs
+    return changes_between(a.path, b.path, **options)
+
+
+def test_options_that_differ_are_named_and_paths_into_the_run_itself_are_not(pair_of_runs):
+    found = changed(pair_of_runs)
+    assert [str(one) for one in found.recipe] == ["01-lesion: done -> none", "02-prune drop: 1 -> 2"]
+
+
+def test_stages_are_matched_by_name_and_turn_and_accuracy_by_image(pair_of_runs):
+    first, pruned = changed(pair_of_runs).results
+    assert (pruned.a, pruned.b) == ("02-prune", "01-prune")
+    assert first.same_file
+    assert pruned.pair.n == 5000
+    assert pruned.pair.points.value == pytest.approx(-1.0)
+    assert any("McNemar p = " in line for line in pruned.lines)
+    assert any(line.startswith("MACs: ") for line in pruned.lines)
+    assert "dropped: layer1.3 -> layer1.3, layer2.5" in pruned.lines
+
+
+def test_predictions_that_are_gone_leave_accuracies_uncompared(pair_of_runs):
+    (pair_of_runs[1].path / "01-prune" / "eval.npy").unlink()
+    pruned = changed(pair_of_runs).results[1]
+    assert pruned.pair is None
+    assert any("top-1: not compared, the predictions of 01-prune are missing" in line for line in pruned.lines)
+
+
+def test_latencies_of_one_machine_and_mode_are_compared_with_a_reservation(pair_of_runs):
+    first = changed(pair_of_runs).results[0]
+    assert first.latency_ratio.low <= 1 <= first.latency_ratio.high
+    assert any("drift between them is not in the interval" in line for line in first.lines)
+
+
+@pytest.mark.parametrize(("field", "value"), [("machine", "Other CPU"), ("threads", 7), ("batch", 8)])
+def test_latencies_of_another_machine_or_mode_are_refused_unless_asked_for(pair_of_runs, field, value):
+    stage = run_folder_from(pair_of_runs[1].path).stages[-1]
+    others = tuple(latency.model_copy(update={field: value}) for latency in stage.report.latency)
+    write_report(stage.report.model_copy(update={"latency": others}), stage.path / "report.json")
+    refused, across = changed(pair_of_runs).results[0], changed(pair_of_runs, across=True).results[0]
+    assert refused.latency_ratio is None
+    assert any("not compared" in line and str(value) in line and "--across" in line for line in refused.lines)
+    assert across.latency_ratio is not None
+    assert any("ACROSS" in line for line in across.lines)
+
+
+def test_versions_that_differ_are_named(pair_of_runs):
+    stage = run_folder_from(pair_of_runs[1].path).stages[0]
+    packages = {**stage.report.environment.packages, "torch": "9.9"}
+    other = Environment.model_validate({**stage.report.environment.model_dump(), "packages": packages})
+    write_report(stage.report.model_copy(update={"environment": other}), stage.path / "report.json")
+    assert [str(one) for one in changed(pair_of_runs).environment] == ["torch: 2.6.0 -> 9.9 / 2.6.0"]
+
+
+def test_a_run_is_the_same_as_itself(whole_run):
+    found = changes_between(whole_run.path, whole_run.path)
+    assert (found.recipe, found.environment) == ((), ())
+    assert all(change.same_file for change in found.results)
+    assert all(change.pair is None or change.pair.same == change.pair.n for change in found.results)
+
+
+def test_an_unfinished_stage_is_named_and_the_rest_compared(whole_run, pair_of_runs):
+    (whole_run.path / "03-recover" / "report.json").unlink()
+    found = changes_between(pair_of_runs[0].path, whole_run.path)
+    assert found.problems == ("fake: 03-recover: unfinished (no report.json)",)
+    assert found.results
+
+
+def test_a_folder_without_stages_is_refused(whole_run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no finished stage"):
+        changes_between(whole_run.path, tmp_path / "empty")

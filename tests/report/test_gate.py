@@ -1,0 +1,171 @@
+"""A rule is kept, broken, or not measured, and says of which stage."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from edgeres.core.errors import InputError
+from edgeres.core.stage import write_report
+from edgeres.report.folder import run_folder_from
+from edgeres.report.gate import GateConfig, gate, write_junit
+from edgeres.report.networks import networks_in
+
+
+def judged(run, **rules):
+    return gate(run.path, GateConfig(**rules))
+
+
+def only(report):
+    (outcome,) = report.outcomes
+    return outcome
+
+
+def test_loss_is_paired_and_of_the_newest_evaluated_network_against_the_first(whole_run, paired):
+    outcome = only(judged(whole_run, max_loss=5.0))
+    tables = [np.load(whole_run.path / name / "eval.npy") for name in ("00-import", "05-quantize")]
+    change, half = paired(*tables)
+    assert (outcome.passed, outcome.stage) == (True, "05-quantize")
+    assert outcome.figure.value == pytest.approx(-change)
+    assert outcome.figure.high == pytest.approx(-change + half)
+    assert "against 00-import, n = 5,000" in outcome.text
+    assert not only(judged(whole_run, max_loss=0.0)).passed
+
+
+def test_a_gain_is_no_loss(fake_run):
+    for top1 in (0.80, 0.95):
+        fake_run.evaluated(*fake_run.model("prune", "model.safetensors", 1000 + fake_run.count), top1)
+    assert only(judged(fake_run, max_loss=0)).figure.value == pytest.approx(-15)
+
+
+def test_agreement_counts_equal_guesses_right_or_wrong(whole_run):
+    first, last = (np.load(whole_run.path / name / "eval.npy") for name in ("00-import", "05-quantize"))
+    same = float((first[:, 0] == last[:, 0]).mean())
+    outcome = only(judged(whole_run, min_agreement=same))
+    assert outcome.passed
+    assert outcome.figure.value == pytest.approx(same)
+    assert not only(judged(whole_run, min_agreement=same + 1e-4)).passed
+
+
+def test_strict_asks_the_whole_interval(whole_run):
+    loss = only(judged(whole_run, max_loss=5)).figure
+    limit = (loss.value + loss.high) / 2
+    assert only(judged(whole_run, max_loss=limit)).passed
+    assert "within the interval" in only(judged(whole_run, max_loss=limit)).text
+    assert not only(judged(whole_run, max_loss=limit, strict=True)).passed
+    assert only(judged(whole_run, max_loss=loss.high + 0.01, strict=True)).passed
+
+
+def test_what_was_not_timed_breaks_its_rules_and_says_why(whole_run):
+    report = judged(whole_run, max_p99="5ms", max_p50="5ms", min_speedup=1.0)
+    assert [outcome.passed for outcome in report.outcomes] == [False] * 3
+    assert all("not measured: not timed: placed for TensorRT" in outcome.text for outcome in report.outcomes)
+    assert all(outcome.figure is None for outcome in report.outcomes)
+
+
+def timed(run, *, engine=False):
+    """A float network and its quantized one, timed in one session; with `engine` the engine instead."""
+    folder, first = run.model("export", "model.onnx", 3000)
+    run.evaluated(folder, first, 0.9)
+    folder, last = run.model("quantize", "model.onnx", 1000, source=first, precision="int8")
+    run.evaluated(folder, last, 0.9)
+    if engine:
+        _, last = run.model("compile", "model.plan", 5000, source=last, precision="int8")
+    run.stage("bench", latency=(run.latency(first, 4.0, "ort"), run.latency(last, 2.0, "ort")))
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_latency_is_of_the_network_or_of_the_engine_made_from_it(fake_run, engine):
+    timed(fake_run, engine=engine)
+    report = judged(fake_run, max_p50="2.5ms", max_p99="1ms", min_speedup=1.9)
+    p50, p99, speed = report.outcomes
+    assert {outcome.stage for outcome in report.outcomes} == {"02-compile" if engine else "01-quantize"}
+    assert (p50.passed, p99.passed, speed.passed) == (True, False, True)
+    assert p50.figure.value == pytest.approx(2.0, rel=0.05)
+    assert speed.figure.low <= 2.0 <= speed.figure.high
+    assert "00-export" in speed.text
+
+
+def test_few_calls_have_no_p99(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 3000)
+    fake_run.evaluated(folder, first, 0.9)
+    latency = fake_run.latency(first, 2.0)
+    fake_run.stage("bench", latency=(latency.model_copy(update={"samples_ms": latency.samples_ms[:50], "rounds": ()}),))
+    assert "50 calls are too few for a p99" in only(judged(fake_run, max_p99="5ms")).text
+
+
+def test_size_is_of_the_file(whole_run):
+    assert only(judged(whole_run, max_size="810kB")).passed
+    assert not only(judged(whole_run, max_size="809.9kB")).passed
+
+
+def test_a_first_network_without_evaluation_is_not_passed_over(fake_run):
+    fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(*fake_run.model("export", "model.onnx", 2000), 0.9)
+    fake_run.evaluated(*fake_run.model("quantize", "model.onnx", 1000), 0.9)
+    outcome = only(judged(fake_run, max_loss=50))
+    assert not outcome.passed
+    assert "not measured: 00-import is not evaluated: edgeres eval" in outcome.text
+
+
+def test_one_evaluated_network_has_lost_nothing_that_counts(fake_run):
+    fake_run.evaluated(*fake_run.model("import", "model.safetensors", 3000), 0.9)
+    assert not only(judged(fake_run, max_loss=50)).passed
+
+
+def test_damaged_predictions_are_not_measured(whole_run):
+    (whole_run.path / "05-quantize" / "eval.npy").write_bytes(b"damaged")
+    outcome = only(judged(whole_run, min_agreement=0.1))
+    assert "the predictions of 05-quantize are missing or damaged" in outcome.text
+
+
+def test_a_newer_network_that_is_not_evaluated_is_named(whole_run):
+    (whole_run.path / "05-quantize" / "eval.json").unlink()
+    report = judged(whole_run, max_loss=5)
+    assert report.judged == "04-export"
+    assert "05-quantize is newer and not evaluated" in report.notes[0]
+
+
+def test_a_damaged_stage_is_named_beside_the_verdict(whole_run):
+    (whole_run.path / "05-quantize" / "report.json").write_text("{")
+    (note,) = judged(whole_run, max_loss=5).notes
+    assert note.startswith("not judged, 05-quantize: report.json is not a readable StageReport")
+
+
+def test_a_run_that_was_never_evaluated_is_refused(fake_run):
+    fake_run.model("import", "model.safetensors", 3000)
+    with pytest.raises(InputError, match="no evaluated network; evaluate one: edgeres eval --run fake"):
+        judged(fake_run, max_loss=1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [({}, "no rule given"), ({"max_p99": "5"}, "--max-p99: '5'"), ({"max_size": "2 tons"}, "--max-size: '2 tons'")],
+)
+def test_rules_that_cannot_be_judged_are_refused(rules, message):
+    with pytest.raises(InputError, match=message):
+        GateConfig(**rules).check()
+
+
+def test_junit_has_a_case_a_rule_and_a_failure_for_each_broken_one(whole_run, tmp_path):
+    report = judged(whole_run, max_loss=5, max_p99="5ms", max_size="2MB")
+    write_junit(report, tmp_path / "gate.xml")
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+    cases = {case.get("name"): case.find("failure") for case in suite}
+    assert [name for name, failure in cases.items() if failure is not None] == ["--max-p99 5ms"]
+
+
+def test_networks_keep_what_their_stage_said(whole_run):
+    networks = networks_in(run_folder_from(whole_run.path))
+    assert [one.name for one in networks][-1] == "06-compile"
+    assert networks[-1].not_timed == "built, not run: sm_86"
+    assert networks[1].parent == networks[0].sha256
+
+
+def test_a_report_of_a_later_version_is_still_judged(whole_run):
+    path = whole_run.path / "05-quantize" / "eval.json"
+    report = run_folder_from(whole_run.path).stages[-3].evaluation
+    write_report(report, path)
+    path.write_text(path.read_text().replace("{", '{"added_later": 1,', 1))
+    assert only(judged(whole_run, max_loss=5)).passed

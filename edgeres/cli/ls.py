@@ -6,15 +6,18 @@ import json
 
 import click
 
+from edgeres.bench.devices import devices
 from edgeres.pipeline.listing import LISTINGS, listing
 
+_KNOWN = [*LISTINGS, "devices"]
 
-@click.command(help=f"List what there is: {', '.join(LISTINGS)}.")
-@click.argument("what", type=click.Choice(list(LISTINGS)))
+
+@click.command(help=f"List what there is: {', '.join(_KNOWN)}.")
+@click.argument("what", type=click.Choice(_KNOWN))
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def ls(what: str, as_json: bool) -> None:
     """See the help text."""
-    rows = listing(what)
+    rows = {name: device.line for name, device in devices().items()} if what == "devices" else listing(what)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -21,6 +21,7 @@ STAGE_COMMANDS = {
     "export": "Checkpoint to ONNX, batch norm folded.",
     "calibrate": "Images to INT8 scales.",
     "quantize": "ONNX and scales to an INT8 Q/DQ graph.",
+    "qat": "Train a float ONNX graph under quantization, to INT8.",
     "compile": "ONNX to a TensorRT engine.",
 }
 COMMANDS = {
@@ -37,6 +38,7 @@ COMMANDS = {
     "ls": ("edgeres.cli.ls:ls", "List models, recipes, runs, ..."),
     "lint": ("edgeres.cli.lint:lint", "Check and repair a Q/DQ file for TensorRT."),
     "layers": ("edgeres.cli.layers:layers", "Which layers of an engine run in INT8."),
+    "board": ("edgeres.cli.board:board", "Boards over ssh: add, list, check."),
     "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
 }
 INTERRUPTED = 130

@@ -1,0 +1,174 @@
+"""What board this is: module, L4T and JetPack, TensorRT, CUDA, GPU, power mode, clocks, fan, trtexec.
+
+Files are looked for below the folder in EDGERES_BOARD_ROOT ("/" if unset), which is how tests imitate a board.
+What cannot be found is None or empty: nothing is guessed.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from . import process, trtexec
+
+_TRTEXEC = "usr/src/tensorrt/bin/trtexec"  # where JetPack's package libnvinfer-bin puts it, not on PATH
+_RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
+_MODE = re.compile(r"^NV Power Mode: *(\S+)\s*^(\d+)\s*$", re.MULTILINE)
+_MODEL = re.compile(r"^< *POWER_MODEL +ID=(\d+) +NAME=(\S+) *>", re.MULTILINE)
+_GPU_NAMES = ("gpu", "gv11b", "gp10b", "ga10b", "gm20b")  # how devfreq calls a Jetson's GPU
+JETPACKS = {
+    "32.6.1": "4.6", "32.7.1": "4.6.1", "32.7.2": "4.6.2", "32.7.3": "4.6.3", "32.7.4": "4.6.4", "32.7.5": "4.6.5",
+    "32.7.6": "4.6.6", "35.1": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5": "5.1.3",
+    "36.3": "6.0", "36.4": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1", "36.4.7": "6.2.1", "36.5": "6.2.2",
+    "38.2": "7.0", "38.2.1": "7.0", "38.4": "7.1", "39.2": "7.2",
+}  # fmt: skip
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+
+
+def board() -> "dict[str, object]":
+    """Everything about this board that a measurement has to carry."""
+    tool = trtexec_path()
+    return {
+        "model": _text("proc/device-tree/model"),
+        "compatible": [name for name in _read("proc/device-tree/compatible").split("\0") if name],
+        "l4t": l4t(),
+        "jetpack": JETPACKS.get(_without_zeros(l4t() or "")),
+        "packages": _packages(),
+        "cuda": _cuda(),
+        "capability": _capability(),
+        "power_mode": power_mode(),
+        "power_modes": power_modes(),
+        "gpu_clock": gpu_clock(),
+        "fan": _fan(),
+        "trtexec": tool,
+        "tegrastats": tegrastats_path(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+
+
+def l4t() -> "str | None":
+    """Such as "36.4.3"."""
+    found = _RELEASE.search(_read("etc/nv_tegra_release"))
+    return "{}.{}".format(*found.groups()) if found else None
+
+
+def power_mode() -> "dict[str, object] | None":
+    """Name and id as nvpmodel says them: the same id is another mode on another module."""
+    found = _MODE.search(process.output_of(["nvpmodel", "-q"]))
+    return {"name": found.group(1), "id": int(found.group(2))} if found else None
+
+
+def power_modes() -> "dict[str, int]":
+    """Name -> id of every mode in /etc/nvpmodel.conf."""
+    return {name: int(number) for number, name in _MODEL.findall(_read("etc/nvpmodel.conf"))}
+
+
+def gpu_clock() -> "dict[str, object] | None":
+    """Clock now and its bounds in MHz; `is_locked` where the two bounds are one, as jetson_clocks makes them."""
+    for folder in _found("sys/class/devfreq", "*"):
+        values = [_read_int(folder / key) for key in ("cur_freq", "min_freq", "max_freq")]
+        if any(gpu in folder.name for gpu in _GPU_NAMES) and None not in values:
+            now, low, high = (int(value or 0) // 1000000 for value in values)
+            return {"mhz": now, "min_mhz": low, "max_mhz": high, "is_locked": low == high}
+    return None
+
+
+def throttle_counts() -> "dict[str, int]":
+    """Over-current events since boot (Orin: hwmon files oc1_event_cnt and so on)."""
+    values = {path.name: _read_int(path) for path in _found("sys/class/hwmon", "hwmon*/oc*_event_cnt")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def trtexec_path() -> "str | None":
+    """Where trtexec is: on PATH, or where JetPack puts it."""
+    usual = _path(_TRTEXEC)
+    return shutil.which("trtexec") or (str(usual) if os.access(str(usual), os.X_OK) else None)
+
+
+def tegrastats_path() -> "str | None":
+    """Where tegrastats is; JetPack puts it on PATH."""
+    return shutil.which("tegrastats")
+
+
+def trtexec_options(path: "str") -> "set[str]":
+    """The options that this trtexec knows, from its --help; empty if it cannot be started."""
+    try:
+        done = process.run([path, "--help"], 60.0)
+    except OSError:
+        return set()
+    return trtexec.options_from("\n".join(line for _, line in done.lines))
+
+
+def _packages() -> "dict[str, str]":
+    """Versions of the Debian packages that name a JetPack."""
+    names = ["nvidia-jetpack", "nvidia-l4t-core", "libnvinfer-bin"]
+    done = process.run(["dpkg-query", "-W", "-f=${Package} ${Version}\n", *names], 20.0) if _has_dpkg() else None
+    pairs = [line.split(" ", 1) for _, line in done.lines] if done else []
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) > 1 and pair[0] in names and pair[1].strip()}
+
+
+def _has_dpkg() -> "bool":
+    return shutil.which("dpkg-query") is not None
+
+
+def _cuda() -> "str | None":
+    for name in ("version.json", "version.txt"):
+        found = re.search(r'"version" *: *"(\d+\.\d+)|CUDA Version (\d+\.\d+)', _read("usr/local/cuda/" + name))
+        if found:
+            return found.group(1) or found.group(2)
+    return None
+
+
+def _capability() -> "str | None":
+    """Of the first GPU, asked of the CUDA driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, parts = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    for part, key in zip(parts, (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)):  # noqa: B905
+        if driver.cuDeviceGetAttribute(ctypes.byref(part), key, device):
+            return None
+    return f"{parts[0].value}.{parts[1].value}"
+
+
+def _fan() -> "dict[str, int]":
+    """What the fan is told (0 to 255) and does (turns a minute), where the board says it."""
+    keys = {"pwm1": "pwm", "rpm": "rpm", "fan1_input": "rpm"}
+    values = {keys[path.name]: _read_int(path) for path in _found("sys/class/hwmon", "hwmon*/*") if path.name in keys}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _without_zeros(version: "str") -> "str":
+    """36.4.0 and 36.4 are one release."""
+    return re.sub(r"(?:\.0)+$", "", version)
+
+
+def _text(name: "str") -> "str | None":
+    return _read(name).strip("\0 \n") or None
+
+
+def _read_int(path: "Path") -> "int | None":
+    try:
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _read(name: "str") -> "str":
+    try:
+        return _path(name).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _found(folder: "str", pattern: "str") -> "list[Path]":
+    return sorted(_path(folder).glob(pattern))
+
+
+def _path(name: "str") -> "Path":
+    return Path(os.environ.get("EDGERES_BOARD_ROOT", "/")) / name

@@ -1,0 +1,208 @@
+"""The engine on this board: building it, timing it, weighing its energy, and whether the run can be trusted.
+
+    rest          tegrastats alone
+    performance   trtexec, with tegrastats once a second only for clocks and temperature
+    energy        trtexec again, with tegrastats at its fastest
+
+Performance and energy are runs apart because sampling ten times a second costs CPU time.
+"""
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from . import detect, figures, process, trtexec
+from .sampler import Sample, Sampler
+
+SCHEMA_VERSION = 1
+_WATCH_MS, _SAMPLE_MS = 1000, 100
+_STARTUP_S = 120.0  # loading an engine and CUDA may take this long on a Nano
+
+
+class Plan(NamedTuple):
+    """What to measure; trtexec's files go to `folder`, `extra` are more of its options."""
+
+    engine: "str"
+    batch: "int"
+    warmup_s: "int"
+    duration_s: "int"
+    idle_s: "float"
+    folder: "str"
+    extra: "list[str]"
+
+
+class Refused(Exception):
+    """The board cannot do it; one line that says why and what to do."""
+
+
+class Run(NamedTuple):
+    """One run of trtexec; `window` is when it timed, in monotonic seconds, or None if it did not say."""
+
+    log: "trtexec.Log"
+    times: "list[dict[str, float]]"
+    window: "tuple[float, float] | None"
+
+
+def build(onnx: "str", engine: "str", precision: "str", timeout_s: "float", extra: "list[str]") -> "dict[str, object]":
+    """Builds `engine` from `onnx`; raises Refused with trtexec's own words if it fails, hangs or is not there."""
+    tool, known = _tool()
+    arguments = [tool, *trtexec.build_arguments(known, precision, onnx, engine), *extra]
+    log = _log_of(process.run(arguments, timeout_s), "build", timeout_s)
+    if not Path(engine).is_file():
+        raise Refused("trtexec says PASSED but wrote no engine; disk full?")
+    return {
+        "command": arguments,
+        "tensorrt": log.tensorrt,
+        "facts": log.facts,
+        "warnings": log.warnings,
+        "engine_sha256": sha256_of(engine),
+        "engine_bytes": Path(engine).stat().st_size,
+        "onnx_sha256": sha256_of(onnx),
+        "is_strongly_typed": "--stronglyTyped" in arguments,
+    }
+
+
+def measure(plan: "Plan") -> "dict[str, object]":
+    """Latency and energy of an engine, what the board was doing, and whether all that is valid."""
+    tool, known = _tool()
+    path = detect.tegrastats_path()
+    before, counts = detect.power_mode(), detect.throttle_counts()
+    _say(f"at rest for {plan.idle_s:g} s")
+    with Sampler(path, _SAMPLE_MS) as idle:
+        time.sleep(plan.idle_s)
+    _say(f"performance for {plan.duration_s} s")
+    arguments = [tool, *trtexec.measure_arguments(known, plan.engine, plan.warmup_s * 1000, plan.duration_s)]
+    fast, watch = _run(arguments + plan.extra + _exports(known, plan.folder), plan, path, _WATCH_MS)
+    _say(f"energy for {plan.duration_s} s")
+    weighed, heavy = _run(arguments + plan.extra, plan, path, _SAMPLE_MS)
+    load = heavy.between(*weighed.window) if weighed.window else []
+    watched = watch.between(*fast.window) if fast.window else []
+    samples_ms = [row["computeMs"] for row in fast.times]
+    problems = figures.latency_problems(samples_ms) + figures.clock_problems(watched) + figures.clock_problems(load)
+    problems += _changes(before, counts)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "board": detect.board(),
+        "tensorrt": fast.log.tensorrt,
+        "gpu": fast.log.facts.get("gpu"),
+        "capability": fast.log.facts.get("capability"),
+        "command": arguments + plan.extra,
+        "engine_sha256": sha256_of(plan.engine),
+        "batch": plan.batch,
+        "samples_ms": [round(value, 6) for value in samples_ms],
+        "p50_ms": figures.percentile(samples_ms, 50),
+        "p99_ms": figures.percentile(samples_ms, 99),
+        "images_per_s": _images_per_s(fast.times, plan.batch),
+        "summary": fast.log.summary,
+        "energy": _energy(idle, load, weighed, plan.batch),
+        "heat": figures.heat(idle.samples, load),
+        "damaged_samples": idle.damaged + watch.damaged + heavy.damaged,
+        "is_valid": not problems,
+        "problems": sorted(set(problems)),
+        "warnings": _warnings(path, watched + load, fast.log.warnings),
+        "profile": _text_of(plan.folder, "profile.json"),
+        "layers": _text_of(plan.folder, "layers.json"),
+    }
+
+
+def sha256_of(path: "str") -> "str":
+    """Hex sha256; raises Refused if the file is not there."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                digest.update(chunk)
+    except OSError as err:
+        raise Refused(f"cannot read {path}: {err.strerror}") from err
+    return digest.hexdigest()
+
+
+def _run(arguments: "list[str]", plan: "Plan", tegrastats: "str | None", interval_ms: "int") -> "tuple[Run, Sampler]":
+    """One run of trtexec with tegrastats beside it."""
+    times_file = Path(plan.folder) / "times.json"
+    limit_s = _STARTUP_S + 3 * (plan.warmup_s + plan.duration_s)  # the profile is a run of its own
+    with Sampler(tegrastats, interval_ms) as sampler:
+        done = process.run([*arguments, f"--exportTimes={times_file}"], limit_s)
+    log = _log_of(done, "measurement", limit_s)
+    times = trtexec.times_from(_text_of(plan.folder, "times.json") or "")
+    times_file.unlink()
+    started = [at_s for at_s, line in done.lines if line.endswith(trtexec.STARTED)]
+    window = (started[0] + plan.warmup_s, started[0] + plan.warmup_s + plan.duration_s) if started else None
+    return Run(log, times, window), sampler
+
+
+def _log_of(done: "process.Finished", what: "str", timeout_s: "float") -> "trtexec.Log":
+    """What trtexec said; raises Refused if it did not end well."""
+    text = "\n".join(line for _, line in done.lines)
+    if done.timed_out:
+        raise Refused(f"the {what} hung: trtexec was ended after {timeout_s:.0f} s")
+    try:
+        log = trtexec.log_from(text)
+    except trtexec.DamagedOutput as err:
+        raise Refused(f"the {what} failed: {err}; its last line: {text[-200:].splitlines()[-1:]!r}") from err
+    if done.code != 0 or log.status != "PASSED":
+        how = f"signal {-done.code}" if done.code < 0 else f"exit {done.code}"
+        said = "; ".join(log.errors[:3]) or "it gave no reason"
+        raise Refused(f"the {what} failed: trtexec {log.tensorrt} ended with {how}: {said}")
+    return log
+
+
+def _tool() -> "tuple[str, set[str]]":
+    tool = detect.trtexec_path()
+    if tool is None:
+        raise Refused("no trtexec on this board; install it: sudo apt install libnvinfer-bin")
+    known = detect.trtexec_options(tool)
+    if "loadEngine" not in known:
+        raise Refused(f"{tool} --help does not name --loadEngine; is it TensorRT's trtexec?")
+    return tool, known
+
+
+def _exports(known: "set[str]", folder: "str") -> "list[str]":
+    names = {"exportProfile": "profile.json", "exportLayerInfo": "layers.json"}
+    wanted = [f"--{key}={Path(folder) / name}" for key, name in names.items() if key in known]
+    return wanted + (["--profilingVerbosity=detailed"] if "profilingVerbosity" in known else [])
+
+
+def _changes(mode: "dict[str, object] | None", counts: "dict[str, int]") -> "list[str]":
+    """What happened to the board between start and end."""
+    problems, after = [], detect.power_mode()
+    if after != mode:
+        problems.append(f"the power mode changed from {mode} to {after} during the run")
+    for name, count in detect.throttle_counts().items():
+        if count > counts.get(name, count):
+            problems.append(f"the board throttled: {name} rose from {counts[name]} to {count}")
+    return problems
+
+
+def _energy(idle: "Sampler", load: "list[Sample]", run: "Run", batch: "int") -> "dict[str, object]":
+    if run.window is None:
+        return {"reason": f"trtexec did not say {trtexec.STARTED!r}: when it timed is unknown"}
+    return figures.energy(idle.samples, load, run.times, batch)
+
+
+def _warnings(tegrastats: "str | None", load: "list[Sample]", said: "list[str]") -> "list[str]":
+    found = list(said)
+    if tegrastats is None:
+        found.append("no tegrastats: neither power nor clocks nor temperatures were seen")
+    elif not any(sample.reading.gpu_mhz for sample in load):
+        found.append("tegrastats does not print the GPU's clock here: whether it held still is unknown; run it as root")
+    return found
+
+
+def _images_per_s(times: "list[dict[str, float]]", batch: "int") -> "float | None":
+    span_ms = times[-1]["endComputeMs"] - times[0]["startComputeMs"]
+    return 1000.0 * batch * len(times) / span_ms if span_ms > 0 else None
+
+
+def _text_of(folder: "str", name: "str") -> "str | None":
+    try:
+        return (Path(folder) / name).read_text(errors="replace")
+    except OSError:
+        return None
+
+
+def _say(text: "str") -> "None":
+    sys.stderr.write(f"agent: {text}\n")
+    sys.stderr.flush()

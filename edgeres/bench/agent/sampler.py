@@ -1,0 +1,84 @@
+"""tegrastats beside a measurement: every line with the second it came at."""
+
+import threading
+import time
+from typing import NamedTuple
+
+from . import process
+from .tegrastats import DamagedLine, Reading, reading_from, total_power
+
+
+class Sample(NamedTuple):
+    """A reading and the monotonic second at which its line arrived."""
+
+    at_s: "float"
+    reading: "Reading"
+
+
+class Sampler:
+    """Runs tegrastats while the block runs; `samples` may be read when it has ended.
+
+    A line that cannot be read is counted and never guessed at. Where there is no tegrastats there are no samples.
+    """
+
+    def __init__(self, path: "str | None", interval_ms: "int") -> "None":
+        self.samples = []  # type: list[Sample]
+        self.damaged = 0
+        self._arguments = [path, "--interval", str(interval_ms)] if path else []
+
+    def __enter__(self) -> "Sampler":
+        if self._arguments:
+            self._child = process.start(self._arguments)
+            self._thread = threading.Thread(target=self._collect, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc: "object") -> "None":
+        if self._arguments:
+            process.kill(self._child)
+            self._thread.join(10.0)
+
+    def between(self, start_s: "float", end_s: "float") -> "list[Sample]":
+        """The samples whose line came in that time."""
+        return [sample for sample in self.samples if start_s <= sample.at_s <= end_s]
+
+    def _collect(self) -> "None":
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            self._take(line)
+
+    def _take(self, line: "str") -> "None":
+        try:
+            self.samples.append(Sample(time.monotonic(), reading_from(line)))
+        except DamagedLine:
+            self.damaged += 1
+
+
+def powers_w(samples: "list[Sample]") -> "list[float]":
+    """Total power of each sample that has one."""
+    totals = [total_power(sample.reading) for sample in samples]
+    return [total.mw / 1000.0 for total in totals if total is not None]
+
+
+def rails_w(samples: "list[Sample]") -> "dict[str, float]":
+    """Mean power of each rail."""
+    values = {}  # type: dict[str, list[float]]
+    for sample in samples:
+        for name, mw in sample.reading.power_mw.items():
+            values.setdefault(name, []).append(mw / 1000.0)
+    return {name: sum(seen) / len(seen) for name, seen in sorted(values.items())}
+
+
+def gpu_clocks(samples: "list[Sample]") -> "list[int]":
+    """MHz of the GPU (its fastest part) in each sample that says it."""
+    return [max(sample.reading.gpu_mhz) for sample in samples if sample.reading.gpu_mhz]
+
+
+def hottest_c(samples: "list[Sample]") -> "float | None":
+    """The highest temperature: of the junction (tj) where the board names it, otherwise of the GPU."""
+    found = []
+    for sample in samples:
+        named = {name.lower(): value for name, value in sample.reading.temperature_c.items()}
+        if "tj" in named or "gpu" in named:
+            found.append(named.get("tj", named.get("gpu", 0.0)))
+    return max(found) if found else None

@@ -1,0 +1,99 @@
+"""One line of `tegrastats` to numbers: the grammars of JetPack 4, 5 and 6, 7.0 and 7.2.
+
+    RAM 1841/3956MB ... CPU [41%@1479,off] EMC_FREQ 31%@1600 GR3D_FREQ 97%@921 GPU@39.5C POM_5V_IN 7312/6120
+
+Rails are "name current/average" in mW (JetPack 4), "12mW/11mW" (5, 6) or "12mW/11mW/20mW" with the maximum (7.2).
+The average is since tegrastats started, so only the current value is kept. On an AGX Xavier the rails GPU and CPU
+are called as two temperatures; the units tell them apart.
+"""
+
+import re
+from typing import NamedTuple
+
+INPUT_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")  # the whole module hangs below it: never add other rails to it
+_UNCLEAR_RAILS = ("VDDQ_VDD2_1V8AO",)  # may hang below VIN_SYS_5V0; left out, so that a sum never counts twice
+_THOR_GPU_RAIL, _SYSTEM_RAIL = "VDD_GPU", "VIN_SYS_5V0"  # a plain user of a Thor sees the first without the second
+_SENSOR_OFF_C = -200.0  # -256C is what a sensor without power reads
+
+_START = re.compile(r"(?:(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) )?RAM (\d+)/(\d+)MB(?= )")
+_CPU = re.compile(r" CPU \[((?:(?:off|\d+%(?:@\d+)?),?)+)\](?= |$)")
+_EMC = re.compile(r" EMC_FREQ (\d+)%(?:@(\d+))?(?= |$)")
+_GPU = re.compile(r" GR3D_FREQ (?:(\d+)%)?(?:@(?:\[(\d+(?:,\d+)*)\]|(\d+)))?(?= |$)")
+_TEMPERATURE = re.compile(r" ([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?(?= |$)")
+_POWER = re.compile(r" ([A-Za-z]\w*) (?:(\d+)mW/\d+mW(?:/\d+mW)?|(\d+)/\d+)(?= |$)")
+
+
+class DamagedLine(ValueError):
+    """The line is not one of tegrastats; says which."""
+
+
+class Reading(NamedTuple):
+    """One sample; what a board does not print is None or empty. CPU cores that are off have no clock."""
+
+    date: "str"
+    ram_mb: "int"
+    cpu_mhz: "list[int]"
+    gpu_load: "int | None"
+    gpu_mhz: "list[int]"
+    emc_mhz: "int | None"
+    temperature_c: "dict[str, float]"
+    power_mw: "dict[str, int]"
+
+
+class Power(NamedTuple):
+    """Total power in mW and where it was read; a sum of rails is less than what the board draws."""
+
+    mw: "int"
+    source: "str"
+    is_input: "bool"
+    is_partial: "bool"
+
+
+def reading_from(line: "str") -> "Reading":
+    """The numbers of one line; raises DamagedLine for anything else, also for two lines run into one."""
+    text = line.rstrip("\r\n ")
+    start = _START.match(text)
+    if start is None or text.count("RAM ") != text.count("IRAM ") + 1 or len(_CPU.findall(text)) != 1:
+        raise DamagedLine(f"not a line of tegrastats: {text[:100]!r}")
+    load, mhz = _gpu_of(text)
+    emc = _EMC.search(text)
+    return Reading(
+        start.group(1) or "",
+        int(start.group(2)),
+        [int(core.split("@")[1]) for core in _CPU.findall(text)[0].split(",") if "@" in core],
+        load,
+        mhz,
+        int(emc.group(2)) if emc and emc.group(2) else None,
+        {name: float(value) for name, value in _TEMPERATURE.findall(text) if float(value) > _SENSOR_OFF_C},
+        _rails_of(text),
+    )
+
+
+def total_power(reading: "Reading") -> "Power | None":
+    """From the input rail where there is one, otherwise the sum of the rails; None without rails (TX2 NX)."""
+    rails = reading.power_mw
+    for name in INPUT_RAILS:
+        if name in rails:
+            return Power(rails[name], name, True, False)
+    added = {name: mw for name, mw in rails.items() if name not in _UNCLEAR_RAILS}
+    if not added:
+        return None
+    is_partial = _THOR_GPU_RAIL in added and _SYSTEM_RAIL not in added
+    return Power(sum(added.values()), "sum of " + " + ".join(sorted(added)), False, is_partial)
+
+
+def _gpu_of(text: "str") -> "tuple[int | None, list[int]]":
+    found = _GPU.search(text)
+    if found is None:
+        return None, []
+    clocks = found.group(2) or found.group(3) or ""
+    return int(found.group(1)) if found.group(1) else None, [int(mhz) for mhz in clocks.split(",") if mhz]
+
+
+def _rails_of(text: "str") -> "dict[str, int]":
+    """Rail -> mW now, without the unconnected ones; raises DamagedLine if one is there twice."""
+    found = [(name, int(new or old)) for name, new, old in _POWER.findall(text) if name != "NC"]
+    rails = dict(found)
+    if len(rails) != len(found):
+        raise DamagedLine(f"a rail is there twice, two lines ran into one: {text[:100]!r}")
+    return rails

@@ -1,0 +1,62 @@
+"""`edgeres board add|list|check`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from edgeres.bench.boards import add_board, board_named, boards, session
+from edgeres.bench.devices import device_of
+
+
+@click.group(help="Boards reached over ssh, by the names you give them.")
+def board() -> None:
+    """See the help text."""
+
+
+@board.command(help="Keep a board under NAME; HOST is a Host of ~/.ssh/config, or user@address.")
+@click.argument("name")
+@click.argument("host")
+def add(name: str, host: str) -> None:
+    """See the help text."""
+    added = add_board(name, host)
+    click.echo(f"{added.name}: {added.host}; look at it: edgeres board check {added.name}")
+
+
+@board.command("list", help="The boards that are kept.")
+def list_() -> None:
+    """See the help text."""
+    for one in boards().values():
+        click.echo(f"{one.name}  {one.host}")
+
+
+@board.command(help="Connect and say what board it is and what it can do.")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def check(name: str, as_json: bool) -> None:
+    """See the help text."""
+    with session(board_named(name)) as opened:
+        found = opened.agent("detect")
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    known = device_of(found["model"] or "", tuple(found["compatible"]))
+    mode, clock = found["power_mode"], found["gpu_clock"]
+    return [
+        f"model: {found['model'] or 'unknown'}" + (f" ({known.name}, {known.target})" if known else ""),
+        f"L4T: {found['l4t'] or 'not found'}, JetPack {found['jetpack'] or 'unknown'}",
+        f"CUDA: {found['cuda'] or 'not found'}",
+        f"trtexec: {found['trtexec'] or 'not found; sudo apt install libnvinfer-bin'}",
+        f"tegrastats: {found['tegrastats'] or 'not found: no power, clocks or temperatures'}",
+        f"power mode: {mode['name']} (id {mode['id']})" if mode else "power mode: unknown",
+        f"GPU clock: {clock['min_mhz']} to {clock['max_mhz']} MHz, {'locked' if clock['is_locked'] else 'not locked'}"
+        if clock
+        else "GPU clock: unknown",
+    ]

@@ -1,0 +1,248 @@
+import ast
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import edgeres.bench.agent
+from edgeres.bench.agent import figures
+from edgeres.bench.boards import agent_bytes
+
+SOURCES = sorted(Path(edgeres.bench.agent.__file__).parent.glob("*.py"))
+
+
+def fakes():
+    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pythons():
+    """This Python, and the ones that old JetPacks have where this machine has them too."""
+    found = [sys.executable]
+    for version in ("3.6", "3.8"):
+        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
+        path = str(kept[0]) if kept else shutil.which(f"python{version}")
+        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            found.append(path)
+    return found
+
+
+class Bench:
+    """The agent as one file, in a process, on a pretend Jetson."""
+
+    def __init__(self, root):
+        self.root = root
+        self.environment = fakes().pretend_jetson(root)
+        self.file = root / "agent.pyz"
+        self.file.write_bytes(agent_bytes())
+        (root / "model.onnx").write_bytes(b"onnx")
+        (root / "model.plan").write_bytes(b"plan")
+
+    def start(self, *arguments, python=sys.executable, **more):
+        return subprocess.Popen(
+            [python, str(self.file), *arguments],
+            env={**self.environment, **more},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.root,
+        )
+
+    def run(self, *arguments, python=sys.executable, **more):
+        process = self.start(*arguments, python=python, **more)
+        out, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        return process.returncode, json.loads(out.splitlines()[-1])
+
+    def measure(self, **more):
+        short = ["--warmup-s", "0", "--duration-s", "10", "--idle-s", "0.5", "--batch", "2"]
+        return self.run("measure", "--engine", "model.plan", *short, **more)
+
+    def strays(self):
+        done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if str(self.root / "bin") in line]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    one = Bench(tmp_path)
+    yield one
+    assert one.strays() == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_agent_is_python_3_6_and_needs_nothing_but_itself_and_the_standard_library(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 6))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    absolute = [name.name for node in imports if isinstance(node, ast.Import) for name in node.names]
+    absolute += [node.module for node in imports if isinstance(node, ast.ImportFrom) and node.level == 0]
+    assert {name.partition(".")[0] for name in absolute} <= sys.stdlib_module_names - {"dataclasses", "__future__"}
+    assert "shell=True" not in path.read_text()
+
+
+def test_the_same_sources_are_the_same_file():
+    assert agent_bytes() == agent_bytes()
+
+
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parents[1].name)
+def test_a_board_is_described(bench, python):
+    code, board = bench.run("detect", python=python)
+    assert code == 0
+    assert board["model"] == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
+    assert (board["l4t"], board["jetpack"], board["cuda"]) == ("36.4.3", "6.2", "12.6")
+    assert board["power_mode"] == {"name": "MAXN_SUPER", "id": 2}
+    assert board["power_modes"] == {"15W": 0, "MAXN_SUPER": 2}
+    assert board["gpu_clock"] == {"mhz": 624, "min_mhz": 306, "max_mhz": 1020, "is_locked": False}
+    assert board["fan"] == {"pwm": 128}
+    assert board["packages"]["libnvinfer-bin"] == "10.3.0.30-1+cuda12.5"
+
+
+def test_a_machine_without_anything_is_described_too(bench, tmp_path):
+    code, board = bench.run("detect", EDGERES_BOARD_ROOT=str(tmp_path / "empty"), PATH="/nowhere")
+    assert code == 0
+    assert not any(board[key] for key in ("model", "l4t", "jetpack", "power_mode", "gpu_clock", "trtexec", "packages"))
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "flag", "version"), [("8201", "--int8", "8.2.1"), ("101602", "--stronglyTyped", "10.16.2")]
+)
+def test_an_engine_is_built_with_the_flags_of_that_version(bench, tensorrt, flag, version):
+    code, built = bench.run("build", "--onnx", "model.onnx", "--engine", "new.plan", FAKE_TENSORRT=tensorrt)
+    assert (code, built["tensorrt"], flag in built["command"]) == (0, version, True)
+    assert built["facts"]["build_s"] == 1.5
+    assert built["engine_bytes"] == (bench.root / "new.plan").stat().st_size
+
+
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parents[1].name)
+def test_energy_is_power_above_rest_times_the_time_of_an_image(bench, python):
+    code, result = bench.measure(python=python)
+    energy = result["energy"]
+    assert (code, result["is_valid"], result["problems"]) == (0, True, [])
+    assert (result["p50_ms"], result["p99_ms"], len(result["samples_ms"])) == (2.0, 2.0, 200)
+    assert result["images_per_s"] == pytest.approx(1000.0)
+    assert energy["idle_w"] == pytest.approx(5.0, abs=0.1)
+    assert energy["load_w"] == pytest.approx(9.0, abs=0.4)
+    assert energy["mj_per_image"] == pytest.approx((energy["load_w"] - energy["idle_w"]) * 1.0)
+    assert 0 <= energy["mj_half_width"] < 1
+    assert (energy["source"], energy["is_input"]) == ("VDD_IN", True)
+    assert energy["load_rails_w"]["VDD_SOC"] == pytest.approx(2.317)
+    assert min(energy["idle_samples"], energy["load_samples"]) >= figures.LEAST_SAMPLES
+    assert result["heat"]["gpu_mhz"]["median"] == 624
+    assert result["profile"] == '[{"count": 1}]'
+    assert result["board"]["power_mode"]["name"] == "MAXN_SUPER"
+
+
+@pytest.mark.parametrize(
+    ("mode", "problem"),
+    [
+        ("throttle", "the GPU's clock moved between 400 and 624 MHz"),
+        ("drift", "latency drifted by +20.0 %"),
+        ("newmode", "the power mode changed"),
+    ],
+)
+def test_a_run_that_cannot_be_trusted_says_so(bench, mode, problem):
+    code, result = bench.measure(FAKE_MODE=mode)
+    assert (code, result["is_valid"]) == (0, False)
+    assert any(problem in text for text in result["problems"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("silent", "when it timed is unknown"), ("garbage", "too few power samples")]
+)
+def test_without_knowing_power_or_time_there_is_no_energy(bench, mode, reason):
+    code, result = bench.measure(FAKE_MODE=mode)
+    assert code == 0
+    assert reason in result["energy"]["reason"]
+    assert "mj_per_image" not in result["energy"]
+
+
+def test_a_board_without_tegrastats_is_timed_all_the_same(bench):
+    (bench.root / "bin" / "tegrastats").unlink()
+    code, result = bench.measure()
+    assert (code, result["p50_ms"]) == (0, 2.0)
+    assert any("no tegrastats" in text for text in result["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("bad", "trtexec 10.3.0 ended with exit 1: Failed to parse onnx file"),
+        ("crash", "ended with signal 11"),
+        ("full", "wrote no engine; disk full?"),
+        ("hang", "the build hung: trtexec was ended after 1 s"),
+    ],
+)
+def test_a_build_that_fails_is_one_line(bench, mode, message):
+    job = ["build", "--onnx", "model.onnx", "--engine", "new.plan", "--timeout-s", "1"]
+    code, answer = bench.run(*job, FAKE_MODE=mode)
+    assert (code, list(answer)) == (4, ["error"])
+    assert message in answer["error"]
+    assert "\n" not in answer["error"]
+
+
+def test_a_board_without_trtexec_says_what_to_install(bench):
+    (bench.root / "bin" / "trtexec").unlink()
+    code, answer = bench.measure()
+    assert (code, answer["error"]) == (4, "no trtexec on this board; install it: sudo apt install libnvinfer-bin")
+
+
+def test_when_the_connection_is_lost_nothing_stays_behind(bench):
+    folder = bench.root / "edgeres-run-1"
+    folder.mkdir()
+    job = ["--leash", "--remove", str(folder), "measure", "--engine", "model.plan", "--idle-s", "0.1"]
+    process = bench.start(*job, FAKE_MODE="slowly")
+    wait_until(lambda: (bench.root / "state" / "load").exists())
+    process.stdin.close()
+    process.wait(30)
+    process.stdout.close()
+    process.stderr.close()
+    assert not folder.exists()
+    assert bench.strays() == []
+
+
+def test_an_open_leash_does_not_disturb_the_answer(bench):
+    process = bench.start("--leash", "--remove", "edgeres-run-x", "detect")
+    assert json.loads(process.stdout.readline())["jetpack"] == "6.2"
+    assert process.wait(30) == 0
+    process.communicate()
+
+
+def test_only_folders_of_runs_are_removed(bench):
+    keep = bench.root / "edgeres-precious"
+    keep.mkdir()
+    process = bench.start("--leash", "--remove", str(keep), "detect")
+    process.communicate(timeout=30)
+    assert keep.exists()
+
+
+def test_a_signal_ends_what_was_started(bench):
+    process = bench.start("measure", "--engine", "model.plan", "--idle-s", "0.1", FAKE_MODE="slowly")
+    wait_until(lambda: (bench.root / "state" / "load").exists())
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + 15
+
+
+def wait_until(is_so):
+    for _ in range(500):
+        if is_so():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to that")
+
+
+def test_the_half_width_of_a_constant_is_zero_and_of_noise_is_not():
+    assert figures.half_width([5.0] * 32) == 0
+    assert figures.half_width([float(i % 7) for i in range(64)]) > 0
+
+
+def test_percentiles_are_interpolated():
+    assert [figures.percentile([3.0, 1.0, 2.0], q) for q in (0, 50, 75, 100)] == [1.0, 2.0, 2.5, 3.0]

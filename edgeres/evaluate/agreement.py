@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,33 +134,23 @@ class ScaledSimilarity:
     The scale of a channel is the one of least squares, so what is left is what no factor explains.
     """
 
-    power_a: NDArray[np.float64] | None = None
-    power_b: NDArray[np.float64] | None = None
-    product: NDArray[np.float64] | None = None
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 1)))  # a a, b b, a b by channel
 
     def add(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
         """Counts arrays of one shape (N, C, ...)."""
         x, y = (array.astype(np.float64).reshape(*array.shape[:2], -1) for array in (a, b))
-        sums = [np.einsum("ncp,ncp->c", one, other) for one, other in ((x, x), (y, y), (x, y))]
-        if self.power_a is None or self.power_b is None or self.product is None:
-            self.power_a, self.power_b, self.product = sums
-        else:
-            self.power_a, self.power_b, self.product = (
-                self.power_a + sums[0],
-                self.power_b + sums[1],
-                (self.product + sums[2]),
-            )
+        products = [np.einsum("ncp,ncp->c", one, other) for one, other in ((x, x), (y, y), (x, y))]
+        self.sums = self.sums + np.stack(products)
 
     def likeness(self, name: str) -> Likeness:
         """The figures of what was added."""
-        assert self.power_a is not None and self.power_b is not None
-        assert self.product is not None
-        fit = np.divide(self.product, self.power_b, out=np.zeros_like(self.product), where=self.power_b > 0)
+        power_a, power_b, product = self.sums
+        fit = np.divide(product, power_b, out=np.zeros_like(product), where=power_b > 0)
         whole = Similarity(
-            power_a=float(self.power_a.sum()),
-            power_b=float((fit**2 * self.power_b).sum()),
-            product=float((fit * self.product).sum()),
-            noise=float(np.maximum(self.power_a - fit * self.product, 0).sum()),
+            power_a=float(power_a.sum()),
+            power_b=float((fit**2 * power_b).sum()),
+            product=float((fit * product).sum()),
+            noise=float(np.maximum(power_a - fit * product, 0).sum()),
         )
         return whole.likeness(name)
 

@@ -2,7 +2,8 @@
 
 It starts from the bounds of a scale table, batch norms are folded already, and weights, biases and bounds are trained
 together against the float graph's own logits; labels are optional. A part of the train images is held out: the weights
-that do best on it are kept, so that on these images the result is never worse than PTQ. val is never looked at.
+closest to float there are kept (with labels, those with the smallest sum of both losses), so that on these images the
+result is never worse than PTQ. val is never looked at.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
-from edgeres.core.artifacts import OnnxModel
+from edgeres.core.artifacts import SCALED_KEY, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.quantize.calibrators import CALIBRATORS
+from edgeres.quantize.choosing import SCALING, CalibrationImages, bounds_by, check_improvements, improved
 from edgeres.quantize.scales import check_float
 from edgeres.train.config import LoopConfig
 
@@ -48,6 +50,7 @@ class QatConfig(LoopConfig):
     distill: float = Field(default=1.0, ge=0, description="weight of the float graph's logits")
     finetune: float = Field(default=0.0, ge=0, description="weight of the cross-entropy with labels")
     temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
+    improve: tuple[str, ...] = Field(default=(), description="start from equalize, channels, bias of edgeres quantize")
     stem: bool = Field(default=True, description="quantize the first layer")
     head: bool = Field(default=True, description="quantize the last layer")
     epochs: int = Field(default=3, ge=1, description="passes over the images")
@@ -63,6 +66,9 @@ class QatConfig(LoopConfig):
     def check(self) -> None:
         """The calibrator exists and something is learned from."""
         lookup(CALIBRATORS, self.method, "calibrator")
+        check_improvements(self.improve)
+        if "rounding" in self.improve:
+            raise InputError("--improve rounding fixes the weights that are to be trained; leave it out")
         if not (self.distill or self.finetune):
             raise InputError("--distill 0 and --finetune 0 leave nothing to learn from")
 
@@ -86,6 +92,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     """
     from edgeres.quantize.insert import with_pairs
     from edgeres.quantize.placement import placement_of
+    from edgeres.quantize.profiles import set_metadata
     from edgeres.quantize.stage import write_quantized
     from edgeres.train.processes import is_main, wait_for_all
     from edgeres.train.state import clear_state
@@ -98,11 +105,14 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     done = trained(source, placement, start, config=config, out_dir=out_dir)
     path = out_dir / FILE_NAME
     if is_main():
-        write_quantized(with_pairs(source.proto, placement, done.decision), source, path)
+        model = with_pairs(source.proto, placement, done.decision)
+        if set(config.improve) & SCALING:
+            set_metadata(model, SCALED_KEY, "1")
+        write_quantized(model, source, path)
         clear_state(out_dir)
     wait_for_all()
     recorder.results |= _results(done, config)
-    recorder.notes.append(_note(done))
+    recorder.notes.append(_note(done, config))
     output = OnnxModel(path)
     return StageResult(output, recorder.finish(output))
 
@@ -128,13 +138,14 @@ def trained(source: OnnxModel, placement: Placement, start: Decision, *, config:
 
 def _start(source: OnnxModel, placement: Placement, config: QatConfig) -> Decision:
     """The table's bounds by the method; tensors that were always zero get a usual one."""
-    from edgeres.quantize.choosing import bounds_by
     from edgeres.quantize.decision import Decision
     from edgeres.quantize.stage import DEAD_AMAX, QuantizeConfig, table_for
 
     table = table_for(source, QuantizeConfig(scales=config.scales, method=config.method))
     bounds = bounds_by(table, config.method, placement.observed)
-    return Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()})
+    start = Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()})
+    images = CalibrationImages(source, table, config.data)
+    return improved(source.proto, placement, start, config.improve, images)
 
 
 def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:
@@ -153,19 +164,23 @@ def _plan(teacher: Any, held_out: tuple[Split, OnnxModel], learned: int, config:
     """How many steps, and a look at the divergence from float on held-out images now and then."""
     import numpy as np
     import torch
+    from torch.nn import functional
 
     from edgeres.quantize.auto import fidelity_of, logits_of
     from edgeres.train.plan import Plan
 
     split, source = held_out
-    images = np.concatenate([x for x, _ in split.batches(source.spec, config.batch)])
+    pieces = list(split.batches(source.spec, config.batch))
+    images = np.concatenate([x for x, _ in pieces])
+    labels = torch.from_numpy(np.concatenate([y for _, y in pieces]))
     reference = logits_of(teacher, images)
 
     def divergence(network: Any) -> float:
         device = next(network.parameters()).device
         with torch.inference_mode():
-            logits = [network(torch.from_numpy(x).to(device)).cpu() for x in np.array_split(images, _LOOKS)]
-        return fidelity_of(reference, torch.cat(logits)).kl
+            logits = torch.cat([network(torch.from_numpy(x).to(device)).cpu() for x in np.array_split(images, _LOOKS)])
+        loss = float(functional.cross_entropy(logits, labels)) if config.finetune else 0.0
+        return config.distill * fidelity_of(reference, logits).kl + config.finetune * loss
 
     per_epoch = learned // config.batch
     steps = config.epochs * per_epoch
@@ -205,11 +220,12 @@ def _results(done: Trained, config: QatConfig) -> dict[str, Any]:
         "images_per_s": round(fitted.images_per_s, 1),
         "held_out": done.held_out,
         "best_step": best[0],
-        "held_out_kl": best[1],
-        "held_out_kl_first": fitted.looks[0][1],
+        "held_out_loss": best[1],
+        "held_out_loss_first": fitted.looks[0][1],
     }
 
 
-def _note(done: Trained) -> str:
+def _note(done: Trained, config: QatConfig) -> str:
+    what = "loss (KL from float and cross-entropy, as weighted)" if config.finetune else "KL from float"
     first, best = done.fitted.looks[0][1], min(value for _, value in done.fitted.looks)
-    return f"KL from float on {done.held_out} held-out train images: {first:.2g} before training, {best:.2g} after"
+    return f"{what} on {done.held_out} held-out train images: {first:.2g} before training, {best:.2g} after"

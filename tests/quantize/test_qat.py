@@ -24,7 +24,7 @@ def test_it_writes_a_clean_int8_graph_that_is_no_further_from_float(calibrated, 
     source, scales = calibrated
     result = qat(source, config_of(scales), tmp_path / "out")
     results = result.report.results
-    assert results["held_out_kl"] <= results["held_out_kl_first"]
+    assert results["held_out_loss"] <= results["held_out_loss_first"]
     assert results["held_out"] == 20
     assert result.output.precision == "int8"
     assert result.output.card.parent == source.sha256

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from edgeres.prune.recover import recover as recover
     from edgeres.prune.stage import prune as prune
     from edgeres.prune.sweep import sweep as sweep
+    from edgeres.quantize.qat import QatConfig as QatConfig
+    from edgeres.quantize.qat import qat as qat
     from edgeres.quantize.scales import CalibrateConfig as CalibrateConfig
     from edgeres.quantize.scales import calibrate as calibrate
     from edgeres.quantize.stage import QuantizeConfig as QuantizeConfig
@@ -87,6 +89,7 @@ _PLACES = {
     "edgeres.prune.config": ("PruneConfig", "SweepConfig"),
     "edgeres.prune.stage": ("prune",),
     "edgeres.prune.sweep": ("sweep",),
+    "edgeres.quantize.qat": ("QatConfig", "qat"),
     "edgeres.quantize.scales": ("CalibrateConfig", "calibrate"),
     "edgeres.quantize.stage": ("QuantizeConfig", "quantize"),
     "edgeres.report.stage": ("ReportConfig", "report"),

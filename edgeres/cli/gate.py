@@ -9,7 +9,7 @@ import click
 
 from edgeres.cli.options import given, options_of
 from edgeres.core.config import config_from
-from edgeres.core.errors import StageError
+from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import run_named
 from edgeres.report.gate import GateConfig, GateReport, gate, write_junit
 
@@ -28,6 +28,8 @@ def gate_command(run: str | None, junit: Path | None, as_json: bool, **values: A
     config = config_from(GateConfig, given(values), "gate", as_options=True)
     config.check()
     report = gate(run_named(run).path, config)
+    if junit is not None and junit.suffix != ".xml":
+        raise InputError(f"--junit {junit}: gate writes an .xml file; name it so")
     if junit is not None:
         write_junit(report, junit)
     if as_json:

@@ -75,6 +75,7 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
 
 
 def _check_source(source: OnnxModel, config: CompileConfig) -> None:
+    _ = source.card  # refused now rather than after the build
     if source.profile == FUSED_PROFILE:
         raise InputError(
             f"{source.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"

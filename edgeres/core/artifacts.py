@@ -127,6 +127,8 @@ class OnnxModel(Model):
     @property
     def batch(self) -> int | None:
         """Images per call the graph is fixed to, or None if dynamic."""
+        if not self.proto.graph.input:
+            raise InputError(f"{self.path} is not a network: the graph has no input")
         dim = self.proto.graph.input[0].type.tensor_type.shape.dim[0]
         return dim.dim_value if dim.HasField("dim_value") else None
 

@@ -114,9 +114,12 @@ def checked_model(path: Path) -> Any:
 
 
 def _repaired(path: Path, out: Path, model: Any, config: LintConfig, report: LintReport) -> LintReport:
+    from edgeres.quantize.lint import lint
     from edgeres.quantize.repair import repair
 
     result = repair(model)
+    if len(problems(lint(result.model))) >= len(problems(lint(model))):
+        return report
     with written(out) as temporary:
         temporary.write_bytes(_serialized(result.model, path))
         checked_model(temporary)

@@ -79,6 +79,8 @@ def name_for(run: Run, name: str | None) -> str:
         return new_run(f"{run.name}-again").name
     if (runs_root() / name).resolve() == run.path.resolve():
         raise InputError(f"--name {name} is the run itself; its files are what the new ones are held against")
+    if (runs_root() / name).is_dir() and not (runs_root() / name / RECIPE_NAME).is_file():
+        raise InputError(f"--name {name} is another run, which no recipe made; name a new one")
     return name
 
 

@@ -74,7 +74,7 @@ def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Boun
         name: fidelity_of(reference, logits_of(Simulation(model, placement, Decision(amax)), held_out)).sqnr_db
         for name, amax in candidates.items()
     }
-    chosen = max(reversed(list(found)), key=lambda name: found[name])
+    chosen = max(found, key=lambda name: found[name])  # a tie goes to the fixed method, which comes first
     amax = {tensor: candidates[chosen][tensor] for tensor in placement.observed}
     if chosen != AUTO:
         method_of = dict.fromkeys(placement.observed, chosen)

@@ -168,7 +168,7 @@ def _reason(
     kind = "measured" if chosen.labelled else "expected"
     before = f"{kind} loss with everything in INT8 {all_int8.loss:.2f} +- {all_int8.loss_half_width:.2f} points"
     if not keep:
-        return f"{before}, at most {max_loss:g} allowed: nothing is left out ({_limits(chosen)})"
+        return f"{before}, at most {max_loss:g} allowed: nothing is left float ({_limits(chosen)})"
     share = sum(costs[unit] for unit in keep) / sum(costs.values())
     caused = ", ".join(
         f"{unit} ({noise[unit] / sum(noise.values()):.0%})" for unit in sorted(keep, key=lambda u: -noise[u])

@@ -58,7 +58,8 @@ class CalibrateConfig(Config):
             lookup(CALIBRATORS, method, "calibrator")
         if self.trt_cache is not None:
             version_number(self.trt_cache)
-            lookup(dict.fromkeys(self.methods), self.trt_method, "calibrator")
+            if self.trt_method not in self.methods:
+                raise InputError(f"--trt-method {self.trt_method} is not among --methods {', '.join(self.methods)}")
 
 
 class TensorScale(Record):
@@ -192,7 +193,7 @@ def _written(
     write_text(path, table.model_dump_json(indent=1) + "\n")
     if config.trt_cache is not None:
         write_text(out_dir / CACHE_NAME, trt_cache_from(table, config.trt_method, config.trt_cache))
-        about = f"{CACHE_NAME} is for TensorRT {config.trt_cache}, {config.trt_method}; never run on hardware"
+        about = f"the calibration cache is for TensorRT {config.trt_cache}, {config.trt_method}; never run on hardware"
         recorder.notes.append(about)
         log.info(about)
     recorder.results |= {"images": table.n, "tensors": len(table.tensors), "methods": list(table.methods)}

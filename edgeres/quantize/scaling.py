@@ -56,7 +56,8 @@ def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Deci
         for name, found in candidates.items()
     }
     best = max(decibels, key=lambda name: decibels[name])
-    log.info("channels: %s taken, %s", best, ", ".join(f"{name} {value:.2f} dB" for name, value in decibels.items()))
+    verdict = "taken" if best == "scaled" else "not taken"
+    log.info("channels %s: %.2f dB scaled, %.2f dB as given", verdict, decibels["scaled"], decibels["as given"])
     return candidates[best]
 
 

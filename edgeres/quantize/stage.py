@@ -40,6 +40,10 @@ from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
 FILE_NAME = "model.int8.onnx"
 DEAD_AMAX = 1.0  # a tensor that was always zero; anything rare it may hold elsewhere is kept up to 1
 
+_NOTHING_LEFT = "nothing is left to quantize, every layer stays float; allow more --max-loss or --keep fewer"
+_LEAST_SHARE = 1e-4  # of the largest value: below it everything would be clipped
+_BEYOND = 2.0  # a bound may be as far above the largest value seen as a wide bin, never more
+
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +73,10 @@ class QuantizeConfig(Config):
         needless = [name for name, given in self._of_tensorrt().items() if given and self.profile == "ort-cpu"]
         if needless:
             raise InputError(f"{needless[0]} is for the tensorrt profiles; leave it out with --profile ort-cpu")
+        if self.labels and self.max_loss is None:
+            raise InputError("--labels belongs to --max-loss; leave it out, or say how much may be lost")
+        if self.reduce_range != "auto" and self.profile != "ort-cpu":
+            raise InputError("--reduce-range belongs to --profile ort-cpu; TensorRT has no use for it")
 
     def _of_tensorrt(self) -> dict[str, bool]:
         return {
@@ -94,13 +102,15 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
         stem=config.stem, head=config.head, keep=(*config.keep, *chosen.keep), reduce_range=config.reduce_range
     )
     extremes = {name: (one.minimum, one.maximum) for name, one in table.tensors.items()}
+    placement = placement_for(source.proto, config.profile, options)
+    if not placement.layers:
+        raise InputError(_NOTHING_LEFT)
     model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
     if set(config.improve) & SCALING:
         set_metadata(model, SCALED_KEY, "1")
     _check(model, source, config)
     path = out_dir / FILE_NAME
     write_quantized(model, source, path)
-    placement = placement_for(source.proto, config.profile, options)
     recorder.results |= {
         "profile": config.profile,
         "method": config.method,
@@ -129,7 +139,7 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
         chosen = Chosen(Decision(bounds_by(table, config.method, tuple(table.tensors))))
     chosen.decision = _without_dead(improved(source.proto, placement, chosen.decision, config.improve, images))
     if config.improve:
-        chosen.results["improved_by"] = list(config.improve)
+        chosen.results["improve"] = [name for name in IMPROVEMENTS if name in config.improve]
     if config.max_loss is not None:
         _leave_float(chosen, source, config, images)
     return chosen
@@ -180,8 +190,9 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
     for name, method in ((name, method) for name in tensors for method in methods):
         scale = table.tensors.get(name)
         value = scale.amax.get(method, math.nan) if scale else math.nan
-        if not (math.isfinite(value) and value >= 0):
-            seen = "no bound" if math.isnan(value) else f"the bound {value}"
+        largest = max(abs(scale.minimum), abs(scale.maximum)) if scale else 0.0
+        if not (math.isfinite(value) and largest * _LEAST_SHARE <= value <= largest * _BEYOND):
+            seen = "no bound" if math.isnan(value) else f"the bound {value:g} (largest value {largest:g})"
             raise InputError(f"{config.scales} has {seen} for tensor {name!r}; calibrate again")
         if value == 0 and method == methods[0]:
             recorder.warnings.append(f"tensor {name} was zero on every calibration image; its bound is {DEAD_AMAX:g}")

@@ -78,7 +78,7 @@ def test_no_kept_unit_can_go_back_to_int8(model):
 def test_nothing_is_kept_where_the_loss_is_allowed(model):
     choice = choose(with_outlier(model, "layer2.0"), max_loss=100.0)
     assert choice.keep == ()
-    assert "nothing is left out" in choice.reason
+    assert "nothing is left float" in choice.reason
 
 
 def test_labels_decide_where_they_are_given(model):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,7 +65,19 @@ def is_main() -> bool:
 
 def _state() -> PartialState:
     """Joins the process group at the first call: NCCL on GPUs, gloo on CPUs if Accelerate is told so."""
+    _leave_at_exit()
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+@cache
+def _leave_at_exit() -> None:
+    """Leaves the group before the interpreter is taken down: gloo's threads abort a process that still holds them."""
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _best_precision(device: str) -> Precision:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import calibration_figures
+import cpu_figures
 import quantize_figures
 
 from edgeres.core.config import record_from_json
@@ -158,6 +159,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "channels": channels_table,
     "studies": studies_table,
     "calibration": lambda: calibration_figures.render(_json("calibration")).splitlines(),
+    "cpu": lambda: cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / "cpu.json")),
     "quantize": lambda: quantize_figures.render(_json("quantize")).splitlines(),
 }
 

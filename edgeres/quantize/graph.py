@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cached_property
 
 import onnx
@@ -28,11 +29,7 @@ class GraphView:
     @cached_property
     def readers(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
         """Tensor -> (node, input index) of everything that reads it."""
-        readers = defaultdict(list)
-        for node in self.nodes:
-            for index, tensor in enumerate(node.input):
-                readers[tensor].append((node, index))
-        return readers
+        return readers_of(self.nodes)
 
     @property
     def layers(self) -> list[onnx.NodeProto]:
@@ -57,3 +54,12 @@ class GraphView:
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     """An integer attribute of `node`."""
     return next((entry.i for entry in node.attribute if entry.name == name), default)
+
+
+def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
+    """Tensor -> (node, input index) of everything that reads it."""
+    readers = defaultdict(list)
+    for node in nodes:
+        for index, tensor in enumerate(node.input):
+            readers[tensor].append((node, index))
+    return readers

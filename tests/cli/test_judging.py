@@ -1,24 +1,8 @@
 """gate, compare, rerun and show at the command line: exit codes, one line of error, JSON on stdout."""
 
 import json
-import sys
 
 import pytest
-
-from edgeres.cli.main import _run
-
-
-@pytest.fixture
-def edgeres(monkeypatch, capfd):
-    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
-        code = _run()
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

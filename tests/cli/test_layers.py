@@ -1,26 +1,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
-
-from edgeres.cli.main import _run
-
-
-@pytest.fixture
-def edgeres(monkeypatch, capfd):
-    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
-        code = _run()
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 import warnings
 
 import numpy as np
@@ -10,26 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeres.cli.main import _run
 from edgeres.export.stage import ExportConfig, export
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is missing")
-
-
-@pytest.fixture
-def edgeres(monkeypatch, capfd):
-    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
-        code = _run()
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

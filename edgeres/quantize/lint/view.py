@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from edgeres.quantize.graph import readers_of
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -41,11 +42,7 @@ class QuantizedGraph:
     @cached_property
     def readers(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
         """Tensor -> (node, input index) of everything that reads it."""
-        readers = defaultdict(list)
-        for node in self.nodes:
-            for index, tensor in enumerate(node.input):
-                readers[tensor].append((node, index))
-        return readers
+        return readers_of(self.nodes)
 
     def stored(self, tensor: str) -> onnx.TensorProto | None:
         """The constant behind `tensor`, None if it is computed."""

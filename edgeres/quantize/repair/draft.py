@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
 
 from edgeres.core.errors import InputError
+from edgeres.quantize.graph import readers_of
 from edgeres.quantize.lint.view import QuantizedGraph
 
 
@@ -43,11 +43,7 @@ class Draft:
     @property
     def readers(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
         """Tensor -> (node, input index) of its readers, now."""
-        readers = defaultdict(list)
-        for node in self.nodes:
-            for index, tensor in enumerate(node.input):
-                readers[tensor].append((node, index))
-        return readers
+        return readers_of(self.nodes)
 
     def value(self, name: str) -> NDArray[Any] | None:
         """A constant's values, None if `name` is computed."""

@@ -77,6 +77,27 @@ class Latency(Record):
         return float(np.percentile(self.samples_ms, q))
 
 
+class Energy(Record):
+    """Energy of one image on a device: (mean power under load - mean power at rest) x time of an image.
+
+    `half_width_mj` is half of the 95 % interval. `source` names the rails; with `is_input` the input rail was measured,
+    otherwise it is their sum, less than wall power, and with `is_partial` some of them could not be read.
+    """
+
+    mj_per_image: float
+    half_width_mj: float
+    load_w: float
+    idle_w: float
+    load_samples: int
+    idle_samples: int
+    batch: int
+    source: str
+    is_input: bool
+    is_partial: bool
+    artifact: str
+    machine: str
+
+
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """95 % score interval of a proportion.
 

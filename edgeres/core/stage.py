@@ -16,7 +16,7 @@ from edgeres.core.artifacts import Artifact, Model
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Accuracy, Latency
+from edgeres.core.metrics import Accuracy, Energy, Latency
 from edgeres.core.spec import Cost
 
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
@@ -45,6 +45,7 @@ class StageReport(Record):
     dropped: tuple[str, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
     latency: tuple[Latency, ...] = ()
+    energy: tuple[Energy, ...] = ()
     results: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -72,6 +73,7 @@ class Recorder:
     results: dict[str, Any] = field(default_factory=dict)
     accuracy: list[Accuracy] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
+    energy: list[Energy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _start: float = field(default_factory=time.perf_counter)
@@ -89,6 +91,7 @@ class Recorder:
             dropped=model.spec.dropped if model else (),
             accuracy=tuple(self.accuracy),
             latency=tuple(self.latency),
+            energy=tuple(self.energy),
             results=self.results,
             notes=tuple(self.notes),
             warnings=tuple(self.warnings),

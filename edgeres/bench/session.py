@@ -9,13 +9,14 @@ Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time", doi:1
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing_extensions import Self
 
 import edgeres
 from edgeres.bench.measure import Turn
+from edgeres.bench.watch import Watch
 from edgeres.bench.worker import Failure, Job, Ready, Samples
 from edgeres.core.config import Record
 from edgeres.core.errors import StageError
@@ -44,6 +46,12 @@ class Measured:
     job: Job
     ready: Ready
     rounds: list[list[float]] = field(default_factory=list)
+    parts_ms: list[tuple[float, ...]] = field(default_factory=list)
+
+    def add(self, samples: Samples) -> None:
+        """One more round."""
+        self.rounds.append(samples.samples_ms)
+        self.parts_ms += samples.parts_ms
 
     @property
     def samples_ms(self) -> tuple[float, ...]:
@@ -51,24 +59,45 @@ class Measured:
         return tuple(sample for samples in self.rounds for sample in samples)
 
 
-def measure_interleaved(jobs: Sequence[Job], turn: Turn, *, rounds: int, seed: int) -> tuple[str, list[Measured]]:
+Enough = Callable[[Sequence[Measured]], bool]
+
+
+def measure_interleaved(
+    jobs: Sequence[Job],
+    turn: Turn,
+    *,
+    rounds: int,
+    seed: int,
+    enough: Enough | None = None,
+    watch: Watch | None = None,
+) -> tuple[str, list[Measured]]:
     """The session's id and what each job measured.
 
-    Raises StageError, naming the model and the cause, if a worker cannot load it or dies.
+    It ends after `rounds` rounds; with `enough`, which is asked from then on, when that says so. `watch` looks at the
+    machine between rounds. Raises StageError, naming the model and the cause, if a worker cannot load it or dies.
     """
+    watch = watch or Watch()
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(job)) for job in track(jobs, "load and warm up", len(jobs))]
         measured = [Measured(worker.job, worker.ready) for worker in workers]
-        for order in track(orders(len(jobs), rounds, seed), "bench", rounds):
+        watch.start([worker.pid for worker in workers])
+        for number, order in track(enumerate(orders(len(jobs), seed), 1), "bench", rounds):
             for index in order:
-                measured[index].rounds.append(workers[index].measure(turn))
+                measured[index].add(workers[index].measure(_turn_of(jobs[index], turn)))
+            watch.look()
+            if number >= rounds and (enough is None or enough(measured)):
+                break
     return uuid.uuid4().hex[:12], measured
 
 
-def orders(models: int, rounds: int, seed: int) -> list[list[int]]:
-    """Who comes when in each round: every model once, shuffled anew."""
+def _turn_of(job: Job, turn: Turn) -> Turn:
+    return turn if job.least is None else turn.model_copy(update={"least": job.least})
+
+
+def orders(models: int, seed: int) -> Iterator[list[int]]:
+    """Who comes when, round after round without end: every model once, shuffled anew."""
     generator = random.Random(seed)
-    return [generator.sample(range(models), models) for _ in range(rounds)]
+    return (generator.sample(range(models), models) for _ in itertools.count())
 
 
 class Worker:
@@ -107,9 +136,14 @@ class Worker:
                 self._process.kill()
         self._stderr.close()
 
-    def measure(self, turn: Turn) -> list[float]:
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def measure(self, turn: Turn) -> Samples:
         """Milliseconds of each call of one turn."""
-        return self._ask(turn, Samples).samples_ms
+        return self._ask(turn, Samples)
 
     def _ask(self, question: Record, kind: type[R]) -> R:
         line = self._exchange(question.model_dump_json())

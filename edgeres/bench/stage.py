@@ -1,74 +1,61 @@
 """Times models against each other and says what may be concluded.
 
-    results = {"session": id,
-               "models": [{"path", "artifact", "p50_ms", "p99_ms", "spread_ms", "samples"}, ...],
-               "skipped": {sha256: reason}, "busy_cores": float}
+    results = {"session": id, "verdict": "steady" | "doubtful: ..." | "invalid: ...", "rounds": n,
+               "models": [{"path", "artifact", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s", "precision",
+                           "spread_ms", "samples", "outliers", "level"}, ...],
+               "throughput": [{"path", "artifact", "batch", "p50_ms", "images_per_s", "samples"}, ...],
+               "end_to_end": {"data", "files", "models": [...]} | {"not_timed": reason},
+               "precision": {"asked", "worst", "reached"} | None,
+               "skipped": {sha256: reason}, "busy_cores": float, "around": {...}}
 
-A Q/DQ graph is placed for TensorRT: its speed on a CPU says nothing of INT8, so it is timed only on request.
+Percentiles and rates are intervals; null where there are too few calls for one.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-from pydantic import Field
-
+from edgeres.bench.config import BenchConfig as BenchConfig
+from edgeres.bench.doubts import Around, verdict_from, warnings_for
+from edgeres.bench.endtoend import Parts
+from edgeres.bench.figures import few_calls, precision_figures, precision_warning, results_of
 from edgeres.bench.machine import busy_cores
-from edgeres.bench.measure import Turn
-from edgeres.bench.session import Measured, measure_interleaved
-from edgeres.bench.worker import Job
-from edgeres.core.artifacts import FUSED_PROFILE, Model, OnnxModel
-from edgeres.core.config import Config
-from edgeres.core.environment import available_cores, environment
-from edgeres.core.errors import DeviceError, InputError
+from edgeres.bench.precision import enough_for
+from edgeres.bench.session import Enough, Measured, measure_interleaved
+from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
+from edgeres.bench.watch import Watch
+from edgeres.core.artifacts import Model
+from edgeres.core.environment import environment
+from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.stage import Recorder, StageReport
-from edgeres.core.statistics import percentile_interval, spread_ms
-from edgeres.runtime import runtime_of
 
 log = logging.getLogger(__name__)
 
-MIN_SAMPLES_P99 = 100  # with fewer the 99th percentile is the slowest call
-_MOST_CALLS_A_TURN = 100  # a tiny model needs no more, and its report stays small
-_BUSY_SHARE = 0.15  # of the cores; a desktop at rest stays below it
-_WIDE = 1.3  # p90 over p50; an undisturbed CPU stays below 1.1
-_QDQ_REASON = (
-    "not timed: a Q/DQ graph placed for TensorRT says nothing of INT8 speed on a CPU; "
-    "time it all the same with --include-qdq"
-)
+MIN_SAMPLES_P99 = 100  # for a figure, with fewer it is the slowest call; an interval takes calls_needed(99)
 _QDQ_NOTE = "Q/DQ graph placed for TensorRT, here on a CPU: says nothing of INT8 speed on a GPU"
-
-
-class BenchConfig(Config):
-    """How to time."""
-
-    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
-    rounds: int = Field(20, ge=1, description="turns of each model, interleaved")
-    seconds: float = Field(4.0, gt=0, description="time for each model, all rounds together")
-    samples: int = Field(100, ge=1, description="calls of each model at least, whatever the time")
-    include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
-    seed: int = Field(0, ge=0, description="of the input images and the order of turns")
 
 
 @dataclass(frozen=True)
 class Session:
-    """Latencies that may be compared, in the order of the models, and what makes them doubtful."""
+    """Latencies that may be compared, in the order of the models, and what makes them doubtful.
+
+    `parts_ms` holds for each latency the parts of its calls where it was timed from file to class, else nothing.
+    """
 
     latencies: tuple[Latency, ...]
     busy_cores: float | None
     warnings: tuple[str, ...] = ()
+    around: Around = field(default_factory=lambda: Around(None, None))
+    parts_ms: tuple[tuple[Parts, ...], ...] = ()
 
 
 def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
     """The stage "bench": one interleaved session over what can run here.
 
-    Raises InputError for no models, StageError if one cannot be loaded.
+    Raises InputError for no models or unreadable images, StageError if a model cannot be loaded.
     """
     if not models:
         raise InputError("no model to time; name at least one: edgeres bench model.safetensors model.onnx")
@@ -84,41 +71,12 @@ def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
     return recorder.finish(output=None)
 
 
-def reason_to_skip(model: Model, config: BenchConfig) -> str:
-    """Why `model` is not timed here, or an empty string."""
-    try:
-        runtime_of(model)
-    except DeviceError as err:
-        return f"built, not run: {err}"
-    if _is_for_tensorrt(model) and not config.include_qdq:
-        return _QDQ_REASON
-    return ""
+def measure(models: Sequence[Model], config: BenchConfig) -> Session:
+    """Times `models`, each file as often as it is listed, in one interleaved session; no other batches, no images.
 
-
-def label_of(path: Path) -> str:
-    """`03-export/model.onnx`: stages call their files alike, so the folder tells them apart."""
-    return f"{path.parent.name}/{path.name}".lstrip("/")
-
-
-def warnings_for(latencies: Sequence[Latency], measured: Sequence[Measured], busy: float | None) -> list[str]:
-    """What makes the figures doubtful, each with what to do."""
-    found = []
-    if busy is not None and busy > _BUSY_SHARE * available_cores():
-        found.append(
-            f"other programs kept {busy:.1f} of {available_cores()} cores busy; stop them and run again: edgeres bench"
-        )
-    for latency, one in zip(latencies, measured, strict=True):
-        name, width = label_of(one.job.path), latency.percentile_ms(90) / latency.p50_ms
-        if not one.ready.stable:
-            found.append(
-                f"{name}: speed still changed after ten seconds of warm-up; fix the clock frequency and run again"
-            )
-        if width > _WIDE:
-            found.append(
-                f"{name}: p90 is {width:.2f} times the median; stop other programs"
-                " or time longer: edgeres bench --seconds 20"
-            )
-    return found
+    Raises StageError, naming the model and the cause, if one cannot be loaded.
+    """
+    return _held([task_of(model, config) for model in models], config, models=len(models))
 
 
 def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
@@ -131,82 +89,49 @@ def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
     return list(seen.values())
 
 
-def measure(models: Sequence[Model], config: BenchConfig) -> Session:
-    """Times `models`, each file as often as it is listed, in one interleaved session.
-
-    Raises StageError, naming the model and the cause, if one cannot be loaded.
-    """
-    jobs = [_job_for(model, config) for model in models]
-    turn = Turn(
-        seconds=config.seconds / config.rounds,
-        least=math.ceil(config.samples / config.rounds),
-        most=max(_MOST_CALLS_A_TURN, math.ceil(config.samples / config.rounds)),
+def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int) -> Session:
+    """One session over `tasks`, the first `models` of which must reach the precision asked for."""
+    before, watch = busy_cores(), Watch()
+    jobs = [task.job for task in tasks]
+    session, measured = measure_interleaved(
+        jobs, config.turn, rounds=config.rounds, seed=config.seed, enough=_enough(config, models), watch=watch
     )
-    busy_before = busy_cores()
-    session, measured = measure_interleaved(jobs, turn, rounds=config.rounds, seed=config.seed)
-    busy = max((load for load in (busy_before, busy_cores()) if load is not None), default=None)
-    latencies = tuple(_latency_from(*pair, session) for pair in zip(models, measured, strict=True))
-    return Session(latencies, busy, tuple(warnings_for(latencies, measured, busy)))
+    around = Around(before, busy_cores(), tuple(watch.readings))
+    latencies = tuple(_latency_from(*pair, session) for pair in zip(tasks, measured, strict=True))
+    warnings = warnings_for([task.name for task in tasks], latencies, measured=measured, around=around)
+    parts = tuple(tuple(one.parts_ms) for one in measured)
+    return Session(latencies, around.busy_cores, tuple(warnings), around, parts)
+
+
+def _enough(config: BenchConfig, models: int) -> Enough | None:
+    share = config.precision_share
+    return None if share is None else enough_for(share, models=models, limit_s=config.max_seconds)
 
 
 def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:
-    done = measure(models, config)
-    for model, latency in zip(models, done.latencies, strict=True):
-        log.info("%s: median %.3f ms, p99 %.3f ms", label_of(model.path), latency.p50_ms, latency.p99_ms)
-    summaries = [_summary(*pair) for pair in zip(models, done.latencies, strict=True)]
-    recorder.latency += done.latencies
-    recorder.results.update(session=done.latencies[0].session, busy_cores=done.busy_cores, models=summaries)
-    recorder.warnings += done.warnings
-    recorder.notes += _notes_on([_job_for(model, config) for model in models], config, done.latencies)
+    tasks = tasks_for(models, config)
+    done = _held(tasks.all, config, models=len(models))
+    plain = done.latencies[: len(models)]
+    for task, latency in zip(tasks.plain, plain, strict=True):
+        log.info("%s: median %.3f ms, n = %d", task.name, latency.p50_ms, len(latency.samples_ms))
+    recorder.latency += plain
+    precision = precision_figures(config, plain)
+    recorder.warnings += [*done.warnings, *precision_warning(precision, config)]
+    recorder.notes += [*tasks.notes, *few_calls([task.name for task in tasks.plain], plain)]
+    recorder.results.update(results_of(tasks, done.latencies, parts_ms=done.parts_ms, around=done.around))
+    recorder.results.update(precision=precision, verdict=verdict_from(done.around, done.warnings))
 
 
-def _job_for(model: Model, config: BenchConfig) -> Job:
-    fixed = model.batch if isinstance(model, OnnxModel) else None
-    return Job(
-        path=model.path,
-        batch=fixed or config.batch,
-        threads=config.threads or available_cores(),
-        seed=config.seed,
-    )
-
-
-def _latency_from(model: Model, measured: Measured, session: str) -> Latency:
+def _latency_from(task: Task, measured: Measured, session: str) -> Latency:
     return Latency(
         samples_ms=measured.samples_ms,
         batch=measured.job.batch,
         runtime=measured.ready.runtime,
         threads=measured.job.threads,
         session=session,
-        artifact=model.sha256,
+        artifact=task.model.sha256,
         warmup=measured.ready.warmup,
         machine=environment().machine,
-        note=_QDQ_NOTE if _is_for_tensorrt(model) else "",
+        note=_QDQ_NOTE if is_for_tensorrt(task.model) else "",
         rounds=tuple(len(samples) for samples in measured.rounds),
     )
-
-
-def _is_for_tensorrt(model: Model) -> bool:
-    """Whether `model` holds pairs that a CPU executes slowly."""
-    return "int8" in model.precision and not (isinstance(model, OnnxModel) and model.profile == FUSED_PROFILE)
-
-
-def _summary(model: Model, latency: Latency) -> dict[str, Any]:
-    return {
-        "path": str(model.path),
-        "artifact": model.sha256,
-        "p50_ms": percentile_interval(latency, 50).model_dump(),
-        "p99_ms": percentile_interval(latency, 99).model_dump(),
-        "spread_ms": spread_ms(latency),
-        "samples": len(latency.samples_ms),
-    }
-
-
-def _notes_on(jobs: Sequence[Job], config: BenchConfig, latencies: Sequence[Latency]) -> list[str]:
-    notes = [
-        f"{label_of(job.path)}: its batch is fixed to {job.batch}, {config.batch} was asked for"
-        for job in jobs
-        if job.batch != config.batch
-    ]
-    if min(len(latency.samples_ms) for latency in latencies) < MIN_SAMPLES_P99:
-        notes.append(f"fewer than {MIN_SAMPLES_P99} calls: p99 is close to the slowest one")
-    return notes

@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgeres.bench.stage import BenchConfig, label_of, measure, reason_to_skip
+from edgeres.bench.config import BenchConfig
+from edgeres.bench.stage import Session, measure
+from edgeres.bench.tasks import label_of, reason_to_skip
+from edgeres.bench.watch import fallen_clock
 from edgeres.core.artifacts import Model
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, available_cores, environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.core.statistics import Interval, percentile_interval, round_medians
 
 VerdictWord = Literal["faster", "slower", "not distinguishable", "open", "invalid"]
 Ratios = NDArray[np.float64]
@@ -112,7 +115,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
     series = [[session.latencies[index] for session in done] for index in range(len(models))]
     busy = max((session.busy_cores for session in done if session.busy_cores is not None), default=None)
     names = _names_of(models)
-    overload = "" if config.any_load else overloaded(busy, series[0][0].threads)
+    overload = "" if config.any_load else overloaded(busy, series[0][0].threads) or clock_fell(done)
     verdicts = tuple(
         verdict_on((names[0], names[index]), ratios_of(series[0], series[index]), config, invalid=overload)
         for index in range(1, len(models))
@@ -132,7 +135,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
 
 def ratios_of(before: Sequence[Latency], after: Sequence[Latency]) -> list[Ratios]:
     """For each session the ratio of the medians of every round: float64 (rounds,)."""
-    return [_round_medians(a) / _round_medians(b) for a, b in zip(before, after, strict=True)]
+    return [round_medians(a) / round_medians(b) for a, b in zip(before, after, strict=True)]
 
 
 def verdict_on(names: tuple[str, str], ratios: Sequence[Ratios], config: VersusConfig, *, invalid: str = "") -> Verdict:
@@ -171,7 +174,15 @@ def overloaded(busy: float | None, threads: int) -> str:
     cores = available_cores()
     if busy is None or busy + threads <= (1 + _SPARE) * cores:
         return ""
-    return f"machine busy, other programs kept {busy:.1f} of {cores} cores"
+    return f"machine busy, other programs kept {busy:.1f} of {cores} cores; stop them"
+
+
+def clock_fell(sessions: Sequence[Session]) -> str:
+    """In which session the clock fell, or an empty string."""
+    for session in sessions:
+        if fell := fallen_clock(session.around.readings):
+            return f"clock fell from {fell[0]:,.0f} to {fell[1]:,.0f} MHz; cool the machine or fix the frequency"
+    return ""
 
 
 def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config: VersusConfig, invalid: str) -> str:
@@ -181,7 +192,7 @@ def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config
     figure = f"(95 %: {factor.low:.3f}-{factor.high:.3f})"
     if word == "invalid":
         return (
-            f"invalid: {invalid}; stop them, or judge all the same with --any-load"
+            f"invalid: {invalid}, or judge all the same with --any-load"
             f" ({b} against {a} {speed.value:.3f}x, 95 %: {speed.low:.3f}-{speed.high:.3f})"
         )
     if word in {"faster", "slower"}:
@@ -190,11 +201,6 @@ def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config
     if word == "open":
         return f"undecided at {percent}: {seen}; measure longer: --sessions {2 * config.sessions}"
     return f"not distinguishable at {percent}: {seen}"
-
-
-def _round_medians(latency: Latency) -> Ratios:
-    edges = np.cumsum(latency.rounds)[:-1]
-    return np.asarray([np.median(part) for part in np.split(np.asarray(latency.samples_ms), edges)])
 
 
 def _timing(model: Model, latencies: Sequence[Latency]) -> Timing:

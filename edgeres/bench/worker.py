@@ -15,12 +15,14 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from edgeres.bench.endtoend import Chain
 from edgeres.bench.measure import Turn, take_turn, warm_up
 from edgeres.core.artifacts import Model, model_from
 from edgeres.core.config import Record
@@ -32,12 +34,17 @@ _DECIMALS = 6  # nanoseconds, the resolution of the clock
 
 
 class Job(Record):
-    """What to load and how to run it."""
+    """What to load and how to run it.
+
+    `least` stands in for the turn's; with `files` each call takes one of these images from the file to its class.
+    """
 
     path: Path
     batch: int
     threads: int
     seed: int = 0
+    least: int | None = None
+    files: tuple[Path, ...] = ()
 
 
 class Ready(Record):
@@ -55,9 +62,10 @@ class Failure(Record):
 
 
 class Samples(Record):
-    """Milliseconds of each call of one turn."""
+    """Milliseconds of each call of one turn, and of its parts (`endtoend.PARTS`) where it takes files."""
 
     samples_ms: list[float]
+    parts_ms: tuple[tuple[float, ...], ...] = ()
 
 
 def main() -> int:
@@ -84,14 +92,23 @@ def _runner_for(job: Job) -> AbstractContextManager[Runner]:
 
 
 def _serve(runner: Runner, job: Job, replies: TextIO) -> None:
-    runner.load(images_for(model_from(job.path), job.batch, job.seed))
-    warmup = warm_up(runner, time.perf_counter)
-    _send(Ready(runtime=runner.name, warmup=warmup.calls, stable=warmup.stable), replies)
+    model = model_from(job.path)
+    chain = Chain(runner, model.spec, job.files) if job.files else None
+    if chain is None:
+        runner.load(images_for(model, job.batch, job.seed))
+    timed: Runner = chain or runner
+    warmup = warm_up(timed, time.perf_counter)
+    _send(Ready(runtime=timed.name, warmup=warmup.calls, stable=warmup.stable), replies)
     gc.disable()
     for line in sys.stdin:
-        samples = take_turn(runner, Turn.model_validate_json(line), time.perf_counter)
-        _send(Samples(samples_ms=[round(sample, _DECIMALS) for sample in samples]), replies)
+        samples = take_turn(timed, Turn.model_validate_json(line), time.perf_counter)
+        parts = tuple(_rounded(parts) for parts in chain.take(len(samples))) if chain else ()
+        _send(Samples(samples_ms=list(_rounded(samples)), parts_ms=parts), replies)
         gc.collect()
+
+
+def _rounded(values_ms: Iterable[float]) -> tuple[float, ...]:
+    return tuple(round(value, _DECIMALS) for value in values_ms)
 
 
 def _private_stdout() -> TextIO:

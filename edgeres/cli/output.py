@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,8 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
         return
     for accuracy in report.accuracy:
         click.echo(accuracy_line(accuracy))
-    for latency in report.latency:
-        click.echo(latency_line(latency))
-    for name, value in report.results.items():
-        if name not in _NOT_PRINTED and (text := _short(value)):
-            click.echo(f"{_label(name, report)}: {text}")
+    for line in _bench_lines(report) if report.stage == "bench" else _figure_lines(report):
+        click.echo(line)
     for note in report.notes:
         click.echo(note)
     for warning in report.warnings:
@@ -71,6 +69,19 @@ def latency_line(latency: Latency) -> str:
         f"n = {len(latency.samples_ms)}, {latency.runtime}, {latency.threads} threads"
     )
     return f"{text} ({latency.note})" if latency.note else text
+
+
+def _bench_lines(report: StageReport) -> list[str]:
+    from edgeres.bench.wording import lines_from
+
+    return lines_from(report)
+
+
+def _figure_lines(report: StageReport) -> Iterator[str]:
+    yield from map(latency_line, report.latency)
+    for name, value in report.results.items():
+        if name not in _NOT_PRINTED and (text := _short(value)):
+            yield f"{_label(name, report)}: {text}"
 
 
 def _label(name: str, report: StageReport) -> str:

@@ -11,6 +11,8 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
+from pydantic import Field
+
 import edgeres
 from edgeres.core.config import Record
 
@@ -24,10 +26,18 @@ _PACKAGES = (
     "torch-tensorrt",
     "numpy",
 )
+_CPUS = Path("/sys/devices/system/cpu")
+_THREAD_SETTINGS = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "ORT_")
+_KHZ_PER_MHZ = 1000
 
 
 class Environment(Record):
-    """Fingerprint of the machine at the time of a measurement; `machine` is what two latencies must share."""
+    """Fingerprint of the machine at the time of a measurement; `machine` is what two latencies must share.
+
+    `affinity`: the cores this process may use. `governor` and `clock_mhz` (of each of these cores, at this moment) are
+    None where the system does not say, as in most virtual machines. `thread_settings`: variables such as
+    OMP_NUM_THREADS that change how many threads a library starts.
+    """
 
     machine: str
     cpu: str
@@ -39,6 +49,10 @@ class Environment(Record):
     edgeres: str
     packages: dict[str, str]
     load_1min: float | None = None
+    affinity: tuple[int, ...] = ()
+    governor: str | None = None
+    clock_mhz: tuple[float, ...] | None = None
+    thread_settings: dict[str, str] = Field(default_factory=dict)
 
 
 def environment() -> Environment:
@@ -56,12 +70,35 @@ def environment() -> Environment:
         edgeres=edgeres.__version__,
         packages=package_versions(_PACKAGES),
         load_1min=load,
+        affinity=affinity(),
+        governor=governor(),
+        clock_mhz=clock_mhz(),
+        thread_settings={name: os.environ[name] for name in sorted(os.environ) if name.startswith(_THREAD_SETTINGS)},
     )
 
 
 def available_cores() -> int:
     """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(affinity())
+
+
+def affinity() -> tuple[int, ...]:
+    """Numbers of the processors this process may use."""
+    return tuple(sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)))
+
+
+def governor() -> str | None:
+    """Who decides the clock frequency, as in "performance"; several joined by "/"; None where Linux does not say."""
+    found = {text for core in affinity() if (text := _of_core(core, "scaling_governor"))}
+    return "/".join(sorted(found)) or None
+
+
+def clock_mhz() -> tuple[float, ...] | None:
+    """Clock frequency of each processor of `affinity`, now; None where Linux does not say it of all."""
+    found = [_of_core(core, "scaling_cur_freq") for core in affinity()]
+    if not found or not all(text is not None and text.isdigit() for text in found):
+        return None
+    return tuple(int(text) / _KHZ_PER_MHZ for text in found if text)
 
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -92,6 +129,13 @@ def cpu_flags() -> frozenset[str]:
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def _of_core(core: int, name: str) -> str | None:
+    try:
+        return (_CPUS / f"cpu{core}" / "cpufreq" / name).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
 
 
 def _cpu_name() -> str:

@@ -13,6 +13,9 @@ Source: Efron & Tibshirani 1993, chapters 8 (dependent data) and 13 (percentile 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +24,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Z_95, Latency
 
 _RESAMPLES = 1000
+_AT_ONCE = 1 << 21  # weights in memory: 16 MB, so that a board is not filled by a long session
 _LEVEL = (2.5, 97.5)  # percentiles that enclose 95 %
 _MIN_ROUNDS = 5  # fewer rounds than this give no interval worth the name; their calls are drawn instead
 
@@ -37,6 +41,22 @@ class Interval(Record):
     low: float
     high: float
 
+    @property
+    def precision(self) -> float:
+        """The wider of its two sides, as a fraction of the figure."""
+        return max(self.high - self.value, self.value - self.low) / abs(self.value)
+
+
+def calls_needed(q: float) -> int:
+    """Calls below which the q-th percentile, q in (0, 100), has no 95 % interval.
+
+    The slowest of n independent calls is below that percentile with probability (q/100)^n; until that is less than
+    2.5 % no order statistic bounds it from above (and, q below 50, the fastest none from below).
+    Source: Conover 1999, "Practical Nonparametric Statistics", section 3.2.
+    """
+    tail = max(q, 100 - q) / 100
+    return math.ceil(math.log((100 - _LEVEL[1]) / 100) / math.log(tail))
+
 
 def t_95(degrees: int) -> float:
     """Two-sided 95 % quantile of Student's t: by table, above it by the expansion around the normal quantile.
@@ -51,22 +71,41 @@ def t_95(degrees: int) -> float:
 
 def percentile_interval(latency: Latency, q: float, seed: int = 0) -> Interval:
     """The q-th percentile in milliseconds, q in [0, 100]."""
-    rounds = _round_of_each(latency)
-    draws = _resampled(latency, rounds, _draws(int(rounds[-1]) + 1, seed), q)
-    return _interval(latency.percentile_ms(q), draws)
+    return interval_of(latency.samples_ms, latency.rounds, q=q, seed=seed)
+
+
+def interval_of(samples_ms: Sequence[float], rounds: Sequence[int], *, q: float, seed: int = 0) -> Interval:
+    """The q-th percentile of `samples_ms`, which came in rounds of so many calls; no rounds if none are recorded."""
+    samples = np.asarray(samples_ms)
+    owners = _round_of_each(len(samples), rounds)
+    draws = _resampled(samples, owners, _draws(int(owners[-1]) + 1, seed), q)
+    return _interval(float(np.percentile(samples, q)), draws)
+
+
+def rate_interval(latency: Latency) -> Interval:
+    """Images a second: batch over median."""
+    median, images = percentile_interval(latency, 50), 1000 * latency.batch
+    return Interval(value=images / median.value, low=images / median.high, high=images / median.low)
+
+
+def round_medians(latency: Latency) -> NDArray[np.float64]:
+    """Median of every round in milliseconds, in order: float64 (rounds,); of one round if none are recorded."""
+    samples = np.asarray(latency.samples_ms)
+    parts = np.split(samples, np.cumsum(latency.rounds)[:-1]) if latency.rounds else [samples]
+    return np.asarray([np.median(part) for part in parts])
 
 
 def ratio_interval(before: Latency, after: Latency, seed: int = 0) -> Interval:
     """Median of `after` over median of `before`; raises InputError if they must not be compared."""
     check_comparable(before, after)
-    rounds_before, rounds_after = _round_of_each(before), _round_of_each(after)
+    rounds_before, rounds_after = (_round_of_each(len(one.samples_ms), one.rounds) for one in (before, after))
     value = after.p50_ms / before.p50_ms
     n_before, n_after = int(rounds_before[-1]) + 1, int(rounds_after[-1]) + 1
     draws_before = _draws(n_before, seed)
     are_paired = n_before == n_after and len(before.rounds) == n_before and len(after.rounds) == n_after
     draws_after = draws_before if are_paired else _draws(n_after, seed + 1)
-    medians_before = _resampled(before, rounds_before, draws_before, 50)
-    return _interval(value, _resampled(after, rounds_after, draws_after, 50) / medians_before)
+    medians_before = _resampled(np.asarray(before.samples_ms), rounds_before, draws_before, 50)
+    return _interval(value, _resampled(np.asarray(after.samples_ms), rounds_after, draws_after, 50) / medians_before)
 
 
 def check_comparable(before: Latency, after: Latency) -> None:
@@ -85,12 +124,11 @@ def spread_ms(latency: Latency) -> float:
     return latency.percentile_ms(75) - latency.percentile_ms(25)
 
 
-def _round_of_each(latency: Latency) -> Counts:
-    """Number of the round each sample belongs to, non-decreasing."""
-    n = len(latency.samples_ms)
-    if len(latency.rounds) < _MIN_ROUNDS or sum(latency.rounds) != n or min(latency.rounds) < 1:
+def _round_of_each(n: int, rounds: Sequence[int]) -> Counts:
+    """Number of the round each of `n` samples belongs to, non-decreasing."""
+    if len(rounds) < _MIN_ROUNDS or sum(rounds) != n or min(rounds) < 1:
         return np.arange(n)
-    return np.repeat(np.arange(len(latency.rounds)), latency.rounds)
+    return np.repeat(np.arange(len(rounds)), rounds)
 
 
 def _draws(units: int, seed: int) -> Counts:
@@ -99,13 +137,20 @@ def _draws(units: int, seed: int) -> Counts:
     return generator.multinomial(units, np.full(units, 1 / units), size=_RESAMPLES)
 
 
-def _resampled(latency: Latency, rounds: Counts, draws: Counts, q: float) -> NDArray[np.float64]:
+def _resampled(samples: NDArray[np.float64], owners: Counts, draws: Counts, q: float) -> NDArray[np.float64]:
     """The q-th percentile of every resample: samples weighted by how often their round was drawn."""
-    samples = np.asarray(latency.samples_ms)
     order = np.argsort(samples)
-    reached = np.cumsum(draws[:, rounds[order]], axis=1)
+    ranked, owners, step = samples[order], owners[order], max(_AT_ONCE // len(samples), 1)
+    return np.concatenate(
+        [_weighted(ranked, draws[start : start + step, owners], q) for start in range(0, len(draws), step)]
+    )
+
+
+def _weighted(ranked: NDArray[np.float64], weights: Counts, q: float) -> NDArray[np.float64]:
+    """The q-th percentile of the sorted samples (n,) under each row of weights (rows, n)."""
+    reached = np.cumsum(weights, axis=1)
     wanted = np.maximum(reached[:, -1:] * (q / 100), 1)
-    values: NDArray[np.float64] = samples[order][np.argmax(reached >= wanted, axis=1)]
+    values: NDArray[np.float64] = ranked[np.argmax(reached >= wanted, axis=1)]
     return values
 
 

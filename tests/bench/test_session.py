@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from edgeres.bench.measure import Turn
 from edgeres.bench.session import Worker, measure_interleaved, orders
+from edgeres.bench.watch import Watch
 from edgeres.bench.worker import Job
 from edgeres.core.errors import StageError
 
@@ -31,12 +33,16 @@ def job(name="model.onnx", threads=1):
     return Job(path=Path(name), batch=1, threads=threads)
 
 
+def drawn(models, rounds, seed):
+    return list(itertools.islice(orders(models, seed), rounds))
+
+
 def test_every_round_has_every_model_once_in_a_new_order():
-    drawn = orders(4, 50, seed=0)
-    assert all(sorted(order) == [0, 1, 2, 3] for order in drawn)
-    assert len({tuple(order) for order in drawn}) > 10
-    assert {order[0] for order in drawn} == {0, 1, 2, 3}
-    assert drawn == orders(4, 50, seed=0) != orders(4, 50, seed=1)
+    found = drawn(4, 50, seed=0)
+    assert all(sorted(order) == [0, 1, 2, 3] for order in found)
+    assert len({tuple(order) for order in found}) > 10
+    assert {order[0] for order in found} == {0, 1, 2, 3}
+    assert found == drawn(4, 50, seed=0) != drawn(4, 50, seed=1)
 
 
 def test_exactly_one_worker_runs_at_a_time(fake_worker, tmp_path):
@@ -59,6 +65,42 @@ def test_two_sessions_have_two_names(fake_worker):
     fake_worker(READY + "for line in sys.stdin: print(json.dumps({'samples_ms': [1.0]}), flush=True)\n")
     sessions = {measure_interleaved([job()], TURN, rounds=1, seed=0)[0] for _ in range(2)}
     assert len(sessions) == 2
+
+
+def test_rounds_go_on_in_whole_until_enough_is_said(fake_worker):
+    fake_worker(READY + "for line in sys.stdin: print(json.dumps({'samples_ms': [1.0]}), flush=True)\n")
+    asked = []
+
+    def enough(measured):
+        asked.append([len(one.rounds) for one in measured])
+        return len(asked) == 3
+
+    _, measured = measure_interleaved([job("a"), job("b")], TURN, rounds=2, seed=0, enough=enough)
+    assert asked == [[2, 2], [3, 3], [4, 4]]
+    assert [len(one.rounds) for one in measured] == [4, 4]
+
+
+def test_a_job_may_ask_for_fewer_calls_than_the_turn(fake_worker):
+    body = "for line in sys.stdin: print(json.dumps({'samples_ms': [float(json.loads(line)['least'])]}), flush=True)\n"
+    fake_worker(READY + body)
+    few = job("b").model_copy(update={"least": 1})
+    _, measured = measure_interleaved([job("a"), few], TURN, rounds=1, seed=0)
+    assert [one.samples_ms for one in measured] == [(2.0,), (1.0,)]
+
+
+def test_the_machine_is_looked_at_between_rounds_with_the_workers_known_as_ours(fake_worker):
+    fake_worker(READY + "for line in sys.stdin: print(json.dumps({'samples_ms': [1.0]}), flush=True)\n")
+    seen = []
+
+    class FakeWatch(Watch):
+        def start(self, pids):
+            seen.append(len(set(pids)))
+
+        def look(self):
+            seen.append("look")
+
+    measure_interleaved([job("a"), job("b")], TURN, rounds=3, seed=0, watch=FakeWatch())
+    assert seen == [2, "look", "look", "look"]
 
 
 def test_a_worker_sleeps_between_turns_and_knows_its_threads(fake_worker):

@@ -5,8 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeres.bench.doubts import Around
 from edgeres.bench.session import Measured
-from edgeres.bench.versus import VersusConfig, overloaded, ratios_of, speed_interval, verdict_on, versus, word_for
+from edgeres.bench.stage import Session
+from edgeres.bench.versus import (
+    VersusConfig,
+    clock_fell,
+    overloaded,
+    ratios_of,
+    speed_interval,
+    verdict_on,
+    versus,
+    word_for,
+)
+from edgeres.bench.watch import Reading
 from edgeres.bench.worker import Ready
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
@@ -103,7 +115,7 @@ def test_sentences_say_who_is_faster_by_how_much():
 
 def test_a_busy_machine_makes_it_invalid(monkeypatch):
     monkeypatch.setattr("edgeres.bench.versus.available_cores", lambda: 4)
-    assert overloaded(1.0, threads=4) == "machine busy, other programs kept 1.0 of 4 cores"
+    assert overloaded(1.0, threads=4) == "machine busy, other programs kept 1.0 of 4 cores; stop them"
     assert overloaded(1.0, threads=3) == ""
     assert overloaded(None, threads=4) == ""
     verdict = verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=overloaded(1.0, threads=4))
@@ -111,12 +123,21 @@ def test_a_busy_machine_makes_it_invalid(monkeypatch):
     assert verdict.sentence.startswith("invalid: machine busy")
 
 
+def test_a_clock_that_fell_makes_it_invalid():
+    readings = [Reading(at_s=second, other_cores=0.0, clock_mhz=4000 if second < 5 else 2800) for second in range(10)]
+    sessions = [Session((), 0.0), Session((), 0.0, around=Around(0.0, 0.0, tuple(readings)))]
+    assert clock_fell(sessions[:1]) == ""
+    reason = clock_fell(sessions)
+    assert reason.startswith("clock fell from 4,000 to 2,800 MHz")
+    assert verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=reason).sentence.startswith("invalid: clock fell")
+
+
 @pytest.fixture
 def fake_sessions(monkeypatch):
     """Instead of processes: 2, 1 and 4 ms; keeps the seeds of the sessions held."""
     held = []
 
-    def measure(jobs, turn, *, rounds, seed):
+    def measure(jobs, turn, *, rounds, seed, enough, watch):
         held.append(seed)
         ready = Ready(runtime="fake", warmup=1, stable=True)
         times = {job.path.name: ms for job, ms in zip(jobs, (2.0, 1.0, 4.0), strict=False)}

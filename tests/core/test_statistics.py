@@ -3,9 +3,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeres.core import statistics
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import check_comparable, percentile_interval, ratio_interval, spread_ms, t_95
+from edgeres.core.statistics import (
+    Interval,
+    calls_needed,
+    check_comparable,
+    percentile_interval,
+    rate_interval,
+    ratio_interval,
+    round_medians,
+    spread_ms,
+    t_95,
+)
 
 
 def latency_from(rounds, **changes):
@@ -91,3 +102,33 @@ def test_the_spread_is_the_distance_between_the_quartiles():
 )
 def test_students_t_as_tabled(degrees, expected):
     assert t_95(degrees) == pytest.approx(expected, rel=0.001)
+
+
+@pytest.mark.parametrize(("q", "calls"), [(50, 6), (90, 36), (95, 72), (99, 368), (1, 368)])
+def test_a_percentile_takes_so_many_calls_that_the_slowest_is_hardly_ever_below_it(q, calls):
+    tail = max(q, 100 - q) / 100
+    assert calls_needed(q) == calls
+    assert tail**calls <= 0.025 < tail ** (calls - 1)
+
+
+def test_images_a_second_turn_the_interval_around():
+    latency = latency_from(np.random.default_rng(5).uniform(1, 2, size=(10, 10)), batch=4)
+    median, rate = percentile_interval(latency, 50), rate_interval(latency)
+    assert rate.value == pytest.approx(4000 / median.value)
+    assert (rate.low, rate.high) == pytest.approx((4000 / median.high, 4000 / median.low))
+
+
+def test_precision_is_the_wider_side():
+    assert Interval(value=10.0, low=9.8, high=10.1).precision == pytest.approx(0.02)
+
+
+def test_round_medians_are_those_of_the_rounds_or_of_all_calls():
+    assert round_medians(latency_from([[1, 2, 3], [7], [4, 6]])).tolist() == [2, 7, 5]
+    assert round_medians(latency_from([[1, 2, 3]]).model_copy(update={"rounds": ()})).tolist() == [2]
+
+
+def test_an_interval_does_not_depend_on_how_many_resamples_fit_into_memory(monkeypatch):
+    latency = latency_from(np.random.default_rng(6).exponential(size=(10, 10)))
+    whole = percentile_interval(latency, 90)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 700)
+    assert percentile_interval(latency, 90) == whole

@@ -1,0 +1,63 @@
+"""The options of `edgeres bench`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from edgeres.bench.measure import Turn
+from edgeres.bench.precision import share_from
+from edgeres.core.config import Config
+
+_MOST_CALLS_A_TURN = 100  # a tiny model needs no more, and its report stays small
+
+
+class BenchConfig(Config):
+    """How to time."""
+
+    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    rounds: int = Field(20, ge=1, description="turns of each model, interleaved")
+    seconds: float = Field(4.0, gt=0, description="time for each model, all rounds together")
+    samples: int = Field(100, ge=1, description="calls of each model at least, whatever the time")
+    precision: str | None = Field(
+        None, description="add rounds until every median is known this well (95 %), as in 1%; per module: fp32 or int8"
+    )
+    max_seconds: float = Field(60.0, gt=0, description="with a precision: time for each model at most")
+    batches: tuple[int, ...] = Field((), description="images a second at these batch sizes too, as in 1,8,32")
+    data: str | None = Field(
+        None, description="time the whole way too, from the image files of this data set (folder:PATH) to the class"
+    )
+    include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
+    seed: int = Field(0, ge=0, description="of the input images and the order of turns")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _is_share(cls, value: Any) -> Any:
+        if value is not None:
+            share_from(str(value))
+        return None if value is None else str(value)
+
+    @field_validator("batches")
+    @classmethod
+    def _are_sizes(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(size < 1 for size in value):
+            raise ValueError("batch sizes are whole numbers from 1 on")
+        return tuple(sorted(set(value)))
+
+    def needless(self) -> dict[str, str]:
+        """A limit of time is one of the precision's."""
+        return {} if self.precision else {"max_seconds": "it limits --precision, which is not given"}
+
+    @property
+    def precision_share(self) -> float | None:
+        """0.01 for "1%"."""
+        return None if self.precision is None else share_from(self.precision)
+
+    @property
+    def turn(self) -> Turn:
+        """One model's share of a round."""
+        least = math.ceil(self.samples / self.rounds)
+        return Turn(seconds=self.seconds / self.rounds, least=least, most=max(_MOST_CALLS_A_TURN, least))

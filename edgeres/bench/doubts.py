@@ -1,0 +1,118 @@
+"""What makes the figures of a session doubtful, each with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edgeres.bench.session import Measured
+from edgeres.bench.steady import Level, level_of, outliers_in
+from edgeres.bench.watch import Neighbours, Reading, fallen_clock, neighbours_in
+from edgeres.core.environment import available_cores
+from edgeres.core.metrics import Latency
+
+BUSY_SHARE = 0.15  # of the cores; a desktop at rest stays below it
+_OFTEN = 0.2  # of the readings; rarer bursts leave a median alone
+_WIDE = 1.3  # p90 over p50; an undisturbed CPU stays below 1.1
+_SHOWN = 3
+_MANY = 0.05  # of the calls; p95 and above are then of disturbed ones
+_AGAIN = "run again: edgeres bench"
+
+
+@dataclass(frozen=True)
+class Around:
+    """The machine around a session: load of other programs before and after it, and the readings taken during it."""
+
+    before: float | None
+    after: float | None
+    readings: tuple[Reading, ...] = ()
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """What other programs took during the session."""
+        return neighbours_in(self.readings, BUSY_SHARE * available_cores())
+
+    @property
+    def busy_cores(self) -> float | None:
+        """Cores that other programs kept busy: before, after or on average during the session, whichever is most."""
+        during = self.neighbours.mean_cores if self.neighbours else None
+        return max((load for load in (self.before, during, self.after) if load is not None), default=None)
+
+
+def machine_doubts(around: Around) -> Iterator[str]:
+    """Other programs, and a clock that fell."""
+    busy, during, cores = around.busy_cores, around.neighbours, available_cores()
+    seen = (
+        f" (during the session {during.mean_cores:.1f} on average, {during.most_cores:.1f} at most)" if during else ""
+    )
+    if busy is not None and busy > BUSY_SHARE * cores:
+        yield f"machine busy: other programs kept {busy:.1f} of {cores} cores{seen}; stop them and {_AGAIN}"
+    elif during and during.busy_readings > _OFTEN * during.readings:
+        yield (
+            f"machine busy at times: in {during.busy_readings} of {during.readings} readings other programs kept"
+            f" {during.most_cores:.1f} of {cores} cores at most; stop them and {_AGAIN}"
+        )
+    if fell := fallen_clock(around.readings):
+        yield (
+            f"the clock fell from {fell[0]:,.0f} to {fell[1]:,.0f} MHz during the session; fix the clock frequency or"
+            f" cool the machine, and {_AGAIN}"
+        )
+
+
+def model_doubts(name: str, latency: Latency, measured: Measured) -> Iterator[str]:
+    """What one model's own samples say against them."""
+    if not measured.ready.stable:
+        yield f"{name}: speed still changed after ten seconds of warm-up; fix the clock frequency and run again"
+    if (level := level_of(latency)) and not level.is_steady:
+        yield f"{name}: {changed(level)}; stop other programs or fix the clock frequency, and run again"
+    stray = outliers_in(latency)
+    if stray.share > _MANY and _width(latency) <= _WIDE:
+        yield (
+            f"{name}: {stray.share:.0%} of {stray.calls:,} calls are outliers, so p95 and p99 are those of disturbed"
+            " calls; stop other programs and run again"
+        )
+
+
+def verdict_from(around: Around, warnings: Sequence[str]) -> str:
+    """`steady`; `invalid: ...` if the machine was busy or its clock fell; else `doubtful: ...`, the first reason."""
+    if not warnings:
+        return "steady"
+    busy = around.busy_cores
+    is_invalid = (busy is not None and busy > BUSY_SHARE * available_cores()) or fallen_clock(around.readings)
+    first = warnings[0].partition(";")[0]
+    more = f" (and {len(warnings) - 1} more, see the warnings)" if len(warnings) > 1 else ""
+    return f"{'invalid' if is_invalid else 'doubtful'}: {first}{more}"
+
+
+def changed(level: Level) -> str:
+    """`from round 11 of 20 on 1.34 times as slow as before (Pettitt's test: p = 0.0016)`."""
+    factor, word = (level.ratio, "slow") if level.ratio > 1 else (1 / level.ratio, "fast")
+    return (
+        f"from round {level.after_round + 1} of {level.rounds} on {factor:.2f} times as {word} as before"
+        f" (Pettitt's test: p = {level.p_value:.1g})"
+    )
+
+
+def warnings_for(
+    names: Sequence[str], latencies: Sequence[Latency], *, measured: Sequence[Measured], around: Around
+) -> list[str]:
+    """All of it: the machine first, then model by model."""
+    found = list(machine_doubts(around))
+    for name, latency, one in zip(names, latencies, measured, strict=True):
+        found += model_doubts(name, latency, one)
+    return [*found, *_width_doubts(dict(zip(names, map(_width, latencies), strict=True)))]
+
+
+def _width(latency: Latency) -> float:
+    return latency.percentile_ms(90) / latency.p50_ms
+
+
+def _width_doubts(widths: dict[str, float]) -> list[str]:
+    """One warning for all whose p90 is far from the median."""
+    wide = {name: width for name, width in widths.items() if width > _WIDE}
+    if not wide:
+        return []
+    shown = ", ".join(f"{width:.2f} for {name}" for name, width in list(wide.items())[:_SHOWN])
+    more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
+    todo = "stop other programs or time longer: edgeres bench --seconds 20"
+    return [f"p90 over median is {shown}{more}, above {_WIDE}; {todo}"]

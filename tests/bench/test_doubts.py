@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from edgeres.bench.doubts import Around, verdict_from, warnings_for
+from edgeres.bench.session import Measured
+from edgeres.bench.watch import Reading
+from edgeres.bench.worker import Job, Ready
+from edgeres.core.metrics import Latency
+
+QUIET = Around(0.0, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr("edgeres.bench.doubts.available_cores", lambda: 2)
+
+
+def doubts(rounds, *, stable=True, around=QUIET):
+    measured = Measured(Job(path=Path("m.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=stable))
+    latency = Latency(
+        samples_ms=tuple(sample for samples in rounds for sample in samples),
+        rounds=tuple(len(samples) for samples in rounds),
+        batch=1,
+        runtime="",
+        threads=1,
+        session="",
+        artifact="",
+        warmup=1,
+        machine="",
+    )
+    return warnings_for(["m.onnx"], [latency], measured=[measured], around=around)
+
+
+def readings(*loads, clocks=None):
+    clocks = clocks or [None] * len(loads)
+    return tuple(
+        Reading(at_s=at, other_cores=load, clock_mhz=clock)
+        for at, (load, clock) in enumerate(zip(loads, clocks, strict=True))
+    )
+
+
+STEADY = [[1.0] * 10] * 20
+HOG_HALFWAY = [[1.0] * 10] * 10 + [[1.5] * 10] * 10
+
+
+@pytest.mark.parametrize(
+    ("rounds", "stable", "around", "expected"),
+    [
+        (STEADY, True, QUIET, []),
+        (STEADY, True, Around(None, None), []),
+        (STEADY, True, Around(0.0, 1.0), ["machine busy: other programs kept 1.0 of 2 cores"]),
+        (STEADY, True, Around(0.0, 0.0, readings(0, 0, 1, 1)), ["machine busy: other programs kept 0.5 of 2 cores"]),
+        (STEADY, True, Around(0.0, 0.0, readings(0, 0, 0, 0.8)), ["machine busy at times: in 1 of 4 readings"]),
+        (STEADY, True, Around(0.0, 0.0, readings(*[0] * 9, 0.8)), []),
+        (
+            STEADY,
+            True,
+            Around(0.0, 0.0, readings(*[0] * 6, clocks=[4000.0] * 3 + [2000.0] * 3)),
+            ["the clock fell from 4,000 to 2,000 MHz"],
+        ),
+        (STEADY, False, QUIET, ["m.onnx: speed still changed"]),
+        ([[1.0] * 8 + [9.0] * 2] * 20, True, QUIET, ["p90 over median is 9.00 for m.onnx, above 1.3"]),
+        ([[1.0] * 14 + [9.0]] * 20, True, QUIET, ["m.onnx: 7% of 300 calls are outliers"]),
+        (HOG_HALFWAY, True, QUIET, ["m.onnx: from round 11 of 20 on 1.50 times as slow as before"]),
+    ],
+)
+def test_a_doubtful_session_says_what_to_do(rounds, stable, around, expected):
+    found = [one for one in doubts(rounds, stable=stable, around=around) if "median is 1.50" not in one]
+    assert len(found) == len(expected)
+    assert all(warning.startswith(text) and ";" in warning for text, warning in zip(expected, found, strict=True))
+
+
+def test_a_speed_up_on_the_way_is_told_too():
+    assert any("1.50 times as fast as before" in warning for warning in doubts(HOG_HALFWAY[::-1]))
+
+
+def test_the_verdict_is_invalid_for_the_machine_and_doubtful_for_the_samples():
+    busy, quiet = Around(0.0, 1.0), Around(0.0, 0.1)
+    assert verdict_from(quiet, []) == "steady"
+    assert verdict_from(busy, doubts(STEADY, around=busy)).startswith("invalid: machine busy: other programs kept 1.0")
+    assert verdict_from(quiet, doubts(HOG_HALFWAY)).startswith("doubtful: m.onnx: ")
+    assert verdict_from(quiet, ["a; do b", "c; do d"]) == "doubtful: a (and 1 more, see the warnings)"
+
+
+def test_the_most_of_before_during_and_after_counts():
+    assert Around(0.4, 0.1, readings(0.2, 0.2)).busy_cores == 0.4
+    assert Around(0.0, 0.1, readings(0.2, 0.4)).busy_cores == pytest.approx(0.3)
+    assert Around(None, None).busy_cores is None

@@ -1,12 +1,17 @@
-"""`python3 agent.pyz detect | build | measure`: the answer is one JSON object on the last line of stdout."""
+"""`python3 agent.pyz detect | build | measure | eval`: the answer is one JSON object on the last line of stdout.
+
+It is what `edgeres --on NAME` runs on a board, and works the same when a user of the board runs it there.
+"""
 
 import argparse
 import json
 import sys
+from typing import Any
 
-from . import detect, measure, process, trtexec
+from . import detect, evaluate, lock, measure, process, settings, trtexec
 
 _FAILED = 4  # exit code of edgeres for "this machine cannot do it"
+_HOUR_S = 3600.0
 
 
 def main(argv: "list[str] | None" = None) -> "int":
@@ -16,15 +21,23 @@ def main(argv: "list[str] | None" = None) -> "int":
     if options.leash:
         process.hold_leash(options.remove)
     try:
-        answer = {"detect": _detect, "build": _build, "measure": _measure}[options.job](options)
-    except (measure.Refused, trtexec.DamagedOutput, OSError) as err:
+        answer = _answer(options)
+    except (process.Refused, trtexec.DamagedOutput, OSError) as err:
         answer = {"error": " ".join(str(err).split())}
     finally:
         process.wait_if_lost()
-        process.kill_all()
+        process.finish()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     return _FAILED if "error" in answer else 0
+
+
+def _answer(options: "argparse.Namespace") -> "dict[str, object]":
+    job = {"detect": _detect, "build": _build, "measure": _measure, "eval": _eval}[options.job]
+    if options.job == "detect" or getattr(options, "here", False):
+        return job(options)
+    with lock.held(options.wait_s):
+        return job(options)
 
 
 def _detect(options: "argparse.Namespace") -> "dict[str, object]":
@@ -45,31 +58,70 @@ def _measure(options: "argparse.Namespace") -> "dict[str, object]":
         options.folder,
         options.trtexec,
     )
-    return measure.measure(plan)
+    with settings.held(options.lock_clocks, options.power_mode, options.folder) as complaints:
+        answer: "dict[str, Any]" = measure.measure(plan)
+    return {**answer, "not_put_back": complaints, "warnings": answer["warnings"] + complaints}
+
+
+def _eval(options: "argparse.Namespace") -> "dict[str, object]":
+    job = evaluate.Job(options.engine, options.images, options.batch, options.logits)
+    return evaluate.evaluate(job) if options.here else evaluate.evaluate_apart(job, options.timeout_s)
 
 
 def _parser() -> "argparse.ArgumentParser":
-    parser = argparse.ArgumentParser(prog="agent", description="Builds and measures an engine on this board.")
+    parser = argparse.ArgumentParser(prog="agent", description=_DESCRIPTION)
     parser.add_argument("--leash", action="store_true", help="end everything when stdin ends")
-    parser.add_argument("--remove", help="with --leash: the run's folder, removed when the connection is lost")
+    parser.add_argument("--remove", metavar="DIR", help="with --leash: the run's folder, removed when stdin ends")
     jobs = parser.add_subparsers(dest="job", metavar="JOB")
     jobs.required = True
     jobs.add_parser("detect", help="what board this is")
     builder = jobs.add_parser("build", help="ONNX to engine")
-    builder.add_argument("--onnx", required=True)
-    builder.add_argument("--precision", choices=sorted(trtexec.PRECISIONS), default="int8")
-    builder.add_argument("--timeout-s", type=float, default=3600.0)
     timer = jobs.add_parser("measure", help="latency and energy of an engine")
-    timer.add_argument("--batch", type=int, default=1)
-    timer.add_argument("--warmup-s", type=int, default=1)
-    timer.add_argument("--duration-s", type=int, default=10)
-    timer.add_argument("--idle-s", type=float, default=5.0)
-    timer.add_argument("--folder", default=".")
+    judge = jobs.add_parser("eval", help="the logits of an engine for packed images")
+    _add_build(builder)
+    _add_measure(timer)
+    _add_eval(judge)
+    for one in (builder, timer, judge):
+        one.add_argument("--engine", required=True, metavar="E.plan", help="the engine")
+        one.add_argument("--wait-s", type=float, default=0.0, help="wait so long for another run to end (0)")
     for one in (builder, timer):
-        one.add_argument("--engine", required=True)
         one.add_argument("--trtexec", action="append", default=[], metavar="OPTION", help="one more option of trtexec")
+    for one in (builder, judge):
+        one.add_argument("--timeout-s", type=float, default=_HOUR_S, help="end it after so long (3600)")
+    for one in (timer, judge):
+        one.add_argument("--batch", type=int, default=1, help="images in a call; the engine must take it (1)")
     return parser
 
+
+def _add_build(parser: "argparse.ArgumentParser") -> "None":
+    parser.add_argument("--onnx", required=True, metavar="M.onnx", help="the network")
+    parser.add_argument(
+        "--precision",
+        choices=sorted(trtexec.PRECISIONS),
+        default="int8",
+        help="what TensorRT 8 may use (int8); from 10 on the types are the ONNX file's",
+    )
+
+
+def _add_measure(parser: "argparse.ArgumentParser") -> "None":
+    parser.add_argument("--warmup-s", type=int, default=1, help="before each of the two runs (1)")
+    parser.add_argument("--duration-s", type=int, default=10, help="of each of the two runs (10)")
+    parser.add_argument("--idle-s", type=float, default=5.0, help="power at rest is measured so long (5)")
+    parser.add_argument("--folder", default=".", metavar="DIR", help="where trtexec's files go (.)")
+    parser.add_argument("--lock-clocks", action="store_true", help="jetson_clocks, put back at the end; needs root")
+    parser.add_argument("--power-mode", metavar="NAME|ID", help="nvpmodel -m, put back at the end; needs root")
+
+
+def _add_eval(parser: "argparse.ArgumentParser") -> "None":
+    parser.add_argument("--images", required=True, metavar="DIR", help="index.json and the parts it names")
+    parser.add_argument("--logits", required=True, metavar="OUT", help="float32 (N, K) goes here, little-endian")
+    parser.add_argument("--here", action="store_true", help="in this process: if TensorRT crashes, so does the agent")
+
+
+_DESCRIPTION = (
+    "Builds, measures and evaluates a TensorRT engine on this board. The last line of stdout is the answer, one JSON"
+    ' object; {"error": ...} and exit code 4 if it cannot be done.'
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -50,14 +50,14 @@ def board() -> "dict[str, object]":
 
 def l4t() -> "str | None":
     """Such as "36.4.3"."""
-    found = _RELEASE.search(_read("etc/nv_tegra_release"))
-    return "{}.{}".format(*found.groups()) if found else None
+    release = _RELEASE.search(_read("etc/nv_tegra_release"))
+    return "{}.{}".format(*release.groups()) if release else None
 
 
 def power_mode() -> "dict[str, object] | None":
     """Name and id as nvpmodel says them: the same id is another mode on another module."""
-    found = _MODE.search(process.output_of(["nvpmodel", "-q"]))
-    return {"name": found.group(1), "id": int(found.group(2))} if found else None
+    mode = _MODE.search(process.output_of(["nvpmodel", "-q"]))
+    return {"name": mode.group(1), "id": int(mode.group(2))} if mode else None
 
 
 def power_modes() -> "dict[str, int]":
@@ -67,7 +67,7 @@ def power_modes() -> "dict[str, int]":
 
 def gpu_clock() -> "dict[str, object] | None":
     """Clock now and its bounds in MHz; `is_locked` where the two bounds are one, as jetson_clocks makes them."""
-    for folder in _found("sys/class/devfreq", "*"):
+    for folder in found("sys/class/devfreq", "*"):
         values = [_read_int(folder / key) for key in ("cur_freq", "min_freq", "max_freq")]
         if any(gpu in folder.name for gpu in _GPU_NAMES) and None not in values:
             now, low, high = (int(value or 0) // 1000000 for value in values)
@@ -77,7 +77,7 @@ def gpu_clock() -> "dict[str, object] | None":
 
 def throttle_counts() -> "dict[str, int]":
     """Over-current events since boot (Orin: hwmon files oc1_event_cnt and so on)."""
-    values = {path.name: _read_int(path) for path in _found("sys/class/hwmon", "hwmon*/oc*_event_cnt")}
+    values = {path.name: _read_int(path) for path in found("sys/class/hwmon", "hwmon*/oc*_event_cnt")}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -115,9 +115,9 @@ def _has_dpkg() -> "bool":
 
 def _cuda() -> "str | None":
     for name in ("version.json", "version.txt"):
-        found = re.search(r'"version" *: *"(\d+\.\d+)|CUDA Version (\d+\.\d+)', _read("usr/local/cuda/" + name))
-        if found:
-            return found.group(1) or found.group(2)
+        seen = re.search(r'"version" *: *"(\d+\.\d+)|CUDA Version (\d+\.\d+)', _read("usr/local/cuda/" + name))
+        if seen:
+            return seen.group(1) or seen.group(2)
     return None
 
 
@@ -139,7 +139,7 @@ def _capability() -> "str | None":
 def _fan() -> "dict[str, int]":
     """What the fan is told (0 to 255) and does (turns a minute), where the board says it."""
     keys = {"pwm1": "pwm", "rpm": "rpm", "fan1_input": "rpm"}
-    values = {keys[path.name]: _read_int(path) for path in _found("sys/class/hwmon", "hwmon*/*") if path.name in keys}
+    values = {keys[path.name]: _read_int(path) for path in found("sys/class/hwmon", "hwmon*/*") if path.name in keys}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -166,8 +166,14 @@ def _read(name: "str") -> "str":
         return ""
 
 
-def _found(folder: "str", pattern: "str") -> "list[Path]":
+def found(folder: "str", pattern: "str") -> "list[Path]":
+    """Files of this board, sorted by name."""
     return sorted(_path(folder).glob(pattern))
+
+
+def is_this_machine() -> "bool":
+    """Whether the board's root is this machine's own."""
+    return _path("") == Path("/")
 
 
 def _path(name: "str") -> "Path":

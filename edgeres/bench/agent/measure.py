@@ -8,17 +8,22 @@ Performance and energy are runs apart because sampling ten times a second costs 
 """
 
 import hashlib
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from . import detect, figures, process, trtexec
+from .process import Refused
 from .sampler import Sample, Sampler
 
 SCHEMA_VERSION = 1
 _WATCH_MS, _SAMPLE_MS = 1000, 100
 _STARTUP_S = 120.0  # loading an engine and CUDA may take this long on a Nano
+_MIB = 1 << 20
+_PLAN_MIB, _PLAN_PER_ONNX = 32, 4  # a plan holds kernels, and weights of one byte may become float32
+_MOST_DAMAGED = 0.05  # share of unreadable lines of tegrastats above which its format is not the known one
 
 
 class Plan(NamedTuple):
@@ -33,21 +38,22 @@ class Plan(NamedTuple):
     extra: "list[str]"
 
 
-class Refused(Exception):
-    """The board cannot do it; one line that says why and what to do."""
-
-
 class Run(NamedTuple):
-    """One run of trtexec; `window` is when it timed, in monotonic seconds, or None if it did not say."""
+    """One run of trtexec; `window` is when it timed, in monotonic seconds, or None if it did not say.
+
+    It ended at `end_s`, a little after the window or, where it gave up early, within it.
+    """
 
     log: "trtexec.Log"
     times: "list[dict[str, float]]"
     window: "tuple[float, float] | None"
+    end_s: "float"
 
 
 def build(onnx: "str", engine: "str", precision: "str", timeout_s: "float", extra: "list[str]") -> "dict[str, object]":
     """Builds `engine` from `onnx`; raises Refused with trtexec's own words if it fails, hangs or is not there."""
     tool, known = _tool()
+    _check_disk(onnx, engine)
     arguments = [tool, *trtexec.build_arguments(known, precision, onnx, engine), *extra]
     log = _log_of(process.run(arguments, timeout_s), "build", timeout_s)
     if not Path(engine).is_file():
@@ -82,9 +88,11 @@ def measure(plan: "Plan") -> "dict[str, object]":
     samples_ms = [row["computeMs"] for row in fast.times]
     problems = figures.latency_problems(samples_ms) + figures.clock_problems(watched) + figures.clock_problems(load)
     problems += _changes(before, counts)
+    board, clock = detect.board(), detect.gpu_clock()
     return {
         "schema_version": SCHEMA_VERSION,
-        "board": detect.board(),
+        "board": board,
+        "clocks_locked": clock is not None and bool(clock["is_locked"]),
         "tensorrt": fast.log.tensorrt,
         "gpu": fast.log.facts.get("gpu"),
         "capability": fast.log.facts.get("capability"),
@@ -96,7 +104,7 @@ def measure(plan: "Plan") -> "dict[str, object]":
         "p99_ms": figures.percentile(samples_ms, 99),
         "images_per_s": _images_per_s(fast.times, plan.batch),
         "summary": fast.log.summary,
-        "energy": _energy(idle, load, weighed, plan.batch),
+        "energy": _energy(idle, heavy, weighed, plan.batch),
         "heat": figures.heat(idle.samples, load),
         "damaged_samples": idle.damaged + watch.damaged + heavy.damaged,
         "is_valid": not problems,
@@ -130,7 +138,7 @@ def _run(arguments: "list[str]", plan: "Plan", tegrastats: "str | None", interva
     times_file.unlink()
     started = [at_s for at_s, line in done.lines if line.endswith(trtexec.STARTED)]
     window = (started[0] + plan.warmup_s, started[0] + plan.warmup_s + plan.duration_s) if started else None
-    return Run(log, times, window), sampler
+    return Run(log, times, window, done.lines[-1][0]), sampler
 
 
 def _log_of(done: "process.Finished", what: "str", timeout_s: "float") -> "trtexec.Log":
@@ -159,6 +167,21 @@ def _tool() -> "tuple[str, set[str]]":
     return tool, known
 
 
+def _check_disk(onnx: "str", engine: "str") -> "None":
+    """Raises Refused where the engine may not fit: a disk that fills up during the build leaves half of one."""
+    folder = Path(engine).resolve().parent
+    try:
+        needed = _PLAN_MIB * _MIB + _PLAN_PER_ONNX * Path(onnx).stat().st_size
+        free = shutil.disk_usage(str(folder)).free
+    except OSError as err:
+        raise Refused(f"cannot read {err.filename}: {err.strerror}") from err
+    if free < needed:
+        raise Refused(
+            f"not enough disk space in {folder}: {free} bytes are free and the engine may need {needed};"
+            " free some and try again"
+        )
+
+
 def _exports(known: "set[str]", folder: "str") -> "list[str]":
     names = {"exportProfile": "profile.json", "exportLayerInfo": "layers.json"}
     wanted = [f"--{key}={Path(folder) / name}" for key, name in names.items() if key in known]
@@ -176,9 +199,15 @@ def _changes(mode: "dict[str, object] | None", counts: "dict[str, int]") -> "lis
     return problems
 
 
-def _energy(idle: "Sampler", load: "list[Sample]", run: "Run", batch: "int") -> "dict[str, object]":
+def _energy(idle: "Sampler", heavy: "Sampler", run: "Run", batch: "int") -> "dict[str, object]":
     if run.window is None:
         return {"reason": f"trtexec did not say {trtexec.STARTED!r}: when it timed is unknown"}
+    lines = idle.damaged + heavy.damaged + len(idle.samples) + len(heavy.samples)
+    if idle.damaged + heavy.damaged > _MOST_DAMAGED * lines:
+        return {"reason": f"{idle.damaged + heavy.damaged} of {lines} lines of tegrastats are in no known format"}
+    load = heavy.between(*run.window)
+    if load and load[-1].at_s < (run.window[0] + min(run.window[1], run.end_s)) / 2:
+        return {"reason": "tegrastats ended before the run did"}
     return figures.energy(idle.samples, load, run.times, batch)
 
 

@@ -1,4 +1,8 @@
-"""Child processes that never outlive the agent, and a leash to the computer that started it."""
+"""Child processes that never outlive the agent, what is put back at its end, and a leash to who started it.
+
+The agent ends in one of three ways: its job is done, a signal unwinds the stack, or the leash's thread sees that the
+connection is lost. In each of them the acts given to `at_the_end` are done once, the latest first.
+"""
 
 import contextlib
 import os
@@ -9,13 +13,21 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, Iterator, NamedTuple, NoReturn  # noqa: UP035 - Python 3.6
 
 GONE = 70  # exit code when the other end of the leash is gone; nobody reads it
 RUN_PREFIX = "edgeres-run-"  # only folders of this name are ever removed
 _PATIENCE_S = 5.0
+_LEASH = "leash"  # name of the thread that holds it
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _LIVE = []  # type: list[subprocess.Popen[str]]
+_ACTS = []  # type: list[Callable[[], None]]
+_ENDING = threading.RLock()  # held while something is started or put back
 _LOST = threading.Event()
+
+
+class Refused(Exception):
+    """The board cannot do it; one line that says why and what to do."""
 
 
 class Finished(NamedTuple):
@@ -28,6 +40,12 @@ class Finished(NamedTuple):
 
 def start(arguments: "list[str]") -> "subprocess.Popen[str]":
     """Starts a program in a process group of its own, output in one pipe, line by line."""
+    with _ENDING:
+        child = None if _is_over() else _started(arguments)
+    return child or _wait_for_end()
+
+
+def _started(arguments: "list[str]") -> "subprocess.Popen[str]":
     child = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
@@ -53,13 +71,14 @@ def run(arguments: "list[str]", timeout_s: "float") -> "Finished":
     timer = threading.Timer(timeout_s, expire)
     timer.daemon = True
     timer.start()
+    assert child.stdout is not None
     try:
-        assert child.stdout is not None
         lines = [(time.monotonic(), line.rstrip("\n")) for line in child.stdout]
         return Finished(child.wait(), lines, expired.is_set())
     finally:
         timer.cancel()
         kill(child)
+        child.stdout.close()
 
 
 def output_of(arguments: "list[str]", timeout_s: "float" = 20.0) -> "str":
@@ -91,20 +110,37 @@ def kill_all() -> "None":
         kill(child)
 
 
+@contextlib.contextmanager
+def at_the_end(act: "Callable[[], None]") -> "Iterator[None]":
+    """Does `act` when the block ends, however it ends."""
+    _ACTS.append(act)
+    try:
+        yield
+    finally:
+        _do(act)
+
+
+def finish() -> "None":
+    """Ends every program and does what is left to do at the end."""
+    kill_all()
+    for act in reversed(_ACTS[:]):
+        _do(act)
+
+
 def hold_leash(folder: "str | None") -> "None":
     """From now on the end of stdin (the connection was lost) ends everything and removes the run's `folder`."""
-    threading.Thread(target=_wait_for_end, args=(folder,), daemon=True).start()
+    threading.Thread(target=_watch_stdin, args=(folder,), name=_LEASH, daemon=True).start()
 
 
 def wait_if_lost() -> "None":
     """Once the leash has ended, the thread that holds it cleans up and ends the process: this waits for that."""
-    while _LOST.is_set():
-        time.sleep(1.0)
+    if _is_over():
+        _wait_for_end()
 
 
 def exit_on_signals() -> "None":
-    """A signal unwinds the stack, so that children are ended on the way."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    """A signal unwinds the stack, so that children are ended and settings put back on the way."""
+    for number in _SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
@@ -114,11 +150,46 @@ def remove_run(folder: "str") -> "None":
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for_end(folder: "str | None") -> "None":
+def _do(act: "Callable[[], None]") -> "None":
+    """Once; the leash's thread waits until it is done, a signal comes too late."""
+    with _ENDING, _signals_ignored():
+        if act in _ACTS:
+            _ACTS.remove(act)
+            act()
+
+
+@contextlib.contextmanager
+def _signals_ignored() -> "Iterator[None]":
+    if threading.current_thread() is not threading.main_thread():  # Python lets only that one set handlers
+        yield
+        return
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _is_over() -> "bool":
+    """Whether the connection is lost and this thread has nothing to do any more."""
+    return _LOST.is_set() and threading.current_thread().name != _LEASH
+
+
+def _wait_for_end() -> "NoReturn":
+    while True:
+        time.sleep(1.0)
+
+
+def _watch_stdin(folder: "str | None") -> "None":
     while os.read(0, 1):  # not sys.stdin: its lock, held by this thread, aborts Python at exit
         pass
-    _LOST.set()
-    kill_all()
-    if folder:
-        remove_run(folder)
-    os._exit(GONE)
+    with _ENDING:
+        _LOST.set()
+        kill_all()
+        for act in reversed(_ACTS[:]):
+            with contextlib.suppress(Refused, OSError):
+                _do(act)
+        if folder:
+            remove_run(folder)
+        os._exit(GONE)

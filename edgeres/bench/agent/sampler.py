@@ -37,6 +37,8 @@ class Sampler:
         if self._arguments:
             process.kill(self._child)
             self._thread.join(10.0)
+            if self._child.stdout is not None and not self._thread.is_alive():
+                self._child.stdout.close()
 
     def between(self, start_s: "float", end_s: "float") -> "list[Sample]":
         """The samples whose line came in that time."""

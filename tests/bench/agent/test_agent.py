@@ -1,81 +1,29 @@
 import ast
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import edgeres.bench.agent
-from edgeres.bench.agent import figures
+from edgeres.bench.agent import figures, measure
+from edgeres.bench.agent.process import Refused
 from edgeres.bench.boards import agent_bytes
 
 SOURCES = sorted(Path(edgeres.bench.agent.__file__).parent.glob("*.py"))
 
 
-def fakes():
-    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def pythons():
     """This Python, and the ones that old JetPacks have where this machine has them too."""
     found = [sys.executable]
-    for version in ("3.6", "3.8"):
+    for version in ("3.6", "3.8", "3.10"):
         kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
         path = str(kept[0]) if kept else shutil.which(f"python{version}")
         if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
             found.append(path)
     return found
-
-
-class Bench:
-    """The agent as one file, in a process, on a pretend Jetson."""
-
-    def __init__(self, root):
-        self.root = root
-        self.environment = fakes().pretend_jetson(root)
-        self.file = root / "agent.pyz"
-        self.file.write_bytes(agent_bytes())
-        (root / "model.onnx").write_bytes(b"onnx")
-        (root / "model.plan").write_bytes(b"plan")
-
-    def start(self, *arguments, python=sys.executable, **more):
-        return subprocess.Popen(
-            [python, str(self.file), *arguments],
-            env={**self.environment, **more},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.root,
-        )
-
-    def run(self, *arguments, python=sys.executable, **more):
-        process = self.start(*arguments, python=python, **more)
-        out, err = process.communicate(timeout=60)
-        assert "Traceback" not in err
-        return process.returncode, json.loads(out.splitlines()[-1])
-
-    def measure(self, **more):
-        short = ["--warmup-s", "0", "--duration-s", "10", "--idle-s", "0.5", "--batch", "2"]
-        return self.run("measure", "--engine", "model.plan", *short, **more)
-
-    def strays(self):
-        done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-        return [line for line in done.stdout.splitlines() if str(self.root / "bin") in line]
-
-
-@pytest.fixture
-def bench(tmp_path):
-    one = Bench(tmp_path)
-    yield one
-    assert one.strays() == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -99,7 +47,7 @@ def test_a_board_is_described(bench, python):
     assert board["model"] == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
     assert (board["l4t"], board["jetpack"], board["cuda"]) == ("36.4.3", "6.2", "12.6")
     assert board["power_mode"] == {"name": "MAXN_SUPER", "id": 2}
-    assert board["power_modes"] == {"15W": 0, "MAXN_SUPER": 2}
+    assert board["power_modes"] == {"15W": 0, "25W": 1, "MAXN_SUPER": 2, "7W": 3}
     assert board["gpu_clock"] == {"mhz": 624, "min_mhz": 306, "max_mhz": 1020, "is_locked": False}
     assert board["fan"] == {"pwm": 128}
     assert board["packages"]["libnvinfer-bin"] == "10.3.0.30-1+cuda12.5"
@@ -136,7 +84,7 @@ def test_energy_is_power_above_rest_times_the_time_of_an_image(bench, python):
     assert energy["load_rails_w"]["VDD_SOC"] == pytest.approx(2.317)
     assert min(energy["idle_samples"], energy["load_samples"]) >= figures.LEAST_SAMPLES
     assert result["heat"]["gpu_mhz"]["median"] == 624
-    assert result["profile"] == '[{"count": 1}]'
+    assert result["profile"] == '[{"count": 200}]'
     assert result["board"]["power_mode"]["name"] == "MAXN_SUPER"
 
 
@@ -146,6 +94,7 @@ def test_energy_is_power_above_rest_times_the_time_of_an_image(bench, python):
         ("throttle", "the GPU's clock moved between 400 and 624 MHz"),
         ("drift", "latency drifted by +20.0 %"),
         ("newmode", "the power mode changed"),
+        ("overcurrent", "the board throttled: oc1_event_cnt rose from 3 to "),
     ],
 )
 def test_a_run_that_cannot_be_trusted_says_so(bench, mode, problem):
@@ -155,7 +104,13 @@ def test_a_run_that_cannot_be_trusted_says_so(bench, mode, problem):
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason"), [("silent", "when it timed is unknown"), ("garbage", "too few power samples")]
+    ("mode", "reason"),
+    [
+        ("silent", "when it timed is unknown"),
+        ("garbage", "lines of tegrastats are in no known format"),
+        ("newformat", "lines of tegrastats are in no known format"),
+        ("quiet", "tegrastats ended before the run did"),
+    ],
 )
 def test_without_knowing_power_or_time_there_is_no_energy(bench, mode, reason):
     code, result = bench.measure(FAKE_MODE=mode)
@@ -177,6 +132,7 @@ def test_a_board_without_tegrastats_is_timed_all_the_same(bench):
         ("bad", "trtexec 10.3.0 ended with exit 1: Failed to parse onnx file"),
         ("crash", "ended with signal 11"),
         ("full", "wrote no engine; disk full?"),
+        ("nospace", "Saving engine to file failed."),
         ("hang", "the build hung: trtexec was ended after 1 s"),
     ],
 )
@@ -186,6 +142,17 @@ def test_a_build_that_fails_is_one_line(bench, mode, message):
     assert (code, list(answer)) == (4, ["error"])
     assert message in answer["error"]
     assert "\n" not in answer["error"]
+
+
+def test_a_build_that_may_not_fit_on_the_disk_is_refused_before_it_starts(bench, monkeypatch):
+    for name, value in bench.environment.items():
+        monkeypatch.setenv(name, value)
+    free = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(measure.shutil, "disk_usage", lambda folder: free)
+    onnx, engine = bench.root / "model.onnx", bench.root / "new.plan"
+    with pytest.raises(Refused, match=r": 1000 bytes are free and the engine may need 33554448; free some"):
+        measure.build(str(onnx), str(engine), "int8", 60, [])
+    assert not engine.exists()
 
 
 def test_a_board_without_trtexec_says_what_to_install(bench):
@@ -199,7 +166,7 @@ def test_when_the_connection_is_lost_nothing_stays_behind(bench):
     folder.mkdir()
     job = ["--leash", "--remove", str(folder), "measure", "--engine", "model.plan", "--idle-s", "0.1"]
     process = bench.start(*job, FAKE_MODE="slowly")
-    wait_until(lambda: (bench.root / "state" / "load").exists())
+    bench.wait_until(lambda: (bench.root / "state" / "load").exists())
     process.stdin.close()
     process.wait(30)
     process.stdout.close()
@@ -225,18 +192,10 @@ def test_only_folders_of_runs_are_removed(bench):
 
 def test_a_signal_ends_what_was_started(bench):
     process = bench.start("measure", "--engine", "model.plan", "--idle-s", "0.1", FAKE_MODE="slowly")
-    wait_until(lambda: (bench.root / "state" / "load").exists())
+    bench.wait_until(lambda: (bench.root / "state" / "load").exists())
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 128 + 15
-
-
-def wait_until(is_so):
-    for _ in range(500):
-        if is_so():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came to that")
 
 
 def test_the_half_width_of_a_constant_is_zero_and_of_noise_is_not():

@@ -1,0 +1,107 @@
+"""The logits of a data set's images, computed by an engine on this board.
+
+TensorRT may crash the process that runs it, so a second agent does the work and a crash becomes one line.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import images, process
+from .engine import opened
+from .measure import sha256_of
+from .process import Refused
+
+_HERE = "--here"
+_RUN = "import sys; sys.path[0] = sys.argv.pop(1); from {} import main; sys.exit(main(sys.argv[1:]))"
+
+
+class Job(NamedTuple):
+    """Engine, folder of images, images at a time, and the file the logits go to."""
+
+    engine: "str"
+    images: "str"
+    batch: "int"
+    logits: "str"
+
+
+def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
+    """`evaluate` in a process of its own; raises Refused if that crashes, hangs or refuses."""
+    try:
+        done = process.run(_again(job), timeout_s)
+    finally:
+        _remove_unfinished(job)
+    if done.timed_out:
+        raise Refused(f"the evaluation hung: it was ended after {timeout_s:.0f} s")
+    if done.code < 0:
+        raise Refused(f"the evaluation crashed with signal {-done.code} inside TensorRT or CUDA")
+    try:
+        answer = json.loads(done.lines[-1][1])  # type: dict[str, Any]
+    except (IndexError, ValueError) as err:
+        last = done.lines[-1][1] if done.lines else "it said nothing"
+        raise Refused(f"the evaluation failed with exit {done.code}: {last}") from err
+    if "error" in answer:
+        raise Refused(str(answer["error"]))
+    return answer
+
+
+def evaluate(job: "Job") -> "dict[str, object]":
+    """Writes float32 (N, K), little-endian; `seconds` are those of the engine's loop, images read and copied."""
+    pictures = images.images_in(job.images)
+    with opened(job.engine, job.batch) as engine:
+        if engine.image_shape != pictures.shape:
+            raise Refused(f"the engine takes images of {engine.image_shape}, these are {pictures.shape}")
+        start_s = time.monotonic()
+        digest = _write_logits(engine, pictures, job)
+        seconds = time.monotonic() - start_s
+        return {
+            "n": pictures.n,
+            "classes": engine.classes,
+            "batch": engine.batch,
+            "seconds": seconds,
+            "tensorrt": engine.version,
+            "logits_sha256": digest,
+            "engine_sha256": sha256_of(job.engine),
+            "input": engine.input,
+            "output": engine.output,
+        }
+
+
+def _write_logits(engine: "Any", pictures: "images.Images", job: "Job") -> "str":
+    """Under a temporary name first; returns the sha256."""
+    digest, row = hashlib.sha256(), images.FLOAT_BYTES * engine.classes
+    unfinished = _unfinished(job)
+    try:
+        with unfinished.open("wb") as file:
+            for batch, count in images.batches(pictures, job.batch):
+                logits = engine.infer(batch)[: count * row]
+                digest.update(logits)
+                file.write(logits)
+        os.replace(str(unfinished), job.logits)
+    except OSError as err:
+        raise Refused(f"cannot write {job.logits}: {err.strerror}") from err
+    finally:
+        _remove_unfinished(job)
+    return digest.hexdigest()
+
+
+def _unfinished(job: "Job") -> "Path":
+    return Path(job.logits + ".part")
+
+
+def _remove_unfinished(job: "Job") -> "None":
+    with contextlib.suppress(FileNotFoundError):
+        _unfinished(job).unlink()
+
+
+def _again(job: "Job") -> "list[str]":
+    """The command that starts this agent again, from its one file or from the package."""
+    package = __name__.rpartition(".")[0]
+    home = Path(__file__).resolve().parents[package.count(".") + 1]
+    arguments = ["--engine", job.engine, "--images", job.images, "--batch", str(job.batch), "--logits", job.logits]
+    return [sys.executable, "-c", _RUN.format(package + ".__main__"), str(home), "eval", _HERE, *arguments]

@@ -1,0 +1,128 @@
+"""The images of a data set as the other computer packed them: raw bytes in parts, and how to make float32 of them.
+
+    index.json  {"shape": [C, H, W], "n": N, "dtype": "uint8" | "float32", "tables": [[256 floats] * C] | null,
+                 "parts": [{"name", "n", "sha256"}, ...]}
+
+Pixels of type uint8 go through `tables`: the normalised value of each byte, per channel, as the other computer computed
+it, so that the network's input here is bit for bit the one it had there. Parts of float32 (little-endian, like every
+Jetson) go in as they are. Labels are not here.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any, Iterator, NamedTuple  # noqa: UP035 - Python 3.6
+
+from .process import Refused
+
+FLOAT_BYTES = 4
+_LEVELS = 256
+_BYTES_OF = {"uint8": 1, "float32": FLOAT_BYTES}
+_CHUNK_BYTES = 1 << 20
+
+
+class Part(NamedTuple):
+    """One file of `n` images."""
+
+    path: "Path"
+    n: "int"
+    sha256: "str"
+
+
+class Images(NamedTuple):
+    """N images of `shape` (C, H, W). `planes`: per channel four tables of 256, one for each byte of a float32."""
+
+    shape: "tuple[int, int, int]"
+    n: "int"
+    planes: "list[list[bytes]]"
+    parts: "list[Part]"
+
+    @property
+    def image_bytes(self) -> "int":
+        """Of one image as it is stored."""
+        channels, height, width = self.shape
+        return channels * height * width * (1 if self.planes else FLOAT_BYTES)
+
+
+def images_in(folder: "str") -> "Images":
+    """What `folder` holds; raises Refused with one line if its index is damaged."""
+    path = Path(folder) / "index.json"
+    try:
+        fields = json.loads(path.read_text())
+        channels, height, width = (int(length) for length in fields["shape"])
+        parts = [Part(_beside(path, row["name"]), int(row["n"]), str(row["sha256"])) for row in fields["parts"]]
+        planes = _planes_from(fields["tables"], channels) if fields["dtype"] == "uint8" else []
+        found = Images((channels, height, width), int(fields["n"]), planes, parts)
+    except (OSError, ValueError, TypeError, KeyError, struct.error) as err:
+        raise Refused(f"damaged index of images {path}: {type(err).__name__}: {err}") from err
+    if fields["dtype"] not in _BYTES_OF:
+        raise Refused(f"damaged index of images {path}: dtype {fields['dtype']!r} is neither uint8 nor float32")
+    if found.n < 1 or found.n != sum(part.n for part in parts) or min(found.shape) < 1:
+        raise Refused(f"damaged index of images {path}: {found.n} images of {found.shape}, parts {fields['parts']!r}")
+    return found
+
+
+def batches(images: "Images", size: "int") -> "Iterator[tuple[bytes, int]]":
+    """(float32 (size, C, H, W), how many of them are images): the last batch is filled up with its last image.
+
+    Raises Refused for a part that is not the one that was sent.
+    """
+    for raw in _raw(images, size):
+        count = len(raw) // images.image_bytes
+        full = raw + raw[-images.image_bytes :] * (size - count)
+        yield (_floats(full, images) if images.planes else full), count
+
+
+def _raw(images: "Images", size: "int") -> "Iterator[bytes]":
+    """`size` images at a time, across the borders of parts; fewer at the end."""
+    wanted, kept = size * images.image_bytes, b""
+    for part in images.parts:
+        _check(part, part.n * images.image_bytes)
+        with part.path.open("rb") as file:
+            for chunk in iter(lambda: file.read(wanted - len(kept)), b""):  # noqa: B023 - used up in this turn
+                kept += chunk
+                if len(kept) == wanted:
+                    yield kept
+                    kept = b""
+    if kept:
+        yield kept
+
+
+def _floats(raw: "bytes", images: "Images") -> "bytes":
+    """Each byte as four: one table for each byte of the float32, written with a stride of four."""
+    channels, height, width = images.shape
+    plane, out = height * width, bytearray(FLOAT_BYTES * len(raw))
+    for index, start in enumerate(range(0, len(raw), plane)):
+        pixels, first = raw[start : start + plane], FLOAT_BYTES * start
+        for place, table in enumerate(images.planes[index % channels]):
+            out[first + place : first + FLOAT_BYTES * plane : FLOAT_BYTES] = pixels.translate(table)
+    return bytes(out)
+
+
+def _planes_from(tables: "Any", channels: "int") -> "list[list[bytes]]":
+    if len(tables) != channels or any(len(table) != _LEVELS for table in tables):
+        raise ValueError(f"tables must be {channels} of {_LEVELS} values")
+    packed = [struct.pack(f"<{_LEVELS}f", *table) for table in tables]
+    return [[one[place::FLOAT_BYTES] for place in range(FLOAT_BYTES)] for one in packed]
+
+
+def _beside(index: "Path", name: "str") -> "Path":
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"a part is named {name!r}")
+    return index.with_name(name)
+
+
+def _check(part: "Part", size: "int") -> "None":
+    digest = hashlib.sha256()
+    try:
+        seen = part.path.stat().st_size
+        with part.path.open("rb") as file:
+            for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
+                digest.update(chunk)
+    except OSError as err:
+        raise Refused(f"cannot read {part.path}: {err.strerror}") from err
+    if seen != size:
+        raise Refused(f"{part.path} has {seen} bytes where {part.n} images are {size}")
+    if digest.hexdigest() != part.sha256:
+        raise Refused(f"{part.path} is not the file that was sent (its sha256 differs)")

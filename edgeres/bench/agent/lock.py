@@ -1,0 +1,70 @@
+"""One run at a time on a board: two that measure together measure each other.
+
+The lock is `flock` on edgeres.lock in TMPDIR or /tmp; it is free again when its holder is gone, however that ended.
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Iterator  # noqa: UP035 - Python 3.6
+
+from . import process
+from .process import Refused
+
+NAME = "edgeres.lock"
+_AGAIN_S = 0.2
+_PID_BYTES = 20
+
+
+@contextlib.contextmanager
+def held(wait_s: "float") -> "Iterator[None]":
+    """Holds the board for the block; raises Refused if another run still holds it after `wait_s`."""
+    path = str(Path(tempfile.gettempdir()) / NAME)
+    descriptor = _taken(path, time.monotonic() + wait_s)
+    with process.at_the_end(lambda: _give_back(path, descriptor)):
+        yield
+
+
+def _taken(path: "str", until_s: "float") -> "int":
+    while True:
+        descriptor = _opened(path)
+        if _is_mine(descriptor, path):
+            _write_pid(descriptor)
+            return descriptor
+        owner = os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        if time.monotonic() >= until_s:
+            raise Refused(f"another edgeres run (pid {owner}) is using this board; try again when it has ended")
+        time.sleep(_AGAIN_S)
+
+
+def _opened(path: "str") -> "int":
+    """Another user's file can only be read, which is enough to lock it."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def _is_mine(descriptor: "int", path: "str") -> "bool":
+    """Locks it; False if another has it, or if the one who had it has just removed the file."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116 - follows the name, as open did
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _write_pid(descriptor: "int") -> "None":
+    with contextlib.suppress(OSError):  # another user's file
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+
+
+def _give_back(path: "str", descriptor: "int") -> "None":
+    with contextlib.suppress(OSError):
+        os.unlink(path)  # noqa: PTH108
+    os.close(descriptor)

@@ -1,0 +1,144 @@
+"""The agent as one file in a process of its own, on a pretend Jetson: what the tests of the agent share."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from edgeres.bench.agent.lock import NAME as LOCK_NAME
+from edgeres.bench.boards import agent_bytes
+
+_PATIENCE_S = 60
+
+
+@functools.cache
+def pretend() -> ModuleType:
+    """tests/bench/fakes.py: the tests are no package."""
+    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).parents[1] / "fakes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Bench:
+    """A pretend Jetson below `root` and the agent on it."""
+
+    def __init__(self, root: Path, jetpack: str = "6.2") -> None:
+        self.root, self.fakes = root, pretend()
+        self.temporary = root / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.environment = {**self.fakes.pretend_jetson(root, jetpack=jetpack), "TMPDIR": str(self.temporary)}
+        self.is_old = self.fakes.jetpacks()[jetpack]["tensorrt"][0] < 10
+        self.file = root / "agent.pyz"
+        self.file.write_bytes(agent_bytes())
+        (root / "model.onnx").write_bytes(b"onnx")
+        self.build("model.onnx", "model.plan")
+
+    def build(self, onnx: str, plan: str, *options: str) -> None:
+        """Makes a plan without the agent."""
+        command = [self.root / "bin" / "trtexec", f"--onnx={self.root / onnx}", f"--saveEngine={self.root / plan}"]
+        command += ["--int8" if self.is_old else "--stronglyTyped", *options]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+    def start(self, *arguments: str, python: str = sys.executable, **more: str) -> subprocess.Popen[str]:
+        """One job of the agent, its stdin held open."""
+        return subprocess.Popen(
+            [python, str(self.file), *arguments],
+            env={**self.environment, **more},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.root,
+        )
+
+    def run(self, *arguments: str, python: str = sys.executable, **more: str) -> tuple[int, dict]:
+        """Exit code and answer."""
+        process = self.start(*arguments, python=python, **more)
+        out, err = process.communicate(timeout=_PATIENCE_S)
+        assert "Traceback" not in err
+        return process.returncode, json.loads(out.splitlines()[-1])
+
+    def measure(self, *options: str, python: str = sys.executable, **more: str) -> tuple[int, dict]:
+        """A short measurement of model.plan, two images in a call."""
+        short = ["--warmup-s", "0", "--duration-s", "10", "--idle-s", "0.5", "--batch", "2"]
+        return self.run("measure", "--engine", "model.plan", *short, *options, python=python, **more)
+
+    def refusal(self, *arguments: str, **more: str) -> str:
+        """The one line with which a job that cannot be done ends."""
+        code, answer = self.run(*arguments, **more)
+        assert (code, list(answer)) == (4, ["error"]), answer
+        assert "\n" not in answer["error"]
+        return str(answer["error"])
+
+    def pack(self, folder: str, images: np.ndarray, tables: np.ndarray | None = None, part: int = 3) -> Path:
+        """Images (N, C, H, W) as the other computer packs them."""
+        path, rows = self.root / folder, []
+        path.mkdir()
+        for index, first in enumerate(range(0, len(images), part)):
+            chunk, name = images[first : first + part], f"part-{index:05d}.bin"
+            (path / name).write_bytes(chunk.tobytes())
+            rows.append({"name": name, "n": len(chunk), "sha256": hashlib.sha256(chunk.tobytes()).hexdigest()})
+        fields = {"shape": images.shape[1:], "n": len(images), "dtype": str(images.dtype), "parts": rows}
+        listed = None if tables is None else tables.tolist()
+        (path / "index.json").write_text(json.dumps({**fields, "tables": listed}))
+        return path
+
+    def clock(self) -> tuple[str, ...]:
+        """Lowest and highest clock of the GPU in Hz."""
+        folder = next((self.root / "sys/class/devfreq").iterdir())
+        return tuple((folder / key).read_text().strip() for key in ("min_freq", "max_freq"))
+
+    def strays(self) -> list[str]:
+        """Programs of the board that still run."""
+        done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if str(self.root) in line]
+
+    def left(self) -> list[str]:
+        """Names in the board's folder for temporary files."""
+        return [path.name for path in self.temporary.iterdir()]
+
+    @staticmethod
+    def wait_until(is_so: Callable[[], bool]) -> None:
+        """Raises AssertionError after ten seconds."""
+        for _ in range(500):
+            if is_so():
+                return
+            time.sleep(0.02)
+        raise AssertionError("it never came to that")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """JetPack 6.2; nothing of a test may still run or hold the board after it."""
+    one = Bench(tmp_path)
+    yield one
+    assert one.strays() == []
+    assert LOCK_NAME not in one.left()
+
+
+@pytest.fixture(scope="session")
+def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    """`bench_of("4.6")`: one board of each JetPack for all tests that only evaluate."""
+    made: dict[str, Bench] = {}
+
+    def make(jetpack: str) -> Bench:
+        if jetpack not in made:
+            made[jetpack] = Bench(tmp_path_factory.mktemp("board") / jetpack, jetpack)
+        return made[jetpack]
+
+    return make

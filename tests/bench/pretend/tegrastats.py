@@ -1,0 +1,35 @@
+"""A fake tegrastats: one line of that JetPack's grammar every 5 ms, whatever interval it is asked for."""
+
+# ruff: noqa: T201 - a program
+import json
+import os
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STATE = ROOT / "state"
+LINE = json.loads((ROOT / "fake.json").read_text())["tegrastats"]
+IDLE_MW, LOAD_MW, RIPPLE_MW = 5000, 9000, 100
+SLOW_MHZ = 400
+NEW_AFTER, QUIET_AFTER = 20, 16  # lines under load, of about 80 in each of the two runs
+
+
+def modes():
+    kept = STATE / "mode"
+    return (kept.read_text().strip() if kept.exists() else os.environ.get("FAKE_MODE", "")).split(",")
+
+
+count, seen_load = 0, 0
+while True:
+    count += 1
+    mode, loaded = modes(), (STATE / "load").exists()
+    seen_load += loaded
+    power = (LOAD_MW if loaded else IDLE_MW) + (RIPPLE_MW if count % 2 else -RIPPLE_MW)
+    mhz = SLOW_MHZ if "throttle" in mode and loaded and count % 5 == 0 else LINE["mhz"]
+    text = LINE["text"].replace("{power}", str(power)).replace("{mhz}", str(mhz))
+    if "garbage" in mode or ("newformat" in mode and seen_load > NEW_AFTER):
+        text = "RAM: 4185 of 7620 MB, VDD_IN: %.1f W" % (power / 1000)
+    if "quiet" in mode and seen_load > QUIET_AFTER:
+        break
+    print(text, flush=True)
+    time.sleep(0.005)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from edgeres.compile.layer_report import LayerReport, layer_report
 from edgeres.compile.layers import layers_from
-from edgeres.compile.manifest import LayerCounts
 from edgeres.compile.process import inspect_apart
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.runtime.manifest import LayerCounts
 
 
 def layers_of_plan(module: str, plan: Path, source: OnnxModel) -> tuple[LayerCounts | None, str | None]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
+from edgeres.runtime.plan import plan_header
 
 UNKNOWN = "unknown"
 _TYPES = {
@@ -72,14 +73,36 @@ class Layer(Record):
 
 
 def layers_from(path: Path) -> tuple[Layer, ...]:
-    """The layers in the JSON file `path`, in order of execution; raises InputError if it is something else."""
+    """The layers in the JSON file `path`, in order of execution; of a plan those in the file beside it.
+
+    Raises InputError if there is none, or if it is something else.
+    """
+    if path.suffix == ".plan":
+        path = _beside(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not readable JSON: {err}") from err
     return layers_in(content, str(path))
+
+
+def _beside(plan: Path) -> Path:
+    """Where `edgeres compile` writes what the inspector says of `plan`."""
+    path = plan.with_name(f"{plan.name}.layers.json")
+    if plan.is_file() and not path.is_file():
+        raise InputError(
+            f"{plan} has no layer report beside it ({path.name}): it is made where the engine can be loaded, on its own"
+            f" GPU; there: {_makes_report(plan, path)}"
+        )
+    return path
+
+
+def _makes_report(plan: Path, path: Path) -> str:
+    if plan_header(plan).runtime == "tensorrt-rtx":
+        return "edgeres compile MODEL.onnx"
+    return f"trtexec --loadEngine={plan.name} --exportLayerInfo={path.name} --profilingVerbosity=detailed"
 
 
 def layers_in(content: Any, where: str) -> tuple[Layer, ...]:

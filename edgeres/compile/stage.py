@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import edgeres
 from edgeres.compile.config import HARDWARE, CompileConfig
 from edgeres.compile.inspected import layers_of_plan, layers_path
 from edgeres.compile.job import BuildJob, Built
-from edgeres.compile.manifest import EngineManifest, LayerCounts, packaged_cuda, this_system
-from edgeres.compile.plan import plan_header
 from edgeres.compile.process import build_apart
-from edgeres.compile.targets import Gpu, local_gpu
 from edgeres.compile.timing import timing_folder
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, OnnxModel
-from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
+from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
+from edgeres.runtime.gpu import Gpu, local_gpu
+from edgeres.runtime.manifest import EngineManifest, LayerCounts, packaged_cuda, this_system
+from edgeres.runtime.plan import plan_header
 
 __all__ = ["CompileConfig", "compile_engine"]
 FILE_NAME = "model.plan"
@@ -60,13 +62,13 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
     with written(engine.path) as temporary:
         job = _job(source, config, place, temporary)
         with timed(recorder.results, "build_s"):
-            built, messages = build_apart(job, source.path)
+            built, messages = _built(job, source)
         _check_header(temporary, config)
     layers = _layers(engine, source, place, recorder)
     manifest = _manifest(engine, source, config, _Outcome(place, job, built, recorder.results["build_s"], layers))
     write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
     recorder.results |= {"runtime": f"{config.runtime} {built.version}", "targets": list(place.targets)}
-    recorder.warnings += [*messages, *built.notes]
+    recorder.warnings += [*_doubts(source), *messages, *built.notes]
     recorder.notes.append("built, not run: an engine runs on its own GPU only")
     recorder.notes += [_DLA_NOTE] if config.dla_core is not None else []
     recorder.notes += [f"kernel times kept in {timing_folder()}"] if built.timing_cache else []
@@ -93,6 +95,34 @@ def _check_source(source: OnnxModel, config: CompileConfig) -> None:
         )
     if source.batch is None:
         raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: edgeres export without --dynamic")
+
+
+def _built(job: BuildJob, source: OnnxModel) -> tuple[Built, tuple[str, ...]]:
+    """`build_apart`; of a refused Q/DQ file of another tool it says what may mend it."""
+    try:
+        return build_apart(job, source.path)
+    except StageError as err:
+        if not job.quantized or source.profile is not None:
+            raise
+        raise StageError(
+            f"{err}; its Q/DQ pairs are another tool's: edgeres lint {source.path} says what TensorRT minds, --fix"
+            " FILE writes a repaired one"
+        ) from err
+
+
+def _doubts(source: OnnxModel) -> list[str]:
+    """What is wrong with the numbers in the graph, which no builder minds."""
+    onnx = require("onnx", "onnx")
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    odd = [
+        tensor.name
+        for tensor in source.proto.graph.initializer
+        if tensor.data_type in floats and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
+    ]
+    if not odd:
+        return []
+    more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+    return [f"{source.path}: {odd[0]}{more} holds NaN or infinity: the engine will give no numbers; train again"]
 
 
 def _place(config: CompileConfig) -> Place:

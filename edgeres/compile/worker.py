@@ -7,7 +7,9 @@ result goes through a file. Build phases are written to stderr, one line each, b
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ PHASE = "phase: "
 TORCH_TENSORRT = "torch_tensorrt"
 _NOISE = "checkMacros.cpp::catchCudaError"  # follows every error on a machine without a driver
 _MOST_MESSAGES = 20
+_VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"|\S*[./]\S*(?=\s|$)")  # numbers, quoted names, names of nodes and files
 
 
 class WorkerResult(Record):
@@ -46,9 +49,22 @@ def _result(job: BuildJob) -> WorkerResult:
     try:
         plan, built = _build(binding, job, messages)
     except BuildError as err:
-        return WorkerResult(error=str(err), messages=tuple(messages[:_MOST_MESSAGES]))
+        return WorkerResult(error=str(err), messages=distinct(messages))
     Path(job.plan_path).write_bytes(plan)
-    return WorkerResult(built=built, messages=tuple(messages[:_MOST_MESSAGES]))
+    return WorkerResult(built=built, messages=distinct(messages))
+
+
+def distinct(messages: Sequence[str]) -> tuple[str, ...]:
+    """Each message once, in order of appearance, with how often it came; at most `_MOST_MESSAGES` of them.
+
+    Messages that differ only in a name or number in them are one: the parser says the same of every node.
+    """
+    groups: dict[str, list[str]] = {}
+    for message in messages:
+        groups.setdefault(_VARYING.sub("", message), []).append(message)
+    shown = [f"{same[0]} ({len(same)} times)" if len(same) > 1 else same[0] for same in groups.values()]
+    more = len(shown) - _MOST_MESSAGES
+    return tuple(shown[:_MOST_MESSAGES]) + ((f"and {more} more of other kinds",) if more > 0 else ())
 
 
 def _build(binding: Any, job: BuildJob, messages: list[str]) -> tuple[bytes, Built]:

@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from edgeres.core.config import Record, record_from_json
+from edgeres.core.config import Record, record_from_json, record_from_text
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
 from edgeres.core.spec import Card, ModelSpec
@@ -78,8 +78,8 @@ class Checkpoint(Model):
     @cached_property
     def card(self) -> Card:
         """The Card in the header's metadata."""
-        metadata = safetensors_header(self.path).get("__metadata__", {})
-        return _card_from(metadata.get(CARD_KEY), self.path)
+        metadata = safetensors_header(self.path).get("__metadata__")
+        return _card_from(metadata.get(CARD_KEY) if isinstance(metadata, dict) else None, self.path)
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,10 @@ class Engine(Model):
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest beside the plan; raises InputError if it belongs to another plan."""
+        if not self.manifest_path.is_file():
+            raise InputError(
+                f"{self.path} has no manifest beside it ({self.manifest_path.name}); build it with edgeres compile"
+            )
         manifest = record_from_json(Manifest, self.manifest_path)
         if manifest.plan_sha256 != self.sha256:
             raise InputError(f"{self.manifest_path} describes another plan than {self.path}; compile it again")
@@ -244,7 +248,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not a safetensors file") from err
     if not isinstance(header, dict):
         raise InputError(f"{path} is not a safetensors file")
@@ -257,10 +261,7 @@ def _card_from(text: str | None, path: Path) -> Card:
             f"{path} was not written by edgeres (it holds no spec); bring weights in with:"
             " edgeres import FILE --arch NAME"
         )
-    try:
-        return Card.model_validate_json(text)
-    except ValidationError as err:
-        raise InputError(f"{path}: its spec cannot be read: {_one_line(err)}") from err
+    return record_from_text(Card, text, f"{path}: its spec")
 
 
 def _one_line(err: Exception) -> str:

@@ -21,6 +21,7 @@ _EXTRAS = {
     "data": (("scikit-learn",), "the digits data set"),
     "report": (("jinja2", "matplotlib"), "report.html"),
     "boards": (("fabric",), "boards over ssh"),
+    "gpu": (("nvidia-ml-py",), "power of the GPU in this machine"),
 }
 _VNNI = {"avx512_vnni", "avx_vnni", "asimddp"}
 _DEVICE_TREE = Path("/proc/device-tree/model")

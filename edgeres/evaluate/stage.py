@@ -26,7 +26,9 @@ def evaluate(source: Model, config: EvalConfig, predictions: Path | None = None)
     """A report with the accuracy of `source`; the predictions are written to `predictions` if given."""
     from edgeres.data import dataset_for
     from edgeres.evaluate.accuracy import accuracy_of
+    from edgeres.runtime import runtime_of
 
+    runtime_of(source)  # what cannot run here is refused before any data is fetched
     recorder = Recorder("eval", config, source)
     dataset = dataset_for(source.spec, config.data, download=config.download)
     if config.images is not None and config.images < len(dataset.val):

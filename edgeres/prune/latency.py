@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeres.bench.stage import BenchConfig, Session, measure
+from edgeres.bench.stage import BenchConfig, Session
+from edgeres.bench.stage import measure as measure_here
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, Model
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
@@ -47,23 +48,23 @@ log = logging.getLogger(__name__)
 
 
 def latency_table(
-    source: Checkpoint, config: LatencyConfig, out_dir: Path, *, measure: Measure = measure
+    source: Checkpoint, config: LatencyConfig, out_dir: Path, *, measure: Measure | None = None
 ) -> StageResult[LatencyTableFile]:
-    """Writes out_dir/latency.json; `measure` times model files, here unless another machine stands in.
+    """Writes out_dir/latency.json; `measure` times model files in the place of this machine, such as a board.
 
     Raises:
         InputError: no module is left to drop, or int8 on torch.
         StageError: a network cannot be loaded.
     """
     recorder = Recorder("latency", config, source)
-    config.check()
+    config.check(on_board=measure is not None)
     classes = shape_classes(source.spec)
     if not classes:
         raise InputError(f"{source.path}: {source.spec.variant} has no module left to time")
     singles = [(name,) for names in classes.values() for name in names] if config.every_module else []
     sets = [*[()] * _WHOLES, *design(classes, networks=_networks(len(classes), config), seed=config.seed), *singles]
     log.info("latency: %d networks with modules of %d shapes", len(sets), len(classes))
-    session = _measured(source, sets, config, out_dir=out_dir, measure=measure)
+    session = _measured(source, sets, config, out_dir=out_dir, measure=measure or measure_here)
     fit = fitted(classes, sets, [median_ms(latency) for latency in session.latencies])
     costs = _costs(source.spec, classes, fit, alone=_alone(session.latencies, len(singles)))
     table = _table(source, config, session, fit=fit, costs=costs)
@@ -139,7 +140,7 @@ def _table(
     return LatencyTable(
         model_sha256=source.sha256,
         spec=source.spec,
-        conditions=config.model_copy(update={"threads": whole.threads}),
+        conditions=config.model_copy(update={"threads": whole.threads or None}),
         runtime=whole.runtime,
         machine=whole.machine,
         session=whole.session,
@@ -158,7 +159,7 @@ def _record(recorder: Recorder, table: LatencyTable, session: Session) -> None:
     recorder.results |= summary_of(table)
     recorder.results["busy_cores"] = session.busy_cores
     recorder.notes += lines_of(table)
-    if table.conditions.precision == "int8":
+    if table.conditions.precision == "int8" and not table.is_of_board:
         recorder.notes.append(_QDQ_NOTE.format(runtime=table.runtime))
     warnings = list(dict.fromkeys(session.warnings))
     recorder.warnings += warnings[:_WARNINGS_SHOWN]

@@ -9,6 +9,8 @@ network's latency in the table. A machine's speed drifts by several percent betw
 not make a promise that the next one breaks, and the table's session, longer and of more processes, is the second
 opinion on what the whole network takes.
 
+A table of a board is checked on that board: here the prediction itself is judged, and `is_measured` says so.
+
 What a miss is short of comes back in the table's milliseconds, so that a search can ask for that much more and choose
 again (`missing_ms`).
 """
@@ -69,6 +71,7 @@ class Checked(Record):
     predicted_ratio: float
     error_percent: float
     warnings: tuple[str, ...] = ()
+    is_measured: bool = True
 
     def missing_ms(self, target: Target) -> float:
         """What must be saved besides, in the table's milliseconds; 0 if the target is met."""
@@ -88,6 +91,11 @@ class Checked(Record):
 
     def line(self) -> str:
         """The outcome for people."""
+        if not self.is_measured:
+            return (
+                f"predicted {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} of the {self.whole_ms.value:.3f} ms"
+                f" before, on {self.machine}; NOT measured: export it and measure it there: edgeres bench --on BOARD"
+            )
         return (
             f"measured {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} (95 %: {self.ratio.low:.3f} to"
             f" {self.ratio.high:.3f}) of the {self.whole_ms.value:.3f} ms before; predicted"
@@ -121,6 +129,8 @@ def check_prediction(
     """
     check_table(table, whole.spec)
     check_table(table, pruned.spec)
+    if table.is_of_board:
+        return _predicted(pruned, whole, table)
     how = table.conditions
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".networks-", dir=folder) as name:
@@ -134,6 +144,25 @@ def check_prediction(
             log.info("%s: %s", target, checked.line())
     assert checked is not None
     return checked
+
+
+def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Checked:
+    """What the table says, in the place of a measurement that only its board could make."""
+    before, after = predicted_ms(table, whole.spec.dropped), predicted_ms(table, pruned.spec.dropped)
+    ratio = Interval(value=after.value / before.value, low=after.low / before.value, high=after.high / before.value)
+    return Checked(
+        dropped=_new(pruned, whole),
+        session=table.session,
+        machine=table.machine,
+        whole_ms=before,
+        pruned_ms=after,
+        ratio=ratio,
+        table_whole_ms=before.value,
+        predicted_ms=after,
+        predicted_ratio=ratio.value,
+        error_percent=0.0,
+        is_measured=False,
+    )
 
 
 def _checked(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable, session: Session) -> Checked:

@@ -42,13 +42,17 @@ class LatencyConfig(Config):
     rounds: int = Field(20, ge=5, description="turns of each network, interleaved")
     seconds: float = Field(4.0, gt=0, description="time for each network, all rounds together")
     seed: int = Field(0, ge=0, description="of the networks' modules, the input images and the order of turns")
-    runtime: Literal["ort", "torch"] = Field("ort", description="what executes the networks")
+    runtime: Literal["ort", "torch", "tensorrt"] = Field(
+        "ort", description="what executes the networks; tensorrt: on a board"
+    )
     precision: Literal["fp32", "int8"] = Field("fp32", description="int8 times Q/DQ graphs")
     networks: int | None = Field(None, ge=2, description="shortened networks to time; default: by number of shapes")
     every_module: bool = Field(False, description="also time the network without each single module")
 
-    def check(self) -> None:
-        """A Q/DQ graph needs ONNX Runtime."""
+    def check(self, *, on_board: bool = False) -> None:
+        """A Q/DQ graph needs ONNX Runtime, TensorRT a board."""
+        if self.runtime == "tensorrt" and not on_board:
+            raise InputError("--runtime tensorrt times networks on a board: edgeres bench --per-module --on BOARD")
         if self.precision == "int8" and self.runtime == "torch":
             raise InputError("--precision int8 times Q/DQ graphs, which torch does not execute; use --runtime ort")
 
@@ -93,6 +97,8 @@ class LatencyTable(Record):
 
     `covariance` in ms^2 belongs to (whole_ms, saved_ms of each of `shapes`); `fit_error` is relative. `measured_ms` is
     the whole network's median itself, `rest_ms` what no module accounts for: stem, head and overhead.
+
+    `method`: from shortened networks, or from the layer profile of one engine of `engine_precision`.
     """
 
     kind: Literal["latencies"] = "latencies"
@@ -103,6 +109,8 @@ class LatencyTable(Record):
     runtime: str
     machine: str
     session: str
+    method: Literal["networks", "profile"] = "networks"
+    engine_precision: str | None = None
     whole_ms: Interval
     measured_ms: Interval
     rest_ms: float
@@ -112,6 +120,11 @@ class LatencyTable(Record):
     fit_error: float
     degrees: int
     timed: tuple[Timed, ...] = ()
+
+    @property
+    def is_of_board(self) -> bool:
+        """Whether it was measured on a board, which nothing here can check."""
+        return self.conditions.runtime == "tensorrt"
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
@@ -155,14 +168,25 @@ def check_table(table: LatencyTable, spec: ModelSpec) -> None:
 def doubts(table: LatencyTable) -> list[str]:
     """What speaks against relying on the table here, each with what to do."""
     found = []
-    if (here := environment().machine) != table.machine:
+    if not table.is_of_board and (here := environment().machine) != table.machine:
         found.append(f"the latency table was measured on {table.machine}, this is {here}; measure here: {AGAIN}")
     if table.fit_error > _WIDE_FIT:
-        found.append(
-            f"the latency table is uncertain: networks differ from the sum of their modules by"
-            f" {100 * table.fit_error:.1f} %; stop other programs or time longer: {AGAIN} --seconds 20"
-        )
+        found.append(f"the latency table is uncertain: {_why_uncertain(table)}")
     return found
+
+
+def _why_uncertain(table: LatencyTable) -> str:
+    percent = f"{100 * table.fit_error:.1f} %"
+    if table.method == "profile":
+        return (
+            f"the layers of the profile add up to {percent} more or less than the network takes; time shortened"
+            f" networks: {AGAIN} --on BOARD MODEL.safetensors"
+        )
+    where = " --on BOARD" if table.is_of_board else " --seconds 20"
+    return (
+        f"networks differ from the sum of their modules by {percent}; stop other programs or time longer:"
+        f" {AGAIN}{where}"
+    )
 
 
 def summary_of(table: LatencyTable) -> dict[str, Any]:
@@ -188,10 +212,22 @@ def lines_of(table: LatencyTable) -> list[str]:
     share = 100 * table.rest_ms / table.whole_ms.value
     total = (
         f"whole {table.whole_ms.value:.3f} ms, of which {table.rest_ms:.3f} ms ({share:.0f} %) are stem, head and"
-        f" overhead; batch {table.conditions.batch}, {table.runtime}, {table.conditions.threads} threads,"
-        f" {len(table.timed)} networks in one session, which differ from the sum by {100 * table.fit_error:.1f} %"
+        f" overhead; batch {table.conditions.batch}, {_how(table)}"
     )
     return [*lines, total]
+
+
+def _how(table: LatencyTable) -> str:
+    percent = f"{100 * table.fit_error:.1f} %"
+    if table.method == "profile":
+        return (
+            f"{table.runtime} {table.engine_precision} on {table.machine}, by the layer profile, scaled to the measured"
+            f" median (its layers add up to {percent} more or less)"
+        )
+    where = f"on {table.machine}" if table.is_of_board else f"{table.conditions.threads} threads"
+    return (
+        f"{table.runtime}, {where}, {len(table.timed)} networks in one session, which differ from the sum by {percent}"
+    )
 
 
 def _known(table: LatencyTable, dropped: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
 from edgeres.core.files import written
 from edgeres.core.progress import track
 
-Runtime = Literal["ort", "torch"]
+Runtime = Literal["ort", "torch", "tensorrt"]  # the last one reads the graphs of the first
 Precision = Literal["fp32", "int8"]
 _ANY_AMAX = 1.0  # a clipping bound changes the numbers, not the time they take
 

@@ -79,6 +79,18 @@ def test_a_damaged_or_absent_file_is_refused(tmp_path):
         layers_from(path)
 
 
+def test_of_a_plan_the_report_beside_it_is_read(tmp_path):
+    plan = tmp_path / "x.plan"
+    for magic, command in ((b"ftrt", r"trtexec --loadEngine=x\.plan"), (b"vtrt", r"edgeres compile MODEL\.onnx")):
+        plan.write_bytes(magic + bytes(60))
+        with pytest.raises(
+            InputError, match=rf"x\.plan has no layer report beside it .*on its own GPU; there: {command}"
+        ):
+            layers_from(plan)
+    (tmp_path / "x.plan.layers.json").write_text((DATA / "trtexec_layers_10.json").read_text())
+    assert len(layers_from(plan)) == 3
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: (

@@ -6,16 +6,16 @@ import importlib.util
 
 import pytest
 
-from edgeres.compile.manifest import manifest_of
-from edgeres.compile.plan import plan_header
 from edgeres.compile.stage import CompileConfig, compile_engine
-from edgeres.compile.targets import RTX_TARGETS
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import StageError
 from edgeres.core.half import with_half
 from edgeres.export.stage import ExportConfig, export
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
+from edgeres.runtime.gpu import RTX_TARGETS
+from edgeres.runtime.manifest import manifest_of
+from edgeres.runtime.plan import plan_header
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,10 +27,10 @@ ON_TURING = {"fp16", "int8+fp16"}
 
 @pytest.fixture
 def model_of(spec_of, checkpoint_of, tmp_path):
-    """`model_of("int8+fp16", dynamic=True)`."""
+    """`model_of("int8+fp16", dynamic=True, arch="resnet20")`."""
 
-    def make(precision: str, *, dynamic: bool) -> OnnxModel:
-        source = export(checkpoint_of(spec_of()), ExportConfig(dynamic=dynamic), tmp_path / "float").output
+    def make(precision: str, *, dynamic: bool, arch: str = "resnet8") -> OnnxModel:
+        source = export(checkpoint_of(spec_of(arch)), ExportConfig(dynamic=dynamic), tmp_path / "float").output
         if precision == "fp16":
             path = tmp_path / "half.onnx"
             path.write_bytes(with_half(source.proto).SerializeToString())
@@ -45,10 +45,11 @@ def model_of(spec_of, checkpoint_of, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("arch", ["resnet8", "resnet20", "resnet56"])  # the last two: networks of shipped recipes
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
-def test_every_precision_builds_for_every_architecture(precision, dynamic, model_of, tmp_path):
-    source = model_of(precision, dynamic=dynamic)
+def test_every_precision_builds_for_every_architecture(precision, dynamic, arch, model_of, tmp_path):
+    source = model_of(precision, dynamic=dynamic, arch=arch)
     assert source.precision == precision
     targets = RTX_TARGETS if precision in ON_TURING else RTX_TARGETS[1:]
     engine = compile_engine(source, CompileConfig(targets=targets), tmp_path / "out").output

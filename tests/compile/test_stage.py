@@ -10,15 +10,15 @@ import pytest
 from pydantic import ValidationError
 
 from edgeres.compile import process, stage
-from edgeres.compile.manifest import LayerCounts, manifest_of, this_system
-from edgeres.compile.plan import plan_header
-from edgeres.compile.preflight import Host, check_runnable
 from edgeres.compile.stage import CompileConfig, compile_engine
-from edgeres.compile.targets import Gpu
 from edgeres.compile.worker import WorkerResult
-from edgeres.core.artifacts import Engine, OnnxModel
+from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.export.stage import ExportConfig, export
+from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.manifest import LayerCounts, manifest_of, this_system
+from edgeres.runtime.plan import plan_header
+from edgeres.runtime.preflight import Host, check_runnable
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed (extra: rtx)"
@@ -257,3 +257,26 @@ def test_an_unknown_signal_still_has_a_number():
 def test_impossible_options_are_refused(values):
     with pytest.raises(ValidationError):
         CompileConfig(**values)
+
+
+def test_weights_that_are_no_numbers_are_a_warning(float_model, tmp_path, monkeypatch):
+    weight = float_model.proto.graph.initializer[0]
+    weight.raw_data = b"\x00\x00\xc0\x7f" + weight.raw_data[4:]
+    path = tmp_path / "nan.onnx"
+    path.write_bytes(float_model.proto.SerializeToString())
+    on_an_orin(monkeypatch)
+    result = compile_engine(OnnxModel(path), CompileConfig(runtime="tensorrt"), tmp_path / "out")
+    assert any(f"nan.onnx: {weight.name} holds NaN or infinity" in warning for warning in result.report.warnings)
+
+
+def test_a_refused_qdq_file_of_another_tool_is_sent_to_lint(int8_model, tmp_path, monkeypatch):
+    worker_is(monkeypatch, answer(WorkerResult(error="node q QuantizeLinear: zero point must be zero")))
+    with pytest.raises(StageError, match=r"zero point must be zero$"):
+        compile_engine(int8_model, CompileConfig(), tmp_path / "out")
+    kept = [entry for entry in int8_model.proto.metadata_props if entry.key != PROFILE_KEY]
+    del int8_model.proto.metadata_props[:]
+    int8_model.proto.metadata_props.extend(kept)
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(int8_model.proto.SerializeToString())
+    with pytest.raises(StageError, match=r"zero point must be zero; .* another tool's: edgeres lint .*theirs\.onnx"):
+        compile_engine(OnnxModel(path), CompileConfig(), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The contract suite: every runner of RUNTIMES on the files it executes."""
+"""The contract suite: every runner of RUNTIMES on the files it executes; engines on a fake TensorRT and driver."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ def files(spec_of, checkpoint_of, tmp_path):
     return {"checkpoint": checkpoint, "static": static, "dynamic": dynamic, "int8": OnnxModel(path)}
 
 
+@pytest.fixture
+def model_for(files, gpu_machine, engine_from):
+    """The file as the runtime executes it: an engine made from the graph for TensorRT, and the fakes to run it."""
+
+    def make(runtime, file):
+        if not runtime.startswith("tensorrt"):
+            return files[file]
+        gpu_machine(runtime)
+        return engine_from(files[file], runtime)
+
+    return make
+
+
 CASES = [
     (runtime, file)
     for runtime, kind, _, _ in RUNTIMES
@@ -37,8 +50,10 @@ IMAGES = np.random.default_rng(0).standard_normal((5, 1, 8, 8), np.float32)
 
 
 @pytest.mark.parametrize(("runtime", "file"), CASES)
-def test_any_number_of_images_gives_finite_float32_logits_that_do_not_depend_on_their_neighbours(files, runtime, file):
-    with runner_for(files[file], runtime=runtime) as runner:
+def test_any_number_of_images_gives_finite_float32_logits_that_do_not_depend_on_their_neighbours(
+    model_for, runtime, file
+):
+    with runner_for(model_for(runtime, file), runtime=runtime) as runner:
         logits, single = infer_all(runner, IMAGES), infer_all(runner, IMAGES[3:4])
     assert logits.dtype == np.float32
     assert logits.shape == (5, 10)
@@ -47,8 +62,8 @@ def test_any_number_of_images_gives_finite_float32_logits_that_do_not_depend_on_
 
 
 @pytest.mark.parametrize(("runtime", "file"), CASES)
-def test_steps_run_on_the_loaded_input(files, runtime, file):
-    with runner_for(files[file], runtime=runtime) as runner:
+def test_steps_run_on_the_loaded_input(model_for, runtime, file):
+    with runner_for(model_for(runtime, file), runtime=runtime) as runner:
         runner.load(IMAGES[:1])
         runner.step()
         runner.step()
@@ -57,8 +72,9 @@ def test_steps_run_on_the_loaded_input(files, runtime, file):
 
 
 @pytest.mark.parametrize(("runtime", "file"), CASES)
-def test_float_files_give_the_logits_of_the_checkpoint(files, runtime, file):
-    with runner_for(files["checkpoint"]) as reference, runner_for(files[file], runtime=runtime) as runner:
+def test_float_files_give_the_logits_of_the_checkpoint(files, model_for, runtime, file):
+    model = model_for(runtime, file)
+    with runner_for(files["checkpoint"]) as reference, runner_for(model, runtime=runtime) as runner:
         expected, logits = reference.infer(IMAGES), infer_all(runner, IMAGES)
     assert np.allclose(expected, logits, atol=1e-4) == (file != "int8")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.compile.manifest import EngineManifest
-from edgeres.compile.preflight import Host, check_runnable, this_host
-from edgeres.compile.targets import Gpu
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.manifest import EngineManifest
+from edgeres.runtime.preflight import Host, check_runnable, this_host
 
 ORIN = Host("linux aarch64", Gpu("sm87", "Orin", "12.6"), {"tensorrt": "10.3.0"})
 PC = Host("linux x86_64", Gpu("sm89", "RTX 4090", "13.0"), {"tensorrt": "10.3.0.26", "tensorrt-rtx": "1.7.1.116"})
@@ -92,7 +92,7 @@ HERE = f"build one here: {COMPILE} --runtime tensorrt"
             {},
             Host("linux x86_64", None, {"tensorrt": "10.3.0.26"}),
             "needs an NVIDIA GPU (sm89), and there is none here",
-            f"run it where its GPU is, or build for another: {COMPILE} --targets sm86",
+            "run it where its GPU is; its accuracy can be judged here on its graph: edgeres eval net.int8.onnx",
         ),
     ],
 )

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeres.compile.plan import plan_header
 from edgeres.core.errors import InputError
+from edgeres.runtime.plan import plan_header
 
 
 def header(magic: bytes, version: tuple[int, ...]) -> bytes:

@@ -17,11 +17,11 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeres.compile.manifest import EngineManifest, manifest_of, this_system
-from edgeres.compile.plan import plan_header
-from edgeres.compile.targets import JETSON_TARGETS, RTX_TARGETS, Gpu, capability, local_gpu
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS, Gpu, capability, local_gpu
+from edgeres.runtime.manifest import EngineManifest, manifest_of, this_system
+from edgeres.runtime.plan import plan_header
 
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _PACKAGES = {
@@ -126,7 +126,7 @@ def _way_out(manifest: EngineManifest | None, host: Host, runtime: str) -> str:
     """The command that builds one for this machine."""
     onnx = (manifest.onnx_name if manifest else None) or "MODEL.onnx"
     if host.gpu is None:
-        return f"run it where its GPU is, or build for another: edgeres compile {onnx} --targets sm86"
+        return f"run it where its GPU is; its accuracy can be judged here on its graph: edgeres eval {onnx}"
     if runtime == "tensorrt-rtx" and host.gpu.target in RTX_TARGETS:
         return f"build one for here: edgeres compile {onnx} --targets {host.gpu.target}"
     return f"build one here: edgeres compile {onnx} --runtime tensorrt"

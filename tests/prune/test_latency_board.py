@@ -1,0 +1,185 @@
+"""Module costs of a board, by made-up layer profiles and a made-up board; nothing here was near hardware."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgeres.bench.stage import BenchConfig
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import InputError
+from edgeres.core.metrics import Latency
+from edgeres.export.stage import ExportConfig, export
+from edgeres.prune.goals import latency_goal
+from edgeres.prune.latency import latency_table
+from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile
+from edgeres.prune.latency_check import check_prediction, target_from
+from edgeres.prune.latency_table import LatencyConfig, doubts, latency_table_from, predicted_ms
+
+BOARD = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
+SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}
+
+
+def latency_of(samples_ms, artifact="0", batch=1):
+    return Latency(
+        samples_ms=tuple(samples_ms),
+        batch=batch,
+        runtime="tensorrt 10.3.0",
+        threads=0,
+        session="s",
+        artifact=artifact,
+        warmup=1,
+        machine=BOARD,
+    )
+
+
+@pytest.fixture
+def model_of(spec_of, checkpoint_of, tmp_path):
+    def make(variant="resnet8", **changes):
+        return export(checkpoint_of(spec_of(variant, **changes)), ExportConfig(), tmp_path / "onnx").output
+
+    return make
+
+
+def engine(model, time_of=lambda name: 0.1):
+    """(layers, profile rows): every convolution a layer with the additions and activations behind it."""
+    layers, readers = [], {tensor: node for node in model.proto.graph.node for tensor in node.input}
+    for node in model.proto.graph.node:
+        if node.op_type not in {"Conv", "Gemm", "GlobalAveragePool"}:
+            continue
+        nodes, downsample = [node.name], "downsample" in node.name
+        following = readers.get(node.output[0])
+        while following is not None and following.op_type in {"Add", "Relu"} and not downsample:
+            nodes.append(following.name)
+            following = readers.get(following.output[0]) if len(nodes) < 3 else None
+        layers.append(layer(" + ".join(nodes)))
+    rows = [row(one["Name"], time_of(one["Name"])) for one in layers]
+    return layers, rows
+
+
+def layer(name, kind="CaskConvolution", reads=(), writes=()):
+    ports = [[{"Name": port, "Format/Datatype": "Int8"} for port in side] for side in (reads, writes)]
+    return {"Name": name, "LayerType": kind, "Inputs": ports[0], "Outputs": ports[1]}
+
+
+def row(name, time_ms):
+    return {"name": name, "timeMs": 100 * time_ms, "averageMs": 9.9, "medianMs": time_ms, "percentage": 1.0}
+
+
+def texts_of(layers, rows):
+    return ProfileTexts(json.dumps([{"count": 100}, *rows]), json.dumps({"Layers": layers}))
+
+
+def test_layers_go_to_their_modules_and_add_up_to_the_measured_median(model_of):
+    model = model_of()
+    times = {"layer1.0.conv1": 0.2, "layer1.0.conv2": 0.4, "layer3.0.conv1": 0.3, "conv1": 0.3, "fc": 0.2}
+    texts = texts_of(*engine(model, lambda name: times.get(name.split(" ")[0], 0.0)))
+    table = table_from_profile(model, latency_of([0.7] * 50), texts)
+    assert table.whole_ms.value == 0.7
+    assert table.saved_ms == pytest.approx({"layer1.0": 0.3, "layer2.0": 0.0, "layer3.0": 0.15})
+    assert table.rest_ms == pytest.approx(0.25)
+    assert sum(table.saved_ms.values()) + table.rest_ms == pytest.approx(table.whole_ms.value)
+    assert table.fit_error == pytest.approx(1.0)
+    assert (table.method, table.machine, table.conditions.runtime) == ("profile", BOARD, "tensorrt")
+
+
+def test_modules_of_one_shape_share_a_figure_and_keep_their_own_beside_it(model_of):
+    model = model_of("resnet20")
+    slow = {"layer1.0": 0.2, "layer1.1": 0.1, "layer1.2": 0.3}
+    texts = texts_of(*engine(model, lambda name: slow.get(name[:8], 0.05) / 2))
+    whole = sum(entry["medianMs"] for entry in json.loads(texts.profile)[1:])
+    table = table_from_profile(model, latency_of([whole] * 50), texts)
+    rows = {cost.module: cost for cost in table.table}
+    assert {name: rows[name].alone_ms.value for name in slow} == pytest.approx(slow)
+    assert [rows[name].saved_ms.value for name in slow] == pytest.approx([0.2] * 3)
+    assert rows["layer1.0"].saved_ms.low < 0.2 < rows["layer1.0"].saved_ms.high
+    assert table.fit_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_shortcuts_own_convolution_stays_and_a_copy_inside_a_module_goes(model_of):
+    model = model_of(shortcut="B")
+    layers, rows = engine(model)
+    names = [one["Name"] for one in layers]
+    assert any("downsample" in name for name in names)
+    first = next(one for one in layers if one["Name"].startswith("layer2.0.conv1"))
+    second = next(one for one in layers if one["Name"].startswith("layer2.0.conv2"))
+    first["Outputs"] = [{"Name": "a"}]
+    second["Inputs"] = [{"Name": "b"}]
+    first["Inputs"] = [{"Name": "d"}]
+    copies = [layer("copy inside", "Reformat", ["a"], ["b"]), layer("copy before", "Reformat", ["c"], ["d"])]
+    rows += [row("copy inside", 0.5), row("copy before", 0.7)]
+    whole = sum(entry["medianMs"] for entry in rows)
+    table = table_from_profile(model, latency_of([whole] * 50), texts_of([*layers, *copies], rows))
+    assert table.saved_ms["layer2.0"] == pytest.approx(0.1 + 0.1 + 0.5)
+    assert table.saved_ms["layer3.0"] == pytest.approx(0.2)
+
+
+def test_what_cannot_be_told_apart_or_is_of_another_graph_is_refused(model_of):
+    model = model_of()
+    layers, rows = engine(model)
+    region = "{ForeignNode[layer1.0.conv1...layer2.0.conv2]}"
+    kept = [one for one in layers if not one["Name"].startswith(("layer1", "layer2"))]
+    with pytest.raises(InputError, match=r"does the work of layer1\.0 and layer2\.0 and more in one.*shortened"):
+        table_from_profile(model, latency_of([1.0] * 9), texts_of([*kept, layer(region)], [*rows[:1], row(region, 1)]))
+    with pytest.raises(InputError, match=r"made from layer1\.0, layer2\.0, layer3\.0 .*built from this graph"):
+        table_from_profile(model, latency_of([1.0] * 9), texts_of([layer("other")], [row("other", 1)]))
+    for damaged in (ProfileTexts("[", "{}"), ProfileTexts(json.dumps([{"count": 1}]), "[")):
+        with pytest.raises(InputError, match="damaged"):
+            table_from_profile(model, latency_of([1.0] * 9), damaged)
+
+
+def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_measured(
+    model_of, checkpoint_of, spec_of, tmp_path
+):
+    model = model_of()
+    texts = texts_of(*engine(model, lambda name: 0.4 if name.startswith("layer1.0") else 0.1))
+    result = latency_from_profile(model, latency_of([0.65] * 50), texts, tmp_path / "out")
+    table = latency_table_from(result.output.path)
+    assert any("by the layer profile" in note and BOARD in note for note in result.report.notes)
+    whole = checkpoint_of(spec_of())
+    pruned = checkpoint_of(spec_of().without(("layer1.0",)), "pruned.safetensors")
+    goal = latency_goal(target_from("0.6x"), list(SAVED_MS), whole.spec, table)
+    assert goal.needed == pytest.approx(0.4 * 0.65)
+    checked = check_prediction(pruned, whole, table, folder=tmp_path / "check", target=target_from("0.6x"))
+    assert checked.missing_ms(target_from("0.6x")) == 0
+    assert checked.pruned_ms.value == pytest.approx(predicted_ms(table, ("layer1.0",)).value)
+    assert not checked.is_measured
+    assert "NOT measured" in checked.line()
+    assert BOARD in checked.line()
+    assert all("measure here" not in doubt for doubt in doubts(table))
+    assert "layers of the profile add up" in doubts(table)[0]
+
+
+def test_shortened_networks_are_timed_on_the_board_in_drawn_order(checkpoint_of, spec_of, tmp_path):
+    asked: list[OnnxModel] = []
+
+    def measure_one(model):
+        asked.append(model.spec.dropped)
+        whole = 1.0 - sum(SAVED_MS[name] for name in model.spec.dropped)
+        return latency_of([whole] * 45, model.sha256)
+
+    config = LatencyConfig(runtime="tensorrt", networks=4, precision="int8")
+    result = latency_table(checkpoint_of(spec_of()), config, tmp_path / "out", measure=on_board(measure_one))
+    table = latency_table_from(result.output.path)
+    assert table.saved_ms == pytest.approx(SAVED_MS)
+    assert table.is_of_board
+    assert table.method == "networks"
+    assert len(asked) == 3 + 4
+    assert len(table.timed[0].rounds_ms) == 20
+    assert asked[:3] != [(), (), ()]
+    assert not any("says nothing of INT8" in note for note in result.report.notes)
+
+
+def test_every_latency_of_a_session_stands_where_its_network_does(model_of):
+    models = [model_of()] * 5
+    counter = iter(range(5))
+    session = on_board(lambda model: latency_of([float(next(counter))] * 3))(models, BenchConfig(seed=1))
+    assert sorted(latency.samples_ms[0] for latency in session.latencies) == [0, 1, 2, 3, 4]
+    assert {latency.session for latency in session.latencies} == {session.latencies[0].session}
+    assert {latency.rounds for latency in session.latencies} == {(1, 1, 1)}
+
+
+def test_tensorrt_without_a_board_is_refused():
+    with pytest.raises(InputError, match="--on BOARD"):
+        LatencyConfig(runtime="tensorrt").check()

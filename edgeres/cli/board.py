@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from edgeres.bench.boards import add_board, board_named, boards, session
+from edgeres.bench.board_session import session
+from edgeres.bench.boards import add_board, board_named, boards
 from edgeres.bench.devices import device_of
 
 

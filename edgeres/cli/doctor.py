@@ -1,6 +1,8 @@
-"""`edgeres doctor`."""
+"""`edgeres doctor`, of this machine or `--on BOARD`."""
 
 from __future__ import annotations
+
+import json
 
 import click
 
@@ -14,9 +16,13 @@ _MARKS = {
 
 
 @click.command(help="What this machine can and cannot do, and what to install.")
+@click.option("--on", metavar="NAME", help="What this board can do instead (edgeres board add).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def doctor(as_json: bool) -> None:
+def doctor(on: str | None, as_json: bool) -> None:
     """See the help text."""
+    if on is not None:
+        _of_board(on, as_json=as_json)
+        return
     found = diagnosis()
     if as_json:
         click.echo(found.model_dump_json(indent=1))
@@ -25,6 +31,21 @@ def doctor(as_json: bool) -> None:
     click.echo(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
     click.echo(f"{here.machine}, {here.memory_gib} GiB")
     for check in found.checks:
+        click.echo(_line(check))
+
+
+def _of_board(name: str, *, as_json: bool) -> None:
+    from edgeres.bench.board_facts import checks_of
+    from edgeres.bench.board_session import session
+    from edgeres.bench.boards import board_named
+
+    with session(board_named(name)) as opened:
+        found = opened.found
+    checks = checks_of(found)
+    if as_json:
+        click.echo(json.dumps({"board": found, "checks": [check.model_dump() for check in checks]}, indent=1))
+        return
+    for check in checks:
         click.echo(_line(check))
 
 

@@ -1,4 +1,4 @@
-"""`edgeres eval [MODEL]`."""
+"""`edgeres eval [MODEL]`, here or `--on BOARD`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from edgeres.bench.on_board import BoardConfig
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_result
+from edgeres.core.errors import InputError
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.pipeline.calls import evaluate_call
 
@@ -16,8 +18,18 @@ from edgeres.pipeline.calls import evaluate_call
 @click.command(help="Accuracy of a model on the val split: a .safetensors or .onnx file, or the newest of the run.")
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[MODEL]")
 @options_of(EvalConfig)
+@click.option("--on", metavar="NAME", help="Build and run it on this board instead (edgeres board add).")
 @click.option("--run", "--in-run", "run", help="Run (name or folder) to take the model from.  [default: runs/latest]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
-def evaluate(source: Path | None, run: str | None, as_json: bool, **values: Any) -> None:
+def evaluate(source: Path | None, run: str | None, on: str | None, as_json: bool, **values: Any) -> None:
     """See the help text."""
-    print_result(evaluate_call(source, run, given(values)), as_json=as_json)
+    chosen = given(values)
+    if on is None:
+        print_result(evaluate_call(source, run, chosen), as_json=as_json)
+        return
+    from edgeres.cli.on_board import print_boards
+    from edgeres.pipeline.on_board import BoardCall, evaluate_on_board
+
+    for name in sorted(chosen.keys() - BoardConfig.model_fields):
+        raise InputError(f"--{name.replace('_', '-')} does not go with --on")
+    print_boards([evaluate_on_board(source, BoardCall(on=on, run=run, values=chosen))], as_json=as_json)

@@ -6,10 +6,15 @@ import json
 
 import click
 
+from edgeres.cli.on_board import print_boards
 from edgeres.cli.output import print_result, print_summary
 from edgeres.core.errors import InputError
+from edgeres.core.runs import Run
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
+from edgeres.pipeline.measures import write_run_report
+from edgeres.pipeline.on_board import BoardCall, board_of_run, check_board
 from edgeres.pipeline.recipe import Step, recipe_from
+from edgeres.report.stage import ReportConfig
 
 
 @click.command(help="Run a recipe: a .toml file or a shipped one (edgeres ls recipes). Finished stages are reused.")
@@ -18,6 +23,7 @@ from edgeres.pipeline.recipe import Step, recipe_from
 @click.option("--data", help="Data set for every stage that takes images.")
 @click.option("--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="Change an option of the recipe.")
 @click.option("--from", "redo_from", metavar="STAGE", help="Run again from this stage on, finished or not.")
+@click.option("--on", metavar="NAME", help="At the end, measure the last float and INT8 ONNX file on this board.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, print its steps, run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="All reports as JSON lines on stdout.")
 def run(  # noqa: PLR0913  # one parameter per option
@@ -26,6 +32,7 @@ def run(  # noqa: PLR0913  # one parameter per option
     data: str | None,
     settings: tuple[str, ...],
     redo_from: str | None,
+    on: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -35,8 +42,24 @@ def run(  # noqa: PLR0913  # one parameter per option
     if dry_run:
         _print_steps(steps, as_json=as_json)
         return
-    for done in Chain(run_of_recipe(content, name), steps, start).execute():
+    if on is not None:
+        check_board(on)  # before hours of work rather than after
+    chain = Chain(run_of_recipe(content, name), steps, start)
+    for done in chain.execute():
         _print_done(done, len(steps), as_json=as_json)
+    if on is not None:
+        _on_board(chain.run, on, as_json=as_json)
+
+
+def _on_board(run: Run, on: str, *, as_json: bool) -> None:
+    """Measures on the board and writes the run's report again, with what was found."""
+    if not as_json:
+        click.echo(click.style(f"board {on}", bold=True))
+    found = [report for report, _ in board_of_run(run, BoardCall(on=on))]
+    print_boards(found, as_json=as_json)
+    summary = write_run_report(run, ReportConfig())
+    if not as_json:
+        print_summary(summary, run.path, as_json=False)
 
 
 def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:

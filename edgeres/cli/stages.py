@@ -10,6 +10,7 @@ import click
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
+from edgeres.pipeline.board_compile import compile_on_board
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.stages import STAGES, is_main_process
 from edgeres.prune.config import GOALS
@@ -24,8 +25,12 @@ def stage_command(name: str, text: str) -> click.Command:
         run: str | None = None,
         out: Path | None = None,
         as_json: bool = False,
+        on: str | None = None,
         **values: Any,
     ) -> None:
+        if on is not None:
+            print_result(compile_on_board(source, on, given(values), run=run, out=out), as_json=as_json)
+            return
         stage, chosen = _redirected(name, given(values))
         result = call(Call(stage=stage, source=source, run=run, out=out, values=chosen))
         if is_main_process():
@@ -41,6 +46,8 @@ def stage_command(name: str, text: str) -> click.Command:
     if name == "prune":
         help_text = "Every number of modules in a range: accuracy and latency of each, as a table and a picture."
         command = click.option("--sweep", metavar="1..12", default=None, help=help_text)(command)
+    if name == "compile":
+        command = click.option("--on", metavar="NAME", help="Build on this board instead (edgeres board add).")(command)
     command = options_of(row.config_class(), skip=_positional(name))(command)
     if row.source is not None:
         metavar = f"[{row.source.suffix or 'MODEL'}]"

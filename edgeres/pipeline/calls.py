@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
-from edgeres.core.config import Config, config_from
+from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import made_folder
-from edgeres.core.runs import Run, StageFolder, new_run, run_holding, run_named, runs_root
+from edgeres.core.runs import STARTED_NAME, Run, StageFolder, new_run, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.pipeline import measures
 from edgeres.pipeline.overwriting import refuse_inputs
 from edgeres.pipeline.sources import check_finite, lacking
-from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, source_in, stage_key
+from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, leave_no_trace, source_in, stage_key
 from edgeres.pipeline.teacher import REPORT_SUFFIX, with_teacher
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def call(request: Call) -> StageResult[Artifact]:
     values = with_default_data(row.config_class(), request.values, run)
     config = config_from(row.config_class(), values, request.stage, as_options=True)
     config.check()
+    refuse_needless(config, request.values, request.stage)
     source = named or (source_in(run, request.stage) if run else None)
     check_finite(source)
     warning = None
@@ -204,7 +205,10 @@ def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> 
     if is_main_process() and StageFolder(folder, 0, stage).is_busy:
         raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
     made_folder(folder, f"--out {out}")
-    result = execute(stage, source, config, folder, key)
+    try:
+        result = execute(stage, source, config, folder, key)
+    finally:
+        _leave_or_say_where(folder)
     together()
     output = kind(out)
     if is_main_process():
@@ -214,6 +218,15 @@ def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> 
         result = StageResult(output, report)
         log.info("%s: wrote %s", stage, out)
     return result
+
+
+def _leave_or_say_where(folder: Path) -> None:
+    """After a call that did not finish: removes its hidden folder, or names it if the same call can go on there."""
+    if not is_main_process() or not (folder / STARTED_NAME).is_file():
+        return
+    leave_no_trace(folder)
+    if folder.is_dir():
+        log.warning("what was done is kept in %s; the same command goes on from there", folder)
 
 
 def _move_out(made: Artifact, folder: Path, out: Path) -> None:
@@ -264,6 +277,7 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
     from edgeres.bench.stage import BenchConfig, bench_report
 
     config = config_from(BenchConfig, values, "bench", as_options=True)
+    refuse_needless(config, values, "bench")
     if paths:
         return bench_report([model_from(path) for path in paths], config)
     run = run_named(run_name)

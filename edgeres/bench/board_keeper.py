@@ -1,0 +1,92 @@
+"""Runs on a board, Python 3.6 and the standard library alone: keeps a run's folder while the laptop is there.
+
+    keeper.py hold FOLDER GRACE_S   removes FOLDER at once when stdin says "done"; when stdin just ends (the connection
+                                    was lost) after GRACE_S seconds, unless another keeper has taken it over by then.
+                                    Before that it removes what runs left beside it whose keeper is gone (the board
+                                    lost power)
+    keeper.py free FOLDER           bytes that may still be written
+
+FOLDER/owner names the keeper: its process id and when that process began, so that a number used again is not mistaken.
+"""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+PREFIX = "edgeres-run-"  # only folders of this name are ever removed
+_OWNER = "owner"
+_BEGAN = 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
+_UNOWNED_S = 600.0  # a folder without a keeper that is younger may be one that is just being made
+_POLL_S = 0.5
+
+
+def main(job: "str", folder: "str", *more: "str") -> "int":
+    """Does one job; returns the exit code."""
+    path = Path(folder)
+    if job == "hold":
+        _hold(path, float(more[0]))
+    elif job == "free":
+        found = os.statvfs(folder)
+        sys.stdout.write(f"{found.f_bavail * found.f_frsize}\n")
+    return 0
+
+
+def _hold(folder: "Path", grace_s: "float") -> "None":
+    own = _signature(os.getpid())
+    (folder / "owner.new").write_text(own)
+    (folder / "owner.new").rename(folder / _OWNER)
+    _sweep(folder.parent)
+    sys.stdout.write("holding\n")
+    sys.stdout.flush()
+    said = b""
+    while True:
+        some = os.read(0, 16)
+        if not some:
+            break
+        said += some
+    end_s = time.monotonic() + (0.0 if b"done" in said else grace_s)
+    while time.monotonic() < end_s and _owner(folder) == own:
+        time.sleep(_POLL_S)
+    if _owner(folder) == own:
+        _remove(folder)
+
+
+def _sweep(parent: "Path") -> "None":
+    for folder in parent.glob(PREFIX + "*"):
+        try:
+            is_own = folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+            age_s = time.time() - folder.stat().st_mtime  # noqa: TID251  # the time of a file is a date
+        except OSError:
+            continue
+        owner = _owner(folder)
+        if is_own and (age_s > _UNOWNED_S if owner is None else _signature(int(owner.split()[0])) != owner):
+            _remove(folder)
+
+
+def _owner(folder: "Path") -> "str | None":
+    """The keeper's signature; None if the folder has none."""
+    try:
+        text = (folder / _OWNER).read_text()
+    except OSError:
+        return None
+    return text if text.split(" ")[0].isdigit() else None
+
+
+def _signature(pid: "int") -> "str":
+    """Process id and when it began, in clock ticks since boot; the id alone of one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return f"{pid} gone"
+    return f"{pid} {fields[_BEGAN]}"
+
+
+def _remove(folder: "Path") -> "None":
+    if folder.name.startswith(PREFIX):
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

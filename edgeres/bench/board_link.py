@@ -1,0 +1,184 @@
+"""A connection to a board: ssh with the user's own ~/.ssh/config, keys and agent.
+
+Host keys are verified, that of a jump host too: one that is not in known_hosts is refused. Every word of a remote
+command is quoted. A network that falls silent is noticed within about a minute and a half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeres.bench.boards import Board
+from edgeres.core.errors import DeviceError, require
+
+_CONNECT_S = 15
+_KEEPALIVE_S = 15
+_SILENCE_MS = 60_000  # a packet not acknowledged for so long ends the connection
+_SYSTEM_KEYS = "/etc/ssh/ssh_known_hosts"
+
+
+class Lost(DeviceError):
+    """The connection was lost; another may go on."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a remote program left: exit code and text."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Link:
+    """Connected while the block runs; `reconnect` makes a new connection after a lost one.
+
+    Raises MissingDependency without fabric, DeviceError if the board cannot be reached or its key is not known.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self._connection: Any = None
+        self._files: Any = None
+
+    def __enter__(self) -> Link:
+        self.reconnect()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def reconnect(self) -> None:
+        """Connects, closing what was open."""
+        self.close()
+        self._connection = _connected(self.board)
+
+    def close(self) -> None:
+        """Closes the connection, which may be lost already."""
+        if self._connection is not None:
+            with contextlib.suppress(EOFError, OSError):  # paramiko's answer to closing what the other side has closed
+                self._connection.close()
+        self._connection = self._files = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+        return self._connection is not None and bool(self._connection.is_connected)
+
+    def run(self, words: Sequence[str], say: Callable[[str], None] | None = None) -> Answer:
+        """Runs a remote program to its end; each line of its stderr is given to `say` at once.
+
+        Its stdin stays open as long as it runs. Raises Lost if the connection ends before the program.
+        """
+        try:
+            return self._run(words, say)
+        except DeviceError:
+            raise
+        except Exception as cause:  # paramiko and socket have no common root
+            raise Lost(f"{self.board.name}: the connection was lost during {words[0]}: {cause}") from cause
+
+    def started(self, words: Sequence[str]) -> Any:
+        """The channel of a remote program that runs on; its stdin ends when the connection does."""
+        try:
+            channel = self._connection.client.get_transport().open_session()
+            channel.exec_command(shlex.join(words))
+        except Exception as cause:
+            raise Lost(f"{self.board.name}: the connection was lost: {cause}") from cause
+        return channel
+
+    def files(self) -> Any:
+        """An SFTPClient of paramiko over the present connection."""
+        if self._files is None:  # fabric's own would connect again by itself, without a keeper
+            self._files = self._connection.client.open_sftp()
+        return self._files
+
+    def _run(self, words: Sequence[str], say: Callable[[str], None] | None) -> Answer:
+        stdin, stdout, stderr = self._connection.client.exec_command(shlex.join(words))
+        try:
+            errors = _Reader(stderr, say)
+            out = stdout.read().decode(errors="replace")
+            err = errors.text()
+            code = stdout.channel.recv_exit_status()
+        finally:
+            stdin.channel.close()
+        if code < 0 and not self.is_up:
+            raise Lost(f"{self.board.name}: the connection was lost during {words[0]}")
+        if code < 0:
+            raise DeviceError(f"{self.board.name}: {words[0]} gave no answer: it was ended by a signal")
+        return Answer(code, out, err)
+
+
+class _Reader:
+    """Reads a program's stderr beside its stdout."""
+
+    def __init__(self, stream: Any, say: Callable[[str], None] | None) -> None:
+        self._stream, self._say = stream, say
+        self._lines: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """All of it, when the program has ended."""
+        self._thread.join()
+        return "".join(self._lines)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            for line in self._stream:
+                self._lines.append(line)
+                if self._say is not None:
+                    self._say(line.rstrip("\n"))
+
+
+def _connected(board: Board) -> Any:
+    fabric, paramiko = require("fabric", "boards"), require("paramiko", "boards")
+    connection = fabric.Connection(board.host, connect_timeout=_CONNECT_S)
+    hop = connection
+    while isinstance(hop, fabric.Connection):
+        _verify_keys(hop, paramiko.RejectPolicy())
+        hop = hop.gateway  # the jump host, whose own key counts as much
+    try:
+        connection.open()
+    except Exception as err:  # paramiko, socket and invoke have no common root
+        with contextlib.suppress(EOFError, OSError):
+            connection.close()
+        raise _why_not(board, err) from err
+    _watch(connection.client.get_transport())
+    return connection
+
+
+def _watch(transport: Any) -> None:
+    """Makes a silent network an error; a jump host's channel has no socket, its own connection has."""
+    transport.set_keepalive(_KEEPALIVE_S)
+    if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS)
+
+
+def _verify_keys(connection: Any, policy: Any) -> None:
+    """Known keys are those of ~/.ssh/known_hosts, the system, and the files ~/.ssh/config names for this host."""
+    named = str(connection.ssh_config.get("userknownhostsfile", "")).split()
+    connection.client.load_system_host_keys()
+    for path in map(Path, [_SYSTEM_KEYS, *named]):
+        if path.expanduser().is_file():
+            connection.client.load_system_host_keys(str(path.expanduser()))
+    connection.client.set_missing_host_key_policy(policy)
+
+
+def _why_not(board: Board, err: Exception) -> DeviceError:
+    text = " ".join(str(err).split())
+    if type(err).__name__ == "BadHostKeyException":
+        return DeviceError(
+            f"{board.name}: {board.host} shows another host key than known_hosts has; not connected: {text}"
+        )
+    if "not found in known_hosts" in text:
+        return DeviceError(
+            f"{board.name}: the host key of {board.host} is not known; look at it and accept it: ssh {board.host}"
+        )
+    return Lost(f"{board.name}: cannot reach {board.host} over ssh: {type(err).__name__}: {text}")

@@ -1,0 +1,186 @@
+"""A run on a board: a folder of its own there, the agent copied into it, everything removed at the end.
+
+The folder is `edgeres-run-XXXXXXXX` below the board's TMPDIR or /tmp. It goes at the end of the session; after a lost
+connection the agent removes it if it was at work, otherwise the keeper that holds it does after GRACE_S; what a board
+without power left behind is removed by the next session. Files are sent by `board_upload` and verified by hash.
+
+Tested against OpenSSH on the same machine and programs that imitate JetPack's; never on a real board so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgeres.bench.board_link import Answer, Link, Lost
+from edgeres.bench.board_upload import Step, fetch, payload_from, payload_of, send
+from edgeres.bench.boards import Board, agent_bytes
+from edgeres.core.errors import DeviceError
+from edgeres.core.progress import bar
+
+log = logging.getLogger(__name__)
+GRACE_S = 120.0  # for a laptop whose network was gone for a moment
+_AGENT, _KEEPER = "agent.pyz", "keeper.py"
+_KEEPER_SOURCE = Path(__file__).with_name("board_keeper.py")
+_RUN_FOLDER = re.compile(r"/\S*/edgeres-run-\w+")
+_MARGIN_BYTES = 8 << 20  # left free on the board's disk, which is often the system's
+_ENDING_S = 10.0
+
+
+class Session:
+    """An open connection with a run folder on the board."""
+
+    def __init__(self, link: Link, folder: str) -> None:
+        self.link, self.folder, self.board = link, folder, link.board
+        self._keeper: Any = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands."""
+        return self.link.is_up
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """What board it is, as the agent's `detect` says."""
+        return self.agent("detect")
+
+    @cached_property
+    def system(self) -> str:
+        """Such as "linux aarch64"."""
+        return self.run(["uname", "-sm"]).out.strip().lower()
+
+    def upload(self, source: Path, name: str) -> str:
+        """Copies a file into the run folder; returns its path there. Raises DeviceError if it cannot be."""
+        payload = payload_from(source)
+        with bar(f"{self.board.name}: sending {source.name}") as shown:
+            shown.expect(payload.size)
+            send(self, payload, f"{self.folder}/{name}", shown.advance)
+        return f"{self.folder}/{name}"
+
+    def write(self, content: bytes, name: str, step: Step = lambda amount: None) -> str:
+        """Writes a file into the run folder; returns its path there. Raises DeviceError if it cannot be."""
+        send(self, payload_of(content), f"{self.folder}/{name}", step)
+        return f"{self.folder}/{name}"
+
+    def download(self, name: str, out: Path, sha256: str) -> None:
+        """Copies a file of the run folder to `out`; raises DeviceError if it does not arrive whole."""
+        fetch(self, f"{self.folder}/{name}", out, sha256)
+
+    def read(self, name: str, sha256: str) -> bytes:
+        """The bytes of a file of the run folder; raises DeviceError if they do not arrive whole."""
+        with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
+            self.download(name, Path(folder) / "file", sha256)
+            return (Path(folder) / "file").read_bytes()
+
+    def remove(self, *names: str) -> None:
+        """Removes files and folders of the run."""
+        self.run(["rm", "-rf", "--", *(f"{self.folder}/{name}" for name in names)])
+
+    def need(self, amount: int, what: str) -> None:
+        """Raises DeviceError unless `amount` bytes can be written on the board."""
+        answer = self.run(["python3", f"{self.folder}/{_KEEPER}", "free", self.folder])
+        free = int(answer.out) if answer.out.strip().isdigit() else None
+        if free is not None and free < amount + _MARGIN_BYTES:
+            raise DeviceError(
+                f"{self.board.name}: {what} needs {_mb(amount + _MARGIN_BYTES)} in {Path(self.folder).parent},"
+                f" {_mb(free)} are free; make room there, or name another place in the board's TMPDIR"
+            )
+
+    def agent(self, *arguments: str) -> dict[str, Any]:
+        """Runs one job of the agent; raises DeviceError with the agent's own line if it cannot be done."""
+        words = ["python3", f"{self.folder}/{_AGENT}", "--leash", "--remove", self.folder, *arguments]
+        try:
+            done = self.link.run(words, self._say)
+        except Lost as err:
+            raise DeviceError(
+                f"{self.board.name}: the connection was lost during the job {arguments[0]!r}; the board ends it and"
+                " removes its files by itself; run it again"
+            ) from err
+        return self._answer(done)
+
+    def run(self, words: list[str]) -> Answer:
+        """Runs a program on the board."""
+        return self.link.run(words)
+
+    def files(self) -> Any:
+        """An SFTP client."""
+        return self.link.files()
+
+    def reconnect(self) -> None:
+        """A new connection to the same run folder; raises DeviceError if it is gone."""
+        self.link.reconnect()
+        self.hold()
+
+    def hold(self) -> None:
+        """Puts a keeper on the run folder, which takes it over from an earlier one."""
+        channel = self.link.started(["python3", f"{self.folder}/{_KEEPER}", "hold", self.folder, str(GRACE_S)])
+        if channel.makefile("r").readline().strip() != "holding":
+            said = channel.makefile_stderr("r").read().decode(errors="replace").split("\n")
+            last = next(filter(None, reversed(said)), "it said nothing")
+            if self.link.run(["test", "-d", self.folder]).code:
+                raise DeviceError(f"{self.board.name}: the connection came back after the board had removed the run")
+            raise DeviceError(f"{self.board.name}: the run's folder cannot be kept there: {last}")
+        self._keeper = channel
+
+    def end(self) -> None:
+        """Removes the run folder; a lost connection leaves that to the board."""
+        if not self._is_ended_by_keeper():
+            with contextlib.suppress(DeviceError):
+                self.link.run(["rm", "-rf", "--", self.folder])
+
+    def _is_ended_by_keeper(self) -> bool:
+        try:
+            self._keeper.settimeout(_ENDING_S)
+            self._keeper.sendall(b"done")
+            self._keeper.shutdown_write()
+            return bool(self._keeper.recv_exit_status() == 0)
+        except Exception:  # without a keeper, or with a lost connection: paramiko and socket have no common root
+            return False
+
+    def _answer(self, done: Answer) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = json.loads(done.out.strip().splitlines()[-1])
+        except (IndexError, ValueError) as cause:
+            last = (done.err.strip().splitlines() or ["it said nothing"])[-1]
+            raise DeviceError(f"{self.board.name}: the agent ended with exit {done.code}: {last}") from cause
+        if "error" in answer:
+            raise DeviceError(f"{self.board.name}: {answer['error']}")
+        return answer
+
+    def _say(self, line: str) -> None:
+        prefix, _, text = line.partition("agent: ")
+        if text and not prefix:
+            log.info("%s: %s", self.board.name, text)
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+@contextmanager
+def session(board: Board) -> Iterator[Session]:
+    """Connects, makes the run folder, copies the agent; removes the folder at the end.
+
+    Raises MissingDependency without fabric, DeviceError if the board cannot be reached or its key is not known.
+    """
+    with Link(board) as link:
+        answer = link.run(["mktemp", "-d", "-t", "edgeres-run-XXXXXXXX"])
+        folder = answer.out.strip()
+        if answer.code or not _RUN_FOLDER.fullmatch(folder):
+            raise DeviceError(f"{board.name}: cannot make a folder for the run: {answer.err.strip() or folder}")
+        opened = Session(link, folder)
+        try:
+            opened.write(_KEEPER_SOURCE.read_bytes(), _KEEPER)
+            opened.hold()
+            opened.write(agent_bytes(), _AGENT)
+            yield opened
+        finally:
+            opened.end()

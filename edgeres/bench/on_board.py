@@ -1,0 +1,300 @@
+"""One model on a board: the engine built, timed, weighed and judged there, and whether all that can be trusted.
+
+    results = {"board": {"name", "model", "jetpack", "l4t", "tensorrt", "cuda", "power_mode", "gpu", "clocks_locked",
+                         ...},
+               "figures": {"p50_ms", "p99_ms", "images_per_s", "heat", "is_valid", "problems", "layers", "agreement",
+                           "engine_sha256", "engine_bytes", "build_s", "command", ...}}
+
+Models of one call are timed one after the other, not interleaved: each is a session of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, judged
+from edgeres.bench.board_facts import facts_of, host_of, machine_of
+from edgeres.bench.board_session import Session
+from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
+from edgeres.core.config import Config
+from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.metrics import Energy, Latency
+from edgeres.core.stage import Recorder, StageReport
+from edgeres.runtime.manifest import manifest_of
+from edgeres.runtime.preflight import check_runnable
+
+log = logging.getLogger(__name__)
+_ENGINE_SHARE = 3  # of the file's size: its engine, and what the builder writes besides
+_ONNX, _PLAN = "model.onnx", "model.plan"
+
+
+class BoardConfig(Config):
+    """How to measure on a board."""
+
+    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
+    warmup_s: int = Field(2, ge=0, description="seconds of warm-up before each run on the board")
+    duration_s: int = Field(10, ge=1, description="seconds of each of the two runs, for latency and for energy")
+    idle_s: float = Field(5.0, gt=0, description="seconds at rest before them, for the power at rest")
+    lock_clocks: bool = Field(False, description="hold the board's clocks during the run (needs root there)")
+    power_mode: str | None = Field(None, description="power mode of the board during the run, by name or id")
+    data: str | None = Field(None, description="accuracy too, on val of: digits, cifar10, folder:PATH, ...")
+    images: int | None = Field(None, gt=0, description="on this many images of val only (stratified)")
+    download: bool = Field(False, description="fetch the data set if it is not here")
+
+    def check(self) -> None:
+        """The number of images goes with a data set."""
+        if self.images is not None and self.data is None:
+            raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine on the board: options that time it at `batch`; the agent's answer, nothing for one that was brought."""
+
+    remote: str
+    batch: int
+    sha256: str
+    shapes: tuple[str, ...] = ()
+    answer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnBoard:
+    """A report of the stage "board", and what TensorRT says about the engine's layers where it says anything."""
+
+    report: StageReport
+    layers: str | None = None
+    profile: str | None = None
+
+
+@dataclass
+class Bench:
+    """A board at work on models, which share `images`: with `accuracy_only` nothing is timed."""
+
+    session: Session
+    config: BoardConfig
+    images: Images | None = None
+    accuracy_only: bool = False
+
+    def run(self, model: Model, out: Path | None = None) -> OnBoard:
+        """Builds, times and judges one model; predictions are written into the folder `out`.
+
+        Raises:
+            InputError: the file is nothing a board can take, or the data set does not suit it.
+            DeviceError: the board cannot do it, in its own words; its files are gone by then.
+        """
+        check_model(model)
+        recorder = Recorder("eval" if self.accuracy_only else "board", self.config, model)
+        built = brought(self.session, model, recorder) if isinstance(model, Engine) else self._built(model)
+        recorder.results["figures"] = figures = _of_build(built, self.session)
+        answer = built.answer if self.accuracy_only else self._timed(built, model, recorder)
+        if self.images is not None:
+            answer = self._judged(built, model, recorder, out) | answer
+        recorder.results["board"] = facts_of(self.session, answer)
+        self.session.remove(_ONNX, _PLAN, "logits.bin")
+        report = recorder.finish(None).model_copy(update={"precision": model.precision})
+        log.info("%s: %s done", self.session.board.name, model.path.name)
+        figures.setdefault("layers", None)
+        return OnBoard(report, answer.get("layers"), answer.get("profile"))
+
+    def _built(self, model: Model) -> Built:
+        assert isinstance(model, OnnxModel)
+        batch = model.batch or self.config.batch
+        return built_on(self.session, model, (batch, batch, batch), ())
+
+    def _timed(self, built: Built, model: Model, recorder: Recorder) -> dict[str, Any]:
+        words = ["--engine", built.remote, "--batch", str(built.batch), "--folder", self.session.folder]
+        for name in ("warmup_s", "duration_s", "idle_s"):
+            words += [f"--{name.replace('_', '-')}", f"{getattr(self.config, name):g}"]
+        words += ["--lock-clocks"] if self.config.lock_clocks else []
+        words += ["--power-mode", self.config.power_mode] if self.config.power_mode else []
+        words += built.shapes
+        answer = self.session.agent("measure", *words)
+        facts = facts_of(self.session, answer)
+        recorder.latency.append(_latency(answer, model, self.config, machine_of(facts)))
+        recorder.energy += _energy(answer, model, machine_of(facts))
+        recorder.results["figures"] |= _of_measurement(answer)
+        recorder.results["figures"]["command"] = without_folder(answer["command"], self.session)
+        recorder.warnings += [f"invalid: {problem}" for problem in answer["problems"]]
+        recorder.warnings += distinct(answer["warnings"])
+        if reason := answer["energy"].get("reason"):
+            recorder.notes.append(f"no energy: {reason}")
+        return answer
+
+    def _judged(self, built: Built, model: Model, recorder: Recorder, out: Path | None) -> dict[str, Any]:
+        assert self.images is not None
+        dataset = self.images.dataset(model.spec)
+        folder = self.images.on(self.session, dataset.val, model.spec)
+        log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
+        found = judged(self.session, built.remote, built.batch, dataset.val, folder)
+        accuracy = accuracy_from(
+            found,
+            dataset,
+            runtime=f"tensorrt {found.answer['tensorrt']}",
+            artifact=model.sha256,
+            out=out / "predictions.npy" if out else None,
+        )
+        recorder.accuracy.append(accuracy)
+        if self.config.images is not None:
+            recorder.warnings.append(f"evaluated on {len(dataset.val)} of the val images only")
+        reference = model if isinstance(model, OnnxModel) else onnx_of(model) if isinstance(model, Engine) else None
+        agreement = agreement_with(reference, dataset.val, found) if reference else None
+        recorder.results["figures"]["agreement"] = agreement
+        return found.answer
+
+
+def images_for(models: Sequence[Model], config: BoardConfig) -> Images | None:
+    """The images all models share; raises InputError for a model no board can take, or the data set does not suit."""
+    for model in models:
+        check_model(model)
+    if config.data is None:
+        return None
+    images = Images(config.data, config.images, config.download)
+    for model in models:
+        if not isinstance(model, Engine) or model.manifest_path.is_file():
+            images.dataset(model.spec)
+    return images
+
+
+def check_model(model: Model) -> None:
+    """Raises InputError for a file that no board can take."""
+    path = model.path
+    if isinstance(model, OnnxModel):
+        if model.profile == FUSED_PROFILE:
+            raise InputError(
+                f"{path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
+                " tensorrt"
+            )
+        _ = model.card
+    elif not isinstance(model, Engine):
+        raise InputError(f"{path} is no ONNX file, which boards take: edgeres export {path} makes one")
+
+
+def built_on(session: Session, model: OnnxModel, batch: tuple[int, int, int], extra: tuple[str, ...]) -> Built:
+    """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
+    check_model(model)
+    session.need(_ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
+    log.info("%s: sending %s", session.board.name, model.path.name)
+    remote, plan = session.upload(model.path, _ONNX), f"{session.folder}/{_PLAN}"
+    log.info("%s: building the engine of %s", session.board.name, model.path.name)
+    options = [f"--trtexec={option}" for option in (*_profile(model, batch), *extra)]
+    answer = session.agent("build", "--onnx", remote, "--engine", plan, "--precision", model.precision, *options)
+    return Built(plan, batch[1], answer["engine_sha256"], _shapes(model, batch[1]), answer)
+
+
+def brought(session: Session, engine: Engine, recorder: Recorder) -> Built:
+    """A finished engine, checked against the board by its header and manifest before it is sent."""
+    recorder.notes += _remarks(session, engine)
+    if not engine.manifest_path.is_file():
+        raise InputError(f"{engine.path} has no manifest {engine.manifest_path.name}: what it takes is unknown")
+    session.need(engine.size_bytes, engine.path.name)
+    log.info("%s: sending %s", session.board.name, engine.path.name)
+    batch = engine.manifest.batch[1]
+    return Built(session.upload(engine.path, _PLAN), batch, engine.sha256, _shapes(engine, batch))
+
+
+def _remarks(session: Session, engine: Engine) -> tuple[str, ...]:
+    """What is worth knowing about the engine on this board; raises DeviceError if it cannot run there."""
+    try:
+        return check_runnable(engine.path, host_of(session, engine.path), "tensorrt")
+    except DeviceError as err:
+        why, name = str(err).rpartition("; ")[0], session.board.name  # what follows builds on this machine
+        onnx = manifest_of(engine).onnx_name if engine.manifest_path.is_file() else None
+        raise DeviceError(
+            f"{name}: {why}; build one there: edgeres compile {onnx or 'MODEL.onnx'} --on {name}"
+        ) from err
+
+
+def onnx_of(engine: Engine) -> OnnxModel | None:
+    """The file the engine was built from, if it still lies beside it, unchanged."""
+    name = manifest_of(engine).onnx_name
+    beside = [engine.path.with_name(name)] if name else []
+    found = (OnnxModel(path) for path in (*beside, engine.path.with_suffix(".onnx")) if path.is_file())
+    return next((one for one in found if one.sha256 == engine.manifest.onnx_sha256), None)
+
+
+def _profile(model: OnnxModel, batch: tuple[int, int, int]) -> list[str]:
+    """The optimization profile of a graph whose batch is open."""
+    if model.batch is not None:
+        return []
+    names = ("minShapes", "optShapes", "maxShapes")
+    return [f"--{name}={_shape(model, size)}" for name, size in zip(names, batch, strict=True)]
+
+
+def _shapes(model: Model, batch: int) -> tuple[str, ...]:
+    """What trtexec has to be told to time an engine with an open batch."""
+    if isinstance(model, OnnxModel):
+        return () if model.batch is not None else (f"--trtexec=--shapes={_shape(model, batch)}",)
+    assert isinstance(model, Engine)
+    smallest, _, largest = model.manifest.batch
+    ((name, shape),) = model.manifest.inputs.items()
+    sizes = "x".join(map(str, (batch, *shape[1:])))
+    return () if smallest == largest else (f"--trtexec=--shapes={name}:{sizes}",)
+
+
+def _shape(model: OnnxModel, batch: int) -> str:
+    return f"{model.proto.graph.input[0].name}:{'x'.join(map(str, (batch, *model.spec.input_shape)))}"
+
+
+def _of_build(built: Built, session: Session) -> dict[str, Any]:
+    answer = built.answer
+    return {
+        "batch": built.batch,
+        "engine_sha256": built.sha256,
+        "engine_bytes": answer.get("engine_bytes"),
+        "build_s": (answer.get("facts") or {}).get("build_s"),
+        "build_command": without_folder(answer.get("command"), session),
+    }
+
+
+def _of_measurement(answer: dict[str, Any]) -> dict[str, Any]:
+    shared = ("p50_ms", "p99_ms", "images_per_s", "heat", "is_valid", "problems", "summary")
+    return {name: answer.get(name) for name in (*shared, "damaged_samples")}
+
+
+def without_folder(command: list[str] | None, session: Session) -> list[str] | None:
+    """The command with names for paths: the run's folder is gone by the time it is read."""
+    return None if command is None else [word.replace(f"{session.folder}/", "") for word in command]
+
+
+def _latency(answer: dict[str, Any], model: Model, config: BoardConfig, machine: str) -> Latency:
+    return Latency(
+        samples_ms=tuple(answer["samples_ms"]),
+        batch=answer["batch"],
+        runtime=f"tensorrt {answer['tensorrt']}",
+        threads=0,
+        session=uuid.uuid4().hex,
+        artifact=model.sha256,
+        warmup=0,
+        machine=machine,
+        note=f"GPU compute time on the board, after {config.warmup_s} s of warm-up"
+        + ("" if answer["is_valid"] else "; INVALID, see the warnings"),
+    )
+
+
+def _energy(answer: dict[str, Any], model: Model, machine: str) -> list[Energy]:
+    found = answer["energy"]
+    if "reason" in found:
+        return []
+    same = ("mj_per_image", "load_w", "idle_w", "load_samples", "idle_samples", "source", "is_input", "is_partial")
+    return [
+        Energy(
+            half_width_mj=found["mj_half_width"],
+            batch=answer["batch"],
+            artifact=model.sha256,
+            machine=machine,
+            **{name: found[name] for name in same},
+        )
+    ]
+
+
+def distinct(lines: list[str]) -> list[str]:
+    """Each once, with how often it came."""
+    return [line + (f" ({count} times)" if (count := lines.count(line)) > 1 else "") for line in dict.fromkeys(lines)]

@@ -1,0 +1,161 @@
+"""`edgeres compile MODEL.onnx --on NAME`: the engine is built on the board and brought back with a manifest."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import edgeres
+from edgeres.bench.board_facts import facts_of
+from edgeres.bench.board_session import Session, session
+from edgeres.bench.boards import board_named
+from edgeres.bench.on_board import built_on, check_model, distinct, without_folder
+from edgeres.compile.config import CompileConfig
+from edgeres.compile.inspected import counts_of, layers_path
+from edgeres.compile.layer_report import layer_report
+from edgeres.compile.layers import layers_in
+from edgeres.core.artifacts import Engine, OnnxModel, model_from
+from edgeres.core.config import config_from
+from edgeres.core.errors import InputError, require
+from edgeres.core.files import write_text
+from edgeres.core.runs import run_holding, run_named
+from edgeres.core.stage import REPORT_NAME, Recorder, StageReport, timed, write_report
+from edgeres.pipeline.on_board import claimed
+from edgeres.pipeline.overwriting import refuse_inputs
+from edgeres.pipeline.stages import source_in, stage_key
+from edgeres.pipeline.teacher import REPORT_SUFFIX
+from edgeres.runtime.manifest import EngineManifest, LayerCounts
+
+log = logging.getLogger(__name__)
+_FOR_BOARDS = {"optimization_level", "workspace_mib", "batch_min", "batch_opt", "batch_max"}
+_FILE_NAME = "model.plan"
+_BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--idle-s", "0")
+_BATCH = ("batch_min", "batch_opt", "batch_max")
+
+
+def compile_on_board(
+    source: Path | None, on: str, values: dict[str, Any], *, run: str | None = None, out: Path | None = None
+) -> StageReport:
+    """The engine in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board."""
+    board, config = board_named(on), _config(values)
+    model = model_from(source) if source else source_in(run_named(run), "compile")
+    if not isinstance(model, OnnxModel):
+        raise InputError(f"`edgeres compile` needs a .onnx file, got {source}")
+    check_model(model)
+    if out is not None:
+        _check_out(out, model, config)
+        with session(board) as opened:
+            return _built(opened, model, config, Places(out, out.with_name(out.name + REPORT_SUFFIX)))
+    home = run_named(run) if run or source is None else run_holding(model.path)
+    if home is None:
+        raise InputError(f"{model.path} is in no run: say where the result goes, --out FILE or --run NAME")
+    key = f"{stage_key('compile', model, config)} on {on}"
+    with claimed(home, "compile", key) as folder, session(board) as opened:
+        return _built(opened, model, config, Places(folder / _FILE_NAME, folder / REPORT_NAME))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the engine and the report about it go."""
+
+    plan: Path
+    report: Path
+
+
+def _config(values: dict[str, Any]) -> CompileConfig:
+    for name in sorted(values.keys() - _FOR_BOARDS):
+        raise InputError(f"--{name.replace('_', '-')} does not go with --on: the board's own trtexec builds for itself")
+    return config_from(CompileConfig, {"runtime": "tensorrt", **values}, "compile", as_options=True)
+
+
+def _check_out(out: Path, model: OnnxModel, config: CompileConfig) -> None:
+    if out.suffix != Engine.suffix:
+        raise InputError(f"--out {out}: `edgeres compile` writes a {Engine.suffix} file")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file")
+    refuse_inputs(out, model, config)
+
+
+def _built(opened: Session, model: OnnxModel, config: CompileConfig, places: Places) -> StageReport:
+    recorder = Recorder("compile", config, model)
+    smallest, usual, largest = (model.batch or getattr(config, name) for name in _BATCH)
+    with timed(recorder.results, "build_s"):
+        built = built_on(opened, model, (smallest, usual, largest), tuple(_options(config)))
+    loaded = opened.agent("measure", "--engine", built.remote, *_BRIEFLY, "--folder", opened.folder, *built.shapes)
+    facts = facts_of(opened, loaded)
+    opened.download(_FILE_NAME, places.plan, built.sha256)
+    counts = _layers(loaded.get("layers"), model, places.plan, recorder)
+    build_s = (built.answer.get("facts") or {}).get("build_s") or recorder.results["build_s"]
+    manifest = EngineManifest(
+        card=model.card.model_copy(update={"stage": "compile", "parent": model.sha256, "edgeres": edgeres.__version__}),
+        runtime="tensorrt",
+        runtime_version=built.answer["tensorrt"],
+        targets=(facts["target"],) if facts["target"] else (),
+        precision=model.precision,
+        onnx_sha256=model.sha256,
+        plan_sha256=built.sha256,
+        batch=(smallest, usual, largest),
+        inputs=_tensors(model.proto.graph.input, model.batch),
+        outputs=_tensors(model.proto.graph.output, model.batch),
+        build_s=build_s,
+        options={"builder": "trtexec", "command": without_folder(built.answer["command"], opened)},
+        onnx_name=model.path.name,
+        dtypes=_dtypes(model),
+        system=opened.system,
+        gpu=facts["model"] or facts["gpu"],
+        cuda=facts["cuda"],
+        strongly_typed=built.answer.get("is_strongly_typed"),
+        layers=counts,
+    )
+    engine = Engine(places.plan)
+    write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
+    recorder.results |= {"board": facts, "runtime": f"tensorrt {manifest.runtime_version}"}
+    recorder.results["targets"] = list(manifest.targets)
+    recorder.warnings += distinct(built.answer.get("warnings") or [])
+    recorder.notes.append(
+        f"built on {opened.board.name}, loaded and run there for a second; it runs on such boards only"
+    )
+    report = recorder.finish(engine)
+    write_report(report, places.report)
+    log.info("compile: wrote %s", places.plan)
+    return report
+
+
+def _options(config: CompileConfig) -> list[str]:
+    """What the user asked for beyond trtexec's defaults."""
+    level, workspace = config.optimization_level, config.workspace_mib
+    chosen = [] if level is None else [f"--builderOptimizationLevel={level}"]
+    return chosen + ([] if workspace is None else [f"--memPoolSize=workspace:{workspace}"])
+
+
+def _layers(text: str | None, model: OnnxModel, plan: Path, recorder: Recorder) -> LayerCounts | None:
+    """The layer report in figures; TensorRT's own JSON is written beside the plan."""
+    layers_path(plan).unlink(missing_ok=True)
+    if text is None:
+        recorder.warnings.append("no layer report: this trtexec knows no --exportLayerInfo")
+        return None
+    write_text(layers_path(plan), text)
+    try:
+        counts = counts_of(layer_report(layers_in(json.loads(text), "the board's layer file"), model.proto))
+    except (InputError, ValueError) as err:
+        recorder.warnings.append(f"no layer report: {err}")
+        return None
+    recorder.results["layers"] = counts.headline
+    return counts
+
+
+def _tensors(values: Any, batch: int | None) -> dict[str, tuple[int, ...]]:
+    """Name -> shape as the graph says it: the first size is the batch, -1 where that is open."""
+    dims = {value.name: value.type.tensor_type.shape.dim for value in values}
+    return {name: (batch or -1, *(size.dim_value for size in dim[1:])) for name, dim in dims.items()}
+
+
+def _dtypes(model: OnnxModel) -> dict[str, str]:
+    """Name -> type as TensorRT calls it: trtexec leaves inputs and outputs as the graph has them."""
+    onnx = require("onnx", "onnx")
+    names = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
+    tensors = [*model.proto.graph.input, *model.proto.graph.output]
+    return {one.name: names.get(one.type.tensor_type.elem_type, "UNKNOWN") for one in tensors}

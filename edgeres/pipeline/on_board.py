@@ -1,0 +1,185 @@
+"""What is done on a board at the request of the laptop: measuring, judging, building, and what of it a run keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeres.bench.board_session import session
+from edgeres.bench.boards import Board, board_named
+from edgeres.bench.on_board import Bench, BoardConfig, OnBoard, images_for, onnx_of
+from edgeres.compile.layer_report import layer_report
+from edgeres.compile.layers import layers_in
+from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
+from edgeres.core.config import config_from, record_from_json
+from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
+from edgeres.core.stage import REPORT_NAME, StageReport, write_report
+from edgeres.pipeline.stages import stage_key
+
+log = logging.getLogger(__name__)
+STAGE = "board"
+
+
+@dataclass(frozen=True)
+class BoardCall:
+    """What the user typed after --on: the board, the run to work in, and the options."""
+
+    on: str
+    run: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageReport]:
+    """Measures each model on the board; default: all ONNX files of the run, whose folder keeps what was measured.
+
+    Everything that can be seen to be wrong is said before the board is asked.
+    """
+    board = board_named(request.on)
+    models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
+    run = _run_for(models, request)
+    config = board_config(request.values, run)
+    images = images_for(models, config)
+    with session(board) as opened:
+        bench = Bench(opened, config, images)
+        for model in models:
+            yield _kept(bench, model, _home_of(model, request))
+
+
+def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
+    """The accuracy of one model on the board, and how far it is from ONNX Runtime's; nothing is timed."""
+    board = board_named(request.on)
+    models = [model_from(source)] if source else _of_run(run_named(request.run))[-1:]
+    config = board_config(request.values, _run_for(models, request))
+    if config.data is None:
+        raise InputError("on which data set? --data digits, cifar10, folder:PATH or package.module:function")
+    images = images_for(models, config)
+    log.info("eval: takes %s", models[0].path)
+    with session(board) as opened:
+        report = _with_layers(Bench(opened, config, images, accuracy_only=True).run(models[0]), models[0])
+    note = f"not kept in a run; edgeres bench --on {board.name} --data ... keeps accuracy, latency and energy together"
+    return report.model_copy(update={"notes": (*report.notes, note)})
+
+
+def board_of_run(run: Run, request: BoardCall) -> Iterator[tuple[StageReport, bool]]:
+    """Measures the last float and the last INT8 ONNX file of a run; (report, whether it was there already)."""
+    board = board_named(request.on)
+    config = board_config(request.values, run)
+    models = last_of_each(_of_run(run))
+    known = {model.sha256: _known(run, _key(model, config, board)) for model in models}
+    for report in filter(None, known.values()):
+        yield report, True
+    missing = [model for model in models if known[model.sha256] is None]
+    if not missing:
+        return
+    images = images_for(missing, config)
+    with session(board) as opened:
+        bench = Bench(opened, config, images)
+        for model in missing:
+            yield _kept(bench, model, run), False
+
+
+def check_board(name: str) -> dict[str, Any]:
+    """What the board says it is; raises before hours of work if it cannot be reached or has no trtexec."""
+    with session(board_named(name)) as opened:
+        found = opened.found
+    if not found.get("trtexec"):
+        raise InputError(f"{name} has no trtexec; on the board: sudo apt install libnvinfer-bin")
+    return found
+
+
+def board_config(values: dict[str, Any], run: Run | None) -> BoardConfig:
+    """The options, with the run's data set where none is named; raises InputError if one is wrong."""
+    values = dict(values)
+    if values.get("data") is None and run is not None and (name := run.data()):
+        log.info("data: %s, as before in %s", name, run.path)
+        values["data"] = name
+    config = config_from(BoardConfig, values, "--on", as_options=True)
+    config.check()
+    return config
+
+
+def last_of_each(models: Sequence[Model]) -> list[Model]:
+    """The last float file and the last INT8 file."""
+    last = {("int8" in model.precision): model for model in models}
+    return [last[kind] for kind in (False, True) if kind in last]
+
+
+def _of_run(run: Run) -> list[Model]:
+    """The ONNX files that a board takes; raises InputError if there is none."""
+    found: list[Model] = [
+        model for _, model in run.models() if isinstance(model, OnnxModel) and model.profile != FUSED_PROFILE
+    ]
+    if not found:
+        raise InputError(f"{run.path} holds no ONNX file that a board takes; make one: edgeres export")
+    return found
+
+
+def _run_for(models: Sequence[Model], request: BoardCall) -> Run | None:
+    if request.run is not None:
+        return run_named(request.run)
+    return next((run for model in models if (run := run_holding(model.path))), None)
+
+
+def _home_of(model: Model, request: BoardCall) -> Run | None:
+    """The run that keeps what is measured: the one named, otherwise the one the model lies in."""
+    return run_named(request.run) if request.run is not None else run_holding(model.path)
+
+
+def _kept(bench: Bench, model: Model, run: Run | None) -> StageReport:
+    """Measures `model`; with a run the report goes into NN-board."""
+    if run is None:
+        return _with_layers(bench.run(model), model)
+    key = _key(model, bench.config, bench.session.board)
+    with claimed(run, STAGE, key) as folder:
+        report = _with_layers(bench.run(model, folder), model).model_copy(update={"key": key})
+        write_report(report, folder / REPORT_NAME)
+    log.info("%s: written", folder / REPORT_NAME)
+    return report
+
+
+@contextmanager
+def claimed(run: Run, stage: str, key: str) -> Iterator[Path]:
+    """A new folder of the run; what fails before it has written anything leaves none."""
+    folder = run.claim(stage, key)
+    try:
+        yield folder
+    finally:
+        (folder / STARTED_NAME).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _with_layers(done: OnBoard, model: Model) -> StageReport:
+    """The report, with the headline of what became of the residual additions."""
+    source = model if isinstance(model, OnnxModel) else onnx_of(model) if isinstance(model, Engine) else None
+    if done.layers is None or source is None:
+        return done.report
+    report = done.report
+    try:
+        headline = layer_report(layers_in(json.loads(done.layers), "the board's layer file"), source.proto).headline
+    except (InputError, ValueError) as err:
+        return report.model_copy(update={"warnings": (*report.warnings, f"no layer report: {err}")})
+    results = {**report.results, "figures": {**report.results["figures"], "layers": headline}}
+    return report.model_copy(update={"results": results})
+
+
+def _key(model: Model, config: BoardConfig, board: Board) -> str:
+    return hashlib.sha256(f"{stage_key(STAGE, model, config)} {board.name} {board.host}".encode()).hexdigest()
+
+
+def _known(run: Run, key: str) -> StageReport | None:
+    """What was measured before by the very same call."""
+    for folder in reversed(run.finished()):
+        if folder.stage == STAGE:
+            with suppress(EdgeresError):
+                report = record_from_json(StageReport, folder.path / REPORT_NAME)
+                if report.key == key:
+                    return report
+    return None

@@ -1,0 +1,226 @@
+"""`--on NAME` as a user types it, against a pretend board over real ssh."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeres.cli.on_board import rows_of
+from edgeres.core.artifacts import Engine
+from edgeres.core.stage import StageReport
+
+SHORT = ("--warmup-s", "0", "--duration-s", "1", "--idle-s", "0.5")
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    path = Path(__file__).parents[1] / "bench" / "hosts.py"
+    spec = importlib.util.spec_from_file_location("hosts", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def host(hosts, tmp_path, monkeypatch):
+    with hosts.serving(tmp_path, monkeypatch) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def models(hosts, tmp_path_factory):
+    """A float file and its INT8 file."""
+    from edgeres.quantize.scales import CalibrateConfig, calibrate
+    from edgeres.quantize.stage import QuantizeConfig, quantize
+
+    folder = tmp_path_factory.mktemp("models")
+    model = hosts.onnx_file(folder)
+    scales = calibrate(model, CalibrateConfig(data="digits", images=32), folder).output
+    return model, quantize(model, QuantizeConfig(scales=scales.path), folder).output
+
+
+def test_one_table_says_what_two_models_do_on_the_board(edgeres, host, models):
+    host.start()
+    code, out, err = edgeres(
+        "bench", *(model.path for model in models), "--on", "desk", "--data", "digits", "--images", 60, *SHORT
+    )
+    assert code == 0, err
+    titles = [line.split("  ")[0] for line in out.splitlines()]
+    for title in ("latency", "images/s", "power", "energy/image", "temperature", "power mode", "top-1", "valid"):
+        assert title in titles
+    assert out.startswith("desk: NVIDIA Jetson Orin Nano")
+    assert out.count("same class in 60") == 2
+    assert "residual adds fused in INT8" in " ".join(out.split())
+    assert host.left_behind() == []
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_shown_although_a_later_model_fails(edgeres, host, models, tmp_path):
+    host.start()
+    plan = tmp_path / "x.plan"
+    plan.write_bytes(b"vtrt" + bytes(100))
+    code, out, err = edgeres("bench", models[1].path, plan, "--on", "desk", *SHORT)
+    assert code == 4
+    assert "is an engine of TensorRT-RTX" in err.splitlines()[-1]
+    assert "latency" in out
+
+
+@pytest.mark.slow
+def test_json_gives_a_report_a_line(edgeres, host, models):
+    host.start()
+    code, out, _ = edgeres("bench", models[1].path, "--on", "desk", "--json", *SHORT)
+    assert code == 0
+    (line,) = out.splitlines()
+    report = StageReport.model_validate(json.loads(line))
+    assert report.stage == "board"
+    assert report.source.sha256 == models[1].sha256
+    assert report.precision == "int8"
+    assert len(rows_of([report])[0]) == 2
+
+
+def test_an_engine_is_built_on_the_board_brought_back_and_judged_there_again(edgeres, host, models, tmp_path):
+    host.start()
+    plan = tmp_path / "e.plan"
+    code, out, err = edgeres("compile", models[1].path, "--on", "desk", "-o", plan)
+    assert code == 0, err
+    manifest = Engine(plan).manifest
+    assert manifest.targets == ("sm87",)
+    assert manifest.runtime_version == "10.3.0"
+    assert manifest.onnx_sha256 == models[1].sha256
+    assert manifest.inputs == {"images": (1, 1, 8, 8)}
+    assert "edgeres-run" not in json.dumps(manifest.options)
+    code, out, err = edgeres("eval", plan, "--on", "desk", "--data", "digits", "--images", 30)
+    assert code == 0, err
+    assert "n = 30" in out
+    assert host.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"vtrt", "is an engine of TensorRT-RTX, which TensorRT cannot run"),
+        (b"ftrt", "was built with TensorRT 8.6.1"),
+        (b"abcd", "is not a TensorRT plan"),
+    ],
+)
+def test_an_engine_the_board_cannot_run_is_refused_before_it_is_sent(edgeres, host, tmp_path, head, said):
+    host.start()
+    plan = tmp_path / "x.plan"
+    plan.write_bytes(head + bytes(20) + bytes([8, 6, 1, 0]) + bytes(100))
+    code, _, err = edgeres("bench", plan, "--on", "desk")
+    assert code in {2, 4}
+    assert said in err
+    assert code == 2 or "build one there: edgeres compile MODEL.onnx --on desk" in err
+    assert len(err.strip().splitlines()) == 1
+    assert host.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("bench", "m.onnx", "--on", "dusk"), 2, "no board 'dusk'; did you mean desk?"),
+        (("bench", "m.onnx", "--on", "desk"), 2, "m.onnx does not exist"),
+        (("bench", "half.onnx", "--on", "desk"), 2, "half.onnx is not a readable ONNX file"),
+        (("bench", "m.safetensors", "--on", "desk"), 2, "is no ONNX file, which boards take"),
+        (("bench", "--on", "desk", "--rounds", "3"), 2, "--rounds does not go with --on"),
+        (("bench", "m.onnx", "--lock-clocks"), 2, "--lock-clocks is for --on BOARD"),
+        (("eval", "m.safetensors", "--on", "desk"), 2, "on which data set? --data digits"),
+        (("compile", "half.onnx", "--on", "desk", "--targets", "sm86"), 2, "--targets does not go with --on"),
+        (("compile", "half.onnx", "--on", "desk", "-o", "x.onnx"), 2, "half.onnx is not a readable ONNX file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_board_is_asked(edgeres, tmp_path, monkeypatch, hosts, arguments, code, said):
+    monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
+    (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    (tmp_path / "half.onnx").write_bytes(b"\x08\x07\x12\x40half of a file")
+    (tmp_path / "m.safetensors").write_bytes(b"")
+    found, out, err = edgeres(*arguments)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_the_doctor_looks_at_a_board(edgeres, host):
+    host.start()
+    (host.root / "jetson" / "bin" / "tegrastats").unlink()
+    code, out, _ = edgeres("doctor", "--on", "desk")
+    assert code == 0
+    assert "JetPack 6.2, L4T 36.4.3, CUDA 12.6, TensorRT 10.3" in out
+    assert "tegrastats  not found: no power, clocks, temperatures" in out
+    code, out, _ = edgeres("doctor", "--on", "desk", "--json")
+    assert {check["name"]: check["status"] for check in json.loads(out)["checks"]}["tegrastats"] == "missing"
+
+
+RECIPE = """
+name = "tiny"
+data = "digits"
+[[stage]]
+use = "train"
+arch = "resnet8"
+epochs = 1
+[[stage]]
+use = "export"
+[[stage]]
+use = "calibrate"
+images = 32
+[[stage]]
+use = "quantize"
+"""
+
+
+@pytest.mark.slow
+def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, runs_folder, tmp_path, monkeypatch):
+    from edgeres.bench.on_board import BoardConfig
+
+    for name, value in (("warmup_s", 0), ("duration_s", 1), ("idle_s", 0.5)):
+        monkeypatch.setattr(BoardConfig.model_fields[name], "default", value)
+    BoardConfig.model_rebuild(force=True)
+    host.start()
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    code, _, err = edgeres("run", "tiny.toml", "--on", "desk")
+    assert code == 0, err
+    reports = [
+        json.loads((runs_folder / "tiny" / name / "report.json").read_text()) for name in ("04-board", "05-board")
+    ]
+    assert [report["precision"] for report in reports] == ["fp32", "int8"]
+    assert all(report["accuracy"] and report["results"]["figures"]["is_valid"] for report in reports)
+    assert "desk" in (runs_folder / "tiny" / "report.md").read_text()
+    code, _, err = edgeres("run", "tiny.toml", "--on", "desk")
+    assert code == 0, err
+    assert not (runs_folder / "tiny" / "06-board").exists()
+    assert host.left_behind() == []
+
+
+@pytest.mark.slow
+def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models, tmp_path):
+    from edgeres.prune.latency_table import latency_table_from
+
+    host.start()
+    out = tmp_path / "latency.json"
+    code, _, err = edgeres("bench", "--per-module", models[1].path, "--on", "desk", "-o", out, *SHORT)
+    assert code == 0, err
+    table = latency_table_from(out)
+    assert table.machine.startswith("desk: ")
+    assert len(table.shapes) == 3
+    assert sorted(path.name for path in tmp_path.glob("*latency.json*")) == ["latency.json", "latency.json.report.json"]
+    assert host.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+)
+def test_a_laptop_that_is_interrupted_leaves_nothing_on_the_board(host, hosts, models, number, code):
+    host.start()
+    host.mode("slowly")
+    command = [sys.executable, "-m", "edgeres.cli.main", "bench", str(models[0].path), "--on", "desk", *SHORT]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        hosts.wait_until(lambda: (host.root / "jetson" / "state" / "load").exists(), seconds=60)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert code != 130 or err.splitlines()[-1].startswith("edgeres: interrupted")
+    hosts.wait_until(lambda: host.left_behind() == [] and host.programs() == [])

@@ -11,8 +11,11 @@ from edgeres.cli.options import given, options_of
 from edgeres.core.artifacts import model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
+from edgeres.core.files import write_text
+from edgeres.core.runs import run_holding
 from edgeres.evaluate.agreement import Agreement, Likeness, Side
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
+from edgeres.report.agreements import AGREE_NAME
 
 
 @click.command(
@@ -27,6 +30,8 @@ def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None
     """See the help text."""
     config = config_from(AgreeConfig, given(values), "agree", as_options=True)
     result = agree(model_from(a), model_from(b or a), config)
+    if run_holding(b or a) is not None:  # the run's page shows it, module by module
+        write_text((b or a).parent / AGREE_NAME, result.model_dump_json(indent=1) + "\n")
     if as_json:
         click.echo(result.model_dump_json())
     else:

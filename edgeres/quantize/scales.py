@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
-from edgeres.core.config import Config, Record
+from edgeres.core.config import Config, Record, refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.quantize.calibrators import CALIBRATORS, amax_from
+from edgeres.quantize.hardest import hardest
 from edgeres.quantize.histogram import Histogram
 from edgeres.quantize.trt_cache import trt_cache_from, version_number
 
@@ -53,13 +54,18 @@ class CalibrateConfig(Config):
     download: bool = Field(False, description="fetch the data set if it is not here")
 
     def check(self) -> None:
-        """The methods exist, and TensorRT of the version reads caches."""
+        """The methods exist, each once, and TensorRT of the version reads caches."""
+        refuse_doubles(self.methods, "--methods")
         for method in self.methods:
             lookup(CALIBRATORS, method, "calibrator")
         if self.trt_cache is not None:
             version_number(self.trt_cache)
             if self.trt_method not in self.methods:
                 raise InputError(f"--trt-method {self.trt_method} is not among --methods {', '.join(self.methods)}")
+
+    def needless(self) -> dict[str, str]:
+        """The cache's method without a cache."""
+        return {} if self.trt_cache else {"trt_method": "it is the method of --trt-cache"}
 
 
 class TensorScale(Record):
@@ -110,6 +116,8 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
     _check_statistics(statistics, recorder)
     with timed(recorder.results, "calibrators_s"):
         scales = {name: _tensor_scale(one.histogram, config.methods) for name, one in statistics.items()}
+    histograms = {name: one.histogram for name, one in statistics.items()}
+    recorder.results["histograms"] = hardest(histograms, {name: one.amax for name, one in scales.items()})
     table = ScaleTable(
         model_sha256=source.sha256,
         dataset=dataset.name,
@@ -138,6 +146,9 @@ def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Sp
     if len(dataset.train) < FEWEST_IMAGES:
         raise InputError(f"{config.data} has {len(dataset.train)} training images, calibration needs {FEWEST_IMAGES}")
     split = dataset.train.sample(min(config.images, len(dataset.train)), config.seed)
+    log.info("calibrate: %d of the %d images of %s train", len(split), len(dataset.train), dataset.name)
+    if len(split) < config.images:
+        recorder.notes.append(f"{config.images} images were asked for, train has {len(split)}: all were used")
     if len(split) < _USUAL_IMAGES:
         recorder.warnings.append(f"{len(split)} calibration images; {_USUAL_IMAGES} or more are usual")
     if shared := shared_with(split, dataset.val):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeres.report.summary import Change, Claim, Row
+from edgeres.report.figures import Change
+from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import count, is_same, percent, points, runtime_name, signed, size, speed
 
 _ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
@@ -80,6 +81,10 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
         return Claim(figure="no", what="change of speed that can be told", detail=detail)
     factor = 1 / change.value
     what = "faster" if factor > 1 else "slower"
+    latency = compared[-1].latency
+    if latency and latency.verdict:
+        detail = f"{latency.verdict}; {detail}"
+        what += " in an invalid session"
     whose = "" if compared[-1] is end else f" ({compared[-1].precision}, {_runtime(compared[-1])})"
     return Claim(figure=_times(factor), what=what + whose, detail=detail)
 

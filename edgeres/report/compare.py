@@ -10,8 +10,9 @@ import numpy as np
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Latency, paired_difference
 from edgeres.core.statistics import ratio_interval
+from edgeres.report.figures import Change
+from edgeres.report.folder import FinishedStage, RunFolder
 from edgeres.report.networks import predictions_in
-from edgeres.report.summary import Change
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class Measured:
     folder: Path
     accuracy: Accuracy | None
     latency: Latency | None
+
+
+def measured_from(stage: FinishedStage, folder: RunFolder) -> Measured:
+    """What was measured here of the network that `stage` made."""
+    assert stage.report.output is not None
+    output = stage.report.output
+    accuracy = next((one for one in stage.accuracy if one.artifact == output.sha256), None)
+    return Measured(stage.name, output.size_bytes, stage.path, accuracy, folder.latencies.get(output.sha256))
 
 
 def points_between(before: Measured, after: Measured) -> Change | None:

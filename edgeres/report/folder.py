@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, ValidationError
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.config import record_from_json
+from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError
+from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Latency
-from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder
+from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import StageReport
+
+BOARD_STAGE = "board"
+_F = TypeVar("_F", bound="Figure")
+
+
+class Figure(Record):
+    """A part of a report that is drawn or tabulated; a number that is not finite makes it unreadable."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -55,8 +70,19 @@ class RunFolder:
 
     @property
     def latencies(self) -> dict[str, Latency]:
-        """The newest latency of each artifact, by sha256."""
-        return {one.artifact: one for stage in self.stages for one in stage.report.latency}
+        """The newest latency of each artifact on this machine, by sha256; a board's are another machine's."""
+        here = (stage for stage in self.stages if stage.report.stage != BOARD_STAGE)
+        return {one.artifact: one for stage in here for one in stage.report.latency}
+
+    @property
+    def networks(self) -> tuple[FinishedStage, ...]:
+        """Stages that made a network on this machine."""
+        found = (stage for stage in self.stages if stage.report.output and stage.report.cost)
+        return tuple(stage for stage in found if stage.report.stage != BOARD_STAGE)
+
+    def newest(self, stage: str) -> FinishedStage | None:
+        """The last finished stage of that name."""
+        return next((one for one in reversed(self.stages) if one.report.stage == stage), None)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -93,26 +119,73 @@ def spec_in(stage: FinishedStage) -> ModelSpec | None:
         return None
 
 
+def figure_from(kind: type[_F], values: Any) -> _F | None:
+    """`values` of a report as a `kind`; None if they are not what they should be."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def is_possible(accuracy: Accuracy) -> bool:
+    """Whether the counts can be those of some network."""
+    return 0 <= accuracy.correct_top1 <= accuracy.correct_top5 <= accuracy.n > 0
+
+
+def output_state(stage: FinishedStage) -> str:
+    """Whether what the stage made still lies beside its report: `here`, `missing`, `changed`, or empty for nothing."""
+    output = stage.report.output
+    if output is None:
+        return ""
+    path = stage.path / Path(output.path).name
+    if not path.is_file():
+        return "missing"
+    try:
+        return "here" if sha256_of(path) == output.sha256 else "changed"
+    except InputError:
+        return "missing"
+
+
 def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | None:
     if not folder.is_finished:
-        problems.append(f"{folder.path.name}: unfinished (no report.json)")
+        problems.append(f"{folder.path.name}: unfinished (no report.json){_how_far(folder)}")
         return None
     try:
-        report = folder.report()
+        report = _sound(folder.report(), folder.path.name, problems)
     except InputError as err:
         problems.append(_problem(folder.path, err))
         return None
     return FinishedStage(folder.path, report, _evaluation_in(folder.path, problems))
 
 
+def _how_far(folder: StageFolder) -> str:
+    if folder.is_busy:
+        return "; another process is at work on it"
+    return "; it was begun, the same command goes on there" if (folder.path / STARTED_NAME).is_file() else ""
+
+
 def _evaluation_in(path: Path, problems: list[str]) -> StageReport | None:
     if not (path / EVAL_NAME).is_file():
         return None
     try:
-        return record_from_json(StageReport, path / EVAL_NAME)
+        return _sound(record_from_json(StageReport, path / EVAL_NAME), path.name, problems)
     except InputError as err:
         problems.append(_problem(path, err))
         return None
+
+
+def _sound(report: StageReport, name: str, problems: list[str]) -> StageReport:
+    """`report` without measurements that cannot be: right answers beyond n, a latency without or with absurd calls."""
+    accuracy = [one for one in report.accuracy if is_possible(one)]
+    latency = [one for one in report.latency if _is_latency(one.samples_ms)]
+    for what, kept, found in (("accuracy", accuracy, report.accuracy), ("latency", latency, report.latency)):
+        if len(kept) < len(found):
+            problems.append(f"{name}: its {report.stage} report holds an impossible {what}, left out")
+    return report.model_copy(update={"accuracy": tuple(accuracy), "latency": tuple(latency)})
+
+
+def _is_latency(samples_ms: Sequence[float]) -> bool:
+    return bool(samples_ms) and all(math.isfinite(sample) and sample > 0 for sample in samples_ms)
 
 
 def _problem(path: Path, err: InputError) -> str:

@@ -44,7 +44,8 @@ def subject_in(run: Path) -> Subject:
     networks = networks_in(folder)
     end = newest_evaluated(networks)
     if end is None:
-        raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}")
+        unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
+        raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
     engines = (one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == end.sha256)
     timed = next((engine for engine in engines if engine.latency), end)
     return Subject(run, networks, networks[0], end, timed, folder.problems)

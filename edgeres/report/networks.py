@@ -88,7 +88,7 @@ def predictions_in(folder: Path, accuracy: Accuracy | None) -> Table | None:
 
 def networks_in(folder: RunFolder) -> list[Network]:
     """In order of the stages."""
-    return [_network_from(stage, folder) for stage in folder.stages if stage.report.output and stage.report.cost]
+    return [_network_from(stage, folder) for stage in folder.networks]
 
 
 def pair_of(a: Network, b: Network) -> Pair | str:

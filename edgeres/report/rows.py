@@ -9,25 +9,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.stage import StageReport
-from edgeres.core.statistics import Interval, percentile_interval, spread_ms
 from edgeres.models import modules_of
+from edgeres.report.absent import absent_from
+from edgeres.report.agreements import agreements_in, kept_agreements
+from edgeres.report.boards import boards_in
 from edgeres.report.claims import claims_from, headline_from
-from edgeres.report.compare import Measured, latency_between, points_between, size_between
+from edgeres.report.compare import Measured, latency_between, measured_from, points_between, size_between
+from edgeres.report.costs import costs_in
+from edgeres.report.figures import Change, Changes, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, spec_in
+from edgeres.report.histograms import histograms_in
+from edgeres.report.lineage import command_of, lineage_of
+from edgeres.report.networks import predictions_in
+from edgeres.report.sessions import INVALID, verdicts_of, ways_in
 from edgeres.report.steps import step_text
-from edgeres.report.summary import (
-    AccuracyFigure,
-    Change,
-    Changes,
-    LatencyFigure,
-    LesionFigure,
-    ModuleState,
-    Row,
-    RunSummary,
-    StageDetail,
-)
+from edgeres.report.summary import LesionFigure, ModuleState, Row, RunSummary, StageDetail
+from edgeres.report.sweeps import sweep_in
 
 Compare = Callable[[Measured, Measured], "Change | None"]
 
@@ -35,31 +33,43 @@ Compare = Callable[[Measured, Measured], "Change | None"]
 def rows_from(run: Path) -> RunSummary:
     """The summary of the run folder; raises InputError if nothing in it is finished."""
     folder = run_folder_from(run)
-    models = [stage for stage in folder.stages if stage.report.output and stage.report.cost]
-    measured = [_measured_from(stage, folder) for stage in models]
+    models = folder.networks
+    measured = [measured_from(stage, folder) for stage in models]
     plain = [_row_from(stage, one, folder) for stage, one in zip(models, measured, strict=True)]
     rows = [_with_changes(index, plain, measured) for index in range(len(plain))]
-    lesion, problems = _lesion_from(folder)
     claims = claims_from(rows)
+    found, problems = _parts(folder)
+    name = run.resolve().name
     return RunSummary(
-        run=run.resolve().name,
-        headline=headline_from(claims, rows, run=run.resolve().name),
+        run=name,
+        headline=headline_from(claims, rows, run=name),
         claims=claims,
         rows=tuple(rows),
-        lesion=lesion,
-        modules=_modules_from(models, lesion, rows),
+        modules=_modules_from(models, found["lesion"], rows),
+        agreements=agreements_in(folder),
+        absent=absent_from(rows, run=name),
         stages=tuple(_detail_from(stage) for stage in folder.stages),
         recipe=folder.recipe,
-        problems=(*folder.problems, *problems),
+        problems=(*folder.problems, *_lost_predictions(measured), *problems),
+        **found,
     )
 
 
-def _measured_from(stage: FinishedStage, folder: RunFolder) -> Measured:
-    assert stage.report.output is not None
-    output = stage.report.output
-    accuracy = next((one for one in stage.accuracy if one.artifact == output.sha256), None)
-    latency = folder.latencies.get(output.sha256)
-    return Measured(stage.name, output.size_bytes, stage.path, accuracy, latency)
+def _parts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+    """What is read from one stage or file each, by its name in the summary; and what could not be read."""
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, read in _PARTS.items():
+        found[name], lines = read(folder)
+        problems += lines
+    return found, problems
+
+
+def _lost_predictions(measured: Sequence[Measured]) -> Iterator[str]:
+    for one in measured:
+        named = one.accuracy.predictions if one.accuracy else None
+        if named and predictions_in(one.folder, one.accuracy) is None:
+            yield f"{one.name}: {named} is missing or damaged; changes of its accuracy have no interval: edgeres eval"
 
 
 def _row_from(stage: FinishedStage, measured: Measured, folder: RunFolder) -> Row:
@@ -78,35 +88,17 @@ def _row_from(stage: FinishedStage, measured: Measured, folder: RunFolder) -> Ro
         macs=report.cost.macs,
         size_bytes=output.size_bytes,
         dropped=report.dropped,
-        accuracy=_accuracy_figure(measured.accuracy),
+        accuracy=accuracy_figure(measured.accuracy),
         accuracy_missing="" if measured.accuracy else "not evaluated",
-        latency=_latency_figure(measured.latency),
+        latency=_latency(measured, folder),
         latency_missing="" if measured.latency else _why_not_timed(report, folder.skipped),
+        latency_reason="" if measured.latency else folder.skipped.get(output.sha256, ""),
     )
 
 
-def _accuracy_figure(accuracy: Accuracy | None) -> AccuracyFigure | None:
-    if accuracy is None:
-        return None
-    low, high = accuracy.interval
-    return AccuracyFigure(
-        top1=Interval(value=accuracy.top1, low=low, high=high),
-        top5=accuracy.top5,
-        **accuracy.model_dump(include={"n", "dataset", "split", "runtime"}),
-    )
-
-
-def _latency_figure(latency: Latency | None) -> LatencyFigure | None:
-    if latency is None:
-        return None
-    shared = {"batch", "threads", "runtime", "machine", "session", "note"}
-    return LatencyFigure(
-        p50_ms=percentile_interval(latency, 50),
-        p99_ms=percentile_interval(latency, 99),
-        spread_ms=spread_ms(latency),
-        samples=len(latency.samples_ms),
-        **latency.model_dump(include=shared),
-    )
+def _latency(measured: Measured, folder: RunFolder) -> LatencyFigure | None:
+    found = latency_figure(measured.latency)
+    return found and found.model_copy(update={"verdict": verdicts_of(folder).get(found.session, "")})
 
 
 def _why_not_timed(report: StageReport, skipped: dict[str, str]) -> str:
@@ -182,9 +174,27 @@ def _detail_from(stage: FinishedStage) -> StageDetail:
     report = stage.report
     return StageDetail(
         name=stage.name,
-        warnings=stage.warnings,
+        warnings=(*_verdict(report), *stage.warnings),
         source=report.source,
         output=report.output,
         environment=report.environment,
+        command=command_of(stage),
         **report.model_dump(include=shared),
     )
+
+
+def _verdict(report: StageReport) -> tuple[str, ...]:
+    verdict = report.results.get("verdict")
+    return (verdict,) if report.stage == "bench" and isinstance(verdict, str) and verdict.startswith(INVALID) else ()
+
+
+_PARTS: dict[str, Callable[[RunFolder], tuple[Any, tuple[str, ...]]]] = {
+    "lesion": _lesion_from,
+    "sweep": sweep_in,
+    "costs": costs_in,
+    "histograms": histograms_in,
+    "kept_agreements": kept_agreements,
+    "boards": boards_in,
+    "files": lineage_of,
+    "ways": ways_in,
+}

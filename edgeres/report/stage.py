@@ -13,11 +13,12 @@ from edgeres.core.files import write_text
 from edgeres.report.page import page_from
 from edgeres.report.rows import rows_from
 from edgeres.report.summary import RunSummary
-from edgeres.report.table import csv_from, markdown_from
+from edgeres.report.table import boards_csv_from, csv_from, markdown_from
 
 log = logging.getLogger(__name__)
 
 PAGE_NAME = "report.html"
+BOARDS_NAME = "report.boards.csv"  # written only where a board measured
 
 
 class ReportConfig(Config):
@@ -37,6 +38,10 @@ def report(run: Path, config: ReportConfig) -> RunSummary:
     write_text(run / "report.json", summary.model_dump_json(indent=1) + "\n")
     write_text(run / "report.md", markdown_from(summary))
     write_text(run / "report.csv", csv_from(summary))
+    if summary.boards:
+        write_text(run / BOARDS_NAME, boards_csv_from(summary))
+    else:
+        (run / BOARDS_NAME).unlink(missing_ok=True)
     return summary
 
 

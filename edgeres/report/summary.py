@@ -9,52 +9,17 @@ from pydantic import Field
 from edgeres.core.config import Record
 from edgeres.core.environment import Environment
 from edgeres.core.stage import FileRef
-from edgeres.core.statistics import Interval
+from edgeres.evaluate.agreement import Agreement
+from edgeres.report.agreements import AgreementFigure
+from edgeres.report.boards import BoardFigure
+from edgeres.report.costs import CostFigure
+from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
+from edgeres.report.histograms import HistogramFigure
+from edgeres.report.lineage import FileLine
+from edgeres.report.sessions import TimedWay
+from edgeres.report.sweeps import SweepFigure
 
 SCHEMA_VERSION = 1
-
-
-class AccuracyFigure(Record):
-    """Top-1 as a fraction with its 95 % Wilson interval."""
-
-    top1: Interval
-    top5: float
-    n: int
-    dataset: str
-    split: str
-    runtime: str
-
-
-class LatencyFigure(Record):
-    """Median and 99th percentile of one call, with bootstrap intervals."""
-
-    p50_ms: Interval
-    p99_ms: Interval
-    spread_ms: float
-    samples: int
-    batch: int
-    threads: int
-    runtime: str
-    machine: str
-    session: str
-    note: str = ""
-
-
-class Change(Record):
-    """A difference or ratio against the row `versus`; without an interval where none can be given."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    versus: str
-
-
-class Changes(Record):
-    """Points of top-1 (percentage points), latency and file size as ratios to the earlier row's."""
-
-    points: Change | None = None
-    latency_ratio: Change | None = None
-    size_ratio: Change | None = None
 
 
 class Row(Record):
@@ -75,6 +40,7 @@ class Row(Record):
     accuracy_missing: str = ""
     latency: LatencyFigure | None = None
     latency_missing: str = ""
+    latency_reason: str = ""
     versus_first: Changes = Changes()
     versus_previous: Changes = Changes()
 
@@ -111,6 +77,16 @@ class StageDetail(Record):
     source: FileRef | None
     output: FileRef | None
     environment: Environment
+    command: str = ""
+
+
+class NotRun(Record):
+    """What was not measured, why, and what measures it."""
+
+    name: str
+    what: str
+    why: str
+    todo: str
 
 
 class Claim(Record):
@@ -129,8 +105,17 @@ class RunSummary(Record):
     headline: str
     claims: tuple[Claim, ...] = ()
     rows: tuple[Row, ...]
+    ways: tuple[TimedWay, ...] = ()
+    sweep: SweepFigure | None = None
     lesion: tuple[LesionFigure, ...] = ()
     modules: tuple[ModuleState, ...] = ()
+    costs: CostFigure | None = None
+    histograms: HistogramFigure | None = None
+    agreements: tuple[AgreementFigure, ...] = ()
+    kept_agreements: tuple[Agreement, ...] = ()
+    boards: tuple[BoardFigure, ...] = ()
+    absent: tuple[NotRun, ...] = ()
+    files: tuple[FileLine, ...] = ()
     stages: tuple[StageDetail, ...] = Field(default=())
     recipe: str | None = None
     problems: tuple[str, ...] = ()

@@ -7,10 +7,13 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgeres.report.summary import Change, Row, RunSummary
-from edgeres.report.wording import COLUMNS, Lines, cells
+from edgeres.report.boards_text import BOARD_COLUMNS, board_cells, boards_table, flat_board
+from edgeres.report.figures import Change
+from edgeres.report.summary import Row, RunSummary
+from edgeres.report.wording import COLUMNS, Lines, cells, tight
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 _TERMINAL = {  # title: (what shares the column, narrowest width that breaks no word), 80 characters in all
@@ -23,8 +26,16 @@ _TERMINAL = {  # title: (what shares the column, narrowest width that breaks no 
 }
 
 
-def table_from(summary: RunSummary) -> Table:
-    """For `rich.print`: six columns of a few lines each."""
+def table_from(summary: RunSummary) -> RenderableType:
+    """For `rich.print`: six columns of a few lines each, and below them what boards measured."""
+    if not summary.boards:
+        return _stages_table(summary)
+    from rich.console import Group
+
+    return Group(_stages_table(summary), "", boards_table(summary.boards))
+
+
+def _stages_table(summary: RunSummary) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -35,7 +46,7 @@ def table_from(summary: RunSummary) -> Table:
         table.add_column(title, overflow="fold", min_width=min_width)
     for row in summary.rows:
         texts = cells(row)
-        groups = [[_tight(line) for name in names for line in texts[name]] for names, _ in _TERMINAL.values()]
+        groups = [[tight(line) for name in names for line in texts[name]] for names, _ in _TERMINAL.values()]
         table.add_row(*(Text("\n".join(lines)) for lines in groups))
     return table
 
@@ -46,22 +57,30 @@ def markdown_from(summary: RunSummary) -> str:
     lines = [f"# {summary.run}", "", summary.headline, ""]
     lines += [_markdown_row([(title,) for title in COLUMNS.values()]), "|" + " --- |" * len(COLUMNS)]
     lines += [_markdown_row([texts[name] for name in COLUMNS]) for texts in rows]
+    if summary.boards:
+        lines += ["", "## On boards", ""]
+        lines += [_markdown_row([(title,) for title in BOARD_COLUMNS.values()]), "|" + " --- |" * len(BOARD_COLUMNS)]
+        lines += [_markdown_row(list(board_cells(board).values())) for board in summary.boards]
     lines += ["", *(f"- {line}" for line in _conditions(summary))]
     return "\n".join(lines) + "\n"
 
 
 def csv_from(summary: RunSummary) -> str:
     """One line a row, plain numbers with their units in the column names; empty where not measured."""
+    return _csv([_flat(row) for row in summary.rows])
+
+
+def boards_csv_from(summary: RunSummary) -> str:
+    """The same of what boards measured."""
+    return _csv([flat_board(board) for board in summary.boards])
+
+
+def _csv(records: list[dict[str, object]]) -> str:
     text = io.StringIO()
-    records = [_flat(row) for row in summary.rows]
     writer = csv.DictWriter(text, fieldnames=list(records[0]) if records else ["name"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
-
-
-def _tight(line: str) -> str:
-    return line.replace(", ", ",") if line.startswith("[") else line
 
 
 def _markdown_row(texts: list[Lines]) -> str:
@@ -79,7 +98,7 @@ def _conditions(summary: RunSummary) -> Iterator[str]:
     yield from (f"Latency: {condition}." for condition in sorted(timed))
     judged = {f"{row.accuracy.dataset} {row.accuracy.split}" for row in summary.rows if row.accuracy}
     yield from (f"Accuracy: {condition}." for condition in sorted(judged))
-    yield from (f"Built, not run here: {row.path}." for row in summary.not_run)
+    yield from (f"Not run: {one.name}, {one.what}: {one.why}; {one.todo}." for one in summary.absent)
     yield from (f"Warning: {warning}." for warning in summary.warnings)
     yield from (f"Missing: {problem}." for problem in summary.problems)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgeres.core.statistics import Interval
-from edgeres.report.summary import Change, Changes, Row
+from edgeres.report.figures import Change, Changes, Percentile
+from edgeres.report.summary import Row
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TENS = 10
@@ -105,6 +106,11 @@ def changes_text(changes: Changes) -> Lines:
     return lines or ("–",)
 
 
+def tight(line: str) -> str:
+    """An interval without its blank, for narrow columns."""
+    return line.replace(", ", ",") if line.startswith("[") else line
+
+
 def is_same(ratio: float) -> bool:
     """Whether a ratio is no change worth a word."""
     return abs(ratio - 1) < _SAME
@@ -113,6 +119,14 @@ def is_same(ratio: float) -> bool:
 def runtime_name(runtime: str) -> str:
     """The runtime without its version: `torch`, `onnxruntime`."""
     return runtime.partition(" ")[0]
+
+
+def interval_lines(name: str, figure: Interval | Percentile) -> Lines:
+    """`p50 1.23`, `[1.22, 1.25]`, in milliseconds; no brackets without an interval."""
+    if figure.low is None or figure.high is None:
+        return (f"{name} {milliseconds(figure.value)}",)
+    interval = f"[{milliseconds(figure.low)}, {milliseconds(figure.high)}]"
+    return f"{name} {milliseconds(figure.value)}", interval
 
 
 def _top1(row: Row) -> Lines:
@@ -126,16 +140,12 @@ def _latency(row: Row) -> Lines:
     if row.latency is None:
         return (row.latency_missing,)
     return (
-        *_quantile("p50", row.latency.p50_ms),
-        *_quantile("p99", row.latency.p99_ms),
+        *interval_lines("p50", row.latency.p50_ms),
+        *interval_lines("p99", row.latency.p99_ms),
         f"n = {row.latency.samples:,}",
         runtime_name(row.latency.runtime),
+        *(("session invalid",) if row.latency.verdict else ()),
     )
-
-
-def _quantile(name: str, figure: Interval) -> Lines:
-    interval = f"[{milliseconds(figure.low)}, {milliseconds(figure.high)}]"
-    return f"{name} {milliseconds(figure.value)}", interval
 
 
 def _factor(value: float) -> str:

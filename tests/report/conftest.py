@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from edgeres.core.environment import Environment
-from edgeres.core.metrics import Accuracy, Latency, paired_difference
+from edgeres.core.metrics import Accuracy, Energy, Latency, paired_difference
 from edgeres.core.spec import Card, Cost, ModelSpec, Preprocess
 from edgeres.core.stage import FileRef, StageReport, write_report
 from edgeres.models import modules_of
+from edgeres.report.rows import rows_from
 
 N = 5000
 CLASSES = 10
@@ -25,6 +26,36 @@ ENVIRONMENT = Environment(
     edgeres="0.1.0",
     packages={"torch": "2.6.0", "onnxruntime": "1.20.0"},
 )
+
+
+BOARD = {
+    "name": "orin",
+    "model": "Jetson Orin Nano",
+    "jetpack": "6.2",
+    "l4t": "36.4.3",
+    "tensorrt": "10.3.0",
+    "cuda": "12.6",
+    "power_mode": {"name": "MAXN_SUPER", "id": 2},
+    "gpu": "Orin",
+    "clocks_locked": True,
+}
+BOARD_FIGURES = {
+    "p50_ms": 1.5,
+    "p99_ms": 1.6,
+    "images_per_s": 650.0,
+    "heat": {"before_c": 41.0, "highest_c": 55.5, "gpu_mhz": {"lowest": 1020, "median": 1020, "highest": 1020}},
+    "is_valid": True,
+    "problems": [],
+    "layers": "23/23 residual adds fused in INT8",
+    "agreement": {"top1": 0.9988, "sqnr_db": 41.5},
+    "engine_bytes": 1_500_000,
+    "build_s": 93.4,
+    "command": "edgeres bench model.onnx --on orin",
+}
+
+
+def interval(value, half):
+    return {"value": value, "low": value - half, "high": value + half}
 
 
 class FakeRun:
@@ -123,6 +154,112 @@ class FakeRun:
         ]
         return self.stage("lesion", source=source, results={"table": table, "whole": whole})
 
+    def sweep(self, source, rows=((0, 0.92, 10.0), (1, 0.93, 9.0), (2, 0.91, 9.5), (3, 0.90, 7.0))):
+        """Adds a sweep; rows: (modules dropped, top-1, median in ms)."""
+        content = {
+            "kind": "sweep",
+            "recover": ["mimic"],
+            "runtime": "onnxruntime 1.20.0 cpu",
+            "machine": ENVIRONMENT.machine,
+            "batch": 1,
+            "threads": 2,
+            "rows": [self._sweep_row(*row, rows[0][2]) for row in rows],
+        }
+        text = json.dumps(content)
+        folder = self.path / f"{self.count:02d}-sweep"
+        folder.mkdir()
+        (folder / "sweep.json").write_text(text)
+        output = FileRef(path="sweep.json", sha256=hashlib.sha256(text.encode()).hexdigest(), size_bytes=len(text))
+        return self.stage("sweep", source=source, output=output, results={"rows": content["rows"]})
+
+    def _sweep_row(self, count, top1, median_ms, whole_ms):
+        accuracy = {
+            "correct_top1": round(top1 * N),
+            "correct_top5": N,
+            "n": N,
+            "dataset": "cifar10",
+            "split": "val",
+            "runtime": "torch",
+            "artifact": "0",
+        }
+        judged = {"accuracy": accuracy, "change_points": 100 * (top1 - 0.92), "half_width_points": 0.4}
+        bare = {**judged, "accuracy": {**accuracy, "correct_top1": round(0.9 * top1 * N)}}
+        return {
+            "count": count,
+            "dropped": [f"layer1.{place}" for place in range(count)],
+            "bare": bare if count else judged,
+            "recovered": judged if count else None,
+            "latency_ms": interval(median_ms, 0.1),
+            "ratio": interval(median_ms / whole_ms, 0.01),
+        }
+
+    def costs(self, source):
+        """Adds a latency table: every module of a shape saves the same."""
+        modules = [
+            {"module": info.name, "kind": info.kind, "shape": "s", "saved_ms": interval(0.25, 0.02)}
+            for info in modules_of(self.spec)
+        ]
+        results = {"whole_ms": interval(8.0, 0.1), "rest_ms": 1.25, "fit_error": 0.012, "networks": 12}
+        config = {"runtime": "ort", "precision": "fp32", "batch": 1, "threads": 2}
+        return self.stage("latency", source=source, config=config, results={**results, "modules": modules})
+
+    def calibrated(self, source, tensors=("layer1.0.conv1", "layer3.8.relu")):
+        """Adds a calibration with histograms of `tensors`."""
+        shown = [
+            {
+                "tensor": name,
+                "top": 8.0,
+                "counts": [4000, 1000, 100, 0, 1],
+                "zeros": 17,
+                "n": 5118,
+                "amax": {"minmax": 8.0, "mse": 4.5, "entropy": 5.5},
+                "sqnr_db": {"minmax": 31.0, "mse": 38.25, "entropy": None},
+            }
+            for name in tensors
+        ]
+        results = {"images": 512, "tensors": 40, "histograms": shown}
+        return self.stage("calibrate", source=source, config={"data": "cifar10"}, results=results)
+
+    def board(self, source, *, top1=0.91, median_ms=1.5, figures=None, board=None):
+        """Adds what a board measured of the file `source`; nothing here ran on a board."""
+        machine = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
+        latency = self.latency(source, median_ms, "tensorrt 10.3.0", session="on the board")
+        accuracy = Accuracy(
+            correct_top1=round(top1 * N),
+            correct_top5=N,
+            n=N,
+            dataset="cifar10",
+            split="val",
+            runtime="tensorrt 10.3.0",
+            artifact=source.sha256,
+        )
+        energy = Energy(
+            mj_per_image=9.5,
+            half_width_mj=0.25,
+            load_w=11.25,
+            idle_w=4.75,
+            load_samples=200,
+            idle_samples=100,
+            batch=1,
+            source="VDD_IN",
+            is_input=True,
+            is_partial=False,
+            artifact=source.sha256,
+            machine=machine,
+        )
+        results = {
+            "board": {**BOARD, **(board or {})},
+            "figures": {**BOARD_FIGURES, **(figures or {})},
+        }
+        return self.stage(
+            "board",
+            source=source,
+            accuracy=(accuracy,),
+            latency=(latency.model_copy(update={"machine": machine}),),
+            energy=(energy,),
+            results=results,
+        )
+
     def _lesion(self, module, kind, change_points):
         return {
             "module": module,
@@ -156,7 +293,28 @@ def whole_run(fake_run):
     return fake_run
 
 
+@pytest.fixture(scope="session")
+def full_path(tmp_path_factory):
+    """A run with a stage of every kind that is drawn; to be read, or copied and then changed."""
+    run = FakeRun(tmp_path_factory.mktemp("runs") / "full")
+    run.path.mkdir()
+    source = fill(run)
+    run.costs(source)
+    run.calibrated(source)
+    run.sweep(source)
+    run.board(source)
+    (run.path / "recipe.toml").write_text("name = 'x'\n")
+    return run.path
+
+
+@pytest.fixture(scope="session")
+def full(full_path):
+    """Its summary."""
+    return rows_from(full_path)
+
+
 def fill(run):
+    """Adds the stages of `whole_run`; returns the exported file."""
     config = {"file": "resnet56_cifar10.pt", "arch": "resnet56"}
     folder, first = run.model("import", "model.safetensors", 3_500_000, config=config)
     run.evaluated(folder, first, 0.9236)
@@ -200,6 +358,7 @@ def fill(run):
     )
     skipped = {quantized.sha256: "not timed: placed for TensorRT", engine.sha256: "built, not run: sm_86"}
     run.stage("bench", latency=latencies, results={"skipped": skipped}, notes=("model.plan: built, not run",))
+    return exported
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgeres.report.page import commands_for, module_groups, page_from
+from edgeres.report.network_drawing import module_groups
+from edgeres.report.page import commands_for, page_from
 from edgeres.report.rows import rows_from
 
 pytest.importorskip("jinja2")
@@ -35,9 +36,9 @@ class Outline(HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def page(whole_run):
-    return page_from(rows_from(whole_run.path))
+@pytest.fixture(scope="module")
+def page(full):
+    return page_from(full)
 
 
 def test_every_element_is_closed_in_order(page):
@@ -62,15 +63,62 @@ def test_tables_have_scoped_headers_and_figures_a_name(page):
     headers = [attributes for tag, attributes in outline.found if tag == "th"]
     assert {attributes.get("scope") for attributes in headers} == {"col", "row"}
     pictures = [attributes for _, attributes in outline.found if attributes.get("role") == "img"]
-    assert len(pictures) == 2
+    assert len(pictures) == 8
     assert all(attributes["aria-label"] for attributes in pictures)
     regions = [attributes for _, attributes in outline.found if attributes.get("role") == "region"]
     assert all(attributes["tabindex"] == "0" and attributes["aria-label"] for attributes in regions)
 
 
+def test_every_section_that_is_named_is_there_and_ids_are_unique(page):
+    outline = Outline(page)
+    ids = [attributes["id"] for _, attributes in outline.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {attributes["href"][1:] for tag, attributes in outline.found if tag == "a"}
+    assert {"stages", "tradeoff", "network", "time", "int8", "agreement", "boards", "absent", "lineage"} <= links
+    assert links <= set(ids)
+
+
+def test_references_within_pictures_have_their_targets(page):
+    targets = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'(?:url\(#|xlink:href="#)([^")]+)', page)) <= targets
+
+
+def test_all_colours_of_pictures_follow_the_page(page):
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}", svg)
+
+
+def test_boards_with_energy_stand_on_the_page(page):
+    text = Outline(page).text
+    for said in (
+        "Jetson Orin Nano",
+        "9.50 mJ",
+        "11.25 W loaded",
+        "MAXN_SUPER",
+        "clocks locked",
+        "same top-1 on 99.88 %",
+    ):
+        assert said in text
+
+
+def test_the_sweep_and_the_bounds_are_tables_too(page):
+    text = Outline(page).text
+    assert "layer1.0, layer1.1, layer1.2" in text
+    assert "exact zeros 0.33 %" in text
+
+
+def test_lineage_has_hash_parent_and_command(page, full):
+    text = Outline(page).text
+    for file in full.files:
+        assert file.path in text
+        assert file.sha256[:12] in text
+    assert "edgeres bench --per-module" not in text
+    assert "edgeres quantize /elsewhere/04-export/model.onnx --method entropy" in text
+
+
 def test_the_page_tells_what_was_built_but_not_run(page):
     text = Outline(page).text
-    assert "Built here, not run here" in text
+    assert "Not run, and why" in text
     assert "06-compile/model.plan" in text
 
 
@@ -99,7 +147,7 @@ def test_a_run_that_only_began_makes_a_page(fake_run):
     fake_run.model("train", "model.safetensors", 1000)
     outline = Outline(page_from(rows_from(fake_run.path)))
     assert outline.open == []
-    assert "Pictures" not in outline.text
+    assert "Accuracy against latency" not in outline.text
     assert "not evaluated" in outline.text
 
 
@@ -110,6 +158,14 @@ def test_warnings_of_evaluations_and_sessions_stand_on_the_page(whole_run):
     text = Outline(page_from(rows_from(whole_run.path))).text
     assert "02-prune: only a few images" in text
     assert "07-bench: only a few images" in text
+
+
+def test_many_warnings_are_folded_and_none_is_lost(fake_run):
+    told = tuple(f"doubt number {place}" for place in range(12))
+    fake_run.model("import", "model.safetensors", 1000, warnings=told)
+    text = page_from(rows_from(fake_run.path))
+    assert "4 more warnings" in text
+    assert all(f"00-import: {line}</li>" in text for line in told)
 
 
 def test_problems_stand_on_the_page(whole_run):

@@ -42,7 +42,7 @@ def test_markdown_says_what_the_figures_belong_to(whole_run):
     text = markdown_from(rows_from(whole_run.path))
     assert "Latency: torch 2.6.0 cpu, batch 1, threads 2, Fake CPU @ 2.00GHz, 2 cores." in text
     assert "Accuracy: cifar10 val." in text
-    assert "Built, not run here: 06-compile/model.plan." in text
+    assert "Not run: 06-compile/model.plan, built, not run here: an engine runs only on the GPU" in text
 
 
 def test_markdown_names_what_is_missing(whole_run):

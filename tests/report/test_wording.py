@@ -1,6 +1,6 @@
 import pytest
 
-from edgeres.report.summary import Change
+from edgeres.report.figures import Change
 from edgeres.report.wording import count, milliseconds, points, signed, size, speed
 
 

@@ -1,0 +1,167 @@
+"""The boards' table: for the terminal, as Markdown, as CSV and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edgeres.report.boards import BoardFigure, EnergyFigure
+from edgeres.report.wording import Lines, interval_lines, milliseconds, percent, points, size, speed, tight
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+BOARD_COLUMNS: dict[str, str] = {
+    "board": "Board",
+    "model": "Model",
+    "latency": "Latency ms",
+    "energy": "Energy of an image",
+    "top1": "Top-1 %",
+    "engine": "Engine",
+    "state": "Valid",
+}
+_TERMINAL_WIDTHS = (10, 11, 13, 8, 13, 8, 5)  # break no figure; with what stands between 80 characters
+
+
+def board_cells(board: BoardFigure) -> dict[str, Lines]:
+    """The row's text by column of BOARD_COLUMNS."""
+    return {
+        "board": tuple(_board(board)),
+        "model": (board.model, board.precision or "precision unknown"),
+        "latency": tuple(_latency(board)),
+        "energy": tuple(_energy(board.energy)),
+        "top1": tuple(_accuracy(board)),
+        "engine": tuple(_engine(board)),
+        "state": ("yes",) if board.is_valid else ("no", *board.problems),
+    }
+
+
+def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
+    """For `rich.print`: the table, and below it why a row is not valid."""
+    from rich.console import Group
+    from rich.text import Text
+
+    problems = [Text(f"{one.stage} is not valid: {problem}") for one in boards for problem in one.problems]
+    return Group(_table(boards), *problems)
+
+
+def _table(boards: Sequence[BoardFigure]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="on boards", title_justify="left")
+    table.box, table.show_edge, table.show_lines = SIMPLE_HEAD, False, True
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for title, width in zip(BOARD_COLUMNS.values(), _TERMINAL_WIDTHS, strict=True):
+        table.add_column(title, overflow="fold", width=width)
+    for board in boards:
+        texts = {**board_cells(board), "state": ("yes" if board.is_valid else "no",)}
+        table.add_row(*(Text("\n".join(map(tight, texts[name]))) for name in BOARD_COLUMNS))
+    return table
+
+
+def flat_board(board: BoardFigure) -> dict[str, object]:
+    """Plain numbers with their units in the names; None where not measured."""
+    latency, energy, accuracy = board.latency, board.energy, board.accuracy
+    return {
+        "name": board.stage,
+        "model": board.model,
+        "precision": board.precision,
+        **{f"board_{name}": value for name, value in board.board.model_dump().items()},
+        "is_valid": board.is_valid,
+        "p50_ms": latency.p50_ms.value if latency else None,
+        "p50_low_ms": latency.p50_ms.low if latency else None,
+        "p50_high_ms": latency.p50_ms.high if latency else None,
+        "p99_ms": latency.p99_ms.value if latency else None,
+        "samples": latency.samples if latency else None,
+        "batch": latency.batch if latency else None,
+        "runtime": latency.runtime if latency else None,
+        "images_per_s": board.images_per_s,
+        "mj_per_image": energy.mj_per_image.value if energy else None,
+        "mj_low": energy.mj_per_image.low if energy else None,
+        "mj_high": energy.mj_per_image.high if energy else None,
+        "load_w": energy.load_w if energy else None,
+        "idle_w": energy.idle_w if energy else None,
+        "energy_source": energy.source if energy else None,
+        "top1": accuracy.top1.value if accuracy else None,
+        "top1_low": accuracy.top1.low if accuracy else None,
+        "top1_high": accuracy.top1.high if accuracy else None,
+        "n": accuracy.n if accuracy else None,
+        "points_vs_file": board.points.value if board.points else None,
+        "same_top1": board.same_top1,
+        "sqnr_db": board.sqnr_db,
+        "engine_bytes": board.engine_bytes,
+        "build_s": board.build_s,
+        "layers": board.layers,
+        "problems": "; ".join(board.problems),
+    }
+
+
+def _board(board: BoardFigure) -> Iterator[str]:
+    facts = board.board
+    yield facts.name or board.stage
+    yield from (text for text in (facts.model,) if text)
+    yield from (f"JetPack {text}" for text in (facts.jetpack,) if text)
+    yield from (f"TensorRT {text}" for text in (facts.tensorrt,) if text)
+    yield from (text for text in (facts.power_mode,) if text)
+    if facts.clocks_locked is not None:
+        yield "clocks locked" if facts.clocks_locked else "clocks not locked"
+    yield from (text for text in (board.heat,) if text)
+
+
+def _latency(board: BoardFigure) -> Iterator[str]:
+    latency = board.latency
+    if latency is None:
+        yield "not timed"
+        return
+    yield from interval_lines("p50", latency.p50_ms)
+    yield from interval_lines("p99", latency.p99_ms)
+    yield f"n = {latency.samples:,}, batch {latency.batch}"
+    if board.images_per_s is not None:
+        yield f"{board.images_per_s:,.0f} images/s"
+    if board.speed:
+        yield from (f"{speed(board.speed)[0]} of {board.speed.versus}", *speed(board.speed)[1:])
+
+
+def _energy(energy: EnergyFigure | None) -> Iterator[str]:
+    if energy is None:
+        yield "not measured"
+        return
+    value = energy.mj_per_image
+    yield f"{milliseconds(value.value)} mJ"
+    yield f"± {milliseconds((value.high - value.low) / 2)}"
+    yield f"{energy.load_w:.2f} W loaded"
+    yield f"{energy.idle_w:.2f} W at rest"
+    yield f"n = {energy.samples:,}, {energy.source}"
+    if energy.is_partial:
+        yield "some rails unread: less than all"
+    elif not energy.is_input:
+        yield "sum of rails: less than at the wall"
+
+
+def _accuracy(board: BoardFigure) -> Iterator[str]:
+    accuracy = board.accuracy
+    if accuracy is None:
+        yield "not evaluated"
+    else:
+        top1 = accuracy.top1
+        yield percent(top1.value)
+        yield f"[{percent(top1.low)}, {percent(top1.high)}]"
+        yield f"n = {accuracy.n:,}"
+    if board.points:
+        yield from (f"{points(board.points)[0]} to the file here", *points(board.points)[1:])
+    if board.same_top1 is not None:
+        yield f"same top-1 on {percent(board.same_top1)} %"
+    if board.sqnr_db is not None:
+        yield f"logits {board.sqnr_db:.1f} dB"
+
+
+def _engine(board: BoardFigure) -> Iterator[str]:
+    found = [
+        size(board.engine_bytes) if board.engine_bytes is not None else "",
+        f"built in {board.build_s:.0f} s" if board.build_s is not None else "",
+        board.layers,
+    ]
+    yield from [text for text in found if text] or ["–"]

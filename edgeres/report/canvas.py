@@ -1,0 +1,76 @@
+"""Where the page's pictures are drawn.
+
+Colours are drawn as placeholders and come out as the page's CSS variables: a picture follows the page from
+light to dark; text stays text, in the page's font. The same drawing always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edgeres.core.errors import require
+
+INK, MUTED, RULE, ACCENT, DROPPED = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", DROPPED: "--dropped"}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": f"cycler('color', ['{ACCENT}'])",
+    "grid.color": RULE,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+}
+_WIDTH_IN = 5.0  # at 72 points an inch as wide as a phone: there the letters keep their size
+HAIR = 0.6  # width of grid lines in points
+
+
+class Drawing:
+    """A finished picture: its text is there once the block that drew it is left."""
+
+    def __init__(self) -> None:
+        self.svg = ""
+
+
+@contextmanager
+def drawing(
+    name: str, height_in: float, *, rows: int = 1, ratios: list[float] | None = None
+) -> Iterator[tuple[list[Any], Drawing]]:
+    """`rows` axes below each other; ids in the picture begin with `name`. Raises MissingDependency."""
+    matplotlib = require("matplotlib", "report")
+    figures = require("matplotlib.figure", "report")
+    text, done = io.StringIO(), Drawing()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "edgeres"}):
+        figure = figures.Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+        yield list(figure.subplots(rows, 1, squeeze=False, height_ratios=ratios)[:, 0]), done
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    done.svg = _themed(text.getvalue(), name)
+
+
+def with_grid(axes: Any, axis: str = "both") -> None:
+    """Hair lines behind what is drawn."""
+    axes.grid(visible=True, axis=axis, linewidth=HAIR)
+    axes.set_axisbelow(True)
+
+
+def _themed(svg: str, name: str) -> str:
+    """Only the <svg> element: no size, metadata or global style; ids made unique; colours as variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, f"var({variable})")
+    return svg.strip()

@@ -1,0 +1,100 @@
+"""Where every file of a run comes from: its hash, its parent, and the command that makes it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, output_state
+
+_ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
+_COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
+_STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
+_OFTEN_EMPTY: tuple[Any, ...] = (None, [], "")
+_INCIDENTAL = "download"  # changes nothing in the result
+
+
+class FileLine(Figure):
+    """One file. `state`: here, missing or changed since its report was written; `made_from` names the parent."""
+
+    path: str
+    stage: str
+    size_bytes: int
+    sha256: str
+    parent: str | None
+    made_from: str
+    state: str
+    command: str
+
+
+def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]]:
+    """Every file that a stage's report names, in order, and what is gone or changed."""
+    names = {one.report.output.sha256: f"{one.name}/{_name(one)}" for one in folder.stages if one.report.output}
+    files = tuple(_line(stage, names) for stage in folder.stages if stage.report.output)
+    return files, tuple(problem for file in files if (problem := _problem(file)))
+
+
+def command_of(stage: FinishedStage) -> str:
+    """What to type to get the stage's result again, every option spelled out."""
+    report = stage.report
+    if report.stage == BOARD_STAGE:
+        figures = report.results.get("figures")
+        return str(figures.get("command") or "") if isinstance(figures, dict) else ""
+    return command_from(report.stage, report.config, source=report.source.path if report.source else None)
+
+
+def command_from(stage: str, config: dict[str, Any], *, source: str | None = None) -> str:
+    """`edgeres STAGE [SOURCE] --option value ...`; options that are not set are left out."""
+    name = f"study {stage}" if stage in _STUDIES else _COMMANDS.get(stage, stage)
+    argument = config.get(_ARGUMENTS.get(stage, ""))
+    words = [str(word) for word in (argument, source) if word not in _OFTEN_EMPTY]
+    options = {key: value for key, value in config.items() if key not in {_ARGUMENTS.get(stage), _INCIDENTAL}}
+    return " ".join(["edgeres", name, *map(shlex.quote, words), *_options(options)])
+
+
+def _options(config: dict[str, Any]) -> Iterator[str]:
+    for name, value in config.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        elif isinstance(value, list) and value:
+            yield f"--{option} {shlex.quote(','.join(map(str, value)))}"
+        elif value not in _OFTEN_EMPTY:
+            yield f"--{option} {shlex.quote(str(value))}"
+
+
+def commands_of(stages: Sequence[FinishedStage]) -> tuple[str, ...]:
+    """The run, command by command."""
+    return tuple(command for stage in stages if (command := command_of(stage)))
+
+
+def _line(stage: FinishedStage, names: dict[str, str]) -> FileLine:
+    report, output = stage.report, stage.report.output
+    assert output is not None
+    parent = report.source.sha256 if report.source else None
+    outside = report.source.path if report.source else ""
+    return FileLine(
+        path=f"{stage.name}/{_name(stage)}",
+        stage=report.stage,
+        size_bytes=output.size_bytes,
+        sha256=output.sha256,
+        parent=parent,
+        made_from=names.get(parent or "", outside),
+        state=output_state(stage),
+        command=command_of(stage),
+    )
+
+
+def _name(stage: FinishedStage) -> str:
+    return Path(stage.report.output.path).name if stage.report.output else ""
+
+
+def _problem(file: FileLine) -> str:
+    again = "the figures are those of its report; make it again with the command under Lineage"
+    if file.state == "missing":
+        return f"{file.path}: the file is gone, {again}"
+    if file.state == "changed":
+        return f"{file.path}: not the file its report speaks of (another sha256), {again}"
+    return ""

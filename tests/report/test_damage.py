@@ -1,0 +1,154 @@
+"""A run of which any file is gone, cut short or overwritten is still reported: what is missing is said."""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from edgeres.core.errors import InputError
+from edgeres.core.runs import STARTED_NAME, started_text
+from edgeres.report.boards_text import boards_table
+from edgeres.report.rows import rows_from
+from edgeres.report.table import boards_csv_from, csv_from, markdown_from, table_from
+
+TOLD_NOWHERE = {"recipe.toml": "no recipe: the run is then told command by command"}
+
+
+@pytest.fixture
+def copy(full_path, tmp_path):
+    return shutil.copytree(full_path, tmp_path / "copy")
+
+
+def files_of(run):
+    return sorted(path for path in run.rglob("*") if path.is_file())
+
+
+def told(run):
+    """Everything but the page, and the problems."""
+    summary = rows_from(run)
+    texts = (markdown_from(summary), csv_from(summary), boards_csv_from(summary))
+    table_from(summary)
+    boards_table(summary.boards)
+    assert all(texts)
+    return summary
+
+
+def halved(content):
+    return content[: len(content) // 2]
+
+
+DAMAGES = {
+    "gone": None,
+    "cut": halved,
+    "noise": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "another type": lambda content: b"[1, 2, 3]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_file_damaged_in_turn_is_told_and_the_rest_shown(copy, damage):
+    whole = told(copy)
+    for path in files_of(copy):
+        content = path.read_bytes()
+        if DAMAGES[damage] is None:
+            path.unlink()
+        else:
+            path.write_bytes(DAMAGES[damage](content))
+        found = told(copy)
+        name = f"{path.parent.name}/{path.name}"
+        if damage == "gone" and path.name == "eval.json":
+            assert any(one.what == "accuracy" and path.parent.name in one.name for one in found.absent), name
+        elif path.name not in TOLD_NOWHERE:
+            assert any(path.parent.name in problem for problem in found.problems), name
+        assert len(found.rows) >= len(whole.rows) - 1, name
+        path.write_bytes(content)
+    assert told(copy) == whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"n": 5000', '"n": 0'),
+        ('"n": 5000', '"n": 12'),
+        ('"correct_top1"', '"correct_top0"'),
+        ('"size_bytes": ', '"size_bytes": -'),
+        ('"macs": ', '"macs": -'),
+        ('"params": ', '"params": "'),
+        ('"samples_ms": [', '"samples_ms": [-1.0, '),
+        ('"samples_ms": [', '"samples_ms": [NaN, '),
+        ('"samples_ms": [', '"samples_ms": [1e999, '),
+        ('"rounds": [', '"rounds": [99, '),
+        ('"dropped": [', '"dropped": ["nothing.7", '),
+        ('"path": "', '"path": "../../../'),
+        ('"duration_s": ', '"duration_s": -'),
+        ('"results": {', '"results": {"skipped": 3, "chosen": 7, "method_of": [], "epochs": "many", '),
+        ('"config": {', '"config": {"threads": {}, "recover": 3, "improve": 5, "data": [1], '),
+    ],
+)
+def test_values_that_cannot_be_end_in_no_traceback(copy, old, new):
+    changed = 0
+    for path in files_of(copy):
+        if path.suffix == ".json":
+            text = path.read_text()
+            path.write_text(text.replace(old, new))
+            changed += old in text
+    assert changed
+    with contextlib.suppress(InputError):  # one line, where nothing is left that can be shown
+        told(copy)
+
+
+def test_an_impossible_accuracy_is_left_out_and_told(copy):
+    path = copy / "02-prune/eval.json"
+    path.write_text(path.read_text().replace('"n": 5000', '"n": 12'))
+    summary = told(copy)
+    assert next(row for row in summary.rows if row.name == "02-prune").accuracy is None
+    assert "02-prune: its eval report holds an impossible accuracy, left out" in summary.problems
+
+
+def test_a_latency_without_calls_is_left_out_and_told(copy):
+    path = copy / "07-bench/report.json"
+    report = json.loads(path.read_text())
+    report["latency"][0]["samples_ms"] = []
+    path.write_text(json.dumps(report))
+    summary = told(copy)
+    assert [row.latency is None for row in summary.rows[:2]] == [True, False]
+    assert "07-bench: its bench report holds an impossible latency, left out" in summary.problems
+
+
+def test_an_interrupted_stage_is_told_with_how_it_goes_on(copy):
+    folder = copy / "12-prune"
+    folder.mkdir()
+    (folder / STARTED_NAME).write_text(started_text("prune", "key"))
+    problem = told(copy).problems[0]
+    assert problem == "12-prune: unfinished (no report.json); it was begun, the same command goes on there"
+
+
+def test_every_report_damaged_is_one_line(copy):
+    for path in copy.glob("*/report.json"):
+        path.write_text("{")
+    with pytest.raises(InputError, match="holds no finished stage"):
+        rows_from(copy)
+
+
+def test_files_that_are_folders_are_told(copy):
+    for name in ("02-prune/eval.json", "02-prune/model.safetensors", "recipe.toml"):
+        (copy / name).unlink()
+        (copy / name).mkdir()
+    summary = told(copy)
+    assert any("02-prune/model.safetensors: the file is gone" in problem for problem in summary.problems)
+    assert summary.recipe is None
+
+
+def test_a_damaged_run_still_makes_a_page(copy):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    from edgeres.report.page import page_from
+
+    (copy / "11-board/report.json").write_text("{")
+    (copy / "02-prune/model.safetensors").write_bytes(b"")
+    (copy / "03-recover/report.json").unlink()
+    page = page_from(rows_from(copy))
+    for said in ("11-board: report.json is not a readable", "02-prune/model.safetensors", "03-recover: unfinished"):
+        assert said in page

@@ -1,0 +1,75 @@
+import click
+import pytest
+
+from edgeres.cli.main import LazyGroup
+from edgeres.pipeline.stages import STAGES
+from edgeres.report.lineage import command_from
+from edgeres.report.rows import rows_from
+
+NEEDED = {"data": "digits", "arch": "resnet20", "file": "weights.pt", "sweep": "1..3"}
+
+
+def files(run):
+    return {file.path: file for file in rows_from(run.path).files}
+
+
+def test_every_file_names_its_parent_and_its_command(whole_run):
+    found = files(whole_run)
+    assert list(found) == [
+        "00-import/model.safetensors",
+        "02-prune/model.safetensors",
+        "03-recover/model.safetensors",
+        "04-export/model.onnx",
+        "05-quantize/model.onnx",
+        "06-compile/model.plan",
+    ]
+    quantized = found["05-quantize/model.onnx"]
+    assert (quantized.made_from, quantized.state) == ("04-export/model.onnx", "here")
+    assert quantized.parent == found["04-export/model.onnx"].sha256
+    assert quantized.command == "edgeres quantize /elsewhere/04-export/model.onnx --method entropy"
+
+
+def test_a_file_that_is_gone_or_another_one_is_told_and_its_figures_stay(whole_run):
+    (whole_run.path / "02-prune/model.safetensors").unlink()
+    (whole_run.path / "04-export/model.onnx").write_bytes(b"something else")
+    summary = rows_from(whole_run.path)
+    states = {file.path: file.state for file in summary.files if file.state != "here"}
+    assert states == {"02-prune/model.safetensors": "missing", "04-export/model.onnx": "changed"}
+    told = [problem for problem in summary.problems if "figures are those of its report" in problem]
+    assert len(told) == 2
+    assert len(summary.rows) == 6
+
+
+def test_a_parent_outside_the_run_is_named_by_where_it_was(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    fake_run.path = fake_run.path.with_name("second")
+    fake_run.path.mkdir()
+    fake_run.model("export", "model.onnx", 900, source=first)
+    (file,) = rows_from(fake_run.path).files
+    assert file.made_from == "/elsewhere/00-import/model.safetensors"
+
+
+def test_words_with_blanks_are_quoted():
+    command = command_from("import", {"file": "my weights.pt", "arch": "resnet56"})
+    assert command == "edgeres import 'my weights.pt' --arch resnet56"
+
+
+def test_nothing_is_asked_to_be_downloaded_and_unset_options_are_left_out():
+    config = {"data": "cifar10", "download": True, "seed": 0, "trt_cache": None, "keep": [], "scope": ""}
+    assert command_from("calibrate", config, source="m.onnx") == "edgeres calibrate m.onnx --data cifar10 --seed 0"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_the_command_line_understands_the_command_of_every_stage(stage):
+    kind = STAGES[stage].config_class()
+    needed = {name: value for name, value in NEEDED.items() if name in kind.model_fields}
+    config = kind.model_validate(needed).model_dump(mode="json")
+    command = command_from(stage, config, source="m.onnx" if STAGES[stage].source else None)
+    words = command.split()[1:]
+    group = LazyGroup("edgeres")
+    with click.Context(group) as context:
+        name, found, rest = group.resolve_command(context, words)
+        if isinstance(found, click.Group):
+            name, found, rest = found.resolve_command(context, rest)
+        parsed = found.make_context(name, list(rest), parent=context).params
+    assert all(str(parsed[name]) == value for name, value in needed.items())

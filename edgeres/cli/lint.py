@@ -15,7 +15,7 @@ from edgeres.pipeline.lint import LintConfig, LintReport, Verdict, lint_call
 
 @click.command(
     help="What keeps a Q/DQ file, whoever wrote it, from TensorRT's INT8 kernels; --fix writes a repaired one."
-    " Exit code: 0 clean, 1 findings other than notes, 2 bad input."
+    " Exit code: 0 clean, 1 findings other than notes, 2 bad input, a float file among it."
 )
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE.onnx")
 @options_of(LintConfig, skip=("out",))
@@ -36,14 +36,14 @@ def lint(source: Path, as_json: bool, **values: Any) -> None:
 
 def _print(report: LintReport, config: LintConfig) -> None:
     if not report.quantized:
-        click.echo(f"{report.source.path} has no Q/DQ, nothing to check")
+        click.echo(f"{report.source.path} has no Q/DQ pairs, it is a float file: only its opset was checked")
     _print_verdict(report.source, config)
     if report.repaired is not None:
         for note in report.notes:
             click.echo(f"not repaired: {note}")
         top1 = "" if report.top1_agreement is None else f", top-1 agrees on {report.top1_agreement:.1%}"
         click.echo(
-            f"repaired against original: {report.sqnr_db:.1f} dB, at least {config.tolerance_db:g} needed{top1};"
+            f"repaired against original: {report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed{top1};"
             f" {report.images}, ONNX Runtime literal Q/DQ"
         )
         _print_verdict(report.repaired, config)

@@ -1,4 +1,4 @@
-"""`edgeres show FILE|RUN|ARCH`."""
+"""`edgeres show FILE|RUN|ARCH` and `edgeres show --schema NAME`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,32 @@ import json
 
 import click
 
-from edgeres.pipeline.show import exhibit_of
+from edgeres.core.errors import InputError
 
 
 @click.command(
     help="What a file (.safetensors, .onnx, .plan, any .json of edgeres), a run folder or an architecture is: spec,"
     " lineage, preprocessing, and every module with its precision."
 )
-@click.argument("name", metavar="FILE|RUN|ARCH")
+@click.argument("name", required=False, metavar="FILE|RUN|ARCH")
+@click.option("--schema", metavar="NAME", help="Instead: the JSON Schema of what edgeres writes (edgeres ls schemas).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def show(name: str, as_json: bool) -> None:
+def show(name: str | None, schema: str | None, as_json: bool) -> None:
     """See the help text."""
+    if (name is None) == (schema is None):
+        raise InputError("name a file, a run or an architecture, or give --schema NAME (see: edgeres ls schemas)")
+    if schema is not None:
+        from edgeres.pipeline.schemas import schema_named
+
+        click.echo(json.dumps(schema_named(schema), indent=1))
+        return
+    assert name is not None
+    _show(name, as_json=as_json)
+
+
+def _show(name: str, *, as_json: bool) -> None:
+    from edgeres.pipeline.show import exhibit_of
+
     exhibit = exhibit_of(name)
     if as_json:
         click.echo(json.dumps(exhibit.content, indent=1))

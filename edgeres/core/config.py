@@ -1,19 +1,21 @@
 """The base of every stage's options (`Config`) and of every file edgeres writes (`Record`).
 
-A `Config` is strict: an unknown key is a typing error of the user. A `Record` is tolerant: a file written by a later
-version with one more field still reads.
+A `Config` is strict: an unknown key is a typing error of the user. A `Record` is tolerant, and so is a `Config` inside
+a file: what a later version wrote with one more field still reads. What has a later `schema_version` is refused.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.schema import LATER, refuse_later
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,7 +23,8 @@ else:
     import tomli as tomllib
 
 C = TypeVar("C", bound="Config")
-R = TypeVar("R", bound="Record")
+R = TypeVar("R", bound=BaseModel)
+_FROM_FILE = "from a file"
 
 
 class Config(BaseModel):
@@ -33,16 +36,23 @@ class Config(BaseModel):
     def check(self) -> None:
         """Raises InputError for what can be seen to be wrong before anything runs, beyond single values."""
 
+    def needless(self) -> dict[str, str]:
+        """Options that change nothing as the others are -> what they would need; the user's own are refused."""
+        return {}
+
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, values: Any) -> Any:
+    def _prepared(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, dict):
             return values
+        refuse_later(cls, values)
+        is_file = info.context == _FROM_FILE
         return {
             name: [part.strip() for part in value.split(",") if part.strip()]
             if isinstance(value, str) and name in cls.model_fields and _is_list(cls.model_fields[name].annotation)
             else value
             for name, value in values.items()
+            if name in cls.model_fields or not is_file
         }
 
 
@@ -50,6 +60,12 @@ class Record(BaseModel):
     """Frozen content of one JSON file."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_known_version(cls, values: Any) -> Any:
+        refuse_later(cls, values)
+        return values
 
 
 def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options: bool = False) -> C:
@@ -66,13 +82,39 @@ def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options
 def record_from_json(kind: type[R], path: Path) -> R:
     """The `kind` stored in the JSON file `path`; raises InputError if it is absent, damaged or something else."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
+    return record_from_text(kind, text, str(path))
+
+
+def record_from_text(kind: type[R], text: bytes | str, where: str) -> R:
+    """The `kind` in the JSON `text`, `where` it stands; raises InputError if it is damaged or of a later version."""
+    try:
+        return kind.model_validate_json(text, context=_FROM_FILE)
     except ValidationError as err:
-        raise InputError(f"{path} is not a readable {kind.__name__}: {_first_problem(err, kind)}") from err
+        first = err.errors(include_url=False)[0]
+        if first["type"] == LATER:
+            part = f" ({'.'.join(map(str, first['loc']))})" if first["loc"] else ""
+            advice = "upgrade edgeres, or make the file again with this one"
+            raise InputError(f"{where}{part} was written by a later edgeres: {first['msg']}; {advice}") from err
+        raise InputError(f"{where} is not a readable {kind.__name__}: {_first_problem(err, kind)}") from err
+
+
+def refuse_doubles(names: Sequence[str], option: str) -> None:
+    """Raises InputError if a name stands twice in the list given as `option`."""
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{option} names {name} twice; once is enough")
+
+
+def refuse_needless(config: Config, given: Iterable[str], where: str) -> None:
+    """Raises InputError for the first of the options the user gave that changes nothing as the others are."""
+    for name, reason in config.needless().items():
+        if name in given:
+            raise InputError(f"{where}: --{name.replace('_', '-')} changes nothing here, {reason}; leave it out")
 
 
 def toml_from(path: Path) -> dict[str, Any]:
@@ -99,6 +141,8 @@ def _first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: b
     if problem["type"] == "missing" and key in kind.model_fields:
         described = kind.model_fields[key].description
         return f"{shown} is needed" + (f" ({described})" if described else "")
+    if problem["type"] == "too_short":
+        return f"{shown} is empty; give at least {problem['ctx']['min_length']}"
     message = re.sub(r"^Value error, ", "", problem["msg"])
     if not key:
         return message

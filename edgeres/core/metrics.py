@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import Field
 
 from edgeres.core.config import Record
 
@@ -21,7 +22,7 @@ class Accuracy(Record):
 
     correct_top1: int
     correct_top5: int
-    n: int
+    n: int = Field(gt=0)
     dataset: str
     split: str
     runtime: str
@@ -51,7 +52,7 @@ class Latency(Record):
     many of them each round took, in order: what disturbs a call disturbs its round, so intervals resample rounds.
     """
 
-    samples_ms: tuple[float, ...]
+    samples_ms: tuple[float, ...] = Field(min_length=1)
     batch: int
     runtime: str
     threads: int

@@ -209,6 +209,8 @@ def run_named(name: str | None) -> Run:
     """The run given by name or folder, the current one for None; raises InputError if it does not exist."""
     if name is None:
         return latest_run()
+    if not name:
+        raise InputError("the run's name is empty (see: edgeres ls runs)")
     if name == LATEST:
         return latest_run()
     for path in (runs_root() / name, Path(name)):

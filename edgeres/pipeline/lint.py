@@ -17,10 +17,11 @@ from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import write_text, written
 from edgeres.core.names import lookup
 from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.repair.check import TOLERANCE_DB, Agreement, agreement
+from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Agreement, agreement, needed_db
 
 _BINDING = "tensorrt_rtx"
 _TARGET = "sm86"
+_OF_REPAIR = ("out", "data", "like", "images", "tolerance_db")
 _BATCHES = (1, 8, 32)  # smallest, usual, largest of a dynamic graph, as `edgeres compile` has them
 
 
@@ -36,7 +37,11 @@ class LintConfig(Config):
     )
     like: Path | None = Field(None, description="model whose preprocessing the images get; default: the file's own")
     images: int = Field(32, gt=0, description="images of the numeric check")
-    tolerance_db: float = Field(TOLERANCE_DB, description="least SQNR of repaired against original outputs")
+    tolerance_db: float | None = Field(
+        None,
+        description=f"least SQNR of repaired against original outputs; default: {TOLERANCE_DB:g}, or {DEEP_DB:g} where"
+        " both are as far from the float graph",
+    )
 
     def check(self) -> None:
         """The release is known; options of the repair come with it."""
@@ -44,8 +49,13 @@ class LintConfig(Config):
 
         if self.jetpack is not None:
             lookup(JETPACKS, self.jetpack, "JetPack release")
-        if not self.fix and (self.out or self.data or self.like):
-            raise InputError("--out, --data and --like belong to a repair; add --fix")
+        given = [name for name in _OF_REPAIR if name in self.model_fields_set]
+        if not self.fix and given:
+            raise InputError(f"--{given[0].replace('_', '-')} belongs to a repair; add --fix")
+        if self.out is not None and self.out.suffix != ".onnx":
+            raise InputError(f"--out {self.out}: lint writes an .onnx file; name it so")
+        if self.like and self.data is None:
+            raise InputError("--like says how the images of --data are preprocessed; name them, or leave it out")
 
 
 class Verdict(Record):
@@ -65,14 +75,16 @@ class Verdict(Record):
 class LintReport(Record):
     """`repaired` is None where nothing was written.
 
-    `sqnr_db`: its outputs against the original's on `images`; `top1_agreement` too where these are real ones.
+    `sqnr_db`: its outputs against the original's on `images`, at least `needed_db`; `top1_agreement` if they are real.
     """
 
+    schema_version: int = 1
     quantized: bool
     source: Verdict
     repaired: Verdict | None = None
     notes: tuple[str, ...] = ()
     sqnr_db: float | None = None
+    needed_db: float | None = None
     top1_agreement: float | None = None
     images: str | None = None
 
@@ -86,14 +98,20 @@ def lint_call(path: Path, config: LintConfig) -> LintReport:
     """Checks `path`, and with `config.fix` writes a repaired file.
 
     Raises:
-        InputError: not a valid ONNX file, or one that cannot be rewritten.
+        InputError: not a valid ONNX file, one without Q/DQ pairs (unless only its opset is to be checked against
+            `config.jetpack`), or one that cannot be rewritten.
         StageError: the repaired graph computes something else; nothing is written.
     """
     from edgeres.quantize.lint import is_quantized
 
     config.check()
     model = checked_model(path)
-    report = LintReport(quantized=is_quantized(model), source=_verdict(path, model, config))
+    if not (quantized := is_quantized(model)) and (config.jetpack is None or config.fix):
+        raise InputError(
+            f"{path} has no Q/DQ pairs, it is a float file: there is nothing to lint; quantize it first, or check its"
+            " opset with --jetpack"
+        )
+    report = LintReport(quantized=quantized, source=_verdict(path, model, config))
     if not config.fix or not any(finding.fixable for finding in report.source.findings):
         return report
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
@@ -125,9 +143,10 @@ def _repaired(path: Path, out: Path, model: Any, config: LintConfig, report: Lin
         checked_model(temporary)
         images, what = _images(path, config)
         agreed = agreement(path, temporary, images)
-        _refuse_worse(path, agreed, what, config)
+        needed = _needed_db(path, temporary, model, images, config)
+        _refuse_worse(path, agreed, what, needed, is_real=config.data is not None)
     verdict = _verdict(out, result.model, config)
-    update = {"repaired": verdict, "notes": result.notes, "images": f"{agreed.n} {what}"}
+    update = {"repaired": verdict, "notes": result.notes, "images": f"{agreed.n} {what}", "needed_db": needed}
     top1 = agreed.top1 if config.data else None
     return report.model_copy(update={**update, "sqnr_db": agreed.sqnr_db, "top1_agreement": top1})
 
@@ -142,18 +161,29 @@ def _serialized(model: Any, path: Path) -> bytes:
     return content
 
 
-def _refuse_worse(path: Path, agreed: Agreement, what: str, config: LintConfig) -> None:
-    if agreed.sqnr_db >= config.tolerance_db:
+def _needed_db(path: Path, repaired: Path, model: Any, images: Any, config: LintConfig) -> float:
+    from edgeres.quantize.repair import without_pairs
+
+    if config.tolerance_db is not None:
+        return config.tolerance_db
+    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
+        floats = Path(folder, "float.onnx")
+        floats.write_bytes(_serialized(without_pairs(model), path))
+        return needed_db(path, floats, repaired, images)
+
+
+def _refuse_worse(path: Path, agreed: Agreement, what: str, needed: float, *, is_real: bool) -> None:
+    if agreed.sqnr_db >= needed:
         return
     advice = (
         "calibrate and quantize the float model again: edgeres calibrate, edgeres quantize"
-        if config.data
+        if is_real
         else "random images may lie outside the ranges it was calibrated for: check it on real ones with --data"
     )
     raise StageError(
         f"lint: the repaired {path} computes something else: its outputs agree with the original's to"
-        f" {agreed.sqnr_db:.1f} dB on {agreed.n} {what}, at least {config.tolerance_db:g} dB are needed; nothing was"
-        f" written; {advice}"
+        f" {agreed.sqnr_db:.1f} dB on {agreed.n} {what}, at least {needed:g} dB are needed; nothing was written;"
+        f" {advice}"
     )
 
 

@@ -9,6 +9,7 @@ from edgeres.core.runs import Run, runs_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
 from edgeres.pipeline.recipe import shipped_recipes
+from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.pipeline.stages import STAGES
 
 
@@ -55,10 +56,15 @@ def _stages() -> dict[str, str]:
     }
 
 
+def _schemas() -> dict[str, str]:
+    return {name: schema.found for name, schema in SCHEMAS.items()}
+
+
 LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "data": _datasets,
     "recipes": _recipes,
     "runs": _runs,
     "stages": _stages,
+    "schemas": _schemas,
 }

@@ -13,6 +13,7 @@ may well differ.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,8 @@ from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
 from edgeres.report.networks import Network, Pair, networks_in, pair_of
+
+_UNREAD = re.compile(r"report\.json (is not a readable|was written by a later)")
 
 Outcome = Literal["identical", "agrees", "differs", "not judged"]
 
@@ -61,7 +64,10 @@ def recipe_of(run: Run) -> Recipe:
     """
     if (run.path / RECIPE_NAME).is_file():
         return recipe_from(str(run.path / RECIPE_NAME), {})[0]
-    stages = run_folder_from(run.path).stages
+    folder = run_folder_from(run.path)
+    stages = folder.stages
+    if damaged := [problem for problem in folder.problems if _UNREAD.search(problem)]:
+        raise InputError(f"{run.path} cannot be run again, a part of its record cannot be read: {damaged[0]}")
     _check_sources(stages)
     own = {stage.name for stage in stages}
     entries = [_entry_for(stage, own) for stage in stages]
@@ -77,6 +83,8 @@ def name_for(run: Run, name: str | None) -> str:
     """The new run's name; raises InputError for a name that is the old run's own."""
     if name is None:
         return new_run(f"{run.name}-again").name
+    if not name:
+        raise InputError("--name is empty; name the new run, or leave it out")
     if (runs_root() / name).resolve() == run.path.resolve():
         raise InputError(f"--name {name} is the run itself; its files are what the new ones are held against")
     if (runs_root() / name).is_dir() and not (runs_root() / name / RECIPE_NAME).is_file():

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.artifacts import CARD_KEY, Engine, Model, OnnxModel, model_from
+from edgeres.core.artifacts import (
+    CARD_KEY,
+    Checkpoint,
+    Engine,
+    Model,
+    OnnxModel,
+    model_from,
+    safetensors_header,
+)
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.runs import Run, run_holding, runs_root
 from edgeres.models import example_variants
@@ -18,6 +26,8 @@ from edgeres.report.wording import size
 _MANIFEST_SUFFIX = ".plan.json"
 _HIDDEN = ("modules", "size_bytes", "params", "macs", "classes")
 _SHA_SHOWN = 12
+_NAME_SHOWN = 80
+_LENGTH_BYTES = 8  # of the header, at the start of a safetensors file
 _SHOWN_ALREADY = {
     "schema_version",
     "card",
@@ -45,9 +55,15 @@ def exhibit_of(name: str) -> Exhibit:
     Raises InputError, in one line, for what is none of these or cannot be read.
     """
     path = Path(name)
-    if path.is_dir():
+    if not name:
+        raise InputError("the name is empty; name a file, a run or an architecture")
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as err:
+        raise InputError(f"cannot read {name[:_NAME_SHOWN]}: {err.strerror}") from err
+    if is_folder:
         return _run_exhibit(path)
-    if path.is_file() or path.suffix or "/" in name:
+    if is_file or path.suffix or "/" in name:
         return _file_exhibit(path)
     try:
         return _spec_exhibit(description_of(name))
@@ -69,13 +85,40 @@ def _file_exhibit(path: Path) -> Exhibit:
 
         return Exhibit(*json_exhibit(path))
     model = model_from(path)
+    if isinstance(model, Checkpoint):
+        _refuse_cut(model)
     if isinstance(model, Engine) and not model.manifest_path.is_file():
         return _foreign_plan(model)
     if isinstance(model, OnnxModel) and not _has_card(model):
         return _foreign_onnx(model)
-    described = _with_precisions(description_of(str(path)), model)
+    described = _with_precisions(_described(path), model)
     described["lineage"] = lineage_of(model)
     return _spec_exhibit(described)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The file's spec in words; raises InputError that names the file if its network is not known here."""
+    try:
+        described = description_of(str(path))
+    except InputError as err:
+        raise err if str(path) in str(err) else InputError(f"{path}: {err}") from err
+    known = {module["name"] for module in described["modules"]}
+    if unknown := sorted({*model_from(path).spec.dropped} - known):
+        raise InputError(f"{path} says that it lacks {', '.join(unknown)}, which its network never had")
+    return described
+
+
+def _refuse_cut(model: Checkpoint) -> None:
+    """Raises InputError if the file does not end where its header says."""
+    entries = [entry for name, entry in safetensors_header(model.path).items() if name != "__metadata__"]
+    try:
+        end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    except (TypeError, KeyError, IndexError, ValueError) as err:
+        raise InputError(f"{model.path} is not a safetensors file: its header is damaged") from err
+    with model.path.open("rb") as file:
+        whole = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little") + end
+    if whole != model.size_bytes:
+        raise InputError(f"{model.path} is damaged: its header promises {whole:,} bytes, it has {model.size_bytes:,}")
 
 
 def lineage_of(model: Model) -> list[str]:
@@ -109,7 +152,7 @@ def _with_precisions(described: dict[str, Any], model: Model) -> dict[str, Any]:
 
 def _engine_facts(model: Engine) -> dict[str, Any]:
     """The manifest beside the plan; what the builder made of each layer stands there only if a GPU could be asked."""
-    from edgeres.compile.manifest import manifest_of
+    from edgeres.runtime.manifest import manifest_of
 
     known = manifest_of(model).model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ALREADY)
     layers = known.pop("layers", {})
@@ -152,7 +195,7 @@ def _has_card(model: OnnxModel) -> bool:
 
 
 def _foreign_plan(model: Engine) -> Exhibit:
-    from edgeres.compile.plan import plan_header
+    from edgeres.runtime.plan import plan_header
 
     header = plan_header(model.path)
     return _facts(
@@ -168,8 +211,10 @@ def _foreign_plan(model: Engine) -> Exhibit:
 
 
 def _foreign_onnx(model: OnnxModel) -> Exhibit:
-    layers = module_precisions(model)
     graph = model.proto.graph
+    if not graph.node and not graph.output:
+        raise InputError(f"{model.path} is empty: it holds no graph")
+    layers = module_precisions(model)
     given = {tensor.name for tensor in graph.initializer}
     facts = {
         "file": str(model.path),

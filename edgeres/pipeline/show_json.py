@@ -10,6 +10,7 @@ from typing import Any
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.statistics import Interval
+from edgeres.pipeline.schemas import schema_in
 
 _SHA_SHOWN = 12
 _NO_SUCH = "is JSON, but no file of edgeres (known: {known})"
@@ -21,30 +22,23 @@ Shown = tuple[Content, tuple[str, ...]]
 def json_exhibit(path: Path) -> Shown:
     """(the file's content, lines about it); raises InputError if it is absent, damaged or of no known kind."""
     content = _content_of(path)
-    kind = _kind_of(content)
-    if kind not in _READERS:
+    name = schema_in(content)
+    if name == "manifest":
+        raise InputError(f"{path} is an engine's manifest under another name; call it as the plan, and .json")
+    if name not in _READERS:
         raise InputError(f"{path} {_NO_SUCH.format(known=', '.join(_READERS))}")
-    return {"file": str(path), **content}, (f"{path}", *_READERS[kind](path))
+    return {"file": str(path), **content}, (f"{path}", *_READERS[name](path))
 
 
-def _content_of(path: Path) -> Content:
+def _content_of(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not readable JSON, damaged or cut off: {err}") from err
-    return content if isinstance(content, dict) else {}
-
-
-def _kind_of(content: Content) -> str:
-    if "kind" in content:
-        return str(content["kind"])
-    if {"stage", "config", "environment"} <= content.keys():
-        return "stage report"
-    return "run report" if {"run", "rows", "headline"} <= content.keys() else ""
 
 
 def _scales(path: Path) -> Iterable[str]:
@@ -183,6 +177,6 @@ _READERS: dict[str, Callable[[Path], Iterable[str]]] = {
     "latencies": _latencies,
     "study": _study,
     "sweep": _sweep,
-    "stage report": _stage_report,
-    "run report": _run_report,
+    "stage-report": _stage_report,
+    "run-report": _run_report,
 }

@@ -163,7 +163,7 @@ def execute(stage: str, source: Artifact | None, config: Config, folder: Path, k
     try:
         result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)
     except EdgeresError:
-        _leave_no_trace(folder)
+        leave_no_trace(folder)
         raise
     except MemoryError as err:
         raise StageError(f"{stage}: out of memory; try a smaller --batch or fewer --images") from err
@@ -174,8 +174,8 @@ def execute(stage: str, source: Artifact | None, config: Config, folder: Path, k
     return result
 
 
-def _leave_no_trace(folder: Path) -> None:
-    """Removes the folder of a call that was refused, unless it made something that can be resumed."""
+def leave_no_trace(folder: Path) -> None:
+    """Removes the folder of a call that did not finish, unless it made something that can be resumed."""
     if is_main_process() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
         (folder / STARTED_NAME).unlink()
         folder.rmdir()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.config import Record, record_from_json
+from edgeres.core.config import Record, record_from_json, refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup, resolve
 from edgeres.quantize.decision import Decision
@@ -141,7 +141,8 @@ def improved(
 
 
 def check_improvements(names: tuple[str, ...]) -> None:
-    """Raises InputError for a name that is not known."""
+    """Raises InputError for a name that is not known or stands there twice."""
+    refuse_doubles(names, "--improve")
     for name in names:
         lookup(IMPROVEMENTS, name, "improvement")
 

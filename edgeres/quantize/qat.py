@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from edgeres.core.artifacts import SCALED_KEY, OnnxModel
+from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
@@ -36,6 +37,7 @@ FILE_NAME = "model.int8.onnx"
 _FEWEST_IMAGES = 64
 _HELD_OUT = 0.1
 _MOST_HELD_OUT = 500
+_FEW_HELD_OUT = 100  # fewer choose the weights by the luck of single images
 _LOOKS = 10
 _WARMUP_SHARE = 0.1  # of the steps, at most
 
@@ -67,10 +69,15 @@ class QatConfig(LoopConfig):
         """The calibrator exists and something is learned from."""
         lookup(CALIBRATORS, self.method, "calibrator")
         check_improvements(self.improve)
+        refuse_doubles(self.improve, "--improve")
         if "rounding" in self.improve:
             raise InputError("--improve rounding fixes the weights that are to be trained; leave it out")
         if not (self.distill or self.finetune):
             raise InputError("--distill 0 and --finetune 0 leave nothing to learn from")
+
+    def needless(self) -> dict[str, str]:
+        """What belongs to the float graph's logits, where they are not looked at."""
+        return {} if self.distill else {"temperature": "it softens the logits of --distill"}
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     wait_for_all()
     recorder.results |= _results(done, config)
     recorder.notes.append(_note(done, config))
+    recorder.warnings += _warnings(done)
     output = OnnxModel(path)
     return StageResult(output, recorder.finish(output))
 
@@ -229,3 +237,18 @@ def _note(done: Trained, config: QatConfig) -> str:
     what = "loss (KL from float and cross-entropy, as weighted)" if config.finetune else "KL from float"
     first, best = done.fitted.looks[0][1], min(value for _, value in done.fitted.looks)
     return f"{what} on {done.held_out} held-out train images: {first:.2g} before training, {best:.2g} after"
+
+
+def _warnings(done: Trained) -> list[str]:
+    """What makes the choice of weights doubtful, or the training useless."""
+    found = []
+    if done.held_out < _FEW_HELD_OUT:
+        usual = round(_FEW_HELD_OUT / _HELD_OUT)
+        found.append(f"only {done.held_out} held-out images chose the weights; {usual} --images or more make it sure")
+    first = done.fitted.looks[0]
+    if min(value for _, value in done.fitted.looks) >= first[1]:
+        advice = "try another --lr, more --epochs or more --images"
+        found.append(
+            f"training gained nothing: no weights were better than those it began with, kept as they were; {advice}"
+        )
+    return found

@@ -78,6 +78,15 @@ class QuantizeConfig(Config):
         if self.reduce_range != "auto" and self.profile != "ort-cpu":
             raise InputError("--reduce-range belongs to --profile ort-cpu; TensorRT has no use for it")
 
+    def needless(self) -> dict[str, str]:
+        """What only a choice on images or a limit of the loss looks at."""
+        needless = {}
+        if self.max_loss is None:
+            needless["latency"] = "it prices the modules that --max-loss leaves float"
+            if not (self.improve or self.method == AUTO):
+                needless["data"] = "images are looked at for --method auto, --improve and --max-loss only"
+        return needless
+
     def _of_tensorrt(self) -> dict[str, bool]:
         return {
             "--method auto": self.method == AUTO,

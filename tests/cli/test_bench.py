@@ -34,7 +34,7 @@ def sessions(monkeypatch):
     """Instead of processes: a millisecond for the whole network and 0.2 less for each module; counts the sessions."""
     held = []
 
-    def measure(jobs, turn, *, rounds, seed):
+    def measure(jobs, turn, *, rounds, seed, enough, watch):
         held.append(len(jobs))
         ready = Ready(runtime="fake", warmup=1, stable=True)
         times = [1.0 - 0.2 * len(model_from(job.path).spec.dropped) for job in jobs]

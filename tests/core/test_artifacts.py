@@ -42,7 +42,7 @@ def test_other_files_are_refused_in_words(tmp_path, content, message):
 
 def test_a_damaged_spec_is_refused(tmp_path):
     header = json.dumps({"__metadata__": {"edgeres": '{"schema_version": 1}'}}).encode()
-    with pytest.raises(InputError, match="spec cannot be read"):
+    with pytest.raises(InputError, match="its spec is not a readable Card: spec is needed"):
         _ = Checkpoint(header_only(tmp_path / "x.safetensors", header)).card
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from edgeres.core.config import Config, Record, config_from, record_from_json, toml_from
+from edgeres.core.config import (
+    Config,
+    Record,
+    config_from,
+    record_from_json,
+    refuse_doubles,
+    refuse_needless,
+    toml_from,
+)
 from edgeres.core.errors import InputError
 
 
@@ -15,6 +23,15 @@ class Options(Config):
     count: int = Field(description="how many")
     names: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
+
+
+class Needy(Config):
+    names: tuple[str, ...] = Field(("a",), min_length=1)
+    cache: bool = False
+    cache_size: int = 3
+
+    def needless(self):
+        return {} if self.cache else {"cache_size": "it is the size of --cache"}
 
 
 class Content(Record):
@@ -39,6 +56,24 @@ def test_mistakes_name_the_place_the_key_and_the_value(values, message):
     with pytest.raises(InputError, match=message) as caught:
         config_from(Options, values, "here")
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_list_is_refused_in_plain_words():
+    with pytest.raises(InputError, match=r"^here: --names is empty; give at least 1$"):
+        config_from(Needy, {"names": ""}, "here", as_options=True)
+
+
+def test_a_name_given_twice_is_refused():
+    with pytest.raises(InputError, match="--names names a twice"):
+        refuse_doubles(("a", "b", "a"), "--names")
+    refuse_doubles(("a", "b"), "--names")
+
+
+def test_an_option_that_changes_nothing_is_refused_only_if_the_user_gave_it():
+    refuse_needless(Needy(), ["names"], "here")
+    refuse_needless(Needy(cache=True), ["cache_size"], "here")
+    with pytest.raises(InputError, match="here: --cache-size changes nothing here, it is the size of --cache"):
+        refuse_needless(Needy(), ["cache_size"], "here")
 
 
 def test_a_file_of_a_later_version_with_one_more_field_still_reads(tmp_path: Path):

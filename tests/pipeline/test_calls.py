@@ -166,3 +166,29 @@ def test_a_study_that_trains_networks_of_its_own_does_not_become_the_current_run
     made_at = call(Call("depth")).output.path
     assert made_at.parent.parent.name == "depth-digits"
     assert latest_run().name == "mine"
+
+
+def test_an_interrupted_call_leaves_nothing_or_says_where(checkpoint_of, spec_of, tmp_path, monkeypatch, caplog):
+    source, out = checkpoint_of(spec_of("resnet8")).path, tmp_path / "a.onnx"
+
+    def interrupted(source, config, folder):
+        raise KeyboardInterrupt
+
+    def interrupted_halfway(source, config, folder):
+        (folder / "state.pt").write_text("x")
+        raise KeyboardInterrupt
+
+    for stage in (interrupted, interrupted_halfway):
+        assert not list(tmp_path.glob(".a.onnx.*"))
+        monkeypatch.setattr("edgeres.export.stage.export", stage)
+        with pytest.raises(KeyboardInterrupt):
+            call(Call("export", source=source, out=out))
+    (kept,) = tmp_path.glob(".a.onnx.*")
+    assert f"what was done is kept in {kept}" in caplog.text
+
+
+@pytest.mark.parametrize(("option", "value"), [("latency", "x.json"), ("data", "digits")])
+def test_an_option_that_changes_nothing_is_refused(checkpoint_of, spec_of, tmp_path, option, value):
+    model = call(Call("export", source=checkpoint_of(spec_of("resnet8")).path, out=tmp_path / "a.onnx")).output.path
+    with pytest.raises(InputError, match=f"quantize: --{option} changes nothing here"):
+        call(Call("quantize", source=model, out=tmp_path / "b.onnx", values={option: value}))

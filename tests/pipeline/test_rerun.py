@@ -147,6 +147,20 @@ def test_a_teacher_of_the_run_is_found_again_and_one_from_elsewhere_is_named(run
     assert recipe_of(run).stage[2]["latency"] == "mine/latency.json"
 
 
+def test_a_run_with_a_damaged_report_says_which(run):
+    (run.path / "recipe.toml").unlink()
+    (run.path / "02-prune" / REPORT_NAME).write_text('{"sch')
+    with pytest.raises(
+        InputError, match=r"cannot be run again, .* 02-prune: report\.json is not a readable StageReport"
+    ):
+        recipe_of(run)
+
+
+def test_an_empty_name_is_refused(run):
+    with pytest.raises(InputError, match="--name is empty"):
+        name_for(run, "")
+
+
 def test_an_empty_run_is_refused(runs_folder):
     (runs_folder / "empty").mkdir(parents=True)
     with pytest.raises(InputError, match="no finished stage"):

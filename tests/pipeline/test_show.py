@@ -1,6 +1,7 @@
 """Every kind of file says what it is; what is none of them says so in one line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -138,9 +139,28 @@ def test_a_foreign_onnx_shows_its_graph(tmp_path):
     assert "x n x 2 x 4 x 4" in text
 
 
+def test_a_checkpoint_that_is_cut_off_or_odd_is_refused(made):
+    whole = (made / "00-import" / "model.safetensors").read_bytes()
+    for content, message in (
+        (whole[:-100], "is damaged: its header promises"),
+        (whole.replace(b'\\"dropped\\":[]', b'\\"dropped\\":["layer9.9"]'), "not a readable|damaged|safetensors"),
+        (whole.replace(b"resnet8", b"resnet9"), r"odd\.safetensors: resnet9"),
+    ):
+        Path("odd.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            exhibit_of("odd.safetensors")
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("", None, "the name is empty"),
+        ("x" * 300, None, "File name too long"),
+        ("empty.onnx", b"", "is empty: it holds no graph"),
+        ("deep.json", b"[" * 100000, "not readable JSON"),
+        ("later.json", b'{"kind": "scales", "schema_version": 99}', "was written by a later edgeres"),
+        ("renamed.json", b'{"card": {}, "plan_sha256": ""}', "manifest under another name"),
         ("gone.onnx", None, "does not exist"),
         ("gone.json", None, "does not exist"),
         ("cut.json", b'{"kind": "sca', "not readable JSON, damaged or cut off"),

@@ -39,12 +39,22 @@ def test_the_same_call_gives_the_same_bytes(calibrated, tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_few_held_out_images_and_a_training_that_gains_nothing_are_warned_of(calibrated, tmp_path):
+    source, scales = calibrated
+    result = qat(source, config_of(scales, images=70, epochs=1, lr=1e-12), tmp_path / "out")
+    few, nothing = result.report.warnings
+    assert few.startswith("only 7 held-out images chose the weights")
+    assert nothing.startswith("training gained nothing")
+
+
 def test_bad_input_is_refused_in_one_line(calibrated, onnx_of, tmp_path):
     source, scales = calibrated
     with pytest.raises(InputError, match="was made for another model"):
         qat(onnx_of(seed=3), config_of(scales), tmp_path / "out")
     with pytest.raises(InputError, match="no scale table"):
         qat(source, config_of(None), tmp_path / "out")
+    with pytest.raises(InputError, match="names bias twice"):
+        qat(source, config_of(scales, improve=("bias", "bias")), tmp_path / "out")
     with pytest.raises(InputError, match="nothing to learn from"):
         qat(source, config_of(scales, distill=0), tmp_path / "out")
     quantized = qat(source, config_of(scales, images=70, epochs=1), tmp_path / "done").output

@@ -14,8 +14,8 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.repair import repair
-from edgeres.quantize.repair.check import agreement
+from edgeres.quantize.repair import repair, stripping, without_pairs
+from edgeres.quantize.repair.check import agreement, needed_db
 
 NOISE_DB = 15  # two INT8 versions of one small random network agree better; without one of its ReLUs it is below 5
 
@@ -266,3 +266,17 @@ def test_outputs_that_are_not_finite_are_nothing_to_compare_with(by_edgeres, tmp
     onnx.save(by_edgeres, tmp_path / "nan.onnx")
     with pytest.raises(InputError, match="not finite"):
         agreement(tmp_path / "nan.onnx", tmp_path / "nan.onnx", 2)
+
+
+def test_a_lost_relu_is_not_taken_for_quantization_noise(onnx_of, tmp_path, monkeypatch):
+    before = tmp_path / "before.onnx"
+    model = quantized_by_ort(onnx_of("resnet8").path, before, "default")
+    paths = [tmp_path / name for name in ("float.onnx", "after.onnx", "float-worse.onnx", "worse.onnx")]
+    onnx.save(without_pairs(model), paths[0])
+    onnx.save(repair(model).model, paths[1])
+    monkeypatch.setattr(stripping, "_add_relu", lambda draft, node: node.input[0])
+    onnx.save(without_pairs(model), paths[2])
+    onnx.save(repair(model).model, paths[3])
+    good, bad = (needed_db(before, *pair, 16) for pair in (paths[:2], paths[2:]))
+    assert agreement(before, paths[1], 16).sqnr_db >= good
+    assert agreement(before, paths[3], 16).sqnr_db < bad

@@ -22,7 +22,7 @@ from edgeres.quantize.lint import opset_of
 from edgeres.quantize.repair.batchnorm import fold_batch_norms
 from edgeres.quantize.repair.draft import Draft, inlined
 from edgeres.quantize.repair.placing import place
-from edgeres.quantize.repair.stripping import strip
+from edgeres.quantize.repair.stripping import Taken, strip
 
 _FIRST_OPSET = 13  # scales per channel
 
@@ -45,8 +45,18 @@ def repair(model: onnx.ModelProto) -> Repaired:
         raise InputError(
             f"opset {opset_of(model)} has no scales per channel; export the float model at opset 13 or later"
         )
+    draft, taken = _floated(model)
+    notes = place(draft, taken)
+    return Repaired(draft.finish(), tuple(notes))
+
+
+def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float graph that `repair` places pairs in: what the file computes but for the rounding of activations."""
+    return _floated(model)[0].finish()
+
+
+def _floated(model: onnx.ModelProto) -> tuple[Draft, Taken]:
     draft = Draft(inlined(model))
     taken = strip(draft)
     fold_batch_norms(draft, taken)
-    notes = place(draft, taken)
-    return Repaired(draft.finish(), tuple(notes))
+    return draft, taken

@@ -1,0 +1,78 @@
+"""Every JSON that edgeres writes, by name: which record it holds and where it is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from edgeres.core.names import lookup, resolve
+from edgeres.core.schema import json_schema_of, version_of
+
+
+@dataclass(frozen=True)
+class Schema:
+    """`record` as "module:class"; `found` says in which file, or what prints it."""
+
+    record: str
+    found: str
+
+    def kind(self) -> type[BaseModel]:
+        """The class of the content."""
+        kind: type[BaseModel] = resolve(self.record)
+        return kind
+
+    @property
+    def version(self) -> int | None:
+        """The schema_version it is written with."""
+        return version_of(self.kind())
+
+
+SCHEMAS = {
+    "stage-report": Schema("edgeres.core.stage:StageReport", "NN-STAGE/report.json, eval.json, FILE.report.json"),
+    "run-report": Schema("edgeres.report.summary:RunSummary", "runs/NAME/report.json"),
+    "card": Schema("edgeres.core.spec:Card", "metadata of .safetensors and .onnx files, key edgeres"),
+    "manifest": Schema("edgeres.runtime.manifest:EngineManifest", "FILE.plan.json"),
+    "scales": Schema("edgeres.quantize.scales:ScaleTable", "scales.json of calibrate"),
+    "lesions": Schema("edgeres.study.lesion_table:LesionTable", "lesions.json of lesion"),
+    "latencies": Schema("edgeres.prune.latency_table:LatencyTable", "latency.json of bench --per-module"),
+    "study": Schema("edgeres.study.result:Study", "study.json of study"),
+    "sweep": Schema("edgeres.prune.sweep_record:Sweep", "sweep.json of prune --sweep"),
+    "gate": Schema("edgeres.report.gate:GateReport", "gate --json"),
+    "changes": Schema("edgeres.report.changes:RunChanges", "compare RUN RUN --json"),
+    "versus": Schema("edgeres.bench.versus:Versus", "compare MODEL MODEL --json"),
+    "rerun": Schema("edgeres.pipeline.rerun:Rerun", "rerun --json"),
+    "lint": Schema("edgeres.pipeline.lint:LintReport", "lint --json"),
+}
+
+_BY_KIND = ("scales", "lesions", "latencies", "study", "sweep")
+_BY_FIELDS = {
+    "stage-report": {"stage", "config", "environment"},
+    "run-report": {"run", "rows", "headline"},
+    "manifest": {"card", "plan_sha256"},
+}
+
+
+def schema_named(name: str) -> dict[str, Any]:
+    """The JSON Schema called `name`; raises InputError if there is none."""
+    return json_schema_of(lookup(SCHEMAS, name, "schema").kind(), name)
+
+
+def schema_in(content: Any) -> str | None:
+    """The schema of parsed JSON, told by its `kind` or its fields; None if it is none of those in files."""
+    if not isinstance(content, dict):
+        return None
+    if (kind := content.get("kind")) is not None:
+        return kind if isinstance(kind, str) and kind in _BY_KIND else None
+    return next((name for name, fields in _BY_FIELDS.items() if fields <= content.keys()), None)
+
+
+def table_of_schemas() -> list[str]:
+    """Markdown: name, where the JSON is found, its version and its fields."""
+    head = ("schema", "found in", "version", "fields")
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, schema in SCHEMAS.items():
+        fields = ", ".join(f"`{field}`" for field in schema.kind().model_fields if field != "schema_version")
+        lines.append(f"| `{name}` | {schema.found} | {schema.version} | {fields} |")
+    return lines

@@ -11,9 +11,12 @@ from typing import Any
 
 import calibration_figures
 import cpu_figures
+import fidelity_figures
+import lint_cases
 import quantize_figures
 
 from edgeres.core.config import record_from_json
+from edgeres.pipeline.schemas import table_of_schemas
 from edgeres.prune.sweep_record import Sweep
 
 TOOLS = Path(__file__).parent
@@ -160,6 +163,9 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "studies": studies_table,
     "calibration": lambda: calibration_figures.render(_json("calibration")).splitlines(),
     "cpu": lambda: cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / "cpu.json")),
+    "lint": lambda: lint_cases.render(record_from_json(lint_cases.Results, RESULTS / "lint.json")).splitlines(),
+    "schemas": table_of_schemas,
+    "fidelity": lambda: fidelity_figures.render(_json("fidelity")).splitlines(),
     "quantize": lambda: quantize_figures.render(_json("quantize")).splitlines(),
 }
 

@@ -57,6 +57,7 @@ class Bench:
     images: Images
     val: tuple[Images, np.ndarray[Any, np.dtype[np.int64]]]
     logits: Images
+    others: Images
 
 
 def main() -> None:
@@ -66,7 +67,9 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the scale tables")
     parser.add_argument("--images", type=int, default=512, help="of train, to calibrate on")
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
     parser.add_argument("--val-images", type=int, default=5000)
+    parser.add_argument("--held-out", type=int, default=2000, help="other train images, to choose on")
     parser.add_argument("--rows", help="only these, separated by commas")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -91,7 +94,8 @@ def measure(source: OnnxModel, cells: dict[str, Any], options: argparse.Namespac
         begun_s = time.perf_counter()
         decision = decide()
         duration_s = time.perf_counter() - begun_s
-        cells["rows"][row] = figures_of(bench, decision) | {"duration_s": round(duration_s, 1)}
+        model = with_pairs(bench.model, bench.placement, decision)
+        cells["rows"][row] = figures_of(bench, model) | {"duration_s": round(duration_s, 1)}
         save()
         print(source.path.name, row, cells["rows"][row], flush=True)
 
@@ -134,33 +138,43 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
 
 def bench_of(source: OnnxModel, options: argparse.Namespace) -> Bench:
     """Calibrates and runs the float model on val."""
-    config = CalibrateConfig(data=options.data, images=options.images)
-    table = scale_table_from(calibrate(source, config, options.work / source.path.stem).output.path)
+    config = CalibrateConfig(data=options.data, images=options.images, seed=options.seed)
+    table = scale_table_from(calibrate(source, config, options.work / f"{source.path.stem}-{options.seed}").output.path)
     dataset = dataset_for(source.spec, options.data)
     placement = placement_of(source.proto)
-    images = np.concatenate([x for x, _ in dataset.train.sample(table.n, table.seed).batches(source.spec, _BATCH)])
+    calibration = dataset.train.sample(table.n, table.seed)
+    images = np.concatenate([x for x, _ in calibration.batches(source.spec, _BATCH)])
+    used = set(calibration.ids)
+    rest = dataset.train.subset([index for index, name in enumerate(dataset.train.ids) if name not in used])
+    others = np.concatenate([x for x, _ in rest.sample(options.held_out, table.seed).batches(source.spec, _BATCH)])
     split = dataset.val
     chosen = split.sample(min(options.val_images, len(split)), 0) if options.val_images < len(split) else split
     pieces = list(chosen.batches(source.spec, _BATCH))
     val = np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
     bounds = {method: bounds_by(table, method, placement.observed) for method in table.methods}
-    return Bench(source.proto, placement, bounds, images, val, literal_logits(source.proto, val[0]))
+    return Bench(source.proto, placement, bounds, images, val, literal_logits(source.proto, val[0]), others)
 
 
-def figures_of(bench: Bench, decision: Decision) -> dict[str, Any]:
-    """Accuracy against float (paired, 95 %), agreement and logit SQNR on val."""
+def figures_of(bench: Bench, model: onnx.ModelProto) -> dict[str, Any]:
+    """Accuracy against float (paired, 95 %), agreement and logit SQNR on val, and the SQNR on other train images."""
     images, labels = bench.val
-    logits = literal_logits(with_pairs(bench.model, bench.placement, decision), images)
+    logits = literal_logits(model, images)
     before, after = bench.logits.argmax(1), logits.argmax(1)
     change, half_width = paired_difference((before == labels).tolist(), (after == labels).tolist())
-    noise = float(np.square(bench.logits - logits, dtype=np.float64).sum())
-    power = float(np.square(bench.logits, dtype=np.float64).sum())
+    held_out = literal_logits(bench.model, bench.others), literal_logits(model, bench.others)
     return {
         "change_points": round(100 * change, 3),
         "half_width_points": round(100 * half_width, 3),
         "agreement": float((before == after).mean()),
-        "sqnr_db": round(10 * math.log10(power / noise), 2),
+        "sqnr_db": round(sqnr_db(bench.logits, logits), 2),
+        "held_out_db": round(sqnr_db(*held_out), 2),
     }
+
+
+def sqnr_db(reference: Images, logits: Images) -> float:
+    """Power of the reference over that of the difference."""
+    noise = float(np.square(reference - logits, dtype=np.float64).sum())
+    return 10 * math.log10(float(np.square(reference, dtype=np.float64).sum()) / noise)
 
 
 def literal_logits(model: onnx.ModelProto, images: Images) -> Images:

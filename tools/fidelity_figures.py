@@ -1,0 +1,174 @@
+"""How close the best INT8 file comes to float over several calibration sets, and which rounding keeps it from closer.
+
+    python tools/fidelity_figures.py --data folder:cifar10-jpeg --work FOLDER --seed 0 ResNet-56=r56.onnx
+
+steps      mse, then `channels`, `rounding` and `bias` one after the other, then with first and last layer left float
+limits     of the file after `bias`, some pairs taken out: what is left says what the others cost
+
+A seed draws the calibration images. Each step is judged on val and, for choosing, on train images that nothing was
+calibrated on. Literal Q/DQ. Adds to tools/results/fidelity.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+from quantize_figures import Bench, bench_of, figures_of, literal_logits, sqnr_db
+
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.files import write_text
+from edgeres.quantize.bias import bias_corrected
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.insert import with_pairs
+from edgeres.quantize.placement import placement_of
+from edgeres.quantize.rounding import RoundingConfig, rounded
+from edgeres.quantize.scaling import channels_scaled
+
+RESULTS = Path(__file__).parent / "results" / "fidelity.json"
+START = "mse"
+FLOAT_ENDS = "+ first and last layer float"
+Pairs = list[tuple[str, str]]
+
+
+def main() -> None:
+    """Measures the models that have no row of this seed and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=ONNX", help="float models")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the scale tables")
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
+    parser.add_argument("--images", type=int, default=512, help="of train, to calibrate on")
+    parser.add_argument("--val-images", type=int, default=5000)
+    parser.add_argument("--held-out", type=int, default=2000, help="other train images, to choose on")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    for text in options.models:
+        name, _, path = text.partition("=")
+        found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+        cells = found.setdefault(name, {"images": options.images, "seeds": {}})
+        if str(options.seed) not in cells["seeds"]:
+            bench = bench_of(OnnxModel(Path(path)), options)
+            cells |= {"n": len(bench.logits), "held_out": len(bench.others)}
+            cells["seeds"][str(options.seed)] = measured(bench, name)
+            write_text(options.results, json.dumps(found, indent=1) + "\n")
+
+
+def measured(bench: Bench, name: str) -> dict[str, Any]:
+    """The figures of every step and what limits the last but one."""
+    rows: dict[str, Any] = {}
+    decision, begun_s = Decision(bench.bounds[START]), time.perf_counter()
+    for row, step in steps_of(bench).items():
+        decision = step(decision)
+        seconds = round(time.perf_counter() - begun_s, 1)
+        rows[row] = figures_of(bench, with_pairs(bench.model, bench.placement, decision)) | {"seconds": seconds}
+        print(name, row, rows[row], flush=True)
+    inner = placement_of(bench.model, stem=False, head=False)
+    rows[FLOAT_ENDS] = figures_of(bench, with_pairs(bench.model, inner, within(decision, inner, bench.model)))
+    print(name, FLOAT_ENDS, rows[FLOAT_ENDS], flush=True)
+    return {"steps": rows, "limits": limits_of(bench, decision)}
+
+
+def steps_of(bench: Bench) -> dict[str, Callable[[Decision], Decision]]:
+    """Row -> what it does to the decision before it."""
+    model, placement, images = bench.model, bench.placement, bench.images
+    return {
+        START: lambda before: before,
+        "+ channels": lambda before: channels_scaled(model, placement, before, images=images),
+        "+ rounding": lambda before: rounded(model, placement, before, images=images, config=RoundingConfig()),
+        "+ bias": lambda before: bias_corrected(model, placement, before, images=images),
+    }
+
+
+def within(decision: Decision, placement: Any, model: onnx.ModelProto) -> Decision:
+    """`decision` without the integers of layers that stay float."""
+    weights = {node.input[1] for node in model.graph.node if node.name in placement.layers}
+    kept = {name: value for name, value in decision.weights.items() if name in weights}
+    return Decision(decision.amax, kept, decision.tensors)
+
+
+def limits_of(bench: Bench, decision: Decision) -> dict[str, float]:
+    """SQNR in dB on val when only these are quantized (the weights always are)."""
+    model = with_pairs(bench.model, bench.placement, decision)
+    skips = {
+        name for node in bench.model.graph.node if node.name in bench.placement.additions for name in node.input
+    } & set(bench.placement.observed)
+    carried = skips | {point.tensor for point in bench.placement.points if point.scale_of in skips}
+    chosen: dict[str, Callable[[str], bool]] = {
+        "weights": lambda _: False,
+        "weights, and activations inside modules": lambda name: name not in carried,
+        "weights, and what skips carry": lambda name: name in carried,
+    }
+    return {
+        row: round(sqnr_db(bench.logits, literal_logits(only(model, keep), bench.val[0])), 2)
+        for row, keep in chosen.items()
+    }
+
+
+def only(model: onnx.ModelProto, keep: Callable[[str], bool]) -> onnx.ModelProto:
+    """A copy in which pairs of activations that `keep` does not want are passed by."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    passed = {}
+    for node in copy.graph.node:
+        if node.op_type == "QuantizeLinear" and not keep(node.input[0]):
+            passed[f"{node.input[0]}.dequantized"] = node.input[0]
+    for node in copy.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = passed.get(name, name)
+    return copy
+
+
+def render(content: dict[str, Any]) -> str:
+    """Markdown: the median seed of each step with the range of all, then what limits."""
+    titles = "| | | points against float | same top-1 | logit SQNR | on other train images | seconds |"
+    lines = [titles, "| --- " * 7 + "|"]
+    for name, cells in content.items():
+        runs = [run["steps"] for run in cells["seeds"].values()]
+        for index, row in enumerate(runs[0]):
+            cellsof = [run[row] for run in runs]
+            lines.append(f"| {name if index == 0 else ''} | {row} | {_step(cellsof)} |")
+    lines += [
+        "",
+        "| SQNR with only these in INT8 | weights | + activations inside modules | + what skips carry | all |",
+    ]
+    lines.append("| --- " * 5 + "|")
+    for name, cells in content.items():
+        runs = list(cells["seeds"].values())
+        limits = [_spread([run["limits"][row] for run in runs], " dB", 1) for row in runs[0]["limits"]]
+        limits.append(_spread([run["steps"]["+ bias"]["sqnr_db"] for run in runs], " dB", 1))
+        lines.append("| " + " | ".join([name, *limits]) + " |")
+    one = next(iter(content.values()))
+    lines.append("")
+    lines.append(
+        f"Median and range over {len(one['seeds'])} calibration sets of {one['images']} train images; n = {one['n']:,}"
+        f" val, {one['held_out']:,} other train images. Each pair of activations is added to the weights alone."
+    )
+    return "\n".join(lines)
+
+
+def _step(rows: list[dict[str, Any]]) -> str:
+    return " | ".join(
+        (
+            _spread([row["change_points"] for row in rows], "", 2, "+"),
+            _spread([100 * row["agreement"] for row in rows], " %", 2),
+            _spread([row["sqnr_db"] for row in rows], " dB", 1),
+            _spread([row["held_out_db"] for row in rows], " dB", 1),
+            f"{statistics.median(row['seconds'] for row in rows):.0f}" if "seconds" in rows[0] else "",
+        )
+    )
+
+
+def _spread(values: list[float], unit: str, digits: int, sign: str = "") -> str:
+    middle, low, high = (f"{value:{sign}.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle}{unit} ({low} to {high})".replace("-", "−")
+
+
+if __name__ == "__main__":
+    main()

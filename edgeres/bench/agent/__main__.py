@@ -59,7 +59,7 @@ def _measure(options: "argparse.Namespace") -> "dict[str, object]":
         options.trtexec,
     )
     with settings.held(options.lock_clocks, options.power_mode, options.folder) as complaints:
-        answer: "dict[str, Any]" = measure.measure(plan)
+        answer: dict[str, Any] = measure.measure(plan)
     return {**answer, "not_put_back": complaints, "warnings": answer["warnings"] + complaints}
 
 

@@ -13,6 +13,7 @@ import calibration_figures
 import cpu_figures
 import fidelity_figures
 import lint_cases
+import qat_figures
 import quantize_figures
 
 from edgeres.core.config import record_from_json
@@ -165,6 +166,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "cpu": lambda: cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / "cpu.json")),
     "lint": lambda: lint_cases.render(record_from_json(lint_cases.Results, RESULTS / "lint.json")).splitlines(),
     "schemas": table_of_schemas,
+    "qat": lambda: qat_figures.render(_json("qat")).splitlines(),
     "fidelity": lambda: fidelity_figures.render(_json("fidelity")).splitlines(),
     "quantize": lambda: quantize_figures.render(_json("quantize")).splitlines(),
 }

@@ -202,7 +202,7 @@ def test_engines_are_refused_with_what_to_do(files_of, tmp_path):
 
     graph = files_of()[1]
     (tmp_path / "model.plan").write_bytes(b"vtrt" + bytes(20) + bytes((1, 7, 1, 116)) + bytes(36))
-    with pytest.raises(DeviceError, match="needs an NVIDIA GPU|not installed here"):
+    with pytest.raises(DeviceError, match=r"needs an NVIDIA GPU|not installed here"):
         agree(graph, Built(tmp_path / "model.plan"), QUICK)
 
 

@@ -113,8 +113,8 @@ def test_a_latency_without_calls_is_left_out_and_told(copy):
     report["latency"][0]["samples_ms"] = []
     path.write_text(json.dumps(report))
     summary = told(copy)
-    assert [row.latency is None for row in summary.rows[:2]] == [True, False]
-    assert "07-bench: its bench report holds an impossible latency, left out" in summary.problems
+    assert all(row.latency is None for row in summary.rows[:2])
+    assert any("07-bench" in problem and "samples_ms" in problem for problem in summary.problems)
 
 
 def test_an_interrupted_stage_is_told_with_how_it_goes_on(copy):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -57,3 +60,21 @@ def checkpoint_of(tmp_path: Path) -> CheckpointMaker:
         return save_checkpoint(network.state_dict(), spec, tmp_path / name, stage="test")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def hosts() -> ModuleType:
+    """tests/bench/hosts.py: an OpenSSH server with a pretend Jetson behind it."""
+    spec = importlib.util.spec_from_file_location("hosts", Path(__file__).parent / "bench" / "hosts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def host(hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The board `desk`, reached over real ssh once it is started."""
+    with hosts.serving(tmp_path, monkeypatch) as one:
+        yield one

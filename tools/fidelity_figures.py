@@ -11,7 +11,6 @@ calibrated on. Literal Q/DQ. Adds to tools/results/fidelity.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from quantize_figures import Bench, bench_of, figures_of, literal_logits, sqnr_db
+from quantize_figures import Bench, bench_of, figures_of, literal_logits, parser_of, sqnr_db
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.files import write_text
@@ -39,16 +38,7 @@ Pairs = list[tuple[str, str]]
 
 def main() -> None:
     """Measures the models that have no row of this seed and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="NAME=ONNX", help="float models")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the scale tables")
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
-    parser.add_argument("--images", type=int, default=512, help="of train, to calibrate on")
-    parser.add_argument("--val-images", type=int, default=5000)
-    parser.add_argument("--held-out", type=int, default=2000, help="other train images, to choose on")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser_of(__doc__, RESULTS).parse_args()
     for text in options.models:
         name, _, path = text.partition("=")
         found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}

@@ -62,16 +62,8 @@ class Bench:
 
 def main() -> None:
     """Measures what is missing and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="NAME=ONNX", help="float models")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the scale tables")
-    parser.add_argument("--images", type=int, default=512, help="of train, to calibrate on")
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
-    parser.add_argument("--val-images", type=int, default=5000)
-    parser.add_argument("--held-out", type=int, default=2000, help="other train images, to choose on")
+    parser = parser_of(__doc__, RESULTS)
     parser.add_argument("--rows", help="only these, separated by commas")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
     for text in options.models:
@@ -81,6 +73,20 @@ def main() -> None:
         if cells["sha256"] != source.sha256:
             raise SystemExit(f"{options.results} holds another {name}; give another --results")
         measure(source, cells, options, lambda: write_text(options.results, json.dumps(found, indent=1) + "\n"))
+
+
+def parser_of(description: str | None, results: Path) -> argparse.ArgumentParser:
+    """What `bench_of` needs to know; `results` is where figures go unless told otherwise."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=ONNX", help="float models")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the scale tables")
+    parser.add_argument("--images", type=int, default=512, help="of train, to calibrate on")
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
+    parser.add_argument("--val-images", type=int, default=5000)
+    parser.add_argument("--held-out", type=int, default=2000, help="other train images, to choose on")
+    parser.add_argument("--results", type=Path, default=results)
+    return parser
 
 
 def measure(source: OnnxModel, cells: dict[str, Any], options: argparse.Namespace, save: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,15 @@ from typing import Any
 from edgeres.bench.agent.figures import LEAST_SAMPLES, half_width
 from edgeres.bench.measure import Turn
 from edgeres.bench.session import Worker
+from edgeres.bench.tasks import Task
 from edgeres.bench.worker import Job
-from edgeres.core.errors import DeviceError, require
+from edgeres.core.artifacts import Engine
+from edgeres.core.errors import DeviceError, MissingDependency, require
 from edgeres.core.metrics import Energy
 
 AVERAGED_S = 1.0  # what a reading averages over, from Ampere on
 _INTERVAL_S = 0.05
+IDLE_S, LOAD_S = 5.0, 10.0  # as on a board
 _MOST_CALLS = 10_000_000  # the time decides
 _SOURCE = "NVML, the whole card without its host"
 
@@ -95,6 +98,19 @@ def nvml_meter(index: int = 0) -> Iterator[Meter]:
         yield meter
     finally:
         nvml.nvmlShutdown()
+
+
+def energies_of(tasks: Sequence[Task], machine: str) -> tuple[list[Energy], list[str]]:
+    """Energy of an image of every engine among `tasks`, and why there is none of others."""
+    found = [_energy_or_reason(task, machine) for task in tasks if isinstance(task.model, Engine)]
+    return [one for one in found if isinstance(one, Energy)], [one for one in found if isinstance(one, str)]
+
+
+def _energy_or_reason(task: Task, machine: str) -> Energy | str:
+    try:
+        return engine_energy(task.job, idle_s=IDLE_S, load_s=LOAD_S, artifact=task.model.sha256, machine=machine)
+    except (MissingDependency, DeviceError) as err:
+        return f"{task.name}: no energy: {err}"
 
 
 def engine_energy(job: Job, *, idle_s: float, load_s: float, artifact: str, machine: str) -> Energy:

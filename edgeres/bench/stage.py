@@ -22,6 +22,7 @@ from edgeres.bench.doubts import Around, verdict_from, warnings_for
 from edgeres.bench.endtoend import Parts
 from edgeres.bench.figures import few_calls, precision_figures, precision_warning, results_of
 from edgeres.bench.machine import busy_cores
+from edgeres.bench.power import energies_of
 from edgeres.bench.precision import enough_for
 from edgeres.bench.session import Enough, Measured, measure_interleaved
 from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
@@ -34,7 +35,6 @@ from edgeres.core.stage import Recorder, StageReport
 
 log = logging.getLogger(__name__)
 
-MIN_SAMPLES_P99 = 100  # for a figure, with fewer it is the slowest call; an interval takes calls_needed(99)
 _QDQ_NOTE = "Q/DQ graph placed for TensorRT, here on a CPU: says nothing of INT8 speed on a GPU"
 
 
@@ -115,9 +115,11 @@ def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> N
     for task, latency in zip(tasks.plain, plain, strict=True):
         log.info("%s: median %.3f ms, n = %d", task.name, latency.p50_ms, len(latency.samples_ms))
     recorder.latency += plain
+    energies, unweighed = energies_of(tasks.plain, environment().machine)
+    recorder.energy += energies
     precision = precision_figures(config, plain)
     recorder.warnings += [*done.warnings, *precision_warning(precision, config)]
-    recorder.notes += [*tasks.notes, *few_calls([task.name for task in tasks.plain], plain)]
+    recorder.notes += [*tasks.notes, *few_calls([task.name for task in tasks.plain], plain), *unweighed]
     recorder.results.update(results_of(tasks, done.latencies, parts_ms=done.parts_ms, around=done.around))
     recorder.results.update(precision=precision, verdict=verdict_from(done.around, done.warnings))
 

@@ -11,7 +11,9 @@ import pytest
 
 from edgeres.bench import power
 from edgeres.bench.power import Load, Meter, energy_of, nvml_meter
+from edgeres.bench.tasks import Task
 from edgeres.bench.worker import Job
+from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, MissingDependency
 
 
@@ -124,6 +126,27 @@ def test_without_the_package_its_extra_is_named(monkeypatch):
 
 def test_the_time_of_an_image_counts_the_batch():
     assert Load(calls=10, seconds=1.0, batch=5).image_ms == pytest.approx(20)
+
+
+def test_engines_are_weighed_and_a_missing_energy_has_its_reason(tmp_path, monkeypatch, nvml):
+    fake = nvml()
+    with nvml_meter() as meter:
+        energy = energy_of(quick(meter), busy(fake), idle_s=0.5, artifact="0", machine="here")
+
+    def weigh(job, **conditions):
+        if job.path.name == "dark.plan":
+            raise DeviceError("NVML tells no power of GPU 0")
+        return energy.model_copy(update={"artifact": conditions["artifact"], "machine": conditions["machine"]})
+
+    monkeypatch.setattr(power, "engine_energy", weigh)
+    tasks = []
+    for kind, name in ((Engine, "good.plan"), (Engine, "dark.plan"), (OnnxModel, "model.onnx")):
+        path = tmp_path / name
+        path.write_bytes(name.encode())
+        tasks.append(Task(kind(path), Job(path=path, batch=1, threads=1), name))
+    energies, reasons = power.energies_of(tasks, "m")
+    assert [(one.artifact, one.machine) for one in energies] == [(tasks[0].model.sha256, "m")]
+    assert reasons == ["dark.plan: no energy: NVML tells no power of GPU 0"]
 
 
 def test_an_engine_is_weighed_in_a_process_of_its_own(nvml, monkeypatch):

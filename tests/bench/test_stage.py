@@ -14,6 +14,7 @@ from edgeres.bench.worker import images_for
 from edgeres.core.artifacts import CARD_KEY, Engine, Manifest, OnnxModel
 from edgeres.core.environment import available_cores
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Energy
 from edgeres.core.spec import Card, Cost, ModelSpec, Preprocess
 from edgeres.core.statistics import ratio_interval
 
@@ -39,6 +40,27 @@ CARD = Card(
 def quiet_machine(monkeypatch):
     """Saves the second in which the load of other programs is measured."""
     monkeypatch.setattr("edgeres.bench.stage.busy_cores", lambda: 0.0)
+
+
+def test_what_was_weighed_stands_in_the_report(tmp_path, monkeypatch):
+    energy = Energy(
+        mj_per_image=2.0,
+        half_width_mj=0.1,
+        load_w=9.0,
+        idle_w=5.0,
+        load_samples=20,
+        idle_samples=20,
+        batch=1,
+        source="fake",
+        is_input=True,
+        is_partial=False,
+        artifact="0",
+        machine="m",
+    )
+    monkeypatch.setattr("edgeres.bench.stage.energies_of", lambda tasks, machine: ([energy], ["b: no energy: dark"]))
+    report = bench_report([onnx_model(tmp_path / "a.onnx")], QUICK)
+    assert report.energy == (energy,)
+    assert "b: no energy: dark" in report.notes
 
 
 def bench(models, config):

@@ -1,11 +1,9 @@
 """`--on NAME` as a user types it, against a pretend board over real ssh."""
 
-import importlib.util
 import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +12,6 @@ from edgeres.core.artifacts import Engine
 from edgeres.core.stage import StageReport
 
 SHORT = ("--warmup-s", "0", "--duration-s", "1", "--idle-s", "0.5")
-
-
-@pytest.fixture(scope="module")
-def hosts():
-    path = Path(__file__).parents[1] / "bench" / "hosts.py"
-    spec = importlib.util.spec_from_file_location("hosts", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def host(hosts, tmp_path, monkeypatch):
-    with hosts.serving(tmp_path, monkeypatch) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

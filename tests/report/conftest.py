@@ -130,9 +130,9 @@ class FakeRun:
         return accuracy
 
     def latency(self, output, median_ms, runtime="torch 2.6.0 cpu", session="fake"):
-        """Twenty rounds of five calls around the median; a round's disturbance is shared by all models."""
+        """Twenty rounds of nineteen calls around the median; a round's disturbance is shared by all models."""
         rounds = np.random.default_rng(7).uniform(0.95, 1.05, size=(20, 1))
-        samples = median_ms * rounds * (1 + 0.02 * self.generator.standard_normal((20, 5)))
+        samples = median_ms * rounds * (1 + 0.02 * self.generator.standard_normal((20, 19)))
         return Latency(
             samples_ms=tuple(float(sample) for sample in samples.ravel()),
             batch=1,
@@ -142,7 +142,7 @@ class FakeRun:
             artifact=output.sha256,
             warmup=50,
             machine=ENVIRONMENT.machine,
-            rounds=(5,) * 20,
+            rounds=(19,) * 20,
         )
 
     def lesion(self, source):

@@ -27,7 +27,7 @@ def test_every_timed_network_has_a_panel_with_its_figures_and_n(full):
 def test_calls_beyond_the_axis_are_told(full):
     latency = full.rows[0].latency
     far = latency.model_copy(update={"distribution": latency.distribution.model_copy(update={"above": 3})})
-    assert calls_title("x", far).endswith("n = 100, 3 slower")
+    assert calls_title("x", far).endswith("n = 380, 3 slower")
 
 
 def test_nothing_timed_is_no_picture(full):

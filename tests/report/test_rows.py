@@ -103,7 +103,7 @@ def test_latency_has_intervals_machine_and_runtime(whole_run):
     latency = rows_of(whole_run)["import"].latency
     assert latency.p50_ms.low <= latency.p50_ms.value <= latency.p50_ms.high
     assert latency.p50_ms.value < latency.p99_ms.value
-    assert (latency.samples, latency.batch, latency.threads) == (100, 1, 2)
+    assert (latency.samples, latency.batch, latency.threads) == (380, 1, 2)
     assert latency.machine == "Fake CPU @ 2.00GHz, 2 cores"
     assert latency.runtime == "torch 2.6.0 cpu"
 

@@ -38,7 +38,7 @@ def test_throughput_and_the_way_end_to_end_have_rows(fake_run):
 
 def test_an_invalid_session_is_said_in_headline_table_and_warnings(fake_run):
     summary = timed(fake_run, verdict=VERDICT)
-    assert "2.00× faster in an invalid session" in summary.headline
+    assert "2.0× faster in an invalid session" in summary.headline
     assert summary.rows[0].latency.verdict == VERDICT
     assert f"02-bench: {VERDICT}" in summary.warnings
 
@@ -60,8 +60,8 @@ def test_damaged_throughput_is_told(fake_run, damage):
 
 def test_a_p99_of_few_calls_has_no_interval(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
-    few = fake_run.latency(first, 10.0)
-    many = few.model_copy(update={"samples_ms": few.samples_ms * 5, "rounds": (25,) * 20})
+    many = fake_run.latency(first, 10.0)
+    few = many.model_copy(update={"samples_ms": many.samples_ms[:100], "rounds": (5,) * 20})
     fake_run.stage("bench", latency=(few,))
     assert rows_from(fake_run.path).rows[0].latency.p99_ms.low is None
     fake_run.stage("bench", latency=(many,))

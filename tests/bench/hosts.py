@@ -45,6 +45,7 @@ class Wire:
         self.to, self.cuts, self.port, self.opened = port, list(cuts), free_port(), 0
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._live = []
+        self.carried = []  # bytes outwards, by connection
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self):
@@ -68,12 +69,16 @@ class Wire:
             far = socket.create_connection(("127.0.0.1", self.to))
             limit = self.cuts.pop(0) if self.cuts else None
             self._live += [near, far]
-            threading.Thread(target=self._pass, args=(near, far, limit), daemon=True).start()
+            self.carried.append(0)
+            outwards = len(self.carried) - 1
+            threading.Thread(target=self._pass, args=(near, far, limit, outwards), daemon=True).start()
             threading.Thread(target=self._pass, args=(far, near, None), daemon=True).start()
 
-    def _pass(self, source, target, limit):
+    def _pass(self, source, target, limit, outwards=None):
         with contextlib.suppress(OSError):
             while some := source.recv(1 << 14):
+                if outwards is not None:
+                    self.carried[outwards] += len(some)
                 if limit is not None:
                     limit -= len(some)
                     if limit < 0:

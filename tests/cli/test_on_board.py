@@ -193,6 +193,11 @@ def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models
     assert host.left_behind() == []
 
 
+def heed_interrupts():
+    """What is started in the background, as by nohup, ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
 )
@@ -200,7 +205,7 @@ def test_a_laptop_that_is_interrupted_leaves_nothing_on_the_board(host, hosts, m
     host.start()
     host.mode("slowly")
     command = [sys.executable, "-m", "edgeres.cli.main", "bench", str(models[0].path), "--on", "desk", *SHORT]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         hosts.wait_until(lambda: (host.root / "jetson" / "state" / "load").exists(), seconds=60)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)

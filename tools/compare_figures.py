@@ -133,33 +133,39 @@ def hog_after(delay_s: float | None) -> Iterator[None]:
 def render(found: dict[str, Any]) -> str:
     """What all trials say, in Markdown."""
     conditions, trials = found["conditions"], found["trials"]
-    quiet = [row["speed"]["value"] for row in trials["module"]]
-    what = f"{conditions['arch']} without {conditions['module']}, {found['machine']}"
-    how = f"{conditions['sessions']} sessions of {conditions['seconds']:g} s a model"
-    head = ("trials", "n", *_WORDS, "speed (median)", "busy cores (median)")
-    lines = [
-        f"{what}, {how}, any load: {conditions['any_load']}",
+    lines = [f"| {' | '.join(('against', 'trials', *_WORDS, 'speed (median)'))} |", "| --- " * 8 + "|"]
+    lines += [_row(what, trials[kind]) for kind, what in _whats(conditions["module"]).items() if trials[kind]]
+    lines += [
         "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
+        f"{conditions['arch']}, random weights, ONNX Runtime, batch 1, {found['machine']}; {_how(conditions)}.",
     ]
-    lines += [_row(kind, trials[kind]) for kind in KINDS if trials[kind]]
-    if trials["hog"] and quiet:
-        undisturbed = statistics.median(quiet)
+    if trials["hog"] and trials["module"]:
+        undisturbed = statistics.median(row["speed"]["value"] for row in trials["module"])
         right = sum(
             row["word"] == "invalid" or row["speed"]["low"] <= undisturbed <= row["speed"]["high"]
             for row in trials["hog"]
         )
-        lines.append(f"\nhog: {right} of {len(trials['hog'])} invalid, or holding the undisturbed {undisturbed:.3f}x")
+        lines[-1] += (
+            f" With the busy process {right} of {len(trials['hog'])} were invalid or their interval holds the"
+            f" undisturbed {undisturbed:.3f}x."
+        )
     return "\n".join(lines)
 
 
-def _row(kind: str, rows: list[dict[str, Any]]) -> str:
+def _whats(module: str) -> dict[str, str]:
+    less = f"one module less ({module})"
+    return {"self": "itself", "module": less, "hog": f"{less}, a busy process started half way"}
+
+
+def _how(conditions: dict[str, Any]) -> str:
+    busy = ", verdicts on a busy machine too" if conditions["any_load"] else ""
+    return f"{conditions['sessions']} sessions of {conditions['seconds']:g} s a model, the kinds took turns{busy}"
+
+
+def _row(what: str, rows: list[dict[str, Any]]) -> str:
     words = [row["word"] for row in rows]
-    counts = [words.count(word) for word in _WORDS]
     speed = statistics.median(row["speed"]["value"] for row in rows)
-    busy = statistics.median(row["busy_cores"] or 0 for row in rows)
-    return f"| {kind} | {len(rows)} | {' | '.join(map(str, counts))} | {speed:.3f}x | {busy:.1f} |"
+    return f"| {what} | {len(rows)} | {' | '.join(str(words.count(word)) for word in _WORDS)} | {speed:.3f}x |"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from edgeres.core.spec import Card, ModelSpec
 CARD_KEY = "edgeres"
 PROFILE_KEY = "edgeres.profile"
 SCALED_KEY = "edgeres.scaled_channels"  # tensors hold other multiples of the channels than the parent's
+FLOAT_SKIPS_KEY = "edgeres.float_skips"  # names of the additions whose skip was left float on purpose, with commas
 FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
@@ -125,6 +126,11 @@ class OnnxModel(Model):
         return any(entry.key == SCALED_KEY for entry in self.proto.metadata_props)
 
     @property
+    def float_skips(self) -> tuple[str, ...]:
+        """Names of the additions whose skip quantize left float on purpose."""
+        return float_skips_of(self.proto)
+
+    @property
     def batch(self) -> int | None:
         """Images per call the graph is fixed to, or None if dynamic."""
         if not self.proto.graph.input:
@@ -221,6 +227,12 @@ class SweepFile(Artifact):
 
 
 MODEL_KINDS: tuple[type[Model], ...] = (Checkpoint, OnnxModel, Engine)
+
+
+def float_skips_of(model: Any) -> tuple[str, ...]:
+    """Names of the additions of an onnx.ModelProto whose skip edgeres quantize left float on purpose."""
+    named = next((entry.value for entry in model.metadata_props if entry.key == FLOAT_SKIPS_KEY), "")
+    return tuple(name for name in named.split(",") if name)
 
 
 def model_from(path: Path) -> Model:

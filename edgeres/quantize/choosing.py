@@ -2,7 +2,8 @@
 
     bounds    one calibrator for all tensors, or `auto`
     improve   in the order of IMPROVEMENTS; each sees what those before it left, and the same calibration images
-    max_loss  modules to leave out of INT8, measured on other train images than those
+    min_sqnr  skips to leave float, measured on other train images than those
+    max_loss  modules to leave out of INT8, measured on the same other images
 
 The calibration images are found again by the table's data set, number and seed, and are the same to the id.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,8 +29,8 @@ from edgeres.quantize.scales import ScaleTable, ids_sha256
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
-    from edgeres.quantize.mixed import MixedChoice
     from edgeres.quantize.placement import Placement
+    from edgeres.quantize.search import MixedChoice
 
 Images = NDArray[np.float32]
 Improve = Callable[..., Decision]
@@ -108,6 +109,12 @@ class Chosen:
     results: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def leave(self, found: MixedChoice, name: str, rows: str) -> None:
+        """Leaves the units of `found` float; the report has them as `name`, and what was known of each as `rows`."""
+        self.keep = (*self.keep, *found.keep)
+        self.results |= {name: list(found.keep), rows: [asdict(row) for row in found.rows]}
+        self.notes.append(found.reason)
+
 
 def bounds_by(table: ScaleTable, method: str, tensors: tuple[str, ...]) -> dict[str, float]:
     """Tensor -> amax by `method`; tensors that were always zero are left at 0."""
@@ -179,8 +186,9 @@ class LossLimit:
 
 def left_float(model: Any, decision: Decision, *, stem: bool, head: bool, **more: Any) -> MixedChoice:
     """The cheapest units to leave out of INT8; `more`: keep, images (CalibrationImages), limit (LossLimit)."""
-    from edgeres.quantize.mixed import Budget, HeldOut, choose_kept
+    from edgeres.quantize.mixed import Budget, choose_kept
     from edgeres.quantize.partial import PlacementArgs
+    from edgeres.quantize.search import HeldOut
     from edgeres.quantize.sensitivity import sensitivities
 
     limit: LossLimit = more["limit"]
@@ -192,3 +200,18 @@ def left_float(model: Any, decision: Decision, *, stem: bool, head: bool, **more
     held_out = HeldOut(pixels[cut:], None if asked is None else asked[cut:])
     budget = Budget(max_loss=limit.max_loss, costs=limit.costs)
     return choose_kept(model, args, decision, found=found, held_out=held_out, budget=budget)
+
+
+def float_skips(
+    model: Any, decision: Decision, min_sqnr: float, *, images: CalibrationImages, **args: Any
+) -> MixedChoice:
+    """The cheapest skips to leave float for `min_sqnr` dB; `args`: stem, head, keep."""
+    from edgeres.quantize.partial import PlacementArgs
+    from edgeres.quantize.skips import choose_float_skips
+
+    pixels, _ = images.others
+    cut = len(pixels) // _RANKED_BY
+    args["keep"] = frozenset(args["keep"])
+    return choose_float_skips(
+        model, PlacementArgs(**args), decision, rank=pixels[:cut], judge=pixels[cut:], min_sqnr=min_sqnr
+    )

@@ -20,36 +20,9 @@ import onnx
 from edgeres.core.errors import InputError, StageError
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.partial import Images, Labels, PlacementArgs, QuantizedNetwork
+from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork
+from edgeres.quantize.search import HeldOut, KeptUnit, MixedChoice, Search
 from edgeres.quantize.sensitivity import Sensitivity
-
-
-@dataclass(frozen=True)
-class KeptUnit:
-    """One unit of the answer or not: what it costs to leave it out of INT8, what it does alone, whether it is kept."""
-
-    unit: str
-    cost: float
-    noise: float
-    is_kept: bool
-
-
-@dataclass(frozen=True)
-class MixedChoice:
-    """`keep`: the units to leave out of INT8, in the graph's order; `reason`: why, in one or two sentences."""
-
-    keep: tuple[str, ...]
-    rows: tuple[KeptUnit, ...]
-    fidelity: Fidelity
-    reason: str
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Train images (N, C, H, W) that no scale comes from, and their labels if the loss is to be measured."""
-
-    images: Images
-    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +49,18 @@ def choose_kept(
         StageError: the loss is larger even with every unit left float, so it does not come from INT8.
     """
     _check(budget, held_out)
-    search = _Search(QuantizedNetwork(model, args, decision), held_out, budget.max_loss)
-    costs, what = _costs(search.network, held_out, budget)
+    network = QuantizedNetwork(model, args, decision)
+    search = Search(network, held_out, lambda fidelity: fidelity.loss <= budget.max_loss)
+    costs, what = _costs(network, held_out, budget)
     noise = {row.unit: row.alone.noise_power / row.alone.power for row in found}
     order = sorted(noise, key=lambda unit: -noise[unit] / costs[unit])
-    keep = search.without_the_needless(search.enough(order), order)
+    keep = search.cheapest(order)
+    if keep is None:
+        loss = search.fidelity(frozenset(order)).loss
+        raise StageError(
+            f"quantize: {loss:.2f} points are lost with no unit in INT8, more than {budget.max_loss:g}; this loss"
+            " comes from replaced weights or biases"
+        )
     rows = tuple(KeptUnit(unit, costs[unit], noise[unit], unit in keep) for unit in noise)
     reason = _reason(search, keep, costs=costs, what=what, noise=noise, max_loss=budget.max_loss)
     return MixedChoice(tuple(unit for unit in noise if unit in keep), rows, search.fidelity(keep), reason)
@@ -95,47 +75,6 @@ def _check(budget: Budget, held_out: HeldOut) -> None:
             f"{len(held_out.images)} images cannot measure a loss of {budget.max_loss:g} points, one image is"
             f" {one_image:.2f}; take more images, or leave the labels out"
         )
-
-
-class _Search:
-    """Measures sets of units, each once."""
-
-    def __init__(self, network: QuantizedNetwork, held_out: HeldOut, max_loss: float) -> None:
-        self.network, self._held_out, self._max_loss = network, held_out, max_loss
-        self._known: dict[frozenset[str], Fidelity] = {}
-
-    def fidelity(self, keep: frozenset[str]) -> Fidelity:
-        """With `keep` left float."""
-        if keep not in self._known:
-            self._known[keep] = self.network.fidelity(keep, self._held_out.images, self._held_out.labels)
-        return self._known[keep]
-
-    def is_enough(self, keep: frozenset[str]) -> bool:
-        """Whether the loss is kept."""
-        return self.fidelity(keep).loss <= self._max_loss
-
-    def enough(self, order: list[str]) -> frozenset[str]:
-        """The first units of `order`, as few as are needed as far as bisection tells."""
-        if self.is_enough(frozenset()):
-            return frozenset()
-        if not self.is_enough(frozenset(order)):
-            loss = self.fidelity(frozenset(order)).loss
-            raise StageError(
-                f"quantize: {loss:.2f} points are lost with no unit in INT8, more than {self._max_loss:g}; this loss"
-                " comes from replaced weights or biases"
-            )
-        low, high = 0, len(order)  # the first `high` are enough, the first `low` are not
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.is_enough(frozenset(order[:middle])) else (middle, high)
-        return frozenset(order[:high])
-
-    def without_the_needless(self, keep: frozenset[str], order: list[str]) -> frozenset[str]:
-        """`keep` less what can go back to INT8, the last of `order` first."""
-        for unit in reversed([unit for unit in order if unit in keep]):
-            if self.is_enough(keep - {unit}):
-                keep = keep - {unit}
-        return keep
 
 
 def _costs(network: QuantizedNetwork, held_out: HeldOut, budget: Budget) -> tuple[dict[str, float], str]:
@@ -156,7 +95,7 @@ def _costs(network: QuantizedNetwork, held_out: HeldOut, budget: Budget) -> tupl
 
 
 def _reason(
-    search: _Search,
+    search: Search,
     keep: frozenset[str],
     *,
     costs: Mapping[str, float],

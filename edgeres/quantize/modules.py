@@ -2,6 +2,7 @@
 
 layer2.1.conv1, layer2.1.add, ...   module layer2.1: the names that edgeres export writes
 any other graph                     the nodes between the fork and a residual addition, named after the addition
+layer2.1.skip                       the skip of a module alone: its layers stay in INT8, its sum is float
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.quantize.graph import GraphView
 
+SKIP = ".skip"
 _OURS = re.compile(r"(layer\d+\.\d+)\.")
 
 
@@ -29,14 +31,27 @@ def modules_in(view: GraphView) -> dict[str, tuple[str, ...]]:
     return {name: nodes for name, nodes in modules.items() if layers.intersection(nodes)}
 
 
+def skips_in(view: GraphView) -> dict[str, str]:
+    """`MODULE.skip` -> the residual addition that ends the module, in the graph's order."""
+    home = {node: name for name, nodes in modules_in(view).items() for node in nodes}
+    return {f"{home[node.name]}{SKIP}": node.name for node in view.additions if node.name in home}
+
+
+def skips_named(model: onnx.ModelProto, names: Iterable[str]) -> tuple[str, ...]:
+    """The additions of those skips that stand in `names` themselves, not with their module."""
+    known, asked = skips_in(GraphView(model)), set(names)
+    return tuple(node for name, node in known.items() if name in asked)
+
+
 def nodes_named(view: GraphView, names: Iterable[str]) -> set[str]:
-    """The nodes that `names` of layers and modules stand for.
+    """The nodes that `names` of layers, modules and skips (`skips_in`) stand for.
 
     Raises:
         InputError: a name that is neither.
     """
     modules = modules_in(view)
-    known = {layer.name: (layer.name,) for layer in view.layers} | modules
+    known: dict[str, tuple[str, ...]] = {name: (node,) for name, node in skips_in(view).items()}
+    known |= {layer.name: (layer.name,) for layer in view.layers} | modules
     found: set[str] = set()
     for name in names:
         if name not in known:

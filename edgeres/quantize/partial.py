@@ -1,6 +1,7 @@
 """A float graph run under fake quantization, any of its units left float, from any unit on.
 
-A unit is a residual module, or a layer outside of them (the first convolution, the classifier).
+A unit is a residual module, or a layer outside of them (the first convolution, the classifier). A module's skip can be
+left float alone (`skips_in`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.graph import GraphView
 from edgeres.quantize.insert import quantized_weight
-from edgeres.quantize.modules import modules_in
+from edgeres.quantize.modules import SKIP, modules_in, skips_in
 from edgeres.quantize.placement import placement_of
 from edgeres.runtime.graph import GraphNetwork, Substitute
 
@@ -72,6 +73,9 @@ class QuantizedNetwork:
         self._nodes = units_of(model)
         self.units = tuple(unit for unit, nodes in self._nodes.items() if set(nodes) & set(placement.layers))
         self._cuts = _cuts(model, self._nodes)
+        quantized = {name: node for name, node in skips_in(GraphView(model)).items() if node in placement.additions}
+        self.skips = tuple(quantized)
+        self._cuts |= {name: self._cuts[name.removesuffix(SKIP)] for name in quantized}
         self._network.substitutes = self._weights(placement.layers)
         self._ways: dict[frozenset[str], tuple[dict[str, Substitute], dict[tuple[str, int], str]]] = {}
 
@@ -91,15 +95,15 @@ class QuantizedNetwork:
 
     @torch.inference_mode()
     def reached(self, images: Tensor, keep: frozenset[str]) -> dict[str, Tensor]:
-        """What every unit starts from."""
+        """What every unit and every module with a skip starts from."""
         self._set(keep)
-        cuts = {self._cuts[unit] for unit in self.units}
+        cuts = {self._cuts[unit] for unit in (*self.units, *self.skips)}
         inside = self._network.values(images, sorted(cuts - {self._network.input}))
         return {**inside, self._network.input: images}
 
     @torch.inference_mode()
     def logits_from(self, reached: Mapping[str, Tensor], unit: str, keep: frozenset[str]) -> Tensor:
-        """Logits with the units `keep` left float, computed from where `unit` starts."""
+        """Logits with the units `keep` left float, computed from where `unit` (or the module of a skip) starts."""
         self._set(keep)
         cut, output = self._cuts[unit], self._network.output
         return self._network.run({cut: reached[cut]}, [output])[output]

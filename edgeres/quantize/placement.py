@@ -66,7 +66,8 @@ def placement_of(
     """The rule applied to a float graph; without `stem` (`head`) the first (last) layer stays float.
 
     `keep` names layers and modules (`modules_of`) that stay float, with the additions that end them: an addition's skip
-    is left alone where the addition lies in a kept module, or the layer that feeds its branch is kept.
+    is left alone where the addition lies in a kept module, the layer that feeds its branch is kept, or the skip
+    itself is (`skips_in`).
 
     Raises:
         InputError: the graph has layers the rule does not know, or `keep` a name that the graph does not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 import edgeres
-from edgeres.core.artifacts import CARD_KEY, SCALED_KEY, OnnxModel
+from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
 from edgeres.core.config import Config, record_from_json
 from edgeres.core.errors import InputError, StageError, did_you_mean, require
 from edgeres.core.files import written
@@ -30,6 +30,7 @@ from edgeres.quantize.choosing import (
     check_improvements,
     chosen_by_auto,
     costs_from,
+    float_skips,
     improved,
     left_float,
 )
@@ -55,9 +56,10 @@ class QuantizeConfig(Config):
     profile: str = Field("tensorrt", description="tensorrt, tensorrt-fp16 or ort-cpu: who runs the file")
     improve: tuple[str, ...] = Field((), description=f"{', '.join(IMPROVEMENTS)}: on the calibration images")
     max_loss: float | None = Field(None, ge=0, description="points; leaves the cheapest modules float that keep it")
+    min_sqnr: float | None = Field(None, gt=0, description="dB; leaves the cheapest skips float: logits keep it")
     labels: bool = Field(False, description="measure --max-loss with labels")
     latency: Path | None = Field(None, description="latency table; what a module left float costs")
-    keep: tuple[str, ...] = Field((), description="modules or layers that stay float")
+    keep: tuple[str, ...] = Field((), description="modules, layers or skips (layer2.1.skip) that stay float")
     stem: bool = Field(True, description="quantize the first layer")
     head: bool = Field(True, description="quantize the last layer")
     reduce_range: Literal["auto", "on", "off"] = Field(
@@ -83,8 +85,8 @@ class QuantizeConfig(Config):
         needless = {}
         if self.max_loss is None:
             needless["latency"] = "it prices the modules that --max-loss leaves float"
-            if not (self.improve or self.method == AUTO):
-                needless["data"] = "images are looked at for --method auto, --improve and --max-loss only"
+            if not (self.improve or self.method == AUTO or self.min_sqnr):
+                needless["data"] = "images are looked at for --method auto, --improve, --min-sqnr and --max-loss only"
         return needless
 
     def _of_tensorrt(self) -> dict[str, bool]:
@@ -92,6 +94,7 @@ class QuantizeConfig(Config):
             "--method auto": self.method == AUTO,
             "--improve": bool(self.improve),
             "--max-loss": self.max_loss is not None,
+            "--min-sqnr": self.min_sqnr is not None,
         }
 
 
@@ -117,6 +120,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
     if set(config.improve) & SCALING:
         set_metadata(model, SCALED_KEY, "1")
+    _mark_float_skips(model, source, options)
     _check(model, source, config)
     path = out_dir / FILE_NAME
     write_quantized(model, source, path)
@@ -136,6 +140,14 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     return StageResult(output, recorder.finish(output))
 
 
+def _mark_float_skips(model: Any, source: OnnxModel, options: Options) -> None:
+    """So that lint knows that they are meant."""
+    from edgeres.quantize.modules import skips_named
+
+    if names := skips_named(source.proto, options.keep):
+        set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))
+
+
 def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, recorder: Recorder) -> Chosen:
     """Bounds, improved weights and biases, and what stays float."""
     options = Options(stem=config.stem, head=config.head, keep=config.keep)
@@ -149,21 +161,16 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
     chosen.decision = _without_dead(improved(source.proto, placement, chosen.decision, config.improve, images))
     if config.improve:
         chosen.results["improve"] = [name for name in IMPROVEMENTS if name in config.improve]
+    args: dict[str, Any] = {"stem": config.stem, "head": config.head, "keep": config.keep, "images": images}
+    if config.min_sqnr is not None:
+        found = float_skips(source.proto, chosen.decision, config.min_sqnr, **args)
+        chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
-        _leave_float(chosen, source, config, images)
+        costs = costs_from(config.latency) if config.latency else None
+        args["keep"] = (*config.keep, *chosen.keep)
+        limit = LossLimit(config.max_loss, config.labels, costs)
+        chosen.leave(left_float(source.proto, chosen.decision, limit=limit, **args), "left_float", "units")
     return chosen
-
-
-def _leave_float(chosen: Chosen, source: OnnxModel, config: QuantizeConfig, images: CalibrationImages) -> None:
-    assert config.max_loss is not None
-    costs = costs_from(config.latency) if config.latency else None
-    limit = LossLimit(config.max_loss, config.labels, costs)
-    found = left_float(
-        source.proto, chosen.decision, stem=config.stem, head=config.head, keep=config.keep, images=images, limit=limit
-    )
-    chosen.keep = found.keep
-    chosen.results |= {"left_float": list(found.keep), "units": [asdict(row) for row in found.rows]}
-    chosen.notes.append(found.reason)
 
 
 def _without_dead(decision: Decision) -> Decision:

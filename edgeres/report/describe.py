@@ -41,6 +41,8 @@ def _model_description(model: Model) -> dict[str, Any]:
     }
     if isinstance(model, OnnxModel):
         described["batch"] = model.batch or "dynamic"
+        if model.float_skips:
+            described["float_skips"] = list(model.float_skips)
         described["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.proto.opset_import}
     if isinstance(model, Engine):
         manifest = model.manifest

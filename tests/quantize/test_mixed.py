@@ -8,9 +8,10 @@ from onnx import numpy_helper
 
 from edgeres.core.errors import InputError, StageError
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.mixed import Budget, HeldOut, choose_kept
+from edgeres.quantize.mixed import Budget, choose_kept
 from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork
 from edgeres.quantize.placement import observed_of
+from edgeres.quantize.search import HeldOut
 from edgeres.quantize.sensitivity import sensitivities
 from edgeres.runtime.graph import GraphNetwork
 

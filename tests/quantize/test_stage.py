@@ -10,9 +10,11 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.data import dataset_from
 from edgeres.quantize.calibrators import CALIBRATORS
+from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.graph import GraphView
-from edgeres.quantize.lint import lint
+from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.search import MixedChoice
 from edgeres.quantize.stage import QuantizeConfig, quantize, sqnr_db
 from edgeres.runtime import runner_for
 
@@ -140,6 +142,23 @@ def test_a_loss_that_is_kept_leaves_nothing_out_and_says_so(calibrated, tmp_path
     assert any("nothing is left float" in note for note in result.report.notes)
 
 
+@pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16"])
+def test_skips_are_left_float_until_the_logits_keep_the_ratio_asked_for(profile, calibrated, tmp_path):
+    source, scales = calibrated
+    plain = quantize(source, QuantizeConfig(scales=scales, profile=profile), tmp_path / "plain").output
+    expected = logits_of(source)
+    before = sqnr_db(expected, expected - logits_of(plain))
+    config = QuantizeConfig(scales=scales, profile=profile, min_sqnr=before + 0.5)
+    result = quantize(source, config, tmp_path / "out")
+    kept = result.report.results["float_skips"]
+    assert kept
+    assert set(kept) <= {row["unit"] for row in result.report.results["skips"]}
+    assert result.report.results["quantized_skips"] == 3 - len(kept)
+    assert result.report.results["quantized_layers"] == 8
+    assert sqnr_db(expected, expected - logits_of(result.output)) > before
+    assert not problems(lint(result.output.proto))
+
+
 @pytest.mark.parametrize("profile", ["tensorrt-fp16", "ort-cpu"])
 def test_other_profiles_name_themselves_and_stay_close(profile, calibrated, tmp_path):
     source, scales = calibrated
@@ -154,6 +173,7 @@ def test_other_profiles_name_themselves_and_stay_close(profile, calibrated, tmp_
     [
         ({"profile": "ort-cpu", "method": "auto"}, "--method auto is for the tensorrt profiles"),
         ({"profile": "ort-cpu", "max_loss": 1.0}, "--max-loss is for the tensorrt profiles"),
+        ({"profile": "ort-cpu", "min_sqnr": 30.0}, "--min-sqnr is for the tensorrt profiles"),
         ({"profile": "tensort"}, "did you mean tensorrt"),
         ({"improve": ("bais",)}, "did you mean bias"),
         ({"keep": ("layer2.7",)}, "layer2.7"),
@@ -180,7 +200,8 @@ def test_a_file_without_anything_quantized_is_refused_and_not_written(options, c
         from edgeres.quantize import stage
 
         everything = ("layer1.0", "layer2.0", "layer3.0", "conv1", "fc")
-        monkeypatch.setattr(stage, "_leave_float", lambda chosen, *_: setattr(chosen, "keep", everything))
+        found = MixedChoice(everything, (), Fidelity(), "everything")
+        monkeypatch.setattr(stage, "left_float", lambda *_, **__: found)
     with pytest.raises(InputError, match="nothing is left to quantize"):
         quantize(source, QuantizeConfig(scales=scales, **options), tmp_path / "out")
     assert not (tmp_path / "out" / "model.int8.onnx").exists()

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from edgeres.core.artifacts import float_skips_of
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.lint.pairs import pair_findings
 from edgeres.quantize.lint.structure import structure_findings
@@ -38,9 +39,9 @@ def lint(model: onnx.ModelProto, *, target: str | None = None) -> tuple[Finding,
     `target` is a JetPack release of `JETPACKS`. Raises InputError if it is not known.
     """
     found = list(target_findings(model, target))
-    opset = opset_of(model)
+    opset, float_skips = opset_of(model), frozenset(float_skips_of(model))
     for view in _views(model.graph, opset):
-        found += [*pair_findings(view), *structure_findings(view)]
+        found += [*pair_findings(view), *structure_findings(view, float_skips)]
     return tuple(found)
 
 

@@ -15,8 +15,8 @@ _OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeL
 _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
 
 
-def structure_findings(view: QuantizedGraph) -> Iterator[Finding]:
-    """All rules that look at more than one node."""
+def structure_findings(view: QuantizedGraph, float_skips: frozenset[str] = frozenset()) -> Iterator[Finding]:
+    """All rules that look at more than one node; the skips of the additions `float_skips` are float on purpose."""
     for node in view.nodes:
         if node.op_type.startswith(_OPERATOR_FORMAT):
             remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"
@@ -28,7 +28,7 @@ def structure_findings(view: QuantizedGraph) -> Iterator[Finding]:
         elif node.op_type == "BatchNormalization":
             yield from _batch_norm(view, node)
     for node, skip in view.additions:
-        yield from _skip(view, node, skip)
+        yield from _skip(view, node, skip, meant=node.name in float_skips)
     yield from _two_scales(view)
 
 
@@ -67,7 +67,7 @@ def _batch_norm(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]
         yield _finding("batch-norm", node, reason, "fold it before quantizing", severity="speed")
 
 
-def _skip(view: QuantizedGraph, node: onnx.NodeProto, skip: int) -> Iterator[Finding]:
+def _skip(view: QuantizedGraph, node: onnx.NodeProto, skip: int, *, meant: bool) -> Iterator[Finding]:
     quantized = [view.op_of(tensor) == DQ for tensor in node.input]
     main = 1 - skip
     if quantized[main]:
@@ -80,6 +80,10 @@ def _skip(view: QuantizedGraph, node: onnx.NodeProto, skip: int) -> Iterator[Fin
             known = any(reader.op_type == Q for reader, _ in view.readers[node.input[skip]])
             remedy = "let it read the pair that is there" if known else "calibrate it and quantize it"
             reason = f"its skip {node.input[skip]} is float, {name_of(layer)} cannot end in INT8 with it"
+            if meant:
+                reason, remedy = f"{reason}; edgeres quantize left it so on purpose", "nothing to do"
+                yield _finding("skip", node, reason, remedy, severity="note", fixable=False)
+                return
             yield _finding("skip", node, reason, remedy, severity="speed", fixable=known)
 
 

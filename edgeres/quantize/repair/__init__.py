@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgeres.core.artifacts import float_skips_of
 from edgeres.core.errors import InputError
 from edgeres.quantize.lint import opset_of
 from edgeres.quantize.repair.batchnorm import fold_batch_norms
@@ -46,7 +47,7 @@ def repair(model: onnx.ModelProto) -> Repaired:
             f"opset {opset_of(model)} has no scales per channel; export the float model at opset 13 or later"
         )
     draft, taken = _floated(model)
-    notes = place(draft, taken)
+    notes = place(draft, taken, frozenset(float_skips_of(model)))
     return Repaired(draft.finish(), tuple(notes))
 
 

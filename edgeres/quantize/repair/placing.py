@@ -19,11 +19,14 @@ _FLOAT = SHRINKING | LAYERS | {"Add", "BatchNormalization", "Clip", "LeakyRelu",
 _AGAIN = "calibrate the float model and quantize it again"
 
 
-def place(draft: Draft, taken: Taken) -> list[str]:
-    """Writes the pairs; returns a line for everything that stays float because its range is not known."""
+def place(draft: Draft, taken: Taken, float_skips: frozenset[str] = frozenset()) -> list[str]:
+    """Writes the pairs; returns a line for everything that stays float because its range is not known.
+
+    The skips of the additions `float_skips` are float on purpose and stay so.
+    """
     placer = _Placer(draft, taken)
     layers = placer.place_layers()
-    placer.place_skips(layers)
+    placer.place_skips(layers, float_skips)
     for name in layers:
         _write_weight(draft, name, taken)
     bounds = {tensor: bound_of(draft, taken.bounds, tensor) for tensor in placer.points}
@@ -57,13 +60,14 @@ class _Placer:
                     self._add(node, index)
         return chosen
 
-    def place_skips(self, layers: set[str]) -> None:
+    def place_skips(self, layers: set[str], float_skips: frozenset[str]) -> None:
         """Points of residual additions behind one of `layers`, and of what else had pairs before."""
         view = QuantizedGraph(onnx.GraphProto(node=self.draft.nodes, initializer=self.draft.constants.values()), 0)
         residual = {node.name for node, _ in view.additions}
         for node, skip in view.additions:
             layer = view.layer_before(node.input[1 - skip])
-            if (layer is not None and layer.name in layers) or (node.name, skip) in self.taken.reads:
+            fused = layer is not None and layer.name in layers and node.name not in float_skips
+            if fused or (node.name, skip) in self.taken.reads:
                 self._place_skip(node, skip)
         for node in self.draft.nodes:
             if node.op_type not in _FLOAT or (node.op_type == "Add" and node.name not in residual):

@@ -41,8 +41,7 @@ def _model_description(model: Model) -> dict[str, Any]:
     }
     if isinstance(model, OnnxModel):
         described["batch"] = model.batch or "dynamic"
-        if model.float_skips:
-            described["float_skips"] = list(model.float_skips)
+        described |= _float_skips(model)
         described["opset"] = {entry.domain or "ai.onnx": entry.version for entry in model.proto.opset_import}
     if isinstance(model, Engine):
         manifest = model.manifest
@@ -50,6 +49,17 @@ def _model_description(model: Model) -> dict[str, Any]:
         described["targets"] = list(manifest.targets)
         described["onnx_sha256"] = manifest.onnx_sha256
     return described | _spec_description(card.spec)
+
+
+def _float_skips(model: OnnxModel) -> dict[str, Any]:
+    """The skips that stay float on purpose, named as `--keep` names them; nothing if there are none."""
+    from edgeres.quantize.graph import GraphView
+    from edgeres.quantize.modules import skips_in
+
+    if not model.float_skips:
+        return {}
+    names = [name for name, node in skips_in(GraphView(model.proto)).items() if node in model.float_skips]
+    return {"float_skips": names}
 
 
 def _spec_description(spec: ModelSpec) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _detail_from(stage: FinishedStage) -> StageDetail:
     report = stage.report
     return StageDetail(
         name=stage.name,
-        warnings=(*_verdict(report), *stage.warnings),
+        warnings=_warnings(stage),
         source=report.source,
         output=report.output,
         environment=report.environment,
@@ -183,9 +183,15 @@ def _detail_from(stage: FinishedStage) -> StageDetail:
     )
 
 
-def _verdict(report: StageReport) -> tuple[str, ...]:
-    verdict = report.results.get("verdict")
-    return (verdict,) if report.stage == "bench" and isinstance(verdict, str) and verdict.startswith(INVALID) else ()
+def _warnings(stage: FinishedStage) -> tuple[str, ...]:
+    """Of an invalid session the verdict first; it is said once where the first warning is its reason."""
+    verdict = stage.report.results.get("verdict")
+    if stage.report.stage != "bench" or not isinstance(verdict, str) or not verdict.startswith(INVALID):
+        return tuple(stage.warnings)
+    reason = verdict.removeprefix(f"{INVALID}: ").partition(" (and ")[0]
+    if stage.warnings and stage.warnings[0].startswith(reason):
+        return (f"{INVALID}: {stage.warnings[0]}", *stage.warnings[1:])
+    return (verdict, *stage.warnings)
 
 
 _PARTS: dict[str, Callable[[RunFolder], tuple[Any, tuple[str, ...]]]] = {

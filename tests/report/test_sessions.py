@@ -8,7 +8,7 @@ from .conftest import interval
 VERDICT = "invalid: machine busy: other programs kept 2.0 of 2 cores"
 
 
-def timed(run, **results):
+def timed(run, warnings=(), **results):
     _, first = run.model("import", "model.safetensors", 1000)
     _, second = run.model("prune", "model.safetensors", 900, source=first)
     row = {
@@ -22,7 +22,7 @@ def timed(run, **results):
     }
     whole = {"files": 256, "models": [{**row, "batch": 1, "parts_ms": {"decode": 0.5, "inference": 15.0}}]}
     figures = {"session": "fake", "throughput": [row], "end_to_end": whole, **results}
-    run.stage("bench", latency=(run.latency(first, 10.0), run.latency(second, 5.0)), results=figures)
+    run.stage("bench", latency=(run.latency(first, 10.0), run.latency(second, 5.0)), results=figures, warnings=warnings)
     return rows_from(run.path)
 
 
@@ -41,6 +41,13 @@ def test_an_invalid_session_is_said_in_headline_table_and_warnings(fake_run):
     assert "2.0× faster in an invalid session" in summary.headline
     assert summary.rows[0].latency.verdict == VERDICT
     assert f"02-bench: {VERDICT}" in summary.warnings
+
+
+def test_what_made_a_session_invalid_is_said_once(fake_run):
+    busy = "machine busy: other programs kept 2.0 of 2 cores"
+    told = (f"{busy}; stop them and run again", "p90 over median is 2")
+    summary = timed(fake_run, told, verdict=f"invalid: {busy} (and 1 more, see the warnings)")
+    assert summary.warnings == (f"02-bench: invalid: {told[0]}", f"02-bench: {told[1]}")
 
 
 def test_a_valid_session_is_not_called_invalid(fake_run):

@@ -34,8 +34,10 @@ from edgeres.models.weights import save_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "compare.json"
 KINDS = ("self", "module", "hog")
+_COMMAND = "`python tools/compare_figures.py --work FOLDER`"
 _HOG = "while True: pass"
 _WORDS = ("faster", "slower", "not distinguishable", "open", "invalid")
+_TITLES = tuple("undecided" if word == "open" else word for word in _WORDS)
 
 
 def main() -> None:
@@ -133,12 +135,10 @@ def hog_after(delay_s: float | None) -> Iterator[None]:
 def render(found: dict[str, Any]) -> str:
     """What all trials say, in Markdown."""
     conditions, trials = found["conditions"], found["trials"]
-    lines = [f"| {' | '.join(('against', 'trials', *_WORDS, 'speed (median)'))} |", "| --- " * 8 + "|"]
+    lines = [f"| {' | '.join(('against', 'trials', *_TITLES, 'speed (median)'))} |", "| --- " * 8 + "|"]
     lines += [_row(what, trials[kind]) for kind, what in _whats(conditions["module"]).items() if trials[kind]]
-    lines += [
-        "",
-        f"{conditions['arch']}, random weights, ONNX Runtime, batch 1, {found['machine']}; {_how(conditions)}.",
-    ]
+    where = f"{conditions['arch']}, random weights, ONNX Runtime, batch 1, {found['machine']}"
+    lines += ["", f"{where}; {_how(conditions)}: {_COMMAND}."]
     if trials["hog"] and trials["module"]:
         undisturbed = statistics.median(row["speed"]["value"] for row in trials["module"])
         right = sum(

@@ -2,11 +2,12 @@
 
     python tools/fidelity_figures.py --data folder:cifar10-jpeg --work FOLDER --seed 0 ResNet-56=r56.onnx
 
-steps      mse, then `channels`, `rounding` and `bias` one after the other, then with first and last layer left float
+steps      mse, then `channels`, `rounding` and `bias` one after the other; after those either first and last layer left
+           float, or the cheapest skips that keep 33 dB on the other train images
 limits     of the file after `bias`, some pairs taken out: what is left says what the others cost
 
 A seed draws the calibration images. Each step is judged on val and, for choosing, on train images that nothing was
-calibrated on. Literal Q/DQ. Adds to tools/results/fidelity.json.
+calibrated on. Literal Q/DQ. Adds to tools/results/fidelity.json, to a row at a time where some are known.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ from edgeres.core.files import write_text
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
+from edgeres.quantize.partial import PlacementArgs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.rounding import RoundingConfig, rounded
 from edgeres.quantize.scaling import channels_scaled
+from edgeres.quantize.skips import choose_float_skips
 
 RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 START = "mse"
 FLOAT_ENDS = "+ first and last layer float"
+MIN_SQNR = 33.0
+FLOAT_SKIPS = f"+ skips float for {MIN_SQNR:g} dB"
 Pairs = list[tuple[str, str]]
 
 
@@ -43,26 +48,49 @@ def main() -> None:
         name, _, path = text.partition("=")
         found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
         cells = found.setdefault(name, {"images": options.images, "seeds": {}})
-        if str(options.seed) not in cells["seeds"]:
+        known = cells["seeds"].setdefault(str(options.seed), {"steps": {}})
+        if FLOAT_SKIPS not in known["steps"]:
             bench = bench_of(OnnxModel(Path(path)), options)
             cells |= {"n": len(bench.logits), "held_out": len(bench.others)}
-            cells["seeds"][str(options.seed)] = measured(bench, name)
+            measure(bench, name, known)
             write_text(options.results, json.dumps(found, indent=1) + "\n")
 
 
-def measured(bench: Bench, name: str) -> dict[str, Any]:
-    """The figures of every step and what limits the last but one."""
-    rows: dict[str, Any] = {}
-    decision, begun_s = Decision(bench.bounds[START]), time.perf_counter()
+def measure(bench: Bench, name: str, known: dict[str, Any]) -> None:
+    """Adds to `known` the figures of every step that it lacks, and what limits the last but two."""
+    rows, decision, begun_s = known["steps"], Decision(bench.bounds[START]), time.perf_counter()
     for row, step in steps_of(bench).items():
         decision = step(decision)
         seconds = round(time.perf_counter() - begun_s, 1)
-        rows[row] = figures_of(bench, with_pairs(bench.model, bench.placement, decision)) | {"seconds": seconds}
-        print(name, row, rows[row], flush=True)
-    inner = placement_of(bench.model, stem=False, head=False)
-    rows[FLOAT_ENDS] = figures_of(bench, with_pairs(bench.model, inner, within(decision, inner, bench.model)))
-    print(name, FLOAT_ENDS, rows[FLOAT_ENDS], flush=True)
-    return {"steps": rows, "limits": limits_of(bench, decision)}
+        if row not in rows:
+            rows[row] = figures_of(bench, with_pairs(bench.model, bench.placement, decision)) | {"seconds": seconds}
+            print(name, row, rows[row], flush=True)
+    if FLOAT_ENDS not in rows:
+        inner = placement_of(bench.model, stem=False, head=False)
+        rows[FLOAT_ENDS] = figures_of(bench, with_pairs(bench.model, inner, within(decision, inner, bench.model)))
+        print(name, FLOAT_ENDS, rows[FLOAT_ENDS], flush=True)
+    rows[FLOAT_SKIPS] = with_float_skips(bench, decision)
+    print(name, FLOAT_SKIPS, rows[FLOAT_SKIPS], flush=True)
+    if "limits" not in known:
+        known["limits"] = limits_of(bench, decision)
+
+
+def with_float_skips(bench: Bench, decision: Decision) -> dict[str, Any]:
+    """Figures with the cheapest skips float that keep MIN_SQNR, chosen on as many images as edgeres quantize takes."""
+    ranking, judging = bench.others[:250], bench.others[250:1000]
+    begun_s = time.perf_counter()
+    choice = choose_float_skips(
+        bench.model,
+        PlacementArgs(),
+        decision,
+        rank=ranking,
+        judge=judging,
+        min_sqnr=MIN_SQNR,
+    )
+    seconds = round(time.perf_counter() - begun_s, 1)
+    kept = placement_of(bench.model, keep=choice.keep)
+    counts = {"float_skips": len(choice.keep), "skips": len(choice.rows), "chosen_s": seconds}
+    return figures_of(bench, with_pairs(bench.model, kept, decision)) | counts
 
 
 def steps_of(bench: Bench) -> dict[str, Callable[[Decision], Decision]]:
@@ -123,7 +151,7 @@ def render(content: dict[str, Any]) -> str:
         runs = [run["steps"] for run in cells["seeds"].values()]
         for index, row in enumerate(runs[0]):
             cellsof = [run[row] for run in runs]
-            lines.append(f"| {name if index == 0 else ''} | {row} | {_step(cellsof)} |")
+            lines.append(f"| {name if index == 0 else ''} | {row}{_counts(cellsof)} | {_step(cellsof)} |")
     lines += [
         "",
         "| SQNR with only these in INT8 | weights | + activations inside modules | + what skips carry | all |",
@@ -141,6 +169,12 @@ def render(content: dict[str, Any]) -> str:
         f" val, {one['held_out']:,} other train images. Each pair of activations is added to the weights alone."
     )
     return "\n".join(lines)
+
+
+def _counts(rows: list[dict[str, Any]]) -> str:
+    if "float_skips" not in rows[0]:
+        return ""
+    return f": {_spread([row['float_skips'] for row in rows], '', 0)} of {rows[0]['skips']}"
 
 
 def _step(rows: list[dict[str, Any]]) -> str:

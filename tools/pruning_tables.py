@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import calibration_figures
+import compare_figures
 import cpu_figures
+import engine_cases
 import fidelity_figures
 import lint_cases
 import qat_figures
@@ -163,7 +165,11 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "channels": channels_table,
     "studies": studies_table,
     "calibration": lambda: calibration_figures.render(_json("calibration")).splitlines(),
+    "compare": lambda: compare_figures.render(_json("compare")).splitlines(),
     "cpu": lambda: cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / "cpu.json")),
+    "engines": lambda: engine_cases.render(
+        record_from_json(engine_cases.Results, RESULTS / "engines.json")
+    ).splitlines(),
     "lint": lambda: lint_cases.render(record_from_json(lint_cases.Results, RESULTS / "lint.json")).splitlines(),
     "schemas": table_of_schemas,
     "qat": lambda: qat_figures.render(_json("qat")).splitlines(),

@@ -63,9 +63,10 @@ class Judged:
     answer: dict[str, Any]
 
 
-def judged(session: Session, engine: str, batch: int, split: Split, folder: str) -> Judged:
+def judged(session: Session, engine: str, batch: int, split: Split, folder: str, *, timeout_s: int) -> Judged:
     """Runs the engine over the images in `folder` on the board; raises DeviceError if its logits cannot be used."""
     words = ["--engine", engine, "--images", folder, "--batch", str(batch), "--logits", f"{session.folder}/logits.bin"]
+    words += ["--timeout-s", str(timeout_s)]
     answer = session.agent("eval", *words)
     content = session.read("logits.bin", answer["logits_sha256"])
     logits = np.frombuffer(content, "<f4").reshape(answer["n"], answer["classes"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgeres.bench.board_session import Session
 from edgeres.bench.devices import device_of
+from edgeres.core.config import Record
 from edgeres.core.doctor import Check
 from edgeres.core.errors import DeviceError
 from edgeres.runtime.gpu import Gpu
@@ -13,6 +14,38 @@ from edgeres.runtime.plan import plan_header
 from edgeres.runtime.preflight import Host
 
 _PACKAGE = "libnvinfer-bin"  # the Debian package whose version is TensorRT's
+
+
+class BoardFound(Record):
+    """What the agent finds on a board; None or empty where the board does not say it.
+
+    `packages`: versions of the Debian packages that name a JetPack. `power_mode`: name and id, `power_modes`: ids by
+    name. `gpu_clock`: mhz, min_mhz, max_mhz and is_locked. `fan`: what it is told (pwm, 0 to 255) and does (rpm).
+    """
+
+    schema_version: int = 1
+    model: str | None
+    compatible: tuple[str, ...]
+    l4t: str | None
+    jetpack: str | None
+    packages: dict[str, str]
+    cuda: str | None
+    capability: str | None
+    power_mode: dict[str, str | int] | None
+    power_modes: dict[str, int]
+    gpu_clock: dict[str, int | bool] | None
+    fan: dict[str, int]
+    trtexec: str | None
+    tegrastats: str | None
+    python: str
+
+
+class BoardDiagnosis(Record):
+    """A board and what it can do."""
+
+    schema_version: int = 1
+    board: BoardFound
+    checks: tuple[Check, ...]
 
 
 def facts_of(session: Session, measured: dict[str, Any]) -> dict[str, Any]:

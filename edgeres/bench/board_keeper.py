@@ -2,21 +2,25 @@
 
     keeper.py hold FOLDER GRACE_S   removes FOLDER at once when stdin says "done"; when stdin just ends (the connection
                                     was lost) after GRACE_S seconds, unless another keeper has taken it over by then.
-                                    Before that it removes what runs left beside it whose keeper is gone (the board
-                                    lost power)
+                                    At its start it removes what runs left beside it whose keeper is gone (the board
+                                    lost power); at its end it has the agent put back what a killed run had set
     keeper.py free FOLDER           bytes that may still be written
 
 FOLDER/owner names the keeper: its process id and when that process began, so that a number used again is not mistaken.
 """
 
+import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 PREFIX = "edgeres-run-"  # only folders of this name are ever removed
-_OWNER = "owner"
+_AGENT, _OWNER = "agent.pyz", "owner"
+_KEPT = "edgeres-kept-"  # and the user's number: what the agent has changed on the board, see its module `kept`
+_RESTORE_S = 120.0
 _BEGAN = 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
 _UNOWNED_S = 600.0  # a folder without a keeper that is younger may be one that is just being made
 _POLL_S = 0.5
@@ -50,7 +54,18 @@ def _hold(folder: "Path", grace_s: "float") -> "None":
     while time.monotonic() < end_s and _owner(folder) == own:
         time.sleep(_POLL_S)
     if _owner(folder) == own:
+        _restore(folder)
         _remove(folder)
+
+
+def _restore(folder: "Path") -> "None":
+    """Clocks and power mode of a run that was killed; the agent refuses while another run holds the board."""
+    agent, kept = folder / _AGENT, folder.parent / (_KEPT + str(os.getuid()))
+    if not (agent.is_file() and kept.is_dir()):
+        return
+    words, nothing = [sys.executable, str(agent), "restore"], subprocess.DEVNULL
+    with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+        subprocess.run(words, stdin=nothing, stdout=nothing, stderr=nothing, timeout=_RESTORE_S, check=False)
 
 
 def _sweep(parent: "Path") -> "None":

@@ -21,11 +21,16 @@ from edgeres.core.errors import DeviceError, require
 _CONNECT_S = 15
 _KEEPALIVE_S = 15
 _SILENCE_MS = 60_000  # a packet not acknowledged for so long ends the connection
+_KILLED = 128 + 9  # what a shell between says of a program that was killed
 _SYSTEM_KEYS = "/etc/ssh/ssh_known_hosts"
 
 
 class Lost(DeviceError):
     """The connection was lost; another may go on."""
+
+
+class Killed(DeviceError):
+    """A signal ended the remote program before it could answer."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Link:
     def run(self, words: Sequence[str], say: Callable[[str], None] | None = None) -> Answer:
         """Runs a remote program to its end; each line of its stderr is given to `say` at once.
 
-        Its stdin stays open as long as it runs. Raises Lost if the connection ends before the program.
+        Its stdin stays open as long as it runs. Raises Lost if the connection ends before the program, Killed if a
+        signal ends it.
         """
         try:
             return self._run(words, say)
@@ -110,8 +116,8 @@ class Link:
             stdin.channel.close()
         if code < 0 and not self.is_up:
             raise Lost(f"{self.board.name}: the connection was lost during {words[0]}")
-        if code < 0:
-            raise DeviceError(f"{self.board.name}: {words[0]} gave no answer: it was ended by a signal")
+        if code < 0 or code == _KILLED:
+            raise Killed(f"{self.board.name}: {words[0]} gave no answer: it was ended by a signal")
         return Answer(code, out, err)
 
 

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgeres.bench.board_link import Answer, Link, Lost
+from edgeres.bench.board_link import Answer, Killed, Link, Lost
 from edgeres.bench.board_upload import Step, fetch, payload_from, payload_of, send
 from edgeres.bench.boards import Board, agent_bytes
 from edgeres.core.errors import DeviceError
@@ -104,6 +104,11 @@ class Session:
                 f"{self.board.name}: the connection was lost during the job {arguments[0]!r}; the board ends it and"
                 " removes its files by itself; run it again"
             ) from err
+        except Killed as err:
+            raise DeviceError(
+                f"{self.board.name}: the agent was killed during the job {arguments[0]!r} (was the board out of"
+                f" memory?){self._put_back()}"
+            ) from err
         return self._answer(done)
 
     def run(self, words: list[str]) -> Answer:
@@ -135,6 +140,14 @@ class Session:
         if not self._is_ended_by_keeper():
             with contextlib.suppress(DeviceError):
                 self.link.run(["rm", "-rf", "--", self.folder])
+
+    def _put_back(self) -> str:
+        """What an agent that was killed had set on the board and another puts back now, each after a "; "."""
+        try:
+            done = self._answer(self.link.run(["python3", f"{self.folder}/{_AGENT}", "--leash", "restore"]))
+        except DeviceError as err:
+            return f"; whether it had set clocks or power mode is unknown: {err}"
+        return "".join(f"; {line}" for line in done["restored"])
 
     def _is_ended_by_keeper(self) -> bool:
         try:

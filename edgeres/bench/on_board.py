@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -24,13 +24,15 @@ from edgeres.bench.board_facts import facts_of, host_of, machine_of
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.config import Config
-from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.errors import DeviceError, InputError, require
 from edgeres.core.metrics import Energy, Latency
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.preflight import check_runnable
 
 log = logging.getLogger(__name__)
+BUILD_TIMEOUT_S = 3600
+_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _ENGINE_SHARE = 3  # of the file's size: its engine, and what the builder writes besides
 _ONNX, _PLAN = "model.onnx", "model.plan"
 
@@ -47,11 +49,18 @@ class BoardConfig(Config):
     data: str | None = Field(None, description="accuracy too, on val of: digits, cifar10, folder:PATH, ...")
     images: int | None = Field(None, gt=0, description="on this many images of val only (stratified)")
     download: bool = Field(False, description="fetch the data set if it is not here")
+    timeout_s: int = Field(
+        BUILD_TIMEOUT_S, ge=1, description="seconds after which a build, run or evaluation on the board is ended"
+    )
+    incidental: ClassVar[frozenset[str]] = Config.incidental | {"timeout_s"}
 
     def check(self) -> None:
-        """The number of images goes with a data set."""
+        """The number of images goes with a data set; a run may take as long as it was asked to."""
         if self.images is not None and self.data is None:
             raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
+        asked_s = self.warmup_s + self.duration_s
+        if self.timeout_s <= asked_s:
+            raise InputError(f"--timeout-s {self.timeout_s} would end a run, which takes {asked_s} s; give it more")
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Bench:
         recorder = Recorder("eval" if self.accuracy_only else "board", self.config, model)
         built = brought(self.session, model, recorder) if isinstance(model, Engine) else self._built(model)
         recorder.results["figures"] = figures = _of_build(built, self.session)
+        recorder.notes += built.answer.get("restored", [])
         answer = built.answer if self.accuracy_only else self._timed(built, model, recorder)
         if self.images is not None:
             answer = self._judged(built, model, recorder, out) | answer
@@ -107,16 +117,17 @@ class Bench:
     def _built(self, model: Model) -> Built:
         assert isinstance(model, OnnxModel)
         batch = model.batch or self.config.batch
-        return built_on(self.session, model, (batch, batch, batch), ())
+        return built_on(self.session, model, (batch, batch, batch), (), timeout_s=self.config.timeout_s)
 
     def _timed(self, built: Built, model: Model, recorder: Recorder) -> dict[str, Any]:
         words = ["--engine", built.remote, "--batch", str(built.batch), "--folder", self.session.folder]
-        for name in ("warmup_s", "duration_s", "idle_s"):
+        for name in ("warmup_s", "duration_s", "idle_s", "timeout_s"):
             words += [f"--{name.replace('_', '-')}", f"{getattr(self.config, name):g}"]
         words += ["--lock-clocks"] if self.config.lock_clocks else []
         words += ["--power-mode", self.config.power_mode] if self.config.power_mode else []
         words += built.shapes
         answer = self.session.agent("measure", *words)
+        recorder.notes += answer["restored"]
         facts = facts_of(self.session, answer)
         recorder.latency.append(_latency(answer, model, self.config, machine_of(facts)))
         recorder.energy += _energy(answer, model, machine_of(facts))
@@ -133,7 +144,8 @@ class Bench:
         dataset = self.images.dataset(model.spec)
         folder = self.images.on(self.session, dataset.val, model.spec)
         log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
-        found = judged(self.session, built.remote, built.batch, dataset.val, folder)
+        found = judged(self.session, built.remote, built.batch, dataset.val, folder, timeout_s=self.config.timeout_s)
+        recorder.notes += found.answer["restored"]
         accuracy = accuracy_from(
             found,
             dataset,
@@ -172,12 +184,40 @@ def check_model(model: Model) -> None:
                 f"{path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
                 " tensorrt"
             )
+        if _has_uint8_pairs(model):
+            raise InputError(
+                f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it: edgeres lint --fix"
+                f" {path}, or make one: edgeres quantize --profile tensorrt"
+            )
         _ = model.card
     elif not isinstance(model, Engine):
         raise InputError(f"{path} is no ONNX file, which boards take: edgeres export {path} makes one")
 
 
-def built_on(session: Session, model: OnnxModel, batch: tuple[int, int, int], extra: tuple[str, ...]) -> Built:
+def _has_uint8_pairs(model: OnnxModel) -> bool:
+    """By the type of the zero points; a QuantizeLinear without one makes uint8."""
+    onnx = require("onnx", "onnx")
+    graph, uint8 = model.proto.graph, onnx.TensorProto.UINT8
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    types |= {node.output[0]: one.t.data_type for node in constants for one in node.attribute if one.name == "value"}
+    for node in graph.node:
+        zero_point = node.input[2] if node.op_type in _PAIR and len(node.input) > 2 else ""
+        named = next((one.i for one in node.attribute if one.name == "output_dtype"), 0)
+        without = named or uint8 if node.op_type == "QuantizeLinear" and not zero_point else None
+        if uint8 in (types.get(zero_point), without):
+            return True
+    return False
+
+
+def built_on(
+    session: Session,
+    model: OnnxModel,
+    batch: tuple[int, int, int],
+    extra: tuple[str, ...],
+    *,
+    timeout_s: int = BUILD_TIMEOUT_S,
+) -> Built:
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
     check_model(model)
     session.need(_ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
@@ -185,7 +225,8 @@ def built_on(session: Session, model: OnnxModel, batch: tuple[int, int, int], ex
     remote, plan = session.upload(model.path, _ONNX), f"{session.folder}/{_PLAN}"
     log.info("%s: building the engine of %s", session.board.name, model.path.name)
     options = [f"--trtexec={option}" for option in (*_profile(model, batch), *extra)]
-    answer = session.agent("build", "--onnx", remote, "--engine", plan, "--precision", model.precision, *options)
+    words = ["--onnx", remote, "--engine", plan, "--precision", model.precision, "--timeout-s", str(timeout_s)]
+    answer = session.agent("build", *words, *options)
     return Built(plan, batch[1], answer["engine_sha256"], _shapes(model, batch[1]), answer)
 
 

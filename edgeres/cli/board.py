@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
+from edgeres.bench.board_facts import BoardFound
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards
 from edgeres.bench.devices import device_of
@@ -41,7 +41,7 @@ def check(name: str, as_json: bool) -> None:
     with session(board_named(name)) as opened:
         found = opened.agent("detect")
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(BoardFound.model_validate(found).model_dump_json())
         return
     for line in _lines(found):
         click.echo(line)

@@ -53,6 +53,7 @@ class ModuleLayers(Record):
 class LayerReport(Record):
     """`kernels`: number by precision. `quantizers`: Q or DQ nodes that became kernels of their own."""
 
+    schema_version: int = 1
     modules: tuple[ModuleLayers, ...]
     kernels: dict[str, int]
     reformats: int

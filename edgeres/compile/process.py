@@ -67,7 +67,8 @@ def _reason(job: BuildJob, result: WorkerResult) -> str:
     if job.workspace_mib is not None and "workspace" in said:
         parts.append(f"--workspace-mib {job.workspace_mib} may be too little, leave it out or give more")
     if _TURING in job.targets and "fp32 gemm is not supported" in said:
-        parts.append(f"for {_TURING} give it a graph in FP16: edgeres quantize --profile tensorrt-fp16")
+        way = "edgeres quantize --profile tensorrt-fp16" if job.quantized else "edgeres export --half"
+        parts.append(f"for {_TURING} give it a graph in FP16: {way}")
     return "; ".join(filter(None, parts))
 
 

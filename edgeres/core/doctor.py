@@ -39,6 +39,7 @@ class Check(Record):
 class Diagnosis(Record):
     """The machine and all checks."""
 
+    schema_version: int = 1
     environment: Environment
     checks: tuple[Check, ...]
 

@@ -45,6 +45,7 @@ class Likeness(Record):
 class Agreement(Record):
     """`only_a`, `only_b`: images on which it alone is right; `modules`: their outputs, in order of execution."""
 
+    schema_version: int = 1
     a: Side
     b: Side
     dataset: str

@@ -30,7 +30,7 @@ from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_b
 from edgeres.prune.latency_table import LatencyConfig
 
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
-_SHARED = {"batch", "warmup_s", "duration_s", "idle_s", "lock_clocks", "power_mode"}
+_SHARED = {"batch", "warmup_s", "duration_s", "idle_s", "lock_clocks", "power_mode", "timeout_s"}
 
 
 def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = None) -> StageReport:
@@ -41,13 +41,14 @@ def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = N
     values = {name: value for name, value in request.values.items() if name in _OWN | {"batch"}}
     config = config_from(LatencyConfig, {**values, "runtime": "tensorrt"}, "bench --per-module", as_options=True)
     config.check(on_board=True)
+    conditions = _board_config(request.values)
     if not isinstance(model, (OnnxModel, Checkpoint)):
         raise InputError(f"--per-module --on takes an ONNX file or a checkpoint, got {source}")
     if isinstance(model, OnnxModel):
         check_model(model)
     key = f"{stage_key('latency', model, config)} on {board.name}"
     with _place(model, request, out, key) as folder, session(board) as opened:
-        bench = Bench(opened, _board_config(request.values))
+        bench = Bench(opened, conditions)
         result = (
             _profiled(bench, model, folder) if isinstance(model, OnnxModel) else _timed(bench, model, config, folder)
         )
@@ -55,7 +56,9 @@ def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = N
 
 
 def _board_config(values: dict[str, Any]) -> BoardConfig:
-    return config_from(BoardConfig, {k: v for k, v in values.items() if k in _SHARED}, "--on", as_options=True)
+    config = config_from(BoardConfig, {k: v for k, v in values.items() if k in _SHARED}, "--on", as_options=True)
+    config.check()
+    return config
 
 
 def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[LatencyTableFile]:

@@ -44,6 +44,11 @@ SCHEMAS = {
     "versus": Schema("edgeres.bench.versus:Versus", "compare MODEL MODEL --json"),
     "rerun": Schema("edgeres.pipeline.rerun:Rerun", "rerun --json"),
     "lint": Schema("edgeres.pipeline.lint:LintReport", "lint --json"),
+    "agreement": Schema("edgeres.evaluate.agreement:Agreement", "agree --json, agree.json"),
+    "layers": Schema("edgeres.compile.layer_report:LayerReport", "layers --json"),
+    "diagnosis": Schema("edgeres.core.doctor:Diagnosis", "doctor --json"),
+    "board": Schema("edgeres.bench.board_facts:BoardFound", "board check --json"),
+    "board-diagnosis": Schema("edgeres.bench.board_facts:BoardDiagnosis", "doctor --on NAME --json"),
 }
 
 _BY_KIND = ("scales", "lesions", "latencies", "study", "sweep")

@@ -65,7 +65,7 @@ def check_runnable(path: Path, host: Host, runtime: str | None = None) -> tuple[
         or _other_version(header.version, manifest, header.runtime, host.versions[header.runtime])
     )
     if problem is not None:
-        raise DeviceError(f"{path} {problem}; {_way_out(manifest, host, runtime or header.runtime)}")
+        raise DeviceError(f"{path} {problem}; {_way_out(manifest, host, runtime or _installed(header.runtime, host))}")
     return _remarks(manifest, host)
 
 
@@ -120,6 +120,11 @@ def _other_version(own: str, manifest: EngineManifest | None, runtime: str, here
     if later and manifest is not None and manifest.version_compatible:
         return None
     return f"was built with {NAMES[runtime]} {own} and cannot run with {here}"
+
+
+def _installed(own: str, host: Host) -> str:
+    """The plan's own runtime where it is installed, else the one that is: an engine for it is of use there."""
+    return own if own in host.versions or not host.versions else next(iter(host.versions))
 
 
 def _way_out(manifest: EngineManifest | None, host: Host, runtime: str) -> str:

@@ -6,7 +6,7 @@ Runtime, and a libcudart compiled from `pretend/cudart.c` (where there is a C co
 
 FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses what goes wrong, several by commas:
     build           bad, crash, full (no engine), nospace (half an engine), hang
-    measurement     hang, crash, slowly (600 s), silent, drift, newmode, overcurrent
+    measurement     hang, crash, oom (killed), slowly (600 s), silent, drift, newmode, overcurrent
     tegrastats      throttle, garbage, newformat (midway), quiet (it ends midway)
     jetson_clocks   unlockable
     evaluation      evalcrash, evalhang
@@ -68,6 +68,7 @@ def pretend_jetson(root: Path, *, jetpack: str = "6.2") -> dict[str, str]:
 def set_mode(root: Path, mode: str) -> None:
     """From now on this goes wrong ("" nothing), whatever FAKE_MODE the programs were started with."""
     (root / "state" / "mode").write_text(mode)
+    (root / "state" / "load").unlink(missing_ok=True)  # of a trtexec that was killed
 
 
 def _facts(board: dict) -> dict:

@@ -96,12 +96,13 @@ class Host:
     def __init__(self, root):
         self.root, self.port, self.home = root, free_port(), root / ".ssh"
         self.process = self.wire = None
+        self.environment = {}
         self.board_tmp = root / "board-tmp"
 
     def start(self, *, jetpack="6.2", cuts=None, **more):
         fakes = loaded("fakes")
         self.fakes = fakes
-        environment = {**fakes.pretend_jetson(self.root / "jetson", jetpack=jetpack), **more}
+        environment = self.environment = {**fakes.pretend_jetson(self.root / "jetson", jetpack=jetpack), **more}
         if cuts is not None:
             self.wire = Wire(self.port, cuts)
         self.keys()
@@ -137,24 +138,31 @@ class Host:
         ]  # fmt: skip
         self.home.mkdir(mode=0o700, exist_ok=True)
         (self.home / "config").write_text("\n".join(config) + "\n")
-        self.know("host", port)
+        self.know("host")
 
-    def know(self, key, port=None):
+    def know(self, key):
         kind, value = (self.root / f"{key}.pub").read_text().split()[:2]
-        (self.home / "known_hosts").write_text(f"[127.0.0.1]:{port or self.port} {kind} {value}\n")
+        port = self.wire.port if self.wire else self.port
+        (self.home / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {value}\n")
 
     def _answers(self):
         with socket.socket() as attempt:
             return attempt.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def clock(self):
+        """Lowest and highest clock of the GPU in Hz."""
+        folder = next((self.root / "jetson" / "sys/class/devfreq").iterdir())
+        return tuple((folder / key).read_text().strip() for key in ("min_freq", "max_freq"))
+
     def left_behind(self):
-        """What lies in the board's folder for temporary files, without the lock file that stays."""
+        """The folders of runs that lie in the board's folder for temporary files."""
         return [path for path in self.board_tmp.iterdir() if path.name.startswith("edgeres-run-")]
 
     def programs(self):
-        """Command lines of this board's programs that still run."""
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        return [line for line in listed.splitlines() if f"{self.root}/jetson/bin" in line or "edgeres-run-" in line]
+        """Process ids and command lines of this board's programs that still run."""
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        places = f"{self.root}/jetson/bin", f"{self.board_tmp}/"
+        return [line for line in listed.splitlines() if any(place in line for place in places)]
 
     def stop(self):
         if self.wire is not None:

@@ -1,7 +1,11 @@
 """Building, measuring and judging on a pretend board over real ssh."""
 
+import os
+
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from edgeres.bench.board_images import bytes_needed, parts_of, tables_of
 from edgeres.bench.board_session import session
@@ -51,6 +55,51 @@ def test_what_no_board_takes_is_refused_before_any_is_asked(checkpoint_of, spec_
         BoardConfig(images=3).check()
 
 
+def quantized(float_onnx, path, zero_point, *, constant=False):
+    """The network with its input through a Q/DQ pair; without a zero point if it is None."""
+    proto = onnx.load(str(float_onnx.path))
+    name = proto.graph.input[0].name
+    for node in proto.graph.node:
+        node.input[:] = ["real" if one == name else one for one in node.input]
+    parameters = ["scale"] if zero_point is None else ["scale", "zero"]
+    tensors = [numpy_helper.from_array(np.float32(0.1), "scale")]
+    nodes = [
+        helper.make_node("QuantizeLinear", [name, *parameters], ["whole"]),
+        helper.make_node("DequantizeLinear", ["whole", *parameters], ["real"]),
+    ]
+    if zero_point is not None:
+        zero = numpy_helper.from_array(zero_point, "zero")
+        nodes[:0] = [helper.make_node("Constant", [], ["zero"], value=zero)] if constant else []
+        tensors += [] if constant else [zero]
+    proto.graph.initializer.extend(tensors)
+    for index, node in enumerate(nodes):
+        proto.graph.node.insert(index, node)
+    onnx.save(proto, str(path))
+    return OnnxModel(path)
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "constant"), [(np.uint8(0), False), (np.uint8(128), True), (None, False)], ids=str
+)
+def test_uint8_pairs_are_refused_with_what_to_do(float_onnx, tmp_path, zero_point, constant):
+    model = quantized(float_onnx, tmp_path / "u.onnx", zero_point, constant=constant)
+    said = (
+        r"u\.onnx has uint8 Q/DQ pairs, .*repair it: edgeres lint --fix .*u\.onnx, or make one: .*--profile tensorrt$"
+    )
+    with pytest.raises(InputError, match=said):
+        check_model(model)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_int8_pairs_are_taken(float_onnx, tmp_path, constant):
+    check_model(quantized(float_onnx, tmp_path / "s.onnx", np.int8(0), constant=constant))
+
+
+def test_a_time_limit_that_would_end_a_run_is_refused():
+    with pytest.raises(InputError, match=r"--timeout-s 12 would end a run, which takes 12 s; give it more"):
+        BoardConfig(warmup_s=2, duration_s=10, timeout_s=12).check()
+
+
 def test_a_command_is_told_without_the_folder_that_is_gone():
     class Folder:
         folder = "/tmp/edgeres-run-abc"
@@ -92,59 +141,16 @@ def test_a_graph_with_an_open_batch_is_built_and_run_at_the_batch_asked_for(host
     assert any("optShapes" in word for word in done.report.results["figures"]["build_command"])
 
 
-FAULTS = {
-    "crash": r"^desk: the build failed: trtexec 10\.3\.0 ended with signal 11",
-    "full": r"^desk: .*disk full",
-    "silent": None,
-    "throttle": "clock moved",
-    "drift": "latency drifted",
-    "newmode": "the power mode changed",
-}
-
-
-@pytest.mark.parametrize(
-    "mode",
-    ["crash", "throttle", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "silent", "drift", "newmode"))],
-)
-def test_what_goes_wrong_is_one_line_or_a_mark_and_the_second_try_succeeds(host, float_onnx, mode):
+def test_a_report_says_what_a_killed_run_had_left_on_the_board(host, float_onnx):
     host.start()
-    host.mode(mode)
-    config, said = BoardConfig(**SHORT), FAULTS[mode]
-    if mode in {"crash", "full"}:
-        with session(DESK) as opened, pytest.raises(DeviceError, match=said):
-            Bench(opened, config).run(float_onnx)
-    else:
-        with session(DESK) as opened:
-            report = Bench(opened, config).run(float_onnx).report
-        marks = [line for line in report.warnings if line.startswith("invalid: ")]
-        assert report.results["figures"]["is_valid"] == (said is None)
-        assert bool(marks) == (said is not None)
-        if said is not None:
-            assert said in marks[0]
-            assert "INVALID" in report.latency[0].note
-        else:
-            assert report.energy == ()
-            assert any(note.startswith("no energy: ") for note in report.notes)
-    assert host.left_behind() == []
-    host.mode("")
+    left = host.board_tmp / f"edgeres-kept-{os.getuid()}"
+    left.mkdir(mode=0o700)
+    (left / "mode.json").write_text('{"before": 1, "during": 2}')
     with session(DESK) as opened:
-        assert Bench(opened, config).run(float_onnx).report.results["figures"]["is_valid"]
-
-
-@pytest.mark.parametrize("missing", ["trtexec", pytest.param("tegrastats", marks=pytest.mark.slow)])
-def test_a_board_without_a_tool_says_so(host, float_onnx, missing):
-    host.start()
-    (host.root / "jetson" / "bin" / missing).unlink()
-    with session(DESK) as opened:
-        bench = Bench(opened, BoardConfig(**SHORT))
-        if missing == "trtexec":
-            with pytest.raises(DeviceError, match=r"^desk: no trtexec on this board; install it: sudo apt install"):
-                bench.run(float_onnx)
-        else:
-            report = bench.run(float_onnx).report
-            assert report.energy == ()
-            assert any("no tegrastats" in warning for warning in report.warnings)
-    assert host.left_behind() == []
+        report = Bench(opened, BoardConfig(**SHORT), accuracy_only=True).run(float_onnx).report
+    assert report.notes == ("a run that was killed had left power mode MAXN_SUPER: put back",)
+    assert report.results["board"]["power_mode"]["name"] == "25W"
+    assert not left.exists()
 
 
 def test_two_runs_at_once_do_not_spoil_each_other(host, hosts, float_onnx):
@@ -164,8 +170,6 @@ def test_two_runs_at_once_do_not_spoil_each_other(host, hosts, float_onnx):
 
 
 def test_logits_that_are_not_finite_are_refused(host, float_onnx, tmp_path):
-    import onnx
-
     proto = onnx.load(str(float_onnx.path))
     bias = next(one for one in proto.graph.initializer if len(one.dims) == 1)
     bias.raw_data = np.full(bias.dims[0], np.nan, np.float32).tobytes()

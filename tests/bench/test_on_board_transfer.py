@@ -65,20 +65,6 @@ def test_a_download_goes_on_where_the_connection_was_cut(host, hosts, file, tmp_
     assert host.wire.opened == 2
 
 
-@pytest.mark.slow
-def test_a_connection_cut_too_often_is_one_line_and_leaves_nothing(host, hosts, file, strict):
-    host.start(cuts=[400_000] * 4)
-    with (
-        pytest.raises(DeviceError, match=r"^desk: the connection was lost 4 times while sending big\.bin"),
-        session(DESK) as opened,
-    ):
-        opened.upload(file, "big.bin")
-    hosts.wait_until(lambda: host.left_behind() == [] and host.programs() == [])
-    with session(DESK) as opened:
-        opened.upload(file, "big.bin")
-    assert host.left_behind() == []
-
-
 def test_a_laptop_that_vanishes_during_an_upload_leaves_nothing(host, hosts, strict):
     host.start(cuts=[])
     link = Link(DESK).__enter__()
@@ -90,6 +76,19 @@ def test_a_laptop_that_vanishes_during_an_upload_leaves_nothing(host, hosts, str
     assert len(host.left_behind()) == 1
     host.wire.cut()
     hosts.wait_until(lambda: host.left_behind() == [] and host.programs() == [])
+
+
+def test_what_an_agent_had_set_that_was_killed_with_the_connection_is_put_back_by_the_keeper(host, hosts, monkeypatch):
+    monkeypatch.setattr(board_session, "GRACE_S", 0.5)
+    host.start(cuts=[])
+    left, mode = host.board_tmp / f"edgeres-kept-{os.getuid()}", host.root / "jetson/state/power_mode"
+    with session(DESK):
+        left.mkdir(mode=0o700)
+        (left / "mode.json").write_text('{"before": 1, "during": 2}')
+        host.wire.cut()
+    hosts.wait_until(lambda: host.left_behind() == [] and host.programs() == [])
+    assert not left.exists()
+    assert mode.read_text() == "1"
 
 
 @pytest.mark.slow
@@ -137,28 +136,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(host, small_disk, file):
     host.start(TMPDIR=str(small_disk))
     with session(DESK) as opened:
         with pytest.raises(
-            DeviceError, match=r"^desk: building x needs 8\.\d MB in .*small, 1\.0 MB are free; make room"
+            DeviceError, match=r"^desk: building x needs 8\.\d MB in .*small, (0\.9|1\.0) MB are free; make room"
         ):
             opened.need(100_000, "building x")
         with pytest.raises(DeviceError, match=r"^desk: .*big\.bin.* is its disk full\?"):
             opened.upload(file, "big.bin")
     assert list(small_disk.iterdir()) == []
-
-
-@pytest.mark.parametrize("mode", ["slowly", "hang"])
-def test_a_connection_cut_during_a_job_leaves_nothing(host, hosts, mode):
-    host.start(cuts=[])
-    job = {"slowly": "measure", "hang": "build"}[mode]
-    with session(DESK) as opened:
-        onnx = opened.write(b"ftrt" + bytes(100), "model.onnx")
-        host.mode(mode)
-        words = {"measure": ["--engine", onnx, "--idle-s", "0"], "build": ["--onnx", onnx, "--engine", f"{onnx}.plan"]}
-        hosts.threading.Timer(1.5, host.wire.cut).start()
-        with pytest.raises(
-            DeviceError, match=rf"^desk: the connection was lost during the job '{job}'; the board ends it"
-        ):
-            opened.agent(job, *words[job])
-        hosts.wait_until(lambda: host.left_behind() == [] and host.programs() == [])
 
 
 def sha256(path):

@@ -45,7 +45,7 @@ def test_a_table_of_modules_and_the_figures_are_printed(edgeres, files):
 def test_json_holds_the_raw_counts(edgeres, files):
     code, out, _ = edgeres("agree", *files[:2], *DATA, "--json")
     found = json.loads(out)
-    assert code == 0
+    assert (code, found["schema_version"]) == (0, 1)
     assert (found["n"], found["same_top1"]) == (40, 40)
     assert [module["name"] for module in found["modules"]] == ["layer1.0", "layer2.0", "layer3.0"]
 

@@ -44,6 +44,7 @@ def test_the_report_names_every_module_and_ends_in_one_line(edgeres, graph, desc
 def test_the_report_as_json(edgeres, graph, description):
     code, out, _ = edgeres("layers", description, "--onnx", graph, "--json")
     assert code == 0
+    assert json.loads(out)["schema_version"] == 1
     assert json.loads(out)["modules"][0]["addition"] == "fused"
 
 

@@ -26,6 +26,17 @@ def models(hosts, tmp_path_factory):
     return model, quantize(model, QuantizeConfig(scales=scales.path), folder).output
 
 
+@pytest.fixture(scope="module")
+def cpu_model(models):
+    """The same network quantized for ONNX Runtime."""
+    from edgeres.quantize.scales import FILE_NAME
+    from edgeres.quantize.stage import QuantizeConfig, quantize
+
+    folder = models[0].path.parent
+    config = QuantizeConfig(scales=folder / FILE_NAME, profile="ort-cpu")
+    return quantize(models[0], config, folder / "cpu").output
+
+
 def test_one_table_says_what_two_models_do_on_the_board(edgeres, host, models):
     host.start()
     code, out, err = edgeres(
@@ -112,6 +123,13 @@ def test_an_engine_the_board_cannot_run_is_refused_before_it_is_sent(edgeres, ho
         (("bench", "--on", "desk", "--rounds", "3"), 2, "--rounds does not go with --on"),
         (("bench", "m.onnx", "--lock-clocks"), 2, "--lock-clocks is for --on BOARD"),
         (("eval", "m.safetensors", "--on", "desk"), 2, "on which data set? --data digits"),
+        (("bench", "--per-module", "x.plan", "--on", "desk"), 2, "takes an ONNX file or a checkpoint, got x.plan"),
+        (("bench", "--per-module", "--on", "desk"), 2, "takes one ONNX file or one checkpoint; name it"),
+        (
+            ("bench", "half.onnx", "--on", "desk", "--timeout-s", "5"),
+            2,
+            "--timeout-s 5 would end a run, which takes 12 s",
+        ),
         (("compile", "half.onnx", "--on", "desk", "--targets", "sm86"), 2, "--targets does not go with --on"),
         (("compile", "half.onnx", "--on", "desk", "-o", "x.onnx"), 2, "half.onnx is not a readable ONNX file"),
     ],
@@ -121,6 +139,7 @@ def test_what_is_wrong_is_said_before_any_board_is_asked(edgeres, tmp_path, monk
     (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
     (tmp_path / "half.onnx").write_bytes(b"\x08\x07\x12\x40half of a file")
     (tmp_path / "m.safetensors").write_bytes(b"")
+    (tmp_path / "x.plan").write_bytes(b"ftrt")
     found, out, err = edgeres(*arguments)
     assert (found, out) == (code, "")
     assert said in err
@@ -135,6 +154,7 @@ def test_the_doctor_looks_at_a_board(edgeres, host):
     assert "JetPack 6.2, L4T 36.4.3, CUDA 12.6, TensorRT 10.3" in out
     assert "tegrastats  not found: no power, clocks, temperatures" in out
     code, out, _ = edgeres("doctor", "--on", "desk", "--json")
+    assert json.loads(out)["schema_version"] == 1
     assert {check["name"]: check["status"] for check in json.loads(out)["checks"]}["tegrastats"] == "missing"
 
 
@@ -191,6 +211,41 @@ def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models
     assert len(table.shapes) == 3
     assert sorted(path.name for path in tmp_path.glob("*latency.json*")) == ["latency.json", "latency.json.report.json"]
     assert host.left_behind() == []
+
+
+@pytest.mark.slow
+def test_the_costs_of_modules_come_from_networks_built_on_the_board_from_a_checkpoint(
+    edgeres, host, spec_of, checkpoint_of, tmp_path
+):
+    from edgeres.prune.latency_table import latency_table_from
+
+    host.start()
+    checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"
+    command = ("bench", "--per-module", checkpoint.path, "--on", "desk", "--networks", 4, "-o", out, *SHORT)
+    code, _, err = edgeres(*command)
+    assert code == 0, err
+    table = latency_table_from(out)
+    assert table.method == "networks"
+    assert table.machine.startswith("desk: ")
+    assert {one.dropped for one in table.timed} > {()}
+    assert [row.module for row in table.table] == ["layer1.0", "layer2.0", "layer3.0"]
+    assert sorted(path.name for path in tmp_path.glob("*latency*")) == ["latency.json", "latency.json.report.json"]
+    assert host.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("bench",), ("bench", "--per-module", "-o", "t.json"), ("compile", "-o", "x.plan"), ("eval", "--data", "digits")],
+)
+def test_a_file_made_for_a_cpu_is_refused_before_any_board_is_asked(
+    edgeres, cpu_model, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
+    (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    code, out, err = edgeres(*arguments[:1], cpu_model.path, *arguments[1:], "--on", "desk")
+    assert (code, out) == (2, "")
+    (line,) = err.strip().splitlines()
+    assert "was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile tensorrt" in line
 
 
 def heed_interrupts():

@@ -62,7 +62,10 @@ def test_every_precision_builds_for_every_architecture(precision, dynamic, arch,
     assert (manifest.onnx_name, manifest.onnx_sha256) == (source.path.name, source.sha256)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_turing_computes_no_fp32_products_and_the_way_out_is_named(precision, model_of, tmp_path):
-    with pytest.raises(StageError, match="for sm75 give it a graph in FP16: edgeres quantize --profile tensorrt-fp16"):
+@pytest.mark.parametrize(
+    ("precision", "way_out"),
+    [("fp32", "edgeres export --half"), ("int8", "edgeres quantize --profile tensorrt-fp16")],
+)
+def test_turing_computes_no_fp32_products_and_the_way_out_is_named(precision, way_out, model_of, tmp_path):
+    with pytest.raises(StageError, match=f"for sm75 give it a graph in FP16: {way_out}"):
         compile_engine(model_of(precision, dynamic=False), CompileConfig(targets=("sm75",)), tmp_path / "out")

@@ -89,6 +89,18 @@ HERE = f"build one here: {COMPILE} --runtime tensorrt"
             HERE,
         ),
         (
+            {"runtime": "tensorrt-rtx"},
+            Host("linux x86_64", PC.gpu, {"tensorrt": "10.3.0.26"}),
+            "is an engine of TensorRT-RTX, which is not installed here (TensorRT 10.3.0.26 cannot run it)",
+            HERE,
+        ),
+        (
+            {},
+            Host("linux x86_64", PC.gpu, {"tensorrt-rtx": "1.7.1.116"}),
+            "is an engine of TensorRT, which is not installed here (TensorRT-RTX 1.7.1.116 cannot run it)",
+            f"build one for here: {COMPILE} --targets sm89",
+        ),
+        (
             {},
             Host("linux x86_64", None, {"tensorrt": "10.3.0.26"}),
             "needs an NVIDIA GPU (sm89), and there is none here",

@@ -1,4 +1,4 @@
-"""`python3 agent.pyz detect | build | measure | eval`: the answer is one JSON object on the last line of stdout.
+"""`python3 agent.pyz detect|build|measure|eval|restore`: the answer is one JSON object on the last line of stdout.
 
 It is what `edgeres --on NAME` runs on a board, and works the same when a user of the board runs it there.
 """
@@ -33,11 +33,14 @@ def main(argv: "list[str] | None" = None) -> "int":
 
 
 def _answer(options: "argparse.Namespace") -> "dict[str, object]":
-    job = {"detect": _detect, "build": _build, "measure": _measure, "eval": _eval}[options.job]
+    job = _JOBS[options.job]
     if options.job == "detect" or getattr(options, "here", False):
         return job(options)
     with lock.held(options.wait_s):
-        return job(options)
+        restored = settings.put_back_left()
+        for line in restored:
+            measure.say(line)
+        return {**job(options), "restored": restored}
 
 
 def _detect(options: "argparse.Namespace") -> "dict[str, object]":
@@ -57,8 +60,9 @@ def _measure(options: "argparse.Namespace") -> "dict[str, object]":
         options.idle_s,
         options.folder,
         options.trtexec,
+        options.timeout_s,
     )
-    with settings.held(options.lock_clocks, options.power_mode, options.folder) as complaints:
+    with settings.held(options.lock_clocks, options.power_mode) as complaints:
         answer: dict[str, Any] = measure.measure(plan)
     return {**answer, "not_put_back": complaints, "warnings": answer["warnings"] + complaints}
 
@@ -66,6 +70,13 @@ def _measure(options: "argparse.Namespace") -> "dict[str, object]":
 def _eval(options: "argparse.Namespace") -> "dict[str, object]":
     job = evaluate.Job(options.engine, options.images, options.batch, options.logits)
     return evaluate.evaluate(job) if options.here else evaluate.evaluate_apart(job, options.timeout_s)
+
+
+def _restore(options: "argparse.Namespace") -> "dict[str, object]":
+    return {}
+
+
+_JOBS = {"detect": _detect, "build": _build, "measure": _measure, "eval": _eval, "restore": _restore}
 
 
 def _parser() -> "argparse.ArgumentParser":
@@ -78,16 +89,17 @@ def _parser() -> "argparse.ArgumentParser":
     builder = jobs.add_parser("build", help="ONNX to engine")
     timer = jobs.add_parser("measure", help="latency and energy of an engine")
     judge = jobs.add_parser("eval", help="the logits of an engine for packed images")
+    restorer = jobs.add_parser("restore", help="power mode and clocks put back, which a run that was killed has left")
     _add_build(builder)
     _add_measure(timer)
     _add_eval(judge)
     for one in (builder, timer, judge):
         one.add_argument("--engine", required=True, metavar="E.plan", help="the engine")
+        one.add_argument("--timeout-s", type=float, default=_HOUR_S, help="what hangs is ended after so long (3600)")
+    for one in (builder, timer, judge, restorer):
         one.add_argument("--wait-s", type=float, default=0.0, help="wait so long for another run to end (0)")
     for one in (builder, timer):
         one.add_argument("--trtexec", action="append", default=[], metavar="OPTION", help="one more option of trtexec")
-    for one in (builder, judge):
-        one.add_argument("--timeout-s", type=float, default=_HOUR_S, help="end it after so long (3600)")
     for one in (timer, judge):
         one.add_argument("--batch", type=int, default=1, help="images in a call; the engine must take it (1)")
     return parser

@@ -39,7 +39,7 @@ def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
     if done.timed_out:
         raise Refused(f"the evaluation hung: it was ended after {timeout_s:.0f} s")
     if done.code < 0:
-        raise Refused(f"the evaluation crashed with signal {-done.code} inside TensorRT or CUDA")
+        raise Refused(f"the evaluation crashed inside TensorRT or CUDA with {process.ending(done.code)}")
     try:
         answer = json.loads(done.lines[-1][1])  # type: dict[str, Any]
     except (IndexError, ValueError) as err:

@@ -27,7 +27,10 @@ _MOST_DAMAGED = 0.05  # share of unreadable lines of tegrastats above which its 
 
 
 class Plan(NamedTuple):
-    """What to measure; trtexec's files go to `folder`, `extra` are more of its options."""
+    """What to measure; trtexec's files go to `folder`, `extra` are more of its options.
+
+    A run of trtexec that takes longer than `timeout_s`, or several times what was asked for, hangs and is ended.
+    """
 
     engine: "str"
     batch: "int"
@@ -36,6 +39,7 @@ class Plan(NamedTuple):
     idle_s: "float"
     folder: "str"
     extra: "list[str]"
+    timeout_s: "float"
 
 
 class Run(NamedTuple):
@@ -75,13 +79,13 @@ def measure(plan: "Plan") -> "dict[str, object]":
     tool, known = _tool()
     path = detect.tegrastats_path()
     before, counts = detect.power_mode(), detect.throttle_counts()
-    _say(f"at rest for {plan.idle_s:g} s")
+    say(f"at rest for {plan.idle_s:g} s")
     with Sampler(path, _SAMPLE_MS) as idle:
         time.sleep(plan.idle_s)
-    _say(f"performance for {plan.duration_s} s")
+    say(f"performance for {plan.duration_s} s")
     arguments = [tool, *trtexec.measure_arguments(known, plan.engine, plan.warmup_s * 1000, plan.duration_s)]
     fast, watch = _run(arguments + plan.extra + _exports(known, plan.folder), plan, path, _WATCH_MS)
-    _say(f"energy for {plan.duration_s} s")
+    say(f"energy for {plan.duration_s} s")
     weighed, heavy = _run(arguments + plan.extra, plan, path, _SAMPLE_MS)
     load = heavy.between(*weighed.window) if weighed.window else []
     watched = watch.between(*fast.window) if fast.window else []
@@ -130,7 +134,8 @@ def sha256_of(path: "str") -> "str":
 def _run(arguments: "list[str]", plan: "Plan", tegrastats: "str | None", interval_ms: "int") -> "tuple[Run, Sampler]":
     """One run of trtexec with tegrastats beside it."""
     times_file = Path(plan.folder) / "times.json"
-    limit_s = _STARTUP_S + 3 * (plan.warmup_s + plan.duration_s)  # the profile is a run of its own
+    usual_s = _STARTUP_S + 3 * (plan.warmup_s + plan.duration_s)  # the profile is a run of its own
+    limit_s = min(plan.timeout_s, usual_s)
     with Sampler(tegrastats, interval_ms) as sampler:
         done = process.run([*arguments, f"--exportTimes={times_file}"], limit_s)
     log = _log_of(done, "measurement", limit_s)
@@ -151,9 +156,8 @@ def _log_of(done: "process.Finished", what: "str", timeout_s: "float") -> "trtex
     except trtexec.DamagedOutput as err:
         raise Refused(f"the {what} failed: {err}; its last line: {text[-200:].splitlines()[-1:]!r}") from err
     if done.code != 0 or log.status != "PASSED":
-        how = f"signal {-done.code}" if done.code < 0 else f"exit {done.code}"
         said = "; ".join(log.errors[:3]) or "it gave no reason"
-        raise Refused(f"the {what} failed: trtexec {log.tensorrt} ended with {how}: {said}")
+        raise Refused(f"the {what} failed: trtexec {log.tensorrt} ended with {process.ending(done.code)}: {said}")
     return log
 
 
@@ -232,6 +236,7 @@ def _text_of(folder: "str", name: "str") -> "str | None":
         return None
 
 
-def _say(text: "str") -> "None":
+def say(text: "str") -> "None":
+    """A line for who watches."""
     sys.stderr.write(f"agent: {text}\n")
     sys.stderr.flush()

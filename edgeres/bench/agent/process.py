@@ -1,7 +1,8 @@
 """Child processes that never outlive the agent, what is put back at its end, and a leash to who started it.
 
 The agent ends in one of three ways: its job is done, a signal unwinds the stack, or the leash's thread sees that the
-connection is lost. In each of them the acts given to `at_the_end` are done once, the latest first.
+connection is lost. In each of them the acts given to `at_the_end` are done once, the latest first. Killed, it can do
+nothing any more: its children die with it (`bond`), and the next run puts back what it had set (`kept`).
 """
 
 import contextlib
@@ -14,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, NoReturn  # noqa: UP035 - Python 3.6
+
+from .bond import bond
 
 GONE = 70  # exit code when the other end of the leash is gone; nobody reads it
 RUN_PREFIX = "edgeres-run-"  # only folders of this name are ever removed
@@ -55,6 +58,7 @@ def _started(arguments: "list[str]") -> "subprocess.Popen[str]":
         errors="replace",
         bufsize=1,
         start_new_session=True,
+        preexec_fn=bond(),
     )
     _LIVE.append(child)
     return child
@@ -79,6 +83,13 @@ def run(arguments: "list[str]", timeout_s: "float") -> "Finished":
         timer.cancel()
         kill(child)
         child.stdout.close()
+
+
+def ending(code: "int") -> "str":
+    """How a program with this exit code ended."""
+    if code == -signal.SIGKILL:
+        return f"signal {-code}, as the kernel does when memory runs out"
+    return f"signal {-code}" if code < 0 else f"exit {code}"
 
 
 def output_of(arguments: "list[str]", timeout_s: "float" = 20.0) -> "str":

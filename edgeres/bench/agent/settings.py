@@ -3,17 +3,17 @@
     nvpmodel -m ID                  the power mode; some of them are only taken at the next start
     jetson_clocks --store FILE      then jetson_clocks locks, and --restore FILE puts everything back
 
-Both need root: the agent is it, or `sudo -n` lets it. Never run on real hardware so far.
+Both need root: the agent is it, or `sudo -n` lets it. What a run that was killed has left is put back by the next one.
+Never run on real hardware so far.
 """
 
 import contextlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Iterator  # noqa: UP035 - Python 3.6
 
-from . import detect, process
+from . import detect, kept, process
 from .process import Refused
 
 _TIMEOUT_S = 60.0
@@ -21,7 +21,7 @@ _NOT_ROOT = ("password is required", "as a root user", "not in the sudoers file"
 
 
 @contextlib.contextmanager
-def held(lock_clocks: "bool", power_mode: "str | None", folder: "str") -> "Iterator[list[str]]":
+def held(lock_clocks: "bool", power_mode: "str | None") -> "Iterator[list[str]]":
     """Sets what is asked for; yields what could not be put back, which is known when the block has ended.
 
     Raises Refused where it is not permitted or not possible, nothing being changed then.
@@ -31,8 +31,20 @@ def held(lock_clocks: "bool", power_mode: "str | None", folder: "str") -> "Itera
         if power_mode is not None:
             stack.enter_context(_mode_held(power_mode, complaints))
         if lock_clocks:
-            stack.enter_context(_clocks_locked(folder, complaints))
+            stack.enter_context(_clocks_locked(complaints))
         yield complaints
+
+
+def put_back_left() -> "list[str]":
+    """Puts back what a run that was killed had set, and says so; only for who holds the board's lock."""
+    said = []  # type: list[str]
+    clocks = kept.left_clocks()
+    if clocks is None or _undone("the clocks locked", _restoring(clocks), said):
+        kept.forget(kept.LOCKED, kept.CLOCKS)
+    mode = kept.left_mode()
+    if mode is None or _undone(f"power mode {_name_of(mode[1])}", ["nvpmodel", "-m", str(mode[0])], said):
+        kept.forget(kept.MODE)
+    return said
 
 
 @contextlib.contextmanager
@@ -41,13 +53,16 @@ def _mode_held(asked: "str", complaints: "list[str]") -> "Iterator[None]":
     if before is None:
         raise Refused("nvpmodel does not say this board's power mode, so it cannot be put back: it is not changed")
     number = _mode_id(asked)
+    if kept.left_mode() is not None:
+        raise Refused(f"the power mode is still {before['name']}, set by a run that was killed; set it yourself")
 
     def put_back() -> "None":
-        if detect.power_mode() != before:
-            _noted(complaints, ["nvpmodel", "-m", str(before["id"])])
+        if detect.power_mode() == before or _noted(complaints, ["nvpmodel", "-m", str(before["id"])]):
+            kept.forget(kept.MODE)
 
     with process.at_the_end(put_back):
         if before["id"] != number:
+            kept.note_mode(int(str(before["id"])), number)
             _set_mode(asked, number)
         yield
 
@@ -62,6 +77,10 @@ def _mode_id(asked: "str") -> "int":
     return found[0]
 
 
+def _name_of(number: "int") -> "str":
+    return next((name for name, other in detect.power_modes().items() if other == number), str(number))
+
+
 def _set_mode(asked: "str", number: "int") -> "None":
     words = ["nvpmodel", "-m", str(number)]
     code, said = _as_root(words)
@@ -74,22 +93,47 @@ def _set_mode(asked: "str", number: "int") -> "None":
 
 
 @contextlib.contextmanager
-def _clocks_locked(folder: "str", complaints: "list[str]") -> "Iterator[None]":
-    kept = Path(tempfile.mkdtemp(prefix="edgeres-clocks-", dir=str(Path(folder).resolve()))) / "clocks.conf"
-    code, said = _as_root(["jetson_clocks", "--store", str(kept)])
-    if code != 0 or not kept.is_file():
-        shutil.rmtree(str(kept.parent), ignore_errors=True)
-        raise Refused(f"cannot lock the clocks: {_reason(code, said, ['jetson_clocks'])}")
+def _clocks_locked(complaints: "list[str]") -> "Iterator[None]":
+    left = kept.left_clocks()
+    if left is not None:
+        raise Refused(f"the clocks are still locked by a run that was killed; run: sudo {' '.join(_restoring(left))}")
+    stored = _stored()
 
     def put_back() -> "None":
-        if _noted(complaints, ["jetson_clocks", "--restore", str(kept)]):
-            shutil.rmtree(str(kept.parent), ignore_errors=True)
+        if _noted(complaints, _restoring(stored)):
+            kept.forget(kept.LOCKED, kept.CLOCKS)
 
     with process.at_the_end(put_back):
+        kept.note_clocks()
         code, said = _as_root(["jetson_clocks"])
         if code != 0:
             raise Refused(f"cannot lock the clocks: {_reason(code, said, ['jetson_clocks'])}")
         yield
+
+
+def _stored() -> "Path":
+    """The file in which jetson_clocks has kept the clocks; it asks before it overwrites one."""
+    kept.forget(kept.LOCKED, kept.CLOCKS)
+    path = kept.folder() / kept.CLOCKS
+    try:
+        code, said = _as_root(["jetson_clocks", "--store", str(path)])
+        if code != 0 or not path.is_file():
+            raise Refused(f"cannot lock the clocks: {_reason(code, said, ['jetson_clocks'])}")
+    except Refused:
+        kept.forget(kept.CLOCKS)
+        raise
+    return path
+
+
+def _restoring(path: "Path") -> "list[str]":
+    return ["jetson_clocks", "--restore", str(path)]
+
+
+def _undone(what: "str", words: "list[str]", said: "list[str]") -> "bool":
+    complaints = []  # type: list[str]
+    is_back = _noted(complaints, words)
+    said.append(f"a run that was killed had left {what}: {'put back' if is_back else complaints[0]}")
+    return is_back
 
 
 def _noted(complaints: "list[str]", words: "list[str]") -> "bool":
@@ -115,4 +159,4 @@ def _reason(code: "int", said: "str", words: "list[str]") -> "str":
     if any(sign in said for sign in _NOT_ROOT):
         return f"{words[0]} needs root and this user has no sudo without a password here"
     last = (said.strip().splitlines() or ["it said nothing"])[-1]
-    return f"{words[0]} ended with exit {code}: {last}"
+    return f"{words[0]} ended with {process.ending(code)}: {last}"

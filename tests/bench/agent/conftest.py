@@ -105,7 +105,7 @@ class Bench:
 
     def strays(self) -> list[str]:
         """Programs of the board that still run."""
-        done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+        done = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
         return [line for line in done.stdout.splitlines() if str(self.root) in line]
 
     def left(self) -> list[str]:

@@ -12,7 +12,8 @@ from edgeres.bench.agent import figures, measure
 from edgeres.bench.agent.process import Refused
 from edgeres.bench.boards import agent_bytes
 
-SOURCES = sorted(Path(edgeres.bench.agent.__file__).parent.glob("*.py"))
+AGENT = Path(edgeres.bench.agent.__file__).parent
+SOURCES = [*sorted(AGENT.glob("*.py")), AGENT.with_name("board_keeper.py")]
 
 
 def pythons():
@@ -27,7 +28,7 @@ def pythons():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_the_agent_is_python_3_6_and_needs_nothing_but_itself_and_the_standard_library(path):
+def test_what_runs_on_the_board_is_python_3_6_and_needs_nothing_but_itself_and_the_standard_library(path):
     tree = ast.parse(path.read_text(), feature_version=(3, 6))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     absolute = [name.name for node in imports if isinstance(node, ast.Import) for name in node.names]

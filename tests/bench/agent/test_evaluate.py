@@ -180,7 +180,7 @@ def test_an_engine_that_does_not_fit_is_one_line(board, jetpack, batch, plan, me
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ({"FAKE_MODE": "evalcrash"}, "the evaluation crashed with signal 11 inside TensorRT or CUDA"),
+        ({"FAKE_MODE": "evalcrash"}, "the evaluation crashed inside TensorRT or CUDA with signal 11"),
         ({"FAKE_MODE": "evalhang"}, "the evaluation hung: it was ended after 2 s"),
         ({"FAKE_CUDA_BYTES": "100"}, "cudaMalloc of 1536 bytes failed: out of memory (CUDA error 2)"),
         ({"PYTHONPATH": ""}, "python3 of this board has no tensorrt"),

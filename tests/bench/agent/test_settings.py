@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeres.bench.agent import settings
+from edgeres.bench.agent import kept, settings
 from edgeres.bench.agent.process import Refused
 
 QUICK = ("--idle-s", "0.1")
@@ -24,7 +24,7 @@ def test_clocks_are_locked_for_the_run_and_put_back(bench):
     assert result["board"]["gpu_clock"]["is_locked"]
     assert log(bench) == ["--store", "lock", "--restore"]
     assert bench.clock() == FREE
-    assert not list(bench.root.glob("edgeres-clocks-*"))
+    assert bench.left() == []
 
 
 def test_clocks_are_not_touched_unless_asked(bench):
@@ -78,7 +78,7 @@ def test_a_failed_run_puts_the_clocks_back(bench):
 def test_clocks_that_may_not_be_locked_are_one_line_and_stay(bench, more, message):
     assert message in bench.refusal("measure", "--engine", "model.plan", "--lock-clocks", **more)
     assert bench.clock() == FREE
-    assert not list(bench.root.glob("edgeres-clocks-*"))
+    assert bench.left() == []
 
 
 def test_a_board_without_jetson_clocks_says_so(bench):
@@ -111,11 +111,12 @@ def as_user(bench, monkeypatch, **more):
     for name, value in {**bench.environment, "FAKE_ROOT": "no", **more}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(settings.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(kept, "place", lambda: bench.temporary / "kept")
 
 
 def test_a_user_with_sudo_without_a_password_may_lock(bench, monkeypatch):
     as_user(bench, monkeypatch)
-    with settings.held(True, None, str(bench.root)) as complaints:
+    with settings.held(True, None) as complaints:
         assert bench.clock() == LOCKED
     assert (bench.clock(), complaints) == (FREE, [])
 
@@ -124,7 +125,7 @@ def test_a_user_whose_sudo_asks_for_a_password_is_refused(bench, monkeypatch):
     as_user(bench, monkeypatch, FAKE_SUDO="asks")
     with (
         pytest.raises(Refused, match="needs root and this user has no sudo without a password"),
-        settings.held(True, None, str(bench.root)),
+        settings.held(True, None),
     ):
         pass
     assert bench.clock() == FREE
@@ -132,12 +133,13 @@ def test_a_user_whose_sudo_asks_for_a_password_is_refused(bench, monkeypatch):
 
 def test_what_could_not_be_put_back_is_said_with_the_command_that_does_it(bench, monkeypatch):
     as_user(bench, monkeypatch)
-    with settings.held(True, None, str(bench.root)) as complaints:
+    with settings.held(True, None) as complaints:
         monkeypatch.setenv("FAKE_SUDO", "asks")
     assert len(complaints) == 1
     assert "not put back as it was: jetson_clocks needs root" in complaints[0]
-    kept = next(bench.root.glob("edgeres-clocks-*/clocks.conf"))
-    assert complaints[0].endswith(f"; run: sudo jetson_clocks --restore {kept}")
+    stored = bench.temporary / "kept" / "clocks.conf"
+    assert stored.is_file()
+    assert complaints[0].endswith(f"; run: sudo jetson_clocks --restore {stored}")
 
 
 def test_what_could_not_be_put_back_is_a_warning_of_the_measurement(bench):

@@ -247,6 +247,8 @@ def main():
         time.sleep(600)
     if "crash" in MODE:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if "oom" in MODE:
+        os.kill(os.getpid(), signal.SIGKILL)
     unknown = sorted(set(options) - set(known))
     if unknown:
         fail(f"Unknown option: --{unknown[0]}")

@@ -1,17 +1,21 @@
 # make demo   the whole road on handwritten digits, in a virtual environment of its own
 # make test   lint, types, architecture, tests
+# make exhaustive   further cases of what the tests show already: every fault of a board, ...
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := edgeres tests tools
 
-.PHONY: demo test lint clean
+.PHONY: demo test exhaustive lint clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgeres run demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+exhaustive: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m exhaustive
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

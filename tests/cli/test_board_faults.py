@@ -140,7 +140,7 @@ def disk_of(size: str) -> Happening:
     return happens
 
 
-SLOW = {
+MORE = {
     "connection cut while sending": Fault(
         cut_while_sending, r"^edgeres: desk: the connection was lost 4 times while sending model\.onnx"
     ),
@@ -209,7 +209,7 @@ FAST = {
         options=("--lock-clocks",),
     ),
 }
-FAULTS = FAST | SLOW
+FAULTS = FAST | MORE
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def model(hosts, tmp_path_factory):
     return hosts.onnx_file(tmp_path_factory.mktemp("model")).path
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in MORE)])
 def test_a_fault_is_one_line_leaves_nothing_and_the_second_try_succeeds(edgeres, board, hosts, model, name):
     fault, clock, command = FAULTS[name], board.clock(), ("bench", model, "--on", "desk", *SHORT)
     if "--data" in fault.options and not board.fakes.has_compiler():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgeres.compile.inspected import check_graph
 from edgeres.compile.layer_report import LayerReport, ModuleLayers, layer_report
 from edgeres.compile.layers import layers_from
 from edgeres.core.artifacts import OnnxModel
@@ -21,7 +22,10 @@ from edgeres.core.artifacts import OnnxModel
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def layers(file: Path, model: Path, as_json: bool) -> None:
     """See the help text."""
-    report = layer_report(layers_from(file), OnnxModel(model).proto)
+    graph = OnnxModel(model)
+    described = layers_from(file)
+    check_graph(file, graph)
+    report = layer_report(described, graph.proto)
     if as_json:
         click.echo(report.model_dump_json())
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeres.report.boards import BoardFigure
 from edgeres.report.figures import Change
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import count, is_same, percent, points, runtime_name, signed, size, speed
@@ -24,8 +25,8 @@ def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
     return tuple(claim for claim in found if claim)
 
 
-def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> str:
-    """One sentence, and a second one if the newest network of `run` is not evaluated."""
+def headline_from(claims: Sequence[Claim], rows: Sequence[Row], boards: Sequence[BoardFigure], *, run: str) -> str:
+    """One sentence, and a second one if the newest network of `run` is not evaluated, or on a board only."""
     if not rows:
         return "No model yet."
     end, newest = _end(rows), _newest(rows)
@@ -35,6 +36,12 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
     if newest is None or newest.accuracy is not None or len(rows) == 1:
         return f"{said}."
     of = f" ({end.name})" if end is not None and end is not newest else ""
+    if not claims and end is rows[0]:
+        said, of = f"{end.name} alone is evaluated here", ""
+    judged = next((one for one in reversed(boards) if one.model == newest.name and one.accuracy), None)
+    if judged is not None and judged.accuracy is not None:
+        known = f"{percent(judged.accuracy.top1.value)} % of top-1 on {judged.board.name} (n = {judged.accuracy.n:,})"
+        return f"{said}{of}. {newest.name}: {known}, not evaluated here: edgeres eval --run {run}"
     return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
 
 

@@ -42,7 +42,7 @@ def rows_from(run: Path) -> RunSummary:
     name = run.resolve().name
     return RunSummary(
         run=name,
-        headline=headline_from(claims, rows, run=name),
+        headline=headline_from(claims, rows, found["boards"], run=name),
         claims=claims,
         rows=tuple(rows),
         modules=_modules_from(models, found["lesion"], rows),

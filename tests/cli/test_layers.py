@@ -6,6 +6,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgeres.core.files import sha256_of
+from edgeres.core.spec import Card, Cost
+from edgeres.runtime.manifest import EngineManifest
+
 
 @pytest.fixture
 def graph(tmp_path):
@@ -52,3 +56,30 @@ def test_a_file_without_layers_is_bad_input(edgeres, graph):
     code, _, err = edgeres("layers", graph, "--onnx", graph)
     assert code == 2
     assert "not readable JSON" in err
+
+
+@pytest.mark.parametrize("given", ["model.plan", "model.plan.layers.json"])
+def test_the_graph_of_another_engine_is_refused(edgeres, graph, description, given, tmp_path, spec_of):
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"a plan")
+    (tmp_path / "model.plan.layers.json").write_bytes(description.read_bytes())
+    manifest = EngineManifest(
+        card=Card(spec=spec_of(), cost=Cost(params=1, macs=1), stage="compile", parent="0" * 64, edgeres="0"),
+        runtime="tensorrt",
+        runtime_version="10.3.0.30",
+        targets=("sm87",),
+        precision="int8",
+        onnx_sha256=sha256_of(graph),
+        plan_sha256=sha256_of(plan),
+        batch=(1, 1, 1),
+        inputs={"x": (1, 1, 4, 4)},
+        outputs={"y": (1, 1, 4, 4)},
+        build_s=1.0,
+    )
+    plan.with_name("model.plan.json").write_text(manifest.model_dump_json())
+    assert edgeres("layers", tmp_path / given, "--onnx", graph)[0] == 0
+    other = manifest.model_copy(update={"onnx_sha256": "f" * 64})
+    plan.with_name("model.plan.json").write_text(other.model_dump_json())
+    code, _, err = edgeres("layers", tmp_path / given, "--onnx", graph)
+    assert code == 2
+    assert f"model.plan was built from another graph (sha256 {'f' * 12}) than {graph}" in err

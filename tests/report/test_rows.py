@@ -300,6 +300,16 @@ def test_the_headline_speaks_of_one_network_and_says_what_is_not_evaluated(fake_
     )
 
 
+def test_a_network_judged_on_a_board_alone_is_not_called_unevaluated(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 1000)
+    fake_run.evaluated(folder, first, 0.9)
+    _, second = fake_run.model("quantize", "model.int8.onnx", 300, source=first)
+    fake_run.board(second, top1=0.91)
+    headline = rows_from(fake_run.path).headline
+    assert "01-quantize: 91.00 % of top-1 on orin (n = 5,000)" in headline
+    assert headline.endswith("not evaluated here: edgeres eval --run fake")
+
+
 def test_points_against_another_than_the_first_say_so(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     folder, second = fake_run.model("prune", "model.safetensors", 800, source=first)

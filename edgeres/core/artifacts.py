@@ -94,7 +94,7 @@ class OnnxModel(Model):
         """The parsed onnx.ModelProto (do not change it)."""
         onnx = require("onnx", "onnx")
         if self.path.is_file() and self.path.stat().st_size == 0:
-            raise InputError(f"{self.path} is empty; make it again")
+            raise InputError(f"{self.path} is empty: it holds no graph; make it again")
         try:
             return onnx.load(str(self.path))
         except FileNotFoundError as err:

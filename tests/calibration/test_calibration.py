@@ -17,10 +17,11 @@ FOLDER = Path(__file__).parents[2] / "calibration"
 RECIPES = sorted((FOLDER / "recipes").glob("*.toml"))
 TABLES = sorted((FOLDER / "scales").glob("*.json"))
 NETWORKS = {"resnet20", "resnet56"}
+VARIANTS = {"resnet56-skips"}
 
 
 def test_every_calibrator_has_a_recipe_and_a_line_in_the_readme():
-    assert {path.stem for path in RECIPES} == {*CALIBRATORS, *NETWORKS}
+    assert {path.stem for path in RECIPES} == {*CALIBRATORS, *NETWORKS, *VARIANTS}
     readme = (FOLDER / "README.md").read_text()
     assert all(f"| `{name}`" in readme for name in CALIBRATORS)
 
@@ -39,7 +40,7 @@ def test_a_recipe_runs_as_its_first_lines_say(path, tmp_path):
     assert isinstance(calibrate, CalibrateConfig)
     assert isinstance(quantize, QuantizeConfig)
     assert quantize.method in calibrate.methods
-    assert path.stem in {*NETWORKS, quantize.method}
+    assert path.stem in {*NETWORKS, *VARIANTS, quantize.method}
 
 
 def test_the_listed_digits_are_those_calibration_chooses_and_none_of_val():

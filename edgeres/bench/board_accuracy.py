@@ -35,16 +35,27 @@ class Images:
     images: int | None = None
     download: bool = False
     _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _whole: dict[str, int] = field(default_factory=dict)
     _sent: dict[str, str] = field(default_factory=dict)
 
     def dataset(self, spec: ModelSpec) -> Dataset:
         """The data set, cut to `images` of val if that is given; raises InputError if it does not suit `spec`."""
-        key = spec.model_dump_json(include={"classes", "num_classes"})
+        key = _labels_of(spec)
         if key not in self._datasets:
             whole = dataset_for(spec, self.data, download=self.download)
             is_whole = self.images is None or self.images >= len(whole.val)
+            self._whole[key] = len(whole.val)
             self._datasets[key] = whole if is_whole else replace(whole, val=whole.val.sample(self.images or 0, 0))
         return self._datasets[key]
+
+    def remarks(self, spec: ModelSpec) -> tuple[list[str], list[str]]:
+        """(notes, warnings) about how much of val is taken."""
+        taken = len(self.dataset(spec).val)
+        whole = self._whole[_labels_of(spec)]
+        if taken < whole:
+            return [], [f"evaluated on {taken} of the {whole} val images only"]
+        too_many = self.images is not None and self.images > whole
+        return ([f"--images {self.images}: val has {whole} images, all of them were taken"] if too_many else []), []
 
     def on(self, session: Session, split: Split, spec: ModelSpec) -> str:
         """Their folder on the board, as `spec` takes them."""
@@ -52,6 +63,11 @@ class Images:
         if key not in self._sent:
             self._sent[key] = send_images(session, split, spec, f"images-{len(self._sent)}")
         return self._sent[key]
+
+
+def _labels_of(spec: ModelSpec) -> str:
+    """What of a spec decides the data set's labels."""
+    return spec.model_dump_json(include={"classes", "num_classes"})
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,8 @@ def accuracy_from(found: Judged, dataset: Dataset, *, runtime: str, artifact: st
 def agreement_with(model: OnnxModel, split: Split, found: Judged) -> dict[str, Any]:
     """The board against ONNX Runtime, pair by pair as the file says.
 
-    `top1`: share of images with the same first guess; `sqnr_db`: of the logits, None where they are equal bit for bit.
+    `top1`: share of images with the same first guess; `sqnr_db`: of the logits, None with `equal_bits`, where they are
+    equal bit for bit.
     """
     here, same, correct, similar = 0, 0, 0, Similarity()
     with runner_for(model) as runner:
@@ -114,6 +131,7 @@ def agreement_with(model: OnnxModel, split: Split, found: Judged) -> dict[str, A
         "top1": same / here,
         "same_top1": same,
         "sqnr_db": similar.sqnr_db,
+        "equal_bits": similar.sqnr_db is None,
         "n": here,
         "reference": name,
         "reference_correct_top1": correct,

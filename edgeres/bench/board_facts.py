@@ -5,22 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from edgeres.bench.board_session import Session
-from edgeres.bench.devices import device_of
+from edgeres.bench.devices import device_at
 from edgeres.core.config import Record
 from edgeres.core.doctor import Check
 from edgeres.core.errors import DeviceError
+from edgeres.core.tensorrt import newest_opset
 from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.plan import plan_header
 from edgeres.runtime.preflight import Host
 
 _PACKAGE = "libnvinfer-bin"  # the Debian package whose version is TensorRT's
+_RELEASE_PARTS = 3
+_USUAL_OPSET = 17  # of edgeres export
 
 
 class BoardFound(Record):
     """What the agent finds on a board; None or empty where the board does not say it.
 
     `packages`: versions of the Debian packages that name a JetPack. `power_mode`: name and id, `power_modes`: ids by
-    name. `gpu_clock`: mhz, min_mhz, max_mhz and is_locked. `fan`: what it is told (pwm, 0 to 255) and does (rpm).
+    name. `capability`: what the CUDA driver says; `target` is made of it, otherwise of the catalogue of devices.
+    `gpu_clock`: mhz, min_mhz, max_mhz and is_locked. `fan`: what it is told (pwm, 0 to 255) and does (rpm).
     """
 
     schema_version: int = 1
@@ -31,6 +35,8 @@ class BoardFound(Record):
     packages: dict[str, str]
     cuda: str | None
     capability: str | None
+    target: str | None = None
+    tensorrt: str | None = None
     power_mode: dict[str, str | int] | None
     power_modes: dict[str, int]
     gpu_clock: dict[str, int | bool] | None
@@ -49,13 +55,16 @@ class BoardDiagnosis(Record):
 
 
 def facts_of(session: Session, measured: dict[str, Any]) -> dict[str, Any]:
-    """What a report keeps of the board; `measured` is the agent's answer to measure, build or eval."""
-    found = measured.get("board") or session.found
+    """What a report keeps of the board; `measured` is the agent's answer to measure, build or eval.
+
+    The board is asked anew where the answer does not say it: the job may have put back a power mode left by another.
+    """
+    found = measured.get("board") or session.agent("detect")
     shared = ("model", "jetpack", "l4t", "cuda", "power_mode", "gpu_clock", "fan", "python")
     return {
         "name": session.board.name,
         **{name: found.get(name) for name in shared},
-        "tensorrt": measured.get("tensorrt"),
+        "tensorrt": release_of(measured.get("tensorrt")),
         "gpu": measured.get("gpu"),
         "target": target_of(found),
         "clocks_locked": bool((found.get("gpu_clock") or {}).get("is_locked")) or bool(measured.get("clocks_locked")),
@@ -78,8 +87,15 @@ def target_of(found: dict[str, Any]) -> str | None:
     """Such as sm87: what the driver says, otherwise the catalogue."""
     if found.get("capability"):
         return "sm" + str(found["capability"]).replace(".", "")
-    known = device_of(found.get("model") or "", tuple(found.get("compatible") or ()))
+    known = device_at(found)
     return known.target if known else None
+
+
+def opsets_of(found: dict[str, Any]) -> tuple[str, int] | None:
+    """The board's TensorRT and the newest ONNX opset it reads; None where the version is not told."""
+    version = tensorrt_of(found)
+    newest = newest_opset(version) if version else None
+    return (version, newest) if version and newest else None
 
 
 def host_of(session: Session, plan: Any) -> Host:
@@ -95,10 +111,20 @@ def host_of(session: Session, plan: Any) -> Host:
     return Host(session.system, gpu, {"tensorrt": tensorrt_of(found) or plan_header(plan).version})
 
 
+def release_of(version: str | None) -> str | None:
+    """10.3.0 of 10.3.0.30: trtexec says three numbers, the Python binding four."""
+    return ".".join(version.split(".")[:_RELEASE_PARTS]) if version else None
+
+
 def tensorrt_of(found: dict[str, Any]) -> str | None:
     """10.3.0.30 of the package version 10.3.0.30-1+cuda12.5; None where there is none."""
     version = (found.get("packages") or {}).get(_PACKAGE)
     return str(version).partition("-")[0] if version else None
+
+
+def board_found(found: dict[str, Any]) -> BoardFound:
+    """What the agent found, with what follows from it."""
+    return BoardFound.model_validate({**found, "target": target_of(found), "tensorrt": tensorrt_of(found)})
 
 
 def checks_of(found: dict[str, Any]) -> tuple[Check, ...]:
@@ -106,6 +132,8 @@ def checks_of(found: dict[str, Any]) -> tuple[Check, ...]:
     return (
         _model(found),
         _jetpack(found),
+        _onnx(found),
+        _int8(found),
         _tool(found, "trtexec", "builds and times engines", "on the board: sudo apt install libnvinfer-bin"),
         _tool(found, "tegrastats", "power, clocks, temperatures", "it is part of JetPack; without it: no energy"),
         _power_mode(found),
@@ -114,7 +142,7 @@ def checks_of(found: dict[str, Any]) -> tuple[Check, ...]:
 
 
 def _model(found: dict[str, Any]) -> Check:
-    known = device_of(found.get("model") or "", tuple(found.get("compatible") or ()))
+    known = device_at(found)
     name = found.get("model") or "unknown"
     if known is None:
         return Check(name="board", status="info", detail=f"{name}: not in the catalogue (edgeres ls devices)")
@@ -131,6 +159,27 @@ def _jetpack(found: dict[str, Any]) -> Check:
         f"Python {found.get('python')}",
     ]
     return Check(name="software", status="ok" if found.get("l4t") else "info", detail=", ".join(parts))
+
+
+def _onnx(found: dict[str, Any]) -> Check:
+    opsets = opsets_of(found)
+    if opsets is None:
+        return Check(name="onnx", status="info", detail="unknown which opsets TensorRT reads here")
+    newest = f"TensorRT {opsets[0]} reads opsets up to {opsets[1]}"
+    if opsets[1] >= _USUAL_OPSET:
+        return Check(name="onnx", status="ok", detail=newest)
+    remedy = f"edgeres writes opset {_USUAL_OPSET} unless told: edgeres export CHECKPOINT --opset {opsets[1]}"
+    return Check(name="onnx", status="info", detail=newest, remedy=remedy)
+
+
+def _int8(found: dict[str, Any]) -> Check:
+    known = device_at(found)
+    if known is None:
+        return Check(name="int8", status="info", detail="unknown: the board is not in the catalogue")
+    if known.int8 == "none":
+        remedy = "take float16 for it: edgeres export CHECKPOINT --half"
+        return Check(name="int8", status="missing", detail=f"the GPU ({known.target}) has none", remedy=remedy)
+    return Check(name="int8", status="ok", detail=known.int8)
 
 
 def _tool(found: dict[str, Any], name: str, use: str, remedy: str) -> Check:

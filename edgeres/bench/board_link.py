@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeres.bench.board_words import changed_key, is_changed_key, unreachable
 from edgeres.bench.boards import Board
 from edgeres.core.errors import DeviceError, require
 
@@ -146,16 +147,17 @@ class _Reader:
 def _connected(board: Board) -> Any:
     fabric, paramiko = require("fabric", "boards"), require("paramiko", "boards")
     connection = fabric.Connection(board.host, connect_timeout=_CONNECT_S)
-    hop = connection
-    while isinstance(hop, fabric.Connection):
+    hops = [connection]
+    while isinstance(hops[-1].gateway, fabric.Connection):
+        hops.append(hops[-1].gateway)  # the jump host, whose own key counts as much
+    for hop in hops:
         _verify_keys(hop, paramiko.RejectPolicy())
-        hop = hop.gateway  # the jump host, whose own key counts as much
     try:
         connection.open()
     except Exception as err:  # paramiko, socket and invoke have no common root
         with contextlib.suppress(EOFError, OSError):
             connection.close()
-        raise _why_not(board, err) from err
+        raise _why_not(board, err, {hop.host: hop.port for hop in hops}) from err
     _watch(connection.client.get_transport())
     return connection
 
@@ -177,14 +179,12 @@ def _verify_keys(connection: Any, policy: Any) -> None:
     connection.client.set_missing_host_key_policy(policy)
 
 
-def _why_not(board: Board, err: Exception) -> DeviceError:
+def _why_not(board: Board, err: Exception, ports: dict[str, int]) -> DeviceError:
     text = " ".join(str(err).split())
-    if type(err).__name__ == "BadHostKeyException":
-        return DeviceError(
-            f"{board.name}: {board.host} shows another host key than known_hosts has; not connected: {text}"
-        )
+    if is_changed_key(err):
+        return DeviceError(f"{board.name}: {changed_key(board.host, err, ports)}")
     if "not found in known_hosts" in text:
         return DeviceError(
             f"{board.name}: the host key of {board.host} is not known; look at it and accept it: ssh {board.host}"
         )
-    return Lost(f"{board.name}: cannot reach {board.host} over ssh: {type(err).__name__}: {text}")
+    return Lost(f"{board.name}: {unreachable(board.host, err, _CONNECT_S)}")

@@ -36,10 +36,11 @@ _ENDING_S = 10.0
 
 
 class Session:
-    """An open connection with a run folder on the board."""
+    """An open connection with a run folder on the board; `always` are options each job of that name is given."""
 
     def __init__(self, link: Link, folder: str) -> None:
         self.link, self.folder, self.board = link, folder, link.board
+        self.always: dict[str, tuple[str, ...]] = {}
         self._keeper: Any = None
 
     @property
@@ -96,7 +97,15 @@ class Session:
 
     def agent(self, *arguments: str) -> dict[str, Any]:
         """Runs one job of the agent; raises DeviceError with the agent's own line if it cannot be done."""
-        words = ["python3", f"{self.folder}/{_AGENT}", "--leash", "--remove", self.folder, *arguments]
+        words = [
+            "python3",
+            f"{self.folder}/{_AGENT}",
+            "--leash",
+            "--remove",
+            self.folder,
+            *arguments,
+            *self.always.get(arguments[0], ()),
+        ]
         try:
             done = self.link.run(words, self._say)
         except Lost as err:

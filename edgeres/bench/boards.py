@@ -60,9 +60,18 @@ def checked_board(name: str, host: str) -> Board:
 def add_board(name: str, host: str) -> Board:
     """Keeps a board under `name`, replacing one of that name."""
     known = {**boards(), name: checked_board(name, host)}
-    rows = [f"[{json.dumps(one.name)}]\nhost = {json.dumps(one.host)}\n" for one in known.values()]
-    write_text(boards_file(), "\n".join(rows))
+    _keep(known)
     return known[name]
+
+
+def remove_board(name: str) -> Board:
+    """Forgets the board, and returns it; raises InputError with the closest name for an unknown one."""
+    known = boards()
+    if name not in known:
+        raise InputError(f"no board {name!r}{did_you_mean(name, known)} (see: edgeres board list)")
+    gone = known.pop(name)
+    _keep(known)
+    return gone
 
 
 def board_named(name: str) -> Board:
@@ -71,6 +80,11 @@ def board_named(name: str) -> Board:
     if name not in known:
         raise InputError(f"no board {name!r}{did_you_mean(name, known)}; add it: edgeres board add {name} HOST")
     return known[name]
+
+
+def _keep(known: dict[str, Board]) -> None:
+    rows = [f"[{json.dumps(one.name)}]\nhost = {json.dumps(one.host)}\n" for one in known.values()]
+    write_text(boards_file(), "\n".join(rows))
 
 
 def agent_bytes() -> bytes:

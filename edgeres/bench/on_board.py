@@ -5,13 +5,15 @@
                "figures": {"p50_ms", "p99_ms", "images_per_s", "heat", "is_valid", "problems", "layers", "agreement",
                            "engine_sha256", "engine_bytes", "build_s", "command", ...}}
 
+`is_valid` is None where the GPU's clock was not seen under load: then nothing speaks against the run, and not enough
+for it. `p99_ms` is None below the calls that a 99th percentile takes.
+
 Models of one call are timed one after the other, not interleaved: each is a session of its own.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +22,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, judged
-from edgeres.bench.board_facts import facts_of, host_of, machine_of
+from edgeres.bench.board_facts import facts_of, host_of, machine_of, release_of
+from edgeres.bench.board_figures import doubts_of, energy_notes, energy_of, figures_of, latency_of, p99_notes
+from edgeres.bench.board_fits import check_opset, check_power_mode, without_int8
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import DeviceError, InputError, require
-from edgeres.core.metrics import Energy, Latency
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.preflight import check_runnable
@@ -92,6 +95,11 @@ class Bench:
     images: Images | None = None
     accuracy_only: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises InputError for a power mode that the board does not have."""
+        if self.config.power_mode is not None:
+            check_power_mode(self.session, self.config.power_mode)
+
     def run(self, model: Model, out: Path | None = None) -> OnBoard:
         """Builds, times and judges one model; predictions are written into the folder `out`.
 
@@ -104,6 +112,7 @@ class Bench:
         built = brought(self.session, model, recorder) if isinstance(model, Engine) else self._built(model)
         recorder.results["figures"] = figures = _of_build(built, self.session)
         recorder.notes += built.answer.get("restored", [])
+        recorder.warnings += without_int8(self.session, model)
         answer = built.answer if self.accuracy_only else self._timed(built, model, recorder)
         if self.images is not None:
             answer = self._judged(built, model, recorder, out) | answer
@@ -129,14 +138,14 @@ class Bench:
         answer = self.session.agent("measure", *words)
         recorder.notes += answer["restored"]
         facts = facts_of(self.session, answer)
-        recorder.latency.append(_latency(answer, model, self.config, machine_of(facts)))
-        recorder.energy += _energy(answer, model, machine_of(facts))
-        recorder.results["figures"] |= _of_measurement(answer)
+        recorder.latency.append(latency_of(answer, model, machine_of(facts), warmup_s=self.config.warmup_s))
+        recorder.energy += energy_of(answer, model, machine_of(facts))
+        recorder.results["figures"] |= figures_of(answer)
+        recorder.notes += p99_notes(answer, self.config.duration_s)
         recorder.results["figures"]["command"] = without_folder(answer["command"], self.session)
-        recorder.warnings += [f"invalid: {problem}" for problem in answer["problems"]]
+        recorder.warnings += [f"invalid: {problem}" for problem in answer["problems"]] or doubts_of(answer)
         recorder.warnings += distinct(answer["warnings"])
-        if reason := answer["energy"].get("reason"):
-            recorder.notes.append(f"no energy: {reason}")
+        recorder.notes += energy_notes(answer)
         return answer
 
     def _judged(self, built: Built, model: Model, recorder: Recorder, out: Path | None) -> dict[str, Any]:
@@ -149,13 +158,14 @@ class Bench:
         accuracy = accuracy_from(
             found,
             dataset,
-            runtime=f"tensorrt {found.answer['tensorrt']}",
+            runtime=f"tensorrt {release_of(found.answer['tensorrt'])}",
             artifact=model.sha256,
             out=out / "predictions.npy" if out else None,
         )
         recorder.accuracy.append(accuracy)
-        if self.config.images is not None:
-            recorder.warnings.append(f"evaluated on {len(dataset.val)} of the val images only")
+        notes, warnings = self.images.remarks(model.spec)
+        recorder.notes += notes
+        recorder.warnings += warnings
         reference = model if isinstance(model, OnnxModel) else onnx_of(model) if isinstance(model, Engine) else None
         agreement = agreement_with(reference, dataset.val, found) if reference else None
         recorder.results["figures"]["agreement"] = agreement
@@ -220,6 +230,7 @@ def built_on(
 ) -> Built:
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
     check_model(model)
+    check_opset(session, model)
     session.need(_ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
     log.info("%s: sending %s", session.board.name, model.path.name)
     remote, plan = session.upload(model.path, _ONNX), f"{session.folder}/{_PLAN}"
@@ -295,45 +306,9 @@ def _of_build(built: Built, session: Session) -> dict[str, Any]:
     }
 
 
-def _of_measurement(answer: dict[str, Any]) -> dict[str, Any]:
-    shared = ("p50_ms", "p99_ms", "images_per_s", "heat", "is_valid", "problems", "summary")
-    return {name: answer.get(name) for name in (*shared, "damaged_samples")}
-
-
 def without_folder(command: list[str] | None, session: Session) -> list[str] | None:
     """The command with names for paths: the run's folder is gone by the time it is read."""
     return None if command is None else [word.replace(f"{session.folder}/", "") for word in command]
-
-
-def _latency(answer: dict[str, Any], model: Model, config: BoardConfig, machine: str) -> Latency:
-    return Latency(
-        samples_ms=tuple(answer["samples_ms"]),
-        batch=answer["batch"],
-        runtime=f"tensorrt {answer['tensorrt']}",
-        threads=0,
-        session=uuid.uuid4().hex,
-        artifact=model.sha256,
-        warmup=0,
-        machine=machine,
-        note=f"GPU compute time on the board, after {config.warmup_s} s of warm-up"
-        + ("" if answer["is_valid"] else "; INVALID, see the warnings"),
-    )
-
-
-def _energy(answer: dict[str, Any], model: Model, machine: str) -> list[Energy]:
-    found = answer["energy"]
-    if "reason" in found:
-        return []
-    same = ("mj_per_image", "load_w", "idle_w", "load_samples", "idle_samples", "source", "is_input", "is_partial")
-    return [
-        Energy(
-            half_width_mj=found["mj_half_width"],
-            batch=answer["batch"],
-            artifact=model.sha256,
-            machine=machine,
-            **{name: found[name] for name in same},
-        )
-    ]
 
 
 def distinct(lines: list[str]) -> list[str]:

@@ -1,15 +1,16 @@
-"""`edgeres board add|list|check`."""
+"""`edgeres board add|list|check|remove`."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
-from edgeres.bench.board_facts import BoardFound
+from edgeres.bench.board_facts import board_found
 from edgeres.bench.board_session import session
-from edgeres.bench.boards import add_board, board_named, boards
-from edgeres.bench.devices import device_of
+from edgeres.bench.boards import add_board, board_named, boards, remove_board
+from edgeres.bench.devices import device_at
 
 
 @click.group(help="Boards reached over ssh, by the names you give them.")
@@ -22,14 +23,31 @@ def board() -> None:
 @click.argument("host")
 def add(name: str, host: str) -> None:
     """See the help text."""
+    before = boards().get(name)
     added = add_board(name, host)
-    click.echo(f"{added.name}: {added.host}; look at it: edgeres board check {added.name}")
+    replaced = f" instead of {before.host}" if before is not None and before.host != added.host else ""
+    click.echo(f"{added.name}: {added.host}{replaced}; look at it: edgeres board check {added.name}")
+
+
+@board.command(help="Forget a board; nothing on it is touched.")
+@click.argument("name")
+def remove(name: str) -> None:
+    """See the help text."""
+    gone = remove_board(name)
+    click.echo(f"{gone.name} ({gone.host}) is no longer kept")
 
 
 @board.command("list", help="The boards that are kept.")
-def list_() -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def list_(as_json: bool) -> None:
     """See the help text."""
-    for one in boards().values():
+    known = boards().values()
+    if as_json:
+        click.echo(json.dumps([one.model_dump() for one in known]))
+        return
+    if not known:
+        click.echo("no boards yet; keep one: edgeres board add NAME HOST", err=True)
+    for one in known:
         click.echo(f"{one.name}  {one.host}")
 
 
@@ -41,14 +59,14 @@ def check(name: str, as_json: bool) -> None:
     with session(board_named(name)) as opened:
         found = opened.agent("detect")
     if as_json:
-        click.echo(BoardFound.model_validate(found).model_dump_json())
+        click.echo(board_found(found).model_dump_json())
         return
     for line in _lines(found):
         click.echo(line)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    known = device_of(found["model"] or "", tuple(found["compatible"]))
+    known = device_at(found)
     mode, clock = found["power_mode"], found["gpu_clock"]
     return [
         f"model: {found['model'] or 'unknown'}" + (f" ({known.name}, {known.target})" if known else ""),

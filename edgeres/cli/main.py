@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import importlib
 import logging
 import os
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -97,7 +99,16 @@ def cli(verbose: bool, quiet: bool) -> None:
 
 def main() -> None:
     """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C."""
-    sys.exit(_run())
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the first to be registered is done last
+    code = _run()
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, _end_now)
+    sys.exit(code)
+
+
+def _end_now(number: int, frame: object) -> NoReturn:
+    """A further Ctrl-C while Python ends: the code is the same, not a death by signal."""
+    os._exit(INTERRUPTED)
 
 
 def _run() -> int:
@@ -114,7 +125,8 @@ def _run() -> int:
         return _say_for_click(err)
     except (click.Abort, KeyboardInterrupt):
         return _say(
-            "interrupted; the same command starts again, a training, a search, a study or a recipe where it stopped",
+            "interrupted; the same command starts again, a training, a search, a study, a board's table or a recipe"
+            " where it stopped",
             INTERRUPTED,
         )
     except BrokenPipeError:

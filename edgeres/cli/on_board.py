@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 import click
 
 from edgeres.core.stage import StageReport
+from edgeres.core.statistics import calls_needed
+from edgeres.report.boards import NO_SAMPLES
+from edgeres.report.boards_text import UNKNOWN_VALIDITY, places_for
 from edgeres.report.wording import size
 
-_MOST_PLACES = 4
+_P99 = 99
 Cell = Callable[[StageReport], str]
 
 
@@ -76,7 +78,9 @@ def _latency(report: StageReport) -> str:
     if not report.latency:
         return ""
     one = report.latency[0]
-    return f"p50 {one.p50_ms:.3f} ms, p99 {one.p99_ms:.3f} ms\nbatch {one.batch}, n = {len(one.samples_ms)}"
+    calls, needed = len(one.samples_ms), calls_needed(_P99)
+    p99 = f"p99 {one.p99_ms:.3f} ms" if calls >= needed else f"p99 needs {needed} calls"
+    return f"p50 {one.p50_ms:.3f} ms, {p99}\nbatch {one.batch}, n = {calls}"
 
 
 def _rate(report: StageReport) -> str:
@@ -96,28 +100,31 @@ def _energy(report: StageReport) -> str:
     if not report.energy:
         return "not measured" if report.latency else ""
     one = report.energy[0]
-    places = _places(one.half_width_mj)
+    places = places_for(one.half_width_mj)
     value = f"{one.mj_per_image:.{places}f} ± {one.half_width_mj:.{places}f} mJ"
     return f"{value}\nn = {one.load_samples} load, {one.idle_samples} idle"
-
-
-def _places(half_width: float) -> int:
-    """Decimals that show the half-width with two digits."""
-    return min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else _MOST_PLACES
 
 
 def _heat(report: StageReport) -> str:
     heat = _figures(report).get("heat") or {}
     if heat.get("highest_c") is None:
-        return ""
+        return _unseen(report, heat)
     before = "unknown" if heat.get("before_c") is None else f"{heat['before_c']:g}"
     return f"{before} °C before, {heat['highest_c']:g} °C at most"
 
 
 def _clock(report: StageReport) -> str:
-    clock = (_figures(report).get("heat") or {}).get("gpu_mhz")
+    heat = _figures(report).get("heat") or {}
+    clock = heat.get("gpu_mhz")
     locked = "locked" if report.results["board"]["clocks_locked"] else "not locked"
-    return f"{clock['lowest']:g} to {clock['highest']:g} MHz, {locked}" if clock else ""
+    return f"{clock['lowest']:g} to {clock['highest']:g} MHz, {locked}" if clock else _unseen(report, heat)
+
+
+def _unseen(report: StageReport, heat: dict[str, Any]) -> str:
+    """Why there is no temperature or clock of a run that was timed."""
+    if not report.latency:
+        return ""
+    return "not printed by tegrastats" if heat.get("samples") else NO_SAMPLES
 
 
 def _mode(report: StageReport) -> str:
@@ -152,6 +159,8 @@ def _validity(report: StageReport) -> str:
     figures = _figures(report)
     if "is_valid" not in figures:
         return ""
+    if figures["is_valid"] is None:
+        return f"unknown: {UNKNOWN_VALIDITY}"
     return "yes" if figures["is_valid"] else "NO: " + "\n".join(figures["problems"])
 
 

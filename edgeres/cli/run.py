@@ -6,10 +6,12 @@ import json
 
 import click
 
+from edgeres.bench.boards import board_named
 from edgeres.cli.on_board import print_boards
 from edgeres.cli.output import print_result, print_summary
-from edgeres.core.errors import InputError
+from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import Run
+from edgeres.core.stage import StageReport
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.measures import write_run_report
 from edgeres.pipeline.on_board import BoardCall, board_of_run, check_board
@@ -39,27 +41,42 @@ def run(  # noqa: PLR0913  # one parameter per option
     """See the help text."""
     content, steps = recipe_from(recipe, _overrides(settings, data))
     start = redo_index(steps, redo_from) if redo_from else None
+    if on is not None:
+        board_named(on)
     if dry_run:
-        _print_steps(steps, as_json=as_json)
+        _print_steps(steps, on, as_json=as_json)
         return
     if on is not None:
         check_board(on)  # before hours of work rather than after
     chain = Chain(run_of_recipe(content, name), steps, start)
     for done in chain.execute():
-        _print_done(done, len(steps), as_json=as_json)
+        _print_done(done, len(steps), as_json=as_json, is_last=on is None)
     if on is not None:
-        _on_board(chain.run, on, as_json=as_json)
+        _on_board(chain.run, on, _report_config(steps), as_json=as_json)
 
 
-def _on_board(run: Run, on: str, *, as_json: bool) -> None:
-    """Measures on the board and writes the run's report again, with what was found."""
+def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None:
+    """Measures on the board; then the run's one table, also where the board could not do it."""
     if not as_json:
         click.echo(click.style(f"board {on}", bold=True))
-    found = [report for report, _ in board_of_run(run, BoardCall(on=on))]
-    print_boards(found, as_json=as_json)
-    summary = write_run_report(run, ReportConfig())
-    if not as_json:
-        print_summary(summary, run.path, as_json=False)
+    found: list[StageReport] = []
+    try:
+        found.extend(report for report, _ in board_of_run(run, BoardCall(on=on)))
+    except EdgeresError:
+        _print_all(run, found, config, as_json=as_json)
+        raise
+    _print_all(run, found, config, as_json=as_json)
+
+
+def _print_all(run: Run, found: list[StageReport], config: ReportConfig, *, as_json: bool) -> None:
+    if found:
+        print_boards(found, as_json=as_json)
+    print_summary(write_run_report(run, config), run.path, as_json=as_json)
+
+
+def _report_config(steps: list[Step]) -> ReportConfig:
+    """The recipe's own, if it has that step."""
+    return next((step.config for step in steps if isinstance(step.config, ReportConfig)), ReportConfig())
 
 
 def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:
@@ -72,20 +89,22 @@ def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:
     return pairs
 
 
-def _print_steps(steps: list[Step], *, as_json: bool) -> None:
-    for step in steps:
-        values = step.config.model_dump(mode="json", exclude_unset=True)
+def _print_steps(steps: list[Step], on: str | None, *, as_json: bool) -> None:
+    rows = [(step.folder_name, step.use, step.config.model_dump(mode="json", exclude_unset=True)) for step in steps]
+    rows += [("NN-board", "board", {"on": on})] if on is not None else []
+    for folder, use, values in rows:
         if as_json:
-            click.echo(json.dumps({"folder": step.folder_name, "stage": step.use, "config": values}))
+            click.echo(json.dumps({"folder": folder, "stage": use, "config": values}))
         else:
-            click.echo(f"{step.folder_name:14} {' '.join(f'{key}={value}' for key, value in values.items())}")
+            click.echo(f"{folder:14} {' '.join(f'{key}={value}' for key, value in values.items())}")
 
 
-def _print_done(done: Done, count: int, *, as_json: bool) -> None:
+def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None:
+    """The stage's figures; the run's table only where nothing `is_last` comes after it."""
     if not as_json:
         head = f"[{done.step.index + 1}/{count}] {done.step.use}" + (" (reused)" if done.reused else "")
         click.echo(click.style(head, bold=True))
     for report in done.reports:
         print_result(report, as_json=as_json)
-    if done.summary is not None:
+    if done.summary is not None and is_last:
         print_summary(done.summary, done.where, as_json=as_json)

@@ -32,7 +32,7 @@ from edgeres.runtime.manifest import EngineManifest, LayerCounts
 log = logging.getLogger(__name__)
 _FOR_BOARDS = {"optimization_level", "workspace_mib", "batch_min", "batch_opt", "batch_max"}
 _FILE_NAME = "model.plan"
-_BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--idle-s", "0")
+_BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
 _BATCH = ("batch_min", "batch_opt", "batch_max")
 
 

@@ -1,64 +1,99 @@
 """`edgeres bench --per-module MODEL --on NAME`: what each module costs on a board, for `prune --target-latency`.
 
-An ONNX file is built and profiled once; of a checkpoint, shortened networks are built and timed one by one.
+An ONNX file is built and profiled once; of a checkpoint, shortened networks are built and timed one by one. Each of
+them is kept as it comes, in the run's folder or a hidden one beside --out, where the same command goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgeres.bench.board_session import session
-from edgeres.bench.boards import board_named
+from edgeres.bench.board_facts import tensorrt_of
+from edgeres.bench.board_session import Session, session
+from edgeres.bench.boards import Board, board_named
 from edgeres.bench.on_board import Bench, BoardConfig, check_model
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
-from edgeres.core.files import made_folder
+from edgeres.core.files import made_folder, write_text
 from edgeres.core.metrics import Latency
-from edgeres.core.runs import run_holding, run_named
+from edgeres.core.runs import STARTED_NAME, StageFolder, run_holding, run_named, started_text
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
-from edgeres.pipeline.on_board import BoardCall, claimed
+from edgeres.pipeline.on_board import BoardCall
 from edgeres.pipeline.overwriting import refuse_inputs
 from edgeres.pipeline.stages import stage_key
 from edgeres.pipeline.teacher import REPORT_SUFFIX
 from edgeres.prune.latency import latency_table
 from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board
+from edgeres.prune.latency_kept import FILE_NAME as KEPT_NAME
+from edgeres.prune.latency_kept import Kept
 from edgeres.prune.latency_table import LatencyConfig
 
+log = logging.getLogger(__name__)
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
-_SHARED = {"batch", "warmup_s", "duration_s", "idle_s", "lock_clocks", "power_mode", "timeout_s"}
+_SHARED = {"batch", "warmup_s", "duration_s", "lock_clocks", "power_mode", "timeout_s"}
+_LATENCY_ALONE = {"measure": ("--no-energy",)}
+_COMMAND = "bench --per-module"
+_KEY_SHOWN = 12
 
 
 def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = None) -> StageReport:
-    """The table in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board."""
+    """The table in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board.
+
+    Interrupted, the networks that were timed are kept and the same call goes on from there.
+    """
     board, model = board_named(request.on), model_from(source)
     for name in sorted(request.values.keys() - _OWN - _SHARED):
         raise InputError(f"--{name.replace('_', '-')} does not go with --per-module --on")
     values = {name: value for name, value in request.values.items() if name in _OWN | {"batch"}}
-    config = config_from(LatencyConfig, {**values, "runtime": "tensorrt"}, "bench --per-module", as_options=True)
+    config = config_from(LatencyConfig, {**values, "runtime": "tensorrt"}, _COMMAND, as_options=True)
     config.check(on_board=True)
     conditions = _board_config(request.values)
     if not isinstance(model, (OnnxModel, Checkpoint)):
         raise InputError(f"--per-module --on takes an ONNX file or a checkpoint, got {source}")
     if isinstance(model, OnnxModel):
         check_model(model)
-    key = f"{stage_key('latency', model, config)} on {board.name}"
+    key = _key(model, config, conditions, board)
     with _place(model, request, out, key) as folder, session(board) as opened:
+        opened.always.update(_LATENCY_ALONE)
         bench = Bench(opened, conditions)
-        result = (
-            _profiled(bench, model, folder) if isinstance(model, OnnxModel) else _timed(bench, model, config, folder)
-        )
-        return _placed(result, folder, out)
+        if isinstance(model, OnnxModel):
+            return _placed(_profiled(bench, model, folder), folder, out)
+        kept = Kept(folder / KEPT_NAME, _hash_of(key, _state_of(opened, conditions)))
+        return _placed(_timed(bench, model, config, folder=folder, kept=kept), folder, out)
 
 
 def _board_config(values: dict[str, Any]) -> BoardConfig:
-    config = config_from(BoardConfig, {k: v for k, v in values.items() if k in _SHARED}, "--on", as_options=True)
+    config = config_from(BoardConfig, {k: v for k, v in values.items() if k in _SHARED}, _COMMAND, as_options=True)
     config.check()
     return config
+
+
+def _key(model: OnnxModel | Checkpoint, config: LatencyConfig, conditions: BoardConfig, board: Board) -> str:
+    """What the table depends on, as far as it is known before the board is asked."""
+    options = conditions.model_dump_json(exclude=set(conditions.incidental))
+    return _hash_of(stage_key("latency", model, config), options, board.name, board.host)
+
+
+def _hash_of(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _state_of(opened: Session, conditions: BoardConfig) -> str:
+    """What it depends on besides: the board's software, and its power mode and clocks where they stay as they are."""
+    found = opened.found
+    parts = [found.get(name) for name in ("model", "l4t", "jetpack", "cuda")]
+    mode = conditions.power_mode or (found.get("power_mode") or {}).get("name")
+    is_locked = conditions.lock_clocks or bool((found.get("gpu_clock") or {}).get("is_locked"))
+    return json.dumps([*parts, tensorrt_of(found), mode, is_locked])
 
 
 def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[LatencyTableFile]:
@@ -69,51 +104,78 @@ def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[Laten
             " instead of the ONNX file: then shortened networks are timed"
         )
     result = latency_from_profile(model, done.report.latency[0], ProfileTexts(done.profile, done.layers), folder)
-    warnings = (*result.report.warnings, *done.report.warnings)
-    return StageResult(result.output, result.report.model_copy(update={"warnings": warnings}))
+    return _with(result, warnings=done.report.warnings)
 
 
-def _timed(bench: Bench, model: Checkpoint, config: LatencyConfig, folder: Path) -> StageResult[LatencyTableFile]:
-    said: list[str] = []
-
-    def measure_one(network: OnnxModel) -> Latency:
+def _timed(
+    bench: Bench, model: Checkpoint, config: LatencyConfig, *, folder: Path, kept: Kept
+) -> StageResult[LatencyTableFile]:
+    def measure_one(network: OnnxModel) -> tuple[Latency, tuple[str, ...]]:
         report = bench.run(network).report
-        said.extend(report.warnings)
-        return report.latency[0]
+        return report.latency[0], report.warnings
 
-    result = latency_table(model, config, folder, measure=on_board(measure_one))
-    warnings = (*result.report.warnings, *dict.fromkeys(said))
-    return StageResult(result.output, result.report.model_copy(update={"warnings": warnings}))
+    result = latency_table(model, config, folder, measure=on_board(measure_one, kept))
+    warnings = tuple(dict.fromkeys(warning for one in kept for warning in one.warnings))
+    reused = f"{kept.reused} of {len(list(kept))} networks had been timed by an earlier call of this command"
+    return _with(result, warnings=warnings, notes=(reused,) if kept.reused else ())
+
+
+def _with(
+    result: StageResult[LatencyTableFile], *, warnings: tuple[str, ...], notes: tuple[str, ...] = ()
+) -> StageResult[LatencyTableFile]:
+    report = result.report
+    more = {"warnings": (*report.warnings, *warnings), "notes": (*report.notes, *notes)}
+    return StageResult(result.output, report.model_copy(update=more))
 
 
 @contextmanager
 def _place(model: OnnxModel | Checkpoint, request: BoardCall, out: Path | None, key: str) -> Iterator[Path]:
-    """The folder to work in: a new one of the run, or a hidden one beside `out`."""
-    if out is None:
-        run = run_named(request.run) if request.run else run_holding(model.path)
-        if run is None:
-            raise InputError(f"{model.path} is in no run: say where the table goes, --out FILE or --run NAME")
-        with claimed(run, "latency", key) as folder:
-            yield folder
-        return
-    if out.suffix != LatencyTableFile.suffix or out.is_dir():
-        raise InputError(f"--out {out}: `edgeres bench --per-module` writes a .json file")
-    refuse_inputs(out, model, LatencyConfig())
-    folder = out.parent / f".{out.name}.{os.getpid()}"
-    made_folder(folder, f"--out {out}")
+    """The folder to work in, of the run or a hidden one beside `out`; it stays only for what can be gone on from."""
+    folder = _folder_in_run(model, request, key) if out is None else _folder_beside(out, model, key)
     try:
         yield folder
     finally:
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        _leave_or_say_where(folder)
+
+
+def _folder_in_run(model: OnnxModel | Checkpoint, request: BoardCall, key: str) -> Path:
+    run = run_named(request.run) if request.run else run_holding(model.path)
+    if run is None:
+        raise InputError(f"{model.path} is in no run: say where the table goes, --out FILE or --run NAME")
+    return run.claim("latency", key)
+
+
+def _folder_beside(out: Path, model: OnnxModel | Checkpoint, key: str) -> Path:
+    if out.suffix != LatencyTableFile.suffix or out.is_dir():
+        raise InputError(f"--out {out}: `edgeres bench --per-module` writes a .json file")
+    refuse_inputs(out, model, LatencyConfig())
+    folder = out.parent / f".{out.name}.{key[:_KEY_SHOWN]}"
+    if StageFolder(folder, 0, "latency").is_busy:
+        raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
+    made_folder(folder, f"--out {out}")
+    write_text(folder / STARTED_NAME, started_text("latency", key))
+    return folder
 
 
 def _placed(result: StageResult[LatencyTableFile], folder: Path, out: Path | None) -> StageReport:
+    report = result.report
     if out is None:
-        write_report(result.report, folder / REPORT_NAME)
-        return result.report
-    os.replace(result.output.path, out)
-    report = result.report.model_copy(update={"output": file_ref(LatencyTableFile(out))})
-    write_report(report, out.with_name(out.name + REPORT_SUFFIX))
+        write_report(report, folder / REPORT_NAME)
+    else:
+        os.replace(result.output.path, out)
+        report = report.model_copy(update={"output": file_ref(LatencyTableFile(out))})
+        write_report(report, out.with_name(out.name + REPORT_SUFFIX))
+    (folder / KEPT_NAME).unlink(missing_ok=True)
     return report
+
+
+def _leave_or_say_where(folder: Path) -> None:
+    """Removes what is of no use any more; names the folder in which the same call can go on."""
+    for leftover in folder.glob(".networks-*"):  # of a call that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    if (folder / KEPT_NAME).is_file():
+        log.warning("what was timed is kept in %s; the same command goes on from there", folder)
+        return
+    (folder / STARTED_NAME).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()

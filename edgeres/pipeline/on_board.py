@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeres.bench.board_accuracy import Images
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.on_board import Bench, BoardConfig, OnBoard, images_for, onnx_of
@@ -25,6 +26,9 @@ from edgeres.pipeline.stages import stage_key
 
 log = logging.getLogger(__name__)
 STAGE = "board"
+_JUDGED = "eval"  # what the report calls a model that was judged and not timed
+_PART = "accuracy not kept in the run: its report shows what was judged on the whole val split, without --images"
+_OF_PART = "evaluated on "  # begins the warning that goes with such an accuracy
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,11 @@ def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageR
     board = board_named(request.on)
     models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
     run = _run_for(models, request)
-    config = board_config(request.values, run)
+    config = board_config(request.values, run, "bench")
     images = images_for(models, config)
+    _say_what_travels(images, models, request)
+    if config.images is not None and any(_home_of(model, request) for model in models):
+        log.info("%s", _PART)
     with session(board) as opened:
         bench = Bench(opened, config, images)
         for model in models:
@@ -53,32 +60,42 @@ def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageR
 
 
 def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
-    """The accuracy of one model on the board, and how far it is from ONNX Runtime's; nothing is timed."""
+    """The accuracy of one model on the board, and how far it is from ONNX Runtime's; nothing is timed.
+
+    A run keeps what was judged on the whole of val, as it does for this machine.
+    """
     board = board_named(request.on)
     models = [model_from(source)] if source else _of_run(run_named(request.run))[-1:]
-    config = board_config(request.values, _run_for(models, request))
+    config = board_config(request.values, _run_for(models, request), _JUDGED)
     if config.data is None:
         raise InputError("on which data set? --data digits, cifar10, folder:PATH or package.module:function")
     images = images_for(models, config)
-    log.info("eval: takes %s", models[0].path)
+    if source is None:
+        log.info("eval: takes %s", models[0].path)
+    home = _home_of(models[0], request)
+    is_part = home is not None and config.images is not None
+    if is_part:
+        log.info("%s", _PART)
     with session(board) as opened:
-        report = _with_layers(Bench(opened, config, images, accuracy_only=True).run(models[0]), models[0])
-    note = f"not kept in a run; edgeres bench --on {board.name} --data ... keeps accuracy, latency and energy together"
-    return report.model_copy(update={"notes": (*report.notes, note)})
+        report = _kept(Bench(opened, config, images, accuracy_only=True), models[0], None if is_part else home)
+    return _with_note(report) if is_part else report
 
 
 def board_of_run(run: Run, request: BoardCall) -> Iterator[tuple[StageReport, bool]]:
     """Measures the last float and the last INT8 ONNX file of a run; (report, whether it was there already)."""
     board = board_named(request.on)
-    config = board_config(request.values, run)
+    config = board_config(request.values, run, "run --on")
     models = last_of_each(_of_run(run))
     known = {model.sha256: _known(run, _key(model, config, board)) for model in models}
-    for report in filter(None, known.values()):
-        yield report, True
+    for model in models:
+        if report := known[model.sha256]:
+            log.info("board: %s measured already on %s, reused", model.path, board.name)
+            yield report, True
     missing = [model for model in models if known[model.sha256] is None]
     if not missing:
         return
     images = images_for(missing, config)
+    _say_what_travels(images, missing, request)
     with session(board) as opened:
         bench = Bench(opened, config, images)
         for model in missing:
@@ -94,13 +111,13 @@ def check_board(name: str) -> dict[str, Any]:
     return found
 
 
-def board_config(values: dict[str, Any], run: Run | None) -> BoardConfig:
-    """The options, with the run's data set where none is named; raises InputError if one is wrong."""
+def board_config(values: dict[str, Any], run: Run | None, command: str) -> BoardConfig:
+    """The options, with the run's data set where none is named; raises InputError naming `command` if one is wrong."""
     values = dict(values)
     if values.get("data") is None and run is not None and (name := run.data()):
         log.info("data: %s, as before in %s", name, run.path)
         values["data"] = name
-    config = config_from(BoardConfig, values, "--on", as_options=True)
+    config = config_from(BoardConfig, values, command, as_options=True)
     config.check()
     return config
 
@@ -127,21 +144,50 @@ def _run_for(models: Sequence[Model], request: BoardCall) -> Run | None:
     return next((run for model in models if (run := run_holding(model.path))), None)
 
 
+def _say_what_travels(images: Images | None, models: Sequence[Model], request: BoardCall) -> None:
+    """One line where the data set was not named by the user: an upload of all of val takes its time."""
+    known = [model for model in models if not isinstance(model, Engine) or model.manifest_path.is_file()]
+    if images is None or not known or request.values.get("data") is not None:
+        return
+    fewer = "" if "images" in request.values else " (fewer: --images N)"
+    count = len(images.dataset(known[0].spec).val)
+    log.info("%s: %d val images go there, for the accuracy%s", request.on, count, fewer)
+
+
 def _home_of(model: Model, request: BoardCall) -> Run | None:
     """The run that keeps what is measured: the one named, otherwise the one the model lies in."""
     return run_named(request.run) if request.run is not None else run_holding(model.path)
 
 
 def _kept(bench: Bench, model: Model, run: Run | None) -> StageReport:
-    """Measures `model`; with a run the report goes into NN-board."""
+    """Measures `model`; with a run the report goes into NN-board, without the accuracy on a part of val."""
     if run is None:
         return _with_layers(bench.run(model), model)
-    key = _key(model, bench.config, bench.session.board)
+    key = _key(model, bench.config, bench.session.board, _JUDGED if bench.accuracy_only else STAGE)
+    is_part = bench.config.images is not None
     with claimed(run, STAGE, key) as folder:
-        report = _with_layers(bench.run(model, folder), model).model_copy(update={"key": key})
-        write_report(report, folder / REPORT_NAME)
+        report = _with_layers(bench.run(model, None if is_part else folder), model)
+        report = report.model_copy(update={"key": key})
+        kept = _without_accuracy(report) if is_part else report
+        write_report(_as_measured(kept), folder / REPORT_NAME)
     log.info("%s: written", folder / REPORT_NAME)
-    return report
+    return _with_note(report) if is_part else report
+
+
+def _with_note(report: StageReport) -> StageReport:
+    return report.model_copy(update={"notes": (*report.notes, _PART)})
+
+
+def _without_accuracy(report: StageReport) -> StageReport:
+    results = {**report.results, "figures": {**report.results["figures"], "agreement": None}}
+    warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
+    return report.model_copy(update={"results": results, "accuracy": (), "warnings": warnings})
+
+
+def _as_measured(report: StageReport) -> StageReport:
+    """A report of the stage "board", which is what a run keeps: of a model that was only judged nothing is doubtful."""
+    figures = {"is_valid": True, "problems": [], **report.results["figures"]}
+    return report.model_copy(update={"stage": STAGE, "results": {**report.results, "figures": figures}})
 
 
 @contextmanager
@@ -170,8 +216,8 @@ def _with_layers(done: OnBoard, model: Model) -> StageReport:
     return report.model_copy(update={"results": results})
 
 
-def _key(model: Model, config: BoardConfig, board: Board) -> str:
-    return hashlib.sha256(f"{stage_key(STAGE, model, config)} {board.name} {board.host}".encode()).hexdigest()
+def _key(model: Model, config: BoardConfig, board: Board, kind: str = STAGE) -> str:
+    return hashlib.sha256(f"{stage_key(kind, model, config)} {board.name} {board.host}".encode()).hexdigest()
 
 
 def _known(run: Run, key: str) -> StageReport | None:

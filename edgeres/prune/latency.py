@@ -139,6 +139,7 @@ def _table(
     fitted_whole = float(fit.coefficients[0])
     return LatencyTable(
         model_sha256=source.sha256,
+        model_name=source.path.name,
         spec=source.spec,
         conditions=config.model_copy(update={"threads": whole.threads or None}),
         runtime=whole.runtime,

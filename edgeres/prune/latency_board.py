@@ -18,8 +18,10 @@ Never run on hardware so far.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from edgeres.bench.trtexec import LayerTime, profile_from
 from edgeres.compile.layers import UNKNOWN, Layer, layers_in
 from edgeres.compile.origin import LAYER_OPERATORS, Graph, Origin
 from edgeres.core.artifacts import LatencyTableFile, Model, OnnxModel
+from edgeres.core.durations import text_from
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Z_95, Latency
@@ -39,12 +42,16 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import Interval, percentile_interval
 from edgeres.prune.latency import FILE_NAME, Measure
 from edgeres.prune.latency_design import interval_around, shape_classes
+from edgeres.prune.latency_kept import Kept, NetworkTime
 from edgeres.prune.latency_table import LatencyConfig, LatencyTable, ModuleCost, lines_of, summary_of
 
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SHORTCUT = ".downsample"
 _ROUNDS = 20  # pieces in a row that a board's samples are cut into: neighbours are not independent
+_NAMED = 4  # modules of a shortened network that a line of progress names; more are counted
 _OTHER_WAY = "time shortened networks instead: edgeres bench --per-module --on BOARD MODEL.safetensors"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ def table_from_profile(source: OnnxModel, latency: Latency, texts: ProfileTexts)
     costs = _costs(source.spec, classes, own, errors=errors, degrees=degrees)
     return LatencyTable(
         model_sha256=source.sha256,
+        model_name=source.path.name,
         spec=source.spec,
         conditions=_conditions(source, latency),
         runtime=latency.runtime,
@@ -106,24 +114,60 @@ def latency_from_profile(
     return StageResult(output, recorder.finish(output))
 
 
-def on_board(measure_one: Callable[[OnnxModel], Latency]) -> Measure:
-    """A board in the place of this machine: `measure_one` builds one graph there and times it.
+def on_board(measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]], kept: Kept | None = None) -> Measure:
+    """A board in the place of this machine: `measure_one` builds one graph there and times it; latency and warnings.
 
     The networks come in an order drawn from the seed, so that a board that warms up slows none of them in particular.
+    Those in `kept` are not measured again; each that is measured is kept at once.
     """
+    known = kept or Kept(None, "")
 
     def measure(models: Sequence[Model], config: BenchConfig) -> Session:
         order = random.Random(config.seed).sample(range(len(models)), len(models))
         found: dict[int, Latency] = {}
-        session = uuid.uuid4().hex[:12]
+        session, pace = uuid.uuid4().hex[:12], _Pace(len(models), known)
         for index in order:
             model = models[index]
             assert isinstance(model, OnnxModel)
-            latency = measure_one(model)
-            found[index] = latency.model_copy(update={"session": session, "rounds": _rounds(len(latency.samples_ms))})
+            one = known.at(index, model.spec.dropped)
+            if one is None:
+                pace.say(model.spec.dropped)
+                latency, warnings = measure_one(model)
+                one = NetworkTime(dropped=model.spec.dropped, latency=latency, warnings=warnings)
+                known.keep(index, one)
+            rounds = _rounds(len(one.latency.samples_ms))
+            found[index] = one.latency.model_copy(update={"session": session, "rounds": rounds})
         return Session(tuple(found[index] for index in range(len(models))), None)
 
     return measure
+
+
+class _Pace:
+    """Says which network is measured and how long the rest will take at the pace so far."""
+
+    def __init__(self, total: int, kept: Kept) -> None:
+        self.total, self.done, self.kept = total, 0, kept.reused
+        self._began_s = time.monotonic()
+        if kept.reused:
+            log.info("%d of %d networks measured before, reused", kept.reused, total)
+
+    def say(self, dropped: Sequence[str]) -> None:
+        """One line, when the next network begins."""
+        place = self.kept + self.done + 1
+        log.info("network %d of %d: %s%s", place, self.total, _without(dropped), self._left(self.total - place + 1))
+        self.done += 1
+
+    def _left(self, networks: int) -> str:
+        if not self.done:
+            return ""
+        seconds = (time.monotonic() - self._began_s) / self.done * networks
+        return f"; about {text_from(seconds)} left"
+
+
+def _without(dropped: Sequence[str]) -> str:
+    if not dropped:
+        return "the whole network"
+    return f"without {', '.join(dropped) if len(dropped) <= _NAMED else f'{len(dropped)} modules'}"
 
 
 def _rounds(samples: int) -> tuple[int, ...]:

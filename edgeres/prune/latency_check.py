@@ -9,7 +9,8 @@ network's latency in the table. A machine's speed drifts by several percent betw
 not make a promise that the next one breaks, and the table's session, longer and of more processes, is the second
 opinion on what the whole network takes.
 
-A table of a board is checked on that board: here the prediction itself is judged, and `is_measured` says so.
+A table of a board is checked on that board: here the prediction itself is judged, `is_measured` says so, and what only
+a measurement gives is None.
 
 What a miss is short of comes back in the table's milliseconds, so that a search can ask for that much more and choose
 again (`missing_ms`).
@@ -35,6 +36,7 @@ from edgeres.prune.latency_table import LatencyTable, check_table, predicted_ms
 from edgeres.prune.shortened import as_run
 
 log = logging.getLogger(__name__)
+_TICK_MS = 0.0005  # of CUDA events, with which trtexec times. Source: CUDA Runtime API, cudaEventElapsedTime
 _COPIES = (3, 6)  # processes of each network, first and where that leaves it open: starts differ by up to 1 %
 
 
@@ -57,32 +59,48 @@ class Checked(Record):
     """A pruned network re-measured; `error_percent` is positive where it is slower than predicted.
 
     `table_whole_ms` is what the table says of the network it was cut from, `predicted_ms` of the pruned one; the
-    latencies and their ratio are of this session.
+    latencies and their ratio are of this session, None without one. `predicted_whole_ms` is `table_whole_ms` with its
+    interval. `engine` says as what it runs and by which table, `advice` how to measure it, where it was only predicted.
     """
 
     dropped: tuple[str, ...]
     session: str
     machine: str
-    whole_ms: Interval
-    pruned_ms: Interval
-    ratio: Interval
+    whole_ms: Interval | None
+    pruned_ms: Interval | None
+    ratio: Interval | None
     table_whole_ms: float
     predicted_ms: Interval
     predicted_ratio: float
-    error_percent: float
+    error_percent: float | None
     warnings: tuple[str, ...] = ()
     is_measured: bool = True
+    predicted_whole_ms: Interval | None = None
+    engine: str = ""
+    advice: str = ""
+
+    @property
+    def reached_ms(self) -> float:
+        """The pruned network's latency: measured, or predicted where it was not."""
+        return (self.pruned_ms or self.predicted_ms).value
+
+    @property
+    def share(self) -> float:
+        """Of the whole network's latency: measured, or predicted where it was not."""
+        return self.ratio.value if self.ratio else self.predicted_ratio
 
     def missing_ms(self, target: Target) -> float:
         """What must be saved besides, in the table's milliseconds; 0 if the target is met."""
-        short = self.ratio.value * self.table_whole_ms - target.ms(self.table_whole_ms)
-        if not target.is_ratio:
+        short = self.share * self.table_whole_ms - target.ms(self.table_whole_ms)
+        if not target.is_ratio and self.pruned_ms and self.whole_ms:
             now = (self.pruned_ms.value - target.value) / self.whole_ms.value * self.table_whole_ms
             short = max(short, now)
         return max(short, 0.0)
 
     def is_open(self, target: Target) -> bool:
         """Whether the target is missed by less than the measurement can tell: the interval reaches below it."""
+        if self.ratio is None or self.pruned_ms is None:
+            return False
         wanted = target.ms(self.table_whole_ms)
         reaches = self.ratio.low * self.table_whole_ms <= wanted
         if not target.is_ratio:
@@ -91,10 +109,10 @@ class Checked(Record):
 
     def line(self) -> str:
         """The outcome for people."""
-        if not self.is_measured:
+        if self.pruned_ms is None or self.whole_ms is None or self.ratio is None:
             return (
-                f"predicted {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} of the {self.whole_ms.value:.3f} ms"
-                f" before, on {self.machine}; NOT measured: export it and measure it there: edgeres bench --on BOARD"
+                f"predicted {self.predicted_ms.value:.3f} ms {self.engine}, {self.predicted_ratio:.3f} of the"
+                f" {self.table_whole_ms:.3f} ms before; NOT measured: {self.advice}"
             )
         return (
             f"measured {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} (95 %: {self.ratio.low:.3f} to"
@@ -149,20 +167,35 @@ def check_prediction(
 def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Checked:
     """What the table says, in the place of a measurement that only its board could make."""
     before, after = predicted_ms(table, whole.spec.dropped), predicted_ms(table, pruned.spec.dropped)
-    ratio = Interval(value=after.value / before.value, low=after.low / before.value, high=after.high / before.value)
     return Checked(
         dropped=_new(pruned, whole),
         session=table.session,
         machine=table.machine,
-        whole_ms=before,
-        pruned_ms=after,
-        ratio=ratio,
+        whole_ms=None,
+        pruned_ms=None,
+        ratio=None,
         table_whole_ms=before.value,
-        predicted_ms=after,
-        predicted_ratio=ratio.value,
-        error_percent=0.0,
+        predicted_ms=_not_finer(after),
+        predicted_ratio=after.value / before.value,
+        error_percent=None,
         is_measured=False,
+        predicted_whole_ms=_not_finer(before),
+        engine=f"as an {table.precision} engine ({table.title})",
+        advice=_advice(table),
     )
+
+
+def _not_finer(predicted: Interval) -> Interval:
+    """The interval, not narrower than the clock that the table was measured with can tell."""
+    low, high = predicted.value - _TICK_MS, predicted.value + _TICK_MS
+    return Interval(value=predicted.value, low=min(predicted.low, low), high=max(predicted.high, high))
+
+
+def _advice(table: LatencyTable) -> str:
+    """The way from the pruned checkpoint to a measurement on the table's board."""
+    name = table.machine.partition(":")[0]
+    steps = ["edgeres export", *(["edgeres calibrate", "edgeres quantize"] if table.is_int8 else [])]
+    return f"{', '.join(steps)}, then edgeres bench --on {name}"
 
 
 def _checked(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable, session: Session) -> Checked:

@@ -98,12 +98,14 @@ class LatencyTable(Record):
     `covariance` in ms^2 belongs to (whole_ms, saved_ms of each of `shapes`); `fit_error` is relative. `measured_ms` is
     the whole network's median itself, `rest_ms` what no module accounts for: stem, head and overhead.
 
-    `method`: from shortened networks, or from the layer profile of one engine of `engine_precision`.
+    `method`: from shortened networks, or from the layer profile of one engine of `engine_precision`. `model_name` is
+    the file's, empty in a table of an earlier version.
     """
 
     kind: Literal["latencies"] = "latencies"
     schema_version: int = 1
     model_sha256: str
+    model_name: str = ""
     spec: ModelSpec
     conditions: LatencyConfig
     runtime: str
@@ -125,6 +127,22 @@ class LatencyTable(Record):
     def is_of_board(self) -> bool:
         """Whether it was measured on a board, which nothing here can check."""
         return self.conditions.runtime == "tensorrt"
+
+    @property
+    def precision(self) -> str:
+        """Of the graphs that were timed: `INT8`, `FP32`, `INT8+FP16`."""
+        return (self.engine_precision or self.conditions.precision).upper()
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether INT8 graphs were timed."""
+        return "INT8" in self.precision
+
+    @property
+    def title(self) -> str:
+        """`table of model.int8.onnx on desk`."""
+        where = self.machine.partition(":")[0] if self.is_of_board else self.runtime
+        return f"table of {self.model_name or 'a network'} on {where}"
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
@@ -225,9 +243,8 @@ def _how(table: LatencyTable) -> str:
             f" median (its layers add up to {percent} more or less)"
         )
     where = f"on {table.machine}" if table.is_of_board else f"{table.conditions.threads} threads"
-    return (
-        f"{table.runtime}, {where}, {len(table.timed)} networks in one session, which differ from the sum by {percent}"
-    )
+    how = "one after the other" if table.is_of_board else "in one session"
+    return f"{table.runtime}, {where}, {len(table.timed)} networks {how}, which differ from the sum by {percent}"
 
 
 def _known(table: LatencyTable, dropped: Sequence[str]) -> list[str]:

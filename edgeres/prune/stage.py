@@ -117,8 +117,8 @@ def _for_a_latency(
                 break
     assert nearest is not None
     raise InputError(
-        f"--target-latency {wanted}: not met by the clock; best reached {nearest.pruned_ms.value:.3f} ms"
-        f" ({nearest.ratio.value:.3f} of the whole) without {', '.join(nearest.dropped)}"
+        f"--target-latency {wanted}: not met by {'the clock' if nearest.is_measured else 'the table'}; best reached"
+        f" {nearest.reached_ms:.3f} ms ({nearest.share:.3f} of the whole) without {', '.join(nearest.dropped)}"
     )
 
 
@@ -143,7 +143,8 @@ def _record_prediction(recorder: Recorder, table: LatencyTable, spec: ModelSpec,
     recorder.results["predicted_ms"] = after.model_dump()
     recorder.notes.append(
         f"by the latency table {before.value:.3f} ms become {after.value:.3f} ms"
-        f" ({after.value / before.value:.3f}; {table.runtime}, batch {table.conditions.batch})"
+        f" ({after.value / before.value:.3f}; {table.runtime}{', INT8' if table.is_int8 else ''}, batch"
+        f" {table.conditions.batch})"
     )
 
 

@@ -16,6 +16,8 @@ from edgeres.report.compare import Measured, latency_between, measured_from, poi
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
 
+NO_SAMPLES = "no samples under load"
+
 
 class EnergyFigure(Figure):
     """Energy of one image above the board at rest; without `is_input` or with `is_partial` less than at the wall."""
@@ -44,13 +46,17 @@ class BoardFacts(Figure):
 
 
 class BoardFigure(Figure):
-    """One model file on one board. `model` is the stage that made the file, or its name where that is elsewhere."""
+    """One model file on one board. `model` is the stage that made the file, or its name where that is elsewhere.
+
+    `is_valid` is None where the GPU's clock was not seen under load. With `equal_bits` the logits are ONNX Runtime's,
+    bit for bit, and there is no `sqnr_db`. `measured` (ISO 8601) is one of `measurements` of this file on this board.
+    """
 
     stage: str
     board: BoardFacts
     model: str
     precision: str
-    is_valid: bool
+    is_valid: bool | None
     problems: tuple[str, ...]
     latency: LatencyFigure | None = None
     images_per_s: float | None = None
@@ -65,23 +71,41 @@ class BoardFigure(Figure):
     build_s: float | None = None
     layers: str = ""
     command: str = ""
+    equal_bits: bool | None = None
+    measured: str = ""
+    measurements: int = 1
+    is_newest: bool = True
 
 
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
     """In order of the stages, and what could not be read."""
-    found: list[BoardFigure] = []
+    found: list[tuple[FinishedStage, BoardFigure]] = []
     problems: list[str] = []
     timed: list[Measured] = []
     for stage in (one for one in folder.stages if one.report.stage == BOARD_STAGE):
         measured = _measured(stage)
         figure = _figure(stage, measured, folder, timed)
-        if figure and figure.is_valid:
+        if figure and figure.is_valid is not False:
             timed.append(measured)
         if figure is None:
             problems.append(f"{stage.name}: what the board measured cannot be read; measure again on the board")
         else:
-            found.append(figure)
-    return tuple(found), tuple(problems)
+            found.append((stage, figure))
+    return _counted(found), tuple(problems)
+
+
+def _counted(found: Sequence[tuple[FinishedStage, BoardFigure]]) -> tuple[BoardFigure, ...]:
+    """Each with how often its file was timed (or only judged) on its board, and whether it is the last of them."""
+    keys = [_key(stage, one) for stage, one in found]
+    last = {key: place for place, key in enumerate(keys)}
+    return tuple(
+        one.model_copy(update={"measurements": keys.count(key), "is_newest": last[key] == place})
+        for place, (key, (_, one)) in enumerate(zip(keys, found, strict=True))
+    )
+
+
+def _key(stage: FinishedStage, one: BoardFigure) -> tuple[str, str, bool]:
+    return stage.report.source.sha256 if stage.report.source else one.model, one.board.name, one.latency is None
 
 
 def _measured(stage: FinishedStage) -> Measured:
@@ -111,8 +135,11 @@ def _figure(
         "points": points_between(measured_from(source, folder), measured) if source else None,
         "same_top1": agreement.get("top1") if isinstance(agreement, dict) else None,
         "sqnr_db": agreement.get("sqnr_db") if isinstance(agreement, dict) else None,
+        "equal_bits": agreement.get("equal_bits") if isinstance(agreement, dict) else None,
+        "measured": report.created,
         "energy": _energy(report.energy[0]) if report.energy else None,
-        "speed": _speed(measured, earlier) if figures.get("is_valid") is True else None,
+        "is_valid": figures.get("is_valid"),
+        "speed": _speed(measured, earlier) if figures.get("is_valid") is not False else None,
         "heat": _heat(figures.get("heat")),
         "layers": _text(figures.get("layers")),
         "command": _text(figures.get("command")),
@@ -155,7 +182,9 @@ def _energy(energy: Energy) -> EnergyFigure:
 
 def _heat(heat: Any) -> str:
     """`48 to 61 °C, GPU 1,020 MHz`, as far as the board said."""
-    return ", ".join(_heat_parts(heat)) if isinstance(heat, dict) else ""
+    if not isinstance(heat, dict):
+        return ""
+    return ", ".join(_heat_parts(heat)) or (NO_SAMPLES if heat.get("samples") == 0 else "")
 
 
 def _heat_parts(heat: dict[str, Any]) -> Iterator[str]:

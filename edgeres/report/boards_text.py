@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from edgeres.core.statistics import calls_needed
 from edgeres.report.boards import BoardFigure, EnergyFigure
-from edgeres.report.wording import Lines, interval_lines, milliseconds, percent, points, size, speed, tight
+from edgeres.report.figures import LatencyFigure
+from edgeres.report.wording import Lines, interval_lines, percent, points, size, speed, tight
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,12 +19,16 @@ BOARD_COLUMNS: dict[str, str] = {
     "board": "Board",
     "model": "Model",
     "latency": "Latency ms",
-    "energy": "Energy of an image",
+    "energy": "Energy, power",
     "top1": "Top-1 %",
     "engine": "Engine",
     "state": "Valid",
 }
-_TERMINAL_WIDTHS = (10, 11, 13, 8, 13, 8, 5)  # break no figure; with what stands between 80 characters
+UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
+_TERMINAL_WIDTHS = (10, 11, 13, 10, 12, 8, 7)  # break no figure; with what stands between 80 characters
+_P99 = 99
+_MOST_PLACES = 4
+_MINUTE = len("2026-01-31 12:34")
 
 
 def board_cells(board: BoardFigure) -> dict[str, Lines]:
@@ -33,8 +40,23 @@ def board_cells(board: BoardFigure) -> dict[str, Lines]:
         "energy": tuple(_energy(board.energy)),
         "top1": tuple(_accuracy(board)),
         "engine": tuple(_engine(board)),
-        "state": ("yes",) if board.is_valid else ("no", *board.problems),
+        "state": (_state(board), *_why(board)),
     }
+
+
+def places_for(half_width: float) -> int:
+    """Decimals that show a half-width, and what it belongs to, with two of its digits."""
+    return min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else _MOST_PLACES
+
+
+def _state(board: BoardFigure) -> str:
+    if board.latency is None:
+        return "not timed"
+    return "unknown" if board.is_valid is None else "yes" if board.is_valid else "no"
+
+
+def _why(board: BoardFigure) -> Lines:
+    return (UNKNOWN_VALIDITY,) if board.is_valid is None and board.latency else board.problems
 
 
 def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
@@ -42,8 +64,9 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    problems = [Text(f"{one.stage} is not valid: {problem}") for one in boards for problem in one.problems]
-    return Group(_table(boards), *problems)
+    said = {True: "", False: "is not valid", None: "may not be valid"}
+    reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _why(one)]
+    return Group(_table(boards), *map(Text, reasons))
 
 
 def _table(boards: Sequence[BoardFigure]) -> Table:
@@ -57,7 +80,7 @@ def _table(boards: Sequence[BoardFigure]) -> Table:
     for title, width in zip(BOARD_COLUMNS.values(), _TERMINAL_WIDTHS, strict=True):
         table.add_column(title, overflow="fold", width=width)
     for board in boards:
-        texts = {**board_cells(board), "state": ("yes" if board.is_valid else "no",)}
+        texts = {**board_cells(board), "state": (_state(board),)}
         table.add_row(*(Text("\n".join(map(tight, texts[name]))) for name in BOARD_COLUMNS))
     return table
 
@@ -70,11 +93,11 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
         "model": board.model,
         "precision": board.precision,
         **{f"board_{name}": value for name, value in board.board.model_dump().items()},
-        "is_valid": board.is_valid,
+        "is_valid": "unknown" if board.is_valid is None else board.is_valid,
         "p50_ms": latency.p50_ms.value if latency else None,
         "p50_low_ms": latency.p50_ms.low if latency else None,
         "p50_high_ms": latency.p50_ms.high if latency else None,
-        "p99_ms": latency.p99_ms.value if latency else None,
+        "p99_ms": latency.p99_ms.value if latency and has_p99(latency) else None,
         "samples": latency.samples if latency else None,
         "batch": latency.batch if latency else None,
         "runtime": latency.runtime if latency else None,
@@ -91,11 +114,15 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
         "n": accuracy.n if accuracy else None,
         "points_vs_file": board.points.value if board.points else None,
         "same_top1": board.same_top1,
+        "equal_bits": board.equal_bits,
         "sqnr_db": board.sqnr_db,
         "engine_bytes": board.engine_bytes,
         "build_s": board.build_s,
         "layers": board.layers,
         "problems": "; ".join(board.problems),
+        "measured": board.measured,
+        "measurements_of_file": board.measurements,
+        "is_newest": board.is_newest,
     }
 
 
@@ -109,6 +136,9 @@ def _board(board: BoardFigure) -> Iterator[str]:
     if facts.clocks_locked is not None:
         yield "clocks locked" if facts.clocks_locked else "clocks not locked"
     yield from (text for text in (board.heat,) if text)
+    if board.measurements > 1:
+        yield f"measured {board.measured.replace('T', ' ')[:_MINUTE]} UTC"
+        yield f"the newest of {board.measurements}" if board.is_newest else "measured again since"
 
 
 def _latency(board: BoardFigure) -> Iterator[str]:
@@ -117,7 +147,10 @@ def _latency(board: BoardFigure) -> Iterator[str]:
         yield "not timed"
         return
     yield from interval_lines("p50", latency.p50_ms)
-    yield from interval_lines("p99", latency.p99_ms)
+    if has_p99(latency):
+        yield from interval_lines("p99", latency.p99_ms)
+    else:
+        yield f"p99 needs {calls_needed(_P99)} calls"
     yield f"n = {latency.samples:,}, batch {latency.batch}"
     if board.images_per_s is not None:
         yield f"{board.images_per_s:,.0f} images/s"
@@ -125,13 +158,18 @@ def _latency(board: BoardFigure) -> Iterator[str]:
         yield from (f"{speed(board.speed)[0]} of {board.speed.versus}", *speed(board.speed)[1:])
 
 
+def has_p99(latency: LatencyFigure) -> bool:
+    """Whether the calls are enough for a 99th percentile."""
+    return latency.samples >= calls_needed(_P99)
+
+
 def _energy(energy: EnergyFigure | None) -> Iterator[str]:
     if energy is None:
         yield "not measured"
         return
-    value = energy.mj_per_image
-    yield f"{milliseconds(value.value)} mJ"
-    yield f"± {milliseconds((value.high - value.low) / 2)}"
+    value, half = energy.mj_per_image, (energy.mj_per_image.high - energy.mj_per_image.low) / 2
+    yield f"{value.value:.{places_for(half)}f} mJ"
+    yield f"± {half:.{places_for(half)}f}"
     yield f"{energy.load_w:.2f} W loaded"
     yield f"{energy.idle_w:.2f} W at rest"
     yield f"n = {energy.samples:,}, {energy.source}"
@@ -154,6 +192,8 @@ def _accuracy(board: BoardFigure) -> Iterator[str]:
         yield from (f"{points(board.points)[0]} to the file here", *points(board.points)[1:])
     if board.same_top1 is not None:
         yield f"same top-1 on {percent(board.same_top1)} %"
+    if board.equal_bits:
+        yield "logits equal bit for bit"
     if board.sqnr_db is not None:
         yield f"logits {board.sqnr_db:.1f} dB"
 

@@ -193,7 +193,7 @@ def serving(tmp_path, monkeypatch):
         host.stop()
 
 
-def onnx_file(folder, *, arch="resnet8", batch=1, seed=0):
+def onnx_file(folder, *, arch="resnet8", batch=1, seed=0, opset=17):
     """A float ONNX file of a network with random weights for the digits data set."""
     import torch
 
@@ -206,6 +206,6 @@ def onnx_file(folder, *, arch="resnet8", batch=1, seed=0):
     grey = Preprocess(mean=(0.3,), std=(0.4,))
     spec = spec_from_arch(arch, num_classes=10, input_shape=(1, 8, 8), preprocess=grey, options={})
     checkpoint = save_checkpoint(network_from(spec).state_dict(), spec, folder / "m.safetensors", stage="test")
-    config = ExportConfig(dynamic=True) if batch is None else ExportConfig(batch=batch)
+    config = ExportConfig(dynamic=True, opset=opset) if batch is None else ExportConfig(batch=batch, opset=opset)
     folder.mkdir(exist_ok=True)
     return export(checkpoint, config, folder).output

@@ -47,6 +47,22 @@ def test_a_damaged_list_of_boards_is_named(text):
         boards.boards()
 
 
+def test_boards_are_added_listed_and_forgotten_on_the_command_line():
+    def call(*words):
+        return CliRunner().invoke(board_command, words, catch_exceptions=False).output
+
+    assert json.loads(call("list", "--json")) == []
+    assert call("list").startswith("no boards yet; keep one: edgeres board add NAME HOST")
+    assert call("add", "desk", "orin").startswith("desk: orin; look at it: ")
+    assert call("add", "desk", "orin").startswith("desk: orin; look at it: ")
+    assert call("add", "desk", "me@orin2").startswith("desk: me@orin2 instead of orin; look at it: ")
+    assert json.loads(call("list", "--json")) == [{"name": "desk", "host": "me@orin2"}]
+    assert call("remove", "desk") == "desk (me@orin2) is no longer kept\n"
+    assert boards.boards() == {}
+    with pytest.raises(InputError, match=r"no board 'desk' \(see: edgeres board list\)"):
+        boards.remove_board("desk")
+
+
 def test_without_fabric_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fabric", None)
     with pytest.raises(MissingDependency, match=r"edgeres\[boards\]"), session(DESK):
@@ -61,6 +77,7 @@ def test_a_board_is_looked_at_over_real_ssh_and_left_as_it_was(host):
     result = CliRunner().invoke(board_command, ["check", "desk", "--json"], catch_exceptions=False)
     found = json.loads(result.output)
     assert (found["schema_version"], found["jetpack"], found["power_mode"]["id"]) == (1, "6.2", 2)
+    assert (found["capability"], found["target"], found["tensorrt"]) == (None, "sm87", "10.3.0.30")
     assert host.left_behind() == []
 
 

@@ -1,12 +1,14 @@
 """Building, measuring and judging on a pretend board over real ssh."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edgeres.bench.board_accuracy import Images
 from edgeres.bench.board_images import bytes_needed, parts_of, tables_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import checked_board
@@ -111,7 +113,8 @@ def test_a_command_is_told_without_the_folder_that_is_gone():
 @pytest.mark.parametrize(
     "jetpack", ["6.2", *(pytest.param(old, marks=pytest.mark.slow) for old in ("4.6", "5.1", "7.2"))]
 )
-def test_a_board_is_as_right_as_onnx_runtime(host, hosts, float_onnx, jetpack, tmp_path):
+def test_a_board_is_as_right_as_onnx_runtime(host, hosts, jetpack, tmp_path):
+    float_onnx = hosts.onnx_file(tmp_path / "onnx", opset=13 if jetpack == "4.6" else 17)
     host.start(jetpack=jetpack)
     if not host.fakes.has_compiler():
         pytest.skip("no C compiler for the libcudart stand-in")
@@ -122,6 +125,10 @@ def test_a_board_is_as_right_as_onnx_runtime(host, hosts, float_onnx, jetpack, t
     assert accuracy.n == 100
     assert accuracy.correct_top1 == agreement["reference_correct_top1"]
     assert agreement["same_top1"] == 100
+    assert agreement["equal_bits"] is (agreement["sqnr_db"] is None)
+    assert accuracy.runtime == report.latency[0].runtime
+    assert figures["p99_ms"] is None
+    assert any(note.startswith("p99 needs 368 calls, there were 200") for note in report.notes)
     assert report.latency[0].machine.startswith("desk: ")
     assert f"JetPack {jetpack}" in report.latency[0].machine
     assert report.energy[0].mj_per_image > 0
@@ -167,6 +174,36 @@ def test_two_runs_at_once_do_not_spoil_each_other(host, hosts, float_onnx):
             Bench(second, BoardConfig(**SHORT)).run(float_onnx)
         running.close()
     hosts.wait_until(lambda: host.programs() == [] and host.left_behind() == [])
+
+
+def test_a_board_without_int8_and_with_an_old_parser_says_so(host, hosts, float_onnx, tmp_path):
+    host.start(jetpack="4.6")
+    old = hosts.onnx_file(tmp_path / "old", opset=13)
+    int8 = quantized(old, tmp_path / "int8.onnx", np.int8(0))
+    with session(DESK) as opened:
+        with pytest.raises(DeviceError, match=r"has opset 17, TensorRT 8\.2\.1 there reads up to 13; export it so"):
+            bench_of(opened, float_onnx).run(float_onnx)
+        assert not (Path(opened.folder) / "model.onnx").exists()
+        report = Bench(opened, BoardConfig(**SHORT), accuracy_only=True).run(int8).report
+    assert any("Jetson Nano (sm53) has no INT8" in warning for warning in report.warnings)
+
+
+def test_a_power_mode_the_board_does_not_have_is_refused_before_anything_is_sent(host, float_onnx):
+    host.start()
+    with session(DESK) as opened:
+        with pytest.raises(InputError, match=r"^--power-mode 99W: desk has no such mode; it has: 15W \(0\), 25W"):
+            bench_of(opened, float_onnx, power_mode="99W")
+        assert not (Path(opened.folder) / "model.onnx").exists()
+
+
+def test_images_beyond_val_are_told(spec_of):
+    spec, whole = spec_of(), len(dataset_from("digits").val)
+    assert Images("digits", whole + 1).remarks(spec) == (
+        [f"--images {whole + 1}: val has {whole} images, all of them were taken"],
+        [],
+    )
+    assert Images("digits", 5).remarks(spec) == ([], [f"evaluated on 5 of the {whole} val images only"])
+    assert Images("digits", whole).remarks(spec) == Images("digits").remarks(spec) == ([], [])
 
 
 def test_logits_that_are_not_finite_are_refused(host, float_onnx, tmp_path):

@@ -1,17 +1,21 @@
 """What a run keeps of a board, and what is chosen for it; no board is asked."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
-from edgeres.bench.on_board import BoardConfig
+from edgeres.bench.on_board import BoardConfig, OnBoard
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.metrics import Accuracy
 from edgeres.core.runs import Run
+from edgeres.core.stage import Recorder
 from edgeres.pipeline import on_board
 from edgeres.pipeline.board_compile import compile_on_board
 from edgeres.pipeline.board_modules import module_costs_on_board
-from edgeres.pipeline.on_board import BoardCall, bench_on_board, board_config, claimed, last_of_each
+from edgeres.pipeline.on_board import BoardCall, bench_on_board, board_config, claimed, evaluate_on_board, last_of_each
 
 
 class Named:
@@ -50,11 +54,11 @@ def test_the_runs_data_set_is_taken_where_none_is_named(runs_folder):
     text = json.dumps({**report, "environment": {**here, "edgeres": "0", "packages": {}}})
     (folder / "report.json").write_text(text)
     run = Run(runs_folder / "r")
-    assert board_config({}, run).data == "digits"
-    assert board_config({"data": "cifar10"}, run).data == "cifar10"
-    assert board_config({}, None).data is None
-    with pytest.raises(InputError, match=r"--duration-s: .*greater than or equal to 1"):
-        board_config({"duration_s": 0}, None)
+    assert board_config({}, run, "bench").data == "digits"
+    assert board_config({"data": "cifar10"}, run, "bench").data == "cifar10"
+    assert board_config({}, None, "bench").data is None
+    with pytest.raises(InputError, match=r"^bench: --duration-s: .*greater than or equal to 1"):
+        board_config({"duration_s": 0}, None, "bench")
 
 
 def test_another_board_or_other_options_are_another_measurement(tmp_path):
@@ -64,8 +68,9 @@ def test_another_board_or_other_options_are_another_measurement(tmp_path):
         on_board._key(model, BoardConfig(), desk),
         on_board._key(model, BoardConfig(batch=2), desk),
         on_board._key(model, BoardConfig(), desk.model_copy(update={"host": "elsewhere"})),
+        on_board._key(model, BoardConfig(), desk, "eval"),
     ]
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
     assert keys[0] == on_board._key(model, BoardConfig(), desk)
 
 
@@ -82,8 +87,112 @@ def test_a_model_outside_any_run_needs_a_place_for_what_is_made(tmp_path, checkp
         compile_on_board(checkpoint.path, "desk", {})
     with pytest.raises(InputError, match=r"is in no run: say where the table goes, --out FILE"):
         module_costs_on_board(checkpoint.path, BoardCall(on="desk"))
-    with pytest.raises(InputError, match=r"--data does not go with --per-module --on"):
-        module_costs_on_board(checkpoint.path, BoardCall(on="desk", values={"data": "digits"}))
+    for option in ("data", "idle_s"):
+        with pytest.raises(InputError, match=rf"--{option[:4]}\S* does not go with --per-module --on"):
+            module_costs_on_board(checkpoint.path, BoardCall(on="desk", values={option: "1"}))
+
+
+class FakeBench:
+    """A fake of edgeres.bench.on_board.Bench: what it reports is made up, no board is asked."""
+
+    def __init__(self, opened, config, images=None, accuracy_only=False):
+        self.session, self.config, self.accuracy_only = opened, config, accuracy_only
+
+    def run(self, model, out=None):
+        recorder = Recorder("eval" if self.accuracy_only else "board", self.config, None)
+        recorder.results |= {"board": {"name": "desk"}, "figures": {"agreement": {"n": 3}}}
+        recorder.notes += self.session.said()
+        n = self.config.images or 449
+        recorder.warnings += [f"evaluated on {n} of the 449 val images only", "hot"] if n < 449 else []
+        if out is not None:
+            (out / "predictions.npy").write_bytes(b"made up")
+        name = "predictions.npy" if out else None
+        made_up = {
+            "correct_top1": 1,
+            "correct_top5": 2,
+            "dataset": "d",
+            "split": "val",
+            "runtime": "r",
+            "artifact": "a",
+        }
+        recorder.accuracy.append(Accuracy(n=n, predictions=name, **made_up))
+        return OnBoard(recorder.finish(None))
+
+
+@pytest.fixture
+def exported(runs_folder, monkeypatch, caplog):
+    """A file in a run; what was said before the board was asked is in the notes of its reports."""
+    caplog.set_level("INFO", logger="edgeres")
+    opened = SimpleNamespace(board=on_board.board_named("desk"), said=lambda: caplog.messages)
+    monkeypatch.setattr(on_board, "Bench", FakeBench)
+    monkeypatch.setattr(on_board, "session", lambda board: nullcontext(opened))
+    monkeypatch.setattr(on_board, "images_for", lambda models, config: None)
+    folder = runs_folder / "r" / "01-export"
+    folder.mkdir(parents=True)
+    for name in ("model.onnx", "report.json"):
+        (folder / name).write_bytes(b"{}")
+    return folder / "model.onnx"
+
+
+def kept_in(model):
+    return [json.loads(path.read_text()) for path in sorted(model.parents[1].glob("*-board/report.json"))]
+
+
+def test_a_run_keeps_what_the_board_judged_on_the_whole_of_val(exported, caplog):
+    report = evaluate_on_board(exported, BoardCall(on="desk", values={"data": "digits"}))
+    (kept,) = kept_in(exported)
+    assert (report.stage, kept["stage"]) == ("eval", "board")
+    assert kept["accuracy"][0]["n"] == 449
+    assert kept["results"]["figures"]["is_valid"] is True
+    assert (exported.parents[1] / "02-board" / kept["accuracy"][0]["predictions"]).is_file()
+    assert not any("takes" in message for message in caplog.messages)
+
+
+def test_what_was_judged_on_a_part_of_val_is_shown_and_not_kept_which_is_said_before(exported):
+    report = evaluate_on_board(exported, BoardCall(on="desk", values={"data": "digits", "images": 100}))
+    assert report.accuracy[0].n == 100
+    assert kept_in(exported) == []
+    assert len([note for note in report.notes if "not kept in the run" in note]) == 2  # before, and after
+
+
+def test_a_benchmark_with_a_part_of_val_keeps_the_latency_without_the_accuracy(exported):
+    call = BoardCall(on="desk", values={"data": "digits", "images": 100})
+    (report,) = bench_on_board([exported], call)
+    (kept,) = kept_in(exported)
+    assert (kept["accuracy"], kept["results"]["figures"]["agreement"], kept["warnings"]) == ([], None, ["hot"])
+    assert report.accuracy[0].n == 100
+    assert len([note for note in report.notes if "not kept in the run" in note]) == 2  # before, and after
+    assert not (exported.parents[1] / "02-board" / "predictions.npy").exists()
+
+
+def test_what_a_board_has_measured_is_reused_in_so_many_words(exported, monkeypatch, caplog):
+    monkeypatch.setattr(on_board, "_of_run", lambda run: [SimpleNamespace(precision="fp32", path=exported, sha256="s")])
+    monkeypatch.setattr(on_board, "_known", lambda run, key: "the report")
+    monkeypatch.setattr(on_board, "_key", lambda *of: "key")
+    assert list(on_board.board_of_run(Run(exported.parents[1]), BoardCall(on="desk"))) == [("the report", True)]
+    assert caplog.messages[-1] == f"board: {exported} measured already on desk, reused"
+
+
+class FakeImages:
+    """A fake of edgeres.bench.board_accuracy.Images."""
+
+    def dataset(self, spec):
+        return SimpleNamespace(val=range(5000))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, ["desk: 5000 val images go there, for the accuracy (fewer: --images N)"]),
+        ({"images": 9}, ["desk: 5000 val images go there, for the accuracy"]),
+        ({"data": "digits"}, []),
+    ],
+)
+def test_images_that_travel_unasked_are_counted_before(values, said, caplog):
+    caplog.set_level("INFO", logger="edgeres")
+    call = BoardCall(on="desk", values=values)
+    on_board._say_what_travels(FakeImages(), [SimpleNamespace(spec=None)], call)
+    assert caplog.messages == said
 
 
 def _fail_in(folder):

@@ -15,6 +15,7 @@ from edgeres.prune.goals import latency_goal
 from edgeres.prune.latency import latency_table
 from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile
 from edgeres.prune.latency_check import check_prediction, target_from
+from edgeres.prune.latency_kept import Kept, NetworkTime
 from edgeres.prune.latency_table import LatencyConfig, doubts, latency_table_from, predicted_ms
 
 BOARD = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
@@ -143,10 +144,10 @@ def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_m
     assert goal.needed == pytest.approx(0.4 * 0.65)
     checked = check_prediction(pruned, whole, table, folder=tmp_path / "check", target=target_from("0.6x"))
     assert checked.missing_ms(target_from("0.6x")) == 0
-    assert checked.pruned_ms.value == pytest.approx(predicted_ms(table, ("layer1.0",)).value)
+    assert checked.predicted_ms.value == pytest.approx(predicted_ms(table, ("layer1.0",)).value)
     assert not checked.is_measured
-    assert "NOT measured" in checked.line()
-    assert BOARD in checked.line()
+    assert "as an FP32 engine (table of model.onnx on orin)" in checked.line()
+    assert checked.line().endswith("NOT measured: edgeres export, then edgeres bench --on orin")
     assert all("measure here" not in doubt for doubt in doubts(table))
     assert "layers of the profile add up" in doubts(table)[0]
 
@@ -157,7 +158,7 @@ def test_shortened_networks_are_timed_on_the_board_in_drawn_order(checkpoint_of,
     def measure_one(model):
         asked.append(model.spec.dropped)
         whole = 1.0 - sum(SAVED_MS[name] for name in model.spec.dropped)
-        return latency_of([whole] * 45, model.sha256)
+        return latency_of([whole] * 45, model.sha256), ()
 
     config = LatencyConfig(runtime="tensorrt", networks=4, precision="int8")
     result = latency_table(checkpoint_of(spec_of()), config, tmp_path / "out", measure=on_board(measure_one))
@@ -174,10 +175,73 @@ def test_shortened_networks_are_timed_on_the_board_in_drawn_order(checkpoint_of,
 def test_every_latency_of_a_session_stands_where_its_network_does(model_of):
     models = [model_of()] * 5
     counter = iter(range(5))
-    session = on_board(lambda model: latency_of([float(next(counter))] * 3))(models, BenchConfig(seed=1))
+    session = on_board(lambda model: (latency_of([float(next(counter))] * 3), ()))(models, BenchConfig(seed=1))
     assert sorted(latency.samples_ms[0] for latency in session.latencies) == [0, 1, 2, 3, 4]
     assert {latency.session for latency in session.latencies} == {session.latencies[0].session}
     assert {latency.rounds for latency in session.latencies} == {(1, 1, 1)}
+
+
+def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(model_of, checkpoint_of, spec_of):
+    model = model_of()
+    table = table_from_profile(model, latency_of([0.65] * 50), texts_of(*engine(model)))
+    exact = tuple(tuple(0.0 for _ in row) for row in table.covariance)
+    changes = {"engine_precision": "int8", "model_name": "model.int8.onnx", "covariance": exact, "fit_error": 0.0}
+    table = table.model_copy(update=changes)
+    pruned = checkpoint_of(spec_of().without(("layer1.0",)), "pruned.safetensors")
+    checked = check_prediction(pruned, checkpoint_of(spec_of()), table, folder=model.path.parent)
+    content = json.loads(checked.model_dump_json())
+    assert [content[name] for name in ("whole_ms", "pruned_ms", "ratio", "error_percent")] == [None] * 4
+    for name in ("predicted_ms", "predicted_whole_ms"):
+        assert content[name]["low"] < content[name]["value"] < content[name]["high"]
+    assert content["predicted_whole_ms"]["value"] == content["table_whole_ms"]
+    assert "as an INT8 engine (table of model.int8.onnx on orin)" in checked.line()
+    assert (
+        "NOT measured: edgeres export, edgeres calibrate, edgeres quantize, then edgeres bench --on orin"
+        in checked.line()
+    )
+    assert not checked.is_open(target_from("0.6x"))
+
+
+def boards_table(checkpoint, folder, measure_one, kept):
+    config = LatencyConfig(runtime="tensorrt", networks=4)
+    return latency_table(checkpoint, config, folder, measure=on_board(measure_one, kept)).output
+
+
+def test_an_interrupted_table_goes_on_with_the_networks_that_were_timed(checkpoint_of, spec_of, tmp_path, caplog):
+    caplog.set_level("INFO", logger="edgeres")
+    checkpoint, path = checkpoint_of(spec_of()), tmp_path / "networks.json"
+    asked, interrupted_at = [], [5]
+
+    def measure_one(model):
+        if interrupted_at and len(asked) == interrupted_at[0]:
+            raise KeyboardInterrupt
+        asked.append(model.spec.dropped)
+        return latency_of([1.0 - 0.1 * len(model.spec.dropped)] * 45, model.sha256), ("doubtful",)
+
+    with pytest.raises(KeyboardInterrupt):
+        boards_table(checkpoint, tmp_path / "a", measure_one, Kept(path, "key"))
+    before, kept = list(asked), Kept(path, "key")
+    asked.clear()
+    interrupted_at.clear()
+    table = latency_table_from(boards_table(checkpoint, tmp_path / "b", measure_one, kept).path)
+    assert (len(before), kept.reused, len(asked)) == (5, 5, 2)
+    assert [one.warnings for one in kept] == [("doubtful",)] * 7
+    assert "5 of 7 networks measured before, reused" in caplog.messages
+    assert caplog.messages[-2].startswith("network 6 of 7: ")
+    assert "s left" in caplog.messages[-1]
+    undisturbed = boards_table(checkpoint, tmp_path / "c", measure_one, None)
+    assert table.saved_ms == latency_table_from(undisturbed.path).saved_ms
+
+
+def test_what_another_call_has_kept_or_a_damaged_file_does_not_count(model_of, tmp_path):
+    path, network = tmp_path / "networks.json", NetworkTime(dropped=("layer1.0",), latency=latency_of([1.0]))
+    Kept(path, "a").keep(3, network)
+    assert Kept(path, "a").at(3, ("layer1.0",)) == network
+    assert Kept(path, "a").at(3, ("layer2.0",)) is None
+    assert Kept(path, "a").at(2, ("layer1.0",)) is None
+    assert Kept(path, "b").reused == 0
+    path.write_text(path.read_text()[:40])
+    assert Kept(path, "a").reused == 0
 
 
 def test_tensorrt_without_a_board_is_refused():

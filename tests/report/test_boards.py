@@ -6,6 +6,8 @@ import io
 import pytest
 from rich.console import Console
 
+from edgeres.core.statistics import Interval
+from edgeres.report.boards_text import board_cells, flat_board
 from edgeres.report.folder import run_folder_from
 from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
@@ -89,12 +91,71 @@ def test_an_invalid_measurement_says_why_in_every_form(fake_run):
     assert "throttled" in console.file.getvalue()
 
 
+def test_a_measurement_whose_clock_was_not_seen_is_unknown_in_every_form(fake_run):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    unseen = {"samples": 0, "before_c": 41.0, "highest_c": None, "gpu_mhz": None}
+    fake_run.board(exported, figures={"is_valid": None, "heat": unseen})
+    summary = rows_from(fake_run.path)
+    assert summary.boards[0].is_valid is None
+    assert summary.boards[0].heat == "no samples under load"
+    assert "unknown<br>the GPU's clock was not seen under load" in markdown_from(summary)
+    (record,) = csv.DictReader(io.StringIO(boards_csv_from(summary)))
+    assert record["is_valid"] == "unknown"
+    console = Console(width=80, file=io.StringIO())
+    console.print(table_from(summary))
+    assert "01-board may not be valid: the GPU's clock was not seen under load" in console.file.getvalue()
+
+
+def test_too_few_calls_have_no_99th_percentile(on_board):
+    board = only(on_board)
+    few = board.model_copy(update={"latency": board.latency.model_copy(update={"samples": 367})})
+    enough = board.model_copy(update={"latency": board.latency.model_copy(update={"samples": 368})})
+    assert "p99 needs 368 calls" in board_cells(few)["latency"]
+    assert flat_board(few)["p99_ms"] is None
+    assert flat_board(enough)["p99_ms"] == board.latency.p99_ms.value
+    assert any(line.startswith("p99 ") and "needs" not in line for line in board_cells(enough)["latency"])
+
+
+@pytest.mark.parametrize(
+    ("half", "lines"),
+    [(0.25, ("9.50 mJ", "± 0.25")), (0.0021, ("9.5000 mJ", "± 0.0021")), (1.234, ("9.5 mJ", "± 1.2"))],
+)
+def test_an_energy_has_the_digits_of_its_half_width(on_board, half, lines):
+    board = only(on_board)
+    interval = Interval(value=9.5, low=9.5 - half, high=9.5 + half)
+    changed = board.model_copy(update={"energy": board.energy.model_copy(update={"mj_per_image": interval})})
+    assert board_cells(changed)["energy"][:4] == (*lines, "11.25 W loaded", "4.75 W at rest")
+
+
+def test_measurements_of_one_file_carry_their_time_and_the_newest_is_marked(on_board):
+    exported = run_folder_from(on_board.path).stages[0].report.output
+    on_board.board(exported)
+    first, second = rows_from(on_board.path).boards
+    assert (first.measurements, first.is_newest, second.is_newest) == (2, False, True)
+    assert board_cells(first)["board"][-1] == "measured again since"
+    assert board_cells(second)["board"][-1] == "the newest of 2"
+    assert board_cells(second)["board"][-2] == f"measured {second.measured[:10]} {second.measured[11:16]} UTC"
+    judged = run_folder_from(on_board.path).stages[-1].report.model_copy(update={"latency": (), "energy": ()})
+    on_board.stage("board", source=exported, accuracy=judged.accuracy, results=judged.results)
+    _, smaller = on_board.model("quantize", "model.onnx", 900, precision="int8")
+    on_board.board(smaller)
+    assert [board.measurements for board in rows_from(on_board.path).boards] == [2, 2, 1, 1]
+
+
+def test_logits_equal_bit_for_bit_say_so(fake_run):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    fake_run.board(exported, figures={"agreement": {"top1": 1.0, "sqnr_db": None, "equal_bits": True}})
+    board = only(fake_run)
+    assert "logits equal bit for bit" in board_cells(board)["top1"]
+    assert flat_board(board)["equal_bits"] is True
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_breaks_no_figure(on_board, width):
     console = Console(width=width, file=io.StringIO())
     console.print(table_from(rows_from(on_board.path)))
     text = console.file.getvalue()
-    for figure in ("9.50 mJ", "± 0.250", "11.25 W", "n = 5,000", "650", "1.50 MB", "41.5", "yes"):
+    for figure in ("9.50 mJ", "± 0.25", "11.25 W", "n = 5,000", "650", "1.50 MB", "41.5", "yes"):
         assert figure in text
     assert max(len(line) for line in text.splitlines()) <= width
 
@@ -130,3 +191,9 @@ def test_a_board_that_said_little_is_shown_with_what_it_said(fake_run):
     fake_run.board(exported, board=nothing, figures={"heat": None, "layers": None, "agreement": None})
     board = only(fake_run)
     assert (board.board.power_mode, board.board.clocks_locked, board.heat, board.sqnr_db) == ("", None, "", None)
+
+
+def test_a_file_that_was_only_judged_is_not_called_valid(on_board):
+    judged = only(on_board).model_copy(update={"latency": None, "energy": None, "heat": ""})
+    for is_valid in (True, None):
+        assert board_cells(judged.model_copy(update={"is_valid": is_valid}))["state"] == ("not timed",)

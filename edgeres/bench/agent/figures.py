@@ -3,7 +3,9 @@
     energy of an image = (mean power under load - mean power at rest) * time of an image
 
 Samples of power in a row are not independent, so each mean's uncertainty comes from the means of BLOCKS blocks.
-Source: batch means, Law & Kelton, Simulation Modeling and Analysis, chapter 9.
+Source: batch means, Law & Kelton, Simulation Modeling and Analysis, chapter 9. tegrastats prints whole mW: half a step
+of every rail, for both means, is added to it, so that samples which never vary are not called exact. How far the sensor
+itself is off is not in it.
 """
 
 import math
@@ -15,6 +17,7 @@ from .tegrastats import total_power
 BLOCKS = 8
 T_95 = 2.365  # two-sided 95 % quantile of Student's t with BLOCKS - 1 degrees of freedom
 LEAST_SAMPLES = 2 * BLOCKS
+STEP_W = 0.001  # in which tegrastats prints power
 _DRIFT = 0.03  # of clock or latency between the first and the last quarter; a board at a fixed clock stays below 1 %
 _DROP = 0.05  # a sample this far below the fastest clock under load: the clock moved
 
@@ -24,7 +27,8 @@ def energy(
 ) -> "dict[str, object]":
     """Power at rest and under load in W, and mJ per image with the half-width of its 95 % interval.
 
-    Without enough samples it holds a `reason` instead. `times` are the queries of the loaded run itself.
+    `step_w` is what tegrastats' steps alone add to the half-width of the power. Without enough samples it holds a
+    `reason` instead. `times` are the queries of the loaded run itself.
     """
     rest_w, load_w = powers_w(idle), powers_w(load)
     if min(len(rest_w), len(load_w)) < LEAST_SAMPLES:
@@ -36,11 +40,13 @@ def energy(
     assert total is not None
     image_ms = (times[-1]["endComputeMs"] - times[0]["startComputeMs"]) / len(times) / batch
     added_w = statistics.mean(load_w) - statistics.mean(rest_w)
-    half_w = math.hypot(half_width(load_w), half_width(rest_w))
+    step_w = STEP_W * (total.source.count(" + ") + 1)  # half a step of each rail, at rest and under load
+    half_w = math.hypot(half_width(load_w), half_width(rest_w)) + step_w
     return {
         "mj_per_image": added_w * image_ms,
         "mj_half_width": half_w * image_ms,
         "image_ms": image_ms,
+        "step_w": step_w,
         "idle_w": statistics.mean(rest_w),
         "load_w": statistics.mean(load_w),
         "idle_samples": len(rest_w),
@@ -70,7 +76,10 @@ def percentile(values: "list[float]", q: "float") -> "float":
 
 
 def heat(idle: "list[Sample]", load: "list[Sample]") -> "dict[str, object]":
-    """Temperatures in degrees C before, during and at the end, and the GPU's clocks in MHz under load."""
+    """Temperatures in degrees C before, during and at the end, and the GPU's clocks in MHz under load.
+
+    `samples` were seen under load; `clock_unknown` says why there is no clock, None where there is one.
+    """
     clocks = gpu_clocks(load)
     return {
         "before_c": hottest_c(idle),
@@ -79,7 +88,23 @@ def heat(idle: "list[Sample]", load: "list[Sample]") -> "dict[str, object]":
         "gpu_mhz": {"lowest": min(clocks), "median": statistics.median(clocks), "highest": max(clocks)}
         if clocks
         else None,
+        "samples": len(load),
+        "clock_unknown": None if clocks else _clock_unknown(idle, load),
     }
+
+
+def _clock_unknown(idle: "list[Sample]", load: "list[Sample]") -> "str":
+    if load:
+        return "tegrastats does not print the GPU's clock to this user; log in as root"
+    why = "tegrastats ended" if idle else "tegrastats said nothing"
+    return f"no sample of tegrastats came under load: a run too short, {why}, or trtexec did not say when it timed"
+
+
+def validity(problems: "list[str]", seen: "dict[str, object]") -> "bool | None":
+    """Whether the run can be trusted; None: nothing speaks against it, but its heat, `seen`, has no GPU clock."""
+    if problems:
+        return False
+    return True if seen.get("gpu_mhz") else None
 
 
 def clock_problems(load: "list[Sample]") -> "list[str]":

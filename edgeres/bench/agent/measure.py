@@ -4,7 +4,8 @@
     performance   trtexec, with tegrastats once a second only for clocks and temperature
     energy        trtexec again, with tegrastats at its fastest
 
-Performance and energy are runs apart because sampling ten times a second costs CPU time.
+Performance and energy are runs apart because sampling ten times a second costs CPU time. Where only the latency is
+wanted, rest and energy are left out.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from . import detect, figures, process, trtexec
 from .process import Refused
-from .sampler import Sample, Sampler
+from .sampler import Sampler
 
 SCHEMA_VERSION = 1
 _WATCH_MS, _SAMPLE_MS = 1000, 100
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     folder: "str"
     extra: "list[str]"
     timeout_s: "float"
+    has_energy: "bool"
 
 
 class Run(NamedTuple):
@@ -79,20 +81,17 @@ def measure(plan: "Plan") -> "dict[str, object]":
     tool, known = _tool()
     path = detect.tegrastats_path()
     before, counts = detect.power_mode(), detect.throttle_counts()
-    say(f"at rest for {plan.idle_s:g} s")
-    with Sampler(path, _SAMPLE_MS) as idle:
-        time.sleep(plan.idle_s)
+    idle = _at_rest(plan, path)
     say(f"performance for {plan.duration_s} s")
     arguments = [tool, *trtexec.measure_arguments(known, plan.engine, plan.warmup_s * 1000, plan.duration_s)]
     fast, watch = _run(arguments + plan.extra + _exports(known, plan.folder), plan, path, _WATCH_MS)
-    say(f"energy for {plan.duration_s} s")
-    weighed, heavy = _run(arguments + plan.extra, plan, path, _SAMPLE_MS)
+    weighed, heavy = (fast, watch) if not plan.has_energy else _weighed(arguments + plan.extra, plan, path)
     load = heavy.between(*weighed.window) if weighed.window else []
     watched = watch.between(*fast.window) if fast.window else []
     samples_ms = [row["computeMs"] for row in fast.times]
     problems = figures.latency_problems(samples_ms) + figures.clock_problems(watched) + figures.clock_problems(load)
     problems += _changes(before, counts)
-    board, clock = detect.board(), detect.gpu_clock()
+    board, clock, heat = detect.board(), detect.gpu_clock(), figures.heat(idle.samples, load)
     return {
         "schema_version": SCHEMA_VERSION,
         "board": board,
@@ -108,12 +107,12 @@ def measure(plan: "Plan") -> "dict[str, object]":
         "p99_ms": figures.percentile(samples_ms, 99),
         "images_per_s": _images_per_s(fast.times, plan.batch),
         "summary": fast.log.summary,
-        "energy": _energy(idle, heavy, weighed, plan.batch),
-        "heat": figures.heat(idle.samples, load),
-        "damaged_samples": idle.damaged + watch.damaged + heavy.damaged,
-        "is_valid": not problems,
+        "energy": _energy(idle, heavy, weighed, plan.batch) if plan.has_energy else {"reason": "not asked for"},
+        "heat": heat,
+        "damaged_samples": sum(sampler.damaged for sampler in {idle, watch, heavy}),
+        "is_valid": figures.validity(problems, heat),
         "problems": sorted(set(problems)),
-        "warnings": _warnings(path, watched + load, fast.log.warnings),
+        "warnings": _warnings(path, fast.log.warnings),
         "profile": _text_of(plan.folder, "profile.json"),
         "layers": _text_of(plan.folder, "layers.json"),
     }
@@ -129,6 +128,21 @@ def sha256_of(path: "str") -> "str":
     except OSError as err:
         raise Refused(f"cannot read {path}: {err.strerror}") from err
     return digest.hexdigest()
+
+
+def _at_rest(plan: "Plan", tegrastats: "str | None") -> "Sampler":
+    """Tegrastats with nothing else at work; no samples where no energy is asked for."""
+    if not plan.has_energy:
+        return Sampler(None, _SAMPLE_MS)
+    say(f"at rest for {plan.idle_s:g} s")
+    with Sampler(tegrastats, _SAMPLE_MS) as idle:
+        time.sleep(plan.idle_s)
+    return idle
+
+
+def _weighed(arguments: "list[str]", plan: "Plan", tegrastats: "str | None") -> "tuple[Run, Sampler]":
+    say(f"energy for {plan.duration_s} s")
+    return _run(arguments, plan, tegrastats, _SAMPLE_MS)
 
 
 def _run(arguments: "list[str]", plan: "Plan", tegrastats: "str | None", interval_ms: "int") -> "tuple[Run, Sampler]":
@@ -215,13 +229,9 @@ def _energy(idle: "Sampler", heavy: "Sampler", run: "Run", batch: "int") -> "dic
     return figures.energy(idle.samples, load, run.times, batch)
 
 
-def _warnings(tegrastats: "str | None", load: "list[Sample]", said: "list[str]") -> "list[str]":
-    found = list(said)
-    if tegrastats is None:
-        found.append("no tegrastats: neither power nor clocks nor temperatures were seen")
-    elif not any(sample.reading.gpu_mhz for sample in load):
-        found.append("tegrastats does not print the GPU's clock here: whether it held still is unknown; run it as root")
-    return found
+def _warnings(tegrastats: "str | None", said: "list[str]") -> "list[str]":
+    missing = "no tegrastats: neither power nor clocks nor temperatures were seen"
+    return [*said, *([missing] if tegrastats is None else [])]
 
 
 def _images_per_s(times: "list[dict[str, float]]", batch: "int") -> "float | None":

@@ -1,6 +1,6 @@
 """What the TensorRT of a JetPack release reads.
 
-Source: NVIDIA's JetPack archive for the versions; onnx-tensorrt's operator documents of each release for the opsets.
+Source: NVIDIA's JetPack archive for the versions; the opsets are those of `edgeres.core.tensorrt`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx
 
 from edgeres.core.names import lookup
+from edgeres.core.tensorrt import newest_opset
 from edgeres.quantize.lint.finding import Finding
 from edgeres.quantize.lint.view import DQ, Q
 
@@ -25,15 +26,19 @@ class Target:
     """The TensorRT of a JetPack release and the newest opset it reads."""
 
     tensorrt: str
-    opset: int
+
+    @property
+    def opset(self) -> int:
+        """As its TensorRT has it."""
+        return newest_opset(self.tensorrt) or 0
 
 
 JETPACKS = {
-    "4.6": Target("8.2", 13),
-    "5.1": Target("8.5", 17),
-    "6.0": Target("8.6", 17),
-    "6.2": Target("10.3", 20),
-    "7": Target("10.13", 24),
+    "4.6": Target("8.2"),
+    "5.1": Target("8.5"),
+    "6.0": Target("8.6"),
+    "6.2": Target("10.3"),
+    "7": Target("10.13"),
 }
 
 

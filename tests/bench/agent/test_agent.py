@@ -89,6 +89,15 @@ def test_energy_is_power_above_rest_times_the_time_of_an_image(bench, python):
     assert result["board"]["power_mode"]["name"] == "MAXN_SUPER"
 
 
+def test_the_latency_alone_takes_one_run_and_no_rest(bench):
+    code, result = bench.measure("--idle-s", "99", "--no-energy")
+    assert (code, result["problems"], result["energy"]) == (0, [], {"reason": "not asked for"})
+    assert (result["p50_ms"], len(result["samples_ms"])) == (2.0, 200)
+    assert (result["heat"]["before_c"], result["damaged_samples"]) == (None, 0)
+    _, drifted = bench.measure("--no-energy", FAKE_MODE="drift")
+    assert [problem[:15] for problem in drifted["problems"]] == ["latency drifted"]
+
+
 @pytest.mark.parametrize(
     ("mode", "problem"),
     [

@@ -1,0 +1,50 @@
+import socket
+
+import pytest
+
+from edgeres.bench.board_words import changed_key, is_changed_key, unreachable
+
+paramiko = pytest.importorskip("paramiko")
+REFUSED = paramiko.ssh_exception.NoValidConnectionsError({("10.0.0.9", 22): ConnectionRefusedError(111, "Refused")})
+
+
+@pytest.mark.parametrize(
+    ("err", "said"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "no machine of that name is found; "),
+        (REFUSED, "refused; is the board on, and does its ssh server run? "),
+        (OSError(113, "No route to host"), "no route to host; is the board on, "),
+        (FileNotFoundError(2, "No such file", "/home/me/key"), "/home/me/key: no such file; is it the IdentityFile "),
+        (TimeoutError("timed out"), "no answer within 15 s; is the board on "),
+        (paramiko.AuthenticationException("Authentication failed."), "it knows no key of yours; "),
+        (paramiko.SSHException("No authentication methods available"), "it knows no key of yours; "),
+        (paramiko.SSHException("Error reading SSH protocol banner"), "Error reading SSH protocol banner; "),
+        (EOFError(), "EOFError; "),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_reason_is_in_words_and_names_the_next_step(err, said):
+    text = unreachable("orin", err, 15)
+    assert text.startswith(f"cannot reach orin over ssh: {said}")
+    assert "try: ssh orin" in text
+    assert "Errno" not in text
+    assert "Exception" not in text
+
+
+@pytest.mark.parametrize(
+    "err", [paramiko.PasswordRequiredException("Private key file is encrypted"), ValueError("key needs a passphrase")]
+)
+def test_a_key_with_a_passphrase_goes_to_the_agent(err):
+    assert unreachable("orin", err, 15).endswith("the key has a passphrase; give it to the agent: ssh-add")
+
+
+def test_a_changed_key_says_how_it_is_repaired():
+    class BadHostKeyException(Exception):
+        hostname = "10.0.0.9"
+
+    assert is_changed_key(BadHostKeyException())
+    assert not is_changed_key(OSError())
+    text = changed_key("orin", BadHostKeyException(), {"10.0.0.9": 2222, "jump": 22})
+    assert text.startswith("orin shows another host key than known_hosts has; not connected.")
+    assert text.endswith("ssh-keygen -R '[10.0.0.9]:2222', then look at it: ssh orin")
+    assert "ssh-keygen -R 10.0.0.9," in changed_key("orin", BadHostKeyException(), {"10.0.0.9": 22})

@@ -1,0 +1,60 @@
+"""`edgeres run --on NAME`, without a board: what is refused before, and that the run's table comes once, at the end."""
+
+import json
+
+import pytest
+
+from edgeres.core.errors import DeviceError
+
+RECIPE = """
+name = "tiny"
+data = "digits"
+[[stage]]
+use = "train"
+arch = "resnet8"
+epochs = 1
+[[stage]]
+use = "report"
+html = false
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
+    (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_dry_run_refuses_an_unknown_board_and_lists_the_step_of_a_known_one(edgeres, recipe, runs_folder):
+    code, out, err = edgeres("run", recipe, "--on", "dusk", "--dry-run")
+    assert (code, out) == (2, "")
+    assert "no board 'dusk'; did you mean desk?" in err
+    code, out, _ = edgeres("run", recipe, "--on", "desk", "--dry-run")
+    assert code == 0
+    assert out.splitlines()[-1].split() == ["NN-board", "on=desk"]
+    _, out, _ = edgeres("run", recipe, "--on", "desk", "--dry-run", "--json")
+    assert json.loads(out.splitlines()[-1]) == {"folder": "NN-board", "stage": "board", "config": {"on": "desk"}}
+    _, out, _ = edgeres("run", recipe, "--dry-run")
+    assert "board" not in out
+    assert not runs_folder.exists()
+
+
+def test_the_runs_table_comes_once_after_the_board_even_one_that_fails(edgeres, recipe, runs_folder, monkeypatch):
+    def lost(run, request):
+        raise DeviceError("desk: the connection was lost")
+        yield
+
+    monkeypatch.setattr("edgeres.cli.run.check_board", lambda name: None)
+    monkeypatch.setattr("edgeres.cli.run.board_of_run", lambda run, request: iter(()))
+    code, out, _ = edgeres("run", recipe, "--on", "desk")
+    assert code == 0
+    assert out.count("report.md, report.json") == 1
+    assert out.index("board desk") < out.index("report.md, report.json")
+    assert not (runs_folder / "tiny" / "report.html").exists()
+    monkeypatch.setattr("edgeres.cli.run.board_of_run", lost)
+    code, out, err = edgeres("run", recipe, "--on", "desk")
+    assert (code, out.count("report.md, report.json")) == (4, 1)
+    assert err.splitlines()[-1] == "edgeres: desk: the connection was lost"

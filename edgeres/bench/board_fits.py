@@ -19,8 +19,10 @@ def check_opset(session: Session, model: OnnxModel) -> None:
     Where the board does not tell its TensorRT nothing is checked: TensorRT says it itself then.
     """
     found = opsets_of(session.found)
+    if found is None:
+        return
     opset = next((one.version for one in model.proto.opset_import if one.domain in ("", "ai.onnx")), 0)
-    if found is None or opset <= found[1]:
+    if opset <= found[1]:
         return
     raise DeviceError(
         f"{session.board.name}: {model.path} has opset {opset}, TensorRT {found[0]} there reads up to {found[1]};"

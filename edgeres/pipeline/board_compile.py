@@ -10,6 +10,7 @@ from typing import Any
 
 import edgeres
 from edgeres.bench.board_facts import facts_of
+from edgeres.bench.board_fits import without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
 from edgeres.bench.on_board import built_on, check_model, distinct, without_folder
@@ -114,6 +115,7 @@ def _built(opened: Session, model: OnnxModel, config: CompileConfig, places: Pla
     write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
     recorder.results |= {"board": facts, "runtime": f"tensorrt {manifest.runtime_version}"}
     recorder.results["targets"] = list(manifest.targets)
+    recorder.warnings += without_int8(opened, model)
     recorder.warnings += distinct(built.answer.get("warnings") or [])
     recorder.notes.append(
         f"built on {opened.board.name}, loaded and run there for a second; it runs on such boards only"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.bench.board_accuracy import Images
+from edgeres.bench.board_fits import check_opset
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.on_board import Bench, BoardConfig, OnBoard, images_for, onnx_of
@@ -55,6 +56,8 @@ def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageR
         log.info("%s", _PART)
     with session(board) as opened:
         bench = Bench(opened, config, images)
+        for onnx in (model for model in models if isinstance(model, OnnxModel)):
+            check_opset(opened, onnx)
         for model in models:
             yield _kept(bench, model, _home_of(model, request))
 

@@ -15,6 +15,7 @@ from edgeres.core.progress import track
 Runtime = Literal["ort", "torch", "tensorrt"]  # the last one reads the graphs of the first
 Precision = Literal["fp32", "int8"]
 _ANY_AMAX = 1.0  # a clipping bound changes the numbers, not the time they take
+_OPSET = 13  # the oldest that is written: TensorRT 8.2, a Jetson Nano's, reads no newer one
 
 
 def shortened(source: Checkpoint, dropped: Sequence[Sequence[str]], folder: Path) -> list[Checkpoint]:
@@ -50,7 +51,7 @@ def as_run(
 def _exported(checkpoint: Checkpoint, folder: Path, *, precision: Precision, batch: int) -> OnnxModel:
     from edgeres.export.stage import ExportConfig, export
 
-    model = export(checkpoint, ExportConfig.model_validate({"batch": batch}), folder).output
+    model = export(checkpoint, ExportConfig.model_validate({"batch": batch, "opset": _OPSET}), folder).output
     return _with_pairs(model) if precision == "int8" else model
 
 

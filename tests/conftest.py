@@ -19,6 +19,11 @@ SpecMaker = Callable[..., ModelSpec]
 CheckpointMaker = Callable[..., Checkpoint]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's commands first: they take longest, and at the end one process would wait for the other."""
+    items.sort(key=lambda item: "test_readme" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in an empty folder with runs of its own."""

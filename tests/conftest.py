@@ -68,6 +68,39 @@ def checkpoint_of(tmp_path: Path) -> CheckpointMaker:
 
 
 @pytest.fixture(scope="session")
+def run_of() -> Callable[..., Path]:
+    """`run_of(folder, {"use": "eval"})`: a run from import to INT8, then the stages named; its folder."""
+
+    def make(folder: Path, *more: dict[str, Any]) -> Path:
+        import torch
+
+        from edgeres.models import network_from
+        from edgeres.models.weights import save_checkpoint
+        from edgeres.pipeline.chain import Chain, run_of_recipe
+        from edgeres.pipeline.recipe import Recipe, planned
+
+        torch.manual_seed(0)
+        spec = spec_from_arch("resnet8", num_classes=10, input_shape=(1, 8, 8), preprocess=GREY)
+        save_checkpoint(network_from(spec).state_dict(), spec, folder / "random.safetensors", stage="test")
+        stages = (
+            {"use": "import", "file": str(folder / "random.safetensors")},
+            {"use": "lesion", "images": 40, "draws": 0},
+            {"use": "prune", "drop": 1, "images": 50},
+            {"use": "export"},
+            {"use": "calibrate", "images": 32, "methods": ["minmax", "mse"]},
+            {"use": "quantize"},
+            *more,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EDGERES_RUNS", str(folder / "runs"))
+            recipe = Recipe(name="made", data="digits", stage=stages)
+            list(Chain(run_of_recipe(recipe, None), planned(recipe, "test")).execute())
+        return folder / "runs" / "made"
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def hosts() -> ModuleType:
     """tests/bench/hosts.py: an OpenSSH server with a pretend Jetson behind it."""
     spec = importlib.util.spec_from_file_location("hosts", Path(__file__).parent / "bench" / "hosts.py")

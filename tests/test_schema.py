@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
@@ -18,10 +17,6 @@ from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.config import record_from_json, record_from_text
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
-from edgeres.models import network_from, spec_from_arch
-from edgeres.models.weights import save_checkpoint
-from edgeres.pipeline.chain import Chain, run_of_recipe
-from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.schemas import SCHEMAS, schema_in, schema_named, table_of_schemas
 
 STORED = Path(__file__).parent / "stored"
@@ -48,27 +43,8 @@ def with_more_fields(record: BaseModel) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run with every kind of file that takes no timing."""
-    root = tmp_path_factory.mktemp("schema")
-    torch.manual_seed(0)
-    spec = spec_from_arch("resnet8", num_classes=10, input_shape=(1, 8, 8), preprocess=GREY)
-    save_checkpoint(network_from(spec).state_dict(), spec, root / "random.safetensors", stage="test")
-    stages = (
-        {"use": "import", "file": str(root / "random.safetensors")},
-        {"use": "lesion", "images": 40, "draws": 0},
-        {"use": "prune", "drop": 1, "images": 50},
-        {"use": "export"},
-        {"use": "calibrate", "images": 32, "methods": ["minmax", "mse"]},
-        {"use": "quantize"},
-        {"use": "eval"},
-        {"use": "report"},
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGERES_RUNS", str(root / "runs"))
-        recipe = Recipe(name="made", data="digits", stage=stages)
-        list(Chain(run_of_recipe(recipe, None), planned(recipe, "test")).execute())
-    return root / "runs" / "made"
+def run(run_of, tmp_path_factory) -> Path:
+    return run_of(tmp_path_factory.mktemp("schema"), {"use": "eval"}, {"use": "report"})
 
 
 def test_what_a_run_writes_is_as_published(run):

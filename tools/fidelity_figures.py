@@ -39,7 +39,7 @@ START = "mse"
 FLOAT_ENDS = "+ first and last layer float"
 MIN_SQNR = 33.0
 FLOAT_SKIPS = f"+ skips float for {MIN_SQNR:g} dB"
-Pairs = list[tuple[str, str]]
+_RANKING, _CHOOSING = 250, 1000  # of the other train images, in this order
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def with_float_skips(bench: Bench, decision: Decision) -> dict[str, Any]:
 
     They are chosen on as many images as edgeres quantize takes.
     """
-    ranking, judging = bench.others[:250], bench.others[250:1000]
+    ranking, judging = bench.others[:_RANKING], bench.others[_RANKING:_CHOOSING]
     skips, begun_s = QuantizedNetwork(bench.model, PlacementArgs(), decision).skips, time.perf_counter()
     try:
         keep = choose_float_skips(
@@ -172,7 +172,9 @@ def render(content: dict[str, Any]) -> str:
     lines.append("")
     lines.append(
         f"Median and range over {len(one['seeds'])} calibration sets of {one['images']} train images; n = {one['n']:,}"
-        f" val, {one['held_out']:,} other train images. Each pair of activations is added to the weights alone."
+        f" val, {one['held_out']:,} other train images, by the first {_CHOOSING:,} of which the float skips were"
+        f" chosen. Where {MIN_SQNR:g} dB are not reached every skip is float. Each pair of activations is added to the"
+        " weights alone."
     )
     return "\n".join(lines)
 

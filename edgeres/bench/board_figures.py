@@ -9,9 +9,8 @@ from typing import Any
 from edgeres.bench.agent.figures import validity
 from edgeres.core.artifacts import Model
 from edgeres.core.metrics import Energy, Latency
-from edgeres.core.statistics import calls_needed
+from edgeres.core.statistics import P99_CALLS
 
-P99_CALLS = calls_needed(99)
 _P99_ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _MOSTLY_STEPS = 2  # a half-width below so many times the steps' share comes from them
 

@@ -13,10 +13,9 @@ from edgeres.bench.tasks import Task, Tasks
 from edgeres.bench.watch import fallen_clock
 from edgeres.core.environment import affinity, available_cores, governor
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import calls_needed, percentile_interval, rate_interval, spread_ms
+from edgeres.core.statistics import P99_CALLS, calls_needed, percentile_interval, rate_interval, spread_ms
 
 PERCENTILES = (50, 90, 95, 99)
-_P99_CALLS = calls_needed(99)
 
 
 def results_of(
@@ -50,11 +49,11 @@ def percentiles_of(latency: Latency) -> dict[str, Any]:
 def few_calls(names: Sequence[str], latencies: Sequence[Latency]) -> list[str]:
     """Which models have no p99, and what to do; one note for all."""
     short = {name: len(one.samples_ms) for name, one in zip(names, latencies, strict=True)}
-    short = {name: n for name, n in short.items() if n < _P99_CALLS}
+    short = {name: n for name, n in short.items() if n < P99_CALLS}
     if not short:
         return []
     had = ", ".join(f"{name} {n}" for name, n in short.items())
-    return [f"p99 takes {_P99_CALLS} calls, had: {had}; edgeres bench --samples {_P99_CALLS}"]
+    return [f"p99 takes {P99_CALLS} calls, had: {had}; edgeres bench --samples {P99_CALLS}"]
 
 
 def precision_figures(config: BenchConfig, latencies: Sequence[Latency]) -> dict[str, Any] | None:

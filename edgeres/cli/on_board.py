@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
+from edgeres.cli.output import p99_text
 from edgeres.core.stage import StageReport
-from edgeres.core.statistics import calls_needed
 from edgeres.report.boards import NO_SAMPLES
 from edgeres.report.boards_text import UNKNOWN_VALIDITY, places_for
 from edgeres.report.wording import size
 
-_P99 = 99
 Cell = Callable[[StageReport], str]
 
 
@@ -78,9 +77,7 @@ def _latency(report: StageReport) -> str:
     if not report.latency:
         return ""
     one = report.latency[0]
-    calls, needed = len(one.samples_ms), calls_needed(_P99)
-    p99 = f"p99 {one.p99_ms:.3f} ms" if calls >= needed else f"p99 needs {needed} calls"
-    return f"p50 {one.p50_ms:.3f} ms, {p99}\nbatch {one.batch}, n = {calls}"
+    return f"p50 {one.p50_ms:.3f} ms, {p99_text(one)}\nbatch {one.batch}, n = {len(one.samples_ms)}"
 
 
 def _rate(report: StageReport) -> str:

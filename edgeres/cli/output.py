@@ -10,6 +10,7 @@ import click
 
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.stage import StageReport
+from edgeres.core.statistics import P99_CALLS
 from edgeres.report.wording import size
 
 if TYPE_CHECKING:
@@ -62,10 +63,15 @@ def accuracy_line(accuracy: Accuracy) -> str:
     )
 
 
+def p99_text(latency: Latency) -> str:
+    """`p99 1.500 ms`, or how many calls it takes."""
+    return f"p99 {latency.p99_ms:.3f} ms" if len(latency.samples_ms) >= P99_CALLS else f"p99 needs {P99_CALLS} calls"
+
+
 def latency_line(latency: Latency) -> str:
     """`p50 1.234 ms, p99 1.500 ms, batch 1, n = 400, onnxruntime 1.32 cpu, 2 threads`."""
     text = (
-        f"p50 {latency.p50_ms:.3f} ms, p99 {latency.p99_ms:.3f} ms, batch {latency.batch}, "
+        f"p50 {latency.p50_ms:.3f} ms, {p99_text(latency)}, batch {latency.batch}, "
         f"n = {len(latency.samples_ms)}, {latency.runtime}, {latency.threads} threads"
     )
     return f"{text} ({latency.note})" if latency.note else text

@@ -58,6 +58,9 @@ def calls_needed(q: float) -> int:
     return math.ceil(math.log((100 - _LEVEL[1]) / 100) / math.log(tail))
 
 
+P99_CALLS = calls_needed(99)
+
+
 def t_95(degrees: int) -> float:
     """Two-sided 95 % quantile of Student's t: by table, above it by the expansion around the normal quantile.
 

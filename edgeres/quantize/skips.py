@@ -82,6 +82,6 @@ def _reason(search: Search, keep: frozenset[str], *, costs: Mapping[str, float],
     share = sum(costs[skip] for skip in keep) / sum(costs.values())
     return (
         f"{start}; left float: {', '.join(skip for skip in costs if skip in keep)} ({len(keep)} of {len(costs)} skips,"
-        f" {share:.0%} of their values): {after.sqnr_db:.1f} dB on {after.n} train images; the time this takes was"
-        " never measured on hardware"
+        f" {share:.0%} of their values): {after.sqnr_db:.1f} dB on the {after.n} train images they were"
+        " chosen by; the time this takes was never measured on hardware"
     )

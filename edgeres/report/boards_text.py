@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgeres.core.statistics import calls_needed
 from edgeres.report.boards import BoardFigure, EnergyFigure
-from edgeres.report.figures import LatencyFigure
-from edgeres.report.wording import Lines, interval_lines, percent, points, size, speed, tight
+from edgeres.report.wording import Lines, interval_lines, p99_lines, percent, points, size, speed, tight
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,7 +24,6 @@ BOARD_COLUMNS: dict[str, str] = {
 }
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 _TERMINAL_WIDTHS = (10, 11, 13, 10, 12, 8, 7)  # break no figure; with what stands between 80 characters
-_P99 = 99
 _MOST_PLACES = 4
 _MINUTE = len("2026-01-31 12:34")
 
@@ -97,7 +94,7 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
         "p50_ms": latency.p50_ms.value if latency else None,
         "p50_low_ms": latency.p50_ms.low if latency else None,
         "p50_high_ms": latency.p50_ms.high if latency else None,
-        "p99_ms": latency.p99_ms.value if latency and has_p99(latency) else None,
+        "p99_ms": latency.p99_ms.value if latency and latency.p99_ms.is_known else None,
         "samples": latency.samples if latency else None,
         "batch": latency.batch if latency else None,
         "runtime": latency.runtime if latency else None,
@@ -147,20 +144,12 @@ def _latency(board: BoardFigure) -> Iterator[str]:
         yield "not timed"
         return
     yield from interval_lines("p50", latency.p50_ms)
-    if has_p99(latency):
-        yield from interval_lines("p99", latency.p99_ms)
-    else:
-        yield f"p99 needs {calls_needed(_P99)} calls"
+    yield from p99_lines(latency)
     yield f"n = {latency.samples:,}, batch {latency.batch}"
     if board.images_per_s is not None:
         yield f"{board.images_per_s:,.0f} images/s"
     if board.speed:
         yield from (f"{speed(board.speed)[0]} of {board.speed.versus}", *speed(board.speed)[1:])
-
-
-def has_p99(latency: LatencyFigure) -> bool:
-    """Whether the calls are enough for a 99th percentile."""
-    return latency.samples >= calls_needed(_P99)
 
 
 def _energy(energy: EnergyFigure | None) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Accuracy, Latency
-from edgeres.core.statistics import Interval, calls_needed, percentile_interval, spread_ms
+from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval, spread_ms
 from edgeres.report.distribution import Distribution, distribution_of
 
 _P99 = 99
@@ -27,6 +27,11 @@ class Percentile(Record):
     value: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its calls are enough; where they are not it is not shown."""
+        return self.low is not None
 
 
 class LatencyFigure(Record):
@@ -91,6 +96,6 @@ def latency_figure(latency: Latency | None) -> LatencyFigure | None:
 
 
 def _p99(latency: Latency) -> Percentile:
-    if len(latency.samples_ms) < calls_needed(_P99):
+    if len(latency.samples_ms) < P99_CALLS:
         return Percentile(value=latency.p99_ms)
     return Percentile(**percentile_interval(latency, _P99).model_dump())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import Interval, calls_needed, percentile_interval, ratio_interval
+from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval, ratio_interval
 from edgeres.report.folder import run_folder_from
 from edgeres.report.networks import ENGINE_STAGE, Network, Pair, networks_in, newest_evaluated, pair_of
 from edgeres.report.wording import size
@@ -96,10 +96,10 @@ def _p50(subject: Subject) -> Figure | str:
 
 def _p99(subject: Subject) -> Figure | str:
     latency = subject.timed.latency
-    if latency is not None and len(latency.samples_ms) < calls_needed(_P99):
+    if latency is not None and len(latency.samples_ms) < P99_CALLS:
         return (
             f"{len(latency.samples_ms)} calls are too few for a p99:"
-            f" edgeres bench --run {subject.run.name} --samples {calls_needed(_P99)}"
+            f" edgeres bench --run {subject.run.name} --samples {P99_CALLS}"
         )
     return _quantile(subject, _P99)
 

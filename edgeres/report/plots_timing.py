@@ -36,7 +36,7 @@ def calls_svg(timed: Sequence[Timed], name: str) -> str:
 def calls_title(network: str, latency: LatencyFigure) -> str:
     """`00-train, torch: p50 3.62, p99 4.10 ms, n = 500`, and how many calls lie beyond the axis."""
     above = latency.distribution.above if latency.distribution else 0
-    p99 = f", p99 {milliseconds(latency.p99_ms.value)}" if latency.p99_ms.low is not None else ""
+    p99 = f", p99 {milliseconds(latency.p99_ms.value)}" if latency.p99_ms.is_known else ""
     figures = f"p50 {milliseconds(latency.p50_ms.value)}{p99} ms"
     beyond = f", {above} slower" if above else ""
     return f"{network}, {runtime_name(latency.runtime)}: {figures}, n = {latency.samples:,}{beyond}"
@@ -54,9 +54,9 @@ def _draw_calls(axes: Any, network: str, latency: LatencyFigure) -> None:
     calls = latency.distribution
     assert calls is not None
     axes.stairs(calls.counts, calls.edges_ms, fill=True, color=ACCENT)
-    known = (figure for figure in (latency.p50_ms, latency.p99_ms) if figure.low is not None)
-    for figure in known:
-        axes.axvline(figure.value, color=INK, linewidth=1)
+    axes.axvline(latency.p50_ms.value, color=INK, linewidth=1)
+    if latency.p99_ms.is_known:
+        axes.axvline(latency.p99_ms.value, color=INK, linewidth=1)
     if calls.is_log:
         axes.set_xscale("log")
     _set_ticks(axes, is_log=calls.is_log)

@@ -48,7 +48,7 @@ def rows_from(run: Path) -> RunSummary:
         modules=_modules_from(models, found["lesion"], rows),
         agreements=agreements_in(folder),
         absent=absent_from(rows, run=name),
-        stages=tuple(_detail_from(stage) for stage in folder.stages),
+        stages=tuple(_detail_from(stage, folder) for stage in folder.stages),
         recipe=folder.recipe,
         problems=(*folder.problems, *_lost_predictions(measured), *problems),
         **found,
@@ -169,7 +169,7 @@ def _modules_from(
     return tuple(ModuleState(name=name, kind=kind, dropped=name in dropped) for name, kind in kinds.items())
 
 
-def _detail_from(stage: FinishedStage) -> StageDetail:
+def _detail_from(stage: FinishedStage, folder: RunFolder) -> StageDetail:
     shared = {"stage", "duration_s", "created", "config", "notes"}
     report = stage.report
     return StageDetail(
@@ -179,8 +179,15 @@ def _detail_from(stage: FinishedStage) -> StageDetail:
         output=report.output,
         environment=report.environment,
         command=command_of(stage),
+        superseded=_is_superseded(stage, folder),
         **report.model_dump(include=shared),
     )
+
+
+def _is_superseded(stage: FinishedStage, folder: RunFolder) -> bool:
+    """Whether it is a bench session none of whose latencies is shown any more."""
+    timed = stage.report.latency if stage.report.stage == "bench" else ()
+    return bool(timed) and all(folder.latencies[one.artifact] != one for one in timed)
 
 
 def _warnings(stage: FinishedStage) -> tuple[str, ...]:

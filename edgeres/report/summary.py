@@ -78,6 +78,7 @@ class StageDetail(Record):
     output: FileRef | None
     environment: Environment
     command: str = ""
+    superseded: bool = False  # a later session has timed all it timed
 
 
 class NotRun(Record):
@@ -123,7 +124,8 @@ class RunSummary(Record):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes figures doubtful, with the stage that said so."""
-        said = [f"{stage.name}: {warning}" for stage in self.stages for warning in stage.warnings]
+        shown = [stage for stage in self.stages if not stage.superseded]
+        said = [f"{stage.name}: {warning}" for stage in shown for warning in stage.warnings]
         noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
         return (*said, *noted)
 

@@ -118,7 +118,7 @@ def _flat(row: Row) -> dict[str, object]:
         "p50_ms": latency.p50_ms.value if latency else None,
         "p50_low_ms": latency.p50_ms.low if latency else None,
         "p50_high_ms": latency.p50_ms.high if latency else None,
-        "p99_ms": latency.p99_ms.value if latency else None,
+        "p99_ms": latency.p99_ms.value if latency and latency.p99_ms.is_known else None,
         "batch": latency.batch if latency else None,
         "runtime": latency.runtime if latency else None,
         "machine": latency.machine if latency else None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgeres.core.statistics import Interval
-from edgeres.report.figures import Change, Changes, Percentile
+from edgeres.core.statistics import P99_CALLS, Interval
+from edgeres.report.figures import Change, Changes, LatencyFigure, Percentile
 from edgeres.report.summary import Row
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -136,12 +136,17 @@ def _top1(row: Row) -> Lines:
     return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {row.accuracy.n:,}"
 
 
+def p99_lines(latency: LatencyFigure) -> Lines:
+    """The 99th percentile, or how many calls it takes."""
+    return interval_lines("p99", latency.p99_ms) if latency.p99_ms.is_known else ("p99 needs", f"{P99_CALLS} calls")
+
+
 def _latency(row: Row) -> Lines:
     if row.latency is None:
         return (row.latency_missing,)
     return (
         *interval_lines("p50", row.latency.p50_ms),
-        *interval_lines("p99", row.latency.p99_ms),
+        *p99_lines(row.latency),
         f"n = {row.latency.samples:,}",
         runtime_name(row.latency.runtime),
         *(("session invalid",) if row.latency.verdict else ()),

@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
 from edgeres.core.stage import REPORT_NAME
-from edgeres.models import network_from, spec_from_arch
-from edgeres.models.weights import save_checkpoint
-from edgeres.pipeline.chain import Chain, run_of_recipe
-from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.show import exhibit_of, lineage_of
 from edgeres.pipeline.show_json import aligned
 
@@ -24,25 +19,8 @@ GREY = Preprocess(mean=(0.3,), std=(0.4,))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A run with a checkpoint, a lesion table, a pruned one, ONNX, scales and an INT8 file, made once."""
-    root = tmp_path_factory.mktemp("show")
-    torch.manual_seed(0)
-    spec = spec_from_arch("resnet8", num_classes=10, input_shape=(1, 8, 8), preprocess=GREY)
-    save_checkpoint(network_from(spec).state_dict(), spec, root / "random.safetensors", stage="test")
-    stages = (
-        {"use": "import", "file": str(root / "random.safetensors")},
-        {"use": "lesion", "images": 40, "draws": 0},
-        {"use": "prune", "drop": 1, "images": 50},
-        {"use": "export"},
-        {"use": "calibrate", "images": 32, "methods": ["minmax", "mse"]},
-        {"use": "quantize"},
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGERES_RUNS", str(root / "runs"))
-        recipe = Recipe(name="made", data="digits", stage=stages)
-        list(Chain(run_of_recipe(recipe, None), planned(recipe, "test")).execute())
-    return root / "runs" / "made"
+def made(run_of, tmp_path_factory):
+    return run_of(tmp_path_factory.mktemp("show"))
 
 
 def shown(path):

@@ -2,6 +2,7 @@ import pytest
 
 from edgeres.report.page_text import way_rows
 from edgeres.report.rows import rows_from
+from edgeres.report.wording import cells
 
 from .conftest import interval
 
@@ -70,6 +71,19 @@ def test_a_p99_of_few_calls_has_no_interval(fake_run):
     many = fake_run.latency(first, 10.0)
     few = many.model_copy(update={"samples_ms": many.samples_ms[:100], "rounds": (5,) * 20})
     fake_run.stage("bench", latency=(few,))
-    assert rows_from(fake_run.path).rows[0].latency.p99_ms.low is None
+    row = rows_from(fake_run.path).rows[0]
+    assert row.latency.p99_ms.low is None
+    assert "p99 needs 368 calls" in " ".join(cells(row)["latency"])
     fake_run.stage("bench", latency=(many,))
     assert rows_from(fake_run.path).rows[0].latency.p99_ms.low is not None
+
+
+def test_a_session_that_was_measured_again_is_no_warning_any_more(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    for verdict, told in ((VERDICT, ("p90 over median is 2",)), ("steady", ())):
+        latency = fake_run.latency(first, 10.0 if told else 9.0)
+        fake_run.stage("bench", latency=(latency,), results={"session": "s", "verdict": verdict}, warnings=told)
+    summary = rows_from(fake_run.path)
+    assert [stage.superseded for stage in summary.stages] == [False, True, False]
+    assert summary.warnings == ()
+    assert summary.stages[1].warnings == (VERDICT, "p90 over median is 2")

@@ -18,6 +18,7 @@ PAPER_MODULES = 54
 ALMOST_ALL = 0.95  # of the gradient
 GOOD_FIT = 0.9  # R2 of a straight line through the logarithms
 MINORITY = 0.5  # of the paths
+ROUNDING = 64 * np.finfo(float).eps  # of logarithm, power and fit; exact exponentials leave up to 4 eps
 MIN_MODULES = 9  # fewer make too few lengths for a fit
 
 
@@ -102,15 +103,19 @@ def path_counts(n: int) -> Floats:
 
 
 def exponential_fit(magnitudes: Floats) -> tuple[float, float]:
-    """(factor per module, R2) of a least-squares line through the logarithms of magnitudes (n + 1,), zeros left out."""
+    """(factor per module, R2) of a least-squares line through the logarithms of magnitudes (n + 1,), zeros left out.
+
+    A line that leaves nothing but rounding is exact, R2 1, also where all magnitudes are equal and R2 would be 0 / 0.
+    """
     lengths = np.flatnonzero(magnitudes > 0)
     if len(lengths) < 3:
         return math.nan, math.nan
     logs = np.log(magnitudes[lengths])
     slope, intercept = np.polyfit(lengths, logs, 1)
     spread = float(((logs - logs.mean()) ** 2).sum())
-    rest = float(((logs - slope * lengths - intercept) ** 2).sum())
-    return float(np.exp(slope)), 1 - rest / spread if spread else 1.0
+    rests = np.abs(logs - slope * lengths - intercept)
+    exact = rests.max() <= ROUNDING * max(1.0, np.abs(logs).max())
+    return float(np.exp(slope)), 1.0 if exact else max(0.0, 1 - float((rests**2).sum()) / spread)
 
 
 def shortest_range(shares: Floats, wanted: float = ALMOST_ALL) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeres.core.statistics import Interval
@@ -45,6 +45,9 @@ def test_magnitudes_times_counts_are_binomial():
 
 
 @given(st.floats(0.05, 1.5), st.floats(1e-3, 1e3))
+@example(1.0, 45.0)
+@example(1.0 + 1e-15, 45.0)
+@example(1.0 + 1e-12, 1e-3)
 def test_an_exponential_is_fitted_exactly(factor, scale):
     found, r2 = exponential_fit(scale * factor ** np.arange(12.0))
     assert found == pytest.approx(factor, rel=1e-6)

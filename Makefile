@@ -1,6 +1,6 @@
 # make demo   the whole road on handwritten digits, in a virtual environment of its own
 # make test   lint, types, architecture, tests
-# make exhaustive   further cases of what the tests show already: every fault of a board, ...
+# make exhaustive   further cases of what the tests show already: every fault of a board, more random examples
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 exhaustive: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m exhaustive
+	OMP_NUM_THREADS=1 EDGERES_EXAMPLES=search $(BIN)/python -m pytest -n 2 -m "exhaustive or hypothesis"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.spec import ModelSpec, Preprocess
@@ -17,6 +19,11 @@ from edgeres.models import spec_from_arch
 GREY = Preprocess(mean=(0.3,), std=(0.4,))
 SpecMaker = Callable[..., ModelSpec]
 CheckpointMaker = Callable[..., Checkpoint]
+
+# `make test` draws the same examples everywhere, so that a commit is judged by what it changes; `make exhaustive` searches.
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.register_profile("search", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("EDGERES_EXAMPLES", "same"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -56,6 +56,8 @@ class ModelSpec(Config):
     def _check(self) -> Self:
         if self.classes and len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
+        if min(self.input_shape) < 1:
+            raise ValueError(f"input shape (C, H, W) must be positive, got {self.input_shape}")
         if len(self.preprocess.mean) not in {1, self.input_shape[0]}:
             raise ValueError(f"mean has {len(self.preprocess.mean)} values for {self.input_shape[0]} channels")
         if tuple(sorted(set(self.dropped))) != self.dropped:

@@ -20,7 +20,7 @@ GREY = Preprocess(mean=(0.3,), std=(0.4,))
 SpecMaker = Callable[..., ModelSpec]
 CheckpointMaker = Callable[..., Checkpoint]
 
-# `make test` draws the same examples everywhere, so that a commit is judged by what it changes; `make exhaustive` searches.
+# `make test` draws the same examples everywhere: a commit is judged by what it changes. `make exhaustive` searches.
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("EDGERES_EXAMPLES", "same"))

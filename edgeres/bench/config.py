@@ -18,7 +18,7 @@ class BenchConfig(Config):
     """How to time."""
 
     batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
     rounds: int = Field(20, ge=1, description="turns of each model, interleaved")
     seconds: float = Field(4.0, gt=0, description="time for each model, all rounds together")
     samples: int = Field(100, ge=1, description="calls of each model at least, whatever the time")

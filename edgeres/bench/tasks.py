@@ -11,7 +11,7 @@ from edgeres.bench.config import BenchConfig
 from edgeres.bench.endtoend import files_of
 from edgeres.bench.worker import Job
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
-from edgeres.core.environment import available_cores
+from edgeres.core.environment import default_threads
 from edgeres.core.errors import DeviceError
 from edgeres.runtime import runtime_of
 
@@ -61,7 +61,7 @@ def tasks_for(models: Sequence[Model], config: BenchConfig) -> Tasks:
 
 def task_of(model: Model, config: BenchConfig, *, batch: int | None = None) -> Task:
     """`model` at `batch`, or at the one of `config` unless its own is fixed."""
-    threads = config.threads or available_cores()
+    threads = config.threads or default_threads()
     size = batch or fixed_batch(model) or config.batch
     job = Job(path=model.path, batch=size, threads=threads, seed=config.seed)
     return Task(model, job, label_of(model.path))

@@ -44,7 +44,7 @@ class VersusConfig(Config):
     """How to hold models against each other."""
 
     batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
     sessions: int = Field(3, ge=2, description="process starts of each model")
     rounds: int = Field(20, ge=5, description="turns of each model in a session, interleaved")
     seconds: float = Field(4.0, gt=0, description="time for each model in a session")

@@ -82,6 +82,15 @@ def available_cores() -> int:
     return len(affinity())
 
 
+def default_threads() -> int:
+    """CPU threads where none are asked for: OMP_NUM_THREADS (its first number), otherwise every available core.
+
+    Source: OpenMP 5.2, section 21.1.2.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else available_cores()
+
+
 def affinity() -> tuple[int, ...]:
     """Numbers of the processors this process may use."""
     return tuple(sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)))

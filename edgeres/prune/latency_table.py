@@ -23,7 +23,7 @@ from pydantic import Field
 
 from edgeres.bench.stage import BenchConfig
 from edgeres.core.config import Config, Record, record_from_json
-from edgeres.core.environment import available_cores, environment
+from edgeres.core.environment import default_threads, environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.spec import ModelSpec
@@ -38,7 +38,7 @@ class LatencyConfig(Config):
     """How to find out what each module costs."""
 
     batch: int = Field(1, ge=1, description="images per call")
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if not given")
+    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
     rounds: int = Field(20, ge=5, description="turns of each network, interleaved")
     seconds: float = Field(4.0, gt=0, description="time for each network, all rounds together")
     seed: int = Field(0, ge=0, description="of the networks' modules, the input images and the order of turns")
@@ -61,7 +61,7 @@ class LatencyConfig(Config):
         return BenchConfig.model_validate(
             {
                 "batch": self.batch,
-                "threads": self.threads or available_cores(),
+                "threads": self.threads or default_threads(),
                 "rounds": self.rounds,
                 "seconds": self.seconds,
                 "include_qdq": True,

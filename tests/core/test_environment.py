@@ -3,7 +3,7 @@
 import pytest
 
 from edgeres.core import environment as module
-from edgeres.core.environment import Environment, clock_mhz, environment, governor
+from edgeres.core.environment import Environment, clock_mhz, default_threads, environment, governor
 
 
 @pytest.fixture
@@ -56,3 +56,12 @@ def test_a_fingerprint_of_an_earlier_version_still_reads():
     new = {"affinity", "governor", "clock_mhz", "thread_settings"}
     old = environment().model_dump(exclude=new)
     assert Environment.model_validate(old).clock_mhz is None
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("5,2", 5), ("", 4), ("many", 4), ("0", 4)])
+def test_threads_nobody_asked_for_are_openmps_or_all_cores(monkeypatch, said, threads):
+    monkeypatch.setattr("edgeres.core.environment.affinity", lambda: (0, 1, 2, 3))
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert default_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert default_threads() == 4

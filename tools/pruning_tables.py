@@ -166,7 +166,8 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "studies": studies_table,
     "calibration": lambda: calibration_figures.render(_json("calibration")).splitlines(),
     "compare": lambda: compare_figures.render(_json("compare")).splitlines(),
-    "cpu": lambda: cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / "cpu.json")),
+    "cpu": lambda: cpu_table("cpu"),
+    "cpu-without-vnni": lambda: cpu_table("cpu-without-vnni"),
     "engines": lambda: engine_cases.render(
         record_from_json(engine_cases.Results, RESULTS / "engines.json")
     ).splitlines(),
@@ -176,6 +177,11 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "fidelity": lambda: fidelity_figures.render(_json("fidelity")).splitlines(),
     "quantize": lambda: quantize_figures.render(_json("quantize")).splitlines(),
 }
+
+
+def cpu_table(name: str) -> Lines:
+    """INT8 on a CPU."""
+    return cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / f"{name}.json"))
 
 
 def _json(name: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ _RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
 _MODE = re.compile(r"^NV Power Mode: *(\S+)\s*^(\d+)\s*$", re.MULTILINE)
 _MODEL = re.compile(r"^< *POWER_MODEL +ID=(\d+) +NAME=(\S+) *>", re.MULTILINE)
 _GPU_NAMES = ("gpu", "gv11b", "gp10b", "ga10b", "gm20b")  # how devfreq calls a Jetson's GPU
+_CLOCKS = ("cur_freq", "min_freq", "max_freq")
+_HZ_PER_MHZ = 1000000
 JETPACKS = {
     "32.6.1": "4.6", "32.7.1": "4.6.1", "32.7.2": "4.6.2", "32.7.3": "4.6.3", "32.7.4": "4.6.4", "32.7.5": "4.6.5",
     "32.7.6": "4.6.6", "35.1": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5": "5.1.3",
@@ -67,12 +69,26 @@ def power_modes() -> "dict[str, int]":
 
 def gpu_clock() -> "dict[str, object] | None":
     """Clock now and its bounds in MHz; `is_locked` where the two bounds are one, as jetson_clocks makes them."""
+    folder = gpu_folder()
+    if folder is None:
+        return None
+    now, low, high = (read_mhz(folder / key) for key in _CLOCKS)
+    return {"mhz": now, "min_mhz": low, "max_mhz": high, "is_locked": low == high}
+
+
+def gpu_folder() -> "Path | None":
+    """Where the kernel says the GPU's clock to every user, as /sys/class/devfreq/17000000.gpu."""
     for folder in found("sys/class/devfreq", "*"):
-        values = [_read_int(folder / key) for key in ("cur_freq", "min_freq", "max_freq")]
-        if any(gpu in folder.name for gpu in _GPU_NAMES) and None not in values:
-            now, low, high = (int(value or 0) // 1000000 for value in values)
-            return {"mhz": now, "min_mhz": low, "max_mhz": high, "is_locked": low == high}
+        readable = all(read_mhz(folder / key) is not None for key in _CLOCKS)
+        if readable and any(gpu in folder.name for gpu in _GPU_NAMES):
+            return folder
     return None
+
+
+def read_mhz(path: "Path") -> "int | None":
+    """A clock that the kernel says in Hz, in whole MHz as tegrastats prints it."""
+    hz = _read_int(path)
+    return None if hz is None else hz // _HZ_PER_MHZ
 
 
 def throttle_counts() -> "dict[str, int]":

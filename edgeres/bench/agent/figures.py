@@ -78,9 +78,9 @@ def percentile(values: "list[float]", q: "float") -> "float":
 def heat(idle: "list[Sample]", load: "list[Sample]") -> "dict[str, object]":
     """Temperatures in degrees C before, during and at the end, and the GPU's clocks in MHz under load.
 
-    `samples` were seen under load; `clock_unknown` says why there is no clock, None where there is one.
+    `samples` were seen under load; `clock_source` said the clock; `clock_unknown` says why there is none, or is None.
     """
-    clocks = gpu_clocks(load)
+    source, clocks = gpu_clocks(load)
     return {
         "before_c": hottest_c(idle),
         "highest_c": hottest_c(load),
@@ -89,13 +89,14 @@ def heat(idle: "list[Sample]", load: "list[Sample]") -> "dict[str, object]":
         if clocks
         else None,
         "samples": len(load),
+        "clock_source": source,
         "clock_unknown": None if clocks else _clock_unknown(idle, load),
     }
 
 
 def _clock_unknown(idle: "list[Sample]", load: "list[Sample]") -> "str":
     if load:
-        return "tegrastats does not print the GPU's clock to this user; log in as root"
+        return "neither tegrastats nor devfreq says the GPU's clock to this user; log in as root"
     why = "tegrastats ended" if idle else "tegrastats said nothing"
     return f"no sample of tegrastats came under load: a run too short, {why}, or trtexec did not say when it timed"
 
@@ -109,7 +110,7 @@ def validity(problems: "list[str]", seen: "dict[str, object]") -> "bool | None":
 
 def clock_problems(load: "list[Sample]") -> "list[str]":
     """What the GPU's clock under load says against the run."""
-    clocks = gpu_clocks(load)
+    _, clocks = gpu_clocks(load)
     if not clocks:
         return []
     lowest, highest = min(clocks), max(clocks)

@@ -1,18 +1,22 @@
-"""tegrastats beside a measurement: every line with the second it came at."""
+"""tegrastats beside a measurement: every line with the second it came at.
+
+To a plain user many releases print no clock of the GPU, so the kernel's own (devfreq) is read with every line.
+"""
 
 import threading
 import time
 from typing import NamedTuple
 
-from . import process
+from . import detect, process
 from .tegrastats import DamagedLine, Reading, reading_from, total_power
 
 
 class Sample(NamedTuple):
-    """A reading and the monotonic second at which its line arrived."""
+    """A reading, the monotonic second at which its line arrived, and the GPU's clock that devfreq said then."""
 
     at_s: "float"
     reading: "Reading"
+    devfreq_mhz: "int | None" = None
 
 
 class Sampler:
@@ -25,6 +29,7 @@ class Sampler:
         self.samples = []  # type: list[Sample]
         self.damaged = 0
         self._arguments = [path, "--interval", str(interval_ms)] if path else []
+        self._gpu = detect.gpu_folder()
 
     def __enter__(self) -> "Sampler":
         if self._arguments:
@@ -51,9 +56,12 @@ class Sampler:
 
     def _take(self, line: "str") -> "None":
         try:
-            self.samples.append(Sample(time.monotonic(), reading_from(line)))
+            reading = reading_from(line)
         except DamagedLine:
             self.damaged += 1
+        else:
+            mhz = detect.read_mhz(self._gpu / "cur_freq") if self._gpu else None
+            self.samples.append(Sample(time.monotonic(), reading, mhz))
 
 
 def powers_w(samples: "list[Sample]") -> "list[float]":
@@ -71,9 +79,16 @@ def rails_w(samples: "list[Sample]") -> "dict[str, float]":
     return {name: sum(seen) / len(seen) for name, seen in sorted(values.items())}
 
 
-def gpu_clocks(samples: "list[Sample]") -> "list[int]":
-    """MHz of the GPU (its fastest part) in each sample that says it."""
-    return [max(sample.reading.gpu_mhz) for sample in samples if sample.reading.gpu_mhz]
+def gpu_clocks(samples: "list[Sample]") -> "tuple[str | None, list[int]]":
+    """Who said the GPU's clock, and the MHz of its fastest part in each sample that has one; the two are never mixed.
+
+    tegrastats where it prints the clock, otherwise devfreq, otherwise None.
+    """
+    printed = [max(sample.reading.gpu_mhz) for sample in samples if sample.reading.gpu_mhz]
+    if printed:
+        return "tegrastats", printed
+    read = [sample.devfreq_mhz for sample in samples if sample.devfreq_mhz is not None]
+    return ("devfreq", read) if read else (None, [])
 
 
 def hottest_c(samples: "list[Sample]") -> "float | None":

@@ -113,6 +113,23 @@ def test_a_run_that_cannot_be_trusted_says_so(bench, mode, problem):
     assert any(problem in text for text in result["problems"])
 
 
+@pytest.mark.parametrize("jetpack", ["4.6", "5.1", "6.2", "7.2"])
+def test_a_plain_users_run_is_judged_by_the_clock_the_kernel_says(bench_of, jetpack):
+    bench = bench_of(jetpack)
+    _, held = bench.measure("--no-energy", FAKE_MODE="plain")
+    assert (held["is_valid"], held["problems"], held["heat"]["clock_source"]) == (True, [], "devfreq")
+    _, fell = bench.measure("--no-energy", FAKE_MODE="plain,throttle")
+    assert (fell["is_valid"], fell["heat"]["gpu_mhz"]["lowest"]) == (False, 400)
+    assert fell["problems"][0].startswith("the GPU's clock moved between 400 and")
+
+
+def test_without_any_clock_validity_is_open(bench):
+    for file in (bench.root / "sys/class/devfreq").glob("*/cur_freq"):
+        file.unlink()
+    _, result = bench.measure("--no-energy", FAKE_MODE="plain")
+    assert (result["is_valid"], result["heat"]["gpu_mhz"], result["heat"]["clock_source"]) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [

@@ -43,7 +43,7 @@ def test_the_step_is_added_to_what_the_samples_vary():
     [
         (1, [], "no sample of tegrastats came under load: a run too short, tegrastats ended, or trtexec did"),
         (0, [], "no sample of tegrastats came under load: a run too short, tegrastats said nothing, or"),
-        (1, ["GR3D_FREQ 97% GPU@39.5C"], "tegrastats does not print the GPU's clock to this user; log in as root"),
+        (1, ["GR3D_FREQ 97% GPU@39.5C"], "neither tegrastats nor devfreq says the GPU's clock to this user; log in"),
     ],
 )
 def test_a_clock_that_was_not_seen_says_why_and_leaves_validity_open(idle, load, why):
@@ -53,6 +53,20 @@ def test_a_clock_that_was_not_seen_says_why_and_leaves_validity_open(idle, load,
     assert found["samples"] == len(load)
     assert figures.validity([], found) is None
     assert figures.validity(["it throttled"], found) is False
+
+
+def test_devfreq_says_the_clock_that_tegrastats_does_not():
+    seen = zip(samples_of(["GPU@39C"] * 3), (624, 400, 624), strict=True)
+    plain = [sample._replace(devfreq_mhz=mhz) for sample, mhz in seen]
+    found = figures.heat([], plain)
+    assert (found["clock_source"], found["clock_unknown"], found["gpu_mhz"]["lowest"]) == ("devfreq", None, 400)
+    assert figures.clock_problems(plain)[0].startswith("the GPU's clock moved between 400 and 624 MHz")
+
+
+def test_clocks_of_two_sources_are_never_mixed():
+    printed, silent = samples_of(["GR3D_FREQ 97%@921 GPU@39C", "GPU@39C"])
+    found = figures.heat([], [printed._replace(devfreq_mhz=300), silent._replace(devfreq_mhz=300)])
+    assert (found["clock_source"], found["gpu_mhz"]["lowest"]) == ("tegrastats", 921)
 
 
 def test_a_clock_that_was_seen_makes_a_run_valid_where_nothing_speaks_against_it():

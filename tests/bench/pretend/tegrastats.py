@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - a program
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -27,6 +28,10 @@ while True:
     power = (LOAD_MW if loaded else IDLE_MW) + (RIPPLE_MW if count % 2 else -RIPPLE_MW)
     mhz = SLOW_MHZ if "throttle" in mode and loaded and count % 5 == 0 else LINE["mhz"]
     text = LINE["text"].replace("{power}", str(power)).replace("{mhz}", str(mhz))
+    if "plain" in mode:  # what a user without root is shown; the kernel still says the clock
+        text = re.sub(r"(GR3D_FREQ \d*%?)@\[?[\d,]+\]?", r"\1", text)
+        for file in (ROOT / "sys/class/devfreq").glob("*/cur_freq"):
+            file.write_text(f"{mhz}750000")
     if "garbage" in mode or ("newformat" in mode and seen_load > NEW_AFTER):
         text = "RAM: 4185 of 7620 MB, VDD_IN: %.1f W" % (power / 1000)
     if "quiet" in mode and seen_load > QUIET_AFTER:

@@ -120,6 +120,15 @@ class Session:
             ) from err
         return self._answer(done)
 
+    def claim(self) -> list[str]:
+        """Puts back what a killed run had set on the board; says what.
+
+        Raises DeviceError if another run uses the board: asked before anything large is sent. The jobs that follow
+        hold the board themselves.
+        """
+        restored: list[str] = self.agent("restore")["restored"]
+        return restored
+
     def run(self, words: list[str]) -> Answer:
         """Runs a program on the board."""
         return self.link.run(words)

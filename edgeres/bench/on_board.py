@@ -58,9 +58,12 @@ class BoardConfig(Config):
     incidental: ClassVar[frozenset[str]] = Config.incidental | {"timeout_s"}
 
     def check(self) -> None:
-        """The number of images goes with a data set; a run may take as long as it was asked to."""
+        """The number of images goes with a data set."""
         if self.images is not None and self.data is None:
             raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
+
+    def check_time(self) -> None:
+        """A run may take as long as it was asked to."""
         asked_s = self.warmup_s + self.duration_s
         if self.timeout_s <= asked_s:
             raise InputError(f"--timeout-s {self.timeout_s} would end a run, which takes {asked_s} s; give it more")
@@ -96,9 +99,10 @@ class Bench:
     accuracy_only: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError for a power mode that the board does not have."""
+        """Raises InputError for a power mode that the board does not have, DeviceError if another run uses it."""
         if self.config.power_mode is not None:
             check_power_mode(self.session, self.config.power_mode)
+        self._restored = self.session.claim()
 
     def run(self, model: Model, out: Path | None = None) -> OnBoard:
         """Builds, times and judges one model; predictions are written into the folder `out`.
@@ -111,7 +115,8 @@ class Bench:
         recorder = Recorder("eval" if self.accuracy_only else "board", self.config, model)
         built = brought(self.session, model, recorder) if isinstance(model, Engine) else self._built(model)
         recorder.results["figures"] = figures = _of_build(built, self.session)
-        recorder.notes += built.answer.get("restored", [])
+        recorder.notes += [*self._restored, *built.answer.get("restored", [])]
+        self._restored = []
         recorder.warnings += without_int8(self.session, model)
         answer = built.answer if self.accuracy_only else self._timed(built, model, recorder)
         if self.images is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeres.bench.on_board import BoardConfig
-from edgeres.cli.options import given, options_of
+from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
 from edgeres.evaluate.stage import EvalConfig
@@ -19,12 +19,14 @@ from edgeres.pipeline.calls import evaluate_call
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[MODEL]")
 @options_of(EvalConfig)
 @click.option("--on", metavar="NAME", help="Build and run it on this board instead (edgeres board add).")
+@timeout_on_a_board
 @click.option("--run", "--in-run", "run", help="Run (name or folder) to take the model from.  [default: runs/latest]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def evaluate(source: Path | None, run: str | None, on: str | None, as_json: bool, **values: Any) -> None:
     """See the help text."""
     chosen = given(values)
     if on is None:
+        refuse_timeout(chosen)
         print_result(evaluate_call(source, run, chosen), as_json=as_json)
         return
     from edgeres.cli.on_board import print_boards

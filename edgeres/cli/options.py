@@ -10,7 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from edgeres.bench.on_board import BoardConfig
 from edgeres.core.config import Config
+from edgeres.core.errors import InputError
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -30,6 +32,17 @@ def options_of(kind: type[Config], skip: Collection[str] = ()) -> Decorator:
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """Only the options the user typed."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def timeout_on_a_board(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds --timeout-s, which goes with --on."""
+    return _option("timeout_s", BoardConfig.model_fields["timeout_s"])(function)
+
+
+def refuse_timeout(values: dict[str, Any]) -> None:
+    """Raises InputError for --timeout-s without a board."""
+    if "timeout_s" in values:
+        raise InputError("--timeout-s ends what hangs on a board; it goes with --on NAME")
 
 
 def _option(name: str, field: FieldInfo) -> Decorator:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from edgeres.cli.options import given, options_of
+from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
-from edgeres.pipeline.board_compile import compile_on_board
+from edgeres.pipeline.board_compile import CompileCall, compile_on_board
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.stages import STAGES, is_main_process
 from edgeres.prune.config import GOALS
@@ -28,10 +28,14 @@ def stage_command(name: str, text: str) -> click.Command:
         on: str | None = None,
         **values: Any,
     ) -> None:
+        chosen = given(values)
         if on is not None:
-            print_result(compile_on_board(source, on, given(values), run=run, out=out), as_json=as_json)
+            limit = {name: chosen.pop(name) for name in ("timeout_s",) if name in chosen}
+            request = CompileCall(on=on, run=run, out=out, values=chosen, **limit)
+            print_result(compile_on_board(source, request), as_json=as_json)
             return
-        stage, chosen = _redirected(name, given(values))
+        refuse_timeout(chosen)
+        stage, chosen = _redirected(name, chosen)
         result = call(Call(stage=stage, source=source, run=run, out=out, values=chosen))
         if is_main_process():
             print_result(result.report, as_json=as_json)
@@ -47,6 +51,7 @@ def stage_command(name: str, text: str) -> click.Command:
         help_text = "Every number of modules in a range: accuracy and latency of each, as a table and a picture."
         command = click.option("--sweep", metavar="1..12", default=None, help=help_text)(command)
     if name == "compile":
+        command = timeout_on_a_board(command)
         command = click.option("--on", metavar="NAME", help="Build on this board instead (edgeres board add).")(command)
     command = options_of(row.config_class(), skip=_positional(name))(command)
     if row.source is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from edgeres.bench.board_facts import facts_of
 from edgeres.bench.board_fits import without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
-from edgeres.bench.on_board import built_on, check_model, distinct, without_folder
+from edgeres.bench.on_board import BUILD_TIMEOUT_S, BoardConfig, built_on, check_model, distinct, without_folder
 from edgeres.compile.config import CompileConfig
 from edgeres.compile.inspected import counts_of, layers_path
 from edgeres.compile.layer_report import layer_report
@@ -37,11 +37,21 @@ _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
 _BATCH = ("batch_min", "batch_opt", "batch_max")
 
 
-def compile_on_board(
-    source: Path | None, on: str, values: dict[str, Any], *, run: str | None = None, out: Path | None = None
-) -> StageReport:
+@dataclass(frozen=True)
+class CompileCall:
+    """What the user typed after --on: the board, where the engine goes, the options, when what hangs is ended."""
+
+    on: str
+    run: str | None = None
+    out: Path | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    timeout_s: int = BUILD_TIMEOUT_S
+
+
+def compile_on_board(source: Path | None, request: CompileCall) -> StageReport:
     """The engine in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board."""
-    board, config = board_named(on), _config(values)
+    board, config, run, out = board_named(request.on), _config(request.values), request.run, request.out
+    config_from(BoardConfig, {"timeout_s": request.timeout_s}, "compile", as_options=True)
     model = model_from(source) if source else source_in(run_named(run), "compile")
     if not isinstance(model, OnnxModel):
         raise InputError(f"`edgeres compile` needs a .onnx file, got {source}")
@@ -49,13 +59,15 @@ def compile_on_board(
     if out is not None:
         _check_out(out, model, config)
         with session(board) as opened:
-            return _built(opened, model, config, Places(out, out.with_name(out.name + REPORT_SUFFIX)))
+            work = Work(opened, config, Places(out, out.with_name(out.name + REPORT_SUFFIX)), request.timeout_s)
+            return _built(work, model)
     home = run_named(run) if run or source is None else run_holding(model.path)
     if home is None:
         raise InputError(f"{model.path} is in no run: say where the result goes, --out FILE or --run NAME")
-    key = f"{stage_key('compile', model, config)} on {on}"
+    key = f"{stage_key('compile', model, config)} on {request.on}"
     with claimed(home, "compile", key) as folder, session(board) as opened:
-        return _built(opened, model, config, Places(folder / _FILE_NAME, folder / REPORT_NAME))
+        work = Work(opened, config, Places(folder / _FILE_NAME, folder / REPORT_NAME), request.timeout_s)
+        return _built(work, model)
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,16 @@ class Places:
 
     plan: Path
     report: Path
+
+
+@dataclass(frozen=True)
+class Work:
+    """The board that builds, how, and where to."""
+
+    session: Session
+    config: CompileConfig
+    places: Places
+    timeout_s: int
 
 
 def _config(values: dict[str, Any]) -> CompileConfig:
@@ -80,12 +102,16 @@ def _check_out(out: Path, model: OnnxModel, config: CompileConfig) -> None:
     refuse_inputs(out, model, config)
 
 
-def _built(opened: Session, model: OnnxModel, config: CompileConfig, places: Places) -> StageReport:
+def _built(work: Work, model: OnnxModel) -> StageReport:
+    opened, config, places = work.session, work.config, work.places
     recorder = Recorder("compile", config, model)
+    recorder.notes += opened.claim()
     smallest, usual, largest = (model.batch or getattr(config, name) for name in _BATCH)
     with timed(recorder.results, "build_s"):
-        built = built_on(opened, model, (smallest, usual, largest), tuple(_options(config)))
-    loaded = opened.agent("measure", "--engine", built.remote, *_BRIEFLY, "--folder", opened.folder, *built.shapes)
+        options = tuple(_options(config))
+        built = built_on(opened, model, (smallest, usual, largest), options, timeout_s=work.timeout_s)
+    words = (*_BRIEFLY, "--timeout-s", str(work.timeout_s), "--folder", opened.folder, *built.shapes)
+    loaded = opened.agent("measure", "--engine", built.remote, *words)
     facts = facts_of(opened, loaded)
     opened.download(_FILE_NAME, places.plan, built.sha256)
     counts = _layers(loaded.get("layers"), model, places.plan, recorder)

@@ -73,7 +73,7 @@ def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = N
 
 def _board_config(values: dict[str, Any]) -> BoardConfig:
     config = config_from(BoardConfig, {k: v for k, v in values.items() if k in _SHARED}, _COMMAND, as_options=True)
-    config.check()
+    config.check_time()
     return config
 
 

@@ -122,6 +122,8 @@ def board_config(values: dict[str, Any], run: Run | None, command: str) -> Board
         values["data"] = name
     config = config_from(BoardConfig, values, command, as_options=True)
     config.check()
+    if command != _JUDGED:
+        config.check_time()
     return config
 
 

@@ -99,7 +99,7 @@ def test_int8_pairs_are_taken(float_onnx, tmp_path, constant):
 
 def test_a_time_limit_that_would_end_a_run_is_refused():
     with pytest.raises(InputError, match=r"--timeout-s 12 would end a run, which takes 12 s; give it more"):
-        BoardConfig(warmup_s=2, duration_s=10, timeout_s=12).check()
+        BoardConfig(warmup_s=2, duration_s=10, timeout_s=12).check_time()
 
 
 def test_a_command_is_told_without_the_folder_that_is_gone():
@@ -150,7 +150,7 @@ def test_a_graph_with_an_open_batch_is_built_and_run_at_the_batch_asked_for(host
 
 def test_a_report_says_what_a_killed_run_had_left_on_the_board(host, float_onnx):
     host.start()
-    left = host.board_tmp / f"edgeres-kept-{os.getuid()}"
+    left = host.root / f"jetson/var/tmp/edgeres-kept-{os.getuid()}"
     left.mkdir(mode=0o700)
     (left / "mode.json").write_text('{"before": 1, "during": 2}')
     with session(DESK) as opened:
@@ -171,7 +171,8 @@ def test_two_runs_at_once_do_not_spoil_each_other(host, hosts, float_onnx):
         running = first.link.started([*words, "--folder", first.folder])
         hosts.wait_until(lambda: (host.root / "jetson" / "state" / "load").exists())
         with pytest.raises(DeviceError, match=r"^desk: another edgeres run .*is using this board"):
-            Bench(second, BoardConfig(**SHORT)).run(float_onnx)
+            Bench(second, BoardConfig(**SHORT))
+        assert not (Path(second.folder) / "model.onnx").exists()
         running.close()
     hosts.wait_until(lambda: host.programs() == [] and host.left_behind() == [])
 

@@ -93,6 +93,25 @@ def test_an_engine_is_built_on_the_board_brought_back_and_judged_there_again(edg
     assert host.left_behind() == []
 
 
+def test_a_build_that_hangs_is_ended_when_the_user_says(edgeres, host, models, tmp_path):
+    host.start()
+    host.mode("hang")
+    plan = tmp_path / "e.plan"
+    code, _, err = edgeres("compile", models[1].path, "--on", "desk", "-o", plan, "--timeout-s", 2)
+    assert code == 4
+    assert "edgeres: desk: the build hung: trtexec was ended after 2 s" in err
+    code, _, err = edgeres("eval", models[1].path, "--on", "desk", "--data", "digits", "--timeout-s", 2)
+    assert (code, "trtexec was ended after 2 s" in err) == (4, True)
+    assert not plan.exists()
+    assert host.left_behind() == []
+
+
+@pytest.mark.parametrize("command", ["compile", "eval"])
+def test_a_time_limit_goes_with_a_board(edgeres, models, command):
+    code, _, err = edgeres(command, models[1].path, "--timeout-s", 5)
+    assert (code, err) == (2, "edgeres: --timeout-s ends what hangs on a board; it goes with --on NAME\n")
+
+
 @pytest.mark.parametrize(
     ("head", "said"),
     [
@@ -130,6 +149,8 @@ def test_an_engine_the_board_cannot_run_is_refused_before_it_is_sent(edgeres, ho
             2,
             "--timeout-s 5 would end a run, which takes 12 s",
         ),
+        (("compile", "half.onnx", "--on", "desk", "--timeout-s", "0"), 2, "compile: --timeout-s: Input should be gre"),
+        (("eval", "half.onnx", "--on", "desk", "--timeout-s", "0"), 2, "eval: --timeout-s: Input should be greater"),
         (("compile", "half.onnx", "--on", "desk", "--targets", "sm86"), 2, "--targets does not go with --on"),
         (("compile", "half.onnx", "--on", "desk", "-o", "x.onnx"), 2, "half.onnx is not a readable ONNX file"),
     ],

@@ -24,6 +24,7 @@ class BoardFound(Record):
 
     `packages`: versions of the Debian packages that name a JetPack. `power_mode`: name and id, `power_modes`: ids by
     name. `capability`: what the CUDA driver says; `target` is made of it, otherwise of the catalogue of devices.
+    `left`: what a run that was killed has set and not put back, with the command that does.
     `gpu_clock`: mhz, min_mhz, max_mhz and is_locked. `fan`: what it is told (pwm, 0 to 255) and does (rpm).
     """
 
@@ -44,6 +45,7 @@ class BoardFound(Record):
     trtexec: str | None
     tegrastats: str | None
     python: str
+    left: tuple[str, ...] = ()
 
 
 class BoardDiagnosis(Record):
@@ -138,6 +140,7 @@ def checks_of(found: dict[str, Any]) -> tuple[Check, ...]:
         _tool(found, "tegrastats", "power, clocks, temperatures", "it is part of JetPack; without it: no energy"),
         _power_mode(found),
         _clock(found),
+        *_left(found),
     )
 
 
@@ -193,6 +196,11 @@ def _power_mode(found: dict[str, Any]) -> Check:
     text = f"{mode['name']} (id {mode['id']})" if mode else "unknown"
     others = ", ".join(modes)
     return Check(name="power mode", status="info", detail=text + (f"; there are {others}" if others else ""))
+
+
+def _left(found: dict[str, Any]) -> list[Check]:
+    texts = [str(line).partition("; ") for line in found.get("left") or []]
+    return [Check(name="left over", status="info", detail=what, remedy=remedy) for what, _, remedy in texts]
 
 
 def _clock(found: dict[str, Any]) -> Check:

@@ -3,7 +3,8 @@
     keeper.py hold FOLDER GRACE_S   removes FOLDER at once when stdin says "done"; when stdin just ends (the connection
                                     was lost) after GRACE_S seconds, unless another keeper has taken it over by then.
                                     At its start it removes what runs left beside it whose keeper is gone (the board
-                                    lost power); at its end it has the agent put back what a killed run had set
+                                    lost power); after a lost connection it has the agent put back what a killed
+                                    run had set, which otherwise the next run does and says
     keeper.py free FOLDER           bytes that may still be written
 
 FOLDER/owner names the keeper: its process id and when that process began, so that a number used again is not mistaken.
@@ -54,18 +55,23 @@ def _hold(folder: "Path", grace_s: "float") -> "None":
     while time.monotonic() < end_s and _owner(folder) == own:
         time.sleep(_POLL_S)
     if _owner(folder) == own:
-        _restore(folder)
+        if b"done" not in said:
+            _restore(folder)
         _remove(folder)
 
 
 def _restore(folder: "Path") -> "None":
     """Clocks and power mode of a run that was killed; the agent refuses while another run holds the board."""
-    agent, kept = folder / _AGENT, folder.parent / (_KEPT + str(os.getuid()))
+    agent, kept = folder / _AGENT, _root() / "var/tmp" / (_KEPT + str(os.getuid()))
     if not (agent.is_file() and kept.is_dir()):
         return
     words, nothing = [sys.executable, str(agent), "restore"], subprocess.DEVNULL
     with contextlib.suppress(subprocess.TimeoutExpired, OSError):
         subprocess.run(words, stdin=nothing, stdout=nothing, stderr=nothing, timeout=_RESTORE_S, check=False)
+
+
+def _root() -> "Path":
+    return Path(os.environ.get("EDGERES_BOARD_ROOT", "/"))
 
 
 def _sweep(parent: "Path") -> "None":

@@ -78,4 +78,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"GPU clock: {clock['min_mhz']} to {clock['max_mhz']} MHz, {'locked' if clock['is_locked'] else 'not locked'}"
         if clock
         else "GPU clock: unknown",
+        *found.get("left", []),
     ]

@@ -10,9 +10,16 @@ import click
 
 from edgeres.cli.output import p99_text
 from edgeres.core.stage import StageReport
+from edgeres.core.statistics import Interval
 from edgeres.report.boards import NO_SAMPLES
-from edgeres.report.boards_text import UNKNOWN_VALIDITY, places_for
-from edgeres.report.wording import size
+from edgeres.report.boards_text import (
+    energy_lines,
+    engine_lines,
+    logits_lines,
+    power_lines,
+    state_lines,
+    top1_lines,
+)
 
 Cell = Callable[[StageReport], str]
 
@@ -89,17 +96,16 @@ def _power(report: StageReport) -> str:
     if not report.energy:
         return "not measured" if report.latency else ""
     one = report.energy[0]
-    kind = "" if one.is_input else ", sum of rails" + (", some unread" if one.is_partial else "")
-    return f"{one.load_w:.2f} W load, {one.idle_w:.2f} W idle\n{one.source}{kind}"
+    loaded, at_rest, *less = power_lines(one)
+    return "\n".join([f"{loaded}, {at_rest}", one.source, *less])
 
 
 def _energy(report: StageReport) -> str:
     if not report.energy:
         return "not measured" if report.latency else ""
     one = report.energy[0]
-    places = places_for(one.half_width_mj)
-    value = f"{one.mj_per_image:.{places}f} ± {one.half_width_mj:.{places}f} mJ"
-    return f"{value}\nn = {one.load_samples} load, {one.idle_samples} idle"
+    value = " ".join(energy_lines(one.mj_per_image, one.half_width_mj))
+    return f"{value}\nn = {one.load_samples:,} loaded, {one.idle_samples:,} at rest"
 
 
 def _heat(report: StageReport) -> str:
@@ -114,14 +120,17 @@ def _clock(report: StageReport) -> str:
     heat = _figures(report).get("heat") or {}
     clock = heat.get("gpu_mhz")
     locked = "locked" if report.results["board"]["clocks_locked"] else "not locked"
-    return f"{clock['lowest']:g} to {clock['highest']:g} MHz, {locked}" if clock else _unseen(report, heat)
+    if not clock:
+        return _unseen(report, heat)
+    source = "" if heat.get("clock_source") in (None, "tegrastats") else f"\nsaid by {heat['clock_source']}"
+    return f"{clock['lowest']:g} to {clock['highest']:g} MHz, {locked}{source}"
 
 
 def _unseen(report: StageReport, heat: dict[str, Any]) -> str:
     """Why there is no temperature or clock of a run that was timed."""
     if not report.latency:
         return ""
-    return "not printed by tegrastats" if heat.get("samples") else NO_SAMPLES
+    return "said neither by tegrastats nor by the kernel" if heat.get("samples") else NO_SAMPLES
 
 
 def _mode(report: StageReport) -> str:
@@ -134,31 +143,30 @@ def _accuracy(report: StageReport) -> str:
         return ""
     one = report.accuracy[0]
     low, high = one.interval
-    return f"{100 * one.top1:.2f} % (95 %: {100 * low:.2f} to {100 * high:.2f})\nn = {one.n}, {one.dataset} {one.split}"
+    value, interval, n = top1_lines(Interval(value=one.top1, low=low, high=high), one.n)
+    return f"{value} % {interval}\n{n}, {one.dataset} {one.split}"
 
 
 def _reference(report: StageReport) -> str:
     found = _figures(report).get("agreement")
     if not found:
         return ""
-    noise = "equal bit for bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
     top1 = 100 * found["reference_correct_top1"] / found["n"]
-    return f"{top1:.2f} %, same class in {found['same_top1']} of {found['n']}\nlogits: {noise}"
+    same = f"{top1:.2f} %, same class in {found['same_top1']} of {found['n']}"
+    return "\n".join([same, *logits_lines(equal_bits=found["equal_bits"], sqnr_db=found["sqnr_db"])])
 
 
 def _engine(report: StageReport) -> str:
     figures = _figures(report)
-    built = f", built in {figures['build_s']:.1f} s" if figures.get("build_s") else ""
-    return f"{size(figures['engine_bytes'])}{built}" if figures.get("engine_bytes") else ""
+    return ", ".join(engine_lines(figures.get("engine_bytes"), figures.get("build_s")))
 
 
 def _validity(report: StageReport) -> str:
     figures = _figures(report)
     if "is_valid" not in figures:
         return ""
-    if figures["is_valid"] is None:
-        return f"unknown: {UNKNOWN_VALIDITY}"
-    return "yes" if figures["is_valid"] else "NO: " + "\n".join(figures["problems"])
+    state, *why = state_lines(figures["is_valid"], figures["problems"])
+    return f"{state}: " + "\n".join(why) if why else state
 
 
 _ROWS: dict[str, Cell] = {

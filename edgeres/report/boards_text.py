@@ -1,4 +1,4 @@
-"""The boards' table: for the terminal, as Markdown, as CSV and on the page."""
+"""The boards' table: for the terminal, as Markdown, as CSV and on the page; its words are those of `bench --on` too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from edgeres.core.metrics import Energy
+from edgeres.core.statistics import Interval
 from edgeres.report.boards import BoardFigure, EnergyFigure
 from edgeres.report.wording import Lines, interval_lines, p99_lines, percent, points, size, speed, tight
 
@@ -37,8 +39,47 @@ def board_cells(board: BoardFigure) -> dict[str, Lines]:
         "energy": tuple(_energy(board.energy)),
         "top1": tuple(_accuracy(board)),
         "engine": tuple(_engine(board)),
-        "state": (_state(board), *_why(board)),
+        "state": _state(board),
     }
+
+
+def energy_lines(mj: float, half_width_mj: float) -> Lines:
+    """`9.50 mJ`, `± 0.25`: two digits of the half-width."""
+    places = places_for(half_width_mj)
+    return f"{mj:.{places}f} mJ", f"± {half_width_mj:.{places}f}"
+
+
+def power_lines(energy: Energy | EnergyFigure) -> Lines:
+    """`11.25 W loaded`, `4.75 W at rest`, and what a sum of rails is less than."""
+    loaded, at_rest = f"{energy.load_w:.2f} W loaded", f"{energy.idle_w:.2f} W at rest"
+    if energy.is_partial:
+        return loaded, at_rest, "some rails unread: less than all"
+    return (loaded, at_rest) if energy.is_input else (loaded, at_rest, "sum of rails: less than at the wall")
+
+
+def top1_lines(top1: Interval, n: int) -> Lines:
+    """`93.33`, `[91.20, 94.90]` in percent, `n = 1,000`."""
+    return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {n:,}"
+
+
+def logits_lines(*, equal_bits: bool | None, sqnr_db: float | None) -> Lines:
+    """How far the board's logits are from ONNX Runtime's."""
+    if equal_bits:
+        return ("logits equal bit for bit",)
+    return () if sqnr_db is None else (f"logits {sqnr_db:.1f} dB",)
+
+
+def engine_lines(size_bytes: int | None, build_s: float | None) -> Lines:
+    """`1.50 MB`, `built in 93 s`, what is known of them."""
+    said = "" if size_bytes is None else size(size_bytes), "" if build_s is None else f"built in {build_s:.0f} s"
+    return tuple(text for text in said if text)
+
+
+def state_lines(is_valid: bool | None, problems: Sequence[str]) -> Lines:
+    """Whether a measurement can be trusted, then why not."""
+    if is_valid is None:
+        return "unknown", UNKNOWN_VALIDITY
+    return "yes" if is_valid else "no", *problems
 
 
 def places_for(half_width: float) -> int:
@@ -46,14 +87,10 @@ def places_for(half_width: float) -> int:
     return min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else _MOST_PLACES
 
 
-def _state(board: BoardFigure) -> str:
+def _state(board: BoardFigure) -> Lines:
     if board.latency is None:
-        return "not timed"
-    return "unknown" if board.is_valid is None else "yes" if board.is_valid else "no"
-
-
-def _why(board: BoardFigure) -> Lines:
-    return (UNKNOWN_VALIDITY,) if board.is_valid is None and board.latency else board.problems
+        return "not timed", *board.problems
+    return state_lines(board.is_valid, board.problems)
 
 
 def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
@@ -62,7 +99,7 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
     from rich.text import Text
 
     said = {True: "", False: "is not valid", None: "may not be valid"}
-    reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _why(one)]
+    reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _state(one)[1:]]
     return Group(_table(boards), *map(Text, reasons))
 
 
@@ -77,7 +114,7 @@ def _table(boards: Sequence[BoardFigure]) -> Table:
     for title, width in zip(BOARD_COLUMNS.values(), _TERMINAL_WIDTHS, strict=True):
         table.add_column(title, overflow="fold", width=width)
     for board in boards:
-        texts = {**board_cells(board), "state": (_state(board),)}
+        texts = {**board_cells(board), "state": _state(board)[:1]}
         table.add_row(*(Text("\n".join(map(tight, texts[name]))) for name in BOARD_COLUMNS))
     return table
 
@@ -157,15 +194,10 @@ def _energy(energy: EnergyFigure | None) -> Iterator[str]:
         yield "not measured"
         return
     value, half = energy.mj_per_image, (energy.mj_per_image.high - energy.mj_per_image.low) / 2
-    yield f"{value.value:.{places_for(half)}f} mJ"
-    yield f"± {half:.{places_for(half)}f}"
-    yield f"{energy.load_w:.2f} W loaded"
-    yield f"{energy.idle_w:.2f} W at rest"
+    loaded, at_rest, *less = power_lines(energy)
+    yield from (*energy_lines(value.value, half), loaded, at_rest)
     yield f"n = {energy.samples:,}, {energy.source}"
-    if energy.is_partial:
-        yield "some rails unread: less than all"
-    elif not energy.is_input:
-        yield "sum of rails: less than at the wall"
+    yield from less
 
 
 def _accuracy(board: BoardFigure) -> Iterator[str]:
@@ -173,24 +205,14 @@ def _accuracy(board: BoardFigure) -> Iterator[str]:
     if accuracy is None:
         yield "not evaluated"
     else:
-        top1 = accuracy.top1
-        yield percent(top1.value)
-        yield f"[{percent(top1.low)}, {percent(top1.high)}]"
-        yield f"n = {accuracy.n:,}"
+        yield from top1_lines(accuracy.top1, accuracy.n)
     if board.points:
         yield from (f"{points(board.points)[0]} to the file here", *points(board.points)[1:])
     if board.same_top1 is not None:
         yield f"same top-1 on {percent(board.same_top1)} %"
-    if board.equal_bits:
-        yield "logits equal bit for bit"
-    if board.sqnr_db is not None:
-        yield f"logits {board.sqnr_db:.1f} dB"
+    yield from logits_lines(equal_bits=board.equal_bits, sqnr_db=board.sqnr_db)
 
 
 def _engine(board: BoardFigure) -> Iterator[str]:
-    found = [
-        size(board.engine_bytes) if board.engine_bytes is not None else "",
-        f"built in {board.build_s:.0f} s" if board.build_s is not None else "",
-        board.layers,
-    ]
-    yield from [text for text in found if text] or ["–"]
+    layers = (board.layers,) if board.layers else ()
+    yield from (*engine_lines(board.engine_bytes, board.build_s), *layers) or ("–",)

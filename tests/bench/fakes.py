@@ -7,7 +7,8 @@ Runtime, and a libcudart compiled from `pretend/cudart.c` (where there is a C co
 FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses what goes wrong, several by commas:
     build           bad, crash, full (no engine), nospace (half an engine), hang
     measurement     hang, crash, oom (killed), slowly (600 s), silent, drift, newmode, overcurrent
-    tegrastats      throttle, garbage, newformat (midway), quiet (it ends midway), plain (no clock of the GPU)
+    tegrastats      throttle, garbage, newformat (midway), quiet (it ends midway), plain (no clock of the GPU),
+                    blind (no temperature)
     jetson_clocks   unlockable
     evaluation      evalcrash, evalhang
 FAKE_ROOT=no: nvpmodel and jetson_clocks refuse. FAKE_SUDO=asks: sudo wants a password. FAKE_TENSORRT=8201: trtexec is

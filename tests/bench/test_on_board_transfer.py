@@ -81,7 +81,7 @@ def test_a_laptop_that_vanishes_during_an_upload_leaves_nothing(host, hosts, str
 def test_what_an_agent_had_set_that_was_killed_with_the_connection_is_put_back_by_the_keeper(host, hosts, monkeypatch):
     monkeypatch.setattr(board_session, "GRACE_S", 0.5)
     host.start(cuts=[])
-    left, mode = host.board_tmp / f"edgeres-kept-{os.getuid()}", host.root / "jetson/state/power_mode"
+    left, mode = host.root / f"jetson/var/tmp/edgeres-kept-{os.getuid()}", host.root / "jetson/state/power_mode"
     with session(DESK):
         left.mkdir(mode=0o700)
         (left / "mode.json").write_text('{"before": 1, "during": 2}')
@@ -89,6 +89,20 @@ def test_what_an_agent_had_set_that_was_killed_with_the_connection_is_put_back_b
     hosts.wait_until(lambda: host.left_behind() == [] and host.programs() == [])
     assert not left.exists()
     assert mode.read_text() == "1"
+
+
+def test_who_only_looks_at_a_board_changes_nothing_that_a_killed_run_had_set(host):
+    host.start()
+    left = host.root / f"jetson/var/tmp/edgeres-kept-{os.getuid()}"
+    left.mkdir(mode=0o700)
+    (left / "mode.json").write_text('{"before": 1, "during": 2}')
+    with session(DESK) as opened:
+        (said,) = opened.found["left"]
+    assert said.endswith("has left power mode MAXN_SUPER; the next run puts it back, or: sudo nvpmodel -m 1")
+    with session(DESK) as opened:
+        assert opened.found["power_mode"]["name"] == "MAXN_SUPER"
+        assert opened.claim() == ["a run that was killed had left power mode MAXN_SUPER: put back"]
+        assert opened.agent("detect")["left"] == []
 
 
 @pytest.mark.slow

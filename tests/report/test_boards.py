@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from edgeres.cli.on_board import rows_of
 from edgeres.core.statistics import Interval
 from edgeres.report.boards_text import board_cells, flat_board
 from edgeres.report.figures import Percentile
@@ -149,6 +150,30 @@ def test_logits_equal_bit_for_bit_say_so(fake_run):
     board = only(fake_run)
     assert "logits equal bit for bit" in board_cells(board)["top1"]
     assert flat_board(board)["equal_bits"] is True
+
+
+def test_bench_on_a_board_says_the_same_in_the_same_words(fake_run):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    agreement = {
+        "top1": 0.75,
+        "same_top1": 3,
+        "n": 4,
+        "reference_correct_top1": 3,
+        "sqnr_db": 41.5,
+        "equal_bits": False,
+    }
+    fake_run.board(exported, figures={"is_valid": None, "agreement": agreement})
+    typed = run_folder_from(fake_run.path).stages[-1].report
+    rows = {title: cell.replace("\n", " ") for title, cell in rows_of([typed])}
+    shown = board_cells(only(fake_run))
+    for row, lines in {
+        "energy/image": shown["energy"][:2],
+        "power": shown["energy"][2:4],
+        "engine": shown["engine"][:2],
+        "ONNX Runtime": shown["top1"][-1:],
+        "valid": shown["state"],
+    }.items():
+        assert [line for line in lines if line not in rows[row]] == []
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -44,7 +44,7 @@ def _answer(options: "argparse.Namespace") -> "dict[str, object]":
 
 
 def _detect(options: "argparse.Namespace") -> "dict[str, object]":
-    return detect.board()
+    return {**detect.board(), "left": settings.left()}
 
 
 def _build(options: "argparse.Namespace") -> "dict[str, object]":

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from . import process, trtexec
+from .tegrastats import SENSOR_OFF_C
 
 _TRTEXEC = "usr/src/tensorrt/bin/trtexec"  # where JetPack's package libnvinfer-bin puts it, not on PATH
 _RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
@@ -20,6 +21,8 @@ _MODEL = re.compile(r"^< *POWER_MODEL +ID=(\d+) +NAME=(\S+) *>", re.MULTILINE)
 _GPU_NAMES = ("gpu", "gv11b", "gp10b", "ga10b", "gm20b")  # how devfreq calls a Jetson's GPU
 _CLOCKS = ("cur_freq", "min_freq", "max_freq")
 _HZ_PER_MHZ = 1000000
+_PER_DEGREE = 1000.0
+_ZONE_END = re.compile(r"-therm(al)?$")
 JETPACKS = {
     "32.6.1": "4.6", "32.7.1": "4.6.1", "32.7.2": "4.6.2", "32.7.3": "4.6.3", "32.7.4": "4.6.4", "32.7.5": "4.6.5",
     "32.7.6": "4.6.6", "35.1": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5": "5.1.3",
@@ -70,25 +73,37 @@ def power_modes() -> "dict[str, int]":
 def gpu_clock() -> "dict[str, object] | None":
     """Clock now and its bounds in MHz; `is_locked` where the two bounds are one, as jetson_clocks makes them."""
     folder = gpu_folder()
-    if folder is None:
+    values = [read_mhz(folder / key) for key in _CLOCKS] if folder else [None]
+    if None in values:
         return None
-    now, low, high = (read_mhz(folder / key) for key in _CLOCKS)
+    now, low, high = values
     return {"mhz": now, "min_mhz": low, "max_mhz": high, "is_locked": low == high}
 
 
 def gpu_folder() -> "Path | None":
     """Where the kernel says the GPU's clock to every user, as /sys/class/devfreq/17000000.gpu."""
-    for folder in found("sys/class/devfreq", "*"):
-        readable = all(read_mhz(folder / key) is not None for key in _CLOCKS)
-        if readable and any(gpu in folder.name for gpu in _GPU_NAMES):
-            return folder
-    return None
+    files = found("sys/class/devfreq", "*/cur_freq")
+    return next((file.parent for file in files if any(gpu in file.parent.name for gpu in _GPU_NAMES)), None)
 
 
 def read_mhz(path: "Path") -> "int | None":
     """A clock that the kernel says in Hz, in whole MHz as tegrastats prints it."""
     hz = _read_int(path)
     return None if hz is None else hz // _HZ_PER_MHZ
+
+
+def thermal_zones() -> "list[Path]":
+    """The kernel's sensors of the junction (tj-thermal), which counts, and of the GPU (gpu-thermal, GPU-therm)."""
+    zones = {}  # type: dict[str, Path]
+    for path in found("sys/class/thermal", "thermal_zone*/type"):
+        zones.setdefault(_ZONE_END.sub("", (_first_word(path) or "").lower()), path.with_name("temp"))
+    return [zones[kind] for kind in ("tj", "gpu") if kind in zones]
+
+
+def read_c(path: "Path") -> "float | None":
+    """A temperature that the kernel says in thousandths of a degree C; None of a sensor that is off."""
+    value = _read_int(path)
+    return None if value is None or value / _PER_DEGREE <= SENSOR_OFF_C else value / _PER_DEGREE
 
 
 def throttle_counts() -> "dict[str, int]":
@@ -99,7 +114,7 @@ def throttle_counts() -> "dict[str, int]":
 
 def trtexec_path() -> "str | None":
     """Where trtexec is: on PATH, or where JetPack puts it."""
-    usual = _path(_TRTEXEC)
+    usual = path_of(_TRTEXEC)
     return shutil.which("trtexec") or (str(usual) if os.access(str(usual), os.X_OK) else None)
 
 
@@ -170,27 +185,35 @@ def _text(name: "str") -> "str | None":
 
 def _read_int(path: "Path") -> "int | None":
     try:
-        return int(path.read_text().split()[0])
+        return int(_first_word(path) or "")
+    except ValueError:
+        return None
+
+
+def _first_word(path: "Path") -> "str | None":
+    try:
+        return path.read_text().split()[0]
     except (OSError, ValueError, IndexError):
         return None
 
 
 def _read(name: "str") -> "str":
     try:
-        return _path(name).read_text(errors="replace")
+        return path_of(name).read_text(errors="replace")
     except OSError:
         return ""
 
 
 def found(folder: "str", pattern: "str") -> "list[Path]":
     """Files of this board, sorted by name."""
-    return sorted(_path(folder).glob(pattern))
+    return sorted(path_of(folder).glob(pattern))
 
 
 def is_this_machine() -> "bool":
     """Whether the board's root is this machine's own."""
-    return _path("") == Path("/")
+    return path_of("") == Path("/")
 
 
-def _path(name: "str") -> "Path":
+def path_of(name: "str") -> "Path":
+    """Of a file of this board, named from its root."""
     return Path(os.environ.get("EDGERES_BOARD_ROOT", "/")) / name

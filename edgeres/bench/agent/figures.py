@@ -11,7 +11,7 @@ itself is off is not in it.
 import math
 import statistics
 
-from .sampler import Sample, gpu_clocks, hottest_c, powers_w, rails_w
+from .sampler import Sample, gpu_clocks, powers_w, rails_w, temperatures_c
 from .tegrastats import total_power
 
 BLOCKS = 8
@@ -78,13 +78,17 @@ def percentile(values: "list[float]", q: "float") -> "float":
 def heat(idle: "list[Sample]", load: "list[Sample]") -> "dict[str, object]":
     """Temperatures in degrees C before, during and at the end, and the GPU's clocks in MHz under load.
 
-    `samples` were seen under load; `clock_source` said the clock; `clock_unknown` says why there is none, or is None.
+    `samples` were seen under load; `clock_source` and `temperature_source` said the figures; `clock_unknown` says why
+    there is no clock, or is None.
     """
     source, clocks = gpu_clocks(load)
+    thermometer, during = temperatures_c(load)
+    at_rest, before = temperatures_c(idle)
     return {
-        "before_c": hottest_c(idle),
-        "highest_c": hottest_c(load),
-        "after_c": hottest_c(load[-1:]),
+        "before_c": max(before) if before and thermometer in (None, at_rest) else None,
+        "highest_c": max(during) if during else None,
+        "after_c": during[-1] if during else None,
+        "temperature_source": thermometer,
         "gpu_mhz": {"lowest": min(clocks), "median": statistics.median(clocks), "highest": max(clocks)}
         if clocks
         else None,

@@ -1,6 +1,6 @@
 """What a run changes on the board, written down before it is changed: the next run undoes it if that one is killed.
 
-    edgeres-kept-UID, in TMPDIR or /tmp beside the lock:
+    /var/tmp/edgeres-kept-UID, which is there after a power cut too, as the power mode is:
         mode.json       {"before": 2, "during": 0}: ids of power modes
         clocks.conf     what `jetson_clocks --store` wrote
         clocks.json     {"boot": boot_id, "mode": 0}: when, and in which power mode, they were locked
@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 def place() -> "Path":
     """Where it is written down."""
-    return Path(tempfile.gettempdir()) / f"edgeres-kept-{os.getuid()}"
+    return detect.path_of("var/tmp") / f"edgeres-kept-{os.getuid()}"
 
 
 def folder() -> "Path":
@@ -41,12 +40,12 @@ def folder() -> "Path":
 
 def note_mode(before: "int", during: "int") -> "None":
     """Before the power mode is set."""
-    (folder() / MODE).write_text(json.dumps({"before": before, "during": during}))
+    _write(MODE, {"before": before, "during": during})
 
 
 def note_clocks() -> "None":
     """Before the clocks are locked; from now on clocks.conf counts."""
-    (folder() / LOCKED).write_text(json.dumps({"boot": _boot(), "mode": _mode_now()}))
+    _write(LOCKED, {"boot": _boot(), "mode": _mode_now()})
 
 
 def left_mode() -> "tuple[int, int] | None":
@@ -78,6 +77,18 @@ def forget(*names: "str") -> "None":
             (place() / name).unlink()
     with contextlib.suppress(OSError):  # something else is still in it
         place().rmdir()
+
+
+def _write(name: "str", note: "dict[str, Any]") -> "None":
+    """On the disk when it returns: what is changed next outlives a power cut."""
+    with (folder() / name).open("w") as file:
+        json.dump(note, file)
+        file.flush()
+        os.fsync(file.fileno())
+    for place_of in (place(), place().parent):
+        descriptor = os.open(str(place_of), os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def _is_own(path: "Path") -> "bool":

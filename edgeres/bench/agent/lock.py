@@ -28,6 +28,21 @@ def held(wait_s: "float") -> "Iterator[None]":
         yield
 
 
+def is_held() -> "bool":
+    """Whether a run uses the board now."""
+    try:
+        descriptor = os.open(str(Path(tempfile.gettempdir()) / NAME), os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _taken(path: "str", until_s: "float") -> "int":
     while True:
         descriptor = _opened(path)

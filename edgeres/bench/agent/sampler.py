@@ -1,6 +1,7 @@
 """tegrastats beside a measurement: every line with the second it came at.
 
-To a plain user many releases print no clock of the GPU, so the kernel's own (devfreq) is read with every line.
+To a plain user many releases print no clock of the GPU, so what the kernel says to everybody is read with every line:
+the clock of devfreq, /sys/class/devfreq/17000000.gpu/cur_freq, and the temperature of a thermal zone.
 """
 
 import threading
@@ -12,11 +13,12 @@ from .tegrastats import DamagedLine, Reading, reading_from, total_power
 
 
 class Sample(NamedTuple):
-    """A reading, the monotonic second at which its line arrived, and the GPU's clock that devfreq said then."""
+    """A reading, the monotonic second at which its line arrived, and what the kernel said then, None if nothing."""
 
     at_s: "float"
     reading: "Reading"
     devfreq_mhz: "int | None" = None
+    zone_c: "float | None" = None
 
 
 class Sampler:
@@ -29,7 +31,7 @@ class Sampler:
         self.samples = []  # type: list[Sample]
         self.damaged = 0
         self._arguments = [path, "--interval", str(interval_ms)] if path else []
-        self._gpu = detect.gpu_folder()
+        self._gpu, self._zones = detect.gpu_folder(), detect.thermal_zones()
 
     def __enter__(self) -> "Sampler":
         if self._arguments:
@@ -61,7 +63,9 @@ class Sampler:
             self.damaged += 1
         else:
             mhz = detect.read_mhz(self._gpu / "cur_freq") if self._gpu else None
-            self.samples.append(Sample(time.monotonic(), reading, mhz))
+            temperatures = (detect.read_c(zone) for zone in self._zones)
+            celsius = next((value for value in temperatures if value is not None), None)
+            self.samples.append(Sample(time.monotonic(), reading, mhz, celsius))
 
 
 def powers_w(samples: "list[Sample]") -> "list[float]":
@@ -91,11 +95,19 @@ def gpu_clocks(samples: "list[Sample]") -> "tuple[str | None, list[int]]":
     return ("devfreq", read) if read else (None, [])
 
 
-def hottest_c(samples: "list[Sample]") -> "float | None":
-    """The highest temperature: of the junction (tj) where the board names it, otherwise of the GPU."""
-    found = []
-    for sample in samples:
-        named = {name.lower(): value for name, value in sample.reading.temperature_c.items()}
-        if "tj" in named or "gpu" in named:
-            found.append(named.get("tj", named.get("gpu", 0.0)))
-    return max(found) if found else None
+def temperatures_c(samples: "list[Sample]") -> "tuple[str | None, list[float]]":
+    """Who said the temperature, and the degrees C of each sample that has one; the two are never mixed.
+
+    tegrastats where it prints one, otherwise the thermal zone, otherwise None. Of the junction (tj) where the board
+    names it, otherwise of the GPU.
+    """
+    printed = [value for value in (_printed_c(sample.reading) for sample in samples) if value is not None]
+    if printed:
+        return "tegrastats", printed
+    read = [sample.zone_c for sample in samples if sample.zone_c is not None]
+    return ("thermal zone", read) if read else (None, [])
+
+
+def _printed_c(reading: "Reading") -> "float | None":
+    named = {name.lower(): value for name, value in reading.temperature_c.items()}
+    return named.get("tj", named.get("gpu"))

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Iterator  # noqa: UP035 - Python 3.6
 
-from . import detect, kept, process
+from . import detect, kept, lock, process
 from .process import Refused
 
 _TIMEOUT_S = 60.0
@@ -42,9 +42,22 @@ def put_back_left() -> "list[str]":
     if clocks is None or _undone("the clocks locked", _restoring(clocks), said):
         kept.forget(kept.LOCKED, kept.CLOCKS)
     mode = kept.left_mode()
-    if mode is None or _undone(f"power mode {_name_of(mode[1])}", ["nvpmodel", "-m", str(mode[0])], said):
+    if mode is None or _undone(f"power mode {_name_of(mode[1])}", _setting(mode[0]), said):
         kept.forget(kept.MODE)
     return said
+
+
+def left() -> "list[str]":
+    """What a run that was killed has left, each with the command that puts it back; nothing while a run is at work."""
+    clocks, mode = kept.left_clocks(), kept.left_mode()
+    if (clocks is None and mode is None) or lock.is_held():
+        return []
+    found = [("the clocks locked", _restoring(clocks))] if clocks is not None else []
+    found += [(f"power mode {_name_of(mode[1])}", _setting(mode[0]))] if mode is not None else []
+    return [
+        f"a run that was killed has left {what}; the next run puts it back, or: sudo {' '.join(words)}"
+        for what, words in found
+    ]
 
 
 @contextlib.contextmanager
@@ -123,6 +136,10 @@ def _stored() -> "Path":
         kept.forget(kept.CLOCKS)
         raise
     return path
+
+
+def _setting(number: "int") -> "list[str]":
+    return ["nvpmodel", "-m", str(number)]
 
 
 def _restoring(path: "Path") -> "list[str]":

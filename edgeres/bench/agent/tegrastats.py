@@ -13,7 +13,7 @@ from typing import NamedTuple
 INPUT_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")  # the whole module hangs below it: never add other rails to it
 _UNCLEAR_RAILS = ("VDDQ_VDD2_1V8AO",)  # may hang below VIN_SYS_5V0; left out, so that a sum never counts twice
 _THOR_GPU_RAIL, _SYSTEM_RAIL = "VDD_GPU", "VIN_SYS_5V0"  # a plain user of a Thor sees the first without the second
-_SENSOR_OFF_C = -200.0  # -256C is what a sensor without power reads
+SENSOR_OFF_C = -200.0  # -256C is what a sensor without power reads
 
 _START = re.compile(r"(?:(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) )?RAM (\d+)/(\d+)MB(?= )")
 _CPU = re.compile(r" CPU \[((?:(?:off|\d+%(?:@\d+)?),?)+)\](?= |$)")
@@ -64,7 +64,7 @@ def reading_from(line: "str") -> "Reading":
         load,
         mhz,
         int(emc.group(2)) if emc and emc.group(2) else None,
-        {name: float(value) for name, value in _TEMPERATURE.findall(text) if float(value) > _SENSOR_OFF_C},
+        {name: float(value) for name, value in _TEMPERATURE.findall(text) if float(value) > SENSOR_OFF_C},
         _rails_of(text),
     )
 

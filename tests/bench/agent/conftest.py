@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from edgeres.bench.agent.kept import place
 from edgeres.bench.agent.lock import NAME as LOCK_NAME
 from edgeres.bench.boards import agent_bytes
 
@@ -109,8 +110,13 @@ class Bench:
         return [line for line in done.stdout.splitlines() if str(self.root) in line]
 
     def left(self) -> list[str]:
-        """Names in the board's folder for temporary files."""
-        return [path.name for path in self.temporary.iterdir()]
+        """Names in the board's folder for temporary files, and of what is written down."""
+        return [path.name for folder in (self.temporary, self.kept) if folder.exists() for path in folder.iterdir()]
+
+    @property
+    def kept(self) -> Path:
+        """Where the agent writes down what it changes."""
+        return self.root / "var/tmp" / place().name
 
     @staticmethod
     def wait_until(is_so: Callable[[], bool]) -> None:

@@ -123,6 +123,21 @@ def test_a_plain_users_run_is_judged_by_the_clock_the_kernel_says(bench_of, jetp
     assert fell["problems"][0].startswith("the GPU's clock moved between 400 and")
 
 
+@pytest.mark.parametrize(("jetpack", "celsius"), [("4.6", 46.25), ("5.1", 46.25), ("6.2", 47.5), ("7.2", 47.5)])
+def test_where_tegrastats_prints_no_temperature_a_thermal_zone_says_it(bench_of, jetpack, celsius):
+    bench = bench_of(jetpack)
+    _, result = bench.measure("--no-energy", FAKE_MODE="blind")
+    assert (result["heat"]["temperature_source"], result["heat"]["highest_c"]) == ("thermal zone", celsius)
+    assert (result["is_valid"], result["heat"]["clock_source"]) == (True, "tegrastats")
+
+
+def test_a_sensor_that_is_off_is_no_temperature(bench):
+    for file in (bench.root / "sys/class/thermal").glob("*/temp"):
+        file.write_text("-256000\n")
+    _, result = bench.measure("--no-energy", FAKE_MODE="blind")
+    assert (result["heat"]["temperature_source"], result["heat"]["highest_c"]) == (None, None)
+
+
 def test_without_any_clock_validity_is_open(bench):
     for file in (bench.root / "sys/class/devfreq").glob("*/cur_freq"):
         file.unlink()

@@ -63,6 +63,14 @@ def test_devfreq_says_the_clock_that_tegrastats_does_not():
     assert figures.clock_problems(plain)[0].startswith("the GPU's clock moved between 400 and 624 MHz")
 
 
+def test_temperatures_of_two_sources_are_never_compared():
+    printed, silent = samples_of(["GPU@39C", "GR3D_FREQ 97%@921"])
+    silent = silent._replace(zone_c=61.5)
+    found = figures.heat([printed], [silent])
+    assert (found["temperature_source"], found["before_c"], found["highest_c"]) == ("thermal zone", None, 61.5)
+    assert figures.heat([printed], [silent, printed])["highest_c"] == 39
+
+
 def test_clocks_of_two_sources_are_never_mixed():
     printed, silent = samples_of(["GR3D_FREQ 97%@921 GPU@39C", "GPU@39C"])
     found = figures.heat([], [printed._replace(devfreq_mhz=300), silent._replace(devfreq_mhz=300)])

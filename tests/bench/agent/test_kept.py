@@ -8,6 +8,7 @@ import pytest
 
 from edgeres.bench.agent import kept
 from edgeres.bench.agent.process import Refused
+from edgeres.bench.board_facts import checks_of
 
 FREE, LOCKED = ("306750000", "1020750000"), ("1020750000", "1020750000")
 SET = ("--lock-clocks", "--power-mode", "15W")
@@ -47,6 +48,29 @@ def test_what_a_killed_run_had_set_is_put_back_by_the_next_which_says_so(bench, 
     assert bench.run("restore") == (0, {"restored": []})
 
 
+def test_after_a_power_cut_the_board_says_what_is_left_until_the_next_run_puts_it_back(bench):
+    kill_a_run(bench, *SET)
+    for file in bench.temporary.iterdir():
+        file.unlink()  # what lies in /tmp is gone with the power
+    locked = json.loads((bench.kept / kept.LOCKED).read_text())
+    (bench.kept / kept.LOCKED).write_text(json.dumps({**locked, "boot": "another"}))
+    found = bench.run("detect")[1]
+    said = "a run that was killed has left power mode 15W", "the next run puts it back, or: sudo nvpmodel -m 2"
+    assert found["left"] == ["; ".join(said)]
+    assert [(one.detail, one.remedy) for one in checks_of(found) if one.name == "left over"] == [said]
+    assert bench.run("restore")[1]["restored"] == RESTORED[1:]
+    assert bench.run("detect")[1]["left"] == []
+
+
+def test_what_a_run_at_work_has_set_is_not_called_left(bench):
+    process = bench.start("measure", "--engine", "model.plan", "--idle-s", "0.1", *SET, FAKE_MODE="slowly")
+    bench.wait_until(lambda: (bench.root / "state" / "load").exists())
+    found = bench.run("detect")[1]
+    process.terminate()
+    process.communicate(timeout=30)
+    assert (found["power_mode"]["name"], found["left"]) == ("15W", [])
+
+
 def test_what_was_chosen_since_stays(bench):
     kill_a_run(bench, *SET)
     on_the_board(bench, "nvpmodel", "-m", "1")
@@ -57,7 +81,7 @@ def test_what_was_chosen_since_stays(bench):
 
 @pytest.mark.parametrize("name", [kept.MODE, kept.LOCKED])
 def test_a_run_that_was_killed_before_it_changed_anything_left_nothing_to_do(bench, name):
-    folder = bench.temporary / kept.place().name
+    folder = bench.kept
     folder.mkdir(mode=0o700)
     (folder / name).write_text('{"before": 2, "dur')
     (folder / kept.CLOCKS).write_text("half of what jetson_clocks")
@@ -67,7 +91,7 @@ def test_a_run_that_was_killed_before_it_changed_anything_left_nothing_to_do(ben
 
 def test_clocks_of_before_a_restart_are_not_put_back(bench):
     kill_a_run(bench, "--lock-clocks")
-    path = bench.temporary / kept.place().name / kept.LOCKED
+    path = bench.kept / kept.LOCKED
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
     assert bench.run("restore") == (0, {"restored": []})
     assert (bench.clock(), bench.left()) == (LOCKED, [])
@@ -75,7 +99,7 @@ def test_clocks_of_before_a_restart_are_not_put_back(bench):
 
 def test_clocks_that_were_freed_by_hand_are_not_put_back_again(bench):
     kill_a_run(bench, "--lock-clocks")
-    stored = bench.temporary / kept.place().name / kept.CLOCKS
+    stored = bench.kept / kept.CLOCKS
     on_the_board(bench, "jetson_clocks", "--restore", str(stored))
     assert bench.run("restore") == (0, {"restored": []})
     assert (bench.clock(), bench.left()) == (FREE, [])
@@ -85,7 +109,7 @@ def test_what_cannot_be_put_back_is_said_and_kept_for_later(bench):
     kill_a_run(bench, *SET)
     forbidden = {"FAKE_ROOT": "no", "FAKE_SUDO": "asks"}
     code, answer = bench.run("restore", **forbidden)
-    stored = bench.temporary / kept.place().name / kept.CLOCKS
+    stored = bench.kept / kept.CLOCKS
     assert code == 0
     assert answer["restored"][0].endswith(f"; run: sudo jetson_clocks --restore {stored}")
     assert answer["restored"][1].endswith("; run: sudo nvpmodel -m 2")

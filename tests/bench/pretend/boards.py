@@ -13,6 +13,7 @@ BOARDS = {
         "gpu_name": "NVIDIA Tegra X1",
         "capability": "5.3",
         "gpu": "57000000.gpu",
+        "zones": ("CPU-therm", "GPU-therm"),
         "mhz": (921, 76, 921),
         "line": "nano_jp4",
         "watts": "POM_5V_IN 7312/",
@@ -33,6 +34,7 @@ BOARDS = {
         "gpu_name": "Xavier",
         "capability": "7.2",
         "gpu": "17000000.gv11b",
+        "zones": ("CPU-therm", "GPU-therm"),
         "mhz": (1109, 114, 1109),
         "line": "xavier_nx_jp5",
         "watts": "VDD_IN 13820mW",
@@ -53,6 +55,7 @@ BOARDS = {
         "gpu_name": "Orin",
         "capability": "8.7",
         "gpu": "17000000.gpu",
+        "zones": ("cpu-thermal", "gpu-thermal", "tj-thermal"),
         "mhz": (624, 306, 1020),
         "line": "orin_nano_jp6",
         "watts": "VDD_IN 11479mW",
@@ -73,6 +76,7 @@ BOARDS = {
         "gpu_name": "NVIDIA Thor",
         "capability": "11.0",
         "gpu": "gpu-gpc-0",
+        "zones": ("cpu-thermal", "gpu-thermal", "tj-thermal"),
         "mhz": (1575, 315, 1575),
         "line": "thor_jp7",
         "watts": "VIN 84486mW",
@@ -98,7 +102,11 @@ def files_of(board: dict) -> dict[str, str]:
     kind = "version.txt" if board["cuda"].startswith("10.") else "version.json"
     now, low, high = (f"{mhz}750000\n" for mhz in board["mhz"])
     modes = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in board["modes"].items())
+    zones = [(f"sys/class/thermal/thermal_zone{place}", kind) for place, kind in enumerate(board["zones"])]
     return {
+        **{f"{zone}/type": f"{kind}\n" for zone, kind in zones},
+        **{f"{zone}/temp": f"{45000 + 1250 * place}\n" for place, (zone, _) in enumerate(zones)},
+        "var/tmp/.keep": "",
         "proc/device-tree/model": board["model"] + "\0",
         "proc/device-tree/compatible": "".join(name + "\0" for name in board["compatible"]),
         "etc/nv_tegra_release": f"# R{release} (release), REVISION: {revision}, GCID: 1, BOARD: x, EABI: aarch64\n",

@@ -31,7 +31,10 @@ while True:
     if "plain" in mode:  # what a user without root is shown; the kernel still says the clock
         text = re.sub(r"(GR3D_FREQ \d*%?)@\[?[\d,]+\]?", r"\1", text)
         for file in (ROOT / "sys/class/devfreq").glob("*/cur_freq"):
-            file.write_text(f"{mhz}750000")
+            file.with_name("cur_freq.new").write_text(f"{mhz}750000\n")
+            file.with_name("cur_freq.new").rename(file)
+    if "blind" in mode:
+        text = re.sub(r" [A-Za-z]\w*@-?[\d.]+C(/-?[\d.]+C)?(?= |$)", "", text)
     if "garbage" in mode or ("newformat" in mode and seen_load > NEW_AFTER):
         text = "RAM: 4185 of 7620 MB, VDD_IN: %.1f W" % (power / 1000)
     if "quiet" in mode and seen_load > QUIET_AFTER:

@@ -46,9 +46,16 @@ def _print(report: LintReport, config: LintConfig) -> None:
             f"repaired against original: {report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed{top1};"
             f" {report.images}, ONNX Runtime literal Q/DQ"
         )
+        click.echo(_rounding(report))
         _print_verdict(report.repaired, config)
     elif config.fix:
         click.echo("nothing that can be repaired, no file written")
+
+
+def _rounding(report: LintReport) -> str:
+    worst = "" if report.coarser_db is None else f": {report.coarser_db + 0.0:+.2f} dB of noise at worst, +1 is refused"
+    unknown = f"; the original has no range for {', '.join(report.unknown_inputs)}" if report.unknown_inputs else ""
+    return f"{report.inputs} inputs of layers and additions, against what the original's ranges ask for{worst}{unknown}"
 
 
 def _print_verdict(verdict: Verdict, config: LintConfig) -> None:

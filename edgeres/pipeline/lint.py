@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -17,11 +17,14 @@ from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import write_text, written
 from edgeres.core.names import lookup
 from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Agreement, agreement, needed_db
+from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Agreement, agreement, images_for, needed_db
+
+if TYPE_CHECKING:
+    from edgeres.quantize.repair.inputs import Coarseness
 
 _BINDING = "tensorrt_rtx"
-_TARGET = "sm86"
 _OF_REPAIR = ("out", "data", "like", "images", "tolerance_db")
+_ROUNDED = 8  # images on which the inputs of layers are compared: each has thousands of values of every tensor
 _BATCHES = (1, 8, 32)  # smallest, usual, largest of a dynamic graph, as `edgeres compile` has them
 
 
@@ -32,6 +35,9 @@ class LintConfig(Config):
     out: Path | None = Field(None, description="the repaired file; default: NAME.fixed.onnx beside the source")
     jetpack: str | None = Field(None, description="JetPack release it is for: 4.6, 5.1, 6.0, 6.2 or 7")
     build: bool = Field(True, description="parse and build with TensorRT-RTX where it is installed")
+    targets: tuple[str, ...] = Field(
+        ("sm86", "sm89", "sm120"), description="GPU architectures that TensorRT-RTX builds for"
+    )
     data: str | None = Field(
         None, description="images for the numeric check (their train split); default: random textures"
     )
@@ -44,11 +50,13 @@ class LintConfig(Config):
     )
 
     def check(self) -> None:
-        """The release is known; options of the repair come with it."""
+        """The release and the architectures are known; options of the repair come with it."""
+        from edgeres.compile.targets import check_rtx_targets
         from edgeres.quantize.lint.targets import JETPACKS
 
         if self.jetpack is not None:
             lookup(JETPACKS, self.jetpack, "JetPack release")
+        check_rtx_targets(self.targets)
         given = [name for name in _OF_REPAIR if name in self.model_fields_set]
         if not self.fix and given:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to a repair; add --fix")
@@ -76,6 +84,8 @@ class LintReport(Record):
     """`repaired` is None where nothing was written.
 
     `sqnr_db`: its outputs against the original's on `images`, at least `needed_db`; `top1_agreement` if they are real.
+    `coarser_db`: how much more noise than the original's ranges ask for the worst input of a layer or addition gets, of
+    `inputs` compared; `unknown_inputs`: those for which the original had no range.
     """
 
     schema_version: int = 1
@@ -87,6 +97,9 @@ class LintReport(Record):
     needed_db: float | None = None
     top1_agreement: float | None = None
     images: str | None = None
+    coarser_db: float | None = None
+    inputs: int | None = None
+    unknown_inputs: tuple[str, ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -141,14 +154,33 @@ def _repaired(path: Path, out: Path, model: Any, config: LintConfig, report: Lin
     with written(out) as temporary:
         temporary.write_bytes(_serialized(result.model, path))
         checked_model(temporary)
-        images, what = _images(path, config)
-        agreed = agreement(path, temporary, images)
-        needed = _needed_db(path, temporary, model, images, config)
-        _refuse_worse(path, agreed, what, needed, is_real=config.data is not None)
-    verdict = _verdict(out, result.model, config)
-    update = {"repaired": verdict, "notes": result.notes, "images": f"{agreed.n} {what}", "needed_db": needed}
-    top1 = agreed.top1 if config.data else None
-    return report.model_copy(update={**update, "sqnr_db": agreed.sqnr_db, "top1_agreement": top1})
+        found = _compared(path, temporary, model, config)
+    return report.model_copy(update={"repaired": _verdict(out, result.model, config), "notes": result.notes, **found})
+
+
+def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dict[str, Any]:
+    """What the report says about the two files; raises StageError where they do not compute the same."""
+    from edgeres.quantize.repair import without_pairs
+    from edgeres.quantize.repair.inputs import coarseness
+
+    images, what = _images(path, config)
+    agreed = agreement(path, repaired, images)
+    floats = without_pairs(model)
+    needed = config.tolerance_db
+    if needed is None:
+        needed = _needed_db(path, repaired, floats, images)
+    _refuse_worse(path, agreed, what, needed, is_real=config.data is not None)
+    rounding = coarseness(model, floats, OnnxModel(repaired).proto, images[:_ROUNDED])
+    _refuse_coarser(path, rounding, what)
+    return {
+        "images": f"{agreed.n} {what}",
+        "needed_db": needed,
+        "sqnr_db": agreed.sqnr_db,
+        "top1_agreement": agreed.top1 if config.data else None,
+        "coarser_db": rounding.worst[1] if rounding.worst else None,
+        "inputs": len(rounding.excess_db),
+        "unknown_inputs": tuple(_input_name(read) for read in rounding.unknown),
+    }
 
 
 def _serialized(model: Any, path: Path) -> bytes:
@@ -161,15 +193,11 @@ def _serialized(model: Any, path: Path) -> bytes:
     return content
 
 
-def _needed_db(path: Path, repaired: Path, model: Any, images: Any, config: LintConfig) -> float:
-    from edgeres.quantize.repair import without_pairs
-
-    if config.tolerance_db is not None:
-        return config.tolerance_db
+def _needed_db(path: Path, repaired: Path, floats: Any, images: Any) -> float:
     with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
-        floats = Path(folder, "float.onnx")
-        floats.write_bytes(_serialized(without_pairs(model), path))
-        return needed_db(path, floats, repaired, images)
+        float_path = Path(folder, "float.onnx")
+        float_path.write_bytes(_serialized(floats, path))
+        return needed_db(path, float_path, repaired, images)
 
 
 def _refuse_worse(path: Path, agreed: Agreement, what: str, needed: float, *, is_real: bool) -> None:
@@ -187,10 +215,27 @@ def _refuse_worse(path: Path, agreed: Agreement, what: str, needed: float, *, is
     )
 
 
+def _refuse_coarser(path: Path, rounding: Coarseness, what: str) -> None:
+    from edgeres.quantize.repair.inputs import COARSER_DB
+
+    if rounding.worst is None or rounding.worst[1] <= COARSER_DB:
+        return
+    read, excess = rounding.worst
+    raise StageError(
+        f"lint: the repaired {path} rounds {_input_name(read)} more coarsely than the original's own ranges ask for:"
+        f" {excess:.1f} dB more noise on {what}, at most {COARSER_DB:g} dB can be right; nothing was written; calibrate"
+        " and quantize the float model again: edgeres calibrate, edgeres quantize"
+    )
+
+
+def _input_name(read: tuple[str, int]) -> str:
+    return f"input {read[1]} of {read[0]}"
+
+
 def _images(path: Path, config: LintConfig) -> tuple[Any, str]:
-    """(images or their number, in words)."""
+    """(images, in words what they are)."""
     if config.data is None:
-        return config.images, "random images"
+        return images_for(path, config.images), "random images"
     from edgeres.core.artifacts import model_from
     from edgeres.data import dataset_for
 
@@ -207,12 +252,12 @@ def _verdict(path: Path, model: Any, config: LintConfig) -> Verdict:
     verdict = Verdict(path=str(path), findings=lint(model, target=config.jetpack))
     if not config.build or importlib.util.find_spec(_BINDING) is None:
         return verdict
-    version, error = _build(path)
+    version, error = _build(path, config.targets)
     return verdict.model_copy(update={"built_by": version, "build_error": error})
 
 
-def _build(path: Path) -> tuple[str, str | None]:
-    """(who built, what was refused) of a build for one architecture, in a process that may crash."""
+def _build(path: Path, targets: tuple[str, ...]) -> tuple[str, str | None]:
+    """(who built, what was refused) of one build for all of `targets`, in a process that may crash."""
     from edgeres.compile.builder import BuildJob
     from edgeres.compile.worker import WorkerResult
 
@@ -223,16 +268,17 @@ def _build(path: Path) -> tuple[str, str | None]:
             onnx_path=str(path.resolve()),
             plan_path=str(Path(folder, "model.plan")),
             quantized=True,
-            targets=(_TARGET,),
+            targets=targets,
             batch=_BATCHES,
         )
         write_text(job_path, job.model_dump_json())
         command = [sys.executable, "-m", "edgeres.compile.worker", str(job_path), str(result_path)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        who = f"{_BINDING} for {_TARGET}"
+        places = ", ".join(targets)
+        who = f"{_BINDING} for {places}"
         if done.returncode:
             return who, f"its process ended with code {done.returncode}"
         result = record_from_json(WorkerResult, result_path)
     if result.built is None:
         return who, "; ".join(filter(None, (result.error, *result.messages[:1])))
-    return f"{_BINDING} {result.built.version} for {_TARGET}", None
+    return f"{_BINDING} {result.built.version} for {places}", None

@@ -5,12 +5,14 @@
     add             both inputs' channels have one factor
     anything else   factor 1, as the graph's input and output
 
+`equalize` chooses the factors by the ranges of tensors, `scaling` by the logits; both write them with `scaled`.
+
 Class 0 is factor 1. Channels of padded zeros have no class of their own: they take the other summand's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -46,9 +48,34 @@ def channel_classes(model: onnx.ModelProto) -> dict[str, Classes]:
     return {name: np.array([union.root(label) for label in classes]) for name, classes in found.items()}
 
 
-def columns_of(weight: NDArray[np.float32], classes: Classes) -> Classes:
-    """Class of every input of a layer: more than channels where a map was flattened."""
-    return np.repeat(classes, weight.shape[1] // len(classes))
+def scaled(
+    model: onnx.ModelProto,
+    classes: Mapping[str, Classes],
+    factors: NDArray[np.float32],
+    *,
+    given: Mapping[str, NDArray[np.float32]] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Weights and biases of every layer with channels of class k divided by factors[k]: the float logits stay the same.
+
+    Rows are divided by the factors of the output's channels, columns multiplied by those of the input's. `given`:
+    float tensors that stand in the place of the model's own.
+    """
+    view, given = GraphView(model), given or {}
+    changed: dict[str, NDArray[np.float32]] = {}
+    for layer in (layer for layer in view.layers if layer.output[0] in classes):
+        names = [str(name) for name in layer.input[1:] if name]
+        weight, *bias = [_stored(view, given, name) for name in names]
+        rows, columns = factors[classes[str(layer.output[0])]], np.ones(weight.shape[1], np.float32)
+        if (source := str(layer.input[0])) in classes and weight.shape[1] % len(classes[source]) == 0:
+            columns = factors[np.repeat(classes[source], weight.shape[1] // len(classes[source]))]
+        tail = [1] * (weight.ndim - 2)
+        changed[names[0]] = weight * columns.reshape(1, -1, *tail) / rows.reshape(-1, 1, *tail)
+        changed |= {name: array / rows for name, array in zip(names[1:], bias, strict=True)}
+    return changed
+
+
+def _stored(view: GraphView, given: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
+    return given[name] if name in given else numpy_helper.to_array(view.initializers[name])
 
 
 class _Union:

@@ -17,25 +17,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor
 
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, columns_of
+from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.graph import GraphView
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import batches_of
 from edgeres.quantize.walk import Images
 from edgeres.runtime.graph import GraphNetwork
 
-Tensors = dict[str, NDArray[Any]]
 _LARGEST_FACTOR = 8.0
 _STEPS = 200
 _LR = 0.03  # of logarithms
@@ -55,23 +51,6 @@ def equalized(model: onnx.ModelProto, placement: Placement, decision: Decision, 
     solution = _solved(seen, classes)
     tensors = scaled(model, classes, solution.factors)
     return replace(decision, amax={**decision.amax, **solution.bounds}, tensors={**decision.tensors, **tensors})
-
-
-def scaled(model: onnx.ModelProto, classes: dict[str, Classes], factors: NDArray[np.float32]) -> Tensors:
-    """Weights and biases of every layer with channels of class k divided by factors[k]."""
-    view = GraphView(model)
-    changed: Tensors = {}
-    for layer in (layer for layer in view.layers if layer.output[0] in classes):
-        weight = numpy_helper.to_array(view.initializers[layer.input[1]])
-        rows = factors[classes[str(layer.output[0])]]
-        by = np.ones(weight.shape[1], np.float32)
-        if (source := str(layer.input[0])) in classes and len(weight[0]) % len(classes[source]) == 0:
-            by = factors[columns_of(weight, classes[source])]
-        shape = [1] * (weight.ndim - 2)
-        changed[str(layer.input[1])] = weight * by.reshape(1, -1, *shape) / rows.reshape(-1, 1, *shape)
-        if len(layer.input) > 2:
-            changed[str(layer.input[2])] = numpy_helper.to_array(view.initializers[layer.input[2]]) / rows
-    return changed
 
 
 @dataclass(frozen=True)

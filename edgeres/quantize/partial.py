@@ -1,5 +1,8 @@
 """A float graph run under fake quantization, any of its units left float, from any unit on.
 
+What a quantizer does stands in `simulate`; here nothing is learned, and any unit can be switched between float and INT8
+without building the network again, which is what a search over units needs.
+
 A unit is a residual module, or a layer outside of them (the first convolution, the classifier). A module's skip can be
 left float alone (`skips_in`).
 """
@@ -14,17 +17,15 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor
 
-from edgeres.core.errors import InputError
-from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.graph import GraphView
 from edgeres.quantize.insert import quantized_weight
 from edgeres.quantize.modules import SKIP, modules_in, skips_in
 from edgeres.quantize.placement import placement_of
+from edgeres.quantize.simulate import bound_of, constant, fake_quantizer, float_network, quantized_reads
 from edgeres.runtime.graph import GraphNetwork, Substitute
 
 Images = NDArray[np.float32]
@@ -67,7 +68,7 @@ class QuantizedNetwork:
 
     def __init__(self, model: onnx.ModelProto, args: PlacementArgs, decision: Decision) -> None:
         self._model, self._args, self._decision = model, args, decision
-        self._float, self._network = GraphNetwork(model), GraphNetwork(_with_tensors(model, decision))
+        self._float, self._network = GraphNetwork(model), float_network(model, decision)
         self._last: tuple[Tensor, Tensor] | None = None
         placement = placement_of(model, stem=args.stem, head=args.head, keep=args.keep)
         self._nodes = units_of(model)
@@ -136,14 +137,9 @@ class QuantizedNetwork:
         args = self._args
         placement = placement_of(self._model, stem=args.stem, head=args.head, keep=args.keep | keep)
         substitutes: dict[str, Substitute] = {}
-        readers: dict[tuple[str, int], str] = {}
         for point in placement.points:
-            if point.scale_of not in self._decision.amax:
-                raise InputError(f"no clipping bound for tensor {point.scale_of!r}; calibrate again")
-            substitutes[point.tensor] = _fake_quantizer(self._decision.amax[point.scale_of])
-            readers |= dict.fromkeys(point.readers, point.tensor)
-        nodes = {node.name: node for node in self._model.graph.node}
-        return substitutes, readers | {(layer, 1): str(nodes[layer].input[1]) for layer in placement.layers}
+            substitutes[point.tensor] = fake_quantizer(bound_of(self._decision, point.scale_of))
+        return substitutes, quantized_reads(placement, self._model.graph.node)
 
     def _weights(self, layers: Iterable[str]) -> dict[str, Substitute]:
         """What a quantized layer reads in the place of each weight."""
@@ -152,28 +148,8 @@ class QuantizedNetwork:
         for name in names:
             given = self._decision.weights.get(name)
             weight = given or quantized_weight(self._network.parameter(name).detach().numpy())
-            found[name] = _constant(torch.from_numpy(weight.as_float))
+            found[name] = constant(torch.from_numpy(weight.as_float))
         return found
-
-
-def _constant(value: Tensor) -> Substitute:
-    return lambda _: value
-
-
-def _fake_quantizer(amax: float) -> Substitute:
-    scale = float(np.float32(amax / LEVELS))
-    return lambda x: torch.round(x / scale).clamp(-LEVELS - 1, LEVELS) * scale
-
-
-def _with_tensors(model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
-    if not decision.tensors:
-        return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if tensor.name in decision.tensors:
-            tensor.CopyFrom(numpy_helper.from_array(decision.tensors[tensor.name], tensor.name))
-    return copy
 
 
 def _cuts(model: onnx.ModelProto, units: Mapping[str, Sequence[str]]) -> dict[str, str]:

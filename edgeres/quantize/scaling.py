@@ -19,15 +19,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeres.core.progress import track
 from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, columns_of
+from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.graph import GraphView
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Simulation, round_through
 from edgeres.quantize.walk import Images
@@ -86,21 +84,8 @@ class _Scaled(Simulation):
         """Factors written into weights and biases."""
         factors = self.log_factors.detach().exp().numpy()
         factors[FIXED] = 1
-        tensors = dict(decision.tensors)
-        for layer in (layer for layer in GraphView(model).layers if layer.output[0] in self._classes):
-            tensors |= self._scaled_layer(layer, factors)
-        return replace(decision, amax={**decision.amax, **self.bounds()}, tensors=tensors)
-
-    def _scaled_layer(self, layer: onnx.NodeProto, factors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Rows divided by the factors of the output's channels, columns times those of the input's."""
-        stored = [self.network.parameter(name).detach().numpy() for name in layer.input[1:]]
-        rows, columns = factors[self._classes[layer.output[0]]], np.ones(stored[0].shape[1], np.float32)
-        if (source := str(layer.input[0])) in self._classes and stored[0].shape[1] % len(self._classes[source]) == 0:
-            columns = factors[columns_of(stored[0], self._classes[source])]
-        tail = [1] * (stored[0].ndim - 2)
-        weight = stored[0] * columns.reshape(1, -1, *tail) / rows.reshape(-1, 1, *tail)
-        changed = {str(layer.input[1]): weight}
-        return changed | {str(name): bias / rows for name, bias in zip(layer.input[2:], stored[1:], strict=True)}
+        tensors = scaled(model, self._classes, factors, given=decision.tensors)
+        return replace(decision, amax={**decision.amax, **self.bounds()}, tensors={**decision.tensors, **tensors})
 
     def _by_channel(self, tensor: str, scale_of: str) -> Substitute:
         index = torch.from_numpy(np.asarray(self._classes[tensor]))

@@ -9,7 +9,7 @@ Source: Esser et al. 2020, arXiv 1902.08153, equations 1 to 3; Bengio et al. 201
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,19 +45,17 @@ class Simulation(nn.Module):
         self.levels = levels_of(weight_bits)
         self._placement, self._given = placement, dict(decision.weights)
         replace_tensors(self.network, decision.tensors)
-        bounds = {name: _bound(decision.amax, name) for name in placement.observed}
+        bounds = {name: bound_of(decision, name) for name in placement.observed}
         self.log_amax = nn.ParameterDict({_key(name): torch.tensor(np.log(bound)) for name, bound in bounds.items()})
         nodes = [node for node in self.network.nodes if node.name in placement.layers]
         self.weights = tuple(dict.fromkeys(str(node.input[1]) for node in nodes))
         self.biases = tuple(dict.fromkeys(str(node.input[2]) for node in nodes if len(node.input) > 2))
         for point in placement.points:
             self.network.substitutes[point.tensor] = self._activation(point.scale_of)
-            self.network.readers |= dict.fromkeys(point.readers, point.tensor)
-        for node in nodes:
-            self.network.readers[(node.name, 1)] = str(node.input[1])
+        self.network.readers |= quantized_reads(placement, nodes)
         for name in self.weights:
             given = self._given.get(name)
-            self.substitute(name, self._rounded if given is None else _constant(torch.from_numpy(given.as_float)))
+            self.substitute(name, self._rounded if given is None else constant(torch.from_numpy(given.as_float)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 (N, K)."""
@@ -143,14 +141,22 @@ def batches_of(images: NDArray[np.float32], batch: int) -> Iterator[Tensor]:
     return (torch.from_numpy(images[start : start + batch]) for start in range(0, len(images), batch))
 
 
-def _constant(value: Tensor) -> Substitute:
+def constant(value: Tensor) -> Substitute:
+    """Lets readers see `value`, whatever was computed."""
     return lambda _: value
 
 
-def _bound(amax: Mapping[str, float], name: str) -> float:
-    if name not in amax:
+def bound_of(decision: Decision, name: str) -> float:
+    """The clipping bound of tensor `name`; raises InputError if `decision` has none."""
+    if name not in decision.amax:
         raise InputError(f"no clipping bound for tensor {name!r}; calibrate again")
-    return max(amax[name], _SMALLEST)
+    return max(decision.amax[name], _SMALLEST)
+
+
+def quantized_reads(placement: Placement, nodes: Iterable[onnx.NodeProto]) -> dict[tuple[str, int], str]:
+    """(node, input index) -> the tensor or weight that is read quantized there, of the nodes among `nodes`."""
+    reads = {reader: point.tensor for point in placement.points for reader in point.readers}
+    return reads | {(node.name, 1): str(node.input[1]) for node in nodes if node.name in placement.layers}
 
 
 def _key(name: str) -> str:

@@ -89,6 +89,9 @@ def test_json_holds_both_verdicts(edgeres, uint8_file):
     assert {finding["rule"] for finding in report["source"]["findings"]} == {"zero-point"}
     assert report["repaired"]["findings"] == []
     assert report["sqnr_db"] >= report["needed_db"] >= 12
+    assert report["coarser_db"] < 0.1
+    assert report["inputs"] > 0
+    assert report["unknown_inputs"] == []
 
 
 def test_a_repair_that_computes_something_else_is_not_written(edgeres, uint8_file):
@@ -163,7 +166,7 @@ def test_options_of_the_repair_need_fix(edgeres, clean_file, options):
 def test_tensorrt_refuses_the_source_and_builds_the_repaired_file(edgeres, uint8_file):
     code, out, _ = edgeres("lint", uint8_file, "--fix", "--images", 4)
     assert code == 0, out
-    assert "tensorrt_rtx for sm86 does not build it" in out
+    assert "tensorrt_rtx for sm86, sm89, sm120 does not build it" in out
     assert "built by tensorrt_rtx" in out
 
 
@@ -172,6 +175,16 @@ def test_without_tensorrt_it_says_so(edgeres, clean_file, monkeypatch):
     code, out, _ = edgeres("lint", clean_file)
     assert code == 0
     assert "not parsed by TensorRT: tensorrt_rtx is not installed" in out
+
+
+@needs_rtx
+def test_the_build_is_for_the_architectures_named(edgeres, clean_file):
+    code, out, _ = edgeres("lint", clean_file, "--targets", "sm89")
+    assert code == 0
+    assert out.rstrip().endswith("for sm89")
+    code, _, err = edgeres("lint", clean_file, "--targets", "sm87")
+    assert code == 2
+    assert "built on the board" in err
 
 
 @needs_rtx
@@ -218,3 +231,20 @@ def test_onnxruntimes_resnet18_is_repaired_and_built(edgeres, tmp_path, symmetri
     assert code == 0
     assert report["repaired"]["findings"] == []
     assert report["repaired"]["build_error"] is None
+
+
+def test_a_range_twice_too_wide_is_refused_though_the_logits_agree(edgeres, uint8_file, monkeypatch):
+    from edgeres.quantize.repair import placing
+
+    write = placing._write_pair
+
+    def twice(draft, tensor, readers, bound):
+        factor = 2 if tensor.startswith("layer2.0") else 1
+        write(draft, tensor, readers, placing.Bound(bound.low * factor, bound.high * factor, bound.dtype))
+
+    monkeypatch.setattr(placing, "_write_pair", twice)
+    code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix")
+    assert code == 1
+    assert "more coarsely than the original's own ranges ask for" in err
+    assert "of layer2.0" in err
+    assert not uint8_file.with_name("uint8.fixed.onnx").exists()

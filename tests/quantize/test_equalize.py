@@ -6,9 +6,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.quantize.auto import fidelity_of, logits_of
-from edgeres.quantize.channel_classes import FIXED, channel_classes
+from edgeres.quantize.channel_classes import FIXED, channel_classes, scaled
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.equalize import equalized, scaled
+from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import replace_tensors

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +161,17 @@ def test_the_source_is_left_as_it_is(by_edgeres):
     before = by_edgeres.SerializeToString(deterministic=True)
     repair(by_edgeres)
     assert by_edgeres.SerializeToString(deterministic=True) == before
+
+
+def test_the_repaired_file_is_the_same_in_every_process(by_edgeres, tmp_path):
+    onnx.save(by_edgeres, tmp_path / "before.onnx")
+    code = (
+        "import hashlib, onnx, sys; from edgeres.quantize.repair import repair;"
+        "print(hashlib.sha256(repair(onnx.load(sys.argv[1])).model.SerializeToString(deterministic=True)).hexdigest())"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "before.onnx"]
+    seeds = ({**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2"))
+    assert len({subprocess.run(command, env=env, check=True, capture_output=True).stdout for env in seeds}) == 1
 
 
 def test_the_repaired_graph_keeps_inputs_outputs_and_metadata(onnx_of, tmp_path):

@@ -84,6 +84,10 @@ class Draft:
     def finish(self) -> onnx.ModelProto:
         """The model, without what nothing reads."""
         self._drop_unread()
+        return self.written()
+
+    def written(self) -> onnx.ModelProto:
+        """The model as it stands."""
         graph = self.model.graph
         used = {tensor for node in self.nodes for tensor in node.input} | self.outputs
         inputs = {value.name for value in graph.input}

@@ -44,9 +44,9 @@ class _Placer:
         self.notes: list[str] = []
         self.points: dict[str, list[Read]] = {}
 
-    def place_layers(self) -> set[str]:
-        """Points of the layers that will be quantized; their names."""
-        chosen = set()
+    def place_layers(self) -> list[str]:
+        """Points of the layers that will be quantized; their names in the graph's order."""
+        chosen = []
         for node in self.draft.nodes:
             if node.op_type not in LAYERS or not self.taken.has(node):
                 continue
@@ -55,12 +55,12 @@ class _Placer:
             if unknown:
                 self.notes.append(f"{node.name} is float now: the range of {unknown[0]} is not known; {_AGAIN}")
             elif len(inputs) < 2 or all((node.name, index) in self.taken.reads for index in inputs):
-                chosen.add(node.name)
+                chosen.append(node.name)
                 for index in inputs:
                     self._add(node, index)
         return chosen
 
-    def place_skips(self, layers: set[str], float_skips: frozenset[str]) -> None:
+    def place_skips(self, layers: list[str], float_skips: frozenset[str]) -> None:
         """Points of residual additions behind one of `layers`, and of what else had pairs before."""
         view = QuantizedGraph(onnx.GraphProto(node=self.draft.nodes, initializer=self.draft.constants.values()), 0)
         residual = {node.name for node, _ in view.additions}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeres.core.errors import InputError, did_you_mean
@@ -22,3 +23,9 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     if name in table:
         return table[name]
     raise InputError(f"unknown {what} {name!r}{did_you_mean(name, table)} (known: {', '.join(sorted(table))})")
+
+
+def canonical_data_name(name: str) -> str:
+    """`folder:photos` for `folder:photos/` and `folder:./photos`: what a data set is called in every report."""
+    kind, _, argument = name.partition(":")
+    return f"folder:{Path(argument)}" if kind == "folder" and argument else name

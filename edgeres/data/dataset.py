@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.names import resolve
+from edgeres.core.names import canonical_data_name, resolve
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.split import Split
 
@@ -79,7 +79,7 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset
     unknown or cannot be read.
     """
     check_data_name(name)
-    kind, _, argument = name.partition(":")
+    kind, _, argument = canonical_data_name(name).partition(":")
     if kind not in DATASETS:
         from edgeres.data.custom import dataset_from_function
 

@@ -15,6 +15,7 @@ from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFil
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import DeviceError, EdgeresError, InputError
 from edgeres.core.files import made_folder
+from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, new_run, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.pipeline import measures
@@ -24,6 +25,7 @@ from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, le
 from edgeres.pipeline.teacher import REPORT_SUFFIX, with_teacher
 
 if TYPE_CHECKING:
+    from edgeres.evaluate.stage import EvalConfig
     from edgeres.prune.recover import RecoverConfig
 
 log = logging.getLogger(__name__)
@@ -252,8 +254,14 @@ def together() -> None:
         wait_for_all()
 
 
-def evaluate_call(source: Path | None, run_name: str | None, values: dict[str, Any]) -> StageReport:
-    """The accuracy of `source`, or of the newest model of the run; recorded beside it if it lies in a run."""
+def evaluate_call(
+    source: Path | None, run_name: str | None, values: dict[str, Any], *, replace: bool = False
+) -> StageReport:
+    """The accuracy of `source`, or of the newest model of the run; recorded beside it if it lies in a run.
+
+    A run keeps what was judged on the whole val split of the data set its networks were judged on before; with
+    `replace`, of any.
+    """
     from edgeres.evaluate.stage import EvalConfig, evaluate
 
     model = model_from(source) if source is not None else None
@@ -263,13 +271,23 @@ def evaluate_call(source: Path | None, run_name: str | None, values: dict[str, A
         model = _newest_runnable(run)
         log.info("eval: takes %s", model.path)
     config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
-    is_in_run = run_holding(model.path) is not None
-    if is_in_run and config.images is not None:
-        report = evaluate(model, config)
-        return report.model_copy(update={"notes": (*report.notes, _NOT_KEPT)})
-    if not is_in_run:
+    home = run_holding(model.path)
+    if home is None:
         return evaluate(model, config)
+    if reason := _why_not_kept(home, config, replace=replace):
+        report = evaluate(model, config)
+        return report.model_copy(update={"notes": (*report.notes, reason)})
     return measures.evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
+
+
+def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
+    """Why an evaluation does not belong beside the others of the run, or an empty string."""
+    if config.images is not None:
+        return _NOT_KEPT
+    judged = measures.judged_on(run)
+    if replace or not judged or canonical_data_name(config.data) in judged:
+        return ""
+    return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
 
 
 def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, Any]) -> StageReport:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import Config, record_from_json
 from edgeres.core.errors import EdgeresError
+from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.stages import stage_key
@@ -52,6 +54,16 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
     report = report.model_copy(update={"key": key})
     write_report(report, folder / EVAL_NAME)
     return report, False
+
+
+def judged_on(run: Run) -> set[str]:
+    """Names of the data sets that networks of the run were judged on."""
+    found: set[str] = set()
+    for folder in run.finished():
+        with suppress(EdgeresError):
+            report = record_from_json(StageReport, folder.path / EVAL_NAME)
+            found |= {one.dataset for one in report.accuracy} | {canonical_data_name(str(report.config.get("data")))}
+    return found - {str(None)}
 
 
 def bench_models(

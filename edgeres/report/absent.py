@@ -23,7 +23,8 @@ def _lines(row: Row, run: str) -> Iterator[NotRun]:
             yield NotRun(name=row.path, what="built, not run here", why=_ELSEWHERE, todo=todo)
         return
     if row.accuracy is None:
-        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval --run {run}")
+        todo = f"edgeres eval runs/{run}/{row.path}"
+        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=todo)
     if row.latency is None:
         is_for_a_board = "placed for TensorRT" in row.latency_reason
         todo = _ON_A_BOARD.format(f"runs/{run}/{row.path}") if is_for_a_board else f"edgeres bench --run {run}"

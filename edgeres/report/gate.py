@@ -1,8 +1,9 @@
 """Rules a run must keep, for the CI of users' own models: the newest evaluated network against the run's first.
 
 A rule is kept if the measured value keeps it; with `strict` the whole 95 % interval must. What was not measured
-breaks its rule and says how to measure it. Latency may be of an engine compiled from the network judged, if one was
-timed; a speed-up is against the first network timed in the same session on the same runtime.
+breaks its rule and says how to measure it; a newer stage that is damaged or unfinished breaks a rule of its own.
+Latency may be of an engine compiled from the network judged, if one was timed; a speed-up is against the first network
+timed in the same session on the same runtime.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from edgeres.core.files import write_text
 from edgeres.core.statistics import Interval
 from edgeres.report.gate_figures import FIGURES, Subject, subject_in
 from edgeres.report.networks import ENGINE_STAGE
+
+_WHOLE = "newest network readable"
+_MEASURING = frozenset({"bench", "board", "calibrate", "latency", "lesion", "sweep"})  # make no network
 
 
 class GateConfig(Config):
@@ -117,7 +121,7 @@ def gate(run: Path, config: GateConfig) -> GateReport:
         run=run.name,
         first=subject.first.name,
         judged=subject.end.name,
-        outcomes=tuple(_outcome(rule, subject, strict=config.strict) for rule in config.rules),
+        outcomes=(*(_outcome(rule, subject, strict=config.strict) for rule in config.rules), *_unread_in(subject)),
         notes=tuple(_notes_on(subject)),
     )
 
@@ -135,9 +139,22 @@ def write_junit(report: GateReport, path: Path) -> None:
     write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, "unicode") + "\n")
 
 
+def _unread_in(subject: Subject) -> list[Outcome]:
+    """A broken rule for each newer stage that may have made a network and cannot be judged."""
+    newer = [problem for problem in subject.problems if _is_newer(problem, subject.end.name)]
+    seen = {"rule": _WHOLE, "passed": False, "stage": subject.end.name, "limit": 0.0, "figure": None}
+    return [Outcome.model_validate({**seen, "text": f"judged, but there is {problem}"}) for problem in newer]
+
+
+def _is_newer(problem: str, judged: str) -> bool:
+    """`problem` begins with the folder's name, NN-STAGE."""
+    number, _, stage = problem.partition(":")[0].partition("-")
+    return number.isdecimal() and int(number) > int(judged.partition("-")[0]) and stage not in _MEASURING
+
+
 def _notes_on(subject: Subject) -> list[str]:
     newest = next((one for one in reversed(subject.networks) if one.stage != ENGINE_STAGE), subject.end)
-    unread = [f"not judged, {problem}" for problem in subject.problems]
+    unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject.end.name)]
     if newest is subject.end:
         return unread
     advice = f"edgeres eval {subject.run / newest.path}"

@@ -76,9 +76,19 @@ def _pair_in(subject: Subject) -> Pair | str:
         return f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
     pair = pair_of(first, end)
     if isinstance(pair, str):
-        which = first if first.predictions is None else end
-        return f"{pair}: edgeres eval {subject.run / which.path}"
+        return f"{pair}: {_how_to_judge(subject)}"
     return pair
+
+
+def _how_to_judge(subject: Subject) -> str:
+    """The command after which the two were judged on the same images: on the larger set, where they are two."""
+    first, end = subject.first, subject.end
+    if first.accuracy is None or end.accuracy is None or first.accuracy.dataset == end.accuracy.dataset:
+        which = first if first.predictions is None else end
+        return f"edgeres eval {subject.run / which.path}"
+    fewer, more = sorted((first, end), key=lambda one: one.accuracy.n if one.accuracy else 0)
+    assert more.accuracy is not None
+    return f"edgeres eval {subject.run / fewer.path} --data {more.accuracy.dataset}"
 
 
 def _top1(subject: Subject) -> Figure | str:

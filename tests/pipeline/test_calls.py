@@ -143,6 +143,18 @@ def test_a_partial_evaluation_does_not_replace_the_whole_one(imported):
     assert kept.accuracy == whole.accuracy
 
 
+def test_an_evaluation_on_another_data_set_replaces_none_unless_asked(imported):
+    evaluate_call(None, None, {"data": "digits"})
+    path = imported.output.path.parent / "eval.json"
+    path.write_text(path.read_text().replace("digits", "folder:photos"))
+    before = path.read_text()
+    note = "not kept in the run, whose networks are judged on folder:photos; --replace keeps it"
+    assert evaluate_call(None, None, {"data": "digits"}).notes[-1] == note
+    assert path.read_text() == before
+    kept = evaluate_call(None, None, {"data": "digits"}, replace=True)
+    assert record_from_json(StageReport, path).accuracy == kept.accuracy
+
+
 def test_the_data_named_last_in_the_run_is_taken_again_but_not_by_a_study_that_trains(imported):
     from edgeres.pipeline.calls import with_default_data
     from edgeres.pipeline.stages import STAGES

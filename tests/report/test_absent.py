@@ -8,7 +8,7 @@ def absent(run):
 def test_what_is_missing_has_a_reason_and_a_command(fake_run):
     fake_run.model("import", "model.safetensors", 1000)
     found = absent(fake_run)
-    assert found["00-import/model.safetensors", "accuracy"].todo == "edgeres eval --run fake"
+    assert found["00-import/model.safetensors", "accuracy"].todo == "edgeres eval runs/fake/00-import/model.safetensors"
     assert found["00-import/model.safetensors", "latency"].todo == "edgeres bench --run fake"
 
 

@@ -1,5 +1,7 @@
 """A rule is kept, broken, or not measured, and says of which stage."""
 
+import json
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -126,10 +128,40 @@ def test_a_newer_network_that_is_not_evaluated_is_named(whole_run):
     assert "05-quantize is newer and not evaluated" in report.notes[0]
 
 
-def test_a_damaged_stage_is_named_beside_the_verdict(whole_run):
-    (whole_run.path / "05-quantize" / "report.json").write_text("{")
-    (note,) = judged(whole_run, max_loss=5).notes
-    assert note.startswith("not judged, 05-quantize: report.json is not a readable StageReport")
+@pytest.mark.parametrize("damage", [lambda path: path.write_text("{"), lambda path: path.unlink()])
+def test_a_newer_stage_that_cannot_be_judged_breaks_the_gate(whole_run, damage):
+    damage(whole_run.path / "05-quantize" / "report.json")
+    report = judged(whole_run, max_loss=50)
+    assert (report.judged, report.outcomes[0].passed) == ("04-export", True)
+    (broken,) = report.broken
+    assert broken.rule == "newest network readable"
+    assert broken.text.startswith("judged, but there is 05-quantize: ")
+
+
+def test_an_older_damaged_stage_is_named_beside_the_verdict(whole_run):
+    (whole_run.path / "04-export" / "report.json").write_text("{")
+    report = judged(whole_run, max_loss=50)
+    assert report.broken == ()
+    assert report.notes[0].startswith("not judged, 04-export: report.json is not a readable StageReport")
+
+
+def test_a_damaged_measurement_is_no_network(whole_run):
+    (whole_run.path / "99-bench").mkdir()
+    assert judged(whole_run, max_loss=50).broken == ()
+
+
+def test_networks_judged_on_two_data_sets_are_told_how_to_become_a_pair(fake_run):
+    names = [fake_run.model("prune", "model.safetensors", 1000 + fake_run.count) for _ in range(2)]
+    for one in names:
+        fake_run.evaluated(*one, 0.9)
+    path = sorted(fake_run.path.glob("*/eval.json"))[0]
+    report = json.loads(path.read_text())
+    report["accuracy"][0] |= {"dataset": "folder:few", "n": 60, "correct_top1": 50, "correct_top5": 60}
+    path.write_text(json.dumps(report))
+    outcome = only(judged(fake_run, max_loss=1))
+    assert "judged on different images" in outcome.text
+    assert re.search(r": edgeres eval \S+/model.safetensors --data cifar10$", outcome.text)
+    assert path.parent.name in outcome.text.rpartition("edgeres eval")[2]
 
 
 def test_a_run_that_was_never_evaluated_is_refused(fake_run):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +13,11 @@ from edgeres.cli.options import given, options_of
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
 from edgeres.pipeline.lint import LintConfig, LintReport, Verdict, lint_call
+
+if TYPE_CHECKING:
+    from edgeres.quantize.lint.finding import Finding
+
+_WORDS = {"error": "error", "speed": "slow node", "note": "note"}
 
 
 @click.command(
@@ -37,7 +44,7 @@ def lint(source: Path, as_json: bool, **values: Any) -> None:
 def _print(report: LintReport, config: LintConfig) -> None:
     if not report.quantized:
         click.echo(f"{report.source.path} has no Q/DQ pairs, it is a float file: only its opset was checked")
-    _print_verdict(report.source, config)
+    _print_verdict(report.source, config, findings=report.repaired is None)
     if report.repaired is not None:
         for note in report.notes:
             click.echo(f"not repaired: {note}")
@@ -47,7 +54,7 @@ def _print(report: LintReport, config: LintConfig) -> None:
             f" {report.images}, ONNX Runtime literal Q/DQ"
         )
         click.echo(_rounding(report))
-        _print_verdict(report.repaired, config)
+        _print_verdict(report.repaired, config, findings=True)
     elif config.fix:
         click.echo("nothing that can be repaired, no file written")
 
@@ -58,15 +65,28 @@ def _rounding(report: LintReport) -> str:
     return f"{report.inputs} inputs of layers and additions, against what the original's ranges ask for{worst}{unknown}"
 
 
-def _print_verdict(verdict: Verdict, config: LintConfig) -> None:
-    for finding in verdict.findings:
-        click.echo(str(finding))
+def _print_verdict(verdict: Verdict, config: LintConfig, *, findings: bool) -> None:
+    for line in _lines(verdict.findings) if findings else ():
+        click.echo(line)
     click.echo(f"{verdict.path}: {_count(verdict)}; {_build_text(verdict, config)}")
 
 
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """One line a finding; those alike share one, and the names of their nodes stand below it."""
+    alike: dict[tuple[str, ...], list[Finding]] = {}
+    for one in findings:
+        alike.setdefault((one.severity, one.rule, one.reason, one.remedy), []).append(one)
+    for (severity, rule, reason, remedy), group in alike.items():
+        if len(group) == 1:
+            yield str(group[0])
+        else:
+            yield f"{severity}: {rule}: {len(group)} nodes: {reason}; {remedy}"
+            yield f"  {', '.join(one.node for one in group)}"
+
+
 def _count(verdict: Verdict) -> str:
-    count = {kind: sum(f.severity == kind for f in verdict.findings) for kind in ("error", "speed", "note")}
-    parts = [f"{number} {kind}" for kind, number in count.items() if number]
+    count = Counter[str](finding.severity for finding in verdict.findings)
+    parts = [f"{count[kind]} {word}{'s' * (count[kind] > 1)}" for kind, word in _WORDS.items() if count[kind]]
     return ", ".join(parts) or ("clean" if verdict.build_error is None else "it does not build")
 
 

@@ -59,8 +59,19 @@ def test_a_float_file_is_not_called_clean(edgeres, float_file):
 def test_findings_are_lines_and_exit_code_one(edgeres, uint8_file):
     code, out, err = edgeres("lint", uint8_file, "--no-build")
     assert code == 1
-    assert "error: zero-point: relu.quantized: not zero (128); quantize symmetrically" in out
+    assert (
+        "error: zero-point: 10 nodes: not zero (128); quantize symmetrically\n  images.quantized, relu" in out
+    )
     assert len(err.splitlines()) == 1
+
+
+def test_findings_alike_are_one_line_with_the_names_of_all_nodes(edgeres, uint8_file):
+    _, out, _ = edgeres("lint", uint8_file, "--no-build")
+    report = json.loads(edgeres("lint", uint8_file, "--no-build", "--json")[1])
+    findings = report["source"]["findings"]
+    lines = {(one["severity"], one["rule"], one["reason"], one["remedy"]) for one in findings}
+    assert sum(line.startswith(("error: ", "speed: ", "note: ")) for line in out.splitlines()) == len(lines)
+    assert all(one["node"] in out for one in findings)
 
 
 def test_fix_writes_a_clean_file_beside_the_source(edgeres, uint8_file):
@@ -68,6 +79,8 @@ def test_fix_writes_a_clean_file_beside_the_source(edgeres, uint8_file):
     code, out, _ = edgeres("lint", uint8_file, "--no-build", "--fix", "--images", 4)
     assert code == 0, out
     assert "repaired against original" in out
+    assert "error: " not in out  # what was repaired is counted, what is left would be listed
+    assert f"{uint8_file}: " in out
     assert uint8_file.read_bytes() == before
     assert edgeres("lint", uint8_file.with_name("uint8.fixed.onnx"), "--no-build")[0] == 0
 

@@ -199,6 +199,16 @@ def test_the_opset_is_held_against_the_jetpack(jetpack, refused, clean):
     )
 
 
+def test_scales_in_half_precision_are_not_sent_to_an_opset_without_them(clean):
+    for tensor in clean.graph.initializer:
+        if tensor.name in {node.input[1] for node in clean.graph.node if node.op_type == "QuantizeLinear"}:
+            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            tensor.CopyFrom(half)
+    clean.opset_import[0].version = 19
+    (found,) = [str(one) for one in lint(clean, target="5.1") if one.rule == "opset" and "5.1" in one.reason]
+    assert found.endswith("half-precision scales need opset 19; quantize with float scales (--profile tensorrt)")
+
+
 def test_an_unknown_jetpack_is_named(clean):
     with pytest.raises(InputError, match=r"unknown JetPack release '6\.3'"):
         lint(clean, target="6.3")

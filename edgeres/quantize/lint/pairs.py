@@ -13,8 +13,8 @@ from edgeres.quantize.lint.finding import Finding
 from edgeres.quantize.lint.view import DQ, LAYERS, Q, QuantizedGraph, attribute, name_of, weight_axis
 
 TYPE = onnx.TensorProto
-_HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
-_HALF_SCALE_OPSET = 19
+HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
+HALF_SCALE_OPSET = 19
 _AXIS_OPSET = 13
 _DEFAULT_AXIS = 1
 _LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
@@ -84,9 +84,9 @@ def _scale(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
     if stored is None or scale is None:
         yield _finding("scale", node, "computed at run time", _AGAIN, fixable=False)
         return
-    if stored.data_type in _HALF and view.opset < _HALF_SCALE_OPSET:
-        reason = f"a half-precision scale needs opset {_HALF_SCALE_OPSET}, the file has {view.opset}"
-        yield _finding("opset", node, reason, f"export at opset {_HALF_SCALE_OPSET}", fixable=False)
+    if stored.data_type in HALF and view.opset < HALF_SCALE_OPSET:
+        reason = f"a half-precision scale needs opset {HALF_SCALE_OPSET}, the file has {view.opset}"
+        yield _finding("opset", node, reason, f"export at opset {HALF_SCALE_OPSET}", fixable=False)
     numbers = np.asarray(scale, np.float64)
     if not (np.isfinite(numbers).all() and (numbers > 0).all()):
         yield _finding("scale", node, f"must be positive and finite ({_shown(numbers)})", _AGAIN, fixable=False)

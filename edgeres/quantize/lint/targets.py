@@ -13,6 +13,7 @@ import onnx
 from edgeres.core.names import lookup
 from edgeres.core.tensorrt import newest_opset
 from edgeres.quantize.lint.finding import Finding
+from edgeres.quantize.lint.pairs import HALF, HALF_SCALE_OPSET
 from edgeres.quantize.lint.view import DQ, Q
 
 _TYPES_SINCE = 10
@@ -51,7 +52,7 @@ def target_findings(model: onnx.ModelProto, jetpack: str | None) -> Iterator[Fin
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx") and entry.version > target.opset:
             reason = f"opset {entry.version}, {where} reads up to {target.opset}"
-            yield _finding("opset", model.graph.name or "graph", reason, f"export at opset {target.opset}")
+            yield _finding("opset", model.graph.name or "graph", reason, _remedy_for(model, target.opset))
     if int(target.tensorrt.partition(".")[0]) < _TYPES_SINCE:
         kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         for node in model.graph.node:
@@ -59,6 +60,15 @@ def target_findings(model: onnx.ModelProto, jetpack: str | None) -> Iterator[Fin
             if node.op_type in (Q, DQ) and new:
                 reason = f"{onnx.TensorProto.DataType.Name(new[0])} is not known to {where}"
                 yield _finding("type", node.name or node.output[0], reason, "quantize to int8")
+
+
+def _remedy_for(model: onnx.ModelProto, opset: int) -> str:
+    """An older opset, unless the file's scales are of a type that it does not have."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    scales = (node.input[1] for node in model.graph.node if node.op_type in (Q, DQ))
+    if opset < HALF_SCALE_OPSET and any(kinds.get(name) in HALF for name in scales):
+        return f"half-precision scales need opset {HALF_SCALE_OPSET}; quantize with float scales (--profile tensorrt)"
+    return f"export at opset {opset}"
 
 
 def _finding(rule: str, node: str, reason: str, remedy: str) -> Finding:

@@ -194,7 +194,8 @@ def _heat_parts(heat: dict[str, Any]) -> Iterator[str]:
         yield f"{start}{highest:g} °C"
     if isinstance(clock, dict) and all(isinstance(clock.get(end), (int, float)) for end in ("lowest", "highest")):
         low, high = clock["lowest"], clock["highest"]
-        yield f"GPU {low:,.0f} MHz" if low == high else f"GPU {low:,.0f} to {high:,.0f} MHz"
+        said_by = " (devfreq)" if heat.get("clock_source") == "devfreq" else ""
+        yield (f"GPU {low:,.0f} MHz" if low == high else f"GPU {low:,.0f} to {high:,.0f} MHz") + said_by
 
 
 def _text(value: Any) -> str:

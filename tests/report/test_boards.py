@@ -108,6 +108,13 @@ def test_a_measurement_whose_clock_was_not_seen_is_unknown_in_every_form(fake_ru
     assert "01-board may not be valid: the GPU's clock was not seen under load" in console.file.getvalue()
 
 
+def test_a_clock_the_kernel_said_is_marked(fake_run):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    clock = {"lowest": 624, "median": 624, "highest": 624}
+    fake_run.board(exported, figures={"heat": {"highest_c": 50.5, "gpu_mhz": clock, "clock_source": "devfreq"}})
+    assert rows_from(fake_run.path).boards[0].heat == "up to 50.5 °C, GPU 624 MHz (devfreq)"
+
+
 def test_too_few_calls_have_no_99th_percentile(on_board):
     enough = only(on_board)
     unknown = Percentile(value=enough.latency.p99_ms.value)

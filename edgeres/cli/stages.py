@@ -11,7 +11,7 @@ from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
 from edgeres.pipeline.board_compile import CompileCall, compile_on_board
-from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.calls import Call, call, new_run_of
 from edgeres.pipeline.stages import STAGES, is_main_process
 from edgeres.prune.config import GOALS
 
@@ -41,9 +41,7 @@ def stage_command(name: str, text: str) -> click.Command:
             print_result(result.report, as_json=as_json)
 
     command = click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")(command)
-    command = click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: runs/latest]")(
-        command
-    )
+    command = click.option("--run", "--in-run", "run", help=_run_help(name))(command)
     command = click.option(
         "-o", "--out", type=click.Path(path_type=Path), help="Write the result here instead of into a run."
     )(command)
@@ -63,6 +61,12 @@ def stage_command(name: str, text: str) -> click.Command:
         required = row.config_class().model_fields[field].is_required()
         command = click.argument(field, type=kind, required=required)(command)
     return click.command(name, help=text)(command)
+
+
+def _run_help(name: str) -> str:
+    if STAGES[name].source is None:
+        return f"Add to this run (name or folder).  [default: {new_run_of(name)}]"
+    return "Run (name or folder) to work in.  [default: runs/latest]"
 
 
 def _redirected(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -7,6 +7,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from edgeres.data.tree import Walk
+
 
 @lru_cache(maxsize=8)
 def data_fingerprint(name: str) -> str:
@@ -17,13 +19,12 @@ def data_fingerprint(name: str) -> str:
     kind, _, argument = name.partition(":")
     if kind != "folder":
         return name
-    root = Path(argument).expanduser()
-    lines = []
-    for parent, _, files in os.walk(root, followlinks=True):
-        for file in files:
-            path = Path(parent, file)
-            if path.is_file():
-                status = path.stat()
-                lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
+    root = Path(argument).expanduser().resolve()
+    walk = Walk([root])
+    lines = [f"{os.path.relpath(path, root)}\tis\t{os.path.relpath(real, root)}" for path, real in walk.again]
+    for path in map(Path, (*walk.files[0], *walk.links[0])):
+        if path.is_file():
+            status = path.stat()
+            lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
     lines.sort()
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

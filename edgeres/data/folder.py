@@ -6,7 +6,8 @@
 In the second form an image's name alone decides where it goes, so that images added later never move one that a model
 has been trained on into the split it is judged on.
 
-Classes are numbered in alphabetical order. Files are found in sub-folders too; hidden ones are left out.
+Classes are numbered in alphabetical order. Files are found in sub-folders too; hidden ones are left out. Links are
+followed; a file that several lead to counts once in its split.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from edgeres.data.dataset import Dataset, Request
 from edgeres.data.images import SUFFIXES
 from edgeres.data.sources import FileSource
 from edgeres.data.split import Split, SplitName, split_from_files
+from edgeres.data.tree import images_below
 from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS
 
 VAL_FRACTION = 0.2
@@ -86,22 +88,18 @@ def _classes(root: Path) -> tuple[str, ...]:
 def _split(root: Path, name: SplitName, classes: tuple[str, ...], present: tuple[str, ...]) -> Split:
     paths: list[Path] = []
     labels: list[int] = []
-    for label in present:
-        found = _images_under(root / label)
+    for label, found in zip(present, images_below([root / label for label in present]), strict=True):
         if not found:
-            raise InputError(f"class folder {root / label} holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise InputError(_no_image_in(root / label))
         paths += found
         labels += [classes.index(label)] * len(found)
     return split_from_files(name, paths, labels, [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths])
 
 
-def _images_under(root: Path) -> list[Path]:
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
-    )
+def _no_image_in(folder: Path) -> str:
+    if folder.is_symlink():
+        return f"class folder {folder} is a link to {folder.readlink()}, which adds no image to the other classes"
+    return f"class folder {folder} holds no image ({', '.join(sorted(SUFFIXES))})"
 
 
 def _input_of(train: Split) -> tuple[Preprocess, tuple[int, int, int]]:

@@ -40,10 +40,8 @@ def image_from(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return _grey_or_rgb(image, path)
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist") from err
     except _DAMAGE as err:
-        raise InputError(f"{path} is not a readable image ({_one_line(err)}); replace or remove it") from err
+        raise InputError(_unreadable(path, err)) from err
 
 
 def header_of(path: Path) -> tuple[int, int, int]:
@@ -52,7 +50,7 @@ def header_of(path: Path) -> tuple[int, int, int]:
         with Image.open(path) as image:
             return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
     except _DAMAGE as err:
-        raise InputError(f"{path} is not a readable image ({_one_line(err)}); replace or remove it") from err
+        raise InputError(_unreadable(path, err)) from err
 
 
 def pixels_from(image: Image.Image) -> Pixels:
@@ -130,6 +128,14 @@ def _centre_cropped(image: Image.Image, size: tuple[int, int], label: str) -> Im
     if image.size == (width, height):
         return image
     return image.crop((left, top, left + width, top + height))
+
+
+def _unreadable(path: Path, err: BaseException) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"{path} is a link to nothing: {path.readlink()} is not there; bring it back, or remove the link"
+    if isinstance(err, FileNotFoundError):
+        return f"{path} does not exist"
+    return f"{path} is not a readable image ({_one_line(err)}); replace or remove it"
 
 
 def _one_line(err: BaseException) -> str:

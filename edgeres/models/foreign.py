@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgeres.core.errors import InputError, did_you_mean
+from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
 
 Weights = dict[str, Tensor]
 _PREFIX = re.compile(r"^(?:module|model|_orig_mod|net|backbone|encoder)\.")
@@ -93,6 +94,7 @@ def shortcut_option(weights: Weights) -> str:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
+    check_content(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -106,13 +108,13 @@ def _load(path: Path) -> Any:
 def _refusal(path: Path, err: Exception) -> str:
     text = " ".join(str(err).split())
     unsafe = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|GLOBAL) ([\w.]+)", text)
-    if unsafe or ("weights_only" in text.lower() and "Unsupported" in text):
+    if is_whole_torch(path) and (unsafe or ("weights_only" in text.lower() and "unsupported" in text.lower())):
         what = f" ({unsafe[1]})" if unsafe else ""
         return (
             f"{path} holds Python objects{what} and would run code when opened; refused. Where it was made, save the"
             " weights alone: torch.save(model.state_dict(), FILE)"
         )
-    return f"{path} is not a readable checkpoint: {type(err).__name__}"
+    return why_unreadable(path)
 
 
 def _state_dicts(data: Any, prefix: str = "", depth: int = 0) -> dict[str, Weights]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,15 @@ from edgeres.core.files import sha256_of
 from edgeres.core.spec import Interpolation, ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import spec_from_arch
+from edgeres.models.contents import check_content
 from edgeres.models.resnet import RESNET, Ordering
 
 if TYPE_CHECKING:
     from edgeres.models.foreign import Weights
 
 _COLOURS = 3
+_LEAST_PIXELS = 4  # what the strides of a CIFAR network multiply to: of fewer pixels they leave nothing
+_MOST_PIXELS = 4096  # from here the first feature map alone takes 1 GiB an image: 4096^2 x 16 x 4 bytes (resnet20)
 
 
 class ImportConfig(Config):
@@ -42,10 +46,27 @@ class ImportConfig(Config):
         """The file is there and the network exists."""
         if not self.file.is_file():
             raise InputError(f"{self.file} {'is a folder' if self.file.is_dir() else 'does not exist'}")
-        if self.resize is not None and self.size is not None and self.resize < self.size:
-            raise InputError(f"--resize {self.resize} is smaller than --size {self.size}, the crop that follows it")
+        check_content(self.file)
+        for name, pixels in (("size", self.size), ("resize", self.resize)):
+            if pixels is not None and not _LEAST_PIXELS <= pixels <= _MOST_PIXELS:
+                raise InputError(f"--{name} {pixels}: {_out_of_range(pixels)}")
+        if self.size is not None:
+            _check_crop(self.resize, self.size)
         if self.arch is not None:
             spec_from_arch(self.arch, num_classes=2)
+
+
+def _out_of_range(pixels: int) -> str:
+    if pixels < _LEAST_PIXELS:
+        return f"images of fewer than {_LEAST_PIXELS} pixels a side are not taken, the strides leave nothing of them"
+    return (
+        f"at most {_MOST_PIXELS} pixels a side are taken; of an image that large one feature map fills a GiB of memory"
+    )
+
+
+def _check_crop(resize: int | None, size: int) -> None:
+    if resize is not None and resize < size:
+        raise InputError(f"--resize {resize} is smaller than the input, the {size} pixels that are cropped from it")
 
 
 def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:
@@ -123,6 +144,7 @@ def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
     _, height, width = base.input_shape
     channels = _input_channels(weights)
     options: dict[str, str | int | float] = {}
+    _check_crop(config.resize, config.size or height)
     shortcut = config.shortcut or shortcut_option(weights)
     if base.family == "resnet" and shortcut != RESNET.layout(base).shortcut:
         options["shortcut"] = shortcut
@@ -182,4 +204,11 @@ def _class_names(labels: Path | None, rows: int) -> tuple[str, ...]:
         raise InputError(f"cannot read the class names in {labels}: {err}") from err
     if len(names) != rows:
         raise InputError(f"{labels} names {len(names)} classes, the classifier has {rows}")
+    double, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        places = [str(place) for place, name in enumerate(names, 1) if name == double]
+        raise InputError(
+            f"{labels} gives the name {double!r} to the classes {', '.join(places[:3])}"
+            f"{', ...' if len(places) > 3 else ''}; data is told apart by these names, so give each its own"
+        )
     return names

@@ -15,6 +15,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import written
 from edgeres.core.spec import Card, Cost, ModelSpec
 from edgeres.models import network_from
+from edgeres.models.contents import why_unreadable
 from edgeres.models.network import Network
 
 Weights = dict[str, Tensor]
@@ -51,7 +52,7 @@ def load_weights(checkpoint: Checkpoint) -> Weights:
     except FileNotFoundError as err:
         raise InputError(f"{checkpoint.path} does not exist") from err
     except Exception as err:  # safetensors raises its own SafetensorError, a bare Exception
-        raise InputError(f"{checkpoint.path} is damaged: {' '.join(str(err).split())}") from err
+        raise InputError(why_unreadable(checkpoint.path)) from err
     return tensors
 
 

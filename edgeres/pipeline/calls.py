@@ -48,15 +48,16 @@ def call(request: Call) -> StageResult[Artifact]:
     """Runs the stage; raises InputError if there is nothing to work on or an option is wrong."""
     row = STAGES[request.stage]
     named = _named_source(request)
+    check_finite(named)
     run = _run_of(request, named)
     values = with_default_data(row.config_class(), request.values, run)
     config = config_from(row.config_class(), values, request.stage, as_options=True)
     config.check()
     refuse_needless(config, request.values, request.stage)
     source = named or (source_in(run, request.stage) if run else None)
-    check_finite(source)
     warning = None
     if source is not None and named is None:
+        check_finite(source)
         warning = lacking(request.stage, source, run)
         lacks = f", which already lacks {', '.join(source.spec.dropped)}" if warning else ""
         log.info("%s: takes %s%s", request.stage, source.path, lacks)
@@ -106,10 +107,26 @@ def _named_source(request: Call) -> Model | None:
 
 def _run_of(request: Call, named: Model | None) -> Run | None:
     if request.run is not None:
-        return run_named(request.run)
+        return _run_asked_for(request.stage, request.run)
     if named is not None:
         return run_holding(named.path)
     return run_named(None) if STAGES[request.stage].source is not None else None
+
+
+def _run_asked_for(stage: str, name: str) -> Run:
+    try:
+        return run_named(name)
+    except InputError as err:
+        if STAGES[stage].source is not None:
+            raise
+        raise InputError(f"{err}; --run adds to a run there is, without it {stage} begins {new_run_of(stage)}") from err
+
+
+def new_run_of(stage: str) -> str:
+    """The run that a stage without a source begins, in words: its name comes from what the stage is given."""
+    has_network = "arch" in STAGES[stage].config_class().model_fields
+    given = "the file" if stage == "import" else "the network and the data" if has_network else "the stage and the data"
+    return f"a new run named after {given}"
 
 
 def _run_to_start(request: Call, config: Config) -> Run | None:
@@ -144,8 +161,9 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
     run = new_run(source.path.stem)
     try:
         run = Run(_executed(run, "import", None, copying)[0].parent)
-    except EdgeresError:
-        run.remove_if_empty()
+    except (EdgeresError, KeyboardInterrupt):
+        if is_main_process():
+            _remove_if_nothing_came_of(run)
         raise
     log.info("new run %s, beginning with a copy of %s", run.path, source.path)
     try:
@@ -167,15 +185,23 @@ def _in_run(
             report = result.report.model_copy(update={"warnings": (warning, *result.report.warnings)})
             write_report(report, folder / REPORT_NAME)
             result = StageResult(result.output, report)
-    except EdgeresError:
+    except (EdgeresError, KeyboardInterrupt):
         if is_main_process():
-            run.remove_if_empty()
+            _remove_if_nothing_came_of(run)
         raise
     finally:
         if is_main_process() and len(run.folders()) > keeps and (STAGES[stage].output is not StudyFile or run.models()):
             run.make_latest()
     log.info("%s: wrote %s", stage, result.output.path)
     return result
+
+
+def _remove_if_nothing_came_of(run: Run) -> None:
+    """Removes a run that holds nothing but the mark of one stage that began."""
+    folders = run.folders()
+    if len(folders) == 1 and not folders[0].is_busy:
+        leave_no_trace(folders[0].path)
+    run.remove_if_empty()
 
 
 def _executed(run: Run, stage: str, source: Model | None, config: Config) -> tuple[Path, StageResult[Artifact]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgeres.core.config import toml_from
-from edgeres.core.runs import Run, runs_root
+from edgeres.core.runs import Run, StageFolder, runs_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
 from edgeres.pipeline.recipe import shipped_recipes
@@ -46,7 +46,12 @@ def _runs() -> dict[str, str]:
     folders = (
         sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()) if root.is_dir() else []
     )
-    return {path.name: ", ".join(folder.path.name for folder in Run(path).finished()) for path in folders}
+    return {path.name: ", ".join(map(_folder_in_words, Run(path).folders())) for path in folders}
+
+
+def _folder_in_words(folder: StageFolder) -> str:
+    state = "" if folder.is_finished else " (running)" if folder.is_busy else " (not finished)"
+    return folder.path.name + state
 
 
 def _stages() -> dict[str, str]:

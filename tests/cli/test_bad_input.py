@@ -69,12 +69,15 @@ CASES = {
     "recipe without its file": (["run", "int8", "--dry-run"], 2, "file is needed"),
     "unknown listing": (["ls", "modles"], 2, "modles"),
     "import without a file": (["import", "none.pt", "--arch", "resnet20"], 2, "does not exist"),
+    "import an image": (["import", "photo.jpg"], 2, "photo.jpg is a JPEG image; import takes the weights of a network"),
+    "import into no run": (["import", "x.pt", "--run", "new"], 2, "begins a new run named after the file"),
     "show nothing": (["show", "resnet21"], 2, "6n + 2"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), CASES.values(), ids=CASES)
-def test_a_mistake_is_one_line_and_a_code(edgeres, arguments, code, message):
+def test_a_mistake_is_one_line_and_a_code(edgeres, tmp_path, arguments, code, message):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
     assert_refused(edgeres(*arguments), code, message)
 
 
@@ -196,7 +199,7 @@ def test_wrong_recipes_stop_before_anything_runs(edgeres, tmp_path, runs_folder,
 
 def test_a_missing_package_names_the_extra(tmp_path):
     code = "import sys; sys.modules['torch'] = None; from edgeres.cli.main import main; main()"
-    (tmp_path / "x.pt").write_bytes(b"")
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04")
     command = [sys.executable, "-c", code, "import", "x.pt", "--arch", "resnet20"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 3

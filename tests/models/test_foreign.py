@@ -100,14 +100,6 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
         read_weights(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02]q\x00."])
-def test_garbage_is_refused(tmp_path, content):
-    file = tmp_path / "garbage.pt"
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=r"garbage\.pt"):
-        read_weights(file)
-
-
 def test_nothing_is_half_loaded(network, tmp_path):
     state = dict(network.state_dict())
     del state["layer1.0.conv2.weight"]
@@ -152,6 +144,7 @@ def test_assumed_preprocessing_is_a_warning(network, tmp_path):
         ({"mean": (0.5,) * 3}, "belong together"),
         ({"mean": (0.5,) * 2, "std": (0.2,) * 2}, "2 values for 3 channels"),
         ({"mean": (0.5,) * 3, "std": (0.0,) * 3}, "std must be positive"),
+        ({"resize": 31}, "--resize 31 is smaller than the input, the 32 pixels"),
     ],
 )
 def test_contradictions_are_refused(network, tmp_path, more, message):
@@ -208,3 +201,34 @@ def test_an_edgeres_checkpoint_keeps_its_preprocessing_though_its_network_is_nam
     for more in ({"arch": "resnet14"}, {"mean": (0.5,), "std": (0.5,)}):
         with pytest.raises(InputError, match=r"is an edgeres checkpoint already .* leave out --"):
             import_checkpoint(None, ImportConfig(file=original.path, **more), tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"size": 3}, "--size 3: images of fewer than 4 pixels a side"),
+        ({"size": 1_000_000}, "--size 1000000: at most 4096 pixels a side"),
+        ({"resize": 99_999_999}, "--resize 99999999: at most 4096 pixels a side"),
+        ({"size": 64, "resize": 32}, "--resize 32 is smaller than the input, the 64 pixels"),
+    ],
+)
+def test_sizes_no_network_takes_are_refused_before_anything_runs(network, tmp_path, more, message):
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(InputError, match=message):
+        ImportConfig(file=tmp_path / "net.pt", arch="resnet8", **more).check()
+
+
+@pytest.mark.parametrize("size", [4, 4096])
+def test_the_outermost_sizes_are_taken(network, tmp_path, size):
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    config = ImportConfig(file=tmp_path / "net.pt", arch="resnet8", size=size)
+    config.check()
+    assert import_checkpoint(None, config, tmp_path / "out").output.spec.input_shape == (3, size, size)
+
+
+def test_two_classes_of_one_name_are_refused(network, tmp_path):
+    file, labels = tmp_path / "net.pt", tmp_path / "labels.txt"
+    torch.save(network.state_dict(), file)
+    labels.write_text("\n".join(["crane", "cat", "dog", "crane", "e", "f", "g"]))
+    with pytest.raises(InputError, match=r"gives the name 'crane' to the classes 1, 4; .* give each its own"):
+        import_checkpoint(None, ImportConfig(file=file, arch="resnet8", labels=labels), tmp_path / "out")

@@ -13,6 +13,7 @@ from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
 from edgeres.export.stage import ExportConfig, export
 from edgeres.pipeline.calls import Call, bench_call, call, evaluate_call
+from edgeres.pipeline.listing import listing
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
@@ -215,3 +216,54 @@ def test_a_file_that_cannot_be_timed_here_is_no_success(checkpoint_of, spec_of, 
     placed = quantize(source, QuantizeConfig(scales=scales), tmp_path / "int8").output.path
     with pytest.raises(DeviceError, match=r"nothing was timed: int8/model\.int8\.onnx: not timed: a Q/DQ graph"):
         bench_call((placed,), None, {})
+
+
+def test_a_damaged_source_is_named_before_an_option_that_is_lacking(checkpoint_of, spec_of):
+    path = checkpoint_of(spec_of("resnet8"), "cut.safetensors").path
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cut\.safetensors is cut off or damaged"):
+        call(Call("prune", source=path, values={"drop": 1}))
+
+
+@pytest.mark.parametrize("adopting", [False, True])
+def test_an_interrupted_import_leaves_no_run(checkpoint_of, spec_of, runs_folder, monkeypatch, adopting):
+    def interrupted(source, config, out_dir):
+        raise KeyboardInterrupt
+
+    path = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+    monkeypatch.setattr("edgeres.models.importing.import_checkpoint", interrupted)
+    request = Call("prune", source=path, values={"modules": "layer1.0"})
+    with pytest.raises(KeyboardInterrupt):
+        call(request if adopting else Call("import", values={"file": path}))
+    assert [one.name for one in runs_folder.iterdir()] == []
+
+
+def test_an_interrupted_import_leaves_the_folder_of_another_process_alone(checkpoint_of, spec_of, monkeypatch):
+    path = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+
+    def interrupted(source, config, out_dir):
+        monkeypatch.setattr("edgeres.core.runs.StageFolder.is_busy", property(lambda folder: True))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeres.models.importing.import_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(Call("import", values={"file": path}))
+    assert [folder.path.name for folder in latest_run().folders()] == ["00-import"]
+
+
+def test_the_list_of_runs_says_what_was_begun_and_not_finished(imported):
+    run = latest_run()
+    run.claim("prune", "key")
+    assert listing("runs") == {"mine": "00-import, 01-prune (not finished)"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "named"),
+    [
+        ("import", {"file": "x.pt"}, "a new run named after the file"),
+        ("train", {"arch": "resnet8", "data": "digits"}, "a new run named after the network and the data"),
+    ],
+)
+def test_a_stage_that_begins_a_run_says_how_it_is_named(runs_folder, stage, values, named):
+    with pytest.raises(InputError, match=rf"no run 'new' .* without it {stage} begins {named}$"):
+        call(Call(stage, run="new", values=values))

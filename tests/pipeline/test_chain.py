@@ -100,7 +100,7 @@ def test_the_recipe_in_the_run_reads_back_to_what_was_run(recipe, runs_folder):
 
 
 def test_shipped_recipes_are_valid_once_their_file_is_named(tmp_path):
-    (tmp_path / "x.pth").write_bytes(b"")
+    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04")
     overrides = {"data": "digits", "import.file": "x.pth", "import.arch": "resnet20"}
     for name in shipped_recipes():
         recipe, steps = recipe_from(name, {} if name == "demo" else overrides)

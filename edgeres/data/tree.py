@@ -1,0 +1,133 @@
+"""The files below folders, links followed, no loop walked: a real folder is entered once, whatever leads to it.
+
+What lies in a folder itself comes before what links lead to. A link to a folder that holds the link is a loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from edgeres.core.errors import InputError
+from edgeres.data.images import SUFFIXES
+
+_log = logging.getLogger(__name__)
+
+
+class Walk:
+    """What was found: lists `files[i]` and `links[i]` (to files, or to nothing) are of the i-th root.
+
+    again    (path, real path) of folders that are loops or have been entered under another name
+    closed   folders that may not be read
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.files: list[list[str]] = [[] for _ in roots]
+        self.links: list[list[str]] = [[] for _ in roots]
+        self.again: list[tuple[str, str]] = []
+        self.closed: list[str] = []
+        self._entered: set[str] = set()
+        self._linked = deque((number, str(root)) for number, root in enumerate(roots) if root.is_symlink())
+        for number, root in enumerate(roots):
+            if not root.is_symlink():
+                self._enter(number, str(root), os.path.realpath(root))
+        while self._linked:
+            number, path = self._linked.popleft()
+            self._enter(number, path, os.path.realpath(path))
+
+    def has_entered(self, real: str) -> bool:
+        """Whether the files of the folder with this real path have been listed."""
+        return real in self._entered
+
+    def _enter(self, number: int, path: str, real: str) -> None:
+        if Path(path).is_symlink() and _lies_in(_real_folder(_folder_of(path)), real):
+            self.again.append((path, real))
+            return
+        stack = [(path, real)]
+        while stack:
+            path, real = stack.pop()
+            if real in self._entered:
+                self.again.append((path, real))
+                continue
+            self._entered.add(real)
+            stack += [
+                (folder, f"{real.rstrip(os.sep)}{os.sep}{_name_of(folder)}") for folder in self._listed(number, path)
+            ]
+
+    def _listed(self, number: int, path: str) -> list[str]:
+        """Sorts the entries of one folder into the lists; returns the folders in it that are no links."""
+        folders: list[str] = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if not entry.is_symlink():
+                        (folders if entry.is_dir() else self.files[number]).append(entry.path)
+                    elif Path(entry.path).is_dir():
+                        self._linked.append((number, entry.path))
+                    else:
+                        self.links[number].append(entry.path)
+        except OSError:
+            self.closed.append(path)
+        return folders
+
+
+def images_below(roots: Sequence[Path]) -> list[list[Path]]:
+    """The image files below each root, sorted by path; a file that several links lead to is there once.
+
+    Raises InputError for a folder that may not be read.
+    """
+    _real_folder.cache_clear()
+    walk = Walk(roots)
+    if walk.closed:
+        raise InputError(f"cannot read the folder {walk.closed[0]}; allow it, or move it out of the data set")
+    again, seen = [path for path, _ in walk.again], set[str]()
+    found = [[Path(path) for path in files if _is_image(path)] for files in walk.files]
+    for paths, links in zip(found, walk.links, strict=True):
+        for link in sorted(filter(_is_image, links)):
+            real = _real_file(link)
+            if real in seen or (walk.has_entered(_folder_of(real)) and _is_image(real) and Path(real).exists()):
+                again.append(link)
+            else:
+                seen.add(real)
+                paths.append(Path(link))
+    if again:
+        what = "link leads" if len(again) == 1 else "links lead"
+        _log.warning("warning: %d %s to images that are counted already and left out: %s", len(again), what, min(again))
+    return [sorted(paths) for paths in found]
+
+
+def _is_image(path: str) -> bool:
+    name = _name_of(path)
+    return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
+
+
+def _lies_in(real: str, folder: str) -> bool:
+    return f"{real}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
+
+
+def _real_file(link: str) -> str:
+    """`os.path.realpath` of a link to a file in an eighth of its time; there may be a million."""
+    target = os.readlink(link)  # noqa: PTH115  # Path takes three times as long
+    if not target.startswith(os.sep):
+        target = f"{_real_folder(_folder_of(link))}{os.sep}{target}"
+    name = _name_of(target)
+    real = f"{_real_folder(_folder_of(target)).rstrip(os.sep)}{os.sep}{name}"
+    return os.path.realpath(link) if name in {"", ".", ".."} or os.path.islink(real) else real  # noqa: PTH114
+
+
+def _name_of(path: str) -> str:
+    return path.rpartition(os.sep)[2]
+
+
+def _folder_of(path: str) -> str:
+    folder, found, _ = path.rpartition(os.sep)
+    return folder or (os.sep if found else ".")
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)

@@ -1,0 +1,140 @@
+"""A file that is no checkpoint is called what it is, a damaged one damaged; a good one passes whatever its bytes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from safetensors.torch import save
+
+from edgeres.core.errors import InputError
+from edgeres.models.contents import check_content, why_unreadable
+from edgeres.models.foreign import read_weights
+
+STATE = {"layer.weight": torch.arange(600.0), "fc.bias": torch.zeros(2)}
+
+
+def saved(**options: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(STATE, buffer, **options)
+    return buffer.getvalue()
+
+
+def picture(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def onnx_graph() -> bytes:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [value])
+    return helper.make_model(graph).SerializeToString()
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, "text")
+    return buffer.getvalue()
+
+
+def array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def torchscript() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), buffer)
+    return buffer.getvalue()
+
+
+def corrupted(content: bytes) -> bytes:
+    """`content` with its pickle overwritten, so that the archive is whole but for one checksum."""
+    place = content.index(b"data.pkl") + 100
+    return content[:place] + b"\xff" * 20 + content[place + 20 :]
+
+
+OTHERS = {
+    "empty": (b"", "x.pth is empty; copy it again"),
+    "jpeg": (picture("JPEG"), "is a JPEG image; import takes the weights of a network: .pt"),
+    "png": (picture("PNG"), "is a PNG image; import takes"),
+    "bmp": (picture("BMP"), "is a BMP image; import takes"),
+    "onnx": (onnx_graph(), "is an ONNX graph; import takes the weights it was exported from"),
+    "numpy": (array(), "is a NumPy array"),
+    "gzip": (gzip.compress(saved()), "is a gzip archive; unpack it"),
+    "zip": (zipped("notes.txt"), r"is a zip archive that torch.save did not write (notes.txt, ...)"),
+    "text": ("Größe: none\n".encode() * 700, "is text; import takes"),
+    "text like a bitmap": (b"BM, a text", "is text; import takes"),
+    "web page": (b"\n<!DOCTYPE html>\n<html>404</html>", "is a web page, as a failed download leaves; download"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+    "bytes": (b"\xf0\x01\x02\x03" * 9, "is no checkpoint, or damaged (36 bytes, the first f0 01 02 03)"),
+    "pickle": (b"\x80\x02]q\x00K\x01a.", "is a Python pickle that torch.save did not write; where it was made"),
+    "safetensors": (save(STATE), "is a safetensors file; rename it to x.safetensors"),
+    "torchscript": (torchscript, "is a TorchScript program; where it was made, save the weights alone"),
+    "cut": (saved()[:-400], f"is cut off or damaged ({len(saved()) - 400:,} bytes); copy it again"),
+    "cut, old": (saved(_use_new_zipfile_serialization=False)[:-400], "is cut off or damaged"),
+    "corrupted": (corrupted(saved()), "is cut off or damaged"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, case: str) -> None:
+    content, message = OTHERS[case]
+    file = tmp_path / "x.pth"
+    file.write_bytes(content() if callable(content) else content)
+    with pytest.raises(InputError) as caught:
+        read_weights(file)
+    assert message in str(caught.value)
+    assert "Error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (save(STATE)[:-100], "is cut off or damaged"),
+        (save(STATE)[:40], "is cut off or damaged"),
+        (saved(), "is not a safetensors file but one of torch.save; rename it to x.pth"),
+        (b"text", "is text"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_file_named_safetensors_is_held_to_it(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_torch_saves_passes(tmp_path: Path, zipped: bool) -> None:
+    file = tmp_path / "x.pt"
+    torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
+    check_content(file)
+    assert read_weights(file)[0].keys() == STATE.keys()
+
+
+@pytest.mark.parametrize("length", [0x280, 0x480, 0x4D42, 0xD8FF])
+def test_a_safetensors_header_whose_length_spells_another_format_passes(tmp_path: Path, length: int) -> None:
+    file = tmp_path / "x.safetensors"
+    header = json.dumps({"a.b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    file.write_bytes(struct.pack("<Q", length) + header.ljust(length) + bytes(4))
+    assert read_weights(file)[0].keys() == {"a.b"}
+
+
+def test_a_whole_archive_torch_cannot_read_is_not_called_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "x.pth"
+    file.write_bytes(saved())
+    assert "is whole, and this version of torch cannot read it" in why_unreadable(file)

@@ -2,6 +2,8 @@
 # make test   lint, types, architecture, tests
 # make exhaustive   further cases of what the tests show already: every fault of a board, more random examples
 PYTHON ?= python3
+# More than two cores' worth: a third of the time of the tests is waiting, for ssh and for timers.
+WORKERS ?= 3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := edgeres tests tools
@@ -12,10 +14,10 @@ demo: $(VENV)/.all
 	$(BIN)/edgeres run demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 exhaustive: $(VENV)/.dev
-	OMP_NUM_THREADS=1 EDGERES_EXAMPLES=search $(BIN)/python -m pytest -n 2 -m "exhaustive or hypothesis"
+	OMP_NUM_THREADS=1 EDGERES_EXAMPLES=search $(BIN)/python -m pytest -n $(WORKERS) -m "exhaustive or hypothesis"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

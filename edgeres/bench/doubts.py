@@ -16,7 +16,7 @@ _OFTEN = 0.2  # of the readings; rarer bursts leave a median alone
 _WIDE = 1.3  # p90 over p50; an undisturbed CPU stays below 1.1
 _SHOWN = 3
 _MANY = 0.05  # of the calls; p95 and above are then of disturbed ones
-_AGAIN = "run again: edgeres bench"
+BENCH = "edgeres bench"
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,32 @@ class Around:
         return max((load for load in (self.before, during, self.after) if load is not None), default=None)
 
 
-def machine_doubts(around: Around) -> Iterator[str]:
-    """Other programs, and a clock that fell."""
+def is_busy(busy_cores: float | None) -> bool:
+    """Whether other programs kept so many cores busy that no figure counts, however few threads the models use.
+
+    The cores they leave free share caches, memory and often execution units with those they use.
+    """
+    return busy_cores is not None and busy_cores > BUSY_SHARE * available_cores()
+
+
+def machine_doubts(around: Around, command: str = BENCH) -> Iterator[str]:
+    """Other programs, and a clock that fell; `command` is what to run again."""
     busy, during, cores = around.busy_cores, around.neighbours, available_cores()
+    again = f"run again: {command}"
     seen = (
         f" (during the session {during.mean_cores:.1f} on average, {during.most_cores:.1f} at most)" if during else ""
     )
-    if busy is not None and busy > BUSY_SHARE * cores:
-        yield f"machine busy: other programs kept {busy:.1f} of {cores} cores{seen}; stop them and {_AGAIN}"
+    if is_busy(busy):
+        yield f"machine busy: other programs kept {busy:.1f} of {cores} cores{seen}; stop them and {again}"
     elif during and during.busy_readings > _OFTEN * during.readings:
         yield (
             f"machine busy at times: in {during.busy_readings} of {during.readings} readings other programs kept"
-            f" {during.most_cores:.1f} of {cores} cores at most; stop them and {_AGAIN}"
+            f" {during.most_cores:.1f} of {cores} cores at most; stop them and {again}"
         )
     if fell := fallen_clock(around.readings):
         yield (
             f"the clock fell from {fell[0]:,.0f} to {fell[1]:,.0f} MHz during the session; fix the clock frequency or"
-            f" cool the machine, and {_AGAIN}"
+            f" cool the machine, and {again}"
         )
 
 
@@ -68,8 +77,8 @@ def model_doubts(name: str, latency: Latency, measured: Measured) -> Iterator[st
     stray = outliers_in(latency)
     if stray.share > _MANY and _width(latency) <= _WIDE:
         yield (
-            f"{name}: {stray.share:.0%} of {stray.calls:,} calls are outliers, so p95 and p99 are those of disturbed"
-            " calls; stop other programs and run again"
+            f"{name}: {100 * stray.share:.0f} % of {stray.calls:,} calls are outliers, so p95 and p99 are those of"
+            " disturbed calls; stop other programs and run again"
         )
 
 
@@ -77,8 +86,7 @@ def verdict_from(around: Around, warnings: Sequence[str]) -> str:
     """`steady`; `invalid: ...` if the machine was busy or its clock fell; else `doubtful: ...`, the first reason."""
     if not warnings:
         return "steady"
-    busy = around.busy_cores
-    is_invalid = (busy is not None and busy > BUSY_SHARE * available_cores()) or fallen_clock(around.readings)
+    is_invalid = is_busy(around.busy_cores) or fallen_clock(around.readings)
     first = warnings[0].partition(";")[0]
     more = f" (and {len(warnings) - 1} more, see the warnings)" if len(warnings) > 1 else ""
     return f"{'invalid' if is_invalid else 'doubtful'}: {first}{more}"
@@ -94,25 +102,30 @@ def changed(level: Level) -> str:
 
 
 def warnings_for(
-    names: Sequence[str], latencies: Sequence[Latency], *, measured: Sequence[Measured], around: Around
+    names: Sequence[str],
+    latencies: Sequence[Latency],
+    *,
+    measured: Sequence[Measured],
+    around: Around,
+    command: str = BENCH,
 ) -> list[str]:
-    """All of it: the machine first, then model by model."""
-    found = list(machine_doubts(around))
+    """All of it: the machine first, then model by model; `command` is what to run again."""
+    found = list(machine_doubts(around, command))
     for name, latency, one in zip(names, latencies, measured, strict=True):
         found += model_doubts(name, latency, one)
-    return [*found, *_width_doubts(dict(zip(names, map(_width, latencies), strict=True)))]
+    return [*found, *_width_doubts(dict(zip(names, map(_width, latencies), strict=True)), command)]
 
 
 def _width(latency: Latency) -> float:
     return latency.percentile_ms(90) / latency.p50_ms
 
 
-def _width_doubts(widths: dict[str, float]) -> list[str]:
+def _width_doubts(widths: dict[str, float], command: str) -> list[str]:
     """One warning for all whose p90 is far from the median."""
     wide = {name: width for name, width in widths.items() if width > _WIDE}
     if not wide:
         return []
     shown = ", ".join(f"{width:.2f} for {name}" for name, width in list(wide.items())[:_SHOWN])
     more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
-    todo = "stop other programs or time longer: edgeres bench --seconds 20"
+    todo = f"stop other programs or time longer: {command} --seconds 20"
     return [f"p90 over median is {shown}{more}, above {_WIDE}; {todo}"]

@@ -70,7 +70,7 @@ def precision_warning(figures: dict[str, Any] | None, config: BenchConfig) -> li
         return []
     text = (
         f"precision {config.precision} was not reached in {config.max_seconds:g} s: the medians are known to"
-        f" {figures['worst']:.1%}; stop other programs, or allow more: --max-seconds {4 * config.max_seconds:g}"
+        f" {100 * figures['worst']:.1f} %; stop other programs, or allow more: --max-seconds {4 * config.max_seconds:g}"
     )
     return [text]
 

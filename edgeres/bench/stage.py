@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgeres.bench.config import BenchConfig as BenchConfig
-from edgeres.bench.doubts import Around, verdict_from, warnings_for
+from edgeres.bench.doubts import BENCH, Around, verdict_from, warnings_for
 from edgeres.bench.endtoend import Parts
 from edgeres.bench.figures import few_calls, precision_figures, precision_warning, results_of
 from edgeres.bench.machine import busy_cores
@@ -71,12 +71,13 @@ def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
     return recorder.finish(output=None)
 
 
-def measure(models: Sequence[Model], config: BenchConfig) -> Session:
+def measure(models: Sequence[Model], config: BenchConfig, *, command: str = BENCH) -> Session:
     """Times `models`, each file as often as it is listed, in one interleaved session; no other batches, no images.
 
+    Warnings advise to run `command` again.
     Raises StageError, naming the model and the cause, if one cannot be loaded.
     """
-    return _held([task_of(model, config) for model in models], config, models=len(models))
+    return _held([task_of(model, config) for model in models], config, models=len(models), command=command)
 
 
 def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
@@ -89,7 +90,7 @@ def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
     return list(seen.values())
 
 
-def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int) -> Session:
+def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: str = BENCH) -> Session:
     """One session over `tasks`, the first `models` of which must reach the precision asked for."""
     before, watch = busy_cores(), Watch()
     jobs = [task.job for task in tasks]
@@ -98,7 +99,8 @@ def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int) -> Session
     )
     around = Around(before, busy_cores(), tuple(watch.readings))
     latencies = tuple(_latency_from(*pair, session) for pair in zip(tasks, measured, strict=True))
-    warnings = warnings_for([task.name for task in tasks], latencies, measured=measured, around=around)
+    names = [task.name for task in tasks]
+    warnings = warnings_for(names, latencies, measured=measured, around=around, command=command)
     parts = tuple(tuple(one.parts_ms) for one in measured)
     return Session(latencies, around.busy_cores, tuple(warnings), around, parts)
 

@@ -6,7 +6,7 @@
 The interval draws sessions with replacement, then rounds within each (a two-level bootstrap): both sides of a round
 shared what disturbed it, which cancels, and every session starts its processes anew, so that the luck of one start
 (memory layout) is in the interval too. A verdict is passed only outside 1 +- `resolution`: below 1 % the luck of
-process starts is all there is to see.
+process starts is all there is to see. One session on a busy machine, by the rule of `edgeres bench`, makes it invalid.
 
 Source: Kalibera & Jones 2013, doi:10.1145/2464157.2464160 (levels of repetition); Efron & Tibshirani 1993, chapter 8.
 """
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgeres.bench.config import BenchConfig
+from edgeres.bench.doubts import is_busy
 from edgeres.bench.stage import Session, measure
 from edgeres.bench.tasks import label_of, reason_to_skip
 from edgeres.bench.watch import fallen_clock
@@ -36,7 +37,7 @@ Ratios = NDArray[np.float64]
 
 _RESAMPLES = 2000
 _LEVEL = (2.5, 97.5)
-_SPARE = 0.15  # of the cores; what else runs on a desktop at rest stays below it
+_COMMAND = "edgeres compare"
 _DRIFT = 1.25  # slowest over fastest session of one model; the ratio survives it, the milliseconds do not
 
 
@@ -111,16 +112,15 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
     for model in models:
         if reason := reason_to_skip(model, config.bench_config(0)):
             raise InputError(f"{model.path}: {reason}")
-    done = [measure(models, config.bench_config(index)) for index in range(config.sessions)]
+    done = [measure(models, config.bench_config(index), command=_COMMAND) for index in range(config.sessions)]
     series = [[session.latencies[index] for session in done] for index in range(len(models))]
     busy = max((session.busy_cores for session in done if session.busy_cores is not None), default=None)
     names = _names_of(models)
-    overload = "" if config.any_load else overloaded(busy, series[0][0].threads) or clock_fell(done)
+    overload = "" if config.any_load else overloaded(done) or clock_fell(done)
     verdicts = tuple(
         verdict_on((names[0], names[index]), ratios_of(series[0], series[index]), config, invalid=overload)
         for index in range(1, len(models))
     )
-    said = dict.fromkeys(warning for session in done for warning in session.warnings)
     return Versus(
         models=tuple(_timing(*pair) for pair in zip(models, series, strict=True)),
         verdicts=verdicts,
@@ -128,7 +128,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
         rounds=config.rounds,
         resolution=config.resolution,
         busy_cores=busy,
-        warnings=(*said, *_drifts(names, series)),
+        warnings=(*_warnings_in(done), *_drifts(names, series)),
         environment=environment(),
     )
 
@@ -169,35 +169,50 @@ def word_for(speed: Interval, resolution: float) -> VerdictWord:
     return "not distinguishable" if speed.low >= low and speed.high <= high else "open"
 
 
-def overloaded(busy: float | None, threads: int) -> str:
-    """Why the machine cannot give a model its threads for itself, or an empty string."""
-    cores = available_cores()
-    if busy is None or busy + threads <= (1 + _SPARE) * cores:
+def overloaded(sessions: Sequence[Session]) -> str:
+    """In which session other programs kept the machine busy, the worst, or an empty string."""
+    loads = {session.busy_cores: index for index, session in enumerate(sessions) if session.busy_cores is not None}
+    worst = max(loads, default=None)
+    if worst is None or not is_busy(worst):
         return ""
-    return f"machine busy, other programs kept {busy:.1f} of {cores} cores; stop them"
+    where = _session_name(loads[worst], sessions)
+    return f"machine busy, other programs kept {worst:.1f} of {available_cores()} cores in {where}; stop them"
 
 
 def clock_fell(sessions: Sequence[Session]) -> str:
     """In which session the clock fell, or an empty string."""
-    for session in sessions:
+    for index, session in enumerate(sessions):
         if fell := fallen_clock(session.around.readings):
-            return f"clock fell from {fell[0]:,.0f} to {fell[1]:,.0f} MHz; cool the machine or fix the frequency"
+            change = f"from {fell[0]:,.0f} to {fell[1]:,.0f} MHz in {_session_name(index, sessions)}"
+            return f"clock fell {change}; cool the machine or fix the frequency"
     return ""
+
+
+def _warnings_in(sessions: Sequence[Session]) -> list[str]:
+    return [
+        f"{_session_name(index, sessions)}: {warning}"
+        for index, session in enumerate(sessions)
+        for warning in session.warnings
+    ]
+
+
+def _session_name(index: int, sessions: Sequence[Session]) -> str:
+    return f"session {index + 1} of {len(sessions)}"
 
 
 def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config: VersusConfig, invalid: str) -> str:
     a, b = names
     percent = f"{100 * config.resolution:g} %"
     factor = speed if speed.value >= 1 else Interval(value=1 / speed.value, low=1 / speed.high, high=1 / speed.low)
-    figure = f"(95 %: {factor.low:.3f}-{factor.high:.3f})"
+    figure = f"(95 %: {factor.low:.3f} to {factor.high:.3f})"
     if word == "invalid":
         return (
             f"invalid: {invalid}, or judge all the same with --any-load"
-            f" ({b} against {a} {speed.value:.3f}x, 95 %: {speed.low:.3f}-{speed.high:.3f})"
+            f" ({b} against {a} {speed.value:.3f}x, 95 %: {speed.low:.3f} to {speed.high:.3f})"
         )
     if word in {"faster", "slower"}:
         return f"{b} is {factor.value:.2f}x {word} than {a} {figure}"
-    seen = f"{b} against {a}: {speed.value:.3f}x, 95 %: {speed.low:.3f}-{speed.high:.3f}"
+    seen = f"{b} against {a}: {speed.value:.3f}x, 95 %: {speed.low:.3f} to {speed.high:.3f}"
     if word == "open":
         return f"undecided at {percent}: {seen}; measure longer: --sessions {2 * config.sessions}"
     return f"not distinguishable at {percent}: {seen}"

@@ -31,11 +31,11 @@ def _model(row: dict[str, Any]) -> Iterator[str]:
         if f"p{q}_ms" in row:
             yield f"  p{q} {_percentile(row, q)}"
     if rate := row.get("images_per_s"):
-        yield f"  {_rate(rate)} images/s, median known to {row['precision']:.1%}"
+        yield f"  {_rate(rate)} images/s, median known to {100 * row['precision']:.1f} %"
     if stray := row.get("outliers"):
         level = row.get("level")
         steady = _steady(level) if level else "too few rounds to tell whether the speed was steady"
-        yield f"  outliers {stray['share']:.1%} of the calls (kept); {steady}"
+        yield f"  outliers {100 * stray['share']:.1f} % of the calls (kept); {steady}"
 
 
 def _threads(count: int) -> str:
@@ -86,7 +86,8 @@ def _end_to_end(found: dict[str, Any] | None) -> Iterator[str]:
             f" {row['images_per_s']['value']:,.1f} images/s, n = {row['samples']:,}"
         )
         yield "    " + ", ".join(
-            f"{part} {milliseconds:.3f} ms {row['shares'][part]:.0%}" for part, milliseconds in row["parts_ms"].items()
+            f"{part} {milliseconds:.3f} ms {100 * row['shares'][part]:.0f} %"
+            for part, milliseconds in row["parts_ms"].items()
         )
 
 
@@ -102,6 +103,6 @@ def _machine(results: dict[str, Any], report: StageReport) -> Iterator[str]:
     if precision := results.get("precision"):
         word = "reached" if precision["reached"] else "NOT reached"
         rounds = results["rounds"]
-        yield f"precision {precision['asked']:.2g} {word}: {precision['worst']:.2%} after {rounds} rounds"
+        yield f"precision {precision['asked']:.2g} {word}: {100 * precision['worst']:.2f} % after {rounds} rounds"
     if verdict := results.get("verdict"):
         yield f"verdict: {verdict}"

@@ -13,7 +13,8 @@ from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
-from edgeres.pipeline.calls import Call, bench_call, call
+from edgeres.pipeline.bench_calls import bench_call
+from edgeres.pipeline.calls import Call, call
 from edgeres.prune.latency_table import LatencyConfig
 
 _OF_MODELS, _OF_MODULES, _OF_BOARDS = (
@@ -29,7 +30,9 @@ _OF_MODELS, _OF_MODULES, _OF_BOARDS = (
 @click.option("--on", metavar="NAME", help="Build and measure on this board instead (edgeres board add).")
 @options_of(BoardConfig, skip=BenchConfig.model_fields)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="With --per-module: write the table here.")
-@click.option("--run", "--in-run", "run", help="Run (name or folder) to take the models from.  [default: runs/latest]")
+@click.option(
+    "--run", "--in-run", "run", help="Run (name or folder) to time and to keep it in.  [default: runs/latest]"
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def bench(  # one parameter per option
     models: tuple[Path, ...], run: str | None, on: str | None, as_json: bool, per_module: bool, **values: Any

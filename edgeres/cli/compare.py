@@ -9,6 +9,7 @@ import click
 
 from edgeres.bench.versus import Versus, VersusConfig, versus
 from edgeres.cli.options import given, options_of
+from edgeres.cli.output import threads_text
 from edgeres.core.artifacts import MODEL_KINDS, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
@@ -30,6 +31,8 @@ def compare(names: tuple[str, ...], across: bool, as_json: bool, **values: Any) 
     """See the help text."""
     files = [_is_model(name) for name in names]
     if any(files) and not all(files):
+        for name in names:
+            _refuse_unknown(name)
         raise InputError(f"compare runs or model files, not both: {', '.join(names)}")
     if all(files):
         if across:
@@ -50,6 +53,17 @@ def _is_model(name: str) -> bool:
     return Path(name).suffix in _SUFFIXES and not Path(name).is_dir()
 
 
+def _refuse_unknown(name: str) -> None:
+    """Raises InputError for what is neither a model file nor a run."""
+    if Path(name).is_file() or _is_model(name):
+        model_from(Path(name))
+        return
+    try:
+        run_named(name)
+    except InputError as err:
+        raise InputError(f"{name} does not exist: it is no model file, and {err}") from err
+
+
 def _print_versus(found: Versus, *, as_json: bool) -> None:
     if as_json:
         click.echo(found.model_dump_json())
@@ -58,7 +72,7 @@ def _print_versus(found: Versus, *, as_json: bool) -> None:
             p50, p99 = model.p50_ms, model.p99_ms
             click.echo(
                 f"{model.path}: p50 {p50.value:.3f} ms (95 %: {p50.low:.3f} to {p50.high:.3f}), p99 {p99.value:.3f} ms,"
-                f" n = {model.samples:,}, batch {model.batch}, {model.threads} threads, {model.runtime}"
+                f" n = {model.samples:,}, batch {model.batch}, {threads_text(model.threads)}, {model.runtime}"
             )
         click.echo(f"{found.sessions} sessions of {found.rounds} interleaved rounds, each in new processes")
         for verdict in found.verdicts:

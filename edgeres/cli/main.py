@@ -44,6 +44,18 @@ COMMANDS = {
     "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
 }
 INTERRUPTED = 130
+_GOES_ON = {
+    "train",
+    "prune",
+    "recover",
+    "qat",
+    "run",
+    "rerun",
+    "study depth",
+    "study ordering",
+    "study connect",
+    "study gradients",
+}
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}  # the user's to mend, no bug
 _ORDER = (*("run",), *STAGE_COMMANDS, *(name for name in COMMANDS if name != "run"))
 
@@ -124,11 +136,7 @@ def _run() -> int:
     except click.ClickException as err:
         return _say_for_click(err)
     except (click.Abort, KeyboardInterrupt):
-        return _say(
-            "interrupted; the same command starts again, a training, a search, a study, a board's table or a recipe"
-            " where it stopped",
-            INTERRUPTED,
-        )
+        return _say(_interrupted(sys.argv[1:]), INTERRUPTED)
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,6 +148,18 @@ def _run() -> int:
     except Exception as err:
         return _bug(err)
     return 0
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """What the command that was interrupted does when it is given again."""
+    words = [word for word in arguments if not word.startswith("-")]
+    is_table = words[:1] == ["bench"] and "--per-module" in arguments and _is_on_a_board(arguments)
+    goes_on = is_table or {*words[:1], " ".join(words[:2])} & _GOES_ON
+    return f"interrupted; the same command {'goes on from what it kept' if goes_on else 'starts from the beginning'}"
+
+
+def _is_on_a_board(arguments: list[str]) -> bool:
+    return any(argument == "--on" or argument.startswith("--on=") for argument in arguments)
 
 
 def _say_for_click(err: click.ClickException) -> int:

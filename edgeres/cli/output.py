@@ -68,11 +68,16 @@ def p99_text(latency: Latency) -> str:
     return f"p99 {latency.p99_ms:.3f} ms" if len(latency.samples_ms) >= P99_CALLS else f"p99 needs {P99_CALLS} calls"
 
 
+def threads_text(threads: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{threads} thread{'' if threads == 1 else 's'}"
+
+
 def latency_line(latency: Latency) -> str:
     """`p50 1.234 ms, p99 1.500 ms, batch 1, n = 400, onnxruntime 1.32 cpu, 2 threads`."""
     text = (
         f"p50 {latency.p50_ms:.3f} ms, {p99_text(latency)}, batch {latency.batch}, "
-        f"n = {len(latency.samples_ms)}, {latency.runtime}, {latency.threads} threads"
+        f"n = {len(latency.samples_ms)}, {latency.runtime}, {threads_text(latency.threads)}"
     )
     return f"{text} ({latency.note})" if latency.note else text
 
@@ -87,13 +92,19 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
     yield from map(latency_line, report.latency)
     for name, value in report.results.items():
         if name not in _NOT_PRINTED and (text := _short(value)):
-            yield f"{_label(name, report)}: {text}"
+            yield f"{_label(name, report)}: {text}{_unit(name, report)}"
 
 
 def _label(name: str, report: StageReport) -> str:
     """The figure's name; points lost by dropping alone are told from those after a recovery."""
     is_bare = name == "points" and report.results.get("points_are") == "before recovery"
     return "points_before_recovery" if is_bare else name
+
+
+def _unit(name: str, report: StageReport) -> str:
+    """What the points of a choice of modules are points of."""
+    images = report.results.get("images_chosen_on")
+    return f" of top-1 on {images:,} train images" if name == "points" and isinstance(images, int) else ""
 
 
 def _short(value: Any) -> str:

@@ -83,7 +83,7 @@ class Recorder:
         model = output if isinstance(output, Model) else None
         return StageReport(
             stage=self.stage,
-            config=self.config.model_dump(mode="json"),
+            config=self.config.model_dump(mode="json", exclude=set(self.config.needless())),
             source=file_ref(self.source),
             output=file_ref(output),
             cost=model.card.cost if model else None,

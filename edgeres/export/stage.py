@@ -14,7 +14,7 @@ from pydantic import Field
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel
 from edgeres.core.config import Config
-from edgeres.core.errors import StageError, require
+from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import written
 from edgeres.core.spec import Card, ModelSpec
 from edgeres.core.stage import Recorder, StageResult, timed
@@ -45,16 +45,26 @@ class ExportConfig(Config):
     half: bool = Field(False, description="in FP16 between float32 input and output: for an FP16 engine")
     seed: int = Field(0, ge=0, description="of the inputs the file is checked on")
 
+    def check(self) -> None:
+        """A batch is a static graph's; 1, the default, is what a report spells out for a dynamic one too."""
+        if self.dynamic and self.batch != 1:
+            raise InputError(
+                f"export: --batch {self.batch} is for a static graph, with --dynamic the number of images per call"
+                " varies; leave one of them out"
+            )
+
 
 def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResult[OnnxModel]:
     """Writes `out_dir`/model.onnx.
 
     Raises:
+        InputError: a batch for a dynamic graph.
         StageError: the exporter wrote another opset, or ONNX Runtime disagrees with torch; no file is left.
     """
     from edgeres.models.fold import fold_batch_norms
     from edgeres.models.weights import load_network
 
+    config.check()
     recorder = Recorder("export", config, source)
     network, path = load_network(source), out_dir / FILE_NAME
     images = _images(source.spec, config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
-from edgeres.core.errors import DeviceError, EdgeresError, InputError
+from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import made_folder
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, new_run, run_holding, run_named, runs_root
@@ -314,29 +314,6 @@ def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
     if replace or not judged or canonical_data_name(config.data) in judged:
         return ""
     return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
-
-
-def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, Any]) -> StageReport:
-    """One interleaved session over `paths`, or over all models of the run, which is then recorded in the run.
-
-    Raises DeviceError if none of `paths` can be timed here.
-    """
-    from edgeres.bench.stage import BenchConfig, bench_report
-
-    config = config_from(BenchConfig, values, "bench", as_options=True)
-    refuse_needless(config, values, "bench")
-    if paths:
-        report = bench_report([model_from(path) for path in paths], config)
-        if not report.latency:
-            raise DeviceError(f"nothing was timed: {'; '.join(report.notes)}")
-        return report
-    run = run_named(run_name)
-    models = run.models()
-    if not models:
-        raise InputError(f"{run.path} holds no model to time")
-    path = run.folder_for("bench", "")
-    folder = StageFolder(path, int(path.name.partition("-")[0]), "bench")
-    return measures.bench_models(models, config, folder)[0][0]
 
 
 def _newest_runnable(run: Run) -> Model:

@@ -77,7 +77,7 @@ def bench_models(
     known = None if fresh else _report_with(folder.path / REPORT_NAME, key)
     if known is not None:
         return (known,), True
-    log.info("bench: %d models, interleaved", len(models))
+    log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
     report = bench_report([model for _, model in models], cast("BenchConfig", config))
     report = report.model_copy(update={"key": key})
     write_report(report, folder.path / REPORT_NAME)

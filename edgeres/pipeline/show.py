@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeres.core.artifacts import (
     CARD_KEY,
+    MODEL_KINDS,
     Checkpoint,
     Engine,
     Model,
@@ -16,9 +17,12 @@ from edgeres.core.artifacts import (
     model_from,
     safetensors_header,
 )
+from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.runs import Run, run_holding, runs_root
+from edgeres.core.stage import FileRef, StageReport
 from edgeres.models import example_variants
+from edgeres.pipeline.teacher import REPORT_SUFFIX
 from edgeres.report.describe import description_of
 from edgeres.report.precision import OUTSIDE, as_label, drawing_of, module_precisions
 from edgeres.report.wording import size
@@ -38,6 +42,17 @@ _SHOWN_ALREADY = {
     "onnx_sha256",
     "plan_sha256",
 }
+_TAKES = "show takes a .safetensors, .onnx, .plan or .json file of edgeres, a run folder or an architecture"
+_OTHERS = {
+    ".html": "a page for reading",
+    ".md": "a text for reading",
+    ".csv": "a table for reading",
+    ".svg": "a figure for reading",
+    ".npy": "an array of NumPy",
+    ".toml": "a TOML file",
+}
+_FOREIGN = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt"})  # refused by name, with what to do, by `model_from`
+_SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
 _UNKNOWN = ("unknown architecture", "unknown variant")  # other refusals say what is wrong with a known name
 
 
@@ -84,6 +99,7 @@ def _file_exhibit(path: Path) -> Exhibit:
         from edgeres.pipeline.show_json import json_exhibit
 
         return Exhibit(*json_exhibit(path))
+    _refuse_what_is_for_others(path)
     model = model_from(path)
     if isinstance(model, Checkpoint):
         _refuse_cut(model)
@@ -94,6 +110,20 @@ def _file_exhibit(path: Path) -> Exhibit:
     described = _with_precisions(_described(path), model)
     described["lineage"] = lineage_of(model)
     return _spec_exhibit(described)
+
+
+def _refuse_what_is_for_others(path: Path) -> None:
+    """Raises InputError for what is no model: what the file is, where its name tells, and what to show instead."""
+    if path.suffix in _SUFFIXES | _FOREIGN:
+        return
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    what, data = _OTHERS.get(path.suffix), path.with_suffix(".json")
+    if what is None:
+        raise InputError(f"{path}: cannot tell what this is by its name; {_TAKES}")
+    if path.suffix == ".toml":
+        raise InputError(f"{path} is {what}; a recipe's stages: edgeres run {path} --dry-run")
+    raise InputError(f"{path} is {what}; {f'the same as data: edgeres show {data}' if data.is_file() else _TAKES}")
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -122,7 +152,10 @@ def _refuse_cut(model: Checkpoint) -> None:
 
 
 def lineage_of(model: Model) -> list[str]:
-    """From `model` back to where its run began, each `NN-stage/file (sha256)`; without its run only the parent's."""
+    """From `model` back to where its run began, each `NN-stage/file (sha256)`.
+
+    The parent of a file outside a run is told by the report that --out writes beside it; without one by its sha256.
+    """
     run = run_holding(model.path)
     line, sha256 = [_named(model.path, model.sha256)], model.card.parent
     made = {report.output.sha256: (folder, report) for folder, report in run.reports() if report.output} if run else {}
@@ -131,7 +164,26 @@ def lineage_of(model: Model) -> list[str]:
         assert report.output is not None
         line.append(_named(folder.path / Path(report.output.path).name, sha256))
         sha256 = report.source.sha256 if report.source else None
-    return line if not sha256 else [*line, f"({sha256[:_SHA_SHOWN]}, not in a run here)"]
+    return line if not sha256 else [*line, *_parents_beside(model.path, sha256)]
+
+
+def _parents_beside(path: Path, sha256: str) -> list[str]:
+    """The parent with this content and what came before it, by the report beside `path`."""
+    source = _source_beside(path)
+    if source is None or source.sha256 != sha256:
+        return [f"({sha256[:_SHA_SHOWN]}, not in a run here)"]
+    name = Path(source.path)
+    for parent in (name, path.with_name(name.name)):
+        if parent.suffix in _SUFFIXES and parent.is_file() and model_from(parent).sha256 == sha256:
+            return lineage_of(model_from(parent))
+    return [f"{_named(name, sha256)}, gone or changed since"]
+
+
+def _source_beside(path: Path) -> FileRef | None:
+    try:
+        return record_from_json(StageReport, path.with_name(path.name + REPORT_SUFFIX)).source
+    except InputError:
+        return None
 
 
 def _named(path: Path, sha256: str) -> str:

@@ -61,7 +61,7 @@ def _lesions(path: Path) -> Iterable[str]:
     table = record_from_json(LesionTable, path)
     accuracy = table.whole.accuracy
     yield f"lesions of {table.network or 'a network'}, checkpoint {_short(table.model_sha256)}"
-    yield f"whole: top-1 {accuracy.top1:.2%}, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
+    yield f"whole: top-1 {100 * accuracy.top1:.2f} %, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
     rows = [
         [one.module, one.kind, f"{one.change_points:+.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
         for one in table.table
@@ -104,7 +104,7 @@ def _sweep(path: Path) -> Iterable[str]:
     rows = [
         [
             str(row.count),
-            f"{row.final.accuracy.top1:.2%}",
+            f"{100 * row.final.accuracy.top1:.2f} %",
             f"{row.final.change_points:+.2f} +- {row.final.half_width_points:.2f}",
             f"{row.macs:,}",
             _interval(row.latency_ms) if row.latency_ms else "not timed",
@@ -127,7 +127,8 @@ def _stage_report(path: Path) -> Iterable[str]:
     options = {name: value for name, value in report.config.items() if value not in (None, [], "")}
     yield f"options: {', '.join(f'{name} {value}' for name, value in options.items()) or 'none'}"
     for accuracy in report.accuracy:
-        yield f"top-1 {accuracy.top1:.2%}, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
+        judged = f"{accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
+        yield f"top-1 {100 * accuracy.top1:.2f} %, n = {accuracy.n:,}, {judged}"
     for latency in report.latency:
         yield f"p50 {latency.p50_ms:.3f} ms, p99 {latency.p99_ms:.3f} ms, batch {latency.batch}, {latency.runtime}"
     yield from (f"warning: {warning}" for warning in report.warnings)

@@ -103,6 +103,9 @@ def stage_change(a: Network, b: Network, *, across: bool = False) -> StageChange
 
 def accuracy_line(a: Network, b: Network, pair: Pair | str) -> str:
     """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), McNemar p = 0.13, n = 5,000`."""
+    missing = [name for name, one in (("A", a), ("B", b)) if one.accuracy is None]
+    if missing:
+        return f"top-1: not compared, not evaluated in {' and '.join(missing)}: edgeres eval"
     if isinstance(pair, str):
         return f"top-1: not compared, {pair}"
     assert a.accuracy is not None
@@ -113,7 +116,7 @@ def accuracy_line(a: Network, b: Network, pair: Pair | str) -> str:
     points = pair.points
     return (
         f"{head}, {points.value:+.2f} points (95 %: {points.low:+.2f} to {points.high:+.2f}),"
-        f" McNemar p = {pair.p_value:.2g}, same guess on {pair.agreement.value:.2%}, n = {pair.n:,}"
+        f" McNemar p = {pair.p_value:.2g}, same guess on {100 * pair.agreement.value:.2f} %, n = {pair.n:,}"
     )
 
 

@@ -61,7 +61,7 @@ HOG_HALFWAY = [[1.0] * 10] * 10 + [[1.5] * 10] * 10
         ),
         (STEADY, False, QUIET, ["m.onnx: speed still changed"]),
         ([[1.0] * 8 + [9.0] * 2] * 20, True, QUIET, ["p90 over median is 9.00 for m.onnx, above 1.3"]),
-        ([[1.0] * 14 + [9.0]] * 20, True, QUIET, ["m.onnx: 7% of 300 calls are outliers"]),
+        ([[1.0] * 14 + [9.0]] * 20, True, QUIET, ["m.onnx: 7 % of 300 calls are outliers"]),
         (HOG_HALFWAY, True, QUIET, ["m.onnx: from round 11 of 20 on 1.50 times as slow as before"]),
     ],
 )

@@ -107,18 +107,23 @@ def test_words_follow_from_the_interval_and_the_resolution(low, high, word):
 
 def test_sentences_say_who_is_faster_by_how_much():
     assert verdict_on(NAMES, [np.full(5, 1.31)] * 2, CONFIG).sentence == (
-        "b.onnx is 1.31x faster than a.onnx (95 %: 1.310-1.310)"
+        "b.onnx is 1.31x faster than a.onnx (95 %: 1.310 to 1.310)"
     )
     assert verdict_on(NAMES, [np.full(5, 0.5)] * 2, CONFIG).sentence.startswith("b.onnx is 2.00x slower than a.onnx")
     assert verdict_on(NAMES, [np.full(5, 1.001)] * 2, CONFIG).sentence.startswith("not distinguishable at 1 %")
 
 
-def test_a_busy_machine_makes_it_invalid(monkeypatch):
-    monkeypatch.setattr("edgeres.bench.versus.available_cores", lambda: 4)
-    assert overloaded(1.0, threads=4) == "machine busy, other programs kept 1.0 of 4 cores; stop them"
-    assert overloaded(1.0, threads=3) == ""
-    assert overloaded(None, threads=4) == ""
-    verdict = verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=overloaded(1.0, threads=4))
+@pytest.fixture
+def four_cores(monkeypatch):
+    for module in ("versus", "doubts"):
+        monkeypatch.setattr(f"edgeres.bench.{module}.available_cores", lambda: 4)
+
+
+def test_one_busy_session_makes_it_invalid_and_is_named(four_cores):
+    sessions = [Session((), 0.7), Session((), 1.1), Session((), None)]
+    assert overloaded(sessions) == "machine busy, other programs kept 1.1 of 4 cores in session 2 of 3; stop them"
+    assert overloaded([Session((), 0.5), Session((), None)]) == ""
+    verdict = verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=overloaded(sessions))
     assert verdict.word == "invalid"
     assert verdict.sentence.startswith("invalid: machine busy")
 
@@ -128,7 +133,7 @@ def test_a_clock_that_fell_makes_it_invalid():
     sessions = [Session((), 0.0), Session((), 0.0, around=Around(0.0, 0.0, tuple(readings)))]
     assert clock_fell(sessions[:1]) == ""
     reason = clock_fell(sessions)
-    assert reason.startswith("clock fell from 4,000 to 2,800 MHz")
+    assert reason.startswith("clock fell from 4,000 to 2,800 MHz in session 2 of 2")
     assert verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=reason).sentence.startswith("invalid: clock fell")
 
 
@@ -155,6 +160,19 @@ def test_models_are_held_against_the_first_in_sessions_of_their_own_order(fake_s
     assert [verdict.speed.value for verdict in found.verdicts] == [2.0, 0.5]
     assert fake_sessions == [0, 1, 2]
     assert found.models[0].samples == 2 * CONFIG.rounds * CONFIG.sessions
+
+
+@pytest.mark.parametrize(("other_cores", "any_load"), [(0.5, False), (0.7, False), (0.7, True)])
+def test_the_verdict_is_invalid_just_where_a_warning_says_the_machine_is_busy(
+    fake_sessions, four_cores, monkeypatch, checkpoint_of, spec_of, other_cores, any_load
+):
+    monkeypatch.setattr("edgeres.bench.stage.busy_cores", lambda: other_cores)
+    models = [checkpoint_of(spec_of("resnet8"), f"{name}.safetensors", seed) for seed, name in enumerate("ab")]
+    found = versus(models, VersusConfig(rounds=5, threads=1, any_load=any_load))
+    is_busy = other_cores > 0.6
+    assert (found.verdicts[0].word == "invalid") == (is_busy and not any_load)
+    advice = "other programs kept 0.7 of 4 cores; stop them and run again: edgeres compare"
+    assert found.warnings == tuple(f"session {one} of 3: machine busy: {advice}" for one in (1, 2, 3) if is_busy)
 
 
 def test_a_file_listed_twice_is_numbered(fake_sessions, checkpoint_of, spec_of):

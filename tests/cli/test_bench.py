@@ -61,6 +61,28 @@ def test_a_table_goes_where_it_is_wanted(edgeres, checkpoint, sessions, tmp_path
     assert json.loads((tmp_path / "table.json").read_text())["kind"] == "latencies"
 
 
+def test_a_session_is_kept_in_the_run_whose_files_it_times_and_says_where(edgeres, checkpoint, sessions, runs_folder):
+    assert edgeres("import", checkpoint)[0] == 0
+    file = runs_folder / "model" / "00-import" / "model.safetensors"
+    for number, arguments in enumerate(((), (file,)), 1):
+        code, _, err = edgeres("bench", *arguments, "--run", "model")
+        assert code == 0, err
+        assert f"bench: wrote {runs_folder}/model/{number:02d}-bench/report.json" in err
+        assert (runs_folder / "model" / f"{number:02d}-bench" / "report.json").is_file()
+
+
+def test_a_session_that_is_not_kept_says_why_and_how(
+    edgeres, checkpoint, sessions, checkpoint_of, spec_of, runs_folder
+):
+    assert edgeres("import", checkpoint)[0] == 0
+    own = runs_folder / "model" / "00-import" / "model.safetensors"
+    other = checkpoint_of(spec_of("resnet8"), "other.safetensors", 5).path
+    out = edgeres("bench", own, other, "--run", "model")[1]
+    assert f"not kept in {runs_folder}/model, which did not make {other}; without FILES bench keeps" in out
+    assert "not kept in the run; --run model keeps it there" in edgeres("bench", own)[1]
+    assert "not kept" not in edgeres("bench", other)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from edgeres.cli import main
+
 LATE = """
 class Late:
     def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGINT):
@@ -19,3 +21,29 @@ def test_a_further_interrupt_at_the_end_changes_no_exit_code(again):
     code = f"import atexit, os, signal\nfrom edgeres.cli import main\n{again}\nmain._run = lambda: 130\nmain.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (["eval", "model.onnx"], False),
+        (["import", "train.pt"], False),
+        (["-q", "train", "--arch", "resnet8"], True),
+        (["-v", "prune", "--drop", "2"], True),
+        (["study", "depth"], True),
+        (["study", "paths"], False),
+        (["bench", "a.onnx", "--on", "nano"], False),
+        (["bench", "--per-module", "a.onnx"], False),
+        (["bench", "--per-module", "a.onnx", "--on=nano"], True),
+        ([], False),
+    ],
+)
+def test_an_interrupted_command_says_what_it_does_when_given_again(monkeypatch, capsys, arguments, goes_on):
+    def interrupt(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["edgeres", *arguments])
+    monkeypatch.setattr(main.cli, "main", interrupt)
+    assert main._run() == 130
+    said = "goes on from what it kept" if goes_on else "starts from the beginning"
+    assert capsys.readouterr().err == f"edgeres: interrupted; the same command {said}\n"

@@ -38,6 +38,7 @@ def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice):
         assert json.loads(out)
     code, out, err = edgeres("rerun", "one", "--name", "one")
     assert (code, out) == (2, "")
+    assert "compare runs or model files, not both" in edgeres("compare", "model.safetensors", "one")[2]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,9 @@ def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice):
         (["compare", "a", "b"], "no run 'a'"),
         (["compare", "a", "b", "--rounds", "9"], "--rounds is for model files"),
         (["compare", "a.onnx", "b.onnx"], "a.onnx does not exist"),
-        (["compare", "a.onnx", "b"], "not both"),
+        (["compare", "model.safetensors", "nope"], "nope does not exist: it is no model file, and there is no run"),
+        (["compare", "model.safetensors", "b.pt"], "there is no run 'b.pt'"),
+        (["compare", "model.safetensors", "b.onnx", "nope"], "b.onnx does not exist"),
         (["compare", "a.onnx", "b.onnx", "--across"], "--across is for runs"),
         (["compare", "model.safetensors"], "two models or more"),
         (["show"], "name a file, a run or an architecture"),

@@ -59,9 +59,7 @@ def test_a_float_file_is_not_called_clean(edgeres, float_file):
 def test_findings_are_lines_and_exit_code_one(edgeres, uint8_file):
     code, out, err = edgeres("lint", uint8_file, "--no-build")
     assert code == 1
-    assert (
-        "error: zero-point: 10 nodes: not zero (128); quantize symmetrically\n  images.quantized, relu" in out
-    )
+    assert "error: zero-point: 10 nodes: not zero (128); quantize symmetrically\n  images.quantized, relu" in out
     assert len(err.splitlines()) == 1
 
 

@@ -7,7 +7,7 @@ import torch
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from edgeres.core.errors import StageError
+from edgeres.core.errors import InputError, StageError
 from edgeres.core.spec import ModelSpec
 from edgeres.export import stage
 from edgeres.export.stage import ExportConfig, export
@@ -151,3 +151,13 @@ def test_a_graph_that_disagrees_with_torch_is_not_written(spec_of, checkpoint_of
 def test_impossible_options_are_refused(values):
     with pytest.raises(ValidationError):
         ExportConfig(**values)
+
+
+@pytest.mark.parametrize(("batch", "is_refused"), [(3, True), (1, False)])
+def test_a_batch_is_refused_for_a_dynamic_graph(spec_of, checkpoint_of, tmp_path, batch, is_refused):
+    config = ExportConfig(batch=batch, dynamic=True)
+    if is_refused:
+        with pytest.raises(InputError, match=r"--batch 3 is for a static graph, .* --dynamic"):
+            export(checkpoint_of(spec_of("resnet8")), config, tmp_path)
+    else:
+        assert export(checkpoint_of(spec_of("resnet8")), config, tmp_path).output.batch is None

@@ -8,14 +8,11 @@ import pytest
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
-from edgeres.export.stage import ExportConfig, export
-from edgeres.pipeline.calls import Call, bench_call, call, evaluate_call
+from edgeres.pipeline.calls import Call, call, evaluate_call
 from edgeres.pipeline.listing import listing
-from edgeres.quantize.scales import CalibrateConfig, calibrate
-from edgeres.quantize.stage import QuantizeConfig, quantize
 
 
 @pytest.fixture
@@ -208,14 +205,6 @@ def test_an_option_that_changes_nothing_is_refused(checkpoint_of, spec_of, tmp_p
     model = call(Call("export", source=checkpoint_of(spec_of("resnet8")).path, out=tmp_path / "a.onnx")).output.path
     with pytest.raises(InputError, match=f"quantize: --{option} changes nothing here"):
         call(Call("quantize", source=model, out=tmp_path / "b.onnx", values={option: value}))
-
-
-def test_a_file_that_cannot_be_timed_here_is_no_success(checkpoint_of, spec_of, tmp_path):
-    source = export(checkpoint_of(spec_of("resnet8"), "mine.safetensors"), ExportConfig(), tmp_path / "float").output
-    scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
-    placed = quantize(source, QuantizeConfig(scales=scales), tmp_path / "int8").output.path
-    with pytest.raises(DeviceError, match=r"nothing was timed: int8/model\.int8\.onnx: not timed: a Q/DQ graph"):
-        bench_call((placed,), None, {})
 
 
 def test_a_damaged_source_is_named_before_an_option_that_is_lacking(checkpoint_of, spec_of):

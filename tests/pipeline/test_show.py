@@ -8,10 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeres.core.artifacts import Engine
+from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
 from edgeres.core.stage import REPORT_NAME
+from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.show import exhibit_of, lineage_of
 from edgeres.pipeline.show_json import aligned
 
@@ -59,6 +60,31 @@ def test_a_file_outside_its_run_says_that_its_parent_is_not_here(made, checkpoin
     assert len(lineage_of(checkpoint_of(spec_of("resnet8")))) == 1
 
 
+@pytest.fixture
+def outside(checkpoint_of, spec_of, tmp_path):
+    """float.onnx of a pruned checkpoint of model.safetensors, each written with --out."""
+    source = checkpoint_of(spec_of("resnet8")).path
+    pruned, graph = tmp_path / "pruned.safetensors", tmp_path / "float.onnx"
+    call(Call("prune", source=source, out=pruned, values={"modules": ("layer2.0",)}))
+    call(Call("export", source=pruned, out=graph))
+    return graph
+
+
+def names_in(line):
+    return [one.partition(" ")[0].rpartition("/")[2] for one in line]
+
+
+def test_a_file_written_with_out_names_its_parents_by_the_reports_beside_them(outside):
+    assert names_in(lineage_of(OnnxModel(outside))) == ["float.onnx", "pruned.safetensors", "model.safetensors"]
+
+
+def test_a_parent_that_was_replaced_is_named_and_not_followed(outside, checkpoint_of, spec_of):
+    checkpoint_of(spec_of("resnet8"), "pruned.safetensors", seed=7)
+    line = lineage_of(OnnxModel(outside))
+    assert names_in(line) == ["float.onnx", "pruned.safetensors"]
+    assert line[-1].endswith(", gone or changed since")
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
     [
@@ -91,7 +117,7 @@ def test_every_kind_of_json_has_a_reader(tmp_path):
     contents = {"sweep": {**sweep, "threads": 1, "rows": [{**rows[0], "bare": judged}]}, "study": study}
     for kind, content in contents.items():
         (tmp_path / f"{kind}.json").write_text(json.dumps(content))
-    assert "90.00%" in shown(tmp_path / "sweep.json")
+    assert "90.00 %" in shown(tmp_path / "sweep.json")
     assert "study depth: undecided" in shown(tmp_path / "study.json")
 
 
@@ -151,6 +177,10 @@ def test_a_checkpoint_that_is_cut_off_or_odd_is_refused(made):
         ("bad.safetensors", b"nonsense", "not a safetensors file"),
         ("model.pth", b"x", "edgeres import"),
         ("what.txt", b"x", "cannot tell what this is"),
+        ("gone.csv", None, "gone.csv does not exist"),
+        ("report.csv", b"x", r"report\.csv is a table for reading; show takes a \.safetensors, "),
+        ("eval.npy", b"x", r"eval\.npy is an array of NumPy; show takes"),
+        ("recipe.toml", b"x", r"a recipe's stages: edgeres run recipe\.toml --dry-run"),
         ("resnet20x", None, "did you mean resnet20"),
         ("resnet21", None, "6n"),
     ],
@@ -161,6 +191,15 @@ def test_what_cannot_be_shown_says_why_in_one_line(tmp_path, name, content, mess
     with pytest.raises(InputError, match=message) as caught:
         exhibit_of(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_report_for_reading_names_the_same_as_data(tmp_path):
+    for name in ("report.html", "report.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        InputError, match=r"report\.html is a page for reading; the same as data: edgeres show report\.json$"
+    ):
+        exhibit_of("report.html")
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):

@@ -1,7 +1,9 @@
 import click
 import pytest
 
+from edgeres.bench.config import BenchConfig
 from edgeres.cli.main import LazyGroup
+from edgeres.core.stage import Recorder
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.lineage import command_from
 from edgeres.report.rows import rows_from
@@ -73,3 +75,10 @@ def test_the_command_line_understands_the_command_of_every_stage(stage):
             name, found, rest = found.resolve_command(context, rest)
         parsed = found.make_context(name, list(rest), parent=context).params
     assert all(str(parsed[name]) == value for name, value in needed.items())
+
+
+def test_a_recorded_command_has_no_option_that_changes_nothing():
+    plain = Recorder("bench", BenchConfig(), None).finish(None)
+    assert "--max-seconds" not in command_from("bench", plain.config)
+    precise = Recorder("bench", BenchConfig(precision="1%"), None).finish(None)
+    assert "--precision 1% --max-seconds 60.0" in command_from("bench", precise.config)

@@ -1,0 +1,31 @@
+"""What a stage's figures are figures of, as the terminal says it."""
+
+import pytest
+
+from edgeres.cli.output import print_result, threads_text
+from edgeres.core.config import Config
+from edgeres.core.stage import Recorder
+
+
+def printed(capsys, **results):
+    print_result(Recorder("prune", Config(), None, results=results).finish(None), as_json=False)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("results", "line"),
+    [
+        ({"points": -71.33, "images_chosen_on": 1000}, "points: -71.33 of top-1 on 1,000 train images"),
+        (
+            {"points": -2.5, "points_are": "before recovery", "images_chosen_on": 60},
+            "points_before_recovery: -2.5 of top-1 on 60 train images",
+        ),
+        ({"points": -2.5}, "points: -2.5"),
+    ],
+)
+def test_points_say_of_what_on_which_images(capsys, results, line):
+    assert printed(capsys, **results)[0] == line
+
+
+def test_one_thread_is_not_several():
+    assert [threads_text(count) for count in (1, 2)] == ["1 thread", "2 threads"]

@@ -1,0 +1,17 @@
+"""Which session a run keeps; what cannot be timed is no success."""
+
+import pytest
+
+from edgeres.core.errors import DeviceError
+from edgeres.export.stage import ExportConfig, export
+from edgeres.pipeline.bench_calls import bench_call
+from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.stage import QuantizeConfig, quantize
+
+
+def test_a_file_that_cannot_be_timed_here_is_no_success(checkpoint_of, spec_of, tmp_path):
+    source = export(checkpoint_of(spec_of("resnet8"), "mine.safetensors"), ExportConfig(), tmp_path / "float").output
+    scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
+    placed = quantize(source, QuantizeConfig(scales=scales), tmp_path / "int8").output.path
+    with pytest.raises(DeviceError, match=r"nothing was timed: int8/model\.int8\.onnx: not timed: a Q/DQ graph"):
+        bench_call((placed,), None, {})

@@ -16,7 +16,8 @@ _THOR_GPU_RAIL, _SYSTEM_RAIL = "VDD_GPU", "VIN_SYS_5V0"  # a plain user of a Tho
 SENSOR_OFF_C = -200.0  # -256C is what a sensor without power reads
 
 _START = re.compile(r"(?:(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) )?RAM (\d+)/(\d+)MB(?= )")
-_CPU = re.compile(r" CPU \[((?:(?:off|\d+%(?:@\d+)?),?)+)\](?= |$)")
+_CORE = r"(?:off|\d+%(?:@\d+)?)"
+_CPU = re.compile(r" CPU \[(" + _CORE + "(?:," + _CORE + r")*)\](?= |$)")
 _EMC = re.compile(r" EMC_FREQ (\d+)%(?:@(\d+))?(?= |$)")
 _GPU = re.compile(r" GR3D_FREQ (?:(\d+)%)?(?:@(?:\[(\d+(?:,\d+)*)\]|(\d+)))?(?= |$)")
 _TEMPERATURE = re.compile(r" ([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?(?= |$)")

@@ -115,7 +115,8 @@ Learner.learn = dying
 options = dict(arch="resnet8", width=4, epochs=3, batch=256, threads=1)
 options |= dict(ema=0.9, stochastic_depth=0.3, save_every_s=0)
 result = train(None, config_from(TrainConfig, options, "script"), out)
-print("FIRST", result.report.results["first_step"], "PROCESSES", result.report.results["processes"])
+found = result.report.results
+sys.stdout.write("FIRST {first_step} PROCESSES {processes}\\n".format(**found))  # in one piece: two processes write
 """
 
 

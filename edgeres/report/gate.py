@@ -20,10 +20,11 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.statistics import Interval
 from edgeres.report.gate_figures import FIGURES, Subject, subject_in
+from edgeres.report.lineage import STUDIES
 from edgeres.report.networks import ENGINE_STAGE
 
 _WHOLE = "newest network readable"
-_MEASURING = frozenset({"bench", "board", "calibrate", "latency", "lesion", "sweep"})  # make no network
+_MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "sweep"}  # make no network
 
 
 class GateConfig(Config):

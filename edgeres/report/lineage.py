@@ -11,7 +11,7 @@ from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder,
 
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
-_STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
+STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
 _OFTEN_EMPTY: tuple[Any, ...] = (None, [], "")
 _INCIDENTAL = "download"  # changes nothing in the result
 
@@ -47,7 +47,7 @@ def command_of(stage: FinishedStage) -> str:
 
 def command_from(stage: str, config: dict[str, Any], *, source: str | None = None) -> str:
     """`edgeres STAGE [SOURCE] --option value ...`; options that are not set are left out."""
-    name = f"study {stage}" if stage in _STUDIES else _COMMANDS.get(stage, stage)
+    name = f"study {stage}" if stage in STUDIES else _COMMANDS.get(stage, stage)
     argument = config.get(_ARGUMENTS.get(stage, ""))
     words = [str(word) for word in (argument, source) if word not in _OFTEN_EMPTY]
     options = {key: value for key, value in config.items() if key not in {_ARGUMENTS.get(stage), _INCIDENTAL}}

@@ -145,8 +145,9 @@ def test_an_older_damaged_stage_is_named_beside_the_verdict(whole_run):
     assert report.notes[0].startswith("not judged, 04-export: report.json is not a readable StageReport")
 
 
-def test_a_damaged_measurement_is_no_network(whole_run):
-    (whole_run.path / "99-bench").mkdir()
+@pytest.mark.parametrize("stage", ["bench", "lesion", "reorder"])
+def test_an_unfinished_measurement_is_no_network(whole_run, stage):
+    (whole_run.path / f"99-{stage}").mkdir()
     assert judged(whole_run, max_loss=50).broken == ()
 
 

@@ -37,7 +37,7 @@ from edgeres.core.errors import StageError
 from edgeres.core.files import written
 from edgeres.core.metrics import Latency
 from edgeres.core.spec import ModelSpec
-from edgeres.export.tidy import tidy
+from edgeres.graph.names import tidy
 from edgeres.models import modules_of, network_from
 from edgeres.models.family import ModuleInfo
 from edgeres.models.fold import fold_batch_norms

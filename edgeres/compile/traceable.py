@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from torch import Tensor
 
-from edgeres.runtime.graph import GraphNetwork
+from edgeres.graph.execute import GraphNetwork
 
 
 class Numbers(list[int]):

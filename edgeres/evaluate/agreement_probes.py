@@ -79,7 +79,7 @@ def _network_probe(checkpoint: Checkpoint) -> Probe:
 def _graph_probe(model: OnnxModel) -> Probe:
     import torch
 
-    from edgeres.runtime.graph import GraphNetwork
+    from edgeres.graph.execute import GraphNetwork
 
     network, tensors = GraphNetwork(model.proto), module_tensors(model.proto)
 

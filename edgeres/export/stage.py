@@ -114,7 +114,7 @@ def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
     import torch
 
     onnx = require("onnx", "onnx")
-    from edgeres.export.tidy import tidy
+    from edgeres.graph.names import tidy
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -140,7 +140,7 @@ def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
 
 
 def _in_half(model: Any) -> Any:
-    from edgeres.core.half import with_half
+    from edgeres.graph.half import with_half
 
     return with_half(model)
 

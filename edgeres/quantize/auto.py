@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
 from edgeres.core.progress import track
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Simulation, batches_of, fake_quantizer
 from edgeres.quantize.walk import Images, live_after
-from edgeres.runtime.graph import GraphNetwork
 
 AUTO = "auto"
 HELD_OUT_SHARE = 0.25  # of the calibration images

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeres.quantize.graph import LAYERS, GraphView, attribute
-from edgeres.runtime.graph_ops import OPERATORS
+from edgeres.graph.operators import OPERATORS
+from edgeres.graph.view import LAYERS, GraphView, attribute
 
 FIXED = 0
 _ZEROS = -1

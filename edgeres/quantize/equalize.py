@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import batches_of
 from edgeres.quantize.walk import Images
-from edgeres.runtime.graph import GraphNetwork
 
 _LARGEST_FACTOR = 8.0
 _STEPS = 200

@@ -1,7 +1,7 @@
 """Scales that are float16 numbers, and weights rounded to them: what a graph in half precision needs of a decision.
 
 A scale is rounded before the integers are, so that the rounding of the scale costs nothing. The graph itself is made
-by `edgeres.core.half`.
+by `edgeres.graph.half`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, IntegerWeight
-from edgeres.quantize.graph import GraphView
 from edgeres.quantize.insert import quantized_weight
 from edgeres.quantize.placement import Placement
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import onnx
 
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.quantize.graph import GraphView
+from edgeres.graph.view import GraphView
 
 SKIP = ".skip"
 _OURS = re.compile(r"(layer\d+\.\d+)\.")

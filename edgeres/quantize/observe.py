@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.core.errors import require
-from edgeres.quantize.graph import LAYERS, GraphView
+from edgeres.graph.view import LAYERS, GraphView
 from edgeres.quantize.histogram import Histogram
 
 Images = NDArray[np.float32]

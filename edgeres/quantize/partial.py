@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeres.graph.execute import GraphNetwork, Substitute
+from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.graph import GraphView
 from edgeres.quantize.insert import quantized_weight
 from edgeres.quantize.modules import SKIP, modules_in, skips_in
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import bound_of, constant, fake_quantizer, float_network, quantized_reads
-from edgeres.runtime.graph import GraphNetwork, Substitute
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import onnx
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.graph import LAYERS, GraphView, attribute
+from edgeres.graph.view import LAYERS, GraphView, attribute
 from edgeres.quantize.modules import nodes_named
 
 _MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most

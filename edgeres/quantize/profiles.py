@@ -114,7 +114,7 @@ def tensorrt(model: Any, placement: Placement, bounds: Bounds, options: Options)
 
 def tensorrt_fp16(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
     """See the module's table."""
-    from edgeres.core.half import with_half
+    from edgeres.graph.half import with_half
     from edgeres.quantize.half import half_decision
     from edgeres.quantize.insert import with_pairs
 

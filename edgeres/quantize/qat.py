@@ -127,8 +127,8 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
 
 def trained(source: OnnxModel, placement: Placement, start: Decision, *, config: QatConfig, out_dir: Path) -> Trained:
     """`start` after training; the state stays in `out_dir`. Errors as of `qat`."""
+    from edgeres.graph.execute import GraphNetwork
     from edgeres.quantize.simulate import Simulation
-    from edgeres.runtime.graph import GraphNetwork
     from edgeres.train.batches import batches_for
     from edgeres.train.loop import fit_planned
 

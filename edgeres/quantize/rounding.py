@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from edgeres.core.config import Config
 from edgeres.core.progress import track
+from edgeres.graph.execute import Substitute
+from edgeres.graph.view import LAYERS, GraphView
 from edgeres.quantize.decision import Decision, IntegerWeight
-from edgeres.quantize.graph import LAYERS, GraphView
 from edgeres.quantize.modules import modules_in
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Simulation, float_network, integer_weight
 from edgeres.quantize.walk import Images, Walk
-from edgeres.runtime.graph import Substitute
 
 _STRETCH, _OFFSET = 1.2, -0.1  # of the sigmoid, so that 0 and 1 are reached
 _WARM_UP = 0.2  # of the steps: no push towards 0 or 1

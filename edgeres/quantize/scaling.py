@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.progress import track
+from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
@@ -29,7 +30,6 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Simulation, round_through
 from edgeres.quantize.walk import Images
-from edgeres.runtime.graph import GraphNetwork, Substitute
 
 EPOCHS, BATCH, RATE = 8, 32, 0.02
 _BETAS = (0.9, 0.98)  # a hundred steps

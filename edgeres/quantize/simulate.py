@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
+from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, IntegerWeight
 from edgeres.quantize.placement import Placement
-from edgeres.runtime.graph import GraphNetwork, Substitute
 
 _SMALLEST = 1e-8  # of a bound: its logarithm is learned
 

@@ -216,7 +216,7 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
     """Signal to quantization noise of the worst layer's weights, in dB."""
-    from edgeres.quantize.graph import GraphView
+    from edgeres.graph.view import GraphView
     from edgeres.quantize.insert import quantized_weight
 
     numpy_helper = require("onnx", "onnx").numpy_helper

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeres.runtime.graph import GraphNetwork
+from edgeres.graph.execute import GraphNetwork
 
 Images = NDArray[np.float32]
 _BATCH = 64

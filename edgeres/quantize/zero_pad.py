@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from edgeres.quantize.graph import GraphView
+from edgeres.graph.view import GraphView
 
 _RANK = 4
 _CHANNELS = 1

@@ -53,7 +53,7 @@ def _model_description(model: Model) -> dict[str, Any]:
 
 def _float_skips(model: OnnxModel) -> dict[str, Any]:
     """The skips that stay float on purpose, named as `--keep` names them; nothing if there are none."""
-    from edgeres.quantize.graph import GraphView
+    from edgeres.graph.view import GraphView
     from edgeres.quantize.modules import skips_in
 
     if not model.float_skips:

@@ -15,7 +15,7 @@ from edgeres.core.errors import require
 if TYPE_CHECKING:
     import onnx
 
-    from edgeres.quantize.graph import GraphView
+    from edgeres.graph.view import GraphView
 
 OUTSIDE = "outside"  # stem, head and downsampling that is of no module
 _INTEGER_OPS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm"})
@@ -28,7 +28,7 @@ def module_precisions(model: OnnxModel) -> dict[str, tuple[str, ...]]:
     Modules of files that edgeres wrote have their names, those of others the name of their residual addition.
     """
     require("onnx", "onnx")
-    from edgeres.quantize.graph import GraphView
+    from edgeres.graph.view import GraphView
     from edgeres.quantize.modules import modules_in
 
     view = GraphView(model.proto)

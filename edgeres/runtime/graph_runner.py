@@ -6,7 +6,7 @@ import torch
 from typing_extensions import Self
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.runtime.graph import GraphNetwork
+from edgeres.graph.execute import GraphNetwork
 from edgeres.runtime.runner import Images, Logits, RunnerOptions
 
 

@@ -9,8 +9,8 @@ import pytest
 from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import StageError
-from edgeres.core.half import with_half
 from edgeres.export.stage import ExportConfig, export
+from edgeres.graph.half import with_half
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 from edgeres.runtime.gpu import RTX_TARGETS

@@ -52,8 +52,8 @@ def bounds_of(images_of) -> Callable[..., dict[str, float]]:
     def make(model: onnx.ModelProto, *, share: float = 1.0) -> dict[str, float]:
         import torch
 
+        from edgeres.graph.execute import GraphNetwork
         from edgeres.quantize.placement import placement_of
-        from edgeres.runtime.graph import GraphNetwork
 
         names = placement_of(model).observed
         with torch.no_grad():

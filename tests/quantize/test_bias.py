@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import torch
 
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.runtime.graph import GraphNetwork
 
 
 def test_every_layer_has_the_mean_it_has_in_float(onnx_of, images_of, bounds_of):

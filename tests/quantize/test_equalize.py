@@ -5,6 +5,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.channel_classes import FIXED, channel_classes, scaled
 from edgeres.quantize.decision import Decision
@@ -12,7 +13,6 @@ from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import replace_tensors
-from edgeres.runtime.graph import GraphNetwork
 
 VARIANTS = [{}, {"shortcut": "B"}, {"shortcut": "C"}, {"ordering": "full-preact"}]
 

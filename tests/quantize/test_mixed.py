@@ -7,13 +7,13 @@ import torch
 from onnx import numpy_helper
 
 from edgeres.core.errors import InputError, StageError
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.mixed import Budget, choose_kept
 from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork
 from edgeres.quantize.placement import observed_of
 from edgeres.quantize.search import HeldOut
 from edgeres.quantize.sensitivity import sensitivities
-from edgeres.runtime.graph import GraphNetwork
 
 IMAGES = np.random.default_rng(0).standard_normal((96, 1, 8, 8), np.float32)
 ARGS = PlacementArgs()

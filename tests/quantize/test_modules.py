@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.graph import GraphView
+from edgeres.graph.view import GraphView
 from edgeres.quantize.modules import modules_of, nodes_named
 from edgeres.quantize.placement import placement_of
 

@@ -5,8 +5,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeres.core.errors import InputError
+from edgeres.graph.view import LAYERS, GraphView
 from edgeres.models.resnet import ORDERINGS
-from edgeres.quantize.graph import LAYERS, GraphView
 from edgeres.quantize.placement import placement_of, skip_index
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.equalize import equalized
@@ -12,7 +13,6 @@ from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.rounding import RoundingConfig, SoftWeight, rounded, units_of
 from edgeres.quantize.simulate import Simulation
-from edgeres.runtime.graph import GraphNetwork
 
 
 def test_four_bit_weights_lose_less_than_rounded_to_nearest(onnx_of, images_of, bounds_of):

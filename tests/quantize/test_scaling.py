@@ -5,13 +5,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.channel_classes import channel_classes
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.scaling import _Scaled, channels_scaled
 from edgeres.quantize.simulate import Simulation, replace_tensors
-from edgeres.runtime.graph import GraphNetwork
 
 
 def images_of(n: int) -> np.ndarray:

@@ -8,13 +8,13 @@ import torch
 from onnx import numpy_helper
 
 from edgeres.core.errors import InputError
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.insert import quantized_weight, with_pairs
 from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork, units_of
 from edgeres.quantize.placement import observed_of, placement_of
 from edgeres.quantize.sensitivity import sensitivities
-from edgeres.runtime.graph import GraphNetwork
 
 IMAGES = np.random.default_rng(0).standard_normal((70, 1, 8, 8), np.float32)
 UNITS = ("conv1", "layer1.0", "layer2.0", "layer3.0", "fc")

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from edgeres.core.errors import InputError
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import Simulation, integer_weight, levels_of
-from edgeres.runtime.graph import GraphNetwork
 
 
 @pytest.mark.parametrize("options", [{}, {"shortcut": "B"}, {"ordering": "full-preact"}], ids=str)

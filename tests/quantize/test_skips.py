@@ -9,8 +9,9 @@ import torch
 
 from edgeres.core.artifacts import FLOAT_SKIPS_KEY
 from edgeres.core.errors import StageError
+from edgeres.graph.execute import GraphNetwork
+from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.graph import GraphView
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.modules import skips_in, skips_named
@@ -19,7 +20,6 @@ from edgeres.quantize.placement import observed_of, placement_of
 from edgeres.quantize.profiles import set_metadata
 from edgeres.quantize.repair import repair
 from edgeres.quantize.skips import choose_float_skips
-from edgeres.runtime.graph import GraphNetwork
 
 ARGS = PlacementArgs()
 EVERY = ("layer1.0.skip", "layer2.0.skip", "layer3.0.skip")

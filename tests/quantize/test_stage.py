@@ -9,9 +9,9 @@ import pytest
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.data import dataset_from
+from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.graph import GraphView
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.search import MixedChoice

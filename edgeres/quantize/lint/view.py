@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeres.quantize.graph import readers_of
+from edgeres.graph.view import readers_of
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.graph import readers_of
+from edgeres.graph.view import readers_of
 from edgeres.quantize.lint.view import QuantizedGraph
 
 

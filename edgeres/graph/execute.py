@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
-from edgeres.runtime.graph_ops import OPERATORS, Operator
+from edgeres.graph.operators import OPERATORS, Operator
 
 Substitute = Callable[[Tensor], Tensor]
 

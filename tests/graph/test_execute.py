@@ -8,10 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.core.errors import InputError
 from edgeres.export.stage import ExportConfig, export
+from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.runtime.graph import GraphNetwork
 
 VARIANTS = [
     ("resnet8", {"shortcut": "A"}),

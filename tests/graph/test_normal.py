@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgeres.core.errors import InputError
+from edgeres.graph.normal import normalised
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.foreign import normalised
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.modules import modules_of

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference, version_con
 from onnx.reference import ReferenceEvaluator
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.graph import QDQ
+from edgeres.graph.view import QDQ
 
 _OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8.4 and later
 _PASSED_ON = frozenset({"Identity", "Dropout"})

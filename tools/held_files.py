@@ -69,7 +69,7 @@ show fixed.onnx --json
 
 def main() -> int:
     """1 if a file changed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", action="store_true", help="write the hashes anew")
     parser.add_argument("--keep", type=Path, help="folder to leave the files in")
     arguments = parser.parse_args()

@@ -83,8 +83,8 @@ def _by_addition(view: GraphView) -> dict[str, tuple[str, ...]]:
 
 
 def _tensors_back(view: GraphView, tensor: str) -> list[str]:
-    """Tensors from `tensor` back to the graph's input along the first inputs."""
+    """Tensors from `tensor` back to the graph's input, or to a Constant, along the first inputs."""
     tensors = [tensor]
-    while (node := view.producers.get(tensors[-1])) is not None:
+    while (node := view.producers.get(tensors[-1])) is not None and node.input:
         tensors.append(node.input[0])
     return tensors

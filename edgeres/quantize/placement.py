@@ -143,7 +143,7 @@ def skip_index(view: GraphView, addition: onnx.NodeProto) -> int | None:
 def _path_back(view: GraphView, tensor: str) -> dict[str, tuple[int, int]]:
     """Tensors from `tensor` back to the graph's input, nearest first -> (layers, weights) on the way."""
     path, layers, weights = {tensor: (0, 0)}, 0, 0
-    while (node := view.producers.get(tensor)) is not None:
+    while (node := view.producers.get(tensor)) is not None and node.input:
         if node.op_type in LAYERS:
             layers += 1
             weights += math.prod(view.initializers[node.input[1]].dims)
@@ -173,9 +173,9 @@ def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> se
 
 def _layer_before(view: GraphView, tensor: str) -> str:
     """Name of the nearest layer that `tensor` comes from, empty if there is none."""
-    while (node := view.producers.get(tensor)) is not None and node.op_type not in LAYERS:
+    while (node := view.producers.get(tensor)) is not None and node.op_type not in LAYERS and node.input:
         tensor = node.input[0]
-    return node.name if node else ""
+    return node.name if node and node.op_type in LAYERS else ""
 
 
 def _is_integer(view: GraphView, node: onnx.NodeProto) -> bool:

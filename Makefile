@@ -24,6 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/size.py
 
 # The stamps make a second call skip the installation until pyproject.toml changes.
 $(VENV)/.all $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python

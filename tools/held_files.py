@@ -105,7 +105,8 @@ def _machine() -> str:
 
 def _hashes(keep: Path | None) -> Iterator[tuple[str, str]]:
     """(name, sha256) of what every command printed as JSON, then of every file there is."""
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+    with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)
         for number, line in enumerate(_COMMANDS.split("\n")[1:-1]):
             if "ort.onnx" in line and not Path("ort.onnx").exists():
                 _quantize_by_onnx_runtime()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from edgeres.core.config import Record, toml_from
-from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.errors import InputError
 
 _FOLDER = Path(__file__).with_name("devices")
 
@@ -61,13 +61,6 @@ def devices() -> dict[str, Device]:
     """Name -> device, Jetsons first; raises InputError naming the file and the key for a damaged one."""
     found = [device_from(path) for path in sorted(_FOLDER.glob("*.toml"))]
     return {device.name: device for device in sorted(found, key=lambda one: one.kind != "jetson")}
-
-
-def device_named(name: str) -> Device:
-    """The device; raises InputError with the closest name for an unknown one."""
-    if name not in devices():
-        raise InputError(f"no device {name!r}{did_you_mean(name, devices())} (see: edgeres ls devices)")
-    return devices()[name]
 
 
 def device_from(path: Path) -> Device:

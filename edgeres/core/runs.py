@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel, model_from
+from edgeres.core.artifacts import Model, model_from
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
@@ -238,8 +238,3 @@ def new_run(name: str) -> Run:
     while path.exists():
         path, number = runs_root() / f"{name}-{number}", number + 1
     return Run(path)
-
-
-def newest_model(run: Run, kinds: tuple[type[Model], ...] = (Checkpoint, OnnxModel, Engine)) -> Model | None:
-    """The last model of one of `kinds` in the run."""
-    return next((model for _, model in reversed(run.models()) if isinstance(model, kinds)), None)

@@ -190,8 +190,3 @@ class PrefixCache:
         """The cache of one batch, at the start of a call."""
         self._batches[batch].begin()
         return self._batches[batch]
-
-    @property
-    def size_mib(self) -> float:
-        """MiB in use."""
-        return sum(cache.size for cache in self._batches) / _MIB

@@ -59,10 +59,6 @@ class GraphNetwork(nn.Module):
         parameter: nn.Parameter = self.stored[_key(name)]
         return parameter
 
-    def has_parameter(self, name: str) -> bool:
-        """Whether `name` is an initializer."""
-        return _key(name) in self.stored
-
     def run(self, feeds: Mapping[str, Tensor], targets: list[str]) -> dict[str, Tensor]:
         """The tensors `targets` computed from `feeds` alone: no node before a fed tensor is executed.
 

@@ -131,11 +131,6 @@ def ort_cpu(model: Any, placement: Placement, bounds: Bounds, options: Options) 
     return result
 
 
-def metadata_of(model: Any) -> dict[str, str]:
-    """All of metadata_props."""
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 def set_metadata(model: Any, key: str, value: str) -> None:
     """Adds or replaces one entry of metadata_props."""
     for entry in model.metadata_props:

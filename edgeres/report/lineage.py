@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,6 @@ def _options(config: dict[str, Any]) -> Iterator[str]:
             yield f"--{option} {shlex.quote(','.join(map(str, value)))}"
         elif value not in _OFTEN_EMPTY:
             yield f"--{option} {shlex.quote(str(value))}"
-
-
-def commands_of(stages: Sequence[FinishedStage]) -> tuple[str, ...]:
-    """The run, command by command."""
-    return tuple(command for stage in stages if (command := command_of(stage)))
 
 
 def _line(stage: FinishedStage, names: dict[str, str]) -> FileLine:

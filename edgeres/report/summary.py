@@ -128,8 +128,3 @@ class RunSummary(Record):
         said = [f"{stage.name}: {warning}" for stage in shown for warning in stage.warnings]
         noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
         return (*said, *noted)
-
-    @property
-    def not_run(self) -> tuple[Row, ...]:
-        """Engines that were built here and could not run here."""
-        return tuple(row for row in self.rows if row.latency_missing.startswith("built, not run"))

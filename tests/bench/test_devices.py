@@ -4,7 +4,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from edgeres.bench.devices import device_from, device_named, device_of, devices
+from edgeres.bench.devices import device_from, device_of, devices
 from edgeres.cli.ls import ls
 from edgeres.core.errors import InputError
 
@@ -73,11 +73,6 @@ def test_a_damaged_device_file_is_named_with_its_key(tmp_path, change, message):
     with pytest.raises(InputError, match=message) as caught:
         device_from(path)
     assert "x.toml" in str(caught.value)
-
-
-def test_a_typing_error_is_guessed():
-    with pytest.raises(InputError, match="did you mean jetson-thor"):
-        device_named("jetson-tor")
 
 
 def test_ls_devices_lists_them():

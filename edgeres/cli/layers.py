@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeres.compile.inspected import check_graph
+from edgeres.compile.apart import check_graph
 from edgeres.compile.layer_report import LayerReport, ModuleLayers, layer_report
 from edgeres.compile.layers import layers_from
 from edgeres.core.artifacts import OnnxModel

@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from edgeres.compile.targets import check_rtx_targets
 from edgeres.core.config import Config
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, did_you_mean
+from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS
 
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same-target": "SAME_COMPUTE_CAPABILITY"}  # -> HardwareCompatibilityLevel
 
@@ -63,3 +63,18 @@ class CompileConfig(Config):
             raise InputError("--calibration-cache is for --dla-core; for the GPU give a Q/DQ graph (edgeres quantize)")
         if not path.is_file():
             raise InputError(f"{path} does not exist")
+
+
+def check_rtx_targets(targets: tuple[str, ...]) -> None:
+    """Raises InputError for an architecture TensorRT-RTX does not build for."""
+    if not targets:
+        raise InputError(f"no target given; known: {', '.join(RTX_TARGETS)}")
+    for target in targets:
+        if target in JETSON_TARGETS:
+            raise InputError(
+                f"target {target} is {JETSON_TARGETS[target]}, which TensorRT-RTX does not know; engines for"
+                " a Jetson are built on the board: edgeres compile --runtime tensorrt"
+            )
+        if target not in RTX_TARGETS:
+            guess = did_you_mean(target, RTX_TARGETS)
+            raise InputError(f"unknown target {target!r}{guess} (known: {', '.join(RTX_TARGETS)})")

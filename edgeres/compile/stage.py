@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 import edgeres
+from edgeres.compile.apart import build_apart, layers_of_plan, layers_path
 from edgeres.compile.config import HARDWARE, CompileConfig
-from edgeres.compile.inspected import layers_of_plan, layers_path
 from edgeres.compile.job import BuildJob, Built
-from edgeres.compile.process import build_apart
 from edgeres.compile.timing import timing_folder
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require

@@ -1,7 +1,9 @@
-"""Builds one engine in a process of its own: `python -m edgeres.compile.worker JOB.json RESULT.json`.
+"""TensorRT in a process of its own, which it may crash; it prints on stdout and keeps one logger for good.
 
-TensorRT may crash the process, prints on stdout and keeps one logger for good; all that stays in here. The
-result goes through a file. Build phases are written to stderr, one line each, behind PHASE.
+    python -m edgeres.compile.worker build JOB.json RESULT.json
+    python -m edgeres.compile.worker inspect MODULE PLAN OUT.json    only where the plan can be loaded: on its GPU
+
+Build phases are written to stderr, one line each, behind PHASE; so is why a plan cannot be inspected, with exit code 1.
 """
 
 from __future__ import annotations
@@ -26,18 +28,47 @@ _VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"|\S*[./]\S*(?=\s|$)")  # numbers, 
 
 
 class WorkerResult(Record):
-    """`error` is None after success; `usable`: the binding could be imported; `messages` are TensorRT's."""
+    """`error` is None after success; `usable`: the binding could be imported; `messages` are TensorRT's.
+
+    `died`: there was no answer, `error` is how the process ended.
+    """
 
     error: str | None = None
+    died: bool = False
     usable: bool = True
     built: Built | None = None
     messages: tuple[str, ...] = ()
 
 
-def main(job_path: Path, result_path: Path) -> None:
-    """Builds what the job says and writes the result."""
-    job = record_from_json(BuildJob, job_path)
-    write_text(result_path, _result(job).model_dump_json())
+def build_job(job_path: str, result_path: str) -> None:
+    """Builds what the job says and writes the answer."""
+    job = record_from_json(BuildJob, Path(job_path))
+    write_text(Path(result_path), _result(job).model_dump_json())
+
+
+def inspect(module: str, plan: str, out: str) -> str | None:
+    """Writes the inspector's JSON; None, or why there is none."""
+    try:
+        trt = importlib.import_module(module)
+    except (ImportError, OSError) as err:
+        return f"{module} cannot be imported: {' '.join(str(err).split())}"
+    messages: list[str] = []
+    logger = _logger_into(trt, messages)
+    text = layer_information(trt, Path(plan).read_bytes(), logger)
+    if text is None:
+        return "; ".join(["the engine cannot be loaded here", *messages[:1]])
+    write_text(Path(out), text if text.endswith("\n") else text + "\n")
+    return None
+
+
+def layer_information(trt: Any, plan: bytes, logger: Any) -> str | None:
+    """The engine inspector's JSON about `plan`, or None if it cannot be loaded."""
+    runtime = trt.Runtime(logger)
+    runtime.engine_host_code_allowed = True  # a version-compatible plan carries a runtime of its own
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _result(job: BuildJob) -> WorkerResult:
@@ -72,11 +103,11 @@ def _build(binding: Any, job: BuildJob, messages: list[str]) -> tuple[bytes, Bui
         from edgeres.compile.torch_trt import build_with_torch
 
         return build_with_torch(binding, job)
-    logger = logger_into(binding, messages)
+    logger = _logger_into(binding, messages)
     return build(binding, job, logger, _report_phase)
 
 
-def logger_into(trt: Any, messages: list[str]) -> Any:
+def _logger_into(trt: Any, messages: list[str]) -> Any:
     """Keeps warnings and errors in `messages`. TensorRT holds it without owning it: keep the object alive."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -95,5 +126,13 @@ def _report_phase(name: str) -> None:
     sys.stderr.flush()
 
 
+def main(task: str, *arguments: str) -> str | None:
+    """None, or why there is no answer."""
+    if task == "inspect":
+        return inspect(*arguments)
+    build_job(*arguments)
+    return None
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(*sys.argv[1:]))

@@ -14,8 +14,8 @@ from edgeres.bench.board_fits import without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
 from edgeres.bench.on_board import BUILD_TIMEOUT_S, BoardConfig, built_on, check_model, distinct, without_folder
+from edgeres.compile.apart import counts_of, layers_path
 from edgeres.compile.config import CompileConfig
-from edgeres.compile.inspected import counts_of, layers_path
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import Engine, OnnxModel, model_from

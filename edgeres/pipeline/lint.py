@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.config import Config, Record, record_from_json
+from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError, StageError, require
-from edgeres.core.files import write_text, written
+from edgeres.core.files import written
 from edgeres.core.names import lookup
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Agreement, agreement, images_for, needed_db
@@ -51,7 +49,7 @@ class LintConfig(Config):
 
     def check(self) -> None:
         """The release and the architectures are known; options of the repair come with it."""
-        from edgeres.compile.targets import check_rtx_targets
+        from edgeres.compile.config import check_rtx_targets
         from edgeres.quantize.lint.targets import JETPACKS
 
         if self.jetpack is not None:
@@ -258,11 +256,10 @@ def _verdict(path: Path, model: Any, config: LintConfig) -> Verdict:
 
 def _build(path: Path, targets: tuple[str, ...]) -> tuple[str, str | None]:
     """(who built, what was refused) of one build for all of `targets`, in a process that may crash."""
-    from edgeres.compile.builder import BuildJob
-    from edgeres.compile.worker import WorkerResult
+    from edgeres.compile.apart import attempt
+    from edgeres.compile.job import BuildJob
 
     with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
-        job_path, result_path = Path(folder, "job.json"), Path(folder, "result.json")
         job = BuildJob(
             module=_BINDING,
             onnx_path=str(path.resolve()),
@@ -271,14 +268,10 @@ def _build(path: Path, targets: tuple[str, ...]) -> tuple[str, str | None]:
             targets=targets,
             batch=_BATCHES,
         )
-        write_text(job_path, job.model_dump_json())
-        command = [sys.executable, "-m", "edgeres.compile.worker", str(job_path), str(result_path)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        places = ", ".join(targets)
-        who = f"{_BINDING} for {places}"
-        if done.returncode:
-            return who, f"its process ended with code {done.returncode}"
-        result = record_from_json(WorkerResult, result_path)
+        result = attempt(job)
+    places = ", ".join(targets)
+    if result.died:
+        return f"{_BINDING} for {places}", f"its process {result.error}"
     if result.built is None:
-        return who, "; ".join(filter(None, (result.error, *result.messages[:1])))
+        return f"{_BINDING} for {places}", "; ".join(filter(None, (result.error, *result.messages[:1])))
     return f"{_BINDING} {result.built.version} for {places}", None

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from edgeres.compile.builder import build
-from edgeres.compile.inspection import layer_information
 from edgeres.compile.job import BuildError, BuildJob, Tensor
+from edgeres.compile.worker import layer_information
 
 DATA = Path(__file__).parent / "data" / "api_names.txt"
 ENUMS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edgeres.compile import process, stage
+from edgeres.compile import apart, stage
 from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
@@ -97,8 +97,8 @@ def worker_is(monkeypatch, program: str, inspector: str = "raise SystemExit(1)")
     real = subprocess.Popen
 
     def popen(command: list[str], **options: object) -> subprocess.Popen:
-        chosen = program if command[2] == "edgeres.compile.worker" else inspector
-        return real([sys.executable, "-c", chosen, *command[3:]], **options)
+        chosen = program if command[3] == "build" else inspector
+        return real([sys.executable, "-c", chosen, *command[4:]], **options)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(subprocess, "Popen", popen)
@@ -245,9 +245,9 @@ def test_torch_tensorrt_without_a_driver_is_a_device_error(float_model, tmp_path
 
 
 def test_an_unknown_signal_still_has_a_number():
-    assert process.death(-signal.SIGKILL, "") == "was killed by SIGKILL (memory ran out?)"
-    assert process.death(-signal.SIGSEGV, "") == "was killed by SIGSEGV"
-    assert process.death(-250, "") == "was killed by signal 250"
+    assert apart.death(-signal.SIGKILL, "") == "was killed by SIGKILL (memory ran out?)"
+    assert apart.death(-signal.SIGSEGV, "") == "was killed by SIGSEGV"
+    assert apart.death(-250, "") == "was killed by signal 250"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeres.compile.targets import check_rtx_targets
+from edgeres.compile.config import check_rtx_targets
 from edgeres.core.errors import InputError
 from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS
 

@@ -1,0 +1,133 @@
+"""TensorRT in processes of their own: it may crash, and then there is a sentence about it.
+
+What the inspector says of a plan is kept beside it as NAME.plan.layers.json.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from edgeres.compile.job import BuildJob, Built
+from edgeres.compile.layer_report import LayerReport, layer_report
+from edgeres.compile.layers import layers_from
+from edgeres.compile.worker import PHASE, WorkerResult
+from edgeres.core.artifacts import Engine, OnnxModel
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import DeviceError, InputError, StageError
+from edgeres.core.files import write_text
+from edgeres.runtime.manifest import LayerCounts, manifest_of
+
+_TURING = "sm75"
+
+log = logging.getLogger(__name__)
+
+
+def build_apart(job: BuildJob, source: Path) -> tuple[Built, tuple[str, ...]]:
+    """What was built from `source`, and TensorRT's warnings.
+
+    Raises:
+        DeviceError: the binding is installed and cannot be imported here.
+        StageError: the graph is refused, the build fails or its process dies.
+    """
+    result = attempt(job)
+    if result.died:
+        raise StageError(f"compile: {job.module} {result.error} while building {source}")
+    if not result.usable:
+        raise DeviceError(f"{job.module} is installed but cannot be imported here: {result.error}")
+    if result.built is None:
+        raise StageError(f"compile: {job.module} cannot build {source}: {_reason(job, result)}")
+    return result.built, result.messages
+
+
+def attempt(job: BuildJob) -> WorkerResult:
+    """What the process that builds answers, or how it died."""
+    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
+        job_path, result_path = Path(folder, "job.json"), Path(folder, "result.json")
+        write_text(job_path, job.model_dump_json())
+        code, last_line = _run("build", str(job_path), str(result_path))
+        if code:
+            return WorkerResult(died=True, error=death(code, last_line))
+        return record_from_json(WorkerResult, result_path)
+
+
+def layers_of_plan(module: str, plan: Path, source: OnnxModel) -> tuple[LayerCounts | None, str | None]:
+    """(the figures, why there are none); the inspector's JSON is written beside the plan."""
+    path = layers_path(plan)
+    code, last_line = _run("inspect", module, str(plan.resolve()), str(path.resolve()))
+    if code:
+        refused = last_line if code > 0 else ""
+        return None, refused or f"the inspector {death(code, last_line)}"
+    try:
+        return counts_of(layer_report(layers_from(path), source.proto)), None
+    except InputError as err:
+        return None, str(err)
+
+
+def layers_path(plan: Path) -> Path:
+    """Where the inspector's JSON about `plan` lies."""
+    return plan.with_name(f"{plan.name}.layers.json")
+
+
+def check_graph(described: Path, model: OnnxModel) -> None:
+    """Of a plan, or what lies beside one as NAME.plan.layers.json: raises InputError if it came from another graph."""
+    engine = Engine(described.with_name(described.name.removesuffix(".layers.json")))
+    if engine.path.suffix != ".plan" or not engine.manifest_path.is_file():
+        return
+    built_from = manifest_of(engine).onnx_sha256
+    if built_from != model.sha256:
+        raise InputError(
+            f"{engine.path} was built from another graph (sha256 {built_from[:12]}) than {model.path}"
+            f" ({model.sha256[:12]}); give --onnx the one it came from"
+        )
+
+
+def counts_of(report: LayerReport) -> LayerCounts:
+    """The report in the few figures that a manifest keeps."""
+    return LayerCounts(kernels=report.kernels, reformats=report.reformats, headline=report.headline)
+
+
+def death(code: int, last_line: str) -> str:
+    """How a process ended that did not end well: `was killed by SIGSEGV`."""
+    if code > 0:
+        return f"failed with exit code {code} ({last_line})"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"was killed by signal {-code}"
+    return f"was killed by {name}" + (" (memory ran out?)" if name == "SIGKILL" else "")
+
+
+def _reason(job: BuildJob, result: WorkerResult) -> str:
+    said = " ".join(result.messages).lower()
+    telling = [message for message in result.messages if "workspace" in message.lower()] or list(result.messages)
+    parts = [result.error, *telling[:1]]
+    if job.workspace_mib is not None and "workspace" in said:
+        parts.append(f"--workspace-mib {job.workspace_mib} may be too little, leave it out or give more")
+    if _TURING in job.targets and "fp32 gemm is not supported" in said:
+        way = "edgeres quantize --profile tensorrt-fp16" if job.quantized else "edgeres export --half"
+        parts.append(f"for {_TURING} give it a graph in FP16: {way}")
+    return "; ".join(filter(None, parts))
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    """The worker's exit code and its last line on stderr; build phases are logged as they begin."""
+    command = [sys.executable, "-m", "edgeres.compile.worker", *arguments]
+    last_line = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            for line in process.stderr or ():
+                if line.startswith(PHASE):
+                    log.info("%s", line.removeprefix(PHASE).strip())
+                else:
+                    last_line = line.strip() or last_line
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, last_line

@@ -30,6 +30,7 @@ from edgeres.quantize.scales import ScaleTable, ids_sha256
 if TYPE_CHECKING:
     from edgeres.data import Dataset
     from edgeres.quantize.placement import Placement
+    from edgeres.quantize.profiles import Options
     from edgeres.quantize.search import MixedChoice
 
 Images = NDArray[np.float32]
@@ -184,17 +185,18 @@ class LossLimit:
     costs: Mapping[str, float] | None = None
 
 
-def left_float(model: Any, decision: Decision, *, stem: bool, head: bool, **more: Any) -> MixedChoice:
-    """The cheapest units to leave out of INT8; `more`: keep, images (CalibrationImages), limit (LossLimit)."""
+def left_float(
+    model: Any, decision: Decision, options: Options, *, images: CalibrationImages, limit: LossLimit
+) -> MixedChoice:
+    """The cheapest units to leave out of INT8, besides those that `options` leave float."""
     from edgeres.quantize.mixed import Budget, choose_kept
     from edgeres.quantize.partial import PlacementArgs
     from edgeres.quantize.search import HeldOut
     from edgeres.quantize.sensitivity import sensitivities
 
-    limit: LossLimit = more["limit"]
-    pixels, labels = more["images"].others
+    pixels, labels = images.others
     asked = labels if limit.labels else None
-    args = PlacementArgs(stem=stem, head=head, keep=frozenset(more["keep"]))
+    args = PlacementArgs(options.stem, options.head, frozenset(options.keep))
     cut = len(pixels) // _RANKED_BY
     found = sensitivities(model, args, decision, pixels[:cut], None if asked is None else asked[:cut])
     held_out = HeldOut(pixels[cut:], None if asked is None else asked[cut:])
@@ -203,15 +205,13 @@ def left_float(model: Any, decision: Decision, *, stem: bool, head: bool, **more
 
 
 def float_skips(
-    model: Any, decision: Decision, min_sqnr: float, *, images: CalibrationImages, **args: Any
+    model: Any, decision: Decision, options: Options, *, images: CalibrationImages, min_sqnr: float
 ) -> MixedChoice:
-    """The cheapest skips to leave float for `min_sqnr` dB; `args`: stem, head, keep."""
+    """The cheapest skips to leave float for `min_sqnr` dB, besides what `options` leave float."""
     from edgeres.quantize.partial import PlacementArgs
     from edgeres.quantize.skips import choose_float_skips
 
     pixels, _ = images.others
     cut = len(pixels) // _RANKED_BY
-    args["keep"] = frozenset(args["keep"])
-    return choose_float_skips(
-        model, PlacementArgs(**args), decision, rank=pixels[:cut], judge=pixels[cut:], min_sqnr=min_sqnr
-    )
+    args = PlacementArgs(options.stem, options.head, frozenset(options.keep))
+    return choose_float_skips(model, args, decision, rank=pixels[:cut], judge=pixels[cut:], min_sqnr=min_sqnr)

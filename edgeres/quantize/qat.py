@@ -63,7 +63,6 @@ class QatConfig(LoopConfig):
         default=0.3, ge=0, description="epochs of linear warm-up, a tenth of the steps at most"
     )
     download: bool = Field(default=False, description="fetch the data set if it is not here")
-    val_every: int = Field(default=0, ge=0, le=0, description="always 0: val is not looked at")
 
     def check(self) -> None:
         """The calibrator exists and something is learned from."""

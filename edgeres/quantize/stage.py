@@ -161,15 +161,14 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
     chosen.decision = _without_dead(improved(source.proto, placement, chosen.decision, config.improve, images))
     if config.improve:
         chosen.results["improve"] = [name for name in IMPROVEMENTS if name in config.improve]
-    args: dict[str, Any] = {"stem": config.stem, "head": config.head, "keep": config.keep, "images": images}
     if config.min_sqnr is not None:
-        found = float_skips(source.proto, chosen.decision, config.min_sqnr, **args)
+        found = float_skips(source.proto, chosen.decision, options, images=images, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
-        costs = costs_from(config.latency) if config.latency else None
-        args["keep"] = (*config.keep, *chosen.keep)
-        limit = LossLimit(config.max_loss, config.labels, costs)
-        chosen.leave(left_float(source.proto, chosen.decision, limit=limit, **args), "left_float", "units")
+        limit = LossLimit(config.max_loss, config.labels, costs_from(config.latency) if config.latency else None)
+        kept = replace(options, keep=(*options.keep, *chosen.keep))
+        found = left_float(source.proto, chosen.decision, kept, images=images, limit=limit)
+        chosen.leave(found, "left_float", "units")
     return chosen
 
 

@@ -347,7 +347,6 @@ class Study:
             lr=settings.lr,
             warmup_epochs=_WARMUP_SHARE * settings.epochs,
             seed=seed,
-            val_every=0,
         )
         objective = distilled(self.teacher, weight=settings.weight, temperature=settings.temperature)
         fitted = fit(network, objective, batches_for(images, self.source.spec, config), config, state_dir)

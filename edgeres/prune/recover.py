@@ -69,7 +69,6 @@ class RecoverConfig(LoopConfig):
         default=0.5, ge=0, description="epochs of linear warm-up, a tenth of the steps at most"
     )
     download: bool = Field(default=False, description="fetch the data set if it is not here")
-    val_every: int = Field(default=0, ge=0, le=0, description="always 0: val is not looked at")
 
     @property
     def trains(self) -> bool:

@@ -181,9 +181,8 @@ def _job(kind: str, seed: int, dataset: Dataset, config: GradientsConfig) -> Job
     from edgeres.study.signals import without_norm
 
     family, has_norm = KINDS[kind]
-    loop = config.loop(seed).model_copy(update={"val_every": 1})
     spec = spec_on(dataset, f"{family}{config.depth}cifar")
-    return Job(f"{kind}-seed{seed}".replace(" ", "-"), spec, loop, None if has_norm else without_norm)
+    return Job(f"{kind}-seed{seed}".replace(" ", "-"), spec, config.loop(seed), None if has_norm else without_norm)
 
 
 def _measured(job: Job, dataset: Dataset, folder: Path, *, images: int) -> Measured:

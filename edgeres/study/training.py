@@ -74,7 +74,7 @@ class TrainingConfig(Config):
     def loop(self, seed: int) -> LoopConfig:
         """The training of one network."""
         shared = self.model_dump(include={"epochs", "batch", "lr", "schedule", "warmup_epochs", "clip_norm", "threads"})
-        return LoopConfig(**shared, seed=seed, val_every=0)
+        return LoopConfig(**shared, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,18 @@ def announce(job: Job, index: int, count: int) -> None:
 def network_trained(job: Job, dataset: Dataset, folder: Path, probe: Evaluate | None = None) -> tuple[Network, float]:
     """The trained network and the training loss of its last epoch; goes on from `folder`/state.pt if it is there.
 
-    `probe(network)` is called every `loop.val_every` epochs with the network as it stands; what it returns goes to
-    log.csv and decides nothing.
+    `probe(network)` is called after every epoch with the network as it stands; what it returns goes to log.csv and
+    decides nothing.
     """
     from edgeres.train.batches import batches_for
-    from edgeres.train.loop import fit
+    from edgeres.train.loop import Glance, fit
     from edgeres.train.objectives import cross_entropy
 
     network = fresh(job)
     batches = batches_for(dataset.train, job.spec, job.loop)
     try:
         with _epochs_unsaid():
-            fitted = fit(network, cross_entropy(), batches, job.loop, folder, probe)
+            fitted = fit(network, cross_entropy(), batches, job.loop, folder, probe and Glance(probe))
     except StageError as err:
         raise StageError(f"{job.name}: {err}") from err
     return network, fitted.final_loss

@@ -31,6 +31,5 @@ class LoopConfig(Config):
     precision: Precision = Field(default="auto", description="auto: bf16 or fp16 on a GPU, fp32 on a CPU")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of each process")
     seed: int = Field(default=0, ge=0, description="of initial weights, order and augmentation")
-    val_every: int = Field(default=1, ge=0, description="epochs between glances at val, 0 for never")
     save_every_s: float = Field(default=30.0, ge=0, description="seconds between saved states")
     tensorboard: bool = Field(default=False, description="write TensorBoard events too")

@@ -59,31 +59,38 @@ class Fitted:
     looks: Looks = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Glance:
+    """`evaluate(network)` is the top-1 in log.csv, after every so many epochs and the last; it decides nothing."""
+
+    evaluate: Evaluate
+    every: int = 1
+
+
 def fit(
     network: Network,
     objective: Objective,
     data: Batches,
     config: LoopConfig,
     state_dir: Path,
-    evaluate: Evaluate | None = None,
+    glance: Glance | None = None,
 ) -> Fitted:
     """Trains `network` in place, going on from `state_dir`/state.pt if that is of the same training.
 
     `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features.
-    `evaluate(network)` is the top-1 that stands in log.csv, and decides nothing.
 
     Raises:
         StageError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state has been saved.
     """
-    return _fit(_Training(network, objective, data, config, state_dir), _usual_plan(config, data), evaluate)
+    return _fit(_Training(network, objective, data, config, state_dir, glance), _usual_plan(config, data))
 
 
 def fit_planned(
     network: Network, objective: Objective, data: Batches, config: LoopConfig, state_dir: Path, *, plan: Plan
 ) -> Fitted:
     """As `fit`, for as many steps as `plan` says (`config.epochs` is ignored); errors as there."""
-    return _fit(_Training(network, objective, data, config, state_dir), plan, None)
+    return _fit(_Training(network, objective, data, config, state_dir), plan)
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,10 @@ class _Training:
     data: Batches
     config: LoopConfig
     state_dir: Path
+    glance: Glance | None = None
 
 
-def _fit(training: _Training, plan: Plan, evaluate: Evaluate | None) -> Fitted:
+def _fit(training: _Training, plan: Plan) -> Fitted:
     config, data = training.config, training.data
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -115,7 +123,7 @@ def _fit(training: _Training, plan: Plan, evaluate: Evaluate | None) -> Fitted:
             batches = track(batches, "training", total=plan.steps - first)
         try:
             for images, labels in batches:
-                run.advance(images, labels, evaluate)
+                run.advance(images, labels)
                 run.keep(identity, stop)
                 if run.held_out.has_given_up:
                     break
@@ -131,6 +139,7 @@ class _Run:
 
     def __init__(self, training: _Training, plan: Plan, learner: Learner) -> None:
         self.data, self.config, self.state_dir = training.data, training.config, training.state_dir
+        self.glance = training.glance
         self.learner, self.plan, self.held_out = learner, plan, HeldOut(plan)
         self.step, self.steps = 0, plan.steps
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
@@ -165,7 +174,7 @@ class _Run:
         if self.plan.is_due(step) and step not in dict(self.held_out.looks):
             self.held_out.look(step, self.learner.result)
 
-    def advance(self, images: Tensor, labels: Tensor, evaluate: Evaluate | None) -> None:
+    def advance(self, images: Tensor, labels: Tensor) -> None:
         """One step, and the end of the epoch if it was the last."""
         process = self.learner.accelerator.process_index
         torch.manual_seed(torch_seed_at(self.step, process=process, seed=self.config.seed))
@@ -177,7 +186,7 @@ class _Run:
         if ends_epoch or self.loss_sum.device.type == "cpu" or self.step % _CHECK_EVERY == 0:
             self._check_loss(lr)
         if ends_epoch:
-            self._close_epoch(lr, evaluate)
+            self._close_epoch(lr)
 
     @property
     def ends_epoch(self) -> bool:
@@ -217,16 +226,16 @@ class _Run:
             looks=self.held_out.looks,
         )
 
-    def _close_epoch(self, lr: float, evaluate: Evaluate | None) -> None:
+    def _close_epoch(self, lr: float) -> None:
         epoch, images_per_s = math.ceil(self.step / self.data.steps_per_epoch), self.pace.lap(self.step)
         steps = self.step - int(self.journal.rows[-1]["step"] if self.journal.rows else 0)
         row: Row = {"epoch": epoch, "step": self.step, "lr": lr, "images_per_s": images_per_s}
         row["loss"] = float(self.loss_sum) / steps
         self.loss_sum.zero_()
         if self.is_main:
-            due = self.config.val_every and (epoch % self.config.val_every == 0 or self.step == self.steps)
-            if evaluate is not None and due:
-                row["val_top1"] = evaluate(self.learner.result)
+            glance = self.glance
+            if glance is not None and (epoch % glance.every == 0 or self.step == self.steps):
+                row["val_top1"] = glance.evaluate(self.learner.result)
             epochs = math.ceil(self.steps / self.data.steps_per_epoch)
             _log.info("epoch %d/%d: %s", epoch, epochs, described(row))
         self.journal.add(row, write=self.is_main)

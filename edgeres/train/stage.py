@@ -46,6 +46,7 @@ class TrainConfig(LoopConfig):
     distill_weight: float = Field(default=0.9, ge=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(default=4.0, gt=0, description="softens both logits in distillation")
     download: bool = Field(default=False, description="fetch the data set if it is not here")
+    val_every: int = Field(default=1, ge=0, description="epochs between glances at val, 0 for never")
 
     def check(self) -> None:
         """The network exists with these options, and so does the teacher's file."""
@@ -70,7 +71,7 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     from edgeres.models import network_from
     from edgeres.models.weights import save_checkpoint
     from edgeres.train.batches import batches_for
-    from edgeres.train.loop import fit
+    from edgeres.train.loop import Glance, fit
     from edgeres.train.processes import is_main, wait_for_all
     from edgeres.train.state import clear_state
 
@@ -82,7 +83,8 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     network = network_from(spec)
     objective = _objective(config, spec, network, teacher)
     batches = batches_for(dataset.train, spec, config)
-    fitted = fit(network, objective, batches, config, out_dir, _top1_on(dataset, spec))
+    glance = Glance(_top1_on(dataset, spec), config.val_every) if config.val_every else None
+    fitted = fit(network, objective, batches, config, out_dir, glance)
     output = Checkpoint(out_dir / MODEL_NAME)
     if is_main():
         save_checkpoint(fitted.weights, spec, output.path, stage="train")

@@ -71,7 +71,6 @@ def test_an_interrupted_study_trains_only_what_is_missing(digits, tmp_path, monk
 
 def test_a_training_broken_off_within_a_network_goes_on_to_the_same_weights(digits, tmp_path):
     job = Job("one", spec_on(digits, "resnet8"), TrainingConfig(epochs=2, batch=256).loop(0))
-    job = Job(job.name, job.spec, job.loop.model_copy(update={"val_every": 1}))
 
     def stop(network):
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from edgeres.models import network_from, spec_from_arch
 from edgeres.models.network import Network
 from edgeres.train.batches import Batches, batches_for
 from edgeres.train.config import LoopConfig
-from edgeres.train.loop import Fitted, fit
+from edgeres.train.loop import Fitted, Glance, fit
 from edgeres.train.objectives import cross_entropy, set_survival
 from edgeres.train.state import STATE_NAME
 
@@ -150,7 +150,8 @@ def test_a_state_of_other_initial_weights_is_not_continued(tmp_path: Path) -> No
 def test_options_that_only_watch_may_change_on_resume(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fitted(tmp_path, objective=stopping_at(3, fails))
-    assert fitted(tmp_path, CONFIG.model_copy(update={"save_every_s": 9.0, "val_every": 0})).first_step == 2
+    config = CONFIG.model_copy(update={"save_every_s": 9.0})
+    assert fitted(tmp_path, config, glance=Glance(lambda network: 0.5)).first_step == 2
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
@@ -196,8 +197,15 @@ def test_a_glance_at_val_changes_no_weight(tmp_path: Path) -> None:
         network.train()
         return 0.5
 
-    assert same(fitted(tmp_path / "a"), fitted(tmp_path / "b", evaluate=top1))
+    assert same(fitted(tmp_path / "a"), fitted(tmp_path / "b", glance=Glance(top1)))
     assert [row["val_top1"] for row in log_of(tmp_path / "b")] == ["0.5"] * 3
+
+
+def test_a_glance_falls_on_its_epochs_and_on_the_last(tmp_path: Path) -> None:
+    seen: list[int] = []
+    fitted(tmp_path, glance=Glance(lambda network: float(seen.append(len(seen)) or 1), every=2))
+    assert [row["val_top1"] for row in log_of(tmp_path)] == ["", "1", "1"]
+    assert len(seen) == 2
 
 
 def test_frozen_parameters_stay_and_features_may_be_the_goal(tmp_path: Path) -> None:

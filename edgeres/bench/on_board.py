@@ -30,12 +30,12 @@ from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import DeviceError, InputError, require
 from edgeres.core.stage import Recorder, StageReport
+from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.preflight import check_runnable
 
 log = logging.getLogger(__name__)
 BUILD_TIMEOUT_S = 3600
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _ENGINE_SHARE = 3  # of the file's size: its engine, and what the builder writes besides
 _ONNX, _PLAN = "model.onnx", "model.plan"
 
@@ -211,15 +211,12 @@ def check_model(model: Model) -> None:
 
 def _has_uint8_pairs(model: OnnxModel) -> bool:
     """By the type of the zero points; a QuantizeLinear without one makes uint8."""
-    onnx = require("onnx", "onnx")
-    graph, uint8 = model.proto.graph, onnx.TensorProto.UINT8
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    constants = [node for node in graph.node if node.op_type == "Constant"]
-    types |= {node.output[0]: one.t.data_type for node in constants for one in node.attribute if one.name == "value"}
-    for node in graph.node:
-        zero_point = node.input[2] if node.op_type in _PAIR and len(node.input) > 2 else ""
-        named = next((one.i for one in node.attribute if one.name == "output_dtype"), 0)
-        without = named or uint8 if node.op_type == "QuantizeLinear" and not zero_point else None
+    uint8 = require("onnx", "onnx").TensorProto.UINT8
+    view = GraphView(model.proto)
+    types = {name: tensor.data_type for name, tensor in view.constants.items()}
+    for node in view.nodes:
+        zero_point = node.input[2] if node.op_type in QDQ and len(node.input) > 2 else ""
+        without = attribute(node, "output_dtype", 0) or uint8 if node.op_type == Q and not zero_point else None
         if uint8 in (types.get(zero_point), without):
             return True
     return False

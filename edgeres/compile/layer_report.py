@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeres.compile.layers import UNKNOWN, Layer
-from edgeres.compile.origin import LAYER_OPERATORS, Graph, Origin
+from edgeres.compile.origin import Graph, Origin
 from edgeres.core.config import Record
+from edgeres.graph.blocks import module_of
+from edgeres.graph.view import QDQ, WEIGHTED
 
 INT8 = "INT8"
 FUSED, STANDALONE, OPAQUE, ABSENT = "fused", "standalone", "inside a region", "not found"
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _OWN_CHOICE = "the graph allows it, TensorRT chose otherwise"
 
 
@@ -80,7 +81,7 @@ def layer_report(layers: Sequence[Layer], model: Any) -> LayerReport:
         modules=tuple(_module(graph, name, kernels, copies[name]) for name in graph.additions),
         kernels=dict(Counter(layer.precision for layer, _ in kernels).most_common()),
         reformats=sum(layer.is_reformat for layer in layers),
-        quantizers=sum(bool(origin.nodes) and graph.operators(origin.nodes) <= _PAIR for _, origin in kernels),
+        quantizers=sum(bool(origin.nodes) and graph.operators(origin.nodes) <= QDQ for _, origin in kernels),
     )
 
 
@@ -106,8 +107,8 @@ def _belongs(graph: Graph, origin: Origin, name: str, addition: str) -> bool:
     """By what it computes; the pairs it takes in may bear the name of the module before."""
     if addition in origin.nodes:
         return True
-    computing = [node for node in origin.nodes if not graph.operators((node,)) & _PAIR]
-    return any(graph.module_of(node) == name for node in computing or origin.nodes)
+    computing = [node for node in origin.nodes if not graph.operators((node,)) & QDQ]
+    return any(module_of(node) == name for node in computing or origin.nodes)
 
 
 def _where(graph: Graph, adding: tuple[Layer, Origin] | None) -> tuple[str, str]:
@@ -117,7 +118,7 @@ def _where(graph: Graph, adding: tuple[Layer, Origin] | None) -> tuple[str, str]
     layer, origin = adding
     if origin.opaque:
         return OPAQUE, layer.precision
-    if not LAYER_OPERATORS & graph.operators(origin.nodes):
+    if not WEIGHTED & graph.operators(origin.nodes):
         return STANDALONE, layer.precision
     read = {port.precision for port in layer.inputs}
     others = sorted(read - {layer.precision, UNKNOWN})

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from edgeres.compile.layers import Layer
+from edgeres.graph.blocks import blocks_in, module_of
+from edgeres.graph.view import DQ, WEIGHTED, GraphView
 
-LAYER_OPERATORS = frozenset({"Conv", "Gemm", "MatMul"})
 _WORD = re.compile(r"[^\s+(),\[\]{}\x1e]+")
 _RANGE = "..."
-_OURS = re.compile(r"(layer\d+\.\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,15 @@ class Graph:
     """An onnx.ModelProto by names of nodes."""
 
     def __init__(self, model: Any) -> None:
-        self._graph = model.graph
-        self.nodes = {node.name or f"node_of_{node.output[0]}": node for node in model.graph.node}
+        self._view = GraphView(model)
+        self.nodes = {_name_in_engine(node): node for node in self._view.nodes}
         self._order = {name: index for index, name in enumerate(self.nodes)}
 
     @cached_property
     def additions(self) -> dict[str, str]:
-        """Module -> its residual addition: an Add of two computed tensors."""
-        stored = {tensor.name for tensor in self._graph.initializer}
-        found = {}
-        for name, node in self.nodes.items():
-            if node.op_type == "Add" and not stored.intersection(node.input):
-                found[self.module_of(name) or name] = name
-        return found
-
-    def module_of(self, name: str) -> str | None:
-        """The module a node belongs to by its name, as `edgeres export` writes them."""
-        match = _OURS.match(name)
-        return match[1] if match else None
+        """Residual module -> the addition that ends it."""
+        names = [_name_in_engine(block.addition) for block in blocks_in(self._view)]
+        return {module_of(name) or name: name for name in names}
 
     def origin(self, layer: Layer) -> Origin:
         """The nodes of `layer` that are in the graph."""
@@ -69,28 +60,28 @@ class Graph:
     def obstacle(self, addition: str) -> str | None:
         """What in the graph keeps TensorRT from adding inside an INT8 convolution; None if nothing does."""
         makers = [self._maker(tensor) for tensor in self.nodes[addition].input]
-        branches = [node for node in makers if node is not None and node.op_type in LAYER_OPERATORS]
-        quantized = [node for node in makers if node is not None and node.op_type == "DequantizeLinear"]
+        branches = [node for node in makers if node is not None and node.op_type in WEIGHTED]
+        quantized = [node for node in makers if node is not None and node.op_type == DQ]
         if not branches:
             return "no convolution's output is added directly" + (": each is quantized first" if quantized else "")
         if not any(self._reads_quantized(node) for node in branches):
             return "its convolution is float in the graph"
         if not quantized:
             return "its skip has no Q/DQ pair"
-        readers = sum(branches[-1].output[0] in node.input for node in self.nodes.values())
-        return "its convolution's output is read elsewhere too" if readers > 1 else None
-
-    @cached_property
-    def _makers(self) -> dict[str, Any]:
-        return {output: node for node in self.nodes.values() for output in node.output}
+        readers = self._view.readers[branches[-1].output[0]]
+        return "its convolution's output is read elsewhere too" if len(readers) > 1 else None
 
     def _maker(self, tensor: str) -> Any:
         """The node that computes `tensor`, casts passed over."""
-        node = self._makers.get(tensor)
+        node = self._view.producers.get(tensor)
         while node is not None and node.op_type == "Cast":
-            node = self._makers.get(node.input[0])
+            node = self._view.maker_of(node)
         return node
 
     def _reads_quantized(self, node: Any) -> bool:
         makers = [self._maker(tensor) for tensor in node.input[:2]]
-        return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+        return all(maker is not None and maker.op_type == DQ for maker in makers)
+
+
+def _name_in_engine(node: Any) -> str:
+    return node.name or f"node_of_{next(iter(node.output), '')}"

@@ -6,7 +6,6 @@ that name returns. In graphs that name no modules it is what each residual addit
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +15,15 @@ from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
 from edgeres.core.errors import InputError, require
+from edgeres.graph.blocks import blocks_in, module_of
+from edgeres.graph.view import QDQ, GraphView
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Images, RunnerOptions, infer_all
 
 LOGITS = ""
 Values = dict[str, NDArray[np.float32]]
 Probe = Callable[[Images], Values]  # float32 (N, C, H, W) -> module -> output, LOGITS -> (N, K)
-_MODULE = re.compile(r"(layer\d+\.\d+)\.")
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
+_PAIR = QDQ | {"Cast"}
 
 
 @contextmanager
@@ -50,13 +50,10 @@ def probe_for(model: Model, way: str, threads: int | None = None) -> Iterator[tu
 
 def module_tensors(model: Any) -> dict[str, str]:
     """Module -> tensor, in the graph's order."""
-    nodes = [node for node in model.graph.node if node.op_type not in _PAIR]
-    named = {match[1]: str(node.output[0]) for node in nodes if (match := _MODULE.match(node.name))}
-    if named:
-        return named
-    stored = {tensor.name for tensor in model.graph.initializer}
-    additions = [node for node in nodes if node.op_type == "Add" and not stored.intersection(node.input)]
-    return {str(node.output[0]): str(node.output[0]) for node in additions}
+    view = GraphView(model)
+    nodes = [node for node in view.nodes if node.op_type not in _PAIR]
+    named = {module: str(node.output[0]) for node in nodes if (module := module_of(node.name))}
+    return named or {block.output: block.output for block in blocks_in(view)}
 
 
 def _network_probe(checkpoint: Checkpoint) -> Probe:

@@ -11,16 +11,15 @@ Quantized values are kept as float tensors that hold integers.  Source: ONNX ope
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
 from edgeres.graph.operators import OPERATORS, Operator
+from edgeres.graph.view import GraphView
 
 Substitute = Callable[[Tensor], Tensor]
 
@@ -34,12 +33,12 @@ class GraphNetwork(nn.Module):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
-        graph = model.graph
-        self.nodes = [node for node in graph.node if node.op_type != "Constant"]
-        self.input, self.output = graph.input[0].name, graph.output[0].name
+        view = GraphView(model)
+        self.nodes = [node for node in view.nodes if node.op_type != "Constant"]
+        self.input, self.output = view.inputs[0], view.outputs[0]
         self.stored = nn.ParameterDict()
-        for name, array in _constants(graph).items():
-            tensor = torch.from_numpy(array.copy())
+        for name in (name for name in view.constants if view.op_of(name) in ("", "Constant")):
+            tensor = torch.from_numpy(np.array(view.value(name)))
             self.stored[_key(name)] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         self.substitutes: dict[str, Substitute] = {}
         self.readers: dict[tuple[str, int], str] = {}
@@ -105,15 +104,6 @@ class GraphNetwork(nn.Module):
                 needed.add(step)
                 open_names += self.nodes[step].input
         return sorted(needed)
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            value = next(entry.t for entry in node.attribute if entry.name == "value")
-            arrays[node.output[0]] = numpy_helper.to_array(value)
-    return arrays
 
 
 def _operator(node: onnx.NodeProto) -> Operator:

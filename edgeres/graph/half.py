@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from edgeres.core.errors import InputError
+from edgeres.graph.view import QDQ, opset_of
 
 OPSET = 19
 _IR_VERSION = 9  # the first that knows opset 19
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _FLOAT_PARAMETERS = frozenset({"Resize"})  # inputs that are float32 whatever the data are
 
 
@@ -54,10 +54,9 @@ def _half(values: NDArray[Any], name: str) -> NDArray[np.float16]:
 
 
 def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    if version < OPSET and any(node.op_type in _PAIR for node in model.graph.node):
+    if opset_of(model) < OPSET and any(node.op_type in QDQ for node in model.graph.node):
         result = version_converter.convert_version(result, OPSET)
         del result.metadata_props[:]
         result.metadata_props.extend(model.metadata_props)

@@ -1,30 +1,56 @@
-"""A read-only view of an ONNX graph: who makes and who reads a tensor."""
+"""A read-only view of an ONNX graph: who makes and who reads a tensor, and what is constant wherever it is kept.
+
+Any graph is understood: constants in nodes or in initializers, nodes without inputs, without a name, with pairs or
+without. Importing it needs no onnx.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import onnx
+import numpy as np
 
-LAYERS = frozenset({"Conv", "Gemm"})
-QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
+QDQ = frozenset({Q, DQ})
+LAYERS = frozenset({"Conv", "Gemm"})  # what edgeres quantizes
+WEIGHTED = LAYERS | {"ConvTranspose", "MatMul"}  # every operator that multiplies by a weight
+_ONNX = ("", "ai.onnx")
+_ALIASES = frozenset({"Identity", "Dropout"})
+_WEIGHT_MOVERS = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Cast"})
 
 
 class GraphView:
-    """Indices over `model.graph`; the model must not change while the view is used."""
+    """Indices over `model.graph`, which must not change while the view is used.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.nodes: list[onnx.NodeProto] = list(model.graph.node)
-        self.inputs = [value.name for value in model.graph.input]
-        self.outputs = [value.name for value in model.graph.output]
-        self.initializers: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
+    `body`: a graph inside of it, an If's or a Loop's, which sees the constants of the view `outer` around it.
+    `inputs` are those that must be fed; `constants`: tensor -> its value, of an initializer or of a Constant node.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, body: onnx.GraphProto | None = None, outer: GraphView | None = None
+    ) -> None:
+        graph = model.graph if body is None else body
+        self.nodes: list[onnx.NodeProto] = list(graph.node)
+        self.opset = opset_of(model)
+        self.constants: dict[str, onnx.TensorProto] = dict(outer.constants) if outer else {}
+        self.constants |= {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = [value.name for value in graph.input if value.name not in self.constants]
+        self.outputs = [value.name for value in graph.output]
+        for node in self.nodes:
+            if (tensor := _constant_of(node, self.constants)) is not None:
+                self.constants[node.output[0]] = tensor
 
     @cached_property
     def producers(self) -> dict[str, onnx.NodeProto]:
         """Tensor -> the node that makes it; graph inputs and initializers have none."""
-        return {output: node for node in self.nodes for output in node.output}
+        return producers_of(self.nodes)
 
     @cached_property
     def readers(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
@@ -42,18 +68,77 @@ class GraphView:
         return [
             node
             for node in self.nodes
-            if node.op_type == "Add" and not any(tensor in self.initializers for tensor in node.input)
+            if node.op_type == "Add" and len(node.input) == 2 and self.constants.keys().isdisjoint(node.input)
         ]
+
+    def value(self, tensor: str) -> NDArray[Any] | None:
+        """A constant's values, None if `tensor` is computed."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.constants[tensor]) if tensor in self.constants else None
 
     def op_of(self, tensor: str) -> str:
         """The operator that makes `tensor`, empty for graph inputs and initializers."""
-        producer = self.producers.get(tensor)
-        return producer.op_type if producer else ""
+        return self.producers[tensor].op_type if tensor in self.producers else ""
+
+    def maker_of(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The node that makes the first input of `node`; None at the graph's inputs and at nodes without inputs."""
+        return self.producers.get(node.input[0]) if node.input else None
+
+    def source_of(self, pair_end: onnx.NodeProto) -> str | None:
+        """The float tensor behind a DequantizeLinear; None if its integers are not made by a QuantizeLinear."""
+        maker = self.maker_of(pair_end)
+        return maker.input[0] if maker is not None and maker.op_type == Q else None
+
+    def is_weight(self, node: onnx.NodeProto) -> bool:
+        """Whether a Q or DQ node works on a constant."""
+        data = node.input[0]
+        if node.op_type == DQ and data not in self.constants:
+            data = self.source_of(node) or data
+        return data in self.constants
+
+    def weight_pair(self, layer: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The DequantizeLinear behind a layer's weight, seen through transpositions and the like."""
+        node = self.producers.get(layer.input[1]) if len(layer.input) > 1 else None
+        while node is not None and node.op_type in _WEIGHT_MOVERS:
+            node = self.maker_of(node)
+        return node if node is not None and node.op_type == DQ else None
+
+    def layer_before(self, tensor: str) -> onnx.NodeProto | None:
+        """The nearest layer on the way back from `tensor`, unless an addition comes first."""
+        node = self.producers.get(tensor)
+        while node is not None and node.op_type not in WEIGHTED | {"Add"}:
+            node = self.maker_of(node)
+        return node if node is not None and node.op_type in WEIGHTED else None
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the ONNX operator set the model asks for."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in _ONNX), 0)
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """The node's name, or its operator and output if it has none."""
+    return node.name or f"{node.op_type} -> {node.output[0] if node.output else '?'}"
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     """An integer attribute of `node`."""
-    return next((entry.i for entry in node.attribute if entry.name == name), default)
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)
+
+
+def weight_axis(layer: onnx.NodeProto, ndim: int) -> int:
+    """The axis of a layer's weight that counts its output channels."""
+    if layer.op_type == "MatMul":
+        return ndim - 1
+    if layer.op_type == "Gemm":
+        return 0 if attribute(layer, "transB", 0) else 1
+    return 1 if layer.op_type == "ConvTranspose" else 0
+
+
+def producers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
+    """Tensor -> the node that makes it."""
+    return {output: node for node in nodes for output in node.output if output}
 
 
 def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
@@ -63,3 +148,24 @@ def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[tuple[onnx.Nod
         for index, tensor in enumerate(node.input):
             readers[tensor].append((node, index))
     return readers
+
+
+def _constant_of(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> onnx.TensorProto | None:
+    """The tensor a Constant node, or an Identity of a constant, stands for."""
+    from onnx import numpy_helper
+
+    if node.op_type in _ALIASES and node.domain in _ONNX and node.input:
+        return known.get(node.input[0])
+    if node.op_type != "Constant" or node.domain not in _ONNX or not node.output:
+        return None
+    for entry in node.attribute:
+        if entry.name == "value":
+            tensor: onnx.TensorProto = entry.t
+            return tensor
+        if entry.name in ("value_float", "value_floats"):
+            values = np.asarray(entry.f if entry.name == "value_float" else list(entry.floats), np.float32)
+            return numpy_helper.from_array(values, node.output[0])
+        if entry.name in ("value_int", "value_ints"):
+            integers = np.asarray(entry.i if entry.name == "value_int" else list(entry.ints), np.int64)
+            return numpy_helper.from_array(integers, node.output[0])
+    return None

@@ -31,7 +31,7 @@ from statistics import fmean
 from edgeres.bench.stage import BenchConfig, Session
 from edgeres.bench.trtexec import LayerTime, profile_from
 from edgeres.compile.layers import UNKNOWN, Layer, layers_in
-from edgeres.compile.origin import LAYER_OPERATORS, Graph, Origin
+from edgeres.compile.origin import Graph, Origin
 from edgeres.core.artifacts import LatencyTableFile, Model, OnnxModel
 from edgeres.core.durations import text_from
 from edgeres.core.errors import InputError
@@ -40,12 +40,13 @@ from edgeres.core.metrics import Z_95, Latency
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.graph.blocks import module_of
+from edgeres.graph.view import QDQ, WEIGHTED
 from edgeres.prune.latency import FILE_NAME, Measure
 from edgeres.prune.latency_design import interval_around, shape_classes
 from edgeres.prune.latency_kept import Kept, NetworkTime
 from edgeres.prune.latency_table import LatencyConfig, LatencyTable, ModuleCost, lines_of, summary_of
 
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SHORTCUT = ".downsample"
 _ROUNDS = 20  # pieces in a row that a board's samples are cut into: neighbours are not independent
 _NAMED = 4  # modules of a shortened network that a line of progress names; more are counted
@@ -218,9 +219,10 @@ def _layers_of(times: Sequence[LayerTime], layers: Sequence[Layer]) -> Iterator[
 def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:
     """The module that would take the layer with it; "" if none would."""
     origin = graph.origin(layer)
-    computing = [node for node in origin.nodes if not graph.operators((node,)) & _PAIR] or list(origin.nodes)
-    heavy = [node for node in computing if graph.operators((node,)) & LAYER_OPERATORS]
-    found = {_module_of(graph, node, modules) for node in heavy or computing}
+    computing = [node for node in origin.nodes if not graph.operators((node,)) & QDQ] or list(origin.nodes)
+    heavy = [node for node in computing if graph.operators((node,)) & WEIGHTED]
+    names = [module_of(node) or "" for node in heavy or computing]
+    found = {name if name in modules else "" for name in names}
     if layer.is_reformat or not found - {""}:
         return ""
     if heavy and (len(found) > 1 or _is_mixed(graph, origin)):
@@ -229,11 +231,6 @@ def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:
             f" takes cannot be told; {_OTHER_WAY}"
         )
     return "" if any(_SHORTCUT in node for node in computing) else max(found)
-
-
-def _module_of(graph: Graph, node: str, modules: Sequence[str]) -> str:
-    name = graph.module_of(node)
-    return name if name is not None and name in modules else ""
 
 
 def _is_mixed(graph: Graph, origin: Origin) -> bool:

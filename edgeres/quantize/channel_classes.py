@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgeres.graph.operators import OPERATORS
 from edgeres.graph.view import LAYERS, GraphView, attribute
@@ -75,7 +74,7 @@ def scaled(
 
 
 def _stored(view: GraphView, given: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
-    return given[name] if name in given else numpy_helper.to_array(view.initializers[name])
+    return given[name] if name in given else np.asarray(view.value(name))
 
 
 class _Union:
@@ -126,13 +125,13 @@ def _of_node(view: GraphView, node: onnx.NodeProto, found: dict[str, Classes], u
 
 def _of_layer(view: GraphView, node: onnx.NodeProto, found: dict[str, Classes], union: _Union) -> Classes | None:
     names = [name for name in node.input[1:] if name]
-    plain = all(name in view.initializers and len(view.readers[name]) == 1 for name in names)
+    plain = all(name in view.constants and len(view.readers[name]) == 1 for name in names)
     plain = plain and (node.op_type == "Conv" or bool(attribute(node, "transB", 0)))
     if not plain:
         return None
     if attribute(node, "group", 1) != 1:
         union.fix(found.get(str(node.input[0]), ()))
-    return union.new(view.initializers[node.input[1]].dims[0])
+    return union.new(view.constants[node.input[1]].dims[0])
 
 
 def _summed(a: int, b: int, union: _Union) -> int:
@@ -144,12 +143,9 @@ def _summed(a: int, b: int, union: _Union) -> int:
 
 def _moved(view: GraphView, node: onnx.NodeProto, classes: Classes) -> Classes | None:
     """Runs the node on a map that holds the labels; padding leaves zeros."""
-    if any(name and name not in view.initializers for name in node.input[1:]):
+    if any(name and name not in view.constants for name in node.input[1:]):
         return None
-    parameters = [
-        torch.from_numpy(numpy_helper.to_array(view.initializers[name]).copy()) if name else None
-        for name in node.input[1:]
-    ]
+    parameters = [torch.from_numpy(np.array(view.value(name))) if name else None for name in node.input[1:]]
     shifted = torch.from_numpy(classes + 1).double().reshape(1, -1, 1, 1).expand(1, -1, _SIDE, _SIDE)
     attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     labels: Classes = OPERATORS[node.op_type](attributes)(shifted, *parameters)[0].flatten(1).amax(1).long().numpy() - 1

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import LEVELS
@@ -25,12 +24,12 @@ def half_decision(model: onnx.ModelProto, placement: Placement, decision: Decisi
 
     Weights decided elsewhere keep their integers; their scales are rounded to the nearest float16.
     """
-    stored = GraphView(model).initializers
+    view = GraphView(model)
     weights = {name: IntegerWeight(given.values, _nearest(given.scale)) for name, given in decision.weights.items()}
-    for layer in GraphView(model).layers:
+    for layer in view.layers:
         name = layer.input[1]
         if layer.name in placement.layers and name not in weights:
-            weight = decision.tensors[name] if name in decision.tensors else numpy_helper.to_array(stored[name])
+            weight = decision.tensors[name] if name in decision.tensors else view.value(name)
             weights[name] = _rounded(np.asarray(weight))
     amax = {name: float(_up(np.asarray(bound / LEVELS))) * LEVELS for name, bound in decision.amax.items()}
     return Decision(amax, weights, decision.tensors)

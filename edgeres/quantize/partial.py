@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeres.graph.blocks import SKIP, modules_in, skips_in
 from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.insert import quantized_weight
-from edgeres.quantize.modules import SKIP, modules_in, skips_in
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import bound_of, constant, fake_quantizer, float_network, quantized_reads
 
@@ -124,7 +124,7 @@ class QuantizedNetwork:
         cost = {}
         for layer in view.layers:
             places = math.prod(outputs[str(layer.output[0])].shape[2:])
-            cost[layer.name] = float(math.prod(view.initializers[layer.input[1]].dims) * places)
+            cost[layer.name] = float(math.prod(view.constants[layer.input[1]].dims) * places)
         return {unit: sum(cost.get(node, 0.0) for node in self._nodes[unit]) for unit in self.units}
 
     def _set(self, keep: frozenset[str]) -> None:

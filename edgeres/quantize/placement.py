@@ -8,8 +8,7 @@
                     stands before the addition
     anything else   nothing: ReLU and pooling commute with the pair that follows them
 
-Of an addition's inputs the skip is the one with fewer layers back to the fork, then with fewer weights, then
-the first.
+Which of an addition's inputs is the skip is said by `edgeres.graph.blocks`.
 
 Source: TensorRT developer guide, "Explicit quantization: Q/DQ placement recommendations";
 pytorch-quantization and ModelOpt place the pairs of their ResNets in the same way.
@@ -17,15 +16,14 @@ pytorch-quantization and ModelOpt place the pairs of their ResNets in the same w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
 
 from edgeres.core.errors import InputError
+from edgeres.graph.blocks import blocks_in, nodes_named
 from edgeres.graph.view import LAYERS, GraphView, attribute
-from edgeres.quantize.modules import nodes_named
 
 _MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
 _KEEP_SCALE = _MOVERS | {"MaxPool", "Flatten"}
@@ -65,7 +63,7 @@ def placement_of(
 ) -> Placement:
     """The rule applied to a float graph; without `stem` (`head`) the first (last) layer stays float.
 
-    `keep` names layers and modules (`modules_of`) that stay float, with the additions that end them: an addition's skip
+    `keep` names layers and modules (`modules_in`) that stay float, with the additions that end them: an addition's skip
     is left alone where the addition lies in a kept module, the layer that feeds its branch is kept, or the skip
     itself is (`skips_in`).
 
@@ -80,17 +78,16 @@ def placement_of(
     for layer in layers:
         readers.setdefault(layer.input[0], []).append((layer.name, 0))
     scale_of, additions = {}, []
-    for addition in view.additions:
-        index = skip_index(view, addition)
-        if index is None or addition.name in kept or _layer_before(view, addition.input[1 - index]) in kept:
+    for block in blocks_in(view):
+        name, before = block.addition.name, view.layer_before(block.branch)
+        if name in kept or (before is not None and before.name in kept):
             continue
-        additions.append(addition.name)
-        skip = addition.input[index]
-        source, first_mover = _moved_from(view, skip)
+        additions.append(name)
+        source, first_mover = _moved_from(view, block.skip)
         if first_mover is not None and source in readers:
             readers[source].append((first_mover.name, 0))
-            scale_of[skip] = source
-        readers.setdefault(skip, []).append((addition.name, index))
+            scale_of[block.skip] = source
+        readers.setdefault(block.skip, []).append((name, block.skip_index))
     points = tuple(Point(tensor, tuple(who), scale_of.get(tensor, tensor)) for tensor, who in readers.items())
     return Placement(points, tuple(layer.name for layer in layers), tuple(additions))
 
@@ -131,27 +128,6 @@ def observed_of(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(tensor for tensor in _in_order(GraphView(model)) if tensor in needed)
 
 
-def skip_index(view: GraphView, addition: onnx.NodeProto) -> int | None:
-    """Which input of a residual addition is the skip; None if its inputs have no common origin."""
-    paths = [_path_back(view, tensor) for tensor in addition.input]
-    fork = next((tensor for tensor in paths[0] if tensor in paths[1]), None)
-    if fork is None:
-        return None
-    return min((0, 1), key=lambda index: (paths[index][fork], index))
-
-
-def _path_back(view: GraphView, tensor: str) -> dict[str, tuple[int, int]]:
-    """Tensors from `tensor` back to the graph's input, nearest first -> (layers, weights) on the way."""
-    path, layers, weights = {tensor: (0, 0)}, 0, 0
-    while (node := view.producers.get(tensor)) is not None and node.input:
-        if node.op_type in LAYERS:
-            layers += 1
-            weights += math.prod(view.initializers[node.input[1]].dims)
-        tensor = node.input[0]
-        path[tensor] = (layers, weights)
-    return path
-
-
 def _moved_from(view: GraphView, tensor: str) -> tuple[str, onnx.NodeProto | None]:
     """The tensor whose values `tensor` holds, and the first of the nodes that move them."""
     first = None
@@ -171,13 +147,6 @@ def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> se
     return kept
 
 
-def _layer_before(view: GraphView, tensor: str) -> str:
-    """Name of the nearest layer that `tensor` comes from, empty if there is none."""
-    while (node := view.producers.get(tensor)) is not None and node.op_type not in LAYERS and node.input:
-        tensor = node.input[0]
-    return node.name if node and node.op_type in LAYERS else ""
-
-
 def _is_integer(view: GraphView, node: onnx.NodeProto) -> bool:
     if node.op_type not in _INTEGER:
         return False
@@ -189,7 +158,7 @@ def _is_integer(view: GraphView, node: onnx.NodeProto) -> bool:
 
 def _data_inputs(view: GraphView, node: onnx.NodeProto) -> list[str]:
     inputs = node.input if node.op_type == "Add" else node.input[:1]
-    return [tensor for tensor in inputs if tensor not in view.initializers]
+    return [tensor for tensor in inputs if tensor not in view.constants]
 
 
 def _result_of(view: GraphView, node: onnx.NodeProto) -> str:
@@ -208,7 +177,7 @@ def _check(view: GraphView) -> None:
     for node in view.nodes:
         if node.op_type in _UNSUPPORTED:
             raise InputError(f"cannot quantize {node.op_type} node {node.name!r}; export the checkpoint again")
-        if node.op_type in LAYERS and node.input[1] not in view.initializers:
+        if node.op_type in LAYERS and node.input[1] not in view.constants:
             raise InputError(f"the weights of {node.name!r} are not stored in the graph; export the checkpoint again")
         if node.op_type == "Gemm" and not attribute(node, "transB", 0):
             raise InputError(f"Gemm node {node.name!r} has transB = 0; export the checkpoint again")

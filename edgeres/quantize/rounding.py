@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from edgeres.core.config import Config
 from edgeres.core.progress import track
+from edgeres.graph.blocks import modules_in
 from edgeres.graph.execute import Substitute
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.quantize.decision import Decision, IntegerWeight
-from edgeres.quantize.modules import modules_in
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Simulation, float_network, integer_weight
 from edgeres.quantize.walk import Images, Walk

@@ -15,11 +15,11 @@ import torch
 
 from edgeres.core.errors import StageError
 from edgeres.core.progress import track
+from edgeres.graph.blocks import skips_in
 from edgeres.graph.execute import GraphNetwork
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.modules import skips_in
 from edgeres.quantize.partial import Images, PlacementArgs, QuantizedNetwork, batches_of
 from edgeres.quantize.search import HeldOut, KeptUnit, MixedChoice, Search
 

@@ -18,6 +18,8 @@ from edgeres.core.errors import InputError, StageError, did_you_mean, require
 from edgeres.core.files import written
 from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.graph.blocks import skips_in
+from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.choosing import (
     AUTO,
@@ -142,9 +144,8 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
 
 def _mark_float_skips(model: Any, source: OnnxModel, options: Options) -> None:
     """So that lint knows that they are meant."""
-    from edgeres.quantize.modules import skips_named
-
-    if names := skips_named(source.proto, options.keep):
+    skips = skips_in(GraphView(source.proto))
+    if names := [node for name, node in skips.items() if name in options.keep]:
         set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))
 
 
@@ -215,14 +216,12 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
     """Signal to quantization noise of the worst layer's weights, in dB."""
-    from edgeres.graph.view import GraphView
     from edgeres.quantize.insert import quantized_weight
 
-    numpy_helper = require("onnx", "onnx").numpy_helper
     view, sqnr = GraphView(model), {}
     for node in view.layers:
         if node.name in layers:
-            weight = numpy_helper.to_array(view.initializers[node.input[1]]).astype(np.float64)
+            weight = np.asarray(view.value(node.input[1])).astype(np.float64)
             sqnr[node.name] = sqnr_db(weight, weight - quantized_weight(weight).as_float)
     worst = min(sqnr, key=lambda name: sqnr[name])
     return {"worst_weight_sqnr_db": round(sqnr[worst], 2), "worst_weight_layer": worst}

@@ -80,7 +80,7 @@ def _channel_padding(view: GraphView, pad: onnx.NodeProto) -> tuple[int, int]:
 
 def _constant(view: GraphView, node: onnx.NodeProto, index: int) -> NDArray[np.int64] | None:
     name = node.input[index] if index < len(node.input) else ""
-    return numpy_helper.to_array(view.initializers[name]) if name in view.initializers else None
+    return view.value(name)
 
 
 def _kernel(channels: int, front: int, added: int) -> NDArray[np.float32]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
 from edgeres.core.spec import ModelSpec
+from edgeres.graph.blocks import skips_in
+from edgeres.graph.view import GraphView
 from edgeres.models import modules_of, spec_from_arch
 
 _DEFAULT_CLASSES = {"imagenet": 1000, "cifar": 10}
@@ -53,9 +55,6 @@ def _model_description(model: Model) -> dict[str, Any]:
 
 def _float_skips(model: OnnxModel) -> dict[str, Any]:
     """The skips that stay float on purpose, named as `--keep` names them; nothing if there are none."""
-    from edgeres.graph.view import GraphView
-    from edgeres.quantize.modules import skips_in
-
     if not model.float_skips:
         return {}
     names = [name for name, node in skips_in(GraphView(model.proto)).items() if node in model.float_skips]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import require
+from edgeres.graph.blocks import called, modules_in
+from edgeres.graph.view import DQ, WEIGHTED, GraphView
 
 if TYPE_CHECKING:
     import onnx
 
-    from edgeres.graph.view import GraphView
-
 OUTSIDE = "outside"  # stem, head and downsampling that is of no module
 _INTEGER_OPS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm"})
-_LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) | _INTEGER_OPS
+_LAYER_OPS = WEIGHTED | _INTEGER_OPS
 
 
 def module_precisions(model: OnnxModel) -> dict[str, tuple[str, ...]]:
@@ -28,15 +28,12 @@ def module_precisions(model: OnnxModel) -> dict[str, tuple[str, ...]]:
     Modules of files that edgeres wrote have their names, those of others the name of their residual addition.
     """
     require("onnx", "onnx")
-    from edgeres.graph.view import GraphView
-    from edgeres.quantize.modules import modules_in
-
     view = GraphView(model.proto)
     owner = {node: module for module, nodes in modules_in(view).items() for node in nodes}
     found: dict[str, list[str]] = {}
     for node in view.nodes:
         if node.op_type in _LAYER_OPS:
-            found.setdefault(owner.get(node.name, OUTSIDE), []).append(_precision_of(node, view))
+            found.setdefault(owner.get(called(node), OUTSIDE), []).append(_precision_of(node, view))
     return {name: tuple(layers) for name, layers in found.items()}
 
 
@@ -76,18 +73,19 @@ def _precision_of(node: onnx.NodeProto, view: GraphView) -> str:
     if node.op_type in _INTEGER_OPS:
         return "int8"
     made = [view.op_of(tensor) for tensor in node.input[:2]]
-    if all(op == "DequantizeLinear" for op in made):
+    if made and all(op == DQ for op in made):
         return "int8"
-    if made[-1] == "DequantizeLinear":
+    if DQ in made[1:]:
         return "int8 weights"
-    return _float_format(_stored_behind(node.input[1], view))
+    return _float_format(_stored_behind(node, view))
 
 
-def _stored_behind(tensor: str, view: GraphView) -> Any:
-    """The initializer a weight comes from, through nodes of one input."""
-    while tensor not in view.initializers and (node := view.producers.get(tensor)) and node.input:
+def _stored_behind(layer: onnx.NodeProto, view: GraphView) -> Any:
+    """The constant a weight comes from, through nodes of one input."""
+    tensor = layer.input[1] if len(layer.input) > 1 else ""
+    while tensor not in view.constants and (node := view.producers.get(tensor)) and node.input:
         tensor = node.input[0]
-    return view.initializers.get(tensor)
+    return view.constants.get(tensor)
 
 
 def _float_format(tensor: Any) -> str:

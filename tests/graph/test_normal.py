@@ -11,11 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgeres.core.errors import InputError
+from edgeres.graph.blocks import modules_in
 from edgeres.graph.normal import normalised
+from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
-from edgeres.quantize.modules import modules_of
 from edgeres.quantize.placement import placement_of
 
 RANDOM = np.random.default_rng(0)
@@ -85,7 +86,7 @@ def test_a_torch_export_keeps_its_function_and_gets_the_usual_pairs(options):
     assert (len(placement.layers), len(placement.additions)) == (6, 2)
     amax = dict.fromkeys(placement.observed, 4.0)
     assert lint(with_pairs(made, placement, Decision(amax))) == ()
-    modules = modules_of(made)
+    modules = modules_in(GraphView(made))
     assert list(modules) == list(placement.additions)
     assert [len(set(placement.layers) & set(nodes)) for nodes in modules.values()] == [2, 2]
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.graph.blocks import modules_in, nodes_named
 from edgeres.graph.view import GraphView
-from edgeres.quantize.modules import modules_of, nodes_named
 from edgeres.quantize.placement import placement_of
 
 
 def test_modules_are_those_of_the_original_network_with_all_their_nodes(onnx_of):
-    modules = modules_of(onnx_of("resnet14", shortcut="B", dropped=("layer1.1",)).proto)
+    modules = modules_in(GraphView(onnx_of("resnet14", shortcut="B", dropped=("layer1.1",)).proto))
     assert list(modules) == ["layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer3.1"]
     assert modules["layer2.0"][-2:] == ("layer2.0.add", "layer2.0.relu_1")
     assert "layer2.0.downsample.0" in modules["layer2.0"]
@@ -17,7 +17,7 @@ def test_modules_are_those_of_the_original_network_with_all_their_nodes(onnx_of)
 
 @pytest.mark.parametrize("arch", ["plain8", "vgg11"])
 def test_networks_without_skips_have_modules_too(arch, onnx_of):
-    modules = modules_of(onnx_of(arch).proto)
+    modules = modules_in(GraphView(onnx_of(arch).proto))
     assert modules
     assert all(name.startswith("layer") for name in modules)
 
@@ -26,7 +26,7 @@ def test_a_graph_of_other_names_has_the_nodes_between_fork_and_addition(onnx_of)
     model = onnx_of("resnet8", shortcut="B").proto
     for node in model.graph.node:
         node.name = node.name.replace("layer", "stage")
-    modules = modules_of(model)
+    modules = modules_in(GraphView(model))
     assert list(modules) == ["stage1.0.add", "stage2.0.add", "stage3.0.add"]
     assert set(modules["stage2.0.add"]) == {
         "stage2.0.conv1",

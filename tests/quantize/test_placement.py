@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from edgeres.core.errors import InputError
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.models.resnet import ORDERINGS
-from edgeres.quantize.placement import placement_of, skip_index
+from edgeres.quantize.placement import placement_of
 
 
 def readers_of(placement, tensor: str) -> list[str]:
@@ -95,22 +95,6 @@ def test_stem_and_head_can_stay_float(onnx_of):
     part = placement_of(model, stem=False, head=False)
     assert set(whole.layers) - set(part.layers) == {"conv1", "fc"}
     assert set(whole.observed) - set(part.observed) == {"images", "flatten"}
-
-
-def test_the_skip_is_found_on_either_side_of_the_addition():
-    for swapped in (False, True):
-        inputs = ["y", "x"] if swapped else ["x", "y"]
-        model = graph_of([node("Conv", ["x", "w"], "y"), node("Add", inputs, "z")])
-        view = GraphView(model)
-        assert skip_index(view, view.additions[0]) == int(swapped)
-
-
-def test_of_two_single_layers_the_one_with_fewer_weights_is_the_skip():
-    for swapped in (False, True):
-        inputs = ["branch", "skip"] if swapped else ["skip", "branch"]
-        layers = [node("Conv", ["x", "w9"], "branch"), node("Conv", ["x", "w"], "skip")]
-        view = GraphView(graph_of([*layers, node("Add", inputs, "z")]))
-        assert skip_index(view, view.additions[0]) == int(swapped)
 
 
 def test_an_addition_of_unrelated_tensors_has_no_skip():

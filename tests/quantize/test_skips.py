@@ -9,12 +9,12 @@ import torch
 
 from edgeres.core.artifacts import FLOAT_SKIPS_KEY
 from edgeres.core.errors import StageError
+from edgeres.graph.blocks import skips_in
 from edgeres.graph.execute import GraphNetwork
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.modules import skips_in, skips_named
 from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork
 from edgeres.quantize.placement import observed_of, placement_of
 from edgeres.quantize.profiles import set_metadata
@@ -116,7 +116,7 @@ def test_a_float_skip_is_a_finding_unless_it_is_meant_and_then_survives_a_repair
     model = with_pairs(projected, placement_of(projected, keep=["layer2.0.skip"]), decision)
     (finding,) = lint(model)
     assert (finding.rule, finding.severity, finding.node) == ("skip", "speed", ADDITION)
-    set_metadata(model, FLOAT_SKIPS_KEY, ",".join(skips_named(projected, ["layer2.0.skip"])))
+    set_metadata(model, FLOAT_SKIPS_KEY, skips_in(GraphView(projected))["layer2.0.skip"])
     (finding,) = lint(model)
     assert finding.severity == "note"
     assert "on purpose" in finding.reason

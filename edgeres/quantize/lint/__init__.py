@@ -22,11 +22,11 @@ from collections.abc import Iterator
 import onnx
 
 from edgeres.core.artifacts import float_skips_of
+from edgeres.graph.view import GraphView
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.lint.pairs import pair_findings
 from edgeres.quantize.lint.structure import structure_findings
 from edgeres.quantize.lint.targets import JETPACKS, target_findings
-from edgeres.quantize.lint.view import QuantizedGraph
 
 __all__ = ["JETPACKS", "Finding", "is_quantized", "lint", "problems"]
 
@@ -39,27 +39,24 @@ def lint(model: onnx.ModelProto, *, target: str | None = None) -> tuple[Finding,
     `target` is a JetPack release of `JETPACKS`. Raises InputError if it is not known.
     """
     found = list(target_findings(model, target))
-    opset, float_skips = opset_of(model), frozenset(float_skips_of(model))
-    for view in _views(model.graph, opset):
+    float_skips = frozenset(float_skips_of(model))
+    for view in _views(model):
         found += [*pair_findings(view), *structure_findings(view, float_skips)]
     return tuple(found)
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the ONNX operator set the model asks for."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether any node quantizes or works on integers."""
-    return any(node.op_type.startswith(_MARKS) for view in _views(model.graph, 0) for node in view.nodes)
+    return any(node.op_type.startswith(_MARKS) for view in _views(model) for node in view.nodes)
 
 
-def _views(graph: onnx.GraphProto, opset: int, outer: QuantizedGraph | None = None) -> Iterator[QuantizedGraph]:
+def _views(
+    model: onnx.ModelProto, body: onnx.GraphProto | None = None, outer: GraphView | None = None
+) -> Iterator[GraphView]:
     """The graph and the bodies of its If, Loop and Scan nodes, which see the tensors around them."""
-    view = QuantizedGraph(graph, opset, outer)
+    view = GraphView(model, body, outer)
     yield view
     for node in view.nodes:
         for entry in node.attribute:
             for body in [entry.g] if entry.type == onnx.AttributeProto.GRAPH else entry.graphs:
-                yield from _views(body, opset, view)
+                yield from _views(model, body, view)

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, attribute, name_of, weight_axis
 from edgeres.quantize.lint.finding import Finding
-from edgeres.quantize.lint.view import DQ, LAYERS, Q, QuantizedGraph, attribute, name_of, weight_axis
 
 TYPE = onnx.TensorProto
 HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
@@ -21,7 +21,7 @@ _LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
 _AGAIN = "calibrate and quantize again: edgeres calibrate, edgeres quantize"
 
 
-def pair_findings(view: QuantizedGraph) -> Iterator[Finding]:
+def pair_findings(view: GraphView) -> Iterator[Finding]:
     """All rules on all Q and DQ nodes; the second node of a pair only where it differs from the first."""
     for node in view.nodes:
         if node.op_type not in (Q, DQ):
@@ -35,15 +35,15 @@ def pair_findings(view: QuantizedGraph) -> Iterator[Finding]:
         yield from _scale(view, node)
 
 
-def _repeats_first(view: QuantizedGraph, node: onnx.NodeProto) -> bool:
+def _repeats_first(view: GraphView, node: onnx.NodeProto) -> bool:
     first = view.producers.get(node.input[0])
     return node.op_type == DQ and first is not None and first.op_type == Q and first.input[1:] == node.input[1:]
 
 
-def integer_type(view: QuantizedGraph, node: onnx.NodeProto) -> int:
+def integer_type(view: GraphView, node: onnx.NodeProto) -> int:
     """TensorProto type of the integers: of the zero point, of the stored data, of `output_dtype`, else uint8."""
     for tensor in (node.input[2] if len(node.input) > 2 else "", node.input[0] if node.op_type == DQ else ""):
-        stored = view.stored(tensor) if tensor else None
+        stored = view.constants.get(tensor) if tensor else None
         if stored is not None:
             return int(stored.data_type)
     maker = view.producers.get(node.input[0])
@@ -52,7 +52,7 @@ def integer_type(view: QuantizedGraph, node: onnx.NodeProto) -> int:
     return attribute(node, "output_dtype", TYPE.UINT8 if node.op_type == Q else TYPE.INT8) or TYPE.UINT8
 
 
-def _zero_point(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+def _zero_point(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     kind = integer_type(view, node)
     zero_point = node.input[2] if len(node.input) > 2 else ""
     values = view.value(zero_point) if zero_point else np.zeros(())
@@ -79,8 +79,8 @@ def _other_type(node: onnx.NodeProto, kind: int) -> Finding:
     return _finding("type", node, f"{name}: {_LATER}", "check the target", severity="note", fixable=False)
 
 
-def _scale(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
-    stored, scale = view.stored(node.input[1]), view.value(node.input[1])
+def _scale(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
+    stored, scale = view.constants.get(node.input[1]), view.value(node.input[1])
     if stored is None or scale is None:
         yield _finding("scale", node, "computed at run time", _AGAIN, fixable=False)
         return
@@ -100,12 +100,12 @@ def _activation(node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
         yield _finding("scale", node, reason, "quantize activations per tensor")
 
 
-def _weight_scale(view: QuantizedGraph, node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
+def _weight_scale(view: GraphView, node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
     if attribute(node, "block_size", 0):
         if integer_type(view, node) in (TYPE.INT8, TYPE.UINT8):
             yield _finding("scale", node, "blocks of int8 weights are not known", "one scale per output channel")
         return
-    data = view.stored(node.input[0]) or view.stored(view.source_of(node) or "")
+    data = view.constants.get(node.input[0]) or view.constants.get(view.source_of(node) or "")
     axis, ndim = attribute(node, "axis", _DEFAULT_AXIS), len(data.dims) if data is not None else 0
     if scale.size == 1:
         if ndim > 1 and data is not None and data.dims[0] > 1:
@@ -126,11 +126,11 @@ def _weight_scale(view: QuantizedGraph, node: onnx.NodeProto, scale: NDArray[Any
         yield _finding("scale", node, reason, "one scale per output channel")
 
 
-def _layers_of(view: QuantizedGraph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _layers_of(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Layers that read the pair as their weight, directly."""
     ends = [node] if node.op_type == DQ else [reader for reader, _ in view.readers[node.output[0]]]
     readers = [reader for end in ends if end.output for reader in view.readers[end.output[0]]]
-    return [layer for layer, index in readers if index == 1 and layer.op_type in LAYERS]
+    return [layer for layer, index in readers if index == 1 and layer.op_type in WEIGHTED]
 
 
 def _shown(values: NDArray[Any]) -> str:

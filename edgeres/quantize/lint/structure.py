@@ -7,38 +7,39 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from edgeres.graph.blocks import Block, blocks_in
+from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, name_of
 from edgeres.quantize.lint.finding import Finding, Severity
 from edgeres.quantize.lint.pairs import TYPE, integer_type
-from edgeres.quantize.lint.view import DQ, LAYERS, Q, QuantizedGraph, name_of
 
 _OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")
 _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
 
 
-def structure_findings(view: QuantizedGraph, float_skips: frozenset[str] = frozenset()) -> Iterator[Finding]:
+def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset()) -> Iterator[Finding]:
     """All rules that look at more than one node; the skips of the additions `float_skips` are float on purpose."""
     for node in view.nodes:
         if node.op_type.startswith(_OPERATOR_FORMAT):
             remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"
             yield _finding("operator", node, f"{node.op_type} is not understood by TensorRT", remedy, fixable=False)
-        elif node.op_type in LAYERS and len(node.input) > 1:
+        elif node.op_type in WEIGHTED and len(node.input) > 1:
             yield from _half(view, node)
         elif node.op_type == Q and not view.is_weight(node):
             yield from _split(view, node)
         elif node.op_type == "BatchNormalization":
             yield from _batch_norm(view, node)
-    for node, skip in view.additions:
-        yield from _skip(view, node, skip, meant=node.name in float_skips)
+    for block in blocks_in(view):
+        yield from _skip(view, block, meant=block.addition.name in float_skips)
     yield from _two_scales(view)
 
 
-def is_quantized_layer(view: QuantizedGraph, node: onnx.NodeProto) -> bool:
+def is_quantized_layer(view: GraphView, node: onnx.NodeProto) -> bool:
     """Whether both inputs of a layer come from a DequantizeLinear."""
-    return view.op_of(node.input[0]) == DQ and view.weight_pair(node.input[1]) is not None
+    return view.op_of(node.input[0]) == DQ and view.weight_pair(node) is not None
 
 
-def _half(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
-    weight = view.weight_pair(node.input[1])
+def _half(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
+    weight = view.weight_pair(node)
     if weight is not None and integer_type(view, weight) not in (TYPE.INT8, TYPE.UINT8):
         return  # weights of 4 bits are meant to stand alone
     if (view.op_of(node.input[0]) == DQ) != (weight is not None):
@@ -46,8 +47,8 @@ def _half(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
         yield _finding("half", node, reason, "quantize input and weights, or neither", severity="speed")
 
 
-def _split(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
-    if view.op_of(node.input[0]) not in LAYERS:
+def _split(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
+    if view.op_of(node.input[0]) not in WEIGHTED:
         return
     for end, _ in view.readers[node.output[0]]:
         for reader, index in view.readers[end.output[0]]:
@@ -57,29 +58,29 @@ def _split(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
                 yield _finding("split", node, reason, f"move the pair behind {name_of(reader)}", severity="speed")
 
 
-def _batch_norm(view: QuantizedGraph, node: onnx.NodeProto) -> Iterator[Finding]:
+def _batch_norm(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     tensor = node.input[0]
     if view.op_of(tensor) == DQ:
         tensor = view.source_of(view.producers[tensor]) or tensor
     layer = view.producers.get(tensor)
-    if layer is not None and layer.op_type == "Conv" and view.weight_pair(layer.input[1]) is not None:
+    if layer is not None and layer.op_type == "Conv" and view.weight_pair(layer) is not None:
         reason = f"not folded into {name_of(layer)}, whose INT8 weights cannot take it up"
         yield _finding("batch-norm", node, reason, "fold it before quantizing", severity="speed")
 
 
-def _skip(view: QuantizedGraph, node: onnx.NodeProto, skip: int, *, meant: bool) -> Iterator[Finding]:
-    quantized = [view.op_of(tensor) == DQ for tensor in node.input]
-    main = 1 - skip
-    if quantized[main]:
-        both = "both inputs" if quantized[skip] else "the main branch"
+def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
+    node = block.addition
+    skip_is_quantized, branch_is_quantized = (view.op_of(tensor) == DQ for tensor in (block.skip, block.branch))
+    if branch_is_quantized:
+        both = "both inputs" if skip_is_quantized else "the main branch"
         reason = f"{both} quantized, the addition cannot be fused into the layer before it"
         yield _finding("skip", node, reason, "quantize the skip only", severity="speed")
-    elif not quantized[skip]:
-        layer = view.layer_before(node.input[main])
+    elif not skip_is_quantized:
+        layer = view.layer_before(block.branch)
         if layer is not None and is_quantized_layer(view, layer):
-            known = any(reader.op_type == Q for reader, _ in view.readers[node.input[skip]])
+            known = any(reader.op_type == Q for reader, _ in view.readers[block.skip])
             remedy = "let it read the pair that is there" if known else "calibrate it and quantize it"
-            reason = f"its skip {node.input[skip]} is float, {name_of(layer)} cannot end in INT8 with it"
+            reason = f"its skip {block.skip} is float, {name_of(layer)} cannot end in INT8 with it"
             if meant:
                 reason, remedy = f"{reason}; edgeres quantize left it so on purpose", "nothing to do"
                 yield _finding("skip", node, reason, remedy, severity="note", fixable=False)
@@ -87,7 +88,7 @@ def _skip(view: QuantizedGraph, node: onnx.NodeProto, skip: int, *, meant: bool)
             yield _finding("skip", node, reason, remedy, severity="speed", fixable=known)
 
 
-def _two_scales(view: QuantizedGraph) -> Iterator[Finding]:
+def _two_scales(view: GraphView) -> Iterator[Finding]:
     for tensor, readers in view.readers.items():
         pairs = [node for node, index in readers if node.op_type == Q and index == 0]
         scales = [view.value(node.input[1]) for node in pairs]

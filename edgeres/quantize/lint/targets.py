@@ -12,9 +12,9 @@ import onnx
 
 from edgeres.core.names import lookup
 from edgeres.core.tensorrt import newest_opset
+from edgeres.graph.view import DQ, Q
 from edgeres.quantize.lint.finding import Finding
 from edgeres.quantize.lint.pairs import HALF, HALF_SCALE_OPSET
-from edgeres.quantize.lint.view import DQ, Q
 
 _TYPES_SINCE = 10
 _NEW_TYPES = frozenset(

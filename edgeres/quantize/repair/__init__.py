@@ -19,7 +19,7 @@ import onnx
 
 from edgeres.core.artifacts import float_skips_of
 from edgeres.core.errors import InputError
-from edgeres.quantize.lint import opset_of
+from edgeres.graph.view import opset_of
 from edgeres.quantize.repair.batchnorm import fold_batch_norms
 from edgeres.quantize.repair.draft import Draft, inlined
 from edgeres.quantize.repair.placing import place

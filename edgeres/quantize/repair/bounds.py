@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeres.quantize.lint.view import attribute
+from edgeres.graph.view import attribute
 from edgeres.quantize.repair.draft import Draft
 
 MOVERS = frozenset({"Slice", "Pad"})

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
 
 from edgeres.core.errors import InputError
-from edgeres.graph.view import readers_of
-from edgeres.quantize.lint.view import QuantizedGraph
+from edgeres.graph.view import GraphView, producers_of, readers_of
 
 
 class Draft:
@@ -22,13 +21,13 @@ class Draft:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph
-        view = QuantizedGraph(graph, 0)
+        view = GraphView(self.model)
         _refuse_control_flow(view)
         self.outputs = {value.name for value in graph.output}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         for node in view.nodes:
-            stored = view.stored(node.output[0]) if node.output else None
+            stored = view.constants.get(node.output[0]) if node.output else None
             if stored is not None and node.output[0] not in self.outputs:
                 self.constants[node.output[0]] = _renamed(stored, node.output[0])
             else:
@@ -38,12 +37,17 @@ class Draft:
     @property
     def producers(self) -> dict[str, onnx.NodeProto]:
         """Tensor -> node, now."""
-        return {output: node for node in self.nodes for output in node.output if output}
+        return producers_of(self.nodes)
 
     @property
     def readers(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
         """Tensor -> (node, input index) of its readers, now."""
         return readers_of(self.nodes)
+
+    def view(self) -> GraphView:
+        """The graph as it is now; what is changed later does not show."""
+        graph = onnx.GraphProto(node=self.nodes, initializer=self.constants.values())
+        return GraphView(onnx.ModelProto(graph=graph, opset_import=self.model.opset_import))
 
     def value(self, name: str) -> NDArray[Any] | None:
         """A constant's values, None if `name` is computed."""
@@ -132,7 +136,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return inliner.inline_local_functions(model) if model.functions else model
 
 
-def _refuse_control_flow(view: QuantizedGraph) -> None:
+def _refuse_control_flow(view: GraphView) -> None:
     for node in view.nodes:
         if any(entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for entry in node.attribute):
             raise InputError(f"{node.op_type} node {node.name!r} holds a graph of its own; such files are not repaired")

@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.blocks import Block, blocks_in
+from edgeres.graph.view import DQ, WEIGHTED, Q, weight_axis
 from edgeres.quantize.decision import IntegerWeight
-from edgeres.quantize.lint.view import DQ, LAYERS, Q, QuantizedGraph, weight_axis
 from edgeres.quantize.repair.bounds import MOVERS, SHRINKING, Bound, bound_of
 from edgeres.quantize.repair.draft import Draft
 from edgeres.quantize.repair.stripping import Read, Taken
 
 _LEVELS = 127
-_FLOAT = SHRINKING | LAYERS | {"Add", "BatchNormalization", "Clip", "LeakyRelu", Q, DQ}
+_FLOAT = SHRINKING | WEIGHTED | {"Add", "BatchNormalization", "Clip", "LeakyRelu", Q, DQ}
 _AGAIN = "calibrate the float model and quantize it again"
 
 
@@ -48,7 +49,7 @@ class _Placer:
         """Points of the layers that will be quantized; their names in the graph's order."""
         chosen = []
         for node in self.draft.nodes:
-            if node.op_type not in LAYERS or not self.taken.has(node):
+            if node.op_type not in WEIGHTED or not self.taken.has(node):
                 continue
             inputs = [index for index in (0, 1) if node.input[index] not in self.draft.constants]
             unknown = [node.input[index] for index in inputs if not self._is_known(node.input[index])]
@@ -62,28 +63,28 @@ class _Placer:
 
     def place_skips(self, layers: list[str], float_skips: frozenset[str]) -> None:
         """Points of residual additions behind one of `layers`, and of what else had pairs before."""
-        view = QuantizedGraph(onnx.GraphProto(node=self.draft.nodes, initializer=self.draft.constants.values()), 0)
-        residual = {node.name for node, _ in view.additions}
-        for node, skip in view.additions:
-            layer = view.layer_before(node.input[1 - skip])
-            fused = layer is not None and layer.name in layers and node.name not in float_skips
-            if fused or (node.name, skip) in self.taken.reads:
-                self._place_skip(node, skip)
+        view = self.draft.view()
+        residual = {block.addition.name: block for block in blocks_in(view)}
+        for name, block in residual.items():
+            layer = view.layer_before(block.branch)
+            fused = layer is not None and layer.name in layers and name not in float_skips
+            if fused or (name, block.skip_index) in self.taken.reads:
+                self._place_skip(block)
         for node in self.draft.nodes:
             if node.op_type not in _FLOAT or (node.op_type == "Add" and node.name not in residual):
                 self._keep(node)
 
-    def _place_skip(self, node: onnx.NodeProto, skip: int) -> None:
-        tensor = source = node.input[skip]
+    def _place_skip(self, block: Block) -> None:
+        tensor = source = block.skip
         if not self._is_known(tensor):
-            self.notes.append(f"{node.name} keeps a float skip: the range of {tensor} is not known; {_AGAIN}")
+            self.notes.append(f"{block.addition.name} keeps a float skip: the range of {tensor} is not known; {_AGAIN}")
             return
         producers, first = self.draft.producers, None
         while (maker := producers.get(source)) is not None and maker.op_type in MOVERS:
             first, source = maker, maker.input[0]
         if first is not None and source in self.points:
             self._add(first, 0)
-        self._add(node, skip)
+        self._add(block.addition, block.skip_index)
 
     def _keep(self, node: onnx.NodeProto) -> None:
         """Operators of other kinds keep the pairs they had."""

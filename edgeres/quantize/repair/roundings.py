@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgeres.quantize.lint.view import DQ, Q
+from edgeres.graph.view import DQ, Q
 from edgeres.quantize.repair.bounds import SHRINKING
 from edgeres.quantize.repair.session import Session
 from edgeres.quantize.repair.stripping import Read

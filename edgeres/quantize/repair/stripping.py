@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.view import DQ, Q, attribute
 from edgeres.quantize.decision import IntegerWeight
-from edgeres.quantize.lint.view import DQ, Q, attribute
 from edgeres.quantize.repair.bounds import Bound, is_nonnegative
 from edgeres.quantize.repair.draft import Draft
 

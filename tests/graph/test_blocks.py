@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+from onnx import TensorProto, helper
+
+from edgeres.graph.blocks import Block, blocks_in, modules_in, skips_in
+from edgeres.graph.view import GraphView
+
+SIZES = {"w": 1, "w9": 9}
+
+
+def node(op: str, inputs: list[str], output: str, name: str = "") -> object:
+    return helper.make_node(op, inputs, [output], name=name)
+
+
+def view_of(*nodes: object) -> GraphView:
+    stored = [helper.make_tensor(name, TensorProto.FLOAT, [1, size], [1.0] * size) for name, size in SIZES.items()]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "u")]
+    return GraphView(helper.make_model(helper.make_graph(list(nodes), "g", inputs, [], stored)))
+
+
+def block_of(*nodes: object) -> Block:
+    (block,) = blocks_in(view_of(*nodes))
+    return block
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_skip_is_found_on_either_side_of_the_addition(swapped):
+    inputs = ["y", "x"] if swapped else ["x", "y"]
+    block = block_of(node("Conv", ["x", "w"], "y", "conv"), node("Add", inputs, "z", "add"))
+    assert (block.skip, block.branch, block.source, block.output) == ("x", "y", "x", "z")
+    assert block.skip_index == int(swapped)
+    assert (block.name, block.nodes) == ("add", ("conv", "add"))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_two_single_layers_the_one_with_fewer_weights_is_the_skip(swapped):
+    inputs = ["branch", "skip"] if swapped else ["skip", "branch"]
+    layers = [node("Conv", ["x", "w9"], "branch"), node("Conv", ["x", "w"], "skip")]
+    assert block_of(*layers, node("Add", inputs, "z")).skip == "skip"
+
+
+def test_of_two_alike_the_first_is_the_skip():
+    layers = [node("Conv", ["x", "w"], "a"), node("Conv", ["x", "w"], "b")]
+    assert block_of(*layers, node("Add", ["b", "a"], "z")).skip == "b"
+
+
+def test_weights_are_counted_through_their_pairs():
+    pairs = [node("DequantizeLinear", [name, "s"], f"{name}.dq") for name in SIZES]
+    layers = [node("Conv", ["x", "w9.dq"], "branch"), node("Conv", ["x", "w.dq"], "skip")]
+    assert block_of(*pairs, *layers, node("Add", ["branch", "skip"], "z")).skip == "skip"
+
+
+def test_a_module_ends_where_its_own_ways_meet():
+    nodes = [
+        node("Relu", ["x"], "stem", "stem"),
+        node("Conv", ["stem", "w"], "a", "conv"),
+        node("Add", ["stem", "a"], "b", "first"),
+        node("Relu", ["b"], "c", "relu"),
+        node("Conv", ["c", "w"], "d", "conv_1"),
+        node("Add", ["d", "c"], "e", "second"),
+    ]
+    assert modules_in(view_of(*nodes)) == {"first": ("conv", "first"), "second": ("conv_1", "second")}
+    assert skips_in(view_of(*nodes)) == {"first.skip": "first", "second.skip": "second"}
+
+
+def test_nodes_without_names_go_by_what_they_make():
+    block = block_of(node("Conv", ["x", "w"], "y"), node("Add", ["x", "y"], "z"))
+    assert (block.name, block.nodes) == ("z", ("y", "z"))
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Relu", ["x"], "y"), node("Relu", ["u"], "v"), node("Add", ["y", "v"], "z")],
+        [node("Relu", ["x"], "y"), node("MaxPool", ["x"], "v"), node("Add", ["y", "v"], "z")],
+        [node("Conv", ["x", "w"], "y"), node("Add", ["y", "w"], "z")],
+        [node("Add", ["x", "x"], "z")],
+    ],
+    ids=["ways that never meet", "ways without a layer", "a constant", "a doubling"],
+)
+def test_other_additions_end_no_module(nodes):
+    assert blocks_in(view_of(*nodes)) == []

@@ -28,6 +28,7 @@ import numpy as np
 
 from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.files import write_text
+from edgeres.graph.session import session_from
 
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS / "results" / "calibration.json"
@@ -189,13 +190,7 @@ def quantized(model: OnnxModel, data: str, folder: Path, *, with_peer: bool) -> 
 
 def logits_of(path: Path, batches: list[Any]) -> Any:
     """Literal evaluation: Q/DQ nodes are computed as they stand."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = session_from(path, str(path))
     return np.concatenate([session.run(None, {"images": images})[0] for images in batches])
 
 

@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,10 @@ import numpy as np
 import onnx
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.errors import require
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
 from edgeres.data import dataset_for
+from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.choosing import bounds_by
@@ -185,17 +186,11 @@ def sqnr_db(reference: Images, logits: Images) -> float:
 
 def literal_logits(model: onnx.ModelProto, images: Images) -> Images:
     """Logits of any batch, each Q/DQ node executed as it stands."""
-    ort = require("onnxruntime", "onnx")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     for value in (*copy.graph.input, *copy.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del copy.graph.value_info[:]
-    session_options = ort.SessionOptions()
-    session_options.log_severity_level = 3
-    session_options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(copy.SerializeToString(), session_options, providers=["CPUExecutionProvider"])
+    session = session_from(copy, "the model")
     source = copy.graph.input[0].name
     parts = [session.run(None, {source: images[i : i + _BATCH]})[0] for i in range(0, len(images), _BATCH)]
     return np.concatenate(parts)

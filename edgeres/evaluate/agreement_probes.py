@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError
 from edgeres.graph.blocks import blocks_in, module_of
+from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Images, RunnerOptions, infer_all
@@ -91,31 +92,15 @@ def _graph_probe(model: OnnxModel) -> Probe:
 
 def _session_probe(model: OnnxModel, threads: int | None) -> Probe:
     """A session of a copy whose modules' outputs are the graph's too."""
-    ort, tensors = require("onnxruntime", "onnx"), module_tensors(model.proto)
-    copy, batch = _with_outputs(model.proto, tensors), model.batch
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.intra_op_num_threads = threads or 0
-    session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed, names = session.get_inputs()[0].name, [model.proto.graph.output[0].name, *tensors.values()]
+    tensors, view, batch = module_tensors(model.proto), GraphView(model.proto), model.batch
+    feed, names = view.inputs[0], [view.outputs[0], *tensors.values()]
+    session = GraphSession(model.proto, str(model.path), names, threads=threads)
 
     def probe(images: Images) -> Values:
         size = batch or len(images)
         padded = np.pad(images, [(0, -len(images) % size)] + [(0, 0)] * (images.ndim - 1))
-        parts = [session.run(names, {feed: padded[at : at + size]}) for at in range(0, len(padded), size)]
-        whole = [np.concatenate(column)[: len(images)].astype(np.float32) for column in zip(*parts, strict=True)]
+        parts = [session.run({feed: padded[at : at + size]}) for at in range(0, len(padded), size)]
+        whole = [np.concatenate([part[name] for part in parts])[: len(images)].astype(np.float32) for name in names]
         return dict(zip([LOGITS, *tensors], whole, strict=True))
 
     return probe
-
-
-def _with_outputs(model: Any, tensors: dict[str, str]) -> Any:
-    copy = type(model)()
-    copy.CopyFrom(model)
-    present = {value.name for value in copy.graph.output}
-    for tensor in tensors.values():
-        if tensor not in present:
-            copy.graph.output.add().name = tensor
-    return copy

@@ -8,6 +8,7 @@ Source: ONNX, QuantizeLinear-19; TensorRT developer guide, "Strongly typed netwo
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,7 @@ def _half(values: NDArray[Any], name: str) -> NDArray[np.float16]:
 
 
 def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     if opset_of(model) < OPSET and any(node.op_type in QDQ for node in model.graph.node):
         result = version_converter.convert_version(result, OPSET)
         del result.metadata_props[:]

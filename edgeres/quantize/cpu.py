@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,8 +77,7 @@ def with_affine_pairs(
     """
     if reduce_range and decision.weights:
         raise InputError("learned rounding is for 8-bit weights, this CPU needs 7; leave one out (reduce_range = off)")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     writer = _Writer(result.graph, placement, decision, dict(extremes), _REDUCED_LEVELS if reduce_range else _LEVELS)
     writer.write()
     return result

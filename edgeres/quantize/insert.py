@@ -7,6 +7,7 @@ channel, scale = amax / 127. Every zero point is an explicit int8 0, every activ
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,7 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision)
 
     Weights that `decision.weights` does not name are rounded to nearest.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     graph = result.graph
     points = {point.tensor: point for point in placement.points}
     replaced = {reader: point for point in placement.points for reader in point.readers}

@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.core.errors import require
+from edgeres.graph.session import session_from, with_outputs
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.quantize.histogram import Histogram
 
@@ -27,7 +28,6 @@ MEMORY_LIMIT_BYTES = 16 << 20  # of watched tensors at a time: 5 images of ResNe
 _MOST_AT_A_TIME = 32
 _FLOAT_BYTES = 4
 _NONZERO_CHANNELS_EXPECTED = LAYERS | {"Relu", "Clip"}  # not a padded shortcut, whose zeros are meant
-_QUIET = 3
 
 
 @dataclass
@@ -119,15 +119,10 @@ def _parts(images: Images, size: int) -> Iterator[Images]:
 
 def _session(model: onnx.ModelProto, outputs: list[str]) -> Any:
     """A session on a copy with any batch size and `outputs`; the copy never stands in memory as a whole."""
-    ort = require("onnxruntime", "onnx")
-    options = ort.SessionOptions()
-    options.log_severity_level = _QUIET
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
         path = Path(folder, "observed.onnx")
         _write_observable(model, outputs, path)
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return session_from(path, "the model to be observed", arena=False)
 
 
 def _write_observable(model: onnx.ModelProto, outputs: list[str], path: Path) -> None:
@@ -135,11 +130,8 @@ def _write_observable(model: onnx.ModelProto, outputs: list[str], path: Path) ->
     copy = _without_weights(model)
     for value in (*copy.graph.input, *copy.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    present = {value.name for value in copy.graph.output}
-    for name in (name for name in outputs if name not in present):
-        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     with path.open("wb") as file:
-        file.write(copy.SerializeToString())
+        file.write(with_outputs(copy, outputs).SerializeToString())
         for tensor in model.graph.initializer:
             file.write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
 

@@ -9,6 +9,7 @@ back in each such module.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 
 import numpy as np
 import onnx
@@ -26,8 +27,7 @@ def with_padding_as_convolution(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The convolution takes name and output of the Pad.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     view = GraphView(result)
     shapes = _shapes(result)
     for pad in [node for node in view.nodes if node.op_type == "Pad"]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from typing_extensions import Self
 
 from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import require
+from edgeres.graph.session import session_from
 from edgeres.runtime.runner import Images, Logits, RunnerOptions
 
 
 class OrtRunner:
-    """One session. Its threads do not spin between calls, or an idle session would slow its neighbours."""
+    """One session of a file."""
 
     def __init__(self, model: OnnxModel, options: RunnerOptions) -> None:
         self._ort = require("onnxruntime", "onnx")
@@ -26,12 +25,8 @@ class OrtRunner:
 
     def __enter__(self) -> Self:
         """Creates the session; raises InputError if ONNX Runtime refuses the graph."""
-        try:
-            self._session = self._ort.InferenceSession(
-                str(self._model.path), self._session_options(), providers=["CPUExecutionProvider"]
-            )
-        except Exception as err:
-            raise InputError(f"ONNX Runtime cannot load {self._model.path}: {' '.join(str(err).split())}") from err
+        path, threads = self._model.path, self._options.threads
+        self._session = session_from(path, str(path), literal=self._literal, threads=threads)
         self._input = self._session.get_inputs()[0].name
         return self
 
@@ -56,12 +51,3 @@ class OrtRunner:
 
     def synchronize(self) -> None:
         """The call is synchronous."""
-
-    def _session_options(self) -> Any:
-        options = self._ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.disable_quant_qdq", "1" if self._literal else "0")
-        if self._options.threads is not None:
-            options.intra_op_num_threads = self._options.threads
-        return options

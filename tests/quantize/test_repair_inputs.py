@@ -12,9 +12,9 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.repair import repair, stripping, without_pairs
+from edgeres.quantize.repair.images import texture
 from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 from edgeres.quantize.repair.roundings import Roundings
-from edgeres.quantize.repair.session import texture
 
 SHAPE = (8, 1, 8, 8)
 EXACT_DB = 0.01

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.quantize.repair.session import ImageInput, Session
+from edgeres.graph.session import GraphSession
+from edgeres.quantize.repair.images import ImageInput
 
 TOLERANCE_DB = 20.0  # above the faults named above, below what networks of usual noise reach
 DEEP_DB = 12.0  # where both are as far from float
@@ -55,7 +56,7 @@ def agreement(first: Path, second: Path, images: NDArray[Any] | int) -> Agreemen
 def outputs_of(path: Path, images: NDArray[Any]) -> NDArray[np.float64]:
     """The first output for every image, Q/DQ computed literally; raises InputError if ONNX Runtime cannot run it."""
     given = ImageInput(OnnxModel(path).proto, str(path))
-    session = Session(path, str(path))
+    session = GraphSession(path, str(path))
     pieces = [
         next(iter(session.run({given.name: batch}).values()))[:count] for batch, count in given.batches(images, _BATCH)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ class Draft:
     """A copy of `model` under construction. Constant nodes become initializers, every node gets a name."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = deepcopy(model)
         graph = self.model.graph
         view = GraphView(self.model)
         _refuse_control_flow(view)
@@ -143,8 +143,7 @@ def _refuse_control_flow(view: GraphView) -> None:
 
 
 def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    copy = onnx.TensorProto()
-    copy.CopyFrom(tensor)
+    copy = deepcopy(tensor)
     copy.name = name
     return copy
 

@@ -27,10 +27,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.session import GraphSession
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.repair.draft import Draft, inlined
+from edgeres.quantize.repair.images import ImageInput
 from edgeres.quantize.repair.roundings import Range, Roundings
-from edgeres.quantize.repair.session import ImageInput, Session
 from edgeres.quantize.repair.stripping import Read
 
 COARSER_DB = 1.0  # right repairs stay below 0.03, a scale twice too large made 1.4 and more
@@ -88,7 +89,7 @@ def _values(floats: onnx.ModelProto, tensors: set[str], images: NDArray[Any]) ->
     """Those of `tensors` that the float graph has, batch by batch."""
     given = ImageInput(floats, "the float graph")
     computed = sorted(tensors & {output for node in floats.graph.node for output in node.output if output})
-    session = Session(floats, "the float graph", computed)
+    session = GraphSession(floats, "the float graph", computed)
     for batch, _ in given.batches(images, _BATCH):
         yield {**session.run({given.name: batch}), given.name: batch}
 

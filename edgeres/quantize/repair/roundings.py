@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgeres.graph.session import GraphSession
 from edgeres.graph.view import DQ, Q
 from edgeres.quantize.repair.bounds import SHRINKING
-from edgeres.quantize.repair.session import Session
 from edgeres.quantize.repair.stripping import Read
 
 _AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
@@ -41,7 +41,7 @@ class Roundings:
         self.sources: dict[str, str] = {}
         self.rounded: set[str] = set()
         self.ranges: dict[str, Range] = {}
-        self._session: Session | None = None
+        self._session: GraphSession | None = None
         fixed = set(self._constants)
         for node in model.graph.node:
             if node.op_type in _PASSING and node.input[0] in fixed:
@@ -74,7 +74,7 @@ class Roundings:
         wanted = sorted(made.intersection(self.reads.values()))
         feeds = {name: values[name] for name in {name for node in nodes for name in node.input} & set(values) - made}
         if self._session is None and wanted:
-            self._session = Session(self._graph(nodes, feeds), "the pairs alone", wanted)
+            self._session = GraphSession(self._graph(nodes, feeds), "the pairs alone", wanted)
         return self._session.run(feeds) if self._session else {}
 
     def _pass(self, node: onnx.NodeProto) -> None:

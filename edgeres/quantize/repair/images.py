@@ -1,46 +1,18 @@
-"""ONNX graphs run as they stand by ONNX Runtime: Q/DQ computed literally, any tensor as an output, random images."""
+"""The images that a repair is checked on: as the graph takes them, given ones or random."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError
 
 _ANY_SIZE = 224  # of an image whose size the graph leaves open
 _SEED = 0
-
-
-class Session:
-    """`model`, a file or a graph; `name` is what errors call it.
-
-    `outputs`: tensors to compute; default: the graph's first output.
-
-    Raises:
-        InputError: ONNX Runtime cannot load it.
-    """
-
-    def __init__(self, model: onnx.ModelProto | Path, name: str, outputs: Sequence[str] | None = None) -> None:
-        ort = require("onnxruntime", "onnx")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = str(model) if isinstance(model, Path) else _with_outputs(model, outputs or ()).SerializeToString()
-        try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as err:
-            raise InputError(f"ONNX Runtime cannot load {name}: {' '.join(str(err).split())}") from err
-        self._outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The outputs for one batch, as computed."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
 
 
 class ImageInput:
@@ -92,15 +64,3 @@ def texture(shape: tuple[int, ...]) -> NDArray[np.float32]:
         octaves += 1
     scaled: NDArray[np.float32] = (total / np.sqrt(octaves)).astype(np.float32)
     return scaled
-
-
-def _with_outputs(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
-    """`model` with `outputs` as further ones, of no stated shape."""
-    known = {value.name for value in model.graph.output} | {value.name for value in model.graph.input}
-    added = [name for name in dict.fromkeys(outputs) if name not in known]
-    if not added:
-        return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
-    return copy

@@ -1,0 +1,80 @@
+"""ONNX Runtime on the CPU: every session is made here, and any tensor inside a graph is read out here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeres.core.errors import InputError, require
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+_FATAL = 4  # what goes wrong otherwise is raised, and need not be printed too
+
+
+class GraphSession:
+    """`model`, a file or a graph, with its Q/DQ computed literally; `name` is what errors call it.
+
+    `outputs`: tensors to compute, any of the graph's; default: its first output.
+
+    Raises:
+        InputError: ONNX Runtime cannot load it.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | Path,
+        name: str,
+        outputs: Sequence[str] | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        readable = model if isinstance(model, Path) else with_outputs(model, outputs or ())
+        self._session = session_from(readable, name, threads=threads)
+        self._outputs = list(dict.fromkeys(outputs)) if outputs is not None else [self._session.get_outputs()[0].name]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs for one batch, as computed."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+
+
+def session_from(
+    model: onnx.ModelProto | Path, name: str, *, literal: bool = True, threads: int | None = None, arena: bool = True
+) -> Any:
+    """An onnxruntime.InferenceSession; its threads do not spin between calls, which would slow its neighbours.
+
+    `literal`: Quantize and Dequantize nodes are computed as they stand, not fused into integer kernels. Without
+    `arena` memory is given back as soon as a tensor is.
+
+    Raises:
+        InputError: ONNX Runtime cannot load `model`, which the error calls `name`.
+    """
+    ort = require("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.enable_cpu_mem_arena = arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_quant_qdq", "1" if literal else "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as err:
+        raise InputError(f"ONNX Runtime cannot load {name}: {' '.join(str(err).split())}") from err
+
+
+def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """`model`, or a copy that puts out `tensors` too, of no stated shape."""
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    added = [name for name in dict.fromkeys(tensors) if name not in known]
+    if not added:
+        return model
+    copy = deepcopy(model)
+    for name in added:
+        copy.graph.output.add(name=name)
+    return copy

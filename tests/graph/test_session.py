@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from edgeres.core.errors import InputError
+from edgeres.graph.session import GraphSession, with_outputs
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    """y = x + x, z = relu(y)."""
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]
+    ends = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2])] for name in ("x", "z")]
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(helper.make_graph(nodes, "g", *ends), opset_imports=opsets, ir_version=8)
+
+
+def test_any_tensor_of_a_graph_can_be_read_once_or_twice(model):
+    session = GraphSession(model, "the graph", ["y", "z", "y"], threads=1)
+    found = session.run({"x": np.float32([-1, 2])})
+    assert {name: values.tolist() for name, values in found.items()} == {"y": [-2, 4], "z": [0, 4]}
+    assert [value.name for value in model.graph.output] == ["z"]
+
+
+def test_without_a_choice_a_session_gives_the_first_output_of_a_file(model, tmp_path):
+    onnx.save(model, tmp_path / "model.onnx")
+    session = GraphSession(tmp_path / "model.onnx", "the file")
+    assert session.run({"x": np.float32([-1, 2])})["z"].tolist() == [0, 4]
+
+
+def test_outputs_that_are_there_are_not_added_again(model):
+    assert with_outputs(model, ["z", "x"]) is model
+    assert [value.name for value in with_outputs(model, ["y", "y"]).graph.output] == ["z", "y"]
+
+
+def test_a_graph_that_cannot_be_loaded_is_called_by_its_name(model, capfd):
+    model.graph.node[1].op_type = "Unheard"
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot load the graph: .*Unheard"):
+        GraphSession(model, "the graph")
+    assert capfd.readouterr().err == ""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import itertools
 import os
+import shutil
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,13 +17,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from edgeres.core.artifacts import Checkpoint
+from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.models import spec_from_arch
 
 GREY = Preprocess(mean=(0.3,), std=(0.4,))
 SpecMaker = Callable[..., ModelSpec]
 CheckpointMaker = Callable[..., Checkpoint]
+OnnxMaker = Callable[..., OnnxModel]
+FileKeeper = Callable[[str, Callable[[Path], object]], Path]
 
 # `make test` draws the same examples everywhere: a commit is judged by what it changes. `make exhaustive` searches.
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
@@ -26,9 +33,49 @@ settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("EDGERES_EXAMPLES", "same"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The README's commands first: they take longest, and at the end one process would wait for the other."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What .ci/run asks for."""
+    parser.addoption("--tenth", type=int, metavar="K", help="only every tenth test, the K-th of 0 to 9, by its name")
+    parser.addoption("--only-gpu-skips", action="store_true", help="a test skipped for want of anything else fails")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what a covering set leaves out; the README's commands go first, as they take longest."""
+    for cases in _by_function(items, "covering").values():
+        for item in _left_out(cases):
+            item.add_marker(pytest.mark.exhaustive)
+    tenth = config.getoption("tenth")
+    if tenth is not None:
+        items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % 10 == tenth]
     items.sort(key=lambda item: "test_readme" not in item.nodeid)
+
+
+def _by_function(items: list[pytest.Item], mark: str) -> dict[str, list[pytest.Item]]:
+    found: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker(mark):
+            found.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return found
+
+
+def _left_out(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """What remains after taking, again and again, the case that shows most combinations not yet shown."""
+    left = {case: _combinations(case) for case in cases}
+    while any(left.values()):
+        shown = left.pop(max(left, key=lambda case: len(left[case])))
+        left = {case: some - shown for case, some in left.items()}
+    return list(left)
+
+
+def _combinations(case: Any) -> set[tuple[tuple[str, str], ...]]:
+    """Of up to n values of its parameters; those in a dict are values of their own."""
+    values: list[tuple[str, str]] = []
+    for name, value in case.callspec.params.items():
+        pairs = value.items() if isinstance(value, dict) else ((name, value),)
+        values += [(str(key), repr(one)) for key, one in pairs]
+    most = case.get_closest_marker("covering").args[0]
+    return {some for n in range(1, most + 1) for some in itertools.combinations(sorted(values), n)}
 
 
 @pytest.fixture(autouse=True)
@@ -52,24 +99,86 @@ def spec_of() -> SpecMaker:
     return make
 
 
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> FileKeeper:
+    """`kept(key, make)`: the file that `make(path)` writes, made once for all tests and workers of a run.
+
+    Who makes it at the same time makes the same bytes. It is to be copied, not changed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kept"
+    folder.mkdir(exist_ok=True)
+
+    def find(key: str, make: Callable[[Path], object]) -> Path:
+        path = folder / hashlib.sha256(key.encode()).hexdigest()
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                make(Path(own) / "made")
+                (Path(own) / "made").replace(path)
+        return path
+
+    return find
+
+
 @pytest.fixture
-def checkpoint_of(tmp_path: Path) -> CheckpointMaker:
+def checkpoint_of(kept: FileKeeper, tmp_path: Path) -> CheckpointMaker:
     """A checkpoint with random weights and batch-norm statistics that are not the initial ones."""
 
     def make(spec: ModelSpec, name: str = "model.safetensors", seed: int = 0) -> Checkpoint:
-        import torch
+        source = kept(f"{spec.model_dump_json()} {seed}", lambda path: _save_random(spec, seed, path))
+        return Checkpoint(Path(shutil.copyfile(source, tmp_path / name)))
 
-        from edgeres.models import network_from
-        from edgeres.models.weights import save_checkpoint
+    return make
 
-        torch.manual_seed(seed)
-        network = network_from(spec)
-        for key, tensor in network.state_dict().items():
-            if key.endswith("running_mean"):
-                tensor.normal_(0, 0.2)
-            if key.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-        return save_checkpoint(network.state_dict(), spec, tmp_path / name, stage="test")
+
+def _save_random(spec: ModelSpec, seed: int, path: Path) -> None:
+    import torch
+
+    from edgeres.models import network_from
+    from edgeres.models.weights import save_checkpoint
+
+    torch.manual_seed(seed)
+    network = network_from(spec)
+    for key, tensor in network.state_dict().items():
+        if key.endswith("running_mean"):
+            tensor.normal_(0, 0.2)
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+    save_checkpoint(network.state_dict(), spec, path, stage="test")
+
+
+@pytest.fixture
+def exported(kept: FileKeeper, tmp_path: Path) -> Callable[..., OnnxModel]:
+    """`exported(checkpoint, dynamic=True, opset=13)`: what export writes of it, in a folder `float` of the test."""
+
+    def make(checkpoint: Checkpoint, folder: str = "float", **options: int) -> OnnxModel:
+        from edgeres.export.stage import ExportConfig, export
+
+        def write(path: Path) -> None:
+            export(checkpoint, config, path.parent / "folder").output.path.replace(path)
+
+        config = ExportConfig(**options)
+        source = kept(f"{checkpoint.sha256} {config.model_dump_json()}", write)
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        return OnnxModel(Path(shutil.copyfile(source, tmp_path / folder / "model.onnx")))
+
+    return make
+
+
+@pytest.fixture
+def onnx_of(spec_of: SpecMaker, checkpoint_of: CheckpointMaker, exported: Callable[..., OnnxModel]) -> OnnxMaker:
+    """`onnx_of("resnet8", shortcut="B")`, a float ONNX file; `dropped`, `seed` and `dynamic` are keywords too."""
+
+    def make(
+        arch: str = "resnet8",
+        *,
+        dropped: tuple[str, ...] = (),
+        seed: int = 0,
+        dynamic: bool = False,
+        **options: str | int,
+    ) -> OnnxModel:
+        checkpoint = checkpoint_of(spec_of(arch, **options).without(dropped), seed=seed)
+        return exported(checkpoint, f"float-{seed}-{dynamic}", dynamic=dynamic)
 
     return make
 
@@ -109,7 +218,7 @@ def run_of() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def hosts() -> ModuleType:
-    """tests/bench/hosts.py: an OpenSSH server with a pretend Jetson behind it."""
+    """tests/bench/hosts.py: an ssh server with a pretend Jetson behind it."""
     spec = importlib.util.spec_from_file_location("hosts", Path(__file__).parent / "bench" / "hosts.py")
     assert spec is not None
     assert spec.loader is not None
@@ -118,8 +227,16 @@ def hosts() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def ssh_server(hosts: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for all tests; it starts with the first board that does."""
+    server = hosts.Server(tmp_path_factory.mktemp("ssh"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def host(hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def host(hosts: Any, ssh_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The board `desk`, reached over real ssh once it is started."""
-    with hosts.serving(tmp_path, monkeypatch) as one:
+    with hosts.serving(ssh_server, tmp_path, monkeypatch) as one:
         yield one

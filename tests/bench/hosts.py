@@ -1,4 +1,7 @@
-"""A real OpenSSH server on loopback with a pretend Jetson behind it, and a wire between that can be cut."""
+"""A real ssh server on loopback with a pretend Jetson behind it, and a wire between that can be cut.
+
+OpenSSH's where it is installed, otherwise one made of a library (`ssh_server.py`).
+"""
 
 import contextlib
 import getpass
@@ -12,8 +15,8 @@ import threading
 import time
 from pathlib import Path
 
-SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
-CAN_SERVE = SSHD is not None and os.access("/run", os.W_OK)
+_PLACES = "/usr/sbin:/usr/local/sbin:/sbin"
+SSHD = shutil.which("sshd", path=os.environ.get("EDGERES_SSHD_PLACES", _PLACES)) if os.access("/run", os.W_OK) else None
 
 
 def loaded(name):
@@ -90,64 +93,98 @@ class Wire:
             one.close()
 
 
+class Server:
+    """The ssh server of all tests of a process, with the keys `host`, `me` and `other` in its folder."""
+
+    def __init__(self, folder):
+        self.folder, self.port, self.process = folder, free_port(), None
+        for name in ("host", "me", "other"):
+            _write_key(folder / name)
+
+    def serve(self, environment):
+        """From now on `me` is let in, to programs with this environment."""
+        options = ",".join(f'environment="{name}={value}"' for name, value in environment.items())
+        (self.folder / "authorized_keys").write_text(f"{options} {(self.folder / 'me.pub').read_text()}")
+        if self.process is None:
+            self.process = subprocess.Popen(self._command(), stderr=subprocess.DEVNULL, cwd=Path.home())
+            wait_until(self._answers)
+
+    def stop(self):
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+
+    def _command(self):
+        if SSHD is None:
+            program = Path(__file__).with_name("ssh_server.py")
+            return [sys.executable, str(program), str(self.port), str(self.folder)]
+        settings = [
+            f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.folder}/host", f"PidFile {self.folder}/pid",
+            f"AuthorizedKeysFile {self.folder}/authorized_keys", "PermitUserEnvironment yes", "StrictModes no",
+            "UsePAM no", "PasswordAuthentication no", "PermitRootLogin prohibit-password", "MaxStartups 100",
+            "Subsystem sftp internal-sftp",
+        ]  # fmt: skip
+        (self.folder / "sshd_config").write_text("\n".join(settings) + "\n")
+        Path("/run/sshd").mkdir(exist_ok=True)
+        return [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+
+    def _answers(self):
+        with socket.socket() as attempt:
+            return attempt.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _write_key(path):
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    path.touch(mode=0o600)
+    path.write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption()))
+    public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
+    path.with_suffix(".pub").write_bytes(public + b"\n")
+
+
 class Host:
     """Host `orin` of ~/.ssh/config (in `root`), its key known; `wire` cuts the connection."""
 
-    def __init__(self, root):
-        self.root, self.port, self.home = root, free_port(), root / ".ssh"
-        self.process = self.wire = None
-        self.environment = {}
+    def __init__(self, server, root):
+        self.server, self.root, self.home = server, root, root / ".ssh"
+        self.wire, self.environment = None, {}
+        self.port = free_port()  # where nobody answers
         self.board_tmp = root / "board-tmp"
 
     def start(self, *, jetpack="6.2", cuts=None, **more):
         fakes = loaded("fakes")
         self.fakes = fakes
         environment = self.environment = {**fakes.pretend_jetson(self.root / "jetson", jetpack=jetpack), **more}
-        if cuts is not None:
-            self.wire = Wire(self.port, cuts)
-        self.keys()
         environment.setdefault("TMPDIR", str(self.board_tmp))
         self.board_tmp.mkdir()
         environment["PATH"] = f"{environment['PATH']}:{Path(sys.executable).parent}"
-        settings = [
-            f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.root}/host", "StrictModes no", "UsePAM no",
-            f"AuthorizedKeysFile {self.root}/me.pub", "PasswordAuthentication no", f"PidFile {self.root}/pid",
-            "PermitRootLogin prohibit-password", "Subsystem sftp internal-sftp",
-            "SetEnv " + " ".join(f'{name}="{value}"' for name, value in environment.items()),
-        ]  # fmt: skip
-        (self.root / "sshd_config").write_text("\n".join(settings) + "\n")
-        Path("/run/sshd").mkdir(exist_ok=True)
-        command = [SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        wait_until(self._answers)
+        self.server.serve(environment)
+        self.port = self.server.port
+        if cuts is not None:
+            self.wire = Wire(self.port, cuts)
+            self.port = self.wire.port
+        self.keys()
 
     def mode(self, mode):
         """From now on this goes wrong on the board ("" nothing)."""
         self.fakes.set_mode(self.root / "jetson", mode)
 
     def keys(self):
-        for name in ("host", "me", "other"):
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.root / name)]
-            subprocess.run(command, check=True)
-        port = self.wire.port if self.wire else self.port
-        user, key = f"User {getpass.getuser()}", f"IdentityFile {self.root}/me"
+        user, key = f"User {getpass.getuser()}", f"IdentityFile {self.server.folder}/me"
         config = [
-            "Host orin", "HostName 127.0.0.1", f"Port {port}", user, key,
-            "Host jumped", "HostName 127.0.0.1", f"Port {port}", user, key, "ProxyJump stranger",
-            "Host stranger", "HostName localhost", f"Port {port}", user, key,
+            "Host orin", "HostName 127.0.0.1", f"Port {self.port}", user, key,
+            "Host jumped", "HostName 127.0.0.1", f"Port {self.port}", user, key, "ProxyJump stranger",
+            "Host stranger", "HostName localhost", f"Port {self.port}", user, key,
         ]  # fmt: skip
         self.home.mkdir(mode=0o700, exist_ok=True)
         (self.home / "config").write_text("\n".join(config) + "\n")
         self.know("host")
 
     def know(self, key):
-        kind, value = (self.root / f"{key}.pub").read_text().split()[:2]
-        port = self.wire.port if self.wire else self.port
-        (self.home / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {value}\n")
-
-    def _answers(self):
-        with socket.socket() as attempt:
-            return attempt.connect_ex(("127.0.0.1", self.port)) == 0
+        kind, value = (self.server.folder / f"{key}.pub").read_text().split()[:2]
+        (self.home / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {kind} {value}\n")
 
     def clock(self):
         """Lowest and highest clock of the GPU in Hz."""
@@ -167,26 +204,18 @@ class Host:
     def stop(self):
         if self.wire is not None:
             self.wire.close()
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
 
 
 @contextlib.contextmanager
-def serving(tmp_path, monkeypatch):
+def serving(server, tmp_path, monkeypatch):
     """A Host in a home of its own, with a board `desk` that is it; not started."""
-    import pytest
-
-    if not CAN_SERVE:
-        pytest.skip("no OpenSSH server that may be started here")
-    pytest.importorskip("fabric")
     root = tmp_path / "home"
     root.mkdir()
     monkeypatch.setenv("HOME", str(root))
     monkeypatch.setenv("EDGERES_BOARDS", str(root / "boards.toml"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     (root / "boards.toml").write_text('[desk]\nhost = "orin"\n')
-    host = Host(root)
+    host = Host(server, root)
     try:
         yield host
     finally:

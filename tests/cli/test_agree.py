@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from edgeres.cli.main import _run
-from edgeres.export.stage import ExportConfig, export
 
 DATA = ("--data", "digits", "--images", 40, "--threads", 1)
 
@@ -28,10 +27,10 @@ def edgeres(monkeypatch, capfd):
 
 
 @pytest.fixture
-def files(spec_of, checkpoint_of, tmp_path):
+def files(spec_of, checkpoint_of, exported):
     checkpoint = checkpoint_of(spec_of("resnet8"))
     other = checkpoint_of(spec_of("resnet8"), "other.safetensors", seed=1)
-    return checkpoint.path, export(checkpoint, ExportConfig(), tmp_path).output.path, other.path
+    return checkpoint.path, exported(checkpoint, ".").path, other.path
 
 
 def test_a_table_of_modules_and_the_figures_are_printed(edgeres, files):

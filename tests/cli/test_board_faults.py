@@ -93,9 +93,9 @@ def cut(host: Any) -> None:
 
 
 def kill_agent(host: Any) -> None:
-    agents = [line.split()[0] for line in host.programs() if "agent.pyz --leash --remove" in line]
-    assert len(agents) == 1
-    os.kill(int(agents[0]), signal.SIGKILL)
+    found = [line.split() for line in host.programs() if "agent.pyz --leash --remove" in line]
+    (agent,) = (words[0] for words in found if words[2] != "-c")  # a shell may stand before it
+    os.kill(int(agent), signal.SIGKILL)
 
 
 @contextmanager
@@ -213,11 +213,11 @@ FAULTS = FAST | MORE
 
 
 @pytest.fixture(scope="module")
-def board(hosts, tmp_path_factory):
+def board(hosts, ssh_server, tmp_path_factory):
     """The board `desk` for all faults, behind a wire; it keeps what a lost laptop left for a second only."""
     with (
         pytest.MonkeyPatch.context() as patch,
-        hosts.serving(tmp_path_factory.mktemp("faults"), patch) as one,
+        hosts.serving(ssh_server, tmp_path_factory.mktemp("faults"), patch) as one,
     ):
         patch.setattr(board_upload, "WAIT_S", 0.02)
         patch.setattr(board_session, "GRACE_S", 1.0)

@@ -9,7 +9,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeres.export.stage import ExportConfig, export
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
@@ -18,8 +17,8 @@ needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None,
 
 
 @pytest.fixture
-def float_file(spec_of, checkpoint_of, tmp_path):
-    return export(checkpoint_of(spec_of("resnet8")), ExportConfig(), tmp_path).output.path
+def float_file(spec_of, checkpoint_of, exported):
+    return exported(checkpoint_of(spec_of()), ".").path
 
 
 @pytest.fixture

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.export.stage import ExportConfig, export
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
 
 @pytest.fixture
-def float_model(spec_of, checkpoint_of, tmp_path) -> OnnxModel:
-    return export(checkpoint_of(spec_of()), ExportConfig(), tmp_path / "float").output
+def float_model(onnx_of) -> OnnxModel:
+    return onnx_of()
 
 
 @pytest.fixture
-def int8_model(float_model, tmp_path) -> OnnxModel:
-    scales = calibrate(float_model, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output
-    return quantize(float_model, QuantizeConfig(scales=scales.path), tmp_path / "int8").output
+def int8_model(float_model, kept, tmp_path) -> OnnxModel:
+    def write(path: Path) -> None:
+        scales = calibrate(float_model, CalibrateConfig(data="digits", images=64), path.parent / "scales").output
+        quantize(float_model, QuantizeConfig(scales=scales.path), path.parent / "int8").output.path.replace(path)
+
+    (tmp_path / "int8").mkdir()
+    source = kept(f"int8 {float_model.sha256}", write)
+    return OnnxModel(Path(shutil.copyfile(source, tmp_path / "int8" / "model.int8.onnx")))

@@ -9,7 +9,6 @@ import pytest
 from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import StageError
-from edgeres.export.stage import ExportConfig, export
 from edgeres.graph.half import with_half
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
@@ -25,12 +24,16 @@ PROFILES = {"int8": "tensorrt", "int8+fp16": "tensorrt-fp16"}
 ON_TURING = {"fp16", "int8+fp16"}
 
 
+def exhaustively(value: str) -> object:
+    return pytest.param(value, marks=pytest.mark.exhaustive)
+
+
 @pytest.fixture
-def model_of(spec_of, checkpoint_of, tmp_path):
+def model_of(onnx_of, tmp_path):
     """`model_of("int8+fp16", dynamic=True, arch="resnet20")`."""
 
     def make(precision: str, *, dynamic: bool, arch: str = "resnet8") -> OnnxModel:
-        source = export(checkpoint_of(spec_of(arch)), ExportConfig(dynamic=dynamic), tmp_path / "float").output
+        source = onnx_of(arch, dynamic=dynamic)
         if precision == "fp16":
             path = tmp_path / "half.onnx"
             path.write_bytes(with_half(source.proto).SerializeToString())
@@ -45,7 +48,7 @@ def model_of(spec_of, checkpoint_of, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "resnet20", "resnet56"])  # the last two: networks of shipped recipes
+@pytest.mark.parametrize("arch", ["resnet8", *map(exhaustively, ["resnet20", "resnet56"])])  # as in shipped recipes
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
 def test_every_precision_builds_for_every_architecture(precision, dynamic, arch, model_of, tmp_path):

@@ -14,7 +14,6 @@ from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
-from edgeres.export.stage import ExportConfig, export
 from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.manifest import LayerCounts, manifest_of, this_system
 from edgeres.runtime.plan import plan_header
@@ -41,8 +40,8 @@ def test_an_int8_engine_for_three_targets_with_its_manifest(int8_model, tmp_path
 
 
 @needs_rtx
-def test_a_dynamic_float_engine_takes_a_range_of_batches(spec_of, checkpoint_of, tmp_path):
-    source = export(checkpoint_of(spec_of()), ExportConfig(dynamic=True), tmp_path / "float").output
+def test_a_dynamic_float_engine_takes_a_range_of_batches(onnx_of, tmp_path):
+    source = onnx_of(dynamic=True)
     config = CompileConfig(targets=("sm86",), batch_opt=4, batch_max=16)
     manifest = compile_engine(source, config, tmp_path / "out").output.manifest
     assert (manifest.batch, manifest.precision) == ((1, 4, 16), "fp32")
@@ -202,11 +201,11 @@ def test_a_dla_engine_says_what_the_builder_was_allowed(float_model, tmp_path, m
     assert any("experimental" in note for note in result.report.notes)
 
 
-def test_graphs_a_dla_does_not_take_are_refused(int8_model, spec_of, checkpoint_of, tmp_path):
+def test_graphs_a_dla_does_not_take_are_refused(int8_model, onnx_of, tmp_path):
     config = CompileConfig(runtime="tensorrt", dla_core=0)
     with pytest.raises(InputError, match="which a DLA does not take; give it the float graph"):
         compile_engine(int8_model, config, tmp_path / "out")
-    dynamic = export(checkpoint_of(spec_of()), ExportConfig(dynamic=True), tmp_path / "dynamic").output
+    dynamic = onnx_of(dynamic=True)
     with pytest.raises(InputError, match="a DLA only a fixed one"):
         compile_engine(dynamic, config, tmp_path / "out")
 

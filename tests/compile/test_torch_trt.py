@@ -13,20 +13,11 @@ import torch
 from edgeres.compile.job import BuildError, BuildJob
 from edgeres.compile.torch_trt import build_with_torch, exported_program
 from edgeres.core.artifacts import OnnxModel
-from edgeres.export.stage import ExportConfig, export
-
-
-@pytest.fixture
-def float_of(spec_of, checkpoint_of, tmp_path):
-    def make(*, dynamic: bool) -> OnnxModel:
-        return export(checkpoint_of(spec_of()), ExportConfig(dynamic=dynamic), tmp_path / "float").output
-
-    return make
 
 
 @pytest.mark.parametrize(("dynamic", "sizes"), [(False, [1]), (True, [1, 3, 4])])
-def test_the_exported_program_computes_what_the_graph_does(dynamic, sizes, float_of):
-    model = float_of(dynamic=dynamic)
+def test_the_exported_program_computes_what_the_graph_does(dynamic, sizes, onnx_of):
+    model = onnx_of(dynamic=dynamic)
     program, _ = exported_program(model, (1, 2, 4) if dynamic else (1, 1, 1))
     session = onnxruntime.InferenceSession(model.path)
     for size in sizes:
@@ -56,9 +47,9 @@ def job_for(model: OnnxModel, **values: object) -> BuildJob:
     return BuildJob(**fields | {"batch": batch} | values)
 
 
-def test_options_and_shapes_reach_torch_tensorrt(float_of, monkeypatch):
+def test_options_and_shapes_reach_torch_tensorrt(onnx_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.1.0"))
-    fake, model = TorchTensorrt(), float_of(dynamic=True)
+    fake, model = TorchTensorrt(), onnx_of(dynamic=True)
     plan, built = build_with_torch(fake, job_for(model, workspace_mib=2, optimization_level=4))
     assert (plan, built.version) == (b"plan", "11.1.0")
     assert (fake.asked["workspace_size"], fake.asked["optimization_level"]) == (2 << 20, 4)
@@ -67,7 +58,7 @@ def test_options_and_shapes_reach_torch_tensorrt(float_of, monkeypatch):
     assert built.inputs["images"].shape == (-1, 1, 8, 8)
 
 
-def test_what_torch_tensorrt_refuses_is_one_line(float_of):
+def test_what_torch_tensorrt_refuses_is_one_line(onnx_of):
     fake = TorchTensorrt(RuntimeError("not\nsupported"))
     with pytest.raises(BuildError, match=r"^not supported$"):
-        build_with_torch(fake, job_for(float_of(dynamic=False)))
+        build_with_torch(fake, job_for(onnx_of(dynamic=False)))

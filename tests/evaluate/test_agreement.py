@@ -14,7 +14,6 @@ from edgeres.core.errors import DeviceError, InputError, StageError
 from edgeres.evaluate.agreement import Likeness, ScaledSimilarity, Similarity, first_drift, kl_sum, mcnemar
 from edgeres.evaluate.agreement_probes import LOGITS, module_tensors, probe_for
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
-from edgeres.export.stage import ExportConfig, export
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
@@ -24,12 +23,12 @@ QUICK = AgreeConfig(data="digits", images=60, threads=1)
 
 
 @pytest.fixture
-def files_of(spec_of, checkpoint_of, tmp_path):
+def files_of(spec_of, checkpoint_of, exported, tmp_path):
     """(checkpoint, float graph, INT8 graph)."""
 
     def make(**options):
         checkpoint = checkpoint_of(spec_of("resnet8", **options))
-        graph = export(checkpoint, ExportConfig(dynamic=True), tmp_path / "x").output
+        graph = exported(checkpoint, dynamic=True)
         placement = placement_of(graph.proto)
         path = tmp_path / "int8.onnx"
         onnx.save(with_pairs(graph.proto, placement, Decision(dict.fromkeys(placement.observed, 6.0))), path)

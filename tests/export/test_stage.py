@@ -50,6 +50,7 @@ def variants() -> list[tuple[str, dict[str, object], tuple[str, ...]]]:
     ]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(("arch", "options", "dropped"), variants())
 def test_every_network_exports_to_the_same_function_in_known_operators(
     arch, options, dropped, spec_of, checkpoint_of, tmp_path

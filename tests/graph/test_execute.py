@@ -7,7 +7,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.core.errors import InputError
-from edgeres.export.stage import ExportConfig, export
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
@@ -25,9 +24,9 @@ VARIANTS = [
 
 
 @pytest.fixture
-def graph_of(spec_of, checkpoint_of, tmp_path):
+def graph_of(onnx_of):
     def make(arch="resnet8", **options):
-        return export(checkpoint_of(spec_of(arch, **options)), ExportConfig(dynamic=True), tmp_path / "x").output.proto
+        return onnx_of(arch, dynamic=True, **options).proto
 
     return make
 

@@ -10,7 +10,6 @@ from edgeres.bench.stage import BenchConfig
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.export.stage import ExportConfig, export
 from edgeres.prune.goals import latency_goal
 from edgeres.prune.latency import latency_table
 from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile
@@ -33,14 +32,6 @@ def latency_of(samples_ms, artifact="0", batch=1):
         warmup=1,
         machine=BOARD,
     )
-
-
-@pytest.fixture
-def model_of(spec_of, checkpoint_of, tmp_path):
-    def make(variant="resnet8", **changes):
-        return export(checkpoint_of(spec_of(variant, **changes)), ExportConfig(), tmp_path / "onnx").output
-
-    return make
 
 
 def engine(model, time_of=lambda name: 0.1):
@@ -72,8 +63,8 @@ def texts_of(layers, rows):
     return ProfileTexts(json.dumps([{"count": 100}, *rows]), json.dumps({"Layers": layers}))
 
 
-def test_layers_go_to_their_modules_and_add_up_to_the_measured_median(model_of):
-    model = model_of()
+def test_layers_go_to_their_modules_and_add_up_to_the_measured_median(onnx_of):
+    model = onnx_of()
     times = {"layer1.0.conv1": 0.2, "layer1.0.conv2": 0.4, "layer3.0.conv1": 0.3, "conv1": 0.3, "fc": 0.2}
     texts = texts_of(*engine(model, lambda name: times.get(name.split(" ")[0], 0.0)))
     table = table_from_profile(model, latency_of([0.7] * 50), texts)
@@ -85,8 +76,8 @@ def test_layers_go_to_their_modules_and_add_up_to_the_measured_median(model_of):
     assert (table.method, table.machine, table.conditions.runtime) == ("profile", BOARD, "tensorrt")
 
 
-def test_modules_of_one_shape_share_a_figure_and_keep_their_own_beside_it(model_of):
-    model = model_of("resnet20")
+def test_modules_of_one_shape_share_a_figure_and_keep_their_own_beside_it(onnx_of):
+    model = onnx_of("resnet20")
     slow = {"layer1.0": 0.2, "layer1.1": 0.1, "layer1.2": 0.3}
     texts = texts_of(*engine(model, lambda name: slow.get(name[:8], 0.05) / 2))
     whole = sum(entry["medianMs"] for entry in json.loads(texts.profile)[1:])
@@ -98,8 +89,8 @@ def test_modules_of_one_shape_share_a_figure_and_keep_their_own_beside_it(model_
     assert table.fit_error == pytest.approx(0, abs=1e-9)
 
 
-def test_a_shortcuts_own_convolution_stays_and_a_copy_inside_a_module_goes(model_of):
-    model = model_of(shortcut="B")
+def test_a_shortcuts_own_convolution_stays_and_a_copy_inside_a_module_goes(onnx_of):
+    model = onnx_of(shortcut="B")
     layers, rows = engine(model)
     names = [one["Name"] for one in layers]
     assert any("downsample" in name for name in names)
@@ -116,8 +107,8 @@ def test_a_shortcuts_own_convolution_stays_and_a_copy_inside_a_module_goes(model
     assert table.saved_ms["layer3.0"] == pytest.approx(0.2)
 
 
-def test_what_cannot_be_told_apart_or_is_of_another_graph_is_refused(model_of):
-    model = model_of()
+def test_what_cannot_be_told_apart_or_is_of_another_graph_is_refused(onnx_of):
+    model = onnx_of()
     layers, rows = engine(model)
     region = "{ForeignNode[layer1.0.conv1...layer2.0.conv2]}"
     kept = [one for one in layers if not one["Name"].startswith(("layer1", "layer2"))]
@@ -131,9 +122,9 @@ def test_what_cannot_be_told_apart_or_is_of_another_graph_is_refused(model_of):
 
 
 def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_measured(
-    model_of, checkpoint_of, spec_of, tmp_path
+    onnx_of, checkpoint_of, spec_of, tmp_path
 ):
-    model = model_of()
+    model = onnx_of()
     texts = texts_of(*engine(model, lambda name: 0.4 if name.startswith("layer1.0") else 0.1))
     result = latency_from_profile(model, latency_of([0.65] * 50), texts, tmp_path / "out")
     table = latency_table_from(result.output.path)
@@ -172,8 +163,8 @@ def test_shortened_networks_are_timed_on_the_board_in_drawn_order(checkpoint_of,
     assert not any("says nothing of INT8" in note for note in result.report.notes)
 
 
-def test_every_latency_of_a_session_stands_where_its_network_does(model_of):
-    models = [model_of()] * 5
+def test_every_latency_of_a_session_stands_where_its_network_does(onnx_of):
+    models = [onnx_of()] * 5
     counter = iter(range(5))
     session = on_board(lambda model: (latency_of([float(next(counter))] * 3), ()))(models, BenchConfig(seed=1))
     assert sorted(latency.samples_ms[0] for latency in session.latencies) == [0, 1, 2, 3, 4]
@@ -181,8 +172,8 @@ def test_every_latency_of_a_session_stands_where_its_network_does(model_of):
     assert {latency.rounds for latency in session.latencies} == {(1, 1, 1)}
 
 
-def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(model_of, checkpoint_of, spec_of):
-    model = model_of()
+def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(onnx_of, checkpoint_of, spec_of):
+    model = onnx_of()
     table = table_from_profile(model, latency_of([0.65] * 50), texts_of(*engine(model)))
     exact = tuple(tuple(0.0 for _ in row) for row in table.covariance)
     changes = {"engine_precision": "int8", "model_name": "model.int8.onnx", "covariance": exact, "fit_error": 0.0}
@@ -233,7 +224,7 @@ def test_an_interrupted_table_goes_on_with_the_networks_that_were_timed(checkpoi
     assert table.saved_ms == latency_table_from(undisturbed.path).saved_ms
 
 
-def test_what_another_call_has_kept_or_a_damaged_file_does_not_count(model_of, tmp_path):
+def test_what_another_call_has_kept_or_a_damaged_file_does_not_count(onnx_of, tmp_path):
     path, network = tmp_path / "networks.json", NetworkTime(dropped=("layer1.0",), latency=latency_of([1.0]))
     Kept(path, "a").keep(3, network)
     assert Kept(path, "a").at(3, ("layer1.0",)) == network

@@ -44,6 +44,7 @@ def quantized(model: onnx.ModelProto, amax: float = 4.0) -> onnx.ModelProto:
     return with_pairs(model, placement, Decision(dict.fromkeys(placement.observed, amax)))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("ordering", ORDERINGS)
 @pytest.mark.parametrize("shortcut", "ABC")
 @pytest.mark.parametrize("arch", ["resnet8", "fcresnet8"])

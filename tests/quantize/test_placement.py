@@ -58,6 +58,7 @@ def cases() -> list[tuple[str, dict[str, object]]]:
     ]
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(("arch", "options"), cases())
 def test_every_layer_is_quantized_and_of_every_addition_the_skip_alone(arch, options, onnx_of):
     model = onnx_of(arch, **options).proto

@@ -220,23 +220,27 @@ def families() -> list[tuple[str, dict[str, object]]]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16"])
 @pytest.mark.parametrize(("arch", "options"), families())
-def test_every_network_lints_clean_and_is_built_by_tensorrt_rtx(arch, options, profile, onnx_of, tmp_path):
+def test_every_network_lints_clean(arch, options, profile, onnx_of):
+    assert lint(as_written(onnx_of(arch, **options), profile)) == ()
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16"])
+@pytest.mark.parametrize(("arch", "options"), families())
+def test_every_network_is_built_by_tensorrt_rtx(arch, options, profile, onnx_of, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    source = onnx_of(arch, **options)
-    model = as_written(source, profile)
-    assert lint(model) == ()
     path = tmp_path / "model.int8.onnx"
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(as_written(onnx_of(arch, **options), profile).SerializeToString())
     config = CompileConfig(targets=("sm86", "sm89", "sm120"))
     result = compile_engine(OnnxModel(path), config, tmp_path / "engine")
     assert result.output.size_bytes > 0
     assert result.output.manifest.precision == ("int8" if profile == "tensorrt" else "int8+fp16")
 
 
-@pytest.mark.slow
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("arch", "options"), families())
 def test_every_network_runs_fused_on_onnx_runtime(arch, options, onnx_of):
     source = onnx_of(arch, **options)

@@ -30,6 +30,7 @@ def decision_of(model, **more) -> Decision:
     return Decision(dict.fromkeys(observed_of(model), 4.0), **more)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("options", VARIANTS)
 @pytest.mark.parametrize("keep", [(), ("layer2.0",), ("conv1", "layer3.0"), ("fc", "layer1.0")])
 def test_it_computes_what_the_written_graph_computes(onnx_of, options, keep):

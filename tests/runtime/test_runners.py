@@ -8,7 +8,6 @@ import pytest
 
 from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.export.stage import ExportConfig, export
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
@@ -17,11 +16,10 @@ from edgeres.runtime.runner import infer_all
 
 
 @pytest.fixture
-def files(spec_of, checkpoint_of, tmp_path):
+def files(spec_of, checkpoint_of, exported, tmp_path):
     """Name -> artifact: a checkpoint, its float graphs for one image and for any, an INT8 graph."""
     checkpoint = checkpoint_of(spec_of("resnet8"))
-    static = export(checkpoint, ExportConfig(), tmp_path / "static").output
-    dynamic = export(checkpoint, ExportConfig(dynamic=True), tmp_path / "dynamic").output
+    static, dynamic = exported(checkpoint, "static"), exported(checkpoint, "dynamic", dynamic=True)
     placement = placement_of(static.proto)
     path = tmp_path / "int8.onnx"
     onnx.save(with_pairs(static.proto, placement, Decision(dict.fromkeys(placement.observed, 3.0))), path)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.export.stage import ExportConfig, export
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.gpu import local_gpu
 
@@ -17,9 +16,9 @@ BINDINGS = [("tensorrt", version) for version in ("8.6.1", "10.3.0", "10.16.1.11
 
 
 @pytest.fixture
-def graph(spec_of, checkpoint_of, tmp_path):
+def graph(onnx_of):
     def make(*, dynamic=True):
-        return export(checkpoint_of(spec_of("resnet8")), ExportConfig(dynamic=dynamic), tmp_path / "graph").output
+        return onnx_of(dynamic=dynamic)
 
     return make
 

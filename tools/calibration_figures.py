@@ -6,7 +6,8 @@
         --only accuracy    literal Q/DQ on ONNX Runtime, all of val
     python tools/calibration_figures.py --render [--check]  the table of calibration/README.md from the stored results
 
-Writes tools/results/calibration.json; `render` makes the README's table of it, `render_recipes` that of calibration/.
+Writes tools/results/calibration.json; `render` makes the table of tools/README.md of it, `render_recipes` that of
+calibration/.
 The first model is the one costs are taken on.
 """
 
@@ -216,7 +217,7 @@ def conditions(data: str) -> dict[str, Any]:
 
 
 def render(content: dict[str, Any]) -> str:
-    """The README's table: cost against the peer's."""
+    """The table of tools/README.md: cost against the peer's."""
     lines = ["| calibration | images | wall time | memory above idle |", "| --- | --- | --- | --- |"]
     for part, model in (("cost", "ResNet-56, 32 pixels"), ("large", "ResNet-50, 224 pixels, random weights")):
         rows: Rows = content.get(part, [])

@@ -1,4 +1,4 @@
-"""The README's tables on choosing, recovering and studying, each from its file in tools/results."""
+"""The tables of tools/README.md on choosing, recovering, studying and INT8, each from its file in tools/results."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ from edgeres.prune.sweep_record import Sweep
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS / "results"
 Lines = list[str]
-
-
-def lines_of(name: str) -> Lines | None:
-    """The table called `name` as Markdown lines; None if it is not one of these."""
-    return TABLES[name]() if name in TABLES else None
 
 
 def keep_study(path: Path, name: str) -> None:

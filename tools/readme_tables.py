@@ -1,7 +1,7 @@
-"""Keeps the README's tables equal to measured runs.
+"""Keeps the tables of README.md, tools/README.md and the help pages equal to measured runs.
 
     python tools/readme_tables.py                          rewrites the tables from tools/results/*.json
-    python tools/readme_tables.py --check                  exits with 1 if the README says something else
+    python tools/readme_tables.py --check                  exits with 1 if a page says something else
     python tools/readme_tables.py --keep runs/demo demo    stores a run's figures as tools/results/demo.json first
     python tools/readme_tables.py --keep-study FILE NAME   stores what a study found in tools/results/studies.json first
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import pruning_tables
+import quotes
 
 from edgeres.core.config import record_from_json
 from edgeres.core.files import write_text
@@ -24,7 +25,7 @@ from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import count, milliseconds, percent, points, size, speed
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "tools" / "README.md", *sorted((ROOT / "edgeres" / "help").glob("*.md")))
 RESULTS = ROOT / "tools" / "results"
 _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEAD = (
@@ -50,14 +51,14 @@ def main() -> int:
         keep(Path(options.keep[0]), options.keep[1])
     if options.keep_study:
         pruning_tables.keep_study(Path(options.keep_study[0]), options.keep_study[1])
-    old = README.read_text(encoding="utf-8")
-    new = with_tables(old)
-    if options.check:
-        if new != old:
-            print("README.md does not show tools/results: run python tools/readme_tables.py", file=sys.stderr)
-        return int(new != old)
-    write_text(README, new)
-    return 0
+    old = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    stale = {page: new for page, text in old.items() if (new := with_tables(text)) != text}
+    for page, new in stale.items():
+        if options.check:
+            print(f"{page} does not show tools/results: run python tools/readme_tables.py", file=sys.stderr)
+        else:
+            write_text(page, new)
+    return int(options.check and bool(stale))
 
 
 def with_tables(text: str) -> str:
@@ -74,8 +75,8 @@ def keep(run: Path, name: str) -> None:
 
 def table_of(name: str) -> str:
     """Markdown of tools/results/NAME.json, with the conditions of the figures below."""
-    if (known := pruning_tables.lines_of(name)) is not None:
-        return "\n".join(known) + "\n"
+    if (known := {**pruning_tables.TABLES, **quotes.QUOTES}.get(name)) is not None:
+        return "\n".join(known()) + "\n"
     summary = record_from_json(RunSummary, RESULTS / f"{name}.json")
     lines = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
     lines += ["| " + " | ".join(cells_of(row)) + " |" for row in summary.rows]

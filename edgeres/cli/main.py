@@ -42,7 +42,22 @@ COMMANDS = {
     "layers": ("edgeres.cli.layers:layers", "Which layers of an engine run in INT8."),
     "board": ("edgeres.cli.board:board", "Boards over ssh: add, list, check."),
     "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
+    "help": ("edgeres.cli.help:help_command", "The manual: edgeres help TOPIC."),
 }
+CHAPTERS = {
+    "models": ("train", "import", "export", "show", "ls"),
+    "choosing": ("prune",),
+    "recovering": ("recover",),
+    "quantizing": ("calibrate", "quantize", "qat", "agree"),
+    "lint": ("lint",),
+    "engines": ("compile", "layers"),
+    "boards": ("board", "doctor"),
+    "bench": ("bench", "compare"),
+    "report": ("eval", "report", "gate"),
+    "recipes": ("run", "rerun"),
+    "studies": ("study", "lesion"),
+}
+_CHAPTER_OF = {name: chapter for chapter, names in CHAPTERS.items() for name in names}
 INTERRUPTED = 130
 _GOES_ON = {
     "train",
@@ -68,15 +83,18 @@ class LazyGroup(click.Group):
         return list(_ORDER)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command, imported now."""
+        """The command, imported now; its help ends with the page of the manual."""
         if name in STAGE_COMMANDS:
             from edgeres.cli.stages import stage_command
 
-            return stage_command(name, STAGE_COMMANDS[name])
-        if name not in COMMANDS:
+            command = stage_command(name, STAGE_COMMANDS[name])
+        elif name in COMMANDS:
+            module, _, attribute = COMMANDS[name][0].partition(":")
+            command = getattr(importlib.import_module(module), attribute)
+        else:
             return None
-        module, _, attribute = COMMANDS[name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        if name in _CHAPTER_OF:
+            command.epilog = f"Manual: edgeres help {_CHAPTER_OF[name]}"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -103,7 +121,8 @@ class LazyGroup(click.Group):
 def cli(verbose: bool, quiet: bool) -> None:
     """From a ResNet to a measured INT8 TensorRT engine.
 
-    Start with `edgeres run demo`, or with your own network: `edgeres import FILE --arch resnet50`.
+    Start with `edgeres run demo`, or with your own network: `edgeres import FILE --arch resnet50`. The manual:
+    `edgeres help`.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     _log_to_stderr(level)

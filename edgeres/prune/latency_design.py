@@ -16,7 +16,7 @@ is, the one whose estimates have the smallest joint uncertainty. Which members g
 hardly any module left would weigh most and lie where nobody prunes to: the sum is a straight line through a range, and
 a shorter range is straighter.
 
-How far off the sum is on sets it has not seen: tools/latency_figures.py, whose figures stand in the README.
+How far off the sum is on sets it has not seen: tools/latency_figures.py, whose figures stand in tools/README.md.
 
 Source: McKay, Beckman & Conover 1979, doi:10.1080/00401706.1979.10489755; D-optimality: Atkinson & Donev 1992.
 """

@@ -1,0 +1,186 @@
+"""`edgeres help`: the manual's pages, and that what they name exists."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from edgeres.cli.help import PAGES, page, topics
+from edgeres.cli.main import CHAPTERS, COMMANDS, STAGE_COMMANDS, cli
+
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted(PAGES.glob("*.md"))]
+OTHERS = [ROOT / "tools" / "README.md", ROOT / ".github" / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+SMALLEST, LARGEST, README_LARGEST = 1_500, 6 * 1024, 12 * 1024
+ELSEWHERE = {"--exportLayerInfo", "--nproc-per-node"}  # of trtexec and torchrun
+AGENT = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "edgeres" / "bench" / "agent").glob("*.py"))
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def code_in(text: str) -> list[str]:
+    """Inline code and the lines of code blocks, continued lines joined, comments left out."""
+    text = text.replace("\\\n", " ")
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
+    inline = re.findall(r"`([^`]+)`", text)
+    lines = [line for block in fenced for line in block.splitlines()]
+    return [" ".join(line.partition("  #")[0].split()) for line in (*lines, *indented, *inline)]
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that `words` name, and what follows; raises KeyError if there is none."""
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            raise KeyError(words[0])
+        command, words = found, words[1:]
+    return command, words
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {name for one in command.get_params(click.Context(command)) for name in (*one.opts, *one.secondary_opts)}
+
+
+def all_options() -> set[str]:
+    commands = [cli, *(command_of([name])[0] for name in (*STAGE_COMMANDS, *COMMANDS))]
+    inner = [group.get_command(click.Context(group), name) for group in commands for name in names_in(group)]
+    return set().union(*(options_of(command) for command in (*commands, *inner) if command is not None))
+
+
+def names_in(command: click.Command) -> list[str]:
+    return command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem if path != README else "front")
+def test_commands_and_options_that_a_page_names_exist(path):
+    known, found = all_options(), 0
+    for code in code_in(text_of(path)):
+        words = code.split()
+        given = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        if words[:1] == ["edgeres"]:
+            command, rest = command_of(words[1:])
+            assert given <= options_of(command), code
+            if command.name == "help" and rest and not rest[0].isupper():
+                assert rest[0] in topics(), code
+            found += 1
+        else:
+            assert all(name in known | ELSEWHERE or f'"{name}"' in AGENT for name in given), code
+    assert found
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *OTHERS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_links_lead_to_files_and_headings(path):
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(path)):
+        if target.startswith("http"):
+            continue
+        name, _, heading = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", text_of(linked), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *OTHERS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_paths_that_a_page_names_exist(path):
+    for named in re.findall(r"`((?:edgeres|tools|tests|calibration)/[\w./-]*)", text_of(path)):
+        assert (ROOT / named).exists(), named
+
+
+def test_pages_are_short_enough_to_be_read():
+    assert README.stat().st_size <= README_LARGEST
+    sizes = {name: (PAGES / f"{name}.md").stat().st_size for name in topics()}
+    assert not {name: size for name, size in sizes.items() if not SMALLEST <= size <= LARGEST}
+
+
+def test_every_page_is_listed_and_linked_from_the_readme():
+    front = text_of(README)
+    for name in topics():
+        assert f"]({name}.md)" in text_of(PAGES / "README.md"), name
+        assert f"](edgeres/help/{name}.md)" in front, name
+
+
+def test_every_command_has_its_page():
+    named = [name for names in CHAPTERS.values() for name in names]
+    assert sorted([*named, "help"]) == sorted([*STAGE_COMMANDS, *COMMANDS])
+    assert set(CHAPTERS) <= set(topics())
+
+
+def test_a_list_and_a_page_are_plain_in_a_pipe(edgeres):
+    code, out, _ = edgeres("help")
+    assert code == 0
+    assert all(f"- {name}: " in out for name in topics())
+    code, out, _ = edgeres("help", "quantizing")
+    assert code == 0
+    assert out == page("quantizing")
+    assert not re.search(r"\x1b|<!--|\]\(", out)
+    assert max(len(line) for line in out.splitlines() if not line.startswith("|")) <= 80
+
+
+def test_a_command_shows_its_options_and_its_page(edgeres):
+    code, out, _ = edgeres("help", "study", "lesion")
+    assert code == 0
+    assert out.startswith("Usage: edgeres study lesion")
+    assert "Manual: edgeres help quantizing" in edgeres("help", "calibrate")[1]
+    assert "Manual: edgeres help quantizing" in edgeres("calibrate", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"), [(("modles",), "models"), (("study", "lesin"), "lesion"), (("benhc",), "bench")]
+)
+def test_an_unknown_topic_is_answered_with_a_guess(edgeres, words, guess):
+    code, out, err = edgeres("help", *words)
+    assert (code, out) == (2, "")
+    assert f"did you mean {guess}?" in err
+    assert "edgeres help" in err
+
+
+@pytest.mark.parametrize(("rows", "paged"), [(200, False), (24, True)])
+def test_a_terminal_gets_it_set_and_paged_where_it_is_long(rows, paged, tmp_path):
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho PAGED\ncat\n")
+    pager.chmod(0o755)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PAGER": str(pager), "TERM": "xterm", "COLUMNS": "80", "LINES": str(rows)}
+    environment.pop("MANPAGER", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgeres", "help", "lint"], stdin=theirs, stdout=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while part := _read(ours):
+            shown += part
+    os.close(ours)
+    text = shown.decode()
+    assert process.returncode == 0
+    assert ("PAGED" in text) is paged
+    assert ("\x1b[" in text) is not paged  # a pager that may not know them gets no escapes
+    assert "##" not in text
+    assert "zero-point" in text
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # what Linux says at the end
+        return b""
+
+
+def test_the_manual_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from edgeres.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "help", "models"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Models" in done.stdout

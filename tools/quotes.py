@@ -1,0 +1,280 @@
+"""The few figures that README.md and the help pages quote, each from its file in tools/results, in 80 columns."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cpu_figures
+import engine_cases
+import lint_cases
+from channels_report import Results as Channels
+from channels_report import rows_of
+from practise_figures import Results as Practise
+from practise_figures import table_of
+from recover_figures import Lines as Recovered
+
+from edgeres.core.config import record_from_json
+from edgeres.pipeline.schemas import SCHEMAS
+from edgeres.prune.sweep_record import Sweep
+from edgeres.report.summary import Row, RunSummary
+from edgeres.report.wording import count, percent, points, size
+
+RESULTS = Path(__file__).parent / "results"
+_WIDTH = 80
+_QUANTIZED = ("minmax", "percentile", "entropy", "mse", "channels", "channels + rounding + bias")
+_HEADLINE = (1, 2, 4, 5)  # rows of the run: exported, pruned, exported again, quantized
+_SWEPT = (0, 2, 4, 6, 8, 10, 12)
+Lines = list[str]
+
+
+def headline() -> Lines:
+    """README: what a network became."""
+    run = record_from_json(RunSummary, RESULTS / "resnet56.json")
+    whole, bare, short, int8 = (run.rows[index] for index in _HEADLINE)
+    modules = len(_json("latency")["table"]["modules"])
+    names = (
+        "as it was",
+        f"{len(bare.dropped)} of {modules} modules dropped",
+        "recovered, no labels",
+        "INT8, for TensorRT",
+    )
+    lines = _head("ResNet-56, CIFAR-10", "top-1 %", "change, points", "parameters", "file", "latency")
+    for name, row in zip(names, (whole, bare, short, int8), strict=True):
+        change = row.versus_first.points if row is not whole else None
+        top1 = percent(row.accuracy.top1.value) if row.accuracy else ""
+        changed = " ".join(points(change)).replace(" points", "") if change else ""
+        lines.append(_row(name, top1, changed, count(row.params), size(row.size_bytes), _latency(row)))
+    first, how = whole.accuracy, whole.latency
+    if first is None or how is None:
+        raise ValueError("resnet56.json: the exported network was not judged or not timed")
+    about = (
+        f"{first.dataset} {first.split}, n = {first.n:,}; brackets are paired 95 % intervals. Latency: {how.runtime},"
+        f" batch {how.batch}, {how.threads} threads, {how.machine}."
+    )
+    return [*lines, "", about]
+
+
+def _latency(row: Row) -> str:
+    return f"{row.latency.p50_ms.value:.2f} ms" if row.latency and row.latency.runtime.startswith("onnx") else ""
+
+
+def sweep() -> Lines:
+    """What each number of modules costs and brings."""
+    found = record_from_json(Sweep, RESULTS / "sweep.json")
+    lines = _head("dropped", "top-1 % at once", "recovered", "against the whole", "latency")
+    for row in found.rows:
+        if row.count in _SWEPT and row.ratio is not None:
+            change = f"{row.final.change_points:+.2f} ± {row.final.half_width_points:.2f}" if row.count else ""
+            top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, row.final))
+            lines.append(_row(str(row.count), *top1, _minus(change), f"{row.ratio.value:.3f}"))
+    accuracy = found.rows[0].bare.accuracy
+    about = (
+        f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)} for three"
+        f" epochs of 1,000 images. Latency as a share of the whole network's: {found.runtime}, batch {found.batch},"
+        f" {found.threads} threads, {found.machine}."
+    )
+    return [*lines, "", *_text(about)]
+
+
+def choosing() -> Lines:
+    """How good the search, its score and the predicted latencies are."""
+    cases = list(_json("search")["exhaustive"]["cases"].values())
+    score, latency = _json("score"), _json("latency")["subsets"]
+    sets = _and([f"{row['sets']:,}" for row in cases])
+    share = 100 * max(row["evaluated_share"] for row in cases)
+    correlation = score["correlation"]
+    return [
+        *_item(
+            f"Of all {sets} possible sets, the beam's choice ranks {_and([str(row['rank']) for row in cases])}, the"
+            f" modules with the smallest single lesions {_and([str(row['independent_rank']) for row in cases])}. It"
+            f" evaluated at most {share:.0f} % of them."
+        ),
+        *_item(
+            f"Rank correlation of a set's score with its KL after recovery, over {len(score['rows'])} sets of"
+            f" {score['conditions']['drop']}: `adaptive` {correlation['adaptive']:.2f}, `kl`"
+            f" {_minus(format(correlation['kl'], '.2f'))}."
+        ),
+        *_item(
+            f"Latencies of {len(latency['rows'])} random sets of ResNet-56 were predicted within"
+            f" {latency['rms_percent']:.1f} % (root mean square; {latency['largest_percent']:.1f} % at most)."
+        ),
+    ]
+
+
+def recovering() -> Lines:
+    """What minutes of recovery bring."""
+    found = record_from_json(Recovered, RESULTS / "recover.json")
+    lines = _head("`edgeres prune`", "top-1 %", "against the whole", "minutes")
+    for line in found.lines:
+        words = " ".join(f"--{key} {value}" for key, value in line.options.items() if key not in ("images", "epochs"))
+        change = _minus(f"{line.change_points:+.2f} ± {line.half_width_points:.2f}")
+        lines.append(_row(f"`{words}`", f"{100 * line.top1:.2f}", change, f"{line.duration_s / 60:.1f}"))
+    about = (
+        f"ResNet-56, {100 * found.whole_top1:.2f} %; {found.data} val, n = {found.lines[0].n:,}, paired 95 %"
+        f" intervals; {found.machine}."
+    )
+    return [*lines, "", *_text(about)]
+
+
+def peers() -> Lines:
+    """Against another rule, and against thinner channels."""
+    practise = record_from_json(Practise, RESULTS / "practise.json")
+    channels = record_from_json(Channels, RESULTS / "channels.json")
+    cells = [[cell.strip() for cell in row.split("|")] for row in table_of(practise)[2:]]
+    ahead = [f"{_minus(row[5])} with {row[1]}" for row in cells]
+    thinner = [f"{_interval(*row.ahead)} at {row.target:g}" for row in rows_of(channels) if row.ahead]
+    return [
+        *_item(f"Against PRACTISE's rule, same images and steps: {_and(ahead)} modules dropped, points."),
+        *_item(
+            f"Against thinner channels (Torch-Pruning {channels.packages['torch-pruning']}) near the same latency:"
+            f" {_and(thinner)} of the whole network's, points. Both sides recovered for one epoch, one seed; channels"
+            " gain more from a long recovery."
+        ),
+    ]
+
+
+def quantizing() -> Lines:
+    """ResNet-56: methods and improvements."""
+    content = _json("quantize")["ResNet-56"]
+    lines = _head("ResNet-56", "change, points", "same top-1", "logit SQNR")
+    for name in _QUANTIZED:
+        row = content["rows"][name]
+        change = _minus(f"{row['change_points']:+.2f} ± {row['half_width_points']:.2f}")
+        lines.append(_row(name, change, f"{100 * row['agreement']:.2f} %", f"{row['sqnr_db']:.1f} dB"))
+    return [*lines, "", *_text(f"Against float, n = {content['n']:,} val, {content['images']} calibration images.")]
+
+
+def skips() -> Lines:
+    """What limits INT8."""
+    runs = list(_json("fidelity")["ResNet-56"]["seeds"].values())
+    last = next(name for name in runs[0]["steps"] if "skips" in name)
+
+    def decibels(step: str) -> str:
+        return f"{statistics.median(run['steps'][step]['sqnr_db'] for run in runs):.1f}"
+
+    rows = [run["steps"][last] for run in runs]
+    many = statistics.median(row["float_skips"] for row in rows)
+    return _text(
+        f"In ResNet-56 all improvements together reach {decibels('+ bias')} dB; with {many:g} of its"
+        f" {rows[0]['skips']} skips float it is {decibels(last)} dB."
+    )
+
+
+def memory() -> Lines:
+    """Calibration against ONNX Runtime's."""
+    rows = [row for row in _json("calibration")["cost"] if row["images"] == 512]
+    ours, peer = (next(row for row in rows if (row["job"] == "ours") is is_ours) for is_ours in (True, False))
+    return _text(
+        f"For 512 images of ResNet-56 that takes {ours['above_idle_mb']:.0f} MB of memory, and"
+        f" {ours['wall_s'] / peer['wall_s']:.2f} of the time of ONNX Runtime's calibrator, which takes"
+        f" {peer['above_idle_mb']:,.0f} MB ({peer['method']})."
+    )
+
+
+def cpu() -> Lines:
+    """INT8 on a CPU."""
+    found = record_from_json(cpu_figures.Results, RESULTS / "cpu.json")
+    row = next(row for row in found.rows if row.name == "ort-cpu, 8-bit weights")
+    change = _interval(row.change_points.value, (row.change_points.high - row.change_points.low) / 2)
+    return _text(
+        f"The whole ResNet-56 takes {row.to_float.value:.2f} of its float file's time that way, {change} points of"
+        f" top-1 (n = {found.n:,}; {found.runtime}, batch 1, {found.settings.threads} thread, {found.cpu})."
+    )
+
+
+def lint() -> Lines:
+    """How files of ONNX Runtime fare."""
+    found = record_from_json(lint_cases.Results, RESULTS / "lint.json").cases
+    refused, mended = sum(not case.builds for case in found), sum(case.repaired_builds for case in found)
+    return _text(
+        f"Of {len(found)} files of ONNX Runtime {found[0].onnxruntime} (four networks, its settings crossed)"
+        f" TensorRT-RTX refused {refused}; after `--fix` it built {mended}."
+    )
+
+
+def engines() -> Lines:
+    """What was built."""
+    found = record_from_json(engine_cases.Results, RESULTS / "engines.json")
+    refused = [build for build in found.builds if build.exit_code]
+    where = ", ".join(sorted({" + ".join(build.targets) for build in refused}))
+    return _text(
+        f"{len(found.builds)} builds of {len(found.sources)} networks for SM 75 to 121 by {found.builder}, on a machine"
+        f" without a GPU: {len(found.builds) - len(refused)} engines, {len(refused)} refusals, all for {where}. None"
+        " was run."
+    )
+
+
+def compare() -> Lines:
+    """How often a verdict is right."""
+    trials = _json("compare")["trials"]
+    words = {kind: Counter(row["word"] for row in rows) for kind, rows in trials.items()}
+    gain = statistics.median(row["speed"]["value"] for row in trials["module"])
+    n = {kind: len(rows) for kind, rows in trials.items()}
+    return _text(
+        f"Tried on ResNet-56: one module less ({gain:.3f}x) was called faster in {words['module']['faster']} of"
+        f" {n['module']} trials; a network against itself was faster or slower in"
+        f" {words['self']['faster'] + words['self']['slower']} of {n['self']}; with another program started half way"
+        f" {words['hog']['invalid']} of {n['hog']} were invalid."
+    )
+
+
+def studies() -> Lines:
+    """The verdicts."""
+    return [line for name, study in _json("studies").items() for line in _item(f"`{name}`: {study['verdict']}")]
+
+
+def schemas() -> Lines:
+    """Every JSON by name."""
+    return [
+        line
+        for name, schema in SCHEMAS.items()
+        for line in _item(f"`{name}` (version {schema.version}): {schema.found}")
+    ]
+
+
+QUOTES: dict[str, Callable[[], Lines]] = {
+    f"short-{maker.__name__}": maker
+    for maker in (
+        headline, sweep, choosing, recovering, peers, quantizing, skips, memory, cpu, lint, engines, compare, studies,
+        schemas,
+    )
+}  # fmt: skip
+
+
+def _json(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _head(*titles: str) -> Lines:
+    return [_row(*titles), "|" + " --- |" * len(titles)]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _text(text: str) -> Lines:
+    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _item(text: str) -> Lines:
+    return textwrap.wrap(f"- {text}", _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _and(words: Lines) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _interval(value: float, half: float) -> str:
+    return _minus(f"{value:+.2f} ± {half:.2f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

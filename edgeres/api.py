@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgeres.core.artifacts import OnnxModel as OnnxModel
     from edgeres.core.artifacts import model_from as model_from
     from edgeres.core.errors import EdgeresError as EdgeresError
+    from edgeres.core.records.latency import LatencyConfig as LatencyConfig
     from edgeres.core.spec import ModelSpec as ModelSpec
     from edgeres.core.spec import Preprocess as Preprocess
     from edgeres.core.stage import StageReport as StageReport
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from edgeres.prune.config import PruneConfig as PruneConfig
     from edgeres.prune.config import SweepConfig as SweepConfig
     from edgeres.prune.latency import latency_table as latency_table
-    from edgeres.prune.latency_table import LatencyConfig as LatencyConfig
     from edgeres.prune.recover import RecoverConfig as RecoverConfig
     from edgeres.prune.recover import recover as recover
     from edgeres.prune.stage import prune as prune
@@ -94,7 +94,7 @@ _PLACES = {
     "edgeres.quantize.stage": ("QuantizeConfig", "quantize"),
     "edgeres.report.stage": ("ReportConfig", "report"),
     "edgeres.prune.latency": ("latency_table",),
-    "edgeres.prune.latency_table": ("LatencyConfig",),
+    "edgeres.core.records.latency": ("LatencyConfig",),
     "edgeres.study.reorder": ("ReorderConfig", "reorder"),
     "edgeres.study.paths": ("PathsConfig", "paths"),
     "edgeres.study.gradients": ("GradientsConfig", "gradients"),

@@ -12,10 +12,10 @@ from edgeres.bench.on_board import BoardConfig
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.bench_calls import bench_call
 from edgeres.pipeline.calls import Call, call
-from edgeres.prune.latency_table import LatencyConfig
 
 _OF_MODELS, _OF_MODULES, _OF_BOARDS = (
     frozenset(kind.model_fields) for kind in (BenchConfig, LatencyConfig, BoardConfig)

@@ -93,9 +93,13 @@ def rate_interval(latency: Latency) -> Interval:
 
 def round_medians(latency: Latency) -> NDArray[np.float64]:
     """Median of every round in milliseconds, in order: float64 (rounds,); of one round if none are recorded."""
+    return np.asarray([np.median(part) for part in by_round(latency)])
+
+
+def by_round(latency: Latency) -> list[NDArray[np.float64]]:
+    """The samples of every round in milliseconds, in order; one round if none are recorded."""
     samples = np.asarray(latency.samples_ms)
-    parts = np.split(samples, np.cumsum(latency.rounds)[:-1]) if latency.rounds else [samples]
-    return np.asarray([np.median(part) for part in parts])
+    return np.split(samples, np.cumsum(latency.rounds)[:-1]) if latency.rounds else [samples]
 
 
 def ratio_interval(before: Latency, after: Latency, seed: int = 0) -> Interval:

@@ -25,6 +25,7 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
 from edgeres.core.files import made_folder, write_text
 from edgeres.core.metrics import Latency
+from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.runs import STARTED_NAME, StageFolder, run_holding, run_named, started_text
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.pipeline.on_board import BoardCall
@@ -35,7 +36,6 @@ from edgeres.prune.latency import latency_table
 from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board
 from edgeres.prune.latency_kept import FILE_NAME as KEPT_NAME
 from edgeres.prune.latency_kept import Kept
-from edgeres.prune.latency_table import LatencyConfig
 
 log = logging.getLogger(__name__)
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}

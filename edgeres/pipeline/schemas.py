@@ -36,7 +36,7 @@ SCHEMAS = {
     "manifest": Schema("edgeres.runtime.manifest:EngineManifest", "FILE.plan.json"),
     "scales": Schema("edgeres.quantize.scales:ScaleTable", "scales.json of calibrate"),
     "lesions": Schema("edgeres.study.lesion_table:LesionTable", "lesions.json of lesion"),
-    "latencies": Schema("edgeres.prune.latency_table:LatencyTable", "latency.json of bench --per-module"),
+    "latencies": Schema("edgeres.core.records.latency:LatencyTable", "latency.json of bench --per-module"),
     "study": Schema("edgeres.study.result:Study", "study.json of study"),
     "sweep": Schema("edgeres.prune.sweep_record:Sweep", "sweep.json of prune --sweep"),
     "gate": Schema("edgeres.report.gate:GateReport", "gate --json"),

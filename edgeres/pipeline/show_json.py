@@ -72,7 +72,7 @@ def _lesions(path: Path) -> Iterable[str]:
 
 
 def _latencies(path: Path) -> Iterable[str]:
-    from edgeres.prune.latency_table import LatencyTable
+    from edgeres.core.records.latency import LatencyTable
 
     table = record_from_json(LatencyTable, path)
     kept = table.conditions

@@ -91,7 +91,7 @@ STAGES = {
     "latency": Stage(
         Checkpoint,
         LatencyTableFile,
-        "edgeres.prune.latency:LatencyConfig",
+        "edgeres.core.records.latency:LatencyConfig",
         "edgeres.prune.latency:latency_table",
     ),
     "prune": Stage(

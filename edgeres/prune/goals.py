@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import ModelSpec
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.latency_check import Target, target_from
-from edgeres.prune.latency_table import AGAIN, LatencyTable, check_table, predicted_ms
+from edgeres.prune.latency_table import AGAIN, check_table, predicted_ms
 from edgeres.prune.plan import Goal
 
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}

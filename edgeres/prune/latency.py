@@ -2,7 +2,7 @@
 
 Networks that drop many modules at once are timed in one interleaved session with the whole network, and the saving of
 each class of equal modules is found by least squares (`latency_design` says why, and how the networks are chosen).
-latency.json holds what `latency_table` describes.
+latency.json holds what `edgeres.core.records.latency.LatencyTable` describes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 from edgeres.bench.stage import BenchConfig, Session
 from edgeres.bench.stage import measure as measure_here
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, Model
+from edgeres.core.environment import default_threads
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Latency
+from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable, ModuleCost, Timed
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.core.statistics import percentile_interval, round_medians
 from edgeres.prune.latency_design import (
     Fit,
     design,
@@ -32,9 +34,8 @@ from edgeres.prune.latency_design import (
     saved_by_round,
     shape_classes,
 )
-from edgeres.prune.latency_table import LatencyConfig, LatencyTable, ModuleCost, Timed, lines_of, summary_of
+from edgeres.prune.latency_table import lines_of, module_costs, summary_of
 
-FILE_NAME = "latency.json"
 _WHOLES = 3  # processes of the whole network: the luck of one start would shift every ratio
 _FEWEST = 10  # shortened networks: leaves enough beyond the unknowns to estimate the error of the sum
 _WARNINGS_SHOWN = 3  # the same sentence for a dozen throw-away networks is noise
@@ -66,14 +67,29 @@ def latency_table(
     log.info("latency: %d networks with modules of %d shapes", len(sets), len(classes))
     session = _measured(source, sets, config, out_dir=out_dir, measure=measure or measure_here)
     fit = fitted(classes, sets, [median_ms(latency) for latency in session.latencies])
-    costs = _costs(source.spec, classes, fit, alone=_alone(session.latencies, len(singles)))
+    costs = _costs(source.spec, classes, fit, latencies=session.latencies, singles=len(singles))
     table = _table(source, config, session, fit=fit, costs=costs)
-    timed = tuple(Timed.of(names, latency) for names, latency in zip(sets, session.latencies, strict=True))
+    timed = tuple(
+        Timed(dropped=tuple(sorted(names)), rounds_ms=tuple(map(float, round_medians(latency))))
+        for names, latency in zip(sets, session.latencies, strict=True)
+    )
     table = table.model_copy(update={"timed": timed})
-    output = LatencyTableFile(out_dir / FILE_NAME)
+    output = LatencyTableFile(out_dir / LATENCY_NAME)
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
     _record(recorder, table, session)
     return StageResult(output, recorder.finish(output))
+
+
+def session_config(config: LatencyConfig) -> BenchConfig:
+    """The options of one session of `config`, the number of threads settled."""
+    return BenchConfig(
+        batch=config.batch,
+        threads=config.threads or default_threads(),
+        rounds=config.rounds,
+        seconds=config.seconds,
+        include_qdq=True,
+        seed=config.seed,
+    )
 
 
 def _networks(classes: int, config: LatencyConfig) -> int:
@@ -98,38 +114,20 @@ def _measured(
             precision=config.precision,
             batch=config.batch,
         )
-        return measure(models, config.as_bench())
-
-
-def _alone(latencies: Sequence[Latency], count: int) -> list[Interval | None]:
-    singles = latencies[len(latencies) - count :]
-    return [saved_by_round(latencies[:_WHOLES], latency) for latency in singles]
+        return measure(models, session_config(config))
 
 
 def _costs(
-    spec: ModelSpec, classes: dict[str, tuple[str, ...]], fit: Fit, *, alone: list[Interval | None]
+    spec: ModelSpec, classes: dict[str, tuple[str, ...]], fit: Fit, *, latencies: Sequence[Latency], singles: int
 ) -> tuple[ModuleCost, ...]:
-    """One row per module in order of execution."""
-    from edgeres.models import modules_of
-
-    names = [name for members in classes.values() for name in members]
-    own = dict(zip(names, alone or [None] * len(names), strict=True))
+    """What each class saves by the fit; the last `singles` of the latencies are without one module each."""
     saved = {
         shape: interval_around(float(fit.coefficients[i]), math.sqrt(fit.covariance[i, i]), fit.degrees)
         for i, shape in enumerate(classes, start=1)
     }
-    shape_of = {name: shape for shape, members in classes.items() for name in members}
-    return tuple(
-        ModuleCost(
-            module=info.name,
-            kind=info.kind,
-            shape=shape_of[info.name],
-            saved_ms=saved[shape_of[info.name]],
-            alone_ms=own[info.name],
-        )
-        for info in modules_of(spec)
-        if info.name in shape_of
-    )
+    names = [name for members in classes.values() for name in members][:singles]
+    own = [saved_by_round(latencies[:_WHOLES], latency) for latency in latencies[len(latencies) - singles :]]
+    return module_costs(spec, classes, saved, dict(zip(names, own, strict=True)))
 
 
 def _table(

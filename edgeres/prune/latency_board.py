@@ -37,15 +37,15 @@ from edgeres.core.durations import text_from
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Z_95, Latency
-from edgeres.core.spec import ModelSpec
+from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import Interval, percentile_interval
 from edgeres.graph.blocks import module_of
 from edgeres.graph.view import QDQ, WEIGHTED
-from edgeres.prune.latency import FILE_NAME, Measure
+from edgeres.prune.latency import Measure
 from edgeres.prune.latency_design import interval_around, shape_classes
 from edgeres.prune.latency_kept import Kept, NetworkTime
-from edgeres.prune.latency_table import LatencyConfig, LatencyTable, ModuleCost, lines_of, summary_of
+from edgeres.prune.latency_table import lines_of, module_costs, summary_of
 
 _SHORTCUT = ".downsample"
 _ROUNDS = 20  # pieces in a row that a board's samples are cut into: neighbours are not independent
@@ -80,7 +80,8 @@ def table_from_profile(source: OnnxModel, latency: Latency, texts: ProfileTexts)
     spread, degrees = _spread(classes, own)
     errors = {shape: _mean(names, own) * spread / math.sqrt(len(names)) for shape, names in classes.items()}
     variances = [((whole.high - whole.low) / 2 / Z_95) ** 2, *(error**2 for error in errors.values())]
-    costs = _costs(source.spec, classes, own, errors=errors, degrees=degrees)
+    saved = {shape: interval_around(_mean(names, own), errors[shape], degrees) for shape, names in classes.items()}
+    alone = {name: Interval(value=time, low=time, high=time) for name, time in own.items()}
     return LatencyTable(
         model_sha256=source.sha256,
         model_name=source.path.name,
@@ -95,7 +96,7 @@ def table_from_profile(source: OnnxModel, latency: Latency, texts: ProfileTexts)
         measured_ms=whole,
         rest_ms=whole.value - sum(own.values()),
         shapes=tuple(classes),
-        table=costs,
+        table=module_costs(source.spec, classes, saved, alone),
         covariance=_diagonal(variances),
         fit_error=abs(total / whole.value - 1),
         degrees=degrees,
@@ -108,7 +109,7 @@ def latency_from_profile(
     """Writes out_dir/latency.json, the table of the profile; raises as `table_from_profile` does."""
     recorder = Recorder("latency", _conditions(source, latency), source)
     table = table_from_profile(source, latency, texts)
-    output = LatencyTableFile(out_dir / FILE_NAME)
+    output = LatencyTableFile(out_dir / LATENCY_NAME)
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
     recorder.results |= summary_of(table)
     recorder.notes += lines_of(table)
@@ -259,32 +260,6 @@ def _spread(classes: Mapping[str, Sequence[str]], own: Mapping[str, float]) -> t
 
 def _mean(names: Sequence[str], own: Mapping[str, float]) -> float:
     return fmean(own[name] for name in names)
-
-
-def _costs(
-    spec: ModelSpec,
-    classes: Mapping[str, Sequence[str]],
-    own: Mapping[str, float],
-    *,
-    errors: Mapping[str, float],
-    degrees: int,
-) -> tuple[ModuleCost, ...]:
-    """One row per module in order of execution: its class's mean, and its own time beside it."""
-    from edgeres.models import modules_of
-
-    shape_of = {name: shape for shape, names in classes.items() for name in names}
-    saved = {shape: interval_around(_mean(names, own), errors[shape], degrees) for shape, names in classes.items()}
-    return tuple(
-        ModuleCost(
-            module=info.name,
-            kind=info.kind,
-            shape=shape_of[info.name],
-            saved_ms=saved[shape_of[info.name]],
-            alone_ms=Interval(value=own[info.name], low=own[info.name], high=own[info.name]),
-        )
-        for info in modules_of(spec)
-        if info.name in shape_of
-    )
 
 
 def _diagonal(values: Sequence[float]) -> tuple[tuple[float, ...], ...]:

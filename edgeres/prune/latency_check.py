@@ -29,10 +29,11 @@ from edgeres.bench.stage import Session, measure
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LatencyTable
 from edgeres.core.statistics import Interval, percentile_interval, ratio_interval
-from edgeres.prune.latency import Measure
+from edgeres.prune.latency import Measure, session_config
 from edgeres.prune.latency_design import pooled
-from edgeres.prune.latency_table import LatencyTable, check_table, predicted_ms
+from edgeres.prune.latency_table import check_table, predicted_ms
 from edgeres.prune.shortened import as_run
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def check_prediction(
         models = as_run([whole, pruned], Path(name), runtime=how.runtime, precision=how.precision, batch=how.batch)
         checked = None
         for copies in _COPIES:
-            session = measure([*models] * copies, how.as_bench())
+            session = measure([*models] * copies, session_config(how))
             checked = _checked(pruned, whole, table, session)
             if target is None or not checked.is_open(target):
                 break

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.metrics import Latency
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import Interval, t_95
+from edgeres.core.statistics import Interval, by_round, round_medians, t_95
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -123,7 +123,7 @@ def saved_by_round(whole: Sequence[Latency], without: Latency, *, seed: int = 0)
 
 def pooled(latencies: Sequence[Latency]) -> Latency:
     """Several processes of one model in one session as one latency, round by round."""
-    pieces = [_by_round(latency) for latency in latencies]
+    pieces = [by_round(latency) for latency in latencies]
     rounds = [[sample for piece in same for sample in piece] for same in zip(*pieces, strict=True)]
     return latencies[0].model_copy(
         update={
@@ -137,15 +137,6 @@ def pooled(latencies: Sequence[Latency]) -> Latency:
 def median_ms(latency: Latency) -> float:
     """Median of the medians of the rounds: each round counts once, however many calls it had."""
     return float(np.median(round_medians(latency)))
-
-
-def round_medians(latency: Latency) -> Vector:
-    """Median of each round in milliseconds, (rounds,)."""
-    return np.array([np.median(samples) for samples in _by_round(latency)])
-
-
-def _by_round(latency: Latency) -> list[Vector]:
-    return np.split(np.asarray(latency.samples_ms), np.cumsum(latency.rounds)[:-1])
 
 
 def _hypercube(classes: Classes, networks: int, generator: random.Random) -> list[tuple[int, ...]]:

@@ -14,150 +14,40 @@ whatever is cut from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from edgeres.bench.stage import BenchConfig
-from edgeres.core.config import Config, Record, record_from_json
-from edgeres.core.environment import default_threads, environment
+from edgeres.core.environment import environment
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
+from edgeres.core.records.latency import LatencyTable, ModuleCost
 from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import Interval
-from edgeres.prune.latency_design import interval_around, round_medians, row_of
+from edgeres.prune.latency_design import Classes, interval_around, row_of
 
 AGAIN = "edgeres bench --per-module"
 _WIDE_FIT = 0.03  # relative; on an undisturbed CPU it stays near 0.01, the luck of a process start
 
 
-class LatencyConfig(Config):
-    """How to find out what each module costs."""
+def module_costs(
+    spec: ModelSpec, classes: Classes, saved: Mapping[str, Interval], alone: Mapping[str, Interval]
+) -> tuple[ModuleCost, ...]:
+    """One row per module in order of execution: what is `saved` by its class, and by itself `alone` where known."""
+    from edgeres.models import modules_of
 
-    batch: int = Field(1, ge=1, description="images per call")
-    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
-    rounds: int = Field(20, ge=5, description="turns of each network, interleaved")
-    seconds: float = Field(4.0, gt=0, description="time for each network, all rounds together")
-    seed: int = Field(0, ge=0, description="of the networks' modules, the input images and the order of turns")
-    runtime: Literal["ort", "torch", "tensorrt"] = Field(
-        "ort", description="what executes the networks; tensorrt: on a board"
-    )
-    precision: Literal["fp32", "int8"] = Field("fp32", description="int8 times Q/DQ graphs")
-    networks: int | None = Field(None, ge=2, description="shortened networks to time; default: by number of shapes")
-    every_module: bool = Field(False, description="also time the network without each single module")
-
-    def check(self, *, on_board: bool = False) -> None:
-        """A Q/DQ graph needs ONNX Runtime, TensorRT a board."""
-        if self.runtime == "tensorrt" and not on_board:
-            raise InputError("--runtime tensorrt times networks on a board: edgeres bench --per-module --on BOARD")
-        if self.precision == "int8" and self.runtime == "torch":
-            raise InputError("--precision int8 times Q/DQ graphs, which torch does not execute; use --runtime ort")
-
-    def as_bench(self) -> BenchConfig:
-        """The session's own options, the number of threads settled."""
-        return BenchConfig.model_validate(
-            {
-                "batch": self.batch,
-                "threads": self.threads or default_threads(),
-                "rounds": self.rounds,
-                "seconds": self.seconds,
-                "include_qdq": True,
-                "seed": self.seed,
-            }
+    shape_of = {name: shape for shape, names in classes.items() for name in names}
+    return tuple(
+        ModuleCost(
+            module=info.name,
+            kind=info.kind,
+            shape=shape_of[info.name],
+            saved_ms=saved[shape_of[info.name]],
+            alone_ms=alone.get(info.name),
         )
-
-
-class ModuleCost(Record):
-    """What dropping one module saves: its class's figure, and its own where it was timed alone."""
-
-    module: str
-    kind: str
-    shape: str
-    saved_ms: Interval
-    alone_ms: Interval | None = None
-
-
-class Timed(Record):
-    """One network of the session: what it lacks and the median of each of its rounds."""
-
-    dropped: tuple[str, ...]
-    rounds_ms: tuple[float, ...]
-
-    @classmethod
-    def of(cls, dropped: Sequence[str], latency: Latency) -> Timed:
-        """The record of a latency."""
-        return cls(dropped=tuple(sorted(dropped)), rounds_ms=tuple(map(float, round_medians(latency))))
-
-
-class LatencyTable(Record):
-    """Content of latency.json; `model_sha256` and `spec` are of the checkpoint that was measured.
-
-    `covariance` in ms^2 belongs to (whole_ms, saved_ms of each of `shapes`); `fit_error` is relative. `measured_ms` is
-    the whole network's median itself, `rest_ms` what no module accounts for: stem, head and overhead.
-
-    `method`: from shortened networks, or from the layer profile of one engine of `engine_precision`. `model_name` is
-    the file's, empty in a table of an earlier version.
-    """
-
-    kind: Literal["latencies"] = "latencies"
-    schema_version: int = 1
-    model_sha256: str
-    model_name: str = ""
-    spec: ModelSpec
-    conditions: LatencyConfig
-    runtime: str
-    machine: str
-    session: str
-    method: Literal["networks", "profile"] = "networks"
-    engine_precision: str | None = None
-    whole_ms: Interval
-    measured_ms: Interval
-    rest_ms: float
-    shapes: tuple[str, ...]
-    table: tuple[ModuleCost, ...]
-    covariance: tuple[tuple[float, ...], ...]
-    fit_error: float
-    degrees: int
-    timed: tuple[Timed, ...] = ()
-
-    @property
-    def is_of_board(self) -> bool:
-        """Whether it was measured on a board, which nothing here can check."""
-        return self.conditions.runtime == "tensorrt"
-
-    @property
-    def precision(self) -> str:
-        """Of the graphs that were timed: `INT8`, `FP32`, `INT8+FP16`."""
-        return (self.engine_precision or self.conditions.precision).upper()
-
-    @property
-    def is_int8(self) -> bool:
-        """Whether INT8 graphs were timed."""
-        return "INT8" in self.precision
-
-    @property
-    def title(self) -> str:
-        """`table of model.int8.onnx on desk`."""
-        where = self.machine.partition(":")[0] if self.is_of_board else self.runtime
-        return f"table of {self.model_name or 'a network'} on {where}"
-
-    @property
-    def classes(self) -> dict[str, tuple[str, ...]]:
-        """Shape -> modules."""
-        return {shape: tuple(row.module for row in self.table if row.shape == shape) for shape in self.shapes}
-
-    @property
-    def saved_ms(self) -> dict[str, float]:
-        """Module -> milliseconds that dropping it saves."""
-        return {row.module: row.saved_ms.value for row in self.table}
-
-
-def latency_table_from(path: Path) -> LatencyTable:
-    """The table in latency.json; raises InputError if it is damaged or something else."""
-    return record_from_json(LatencyTable, path)
+        for info in modules_of(spec)
+        if info.name in shape_of
+    )
 
 
 def predicted_ms(table: LatencyTable, dropped: Sequence[str]) -> Interval:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import check_module_names, modules_of
@@ -21,7 +22,7 @@ from edgeres.prune.config import PruneConfig
 from edgeres.prune.cutting import Cut, cut, cut_and_recovered
 from edgeres.prune.goals import goal_from, macs_outcome, worth
 from edgeres.prune.latency_check import Checked, check_prediction, target_from
-from edgeres.prune.latency_table import LatencyTable, check_table, doubts, latency_table_from, predicted_ms
+from edgeres.prune.latency_table import check_table, doubts, predicted_ms
 from edgeres.prune.plan import Goal, Searched
 from edgeres.prune.within import leaving_some, within_loss
 

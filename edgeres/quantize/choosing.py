@@ -14,14 +14,13 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.config import Record, record_from_json, refuse_doubles
+from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup, resolve
 from edgeres.quantize.decision import Decision
@@ -153,27 +152,6 @@ def check_improvements(names: tuple[str, ...]) -> None:
     refuse_doubles(names, "--improve")
     for name in names:
         lookup(IMPROVEMENTS, name, "improvement")
-
-
-class _Saved(Record):
-    value: float
-
-
-class _Cost(Record):
-    module: str
-    saved_ms: _Saved
-
-
-class _Costs(Record):
-    """What is read of a latency table (`edgeres bench --per-module`)."""
-
-    kind: Literal["latencies"]
-    table: tuple[_Cost, ...]
-
-
-def costs_from(path: Path) -> dict[str, float]:
-    """Module -> ms it takes by a latency table; raises InputError if the file is something else."""
-    return {row.module: row.saved_ms.value for row in record_from_json(_Costs, path).table}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from edgeres.core.config import Config, record_from_json
 from edgeres.core.errors import InputError, StageError, did_you_mean, require
 from edgeres.core.files import written
 from edgeres.core.names import lookup
+from edgeres.core.records.latency import latency_table_from
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import skips_in
 from edgeres.graph.view import GraphView
@@ -31,7 +32,6 @@ from edgeres.quantize.choosing import (
     bounds_by,
     check_improvements,
     chosen_by_auto,
-    costs_from,
     float_skips,
     improved,
     left_float,
@@ -166,7 +166,8 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
         found = float_skips(source.proto, chosen.decision, options, images=images, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
-        limit = LossLimit(config.max_loss, config.labels, costs_from(config.latency) if config.latency else None)
+        costs = latency_table_from(config.latency).saved_ms if config.latency else None
+        limit = LossLimit(config.max_loss, config.labels, costs)
         kept = replace(options, keep=(*options.keep, *chosen.keep))
         found = left_float(source.proto, chosen.decision, kept, images=images, limit=limit)
         chosen.leave(found, "left_float", "units")

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LATENCY_NAME, LatencyTable, ModuleCost
 from edgeres.core.statistics import Interval
 from edgeres.report.folder import Figure, FinishedStage, RunFolder, figure_from
-
-
-class CostRow(Figure):
-    """Milliseconds that dropping the module saves: the figure of all modules of its `shape`, and its own if timed."""
-
-    module: str
-    kind: str
-    shape: str
-    saved_ms: Interval
-    alone_ms: Interval | None = None
 
 
 class CostFigure(Figure):
@@ -26,7 +19,7 @@ class CostFigure(Figure):
     networks: int
     conditions: str
     machine: str
-    rows: tuple[CostRow, ...]
+    rows: tuple[ModuleCost, ...]
 
 
 def costs_in(folder: RunFolder) -> tuple[CostFigure | None, tuple[str, ...]]:
@@ -34,22 +27,24 @@ def costs_in(folder: RunFolder) -> tuple[CostFigure | None, tuple[str, ...]]:
     stage = folder.newest("latency")
     if stage is None:
         return None, ()
-    results = stage.report.results
-    values = {
-        **results,
-        "stage": stage.name,
-        "rows": results.get("modules"),
-        "conditions": _conditions(stage),
-        "machine": stage.report.environment.machine,
-    }
-    found = figure_from(CostFigure, values)
+    found = figure_from(CostFigure, {"stage": stage.name, **_values(stage)})
     if found is None or not found.rows:
         return None, (f"{stage.name}: its latency table cannot be read; measure again: edgeres bench --per-module",)
     return found, ()
 
 
-def _conditions(stage: FinishedStage) -> str:
-    config = stage.report.config
-    threads = config.get("threads") or stage.report.environment.cores
-    runtime = {"ort": "onnxruntime", "torch": "torch"}.get(str(config.get("runtime")), "runtime unknown")
-    return f"{runtime}, {config.get('precision', 'fp32')}, batch {config.get('batch', 1)}, threads {threads}"
+def _values(stage: FinishedStage) -> dict[str, object]:
+    """Of latency.json, or what the report repeats of it: runtime and machine stand in the file alone."""
+    try:
+        table = record_from_json(LatencyTable, stage.path / LATENCY_NAME)
+    except InputError:
+        results = stage.report.results
+        unknown = {"conditions": "runtime unknown", "machine": "machine unknown"}
+        return {**results, **unknown, "rows": results.get("modules")}
+    shared = table.model_dump(include={"whole_ms", "rest_ms", "fit_error", "machine"})
+    return {**shared, "networks": len(table.timed), "conditions": _conditions(table), "rows": table.table}
+
+
+def _conditions(table: LatencyTable) -> str:
+    threads = "" if table.is_of_board else f", threads {table.conditions.threads}"
+    return f"{table.runtime}, {table.precision.lower()}, batch {table.conditions.batch}{threads}"

@@ -127,10 +127,16 @@ def costs_caption(summary: RunSummary) -> str:
         return ""
     modules = milliseconds(sum(row.saved_ms.value for row in costs.rows))
     rest, whole = milliseconds(costs.rest_ms), milliseconds(costs.whole_ms.value)
+    percent = f"{100 * costs.fit_error:.1f} %"
+    error = (
+        f"networks differ from such a sum by {percent}"
+        if costs.networks
+        else f"by the layer profile of one engine, whose layers add up to {percent} more or less"
+    )
     return (
         f"What each module costs by the clock ({costs.stage}: {costs.conditions}, {costs.machine}). Modules of one"
         f" shape share a figure. {len(costs.rows)} modules {modules} ms + stem, head and overhead {rest} ms = {whole}"
-        f" ms; networks differ from such a sum by {100 * costs.fit_error:.1f} %. Modules marked × were dropped."
+        f" ms; {error}. Modules marked × were dropped."
     )
 
 

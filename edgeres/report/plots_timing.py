@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeres.core.errors import require
+from edgeres.core.records.latency import ModuleCost
 from edgeres.report.canvas import ACCENT, DROPPED, HAIR, INK, MUTED, drawing, with_grid
-from edgeres.report.costs import CostFigure, CostRow
+from edgeres.report.costs import CostFigure
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.wording import milliseconds, runtime_name
 
@@ -46,7 +47,8 @@ def costs_svg(costs: CostFigure, dropped: set[str]) -> str:
     """One bar a module: milliseconds saved without it, with its interval; its own measurement as a dot."""
     with drawing("costs", 1.1 + _BAR_IN * len(costs.rows)) as ((axes,), done):
         _draw_costs(axes, costs.rows, dropped)
-        axes.set_xlabel(f"ms saved without it (n = {costs.networks} networks timed, 95 % whiskers)")
+        source = f"n = {costs.networks} networks timed" if costs.networks else "layers of one engine"
+        axes.set_xlabel(f"ms saved without it ({source}, 95 % whiskers)")
     return done.svg
 
 
@@ -81,7 +83,7 @@ def _set_ticks(axes: Any, *, is_log: bool) -> None:
     axes.xaxis.get_offset_text().set_visible(False)
 
 
-def _draw_costs(axes: Any, rows: Sequence[CostRow], dropped: set[str]) -> None:
+def _draw_costs(axes: Any, rows: Sequence[ModuleCost], dropped: set[str]) -> None:
     positions = range(len(rows))
     saved = [row.saved_ms for row in rows]
     axes.barh(

@@ -221,7 +221,7 @@ def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, run
 
 @pytest.mark.slow
 def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models, tmp_path):
-    from edgeres.prune.latency_table import latency_table_from
+    from edgeres.core.records.latency import latency_table_from
 
     host.start()
     out = tmp_path / "latency.json"
@@ -238,7 +238,7 @@ def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models
 def test_the_costs_of_modules_come_from_networks_built_on_the_board_from_a_checkpoint(
     edgeres, host, spec_of, checkpoint_of, tmp_path
 ):
-    from edgeres.prune.latency_table import latency_table_from
+    from edgeres.core.records.latency import latency_table_from
 
     host.start()
     checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"

@@ -9,12 +9,12 @@ import pytest
 from edgeres.bench.on_board import OnBoard
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Latency
+from edgeres.core.records.latency import latency_table_from
 from edgeres.core.runs import started_text
 from edgeres.core.stage import Recorder
 from edgeres.pipeline import board_modules
 from edgeres.pipeline.board_modules import module_costs_on_board
 from edgeres.pipeline.on_board import BoardCall
-from edgeres.prune.latency_table import latency_table_from
 
 NETWORKS = 3 + 4
 ORIN = {"model": "Orin", "l4t": "36.4.3", "power_mode": {"name": "15W", "id": 0}}

@@ -10,12 +10,13 @@ from edgeres.bench.stage import BenchConfig
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
+from edgeres.core.records.latency import LatencyConfig, latency_table_from
 from edgeres.prune.goals import latency_goal
 from edgeres.prune.latency import latency_table
 from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile
 from edgeres.prune.latency_check import check_prediction, target_from
 from edgeres.prune.latency_kept import Kept, NetworkTime
-from edgeres.prune.latency_table import LatencyConfig, doubts, latency_table_from, predicted_ms
+from edgeres.prune.latency_table import doubts, predicted_ms
 
 BOARD = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}

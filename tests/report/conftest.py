@@ -6,9 +6,11 @@ import pytest
 
 from edgeres.core.environment import Environment
 from edgeres.core.metrics import Accuracy, Energy, Latency, paired_difference
+from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import Card, Cost, ModelSpec, Preprocess
 from edgeres.core.stage import FileRef, StageReport, write_report
 from edgeres.models import modules_of
+from edgeres.prune.latency_table import summary_of
 from edgeres.report.rows import rows_from
 
 N = 5000
@@ -193,15 +195,36 @@ class FakeRun:
             "ratio": interval(median_ms / whole_ms, 0.01),
         }
 
-    def costs(self, source):
-        """Adds a latency table: every module of a shape saves the same."""
+    def costs(self, source, **changes):
+        """Adds a latency table, on this machine if `changes` say nothing else: all modules save the same."""
         modules = [
             {"module": info.name, "kind": info.kind, "shape": "s", "saved_ms": interval(0.25, 0.02)}
             for info in modules_of(self.spec)
         ]
-        results = {"whole_ms": interval(8.0, 0.1), "rest_ms": 1.25, "fit_error": 0.012, "networks": 12}
-        config = {"runtime": "ort", "precision": "fp32", "batch": 1, "threads": 2}
-        return self.stage("latency", source=source, config=config, results={**results, "modules": modules})
+        content = {
+            "model_sha256": source.sha256,
+            "spec": self.spec,
+            "conditions": {"runtime": "ort", "precision": "fp32", "batch": 1, "threads": 2},
+            "runtime": "onnxruntime 1.20.0 cpu",
+            "machine": ENVIRONMENT.machine,
+            "session": "s",
+            "whole_ms": interval(8.0, 0.1),
+            "measured_ms": interval(8.0, 0.1),
+            "rest_ms": 1.25,
+            "shapes": ["s"],
+            "table": modules,
+            "covariance": [[0.0, 0.0], [0.0, 0.0]],
+            "fit_error": 0.012,
+            "degrees": 10,
+            "timed": [{"dropped": [], "rounds_ms": [8.0]}] * 12,
+        }
+        table = LatencyTable.model_validate({**content, **changes})
+        folder = self.path / f"{self.count:02d}-latency"
+        folder.mkdir()
+        (folder / "latency.json").write_text(text := table.model_dump_json(indent=1))
+        output = FileRef(path="latency.json", sha256=hashlib.sha256(text.encode()).hexdigest(), size_bytes=len(text))
+        config = table.conditions.model_dump(mode="json")
+        return self.stage("latency", source=source, output=output, config=config, results=summary_of(table))
 
     def calibrated(self, source, tensors=("layer1.0.conv1", "layer3.8.relu")):
         """Adds a calibration with histograms of `tensors`."""

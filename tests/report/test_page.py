@@ -112,7 +112,7 @@ def test_lineage_has_hash_parent_and_command(page, full):
     for file in full.files:
         assert file.path in text
         assert file.sha256[:12] in text
-    assert "edgeres bench --per-module" not in text
+    assert "edgeres bench --per-module /elsewhere/04-export/model.onnx" in text
     assert "edgeres quantize /elsewhere/04-export/model.onnx --method entropy" in text
 
 

@@ -57,8 +57,9 @@ def _show(text: str) -> None:
         return
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.theme import Theme
 
-    console = Console()
+    console = Console(theme=Theme({"markdown.code": "bold cyan"}))  # rich's own is on black, on light terminals too
     with console.capture() as captured:
         console.print(Markdown(text, code_theme="ansi_dark"), width=min(console.width, _WIDEST))
     if captured.get().count("\n") < console.height:

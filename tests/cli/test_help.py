@@ -19,7 +19,22 @@ ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted(PAGES.glob("*.md"))]
 OTHERS = [ROOT / "tools" / "README.md", ROOT / ".github" / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-SMALLEST, LARGEST, README_LARGEST = 1_500, 6 * 1024, 12 * 1024
+SMALLEST, LARGEST, README_LARGEST = 2_000, 6 * 1024, 12 * 1024
+LOOKED_FOR = {
+    "which networks and checkpoints can I import": ("models", "## Which networks"),
+    "may I bring the ONNX file of another tool": ("models", "## A file of another tool"),
+    "how must my images lie in folders": ("data", "## A folder of images"),
+    "how many modules can go for my latency budget": ("choosing", "`--target-latency 3ms`"),
+    "how do I get the accuracy back without labels": ("recovering", "no labels"),
+    "how do I quantize with my images": ("quantizing", "## Calibrate"),
+    "what does a finding of lint mean": ("lint", "## The findings"),
+    "how do I run on my Jetson without root": ("boards", "No root"),
+    "why is my board's measurement not valid": ("readings", "## What makes a run invalid"),
+    "which of two files is faster": ("bench", "## Which of two is faster"),
+    "how do I fail a CI job that got slower": ("report", "## A gate for CI"),
+    "how do I read the JSON, what are the exit codes": ("json", "## Exit codes"),
+    "does it go on after Ctrl-C": ("recipes", "## What resumes"),
+}
 ELSEWHERE = {"--exportLayerInfo", "--nproc-per-node"}  # of trtexec and torchrun
 AGENT = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "edgeres" / "bench" / "agent").glob("*.py"))
 
@@ -111,6 +126,12 @@ def test_every_page_is_listed_and_linked_from_the_readme():
     for name in topics():
         assert f"]({name}.md)" in text_of(PAGES / "README.md"), name
         assert f"](edgeres/help/{name}.md)" in front, name
+
+
+@pytest.mark.parametrize(("where", "words"), LOOKED_FOR.values(), ids=LOOKED_FOR)
+def test_what_a_new_user_looks_for_is_on_a_page_that_the_readme_links(where, words):
+    assert f"](edgeres/help/{where}.md)" in text_of(README)
+    assert words in text_of(PAGES / f"{where}.md")
 
 
 def test_every_command_has_its_page():

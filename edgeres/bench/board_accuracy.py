@@ -18,7 +18,7 @@ from edgeres.core.metrics import Accuracy
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, dataset_for
-from edgeres.evaluate.accuracy import hits
+from edgeres.evaluate.accuracy import check_scores, hits
 from edgeres.evaluate.agreement import Similarity
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, infer_all
@@ -95,6 +95,7 @@ def judged(session: Session, engine: str, batch: int, split: Split, folder: str,
 
 def accuracy_from(found: Judged, dataset: Dataset, *, runtime: str, artifact: str, out: Path | None) -> Accuracy:
     """Right answers on the board; with `out` the predictions are written there as `edgeres eval` does."""
+    check_scores(found.logits, len(dataset.classes), runtime)
     guesses = found.logits.argmax(1)
     if out is not None:
         with written(out) as temporary, temporary.open("wb") as file:

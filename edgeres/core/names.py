@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from edgeres.core.errors import InputError, did_you_mean
 
 T = TypeVar("T")
+_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))  # soft hyphen, zero width, marks, BOM
 
 
 def resolve(reference: str) -> Any:
@@ -29,3 +31,8 @@ def canonical_data_name(name: str) -> str:
     """`folder:photos` for `folder:photos/` and `folder:./photos`: what a data set is called in every report."""
     kind, _, argument = name.partition(":")
     return f"folder:{Path(argument)}" if kind == "folder" and argument else name
+
+
+def plain_name(name: str) -> str:
+    """`name` composed (NFC) and without signs that cannot be seen: two names that look alike become one."""
+    return unicodedata.normalize("NFC", name).translate(_UNSEEN)

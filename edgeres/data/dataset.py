@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.names import canonical_data_name, resolve
+from edgeres.core.names import canonical_data_name, plain_name, resolve
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.split import Split
 
@@ -91,22 +91,26 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset
 def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int = 0) -> Dataset:
     """The data set with labels numbered as in `spec`.
 
-    The same class names in another order are renumbered. Raises InputError if the number of classes or the
-    names differ; a model without class names is checked for their number only.
+    The same class names in another order are renumbered, names that look alike are one. Raises InputError if the number
+    of classes or the names differ; a model without class names is checked for their number only.
     """
     dataset = dataset_from(name, download=download, seed=seed)
     if len(dataset.classes) != spec.num_classes:
-        raise InputError(f"{name} has {len(dataset.classes)} classes and the model has {spec.num_classes}")
+        raise InputError(
+            f"{name} has {len(dataset.classes)} classes ({_some(dataset.classes)}) and the model has {spec.num_classes}"
+            " outputs; a network is judged by one output a class (an embedding has none: bring it with its classifier)"
+        )
     if not spec.classes or spec.classes == dataset.classes:
         return dataset
-    if missing := [label for label in dataset.classes if label not in spec.classes]:
+    numbers = {plain_name(label): number for number, label in enumerate(spec.classes)}
+    if missing := [label for label in dataset.classes if plain_name(label) not in numbers]:
         raise InputError(f"{name} has classes the model does not know: {_some(missing)} (it has {_some(spec.classes)})")
-    return _renumbered(dataset, spec.classes)
+    return _renumbered(dataset, spec.classes, [numbers[plain_name(label)] for label in dataset.classes])
 
 
-def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    numbers = np.asarray([classes.index(label) for label in dataset.classes])
-    train, val = (replace(split, labels=numbers[split.labels]) for split in (dataset.train, dataset.val))
+def _renumbered(dataset: Dataset, classes: tuple[str, ...], numbers: Sequence[int]) -> Dataset:
+    new = np.asarray(numbers)
+    train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=classes, train=train, val=val)
 
 

@@ -27,4 +27,4 @@ def data_fingerprint(name: str) -> str:
             status = path.stat()
             lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
     lines.sort()
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

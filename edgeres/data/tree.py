@@ -1,21 +1,26 @@
 """The files below folders, links followed, no loop walked: a real folder is entered once, whatever leads to it.
 
-What lies in a folder itself comes before what links lead to. A link to a folder that holds the link is a loop.
+What lies in a folder itself comes before what links lead to. A link to a folder that holds the link is a loop. Hidden
+folders, and those that systems leave behind, are not entered.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from edgeres.core.errors import InputError
 from edgeres.data.images import SUFFIXES
 
 _log = logging.getLogger(__name__)
+_OF_SYSTEMS = frozenset({"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"})
+_SUFFIXES_SAID = 4
+_NEVER_IMAGES = frozenset({"Thumbs.db", "desktop.ini", "Icon\r"})
 
 
 class Walk:
@@ -23,6 +28,7 @@ class Walk:
 
     again    (path, real path) of folders that are loops or have been entered under another name
     closed   folders that may not be read
+    hidden   folders that were not entered for their names
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
@@ -30,6 +36,7 @@ class Walk:
         self.links: list[list[str]] = [[] for _ in roots]
         self.again: list[tuple[str, str]] = []
         self.closed: list[str] = []
+        self.hidden: list[str] = []
         self._entered: set[str] = set()
         self._linked = deque((number, str(root)) for number, root in enumerate(roots) if root.is_symlink())
         for number, root in enumerate(roots):
@@ -64,7 +71,9 @@ class Walk:
         try:
             with os.scandir(path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    if not entry.is_symlink():
+                    if is_hidden(entry.name) and Path(entry.path).is_dir():
+                        self.hidden.append(entry.path)
+                    elif not entry.is_symlink():
                         (folders if entry.is_dir() else self.files[number]).append(entry.path)
                     elif Path(entry.path).is_dir():
                         self._linked.append((number, entry.path))
@@ -75,10 +84,24 @@ class Walk:
         return folders
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a folder called so holds what a system or a program keeps for itself."""
+    return name.startswith(".") or name in _OF_SYSTEMS
+
+
+def check_is_utf8(path: str) -> None:
+    """Raises InputError if the name of a file or folder of images is not UTF-8: it could stand in no report."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as err:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise InputError(f"the name {shown} is not UTF-8; rename it (convmv -f latin1 -t utf8 renames many)") from err
+
+
 def images_below(roots: Sequence[Path]) -> list[list[Path]]:
     """The image files below each root, sorted by path; a file that several links lead to is there once.
 
-    Raises InputError for a folder that may not be read.
+    What is left out is said in a line. Raises InputError for a folder that may not be read and a name that is no UTF-8.
     """
     _real_folder.cache_clear()
     walk = Walk(roots)
@@ -94,15 +117,38 @@ def images_below(roots: Sequence[Path]) -> list[list[Path]]:
             else:
                 seen.add(real)
                 paths.append(Path(link))
+    for path in (path for paths in found for path in paths):
+        check_is_utf8(str(path))
+    _say_left_out(walk, again, seen)
+    return [sorted(paths) for paths in found]
+
+
+def _say_left_out(walk: Walk, again: Sequence[str], taken: Collection[str]) -> None:
+    """Says what of `walk` is not counted; `taken` are the real paths of links that are."""
     if again:
         what = "link leads" if len(again) == 1 else "links lead"
         _log.warning("warning: %d %s to images that are counted already and left out: %s", len(again), what, min(again))
-    return [sorted(paths) for paths in found]
+    if walk.hidden:
+        what = "folder is" if len(walk.hidden) == 1 else "folders are"
+        _log.warning("warning: %d hidden %s left out: %s", len(walk.hidden), what, min(walk.hidden))
+    others = [
+        path for path in chain(*walk.files, *walk.links) if _is_left_out(path) and os.path.realpath(path) not in taken
+    ]
+    if others:
+        counts = Counter(Path(path).suffix.lower() or "without a suffix" for path in others)
+        listed = ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common(_SUFFIXES_SAID))
+        what = f"{len(others)} {'file is' if len(others) == 1 else 'files are'}"
+        _log.warning("warning: %s left out for their suffix (%s), as %s", what, listed, min(others))
 
 
 def _is_image(path: str) -> bool:
     name = _name_of(path)
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
+
+
+def _is_left_out(path: str) -> bool:
+    name = _name_of(path)
+    return not (_is_image(path) or name.startswith(".") or name in _NEVER_IMAGES)
 
 
 def _lies_in(real: str, folder: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Model
-from edgeres.core.errors import StageError
+from edgeres.core.errors import InputError, StageError
 from edgeres.core.files import written
 from edgeres.core.metrics import Accuracy
 from edgeres.core.progress import track
@@ -28,8 +28,8 @@ def accuracy_of(
 ) -> Accuracy:
     """Accuracy of `model` on `split`; Q/DQ nodes are evaluated literally, ort-cpu files fused.
 
-    With `out` the predictions are written there: .npy, uint16 (n, 2), columns prediction and label. Raises StageError
-    if a logit is not finite.
+    With `out` the predictions are written there: .npy, uint16 (n, 2), columns prediction and label. Raises InputError
+    if the outputs are no scores of the classes, StageError if one is not finite.
     """
     images = dataset.train if split == "train" else dataset.val
     guesses, labels, in_top5 = [], [], 0
@@ -37,8 +37,7 @@ def accuracy_of(
         total = -(-len(images) // batch)
         for x, y in track(images.batches(model.spec, batch), f"eval {model.path.name}", total):
             logits = infer_all(runner, x)
-            if not np.isfinite(logits).all():
-                raise StageError(f"eval: {model.path} gives logits that are not finite")
+            check_scores(logits, model.spec.num_classes, f"eval: {model.path}")
             guesses.append(logits.argmax(1))
             labels.append(y)
             in_top5 += hits(logits, y, 5)
@@ -57,6 +56,18 @@ def accuracy_of(
         artifact=model.sha256,
         predictions=out.name if out else None,
     )
+
+
+def check_scores(logits: Logits, classes: int, what: str) -> None:
+    """Raises InputError unless `logits` are one score a class (n, K), StageError if one is not finite."""
+    if logits.shape[1:] != (classes,):
+        shape = " x ".join(map(str, logits.shape[1:]))
+        raise InputError(
+            f"{what} gives {shape or 'one number'} for an image, not {classes} scores of classes: an embedding or a map"
+            " cannot be right or wrong by the data's classes; name the file that ends with the classifier"
+        )
+    if not np.isfinite(logits).all():
+        raise StageError(f"{what} gives logits that are not finite")
 
 
 def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:

@@ -10,11 +10,12 @@ from pydantic import Field
 
 from edgeres.core.artifacts import CARD_KEY, Checkpoint, Engine, Model, OnnxModel
 from edgeres.core.config import Config
-from edgeres.core.errors import InputError, StageError
+from edgeres.core.errors import InputError
 from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
+from edgeres.evaluate.accuracy import check_scores
 from edgeres.evaluate.agreement import Agreement, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.agreement_probes import LOGITS, Probe, Values, probe_for
 from edgeres.runtime import runtime_of
@@ -71,7 +72,8 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
         probe_for(a, way_a, config.threads) as (name_a, probe_a),
         probe_for(b, way_b, config.threads) as (name_b, probe_b),
     ):
-        tally = _Tally((a.path, b.path), scaled=a.sha256 != b.sha256 and (_is_scaled(a) or _is_scaled(b)))
+        scaled = a.sha256 != b.sha256 and (_is_scaled(a) or _is_scaled(b))
+        tally = _Tally((a.path, b.path), spec.num_classes, scaled=scaled)
         _run(tally, (probe_a, probe_b), images, spec=spec, batch=config.batch)
     return tally.agreement((_side(a, name_a, tally.right_a), _side(b, name_b, tally.right_b)), dataset.name, config)
 
@@ -89,8 +91,8 @@ def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
 class _Tally:
     """Sums over the batches."""
 
-    def __init__(self, paths: tuple[Path, Path], *, scaled: bool) -> None:
-        self._paths, self._scaled = paths, scaled
+    def __init__(self, paths: tuple[Path, Path], classes: int, *, scaled: bool) -> None:
+        self._paths, self._classes, self._scaled = paths, classes, scaled
         self._logits, self._kl = Similarity(), 0.0
         self._modules: dict[str, Similarity | ScaledSimilarity] = {}
         self.n = self.same = self.only_a = self.only_b = self.right_a = self.right_b = 0
@@ -98,8 +100,7 @@ class _Tally:
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
         """Counts one batch."""
         for path, values in zip(self._paths, (a, b), strict=True):
-            if not np.isfinite(values[LOGITS]).all():
-                raise StageError(f"agree: {path} gives logits that are not finite")
+            check_scores(values[LOGITS], self._classes, f"agree: {path}")
         first, second = a[LOGITS].argmax(1), b[LOGITS].argmax(1)
         is_a, is_b = first == labels, second == labels
         self.n += len(labels)

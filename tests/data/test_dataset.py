@@ -61,8 +61,15 @@ def test_class_names_the_model_does_not_know_are_named() -> None:
         dataset_for(spec_with((*"123456789", "zero")), "digits")
 
 
+def test_names_that_look_alike_are_one() -> None:
+    classes = ("\ufeff0", "1\u200b", *"23456789")
+    found = dataset_for(spec_with(classes), "digits")
+    assert found.classes == classes
+    assert (found.val.labels == dataset_from("digits").val.labels).all()
+
+
 def test_another_number_of_classes_is_refused() -> None:
-    with pytest.raises(InputError, match="digits has 10 classes and the model has 7"):
+    with pytest.raises(InputError, match=r"digits has 10 classes \(0, 1, 2, 3, ...\) and the model has 7 outputs"):
         dataset_for(spec_with((), num_classes=7), "digits")
 
 

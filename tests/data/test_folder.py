@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
-from edgeres.data import Split, dataset_from
+from edgeres.data import Split, data_fingerprint, dataset_from
 from edgeres.models import spec_from_arch
 
 
@@ -35,6 +35,72 @@ def shades(split: Split) -> list[int]:
         preprocess=Preprocess(mean=(0.0,) * 3, std=(1 / 255,) * 3),
     )
     return [round(float(x)) for images, _ in split.batches(spec, 2) for x in images[:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [("Train", "Test"), ("Training", "Testing"), ("training_set", "test_set"), ("TRAIN", "Valid"), ("trainset", "val")],
+)
+def test_splits_are_known_by_their_usual_names_in_any_case(tmp_path: Path, train: str, val: str) -> None:
+    root = two_splits(tmp_path)
+    (root / "train").rename(root / "t")
+    (root / "t").rename(root / train)
+    (root / "val").rename(root / "v")
+    (root / "v").rename(root / val)
+    found = dataset_from(f"folder:{root}")
+    assert found.classes == ("cat", "dog")
+    assert found.train.ids[0] == f"{train}/cat/0.png"
+    assert found.val.ids == (f"{val}/cat/0.png", f"{val}/dog/0.png")
+
+
+def test_two_training_folders_and_folders_that_look_like_splits_are_refused(tmp_path: Path) -> None:
+    for split in ("seg_train", "seg_test", "seg_pred"):
+        for label in ("cat", "dog"):
+            save(tmp_path / "nested" / split / label / "0.png", 3)
+    with pytest.raises(InputError, match="look like splits, not classes: seg_pred, seg_test, seg_train; call those"):
+        dataset_from(f"folder:{tmp_path / 'nested'}")
+    root = two_splits(tmp_path / "both")
+    (root / "Train_Set" / "cat").mkdir(parents=True)
+    assert dataset_from(f"folder:{root}").classes == ("cat", "dog")  # `train` itself comes first
+    (root / "train").rename(root / "train-set")
+    with pytest.raises(InputError, match="both holds Train_Set and train-set; keep one"):
+        dataset_from(f"folder:{root}")
+
+
+def test_classes_called_like_splits_are_classes_if_they_hold_images(tmp_path: Path) -> None:
+    for label in ("bullet train", "crash test", "car"):
+        for i in range(3):
+            save(tmp_path / label / f"{i}.png", i)
+    assert dataset_from(f"folder:{tmp_path}").classes == ("bullet train", "car", "crash test")
+
+
+CAFE = ("caf\u00e9", "cafe\u0301")  # composed, and as macOS writes it
+
+
+def test_a_class_written_in_two_ways_is_one_class(tmp_path: Path) -> None:
+    root = two_splits(tmp_path)
+    for split, name in zip(("train", "val"), CAFE, strict=True):
+        (root / split / "cat").rename(root / split / name)
+    found = dataset_from(f"folder:{root}")
+    assert found.classes == (CAFE[0], "dog")
+    assert found.val.labels.tolist() == [0, 1]
+    save(root / "val" / CAFE[0] / "1.png", (1, 2, 3))
+    with pytest.raises(InputError, match="two folders that both read"):
+        dataset_from(f"folder:{root}")
+
+
+@pytest.mark.parametrize("where", ["tree/cat/caf\udce9.png", "tree/caf\udce9/0.png"])
+def test_a_name_that_is_no_utf8_is_named_in_one_line(tmp_path: Path, where: str) -> None:
+    for label in ("cat", "dog"):
+        for i in range(3):
+            save(tmp_path / "tree" / label / f"{i}.png", i)
+    path = tmp_path / where
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((tmp_path / "tree/cat/0.png").read_bytes())
+    name = f"folder:{tmp_path / 'tree'}"
+    with pytest.raises(InputError, match=r"caf\\udce9\S* is not UTF-8; rename it"):
+        dataset_from(name)
+    assert len(data_fingerprint(name)) == 64
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "test"])
@@ -99,6 +165,29 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
     (root / "train" / "cat" / "notes.txt").write_text("x")
     (root / "train" / ".thumbs").mkdir()
     assert len(dataset_from(f"folder:{root}").train) == 6
+
+
+def test_what_is_left_out_is_said_with_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = two_splits(tmp_path)
+    for name in ("a.heic", "b.heic", "nameless", "Thumbs.db", ".DS_Store"):
+        (root / "val" / "cat" / name).write_bytes(b"")
+    for name in (".picasaoriginals", "@eaDir"):
+        save(root / "val" / "dog" / name / "0.png", (9, 9, 9))
+        save(root / name / "x.png", 1)
+    assert len(dataset_from(f"folder:{root}").val) == 2
+    hidden, others = caplog.messages
+    assert hidden == f"warning: 2 hidden folders are left out: {root}/val/dog/.picasaoriginals"
+    assert others.startswith("warning: 3 files are left out for their suffix (2 .heic, 1 without a suffix), as ")
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JFIF", "avif"])
+def test_every_suffix_that_pillow_reads_is_taken(tmp_path: Path, suffix: str) -> None:
+    root = two_splits(tmp_path)
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    Image.new("RGB", (8, 8), (77, 0, 0)).save(root / "x.tmp", "AVIF" if suffix == "avif" else "JPEG")
+    (root / "x.tmp").rename(root / "val" / "cat" / f"1.{suffix}")
+    assert abs(shades(dataset_from(f"folder:{root}").val)[1] - 77) < 9
 
 
 def broken(root: Path, how: str) -> None:

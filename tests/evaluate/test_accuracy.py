@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeres.core.errors import StageError
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import InputError, StageError
 from edgeres.data import dataset_for
 from edgeres.evaluate.accuracy import accuracy_of, hits
+from edgeres.evaluate.agreement_run import AgreeConfig, agree
+from edgeres.export.stage import ExportConfig, export
 from edgeres.models.weights import load_weights, save_checkpoint
 
 
@@ -35,6 +39,22 @@ def test_all_val_images_are_counted_whatever_the_batch(checkpoint_of, spec_of, t
     assert int((predictions[:, 0] == predictions[:, 1]).sum()) == whole.correct_top1
     assert whole.artifact == checkpoint.sha256
     assert whole.predictions == "eval.npy"
+
+
+def test_an_embedding_is_not_judged_by_classes(checkpoint_of, spec_of, tmp_path):
+    checkpoint = checkpoint_of(spec_of())
+    whole = export(checkpoint, ExportConfig(), tmp_path).output
+    graph = onnx.load(whole.path)
+    features = next(node.input[0] for node in graph.graph.node if node.op_type == "Gemm")
+    del graph.graph.output[:]
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
+    del graph.graph.node[-1]
+    onnx.save(graph, tmp_path / "embedding.onnx")
+    embedding = OnnxModel(tmp_path / "embedding.onnx")
+    with pytest.raises(InputError, match=r"embedding\.onnx gives 64 for an image, not 10 scores of classes"):
+        accuracy_of(embedding, dataset_for(embedding.spec, "digits"))
+    with pytest.raises(InputError, match="not 10 scores of classes"):
+        agree(whole, embedding, AgreeConfig(data="digits", images=20))
 
 
 def test_logits_that_are_not_finite_are_an_error(checkpoint_of, spec_of, tmp_path):

@@ -1,5 +1,6 @@
 # make demo   the whole road on handwritten digits, in a virtual environment of its own
 # make test   lint, types, architecture, tests
+# make tenth K=3   the fourth tenth of these
 # make exhaustive   further cases of what the tests show already: every fault of a board, more random examples
 PYTHON ?= python3
 # More than two cores' worth: a third of the time of the tests is waiting, for ssh and for timers.
@@ -8,13 +9,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := edgeres tests tools
 
-.PHONY: demo test exhaustive lint clean
+.PHONY: demo test tenth exhaustive lint clean
 
 demo: $(VENV)/.all
 	$(BIN)/edgeres run demo
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# lint runs beside the tests; what it says comes after them.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory lint > $(VENV)/lint.txt 2>&1 & lint=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS); tests=$$?; \
+	wait $$lint; linted=$$?; cat $(VENV)/lint.txt; \
+	test $$tests = 0 -a $$linted = 0
+
+# A tenth of the exhaustive tests, the K-th: make tenth K=3
+tenth: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m exhaustive --tenth $(K)
 
 exhaustive: $(VENV)/.dev
 	OMP_NUM_THREADS=1 EDGERES_EXAMPLES=search $(BIN)/python -m pytest -n $(WORKERS) -m "exhaustive or hypothesis"

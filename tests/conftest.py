@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.models import spec_from_arch
 
+_SLOW_S = 5.0
 GREY = Preprocess(mean=(0.3,), std=(0.4,))
 SpecMaker = Callable[..., ModelSpec]
 CheckpointMaker = Callable[..., Checkpoint]
@@ -49,6 +50,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if tenth is not None:
         items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % 10 == tenth]
     items.sort(key=lambda item: "test_readme" not in item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With --only-gpu-skips a test that is skipped for want of anything else fails."""
+    report = yield
+    if report.skipped and item.config.getoption("only_gpu_skips") and "GPU" not in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Names what takes long and does not say so."""
+    for report in terminalreporter.stats.get("passed", []):
+        if report.duration > _SLOW_S and "slow" not in report.keywords:
+            terminalreporter.write_line(f"{report.duration:.0f} s without the mark slow: {report.nodeid}")
 
 
 def _by_function(items: list[pytest.Item], mark: str) -> dict[str, list[pytest.Item]]:

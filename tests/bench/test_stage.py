@@ -229,7 +229,7 @@ def test_the_way_from_file_to_class_is_timed_by_its_parts(tmp_path, photos):
     assert "decode" in text
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_real_hogs_started_in_the_middle_make_the_verdict_invalid(tmp_path):
     hogs = []
 

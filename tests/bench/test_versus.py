@@ -188,8 +188,8 @@ def test_one_model_cannot_be_compared(checkpoint_of, spec_of):
 
 
 @pytest.mark.slow
-def test_a_file_against_itself_in_real_processes(checkpoint_of, spec_of):
-    model = checkpoint_of(spec_of("resnet8"))
+def test_a_file_against_itself_in_real_processes(onnx_of):
+    model = onnx_of()
     found = versus([model, model], VersusConfig(rounds=5, seconds=0.3, sessions=2, threads=1, any_load=True))
     assert found.verdicts[0].b.endswith("(2)")
     assert found.models[0].artifact == found.models[1].artifact == model.sha256

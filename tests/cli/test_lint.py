@@ -199,7 +199,7 @@ def test_the_build_is_for_the_architectures_named(edgeres, clean_file):
 
 @needs_rtx
 @pytest.mark.slow
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("symmetric", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_onnxruntimes_resnet18_is_repaired_and_built(edgeres, tmp_path, symmetric):
     import torch
     import torchvision

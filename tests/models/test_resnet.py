@@ -81,6 +81,7 @@ def zeroed_branch(network, names):
             unit.branch = lambda x, unit=unit: torch.zeros_like(unit.shortcut(x))
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize(("arch", "ordering", "shortcut", "more"), RESIDUAL)
 def test_dropping_any_modules_equals_zeroing_their_branches(arch, ordering, shortcut, more):
     spec = spec_from_arch(

@@ -149,7 +149,7 @@ def test_something_else_is_no_table(tmp_path):
         latency_table_from(path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_on_this_machine_deeper_takes_longer(checkpoint, tmp_path):
     result = latency_table(checkpoint, LatencyConfig(networks=4, rounds=5, seconds=0.2, threads=1), tmp_path)
     table: LatencyTable = latency_table_from(result.output.path)

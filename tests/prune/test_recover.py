@@ -246,6 +246,7 @@ def test_of_epochs_and_budget_the_smaller_wins(pruned, teacher, tmp_path, monkey
     assert recovered(pruned, teacher, quick(budget="1h", epochs=2), tmp_path).results["planned_steps"] == 2 * (90 // 16)
 
 
+@pytest.mark.exhaustive
 def test_the_real_timing_fits_a_short_budget(pruned, teacher, tmp_path):
     results = recovered(pruned, teacher, quick(budget="3s", epochs=0), tmp_path).results
     assert results["planned_steps"] >= 10

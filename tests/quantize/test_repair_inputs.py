@@ -78,6 +78,7 @@ def test_a_right_repair_rounds_no_input_more_coarsely(preset, by_ort):
     assert found.worst[1] <= EXACT_DB
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("factor", [0.5, 2, 4])
 def test_any_one_wrong_scale_is_seen_where_it_is(preset, factor, by_ort):

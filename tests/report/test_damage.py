@@ -1,6 +1,7 @@
 """A run of which any file is gone, cut short or overwritten is still reported: what is missing is said."""
 
 import contextlib
+import itertools
 import json
 import shutil
 
@@ -47,10 +48,14 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_each_file_damaged_in_turn_is_told_and_the_rest_shown(copy, damage):
+def exhaustively(*values):
+    return [pytest.param(value, marks=pytest.mark.exhaustive) for value in values]
+
+
+@pytest.mark.parametrize("damages", [list(DAMAGES), *exhaustively(*([one] for one in DAMAGES))], ids=" by turns ".join)
+def test_each_file_damaged_in_turn_is_told_and_the_rest_shown(copy, damages):
     whole = told(copy)
-    for path in files_of(copy):
+    for path, damage in zip(files_of(copy), itertools.cycle(damages), strict=False):
         content = path.read_bytes()
         if DAMAGES[damage] is None:
             path.unlink()

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,38 +95,68 @@ def test_the_config_is_importable_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-SCRIPT = """
+DYING = """
 import os, signal, sys
 from pathlib import Path
 from edgeres.core.config import config_from
 from edgeres.train.learner import Learner
 from edgeres.train.stage import TrainConfig, train
 
-out, die_at = Path(sys.argv[1]), int(sys.argv[2])
 steps, learn = 0, Learner.learn
 
-def dying(self, *args):
-    global steps
-    steps += 1
-    if steps == die_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return learn(self, *args)
+def run(out, die_at):
+    def dying(self, *args):
+        global steps
+        steps += 1
+        if steps == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return learn(self, *args)
 
-Learner.learn = dying
-options = dict(arch="resnet8", width=4, epochs=3, batch=256, threads=1)
-options |= dict(ema=0.9, stochastic_depth=0.3, save_every_s=0)
-result = train(None, config_from(TrainConfig, options, "script"), out)
-found = result.report.results
-sys.stdout.write("FIRST {first_step} PROCESSES {processes}\\n".format(**found))  # in one piece: two processes write
+    Learner.learn = dying
+    options = dict(arch="resnet8", width=4, epochs=3, batch=256, threads=1)
+    options |= dict(ema=0.9, stochastic_depth=0.3, save_every_s=0)
+    found = train(None, config_from(TrainConfig, options, "script"), Path(out)).report.results
+    # in one piece: two processes write
+    os.write(1, "FIRST {first_step} PROCESSES {processes}\\n".format(**found).encode())
 """
+ALONE = DYING + "run(sys.argv[1], int(sys.argv[2]))"
+# The three trainings as torchrun would start them, but from one process that has imported what they need.
+FORKED = (
+    DYING
+    + """
+import accelerate, socket, sklearn.datasets, torch._dynamo, torchvision, traceback
+
+def start(rank, count, port, *job):
+    if pid := os.fork():
+        return pid
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_PORT=str(port))
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    try:
+        run(*job)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+for job in (("a", 0), ("b", 8), ("b", 0)):
+    count = int(sys.argv[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [start(rank, count, port, *job) for rank in range(count)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
+    os.write(1, f"ENDED {codes} {os.path.exists(job[0] + '/model.safetensors')}\\n".encode())
+"""
+)
 
 
-def launched(processes: int, script: Path, out: Path, die_at: int) -> subprocess.CompletedProcess[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(script), str(out), str(die_at)]
-    root = str(Path(__file__).parents[2])
-    env = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+def launched(words: Sequence[str], script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = folder / "script.py"
+    path.write_text(script)
+    before = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if words[0] == "torchrun" else []
+    command = [sys.executable, *before, str(path), *words[1:]]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def sha256_of(out: Path) -> str:
@@ -135,15 +166,25 @@ def sha256_of(out: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path, processes: int) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    undisturbed = launched(processes, script, tmp_path / "a", die_at=0)
-    assert f"FIRST 0 PROCESSES {processes}" in undisturbed.stdout, undisturbed.stderr
-    killed = launched(processes, script, tmp_path / "b", die_at=8)
-    assert killed.returncode != 0
+    done = launched(["python", str(processes)], FORKED, tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert told[: processes + 1] == [f"FIRST 0 PROCESSES {processes}"] * processes + [f"ENDED {[0] * processes} True"]
+    killed = told[processes + 1]
+    assert "-9" in killed
+    assert killed.endswith("False")
+    assert told[processes + 2 :] == [f"FIRST 7 PROCESSES {processes}"] * processes + [f"ENDED {[0] * processes} True"]
+    assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
+
+
+@pytest.mark.exhaustive
+def test_kill_9_under_torchrun_changes_no_bit(tmp_path: Path) -> None:
+    undisturbed = launched(["torchrun", "a", "0"], ALONE, tmp_path)
+    assert "FIRST 0 PROCESSES 2" in undisturbed.stdout, undisturbed.stderr
+    assert launched(["torchrun", "b", "8"], ALONE, tmp_path).returncode != 0
     assert not (tmp_path / "b" / "model.safetensors").exists()
-    resumed = launched(processes, script, tmp_path / "b", die_at=0)
-    assert f"FIRST 7 PROCESSES {processes}" in resumed.stdout, resumed.stderr
+    resumed = launched(["torchrun", "b", "0"], ALONE, tmp_path)
+    assert "FIRST 7 PROCESSES 2" in resumed.stdout, resumed.stderr
     assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
 
 
@@ -172,9 +213,7 @@ wait_for_all()
 
 @pytest.mark.slow
 def test_two_processes_share_a_batch_and_agree_on_one_text(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SHARES)
-    done = launched(2, script, tmp_path, 0)
+    done = launched(["torchrun", str(tmp_path)], SHARES, tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = ((tmp_path / f"{i}.txt").read_text().splitlines() for i in (0, 1))
     refusal = "a batch of 7 does not divide by 2 processes; change it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import re
@@ -46,8 +47,19 @@ def blocks(language: str) -> list[pytest.param]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """What a reader has: `photos/`, `model.pth` (a ResNet-18), a run of a small network, and files made from it."""
-    folder = tmp_path_factory.mktemp("readme")
+    """What a reader has, made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "readme"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make_workplace(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return folder
+
+
+def make_workplace(folder: Path) -> None:
+    """`photos/`, `model.pth` (a ResNet-18), a run of a small network, and files made from it."""
     draw_photos(folder / "photos")
     save_model(folder / "model.pth")
     with at(folder):
@@ -62,7 +74,6 @@ def workplace(tmp_path_factory):
         ):
             call(line)
         quantize_elsewhere(folder / "float.onnx", folder / "theirs.onnx")
-    return folder
 
 
 def draw_photos(folder: Path) -> None:

@@ -23,7 +23,7 @@ from edgeres.core.config import record_from_json
 from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.prune.sweep_record import Sweep
 from edgeres.report.summary import Row, RunSummary
-from edgeres.report.wording import count, percent, points, size
+from edgeres.report.wording import count, percent, points, size, speed
 
 RESULTS = Path(__file__).parent / "results"
 _WIDTH = 80
@@ -61,7 +61,11 @@ def headline() -> Lines:
 
 
 def _latency(row: Row) -> str:
-    return f"{row.latency.p50_ms.value:.2f} ms" if row.latency and row.latency.runtime.startswith("onnx") else ""
+    if row.latency is None or not row.latency.runtime.startswith("onnx"):
+        return ""
+    ratio = row.versus_first.latency_ratio
+    gain = f", {' '.join(speed(ratio)).removeprefix('speed ')}" if ratio else ""
+    return f"{row.latency.p50_ms.value:.2f} ms{gain}"
 
 
 def sweep() -> Lines:

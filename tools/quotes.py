@@ -79,8 +79,8 @@ def sweep() -> Lines:
             lines.append(_row(str(row.count), *top1, _minus(change), f"{row.ratio.value:.3f}"))
     accuracy = found.rows[0].bare.accuracy
     about = (
-        f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)} for three"
-        f" epochs of 1,000 images. Latency as a share of the whole network's: {found.runtime}, batch {found.batch},"
+        f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)}."
+        f" Latency as a share of the whole network's: {found.runtime}, batch {found.batch},"
         f" {found.threads} threads, {found.machine}."
     )
     return [*lines, "", *_text(about)]
@@ -114,11 +114,12 @@ def choosing() -> Lines:
 def recovering() -> Lines:
     """What minutes of recovery bring."""
     found = record_from_json(Recovered, RESULTS / "recover.json")
-    lines = _head("`edgeres prune`", "top-1 %", "against the whole", "minutes")
+    lines = _head("`edgeres prune`", "images", "top-1 %", "against the whole", "minutes")
     for line in found.lines:
         words = " ".join(f"--{key} {value}" for key, value in line.options.items() if key not in ("images", "epochs"))
         change = _minus(f"{line.change_points:+.2f} ± {line.half_width_points:.2f}")
-        lines.append(_row(f"`{words}`", f"{100 * line.top1:.2f}", change, f"{line.duration_s / 60:.1f}"))
+        images = f"{int(line.options['images']):,}" if "images" in line.options else ""
+        lines.append(_row(f"`{words}`", images, f"{100 * line.top1:.2f}", change, f"{line.duration_s / 60:.1f}"))
     about = (
         f"ResNet-56, {100 * found.whole_top1:.2f} %; {found.data} val, n = {found.lines[0].n:,}, paired 95 %"
         f" intervals; {found.machine}."

@@ -19,15 +19,17 @@ _COLOURS = {"identical": "green", "agrees": "green", "differs": "red", "not judg
 )
 @click.argument("run", required=False)
 @click.option("--name", help="Name of the new run; an unfinished one goes on.  [default: RUN-again]")
+@click.option("--data", help="Data set for every stage that takes images; a function is never taken from the record.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON on stdout.")
-def rerun_command(run: str | None, name: str | None, as_json: bool) -> None:
+def rerun_command(run: str | None, name: str | None, data: str | None, as_json: bool) -> None:
     """See the help text."""
     old = run_named(run)
-    recipe = recipe_of(old)
+    recipe = recipe_of(old, data)
     chosen = name_for(old, name)
     steps = planned(recipe, str(old.path))
     again = run_of_recipe(recipe, chosen)
-    click.echo(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}", err=True)
+    on = f" --data {data}" if data else ""
+    click.echo(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}{on}", err=True)
     for done in Chain(again, steps).execute():
         click.echo(
             f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True

@@ -27,6 +27,16 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     raise InputError(f"unknown {what} {name!r}{did_you_mean(name, table)} (known: {', '.join(sorted(table))})")
 
 
+def name_from_file(name: str, where: str) -> str:
+    """`name` of a data set as the file `where` has it; raises InputError for a function, which only the user names."""
+    if ":" not in name or name.startswith("folder:"):
+        return name
+    raise InputError(
+        f"{where} names a Python function as its data set, and no function runs because a file says so;"
+        f" if you trust it, name it yourself: --data {name}"
+    )
+
+
 def canonical_data_name(name: str) -> str:
     """`folder:photos` for `folder:photos/` and `folder:./photos`: what a data set is called in every report."""
     kind, _, argument = name.partition(":")

@@ -26,6 +26,7 @@ from edgeres.core.artifacts import Model, model_from
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
+from edgeres.core.names import name_from_file
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)
@@ -162,12 +163,14 @@ class Run:
                 return path
 
     def data(self) -> str | None:
-        """The data set named last in this run, by a stage or an evaluation."""
+        """The data set named last in this run, by a stage or an evaluation; raises InputError for a function."""
         for folder in reversed(self.finished()):
-            for name in (EVAL_NAME, REPORT_NAME):
+            for path in (folder.path / EVAL_NAME, folder.path / REPORT_NAME):
+                data = None
                 with contextlib.suppress(EdgeresError):
-                    if data := record_from_json(StageReport, folder.path / name).config.get("data"):
-                        return str(data)
+                    data = record_from_json(StageReport, path).config.get("data")
+                if data:
+                    return name_from_file(str(data), str(path))
         return None
 
     def make_latest(self) -> None:

@@ -89,10 +89,18 @@ def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | Non
     """`values`, with the data set named last in the run if the stage needs one and none is given."""
     field = kind.model_fields.get("data")
     has_own = field is None or not (field.is_required() or field.default is None)  # a study names what it trains on
-    name = run.data() if run is not None and not has_own and "data" not in values else None
+    if run is None or has_own or values.get("data") is not None:
+        return values
+    try:
+        name = run.data()
+    except InputError as err:
+        if field.is_required():
+            raise
+        log.warning("%s", err)
+        return values
     if name is None:
         return values
-    log.info("data: %s, as before in %s", name, run.path if run else "")
+    log.info("data: %s, as before in %s", name, run.path)
     return {**values, "data": name}
 
 

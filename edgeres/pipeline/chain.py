@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeres.core.artifacts import Engine, Model
-from edgeres.core.config import config_from
+from edgeres.core.config import config_from, toml_from
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import made_folder, sha256_of, write_text
 from edgeres.core.runs import RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
-from edgeres.pipeline.recipe import Recipe, Step, planned, recipe_from, toml_text
+from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
 from edgeres.pipeline.stages import STAGES, Made, execute, filled, stage_key
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _set_aside_other(folder: StageFolder, key: str) -> None:
 def _planned_folders(path: Path) -> set[str]:
     """Folder names of the stages in a recipe written by an earlier run; none if it cannot be read."""
     try:
-        _, steps = recipe_from(str(path), {})
+        steps = planned(config_from(Recipe, toml_from(path), str(path)), str(path))
     except EdgeresError:
         return set()
     return {step.folder_name for step in steps}

@@ -23,6 +23,7 @@ from edgeres.core.config import config_from, record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
+from edgeres.pipeline.calls import with_default_data
 from edgeres.pipeline.stages import stage_key
 
 log = logging.getLogger(__name__)
@@ -116,11 +117,7 @@ def check_board(name: str) -> dict[str, Any]:
 
 def board_config(values: dict[str, Any], run: Run | None, command: str) -> BoardConfig:
     """The options, with the run's data set where none is named; raises InputError naming `command` if one is wrong."""
-    values = dict(values)
-    if values.get("data") is None and run is not None and (name := run.data()):
-        log.info("data: %s, as before in %s", name, run.path)
-        values["data"] = name
-    config = config_from(BoardConfig, values, command, as_options=True)
+    config = config_from(BoardConfig, with_default_data(BoardConfig, values, run), command, as_options=True)
     config.check()
     if command != _JUDGED:
         config.check_time()

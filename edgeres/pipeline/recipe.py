@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from pydantic import Field, field_validator
 
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.names import lookup, resolve
+from edgeres.core.names import lookup, name_from_file, resolve
 from edgeres.core.runs import LATEST
 from edgeres.data import check_data_name
 from edgeres.models import modules_of, spec_from_arch
@@ -101,8 +101,18 @@ def recipe_from(name: str, overrides: Mapping[str, str]) -> tuple[Recipe, list[S
     else:
         hint = did_you_mean(name, shipped)
         raise InputError(f"no recipe {name!r}{hint} (shipped: {', '.join(sorted(shipped))}; or a .toml file)")
-    recipe = _overridden(config_from(Recipe, content, name), overrides)
-    return recipe, planned(recipe, name)
+    recipe = overridden(config_from(Recipe, content, name), overrides)
+    steps = planned(recipe, name)
+    refuse_functions(steps, name, typed=overrides.values())
+    return recipe, steps
+
+
+def refuse_functions(steps: Sequence[Step], where: str, *, typed: Collection[str] = ()) -> None:
+    """Raises InputError if a step's data set is a function that the user has not `typed`."""
+    for step in steps:
+        data = getattr(step.config, "data", None)
+        if data is not None and data not in typed:
+            name_from_file(data, f"{where}, stage {step.index + 1} ({step.use}),")
 
 
 def planned(recipe: Recipe, where: str) -> list[Step]:
@@ -178,7 +188,8 @@ def _modules_of_arch(config: Mapping[str, Any]) -> int | None:
     return len(modules_of(spec_from_arch(config["arch"], num_classes=2, options=options)))
 
 
-def _overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+def overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+    """The recipe with `data=...` or `STAGE.OPTION=...` set; raises InputError for a stage it does not have."""
     stages = [dict(entry) for entry in recipe.stage]
     updates: dict[str, Any] = {}
     for name, value in overrides.items():

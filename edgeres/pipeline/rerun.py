@@ -24,7 +24,7 @@ from edgeres.core.names import resolve
 from edgeres.core.runs import RECIPE_NAME, Run, new_run, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
-from edgeres.pipeline.recipe import MEASURES, Recipe, planned, recipe_from
+from edgeres.pipeline.recipe import MEASURES, Recipe, overridden, planned, recipe_from, refuse_functions
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
@@ -57,13 +57,14 @@ class Rerun(Record):
         return tuple(stage for stage in self.stages if stage.outcome == "differs")
 
 
-def recipe_of(run: Run) -> Recipe:
-    """What to do to get the run again.
+def recipe_of(run: Run, data: str | None = None) -> Recipe:
+    """What to do to get the run again, on the data set the user names or on the recorded one.
 
     Raises InputError if nothing is finished, or if stages were made by hand from sources a recipe cannot name.
     """
+    overrides = {"data": data} if data else {}
     if (run.path / RECIPE_NAME).is_file():
-        return recipe_from(str(run.path / RECIPE_NAME), {})[0]
+        return recipe_from(str(run.path / RECIPE_NAME), overrides)[0]
     folder = run_folder_from(run.path)
     stages = folder.stages
     if damaged := [problem for problem in folder.problems if _UNREAD.search(problem)]:
@@ -74,8 +75,8 @@ def recipe_of(run: Run) -> Recipe:
     if evaluated := [stage.evaluation for stage in stages if stage.evaluation]:
         entries.append({"use": "eval", **_options_of("eval", evaluated[-1], own)})
     values = {"name": run.name, "about": f"{run.name}, from the reports of its stages", "stage": entries}
-    recipe = config_from(Recipe, values, str(run.path))
-    planned(recipe, str(run.path))
+    recipe = overridden(config_from(Recipe, values, str(run.path)), overrides)
+    refuse_functions(planned(recipe, str(run.path)), str(run.path), typed=overrides.values())
     return recipe
 
 

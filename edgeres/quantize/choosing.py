@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
-from edgeres.core.names import lookup, resolve
+from edgeres.core.names import lookup, name_from_file, resolve
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.scales import ScaleTable, ids_sha256
 
@@ -78,15 +78,19 @@ class CalibrationImages:
         rest = train.subset(free)
         return self._pixels(rest.sample(min(_HELD_OUT, len(rest)), self.table.seed))
 
+    @property
+    def _name(self) -> str:
+        return self.data or name_from_file(self.table.dataset, "the scale table")
+
     @cached_property
     def _dataset(self) -> Dataset:
         from edgeres.data import dataset_for
 
-        return dataset_for(self.source.spec, self.data or self.table.dataset)
+        return dataset_for(self.source.spec, self._name)
 
     @cached_property
     def _split(self) -> Any:
-        name, train = self.data or self.table.dataset, self._dataset.train
+        name, train = self._name, self._dataset.train
         split = train.sample(min(self.table.n, len(train)), self.table.seed)
         if ids_sha256(split) != self.table.ids_sha256:
             raise InputError(

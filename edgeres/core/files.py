@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgeres.core.errors import InputError
 
+log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o666
 
@@ -34,6 +36,15 @@ def made_folder(path: Path, named: str | None = None) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise InputError(f"cannot write {named or path}: {err.strerror}") from err
+
+
+def set_aside(path: Path) -> None:
+    """Renames what stands at `path` to a name that is free; nothing is deleted."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old{number}")).exists():
+        number += 1
+    path.rename(aside)
+    log.info("%s is of another call, or damaged: kept as %s", path, aside.name)
 
 
 @contextlib.contextmanager

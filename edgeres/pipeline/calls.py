@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import made_folder
+from edgeres.core.files import made_folder, set_aside
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, new_run, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
@@ -266,14 +266,18 @@ def _leave_or_say_where(folder: Path) -> None:
 
 
 def _move_out(made: Artifact, folder: Path, out: Path) -> None:
-    """Renames the artifact to `out`, its companions (a manifest, a log) to names that begin with `out`'s."""
+    """Renames the artifact to `out`, its companions (a manifest, a log) to names that begin with `out`'s.
+
+    Files of an earlier result called `out` are replaced; any other that stands there, and every folder, is set aside.
+    """
+    was_there = out.is_file()
     try:
         (folder / REPORT_NAME).unlink()
         for path in folder.iterdir():
             suffix = path.name.removeprefix(made.path.name) if path.name.startswith(made.path.name) else f".{path.name}"
             target = out.with_name(out.name + suffix)
-            if target.is_dir():
-                shutil.rmtree(target)
+            if target.is_dir() or (target.exists() and not was_there):
+                set_aside(target)
             os.replace(path, target)
         folder.rmdir()
     except OSError as err:

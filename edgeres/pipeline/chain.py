@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import config_from, toml_from
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import made_folder, sha256_of, write_text
+from edgeres.core.files import made_folder, set_aside, sha256_of, write_text
 from edgeres.core.runs import RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
@@ -121,7 +121,7 @@ def run_of_recipe(recipe: Recipe, name: str | None) -> Run:
     for folder in run.folders():
         if folder.path.name in before:
             _refuse_if_busy(folder)
-            _set_aside(folder)
+            set_aside(folder.path)
     write_text(run.path / RECIPE_NAME, toml_text(recipe))
     return run
 
@@ -145,7 +145,7 @@ def _set_aside_other(folder: StageFolder, key: str) -> None:
     """Moves a folder that belongs to another call out of the way; nothing is deleted."""
     is_resumable = not folder.is_finished and folder.started_key in {key, None}
     if folder.path.exists() and not is_resumable:
-        _set_aside(folder)
+        set_aside(folder.path)
 
 
 def _planned_folders(path: Path) -> set[str]:
@@ -155,11 +155,3 @@ def _planned_folders(path: Path) -> set[str]:
     except EdgeresError:
         return set()
     return {step.folder_name for step in steps}
-
-
-def _set_aside(folder: StageFolder) -> None:
-    number = 1
-    while (aside := folder.path.with_name(f"{folder.path.name}.old{number}")).exists():
-        number += 1
-    folder.path.rename(aside)
-    log.info("%s is of another call, or damaged: kept as %s", folder.path, aside.name)

@@ -19,14 +19,17 @@ _CALLED = {
 
 
 def refuse_inputs(out: Path, source: Artifact | None, config: Config) -> None:
-    """Raises InputError if writing `out`, or a file beside it that bears its name, would replace something read.
+    """Raises InputError if writing `out`, or a file beside it named after it, may replace what is read.
 
     Links of both kinds are followed: what is the same file is the same input.
     """
-    written = [out, *(out.with_name(out.name + suffix) for suffix in (".report.json", ".json"))]
+    beside = out.parent.iterdir() if out.parent.is_dir() else ()
+    written = [out, *(path for path in beside if path.name.startswith(f"{out.name}."))]
     for called, path in _inputs(source, config):
-        if any(_is_same(path, target) for target in written):
-            raise InputError(f"--out {out} is {called}; a stage never changes its input: name another file")
+        for target in written:
+            if _is_same(path, target):
+                what = "is" if target == out else f"writes files beside it, and {target} is"
+                raise InputError(f"--out {out} {what} {called}; a stage never changes its input: name another file")
 
 
 def _inputs(source: Artifact | None, config: Config) -> Iterator[tuple[str, Path]]:

@@ -64,6 +64,30 @@ def test_a_table_that_the_report_of_the_result_would_replace_is_kept(mine, tmp_p
     assert table.read_text() == "{}"
 
 
+def test_a_network_of_an_earlier_sweep_is_no_place_for_the_next(checkpoint_of, spec_of, tmp_path):
+    source = checkpoint_of(spec_of("resnet8"), "s.json.drop-01.safetensors").path
+    before = source.read_bytes()
+    values = {"data": "digits", "sweep": "1..1", "images": 60}
+    with pytest.raises(InputError, match=r"s\.json\.drop-01\.safetensors is the input"):
+        call(Call("sweep", source=source, out=tmp_path / "s.json", values=values))
+    assert source.read_bytes() == before
+
+
+def test_what_stands_where_a_companion_goes_is_set_aside(mine, tmp_path):
+    values = {"data": "digits", "images": 60, "draws": 0}
+    theirs = tmp_path / "l.json.lesions.csv"
+    theirs.write_text("mine")
+    call(Call("lesion", source=mine, out=tmp_path / "l.json", values=values))
+    assert theirs.read_text() != "mine" == (tmp_path / "l.json.lesions.csv.old1").read_text()
+    theirs.unlink()
+    (tmp_path / "l.json.lesions.csv").mkdir()
+    (tmp_path / "l.json.lesions.csv" / "file").touch()
+    call(Call("lesion", source=mine, out=tmp_path / "l.json", values=values))
+    assert (tmp_path / "l.json.lesions.csv.old2" / "file").is_file()
+    call(Call("lesion", source=mine, out=tmp_path / "l.json", values=values))
+    assert not (tmp_path / "l.json.lesions.csv.old3").exists()
+
+
 def test_an_older_result_may_be_replaced(mine, tmp_path):
     for module in ("layer1.0", "layer2.0"):
         result = call(Call("prune", source=mine, out=tmp_path / "o.safetensors", values={"modules": module}))

@@ -238,6 +238,6 @@ def _real(path: Path) -> Path:
 def new_run(name: str) -> Run:
     """A run folder called `name`, numbered if that is taken; it becomes the current one when a stage begins."""
     path, number = runs_root() / name, 2
-    while path.exists():
+    while path.exists() or path.name == LATEST:
         path, number = runs_root() / f"{name}-{number}", number + 1
     return Run(path)

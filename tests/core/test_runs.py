@@ -54,6 +54,10 @@ def test_a_folder_another_process_works_in_is_left_to_it(run):
     assert run.folder_for("train", "a") == busy.path
 
 
+def test_no_run_is_called_latest(runs_folder):
+    assert new_run(LATEST).name == "latest-2"
+
+
 def test_two_claims_get_two_folders(run):
     first, second = run.claim("prune", "a"), run.claim("export", "b")
     assert (first.name, second.name) == ("00-prune", "01-export")

@@ -72,6 +72,12 @@ def test_a_second_run_of_the_same_name_is_numbered(checkpoint_of, spec_of):
     assert names == ["mine", "mine-2"]
 
 
+def test_a_checkpoint_called_latest_begins_a_run_like_any_other(checkpoint_of, spec_of):
+    for name in ("latest.safetensors", "next.safetensors"):
+        made = call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), name).path}))
+        assert latest_run().path.resolve() == made.output.path.parent.parent.resolve()
+
+
 def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
     def interrupted(source, config, out_dir):
         raise KeyboardInterrupt

@@ -88,8 +88,9 @@ def _completed(request: Call, config: Config, source: Model | None, run: Run | N
 def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:
     """`values`, with the data set named last in the run if the stage needs one and none is given."""
     field = kind.model_fields.get("data")
-    has_own = field is None or not (field.is_required() or field.default is None)  # a study names what it trains on
-    if run is None or has_own or values.get("data") is not None:
+    if run is None or field is None or values.get("data") is not None:
+        return values
+    if not field.is_required() and field.default is not None:  # a study names what it trains on
         return values
     try:
         name = run.data()

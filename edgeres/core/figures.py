@@ -1,12 +1,13 @@
-"""Pictures that stand by themselves: SVG files with their own white ground, readable in a README and in print.
+"""Pictures: one canvas that gives the same bytes for the same drawing, and SVG files that stand by themselves.
 
-The page's pictures follow its colours instead, see `edgeres.report.plots`.
+A file has its own white ground and is readable in a README and in print. The page's pictures follow its colours
+instead, see `edgeres.report.canvas`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,39 +17,104 @@ from edgeres.core.files import write_text
 
 INK, MUTED, RULE = "#1b1b1f", "#5c5f66", "#d9dbe0"
 COLOURS = ("#2457a6", "#c4552d", "#3b8a5a", "#8457a8", "#a8860b")  # told apart by people who see no red or green too
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "path",
+HAIR = 0.6  # width of grid lines in points
+_SHARED = {
     "svg.hashsalt": "edgeres",
     "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "path",
+    "savefig.facecolor": "white",
     "text.color": INK,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": RULE,
-    "grid.linewidth": 0.6,
+    "grid.linewidth": HAIR,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "legend.frameon": False,
 }
 _HEIGHT_IN = 3.4
+_POINT_RADIUS = 6  # points, with a little air
+Point = tuple[float, float]
+
+
+class Drawing:
+    """A finished picture: its text is there once the block that drew it is left."""
+
+    def __init__(self) -> None:
+        self.svg = ""
+
+
+@contextmanager
+def canvas(
+    style: Mapping[str, Any], size_in: Point, *, rows: int = 1, columns: int = 1, ratios: list[float] | None = None
+) -> Iterator[tuple[list[Any], Drawing]]:
+    """Axes to draw into, rows first, in `style` (matplotlib's rcParams). Raises MissingDependency."""
+    matplotlib = require("matplotlib", "report")
+    figures = require("matplotlib.figure", "report")
+    text, done = io.StringIO(), Drawing()
+    with matplotlib.rc_context({**_SHARED, **style}):
+        figure = figures.Figure(figsize=size_in, layout="constrained")
+        yield list(figure.subplots(rows, columns, squeeze=False, height_ratios=ratios).flat), done
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    done.svg = text.getvalue()
 
 
 @contextmanager
 def figure_file(path: Path, *, panels: int = 1, width_in: float = 6.4, height_in: float = _HEIGHT_IN) -> Iterator[Any]:
     """Draws into `panels` axes side by side (one Axes, or a list of them) and writes the SVG file when left.
 
-    The same drawing always gives the same bytes. Raises MissingDependency without matplotlib.
+    Raises MissingDependency without matplotlib.
     """
-    matplotlib = require("matplotlib", "report")
-    figures = require("matplotlib.figure", "report")
-    cycler = require("cycler", "report").cycler
-    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler("color", COLOURS)}):
-        figure = figures.Figure(figsize=(width_in, height_in), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        yield axes[0] if panels == 1 else list(axes)
-        svg = io.StringIO()
-        figure.savefig(svg, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-    write_text(path, svg.getvalue())
+    with canvas(_STYLE, (width_in, height_in), columns=panels) as (axes, done):
+        yield axes[0] if panels == 1 else axes
+    write_text(path, done.svg)
+
+
+def with_grid(axes: Any, axis: str = "both") -> None:
+    """Hair lines behind what is drawn."""
+    axes.grid(visible=True, axis=axis, linewidth=HAIR)
+    axes.set_axisbelow(True)
+
+
+def label_points(axes: Any, named: Sequence[tuple[str, Point]], whiskers: Sequence[tuple[Point, Point]] = ()) -> None:
+    """Writes each name beside its (x, y), where it covers no other name and no point, if there is such a place.
+
+    `whiskers` are lines from point to point that no name shall cover.
+    """
+    transforms = require("matplotlib.transforms", "report")
+    axes.figure.draw_without_rendering()  # limits and layout are then final
+    taken = [transforms.Bbox(axes.transData.transform(pair)).padded(1) for pair in whiskers]
+    for _, point in named:
+        centre = axes.transData.transform(point)
+        taken.append(transforms.Bbox([centre, centre]).padded(_POINT_RADIUS))
+    for name, point in named:
+        label = axes.annotate(name, point, xytext=(0, 0), textcoords="offset points", annotation_clip=False)
+        taken.append(_placed(label, taken))
+
+
+def _placed(label: Any, taken: Sequence[Any]) -> Any:
+    """Moves the label to the first free place and returns the box it then covers."""
+    for dx, dy, side in _places():
+        label.set(position=(dx, dy), horizontalalignment=side, verticalalignment="center")
+        box = label.get_window_extent()
+        inside = box.x0 > label.axes.bbox.x0 and box.x1 < label.axes.figure.bbox.x1
+        if inside and not any(box.overlaps(other) for other in taken):
+            break
+    return box
+
+
+def _places() -> Iterator[tuple[float, float, str]]:
+    """Offsets in points from near to far, above and below it, then right of it before left."""
+    yield 0, 14, "center"
+    yield 0, -14, "center"
+    for distance in (0, 14, 28, 42, 56):
+        for dy in (distance, -distance):
+            yield 9, dy, "left"
+            yield -9, dy, "right"

@@ -1,44 +1,32 @@
 """Where the page's pictures are drawn.
 
 Colours are drawn as placeholders and come out as the page's CSS variables: a picture follows the page from
-light to dark; text stays text, in the page's font. The same drawing always gives the same bytes.
+light to dark; text stays text, in the page's font.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edgeres.core.errors import require
+from edgeres.core.figures import Drawing, canvas
 
 INK, MUTED, RULE, ACCENT, DROPPED = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", DROPPED: "--dropped"}
 _STYLE = {
     "svg.fonttype": "none",
-    "font.size": 10,
+    "savefig.transparent": True,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.prop_cycle": f"cycler('color', ['{ACCENT}'])",
     "grid.color": RULE,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "legend.frameon": False,
 }
 _WIDTH_IN = 5.0  # at 72 points an inch as wide as a phone: there the letters keep their size
-HAIR = 0.6  # width of grid lines in points
-
-
-class Drawing:
-    """A finished picture: its text is there once the block that drew it is left."""
-
-    def __init__(self) -> None:
-        self.svg = ""
 
 
 @contextmanager
@@ -46,20 +34,10 @@ def drawing(
     name: str, height_in: float, *, rows: int = 1, ratios: list[float] | None = None
 ) -> Iterator[tuple[list[Any], Drawing]]:
     """`rows` axes below each other; ids in the picture begin with `name`. Raises MissingDependency."""
-    matplotlib = require("matplotlib", "report")
-    figures = require("matplotlib.figure", "report")
-    text, done = io.StringIO(), Drawing()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "edgeres"}):
-        figure = figures.Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-        yield list(figure.subplots(rows, 1, squeeze=False, height_ratios=ratios)[:, 0]), done
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    done.svg = _themed(text.getvalue(), name)
-
-
-def with_grid(axes: Any, axis: str = "both") -> None:
-    """Hair lines behind what is drawn."""
-    axes.grid(visible=True, axis=axis, linewidth=HAIR)
-    axes.set_axisbelow(True)
+    done = Drawing()
+    with canvas(_STYLE, (_WIDTH_IN, height_in), rows=rows, ratios=ratios) as (axes, plain):
+        yield axes, done
+    done.svg = _themed(plain.svg, name)
 
 
 def _themed(svg: str, name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing, with_grid
-from edgeres.report.labels import Point, label_points
+from edgeres.core.figures import Point, label_points, with_grid
+from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing
 from edgeres.report.summary import LesionFigure, Row, RunSummary
 from edgeres.report.wording import runtime_name, signed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeres.report.canvas import ACCENT, MUTED, drawing, with_grid
-from edgeres.report.labels import label_points
+from edgeres.core.figures import label_points, with_grid
+from edgeres.report.canvas import ACCENT, MUTED, drawing
 from edgeres.report.sweeps import SweepFigure, SweepPoint, best_of
 
 _HEIGHT_IN = 3.9

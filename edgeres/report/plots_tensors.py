@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgeres.core.errors import require
+from edgeres.core.figures import with_grid
 from edgeres.evaluate.agreement import Agreement
-from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing, with_grid
+from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing
 from edgeres.report.histograms import HistogramFigure, TensorHistogram
 
 _PANEL_IN = 1.5

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeres.core.errors import require
+from edgeres.core.figures import HAIR, with_grid
 from edgeres.core.records.latency import ModuleCost
-from edgeres.report.canvas import ACCENT, DROPPED, HAIR, INK, MUTED, drawing, with_grid
+from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing
 from edgeres.report.costs import CostFigure
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.wording import milliseconds, runtime_name

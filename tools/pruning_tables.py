@@ -19,8 +19,8 @@ import qat_figures
 import quantize_figures
 
 from edgeres.core.config import record_from_json
+from edgeres.core.records.sweep import Sweep
 from edgeres.pipeline.schemas import table_of_schemas
-from edgeres.prune.sweep_record import Sweep
 
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS / "results"

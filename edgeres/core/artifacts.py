@@ -223,7 +223,7 @@ class StudyFile(Artifact):
 
 @dataclass(frozen=True)
 class SweepFile(Artifact):
-    """Accuracy and latency for each number of modules; its content is `edgeres.prune.sweep_record.Sweep`."""
+    """Accuracy and latency for each number of modules; its content is `edgeres.core.records.sweep.Sweep`."""
 
     suffix: ClassVar[str] = ".json"
 

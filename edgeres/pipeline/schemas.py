@@ -38,7 +38,7 @@ SCHEMAS = {
     "lesions": Schema("edgeres.study.lesion_table:LesionTable", "lesions.json of lesion"),
     "latencies": Schema("edgeres.core.records.latency:LatencyTable", "latency.json of bench --per-module"),
     "study": Schema("edgeres.study.result:Study", "study.json of study"),
-    "sweep": Schema("edgeres.prune.sweep_record:Sweep", "sweep.json of prune --sweep"),
+    "sweep": Schema("edgeres.core.records.sweep:Sweep", "sweep.json of prune --sweep"),
     "gate": Schema("edgeres.report.gate:GateReport", "gate --json"),
     "changes": Schema("edgeres.report.changes:RunChanges", "compare RUN RUN --json"),
     "versus": Schema("edgeres.bench.versus:Versus", "compare MODEL MODEL --json"),

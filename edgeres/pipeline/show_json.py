@@ -96,7 +96,7 @@ def _study(path: Path) -> Iterable[str]:
 
 
 def _sweep(path: Path) -> Iterable[str]:
-    from edgeres.prune.sweep_record import Sweep
+    from edgeres.core.records.sweep import Sweep
 
     sweep = record_from_json(Sweep, path)
     yield f"sweep of checkpoint {_short(sweep.model_sha256)}, recovered by {', '.join(sweep.recover) or 'nothing'}"

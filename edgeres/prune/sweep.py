@@ -10,25 +10,27 @@ of an interrupted sweep lies beside the checkpoints (drop-04.json) and is not do
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, require
-from edgeres.core.figures import figure_file
+from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Latency, paired_difference
+from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
+from edgeres.core.records.sweep_picture import draw_sweep
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.prune.choice import JOURNAL_NAME, chosen_levels
 from edgeres.prune.config import SweepConfig, counts_from
 from edgeres.prune.cutting import cut, cut_and_recovered
-from edgeres.prune.sweep_record import Judged, Sweep, SweepRow
-from edgeres.prune.sweep_view import csv_of, draw, lines_of
 
 if TYPE_CHECKING:
     from edgeres.bench.stage import Session
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from edgeres.prune.plan import Found
 
 _WARNINGS_SHOWN = 3
+_HEIGHT_IN = 3.9
 log = logging.getLogger(__name__)
 
 
@@ -54,10 +57,10 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     session = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
     result = _with_latencies(source, config, rows, session.latencies)
     recorder.warnings += session.warnings[:_WARNINGS_SHOWN]
-    output = SweepFile(out_dir / "sweep.json")
-    write_text(out_dir / "sweep.csv", csv_of(result))
-    with figure_file(out_dir / "sweep.svg") as axes:
-        draw(axes, result)
+    output = SweepFile(out_dir / SWEEP_NAME)
+    write_text(out_dir / "sweep.csv", _csv_of(result))
+    with figure_file(out_dir / "sweep.svg", height_in=_HEIGHT_IN) as axes:
+        draw_sweep(axes, figure_of(result, "sweep"), ink=COLOURS[0], muted=MUTED)
     write_text(output.path, result.model_dump_json(indent=1) + "\n")
     for left in (*out_dir.glob("drop-*.json"), out_dir / "whole.npy", out_dir / JOURNAL_NAME):
         left.unlink()
@@ -66,7 +69,7 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
         "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
         " NAME.sweep.svg, NAME.sweep.csv, NAME.drop-NN.safetensors"
     )
-    recorder.notes += [*lines_of(result), beside]
+    recorder.notes += [*_lines_of(result), beside]
     return StageResult(output, recorder.finish(output))
 
 
@@ -167,3 +170,49 @@ def _with_latencies(
         threads=whole.threads,
         rows=timed,
     )
+
+
+def _lines_of(result: Sweep) -> list[str]:
+    """The table for the terminal, a line a row."""
+    lines = ["drop   top-1 %   change, points    latency p50    of whole   modules of this size"]
+    for row in result.rows:
+        final, latency, ratio = row.final, row.latency_ms, row.ratio
+        change = f"{final.change_points:+6.2f} ± {final.half_width_points:.2f}" if row.count else ""
+        time = f"{latency.value:8.3f} ms" if latency else "not timed"
+        share = f"{ratio.value:.3f}" if ratio else ""
+        names = ", ".join(row.dropped)
+        lines.append(
+            f"{row.count:4}   {100 * final.accuracy.top1:7.2f}   {change:15} {time:>13}   {share:>8}   {names}"
+        )
+    how = f"recovered by {', '.join(result.recover)}" if result.recover else "without recovery"
+    n = result.rows[0].bare.accuracy.n
+    lines.append(f"{how}; n = {n:,} of val; {result.runtime}, batch {result.batch}, {result.threads} threads")
+    return lines
+
+
+def _csv_of(result: Sweep) -> str:
+    """A line a row, plain numbers with their units in the column names."""
+    text = io.StringIO()
+    records = [_flat(row) for row in result.rows]
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _flat(row: SweepRow) -> dict[str, Any]:
+    assert row.latency_ms is not None
+    assert row.ratio is not None
+    return {
+        "count": row.count,
+        "dropped": " ".join(row.dropped),
+        "top1": row.final.accuracy.top1,
+        "change_points": row.final.change_points,
+        "half_width_points": row.final.half_width_points,
+        "top1_without_recovery": row.bare.accuracy.top1,
+        "p50_ms": row.latency_ms.value,
+        "latency_ratio": row.ratio.value,
+        "params": row.params,
+        "macs": row.macs,
+        "n": row.final.accuracy.n,
+    }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
+from edgeres.core.records.sweep import SweepFigure
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
 from edgeres.report.histograms import HistogramFigure
 from edgeres.report.plots_tensors import tensor_title
 from edgeres.report.plots_timing import calls_title
 from edgeres.report.summary import RunSummary
-from edgeres.report.sweeps import SweepFigure
 from edgeres.report.wording import Lines, milliseconds, percent, runtime_name, signed
 
 _LEAST_P = 0.0001

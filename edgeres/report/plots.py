@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgeres.core.figures import Point, label_points, with_grid
+from edgeres.core.records.sweep import SweepFigure
+from edgeres.core.records.sweep_picture import draw_sweep
 from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing
 from edgeres.report.summary import LesionFigure, Row, RunSummary
 from edgeres.report.wording import runtime_name, signed
 
+_SWEEP_IN = 3.9
 _BAR_IN = 0.19  # height of one module's bar
 _LINEAR_POINTS = 1.0  # where a logarithmic axis is linear around zero
 _ROOM = 1.4  # keeps the longest bar off the names
@@ -36,6 +39,13 @@ def tradeoff_svg(summary: RunSummary) -> str:
         return ""
     with drawing("tradeoff", 3.9) as ((axes,), done):
         _draw_points(axes, rows, by_latency=bool(timed))
+    return done.svg
+
+
+def sweep_svg(sweep: SweepFigure) -> str:
+    """Top-1 against latency for every number of modules."""
+    with drawing("sweep", _SWEEP_IN) as ((axes,), done):
+        draw_sweep(axes, sweep, ink=ACCENT, muted=MUTED)
     return done.svg
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgeres.core.config import Record
 from edgeres.core.environment import Environment
+from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
@@ -17,7 +18,6 @@ from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
 from edgeres.report.histograms import HistogramFigure
 from edgeres.report.lineage import FileLine
 from edgeres.report.sessions import TimedWay
-from edgeres.report.sweeps import SweepFigure
 
 SCHEMA_VERSION = 1
 

@@ -9,12 +9,12 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
+from edgeres.core.records.sweep import Sweep
 from edgeres.data import dataset_for
 from edgeres.evaluate.accuracy import accuracy_of
 from edgeres.prune import sweep as stage
 from edgeres.prune.config import SweepConfig, counts_from
 from edgeres.prune.sweep import sweep
-from edgeres.prune.sweep_record import Sweep
 
 
 @pytest.fixture

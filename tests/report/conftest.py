@@ -160,6 +160,7 @@ class FakeRun:
         """Adds a sweep; rows: (modules dropped, top-1, median in ms)."""
         content = {
             "kind": "sweep",
+            "model_sha256": source.sha256,
             "recover": ["mimic"],
             "runtime": "onnxruntime 1.20.0 cpu",
             "machine": ENVIRONMENT.machine,
@@ -188,6 +189,10 @@ class FakeRun:
         bare = {**judged, "accuracy": {**accuracy, "correct_top1": round(0.9 * top1 * N)}}
         return {
             "count": count,
+            "score": None,
+            "params": PARAMS,
+            "macs": MACS,
+            "checkpoint": f"drop-{count:02}.safetensors",
             "dropped": [f"layer1.{place}" for place in range(count)],
             "bare": bare if count else judged,
             "recovered": judged if count else None,

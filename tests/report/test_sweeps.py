@@ -1,7 +1,7 @@
 import pytest
 
+from edgeres.core.records.sweep import best_of
 from edgeres.report.rows import rows_from
-from edgeres.report.sweeps import best_of
 
 
 @pytest.fixture

@@ -6,26 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeres.core.figures import label_points, with_grid
-from edgeres.report.canvas import ACCENT, MUTED, drawing
-from edgeres.report.sweeps import SweepFigure, SweepPoint, best_of
-
-_HEIGHT_IN = 3.9
+from edgeres.core.records.sweep import SweepFigure, SweepPoint, best_of
 
 
-def sweep_svg(sweep: SweepFigure) -> str:
-    """Each number of modules a point with whiskers: full on the Pareto front, hollow off it."""
-    with drawing("sweep", _HEIGHT_IN) as ((axes,), done):
-        _draw(axes, sweep)
-    return done.svg
-
-
-def _draw(axes: Any, sweep: SweepFigure) -> None:
+def draw_sweep(axes: Any, sweep: SweepFigure, *, ink: str, muted: str) -> None:
+    """Each number of modules a point with whiskers: full on the Pareto front, hollow off it; `ink` is theirs."""
     if sweep.recover:
         axes.plot(
             [point.latency_ms.value for point in sweep.points],
             [100 * point.top1_bare for point in sweep.points],
             "x",
-            color=MUTED,
+            color=muted,
             markersize=5,
             label="before recovery",
         )
@@ -33,14 +24,14 @@ def _draw(axes: Any, sweep: SweepFigure) -> None:
     axes.plot(
         [point.latency_ms.value for point in front],
         [100 * point.top1.value for point in front],
-        color=ACCENT,
+        color=ink,
         linewidth=1.2,
         drawstyle="steps-post",
         label="Pareto front",
     )
     for is_best, label in ((True, "on it"), (False, "beaten by another")):
-        _draw_points(axes, [one for one in sweep.points if one.is_best == is_best], label, hollow=not is_best)
-    axes.set_xlabel(f"median latency of a call, ms (batch {sweep.batch}, threads {sweep.threads})")
+        _draw_points(axes, [one for one in sweep.points if one.is_best == is_best], label, ink=ink, muted=muted)
+    axes.set_xlabel(f"median latency of a call, ms\n({sweep.runtime}, batch {sweep.batch}, threads {sweep.threads})")
     axes.set_ylabel(f"top-1, % (n = {sweep.n:,}, 95 % whiskers)")
     axes.margins(x=0.12, y=0.14)
     with_grid(axes)
@@ -53,7 +44,7 @@ def _draw(axes: Any, sweep: SweepFigure) -> None:
     label_points(axes, named, whiskers)
 
 
-def _draw_points(axes: Any, points: Sequence[SweepPoint], label: str, *, hollow: bool) -> None:
+def _draw_points(axes: Any, points: Sequence[SweepPoint], label: str, *, ink: str, muted: str) -> None:
     if not points:
         return
     x, y = [point.latency_ms.value for point in points], [100 * point.top1.value for point in points]
@@ -65,6 +56,6 @@ def _draw_points(axes: Any, points: Sequence[SweepPoint], label: str, *, hollow:
         [100 * (point.top1.value - point.top1.low) for point in points],
         [100 * (point.top1.high - point.top1.value) for point in points],
     ]
-    axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=MUTED, elinewidth=1)
-    fill = "none" if hollow else ACCENT
-    axes.plot(x, y, "o", color=ACCENT, markerfacecolor=fill, markersize=6.5, label=label)
+    axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=muted, elinewidth=1)
+    fill = ink if points[0].is_best else "none"
+    axes.plot(x, y, "o", color=ink, markerfacecolor=fill, markersize=6.5, label=label)

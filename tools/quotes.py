@@ -20,8 +20,8 @@ from practise_figures import table_of
 from recover_figures import Lines as Recovered
 
 from edgeres.core.config import record_from_json
+from edgeres.core.records.sweep import Sweep
 from edgeres.pipeline.schemas import SCHEMAS
-from edgeres.prune.sweep_record import Sweep
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import count, percent, points, size, speed
 

@@ -29,6 +29,7 @@ from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import DeviceError, InputError, require
+from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import manifest_of
@@ -185,6 +186,8 @@ def images_for(models: Sequence[Model], config: BoardConfig) -> Images | None:
         return None
     images = Images(config.data, config.images, config.download)
     for model in models:
+        if isinstance(model, OnnxModel) and is_channels_last(image_input(model.proto, model.path)[1][1:]):
+            raise InputError(f"{model.path} takes channels last; the images of a board have channels first")
         if not isinstance(model, Engine) or model.manifest_path.is_file():
             images.dataset(model.spec)
     return images
@@ -205,6 +208,8 @@ def check_model(model: Model) -> None:
                 f" {path}, or make one: edgeres quantize --profile tensorrt"
             )
         _ = model.card
+        if model.beside:
+            raise InputError(f"{path} keeps weights in {model.beside[0].name} beside it; a board takes one file")
     elif not isinstance(model, Engine):
         raise InputError(f"{path} is no ONNX file, which boards take: edgeres export {path} makes one")
 
@@ -294,7 +299,8 @@ def _shapes(model: Model, batch: int) -> tuple[str, ...]:
 
 
 def _shape(model: OnnxModel, batch: int) -> str:
-    return f"{model.proto.graph.input[0].name}:{'x'.join(map(str, (batch, *model.spec.input_shape)))}"
+    name, (_, *image) = image_input(model.proto, model.path)
+    return f"{name}:{'x'.join(map(str, (batch, *image)))}"
 
 
 def _of_build(built: Built, session: Session) -> dict[str, Any]:

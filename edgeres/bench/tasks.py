@@ -70,6 +70,7 @@ def task_of(model: Model, config: BenchConfig, *, batch: int | None = None) -> T
 def fixed_batch(model: Model) -> int | None:
     """The only batch `model` takes; None if there are several."""
     if isinstance(model, OnnxModel):
+        _ = model.card  # what takes no images is refused now rather than in its own process
         return model.batch
     low, high = _batch_range(model)
     return low if low == high else None
@@ -138,6 +139,9 @@ def _end_to_end(models: Sequence[Model], config: BenchConfig) -> tuple[list[Task
         if (fixed_batch(model) or 1) != 1 or _batch_range(model)[0] > 1:
             notes.append(f"{label_of(model.path)}: takes no single image, so it is not timed end to end")
             continue
+        if not model.spec.preprocess.is_known:
+            notes.append(f"{label_of(model.path)}: does not say how an image becomes its input: not timed end to end")
+            continue
         task = task_of(model, config, batch=1)
         tasks.append(Task(model, task.job.model_copy(update={"files": files}), f"{task.name}, end to end"))
-    return tasks, "" if tasks else "no model takes a single image", notes
+    return tasks, "" if tasks else "no model takes a single image and says how it becomes the input", notes

@@ -11,6 +11,7 @@ torch or safetensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from pydantic import Field
 from edgeres.core.config import Record, record_from_json, record_from_text
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
+from edgeres.core.onnx_file import derived_card, external_files, image_input
 from edgeres.core.spec import Card, ModelSpec
 
 CARD_KEY = "edgeres"
@@ -29,6 +31,7 @@ PROFILE_KEY = "edgeres.profile"
 SCALED_KEY = "edgeres.scaled_channels"  # tensors hold other multiples of the channels than the parent's
 FLOAT_SKIPS_KEY = "edgeres.float_skips"  # names of the additions whose skip was left float on purpose, with commas
 FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
+_LFS_MARK = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 
@@ -52,7 +55,9 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Model(Artifact):
-    """An artifact that computes logits: it has a Card."""
+    """An artifact that computes logits: it has a Card. `stated` is a spec its user completed (`core.stated`)."""
+
+    stated: ModelSpec | None = None
 
     @cached_property
     def card(self) -> Card:
@@ -62,7 +67,7 @@ class Model(Artifact):
     @property
     def spec(self) -> ModelSpec:
         """The network this file holds."""
-        return self.card.spec
+        return self.stated or self.card.spec
 
     @property
     def precision(self) -> str:
@@ -85,28 +90,53 @@ class Checkpoint(Model):
 
 @dataclass(frozen=True)
 class OnnxModel(Model):
-    """A float or Q/DQ graph."""
+    """A float or Q/DQ graph; weights that lie beside the file belong to it."""
 
     suffix: ClassVar[str] = ".onnx"
+
+    @cached_property
+    def beside(self) -> tuple[Path, ...]:
+        """Files of its folder that hold weights of it; raises InputError for one outside or missing."""
+        return external_files(self.path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex sha256 of the file, or of its hash and those of the files beside it."""
+        hashes = [sha256_of(path) for path in (self.path, *self.beside)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file and of those beside it."""
+        return sum(path.stat().st_size for path in (self.path, *self.beside))
 
     @cached_property
     def proto(self) -> Any:
         """The parsed onnx.ModelProto (do not change it)."""
         onnx = require("onnx", "onnx")
-        if self.path.is_file() and self.path.stat().st_size == 0:
-            raise InputError(f"{self.path} is empty: it holds no graph; make it again")
+        _refuse_no_graph(self.path)
         try:
+            _ = self.beside  # refused before anything of it is read
             return onnx.load(str(self.path))
+        except InputError:
+            raise
         except FileNotFoundError as err:
             raise InputError(f"{self.path} does not exist") from err
         except Exception as err:
             raise InputError(f"{self.path} is not a readable ONNX file: {_one_line(err)}") from err
 
+    @property
+    def has_card(self) -> bool:
+        """Whether edgeres wrote the file."""
+        return any(entry.key == CARD_KEY for entry in self.proto.metadata_props)
+
     @cached_property
     def card(self) -> Card:
-        """The Card in metadata_props."""
+        """The Card in metadata_props; of another tool's file what the graph tells, InputError if that is too little."""
         properties = {entry.key: entry.value for entry in self.proto.metadata_props}
-        return _card_from(properties.get(CARD_KEY), self.path)
+        if CARD_KEY not in properties:
+            return derived_card(self.proto, self.path)
+        return _card_from(properties[CARD_KEY], self.path)
 
     @property
     def precision(self) -> str:
@@ -135,10 +165,7 @@ class OnnxModel(Model):
     @property
     def batch(self) -> int | None:
         """Images per call the graph is fixed to, or None if dynamic."""
-        if not self.proto.graph.input:
-            raise InputError(f"{self.path} is not a network: the graph has no input")
-        dim = self.proto.graph.input[0].type.tensor_type.shape.dim[0]
-        return dim.dim_value if dim.HasField("dim_value") else None
+        return image_input(self.proto, self.path)[1][0] or None
 
 
 class Manifest(Record):
@@ -240,7 +267,7 @@ def float_skips_of(model: Any) -> tuple[str, ...]:
 def model_from(path: Path) -> Model:
     """The artifact in `path`, its kind told by the suffix; raises InputError if absent or of no known kind."""
     for kind in MODEL_KINDS:
-        if path.suffix == kind.suffix:
+        if path.suffix.lower() == kind.suffix:
             if not path.is_file():
                 raise InputError(f"{path} does not exist")
             return kind(path)
@@ -276,6 +303,18 @@ def _card_from(text: str | None, path: Path) -> Card:
             " edgeres import FILE --arch NAME"
         )
     return record_from_text(Card, text, f"{path}: its spec")
+
+
+def _refuse_no_graph(path: Path) -> None:
+    """Raises InputError for an empty file and for what Git LFS leaves in place of one."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_LFS_MARK))
+    if not head:
+        raise InputError(f"{path} is empty: it holds no graph; make it again")
+    if head == _LFS_MARK:
+        raise InputError(f"{path} is a pointer of Git LFS, not the file; fetch it: git lfs pull")
 
 
 def _one_line(err: Exception) -> str:

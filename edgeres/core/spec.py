@@ -10,6 +10,7 @@ from typing_extensions import Self
 from edgeres.core.config import Config
 
 _MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
+FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the network, no name rebuilds it
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -35,6 +36,14 @@ class Preprocess(Config):
             raise ValueError(f"std must be positive, got {self.std}")
         return self
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody said it: without a mean there is none."""
+        return bool(self.mean)
+
+
+UNKNOWN_PREPROCESS = Preprocess(mean=(), std=())
+
 
 class ModelSpec(Config):
     """A network by name: `family` and `variant` as in `edgeres ls models`, and the modules it has lost.
@@ -58,7 +67,7 @@ class ModelSpec(Config):
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
         if min(self.input_shape) < 1:
             raise ValueError(f"input shape (C, H, W) must be positive, got {self.input_shape}")
-        if len(self.preprocess.mean) not in {1, self.input_shape[0]}:
+        if len(self.preprocess.mean) not in {0, 1, self.input_shape[0]}:
             raise ValueError(f"mean has {len(self.preprocess.mean)} values for {self.input_shape[0]} channels")
         if tuple(sorted(set(self.dropped))) != self.dropped:
             raise ValueError("dropped names must be sorted and unique")

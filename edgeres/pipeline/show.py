@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.artifacts import (
-    CARD_KEY,
     MODEL_KINDS,
     Checkpoint,
     Engine,
@@ -20,6 +19,7 @@ from edgeres.core.artifacts import (
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.runs import Run, run_holding, runs_root
+from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import FileRef, StageReport
 from edgeres.models import example_variants
 from edgeres.pipeline.teacher import REPORT_SUFFIX
@@ -105,7 +105,7 @@ def _file_exhibit(path: Path) -> Exhibit:
         _refuse_cut(model)
     if isinstance(model, Engine) and not model.manifest_path.is_file():
         return _foreign_plan(model)
-    if isinstance(model, OnnxModel) and not _has_card(model):
+    if isinstance(model, OnnxModel) and not model.has_card:
         return _foreign_onnx(model)
     described = _with_precisions(_described(path), model)
     described["lineage"] = lineage_of(model)
@@ -114,7 +114,7 @@ def _file_exhibit(path: Path) -> Exhibit:
 
 def _refuse_what_is_for_others(path: Path) -> None:
     """Raises InputError for what is no model: what the file is, where its name tells, and what to show instead."""
-    if path.suffix in _SUFFIXES | _FOREIGN:
+    if path.suffix.lower() in _SUFFIXES | _FOREIGN:
         return
     if not path.is_file():
         raise InputError(f"{path} does not exist")
@@ -193,6 +193,8 @@ def _named(path: Path, sha256: str) -> str:
 def _with_precisions(described: dict[str, Any], model: Model) -> dict[str, Any]:
     """Each module with its precision: from the graph, otherwise the file's as a whole."""
     layers = module_precisions(model) if isinstance(model, OnnxModel) else {}
+    if model.spec.family == FROM_ONNX:
+        described["precision_of_modules"] = {name: as_label(kinds) for name, kinds in layers.items() if name != OUTSIDE}
     for module in described["modules"]:
         module["precision"] = None if module["dropped"] else as_label(layers.get(module["name"], (model.precision,)))
     if OUTSIDE in layers:
@@ -231,6 +233,8 @@ def _module_lines(modules: list[dict[str, Any]]) -> list[str]:
     labels = [(one["name"], "dropped" if one["dropped"] else one.get("precision") or "kept") for one in modules]
     dropped = sum(one["dropped"] for one in modules)
     kept = f", {dropped} dropped [----]" if dropped else ""
+    if not modules:
+        return []
     return [f"{len(modules)} modules{kept}", *drawing_of(labels), "", *map(_module_line, modules)]
 
 
@@ -240,10 +244,6 @@ def _module_line(module: dict[str, Any]) -> str:
     stride = f", stride {module['stride']}" if module["stride"] > 1 else ""
     state = "dropped" if module["dropped"] else module.get("precision") or ""
     return f"  {module['name']:12}{module['kind']:12}{f'{shape} channels{stride}':30}{state}".rstrip()
-
-
-def _has_card(model: OnnxModel) -> bool:
-    return any(entry.key == CARD_KEY for entry in model.proto.metadata_props)
 
 
 def _foreign_plan(model: Engine) -> Exhibit:
@@ -281,7 +281,17 @@ def _foreign_onnx(model: OnnxModel) -> Exhibit:
         "precision": model.precision,
         "precision_of_modules": {name: as_label(kinds) for name, kinds in layers.items()},
     }
-    return _facts(facts)
+    return _facts(facts | _derived(model))
+
+
+def _derived(model: OnnxModel) -> dict[str, Any]:
+    """What the commands that take such a file read from its graph, or why they cannot."""
+    try:
+        spec, cost = model.spec, model.card.cost
+    except InputError as err:
+        return {"not_taken": str(err).removeprefix(f"{model.path} ")}
+    facts = {"input_shape": list(spec.input_shape), "num_classes": spec.num_classes, "params": cost.params}
+    return {**facts, "macs": cost.macs, "preprocess": "unknown: --mean and --std, or --like, where images are shown"}
 
 
 def _shape(value: Any) -> str:

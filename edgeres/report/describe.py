@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
-from edgeres.core.spec import ModelSpec
+from edgeres.core.spec import FROM_ONNX, ModelSpec
 from edgeres.graph.blocks import skips_in
 from edgeres.graph.view import GraphView
 from edgeres.models import modules_of, spec_from_arch
@@ -70,7 +70,7 @@ def _spec_description(spec: ModelSpec) -> dict[str, Any]:
             "stride": info.stride,
             "dropped": info.name in spec.dropped,
         }
-        for info in modules_of(spec)
+        for info in (modules_of(spec) if spec.family != FROM_ONNX else ())
     ]
     return {
         "family": spec.family,
@@ -79,6 +79,6 @@ def _spec_description(spec: ModelSpec) -> dict[str, Any]:
         "input_shape": list(spec.input_shape),
         "num_classes": spec.num_classes,
         "classes": list(spec.classes),
-        "preprocess": spec.preprocess.model_dump(mode="json"),
+        "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess.is_known else None,
         "modules": modules,
     }

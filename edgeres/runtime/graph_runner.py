@@ -7,6 +7,7 @@ from typing_extensions import Self
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.graph.execute import GraphNetwork
+from edgeres.graph.plain import plain
 from edgeres.runtime.runner import Images, Logits, RunnerOptions
 
 
@@ -25,7 +26,7 @@ class GraphRunner:
         """Builds the network; sets the process's thread count if one was asked for."""
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
-        self._network = GraphNetwork(self._model.proto)
+        self._network = GraphNetwork(plain(self._model).proto)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -7,7 +7,7 @@ from typing_extensions import Self
 from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
 from edgeres.core.errors import require
 from edgeres.graph.session import session_from
-from edgeres.runtime.runner import Images, Logits, RunnerOptions
+from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
 
 
 class OrtRunner:
@@ -27,7 +27,8 @@ class OrtRunner:
         """Creates the session; raises InputError if ONNX Runtime refuses the graph."""
         path, threads = self._model.path, self._options.threads
         self._session = session_from(path, str(path), literal=self._literal, threads=threads)
-        self._input = self._session.get_inputs()[0].name
+        taken = self._session.get_inputs()[0]
+        self._input, self._shape = taken.name, taken.shape
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -36,13 +37,13 @@ class OrtRunner:
 
     def infer(self, images: Images) -> Logits:
         """float32 (N, C, H, W) to float32 (N, K)."""
-        logits: Logits = self._session.run(None, {self._input: images})[0]
+        logits: Logits = self._session.run(None, {self._input: fed(images, self._shape)})[0]
         return logits
 
     def load(self, images: Images) -> None:
         """Keeps the input as an OrtValue, bound together with the output."""
         self._binding = self._session.io_binding()
-        self._binding.bind_ortvalue_input(self._input, self._ort.OrtValue.ortvalue_from_numpy(images))
+        self._binding.bind_ortvalue_input(self._input, self._ort.OrtValue.ortvalue_from_numpy(fed(images, self._shape)))
         self._binding.bind_output(self._session.get_outputs()[0].name)
 
     def step(self) -> None:

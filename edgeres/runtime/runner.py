@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,13 @@ class Runner(Protocol):
 
     def synchronize(self) -> None:
         """For timing: waits until the last step is done."""
+
+
+def fed(images: Images, shape: Sequence[Any]) -> Images:
+    """`images` (N, C, H, W) as an input of `shape` takes them: (N, H, W, C) where that alone fits."""
+    _, channels, *sides = images.shape
+    is_last = list(shape[1:]) == [*sides, channels] != [channels, *sides]
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if is_last else images
 
 
 def infer_all(runner: Runner, images: Images) -> Logits:

@@ -22,7 +22,7 @@ from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime.cuda import Buffer, Cuda, Graph
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.plan import plan_header
-from edgeres.runtime.runner import Images, Logits, RunnerOptions
+from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
 
 _TYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 _MOST_MESSAGES = 20
@@ -83,6 +83,7 @@ class TensorRtRunner:
 
     def infer(self, images: Images) -> Logits:
         """float32 (N, C, H, W) to float32 (N, K); raises InputError for other shapes than the engine's."""
+        images = fed(images, (0, *self._input.shape))
         self._check(images)
         most = self._input.batch[1]
         return np.concatenate([self._infer(images[at : at + most]) for at in range(0, len(images), most)])
@@ -92,6 +93,7 @@ class TensorRtRunner:
 
         Raises InputError if the engine does not take that many images at once.
         """
+        images = fed(images, (0, *self._input.shape))
         self._check(images)
         low, high = self._input.batch
         if not low <= len(images) <= high:

@@ -1,0 +1,174 @@
+"""What an ONNX file that edgeres did not write says of itself: where its weights lie, and the card it would have.
+
+    input     one, float32 images (N, C, H, W) or, where only the last axis can be channels, (N, H, W, C)
+    output    the first: float32 (N, K), K classes
+    params    stored numbers that nodes compute with, statistics of batch norms, scales and zero points excluded
+    MACs      of an image: convolutions and matrix products whose shapes can be inferred
+
+How an image becomes the input is nowhere in the graph: the preprocessing is unknown until somebody states it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeres.core.config import config_from
+from edgeres.core.errors import InputError, require
+from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec
+
+_IMAGE_RANK, _LOGITS_RANK, _FEWEST_CLASSES = 4, 2, 2
+_CHANNELS = (1, 3)  # grey or colour
+_SMALL = 1024  # numbers of a constant that may be a shape; larger ones are weights, whose values decide no shape
+_WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
+_FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
+_NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow
+_MARK = b"location"  # the key of every weight that lies elsewhere
+
+Shape = tuple[int, ...]  # 0 where a size is open
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside `path` that hold weights of it, each once; none for most.
+
+    Raises:
+        InputError: one is named outside the file's own folder, or is not there.
+    """
+    if not path.is_file() or _MARK not in path.read_bytes():
+        return ()
+    onnx = require("onnx", "onnx")
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # whoever reads the graph says what is wrong with it
+        return ()
+    attributes = [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
+    named = {
+        entry.value
+        for tensor in (*graph.initializer, *attributes)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return tuple(_beside(path, name) for name in sorted(named))
+
+
+def _beside(path: Path, name: str) -> Path:
+    beside = path.parent / name
+    folder = path.parent.resolve()
+    if folder not in beside.resolve().parents:
+        raise InputError(f"{path} keeps weights in {name!r}, which is not in its folder; export it again")
+    if not beside.is_file():
+        raise InputError(f"{path} keeps weights in {name!r} beside it, which is not there; copy both")
+    return beside
+
+
+def image_input(model: Any, path: Path) -> tuple[str, Shape]:
+    """(name, shape) of the one input; raises InputError in one line for a graph that takes no images."""
+    onnx = require("onnx", "onnx")
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if not inputs:
+        raise InputError(f"{path} is not a network: the graph has no input")
+    if len(inputs) > 1:
+        names = ", ".join(value.name for value in inputs)
+        raise InputError(f"{path} takes {len(inputs)} inputs ({names}); edgeres feeds one, images")
+    tensor, shape = inputs[0].type.tensor_type, _shape_of(inputs[0])
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise InputError(f"{path} takes {kind} input; edgeres feeds float32: export it with a float32 input")
+    if len(shape) != _IMAGE_RANK:
+        raise InputError(f"{path} takes {_worded(shape)}, not images: N x channels x height x width")
+    if not all(shape[1:]):
+        raise InputError(f"{path} takes {_worded(shape)}: export it for one size, such as N x 3 x 224 x 224")
+    return inputs[0].name, shape
+
+
+def is_channels_last(image: Sequence[int]) -> bool:
+    """Whether an input of (a, b, c) for an image can only be height, width and channels."""
+    return image[-1] in _CHANNELS and image[0] not in _CHANNELS
+
+
+def derived_card(model: Any, path: Path) -> Card:
+    """The card of the onnx.ModelProto `model` of another tool; raises InputError if it classifies no images."""
+    _, (batch, *image) = image_input(model, path)
+    shapes = _inferred(model)
+    output = model.graph.output[0]
+    declared, inferred = _shape_of(output), shapes.get(output.name, ())
+    logits = declared if len(declared) == _LOGITS_RANK and declared[1] else inferred or declared
+    if len(logits) != _LOGITS_RANK or logits[1] < _FEWEST_CLASSES:
+        raise InputError(f"{path} gives {_worded(logits)}, no numbers for classes: N x classes")
+    spec = {
+        "family": FROM_ONNX,
+        "variant": path.stem,
+        "num_classes": logits[1],
+        "input_shape": (image[2], image[0], image[1]) if is_channels_last(image) else tuple(image),
+        "preprocess": UNKNOWN_PREPROCESS,
+    }
+    cost = Cost(params=_params(model), macs=_macs(model, shapes) // (batch or 1))
+    return Card(spec=config_from(ModelSpec, spec, str(path)), cost=cost, stage=FROM_ONNX)
+
+
+def _shape_of(value: Any) -> Shape:
+    return tuple(max(dim.dim_value, 0) for dim in value.type.tensor_type.shape.dim)
+
+
+def _worded(shape: Sequence[int]) -> str:
+    return " x ".join(str(size or ("N" if at == 0 else "?")) for at, size in enumerate(shape)) or "a single number"
+
+
+def _inferred(model: Any) -> dict[str, Shape]:
+    """Tensor -> shape where it can be inferred, for one image if the batch is open."""
+    onnx = require("onnx", "onnx")
+    make, graph = onnx.helper.make_tensor_value_info, onnx.GraphProto(name="shapes")
+    graph.node.extend(model.graph.node)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            graph.initializer.append(tensor)
+    kept = {tensor.name for tensor in graph.initializer}
+    large = [tensor for tensor in model.graph.initializer if tensor.name not in kept]
+    graph.input.extend(make(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in large)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in (value for value in model.graph.input if value.name not in stored):
+        sizes = [size or 1 for size in _shape_of(value)]
+        graph.input.append(make(value.name, value.type.tensor_type.elem_type, sizes))
+    graph.output.extend(make(value.name, value.type.tensor_type.elem_type, None) for value in model.graph.output)
+    whole = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+    inferred = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | {
+        value.name: _shape_of(value) for value in values if value.type.tensor_type.HasField("shape")
+    }
+
+
+def _params(model: Any) -> int:
+    types = require("onnx", "onnx").TensorProto
+    kinds = {types.FLOAT, types.FLOAT16, types.BFLOAT16, types.DOUBLE, types.INT8, types.UINT8}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
+    counted = {name: tensors[name] for node in model.graph.node for name in _operands(node) if name in tensors}
+    return sum(math.prod(one.dims) for one in counted.values() if one.data_type in kinds and one.dims)
+
+
+def _operands(node: Any) -> Sequence[str]:
+    """The inputs a node computes with, its settings left out."""
+    if node.op_type == "BatchNormalization":
+        return list(node.input[:_NORM_PARAMETERS])
+    return list(node.input[:1] if node.op_type in _FIRST_ONLY else node.input)
+
+
+def _macs(model: Any, shapes: dict[str, Shape]) -> int:
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in _WEIGHT_AT:
+            reduced = shapes.get(node.input[_WEIGHT_AT[node.op_type]], (0,))[1:]
+        elif node.op_type in _PRODUCTS:
+            reduced = shapes.get(node.input[0], (0,))[-1:]
+        else:
+            continue
+        total += math.prod(shapes.get(node.output[0], (0,))) * math.prod(reduced)
+    return total

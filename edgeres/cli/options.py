@@ -21,7 +21,8 @@ def options_of(kind: type[Config], skip: Collection[str] = ()) -> Decorator:
     """Adds one option per field of `kind`; its value is None where the user gave none."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        for name, field in reversed(kind.model_fields.items()):
+        fields = sorted(kind.model_fields.items(), key=lambda item: item[0] in kind.unsaid)  # what few need comes last
+        for name, field in reversed(fields):
             if name not in skip:
                 function = _option(name, field)(function)
         return function

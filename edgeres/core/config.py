@@ -32,6 +32,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     incidental: ClassVar[frozenset[str]] = frozenset({"download"})  # options that change nothing in the result
+    unsaid: ClassVar[frozenset[str]] = frozenset()  # options that stand in no key and no report where they are None
 
     def check(self) -> None:
         """Raises InputError for what can be seen to be wrong before anything runs, beyond single values."""
@@ -39,6 +40,10 @@ class Config(BaseModel):
     def needless(self) -> dict[str, str]:
         """Options that change nothing as the others are -> what they would need; the user's own are refused."""
         return {}
+
+    def counted(self) -> dict[str, Any]:
+        """The options that count: all but those of `unsaid` that were not given."""
+        return {name: value for name, value in self if value is not None or name not in self.unsaid}
 
     @model_validator(mode="before")
     @classmethod

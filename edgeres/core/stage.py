@@ -81,9 +81,10 @@ class Recorder:
     def finish(self, output: Artifact | None) -> StageReport:
         """The report, with everything recorded and the time since the stage began."""
         model = output if isinstance(output, Model) else None
+        counted = self.config.counted().keys() - self.config.needless().keys()
         return StageReport(
             stage=self.stage,
-            config=self.config.model_dump(mode="json", exclude=set(self.config.needless())),
+            config=self.config.model_dump(mode="json", include=counted),
             source=file_ref(self.source),
             output=file_ref(output),
             cost=model.card.cost if model else None,

@@ -26,6 +26,10 @@ DATASETS = {
     "folder": "edgeres.data.folder:folder",
 }
 _KNOWN = "digits, cifar10, cifar100, folder:PATH, package.module:function"
+_UNSAID = (
+    "does not say how an image becomes its input; add what it was trained with, as in --mean 0.485,0.456,0.406 --std"
+    " 0.229,0.224,0.225 --resize 256, or --like FILE, a model of edgeres fed alike"
+)
 _NAMES_SHOWN = 4
 
 
@@ -91,9 +95,11 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset
 def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int = 0) -> Dataset:
     """The data set with labels numbered as in `spec`.
 
-    The same class names in another order are renumbered, names that look alike are one. Raises InputError if the number
-    of classes or the names differ; a model without class names is checked for their number only.
+    The same class names in another order are renumbered, names that look alike are one; a model without class names is
+    checked for their number only. Raises InputError if number or names differ, or how it is fed was never said.
     """
+    if not spec.preprocess.is_known:
+        raise InputError(f"{spec.variant} {_UNSAID}")
     dataset = dataset_from(name, download=download, seed=seed)
     if len(dataset.classes) != spec.num_classes:
         raise InputError(

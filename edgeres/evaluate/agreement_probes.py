@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import image_input
 from edgeres.graph.blocks import blocks_in, module_of
+from edgeres.graph.plain import last_softmax, logits_in, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView
 from edgeres.runtime import runner_for
-from edgeres.runtime.runner import Images, RunnerOptions, infer_all
+from edgeres.runtime.runner import Images, Runner, RunnerOptions, fed, infer_all
 
 LOGITS = ""
 Values = dict[str, NDArray[np.float32]]
@@ -40,7 +42,7 @@ def probe_for(model: Model, way: str, threads: int | None = None) -> Iterator[tu
     runner = runner_for(model, RunnerOptions(threads=threads, literal_qdq=way != "fused"), runtime=runtime)
     with runner:
         if way == "fused":
-            yield runner.name, lambda images: {LOGITS: infer_all(runner, images)}
+            yield runner.name, _fused_probe(runner, model)
         elif isinstance(model, Checkpoint):
             yield runner.name, _network_probe(model)
         elif isinstance(model, OnnxModel):
@@ -55,6 +57,18 @@ def module_tensors(model: Any) -> dict[str, str]:
     nodes = [node for node in view.nodes if node.op_type not in _PAIR]
     named = {module: str(node.output[0]) for node in nodes if (module := module_of(node.name))}
     return named or {block.output: block.output for block in blocks_in(view)}
+
+
+def _fused_probe(runner: Runner, model: Model) -> Probe:
+    """Logits alone; of probabilities their logarithms, which are logits of the same."""
+    is_softmax = isinstance(model, OnnxModel) and last_softmax(model.proto) is not None
+    smallest = np.finfo(np.float32).tiny
+
+    def probe(images: Images) -> Values:
+        values = infer_all(runner, images)
+        return {LOGITS: np.log(np.maximum(values, smallest)) if is_softmax else values}
+
+    return probe
 
 
 def _network_probe(checkpoint: Checkpoint) -> Probe:
@@ -79,27 +93,30 @@ def _graph_probe(model: OnnxModel) -> Probe:
 
     from edgeres.graph.execute import GraphNetwork
 
-    network, tensors = GraphNetwork(model.proto), module_tensors(model.proto)
+    graph = plain(model).proto
+    network, tensors, logits = GraphNetwork(graph), module_tensors(graph), logits_in(graph)
 
     @torch.inference_mode()
     def probe(images: Images) -> Values:
-        found = network.values(torch.from_numpy(images), [*tensors.values(), network.output])
+        found = network.values(torch.from_numpy(images), [*tensors.values(), logits])
         values = {name: found[tensor].float().numpy() for name, tensor in tensors.items()}
-        return {**values, LOGITS: found[network.output].float().numpy()}
+        return {**values, LOGITS: found[logits].float().numpy()}
 
     return probe
 
 
 def _session_probe(model: OnnxModel, threads: int | None) -> Probe:
     """A session of a copy whose modules' outputs are the graph's too."""
-    tensors, view, batch = module_tensors(model.proto), GraphView(model.proto), model.batch
-    feed, names = view.inputs[0], [view.outputs[0], *tensors.values()]
+    tensors, batch = module_tensors(model.proto), model.batch
+    feed, shape = image_input(model.proto, model.path)
+    names = [logits_in(model.proto), *tensors.values()]
     session = GraphSession(model.proto, str(model.path), names, threads=threads)
 
     def probe(images: Images) -> Values:
         size = batch or len(images)
         padded = np.pad(images, [(0, -len(images) % size)] + [(0, 0)] * (images.ndim - 1))
-        parts = [session.run({feed: padded[at : at + size]}) for at in range(0, len(padded), size)]
+        pieces = (fed(padded[at : at + size], shape) for at in range(0, len(padded), size))
+        parts = [session.run({feed: piece}) for piece in pieces]
         whole = [np.concatenate([part[name] for part in parts])[: len(images)].astype(np.float32) for name in names]
         return dict(zip([LOGITS, *tensors], whole, strict=True))
 

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgeres.core.artifacts import CARD_KEY, Checkpoint, Engine, Model, OnnxModel
-from edgeres.core.config import Config
+from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
+from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Split
 from edgeres.evaluate.accuracy import check_scores
 from edgeres.evaluate.agreement import Agreement, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
@@ -28,7 +28,7 @@ WAYS = {
 _USUAL = "default: literal, torch for a checkpoint, torch,literal for one ONNX file alone"
 
 
-class AgreeConfig(Config):
+class AgreeConfig(InputOptions):
     """What is compared on which images, and the rules a script may set."""
 
     data: str = Field(description="digits, cifar10, folder:PATH, package.module:function; its val split")
@@ -62,6 +62,7 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     from edgeres.data import dataset_for
 
     config.check()
+    a, b = _fed_alike(a, b, config)
     spec = _common_spec(a, b)
     dataset = dataset_for(spec, config.data, download=config.download)
     images = dataset.val
@@ -164,19 +165,21 @@ def _side(model: Model, runtime: str, correct: int) -> Side:
     )
 
 
+def _fed_alike(a: Model, b: Model, config: AgreeConfig) -> tuple[Model, Model]:
+    """Both knowing how images become their input: from `config`, or the one that does not say as the one that does."""
+    if a.spec.preprocess.is_known == b.spec.preprocess.is_known:
+        return with_input(a, config), with_input(b, config)
+    if config.said:
+        raise InputError(f"one of the two says itself how images become its input; leave out --{config.said[0]}")
+    return (a, as_in(b, a)) if a.spec.preprocess.is_known else (as_in(a, b), b)
+
+
 def _common_spec(a: Model, b: Model) -> ModelSpec:
-    """A's spec, or B's where A is a foreign file; raises InputError if both have one and they do not fit."""
-    is_foreign = isinstance(a, OnnxModel) and not _has_card(a)
-    first = b.spec if is_foreign else a.spec
-    last = first if isinstance(b, OnnxModel) and not _has_card(b) else b.spec
+    """Raises InputError if they take other images."""
+    first, last = a.spec, b.spec
     for what in ("num_classes", "input_shape", "preprocess"):
         if getattr(first, what) != getattr(last, what):
             raise InputError(
                 f"{a.path} and {b.path} cannot be compared: {what} is {getattr(first, what)} and {getattr(last, what)}"
             )
     return first
-
-
-def _has_card(model: OnnxModel) -> bool:
-    """Whether edgeres wrote the file."""
-    return any(entry.key == CARD_KEY for entry in model.proto.metadata_props)

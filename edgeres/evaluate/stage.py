@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import Field
 
 from edgeres.core.artifacts import Model
-from edgeres.core.config import Config
 from edgeres.core.stage import Recorder, StageReport
+from edgeres.core.stated import InputOptions, with_input
 
 
-class EvalConfig(Config):
+class EvalConfig(InputOptions):
     """What to evaluate on; always the whole val split unless `images` says otherwise."""
 
     data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
@@ -30,6 +30,7 @@ def evaluate(source: Model, config: EvalConfig, predictions: Path | None = None)
 
     runtime_of(source)  # what cannot run here is refused before any data is fetched
     recorder = Recorder("eval", config, source)
+    source = with_input(source, config)
     dataset = dataset_for(source.spec, config.data, download=config.download)
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))

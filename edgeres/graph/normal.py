@@ -6,6 +6,7 @@
     MatMul (-> Add)                  Gemm with transB = 1, where a matrix meets constant weights
     Gemm with transB = 0, alpha ...  Gemm with transB = 1 and factors of 1
     ReduceMean over height, width    GlobalAveragePool (and Flatten without keepdims)
+    Reshape to a row an image        Flatten, which takes any batch
     nameless nodes, initializers that are inputs too, opset below 13    named, removed, raised to 17
 
 What it computes stays the same up to float rounding.
@@ -13,6 +14,7 @@ What it computes stays the same up to float rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +68,8 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _check(model)
     result = _at_opset(model)
-    ranks = _ranks(result)
+    shapes = _shapes(result)
+    ranks = {name: len(shape) for name, shape in shapes.items()}
     draft = _draft_from(result.graph)
     _fold_constants(draft)
     _pass_on(draft)
@@ -74,6 +77,7 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     _unify_gemms(draft)
     _matmuls_to_gemms(draft, ranks)
     _means_to_pooling(draft, ranks)
+    _rows_to_flatten(draft, shapes)
     _write(draft, result.graph)
     return result
 
@@ -230,10 +234,30 @@ def _means_to_pooling(draft: _Draft, ranks: dict[str, int]) -> None:
     draft.nodes = nodes
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+def _rows_to_flatten(draft: _Draft, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Reshape of feature maps to one row an image, which may name the batch of the export, takes any batch."""
+    for node in [node for node in draft.nodes if node.op_type == "Reshape"]:
+        before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+        if node.input[1] in draft.arrays and _is_row_an_image(before, after, draft.arrays[node.input[1]]):
+            node.op_type = "Flatten"
+            del node.input[1:], node.attribute[:]
+            node.attribute.append(helper.make_attribute("axis", 1))
+
+
+def _is_row_an_image(before: tuple[int, ...], after: tuple[int, ...], asked: NDArray[Any]) -> bool:
+    if len(before) != _IMAGE_RANK or len(after) != _MATRIX_RANK:
+        return False
+    size = math.prod(before[1:])
+    return bool(before[0] and before[0] == after[0]) or (size > 0 and asked[1] == size) or list(asked) == [0, -1]
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Of every tensor whose number of dimensions is known; a size that is open is 0."""
     graph = shape_inference.infer_shapes(model).graph
-    values = [value for value in (*graph.input, *graph.value_info) if value.type.tensor_type.HasField("shape")]
-    return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type for value in values}
+    known = {name: kind.shape.dim for name, kind in types.items() if kind.HasField("shape")}
+    return {name: tuple(max(size.dim_value, 0) for size in dims) for name, dims in known.items()}
 
 
 def _copied(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

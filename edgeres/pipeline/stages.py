@@ -142,7 +142,8 @@ _OF_THIS_MACHINE = {"compile", "eval", "bench", "latency", "sweep"}
 
 def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
     """What the result of a stage depends on, as one hash."""
-    values = {name: _identity(name, value) for name, value in sorted(config) if name not in config.incidental}
+    counted = sorted(config.counted().items())
+    values = {name: _identity(name, value) for name, value in counted if name not in config.incidental}
     parts: list[object] = [stage, edgeres.__version__, source.sha256 if source else None, values]
     if stage in _OF_THIS_MACHINE:
         here = environment()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeres.models.network import Network
     from edgeres.quantize.decision import Decision
     from edgeres.quantize.placement import Placement
+    from edgeres.quantize.stage import QuantizeConfig
     from edgeres.train.loop import Fitted
     from edgeres.train.objectives import Objective
     from edgeres.train.plan import Plan
@@ -99,13 +100,14 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     from edgeres.quantize.insert import with_pairs
     from edgeres.quantize.placement import placement_of
     from edgeres.quantize.profiles import set_metadata
-    from edgeres.quantize.stage import write_quantized
+    from edgeres.quantize.stage import source_of, table_for, write_quantized
     from edgeres.train.processes import is_main, wait_for_all
     from edgeres.train.state import clear_state
 
     recorder = Recorder("qat", config, source)
     config.check()
     check_float(source)
+    source = source_of(table_for(source, _of_table(config)), source)
     placement = placement_of(source.proto, stem=config.stem, head=config.head)
     start = _start(source, placement, config)
     done = trained(source, placement, start, config=config, out_dir=out_dir)
@@ -146,13 +148,19 @@ def trained(source: OnnxModel, placement: Placement, start: Decision, *, config:
 def _start(source: OnnxModel, placement: Placement, config: QatConfig) -> Decision:
     """The table's bounds by the method; tensors that were always zero get a usual one."""
     from edgeres.quantize.decision import Decision
-    from edgeres.quantize.stage import DEAD_AMAX, QuantizeConfig, table_for
+    from edgeres.quantize.stage import DEAD_AMAX, table_for
 
-    table = table_for(source, QuantizeConfig(scales=config.scales, method=config.method))
+    table = table_for(source, _of_table(config))
     bounds = bounds_by(table, config.method, placement.observed)
     start = Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()})
     images = CalibrationImages(source, table, config.data)
     return improved(source.proto, placement, start, config.improve, images)
+
+
+def _of_table(config: QatConfig) -> QuantizeConfig:
+    from edgeres.quantize.stage import QuantizeConfig
+
+    return QuantizeConfig(scales=config.scales, method=config.method)
 
 
 def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:

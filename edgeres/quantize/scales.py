@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
-from edgeres.core.config import Config, Record, refuse_doubles
+from edgeres.core.config import Record, refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import lookup
 from edgeres.core.progress import track
+from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult, timed
+from edgeres.core.stated import InputOptions, with_input
 from edgeres.quantize.calibrators import CALIBRATORS, amax_from
 from edgeres.quantize.hardest import hardest
 from edgeres.quantize.histogram import Histogram
@@ -42,7 +44,7 @@ _BATCH = 32  # images decoded at a time; how many are run at a time is a matter 
 log = logging.getLogger(__name__)
 
 
-class CalibrateConfig(Config):
+class CalibrateConfig(InputOptions):
     """Which images are looked at; every method is decided from the same statistics."""
 
     data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
@@ -78,7 +80,7 @@ class TensorScale(Record):
 
 
 class ScaleTable(Record):
-    """Content of scales.json; `model_sha256` is of the float ONNX file."""
+    """Content of scales.json; `model_sha256` is of the float ONNX file, `spec` what was stated of it."""
 
     kind: Literal["scales"] = "scales"
     schema_version: int = 1
@@ -90,6 +92,7 @@ class ScaleTable(Record):
     ids_sha256: str
     methods: tuple[str, ...]
     tensors: dict[str, TensorScale]
+    spec: ModelSpec | None = None
 
 
 def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> StageResult[ScaleTableFile]:
@@ -100,12 +103,14 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
             are val's too, or a tensor has NaN or infinite values or always the same one.
     """
     from edgeres.data import dataset_for
+    from edgeres.graph.plain import plain
     from edgeres.quantize.images import streamed
     from edgeres.quantize.observe import statistics_of
 
     recorder = Recorder("calibrate", config, source)
     config.check()
     check_float(source)
+    source = plain(with_input(source, config))
     tensors = _tensors(source, everything=config.trt_cache is not None)
     dataset = dataset_for(source.spec, config.data, download=config.download)
     split = _chosen(dataset, config, recorder)
@@ -127,6 +132,7 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
         ids_sha256=ids_sha256(split),
         methods=config.methods,
         tensors=scales,
+        spec=source.stated,
     )
     return _written(table, recorder, config, out_dir)
 
@@ -201,7 +207,7 @@ def _written(
     table: ScaleTable, recorder: Recorder, config: CalibrateConfig, out_dir: Path
 ) -> StageResult[ScaleTableFile]:
     path = out_dir / FILE_NAME
-    write_text(path, table.model_dump_json(indent=1) + "\n")
+    write_text(path, table.model_dump_json(indent=1, exclude=None if table.spec else {"spec"}) + "\n")
     if config.trt_cache is not None:
         write_text(out_dir / CACHE_NAME, trt_cache_from(table, config.trt_method, config.trt_cache))
         about = f"the calibration cache is for TensorRT {config.trt_cache}, {config.trt_method}; never run on hardware"

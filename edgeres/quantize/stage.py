@@ -111,6 +111,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     config.check()
     check_float(source)
     table = table_for(source, config)
+    source = source_of(table, source)
     chosen = _chosen(source, table, config, recorder)
     options = Options(
         stem=config.stem, head=config.head, keep=(*config.keep, *chosen.keep), reduce_range=config.reduce_range
@@ -183,6 +184,13 @@ def scale_table_from(path: Path) -> ScaleTable:
     return record_from_json(ScaleTable, path)
 
 
+def source_of(table: ScaleTable, source: OnnxModel) -> OnnxModel:
+    """`source` as calibrate saw it: in its plain form, fed as the table says, if edgeres did not write it."""
+    from edgeres.graph.plain import plain
+
+    return plain(source if table.spec is None or source.has_card else replace(source, stated=table.spec))
+
+
 def table_for(source: OnnxModel, config: QuantizeConfig) -> ScaleTable:
     """The scale table `config` names; raises InputError if it does not fit `source`."""
     if config.scales is None:
@@ -244,10 +252,11 @@ def _check(model: Any, source: OnnxModel, config: QuantizeConfig) -> None:
 
 def write_quantized(model: Any, source: OnnxModel, path: Path) -> None:
     """Writes `model` made from `source`, with its card."""
-    update = {"stage": "quantize", "parent": source.sha256, "edgeres": edgeres.__version__}
-    card = source.card.model_copy(update=update).model_dump_json()
-    for entry in model.metadata_props:
-        if entry.key == CARD_KEY:
-            entry.value = card
+    from edgeres.graph.plain import PlainModel, put_back
+
+    update = {"spec": source.spec, "stage": "quantize", "parent": source.sha256, "edgeres": edgeres.__version__}
+    set_metadata(model, CARD_KEY, source.card.model_copy(update=update).model_dump_json())
+    if isinstance(source, PlainModel) and source.softmax is not None:
+        put_back(model, source.softmax)
     with written(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

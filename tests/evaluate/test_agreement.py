@@ -153,7 +153,7 @@ def test_a_foreign_file_is_given_the_images_of_the_other(files_of, tmp_path):
     onnx.save(bare, tmp_path / "bare.onnx")
     foreign = OnnxModel(tmp_path / "bare.onnx")
     assert agree(foreign, graph, QUICK).same_top1 == agree(graph, foreign, QUICK).same_top1 == 60
-    with pytest.raises(InputError, match="not written by edgeres"):
+    with pytest.raises(InputError, match="does not say how an image becomes its input; add"):
         agree(foreign, foreign, QUICK)
 
 

@@ -1,0 +1,125 @@
+"""An ONNX file of another tool as edgeres works on it: plain operators, fed (N, C, H, W), ending in logits.
+
+(N, H, W, C) -> Transpose ->     the graph takes (N, C, H, W)
+-> Softmax                       kept aside, as logits are compared and improved; put back in what is written
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import onnx
+
+from edgeres.core.artifacts import OnnxModel
+from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import image_input, is_channels_last
+from edgeres.core.spec import Card
+from edgeres.graph.normal import normalised
+
+_TO_CHANNELS_FIRST = [0, 3, 1, 2]
+
+
+@dataclass(frozen=True)
+class PlainModel(OnnxModel):
+    """`original` with another graph; everything else, its card and hash included, is the file's."""
+
+    original: OnnxModel | None = None
+
+    @cached_property
+    def proto(self) -> Any:
+        """Computes the logits of the file (do not change it)."""
+        return _without_softmax(self._whole)
+
+    @cached_property
+    def card(self) -> Card:
+        """The file's."""
+        assert self.original is not None
+        return self.original.card
+
+    @property
+    def softmax(self) -> onnx.NodeProto | None:
+        """The last node, if it is one."""
+        return last_softmax(self._whole)
+
+    @cached_property
+    def _whole(self) -> Any:
+        assert self.original is not None
+        if not _is_another_tools(self.original):
+            return self.original.proto
+        try:
+            return _channels_first(normalised(self.original.proto), self)
+        except InputError as err:
+            raise err if str(self.path) in str(err) else InputError(f"{self.path}: {err}") from err
+
+
+def plain(model: OnnxModel) -> OnnxModel:
+    """`model` itself if edgeres wrote it, or it is quantized, and it ends in logits; otherwise its plain form.
+
+    What cannot be made plain is refused, with InputError, when the graph is asked for.
+    """
+    is_plain = not _is_another_tools(model) and last_softmax(model.proto) is None
+    return model if is_plain else PlainModel(model.path, model.stated, original=model)
+
+
+def _is_another_tools(model: OnnxModel) -> bool:
+    """Whether its float graph may hold more than the operators of `normal`."""
+    return not model.has_card and "int8" not in model.precision
+
+
+def last_softmax(model: onnx.ModelProto) -> onnx.NodeProto | None:
+    """The node that makes the first output, if it is a Softmax."""
+    output = model.graph.output[0].name
+    maker = next((node for node in model.graph.node if output in node.output), None)
+    return maker if maker is not None and maker.op_type == "Softmax" else None
+
+
+def logits_in(model: onnx.ModelProto) -> str:
+    """The tensor of the logits: the first output, or what the Softmax that makes it reads."""
+    softmax = last_softmax(model)
+    return str(softmax.input[0] if softmax is not None else model.graph.output[0].name)
+
+
+def put_back(model: onnx.ModelProto, softmax: onnx.NodeProto) -> None:
+    """`model`, which was made from a plain form, ends in `softmax` again."""
+    model.graph.node.append(softmax)
+    model.graph.output[0].name = softmax.output[0]
+
+
+def _without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
+    softmax = last_softmax(model)
+    if softmax is None:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.node.remove(softmax)
+    copy.graph.output[0].name = softmax.input[0]
+    return copy
+
+
+def _channels_first(model: onnx.ModelProto, source: OnnxModel) -> onnx.ModelProto:
+    name, shape = image_input(model, source.path)
+    if not is_channels_last(shape[1:]):
+        return model
+    graph = model.graph
+    readers = [node for node in graph.node if name in node.input]
+    perm = [list(entry.ints) for node in readers for entry in node.attribute if entry.name == "perm"]
+    if [node.op_type for node in readers] != ["Transpose"] or perm != [_TO_CHANNELS_FIRST]:
+        raise InputError(f"{source.path} computes with channels last; export it with channels first to quantize it")
+    moved = readers[0].output[0]
+    graph.node.remove(readers[0])
+    for node in graph.node:
+        node.input[:] = [name if one == moved else one for one in node.input]
+    value = next(value for value in graph.input if value.name == name)
+    batch, height, width, channels = value.type.tensor_type.shape.dim
+    dims = [_copied(dim) for dim in (batch, channels, height, width)]
+    del value.type.tensor_type.shape.dim[:]
+    value.type.tensor_type.shape.dim.extend(dims)
+    return model
+
+
+def _copied(dim: Any) -> Any:
+    copy = type(dim)()
+    copy.CopyFrom(dim)
+    return copy

@@ -160,21 +160,29 @@ def _pass_on(draft: _Draft) -> None:
 
 
 def _fold_batch_norms(draft: _Draft) -> None:
-    """Weights become w gamma / sqrt(var + eps), biases (b - mean) gamma / sqrt(var + eps) + beta."""
     for norm in [node for node in draft.nodes if node.op_type == "BatchNormalization"]:
         layer = draft.maker(norm.input[0])
         if layer is None or layer.op_type != "Conv" or len(draft.readers(norm.input[0])) > 1:
             continue
         if not all(name in draft.arrays for name in (*layer.input[1:], *norm.input[1:])):
             continue
-        gamma, beta, mean, variance = (draft.arrays[name].astype(np.float64) for name in norm.input[1:5])
-        factor = gamma / np.sqrt(variance + _float(norm, "epsilon", _EPSILON))
-        weight = draft.arrays[layer.input[1]]
-        bias = draft.arrays[layer.input[2]] if len(layer.input) > 2 else np.zeros(len(factor))
-        scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-        draft.set_parameters(layer, [scaled, (bias - mean) * factor + beta])
+        weight, *bias = (draft.arrays[name] for name in layer.input[1:])
+        folded = folded_batch_norm(norm, [draft.arrays[name] for name in norm.input[1:5]], weight, *bias)
+        draft.set_parameters(layer, folded[:2])
         layer.output[0] = norm.output[0]
         draft.remove(norm)
+
+
+def folded_batch_norm(
+    norm: onnx.NodeProto, parameters: Sequence[NDArray[Any]], weight: NDArray[Any], bias: NDArray[Any] | float = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(weight, bias, factor of each row) of a convolution with the batch norm behind it taken in, in float64.
+
+    w' = w f,  b' = (b - mean) f + beta,  f = gamma / sqrt(var + eps);  `parameters`: gamma, beta, mean, var.
+    """
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in parameters)
+    factor = gamma / np.sqrt(variance + _float(norm, "epsilon", _EPSILON))
+    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), (bias - mean) * factor + beta, factor
 
 
 def _unify_gemms(draft: _Draft) -> None:

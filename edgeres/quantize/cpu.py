@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 
 from edgeres.core.environment import cpu_flags
 from edgeres.core.errors import InputError
-from edgeres.quantize.decision import Decision, IntegerWeight
+from edgeres.quantize.decision import Decision, IntegerWeight, rounded_at, row_scale
 from edgeres.quantize.placement import Placement, Point
 
 ReduceRange = Literal["auto", "on", "off"]
@@ -81,18 +81,6 @@ def with_affine_pairs(
     writer = _Writer(result.graph, placement, decision, dict(extremes), _REDUCED_LEVELS if reduce_range else _LEVELS)
     writer.write()
     return result
-
-
-def rounded_weight(weight: NDArray[Any], levels: int, smallest: NDArray[Any] | float = 0.0) -> IntegerWeight:
-    """Rounded to nearest in [-levels, levels], one scale a row, none below `smallest`.
-
-    A row of zeros gets the largest row's scale.
-    """
-    rows = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64)
-    rows = np.where(rows > _TINY, rows, max(rows.max(), _TINY))
-    scale = np.maximum(rows / levels, smallest).astype(np.float32)
-    steps = weight / scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return IntegerWeight(np.clip(np.rint(steps), -levels, levels).astype(np.int8), scale)
 
 
 class _Writer:
@@ -162,13 +150,17 @@ class _Writer:
         """`smallest` scales keep the bias within int32."""
         dequantized = f"{name}.dequantized"
         if dequantized not in self._scales:
-            given = self._decision.weights.get(name)
-            weight = given or rounded_weight(numpy_helper.to_array(self._stored[name]), self._levels, smallest)
+            weight = self._decision.weights.get(name) or self._rounded(name, smallest)
             parameters = self._store(name, weight.scale, np.zeros(len(weight.scale), np.int8))
             self._stored[name] = numpy_helper.from_array(weight.values, name)
             self._scales[dequantized] = weight.scale
             self._add("DequantizeLinear", [name, *parameters], dequantized, axis=0)
         return dequantized
+
+    def _rounded(self, name: str, smallest: NDArray[np.float64]) -> IntegerWeight:
+        weight = numpy_helper.to_array(self._stored[name])
+        scale = np.maximum(row_scale(weight, self._levels), smallest.astype(np.float32))
+        return rounded_at(scale, weight, self._levels)
 
     def _bias(self, name: str, values: NDArray[np.float64], scale: NDArray[np.float32]) -> str:
         """Stored anew for each layer: its scale depends on the layer's input."""

@@ -1,4 +1,7 @@
-"""What quantization decided about a graph, whoever decided it: calibrators, learned rounding or training."""
+"""What quantization decided about a graph, whoever decided it: calibrators, learned rounding or training.
+
+A weight is rounded per output channel:   q = clip(round(w / s), -n, n),   s = amax of the row / n,   n = 127 or fewer
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeres.quantize.calibrators import LEVELS
 
 
 @dataclass(frozen=True)
@@ -36,3 +41,25 @@ class Decision:
     amax: Mapping[str, float]
     weights: Mapping[str, IntegerWeight] = field(default_factory=dict)
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def quantized_weight(weight: NDArray[Any], levels: int = LEVELS) -> IntegerWeight:
+    """`weight` (rows first) rounded to nearest in [-levels, levels], each row at its `row_scale`."""
+    return rounded_at(row_scale(weight, levels), weight, levels)
+
+
+def row_scale(weight: NDArray[Any], levels: int = LEVELS) -> NDArray[np.float32]:
+    """The largest |w| of each row over `levels`.
+
+    A row of zeros gets the largest row's: any scale would do, this one needs no range of its own.
+    """
+    smallest = float(np.finfo(np.float32).tiny) * levels  # below it the scale is no normal float32
+    rows = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64)
+    filled: NDArray[np.float64] = np.where(rows > smallest, rows, max(rows.max(), smallest))
+    return (filled / levels).astype(np.float32)
+
+
+def rounded_at(scale: NDArray[np.float32], weight: NDArray[Any], levels: int = LEVELS) -> IntegerWeight:
+    """`weight` to nearest in steps of its row's `scale`, in [-levels, levels]; of float64, divided in float64."""
+    steps = weight / scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return IntegerWeight(np.clip(np.rint(steps), -levels, levels).astype(np.int8), scale)

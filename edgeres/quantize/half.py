@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.decision import Decision, IntegerWeight
-from edgeres.quantize.insert import quantized_weight
+from edgeres.quantize.decision import Decision, IntegerWeight, rounded_at, row_scale
 from edgeres.quantize.placement import Placement
 
 
@@ -30,16 +29,9 @@ def half_decision(model: onnx.ModelProto, placement: Placement, decision: Decisi
         name = layer.input[1]
         if layer.name in placement.layers and name not in weights:
             weight = decision.tensors[name] if name in decision.tensors else view.value(name)
-            weights[name] = _rounded(np.asarray(weight))
+            weights[name] = rounded_at(_up(row_scale(np.asarray(weight))), np.asarray(weight))
     amax = {name: float(_up(np.asarray(bound / LEVELS))) * LEVELS for name, bound in decision.amax.items()}
     return Decision(amax, weights, decision.tensors)
-
-
-def _rounded(weight: NDArray[Any]) -> IntegerWeight:
-    """To nearest, at the smallest float16 scales that clip nothing."""
-    scale = _up(quantized_weight(weight).scale)
-    steps = weight / scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return IntegerWeight(np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8), scale)
 
 
 def _up(scale: NDArray[Any]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.decision import Decision, IntegerWeight
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.placement import Placement, Point
 
 _MIN_AMAX = float(np.finfo(np.float32).tiny) * LEVELS  # below it the scale is no normal float32
@@ -48,15 +48,6 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision)
     _replace(graph.node, writer.nodes)
     _replace(graph.initializer, writer.initializers.values())
     return result
-
-
-def quantized_weight(weight: NDArray[Any]) -> IntegerWeight:
-    """Rounded to nearest, in [-127, 127]; a row of zeros gets the largest row's scale."""
-    rows = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64)
-    rows = np.where(rows > _MIN_AMAX, rows, max(rows.max(), _MIN_AMAX))
-    scale = (rows / LEVELS).astype(np.float32)
-    steps = weight / scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return IntegerWeight(np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8), scale)
 
 
 class _Writer:

@@ -22,9 +22,8 @@ from torch import Tensor
 from edgeres.graph.blocks import SKIP, modules_in, skips_in
 from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.graph.view import GraphView
-from edgeres.quantize.decision import Decision
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.insert import quantized_weight
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import bound_of, constant, fake_quantizer, float_network, quantized_reads
 

@@ -25,9 +25,9 @@ from edgeres.core.progress import track
 from edgeres.graph.blocks import modules_in
 from edgeres.graph.execute import Substitute
 from edgeres.graph.view import LAYERS, GraphView
-from edgeres.quantize.decision import Decision, IntegerWeight
+from edgeres.quantize.decision import Decision, IntegerWeight, row_scale
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, float_network, integer_weight
+from edgeres.quantize.simulate import Simulation, float_network
 from edgeres.quantize.walk import Images, Walk
 
 _STRETCH, _OFFSET = 1.2, -0.1  # of the sigmoid, so that 0 and 1 are reached
@@ -109,7 +109,7 @@ class SoftWeight(nn.Module):
         super().__init__()
         weight = simulation.network.parameter(name).detach()
         self.levels = simulation.levels
-        self.scale = integer_weight(weight.numpy(), self.levels).scale
+        self.scale = row_scale(weight.numpy(), self.levels)
         self._rows = torch.from_numpy(self.scale).reshape(-1, *[1] * (weight.ndim - 1))
         steps = weight / self._rows
         self._floor = steps.floor()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgeres.core.errors import InputError
 from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.decision import Decision, IntegerWeight
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.placement import Placement
 
 _SMALLEST = 1e-8  # of a bound: its logarithm is learned
@@ -76,7 +76,7 @@ class Simulation(nn.Module):
         tensors = {name: self.network.parameter(name).detach().numpy().copy() for name in names}
         weights = dict(self._given)
         if self.levels != LEVELS:
-            weights |= {name: integer_weight(tensors[name], self.levels) for name in self.weights}
+            weights |= {name: quantized_weight(tensors[name], self.levels) for name in self.weights}
         return Decision(self.bounds(), weights, tensors)
 
     def _activation(self, name: str) -> Substitute:
@@ -98,14 +98,6 @@ def levels_of(bits: int) -> int:
     if not 2 <= bits <= 8:
         raise InputError(f"weights of {bits} bits cannot be stored as int8; choose 2 to 8")
     return int(2 ** (bits - 1) - 1)
-
-
-def integer_weight(weight: NDArray[Any], levels: int) -> IntegerWeight:
-    """`weight` rounded to nearest in [-levels, levels], a scale for each row; rows of zeros get the scale 1."""
-    rows = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64)
-    scale = (np.where(rows > _SMALLEST, rows, levels) / levels).astype(np.float32)
-    steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
-    return IntegerWeight(np.clip(steps, -levels, levels).astype(np.int8), scale)
 
 
 def round_through(x: Tensor) -> Tensor:

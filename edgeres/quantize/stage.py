@@ -36,7 +36,7 @@ from edgeres.quantize.choosing import (
     improved,
     left_float,
 )
-from edgeres.quantize.decision import Decision
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized, set_metadata
 from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
 
@@ -225,8 +225,6 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
     """Signal to quantization noise of the worst layer's weights, in dB."""
-    from edgeres.quantize.insert import quantized_weight
-
     view, sqnr = GraphView(model), {}
     for node in view.layers:
         if node.name in layers:

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 
 from edgeres.models.resnet import ORDERINGS
-from edgeres.quantize.decision import Decision
-from edgeres.quantize.insert import quantized_weight, with_pairs
+from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import placement_of
 

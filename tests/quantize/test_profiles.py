@@ -14,8 +14,7 @@ from edgeres.core.errors import InputError
 from edgeres.models.resnet import ORDERINGS
 from edgeres.quantize import cpu
 from edgeres.quantize.cpu import affine_from, has_wide_sums, reduces_range
-from edgeres.quantize.decision import Decision
-from edgeres.quantize.insert import quantized_weight
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import observed_of
 from edgeres.quantize.profiles import PROFILE_KEY, PROFILES, Bounds, Options, placement_for, quantized

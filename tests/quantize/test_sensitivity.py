@@ -9,9 +9,9 @@ from onnx import numpy_helper
 
 from edgeres.core.errors import InputError
 from edgeres.graph.execute import GraphNetwork
-from edgeres.quantize.decision import Decision
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.insert import quantized_weight, with_pairs
+from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork, units_of
 from edgeres.quantize.placement import observed_of, placement_of
 from edgeres.quantize.sensitivity import sensitivities

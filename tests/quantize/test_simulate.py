@@ -6,10 +6,10 @@ import torch
 
 from edgeres.core.errors import InputError
 from edgeres.graph.execute import GraphNetwork
-from edgeres.quantize.decision import Decision
+from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.simulate import Simulation, integer_weight, levels_of
+from edgeres.quantize.simulate import Simulation, levels_of
 
 
 @pytest.mark.parametrize("options", [{}, {"shortcut": "B"}, {"ordering": "full-preact"}], ids=str)
@@ -54,8 +54,8 @@ def test_a_missing_bound_is_named(onnx_of):
 
 def test_four_bits_have_seven_steps():
     weight = np.array([[0.7, -0.31], [0.0, 0.0]], np.float32)
-    integers = integer_weight(weight, levels_of(4))
+    integers = quantized_weight(weight, levels_of(4))
     assert integers.values.tolist() == [[7, -3], [0, 0]]
-    assert integers.scale == pytest.approx([0.1, 1.0])
+    assert integers.scale == pytest.approx([0.1, 0.1])
     with pytest.raises(InputError, match="9 bits"):
         levels_of(9)

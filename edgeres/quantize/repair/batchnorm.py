@@ -1,4 +1,4 @@
-"""Folds batch norm into the convolution before it: w' = w g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta."""
+"""Folds batch norm into the quantized convolution before it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.normal import folded_batch_norm
 from edgeres.quantize.decision import IntegerWeight
 from edgeres.quantize.repair.draft import Draft
 from edgeres.quantize.repair.stripping import Taken
-
-_EPSILON = 1e-5  # ONNX's default
 
 
 def fold_batch_norms(draft: Draft, taken: Taken) -> None:
@@ -24,26 +23,20 @@ def fold_batch_norms(draft: Draft, taken: Taken) -> None:
         layer = draft.producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         if layer is None or layer.op_type != "Conv" or not taken.has(layer):
             continue
-        statistics = [draft.value(name) for name in node.input[1:5]]
+        names = (*filter(None, layer.input[1:3]), *node.input[1:5])
+        arrays = [array for name in names if (array := draft.value(name)) is not None]
         alone = len(draft.readers[layer.output[0]]) == 1 and layer.output[0] not in draft.outputs
-        if alone and layer.input[1] in draft.constants and all(value is not None for value in statistics):
-            _fold(draft, layer, node, taken)
+        if alone and len(arrays) == len(names):
+            _fold(draft, layer, node, arrays, taken)
 
 
-def _fold(draft: Draft, layer: onnx.NodeProto, node: onnx.NodeProto, taken: Taken) -> None:
-    gain, beta, mean, variance = (np.asarray(draft.value(name), np.float64) for name in node.input[1:5])
-    epsilon = next((entry.f for entry in node.attribute if entry.name == "epsilon"), _EPSILON)
-    factor = gain / np.sqrt(variance + epsilon)
-    weight, old = draft.value(layer.input[1]), layer.input[1]
-    assert weight is not None
-    bias = draft.value(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else np.zeros(len(mean))
-    if bias is None:
-        return
+def _fold(draft: Draft, layer: onnx.NodeProto, node: onnx.NodeProto, arrays: list[NDArray[Any]], taken: Taken) -> None:
+    """`arrays`: weight, bias if there is one, and the batch norm's parameters."""
+    old, kind = layer.input[1], arrays[0].dtype
+    scaled, shifted, factor = folded_batch_norm(node, arrays[-4:], *arrays[:-4])
     name = draft.free(f"{old}.folded")
-    scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    inputs = [layer.input[0], draft.store(name, scaled.astype(weight.dtype))]
-    shifted = (bias - mean) * factor + beta
-    inputs.append(draft.store(draft.free(f"{layer.name}.bias.folded"), shifted.astype(weight.dtype)))
+    inputs = [layer.input[0], draft.store(name, scaled.astype(kind))]
+    inputs.append(draft.store(draft.free(f"{layer.name}.bias.folded"), shifted.astype(kind)))
     taken.weights[name] = _scaled(taken.weights.get(old), factor)
     del layer.input[:]
     layer.input.extend(inputs)

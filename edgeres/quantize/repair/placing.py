@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeres.graph.blocks import Block, blocks_in
 from edgeres.graph.view import DQ, WEIGHTED, Q, weight_axis
-from edgeres.quantize.decision import IntegerWeight
+from edgeres.quantize.decision import IntegerWeight, quantized_weight
 from edgeres.quantize.repair.bounds import MOVERS, SHRINKING, Bound, bound_of
 from edgeres.quantize.repair.draft import Draft
 from edgeres.quantize.repair.stripping import Read, Taken
@@ -122,15 +122,9 @@ def _write_weight(draft: Draft, name: str, taken: Taken) -> None:
 
 
 def _rounded(weight: NDArray[Any], axis: int) -> IntegerWeight:
-    """Round to nearest, one scale per channel of `axis`; a channel of zeros gets the largest scale."""
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    amax = np.abs(weight.astype(np.float64)).max(axis=others)
-    tiny = float(np.finfo(np.float32).tiny) * _LEVELS
-    scale = (np.where(amax > tiny, amax, max(float(amax.max()), tiny)) / _LEVELS).astype(np.float32)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    steps = np.rint(weight.astype(np.float64) / scale.reshape(shape))
-    return IntegerWeight(np.clip(steps, -_LEVELS, _LEVELS).astype(np.int8), scale)
+    """One scale per channel of `axis`."""
+    rows = quantized_weight(np.moveaxis(weight.astype(np.float64), axis, 0))
+    return IntegerWeight(np.moveaxis(rows.values, 0, axis), rows.scale)
 
 
 def _write_pair(draft: Draft, tensor: str, readers: list[Read], bound: Bound) -> None:

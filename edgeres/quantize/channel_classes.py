@@ -5,7 +5,7 @@
     add             both inputs' channels have one factor
     anything else   factor 1, as the graph's input and output
 
-`equalize` chooses the factors by the ranges of tensors, `scaling` by the logits; both write them with `scaled`.
+`scaling` chooses the factors, `outliers` where it begins; both write them with `scaled`.
 
 Class 0 is factor 1. Channels of padded zeros have no class of their own: they take the other summand's.
 """
@@ -63,17 +63,24 @@ def scaled(
     changed: dict[str, NDArray[np.float32]] = {}
     for layer in (layer for layer in view.layers if layer.output[0] in classes):
         names = [str(name) for name in layer.input[1:] if name]
-        weight, *bias = [_stored(view, given, name) for name in names]
-        rows, columns = factors[classes[str(layer.output[0])]], np.ones(weight.shape[1], np.float32)
-        if (source := str(layer.input[0])) in classes and weight.shape[1] % len(classes[source]) == 0:
-            columns = factors[np.repeat(classes[source], weight.shape[1] // len(classes[source]))]
+        weight, *bias = [stored(view, given, name) for name in names]
+        rows, columns = factors[classes[str(layer.output[0])]], factors[read_by(layer, classes, weight.shape[1])]
         tail = [1] * (weight.ndim - 2)
         changed[names[0]] = weight * columns.reshape(1, -1, *tail) / rows.reshape(-1, 1, *tail)
         changed |= {name: array / rows for name, array in zip(names[1:], bias, strict=True)}
     return changed
 
 
-def _stored(view: GraphView, given: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
+def read_by(layer: onnx.NodeProto, classes: Mapping[str, Classes], n: int) -> Classes:
+    """Class of the channel that each of the `n` columns of a layer's weights reads; FIXED where that is not known."""
+    labels = classes.get(str(layer.input[0]))
+    if labels is None or n % len(labels):
+        return np.full(n, FIXED)
+    return np.repeat(labels, n // len(labels))
+
+
+def stored(view: GraphView, given: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
+    """The constant `name`, or what is `given` in its place."""
     return given[name] if name in given else np.asarray(view.value(name))
 
 

@@ -1,13 +1,13 @@
 """Channels scaled so that one bound per tensor fits all of them: learned from the logits, exact in float.
 
-`equalize` scales channels by their ranges; what they matter to the logits it does not know. Here the factor of each
-class of channels (`channel_classes`) and the bound of each tensor are learned together:
+The factor of each class of channels (`channel_classes`) and the bound of each tensor are learned together:
 
     minimise  |z - z_float|^2 / |z_float|^2,   rounding of tensor p, channel c:  s = amax_p r_c / 127
 
 by Adam under fake quantization on unlabelled calibration images (a parameter for each channel of a stage and each
-tensor: few, so that some hundred images suffice). Afterwards weights and biases carry the factors and nothing stays in
-the graph. The last quarter of the images decides whether the result is kept.
+tensor: few, so that some hundred images suffice). Some hundred steps move a factor about as far as e, so outliers are
+taken back first (`outliers`). Afterwards weights and biases carry the factors and nothing stays in the graph. The last
+quarter of the images decides whether the result is kept.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from edgeres.core.progress import track
 from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
-from edgeres.quantize.calibrators import LEVELS
+from edgeres.quantize.calibrators import LEVELS, mse
 from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
 from edgeres.quantize.decision import Decision
+from edgeres.quantize.histogram import Histogram
+from edgeres.quantize.outliers import outlier_factors
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, round_through
+from edgeres.quantize.simulate import Simulation, batches_of, float_network, round_through
 from edgeres.quantize.walk import Images
 
 EPOCHS, BATCH, RATE = 8, 32, 0.02
@@ -45,10 +47,12 @@ def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Deci
     """
     learned_on, held_out = held_out_parts(images)
     exact = GraphNetwork(model).requires_grad_(False)
-    simulation = _Scaled(model, placement, decision, classes=channel_classes(model))
+    classes = channel_classes(model)
+    start = _without_outliers(model, classes, decision, learned_on)
+    simulation = _Scaled(model, placement, start, classes=classes)
     _learn(simulation, logits_of(exact, learned_on), learned_on)
     reference = logits_of(exact, held_out)
-    candidates = {"as given": decision, "scaled": simulation.result(model, decision)}
+    candidates = {"as given": decision, "scaled": simulation.result(model, start)}
     decibels = {
         name: fidelity_of(reference, logits_of(Simulation(model, placement, found), held_out)).sqnr_db
         for name, found in candidates.items()
@@ -57,6 +61,27 @@ def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Deci
     verdict = "taken" if best == "scaled" else "not taken"
     log.info("channels %s: %.2f dB scaled, %.2f dB as given", verdict, decibels["scaled"], decibels["as given"])
     return candidates[best]
+
+
+def _without_outliers(
+    model: onnx.ModelProto, classes: dict[str, Classes], decision: Decision, images: Images
+) -> Decision:
+    """`decision` itself, or with outliers scaled to the size of the others and new bounds for their tensors."""
+    factors = outlier_factors(model, classes, given=decision.tensors)
+    outliers = np.flatnonzero(factors != 1)
+    if not len(outliers):
+        return decision
+    tensors = scaled(model, classes, factors, given=decision.tensors)
+    start = replace(decision, tensors={**decision.tensors, **tensors})
+    changed = [name for name in decision.amax if name in classes and np.isin(classes[name], outliers).any()]
+    histograms = {name: Histogram(name) for name in changed}
+    network = float_network(model, start)
+    with torch.inference_mode():
+        for x in batches_of(images, BATCH):
+            for name, value in network.values(x, changed).items():
+                histograms[name].add(value.numpy())
+    log.info("channels: %d outliers scaled first, in %d tensors", len(outliers), len(changed))
+    return replace(start, amax={**decision.amax, **{name: mse(one) for name, one in histograms.items()}})
 
 
 class _Scaled(Simulation):

@@ -38,3 +38,22 @@ def bounds_of(images_of) -> Callable[..., dict[str, float]]:
         return {name: share * float(value.abs().max()) for name, value in values.items()}
 
     return make
+
+
+@pytest.fixture
+def scaled_by() -> Callable[..., onnx.ModelProto]:
+    """`scaled_by(model, {("layer1.0.conv1", 3): 500})`: channel 3 so much larger; the same function in float."""
+    from edgeres.quantize.channel_classes import channel_classes, scaled
+
+    def make(model: onnx.ModelProto, factors: dict[tuple[str, int], float]) -> onnx.ModelProto:
+        classes = channel_classes(model)
+        divisors = np.ones(1 + max(int(one.max()) for one in classes.values()), np.float32)
+        for (tensor, channel), factor in factors.items():
+            divisors[classes[tensor][channel]] = 1 / factor
+        changed = scaled(model, classes, divisors)
+        for tensor in model.graph.initializer:
+            if tensor.name in changed:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(changed[tensor.name], tensor.name))
+        return model
+
+    return make

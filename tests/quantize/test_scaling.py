@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from onnx import numpy_helper
 
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
-from edgeres.quantize.channel_classes import channel_classes
+from edgeres.quantize.channel_classes import FIXED, channel_classes
 from edgeres.quantize.decision import Decision
+from edgeres.quantize.outliers import far_out, outlier_factors
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.scaling import _Scaled, channels_scaled
 from edgeres.quantize.simulate import Simulation, replace_tensors
@@ -26,34 +26,70 @@ def test_scaled_channels_compute_the_same_in_float(options, onnx_of):
     simulation = _Scaled(model, placement, decision, classes=channel_classes(model))
     simulation.log_factors.data.uniform_(-1, 1)
     tensors = simulation.result(model, decision).tensors
-    exact, scaled = GraphNetwork(model), GraphNetwork(model)
-    replace_tensors(scaled, tensors)
+    exact, changed = GraphNetwork(model), GraphNetwork(model)
+    replace_tensors(changed, tensors)
     assert any(not np.array_equal(array, exact.parameter(name).detach().numpy()) for name, array in tensors.items())
-    assert fidelity_of(logits_of(exact, images_of(8)), logits_of(scaled, images_of(8))).sqnr_db > 90
+    assert fidelity_of(logits_of(exact, images_of(8)), logits_of(changed, images_of(8))).sqnr_db > 90
 
 
-def with_a_loud_channel(model):
-    """Channel 0 between the convolutions of layer1.0 four times as large; the same function in float."""
-    for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor).copy()
-        if tensor.name in ("layer1.0.conv1.weight", "layer1.0.conv1.bias"):
-            array[0] *= 4
-        if tensor.name == "layer1.0.conv2.weight":
-            array[:, 0] /= 4
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    return model
-
-
-def test_what_is_learned_is_closer_to_float_than_what_was_given(onnx_of):
-    model = with_a_loud_channel(onnx_of("resnet8", dynamic=True).proto)
+def decibels_of(model):
+    """Logit SQNR of the largest values as bounds, and after `channels_scaled`."""
     placement, images, network = placement_of(model), images_of(256), GraphNetwork(model)
     with torch.inference_mode():
         seen = network.values(torch.from_numpy(images), list(placement.observed))
-    decision = Decision({name: float(value.abs().max()) for name, value in seen.items()})
-    found = channels_scaled(model, placement, decision, images=images)
+    given = Decision({name: float(value.abs().max()) for name, value in seen.items()})
+    found = channels_scaled(model, placement, given, images=images)
     reference = logits_of(network, images)
-    before, after = (
-        fidelity_of(reference, logits_of(Simulation(model, placement, one), images)).sqnr_db
-        for one in (decision, found)
-    )
+    return [
+        fidelity_of(reference, logits_of(Simulation(model, placement, one), images)).sqnr_db for one in (given, found)
+    ]
+
+
+def test_what_is_learned_is_closer_to_float_than_what_was_given(onnx_of, scaled_by):
+    model = scaled_by(onnx_of("resnet8", dynamic=True).proto, {("layer1.0.conv1", 0): 4})
+    before, after = decibels_of(model)
     assert after > before + 0.5
+
+
+def test_uneven_channels_lose_less_to_rounding(onnx_of, scaled_by):
+    model = onnx_of("resnet8", dynamic=True).proto
+    classes = channel_classes(model)
+    draws, labels = np.random.default_rng(0), {int(label) for one in classes.values() for label in one} - {FIXED}
+    homes = {int(label): (name, channel) for name, one in classes.items() for channel, label in enumerate(one)}
+    uneven = {homes[label]: float(np.exp(1.5 * draws.normal())) for label in sorted(labels)}
+    before, after = decibels_of(scaled_by(model, uneven))
+    assert after > before + 3
+
+
+OUTLIERS = {
+    "one large": {("layer1.0.conv1", 3): 500},
+    "one small": {("layer2.0.conv1", 5): 1 / 500},
+    "several": {("layer1.0.conv1", 2): 60, ("layer2.0.conv1", 9): 1 / 300, ("layer3.0.conv1", 11): 1000},
+    "some, by little": {(f"layer{stage}.0.conv1", channel): 12 for stage in (1, 2, 3) for channel in (4, 7)},
+    "of the residual stream": {("layer1.0.add", 3): 500, ("layer2.0.add", 20): 12},
+}
+
+
+@pytest.mark.parametrize("factors", OUTLIERS.values(), ids=OUTLIERS)
+def test_outliers_cost_little(onnx_of, scaled_by, factors):
+    _, even = decibels_of(onnx_of("resnet8", dynamic=True).proto)
+    _, found = decibels_of(scaled_by(onnx_of("resnet8", dynamic=True).proto, factors))
+    assert found > even - 2
+
+
+def test_without_outliers_it_begins_where_it_was_told_to(onnx_of):
+    model = onnx_of("resnet20").proto
+    classes = channel_classes(model)
+    assert (outlier_factors(model, classes) == 1).all()
+    assert far_out(model, classes) == []
+
+
+def test_outliers_are_found_where_they_are(onnx_of, scaled_by):
+    model = scaled_by(onnx_of("resnet20").proto, OUTLIERS["several"])
+    found = far_out(model, channel_classes(model))
+    assert [(tensor, channel) for tensor, channel, _ in found] == [
+        ("layer3.0.conv1", 11),
+        ("layer2.0.conv1", 9),
+        ("layer1.0.conv1", 2),
+    ]
+    assert [factor for _, _, factor in found] == pytest.approx([1000, 300, 60], rel=0.6)

@@ -32,7 +32,6 @@ from edgeres.quantize.auto import auto
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.choosing import bounds_by
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
 from edgeres.quantize.rounding import RoundingConfig, rounded
@@ -115,9 +114,6 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
     def bias(decision: Decision) -> Decision:
         return bias_corrected(model, placement, decision, images=images)
 
-    def equal(decision: Decision) -> Decision:
-        return equalized(model, placement, decision, images=images)
-
     def round_(decision: Decision) -> Decision:
         return rounded(model, placement, decision, images=images, config=RoundingConfig())
 
@@ -129,9 +125,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
     combined: dict[str, tuple[Step, ...]] = {
         f"{START} + bias": (bias,),
         f"{START} + rounding": (round_,),
-        "equalize": (equal,),
         "channels": (channels,),
-        "equalize + rounding": (equal, round_),
         "channels + rounding": (channels, round_),
         "channels + rounding + bias": (channels, round_, bias),
     }

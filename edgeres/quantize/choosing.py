@@ -41,13 +41,12 @@ _RANKED_BY = 4  # a quarter of them ranks the units, the loss is measured on the
 
 # name -> function(model, placement, decision, images=...) -> Decision, in the order of application
 IMPROVEMENTS = {
-    "equalize": "edgeres.quantize.equalize:equalized",
     "channels": "edgeres.quantize.scaling:channels_scaled",
     "rounding": "edgeres.quantize.rounding:rounded",
     "bias": "edgeres.quantize.bias:bias_corrected",
 }
 
-SCALING = frozenset({"equalize", "channels"})  # change what a channel is a multiple of
+SCALING = "channels"  # changes what a channel is a multiple of
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +153,8 @@ def improved(
 def check_improvements(names: tuple[str, ...]) -> None:
     """Raises InputError for a name that is not known or stands there twice."""
     refuse_doubles(names, "--improve")
+    if "equalize" in names:
+        raise InputError("--improve equalize is gone; channels does what it did")
     for name in names:
         lookup(IMPROVEMENTS, name, "improvement")
 

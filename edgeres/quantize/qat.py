@@ -53,7 +53,7 @@ class QatConfig(LoopConfig):
     distill: float = Field(default=1.0, ge=0, description="weight of the float graph's logits")
     finetune: float = Field(default=0.0, ge=0, description="weight of the cross-entropy with labels")
     temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
-    improve: tuple[str, ...] = Field(default=(), description="start from equalize, channels, bias of edgeres quantize")
+    improve: tuple[str, ...] = Field(default=(), description="start from channels, bias of edgeres quantize")
     stem: bool = Field(default=True, description="quantize the first layer")
     head: bool = Field(default=True, description="quantize the last layer")
     epochs: int = Field(default=3, ge=1, description="passes over the images")
@@ -114,7 +114,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     path = out_dir / FILE_NAME
     if is_main():
         model = with_pairs(source.proto, placement, done.decision)
-        if set(config.improve) & SCALING:
+        if SCALING in config.improve:
             set_metadata(model, SCALED_KEY, "1")
         write_quantized(model, source, path)
         clear_state(out_dir)

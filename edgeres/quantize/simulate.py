@@ -121,7 +121,7 @@ def replace_tensors(network: GraphNetwork, tensors: Mapping[str, NDArray[Any]]) 
 def float_network(model: onnx.ModelProto, decision: Decision) -> GraphNetwork:
     """`model` in float with the decision's tensors: what the layers of a quantized network are held against.
 
-    After equalization these channels are scaled, so the model itself is no longer a measure of them.
+    After `channels` these are scaled, so the model itself is no longer a measure of them.
     """
     network = GraphNetwork(model).requires_grad_(False)
     replace_tensors(network, decision.tensors)

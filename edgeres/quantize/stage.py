@@ -121,7 +121,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     if not placement.layers:
         raise InputError(_NOTHING_LEFT)
     model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
-    if set(config.improve) & SCALING:
+    if SCALING in config.improve:
         set_metadata(model, SCALED_KEY, "1")
     _mark_float_skips(model, source, options)
     _check(model, source, config)

@@ -8,7 +8,7 @@ from edgeres.core.stage import StageReport
 from edgeres.report.folder import Figure, RunFolder, figure_from
 
 _QUANTIZERS = {"quantize", "qat"}
-_SCALING = {"equalize", "channels"}  # improvements after which tensors hold other multiples than were calibrated
+_SCALING = {"channels", "equalize"}  # after which tensors hold other multiples than calibrated; once there was equalize
 
 
 class TensorHistogram(Figure):

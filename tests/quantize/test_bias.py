@@ -6,9 +6,9 @@ from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
+from edgeres.quantize.scaling import channels_scaled
 
 
 def test_every_layer_has_the_mean_it_has_in_float(onnx_of, images_of, bounds_of):
@@ -31,10 +31,10 @@ def test_bounds_and_weights_are_left_alone(onnx_of, images_of, bounds_of):
     assert all("bias" in name for name in corrected.tensors)
 
 
-def test_it_may_follow_equalization(onnx_of, images_of, bounds_of):
+def test_it_may_follow_scaled_channels(onnx_of, images_of, bounds_of):
     model = onnx_of().proto
     placement, images = placement_of(model), images_of(64)
-    scaled = equalized(model, placement, Decision(bounds_of(model)), images=images)
+    scaled = channels_scaled(model, placement, Decision(bounds_of(model)), images=images)
     corrected = bias_corrected(model, placement, scaled, images=images)
     assert _sqnr_db(model, corrected, images) > _sqnr_db(model, scaled, images) - 1
 

@@ -8,10 +8,10 @@ from onnx import numpy_helper
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.equalize import equalized
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.rounding import RoundingConfig, SoftWeight, rounded, units_of
+from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
 
 
@@ -37,10 +37,10 @@ def test_every_weight_goes_to_a_neighbour(onnx_of, images_of, bounds_of):
         assert steps.max() <= 1.001
 
 
-def test_eight_bits_do_no_harm_after_equalization(onnx_of, images_of, bounds_of):
+def test_eight_bits_do_no_harm_after_channels_were_scaled(onnx_of, images_of, bounds_of):
     model = onnx_of().proto
     placement = placement_of(model)
-    scaled = equalized(model, placement, Decision(bounds_of(model)), images=images_of(64))
+    scaled = channels_scaled(model, placement, Decision(bounds_of(model)), images=images_of(64))
     learned = rounded(model, placement, scaled, images=images_of(64), config=RoundingConfig(steps=60))
     assert _sqnr_db(model, placement, learned, images_of) > _sqnr_db(model, placement, scaled, images_of) - 1
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.lint import lint, problems
+from edgeres.quantize.qat import QatConfig, qat
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.search import MixedChoice
 from edgeres.quantize.stage import QuantizeConfig, quantize, sqnr_db
@@ -125,6 +127,14 @@ def test_improvements_are_applied_and_named(calibrated, tmp_path):
     assert better.report.results["improve"] == ["bias"]
     assert lint(better.output.proto) == ()
     assert better.output.sha256 != plain.sha256
+
+
+@pytest.mark.parametrize("config", [QuantizeConfig, partial(QatConfig, data="digits")])
+def test_equalize_says_what_took_its_place(config, calibrated, tmp_path):
+    source, scales = calibrated
+    stage = quantize if config is QuantizeConfig else qat
+    with pytest.raises(InputError, match="equalize is gone; channels does what it did"):
+        stage(source, config(scales=scales, improve=("equalize",)), tmp_path / "out")
 
 
 def test_a_kept_module_stays_float(calibrated, tmp_path):

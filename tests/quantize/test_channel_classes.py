@@ -6,12 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.graph.execute import GraphNetwork
-from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.channel_classes import FIXED, channel_classes, scaled
-from edgeres.quantize.decision import Decision
-from edgeres.quantize.equalize import equalized
-from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import replace_tensors
 
 VARIANTS = [{}, {"shortcut": "B"}, {"shortcut": "C"}, {"ordering": "full-preact"}]
@@ -51,26 +46,3 @@ def test_what_is_not_understood_stays_as_it_is():
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2, 4, 4))
     classes = channel_classes(helper.make_model(helper.make_graph(nodes, "g", [x], [y], [weight])))
     assert {name: one.tolist() for name, one in classes.items()} == {"a": [FIXED, FIXED]}
-
-
-def test_uneven_channels_lose_less_to_rounding(onnx_of, images_of):
-    model, images = onnx_of().proto, images_of(96)
-    classes, uneven = channel_classes(model), model
-    n = 1 + max(int(one.max()) for one in classes.values())
-    factors = np.exp(1.5 * np.random.default_rng(0).normal(size=n)).astype(np.float32)
-    factors[FIXED] = 1
-    changed = scaled(model, classes, factors)
-    for tensor in uneven.graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
-    placement = placement_of(uneven)
-    with torch.no_grad():
-        values = GraphNetwork(uneven).values(torch.from_numpy(images), placement.observed)
-    plain = Decision({name: float(value.abs().max()) for name, value in values.items()})
-    found = equalized(uneven, placement, plain, images=images)
-    reference = logits_of(GraphNetwork(uneven), images)
-    before, after = (
-        fidelity_of(reference, logits_of(GraphNetwork(with_pairs(uneven, placement, one)), images)).sqnr_db
-        for one in (plain, found)
-    )
-    assert after > before + 3

@@ -156,6 +156,7 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
     placement = placement_for(source.proto, config.profile, options)
     images = CalibrationImages(source, table, config.data)
     _check_bounds(table, placement.observed, config, recorder)
+    recorder.warnings += _far_out(source.proto, placement.observed, config)
     if config.method == AUTO:
         chosen = chosen_by_auto(source.proto, placement, table, images)
     else:
@@ -221,6 +222,20 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
             raise InputError(f"{config.scales} has {seen} for tensor {name!r}; calibrate again")
         if value == 0 and method == methods[0]:
             recorder.warnings.append(f"tensor {name} was zero on every calibration image; its bound is {DEAD_AMAX:g}")
+
+
+def _far_out(model: Any, tensors: tuple[str, ...], config: QuantizeConfig) -> list[str]:
+    """A warning about channels that one scale per tensor will not hold, unless `channels` takes them back."""
+    from edgeres.quantize.outliers import far_out
+
+    found = [] if SCALING in config.improve else far_out(model, tensors)
+    if not found:
+        return []
+    (tensor, channel, factor), *more = found
+    advice = "--keep its layers" if config.profile == "ort-cpu" else "--improve channels takes it back"
+    others = f", and {len(more)} more are out" if more else ""
+    where = f"channel {channel} of {tensor} is {factor:.0f} times out of proportion to the others{others}"
+    return [f"{where}: one INT8 scale cannot hold them all; {advice}"]
 
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:

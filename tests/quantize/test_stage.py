@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -127,6 +128,24 @@ def test_improvements_are_applied_and_named(calibrated, tmp_path):
     assert better.report.results["improve"] == ["bias"]
     assert lint(better.output.proto) == ()
     assert better.output.sha256 != plain.sha256
+
+
+def test_channels_out_of_proportion_are_warned_of_unless_they_are_scaled(onnx_of, scaled_by, tmp_path):
+    source = onnx_of("resnet8", dynamic=True)
+    model = scaled_by(source.proto, {("layer1.0.conv1", 3): 500, ("layer2.0.conv1", 7): 1 / 90})
+    source.path.write_bytes(model.SerializeToString())
+    source = OnnxModel(source.path)
+    scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
+    plain, scaled, kept, cpu = (
+        quantize(source, QuantizeConfig(scales=scales, **options), tmp_path / str(number)).report.warnings
+        for number, options in enumerate(
+            ({}, {"improve": ("channels",)}, {"keep": ("layer1.0", "layer2.0")}, {"profile": "ort-cpu"})
+        )
+    )
+    assert (scaled, kept) == ((), ())
+    (warning,) = plain
+    assert re.match(r"channel 3 of layer1\.0\.relu is \d+ times .*, and 1 more are out: .* --improve channels", warning)
+    assert "--keep its layers" in cpu[0]
 
 
 @pytest.mark.parametrize("config", [QuantizeConfig, partial(QatConfig, data="digits")])

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,7 @@ IN_PROCESSES = "edgeres doctor", "edgeres ls recipes"  # blocks that begin so ar
 DEAR = ("edgeres bench --per-module", "edgeres compare")  # blocks that wait for clocks: in make exhaustive
 SHORTER = {  # appended in make test; make exhaustive runs the lines as they are
     r"bench$": "runs/latest/04-export/model.onnx --rounds 2 --seconds 0.2 --samples 4",
+    r"bench net.onnx$": "--rounds 2 --seconds 0.2 --samples 4",
     r"recover$": "--images 30 --epochs 1",
     r"lesion$": "--draws 0",
     r"run prune4-int8 ": "--dry-run",
@@ -59,9 +61,10 @@ def workplace(tmp_path_factory):
 
 
 def make_workplace(folder: Path) -> None:
-    """`photos/`, `model.pth` (a ResNet-18), a run of a small network, and files made from it."""
+    """`photos/`, `model.pth` (a ResNet-18), `net.onnx` of another tool, a run of a small network, files made from it."""
     draw_photos(folder / "photos")
     save_model(folder / "model.pth")
+    export_elsewhere(folder / "net.onnx")
     with at(folder):
         for line in (
             "train resnet14 --data digits --epochs 1",
@@ -96,6 +99,20 @@ def save_model(path: Path) -> None:
 
     torch.manual_seed(0)
     torch.save({"state_dict": network_from(spec_from_arch("resnet18", num_classes=3)).state_dict()}, path)
+
+
+def export_elsewhere(path: Path) -> None:
+    """A small residual network as torch exports it."""
+    import torch
+    from torch import nn
+    from torchvision.models.resnet import BasicBlock
+
+    torch.manual_seed(0)
+    body = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), BasicBlock(8, 8), BasicBlock(8, 8)
+    network = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.zeros(1, 3, SIDE, SIDE),), str(path), dynamo=False)
 
 
 def quantize_elsewhere(source: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ OTHERS = [ROOT / "tools" / "README.md", ROOT / ".github" / "CONTRIBUTING.md", RO
 SMALLEST, LARGEST, README_LARGEST = 2_000, 6 * 1024, 12 * 1024
 LOOKED_FOR = {
     "which networks and checkpoints can I import": ("models", "## Which networks"),
-    "may I bring the ONNX file of another tool": ("models", "## A file of another tool"),
+    "may I bring the ONNX file of another tool": ("models", "## An ONNX file of another tool"),
     "how must my images lie in folders": ("data", "## A folder of images"),
     "how many modules can go for my latency budget": ("choosing", "`--target-latency 3ms`"),
     "how do I get the accuracy back without labels": ("recovering", "no labels"),
@@ -148,7 +148,11 @@ def test_a_list_and_a_page_are_plain_in_a_pipe(edgeres):
     assert code == 0
     assert out == page("quantizing")
     assert not re.search(r"\x1b|<!--|\]\(", out)
-    assert max(len(line) for line in out.splitlines() if not line.startswith("|")) <= 80
+
+
+@pytest.mark.parametrize("name", ["README", *topics()])
+def test_a_page_fits_a_terminal(name):
+    assert [line for line in page(name).splitlines() if len(line) > 80 and not line.startswith("|")] == []
 
 
 def test_a_command_shows_its_options_and_its_page(edgeres):

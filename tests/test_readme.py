@@ -61,7 +61,7 @@ def workplace(tmp_path_factory):
 
 
 def make_workplace(folder: Path) -> None:
-    """`photos/`, `model.pth` (a ResNet-18), `net.onnx` of another tool, a run of a small network, files made from it."""
+    """`photos/`, `model.pth` (a ResNet-18), `net.onnx` of another tool, a run of a small network, files of it."""
     draw_photos(folder / "photos")
     save_model(folder / "model.pth")
     export_elsewhere(folder / "net.onnx")
@@ -178,6 +178,7 @@ def run_block(block: str, folder: Path, *, shorter: bool) -> None:
             call(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [one for one in blocks("sh") if not one.values[0].startswith(DEAR)])
 def test_commands_run(copy, block):
     run_block(block, copy, shorter=True)

@@ -92,8 +92,8 @@ def modules_in(view: GraphView) -> dict[str, tuple[str, ...]]:
         if module := module_of(node.name):
             named[module] = (*named.get(module, ()), node.name)
     layers = {called(layer) for layer in view.layers}
-    modules = named or {block.name: block.nodes for block in blocks_in(view)}
-    return {name: nodes for name, nodes in modules.items() if layers.intersection(nodes)}
+    by_name = {name: nodes for name, nodes in named.items() if layers.intersection(nodes)}  # a weight's pair is none
+    return by_name or {block.name: block.nodes for block in blocks_in(view) if layers.intersection(block.nodes)}
 
 
 def skips_in(view: GraphView) -> dict[str, str]:

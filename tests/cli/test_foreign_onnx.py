@@ -109,7 +109,8 @@ def _net(kind: str, path: Path, net_of) -> Path:
 
 FEW = ("plain", "unfolded", "last", "softmax", "beside")
 ALL = (*FEW, "open", "dynamo", "resnet18", "resnet50")
-KINDS = [pytest.param(kind, marks=() if kind in FEW else pytest.mark.exhaustive) for kind in ALL]
+RARELY = (pytest.mark.exhaustive, pytest.mark.slow)
+KINDS = [pytest.param(kind, marks=() if kind in FEW else RARELY) for kind in ALL]
 
 
 def done(edgeres, *arguments) -> str:
@@ -137,7 +138,7 @@ def test_calibrated_quantized_compared_judged_and_shown(kind, edgeres, net_of, p
     assert set(shown["precision_of_modules"].values()) == {"int8"}
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ALL[2:]] + ["plain"])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=RARELY) for kind in ALL[2:]] + ["plain"])
 def test_built_by_tensorrt_rtx(kind, edgeres, net_of, tmp_path):
     pytest.importorskip("tensorrt_rtx")
     net, plan = net_of(kind), tmp_path / "net.plan"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from edgeres.core.config import Config
@@ -14,17 +14,34 @@ FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the netwo
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
-class Preprocess(Config):
-    """How an image becomes the network's input: resize, centre crop, scale to [0, 1], (x - mean) / std.
+Fit = Literal["crop", "squash", "letterbox"]
 
-    It is stored in the model's file and used from training to the engine. `resize` is the length in pixels the shorter
-    side is brought to; None leaves the image as it is (it must then have the input's size).
+
+class Preprocess(Config):
+    """How an image becomes the network's input: brought to its size, scaled to [0, 1], (x - mean) / std.
+
+    It is stored in the model's file and used from training to the engine. How an image comes to the input's size:
+
+        crop        shorter side to `resize`, centre crop; without `resize` the image must have the input's size
+        squash      to the input's sides whatever the aspect (with `resize` the shorter of them, then centre crop)
+        letterbox   as large as fits into the input, in the middle, `border` around it
+
+    `exif` turns the image upright first, as its EXIF orientation says. What came after the first version stands in a
+    file only where it is not the default.
     """
 
     mean: tuple[float, ...] = Field(description="per channel, of pixels in [0, 1]")
     std: tuple[float, ...] = Field(description="per channel, of pixels in [0, 1]")
     resize: int | None = Field(default=None, gt=0, description="shorter side in pixels before the centre crop")
     interpolation: Interpolation = "bilinear"
+    fit: Fit = "crop"
+    border: int = Field(default=0, ge=0, le=255, description="grey value around a letterboxed image")
+    exif: bool = False
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        later = {"fit": "crop", "border": 0, "exif": False}
+        return {name: value for name, value in write(self).items() if name not in later or value != later[name]}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -34,6 +51,10 @@ class Preprocess(Config):
             raise ValueError(f"mean {self.mean} and std {self.std} are of pixels in [0, 1]; divide by 255")
         if any(s <= 0 for s in self.std):
             raise ValueError(f"std must be positive, got {self.std}")
+        if self.fit == "letterbox" and self.resize is not None:
+            raise ValueError(f"a letterboxed image fills the input, there is nothing to crop: no resize {self.resize}")
+        if self.fit != "letterbox" and self.border:
+            raise ValueError(f"border {self.border} is what surrounds a letterboxed image; fit is {self.fit}")
         return self
 
     @property

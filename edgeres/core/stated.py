@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -17,20 +17,32 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import Interpolation, ModelSpec, Preprocess
 
 M = TypeVar("M", bound=Model)
+FitOption = Literal["crop", "squash", "letterbox", "none"]  # none is a crop without a resize
 
 
-class InputOptions(Config):
+class FeedOptions(Config):
+    """How images become a network's input, said of a file that does not say it; `preprocess_from` makes it one."""
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"mean", "std", "resize", "interpolation", "fit", "border", "exif"})
+
+    mean: tuple[float, ...] | None = Field(None, description="of pixels in [0, 1], per channel")
+    std: tuple[float, ...] | None = Field(None, description="of pixels in [0, 1], per channel; with --mean")
+    resize: int | None = Field(None, gt=0, description="shorter side in pixels before the centre crop")
+    interpolation: Interpolation | None = Field(None, description="of the resize: bilinear unless said")
+    fit: FitOption | None = Field(None, description="how images come to the input's size; none: they have it")
+    border: int | None = Field(None, ge=0, le=255, description="grey value around a letterboxed image: 0 unless said")
+    exif: bool | None = Field(None, description="turn images upright by their EXIF orientation: no unless said")
+
+
+class InputOptions(FeedOptions):
     """The options of every command that shows images to a file; one that edgeres wrote needs none of them."""
 
-    unsaid: ClassVar[frozenset[str]] = frozenset({"mean", "std", "resize", "interpolation", "like"})
+    unsaid: ClassVar[frozenset[str]] = FeedOptions.unsaid | {"like"}
 
-    mean: tuple[float, ...] | None = Field(
-        None, description="of pixels in [0, 1], per channel: for an ONNX file of another tool, which does not say"
+    like: Path | None = Field(
+        None,
+        description="for an ONNX file of another tool, instead of --mean and so on: a model fed the same images",
     )
-    std: tuple[float, ...] | None = Field(None, description="of pixels in [0, 1], per channel; with --mean")
-    resize: int | None = Field(None, gt=0, description="shorter side in pixels before the centre crop; with --mean")
-    interpolation: Interpolation | None = Field(None, description="of --resize: bilinear unless said")
-    like: Path | None = Field(None, description="instead of --mean: a model of edgeres that takes the same images")
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -49,7 +61,9 @@ def with_input(model: M, options: InputOptions) -> M:
     if model.spec.preprocess.is_known:
         raise InputError(f"{model.path} says itself how images become its input; leave out --{given[0]}")
     if options.like is None:
-        return with_preprocess(model, _preprocess(options), ())
+        if not options.mean or not options.std:
+            raise InputError("--mean and --std belong together: give both, as in --mean 0.485,0.456,0.406")
+        return with_preprocess(model, preprocess_from(options, model.spec.preprocess, model.spec.input_shape), ())
     if len(given) > 1:
         raise InputError(f"--like says all of it; leave out --{given[0]}")
     return as_in(model, model_from(options.like))
@@ -67,17 +81,47 @@ def as_in(model: M, other: Model) -> M:
 
 
 def with_preprocess(model: M, preprocess: Preprocess, classes: tuple[str, ...]) -> M:
-    """`model` with both stated; raises InputError if the channels differ or the crop is larger than the image."""
-    _, height, width = model.spec.input_shape
-    if preprocess.resize is not None and preprocess.resize < max(height, width):
-        raise InputError(f"--resize {preprocess.resize} is smaller than the {height} x {width} {model.path} takes")
+    """`model` with both stated; raises InputError if the channels differ."""
     values: dict[str, Any] = {**dict(model.spec), "preprocess": preprocess, "classes": classes}
     return replace(model, stated=config_from(ModelSpec, values, str(model.path)))
 
 
-def _preprocess(options: InputOptions) -> Preprocess:
-    if not options.mean or not options.std:
-        raise InputError("--mean and --std belong together: give both, as in --mean 0.485,0.456,0.406")
-    values = {"mean": options.mean, "std": options.std, "resize": options.resize}
-    more = {"interpolation": options.interpolation} if options.interpolation else {}
-    return config_from(Preprocess, {**values, **more}, "preprocessing")
+def preprocess_from(
+    options: FeedOptions, base: Preprocess, shape: tuple[int, int, int], size: int | None = None
+) -> Preprocess:
+    """`base`, of an input of `shape` (C, H, W), with what `options` say instead; `size` if that side was given anew.
+
+    Raises InputError where it is contradictory, or leaves open how images come to the input's size.
+    """
+    if (options.mean is None) != (options.std is None):
+        raise InputError("--mean and --std belong together: give both or neither")
+    if options.mean is not None and len(options.mean) not in {1, shape[0]}:
+        raise InputError(f"--mean has {len(options.mean)} values for {shape[0]} channels")
+    names = FeedOptions.unsaid - {"fit", "resize"}
+    said = {name: value for name, value in options if name in names and value is not None}
+    fit = options.fit or base.fit
+    if fit != "letterbox":
+        said.setdefault("border", 0)
+    resize, side = _resize_of(options, base, size), size or max(shape[1:])
+    if resize is not None and resize < side:
+        raise InputError(f"--resize {resize} is smaller than the input, the {side} pixels that are cropped from it")
+    values = {**dict(base), **said, "fit": "crop" if fit == "none" else fit, "resize": resize}
+    return config_from(Preprocess, values, "preprocessing")
+
+
+def _resize_of(options: FeedOptions, base: Preprocess, size: int | None) -> int | None:
+    """Raises InputError where it is not said how images come to the input's size."""
+    if options.resize is not None:
+        if options.fit in {"letterbox", "none"}:
+            raise InputError(f"--fit {options.fit} crops nothing; leave out --resize {options.resize}")
+        return options.resize
+    if options.fit == "crop" and (base.resize is None or size is not None):
+        raise InputError("--fit crop needs --resize, the shorter side in pixels before the crop")
+    if options.fit in {"squash", "letterbox", "none"}:
+        return None
+    if size is not None and base.resize is not None:
+        raise InputError(
+            f"--size {size} does not say how images come to that size: add --resize PIXELS (shorter side, then"
+            " centre crop), --fit squash, --fit letterbox, or --fit none if all of them have it"
+        )
+    return base.resize

@@ -8,6 +8,7 @@ package.module:function   your own function () -> Dataset
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import canonical_data_name, plain_name, resolve
 from edgeres.core.spec import ModelSpec, Preprocess
+from edgeres.data.sources import FileSource
 from edgeres.data.split import Split
 
 DATASETS = {
@@ -31,6 +33,7 @@ _UNSAID = (
     " 0.229,0.224,0.225 --resize 256, or --like FILE, a model of edgeres fed alike"
 )
 _NAMES_SHOWN = 4
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ def check_data_name(name: str) -> None:
         raise InputError(f"{root} is not a folder" if root.exists() else f"{root} does not exist")
 
 
-def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset:
-    """The data set called `name`.
+def dataset_from(name: str, *, download: bool = False, seed: int = 0, exif: bool = False) -> Dataset:
+    """The data set called `name`; says how many images carry an EXIF rotation that will not be followed.
 
     `seed` decides the split of sets that come in one piece (digits, one tree of folders): keep it the same in
     every stage of a model, or training images end up in its validation split. Raises InputError if the set is
@@ -87,9 +90,25 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0) -> Dataset
     if kind not in DATASETS:
         from edgeres.data.custom import dataset_from_function
 
-        return dataset_from_function(name)
-    dataset: Dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
+        dataset = dataset_from_function(name)
+    else:
+        dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
+    _say_turned(dataset, exif=exif)
     return dataset
+
+
+def _say_turned(dataset: Dataset, *, exif: bool) -> None:
+    sources = {id(split.source): split.source for split in (dataset.train, dataset.val)}.values()
+    counts = [source.turned for source in sources if isinstance(source, FileSource)]
+    turned, seen = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    if turned and exif:
+        _log.info("%d of %d images looked at carry an EXIF rotation and are turned upright", turned, seen)
+    elif turned:
+        _log.warning(
+            "warning: %d of %d images looked at carry an EXIF rotation, which is not followed (nor does torchvision);"
+            " for a network that was trained on them upright: edgeres import FILE --exif",
+            *(turned, seen),
+        )
 
 
 def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int = 0) -> Dataset:
@@ -100,7 +119,7 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     """
     if not spec.preprocess.is_known:
         raise InputError(f"{spec.variant} {_UNSAID}")
-    dataset = dataset_from(name, download=download, seed=seed)
+    dataset = dataset_from(name, download=download, seed=seed, exif=spec.preprocess.exif)
     if len(dataset.classes) != spec.num_classes:
         raise InputError(
             f"{name} has {len(dataset.classes)} classes ({_some(dataset.classes)}) and the model has {spec.num_classes}"

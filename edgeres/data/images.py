@@ -1,9 +1,9 @@
 """One image file to one network input, on PIL and numpy alone.
 
-    file -> image (L or RGB) -> resize short side -> centre crop -> uint8 (H, W, C) -> (x / 255 - mean) / std
+    file -> image (L or RGB) -> brought to the input's size -> uint8 (H, W, C) -> (x / 255 - mean) / std
 
-Resizing and cropping round as torchvision does, so its checkpoints see what they were trained on. EXIF
-orientation is not applied, again as in torchvision.
+Resizing and cropping round as torchvision does, so its checkpoints see what they were trained on. EXIF orientation is
+followed only where the model's preprocessing says so, again as in torchvision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
@@ -34,6 +34,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decom
 _GREY_MODES = {"1", "L", "LA", "La"}
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _MAX_BYTE = 255
+_TURNED = range(2, 9)  # EXIF orientations other than upright
 
 
 def image_from(path: Path) -> Image.Image:
@@ -66,15 +67,35 @@ def picture_from(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
+def is_turned(path: Path) -> bool:
+    """Whether the file asks to be shown rotated or mirrored (EXIF orientation); not if it is damaged."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    except _DAMAGE:
+        return False
+
+
+def upright(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """`image`, turned as its EXIF orientation says if `preprocess` follows that."""
+    return ImageOps.exif_transpose(image) if preprocess.exif else image
+
+
 def fitted(image: Image.Image, spec: ModelSpec, label: str) -> Pixels:
     """`image` brought to the input's size and channels: uint8 (H, W, C).
 
     Raises InputError naming `label` if the preprocessing does not resize and the size differs.
     """
     channels, height, width = spec.input_shape
-    image = with_channels(image, channels)
-    if spec.preprocess.resize is not None:
-        image = _resized(image, spec.preprocess)
+    preprocess, resampling = spec.preprocess, RESAMPLING[spec.preprocess.interpolation]
+    image = upright(with_channels(image, channels), preprocess)
+    if preprocess.fit == "letterbox":
+        return pixels_from(ImageOps.pad(image, (width, height), resampling, (preprocess.border,) * channels))
+    if preprocess.fit == "squash":
+        share = (preprocess.resize or min(height, width)) / min(height, width)
+        image = image.resize((round(width * share), round(height * share)), resampling)
+    elif preprocess.resize is not None:
+        image = _resized(image, preprocess.resize, resampling)
     elif image.size != (width, height):
         raise InputError(
             f"{label} is {image.width}x{image.height} pixels, {spec.variant} takes {width}x{height} without"
@@ -109,14 +130,13 @@ def _grey_or_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resized(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    side = preprocess.resize or 0
+def _resized(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
     short, long = min(image.size), max(image.size)
     if short == side:
         return image
     longer = int(side * long / short)
     size = (side, longer) if image.width <= image.height else (longer, side)
-    return image.resize(size, RESAMPLING[preprocess.interpolation])
+    return image.resize(size, resampling)
 
 
 def _centre_cropped(image: Image.Image, size: tuple[int, int], label: str) -> Image.Image:

@@ -77,7 +77,11 @@ class Split:
         if len(self) * channels * height * width > MEMORY_LIMIT_BYTES:
             return None
         pixels = self.source.pixels(self.rows)
-        if pixels is None or (pixels.shape[1:] == (height, width, channels) and spec.preprocess.resize is None):
+        if pixels is None:
+            return None
+        if spec.preprocess.exif:  # which way up stands in the files alone
+            return np.stack(list(in_threads(partial(self.fitted, spec=spec), range(len(self)))))
+        if pixels.shape[1:] == (height, width, channels) and spec.preprocess.resize is None:
             return pixels
         labels = [self.source.label(int(row)) for row in self.rows]
         return np.stack([fitted(picture_from(p), spec, at) for p, at in zip(pixels, labels, strict=True)])

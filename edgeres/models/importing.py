@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from edgeres.core.artifacts import CARD_KEY, Checkpoint, safetensors_header
-from edgeres.core.config import Config, config_from
+from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
-from edgeres.core.spec import Interpolation, ModelSpec, Preprocess
+from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.stated import FeedOptions, preprocess_from
 from edgeres.models import spec_from_arch
 from edgeres.models.contents import check_content
 from edgeres.models.resnet import RESNET, Ordering
@@ -22,22 +23,19 @@ if TYPE_CHECKING:
     from edgeres.models.foreign import Weights
 
 _COLOURS = 3
+_OF_THE_INPUT = (*FeedOptions.model_fields, "size", "labels")
 _LEAST_PIXELS = 4  # what the strides of a CIFAR network multiply to: of fewer pixels they leave nothing
 _MOST_PIXELS = 4096  # from here the first feature map alone takes 1 GiB an image: 4096^2 x 16 x 4 bytes (resnet20)
 
 
-class ImportConfig(Config):
+class ImportConfig(FeedOptions):
     """What a foreign file does not say about itself."""
 
     file: Path = Field(description="the foreign checkpoint (.pt, .pth, .th, .safetensors)")
     arch: str | None = Field(None, description="resnet20, resnet50, ...: see `edgeres ls models`")
     classes: int | None = Field(None, gt=1, description="number of classes; default: the classifier's rows")
     labels: Path | None = Field(None, description="text file, one class name a line, in the order of the outputs")
-    mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in [0, 1]")
-    std: tuple[float, ...] | None = Field(None, description="per channel, of pixels in [0, 1]")
     size: int | None = Field(None, gt=0, description="input height and width in pixels")
-    resize: int | None = Field(None, gt=0, description="shorter side in pixels before the centre crop")
-    interpolation: Interpolation = Field("bilinear", description="of the resize")
     shortcut: str | None = Field(None, description="A, B or C; default: told by the keys")
     ordering: Ordering = Field("original", description="order of batch norm, activation and addition")
     key: str | None = Field(None, description="which state dict, if the file holds several")
@@ -50,8 +48,10 @@ class ImportConfig(Config):
         for name, pixels in (("size", self.size), ("resize", self.resize)):
             if pixels is not None and not _LEAST_PIXELS <= pixels <= _MOST_PIXELS:
                 raise InputError(f"--{name} {pixels}: {_out_of_range(pixels)}")
-        if self.size is not None:
-            _check_crop(self.resize, self.size)
+        if self.size is not None and self.resize is not None and self.resize < self.size:
+            raise InputError(
+                f"--resize {self.resize} is smaller than the input, the {self.size} pixels cropped from it"
+            )
         if self.arch is not None:
             spec_from_arch(self.arch, num_classes=2)
 
@@ -62,11 +62,6 @@ def _out_of_range(pixels: int) -> str:
     return (
         f"at most {_MOST_PIXELS} pixels a side are taken; of an image that large one feature map fills a GiB of memory"
     )
-
-
-def _check_crop(resize: int | None, size: int) -> None:
-    if resize is not None and resize < size:
-        raise InputError(f"--resize {resize} is smaller than the input, the {size} pixels that are cropped from it")
 
 
 def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:
@@ -105,16 +100,39 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
 
 
 def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageResult[Checkpoint]:
+    """Our own file again, with another preprocessing or other class names if they are given."""
     from edgeres.models.weights import load_weights, save_checkpoint
 
     if config.file.suffix != Checkpoint.suffix:
         raise InputError(f"say which network {config.file} is: --arch resnet50 (see: edgeres ls models)")
     original = Checkpoint(config.file)
-    spec, path = original.spec, out_dir / "model.safetensors"
-    _check_options(config, spec)
-    output = save_checkpoint(load_weights(original), spec, path, stage="import", parent=original.sha256)
+    _check_options(config, original.spec)
+    spec = _fed_as(config, original.spec)
+    output = save_checkpoint(
+        load_weights(original), spec, out_dir / "model.safetensors", stage="import", parent=original.sha256
+    )
     recorder.notes.append(f"a copy of {config.file}, made by edgeres {original.card.stage}")
+    if spec != original.spec:
+        recorder.notes.append(f"weights as they were; set anew: {', '.join(_said(config))}")
     return StageResult(output, recorder.finish(output))
+
+
+def _said(config: ImportConfig) -> list[str]:
+    return [f"--{name}" for name in _OF_THE_INPUT if getattr(config, name) is not None]
+
+
+def _fed_as(config: ImportConfig, spec: ModelSpec) -> ModelSpec:
+    """`spec` with the preprocessing, input size and class names of `config` where it gives some."""
+    if not _said(config):
+        return spec
+    channels, height, width = spec.input_shape
+    values: dict[str, Any] = {
+        **dict(spec),
+        "preprocess": preprocess_from(config, spec.preprocess, spec.input_shape, config.size),
+        "input_shape": (channels, config.size or height, config.size or width),
+        "classes": _class_names(config.labels, spec.num_classes) or spec.classes,
+    }
+    return config_from(ModelSpec, values, str(config.file))
 
 
 def _is_ours(path: Path) -> bool:
@@ -123,15 +141,14 @@ def _is_ours(path: Path) -> bool:
 
 
 def _check_options(config: ImportConfig, spec: ModelSpec) -> None:
-    """Raises InputError for an option that would change what the checkpoint says of itself."""
-    given = sorted(config.model_fields_set - {"file", "arch"})
+    """Raises InputError for an option that would change what the network of the checkpoint is."""
+    given = sorted(config.model_fields_set - {"file", "arch", *_OF_THE_INPUT})
     if config.arch not in {None, spec.variant}:
         given = ["arch", *given]
     if given:
         names = ", ".join("--" + name for name in given)
         raise InputError(
-            f"{config.file} is an edgeres checkpoint already ({spec.variant}; classes and preprocessing are stored"
-            f" in it); leave out {names}"
+            f"{config.file} is an edgeres checkpoint already ({spec.variant}, stored in it); leave out {names}"
         )
 
 
@@ -144,7 +161,6 @@ def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
     _, height, width = base.input_shape
     channels = _input_channels(weights)
     options: dict[str, str | int | float] = {}
-    _check_crop(config.resize, config.size or height)
     shortcut = config.shortcut or shortcut_option(weights)
     if base.family == "resnet" and shortcut != RESNET.layout(base).shortcut:
         options["shortcut"] = shortcut
@@ -153,7 +169,9 @@ def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
     return spec_from_arch(
         arch,
         num_classes=rows,
-        preprocess=_preprocess(config, base.preprocess, channels),
+        preprocess=preprocess_from(
+            config, _for_channels(base.preprocess, channels), (channels, height, width), config.size
+        ),
         input_shape=(channels, config.size or height, config.size or width),
         classes=_class_names(config.labels, rows),
         options=options,
@@ -165,24 +183,11 @@ def _input_channels(weights: Weights) -> int:
     return int(stem.shape[1]) if stem is not None and stem.ndim == 4 else _COLOURS
 
 
-def _preprocess(config: ImportConfig, base: Preprocess, channels: int) -> Preprocess:
-    if channels != _COLOURS:
-        grey = {name: (sum(getattr(base, name)) / _COLOURS,) * channels for name in ("mean", "std")}
-        base = base.model_copy(update=grey)
-    if (config.mean is None) != (config.std is None):
-        raise InputError("--mean and --std belong together: give both or neither")
-    resize = config.resize
-    if resize is None and config.size is None:
-        resize = base.resize
-    if config.mean is not None and len(config.mean) != len(base.mean):
-        raise InputError(f"--mean has {len(config.mean)} values for {len(base.mean)} channels")
-    values = {
-        "mean": config.mean or base.mean,
-        "std": config.std or base.std,
-        "resize": resize,
-        "interpolation": config.interpolation,
-    }
-    return config_from(Preprocess, values, "preprocessing")
+def _for_channels(base: Preprocess, channels: int) -> Preprocess:
+    """`base`, which is of colours, with their mean for each of `channels` if these are others."""
+    if channels == _COLOURS:
+        return base
+    return base.model_copy(update={name: (sum(getattr(base, name)) / _COLOURS,) * channels for name in ("mean", "std")})
 
 
 def _classifier_rows(weights: Weights, config: ImportConfig) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from edgeres.core.spec import ModelSpec
-from edgeres.data.images import RESAMPLING, Pixels, pixels_from, with_channels
+from edgeres.data.images import RESAMPLING, Pixels, pixels_from, upright, with_channels
 from edgeres.train.config import AugmentChoice
 
 Augment = Literal["none", "crop", "crop-flip"]
@@ -62,6 +62,7 @@ def resized_crop(image: Image.Image, draws: Draws, kind: Augment, spec: ModelSpe
     A part that would stick out is shortened to the image's side instead of being drawn again.
     """
     channels, height, width = spec.input_shape
+    image = upright(image, spec.preprocess)
     box = _box(image.size, draws)
     resampling = RESAMPLING[spec.preprocess.interpolation]
     image = with_channels(image, channels).resize((width, height), resampling, box=box)

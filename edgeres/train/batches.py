@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
+from edgeres.data.images import picture_from
 from edgeres.data.sources import in_threads
 from edgeres.data.split import Split
 from edgeres.train.augment import Augment, augment_for, augmented, resized_crop
@@ -97,7 +98,10 @@ class Batches:
         place, draws = job
         if self.augment == "none":
             return self.split.fitted(place, self.spec)
-        image = self.split.source.image(int(self.split.rows[place]))
+        if self.spec.preprocess.fit == "crop":
+            image = self.split.source.image(int(self.split.rows[place]))
+        else:  # parts of what the network is shown, at that aspect
+            image = picture_from(self.split.fitted(place, self.spec))
         return resized_crop(image, draws, self.augment, self.spec)
 
     def _draws_at(self, step: int, part: Slice) -> NDArray[np.float64]:

@@ -276,7 +276,7 @@ def test_without_preprocessing_the_line_says_what_to_type(edgeres, net_of, photo
     code, _, err = edgeres("eval", net_of("plain"), "--data", photos, "--mean", "0.5,0.5,0.5")
     assert (code, "--mean and --std belong together" in err) == (2, True)
     code, _, err = edgeres("eval", net_of("plain"), "--data", photos, *STATED[:-1], 10)
-    assert (code, "--resize 10 is smaller than the 16 x 16" in err) == (2, True)
+    assert (code, "--resize 10 is smaller than the input, the 16 pixels" in err) == (2, True)
     code, _, err = edgeres("eval", net_of("plain"), "--data", "digits", *STATED)
     assert (code, bool(re.search("digits has 10 classes .* and the model has 4", err))) == (2, True)
 

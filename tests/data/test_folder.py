@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
-from edgeres.data import Split, data_fingerprint, dataset_from
+from edgeres.data import Split, data_fingerprint, dataset_for, dataset_from
 from edgeres.models import spec_from_arch
 
 
@@ -188,6 +188,28 @@ def test_every_suffix_that_pillow_reads_is_taken(tmp_path: Path, suffix: str) ->
     Image.new("RGB", (8, 8), (77, 0, 0)).save(root / "x.tmp", "AVIF" if suffix == "avif" else "JPEG")
     (root / "x.tmp").rename(root / "val" / "cat" / f"1.{suffix}")
     assert abs(shades(dataset_from(f"folder:{root}").val)[1] - 77) < 9
+
+
+def test_images_with_an_exif_rotation_are_counted_and_turned_on_every_way(tmp_path: Path, caplog) -> None:
+    root = two_splits(tmp_path)
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0, 0] = 200
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # a quarter to the right
+    Image.fromarray(pixels).save(root / "val" / "cat" / "1.png", exif=turned)
+    preprocess = Preprocess(mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    spec = spec_from_arch("resnet20", num_classes=2, input_shape=(3, 8, 8), preprocess=preprocess)
+    upright = spec.model_copy(update={"preprocess": preprocess.model_copy(update={"exif": True})})
+    as_stored = dataset_for(spec, f"folder:{root}").val
+    (message,) = caplog.messages
+    assert message.startswith("warning: 1 of 9 images looked at carry an EXIF rotation, which is not followed")
+    split = dataset_for(upright, f"folder:{root}").val
+    assert caplog.messages == [message]
+    for one, place in ((as_stored, (0, 0)), (split, (0, 7))):
+        used = spec if one is as_stored else upright
+        batch, _ = next(one.batches(used, 3))
+        assert np.argwhere(batch[1, 0] > 99).tolist() == [list(place)]
+        assert np.argwhere(one.fitted(1, used)[:, :, 0] > 99).tolist() == [list(place)]
 
 
 def broken(root: Path, how: str) -> None:

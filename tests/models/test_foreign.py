@@ -7,7 +7,9 @@ import torch
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
+from edgeres.core.stated import preprocess_from
 from edgeres.models import network_from, spec_from_arch
+from edgeres.models.family import IMAGENET_PREPROCESS
 from edgeres.models.foreign import read_weights, shortcut_option, translated, with_batch_counters
 from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.weights import load_network, load_weights
@@ -198,9 +200,60 @@ def test_an_edgeres_checkpoint_keeps_its_preprocessing_though_its_network_is_nam
     original = checkpoint_of(spec_of("resnet8"))
     config = ImportConfig(file=original.path, arch="resnet8")
     assert import_checkpoint(None, config, tmp_path / "out").output.spec == original.spec
-    for more in ({"arch": "resnet14"}, {"mean": (0.5,), "std": (0.5,)}):
+    for more in ({"arch": "resnet14"}, {"classes": 10}):
         with pytest.raises(InputError, match=r"is an edgeres checkpoint already .* leave out --"):
             import_checkpoint(None, ImportConfig(file=original.path, **more), tmp_path / "no")
+
+
+def test_preprocessing_and_class_names_of_our_own_file_are_set_anew(checkpoint_of, spec_of, tmp_path):
+    original = checkpoint_of(spec_of("resnet8"))
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
+    more = {"mean": (0.5,), "std": (0.2,), "size": 16, "fit": "letterbox", "exif": True, "labels": "labels.txt"}
+    result = import_checkpoint(None, ImportConfig(file=original.path, **more), tmp_path / "out")
+    spec = result.output.spec
+    assert spec.preprocess == Preprocess(mean=(0.5,), std=(0.2,), fit="letterbox", exif=True)
+    assert (spec.input_shape, spec.classes) == ((1, 16, 16), tuple("abcdefghij"))
+    assert result.output.card.parent == original.sha256
+    assert "set anew: --mean, --std, --fit, --exif, --size, --labels" in result.report.notes[-1]
+    back = import_checkpoint(None, ImportConfig(file=result.output.path, resize=20, fit="crop"), tmp_path / "b").output
+    assert back.spec.preprocess == Preprocess(mean=(0.5,), std=(0.2,), resize=20, exif=True)
+    assert all(torch.equal(a, load_weights(back)[key]) for key, a in load_weights(original).items())
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, {"resize": 256}),
+        ({"size": 64, "resize": 72}, {"resize": 72}),
+        ({"fit": "squash", "size": 64}, {"fit": "squash"}),
+        ({"fit": "squash", "resize": 256}, {"fit": "squash", "resize": 256}),
+        ({"fit": "letterbox", "border": 114}, {"fit": "letterbox", "border": 114}),
+        ({"fit": "none", "size": 64}, {}),
+    ],
+)
+def test_how_images_come_to_the_inputs_size_is_as_said(tmp_path, more, expected):
+    config = ImportConfig(file=tmp_path / "x.pt", arch="resnet18", **more)
+    assert preprocess_from(config, IMAGENET_PREPROCESS, (3, 224, 224), config.size) == IMAGENET_PREPROCESS.model_copy(
+        update={"resize": None, **expected}
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"size": 64},
+            r"--size 64 does not say how .* --resize PIXELS .* --fit squash, --fit letterbox, or --fit none",
+        ),
+        ({"size": 64, "fit": "crop"}, "--fit crop needs --resize"),
+        ({"resize": 72, "fit": "letterbox"}, "--fit letterbox crops nothing; leave out --resize 72"),
+        ({"fit": "squash", "border": 9}, "border 9 is what surrounds a letterboxed image"),
+    ],
+)
+def test_a_size_that_no_image_can_come_to_is_refused_at_once(tmp_path, more, message):
+    config = ImportConfig(file=tmp_path / "x.pt", arch="resnet18", **more)
+    with pytest.raises(InputError, match=message):
+        preprocess_from(config, IMAGENET_PREPROCESS, (3, 224, 224), config.size)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from edgeres.models.importing import ImportConfig as ImportConfig
     from edgeres.models.importing import import_checkpoint as import_checkpoint
     from edgeres.prune.config import PruneConfig as PruneConfig
+    from edgeres.prune.config import RecoverConfig as RecoverConfig
     from edgeres.prune.config import SweepConfig as SweepConfig
     from edgeres.prune.latency import latency_table as latency_table
-    from edgeres.prune.recover import RecoverConfig as RecoverConfig
     from edgeres.prune.recover import recover as recover
     from edgeres.prune.stage import prune as prune
     from edgeres.prune.sweep import sweep as sweep
@@ -85,8 +85,8 @@ _PLACES = {
     "edgeres.export.stage": ("ExportConfig", "export"),
     "edgeres.models": ("network_from", "spec_from_arch"),
     "edgeres.models.importing": ("ImportConfig", "import_checkpoint"),
-    "edgeres.prune.recover": ("RecoverConfig", "recover"),
-    "edgeres.prune.config": ("PruneConfig", "SweepConfig"),
+    "edgeres.prune.recover": ("recover",),
+    "edgeres.prune.config": ("PruneConfig", "RecoverConfig", "SweepConfig"),
     "edgeres.prune.stage": ("prune",),
     "edgeres.prune.sweep": ("sweep",),
     "edgeres.quantize.qat": ("QatConfig", "qat"),

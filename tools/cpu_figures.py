@@ -34,13 +34,13 @@ from edgeres.core.errors import EdgeresError, StageError
 from edgeres.core.files import write_text, written
 from edgeres.core.metrics import Z_95, Latency
 from edgeres.core.progress import track
+from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.statistics import Interval, ratio_interval
 from edgeres.data import Split, dataset_for
 from edgeres.quantize.cpu import has_wide_sums
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.profiles import Bounds, Options, quantized
-from edgeres.quantize.scales import CalibrateConfig, ScaleTable, calibrate
-from edgeres.quantize.stage import scale_table_from
+from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, RunnerOptions, infer_all
 

@@ -37,9 +37,9 @@ from edgeres.core.metrics import Z_95
 from edgeres.data import Dataset, dataset_for
 from edgeres.evaluate.accuracy import accuracy_of
 from edgeres.models.weights import load_network
-from edgeres.prune.config import PruneConfig
+from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.practise import inner_modules, lowest, recoverability
-from edgeres.prune.recover import RecoverConfig, recover
+from edgeres.prune.recover import recover
 from edgeres.prune.stage import prune
 
 Arm = Literal["practise", "mixed", "ours"]

@@ -26,6 +26,7 @@ import onnx
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
+from edgeres.core.records.scales import scale_table_from
 from edgeres.data import dataset_for
 from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
@@ -38,7 +39,6 @@ from edgeres.quantize.rounding import RoundingConfig, rounded
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
-from edgeres.quantize.stage import scale_table_from
 
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
 START = "mse"  # the fixed method that corrections start from

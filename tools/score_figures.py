@@ -29,8 +29,9 @@ from edgeres.models import network_from
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network
+from edgeres.prune.config import RecoverConfig
 from edgeres.prune.cutting import cut
-from edgeres.prune.recover import RecoverConfig, recovered
+from edgeres.prune.recover import recovered
 from edgeres.prune.scores import with_batch_statistics
 from edgeres.study.trend import rank_correlation
 

@@ -8,8 +8,11 @@ package.module:function   your own function () -> Dataset
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,9 +91,7 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0, exif: bool
     check_data_name(name)
     kind, _, argument = canonical_data_name(name).partition(":")
     if kind not in DATASETS:
-        from edgeres.data.custom import dataset_from_function
-
-        dataset = dataset_from_function(name)
+        dataset = _dataset_from_function(name)
     else:
         dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
     _say_turned(dataset, exif=exif)
@@ -141,3 +142,34 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...], numbers: Sequence[in
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def _dataset_from_function(reference: str) -> Dataset:
+    """What the function returns; raises InputError if there is no such function or it returns something else.
+
+    The present directory is searched first, as `python -m` does. Its exceptions pass unchanged.
+    """
+    module_name, _, name = reference.partition(":")
+    with _present_directory_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as err:
+            raise InputError(f"data set {reference!r}: there is no module {err.name}") from err
+        function = getattr(module, name, None)
+        if not callable(function):
+            hint = did_you_mean(name, vars(module))
+            raise InputError(f"data set {reference!r}: {module_name} has no function {name!r}{hint}")
+        dataset = function()
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"{reference} must return an edgeres.data.Dataset, got {type(dataset).__name__}")
+    return dataset
+
+
+@contextmanager
+def _present_directory_importable() -> Iterator[None]:
+    directory = str(Path.cwd())
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 CIFAR_PREPROCESS = Preprocess(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 IMAGENET_PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256)
 
+Ordering = Literal["original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact"]
+ORDERINGS: tuple[Ordering, ...] = (
+    "original",
+    "bn-after-add",
+    "relu-before-add",
+    "relu-only-preact",
+    "full-preact",
+)
+
 
 @dataclass(frozen=True)
 class ModuleInfo:
@@ -27,6 +36,26 @@ class ModuleInfo:
     in_channels: int
     out_channels: int
     stride: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The plan of a residual network or its control: everything `build` needs, nothing torch."""
+
+    imagenet: bool
+    linear: bool
+    skips: bool
+    ordering: Ordering
+    shortcut: Literal["A", "B", "C"]
+    bottleneck: bool
+    layers: int
+    width: int
+    modules: tuple[ModuleInfo, ...]
+
+    @property
+    def preactivation(self) -> bool:
+        """Whether modules begin with their activation, so that the network ends with one."""
+        return self.ordering in {"relu-only-preact", "full-preact"}
 
 
 class Family(Protocol):

@@ -17,7 +17,8 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import FeedOptions, preprocess_from
 from edgeres.models import spec_from_arch
 from edgeres.models.contents import check_content
-from edgeres.models.resnet import RESNET, Ordering
+from edgeres.models.family import Ordering
+from edgeres.models.resnet import RESNET
 
 if TYPE_CHECKING:
     from edgeres.models.foreign import Weights

@@ -21,19 +21,11 @@ from pydantic import Field
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
-from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS, ModuleInfo
+from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS, Layout, ModuleInfo, Ordering
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network
 
-Ordering = Literal["original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact"]
-ORDERINGS: tuple[Ordering, ...] = (
-    "original",
-    "bn-after-add",
-    "relu-before-add",
-    "relu-only-preact",
-    "full-preact",
-)
 _IMAGENET_STAGES = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -55,26 +47,6 @@ class ResNetOptions(Config):
     layers: int | None = Field(None, ge=1, le=64, description="convolutions (or linear layers) in a module")
     bottleneck: bool | None = Field(None, description="1x1, 3x3, 1x1 modules")
     width: int | None = Field(None, ge=1, description="channels of the first stage")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A network's plan: everything `build` needs, nothing torch."""
-
-    imagenet: bool
-    linear: bool
-    skips: bool
-    ordering: Ordering
-    shortcut: Literal["A", "B", "C"]
-    bottleneck: bool
-    layers: int
-    width: int
-    modules: tuple[ModuleInfo, ...]
-
-    @property
-    def preactivation(self) -> bool:
-        """Whether modules begin with their activation, so that the network ends with one."""
-        return self.ordering in {"relu-only-preact", "full-preact"}
 
 
 @dataclass(frozen=True)

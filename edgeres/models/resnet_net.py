@@ -19,9 +19,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
-from edgeres.models.family import ModuleInfo
+from edgeres.models.family import Layout, ModuleInfo
 from edgeres.models.network import Network, PadShortcut, Unit, initialise, stages_of
-from edgeres.models.resnet import Layout
 
 
 class Residual(Unit):

@@ -26,7 +26,7 @@ from edgeres.pipeline.teacher import REPORT_SUFFIX, with_teacher
 
 if TYPE_CHECKING:
     from edgeres.evaluate.stage import EvalConfig
-    from edgeres.prune.recover import RecoverConfig
+    from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
 _KEY_SHOWN = 12

@@ -34,7 +34,7 @@ SCHEMAS = {
     "run-report": Schema("edgeres.report.summary:RunSummary", "runs/NAME/report.json"),
     "card": Schema("edgeres.core.spec:Card", "metadata of .safetensors and .onnx files, key edgeres"),
     "manifest": Schema("edgeres.runtime.manifest:EngineManifest", "FILE.plan.json"),
-    "scales": Schema("edgeres.quantize.scales:ScaleTable", "scales.json of calibrate"),
+    "scales": Schema("edgeres.core.records.scales:ScaleTable", "scales.json of calibrate"),
     "lesions": Schema("edgeres.study.lesion_table:LesionTable", "lesions.json of lesion"),
     "latencies": Schema("edgeres.core.records.latency:LatencyTable", "latency.json of bench --per-module"),
     "study": Schema("edgeres.study.result:Study", "study.json of study"),

@@ -42,7 +42,7 @@ def _content_of(path: Path) -> Any:
 
 
 def _scales(path: Path) -> Iterable[str]:
-    from edgeres.quantize.scales import ScaleTable
+    from edgeres.core.records.scales import ScaleTable
 
     table = record_from_json(ScaleTable, path)
     yield f"scales of {len(table.tensors)} tensors for the ONNX file {_short(table.model_sha256)}"

@@ -105,7 +105,7 @@ STAGES = {
     "recover": Stage(
         Checkpoint,
         Checkpoint,
-        "edgeres.prune.recover:RecoverConfig",
+        "edgeres.prune.config:RecoverConfig",
         "edgeres.prune.recover:recover",
         fills=("teacher",),
     ),

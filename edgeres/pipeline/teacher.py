@@ -13,7 +13,7 @@ from edgeres.core.files import sha256_of
 from edgeres.core.stage import REPORT_NAME, FileRef, StageReport
 
 if TYPE_CHECKING:
-    from edgeres.prune.recover import RecoverConfig
+    from edgeres.prune.config import RecoverConfig
 
 REPORT_SUFFIX = ".report.json"
 _SHA_SHOWN = 12

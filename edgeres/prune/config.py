@@ -1,4 +1,4 @@
-"""Options of `edgeres prune`: how to choose, how far to go, how to recover. Imports no torch."""
+"""Options of `edgeres prune` and `recover`: how to choose, how far to go, how to recover. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from edgeres.core.config import Config
+from edgeres.core.durations import seconds_from
 from edgeres.core.errors import InputError
-from edgeres.prune.recover import Method, RecoverConfig
+from edgeres.train.config import LoopConfig
 
 Score = Literal[
     "kl", "adaptive", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random", "practise"
@@ -17,6 +18,73 @@ Score = Literal[
 SWEPT_BY = ("kl", "adaptive", "loss", "accuracy", "feature")
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 FEWEST_TO_CHOOSE_ON = 16
+Method = Literal["bn", "mimic", "distill", "finetune"]
+USUAL_EPOCHS = 10
+MOST_EPOCHS = 1000  # with a budget, which is what ends it
+FEWEST_TO_RECOVER_ON = 8  # a batch norm needs a batch
+
+
+class RecoverConfig(LoopConfig):
+    """What to learn from, and for how long; nothing is selected on val."""
+
+    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    teacher: Path | None = Field(
+        default=None, description="checkpoint before pruning; default: the pruned one's source"
+    )
+    method: tuple[Method, ...] = Field(default=("mimic", "distill"), description="of bn, mimic, distill, finetune")
+    images: int = Field(
+        default=2000,
+        gt=0,
+        description="of train, each class in its share; all if there are fewer; only finetune learns from labels",
+    )
+    budget: str | None = Field(default=None, description="time for all of it: 90s, 3m, 1h")
+    scope: Literal["behind", "all"] = Field(
+        default="behind", description="train what comes after the first dropped module, or all"
+    )
+    adaptors: int = Field(default=0, ge=0, description="steps for 1x1 adaptors alone, merged before the training")
+    mimic: float = Field(default=1.0, ge=0, description="weight of the features before pooling")
+    stages: float = Field(default=0.0, ge=0, description="weight of the features at the ends of the stages")
+    distill: float = Field(default=1.0, ge=0, description="weight of the logits")
+    finetune: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with labels")
+    temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
+    epochs: int = Field(
+        default=0, ge=0, description="passes over the images at most; 0: 10, or what fits into the budget"
+    )
+    batch: int = Field(default=64, ge=1, description="images per step, over all processes")
+    lr: float = Field(default=0.01, gt=0, description="learning rate after the warm-up")
+    warmup_epochs: float = Field(
+        default=0.5, ge=0, description="epochs of linear warm-up, a tenth of the steps at most"
+    )
+    download: bool = Field(default=False, description="fetch the data set if it is not here")
+
+    @property
+    def trains(self) -> bool:
+        """Whether any method takes gradient steps."""
+        return any(name != "bn" for name in self.method)
+
+    @property
+    def imitates(self) -> bool:
+        """Whether a teacher is needed."""
+        return bool({"mimic", "distill"} & {*self.method}) or self.adaptors > 0
+
+    @property
+    def budget_s(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else seconds_from(self.budget)
+
+    def check(self) -> None:
+        """The methods leave something to learn from, and the budget can be read."""
+        weights = {"mimic": self.mimic, "distill": self.distill, "finetune": self.finetune}
+        if not self.method or len({*self.method}) < len(self.method):
+            raise InputError(
+                f"--method {','.join(self.method)}: name each of bn, mimic, distill, finetune at most once"
+            )
+        if self.trains and not any(weights.get(name) for name in self.method):
+            zeros = " and ".join(f"--{name} 0" for name in self.method if name != "bn")
+            raise InputError(f"{zeros} leave nothing to learn from")
+        if self.images < FEWEST_TO_RECOVER_ON:
+            raise InputError(f"--images {self.images} are too few to recover on; take {FEWEST_TO_RECOVER_ON} or more")
+        _ = self.budget_s
 
 
 class ChoiceConfig(Config):

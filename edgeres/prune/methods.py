@@ -27,7 +27,7 @@ from edgeres.models.network import Network
 from edgeres.train.objectives import Objective, soft_divergence
 
 if TYPE_CHECKING:
-    from edgeres.prune.recover import RecoverConfig
+    from edgeres.prune.config import RecoverConfig
 
 _BATCH = 250  # images at a time where no gradient is taken
 

@@ -12,15 +12,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.durations import seconds_from
 from edgeres.core.errors import InputError
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.train.config import LoopConfig
+from edgeres.prune.config import FEWEST_TO_RECOVER_ON, RecoverConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,76 +25,9 @@ if TYPE_CHECKING:
     from edgeres.data import Split
     from edgeres.train.loop import Fitted
 
-Method = Literal["bn", "mimic", "distill", "finetune"]
-USUAL_EPOCHS = 10
-MOST_EPOCHS = 1000  # with a budget, which is what ends it
-_FEWEST_IMAGES = 8  # a batch norm needs a batch
 _FEWEST_TO_SHARE = 50
 _HELD_OUT = 0.1
 _HELD_OUT_BETWEEN = (30, 500)  # fewer say nothing, more cost time
-
-
-class RecoverConfig(LoopConfig):
-    """What to learn from, and for how long; nothing is selected on val."""
-
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
-    teacher: Path | None = Field(
-        default=None, description="checkpoint before pruning; default: the pruned one's source"
-    )
-    method: tuple[Method, ...] = Field(default=("mimic", "distill"), description="of bn, mimic, distill, finetune")
-    images: int = Field(
-        default=2000,
-        gt=0,
-        description="of train, each class in its share; all if there are fewer; only finetune learns from labels",
-    )
-    budget: str | None = Field(default=None, description="time for all of it: 90s, 3m, 1h")
-    scope: Literal["behind", "all"] = Field(
-        default="behind", description="train what comes after the first dropped module, or all"
-    )
-    adaptors: int = Field(default=0, ge=0, description="steps for 1x1 adaptors alone, merged before the training")
-    mimic: float = Field(default=1.0, ge=0, description="weight of the features before pooling")
-    stages: float = Field(default=0.0, ge=0, description="weight of the features at the ends of the stages")
-    distill: float = Field(default=1.0, ge=0, description="weight of the logits")
-    finetune: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with labels")
-    temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
-    epochs: int = Field(
-        default=0, ge=0, description="passes over the images at most; 0: 10, or what fits into the budget"
-    )
-    batch: int = Field(default=64, ge=1, description="images per step, over all processes")
-    lr: float = Field(default=0.01, gt=0, description="learning rate after the warm-up")
-    warmup_epochs: float = Field(
-        default=0.5, ge=0, description="epochs of linear warm-up, a tenth of the steps at most"
-    )
-    download: bool = Field(default=False, description="fetch the data set if it is not here")
-
-    @property
-    def trains(self) -> bool:
-        """Whether any method takes gradient steps."""
-        return any(name != "bn" for name in self.method)
-
-    @property
-    def imitates(self) -> bool:
-        """Whether a teacher is needed."""
-        return bool({"mimic", "distill"} & {*self.method}) or self.adaptors > 0
-
-    @property
-    def budget_s(self) -> float | None:
-        """The budget in seconds."""
-        return None if self.budget is None else seconds_from(self.budget)
-
-    def check(self) -> None:
-        """The methods leave something to learn from, and the budget can be read."""
-        weights = {"mimic": self.mimic, "distill": self.distill, "finetune": self.finetune}
-        if not self.method or len({*self.method}) < len(self.method):
-            raise InputError(
-                f"--method {','.join(self.method)}: name each of bn, mimic, distill, finetune at most once"
-            )
-        if self.trains and not any(weights.get(name) for name in self.method):
-            zeros = " and ".join(f"--{name} 0" for name in self.method if name != "bn")
-            raise InputError(f"{zeros} leave nothing to learn from")
-        if self.images < _FEWEST_IMAGES:
-            raise InputError(f"--images {self.images} are too few to recover on; take {_FEWEST_IMAGES} or more")
-        _ = self.budget_s
 
 
 @dataclass(frozen=True)
@@ -203,9 +133,9 @@ def _parts(source: Checkpoint, config: RecoverConfig) -> tuple[Split, Split | No
     from edgeres.data import dataset_for
 
     train = dataset_for(source.spec, config.data, download=config.download).train
-    if len(train) < _FEWEST_IMAGES:
+    if len(train) < FEWEST_TO_RECOVER_ON:
         raise InputError(
-            f"{config.data} has {len(train)} train images, too few to recover on; {_FEWEST_IMAGES} are the least"
+            f"{config.data} has {len(train)} train images, too few to recover on; {FEWEST_TO_RECOVER_ON} are the least"
         )
     sample = train.sample(min(config.images, len(train)), config.seed)
     if len(sample) < _FEWEST_TO_SHARE:

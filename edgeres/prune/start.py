@@ -30,6 +30,7 @@ from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network, load_weights
 from edgeres.prune.adaptors import add_adaptors, merge_adaptors, train_adaptors
+from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.methods import (
     HeldOutScore,
     even_batches,
@@ -39,7 +40,6 @@ from edgeres.prune.methods import (
     relative_error,
     stage_ends,
 )
-from edgeres.prune.recover import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.shared import classifier_modules, freeze, shared_count, stem_modules
 from edgeres.train.batches import Slice, batches_for
 from edgeres.train.objectives import Objective, decay_groups

@@ -23,8 +23,9 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup, name_from_file, resolve
+from edgeres.core.records.scales import ScaleTable
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.scales import ScaleTable, ids_sha256
+from edgeres.quantize.scales import ids_sha256
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset

@@ -11,17 +11,17 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
-from edgeres.core.config import Record, refuse_doubles
+from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import lookup
 from edgeres.core.progress import track
-from edgeres.core.spec import ModelSpec
+from edgeres.core.records.scales import ScaleTable, TensorScale
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.core.stated import InputOptions, with_input
 from edgeres.quantize.calibrators import CALIBRATORS, amax_from
@@ -68,31 +68,6 @@ class CalibrateConfig(InputOptions):
     def needless(self) -> dict[str, str]:
         """The cache's method without a cache."""
         return {} if self.trt_cache else {"trt_method": "it is the method of --trt-cache"}
-
-
-class TensorScale(Record):
-    """One tensor: its range on the calibration images, the fraction of exact zeros, and amax by method."""
-
-    minimum: float
-    maximum: float
-    zeros: float
-    amax: dict[str, float]
-
-
-class ScaleTable(Record):
-    """Content of scales.json; `model_sha256` is of the float ONNX file, `spec` what was stated of it."""
-
-    kind: Literal["scales"] = "scales"
-    schema_version: int = 1
-    model_sha256: str
-    dataset: str
-    split: str
-    n: int
-    seed: int
-    ids_sha256: str
-    methods: tuple[str, ...]
-    tensors: dict[str, TensorScale]
-    spec: ModelSpec | None = None
 
 
 def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> StageResult[ScaleTableFile]:

@@ -13,11 +13,12 @@ from pydantic import Field
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
-from edgeres.core.config import Config, record_from_json
+from edgeres.core.config import Config
 from edgeres.core.errors import InputError, StageError, did_you_mean, require
 from edgeres.core.files import written
 from edgeres.core.names import lookup
 from edgeres.core.records.latency import latency_table_from
+from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import skips_in
 from edgeres.graph.view import GraphView
@@ -38,7 +39,7 @@ from edgeres.quantize.choosing import (
 )
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized, set_metadata
-from edgeres.quantize.scales import FEWEST_IMAGES, ScaleTable, check_float
+from edgeres.quantize.scales import FEWEST_IMAGES, check_float
 
 FILE_NAME = "model.int8.onnx"
 DEAD_AMAX = 1.0  # a tensor that was always zero; anything rare it may hold elsewhere is kept up to 1
@@ -178,11 +179,6 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
 
 def _without_dead(decision: Decision) -> Decision:
     return replace(decision, amax={name: value or DEAD_AMAX for name, value in decision.amax.items()})
-
-
-def scale_table_from(path: Path) -> ScaleTable:
-    """The table in scales.json; raises InputError if it is damaged or something else."""
-    return record_from_json(ScaleTable, path)
 
 
 def source_of(table: ScaleTable, source: OnnxModel) -> OnnxModel:

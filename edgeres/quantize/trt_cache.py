@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING
 
 from edgeres.core.errors import InputError
+from edgeres.core.records.scales import ScaleTable
 from edgeres.quantize.calibrators import LEVELS
-
-if TYPE_CHECKING:
-    from edgeres.quantize.scales import ScaleTable
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:\.\d+)?")
 _FIRST_MAJOR, _LAST_MAJOR, _LONG_SINCE = 8, 10, 10

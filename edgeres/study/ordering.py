@@ -14,7 +14,7 @@ from pydantic import Field
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import Interval
-from edgeres.models.resnet import ORDERINGS, Ordering
+from edgeres.models.family import ORDERINGS, Ordering
 from edgeres.study.result import Study, Verdict, finish
 from edgeres.study.seeds import Row, by_seed, difference, judged, shown
 from edgeres.study.training import Job, TrainingConfig, spec_on, train_all

@@ -12,7 +12,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.models.resnet import Ordering
+from edgeres.models.family import Ordering
 from edgeres.train.config import LoopConfig
 
 if TYPE_CHECKING:

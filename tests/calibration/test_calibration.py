@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeres.core.records.scales import scale_table_from
 from edgeres.data import dataset_from
 from edgeres.pipeline.recipe import recipe_from
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.scales import CalibrateConfig
-from edgeres.quantize.stage import QuantizeConfig, scale_table_from
+from edgeres.quantize.stage import QuantizeConfig
 
 FOLDER = Path(__file__).parents[2] / "calibration"
 RECIPES = sorted((FOLDER / "recipes").glob("*.toml"))

@@ -12,7 +12,7 @@ from edgeres.core.spec import ModelSpec
 from edgeres.export import stage
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models import spec_from_arch
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.models.weights import load_network
 from edgeres.runtime import runner_for
 

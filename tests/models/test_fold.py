@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgeres.models.family import ORDERINGS
 from edgeres.models.fold import fold_batch_norms, foldable_pairs
-from edgeres.models.resnet import ORDERINGS
 from edgeres.models.weights import load_network
 
 

@@ -9,7 +9,7 @@ import torch
 
 from edgeres.core.errors import InputError
 from edgeres.models import FAMILIES, family_named, modules_of, network_from, spec_from_arch
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.models.weights import cost_of, expected_shapes, weights_without
 
 # He et al. 2015, table 6 (rounded there to 0.27, 0.46, 0.66, 0.85 and 1.7 million), and torchvision's documentation

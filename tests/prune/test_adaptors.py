@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgeres.models import modules_of, network_from
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.models.weights import expected_shapes
 from edgeres.prune.adaptors import add_adaptors, merge_adaptors, train_adaptors
 

@@ -15,7 +15,8 @@ from edgeres.core.errors import InputError
 from edgeres.data import Split, split_from_arrays
 from edgeres.models.weights import load_weights, save_checkpoint, weights_without
 from edgeres.prune import start as start_module
-from edgeres.prune.recover import RecoverConfig, recover, recovered
+from edgeres.prune.config import RecoverConfig
+from edgeres.prune.recover import recover, recovered
 from edgeres.prune.start import START_NAME
 from edgeres.train import loop
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from edgeres.core.errors import InputError
 from edgeres.graph.view import LAYERS, GraphView
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.quantize.placement import placement_of
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.quantize import cpu
 from edgeres.quantize.cpu import affine_from, has_wide_sums, reduces_range
 from edgeres.quantize.decision import Decision, quantized_weight

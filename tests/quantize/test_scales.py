@@ -10,10 +10,11 @@ from onnx import numpy_helper
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.records.scales import scale_table_from
 from edgeres.data import Split, dataset_from
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.scales import CalibrateConfig, calibrate
-from edgeres.quantize.stage import QuantizeConfig, quantize, scale_table_from
+from edgeres.quantize.stage import QuantizeConfig, quantize
 
 
 def with_tensor(source: OnnxModel, prefix: str, change: Callable[[str, np.ndarray], np.ndarray]) -> OnnxModel:

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.scales import ScaleTable, TensorScale
+from edgeres.core.records.scales import ScaleTable, TensorScale
 from edgeres.quantize.trt_cache import trt_cache_from, version_number
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.models.resnet import ORDERINGS
+from edgeres.models.family import ORDERINGS
 from edgeres.study.ordering import PUBLISHED_ERROR_PERCENT, OrderingConfig, compared, ordering
 from edgeres.study.result import Study
 

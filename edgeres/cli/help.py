@@ -61,7 +61,7 @@ def _show(text: str) -> None:
 
     console = Console(theme=Theme({"markdown.code": "bold cyan"}))  # rich's own is on black, on light terminals too
     with console.capture() as captured:
-        console.print(Markdown(text, code_theme="ansi_dark"), width=min(console.width, _WIDEST))
+        console.print(Markdown(text, hyperlinks=False, code_theme="ansi_dark"), width=min(console.width, _WIDEST))
     if captured.get().count("\n") < console.height:
         click.echo(captured.get(), nl=False)
     else:

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import click
 
+from edgeres.cli.terminal import harmless
+
 STAGE_COMMANDS = {
     "train": "Train a ResNet (or a control) from scratch.",
     "import": "Bring in a checkpoint trained elsewhere.",
@@ -143,6 +145,11 @@ def _end_now(number: int, frame: object) -> NoReturn:
 
 
 def _run() -> int:
+    with harmless():
+        return _code()
+
+
+def _code() -> int:
     from edgeres.core.errors import EdgeresError
 
     try:

@@ -19,7 +19,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     from rich.console import Console
     from rich.progress import track as rich_track
 
-    yield from rich_track(items, description, total=total, console=Console(stderr=True), transient=True)
+    yield from rich_track(items, description, total=total, console=Console(file=sys.__stderr__), transient=True)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def bar(description: str) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(file=sys.__stderr__), transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield Bar(
             lambda total: progress.update(task, total=total),

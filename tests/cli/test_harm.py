@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import sys
 
 import pytest
+
+from edgeres.cli.terminal import PlainStream
 
 EVIL = 'open("PWNED", "w").write("imported")\ndef f():\n    open("PWNED", "w").write("called")\n'
 
@@ -33,6 +36,67 @@ def infected(run, name):
     for path in (*run.glob("*/*.json"), run / "recipe.toml"):
         path.write_text(re.sub(r'"digits"', json.dumps(name), path.read_text()))
     assert name in (run / "recipe.toml").read_text()
+
+
+ESCAPE = "\x1b]0;title taken\x07\x1b[2J\x1b[31m\x9b\u202e"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def every_string(value, change):
+    """JSON with `change` done to each string in it that is no key, hash or name of a kind or a file."""
+    if isinstance(value, dict):
+        return {key: every_string(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [every_string(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
+
+
+SHOWN = ["show RUN", "report made --no-html", "gate made --max-loss 99 --max-p50 9ms", "compare made made", "ls runs"]
+SHOWN += [
+    "show RUN/00-import/model.safetensors",
+    "show RUN/01-lesion/lesions.json",
+    "show RUN/04-calibrate/scales.json",
+]
+SHOWN += ["show RUN/00-import", "eval no\x1b[2Jfile.onnx --data digits", "eval --data digits", "rerun made"]
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_no_control_character_of_a_file_reaches_the_terminal(edgeres, run, runs_folder, command):
+    for path in run.glob("*/*.json"):
+        content = json.loads(path.read_text())
+        for field in ("notes", "warnings", "environment", "results", "accuracy", "latency", "dataset", "config"):
+            if field in content:
+                content[field] = every_string(content[field], lambda text: text + ESCAPE)
+        if path.name != "report.json" or "lesion" in path.parent.name:
+            content = every_string(content, lambda text: text if len(text) == 64 else text + ESCAPE)
+        path.write_text(json.dumps(content))
+    model = run / "00-import" / "model.safetensors"
+    size = int.from_bytes(model.read_bytes()[:8], "little")
+    header = json.loads(model.read_bytes()[8 : 8 + size])
+    card = json.loads(header["__metadata__"]["edgeres"])
+    card["spec"]["classes"] = [f"{number}{ESCAPE}" for number in range(10)]
+    header["__metadata__"]["edgeres"] = json.dumps(card | {"stage": ESCAPE})
+    text = json.dumps(header).encode()
+    model.write_bytes(len(text).to_bytes(8, "little") + text + model.read_bytes()[8 + size :])
+    (runs_folder / f"x{ESCAPE}" / "00-train").mkdir(parents=True)
+    _, out, err = edgeres(*command.replace("RUN", str(run)).split())
+    assert out + err
+    assert not CONTROL.search(out + err)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_keeps_our_colours_and_nothing_else():
+    PlainStream(screen := Terminal()).write("\x1b[32mpass\x1b[0m \x1b[1;36m1\x1b[0m \x1b[2J\x1b[8m\x1b]0;x\x07\r")
+    assert screen.getvalue() == "\x1b[32mpass\x1b[0m \x1b[1;36m1\x1b[0m \\u001b[2J\\u001b[8m\\u001b]0;x\\u0007\\u000d"
+
+
+def test_stdout_that_is_closed_is_no_bug(edgeres, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert edgeres("ls", "data") == (0, "", "")
 
 
 COMMANDS = {

@@ -17,6 +17,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("stderr", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
 def test_a_bar_counts_towards_what_is_expected(stderr, monkeypatch):
     monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setattr("sys.__stderr__", stderr)
     with bar("choosing") as progress:
         progress.expect(100)
         progress.advance(40)

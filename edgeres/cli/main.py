@@ -73,6 +73,8 @@ _GOES_ON = {
     "study connect",
     "study gradients",
 }
+_DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
+_LONG_NAME = 100
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}  # the user's to mend, no bug
 _ORDER = (*("run",), *STAGE_COMMANDS, *(name for name in COMMANDS if name != "run"))
 
@@ -150,13 +152,9 @@ def _run() -> int:
 
 
 def _code() -> int:
-    from edgeres.core.errors import EdgeresError
-
     try:
         cli.main(standalone_mode=False, prog_name="edgeres")
         sys.stdout.flush()
-    except EdgeresError as err:
-        return _say(str(err), err.exit_code)
     except click.exceptions.Exit as err:
         return err.exit_code
     except click.ClickException as err:
@@ -167,13 +165,38 @@ def _code() -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as err:
-        if err.errno not in _NO_ACCESS:
-            return _bug(err)
-        return _say(f"cannot use {err.filename or 'a file'}: {err.strerror}", 2)
     except Exception as err:
-        return _bug(err)
+        return _told(err)
     return 0
+
+
+def _told(err: Exception) -> int:
+    """Says what happened, by what the error came from: a file called damaged may be one that memory was short for."""
+    from edgeres.core.errors import EdgeresError, StageError, chain_of, is_disk_full, is_out_of_memory
+
+    causes = [cause for cause in chain_of(err) if not isinstance(cause, EdgeresError)]
+    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):  # in a package that was just being imported
+        return _say(_interrupted(sys.argv[1:]), INTERRUPTED)
+    if any(map(is_out_of_memory, causes)):
+        return _say(f"out of memory; {_less_memory(sys.argv[1:])}", 1)
+    if isinstance(err, EdgeresError):
+        return _say(str(err), 2 if isinstance(err, StageError) and is_disk_full(err) else err.exit_code)
+    if isinstance(err, OSError) and (err.filename or err.errno in _NO_ACCESS):
+        return _say(f"cannot use {_short(str(err.filename or 'a file'))}: {err.strerror}", 2)
+    return _bug(err)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
+
+
+def _less_memory(arguments: list[str]) -> str:
+    """The options of the command that decide how much memory it takes."""
+    words = [word for word in arguments if not word.startswith("-")]
+    command = cli.get_command(click.Context(cli), words[0]) if words else None
+    known = {option for parameter in command.params for option in parameter.opts} if command else set()
+    lower = [option for option in _DECIDE_MEMORY if option in known]
+    return f"lower {' or '.join(lower)}, or free some" if lower else "free some, or use a machine with more"
 
 
 def _interrupted(arguments: list[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from edgeres.compile.builder import build
 from edgeres.compile.job import BuildError, BuildJob, Built
 from edgeres.core.config import Record, record_from_json
-from edgeres.core.files import write_text
+from edgeres.core.files import write_bytes, write_text
 
 PHASE = "phase: "
 TORCH_TENSORRT = "torch_tensorrt"
@@ -81,7 +81,7 @@ def _result(job: BuildJob) -> WorkerResult:
         plan, built = _build(binding, job, messages)
     except BuildError as err:
         return WorkerResult(error=str(err), messages=distinct(messages))
-    Path(job.plan_path).write_bytes(plan)
+    write_bytes(Path(job.plan_path), plan)
     return WorkerResult(built=built, messages=distinct(messages))
 
 

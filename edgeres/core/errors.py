@@ -10,9 +10,13 @@ EdgeresError            1
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+_NO_SPACE = ("no space left on device",)
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad allocation", "bad_alloc")
 
 
 class EdgeresError(Exception):
@@ -46,6 +50,29 @@ class StageError(EdgeresError):
     """A stage failed on valid input: names the stage, the artifact and the cause."""
 
     exit_code = 1
+
+
+def chain_of(err: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, the last first."""
+    seen: BaseException | None = err
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Whether memory ran out, said by Python, the system, torch or ONNX Runtime."""
+    return isinstance(err, MemoryError) or _says(err, errno.ENOMEM, _NO_MEMORY)
+
+
+def is_disk_full(err: BaseException) -> bool:
+    """Whether a disk is full, said by Python, safetensors or a process of ours."""
+    return _says(err, errno.ENOSPC, _NO_SPACE) or _says(err, errno.EDQUOT, ())
+
+
+def _says(err: BaseException, number: int, words: Iterable[str]) -> bool:
+    text = str(err).lower()
+    return (isinstance(err, OSError) and err.errno == number) or any(word in text for word in words)
 
 
 def require(module: str, extra: str) -> Any:

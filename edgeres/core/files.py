@@ -72,6 +72,12 @@ def _umask() -> int:
     return mask
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content`, whole or not at all: what libraries write themselves does not say that a disk is full."""
+    with written(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, whole or not at all."""
     with written(path) as temporary:

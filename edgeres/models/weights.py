@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, Checkpoint
 from edgeres.core.errors import InputError
-from edgeres.core.files import written
+from edgeres.core.files import write_bytes
 from edgeres.core.spec import Card, Cost, ModelSpec
 from edgeres.models import network_from
 from edgeres.models.contents import why_unreadable
@@ -40,8 +40,7 @@ def save_checkpoint(
     card = Card(spec=spec, cost=cost_of(spec), stage=stage, parent=parent, edgeres=edgeres.__version__)
     # copies: safetensors refuses tensors that share memory
     tensors = {key: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for key, tensor in weights.items()}
-    with written(path) as temporary:
-        save_file(tensors, temporary, metadata={CARD_KEY: card.model_dump_json()})
+    write_bytes(path, save(tensors, metadata={CARD_KEY: card.model_dump_json()}))
     return Checkpoint(path)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
-from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.errors import InputError
 from edgeres.core.files import made_folder, set_aside
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, new_run, run_holding, run_named, runs_root
@@ -170,14 +170,14 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
     run = new_run(source.path.stem)
     try:
         run = Run(_executed(run, "import", None, copying)[0].parent)
-    except (EdgeresError, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt):
         if is_main_process():
             _remove_if_nothing_came_of(run)
         raise
     log.info("new run %s, beginning with a copy of %s", run.path, source.path)
     try:
         return _in_run(run, stage, source, config, keeps=1)
-    except EdgeresError:
+    except Exception:
         if is_main_process() and len(run.folders()) == 1:
             shutil.rmtree(run.path)
         raise
@@ -194,7 +194,7 @@ def _in_run(
             report = result.report.model_copy(update={"warnings": (warning, *result.report.warnings)})
             write_report(report, folder / REPORT_NAME)
             result = StageResult(result.output, report)
-    except (EdgeresError, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt):
         if is_main_process():
             _remove_if_nothing_came_of(run)
         raise

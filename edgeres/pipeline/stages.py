@@ -34,7 +34,7 @@ from edgeres.core.artifacts import (
 )
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
-from edgeres.core.errors import EdgeresError, InputError, StageError
+from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of, write_text
 from edgeres.core.names import resolve
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
@@ -163,11 +163,9 @@ def execute(stage: str, source: Artifact | None, config: Config, folder: Path, k
         write_text(folder / STARTED_NAME, started_text(stage, key))
     try:
         result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)
-    except EdgeresError:
+    except Exception:
         leave_no_trace(folder)
         raise
-    except MemoryError as err:
-        raise StageError(f"{stage}: out of memory; try a smaller --batch or fewer --images") from err
     result = StageResult(result.output, result.report.model_copy(update={"key": key}))
     if is_main_process():
         write_report(result.report, folder / REPORT_NAME)

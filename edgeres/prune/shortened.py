@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
-from edgeres.core.files import written
+from edgeres.core.files import write_bytes
 from edgeres.core.progress import track
 
 Runtime = Literal["ort", "torch", "tensorrt"]  # the last one reads the graphs of the first
@@ -64,8 +64,7 @@ def _with_pairs(model: OnnxModel) -> OnnxModel:
     placement = placement_of(model.proto)
     quantized = with_pairs(model.proto, placement, Decision(dict.fromkeys(placement.observed, _ANY_AMAX)))
     path = model.path.with_name("model.int8.onnx")
-    with written(path) as temporary:
-        temporary.write_bytes(quantized.SerializeToString(deterministic=True))
+    write_bytes(path, quantized.SerializeToString(deterministic=True))
     return OnnxModel(path)
 
 

@@ -18,12 +18,12 @@ from statistics import fmean
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.durations import text_from
 from edgeres.core.errors import InputError
-from edgeres.core.files import written
+from edgeres.core.files import write_bytes
 from edgeres.data import Split, data_fingerprint
 from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
@@ -170,8 +170,8 @@ def _make(job: Job, out_dir: Path, begun_s: float) -> None:
         plan = {"steps": steps, "warmup": _warmup(job, steps), "look_every": max(1, round(steps / LOOKS))}
         figures["planned_steps"] = steps
     weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
-    with written(out_dir / START_NAME) as temporary:
-        save_file(weights, temporary, {"identity": job.identity, "plan": json.dumps(plan | {"figures": figures})})
+    metadata = {"identity": job.identity, "plan": json.dumps(plan | {"figures": figures})}
+    write_bytes(out_dir / START_NAME, save(weights, metadata))
 
 
 def _prepare(network: Network, job: Job) -> dict[str, float]:

@@ -15,7 +15,7 @@ import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError, StageError, did_you_mean, require
-from edgeres.core.files import written
+from edgeres.core.files import write_bytes
 from edgeres.core.names import lookup
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
@@ -267,5 +267,4 @@ def write_quantized(model: Any, source: OnnxModel, path: Path) -> None:
     set_metadata(model, CARD_KEY, source.card.model_copy(update=update).model_dump_json())
     if isinstance(source, PlainModel) and source.softmax is not None:
         put_back(model, source.softmax)
-    with written(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    write_bytes(path, model.SerializeToString(deterministic=True))

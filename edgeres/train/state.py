@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from edgeres.core.errors import InputError
-from edgeres.core.files import written
+from edgeres.core.files import write_bytes
 
 STATE_NAME = "state.pt"
 _OLD_NAME = "state.old.pt"
@@ -26,8 +27,9 @@ Identity = dict[str, str]
 
 def save_state(state: State, state_dir: Path) -> None:
     """Writes `state_dir`/state.pt, whole or not at all."""
-    with written(state_dir / STATE_NAME) as temporary:
-        torch.save(state, temporary)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(state_dir / STATE_NAME, content.getvalue())
 
 
 def load_state(state_dir: Path, identity: Identity) -> State | None:

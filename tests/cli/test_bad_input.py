@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -318,3 +319,58 @@ def test_part_of_val_says_that_it_is_not_kept(edgeres, checkpoint):
     code, out, _ = edgeres("eval", "--data", "digits", "--images", 50)
     assert code == 0
     assert "not kept in the run" in out
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+WRITES = {
+    "import": ["import", "MODEL"],
+    "prune": ["prune", "MODEL", "--modules", "layer1.0", "-o", "p.safetensors"],
+    "train": ["train", "resnet8", "--data", "digits", "--epochs", "1", "--batch", "512", "-o", "t.safetensors"],
+    "export": ["export", "MODEL", "-o", "x.onnx"],
+}
+
+
+@pytest.mark.parametrize("arguments", WRITES.values(), ids=WRITES)
+def test_a_full_disk_is_no_bug(edgeres, checkpoint, tmp_path, monkeypatch, arguments):
+    """Weights, states and graphs are written as bytes, so that the system's own words arrive."""
+
+    def full(self, content):
+        raise FULL
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = edgeres(*(str(checkpoint) if word == "MODEL" else word for word in arguments))
+    assert code == 2
+    assert re.search(r"^edgeres: cannot write \S+: No space left on device$", err, re.MULTILINE)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [checkpoint.name]
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_out_of_memory_names_what_to_lower(edgeres, checkpoint, monkeypatch, raised):
+    def short(path):
+        raise raised
+
+    monkeypatch.setattr("edgeres.models.weights.load_file", short)
+    code, _, err = edgeres("lesion", checkpoint, "--data", "digits", "-o", "l.json")
+    assert code == 1
+    assert err == "edgeres: out of memory; lower --batch or --images, or free some\n"
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", f"{LONG}.onnx", "--data", "digits"],
+        ["report", LONG],
+        ["prune", "MODEL", "--modules", "layer1.0", "-o", f"{LONG}.safetensors"],
+        ["eval", "MODEL", "--data", f"folder:{LONG}"],
+        ["run", "demo", "--name", LONG],
+        ["import", "MODEL", "--run", LONG],
+    ],
+)
+def test_a_name_that_is_too_long(edgeres, checkpoint, arguments):
+    code, _, err = edgeres(*(str(checkpoint) if word == "MODEL" else word for word in arguments))
+    assert code == 2
+    assert "File name too long" in err
+    assert err.count("\n") == 1

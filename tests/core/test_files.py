@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+from pathlib import Path
 
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.core.files import sha256_of, write_text, written
+from edgeres.core.files import sha256_of, write_bytes, write_text, written
 
 
 def test_a_failure_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -29,6 +32,16 @@ def test_an_unwritable_place_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_text(tmp_path / "file" / "below.txt", "x")
+
+
+def test_a_full_disk_is_said_with_the_path(tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"^cannot write .*/weights: No space left on device$"):
+        write_bytes(tmp_path / "weights", b"x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_sha256_is_sha256(tmp_path):

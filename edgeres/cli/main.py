@@ -8,8 +8,10 @@ import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -75,6 +77,8 @@ _GOES_ON = {
 }
 _DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
 _LONG_NAME = 100
+_EMPTY = re.compile(r"(?:(--[\w-]+)=)?\s*")
+_NOT_UTF8 = range(0xD800, 0xE000)  # how Python keeps such bytes
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}  # the user's to mend, no bug
 _ORDER = (*("run",), *STAGE_COMMANDS, *(name for name in COMMANDS if name != "run"))
 
@@ -134,6 +138,8 @@ def cli(verbose: bool, quiet: bool) -> None:
 
 def main() -> None:
     """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the first to be registered is done last
     code = _run()
     if code == INTERRUPTED:
@@ -153,6 +159,7 @@ def _run() -> int:
 
 def _code() -> int:
     try:
+        _check_words(sys.argv[1:])
         cli.main(standalone_mode=False, prog_name="edgeres")
         sys.stdout.flush()
     except click.exceptions.Exit as err:
@@ -168,6 +175,18 @@ def _code() -> int:
     except Exception as err:
         return _told(err)
     return 0
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raises InputError for an empty value, as an unset variable of the shell leaves, and for a name not in UTF-8."""
+    from edgeres.core.errors import InputError
+
+    for before, word in zip(("", *words), words, strict=False):
+        if empty := _EMPTY.fullmatch(word):
+            what = empty[1] or (before if before.startswith("-") else "an argument")
+            raise InputError(f"{what} is empty (a variable that is not set?); give a value, or leave it out")
+        if any(ord(letter) in _NOT_UTF8 for letter in word):
+            raise InputError(f"{word}: the name is not UTF-8 and could not be recorded; rename it")
 
 
 def _told(err: Exception) -> int:

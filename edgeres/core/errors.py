@@ -53,11 +53,13 @@ class StageError(EdgeresError):
 
 
 def chain_of(err: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, the last first."""
-    seen: BaseException | None = err
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+    """The error and what it came from, the last first; an error raised again may have come from itself."""
+    seen: list[BaseException] = []
+    found: BaseException | None = err
+    while found is not None and found not in seen:
+        seen.append(found)
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def is_out_of_memory(err: BaseException) -> bool:

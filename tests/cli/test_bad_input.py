@@ -220,7 +220,7 @@ def test_a_refused_command_leaves_no_run_and_the_current_one_alone(edgeres, runs
     assert (runs_folder / "latest").resolve().name == checkpoint.stem
 
 
-@pytest.mark.parametrize("name", ["../esc", "latest", "x y", ""])
+@pytest.mark.parametrize("name", ["../esc", "latest", "x y"])
 def test_a_run_is_called_by_a_plain_name(edgeres, tmp_path, runs_folder, name):
     (tmp_path / "r.toml").write_text(TRAINED)
     assert_refused(edgeres("run", "r.toml", "--name", name), 2, "--name: name")
@@ -374,3 +374,20 @@ def test_a_name_that_is_too_long(edgeres, checkpoint, arguments):
     assert code == 2
     assert "File name too long" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "x.pt", "--mean", ".1,.1,.1", "--std", ""], "--std is empty"),
+        (["import", "x.pt", "--std="], "--std is empty"),
+        (["import", "x.pt", "--key", " "], "--key is empty"),
+        (["train", "resnet8", "--shortcut", ""], "--shortcut is empty"),
+        (["run", "demo", "--data", "", "--dry-run"], "--data is empty"),
+        (["run", "demo", "--from", "", "--dry-run"], "--from is empty"),
+        (["eval", "", "--data", "digits"], "an argument is empty"),
+        (["show", os.fsdecode(b"\xff\xfe.pt")], r"\udcff\udcfe.pt: the name is not UTF-8"),
+    ],
+)
+def test_an_empty_value_or_a_name_in_other_bytes_is_refused(edgeres, arguments, said):
+    assert_refused(edgeres(*arguments), 2, said)

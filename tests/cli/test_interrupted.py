@@ -23,6 +23,34 @@ def test_a_further_interrupt_at_the_end_changes_no_exit_code(again):
     assert (done.returncode, done.stderr) == (130, "")
 
 
+IMPORTING = """
+import importlib.abc, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from edgeres.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_while_packages_are_imported_is_one_line():
+    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "edgeres: interrupted; nothing was begun\n")
+
+
+def test_an_import_that_an_interrupt_broke_is_an_interrupt(monkeypatch, capsys):
+    def broken(**options):
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(sys, "argv", ["edgeres", "ls", "runs"])
+    monkeypatch.setattr(main.cli, "main", broken)
+    assert main._run() == 130
+    assert capsys.readouterr().err == "edgeres: interrupted; the same command starts from the beginning\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "goes_on"),
     [

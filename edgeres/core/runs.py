@@ -18,6 +18,7 @@ import logging
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ STARTED_NAME = "started.json"
 RECIPE_NAME = "recipe.toml"
 EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
 LATEST = "latest"
+_PID = re.compile(r"[0-9]{1,9}")
+_DEAD, _BEGAN = "Z", 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
+_NAME_BYTES = 255  # the longest name of a file
 _FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
 
 
@@ -63,18 +67,14 @@ class StageFolder:
     @property
     def is_busy(self) -> bool:
         """Whether another process of this machine is at work here."""
-        pid = self._started.get("pid", "")
-        if not pid.isdigit() or self._started.get("host") != platform.node() or int(pid) == os.getpid():
+        pid, began = self._started.get("pid", ""), self._started.get("began")
+        if not _PID.fullmatch(pid) or self._started.get("host") != platform.node() or int(pid) == os.getpid():
             return False
-        try:
-            os.kill(int(pid), 0)
-        except OSError as err:
-            return isinstance(err, PermissionError)
-        return True
+        return began is not None and began == process_began(int(pid))
 
     @property
     def _started(self) -> dict[str, str]:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             content = json.loads((self.path / STARTED_NAME).read_text(encoding="utf-8"))
             return {str(key): str(value) for key, value in content.items()}
         return {}
@@ -94,7 +94,19 @@ class StageFolder:
 
 def started_text(stage: str, key: str) -> str:
     """What started.json says: the call, and the process that works on it."""
-    return json.dumps({"stage": stage, "key": key, "pid": os.getpid(), "host": platform.node()}) + "\n"
+    own = {"pid": os.getpid(), "began": process_began(os.getpid()), "host": platform.node()}
+    return json.dumps({"stage": stage, "key": key, **own}) + "\n"
+
+
+def process_began(pid: int) -> str | None:
+    """When the process began, as its system counts; None if it is gone. A number is used again, by another one."""
+    if Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            return None if fields[0] == _DEAD else fields[_BEGAN]
+        return None
+    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
 
 
 @dataclass(frozen=True)
@@ -198,7 +210,8 @@ def latest_run() -> Run:
     """The current run; raises InputError if there is none."""
     pointer = runs_root() / LATEST
     if pointer.is_file():
-        path = runs_root() / pointer.read_text(encoding="utf-8").strip()
+        name = Path(pointer.read_bytes()[:_NAME_BYTES].decode(errors="ignore").replace("\0", "").strip()).name
+        path = runs_root() / (name or LATEST)
     else:
         path = Path(os.path.realpath(pointer))
     if not path.is_dir() or path.name == LATEST:

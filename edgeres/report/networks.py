@@ -78,11 +78,14 @@ def predictions_in(folder: Path, accuracy: Accuracy | None) -> Table | None:
     """uint16 (n, 2) of prediction and label; None if absent, damaged or of other images than the accuracy."""
     if accuracy is None or accuracy.predictions is None:
         return None
-    try:
-        table: Table = np.load(folder / accuracy.predictions, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    path = folder / Path(accuracy.predictions).name
+    if not path.is_file():
         return None
-    is_whole = table.shape == (accuracy.n, _COLUMNS)
+    try:
+        table: Table = np.load(path, mmap_mode="r", allow_pickle=False)  # what a header claims is not read into memory
+    except (OSError, ValueError, EOFError, OverflowError):
+        return None
+    is_whole = isinstance(table, np.ndarray) and table.shape == (accuracy.n, _COLUMNS)
     return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == accuracy.correct_top1 else None
 
 

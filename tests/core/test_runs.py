@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.core.runs import LATEST, STARTED_NAME, Run, StageFolder, latest_run, new_run, run_holding, run_named
+from edgeres.core.runs import (
+    LATEST,
+    STARTED_NAME,
+    Run,
+    StageFolder,
+    latest_run,
+    new_run,
+    process_began,
+    run_holding,
+    run_named,
+)
 
 
 @pytest.fixture
@@ -46,7 +57,8 @@ def test_a_folder_another_process_works_in_is_left_to_it(run):
     import platform
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
-        busy = begin(run, "00-train", key="a", pid=worker.pid, host=platform.node())
+        began = process_began(worker.pid)
+        busy = begin(run, "00-train", key="a", pid=worker.pid, began=began, host=platform.node())
         assert busy.is_busy
         assert run.folder_for("train", "a").name == "01-train"
         worker.communicate(b"\n")
@@ -64,10 +76,23 @@ def test_two_claims_get_two_folders(run):
     assert run.claim("prune", "a") == first
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"key": null}'])
+def test_a_number_that_another_process_has_now_holds_nothing(run):
+    """After a power cut, or in a container that was started again."""
+    import platform
+
+    left = begin(run, "00-train", key="a", pid=os.getppid(), began="1", host=platform.node())
+    assert not left.is_busy
+    assert run.folder_for("train", "a") == left.path
+    assert begin(run, "01-train", pid=os.getppid(), began=process_began(os.getppid()), host=platform.node()).is_busy
+
+
+DAMAGED = ["", "[]", "{", '{"key": null}', "[" * 100_000, '{"pid": 99999999999999999999}', '{"pid": "²"}', "\udcff"]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_start_is_nobodys(run, text):
     folder = begin(run, "00-train")
-    (folder.path / STARTED_NAME).write_text(text)
+    (folder.path / STARTED_NAME).write_text(text, errors="surrogateescape")
     assert not folder.is_busy
     assert run.folder_for("train", "a").name == "01-train"
 
@@ -88,6 +113,13 @@ def test_latest_follows_and_survives_as_a_text_file(run, runs_folder, monkeypatc
     assert latest_run() == other
     assert run_named(None) == other
     assert run_named("mine") == run
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"x" * 5000, "é".encode() * 300, b"../../etc", b""])
+def test_a_damaged_pointer_is_no_run(run, runs_folder, content):
+    (runs_folder / LATEST).write_bytes(content)
+    with pytest.raises(InputError, match="no current run"):
+        latest_run()
 
 
 def test_a_run_that_is_gone_is_said_to_be(run, runs_folder):

@@ -1,6 +1,7 @@
 """The table of a board that is interrupted and typed again, in a run and beside --out; no board is asked."""
 
 import json
+import os
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from edgeres.bench.on_board import OnBoard
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import latency_table_from
-from edgeres.core.runs import started_text
+from edgeres.core.runs import process_began, started_text
 from edgeres.core.stage import Recorder
 from edgeres.pipeline import board_modules
 from edgeres.pipeline.board_modules import module_costs_on_board
@@ -132,7 +133,8 @@ def test_a_failure_before_the_first_network_leaves_nothing(board, table, tmp_pat
 def test_two_calls_do_not_make_the_same_file(board, table, tmp_path):
     lost_after(board, table, 1)
     (name,) = hidden(tmp_path)
-    started = json.loads(started_text("latency", "key")) | {"pid": 1}  # of a process that lives
+    living = {"pid": os.getppid(), "began": process_began(os.getppid())}
+    started = json.loads(started_text("latency", "key")) | living
     (tmp_path / name / "started.json").write_text(json.dumps(started))
     with pytest.raises(InputError, match=r"another edgeres is making .*latency\.json"):
         table()

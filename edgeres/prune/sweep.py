@@ -10,8 +10,6 @@ of an interrupted sweep lies beside the checkpoints (drop-04.json) and is not do
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +20,7 @@ from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
-from edgeres.core.files import write_text
+from edgeres.core.files import csv_text, write_text
 from edgeres.core.metrics import Latency, paired_difference
 from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep
@@ -192,12 +190,7 @@ def _lines_of(result: Sweep) -> list[str]:
 
 def _csv_of(result: Sweep) -> str:
     """A line a row, plain numbers with their units in the column names."""
-    text = io.StringIO()
-    records = [_flat(row) for row in result.rows]
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text([_flat(row) for row in result.rows])
 
 
 def _flat(row: SweepRow) -> dict[str, Any]:

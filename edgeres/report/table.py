@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from edgeres.core.files import csv_text
 from edgeres.report.boards_text import BOARD_COLUMNS, board_cells, boards_table, flat_board
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary
@@ -54,37 +53,34 @@ def _stages_table(summary: RunSummary) -> Table:
 def markdown_from(summary: RunSummary) -> str:
     """The whole table with the headline above it and what is missing below it."""
     rows = [cells(row) for row in summary.rows]
-    lines = [f"# {summary.run}", "", summary.headline, ""]
+    lines = [f"# {_text(summary.run)}", "", _text(summary.headline), ""]
     lines += [_markdown_row([(title,) for title in COLUMNS.values()]), "|" + " --- |" * len(COLUMNS)]
     lines += [_markdown_row([texts[name] for name in COLUMNS]) for texts in rows]
     if summary.boards:
         lines += ["", "## On boards", ""]
         lines += [_markdown_row([(title,) for title in BOARD_COLUMNS.values()]), "|" + " --- |" * len(BOARD_COLUMNS)]
         lines += [_markdown_row(list(board_cells(board).values())) for board in summary.boards]
-    lines += ["", *(f"- {line}" for line in _conditions(summary))]
+    lines += ["", *(f"- {_text(line)}" for line in _conditions(summary))]
     return "\n".join(lines) + "\n"
 
 
 def csv_from(summary: RunSummary) -> str:
     """One line a row, plain numbers with their units in the column names; empty where not measured."""
-    return _csv([_flat(row) for row in summary.rows])
+    return csv_text([_flat(row) for row in summary.rows])
 
 
 def boards_csv_from(summary: RunSummary) -> str:
     """The same of what boards measured."""
-    return _csv([flat_board(board) for board in summary.boards])
-
-
-def _csv(records: list[dict[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]) if records else ["name"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text([flat_board(board) for board in summary.boards])
 
 
 def _markdown_row(texts: list[Lines]) -> str:
-    return "| " + " | ".join("<br>".join(line.replace("|", "\\|") for line in lines) for lines in texts) + " |"
+    return "| " + " | ".join("<br>".join(_text(line).replace("|", "\\|") for line in lines) for lines in texts) + " |"
+
+
+def _text(text: str) -> str:
+    """`text` on one line, without HTML and links: it may be somebody else's."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _conditions(summary: RunSummary) -> Iterator[str]:

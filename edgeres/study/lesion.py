@@ -15,7 +15,7 @@ from pydantic import Field
 from edgeres.core.artifacts import Checkpoint, LesionTableFile, model_from
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError, MissingDependency
-from edgeres.core.files import write_text
+from edgeres.core.files import csv_text, write_text
 from edgeres.core.metrics import Accuracy, paired_difference
 from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult
@@ -25,7 +25,6 @@ from edgeres.study.lesion_claims import PAPER, claims_of
 from edgeres.study.lesion_figure import draw_lesions
 from edgeres.study.lesion_table import Lesion, LesionTable, NetworkLesions, csv_rows, stages_of
 from edgeres.study.random_sets import couplings_of, draws_of, outcomes_without, random_sets, rows_of
-from edgeres.study.result import csv_text
 from edgeres.study.trend import trend_of
 
 if TYPE_CHECKING:

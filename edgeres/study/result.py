@@ -5,8 +5,6 @@ Beside study.json, which holds a `Study`, lie study.csv with its rows and study.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +13,8 @@ from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
-from edgeres.core.errors import InputError
 from edgeres.core.figures import figure_file
-from edgeres.core.files import write_text
+from edgeres.core.files import csv_text, write_text
 from edgeres.core.stage import Recorder, StageResult
 
 Verdict = Literal["supported", "not supported", "undecided"]
@@ -65,15 +62,3 @@ def finish(
     recorder.notes.append(f"{study.setting} setting, {study.data}, n = {study.n:,}, {seeds}: {study.verdict}")
     recorder.notes.append("its figure and its table lie beside it, .svg and .csv")
     return StageResult(output, recorder.finish(output))
-
-
-def csv_text(rows: tuple[dict[str, Value], ...]) -> str:
-    """The rows as CSV; raises InputError if there are none."""
-    if not rows:
-        raise InputError("the study has no rows")
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

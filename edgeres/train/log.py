@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
 
 from edgeres.core.errors import require
-from edgeres.core.files import write_text
+from edgeres.core.files import csv_text, write_text
 
 Row = dict[str, float]
 LOG_NAME = "log.csv"
@@ -65,11 +63,7 @@ class Pace:
 
 def csv_from(rows: list[Row]) -> str:
     """The rows as CSV with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-    return text.getvalue()
+    return csv_text([{name: f"{value:.6g}" for name, value in row.items()} for row in rows], COLUMNS)
 
 
 def described(row: Row) -> str:

@@ -1,8 +1,11 @@
 """A run of which any file is gone, cut short or overwritten is still reported: what is missing is said."""
 
 import contextlib
+import csv
+import io
 import itertools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -157,3 +160,38 @@ def test_a_damaged_run_still_makes_a_page(copy):
     page = page_from(rows_from(copy))
     for said in ("11-board: report.json is not a readable", "02-prune/model.safetensors", "03-recover: unfinished"):
         assert said in page
+
+
+def huge(path):
+    header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (1000000000000, 2), }"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n")
+
+
+def archive(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
+@pytest.mark.parametrize("damage", [huge, archive, lambda path: path.write_bytes(b""), os.mkfifo])
+def test_predictions_of_another_kind_are_damaged_ones(copy, damage):
+    path = next(copy.glob("*/eval.npy"))
+    path.unlink()
+    damage(path)
+    assert any("eval.npy is missing or damaged" in problem for problem in told(copy).problems)
+
+
+def test_the_table_is_text_for_spreadsheets_and_browsers(copy):
+    evil = '=HYPERLINK("http://x")<script>alert(1)</script>[a](javascript:x)'
+    for path in copy.glob("*/report.json"):
+        content = json.loads(path.read_text())
+        for latency in content["latency"]:
+            latency |= {"machine": evil, "runtime": evil}
+        path.write_text(json.dumps(content | {"warnings": [evil]}))
+    summary = rows_from(copy)
+    assert '=HYPERLINK("' in csv_from(summary).replace('""', '"')
+    for row in csv.reader(io.StringIO(csv_from(summary))):
+        assert not any(cell.startswith(("=", "+", "@")) for cell in row)
+    text = markdown_from(summary)
+    assert "&lt;script>" in text
+    assert "<script" not in text
+    assert "](" not in text

@@ -28,8 +28,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import config_from
 from edgeres.core.files import write_text
 from edgeres.data import dataset_for
-from edgeres.evaluate.lesions import WHOLE, walk
-from edgeres.evaluate.subsets import tallies_of
+from edgeres.evaluate.subsets import WHOLE, tallies_of, walk_lesions
 from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
@@ -187,7 +186,7 @@ def _among_all(checkpoint: Checkpoint, count: int, options: argparse.Namespace) 
 
 @torch.inference_mode()
 def _walked(network: Network, batch: Batch) -> dict[str, Tensor]:
-    return dict(walk(network, batch.images))
+    return dict(walk_lesions(network, batch.images))
 
 
 @torch.inference_mode()

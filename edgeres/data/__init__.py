@@ -6,8 +6,8 @@ split_from_arrays, split_from_files                       to build a Dataset of 
 """
 
 from edgeres.data.dataset import DATASETS, Dataset, check_data_name, dataset_for, dataset_from
-from edgeres.data.fingerprint import data_fingerprint
 from edgeres.data.split import Split, split_from_arrays, split_from_files
+from edgeres.data.tree import data_fingerprint
 
 __all__ = [
     "DATASETS",

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
-from edgeres.report.absent import absent_from
 from edgeres.report.agreements import agreements_in, kept_agreements
 from edgeres.report.boards import boards_in
 from edgeres.report.claims import claims_from, headline_from
@@ -21,13 +20,15 @@ from edgeres.report.figures import Change, Changes, LatencyFigure, accuracy_figu
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, spec_in
 from edgeres.report.histograms import histograms_in
 from edgeres.report.lineage import command_of, lineage_of
-from edgeres.report.networks import predictions_in
+from edgeres.report.networks import ENGINE_STAGE, predictions_in
 from edgeres.report.sessions import INVALID, verdicts_of, ways_in
 from edgeres.report.steps import step_text
-from edgeres.report.summary import LesionFigure, ModuleState, Row, RunSummary, StageDetail
+from edgeres.report.summary import LesionFigure, ModuleState, NotRun, Row, RunSummary, StageDetail
 from edgeres.report.sweeps import sweep_in
 
 Compare = Callable[[Measured, Measured], "Change | None"]
+_ON_A_BOARD = "edgeres bench {} --on BOARD"
+_ELSEWHERE = "an engine runs only on the GPU it was built for; judge accuracy on the ONNX file it was built from"
 
 
 def rows_from(run: Path) -> RunSummary:
@@ -47,7 +48,7 @@ def rows_from(run: Path) -> RunSummary:
         rows=tuple(rows),
         modules=_modules_from(models, found["lesion"], rows),
         agreements=agreements_in(folder),
-        absent=absent_from(rows, run=name),
+        absent=_absent_from(rows, run=name),
         stages=tuple(_detail_from(stage, folder) for stage in folder.stages),
         recipe=folder.recipe,
         problems=(*folder.problems, *_lost_predictions(measured), *problems),
@@ -211,3 +212,24 @@ _PARTS: dict[str, Callable[[RunFolder], tuple[Any, tuple[str, ...]]]] = {
     "files": lineage_of,
     "ways": ways_in,
 }
+
+
+def _absent_from(rows: Sequence[Row], *, run: str) -> tuple[NotRun, ...]:
+    """One line for each network and kind of measurement that is missing."""
+    return tuple(line for row in rows for line in _absent_of(row, run))
+
+
+def _absent_of(row: Row, run: str) -> Iterator[NotRun]:
+    if row.stage == ENGINE_STAGE:
+        if row.latency is None:
+            todo = _ON_A_BOARD.format("MODEL.onnx")
+            yield NotRun(name=row.path, what="built, not run here", why=_ELSEWHERE, todo=todo)
+        return
+    if row.accuracy is None:
+        todo = f"edgeres eval runs/{run}/{row.path}"
+        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=todo)
+    if row.latency is None:
+        is_for_a_board = "placed for TensorRT" in row.latency_reason
+        todo = _ON_A_BOARD.format(f"runs/{run}/{row.path}") if is_for_a_board else f"edgeres bench --run {run}"
+        why = (row.latency_reason or row.latency_missing).partition(";")[0]
+        yield NotRun(name=row.path, what="latency", why=why, todo=todo)

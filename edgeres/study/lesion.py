@@ -29,7 +29,7 @@ from edgeres.study.trend import trend_of
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
-    from edgeres.evaluate.lesions import Tally
+    from edgeres.evaluate.tally import Tally
 
 
 class LesionConfig(Config):
@@ -121,7 +121,7 @@ def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
 def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> tuple[dict[str, Tally], str]:
     import torch
 
-    from edgeres.evaluate.lesions import add_lesions
+    from edgeres.evaluate.subsets import add_lesions
     from edgeres.models.fold import load_folded
 
     network = load_folded(source)
@@ -135,7 +135,7 @@ def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> tuple[dict[str
 
 
 def _single_lesions(source: Checkpoint, dataset: Dataset, tallies: dict[str, Tally], runtime: str) -> NetworkLesions:
-    from edgeres.evaluate.lesions import WHOLE
+    from edgeres.evaluate.subsets import WHOLE
 
     kinds: dict[str, str] = {info.name: info.kind for info in modules_of(source.spec)}
 

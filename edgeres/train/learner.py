@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from edgeres.models.network import Network
-from edgeres.train.average import averaged_model
 from edgeres.train.config import LoopConfig
 from edgeres.train.objectives import Objective, decay_groups
+
+_RAMP = 10
 
 
 class LossModule(nn.Module):
@@ -86,3 +87,26 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def averaged_model(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of `network` that follows it as a <- d a + (1 - d) w with d = min(decay, (1 + n) / (10 + n)).
+
+    The ramp lets a short training forget its first steps (as in TensorFlow's ExponentialMovingAverage).
+    """
+
+    @torch.no_grad()
+    def follow(averages: Any, currents: Any, count: Any) -> None:
+        n = float(count)
+        keep = min(decay, (1 + n) / (_RAMP + n))
+        for average, current in zip(averages, currents, strict=True):
+            _follow_one(average, current, keep)
+
+    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+
+
+def _follow_one(average: Tensor, current: Tensor, keep: float) -> None:
+    if average.is_floating_point():
+        average.lerp_(current, 1 - keep)
+    else:
+        average.copy_(current)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgeres.evaluate.lesions import WHOLE, Tally, walk
+from edgeres.evaluate.subsets import WHOLE, walk_lesions
+from edgeres.evaluate.tally import Tally
 from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
 
@@ -16,7 +17,7 @@ from edgeres.models.weights import load_network, load_weights, weights_without
 def test_walking_equals_rebuilding_without_each_module(checkpoint_of, spec_of, arch, dropped):
     checkpoint = checkpoint_of(spec_of(arch))
     network, images = load_network(checkpoint), torch.randn(4, 1, 8, 8)
-    found = dict(walk(network, images, dropped))
+    found = dict(walk_lesions(network, images, dropped))
     assert WHOLE in found
     assert len(found) == len(network.units()) - len(dropped) + 1
     for name, logits in found.items():
@@ -29,7 +30,7 @@ def test_walking_equals_rebuilding_without_each_module(checkpoint_of, spec_of, a
 
 def test_only_candidates_are_lesioned(checkpoint_of, spec_of):
     network = load_network(checkpoint_of(spec_of("resnet14")))
-    names = [name for name, _ in walk(network, torch.randn(1, 1, 8, 8), candidates=("layer1.1",))]
+    names = [name for name, _ in walk_lesions(network, torch.randn(1, 1, 8, 8), candidates=("layer1.1",))]
     assert names == ["layer1.1", WHOLE]
 
 

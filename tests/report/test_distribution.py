@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgeres.report.distribution import distribution_of
+from edgeres.report.figures import distribution_of
 
 
 def latency_of(fake_run, samples_ms):

@@ -7,7 +7,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
 from edgeres.models import network_from, spec_from_arch
 from edgeres.models.network import Network
-from edgeres.train.average import averaged_model
+from edgeres.train.learner import averaged_model
 from edgeres.train.objectives import (
     cross_entropy,
     decay_groups,

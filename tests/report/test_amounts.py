@@ -1,7 +1,7 @@
 import pytest
 
-from edgeres.core.amounts import bytes_from, milliseconds_from
 from edgeres.core.errors import InputError
+from edgeres.report.gate import bytes_from, milliseconds_from
 
 
 @pytest.mark.parametrize(("text", "ms"), [("5ms", 5), ("800us", 0.8), ("0.02s", 20), (" 1.5 ms ", 1.5)])

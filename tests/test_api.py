@@ -5,17 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from edgeres import api
 from edgeres.pipeline.stages import STAGES
 
 
-def test_every_name_resolves_to_what_its_type_stub_says():
-    for name in api._HOME:
+def test_every_name_of_the_stub_resolves_to_what_it_says():
+    for name in dir(api):
         assert getattr(api, name).__name__ == name
 
 
+def test_a_name_that_is_not_listed_is_none():
+    with pytest.raises(AttributeError, match="has no attribute 'prun'"):
+        _ = api.prun
+
+
 def test_every_stage_and_its_config_can_be_reached():
-    reachable = {getattr(api, name) for name in api._HOME}
+    reachable = {getattr(api, name) for name in dir(api)}
     for row in STAGES.values():
         assert row.config_class() in reachable
 

@@ -41,14 +41,34 @@ def probe_for(model: Model, way: str, threads: int | None = None) -> Iterator[tu
     runtime = "torch" if way == "torch" else "onnxruntime"
     runner = runner_for(model, RunnerOptions(threads=threads, literal_qdq=way != "fused"), runtime=runtime)
     with runner:
-        if way == "fused":
-            yield runner.name, _fused_probe(runner, model)
-        elif isinstance(model, Checkpoint):
-            yield runner.name, _network_probe(model)
-        elif isinstance(model, OnnxModel):
-            yield runner.name, _graph_probe(model) if way == "torch" else _session_probe(model, threads)
-        else:
-            raise InputError(f"{model.path}: the modules of an engine cannot be seen")
+        probe = _probe_of(runner, model, way, threads)
+        is_softmax = isinstance(model, OnnxModel) and last_softmax(model.proto) is not None
+        yield runner.name, _in_logarithms(probe, are_logits=way != "fused") if is_softmax else probe
+
+
+def _probe_of(runner: Runner, model: Model, way: str, threads: int | None) -> Probe:
+    if way == "fused":
+        return lambda images: {LOGITS: infer_all(runner, images)}
+    if isinstance(model, Checkpoint):
+        return _network_probe(model)
+    if isinstance(model, OnnxModel):
+        return _graph_probe(model) if way == "torch" else _session_probe(model, threads)
+    raise InputError(f"{model.path}: the modules of an engine cannot be seen")
+
+
+def _in_logarithms(probe: Probe, *, are_logits: bool) -> Probe:
+    """Of a network that ends in a softmax: logarithms of its probabilities, which are logits of the same ones."""
+    smallest = np.finfo(np.float32).tiny
+
+    def logarithms(images: Images) -> Values:
+        values = probe(images)
+        given = values[LOGITS]
+        if are_logits:
+            given = np.exp(given - given.max(1, keepdims=True))
+            given /= given.sum(1, keepdims=True)
+        return {**values, LOGITS: np.log(np.maximum(given, smallest))}
+
+    return logarithms
 
 
 def module_tensors(model: Any) -> dict[str, str]:
@@ -57,18 +77,6 @@ def module_tensors(model: Any) -> dict[str, str]:
     nodes = [node for node in view.nodes if node.op_type not in _PAIR]
     named = {module: str(node.output[0]) for node in nodes if (module := module_of(node.name))}
     return named or {block.output: block.output for block in blocks_in(view)}
-
-
-def _fused_probe(runner: Runner, model: Model) -> Probe:
-    """Logits alone; of probabilities their logarithms, which are logits of the same."""
-    is_softmax = isinstance(model, OnnxModel) and last_softmax(model.proto) is not None
-    smallest = np.finfo(np.float32).tiny
-
-    def probe(images: Images) -> Values:
-        values = infer_all(runner, images)
-        return {LOGITS: np.log(np.maximum(values, smallest)) if is_softmax else values}
-
-    return probe
 
 
 def _network_probe(checkpoint: Checkpoint) -> Probe:

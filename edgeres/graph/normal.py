@@ -32,6 +32,7 @@ _OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
+_REASON_SHOWN = 120
 
 
 @dataclass
@@ -100,7 +101,11 @@ def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if version >= _OLDEST:
         return result
-    converted = version_converter.convert_version(result, _OPSET)
+    try:
+        converted = version_converter.convert_version(result, _OPSET)
+    except RuntimeError as err:
+        reason = " ".join(str(err).split())[:_REASON_SHOWN]
+        raise InputError(f"opset {version} cannot be raised to {_OPSET}: {reason}; export it again") from err
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
@@ -231,7 +236,7 @@ def _means_to_pooling(draft: _Draft, ranks: dict[str, int]) -> None:
         nodes.append(node)
         if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != _IMAGE_RANK:
             continue
-        axes = draft.arrays[node.input[1]] if len(node.input) > 1 else _integers(node, "axes")
+        axes = draft.arrays.get(node.input[1], ()) if len(node.input) > 1 else _integers(node, "axes")
         if {int(axis) % _IMAGE_RANK for axis in axes} != {2, 3}:
             continue
         keeps, output = _integer(node, "keepdims", 1), node.output[0]

@@ -27,7 +27,7 @@ STATED = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--resize
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> str:
     root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 4)):
+    for split, count in (("train", 20), ("val", 4)):
         for label in range(CLASSES):
             folder = root / split / f"class{label}"
             folder.mkdir(parents=True)
@@ -190,8 +190,12 @@ def test_softmax_stands_at_the_end_of_the_quantized_file_too(edgeres, net_of, ph
     model = OnnxModel(int8).proto
     assert model.graph.node[-1].op_type == "Softmax"
     onnx.checker.check_model(model, full_check=True)
-    alone = json.loads(done(edgeres, "agree", int8, "--data", photos, "--json"))
-    assert alone["logits"]["sqnr_db"] > 30
+    fused = tmp_path / "fused.onnx"
+    done(edgeres, "quantize", net_of("softmax"), "--scales", scales, "--profile", "ort-cpu", "-o", fused)
+    for more in ((int8,), (net_of("softmax"), int8), (net_of("softmax"), fused, "--runtimes", "torch,fused")):
+        likeness = json.loads(done(edgeres, "agree", *more, "--data", photos, "--json"))["logits"]
+        assert likeness["cosine"] > 0.999
+        assert likeness["sqnr_db"] is None or likeness["sqnr_db"] > 30
 
 
 def small(path: Path, *, shape=("n", 3, 8, 8), kind=TensorProto.FLOAT, weight=np.float32, inputs=1, rank=2) -> Path:
@@ -311,3 +315,22 @@ def test_a_name_in_capitals_and_a_pointer_of_git_lfs(edgeres, net_of, tmp_path):
     assert "ONNX of another tool" in done(edgeres, "show", loud)
     (tmp_path / "lfs.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "git lfs pull" in edgeres("show", tmp_path / "lfs.onnx")[2]
+
+
+@pytest.mark.slow
+def test_improved_left_float_and_trained_like_our_own(edgeres, net_of, photos, tmp_path):
+    net, scales = net_of("softmax"), tmp_path / "s.json"
+    done(edgeres, "calibrate", net, "--data", photos, "--images", 32, *STATED, "-o", scales)
+    done(
+        edgeres, "quantize", net, "--scales", scales, "--method", "auto", "--improve", "bias", "-o", tmp_path / "a.onnx"
+    )
+    (skip, *_) = [
+        f"{name}.skip"
+        for name in json.loads(done(edgeres, "show", tmp_path / "a.onnx", "--json"))["precision_of_modules"]
+    ]
+    done(edgeres, "quantize", net, "--scales", scales, "--keep", skip, "-o", tmp_path / "k.onnx")
+    assert json.loads(done(edgeres, "show", tmp_path / "k.onnx", "--json"))["float_skips"] == [skip]
+    learn = ("--data", photos, "--images", 64, "--epochs", 1, "--threads", 1)
+    done(edgeres, "qat", net, "--scales", scales, *learn, "-o", tmp_path / "t.onnx")
+    trained = json.loads(done(edgeres, "agree", net, tmp_path / "t.onnx", "--data", photos, "--json"))
+    assert trained["logits"]["sqnr_db"] > 30

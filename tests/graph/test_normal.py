@@ -162,3 +162,33 @@ def test_the_model_given_is_left_as_it_is():
 def test_what_cannot_be_quantized_is_refused_in_one_line(model, message):
     with pytest.raises(InputError, match=message):
         normalised(model)
+
+
+@pytest.mark.parametrize("rows", [[1, 12], [1, -1], [0, -1], [-1, 12]])
+def test_a_reshape_to_one_row_an_image_takes_any_batch(rows):
+    nodes = [node("Reshape", ["x", "rows"], "r"), node("Gemm", ["r", "w", "b"], "y")]
+    weight = RANDOM.standard_normal((12, 3)).astype(np.float32)
+    made = normalised(model_of(nodes, shape=(1, 3, 2, 2), rows=np.asarray(rows), w=weight, b=B))
+    assert [n.op_type for n in made.graph.node] == ["Flatten", "Gemm"]
+    x = RANDOM.standard_normal((1, 3, 2, 2), dtype=np.float32)
+    np.testing.assert_allclose(outputs_of(made, x), x.reshape(1, 12) @ weight + B, rtol=1e-5, atol=1e-6)
+
+
+def test_a_reshape_to_something_else_stays():
+    made = normalised(model_of([node("Reshape", ["x", "rows"], "y")], shape=(1, 4, 2, 2), rows=np.asarray([2, 8])))
+    assert [n.op_type for n in made.graph.node] == ["Reshape"]
+
+
+def test_a_mean_over_computed_axes_stays_and_an_opset_that_cannot_be_raised_is_one_line():
+    nodes = [
+        node("Shape", ["x"], "s"),
+        node("Slice", ["s", "one", "two"], "axes"),
+        node("ReduceMean", ["x", "axes"], "y"),
+    ]
+    model = model_of(nodes, shape=("n", 2, 3, 3), one=np.asarray([2]), two=np.asarray([4]))
+    model.opset_import[0].version = 18
+    assert "ReduceMean" in [n.op_type for n in normalised(model).graph.node]
+    old = model_of([node("Relu", ["x"], "y")])
+    old.opset_import[0].domain = "ai.onnx.preview.training"
+    with pytest.raises(InputError, match=r"opset 0 cannot be raised to 17: .*; export it again"):
+        normalised(old)

@@ -2,7 +2,7 @@
 
 One board each of JetPack 4.6, 5.1, 6.2 and 7.2 (`pretend/boards.py`): trtexec with the options of its version,
 tegrastats in its grammar, nvpmodel, jetson_clocks, sudo, a `tensorrt` module that executes the plans with ONNX
-Runtime, and a libcudart compiled from `pretend/cudart.c` (where there is a C compiler) that keeps count of memory.
+Runtime, and a libcudart that keeps count of memory.
 
 FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses what goes wrong, several by commas:
     build           bad, crash, full (no engine), nospace (half an engine), hang
@@ -15,30 +15,23 @@ FAKE_ROOT=no: nvpmodel and jetson_clocks refuse. FAKE_SUDO=asks: sudo wants a pa
 of another version than the `tensorrt` module. FAKE_CUDA_BYTES: the most that one cudaMalloc gives.
 """
 
-import functools
 import importlib.util
 import json
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 _PRETEND = Path(__file__).with_name("pretend")
 LINES = (Path(__file__).parent / "data" / "tegrastats_synthetic.txt").read_text().splitlines()
 PROGRAMS = ("trtexec", "tegrastats", "nvpmodel", "jetson_clocks", "dpkg-query", "sudo")
-_SUPPORT = ("tensorrt.py", "ort_worker.py", "layers.py", "trtexec_options.json")
+_SUPPORT = ("tensorrt.py", "cudart.py", "ort_worker.py", "layers.py", "trtexec_options.json")
 
 
 def jetpacks() -> dict[str, dict]:
     """JetPack -> the board that is pretended for it."""
     return _boards().BOARDS
-
-
-def has_compiler() -> bool:
-    """Whether the libcudart stand-in can be made here: without it nothing can be evaluated on a pretend board."""
-    return shutil.which("cc") is not None
 
 
 def pretend_jetson(root: Path, *, jetpack: str = "6.2") -> dict[str, str]:
@@ -57,7 +50,9 @@ def pretend_jetson(root: Path, *, jetpack: str = "6.2") -> dict[str, str]:
         source = (_PRETEND / f"{name.replace('-', '_')}.py").read_text()
         _program(root / "bin" / name, f"#!{sys.executable} -S\n{source}")
     _program(root / "bin" / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    _write_cudart(root, board)
+    library = f"usr/local/cuda-{board['cuda']}/lib64/libcudart.so.{board['cuda'].partition('.')[0]}"
+    (root / library).parent.mkdir()
+    (root / library).write_text("see pretend/cudart.py")
     return {
         "PATH": f"{root / 'bin'}:/usr/bin:/bin",
         "PYTHONPATH": str(root / "python"),
@@ -70,6 +65,23 @@ def set_mode(root: Path, mode: str) -> None:
     """From now on this goes wrong ("" nothing), whatever FAKE_MODE the programs were started with."""
     (root / "state" / "mode").write_text(mode)
     (root / "state" / "load").unlink(missing_ok=True)  # of a trtexec that was killed
+
+
+def programs_with(*words: str) -> list[str]:
+    """Process id and command line of the programs with one of these words in it."""
+    if Path("/proc/self").exists():  # not every machine has `ps`
+        lines = [f"{path.parent.name} {_command_line(path)}" for path in Path("/proc").glob("[0-9]*/cmdline")]
+    else:
+        done = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+        lines = done.stdout.splitlines()
+    return [line for line in lines if any(word in line for word in words)]
+
+
+def _command_line(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace").replace("\0", " ").strip()
+    except OSError:  # it has ended
+        return ""
 
 
 def _facts(board: dict) -> dict:
@@ -99,22 +111,6 @@ def _facts(board: dict) -> dict:
 def _program(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-def _write_cudart(root: Path, board: dict) -> None:
-    folder = root / f"usr/local/cuda-{board['cuda']}" / "lib64"
-    folder.mkdir()
-    if has_compiler():
-        (folder / f"libcudart.so.{board['cuda'].partition('.')[0]}").write_bytes(_cudart())
-
-
-@functools.cache
-def _cudart() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "libcudart.so"
-        command = ["cc", "-O1", "-shared", "-fPIC", str(_PRETEND / "cudart.c"), "-o", str(library)]
-        subprocess.run(command, check=True)
-        return library.read_bytes()
 
 
 def _boards():

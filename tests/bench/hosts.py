@@ -197,9 +197,7 @@ class Host:
 
     def programs(self):
         """Process ids and command lines of this board's programs that still run."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        places = f"{self.root}/jetson/bin", f"{self.board_tmp}/"
-        return [line for line in listed.splitlines() if any(place in line for place in places)]
+        return self.fakes.programs_with(f"{self.root}/jetson/bin", f"{self.board_tmp}/")
 
     def stop(self):
         if self.wire is not None:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +33,23 @@ def pretend() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument `python` runs on this one, and on those of old JetPacks where this machine has them."""
+    if "python" in metafunc.fixturenames:
+        metafunc.parametrize("python", _pythons(), ids=lambda path: Path(path).parents[1].name)
+
+
+@functools.cache
+def _pythons() -> list[str]:
+    found = [sys.executable]
+    for version in ("3.6", "3.8", "3.10"):
+        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
+        path = str(kept[0]) if kept else shutil.which(f"python{version}")
+        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            found.append(path)
+    return found
 
 
 class Bench:
@@ -106,8 +124,7 @@ class Bench:
 
     def strays(self) -> list[str]:
         """Programs of the board that still run."""
-        done = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-        return [line for line in done.stdout.splitlines() if str(self.root) in line]
+        return self.fakes.programs_with(str(self.root))
 
     def left(self) -> list[str]:
         """Names in the board's folder for temporary files, and of what is written down."""

@@ -1,7 +1,6 @@
 import ast
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,17 +13,6 @@ from edgeres.bench.boards import agent_bytes
 
 AGENT = Path(edgeres.bench.agent.__file__).parent
 SOURCES = [*sorted(AGENT.glob("*.py")), AGENT.with_name("board_keeper.py")]
-
-
-def pythons():
-    """This Python, and the ones that old JetPacks have where this machine has them too."""
-    found = [sys.executable]
-    for version in ("3.6", "3.8", "3.10"):
-        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
-        path = str(kept[0]) if kept else shutil.which(f"python{version}")
-        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
-            found.append(path)
-    return found
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -41,7 +29,6 @@ def test_the_same_sources_are_the_same_file():
     assert agent_bytes() == agent_bytes()
 
 
-@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parents[1].name)
 def test_a_board_is_described(bench, python):
     code, board = bench.run("detect", python=python)
     assert code == 0
@@ -70,7 +57,6 @@ def test_an_engine_is_built_with_the_flags_of_that_version(bench, tensorrt, flag
     assert built["engine_bytes"] == (bench.root / "new.plan").stat().st_size
 
 
-@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parents[1].name)
 def test_energy_is_power_above_rest_times_the_time_of_an_image(bench, python):
     code, result = bench.measure(python=python)
     energy = result["energy"]

@@ -14,6 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import cudart
+
 _ROOT = Path(__file__).resolve().parents[1]
 _FAKE = json.loads((_ROOT / "fake.json").read_text())
 _VERSION = _FAKE["tensorrt"]
@@ -21,6 +23,7 @@ _HEADER_BYTES, _VERSION_AT, _SIZE_AT = 64, 24, 16
 _HAS_TENSORS, _HAS_BINDINGS = _VERSION >= [8, 5], _VERSION < [10]
 _FLOAT_BYTES = 4
 __version__ = ".".join(map(str, _VERSION))
+cudart.pretend()
 
 
 def _modes():

@@ -8,6 +8,9 @@ WORKERS ?= 3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := edgeres tests tools
+# Each of the tests' processes begins with the next tests in order, so that what a file prepares is prepared once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+export PYTHONDONTWRITEBYTECODE :=  # hundreds of processes import the same files
 
 .PHONY: demo test tenth exhaustive lint clean
 
@@ -16,17 +19,17 @@ demo: $(VENV)/.all
 
 # lint runs beside the tests; what it says comes after them.
 test: $(VENV)/.dev
-	@$(MAKE) --no-print-directory lint > $(VENV)/lint.txt 2>&1 & lint=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS); tests=$$?; \
+	@$(MAKE_COMMAND) --no-print-directory lint > $(VENV)/lint.txt 2>&1 & lint=$$!; \
+	$(PYTEST); tests=$$?; \
 	wait $$lint; linted=$$?; cat $(VENV)/lint.txt; \
 	test $$tests = 0 -a $$linted = 0
 
 # A tenth of the exhaustive tests, the K-th: make tenth K=3
 tenth: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m exhaustive --tenth $(K)
+	$(PYTEST) -m exhaustive --tenth $(K)
 
 exhaustive: $(VENV)/.dev
-	OMP_NUM_THREADS=1 EDGERES_EXAMPLES=search $(BIN)/python -m pytest -n $(WORKERS) -m "exhaustive or hypothesis"
+	EDGERES_EXAMPLES=search $(PYTEST) -m "exhaustive or hypothesis"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

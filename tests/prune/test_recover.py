@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import count
 
@@ -29,11 +30,15 @@ def quick(**options):
 
 
 @pytest.fixture
-def teacher(checkpoint_of, spec_of, tmp_path):
+def teacher(checkpoint_of, spec_of, kept, tmp_path):
     """Random weights with the batch norms' statistics of digits."""
     raw = checkpoint_of(spec_of("resnet14", width=4), "raw.safetensors")
-    weights = recovered(raw, None, quick(method=("bn",), seed=1), tmp_path / "raw").weights
-    return save_checkpoint(weights, raw.spec, tmp_path / "whole.safetensors", stage="test")
+
+    def write(path):
+        weights = recovered(raw, None, quick(method=("bn",), seed=1), path.parent / "raw").weights
+        save_checkpoint(weights, raw.spec, path, stage="test")
+
+    return Checkpoint(shutil.copyfile(kept(f"bn {raw.sha256}", write), tmp_path / "whole.safetensors"))
 
 
 @pytest.fixture

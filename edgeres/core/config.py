@@ -24,6 +24,16 @@ else:
 
 C = TypeVar("C", bound="Config")
 R = TypeVar("R", bound=BaseModel)
+_MOST_INT, _MOST_FLOAT, _LEAST_FLOAT = 2**32 - 1, 10**9, 1e-12
+_MOST_OF = {
+    "threads": 1024,
+    "batch": 2**16,
+    "width": 2**16,
+    "image_size": 2**16,
+    "size": 2**16,
+    "resize": 2**16,
+    "workspace_mib": 2**24,
+}
 _FROM_FILE = "from a file"
 
 
@@ -79,9 +89,23 @@ def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options
     With `as_options` a key is shown as the user typed it: `target_latency` as --target-latency.
     """
     try:
-        return kind.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as err:
         raise InputError(f"{where}: {_first_problem(err, kind, as_options=as_options)}") from err
+    for name, value in config:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and (bounds := _outside(name, number)):
+                shown = f"--{name.replace('_', '-')}" if as_options else name
+                raise InputError(f"{where}: {shown}: {bounds}, got {number}")
+    return config
+
+
+def _outside(name: str, number: float) -> str:
+    """What a number of this name may be, if it is not: beyond it libraries abort, or overflow."""
+    most = _MOST_OF.get(name, _MOST_FLOAT if isinstance(number, float) else _MOST_INT)
+    if abs(number) > most:
+        return f"at most {most:,}"
+    return f"at least {_LEAST_FLOAT:g}, or 0" if 0 < abs(number) < _LEAST_FLOAT else ""
 
 
 def record_from_json(kind: type[R], path: Path) -> R:

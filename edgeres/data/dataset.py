@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.errors import EdgeresError, InputError, did_you_mean
 from edgeres.core.names import canonical_data_name, plain_name, resolve
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.sources import FileSource
@@ -145,12 +146,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _dataset_from_function(reference: str) -> Dataset:
-    """What the function returns; raises InputError if there is no such function or it returns something else.
+    """What the function returns; raises InputError if there is none, it fails or it returns something else.
 
-    The present directory is searched first, as `python -m` does. Its exceptions pass unchanged.
+    The present directory is searched first, as `python -m` does.
     """
     module_name, _, name = reference.partition(":")
-    with _present_directory_importable():
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise InputError(f"data set {reference!r} should read package.module:function")
+    with _present_directory_importable(), _users_own(reference):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as err:
@@ -163,6 +166,24 @@ def _dataset_from_function(reference: str) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise InputError(f"{reference} must return an edgeres.data.Dataset, got {type(dataset).__name__}")
     return dataset
+
+
+@contextmanager
+def _users_own(reference: str) -> Iterator[None]:
+    """Raises InputError with file and line for an exception of the user's own code."""
+    try:
+        yield
+    except EdgeresError:
+        raise
+    except (Exception, SystemExit) as err:
+        frames = [frame for frame in traceback.extract_tb(err.__traceback__) if _is_users(frame.filename)]
+        place = (err.filename, err.lineno) if isinstance(err, SyntaxError) else None
+        file, line = place or ((frames[-1].filename, frames[-1].lineno) if frames else (reference, None))
+        raise InputError(f"data set {reference!r}: {type(err).__name__}: {err} ({file}, line {line})") from err
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(("<frozen", str(Path(__file__).parents[1]))) and "site-packages" not in file
 
 
 @contextmanager

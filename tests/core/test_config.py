@@ -34,6 +34,12 @@ class Needy(Config):
         return {} if self.cache else {"cache_size": "it is the size of --cache"}
 
 
+class Numbers(Config):
+    count: int
+    threads: int | None = None
+    rates: tuple[float, ...] = ()
+
+
 class Content(Record):
     value: int
 
@@ -96,3 +102,18 @@ def test_bad_toml_names_the_line(tmp_path: Path):
     path.write_text("a = 1\nb = \n")
     with pytest.raises(InputError, match="line 2"):
         toml_from(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 10**20}, "--count: at most 4,294,967,295, got 100000000000000000000"),
+        ({"count": 1, "threads": 10**9}, "--threads: at most 1,024, got 1000000000"),
+        ({"count": 1, "rates": "0.5,1e308"}, "--rates: at most 1,000,000,000, got 1e\\+308"),
+        ({"count": 1, "rates": "1e-308"}, "--rates: at least 1e-12, or 0, got 1e-308"),
+    ],
+)
+def test_numbers_that_break_libraries_are_out_of_range(values, message):
+    with pytest.raises(InputError, match=message):
+        config_from(Numbers, values, "here", as_options=True)
+    assert config_from(Numbers, {"count": 2**32 - 1, "rates": "0,-1"}, "here").rates == (0, -1)

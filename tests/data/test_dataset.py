@@ -127,3 +127,28 @@ def test_arrays_that_are_no_images_are_refused() -> None:
         split_from_arrays("train", np.zeros((2, 4, 4), np.float32), [0, 1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 images, 3 labels"):
         split_from_arrays("train", np.zeros((2, 4, 4), np.uint8), [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def f():\n    return {}['x']\n", r"KeyError: 'x' \(.*mine_\d+\.py, line 2\)"),
+        ("import numpy as np\ndef f():\n    return np.load('none.npy')\n", r"FileNotFoundError: .*none.npy.*line 3\)"),
+        ("def f(:\n", r"SyntaxError: .*mine_\d+\.py, line 1\)"),
+        ("raise ValueError('at import')\n", r"ValueError: at import \(.*line 1\)"),
+        ("def f():\n    raise SystemExit(3)\n", r"SystemExit: 3 \(.*line 2\)"),
+        ("def f(argument):\n    pass\n", "TypeError: f\\(\\) missing 1 required"),
+    ],
+)
+def test_what_fails_in_the_users_own_function_is_the_users(tmp_path, monkeypatch, code, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"mine_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    with pytest.raises(InputError, match=said):
+        dataset_from(f"{name}:f")
+
+
+@pytest.mark.parametrize("name", [":f", "..:x", "a b:f", "a.:f", "a:f()"])
+def test_a_function_is_called_by_its_name(name) -> None:
+    with pytest.raises(InputError, match=r"should read package\.module:function"):
+        dataset_from(name)

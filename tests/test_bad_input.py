@@ -1,0 +1,248 @@
+"""Every option of every command, given what it cannot take: one line and a documented code, the sources unchanged.
+
+The cases are made from the tables of options: a new option is covered on the day it appears, a new command
+needs a row in BASES, how it is called in earnest. Each case runs in a process forked from this one, ended after
+`LIMIT_S`: a value that is taken is allowed to begin its work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import pytest
+
+from edgeres.cli.main import _run, cli
+
+LIMIT_S = 1.5
+MEMORY_BYTES = 12 << 30  # address space, not use: what asks for more is refused by the system
+SMOKE = 40
+
+ESCAPE = "a\x1b[2J\x1b]0;title\x07b"
+RAW = os.fsdecode(b"\xff\xfe")
+LONG = "x" * 300
+TEXT = ("", ESCAPE, RAW, LONG)
+VALUES: dict[str, tuple[str, ...]] = {
+    "integer": ("", "many", "1.5", "-1", "99999999999999999999", "4000000000", ESCAPE),
+    "float": ("", "many", "nan", "inf", "-1", "1e308", "1e-308", ESCAPE),
+    "choice": ("", "no such", ESCAPE, RAW),
+    "path": (*TEXT, "missing.onnx", "folder", "missing/x.json", "/dev/null"),
+    "file": (*TEXT, "folder"),
+    "text": (*TEXT, "no such", ",", "-1"),
+    "boolean": ("=1",),
+}
+PLAIN = {"integer": "99999999999999999999", "float": "1e308"}  # no option takes these
+
+BASES = {
+    "run": "demo",
+    "train": "resnet8 --data digits -o t.safetensors",
+    "import": "m.safetensors -o i.safetensors",
+    "lesion": "m.safetensors --data digits -o l.json",
+    "prune": "m.safetensors --data digits --drop 1 -o p.safetensors",
+    "recover": "p.safetensors --data digits --teacher m.safetensors -o r.safetensors",
+    "export": "m.safetensors -o x.onnx",
+    "calibrate": "m.onnx --data digits -o s.json",
+    "quantize": "m.onnx --scales scales.json -o q.onnx",
+    "qat": "m.onnx --scales scales.json --data digits -o q.onnx",
+    "compile": "int8.onnx -o x.plan",
+    "study lesion": "m.safetensors --data digits -o l.json",
+    "study reorder": "m.safetensors --data digits -o l.json",
+    "study paths": "m.safetensors --data digits -o l.json",
+    "study gradients": "--data digits -o l.json",
+    "study depth": "--data digits -o l.json",
+    "study ordering": "--data digits -o l.json",
+    "study connect": "--data digits -o l.json",
+    "eval": "m.onnx --data digits",
+    "agree": "m.onnx int8.onnx --data digits",
+    "bench": "m.onnx int8.onnx -o b.json",
+    "report": "made",
+    "gate": "made",
+    "compare": "m.onnx int8.onnx",
+    "rerun": "made",
+    "show": "m.onnx",
+    "ls": "data",
+    "lint": "int8.onnx",
+    "layers": "layers.json --onnx int8.onnx",
+    "board add": "x host",
+    "board check": "desk",
+    "board list": "",
+    "board remove": "desk",
+    "doctor": "",
+    "help": "",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command line; `must_refuse` where no meaning of the value can be right."""
+
+    command: str
+    words: tuple[str, ...]
+    must_refuse: bool
+
+
+def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by its full name."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+COMMANDS = dict(commands(cli))
+
+
+def cases_of(name: str) -> Iterator[Case]:
+    """Each option, and each argument in its place, with each value of its kind."""
+    base = BASES[name].split()
+    at = 0
+    for parameter in COMMANDS[name].params:
+        kind = "path" if parameter.type.name in {"path", "file"} else parameter.type.name
+        for value in VALUES[kind]:
+            refuse = not value or value == RAW or value == PLAIN.get(kind)
+            if isinstance(parameter, click.Option):
+                flag = parameter.opts[-1]
+                words = (f"{flag}{value}",) if kind == "boolean" else (f"{flag}={value}",)
+                yield Case(name, (*name.split(), *base, *words), refuse or kind == "boolean")
+            else:
+                yield Case(name, (*name.split(), *base[:at], value, *base[at + 1 :]), refuse)
+        at += isinstance(parameter, click.Argument)
+
+
+ALL = [case for name in BASES for case in cases_of(name)]
+
+
+def test_every_command_is_here():
+    assert set(COMMANDS) == set(BASES)
+    assert len(ALL) >= 1000
+
+
+@pytest.fixture(scope="session")
+def files(run_of, tmp_path_factory) -> Path:
+    """A run, and files of every kind beside it; everything a command imports is loaded."""
+    import accelerate  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import torch
+
+    for module in (
+        "edgeres.quantize.qat",
+        "edgeres.evaluate.agreement_run",
+        "edgeres.study.depth",
+        "edgeres.prune.sweep",
+    ):
+        __import__(module)
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("files")
+    run = run_of(home, {"use": "eval"})
+    for place, name in (
+        ("00-import/model.safetensors", "m.safetensors"),
+        ("02-prune/model.safetensors", "p.safetensors"),
+        ("03-export/model.onnx", "m.onnx"),
+        ("04-calibrate/scales.json", "scales.json"),
+        ("05-quantize/model.int8.onnx", "int8.onnx"),
+    ):
+        shutil.copy(run / place, home / name)
+    shutil.copy(Path(__file__).parent / "stored" / "layers.json", home)
+    (home / "folder").mkdir()
+    (home / "boards.toml").write_text('[desk]\nhost = "127.0.0.1"\nport = 9\n')
+    return home
+
+
+def outcome(words: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
+    """(exit code, a negative one for a signal, None at the limit; what was said) of one command line in `folder`."""
+    said, writes = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a process with threads forks
+        pid = os.fork()
+    if pid == 0:
+        _child(words, folder, writes)
+    os.close(writes)
+    text, end_s, is_over = b"", time.monotonic() + LIMIT_S, False
+    while not is_over and (left_s := end_s - time.monotonic()) > 0:
+        if select.select([said], [], [], left_s)[0]:
+            some = os.read(said, 1 << 16)
+            text, is_over = text + some, not some
+    os.close(said)
+    with contextlib.suppress(ProcessLookupError):
+        if not is_over:
+            os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return (os.waitstatus_to_exitcode(status) if is_over else None), text.decode(errors="replace")
+
+
+def _child(words: tuple[str, ...], folder: Path, writes: int) -> NoReturn:
+    code = 70
+    try:
+        os.setsid()
+        os.dup2(writes, 1)
+        os.dup2(writes, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        os.chdir(folder)
+        os.environ |= {"EDGERES_RUNS": "runs", "EDGERES_BOARDS": "boards.toml", "HOME": str(folder)}
+        os.environ |= {"EDGERES_DATA": str(folder)}
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
+        sys.argv = ["edgeres", *words]
+        code = _run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def faults(case: Case, files: Path, folder: Path) -> list[str]:
+    """What is wrong with how the case ended."""
+    before = digests(files)
+    shutil.copytree(files, folder, symlinks=True, copy_function=os.link)
+    code, text = outcome(case.words, folder)
+    found = []
+    if code not in {0, 1, 2, 3, 4, None}:
+        found.append(f"ended with {code}")
+    if "bug in edgeres" in text or "Traceback" in text:
+        found.append("bug")
+    if code in {2, 3, 4} and len(re.findall(r"^edgeres: ", text, re.MULTILINE)) != 1:
+        found.append("not one line")
+    if case.must_refuse and code != 2:
+        found.append(f"taken ({code})")
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text):
+        found.append("control characters")
+    if digests(files) != before:
+        found.append("changed a source")
+    shutil.rmtree(folder, ignore_errors=True)
+    return [f"{' | '.join(found)}: {case.words!r}: {text[-300:]!r}"] if found else []
+
+
+def digests(files: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.iterdir() if path.is_file()}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BASES)
+def test_no_value_of_any_option_is_a_bug(files: Any, tmp_path: Path, name: str):
+    found = [fault for case in cases_of(name) for fault in faults(case, files, tmp_path / "work")]
+    assert not found, "\n".join(found)
+
+
+def test_some_of_them_are_no_bug(files: Any, tmp_path: Path):
+    found = [fault for case in ALL[7 :: len(ALL) // SMOKE] for fault in faults(case, files, tmp_path / "work")]
+    assert not found, "\n".join(found)

@@ -9,12 +9,14 @@ import io
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgeres.core.errors import InputError
 
 log = logging.getLogger(__name__)
+SCRATCH = ".networks-"  # begins the name of a folder that is needed while a stage runs
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o666
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -68,6 +70,12 @@ def written(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {err.strerror or err}") from err
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_left_overs(folder: Path) -> None:
+    """Removes what killed calls left half-written in a folder that nobody else works in now."""
+    for path in (*folder.rglob(".*.tmp"), *folder.rglob(f"{SCRATCH}*")):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from edgeres.bench.on_board import Bench, BoardConfig, check_model
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
-from edgeres.core.files import made_folder, write_text
+from edgeres.core.files import clear_left_overs, made_folder, write_text
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.runs import STARTED_NAME, StageFolder, run_holding, run_named, started_text
@@ -171,8 +170,7 @@ def _placed(result: StageResult[LatencyTableFile], folder: Path, out: Path | Non
 
 def _leave_or_say_where(folder: Path) -> None:
     """Removes what is of no use any more; names the folder in which the same call can go on."""
-    for leftover in folder.glob(".networks-*"):  # of a call that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    clear_left_overs(folder)
     if (folder / KEPT_NAME).is_file():
         log.warning("what was timed is kept in %s; the same command goes on from there", folder)
         return

@@ -35,7 +35,7 @@ from edgeres.core.artifacts import (
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import InputError
-from edgeres.core.files import sha256_of, write_text
+from edgeres.core.files import clear_left_overs, sha256_of, write_text
 from edgeres.core.names import resolve
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
@@ -160,6 +160,7 @@ def _identity(name: str, value: object) -> str:
 def execute(stage: str, source: Artifact | None, config: Config, folder: Path, key: str) -> StageResult[Artifact]:
     """Runs one stage in `folder` and writes its report there; an interrupted call leaves `key` in started.json."""
     if is_main_process():
+        clear_left_overs(folder)
         write_text(folder / STARTED_NAME, started_text(stage, key))
     try:
         result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)

@@ -18,7 +18,7 @@ from edgeres.bench.stage import measure as measure_here
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, Model
 from edgeres.core.environment import default_threads
 from edgeres.core.errors import InputError
-from edgeres.core.files import write_text
+from edgeres.core.files import SCRATCH, write_text
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable, ModuleCost, Timed
 from edgeres.core.spec import ModelSpec
@@ -105,7 +105,7 @@ def _measured(
     from edgeres.prune.shortened import as_run, shortened
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".networks-", dir=out_dir) as name:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=out_dir) as name:
         folder = Path(name)
         models = as_run(
             shortened(source, sets, folder),

@@ -29,6 +29,7 @@ from edgeres.bench.stage import Session, measure
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
+from edgeres.core.files import SCRATCH
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.statistics import Interval, percentile_interval, ratio_interval
 from edgeres.prune.latency import Measure, session_config
@@ -152,7 +153,7 @@ def check_prediction(
         return _predicted(pruned, whole, table)
     how = table.conditions
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".networks-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as name:
         models = as_run([whole, pruned], Path(name), runtime=how.runtime, precision=how.precision, batch=how.batch)
         checked = None
         for copies in _COPIES:

@@ -20,7 +20,7 @@ from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
-from edgeres.core.files import csv_text, write_text
+from edgeres.core.files import SCRATCH, csv_text, write_text
 from edgeres.core.metrics import Latency, paired_difference
 from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep
@@ -146,7 +146,7 @@ def _timed(checkpoints: Sequence[Checkpoint], out_dir: Path) -> Session:
     from edgeres.bench.stage import BenchConfig, measure
     from edgeres.prune.shortened import as_run
 
-    with tempfile.TemporaryDirectory(prefix=".networks-", dir=out_dir) as name:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=out_dir) as name:
         models = as_run(checkpoints, Path(name), runtime="ort", precision="fp32", batch=1)
         return measure(models, BenchConfig())
 

@@ -58,10 +58,8 @@ def put_aside(state_dir: Path) -> None:
 
 
 def clear_state(state_dir: Path) -> None:
-    """Removes the state of a finished training, and what killed ones left half-written."""
+    """Removes the state of a finished training."""
     (state_dir / STATE_NAME).unlink(missing_ok=True)
-    for leftover in state_dir.glob(f".{STATE_NAME}.*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def _difference(saved: Identity, wanted: Identity) -> str:

@@ -78,6 +78,26 @@ def test_a_checkpoint_called_latest_begins_a_run_like_any_other(checkpoint_of, s
         assert latest_run().path.resolve() == made.output.path.parent.parent.resolve()
 
 
+def test_what_killed_calls_left_is_gone_when_the_folder_is_taken_up_again(imported, tmp_path, monkeypatch):
+    request = Call("prune", source=imported.output.path, out=tmp_path / "p.safetensors", values={"modules": "layer1.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeres.prune.stage.prune", lambda source, config, folder: interrupted_in(folder))
+        with pytest.raises(KeyboardInterrupt):
+            call(request)
+    assert list(tmp_path.glob(".p.safetensors.*/.networks-x/n.onnx"))
+    call(request)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "p.")))
+    assert names == ["p.safetensors", "p.safetensors.report.json"]
+
+
+def interrupted_in(folder):
+    """As a process that was killed leaves it."""
+    (folder / ".networks-x").mkdir()
+    (folder / ".networks-x" / "n.onnx").touch()
+    (folder / ".model.safetensors.16321.tmp").write_text("half")
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
     def interrupted(source, config, out_dir):
         raise KeyboardInterrupt

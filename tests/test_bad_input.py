@@ -243,6 +243,7 @@ def test_no_value_of_any_option_is_a_bug(files: Any, tmp_path: Path, name: str):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_some_of_them_are_no_bug(files: Any, tmp_path: Path):
     found = [fault for case in ALL[7 :: len(ALL) // SMOKE] for fault in faults(case, files, tmp_path / "work")]
     assert not found, "\n".join(found)

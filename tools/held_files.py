@@ -28,7 +28,7 @@ from typing import Any
 from unittest import mock
 
 RESULTS = Path(__file__).parent / "results" / "held_files.json"
-_MOVING = frozenset({"environment", "created", "duration_s", "key", "config", "path", "recipe", "edgeres"})
+_MOVING = frozenset({"environment", "created", "duration_s", "key", "config", "command", "path", "recipe", "edgeres"})
 _MOVING_ENDS = ("_s", "_ms", "_mib")
 _FORMATS = frozenset({".json", ".safetensors", ".onnx"})
 _COMMANDS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import pytest
 
@@ -10,13 +11,19 @@ from edgeres.cli.main import _run
 
 
 @pytest.fixture
-def edgeres(monkeypatch, capfd):
+def aloud(monkeypatch, capfd):
     """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgeres", "-q", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["edgeres", *map(str, arguments)])
         code = _run()
         out, err = capfd.readouterr()
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def edgeres(aloud):
+    """The same with -q."""
+    return partial(aloud, "-q")

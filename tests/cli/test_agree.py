@@ -2,27 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 
 import pytest
-
-from edgeres.cli.main import _run
 
 DATA = ("--data", "digits", "--images", 40, "--threads", 1)
 
 
 @pytest.fixture
-def edgeres(monkeypatch, capfd):
-    """`edgeres(...)` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgeres", *map(str, arguments)])
-        code = _run()
-        out, err = capfd.readouterr()
-        return code, out, err
-
+def edgeres(aloud):
     logging.getLogger("edgeres").handlers.clear()
-    yield run
+    yield aloud
     logging.getLogger("edgeres").handlers.clear()  # its stream ends with the test
 
 

@@ -222,7 +222,7 @@ class Engine(Model):
 
 @dataclass(frozen=True)
 class ScaleTableFile(Artifact):
-    """Calibration result; its content is `edgeres.quantize.scales.ScaleTable`."""
+    """Calibration result; its content is `edgeres.core.records.scales.ScaleTable`."""
 
     suffix: ClassVar[str] = ".json"
 
@@ -236,7 +236,7 @@ class LesionTableFile(Artifact):
 
 @dataclass(frozen=True)
 class LatencyTableFile(Artifact):
-    """What each module costs on one runtime; its content is `edgeres.prune.latency_table.LatencyTable`."""
+    """What each module costs on one runtime; its content is `edgeres.core.records.latency.LatencyTable`."""
 
     suffix: ClassVar[str] = ".json"
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeres.core.errors import InputError
+from edgeres.core.records.lesion import Lesion
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.agreements import agreements_in, kept_agreements
@@ -142,18 +143,19 @@ def _ancestors(index: int, rows: Sequence[Row]) -> Iterator[int]:
 
 def _lesion_from(folder: RunFolder) -> tuple[tuple[LesionFigure, ...], tuple[str, ...]]:
     """The last lesion table of the run, and what could not be read."""
-    for stage in reversed(folder.stages):
-        if stage.report.stage == "lesion":
-            try:
-                return tuple(_lesion_figure(entry) for entry in stage.report.results["table"]), ()
-            except (KeyError, TypeError, ValidationError):
-                return (), (f"{stage.name}: its lesion table cannot be read",)
-    return (), ()
+    stage = folder.newest("lesion")
+    if stage is None:
+        return (), ()
+    try:
+        rows = [Lesion.model_validate(entry) for entry in stage.report.results["table"]]
+    except (KeyError, TypeError, ValidationError):
+        return (), (f"{stage.name}: its lesion table cannot be read",)
+    return tuple(map(_lesion_figure, rows)), ()
 
 
-def _lesion_figure(entry: dict[str, Any]) -> LesionFigure:
-    accuracy = entry["accuracy"]
-    return LesionFigure.model_validate({**entry, "n": accuracy["n"], "dataset": accuracy["dataset"]})
+def _lesion_figure(row: Lesion) -> LesionFigure:
+    own = row.model_dump(include={"module", "kind", "change_points", "half_width_points"})
+    return LesionFigure(n=row.accuracy.n, dataset=row.accuracy.dataset, **own)
 
 
 def _modules_from(

@@ -18,12 +18,13 @@ from edgeres.core.errors import InputError, MissingDependency
 from edgeres.core.files import csv_text, write_text
 from edgeres.core.metrics import Accuracy, paired_difference
 from edgeres.core.progress import track
+from edgeres.core.records.lesion import Lesion
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import modules_of
 from edgeres.study.claims import in_words, range_of, weakest
 from edgeres.study.lesion_claims import PAPER, claims_of
 from edgeres.study.lesion_figure import draw_lesions
-from edgeres.study.lesion_table import Lesion, LesionTable, NetworkLesions, csv_rows, stages_of
+from edgeres.study.lesion_table import LesionTable, NetworkLesions, csv_rows, stages_of
 from edgeres.study.random_sets import couplings_of, draws_of, outcomes_without, random_sets, rows_of
 from edgeres.study.trend import trend_of
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from edgeres.core.metrics import wilson
+from edgeres.core.records.lesion import Lesion
 from edgeres.study.claims import Claim
-from edgeres.study.lesion_table import Lesion, LesionTable, NetworkLesions
+from edgeres.study.lesion_table import LesionTable, NetworkLesions
 from edgeres.study.result import Verdict
 from edgeres.study.trend import is_smooth
 

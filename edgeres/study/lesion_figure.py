@@ -8,7 +8,8 @@ from typing import Any
 
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.metrics import wilson
-from edgeres.study.lesion_table import Lesion, LesionTable, NetworkLesions
+from edgeres.core.records.lesion import Lesion
+from edgeres.study.lesion_table import LesionTable, NetworkLesions
 from edgeres.study.trend import Level
 
 _MOST_NAMES = 30  # module names that fit below one panel

@@ -12,29 +12,11 @@ from statistics import median
 from typing import Literal
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import Accuracy
+from edgeres.core.records.lesion import Lesion
 from edgeres.study.claims import Claim
 from edgeres.study.random_sets import Coupling, SetLesion
 from edgeres.study.result import Value
 from edgeres.study.trend import Trend
-
-
-class Lesion(Record):
-    """The network without one module, on the images the whole network was judged on."""
-
-    module: str
-    kind: str
-    accuracy: Accuracy
-    loss: float
-    kl: float
-    change_points: float
-    half_width_points: float
-
-    @property
-    def cost_points(self) -> tuple[float, float, float]:
-        """Top-1 lost without it, and the bounds of its 95 % interval."""
-        cost = -self.change_points
-        return cost, cost - self.half_width_points, cost + self.half_width_points
 
 
 class NetworkLesions(Record):

@@ -292,7 +292,15 @@ class FakeRun:
         return {
             "module": module,
             "kind": kind,
-            "accuracy": {"correct_top1": 4000, "correct_top5": 4900, "n": N, "dataset": "cifar10"},
+            "accuracy": Accuracy(
+                correct_top1=4000,
+                correct_top5=4900,
+                n=N,
+                dataset="cifar10",
+                split="val",
+                runtime="torch",
+                artifact="0",
+            ).model_dump(mode="json"),
             "loss": 0.5,
             "kl": 0.1,
             "change_points": change_points,

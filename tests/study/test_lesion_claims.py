@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from edgeres.core.metrics import Accuracy
+from edgeres.core.records.lesion import Lesion
 from edgeres.study.lesion_claims import claims_of
-from edgeres.study.lesion_table import Lesion, LesionTable, NetworkLesions, stages_of
+from edgeres.study.lesion_table import LesionTable, NetworkLesions, stages_of
 
 N = 1000
 

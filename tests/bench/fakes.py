@@ -13,6 +13,7 @@ FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses wh
     evaluation      evalcrash, evalhang
 FAKE_ROOT=no: nvpmodel and jetson_clocks refuse. FAKE_SUDO=asks: sudo wants a password. FAKE_TENSORRT=8201: trtexec is
 of another version than the `tensorrt` module. FAKE_CUDA_BYTES: the most that one cudaMalloc gives.
+FAKE_RUN_S: how long a measurement takes, where nobody looks at power and clocks.
 """
 
 import importlib.util

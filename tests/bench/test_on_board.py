@@ -137,7 +137,7 @@ def test_a_board_is_as_right_as_onnx_runtime(host, hosts, jetpack, tmp_path):
 
 
 def test_a_graph_with_an_open_batch_is_built_and_run_at_the_batch_asked_for(host, hosts, tmp_path):
-    host.start()
+    host.start(FAKE_RUN_S="0.05")
     model = hosts.onnx_file(tmp_path / "dynamic", batch=None)
     with session(DESK) as opened:
         done = bench_of(opened, model, batch=4, data="digits", images=10).run(model)

@@ -231,6 +231,7 @@ def model(hosts, tmp_path_factory):
     return hosts.onnx_file(tmp_path_factory.mktemp("model")).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in MORE)])
 def test_a_fault_is_one_line_leaves_nothing_and_the_second_try_succeeds(edgeres, board, hosts, model, name):
     fault, clock, command = FAULTS[name], board.clock(), ("bench", model, "--on", "desk", *SHORT)

@@ -37,6 +37,7 @@ def cpu_model(models):
     return quantize(models[0], config, folder / "cpu").output
 
 
+@pytest.mark.slow
 def test_one_table_says_what_two_models_do_on_the_board(edgeres, host, models):
     host.start()
     code, out, err = edgeres(
@@ -76,6 +77,7 @@ def test_json_gives_a_report_a_line(edgeres, host, models):
     assert len(rows_of([report])[0]) == 2
 
 
+@pytest.mark.slow
 def test_an_engine_is_built_on_the_board_brought_back_and_judged_there_again(edgeres, host, models, tmp_path):
     host.start()
     plan = tmp_path / "e.plan"
@@ -93,6 +95,7 @@ def test_an_engine_is_built_on_the_board_brought_back_and_judged_there_again(edg
     assert host.left_behind() == []
 
 
+@pytest.mark.slow
 def test_a_build_that_hangs_is_ended_when_the_user_says(edgeres, host, models, tmp_path):
     host.start()
     host.mode("hang")
@@ -223,7 +226,7 @@ def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, run
 def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models, tmp_path):
     from edgeres.core.records.latency import latency_table_from
 
-    host.start()
+    host.start(FAKE_RUN_S="0.05")
     out = tmp_path / "latency.json"
     code, _, err = edgeres("bench", "--per-module", models[1].path, "--on", "desk", "-o", out, *SHORT[:-2])
     assert code == 0, err
@@ -240,7 +243,7 @@ def test_the_costs_of_modules_come_from_networks_built_on_the_board_from_a_check
 ):
     from edgeres.core.records.latency import latency_table_from
 
-    host.start()
+    host.start(FAKE_RUN_S="0.05")
     checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"
     command = ("bench", "--per-module", checkpoint.path, "--on", "desk", "--networks", 4, "-o", out, *SHORT[:-2])
     code, _, err = edgeres(*command)

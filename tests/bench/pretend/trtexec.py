@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 STATE, PRETEND = ROOT / "state", ROOT / "python"
 FAKE = json.loads((ROOT / "fake.json").read_text())
-QUERY_MS, QUERIES, RUN_S = 2.0, 200, 0.45
+QUERY_MS, QUERIES = 2.0, 200
+RUN_S = float(os.environ.get("FAKE_RUN_S", "0.45"))
 HEADER_BYTES, SIZE_AT, VERSION_AT = 64, 16, 24
 
 

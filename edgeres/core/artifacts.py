@@ -221,38 +221,28 @@ class Engine(Model):
 
 
 @dataclass(frozen=True)
-class ScaleTableFile(Artifact):
+class _Json(Artifact):
+    suffix: ClassVar[str] = ".json"
+
+
+class ScaleTableFile(_Json):
     """Calibration result; its content is `edgeres.core.records.scales.ScaleTable`."""
 
-    suffix: ClassVar[str] = ".json"
 
-
-@dataclass(frozen=True)
-class LesionTableFile(Artifact):
+class LesionTableFile(_Json):
     """Lesion result; its content is `edgeres.study.lesion_table.LesionTable`."""
 
-    suffix: ClassVar[str] = ".json"
 
-
-@dataclass(frozen=True)
-class LatencyTableFile(Artifact):
+class LatencyTableFile(_Json):
     """What each module costs on one runtime; its content is `edgeres.core.records.latency.LatencyTable`."""
 
-    suffix: ClassVar[str] = ".json"
 
-
-@dataclass(frozen=True)
-class StudyFile(Artifact):
+class StudyFile(_Json):
     """What a study found; its content is `edgeres.study.result.Study`, a table and a figure lie beside it."""
 
-    suffix: ClassVar[str] = ".json"
 
-
-@dataclass(frozen=True)
-class SweepFile(Artifact):
+class SweepFile(_Json):
     """Accuracy and latency for each number of modules; its content is `edgeres.core.records.sweep.Sweep`."""
-
-    suffix: ClassVar[str] = ".json"
 
 
 MODEL_KINDS: tuple[type[Model], ...] = (Checkpoint, OnnxModel, Engine)

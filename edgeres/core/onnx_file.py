@@ -26,6 +26,7 @@ _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
 _FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
 _NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow
+_REASON_SHOWN = 200
 _MARK = b"location"  # the key of every weight that lies elsewhere
 
 Shape = tuple[int, ...]  # 0 where a size is open
@@ -94,8 +95,9 @@ def is_channels_last(image: Sequence[int]) -> bool:
 def derived_card(model: Any, path: Path) -> Card:
     """The card of the onnx.ModelProto `model` of another tool; raises InputError if it classifies no images."""
     _, (batch, *image) = image_input(model, path)
-    shapes = _inferred(model)
-    output = model.graph.output[0]
+    if not model.graph.output:
+        raise InputError(f"{path} is not a network: the graph has no output")
+    shapes, output = _inferred(model, path), model.graph.output[0]
     declared, inferred = _shape_of(output), shapes.get(output.name, ())
     logits = declared if len(declared) == _LOGITS_RANK and declared[1] else inferred or declared
     if len(logits) != _LOGITS_RANK or logits[1] < _FEWEST_CLASSES:
@@ -119,8 +121,8 @@ def _worded(shape: Sequence[int]) -> str:
     return " x ".join(str(size or ("N" if at == 0 else "?")) for at, size in enumerate(shape)) or "a single number"
 
 
-def _inferred(model: Any) -> dict[str, Shape]:
-    """Tensor -> shape where it can be inferred, for one image if the batch is open."""
+def _inferred(model: Any, path: Path) -> dict[str, Shape]:
+    """Tensor -> shape where it can be inferred, for one image if the batch is open; InputError for a broken graph."""
     onnx = require("onnx", "onnx")
     make, graph = onnx.helper.make_tensor_value_info, onnx.GraphProto(name="shapes")
     graph.node.extend(model.graph.node)
@@ -136,7 +138,10 @@ def _inferred(model: Any) -> dict[str, Shape]:
         graph.input.append(make(value.name, value.type.tensor_type.elem_type, sizes))
     graph.output.extend(make(value.name, value.type.tensor_type.elem_type, None) for value in model.graph.output)
     whole = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
-    inferred = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
+    except (RuntimeError, onnx.shape_inference.InferenceError) as err:
+        raise InputError(f"{path} is no sound graph: {' '.join(str(err).split())[:_REASON_SHOWN]}") from err
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | {
         value.name: _shape_of(value) for value in values if value.type.tensor_type.HasField("shape")
@@ -165,10 +170,11 @@ def _macs(model: Any, shapes: dict[str, Shape]) -> int:
     total = 0
     for node in model.graph.node:
         if node.op_type in _WEIGHT_AT:
-            reduced = shapes.get(node.input[_WEIGHT_AT[node.op_type]], (0,))[1:]
+            weight = "".join(node.input[_WEIGHT_AT[node.op_type] :][:1])
+            reduced = shapes.get(weight, (0, 0))[1:]
         elif node.op_type in _PRODUCTS:
-            reduced = shapes.get(node.input[0], (0,))[-1:]
+            reduced = shapes.get("".join(node.input[:1]), (0,))[-1:]
         else:
             continue
-        total += math.prod(shapes.get(node.output[0], (0,))) * math.prod(reduced)
+        total += math.prod(shapes.get("".join(node.output[:1]), (0,))) * math.prod(reduced)
     return total

@@ -103,7 +103,7 @@ def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return result
     try:
         converted = version_converter.convert_version(result, _OPSET)
-    except RuntimeError as err:
+    except (RuntimeError, shape_inference.InferenceError) as err:
         reason = " ".join(str(err).split())[:_REASON_SHOWN]
         raise InputError(f"opset {version} cannot be raised to {_OPSET}: {reason}; export it again") from err
     del converted.metadata_props[:]
@@ -122,8 +122,15 @@ def _draft_from(graph: onnx.GraphProto) -> _Draft:
         node.name = next(name for name in repeats if name not in seen)
         seen.add(node.name)
         nodes.append(node)
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    arrays = {tensor.name: _array_of(tensor) for tensor in graph.initializer}
     return _Draft(nodes, arrays, {value.name for value in graph.output})
+
+
+def _array_of(tensor: onnx.TensorProto) -> NDArray[Any]:
+    try:
+        return numpy_helper.to_array(tensor)
+    except ValueError as err:
+        raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
 
 
 def _write(draft: _Draft, graph: onnx.GraphProto) -> None:

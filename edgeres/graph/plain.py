@@ -18,6 +18,7 @@ from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.spec import Card
 from edgeres.graph.normal import normalised
 
+_REASON_SHOWN = 200
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
 
 
@@ -48,7 +49,9 @@ class PlainModel(OnnxModel):
         assert self.original is not None
         if not _is_another_tools(self.original):
             return self.original.proto
+        _ = self.card  # what takes no images is refused before anything is rewritten
         try:
+            _check(self.original.proto)
             return _channels_first(normalised(self.original.proto), self)
         except InputError as err:
             raise err if str(self.path) in str(err) else InputError(f"{self.path}: {err}") from err
@@ -85,6 +88,18 @@ def put_back(model: onnx.ModelProto, softmax: onnx.NodeProto) -> None:
     """`model`, which was made from a plain form, ends in `softmax` again."""
     model.graph.node.append(softmax)
     model.graph.output[0].name = softmax.output[0]
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Raises InputError for an invalid graph; outputs without a shape, which the checker minds, are well."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.output:
+        value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(copy)
+    except (onnx.checker.ValidationError, ValueError) as err:
+        raise InputError(f"not a valid ONNX model: {' '.join(str(err).split())[:_REASON_SHOWN]}") from err
 
 
 def _without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:

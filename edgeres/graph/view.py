@@ -68,7 +68,10 @@ class GraphView:
         return [
             node
             for node in self.nodes
-            if node.op_type == "Add" and len(node.input) == 2 and self.constants.keys().isdisjoint(node.input)
+            if node.op_type == "Add"
+            and len(node.input) == 2
+            and node.output
+            and self.constants.keys().isdisjoint(node.input)
         ]
 
     def value(self, tensor: str) -> NDArray[Any] | None:
@@ -154,7 +157,7 @@ def _constant_of(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> on
     """The tensor a Constant node, or an Identity of a constant, stands for."""
     from onnx import numpy_helper
 
-    if node.op_type in _ALIASES and node.domain in _ONNX and node.input:
+    if node.op_type in _ALIASES and node.domain in _ONNX and node.input and node.output:
         return known.get(node.input[0])
     if node.op_type != "Constant" or node.domain not in _ONNX or not node.output:
         return None

@@ -334,3 +334,31 @@ def test_improved_left_float_and_trained_like_our_own(edgeres, net_of, photos, t
     done(edgeres, "qat", net, "--scales", scales, *learn, "-o", tmp_path / "t.onnx")
     trained = json.loads(done(edgeres, "agree", net, tmp_path / "t.onnx", "--data", photos, "--json"))
     assert trained["logits"]["sqnr_db"] > 30
+
+
+def without_output(graph):
+    del graph.node[0].output[:]
+
+
+def of_no_known_domain(graph):
+    graph.node[0].domain = "some.where"
+
+
+def with_other_sizes(graph):
+    graph.initializer[0].dims[:] = [5]
+
+
+def without_outputs(graph):
+    del graph.output[:]
+
+
+@pytest.mark.parametrize("damage", [without_output, of_no_known_domain, with_other_sizes, without_outputs])
+def test_a_broken_graph_is_shown_and_calibrated_no_further_than_it_goes(damage, edgeres, tmp_path):
+    path = small(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    damage(model.graph)
+    path.write_bytes(model.SerializeToString())
+    assert "not taken:" in done(edgeres, "show", path)
+    code, _, err = edgeres("calibrate", path, "--data", "digits", *STATED, "-o", tmp_path / "s.json")
+    (line,) = err.strip().splitlines()
+    assert (code, "bug in edgeres" in line, str(path) in line) == (2, False, True)

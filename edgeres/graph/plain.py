@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, require
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.spec import Card
-from edgeres.graph.normal import normalised
+
+if TYPE_CHECKING:
+    import onnx
 
 _REASON_SHOWN = 200
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
@@ -50,6 +51,8 @@ class PlainModel(OnnxModel):
         if not _is_another_tools(self.original):
             return self.original.proto
         _ = self.card  # what takes no images is refused before anything is rewritten
+        from edgeres.graph.normal import normalised
+
         try:
             _check(self.original.proto)
             return _channels_first(normalised(self.original.proto), self)
@@ -73,7 +76,7 @@ def _is_another_tools(model: OnnxModel) -> bool:
 
 def last_softmax(model: onnx.ModelProto) -> onnx.NodeProto | None:
     """The node that makes the first output, if it is a Softmax."""
-    output = model.graph.output[0].name
+    output = next((value.name for value in model.graph.output), None)
     maker = next((node for node in model.graph.node if output in node.output), None)
     return maker if maker is not None and maker.op_type == "Softmax" else None
 
@@ -92,8 +95,8 @@ def put_back(model: onnx.ModelProto, softmax: onnx.NodeProto) -> None:
 
 def _check(model: onnx.ModelProto) -> None:
     """Raises InputError for an invalid graph; outputs without a shape, which the checker minds, are well."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    onnx = require("onnx", "onnx")
+    copy = deepcopy(model)
     for value in copy.graph.output:
         value.type.tensor_type.shape.SetInParent()
     try:
@@ -106,8 +109,7 @@ def _without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
     softmax = last_softmax(model)
     if softmax is None:
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     copy.graph.node.remove(softmax)
     copy.graph.output[0].name = softmax.input[0]
     return copy

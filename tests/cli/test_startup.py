@@ -42,7 +42,9 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("doctor",), ("doctor", "--json"), ("show", "resnet56"), ("ls", "models")])
+@pytest.mark.parametrize(
+    "arguments", [("doctor",), ("doctor", "--json"), ("show", "resnet56"), ("ls", "models"), ("agree", "--help")]
+)
 def test_the_base_install_answers_without_torch_and_onnx(arguments):
     blocked = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
     done = run_python(blocked + "from edgeres.cli.main import main; main()", *arguments)

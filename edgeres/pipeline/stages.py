@@ -239,6 +239,8 @@ def _teacher_of(sha256: str, made: Sequence[Made]) -> Path | None:
             return None
         sha256 = report.source.sha256
         if report.stage == "prune":
-            parent = by_output.get(sha256)
-            return parent[0].path / Path(report.source.path).name if parent else Path(report.source.path)
+            parent, recorded = by_output.get(sha256), Path(report.source.path)
+            if parent:
+                return parent[0].path / recorded.name
+            return recorded if not recorded.is_file() or sha256_of(recorded) == sha256 else None
     return None

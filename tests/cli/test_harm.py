@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pathlib
 import re
 import shutil
 import sys
@@ -82,6 +83,33 @@ def test_no_control_character_of_a_file_reaches_the_terminal(edgeres, run, runs_
     _, out, err = edgeres(*command.replace("RUN", str(run)).split())
     assert out + err
     assert not CONTROL.search(out + err)
+
+
+OPENED: list[str] = []
+sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
+READING = [*SHOWN, "eval", "calibrate -o s.json", "quantize -o q.onnx", "lesion -o l.json", "export -o x.onnx"]
+
+
+@pytest.mark.parametrize("command", READING)
+def test_no_file_outside_is_opened_because_a_file_names_it(edgeres, run, tmp_path_factory, command):
+    outside = tmp_path_factory.mktemp("outside")
+    shutil.copy(run / "00-import" / "model.safetensors", outside / "x.safetensors")
+    shutil.copy(next(run.glob("*/eval.npy")), outside / "x.npy")
+    for path in run.glob("*/*.json"):
+        content = every_string(json.loads(path.read_text()), lambda text: outward(text, outside))
+        path.write_text(json.dumps(content))
+    OPENED.clear()
+    edgeres(*command.replace("RUN", str(run)).split())
+    assert not [path for path in OPENED if str(outside) in path]
+
+
+def outward(text, outside):
+    """Names of files become names of files outside."""
+    return (
+        str(outside / f"x{suffix}")
+        if (suffix := pathlib.PurePath(text).suffix) in {".safetensors", ".onnx", ".npy"}
+        else text
+    )
 
 
 class Terminal(io.StringIO):

@@ -179,8 +179,7 @@ def write_onnx(network: Network, whole: Checkpoint, path: Path) -> Path:
             input_names=["images"],
             output_names=["logits"],
         )
-    model = onnx.load_from_string(buffer.getvalue())
-    tidy(model)
+    model = tidy(onnx.load_from_string(buffer.getvalue()))
     model.metadata_props.add(key=CARD_KEY, value=whole.card.model_dump_json())
     with written(path) as temporary:
         temporary.write_bytes(model.SerializeToString())

@@ -134,9 +134,9 @@ def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": config.opset}:
         raise StageError(f"export: torch {torch.__version__} wrote opset {opsets}, asked for {config.opset}")
-    tidy(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    tidied = tidy(model)
+    onnx.checker.check_model(tidied, full_check=True)
+    return tidied
 
 
 def _in_half(model: Any) -> Any:

@@ -21,7 +21,7 @@ from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.graph.view import WEIGHTED, GraphView
+from edgeres.graph.view import WEIGHTED, GraphView, called
 
 if TYPE_CHECKING:
     import onnx
@@ -72,11 +72,6 @@ def blocks_in(view: GraphView) -> list[Block]:
         nodes = tuple(called(node) for node in view.nodes if own.intersection(node.output))
         found.append(Block(module_of(addition.name) or called(addition), addition, skip, source, nodes))
     return found
-
-
-def called(node: onnx.NodeProto) -> str:
-    """The node's name, or its first output if it has none."""
-    return str(node.name or next(iter(node.output), ""))
 
 
 def module_of(node_name: str) -> str | None:

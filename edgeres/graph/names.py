@@ -9,31 +9,25 @@ A node's output bears the node's name; graph inputs, graph outputs and parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
+
+from edgeres.graph.draft import Draft
 
 _MODULE_OPERATORS = frozenset({"Conv", "Gemm", "Relu", "MaxPool", "GlobalAveragePool", "BatchNormalization"})
 
 
-def tidy(model: onnx.ModelProto) -> None:
-    """Rewrites the exporter's graph in place: constants become initializers, names become stable."""
-    graph = model.graph
-    constants = _constants(graph)
-    computing = [node for node in graph.node if node.output[0] not in constants]
-    names = _node_names(computing)
-    kept = {value.name for value in (*graph.input, *graph.output)}
-    tensors = {tensor: tensor for tensor in kept}
-    initializers: dict[str, np.ndarray[Any, Any]] = {}
-    for node, name in zip(computing, names, strict=True):
+def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The exporter's graph with all that is constant computed (paddings, for one), under stable names."""
+    draft = Draft(model)
+    draft.fold_constants()
+    constants, draft.constants = draft.constants, {}
+    tensors = {tensor: tensor for tensor in (*(value.name for value in draft.inputs), *draft.outputs)}
+    for node, name in zip(draft.nodes, _node_names(draft.nodes), strict=True):
         for index, tensor in enumerate(node.input):
             if tensor in constants:
                 node.input[index] = _parameter_name(node, name, index, tensor)
-                initializers[node.input[index]] = constants[tensor]
+                draft.store(node.input[index], numpy_helper.to_array(constants[tensor]))
             elif tensor:
                 node.input[index] = tensors[tensor]
         while not node.input[-1]:
@@ -41,21 +35,8 @@ def tidy(model: onnx.ModelProto) -> None:
         tensors.setdefault(node.output[0], name)
         node.output[0] = tensors[node.output[0]]
         node.name, node.doc_string = name, ""
-    _replace(graph.node, computing)
-    _replace(graph.initializer, (numpy_helper.from_array(value, name) for name, value in initializers.items()))
-    del graph.value_info[:]
-    graph.name = "edgeres"
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
-    """Initializers and whatever is computed from them alone (the exporter computes paddings in the graph)."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        inputs: dict[str, Any] = {name: constants[name] for name in node.input if name in constants}
-        if len(inputs) == len(set(filter(None, node.input))):
-            results: list[Any] = list(ReferenceEvaluator(node).run(None, inputs))
-            constants[node.output[0]] = results[0]
-    return constants
+    draft.model.graph.name = "edgeres"
+    return draft.written()
 
 
 def _node_names(nodes: list[onnx.NodeProto]) -> list[str]:
@@ -87,9 +68,3 @@ def _parameter_name(node: onnx.NodeProto, name: str, index: int, tensor: str) ->
         return tensor
     formal = onnx.defs.get_schema(node.op_type).inputs[index].name
     return f"{name}.{formal.lower()}"
-
-
-def _replace(field: Any, items: Iterable[Any]) -> None:
-    items = list(items)
-    del field[:]
-    field.extend(items)

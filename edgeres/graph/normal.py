@@ -15,50 +15,23 @@ What it computes stays the same up to float rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
-from onnx.reference import ReferenceEvaluator
 
 from edgeres.core.errors import InputError
-from edgeres.graph.view import QDQ
+from edgeres.graph.draft import Draft
+from edgeres.graph.view import QDQ, attribute, opset_of
 
 _OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8.4 and later
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
 _REASON_SHOWN = 120
-
-
-@dataclass
-class _Draft:
-    """A graph being rewritten: nodes in order of execution and the constants they read."""
-
-    nodes: list[onnx.NodeProto]
-    arrays: dict[str, NDArray[Any]]
-    outputs: set[str]
-
-    def maker(self, tensor: str) -> onnx.NodeProto | None:
-        return next((node for node in self.nodes if tensor in node.output), None)
-
-    def readers(self, tensor: str) -> list[onnx.NodeProto]:
-        return [node for node in self.nodes if tensor in node.input]
-
-    def remove(self, gone: onnx.NodeProto) -> None:
-        self.nodes = [node for node in self.nodes if node is not gone]
-
-    def set_parameters(self, node: onnx.NodeProto, arrays: Sequence[NDArray[Any]]) -> None:
-        """The node reads its first input and `arrays`, stored under names of its own."""
-        names = [f"{node.name}.{suffix}.normalised" for suffix in ("weight", "bias")[: len(arrays)]]
-        for name, array in zip(names, arrays, strict=True):
-            self.arrays[name] = np.ascontiguousarray(array, np.float32)
-        del node.input[1:]
-        node.input.extend(names)
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -68,41 +41,40 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
         InputError: it is quantized already, its weights are not float32, or it has branches or loops.
     """
     _check(model)
-    result = _at_opset(model)
-    shapes = _shapes(result)
+    current = _at_opset(model)
+    shapes, draft = _shapes(current), Draft(current)
     ranks = {name: len(shape) for name, shape in shapes.items()}
-    draft = _draft_from(result.graph)
-    _fold_constants(draft)
+    draft.inputs = [value for value in draft.inputs if value.name not in draft.constants]
+    draft.fold_constants()
     _pass_on(draft)
     _fold_batch_norms(draft)
     _unify_gemms(draft)
     _matmuls_to_gemms(draft, ranks)
     _means_to_pooling(draft, ranks)
     _rows_to_flatten(draft, shapes)
-    _write(draft, result.graph)
-    return result
+    return draft.finish()
 
 
 def _check(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in QDQ or node.op_type.startswith("QLinear"):
             raise InputError("the model is quantized already; use the float model it was made from")
-        if any(entry.HasField("g") or entry.graphs for entry in node.attribute):
-            raise InputError(f"cannot quantize a model with {node.op_type} ({node.name!r}); export it without branches")
     for tensor in model.graph.initializer:
         if tensor.data_type in {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}:
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             raise InputError(f"weights of {tensor.name!r} are {kind}; export the model in float32")
+        try:
+            numpy_helper.to_array(tensor)
+        except ValueError as err:
+            raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
 
 
 def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    version = opset_of(model)
     if version >= _OLDEST:
-        return result
+        return model
     try:
-        converted = version_converter.convert_version(result, _OPSET)
+        converted = version_converter.convert_version(model, _OPSET)
     except (RuntimeError, shape_inference.InferenceError) as err:
         reason = " ".join(str(err).split())[:_REASON_SHOWN]
         raise InputError(f"opset {version} cannot be raised to {_OPSET}: {reason}; export it again") from err
@@ -111,78 +83,23 @@ def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     return converted
 
 
-def _draft_from(graph: onnx.GraphProto) -> _Draft:
-    """Copies; every node has a name of its own, those that are there stay."""
-    nodes, seen = [], set[str]()
-    for original in graph.node:
-        node = onnx.NodeProto()
-        node.CopyFrom(original)
-        base = node.name or node.output[0]
-        repeats = (f"{base}_{number}" if number else base for number in range(len(graph.node) + 1))
-        node.name = next(name for name in repeats if name not in seen)
-        seen.add(node.name)
-        nodes.append(node)
-    arrays = {tensor.name: _array_of(tensor) for tensor in graph.initializer}
-    return _Draft(nodes, arrays, {value.name for value in graph.output})
-
-
-def _array_of(tensor: onnx.TensorProto) -> NDArray[Any]:
-    try:
-        return numpy_helper.to_array(tensor)
-    except ValueError as err:
-        raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
-
-
-def _write(draft: _Draft, graph: onnx.GraphProto) -> None:
-    used = {name for node in draft.nodes for name in node.input} | draft.outputs
-    inputs = [_copied(value) for value in graph.input if value.name not in draft.arrays]
-    del graph.node[:], graph.initializer[:], graph.value_info[:], graph.input[:]
-    graph.input.extend(inputs)
-    graph.node.extend(draft.nodes)
-    graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in draft.arrays.items() if name in used)
-
-
-def _fold_constants(draft: _Draft) -> None:
-    """Everything computed from constants alone becomes a constant."""
-    kept = []
-    for node in draft.nodes:
-        is_constant = all(name in draft.arrays for name in node.input if name) and not draft.outputs & set(node.output)
-        if not is_constant or node.op_type.startswith("Random") or len(node.output) > 1:
-            kept.append(node)
-            continue
-        results: list[Any] = list(
-            ReferenceEvaluator(node).run(None, {name: draft.arrays[name] for name in node.input if name})
-        )
-        draft.arrays[node.output[0]] = np.asarray(results[0])
-    draft.nodes = kept
-
-
-def _pass_on(draft: _Draft) -> None:
+def _pass_on(draft: Draft) -> None:
     """Removes what changes nothing; the graph's outputs keep their names."""
-    alias: dict[str, str] = {}
-    kept = []
-    for node in draft.nodes:
-        for index, name in enumerate(node.input):
-            node.input[index] = alias.get(name, name)
-        if node.op_type in _PASSED_ON and node.output[0] not in draft.outputs:
-            alias[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    draft.nodes = kept
+    for node in [node for node in draft.nodes if node.op_type in _PASSED_ON]:
+        draft.remove([node])
+        draft.replace_tensor(node.output[0], node.input[0])
 
 
-def _fold_batch_norms(draft: _Draft) -> None:
+def _fold_batch_norms(draft: Draft) -> None:
     for norm in [node for node in draft.nodes if node.op_type == "BatchNormalization"]:
-        layer = draft.maker(norm.input[0])
-        if layer is None or layer.op_type != "Conv" or len(draft.readers(norm.input[0])) > 1:
+        layer = draft.producers.get(norm.input[0])
+        if layer is None or layer.op_type != "Conv" or len(draft.readers[norm.input[0]]) > 1:
             continue
-        if not all(name in draft.arrays for name in (*layer.input[1:], *norm.input[1:])):
-            continue
-        weight, *bias = (draft.arrays[name] for name in layer.input[1:])
-        folded = folded_batch_norm(norm, [draft.arrays[name] for name in norm.input[1:5]], weight, *bias)
-        draft.set_parameters(layer, folded[:2])
-        layer.output[0] = norm.output[0]
-        draft.remove(norm)
+        own, parameters = _values(draft, layer.input[1:]), _values(draft, norm.input[1:5])
+        if own and parameters and norm.input[0] not in draft.outputs:
+            _set_parameters(draft, layer, folded_batch_norm(norm, parameters, *own)[:2])
+            layer.output[0] = norm.output[0]
+            draft.remove([norm])
 
 
 def folded_batch_norm(
@@ -193,27 +110,28 @@ def folded_batch_norm(
     w' = w f,  b' = (b - mean) f + beta,  f = gamma / sqrt(var + eps);  `parameters`: gamma, beta, mean, var.
     """
     gamma, beta, mean, variance = (array.astype(np.float64) for array in parameters)
-    factor = gamma / np.sqrt(variance + _float(norm, "epsilon", _EPSILON))
+    factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", _EPSILON))
     return weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), (bias - mean) * factor + beta, factor
 
 
-def _unify_gemms(draft: _Draft) -> None:
+def _unify_gemms(draft: Draft) -> None:
     for node in [node for node in draft.nodes if node.op_type == "Gemm"]:
-        alpha, beta = _float(node, "alpha", 1.0), _float(node, "beta", 1.0)
-        is_plain = _integer(node, "transB", 0) == 1 and alpha == beta == 1
-        if is_plain or _integer(node, "transA", 0) or not all(name in draft.arrays for name in node.input[1:]):
+        alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+        is_plain = attribute(node, "transB", 0) == 1 and alpha == beta == 1
+        parameters = _values(draft, node.input[1:])
+        if is_plain or attribute(node, "transA", 0) or not parameters:
             continue
-        weight, *bias = (draft.arrays[name] for name in node.input[1:])
-        weight = weight if _integer(node, "transB", 0) else weight.T
+        weight, *bias = parameters
+        weight = weight if attribute(node, "transB", 0) else weight.T
         rows = [np.broadcast_to(beta * one.reshape(-1), len(weight)) for one in bias]
-        draft.set_parameters(node, [alpha * weight, *rows])
+        _set_parameters(draft, node, [alpha * weight, *rows])
         del node.attribute[:]
         node.attribute.append(helper.make_attribute("transB", 1))
 
 
-def _matmuls_to_gemms(draft: _Draft, ranks: dict[str, int]) -> None:
+def _matmuls_to_gemms(draft: Draft, ranks: dict[str, int]) -> None:
     for node in [node for node in draft.nodes if node.op_type == "MatMul"]:
-        weight = draft.arrays.get(node.input[1])
+        weight = draft.value(node.input[1])
         if weight is None or weight.ndim != _MATRIX_RANK or ranks.get(node.input[0]) != _MATRIX_RANK:
             continue
         parameters = [weight.T]
@@ -221,32 +139,32 @@ def _matmuls_to_gemms(draft: _Draft, ranks: dict[str, int]) -> None:
             addition, bias = found
             parameters.append(bias)
             node.output[0] = addition.output[0]
-            draft.remove(addition)
+            draft.remove([addition])
         node.op_type = "Gemm"
-        draft.set_parameters(node, parameters)
+        _set_parameters(draft, node, parameters)
         node.attribute.append(helper.make_attribute("transB", 1))
 
 
-def _bias_after(draft: _Draft, node: onnx.NodeProto, outputs: int) -> tuple[onnx.NodeProto, NDArray[Any]] | None:
+def _bias_after(draft: Draft, node: onnx.NodeProto, outputs: int) -> tuple[onnx.NodeProto, NDArray[Any]] | None:
     """The addition of a constant row that alone reads `node`, and the row."""
-    readers = draft.readers(node.output[0])
+    readers = [reader for reader, _ in draft.readers[node.output[0]]]
     if len(readers) != 1 or readers[0].op_type != "Add" or node.output[0] in draft.outputs:
         return None
-    rows = [draft.arrays[name] for name in readers[0].input if name in draft.arrays]
+    rows = [row for name in readers[0].input if (row := draft.value(name)) is not None]
     fits = len(rows) == 1 and rows[0].size in (1, outputs) and rows[0].ndim <= _MATRIX_RANK
     return (readers[0], np.broadcast_to(rows[0].reshape(-1), outputs)) if fits else None
 
 
-def _means_to_pooling(draft: _Draft, ranks: dict[str, int]) -> None:
+def _means_to_pooling(draft: Draft, ranks: dict[str, int]) -> None:
     nodes = []
     for node in draft.nodes:
         nodes.append(node)
         if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != _IMAGE_RANK:
             continue
-        axes = draft.arrays.get(node.input[1], ()) if len(node.input) > 1 else _integers(node, "axes")
-        if {int(axis) % _IMAGE_RANK for axis in axes} != {2, 3}:
+        axes = draft.value(node.input[1]) if len(node.input) > 1 else attribute(node, "axes", [0])
+        if axes is None or {int(axis) % _IMAGE_RANK for axis in axes} != {2, 3}:
             continue
-        keeps, output = _integer(node, "keepdims", 1), node.output[0]
+        keeps, output = attribute(node, "keepdims", 1), node.output[0]
         pooled = output if keeps else f"{node.name}.pooled"
         nodes[-1] = helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)
         if not keeps:
@@ -254,11 +172,12 @@ def _means_to_pooling(draft: _Draft, ranks: dict[str, int]) -> None:
     draft.nodes = nodes
 
 
-def _rows_to_flatten(draft: _Draft, shapes: dict[str, tuple[int, ...]]) -> None:
+def _rows_to_flatten(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:
     """Reshape of feature maps to one row an image, which may name the batch of the export, takes any batch."""
     for node in [node for node in draft.nodes if node.op_type == "Reshape"]:
         before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-        if node.input[1] in draft.arrays and _is_row_an_image(before, after, draft.arrays[node.input[1]]):
+        asked = draft.value(node.input[1])
+        if asked is not None and _is_row_an_image(before, after, asked):
             node.op_type = "Flatten"
             del node.input[1:], node.attribute[:]
             node.attribute.append(helper.make_attribute("axis", 1))
@@ -280,24 +199,14 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return {name: tuple(max(size.dim_value, 0) for size in dims) for name, dims in known.items()}
 
 
-def _copied(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """A message that outlives the field it came from."""
-    copy = onnx.ValueInfoProto()
-    copy.CopyFrom(value)
-    return copy
+def _values(draft: Draft, names: Sequence[str]) -> list[NDArray[Any]]:
+    """The constants of those `names` that are given; nothing if one of them is computed."""
+    found = [array for name in names if (array := draft.value(name)) is not None]
+    return found if len(found) == len(list(filter(None, names))) else []
 
 
-def _attribute(node: onnx.NodeProto, name: str, read: Callable[[onnx.AttributeProto], Any], default: Any) -> Any:
-    return next((read(entry) for entry in node.attribute if entry.name == name), default)
-
-
-def _float(node: onnx.NodeProto, name: str, default: float) -> float:
-    return float(_attribute(node, name, lambda entry: entry.f, default))
-
-
-def _integer(node: onnx.NodeProto, name: str, default: int) -> int:
-    return int(_attribute(node, name, lambda entry: entry.i, default))
-
-
-def _integers(node: onnx.NodeProto, name: str) -> list[int]:
-    return list(_attribute(node, name, lambda entry: entry.ints, []))
+def _set_parameters(draft: Draft, node: onnx.NodeProto, arrays: Sequence[NDArray[Any]]) -> None:
+    """The node reads its first input and `arrays`, stored under names of its own."""
+    del node.input[1:]
+    for suffix, array in zip(("weight", "bias"), arrays, strict=False):
+        node.input.append(draft.store(draft.free(f"{node.name}.{suffix}.normalised"), array.astype(np.float32)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ QDQ = frozenset({Q, DQ})
 LAYERS = frozenset({"Conv", "Gemm"})  # what edgeres quantizes
 WEIGHTED = LAYERS | {"ConvTranspose", "MatMul"}  # every operator that multiplies by a weight
 _ONNX = ("", "ai.onnx")
+T = TypeVar("T")
 _ALIASES = frozenset({"Identity", "Dropout"})
 _WEIGHT_MOVERS = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Cast"})
 
@@ -125,9 +126,17 @@ def name_of(node: onnx.NodeProto) -> str:
     return node.name or f"{node.op_type} -> {node.output[0] if node.output else '?'}"
 
 
-def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute of `node`."""
-    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)
+def called(node: onnx.NodeProto) -> str:
+    """The node's name, or its first output if it has none."""
+    return str(node.name or next(iter(node.output), ""))
+
+
+def attribute(node: onnx.NodeProto, name: str, default: T) -> T:
+    """An attribute of `node`, of the default's type; lists are lists, texts bytes."""
+    from onnx.helper import get_attribute_value
+
+    found = [get_attribute_value(entry) for entry in node.attribute if entry.name == name]
+    return cast("T", found[0]) if found else default
 
 
 def weight_axis(layer: onnx.NodeProto, ndim: int) -> int:

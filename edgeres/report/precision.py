@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import require
-from edgeres.graph.blocks import called, modules_in
-from edgeres.graph.view import DQ, WEIGHTED, GraphView
+from edgeres.graph.blocks import modules_in
+from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 
 if TYPE_CHECKING:
     import onnx

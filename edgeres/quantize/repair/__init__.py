@@ -19,9 +19,9 @@ import onnx
 
 from edgeres.core.artifacts import float_skips_of
 from edgeres.core.errors import InputError
+from edgeres.graph.draft import Draft, inlined
 from edgeres.graph.view import opset_of
 from edgeres.quantize.repair.batchnorm import fold_batch_norms
-from edgeres.quantize.repair.draft import Draft, inlined
 from edgeres.quantize.repair.placing import place
 from edgeres.quantize.repair.stripping import Taken, strip
 

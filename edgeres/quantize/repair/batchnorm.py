@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.draft import Draft
 from edgeres.graph.normal import folded_batch_norm
 from edgeres.quantize.decision import IntegerWeight
-from edgeres.quantize.repair.draft import Draft
 from edgeres.quantize.repair.stripping import Taken
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeres.graph.draft import Draft
 from edgeres.graph.view import attribute
-from edgeres.quantize.repair.draft import Draft
 
 MOVERS = frozenset({"Slice", "Pad"})
 _RESHAPERS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})

@@ -27,9 +27,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.draft import Draft, inlined
 from edgeres.graph.session import GraphSession
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.repair.draft import Draft, inlined
 from edgeres.quantize.repair.images import ImageInput
 from edgeres.quantize.repair.roundings import Range, Roundings
 from edgeres.quantize.repair.stripping import Read

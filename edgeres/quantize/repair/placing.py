@@ -9,10 +9,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.graph.blocks import Block, blocks_in
+from edgeres.graph.draft import Draft
 from edgeres.graph.view import DQ, WEIGHTED, Q, weight_axis
 from edgeres.quantize.decision import IntegerWeight, quantized_weight
 from edgeres.quantize.repair.bounds import MOVERS, SHRINKING, Bound, bound_of
-from edgeres.quantize.repair.draft import Draft
 from edgeres.quantize.repair.stripping import Read, Taken
 
 _LEVELS = 127

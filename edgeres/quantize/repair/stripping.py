@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.draft import Draft
 from edgeres.graph.view import DQ, Q, attribute
 from edgeres.quantize.decision import IntegerWeight
 from edgeres.quantize.repair.bounds import Bound, is_nonnegative
-from edgeres.quantize.repair.draft import Draft
 
 _PLAIN = {np.dtype(kind) for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32)}
 Read = tuple[str, int]  # name of a node, index of its input

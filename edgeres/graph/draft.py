@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgeres.core.errors import InputError
-from edgeres.graph.view import GraphView, producers_of, readers_of
+from edgeres.graph.view import GraphView, called, producers_of, readers_of
 
 
 class Draft:
@@ -23,6 +24,7 @@ class Draft:
         graph = self.model.graph
         view = GraphView(self.model)
         _refuse_control_flow(view)
+        self.inputs: list[onnx.ValueInfoProto] = list(graph.input)
         self.outputs = {value.name for value in graph.output}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
@@ -33,6 +35,16 @@ class Draft:
             else:
                 self.nodes.append(node)
         self._name_nodes()
+
+    def fold_constants(self) -> None:
+        """Everything that is computed from constants alone becomes a constant."""
+        kept = []
+        for node in self.nodes:
+            if self.outputs.isdisjoint(node.output) and (values := _computed(node, self.value)) is not None:
+                self.store(node.output[0], values)
+            else:
+                kept.append(node)
+        self.nodes = kept
 
     @property
     def producers(self) -> dict[str, onnx.NodeProto]:
@@ -73,7 +85,7 @@ class Draft:
     def free(self, name: str) -> str:
         """`name`, or a variant that nothing in the graph is called."""
         taken = self.constants.keys() | {tensor for node in self.nodes for tensor in (*node.input, *node.output)}
-        taken = taken | {value.name for value in self.model.graph.input}
+        taken = taken | {value.name for value in self.inputs}
         return next(candidate for candidate in _variants(name) if candidate not in taken)
 
     def replace_tensor(self, old: str, new: str) -> str:
@@ -94,8 +106,8 @@ class Draft:
         """The model as it stands."""
         graph = self.model.graph
         used = {tensor for node in self.nodes for tensor in node.input} | self.outputs
-        inputs = {value.name for value in graph.input}
-        kept = [value for value in graph.input if value.name in used or value.name not in self.constants]
+        inputs = {value.name for value in self.inputs}
+        kept = [value for value in self.inputs if value.name in used or value.name not in self.constants]
         stored = [tensor for name, tensor in self.constants.items() if name in used or name in inputs]
         _refill(graph.node, self.nodes)
         _refill(graph.initializer, stored)
@@ -124,11 +136,21 @@ class Draft:
             self.nodes = kept
 
     def _name_nodes(self) -> None:
-        seen: set[str] = set()
+        given, seen = {node.name for node in self.nodes}, set[str]()
         for node in self.nodes:
             if not node.name or node.name in seen:
-                node.name = next(name for name in _variants(f"{node.op_type}.{node.output[0]}") if name not in seen)
+                node.name = next(name for name in _variants(called(node)) if name not in given | seen)
             seen.add(node.name)
+
+
+def _computed(node: onnx.NodeProto, value: Callable[[str], NDArray[Any] | None]) -> NDArray[Any] | None:
+    """The one output of a node of ONNX itself that reads constants alone; None of any other."""
+    inputs: dict[str, Any] = {name: value(name) for name in node.input if name}
+    is_known = node.domain in ("", "ai.onnx") and len(node.output) == 1 and not node.op_type.startswith("Random")
+    if not is_known or any(array is None for array in inputs.values()):
+        return None
+    results: list[Any] = list(ReferenceEvaluator(node).run(None, inputs))
+    return np.asarray(results[0])
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -139,7 +161,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 def _refuse_control_flow(view: GraphView) -> None:
     for node in view.nodes:
         if any(entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for entry in node.attribute):
-            raise InputError(f"{node.op_type} node {node.name!r} holds a graph of its own; such files are not repaired")
+            raise InputError(f"{node.op_type} node {node.name!r} holds a graph of its own; export it without branches")
 
 
 def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -6,20 +6,22 @@ channel, scale = amax / 127. Every zero point is an explicit int8 0, every activ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from copy import deepcopy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from edgeres.graph.draft import Draft
+from edgeres.graph.view import DQ, Q
 from edgeres.quantize.calibrators import LEVELS
-from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.decision import Decision, IntegerWeight, quantized_weight
 from edgeres.quantize.placement import Placement, Point
 
 _MIN_AMAX = float(np.finfo(np.float32).tiny) * LEVELS  # below it the scale is no normal float32
+Parameters = tuple[np.float32, np.int8 | np.uint8]  # scale and zero point
 
 
 def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision) -> onnx.ModelProto:
@@ -27,71 +29,70 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision)
 
     Weights that `decision.weights` does not name are rounded to nearest.
     """
-    result = deepcopy(model)
-    graph = result.graph
-    points = {point.tensor: point for point in placement.points}
-    replaced = {reader: point for point in placement.points for reader in point.readers}
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    stored |= {name: numpy_helper.from_array(array, name) for name, array in decision.tensors.items()}
-    writer = _Writer(stored, decision)
-    for value in graph.input:
-        writer.add_pair(points.get(value.name))
-    for node in graph.node:
-        if node.name in placement.layers:
-            node.input[1] = writer.add_weight(node.input[1])
-        for index in range(len(node.input)):
-            if point := replaced.get((node.name, index)):
-                node.input[index] = f"{point.tensor}.dequantized"
-        writer.nodes.append(node)
-        for output in node.output:
-            writer.add_pair(points.get(output))
-    _replace(graph.node, writer.nodes)
-    _replace(graph.initializer, writer.initializers.values())
-    return result
+    writer = PairWriter(model, placement, decision)
+
+    def symmetric(point: Point) -> Parameters:
+        return np.float32(max(decision.amax[point.scale_of], _MIN_AMAX) / LEVELS), np.int8(0)
+
+    return writer.written(symmetric, lambda layer, _: writer.add_weight(layer, quantized_weight))
 
 
-class _Writer:
-    """Collects the nodes in order of execution and the initializers."""
+class PairWriter:
+    """Writes the pairs of `placement` and the weights of its layers, in order of execution."""
 
-    def __init__(self, initializers: dict[str, onnx.TensorProto], decision: Decision) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers = initializers
-        self._decision = decision
-        self._weights: dict[str, str] = {}
+    def __init__(self, model: onnx.ModelProto, placement: Placement, decision: Decision) -> None:
+        self.draft = Draft(model)
+        for name, array in decision.tensors.items():
+            self.draft.store(name, array)
+        self._placement, self._given = placement, decision.weights
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: dict[str, IntegerWeight] = {}
 
-    def add_pair(self, point: Point | None) -> None:
-        """QuantizeLinear and DequantizeLinear after the point's tensor."""
-        if point is None:
-            return
-        name = point.tensor
-        scale = np.float32(max(self._decision.amax[point.scale_of], _MIN_AMAX) / LEVELS)
-        parameters = self._store(name, np.asarray(scale), np.asarray(0, np.int8))
-        quantized, dequantized = f"{name}.quantized", f"{name}.dequantized"
-        self._add("QuantizeLinear", [name, *parameters], quantized)
-        self._add("DequantizeLinear", [quantized, *parameters], dequantized)
+    def written(
+        self, parameters_of: Callable[[Point], Parameters], quantize: Callable[[onnx.NodeProto, str], object]
+    ) -> onnx.ModelProto:
+        """The model; `quantize` is given every layer of the placement and its input, which was float."""
+        points = {point.tensor: point for point in self._placement.points}
+        replaced = {reader: f"{point.tensor}.dequantized" for point in points.values() for reader in point.readers}
+        for value in self.draft.inputs:
+            self._add_pair(points.get(value.name), parameters_of)
+        for node in self.draft.nodes:
+            inputs = list(node.input)
+            for index, tensor in enumerate(inputs):
+                node.input[index] = replaced.get((node.name, index), tensor)
+            if node.name in self._placement.layers:
+                quantize(node, inputs[0])
+            self._nodes.append(node)
+            for output in node.output:
+                self._add_pair(points.get(output), parameters_of)
+        self.draft.nodes = self._nodes
+        return self.draft.written()
 
-    def add_weight(self, name: str) -> str:
-        """The weight's DequantizeLinear output, made when first asked for."""
+    def add_weight(self, layer: onnx.NodeProto, rounded: Callable[[NDArray[Any]], IntegerWeight]) -> IntegerWeight:
+        """Lets `layer` read integers, those of the decision or the `rounded` weight, made when first asked for."""
+        name = layer.input[1]
         if name not in self._weights:
-            given = self._decision.weights.get(name)
-            weight = given or quantized_weight(numpy_helper.to_array(self.initializers[name]))
-            parameters = self._store(name, weight.scale, np.zeros(len(weight.scale), np.int8))
-            self.initializers[name] = numpy_helper.from_array(weight.values, name)
-            self._weights[name] = f"{name}.dequantized"
-            self._add("DequantizeLinear", [name, *parameters], self._weights[name])
-            self.nodes[-1].attribute.append(helper.make_attribute("axis", 0))
+            weight = self._given.get(name) or rounded(np.asarray(self.draft.value(name)))
+            self._weights[name] = weight
+            self.add_integers(name, weight.values, weight.scale, f"{name}.dequantized")
+        layer.input[1] = f"{name}.dequantized"
         return self._weights[name]
 
+    def add_integers(self, name: str, values: NDArray[Any], scale: NDArray[np.float32], output: str) -> str:
+        """Stores `values` (rows first) under `name` with a DequantizeLinear behind them, which makes `output`."""
+        self.draft.store(name, values)
+        parameters = self._store(name, scale, np.zeros(len(scale), values.dtype))
+        return self._add(DQ, [name, *parameters], output, axis=0)
+
+    def _add_pair(self, point: Point | None, parameters_of: Callable[[Point], Parameters]) -> None:
+        if point is not None:
+            parameters = self._store(point.tensor, *map(np.asarray, parameters_of(point)))
+            quantized = self._add(Q, [point.tensor, *parameters], f"{point.tensor}.quantized")
+            self._add(DQ, [quantized, *parameters], f"{point.tensor}.dequantized")
+
     def _store(self, name: str, scale: NDArray[Any], zero_point: NDArray[Any]) -> list[str]:
-        stored = {f"{name}.scale": scale, f"{name}.zero_point": zero_point}
-        self.initializers |= {key: numpy_helper.from_array(value, key) for key, value in stored.items()}
-        return list(stored)
+        return [self.draft.store(f"{name}.scale", scale), self.draft.store(f"{name}.zero_point", zero_point)]
 
-    def _add(self, op: str, inputs: list[str], output: str) -> None:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output))
-
-
-def _replace(field: Any, items: Iterable[Any]) -> None:
-    items = list(items)
-    del field[:]
-    field.extend(items)
+    def _add(self, op: str, inputs: list[str], output: str, axis: int | None = None) -> str:
+        self._nodes.append(helper.make_node(op, inputs, [output], name=output, axis=axis))
+        return output

@@ -108,11 +108,11 @@ def test_only_a_cpu_without_wide_sums_needs_seven_bits(monkeypatch):
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 5.1), (-1.0, 3.0), (2.0, 3.0), (-4.0, -1.0), (0.0, 0.0)])
 def test_uint8_covers_the_range_and_holds_zero_exactly(low, high):
-    affine = affine_from(low, high)
-    ends = affine.scale * (np.array([0.0, 255.0]) - affine.zero_point)
-    assert ends[0] <= min(low, 0) + affine.scale
-    assert ends[1] >= max(high, 0) - affine.scale
-    assert affine.scale > 0
+    scale, zero_point = affine_from(low, high)
+    ends = scale * (np.array([0.0, 255.0]) - zero_point)
+    assert ends[0] <= min(low, 0) + scale
+    assert ends[1] >= max(high, 0) - scale
+    assert scale > 0
 
 
 def test_dead_tensors_and_nearly_dead_channels_keep_their_biases(onnx_of):

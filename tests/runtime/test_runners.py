@@ -12,7 +12,7 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.runtime import RUNTIMES, runner_for
-from edgeres.runtime.runner import infer_all
+from edgeres.runtime.runner import fed, infer_all
 
 
 @pytest.fixture
@@ -87,3 +87,14 @@ def test_an_onnx_file_is_executed_by_onnx_runtime_unless_torch_is_asked_for(file
 def test_a_runtime_that_does_not_execute_the_file_is_refused(files):
     with pytest.raises(InputError, match=r"onnxruntime does not execute .*what does: torch"):
         runner_for(files["checkpoint"], runtime="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("shape", "moved"),
+    [(("n", 8, 6, 3), True), (("n", 3, 8, 6), False), ((1, 8, 8, 3), False), (("n", "h", "w", 3), False)],
+)
+def test_channels_go_last_where_the_input_takes_them_there(shape, moved):
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 6), dtype=np.float32)
+    given = fed(images, shape)
+    assert given.shape == ((2, 8, 6, 3) if moved else images.shape)
+    np.testing.assert_array_equal(given.transpose(0, 3, 1, 2) if moved else given, images)

@@ -1,1 +1,1 @@
-"""The only room that knows ONNX graphs: read (view), executed in torch, made plain, named, put in half precision."""
+"""The only room that knows ONNX graphs: read (view, blocks), edited (draft), made plain, named, halved, executed."""

@@ -13,13 +13,14 @@ import tempfile
 from pathlib import Path
 
 from edgeres.compile.job import BuildJob, Built
-from edgeres.compile.layer_report import LayerReport, layer_report
+from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_from
 from edgeres.compile.worker import PHASE, WorkerResult
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import DeviceError, InputError, StageError
 from edgeres.core.files import write_text
+from edgeres.core.stage import Recorder
 from edgeres.runtime.manifest import LayerCounts, manifest_of
 
 _TURING = "sm75"
@@ -62,10 +63,25 @@ def layers_of_plan(module: str, plan: Path, source: OnnxModel) -> tuple[LayerCou
     if code:
         refused = last_line if code > 0 else ""
         return None, refused or f"the inspector {death(code, last_line)}"
+    return counts_in(path, source)
+
+
+def counts_in(path: Path, source: OnnxModel) -> tuple[LayerCounts | None, str | None]:
+    """(the few figures of the inspector's JSON that a manifest keeps, why there are none)."""
     try:
-        return counts_of(layer_report(layers_from(path), source.proto)), None
+        report = layer_report(layers_from(path), source.proto)
     except InputError as err:
         return None, str(err)
+    return LayerCounts(kernels=report.kernels, reformats=report.reformats, headline=report.headline), None
+
+
+def noted(counts: LayerCounts | None, problem: str | None, recorder: Recorder) -> LayerCounts | None:
+    """`counts`, said in the report of the build, or why there are none."""
+    if problem is not None:
+        recorder.warnings.append(f"no layer report: {problem}")
+    if counts is not None:
+        recorder.results["layers"] = counts.headline
+    return counts
 
 
 def layers_path(plan: Path) -> Path:
@@ -84,11 +100,6 @@ def check_graph(described: Path, model: OnnxModel) -> None:
             f"{engine.path} was built from another graph (sha256 {built_from[:12]}) than {model.path}"
             f" ({model.sha256[:12]}); give --onnx the one it came from"
         )
-
-
-def counts_of(report: LayerReport) -> LayerCounts:
-    """The report in the few figures that a manifest keeps."""
-    return LayerCounts(kernels=report.kernels, reformats=report.reformats, headline=report.headline)
 
 
 def death(code: int, last_line: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import edgeres
-from edgeres.compile.apart import build_apart, layers_of_plan, layers_path
+from edgeres.compile.apart import build_apart, layers_of_plan, layers_path, noted
 from edgeres.compile.config import HARDWARE, CompileConfig
 from edgeres.compile.job import BuildJob, Built
 from edgeres.compile.timing import timing_folder
@@ -183,12 +183,7 @@ def _layers(engine: Engine, source: OnnxModel, place: Place, recorder: Recorder)
     if place.gpu is None or place.gpu.target not in place.targets:
         return None
     module = "tensorrt_rtx" if plan_header(engine.path).runtime == "tensorrt-rtx" else "tensorrt"
-    counts, problem = layers_of_plan(module, engine.path, source)
-    if problem is not None:
-        recorder.warnings.append(f"no layer report: {problem}")
-    if counts is not None:
-        recorder.results["layers"] = counts.headline
-    return counts
+    return noted(*layers_of_plan(module, engine.path, source), recorder)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +13,16 @@ from edgeres.bench.board_fits import without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
 from edgeres.bench.on_board import BUILD_TIMEOUT_S, BoardConfig, built_on, check_model, distinct, without_folder
-from edgeres.compile.apart import counts_of, layers_path
+from edgeres.compile.apart import counts_in, layers_path, noted
 from edgeres.compile.config import CompileConfig
-from edgeres.compile.layer_report import layer_report
-from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import Engine, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import write_text
-from edgeres.core.runs import run_holding, run_named
+from edgeres.core.runs import run_named
 from edgeres.core.stage import REPORT_NAME, Recorder, StageReport, timed, write_report
-from edgeres.pipeline.on_board import claimed
-from edgeres.pipeline.overwriting import refuse_inputs
+from edgeres.pipeline.on_board import claimed, home_for
+from edgeres.pipeline.outside import check_out
 from edgeres.pipeline.stages import source_in, stage_key
 from edgeres.pipeline.teacher import REPORT_SUFFIX
 from edgeres.runtime.manifest import EngineManifest, LayerCounts
@@ -57,34 +54,24 @@ def compile_on_board(source: Path | None, request: CompileCall) -> StageReport:
         raise InputError(f"`edgeres compile` needs a .onnx file, got {source}")
     check_model(model)
     if out is not None:
-        _check_out(out, model, config)
+        check_out(out, Engine, "compile", model, config)
         with session(board) as opened:
-            work = Work(opened, config, Places(out, out.with_name(out.name + REPORT_SUFFIX)), request.timeout_s)
-            return _built(work, model)
-    home = run_named(run) if run or source is None else run_holding(model.path)
-    if home is None:
-        raise InputError(f"{model.path} is in no run: say where the result goes, --out FILE or --run NAME")
+            report = out.with_name(out.name + REPORT_SUFFIX)
+            return _built(Work(opened, config, out, report, request.timeout_s), model)
+    home = home_for(model, run, "result")
     key = f"{stage_key('compile', model, config)} on {request.on}"
     with claimed(home, "compile", key) as folder, session(board) as opened:
-        work = Work(opened, config, Places(folder / _FILE_NAME, folder / REPORT_NAME), request.timeout_s)
-        return _built(work, model)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the engine and the report about it go."""
-
-    plan: Path
-    report: Path
+        return _built(Work(opened, config, folder / _FILE_NAME, folder / REPORT_NAME, request.timeout_s), model)
 
 
 @dataclass(frozen=True)
 class Work:
-    """The board that builds, how, and where to."""
+    """The board that builds, how, and where the engine and the report about it go."""
 
     session: Session
     config: CompileConfig
-    places: Places
+    plan: Path
+    report: Path
     timeout_s: int
 
 
@@ -94,16 +81,8 @@ def _config(values: dict[str, Any]) -> CompileConfig:
     return config_from(CompileConfig, {"runtime": "tensorrt", **values}, "compile", as_options=True)
 
 
-def _check_out(out: Path, model: OnnxModel, config: CompileConfig) -> None:
-    if out.suffix != Engine.suffix:
-        raise InputError(f"--out {out}: `edgeres compile` writes a {Engine.suffix} file")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file")
-    refuse_inputs(out, model, config)
-
-
 def _built(work: Work, model: OnnxModel) -> StageReport:
-    opened, config, places = work.session, work.config, work.places
+    opened, config = work.session, work.config
     recorder = Recorder("compile", config, model)
     recorder.notes += opened.claim()
     smallest, usual, largest = (model.batch or getattr(config, name) for name in _BATCH)
@@ -113,8 +92,8 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
     words = (*_BRIEFLY, "--timeout-s", str(work.timeout_s), "--folder", opened.folder, *built.shapes)
     loaded = opened.agent("measure", "--engine", built.remote, *words)
     facts = facts_of(opened, loaded)
-    opened.download(_FILE_NAME, places.plan, built.sha256)
-    counts = _layers(loaded.get("layers"), model, places.plan, recorder)
+    opened.download(_FILE_NAME, work.plan, built.sha256)
+    counts = _layers(loaded.get("layers"), model, work.plan, recorder)
     build_s = (built.answer.get("facts") or {}).get("build_s") or recorder.results["build_s"]
     manifest = EngineManifest(
         card=model.card.model_copy(update={"stage": "compile", "parent": model.sha256, "edgeres": edgeres.__version__}),
@@ -137,7 +116,7 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
         strongly_typed=built.answer.get("is_strongly_typed"),
         layers=counts,
     )
-    engine = Engine(places.plan)
+    engine = Engine(work.plan)
     write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
     recorder.results |= {"board": facts, "runtime": f"tensorrt {manifest.runtime_version}"}
     recorder.results["targets"] = list(manifest.targets)
@@ -147,8 +126,8 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
         f"built on {opened.board.name}, loaded and run there for a second; it runs on such boards only"
     )
     report = recorder.finish(engine)
-    write_report(report, places.report)
-    log.info("compile: wrote %s", places.plan)
+    write_report(report, work.report)
+    log.info("compile: wrote %s", work.plan)
     return report
 
 
@@ -163,16 +142,9 @@ def _layers(text: str | None, model: OnnxModel, plan: Path, recorder: Recorder) 
     """The layer report in figures; TensorRT's own JSON is written beside the plan."""
     layers_path(plan).unlink(missing_ok=True)
     if text is None:
-        recorder.warnings.append("no layer report: this trtexec knows no --exportLayerInfo")
-        return None
+        return noted(None, "this trtexec knows no --exportLayerInfo", recorder)
     write_text(layers_path(plan), text)
-    try:
-        counts = counts_of(layer_report(layers_in(json.loads(text), "the board's layer file"), model.proto))
-    except (InputError, ValueError) as err:
-        recorder.warnings.append(f"no layer report: {err}")
-        return None
-    recorder.results["layers"] = counts.headline
-    return counts
+    return noted(*counts_in(layers_path(plan), model), recorder)
 
 
 def _tensors(values: Any, batch: int | None) -> dict[str, tuple[int, ...]]:

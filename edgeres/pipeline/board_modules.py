@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +20,23 @@ from edgeres.bench.on_board import Bench, BoardConfig, check_model
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
-from edgeres.core.files import clear_left_overs, made_folder, write_text
+from edgeres.core.files import clear_left_overs, write_text
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
-from edgeres.core.runs import STARTED_NAME, StageFolder, run_holding, run_named, started_text
-from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
-from edgeres.pipeline.on_board import BoardCall
-from edgeres.pipeline.overwriting import refuse_inputs
+from edgeres.core.runs import STARTED_NAME, started_text
+from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
+from edgeres.pipeline.on_board import BoardCall, home_for
+from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import stage_key
-from edgeres.pipeline.teacher import REPORT_SUFFIX
 from edgeres.prune.latency import latency_table
 from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board
 from edgeres.prune.latency_kept import FILE_NAME as KEPT_NAME
 from edgeres.prune.latency_kept import Kept
 
-log = logging.getLogger(__name__)
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
 _SHARED = {"batch", "warmup_s", "duration_s", "lock_clocks", "power_mode", "timeout_s"}
 _LATENCY_ALONE = {"measure": ("--no-energy",)}
 _COMMAND = "bench --per-module"
-_KEY_SHOWN = 12
 
 
 def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = None) -> StageReport:
@@ -130,50 +125,21 @@ def _with(
 @contextmanager
 def _place(model: OnnxModel | Checkpoint, request: BoardCall, out: Path | None, key: str) -> Iterator[Path]:
     """The folder to work in, of the run or a hidden one beside `out`; it stays only for what can be gone on from."""
-    folder = _folder_in_run(model, request, key) if out is None else _folder_beside(out, model, key)
+    if out is None:
+        folder = home_for(model, request.run, "table").claim("latency", key)
+    else:
+        check_out(out, LatencyTableFile, _COMMAND, model, LatencyConfig())
+        folder = folder_beside(out, "latency", key)
+        write_text(folder / STARTED_NAME, started_text("latency", key))
     try:
         yield folder
     finally:
-        _leave_or_say_where(folder)
-
-
-def _folder_in_run(model: OnnxModel | Checkpoint, request: BoardCall, key: str) -> Path:
-    run = run_named(request.run) if request.run else run_holding(model.path)
-    if run is None:
-        raise InputError(f"{model.path} is in no run: say where the table goes, --out FILE or --run NAME")
-    return run.claim("latency", key)
-
-
-def _folder_beside(out: Path, model: OnnxModel | Checkpoint, key: str) -> Path:
-    if out.suffix != LatencyTableFile.suffix or out.is_dir():
-        raise InputError(f"--out {out}: `edgeres bench --per-module` writes a .json file")
-    refuse_inputs(out, model, LatencyConfig())
-    folder = out.parent / f".{out.name}.{key[:_KEY_SHOWN]}"
-    if StageFolder(folder, 0, "latency").is_busy:
-        raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
-    made_folder(folder, f"--out {out}")
-    write_text(folder / STARTED_NAME, started_text("latency", key))
-    return folder
+        clear_left_overs(folder)
+        leave_or_say_where(folder, "timed")
 
 
 def _placed(result: StageResult[LatencyTableFile], folder: Path, out: Path | None) -> StageReport:
-    report = result.report
-    if out is None:
-        write_report(report, folder / REPORT_NAME)
-    else:
-        os.replace(result.output.path, out)
-        report = report.model_copy(update={"output": file_ref(LatencyTableFile(out))})
-        write_report(report, out.with_name(out.name + REPORT_SUFFIX))
-    (folder / KEPT_NAME).unlink(missing_ok=True)
-    return report
-
-
-def _leave_or_say_where(folder: Path) -> None:
-    """Removes what is of no use any more; names the folder in which the same call can go on."""
-    clear_left_overs(folder)
-    if (folder / KEPT_NAME).is_file():
-        log.warning("what was timed is kept in %s; the same command goes on from there", folder)
-        return
-    (folder / STARTED_NAME).unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
+    write_report(result.report, folder / REPORT_NAME)
+    for name in (KEPT_NAME, STARTED_NAME):
+        (folder / name).unlink(missing_ok=True)
+    return result.report if out is None else moved_out(result, folder, out).report

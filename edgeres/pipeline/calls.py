@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Any, cast
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError
-from edgeres.core.files import made_folder, set_aside
 from edgeres.core.names import canonical_data_name
-from edgeres.core.runs import STARTED_NAME, Run, StageFolder, new_run, run_holding, run_named, runs_root
-from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
+from edgeres.core.runs import Run, new_run, run_holding, run_named, runs_root
+from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.pipeline import measures
-from edgeres.pipeline.overwriting import refuse_inputs
+from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.sources import check_finite, lacking
 from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, leave_no_trace, source_in, stage_key
-from edgeres.pipeline.teacher import REPORT_SUFFIX, with_teacher
+from edgeres.pipeline.teacher import with_teacher
 
 if TYPE_CHECKING:
     from edgeres.evaluate.stage import EvalConfig
     from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
-_KEY_SHOWN = 12
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
 
 
@@ -231,58 +229,19 @@ def agreed(choose: Callable[[], Path]) -> Path:
 
 def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
     """Runs the stage in a hidden folder beside `out` and moves what it made there; interrupted, the folder stays."""
-    kind = STAGES[stage].output
-    if out.suffix != kind.suffix:
-        raise InputError(f"--out {out}: `edgeres {stage}` writes a {kind.suffix} file")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file")
-    refuse_inputs(out, source, config)
+    check_out(out, STAGES[stage].output, stage, source, config)
     key = stage_key(stage, source, config)
-    folder = out.parent / f".{out.name}.{key[:_KEY_SHOWN]}"
-    if is_main_process() and StageFolder(folder, 0, stage).is_busy:
-        raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
-    made_folder(folder, f"--out {out}")
+    folder = folder_beside(out, stage, key)
     try:
         result = execute(stage, source, config, folder, key)
     finally:
-        _leave_or_say_where(folder)
+        leave_or_say_where(folder)
     together()
-    output = kind(out)
-    if is_main_process():
-        _move_out(result.output, folder, out)
-        report = result.report.model_copy(update={"output": file_ref(output)})
-        write_report(report, out.with_name(out.name + REPORT_SUFFIX))
-        result = StageResult(output, report)
-        log.info("%s: wrote %s", stage, out)
+    if not is_main_process():
+        return StageResult(STAGES[stage].output(out), result.report)
+    result = moved_out(result, folder, out)
+    log.info("%s: wrote %s", stage, out)
     return result
-
-
-def _leave_or_say_where(folder: Path) -> None:
-    """After a call that did not finish: removes its hidden folder, or names it if the same call can go on there."""
-    if not is_main_process() or not (folder / STARTED_NAME).is_file():
-        return
-    leave_no_trace(folder)
-    if folder.is_dir():
-        log.warning("what was done is kept in %s; the same command goes on from there", folder)
-
-
-def _move_out(made: Artifact, folder: Path, out: Path) -> None:
-    """Renames the artifact to `out`, its companions (a manifest, a log) to names that begin with `out`'s.
-
-    Files of an earlier result called `out` are replaced; any other that stands there, and every folder, is set aside.
-    """
-    was_there = out.is_file()
-    try:
-        (folder / REPORT_NAME).unlink()
-        for path in folder.iterdir():
-            suffix = path.name.removeprefix(made.path.name) if path.name.startswith(made.path.name) else f".{path.name}"
-            target = out.with_name(out.name + suffix)
-            if target.is_dir() or (target.exists() and not was_there):
-                set_aside(target)
-            os.replace(path, target)
-        folder.rmdir()
-    except OSError as err:
-        raise InputError(f"cannot write {out}: {err.strerror or err}") from err
 
 
 def together() -> None:

@@ -161,6 +161,14 @@ def _home_of(model: Model, request: BoardCall) -> Run | None:
     return run_named(request.run) if request.run is not None else run_holding(model.path)
 
 
+def home_for(model: Model, run_name: str | None, what: str) -> Run:
+    """The run that keeps `what` is made of `model`; raises InputError without one."""
+    run = run_named(run_name) if run_name else run_holding(model.path)
+    if run is None:
+        raise InputError(f"{model.path} is in no run: say where the {what} goes, --out FILE or --run NAME")
+    return run
+
+
 def _kept(bench: Bench, model: Model, run: Run | None) -> StageReport:
     """Measures `model`; with a run the report goes into NN-board, without the accuracy on a part of val."""
     if run is None:

@@ -1,4 +1,7 @@
-"""What a board says of itself, in the words of reports, of the preflight of engines and of `edgeres doctor`."""
+"""What a board says of itself, in the words of reports, of the preflight of engines and of `edgeres doctor`.
+
+And what can be told from it to go wrong there before anything is sent.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from typing import Any
 
 from edgeres.bench.board_session import Session
 from edgeres.bench.devices import device_at
+from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.doctor import Check
-from edgeres.core.errors import DeviceError
+from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.tensorrt import newest_opset
 from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.plan import plan_header
@@ -17,6 +21,9 @@ from edgeres.runtime.preflight import Host
 _PACKAGE = "libnvinfer-bin"  # the Debian package whose version is TensorRT's
 _RELEASE_PARTS = 3
 _USUAL_OPSET = 17  # of edgeres export
+_PAIRS_OPSET = 13  # the first with scales per channel
+_HALF_SCALES_OPSET = 19  # the first whose scales may be float16
+_EXPORTED_OPSET = 20  # the newest that edgeres export writes
 
 
 class BoardFound(Record):
@@ -111,6 +118,44 @@ def host_of(session: Session, plan: Any) -> Host:
         raise DeviceError(f"{session.board.name}: which GPU it has is unknown; is it a Jetson? (edgeres board check)")
     gpu = Gpu(target, str(found.get("model") or target), str(found.get("cuda") or ""))
     return Host(session.system, gpu, {"tensorrt": tensorrt_of(found) or plan_header(plan).version})
+
+
+def check_opset(session: Session, model: OnnxModel) -> None:
+    """Raises DeviceError for a file whose opset the board's TensorRT does not read.
+
+    Where the board does not tell its TensorRT nothing is checked: TensorRT says it itself then.
+    """
+    found = opsets_of(session.found)
+    if found is None:
+        return
+    opset = next((one.version for one in model.proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if opset <= found[1]:
+        return
+    raise DeviceError(
+        f"{session.board.name}: {model.path} has opset {opset}, TensorRT {found[0]} there reads up to {found[1]};"
+        f" {_remedy(model.precision, found[1])}"
+    )
+
+
+def without_int8(session: Session, model: Model) -> list[str]:
+    """A warning for an INT8 file on a GPU without INT8, as the catalogue has it from TensorRT's support matrices.
+
+    It is no refusal: TensorRT decides what it makes of the file there, which was never seen.
+    """
+    device = device_at(session.found)
+    if device is None or device.int8 != "none" or "int8" not in model.precision:
+        return []
+    lacks = f"{device.title} ({target_of(session.found)}) has no INT8: quantizing gains nothing there"
+    return [f"{lacks}, and these are not the figures of INT8; take float16: edgeres export CHECKPOINT --half"]
+
+
+def check_power_mode(session: Session, asked: str) -> None:
+    """Raises InputError for a power mode that is not in the board's own list, by name or id."""
+    modes: dict[str, int] = session.found.get("power_modes") or {}
+    if not modes or asked in {*modes, *map(str, modes.values())}:
+        return
+    listed = ", ".join(f"{name} ({number})" for name, number in sorted(modes.items(), key=lambda pair: pair[1]))
+    raise InputError(f"--power-mode {asked}: {session.board.name} has no such mode; it has: {listed}")
 
 
 def release_of(version: str | None) -> str | None:
@@ -212,3 +257,13 @@ def _clock(found: dict[str, Any]) -> Check:
     detail = f"{clock['min_mhz']} to {clock['max_mhz']} MHz, not locked"
     remedy = "for steady figures: edgeres bench MODEL --on NAME --lock-clocks"
     return Check(name="gpu clock", status="info", detail=detail, remedy=remedy)
+
+
+def _remedy(precision: str, newest: int) -> str:
+    asked = min(newest, _EXPORTED_OPSET)
+    if "int8" not in precision:
+        return f"export it so: edgeres export CHECKPOINT --opset {asked}"
+    again = f"quantize again from a float file of: edgeres export CHECKPOINT --opset {asked}"
+    if "fp16" in precision and newest < _HALF_SCALES_OPSET:
+        return f"{again}, with --profile tensorrt: float16 scales need opset {_HALF_SCALES_OPSET}"
+    return f"{again} (INT8 itself needs no more than {_PAIRS_OPSET})"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from edgeres.bench.measure import Turn
-from edgeres.bench.precision import share_from
 from edgeres.core.config import Config
 
+_SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)")
+_WIDEST = 0.5
 _MOST_CALLS_A_TURN = 100  # a tiny model needs no more, and its report stays small
 
 
@@ -61,3 +63,12 @@ class BenchConfig(Config):
         """One model's share of a round."""
         least = math.ceil(self.samples / self.rounds)
         return Turn(seconds=self.seconds / self.rounds, least=least, most=max(_MOST_CALLS_A_TURN, least))
+
+
+def share_from(text: str) -> float:
+    """0.01 from "1%", "1 %" or "0.01"; raises ValueError for anything else, for nothing and for more than a half."""
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share <= _WIDEST:
+        raise ValueError("a precision is written 1% or 0.01, up to 50%")
+    return share

@@ -22,9 +22,16 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, judged
-from edgeres.bench.board_facts import facts_of, host_of, machine_of, release_of
+from edgeres.bench.board_facts import (
+    check_opset,
+    check_power_mode,
+    facts_of,
+    host_of,
+    machine_of,
+    release_of,
+    without_int8,
+)
 from edgeres.bench.board_figures import doubts_of, energy_notes, energy_of, figures_of, latency_of, p99_notes
-from edgeres.bench.board_fits import check_opset, check_power_mode, without_int8
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.config import Config

@@ -4,12 +4,22 @@ Round after round every model gets one turn, in an order drawn anew each round, 
 machine falls on all of them alike and no model always follows the same neighbour. The processes are separate
 because two runtimes in one fight over threads.
 
-Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time", doi:10.1145/2464157.2464160.
+It may go on until every median is known well enough, or time is up:
+
+    precision of a median = wider side of its 95 % interval / median
+
+After the first rounds the interval is looked at again whenever a quarter more has been measured, not after every round:
+a rule that stops at the first narrow interval stops at those that are narrow by luck, the more often it looks. It looks
+at widths only, never at speeds.
+
+Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time", doi:10.1145/2464157.2464160; Chow & Robbins
+1965, doi:10.1214/aoms/1177700156 (intervals of fixed width).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import subprocess
@@ -32,11 +42,13 @@ from edgeres.bench.worker import Failure, Job, Ready, Samples
 from edgeres.core.config import Record
 from edgeres.core.errors import StageError
 from edgeres.core.progress import track
+from edgeres.core.statistics import interval_of
 
 R = TypeVar("R", bound=Record)
 
 _WORKER = "edgeres.bench.worker"
 _LEAVE_TIMEOUT_S = 10.0
+_GROWTH = 1.25
 
 
 @dataclass
@@ -83,15 +95,35 @@ def measure_interleaved(
         watch.start([worker.pid for worker in workers])
         for number, order in track(enumerate(orders(len(jobs), seed), 1), "bench", rounds):
             for index in order:
-                measured[index].add(workers[index].measure(_turn_of(jobs[index], turn)))
+                least = turn.least if jobs[index].least is None else jobs[index].least
+                measured[index].add(workers[index].measure(turn.model_copy(update={"least": least})))
             watch.look()
             if number >= rounds and (enough is None or enough(measured)):
                 break
     return uuid.uuid4().hex[:12], measured
 
 
-def _turn_of(job: Job, turn: Turn) -> Turn:
-    return turn if job.least is None else turn.model_copy(update={"least": job.least})
+def precision_of(measured: Measured) -> float:
+    """Wider side of the 95 % interval of the median, as a fraction of it."""
+    rounds = [len(samples) for samples in measured.rounds]
+    return interval_of(measured.samples_ms, rounds, q=50).precision
+
+
+def enough_for(precision: float, *, models: int, limit_s: float) -> Enough:
+    """Says of the rounds so far whether the first `models` have the precision, or have been timed for `limit_s`."""
+    next_look = 0
+
+    def enough(measured: Sequence[Measured]) -> bool:
+        nonlocal next_look
+        watched, rounds = measured[:models], len(measured[0].rounds)
+        if max(sum(one.samples_ms) for one in watched) >= 1000 * limit_s:
+            return True
+        if rounds < next_look:
+            return False
+        next_look = math.ceil(_GROWTH * rounds)
+        return all(precision_of(one) <= precision for one in watched)
+
+    return enough
 
 
 def orders(models: int, seed: int) -> Iterator[list[int]]:

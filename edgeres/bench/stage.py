@@ -23,8 +23,7 @@ from edgeres.bench.endtoend import Parts
 from edgeres.bench.figures import few_calls, precision_figures, precision_warning, results_of
 from edgeres.bench.machine import busy_cores
 from edgeres.bench.power import energies_of
-from edgeres.bench.precision import enough_for
-from edgeres.bench.session import Enough, Measured, measure_interleaved
+from edgeres.bench.session import Measured, enough_for, measure_interleaved
 from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
 from edgeres.bench.watch import Watch
 from edgeres.core.artifacts import Model
@@ -94,8 +93,10 @@ def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: s
     """One session over `tasks`, the first `models` of which must reach the precision asked for."""
     before, watch = busy_cores(), Watch()
     jobs = [task.job for task in tasks]
+    share = config.precision_share
+    enough = None if share is None else enough_for(share, models=models, limit_s=config.max_seconds)
     session, measured = measure_interleaved(
-        jobs, config.turn, rounds=config.rounds, seed=config.seed, enough=_enough(config, models), watch=watch
+        jobs, config.turn, rounds=config.rounds, seed=config.seed, enough=enough, watch=watch
     )
     around = Around(before, busy_cores(), tuple(watch.readings))
     latencies = tuple(_latency_from(*pair, session) for pair in zip(tasks, measured, strict=True))
@@ -103,11 +104,6 @@ def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: s
     warnings = warnings_for(names, latencies, measured=measured, around=around, command=command)
     parts = tuple(tuple(one.parts_ms) for one in measured)
     return Session(latencies, around.busy_cores, tuple(warnings), around, parts)
-
-
-def _enough(config: BenchConfig, models: int) -> Enough | None:
-    share = config.precision_share
-    return None if share is None else enough_for(share, models=models, limit_s=config.max_seconds)
 
 
 def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import edgeres
-from edgeres.bench.board_facts import facts_of
-from edgeres.bench.board_fits import without_int8
+from edgeres.bench.board_facts import facts_of, without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
 from edgeres.bench.on_board import BUILD_TIMEOUT_S, BoardConfig, built_on, check_model, distinct, without_folder

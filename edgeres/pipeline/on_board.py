@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.bench.board_accuracy import Images
-from edgeres.bench.board_fits import check_opset
+from edgeres.bench.board_facts import check_opset
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.on_board import Bench, BoardConfig, OnBoard, images_for, onnx_of

@@ -29,7 +29,6 @@ from pathlib import Path
 from statistics import fmean
 
 from edgeres.bench.stage import BenchConfig, Session
-from edgeres.bench.trtexec import LayerTime, profile_from
 from edgeres.compile.layers import UNKNOWN, Layer, layers_in
 from edgeres.compile.origin import Graph, Origin
 from edgeres.core.artifacts import LatencyTableFile, Model, OnnxModel
@@ -186,7 +185,7 @@ def _conditions(source: OnnxModel, latency: Latency) -> LatencyConfig:
 def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[str]) -> dict[str, float]:
     """Module -> ms of its layers in the profile; "" for what belongs to none."""
     graph, times = Graph(source.proto), dict.fromkeys(["", *modules], 0.0)
-    rows = list(_layers_of(profile_from(texts.profile).layers, _described(texts.layers)))
+    rows = list(_layers_of(times_in(texts.profile), _described(texts.layers)))
     owners = [_owner(graph, layer, modules) for layer, _ in rows]
     for (layer, time_ms), owner in zip(rows, owners, strict=True):
         times[_around(layer, rows, owners) if layer.is_reformat else owner] += time_ms
@@ -206,15 +205,30 @@ def _described(text: str) -> tuple[Layer, ...]:
     return layers_in(content, "the layer information")
 
 
-def _layers_of(times: Sequence[LayerTime], layers: Sequence[Layer]) -> Iterator[tuple[Layer, float]]:
+def times_in(profile: str) -> list[tuple[str, float]]:
+    """(layer, its median in ms, the mean where an old trtexec gives none) in the file of `trtexec --exportProfile`.
+
+        [{"count": N}, {"name", "timeMs", "averageMs", "medianMs", "percentage"}, ...]
+
+    Raises InputError with one line if it is damaged or another file.
+    """
+    try:
+        head, *rows = json.loads(profile)
+        int(head["count"])
+        return [(str(row["name"]), float(row["medianMs"] if "medianMs" in row else row["averageMs"])) for row in rows]
+    except (KeyError, TypeError, ValueError, RecursionError) as err:
+        reason = " ".join(str(err).split())
+        raise InputError(f"damaged layer profile of trtexec: {type(err).__name__}: {reason}") from err
+
+
+def _layers_of(times: Sequence[tuple[str, float]], layers: Sequence[Layer]) -> Iterator[tuple[Layer, float]]:
     """Every row of the profile with what is known of its layer, which is its name at least."""
     known: dict[str, list[Layer]] = {}
     for layer in layers:
         known.setdefault(layer.name, []).append(layer)
-    for row in times:
-        same = known.get(row.name)
-        layer = same.pop(0) if same else Layer(name=row.name, kind=UNKNOWN, text=row.name, inputs=(), outputs=())
-        yield layer, row.average_ms if row.median_ms is None else row.median_ms
+    for name, time_ms in times:
+        same = known.get(name)
+        yield same.pop(0) if same else Layer(name=name, kind=UNKNOWN, text=name, inputs=(), outputs=()), time_ms
 
 
 def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:

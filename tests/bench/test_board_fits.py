@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgeres.bench.board_fits import check_opset, check_power_mode, without_int8
+from edgeres.bench.board_facts import check_opset, check_power_mode, without_int8
 from edgeres.core.errors import DeviceError, InputError
 
 NANO = {"model": "NVIDIA Jetson Nano Developer Kit", "packages": {"libnvinfer-bin": "8.2.1-1+cuda10.2"}}

@@ -2,7 +2,8 @@ import socket
 
 import pytest
 
-from edgeres.bench.board_words import changed_key, is_changed_key, unreachable
+from edgeres.bench.board_link import changed_key, unreachable, why_not
+from edgeres.bench.boards import Board
 
 paramiko = pytest.importorskip("paramiko")
 REFUSED = paramiko.ssh_exception.NoValidConnectionsError({("10.0.0.9", 22): ConnectionRefusedError(111, "Refused")})
@@ -42,8 +43,9 @@ def test_a_changed_key_says_how_it_is_repaired():
     class BadHostKeyException(Exception):
         hostname = "10.0.0.9"
 
-    assert is_changed_key(BadHostKeyException())
-    assert not is_changed_key(OSError())
+    board = Board(name="desk", host="orin")
+    assert str(why_not(board, BadHostKeyException(), {})).startswith("desk: orin shows another host key")
+    assert str(why_not(board, OSError(), {})).startswith("desk: cannot reach orin")
     text = changed_key("orin", BadHostKeyException(), {"10.0.0.9": 2222, "jump": 22})
     assert text.startswith("orin shows another host key than known_hosts has; not connected.")
     assert text.endswith("ssh-keygen -R '[10.0.0.9]:2222', then look at it: ssh orin")

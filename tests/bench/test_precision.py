@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeres.bench.precision import enough_for, precision_of, share_from
-from edgeres.bench.session import Measured
+from edgeres.bench.config import share_from
+from edgeres.bench.session import Measured, enough_for, precision_of
 from edgeres.bench.stage import BenchConfig
 from edgeres.bench.worker import Job, Ready, Samples
 from edgeres.core.config import config_from
@@ -61,7 +61,7 @@ def test_a_noisy_model_takes_as_many_rounds_as_it_needs_and_no_time_limit_ends_i
 
 def test_the_interval_is_looked_at_less_often_the_longer_it_takes(monkeypatch):
     looked = []
-    monkeypatch.setattr("edgeres.bench.precision.precision_of", lambda one: looked.append(len(one.rounds)) or 1.0)
+    monkeypatch.setattr("edgeres.bench.session.precision_of", lambda one: looked.append(len(one.rounds)) or 1.0)
     enough = enough_for(0.01, models=1, limit_s=1e9)
     one = measured(20, 0.1)
     for _ in range(80):

@@ -1,4 +1,3 @@
-import json
 import re
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from edgeres.bench.agent.trtexec import (
     times_from,
     version_from,
 )
-from edgeres.bench.trtexec import profile_from
-from edgeres.core.errors import InputError
 
 DATA = Path(__file__).parent / "data"
 V82 = {"onnx", "int8", "fp16", "saveEngine", "loadEngine", "buildOnly", "noDataTransfers", "useCudaGraph", "best"}
@@ -130,18 +127,3 @@ def test_times_are_raw():
 def test_a_damaged_times_file_is_one_clear_line(text):
     with pytest.raises(DamagedOutput, match="times file of trtexec"):
         times_from(text)
-
-
-def test_a_profile_is_read_also_without_medians():
-    profile = profile_from(text_of("profile.json"))
-    assert (profile.count, profile.layers[2].average_ms, profile.layers[2].share) == (3600, 0.339097, 0.415)
-    rows = [
-        {key: value for key, value in row.items() if key != "medianMs"} for row in json.loads(text_of("profile.json"))
-    ]
-    assert profile_from(json.dumps(rows)).layers[0].median_ms is None
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '[{"count": 1}, {"name": "x"}]', "[3]"])
-def test_a_damaged_profile_is_one_clear_line(text):
-    with pytest.raises(InputError, match="damaged layer profile"):
-        profile_from(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +14,12 @@ from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
 from edgeres.prune.goals import latency_goal
 from edgeres.prune.latency import latency_table
-from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile
+from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile, times_in
 from edgeres.prune.latency_check import check_prediction, target_from
 from edgeres.prune.latency_kept import Kept, NetworkTime
 from edgeres.prune.latency_table import doubts, predicted_ms
 
+PROFILE = Path(__file__).parents[1] / "bench" / "data" / "trtexec_profile.json"
 BOARD = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}
 
@@ -239,3 +241,18 @@ def test_what_another_call_has_kept_or_a_damaged_file_does_not_count(onnx_of, tm
 def test_tensorrt_without_a_board_is_refused():
     with pytest.raises(InputError, match="--on BOARD"):
         LatencyConfig(runtime="tensorrt").check()
+
+
+def test_a_profile_is_read_also_without_medians():
+    text = PROFILE.read_text()
+    rows = json.loads(text)
+    assert times_in(text)[2] == (rows[3]["name"], rows[3]["medianMs"])
+    for row in rows:
+        row.pop("medianMs", None)
+    assert times_in(json.dumps(rows))[2] == (rows[3]["name"], 0.339097)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '[{"count": 1}, {"name": "x"}]', "[3]"])
+def test_a_damaged_profile_is_one_clear_line(text):
+    with pytest.raises(InputError, match="damaged layer profile"):
+        times_in(text)

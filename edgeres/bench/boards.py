@@ -19,6 +19,7 @@ from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.files import write_text
 
 _AGENT = Path(__file__).with_name("agent")
+_MOST_PORT = 65535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same sources are the same bytes
 
@@ -54,6 +55,8 @@ def checked_board(name: str, host: str) -> Board:
         raise InputError(f"board name {name!r}: letters, digits, '.', '_' and '-' only, starting with one of the first")
     if not re.fullmatch(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9\[][A-Za-z0-9._:\]-]*", host):
         raise InputError(f"host {host!r}: a Host of ~/.ssh/config, or user@address")
+    if (port := re.fullmatch(r"[^:]+:(\d+)", host)) and not 0 < int(port[1]) <= _MOST_PORT:
+        raise InputError(f"host {host!r}: a port is at most {_MOST_PORT}")
     return Board(name=name, host=host)
 
 

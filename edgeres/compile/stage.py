@@ -82,6 +82,11 @@ def _check_source(source: OnnxModel, config: CompileConfig) -> None:
             f"{source.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
             " tensorrt"
         )
+    if source.batch is not None and (given := {"batch_min", "batch_opt", "batch_max"} & config.model_fields_set):
+        raise InputError(
+            f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"
+            f" --{min(given).replace('_', '-')} changes nothing; for a range: edgeres export --dynamic"
+        )
     quantized = "int8" in source.precision
     if config.runtime == "torch-tensorrt" and quantized:
         raise InputError(f"{source.path} has Q/DQ pairs, which torch-tensorrt does not take: --runtime tensorrt does")

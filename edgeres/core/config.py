@@ -150,7 +150,7 @@ def toml_from(path: Path) -> dict[str, Any]:
     """The parsed TOML file; raises InputError with the line of the mistake."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not valid TOML: {err}") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err

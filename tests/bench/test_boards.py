@@ -31,7 +31,15 @@ def test_boards_are_kept_by_name():
 
 @pytest.mark.parametrize(
     ("name", "host"),
-    [("-x", "orin"), ("a b", "orin"), ("../a", "orin"), ("desk", "-oProxyCommand=x"), ("desk", "a;b"), ("desk", "")],
+    [
+        ("-x", "orin"),
+        ("a b", "orin"),
+        ("../a", "orin"),
+        ("desk", "-oProxyCommand=x"),
+        ("desk", "a;b"),
+        ("desk", ""),
+        ("x", "h:99999999"),
+    ],
 )
 def test_a_name_that_ssh_could_misread_is_refused(name, host):
     with pytest.raises(InputError, match=r"^(board name|host) "):

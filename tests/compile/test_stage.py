@@ -258,6 +258,11 @@ def test_impossible_options_are_refused(values):
         CompileConfig(**values)
 
 
+def test_a_range_of_batches_is_for_a_dynamic_graph(int8_model, tmp_path):
+    with pytest.raises(InputError, match=r"takes 1 image a call, so --batch-max changes nothing"):
+        compile_engine(int8_model, CompileConfig(batch_max=9), tmp_path / "out")
+
+
 def test_weights_that_are_no_numbers_are_a_warning(float_model, tmp_path, monkeypatch):
     weight = float_model.proto.graph.initializer[0]
     weight.raw_data = b"\x00\x00\xc0\x7f" + weight.raw_data[4:]

@@ -117,3 +117,10 @@ def test_numbers_that_break_libraries_are_out_of_range(values, message):
     with pytest.raises(InputError, match=message):
         config_from(Numbers, values, "here", as_options=True)
     assert config_from(Numbers, {"count": 2**32 - 1, "rates": "0,-1"}, "here").rates == (0, -1)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "1" * 5000, "a ="], ids=["deep", "long", "cut"])
+def test_toml_that_cannot_be_read_is_one_line(tmp_path, text):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(InputError, match=r"x\.toml is not valid TOML: "):
+        toml_from(tmp_path / "x.toml")

@@ -1,4 +1,4 @@
-"""Every option of every command, given what it cannot take: one line and a documented code, the sources unchanged.
+"""Every option of every command, given what it cannot take, and every kind of file, damaged: one line and a code.
 
 The cases are made from the tables of options: a new option is covered on the day it appears, a new command
 needs a row in BASES, how it is called in earnest. Each case runs in a process forked from this one, ended after
@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import pkgutil
+import random
 import re
 import resource
 import select
@@ -30,6 +32,7 @@ import pytest
 
 import edgeres
 from edgeres.cli.main import _run, cli
+from edgeres.core.runs import started_text
 
 LIMIT_S, WALL_S = 1.5, 15.0  # of the processor, and by the clock
 MEMORY_BYTES = 12 << 30  # address space, not use: what asks for more is refused by the system
@@ -89,6 +92,82 @@ BASES = {
 }
 
 
+MUTANTS = {
+    "m.safetensors": (
+        "show m.safetensors",
+        "eval m.safetensors --data digits --images 20",
+        "export m.safetensors -o x.onnx",
+    ),
+    "m.onnx": ("show m.onnx", "eval m.onnx --data digits --images 20", "calibrate m.onnx --data digits -o s.json"),
+    "int8.onnx": ("show int8.onnx", "lint int8.onnx", "agree m.onnx int8.onnx --data digits --images 20"),
+    "scales.json": ("show scales.json", "quantize m.onnx --scales scales.json -o q.onnx"),
+    "layers.json": ("layers layers.json", "layers layers.json --onnx int8.onnx"),
+    "runs/made/recipe.toml": ("run runs/made/recipe.toml --dry-run", "rerun made"),
+    "runs/made/01-lesion/lesions.json": ("show runs/made/01-lesion/lesions.json", "report made --no-html"),
+    "runs/made/02-prune/report.json": ("report made", "show runs/made", "gate made --max-loss 9", "prune --drop 1"),
+    "runs/made/02-prune/eval.json": ("report made", "compare made made", "gate made --max-loss 9"),
+    "runs/made/02-prune/eval.npy": ("report made --no-html", "gate made --max-loss 9"),
+    "runs/made/06-export/started.json": ("ls runs", "report made --no-html", "export --run made"),
+    "boards.toml": ("board list", "doctor --on desk"),
+}
+MUTANTS_EACH = 90
+ODD: tuple[Any, ...] = (
+    None,
+    -1,
+    0,
+    10**30,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    ESCAPE,
+    [],
+    {},
+    [[]],
+    True,
+    "../../etc/passwd",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The file `path`, damaged as the seed has it."""
+
+    path: str
+    seed: int
+
+    def content(self, whole: bytes) -> bytes:
+        """JSON with a value replaced or taken out, or any file with bytes cut, changed, doubled or gone."""
+        draw = random.Random(f"{self.path} {self.seed}")
+        if self.path.endswith(".json") and draw.random() < 0.7:
+            content = json.loads(whole)
+            for _ in range(draw.choice((1, 1, 2))):
+                replace_one(content, draw)
+            return json.dumps(content).encode()
+        start = draw.randrange(min(len(whole), 4096) if draw.random() < 0.5 else len(whole))
+        end = start + draw.choice((1, 2, 8, 64, 1024))
+        middle = draw.choice((b"", whole[start:end] * 2, bytes(end - start), draw.randbytes(end - start), b"\x1b[2J"))
+        return draw.choice((whole[:start], whole[:start] + middle + whole[end:], whole[:start] + middle + whole[end:]))
+
+
+def replace_one(content: Any, draw: random.Random) -> None:
+    """Gives one place of the JSON something odd, or takes it out."""
+    places = list(places_in(content))
+    holder, key = draw.choice(places)
+    if isinstance(holder, dict) and draw.random() < 0.3:
+        holder.pop(key, None)
+    else:
+        holder[key] = draw.choice(ODD)
+
+
+def places_in(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (holder, key) below `content`."""
+    for key in content if isinstance(content, dict) else range(len(content)):
+        yield content, key
+        if isinstance(content[key], (dict, list)):
+            yield from places_in(content[key])
+
+
 @dataclass(frozen=True)
 class Case:
     """One command line; `must_refuse` where no meaning of the value can be right."""
@@ -96,6 +175,7 @@ class Case:
     command: str
     words: tuple[str, ...]
     must_refuse: bool
+    mutant: Mutant | None = None
 
 
 def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -130,6 +210,13 @@ def cases_of(name: str) -> Iterator[Case]:
         at += isinstance(parameter, click.Argument)
 
 
+def mutants_of(path: str) -> Iterator[Case]:
+    """The file damaged in `MUTANTS_EACH` ways, each read by one of its commands."""
+    for seed in range(MUTANTS_EACH):
+        words = tuple(MUTANTS[path][seed % len(MUTANTS[path])].split())
+        yield Case(words[0], words, must_refuse=False, mutant=Mutant(path, seed))
+
+
 ALL = [case for name in BASES for case in cases_of(name)]
 
 
@@ -161,6 +248,10 @@ def files(run_of, tmp_path_factory) -> Path:
         shutil.copy(run / place, home / name)
     shutil.copy(Path(__file__).parent / "stored" / "layers.json", home)
     (home / "folder").mkdir()
+    (run / "06-export").mkdir()
+    (run / "06-export" / "started.json").write_text(started_text("export", "key"))
+    (run.parent / "latest").unlink(missing_ok=True)
+    (run.parent / "latest").symlink_to("made")
     (home / "boards.toml").write_text('[desk]\nhost = "127.0.0.1"\nport = 9\n')
     return home
 
@@ -219,6 +310,10 @@ def faults(case: Case, files: Path, folder: Path) -> list[str]:
     """What is wrong with how the case ended."""
     before = digests(files)
     shutil.copytree(files, folder, symlinks=True, copy_function=os.link)
+    if case.mutant is not None:
+        path, content = case.mutant.path, case.mutant.content((files / case.mutant.path).read_bytes())
+        (folder / path).unlink()
+        (folder / path).write_bytes(content)
     code, text = outcome(case.words, folder)
     found = []
     if code not in {0, 1, 2, 3, 4, None}:
@@ -234,7 +329,7 @@ def faults(case: Case, files: Path, folder: Path) -> list[str]:
     if digests(files) != before:
         found.append("changed a source")
     shutil.rmtree(folder, ignore_errors=True)
-    return [f"{' | '.join(found)}: {case.words!r}: {text[-300:]!r}"] if found else []
+    return [f"{' | '.join(found)}: {case.words!r} {case.mutant or ''}: {text[-300:]!r}"] if found else []
 
 
 def digests(files: Path) -> dict[str, str]:
@@ -249,7 +344,16 @@ def test_no_value_of_any_option_is_a_bug(files: Any, tmp_path: Path, name: str):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("path", MUTANTS)
+def test_no_damaged_file_is_a_bug(files: Any, tmp_path: Path, path: str):
+    found = [fault for case in mutants_of(path) for fault in faults(case, files, tmp_path / "work")]
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.slow
 def test_some_of_them_are_no_bug(files: Any, tmp_path: Path):
-    found = [fault for case in ALL[7 :: len(ALL) // SMOKE] for fault in faults(case, files, tmp_path / "work")]
+    some = [*ALL[7 :: len(ALL) // SMOKE], *(next(mutants_of(path)) for path in MUTANTS)]
+    found = [fault for case in some for fault in faults(case, files, tmp_path / "work")]
     assert not found, "\n".join(found)

@@ -121,8 +121,9 @@ class Chosen:
 
 
 def bounds_by(table: ScaleTable, method: str, tensors: tuple[str, ...]) -> dict[str, float]:
-    """Tensor -> amax by `method`; tensors that were always zero are left at 0."""
-    return {name: table.tensors[name].amax[method] for name in tensors}
+    """Tensor -> amax by `method`, where the table has one; tensors that were always zero are left at 0."""
+    found = {name: table.tensors[name].amax.get(method) for name in tensors if name in table.tensors}
+    return {name: bound for name, bound in found.items() if bound is not None}
 
 
 def chosen_by_auto(model: Any, placement: Placement, table: ScaleTable, images: CalibrationImages) -> Chosen:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ def predictions_in(folder: Path, accuracy: Accuracy | None) -> Table | None:
         return None
     try:
         table: Table = np.load(path, mmap_mode="r", allow_pickle=False)  # what a header claims is not read into memory
-    except (OSError, ValueError, EOFError, OverflowError):
+    except (OSError, ValueError, EOFError, OverflowError, TokenError):
         return None
     is_whole = isinstance(table, np.ndarray) and table.shape == (accuracy.n, _COLUMNS)
     return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == accuracy.correct_top1 else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.spec import ModelSpec
 
@@ -27,7 +29,7 @@ class ScaleTable(Record):
     dataset: str
     split: str
     n: int
-    seed: int
+    seed: int = Field(ge=0)
     ids_sha256: str
     methods: tuple[str, ...]
     tensors: dict[str, TensorScale]

@@ -129,7 +129,7 @@ class LazyGroup(click.Group):
 def cli(verbose: bool, quiet: bool) -> None:
     """From a ResNet to a measured INT8 TensorRT engine.
 
-    Start with `edgeres run demo`, or with your own network: `edgeres import FILE --arch resnet50`. The manual:
+    Start with `edgeres run demo`, or with your own network: `edgeres import FILE`. The manual:
     `edgeres help`.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO

@@ -262,7 +262,7 @@ def model_from(path: Path) -> Model:
                 raise InputError(f"{path} does not exist")
             return kind(path)
     if path.suffix in {".pt", ".pth", ".th", ".bin", ".ckpt"}:
-        raise InputError(f"{path} is a foreign checkpoint; bring it in first: edgeres import {path} --arch resnet50")
+        raise InputError(f"{path} is a foreign checkpoint; bring it in first: edgeres import {path}")
     known = ", ".join(kind.suffix for kind in MODEL_KINDS)
     raise InputError(f"{path}: cannot tell what this is by its name (known: {known})")
 
@@ -289,8 +289,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 def _card_from(text: str | None, path: Path) -> Card:
     if text is None:
         raise InputError(
-            f"{path} was not written by edgeres (it holds no spec); bring weights in with:"
-            " edgeres import FILE --arch NAME"
+            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import FILE"
         )
     return record_from_text(Card, text, f"{path}: its spec")
 

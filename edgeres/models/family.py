@@ -10,6 +10,7 @@ from edgeres.core.spec import ModelSpec, Preprocess
 if TYPE_CHECKING:
     from edgeres.models.network import Network
 
+CIFAR_SHAPE = (3, 32, 32)
 CIFAR_PREPROCESS = Preprocess(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 IMAGENET_PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256)
 
@@ -42,7 +43,7 @@ class ModuleInfo:
 class Layout:
     """The plan of a residual network or its control: everything `build` needs, nothing torch."""
 
-    imagenet: bool
+    imagenet: bool  # the stem of such networks
     linear: bool
     skips: bool
     ordering: Ordering

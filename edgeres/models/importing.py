@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,10 @@ from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import FeedOptions, preprocess_from
 from edgeres.models import spec_from_arch
+from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
-from edgeres.models.family import Ordering
+from edgeres.models.family import CIFAR_PREPROCESS, CIFAR_SHAPE, Ordering
+from edgeres.models.recognise import Recognised, check_recognised, recognised
 from edgeres.models.resnet import RESNET
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ class ImportConfig(FeedOptions):
     """What a foreign file does not say about itself."""
 
     file: Path = Field(description="the foreign checkpoint (.pt, .pth, .th, .safetensors)")
-    arch: str | None = Field(None, description="resnet20, resnet50, ...: see `edgeres ls models`")
+    arch: str | None = Field(
+        None, description="resnet20, resnet50, ... (edgeres ls models); default: told by keys and shapes"
+    )
     classes: int | None = Field(None, gt=1, description="number of classes; default: the classifier's rows")
-    labels: Path | None = Field(None, description="text file, one class name a line, in the order of the outputs")
+    labels: Path | None = Field(None, description="class names in the order of the outputs: one a line, or JSON")
     size: int | None = Field(None, gt=0, description="input height and width in pixels")
     shortcut: str | None = Field(None, description="A, B or C; default: told by the keys")
     ordering: Ordering = Field("original", description="order of batch norm, activation and addition")
-    key: str | None = Field(None, description="which state dict, if the file holds several")
+    key: str | None = Field(None, description="which state dict or network, if the file holds several")
 
     def check(self) -> None:
         """The file is there and the network exists."""
@@ -69,18 +72,18 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     """Writes out_dir/model.safetensors; raises InputError that lists every key that does not fit."""
     del source
     require("torch", "train")
-    from edgeres.models.foreign import check_values, read_weights, translated, with_batch_counters
-    from edgeres.models.weights import check_weights, save_checkpoint
+    from edgeres.models.foreign import read_weights, translated, with_batch_counters
+    from edgeres.models.weights import save_checkpoint
 
     recorder = Recorder("import", config, None)
-    if config.arch is None or _is_ours(config.file):
+    if _is_ours(config.file):
         return _copied(config, recorder, out_dir)
-    found, notes = read_weights(config.file, config.key)
-    weights = with_batch_counters(translated(found))
-    check_values(weights, config.file)
-    spec = _spec_of(weights, config)
-    check_weights(weights, spec, str(config.file))
-    recorder.notes += notes
+    found = read_weights(config.file, config.key)
+    network, notes = translated(found.weights, str(config.file))
+    weights = with_batch_counters(network)
+    spec = _spec_of(weights, found.classes, config, notes)
+    _check_fits(weights, spec, config)
+    recorder.notes += found.notes + notes
     if config.mean is None:
         recorder.warnings.append(
             f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
@@ -100,12 +103,23 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     return StageResult(output, recorder.finish(output))
 
 
+def _check_fits(weights: Weights, spec: ModelSpec, config: ImportConfig) -> None:
+    """Raises InputError that lists the keys that do not fit, and says what they look like if not what was named."""
+    from edgeres.models.weights import check_weights
+
+    try:
+        check_weights(weights, spec, str(config.file))
+    except InputError as err:
+        seen = recognised({key: tuple(tensor.shape) for key, tensor in weights.items()})
+        if seen is None or seen.called == config.arch:
+            raise
+        raise InputError(f"{err}; it looks like {seen.called}") from err
+
+
 def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageResult[Checkpoint]:
     """Our own file again, with another preprocessing or other class names if they are given."""
     from edgeres.models.weights import load_weights, save_checkpoint
 
-    if config.file.suffix != Checkpoint.suffix:
-        raise InputError(f"say which network {config.file} is: --arch resnet50 (see: edgeres ls models)")
     original = Checkpoint(config.file)
     _check_options(config, original.spec)
     spec = _fed_as(config, original.spec)
@@ -131,7 +145,7 @@ def _fed_as(config: ImportConfig, spec: ModelSpec) -> ModelSpec:
         **dict(spec),
         "preprocess": preprocess_from(config, spec.preprocess, spec.input_shape, config.size),
         "input_shape": (channels, config.size or height, config.size or width),
-        "classes": _class_names(config.labels, spec.num_classes) or spec.classes,
+        "classes": names_in_list(config.labels, spec.num_classes) if config.labels else spec.classes,
     }
     return config_from(ModelSpec, values, str(config.file))
 
@@ -153,30 +167,50 @@ def _check_options(config: ImportConfig, spec: ModelSpec) -> None:
         )
 
 
-def _spec_of(weights: Weights, config: ImportConfig) -> ModelSpec:
-    from edgeres.models.foreign import shortcut_option
-
-    rows = _classifier_rows(weights, config)
-    arch = config.arch or ""
+def _spec_of(weights: Weights, classes: tuple[str, ...], config: ImportConfig, notes: list[str]) -> ModelSpec:
+    """The network of `weights`; `classes` are names that the file holds, `notes` gets what was concluded."""
+    rows = len(weights["fc.weight"])
+    if config.classes not in {None, rows}:
+        raise InputError(f"--classes {config.classes}, but the classifier of {config.file} has {rows} outputs")
+    arch, options = _arch_of(weights, config, notes)
     base = spec_from_arch(arch, num_classes=rows)
-    _, height, width = base.input_shape
+    shape, preprocess = base.input_shape, base.preprocess
+    if "stem" in options:
+        shape, preprocess = CIFAR_SHAPE, CIFAR_PREPROCESS
     channels = _input_channels(weights)
-    options: dict[str, str | int | float] = {}
-    shortcut = config.shortcut or shortcut_option(weights)
-    if base.family == "resnet" and shortcut != RESNET.layout(base).shortcut:
-        options["shortcut"] = shortcut
-    if config.ordering != "original":
-        options["ordering"] = config.ordering
+    names = names_in_list(config.labels, rows) if config.labels else ()
+    if not names and len(classes) == rows:
+        names = classes
+        notes.append(f"class names are the file's own: {', '.join(names[:3])}{', ...' if rows > 3 else ''}")
     return spec_from_arch(
         arch,
         num_classes=rows,
-        preprocess=preprocess_from(
-            config, _for_channels(base.preprocess, channels), (channels, height, width), config.size
-        ),
-        input_shape=(channels, config.size or height, config.size or width),
-        classes=_class_names(config.labels, rows),
+        preprocess=preprocess_from(config, _for_channels(preprocess, channels), (channels, *shape[1:]), config.size),
+        input_shape=(channels, config.size or shape[1], config.size or shape[2]),
+        classes=names,
         options=options,
     )
+
+
+def _arch_of(weights: Weights, config: ImportConfig, notes: list[str]) -> tuple[str, dict[str, str | int | float]]:
+    """The variant and its options, from the keys and shapes where the user does not say."""
+    from edgeres.models.foreign import shortcut_option
+
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    if config.arch is None:
+        seen = check_recognised(shapes, str(config.file))
+        notes.append(f"recognised as {seen.called} by keys and shapes; if it is another, name it with --arch")
+    else:
+        seen = recognised(shapes) or Recognised(None, "")
+    arch = config.arch or seen.arch or ""
+    options = dict(seen.options) if arch == seen.arch else {}
+    spec = spec_from_arch(arch, num_classes=2, options=options)
+    shortcut = config.shortcut or shortcut_option(weights)
+    if spec.family == "resnet" and shortcut != RESNET.layout(spec).shortcut:
+        options["shortcut"] = shortcut
+    if config.ordering != "original":
+        options["ordering"] = config.ordering
+    return arch, options
 
 
 def _input_channels(weights: Weights) -> int:
@@ -189,32 +223,3 @@ def _for_channels(base: Preprocess, channels: int) -> Preprocess:
     if channels == _COLOURS:
         return base
     return base.model_copy(update={name: (sum(getattr(base, name)) / _COLOURS,) * channels for name in ("mean", "std")})
-
-
-def _classifier_rows(weights: Weights, config: ImportConfig) -> int:
-    classifier = weights.get("fc.weight")
-    if classifier is None or classifier.ndim != 2:
-        raise InputError(f"{config.file} has no classifier (fc.weight, linear.weight or classifier.weight)")
-    rows = int(classifier.shape[0])
-    if config.classes not in {None, rows}:
-        raise InputError(f"--classes {config.classes}, but the classifier of {config.file} has {rows} outputs")
-    return rows
-
-
-def _class_names(labels: Path | None, rows: int) -> tuple[str, ...]:
-    if labels is None:
-        return ()
-    try:
-        names = tuple(line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"cannot read the class names in {labels}: {err}") from err
-    if len(names) != rows:
-        raise InputError(f"{labels} names {len(names)} classes, the classifier has {rows}")
-    double, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        places = [str(place) for place, name in enumerate(names, 1) if name == double]
-        raise InputError(
-            f"{labels} gives the name {double!r} to the classes {', '.join(places[:3])}"
-            f"{', ...' if len(places) > 3 else ''}; data is told apart by these names, so give each its own"
-        )
-    return names

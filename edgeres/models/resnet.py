@@ -21,12 +21,12 @@ from pydantic import Field
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
-from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS, Layout, ModuleInfo, Ordering
+from edgeres.models.family import CIFAR_PREPROCESS, CIFAR_SHAPE, IMAGENET_PREPROCESS, Layout, ModuleInfo, Ordering
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network
 
-_IMAGENET_STAGES = {
+IMAGENET_STAGES = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -47,6 +47,7 @@ class ResNetOptions(Config):
     layers: int | None = Field(None, ge=1, le=64, description="convolutions (or linear layers) in a module")
     bottleneck: bool | None = Field(None, description="1x1, 3x3, 1x1 modules")
     width: int | None = Field(None, ge=1, description="channels of the first stage")
+    stem: Literal["cifar"] | None = Field(None, description="cifar: 3x3, stride 1, no pooling, of an ImageNet depth")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ResNetFamily:
         """ImageNet's 224 pixels or CIFAR's 32."""
         if self._is_imagenet(variant):
             return (3, 224, 224), IMAGENET_PREPROCESS
-        return (3, 32, 32), CIFAR_PREPROCESS
+        return CIFAR_SHAPE, CIFAR_PREPROCESS
 
     def modules(self, spec: ModelSpec) -> tuple[ModuleInfo, ...]:
         """`layer1.0` ... in order."""
@@ -86,7 +87,7 @@ class ResNetFamily:
         width = options.width or (64 if imagenet or self.linear else 16)
         shortcut = options.shortcut or ("B" if imagenet or self.linear else "A")
         return Layout(
-            imagenet=imagenet,
+            imagenet=imagenet and options.stem is None,
             linear=self.linear,
             skips=self.skips,
             ordering=options.ordering,
@@ -112,7 +113,7 @@ class ResNetFamily:
     def _counts(self, variant: str, layers: int) -> tuple[int, ...]:
         depth = self._depth(variant)
         if self._is_imagenet(variant):
-            return _IMAGENET_STAGES[depth]
+            return IMAGENET_STAGES[depth]
         n, rest = divmod(depth - 2, 3 * layers)
         if n < 1 or rest:
             raise InputError(
@@ -121,7 +122,7 @@ class ResNetFamily:
         return (n, n, n)
 
     def _is_imagenet(self, variant: str) -> bool:
-        return not self.linear and not variant.endswith("cifar") and self._depth(variant) in _IMAGENET_STAGES
+        return not self.linear and not variant.endswith("cifar") and self._depth(variant) in IMAGENET_STAGES
 
     def _is_deep(self, variant: str) -> bool:
         return self._is_imagenet(variant) and self._depth(variant) >= _BOTTLENECK_FROM
@@ -137,7 +138,7 @@ RESNET = ResNetFamily(
     "resnet",
     (
         *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-        *(f"resnet{depth}" for depth in _IMAGENET_STAGES),
+        *(f"resnet{depth}" for depth in IMAGENET_STAGES),
     ),
 )
 FCRESNET = ResNetFamily("fcresnet", ("fcresnet20", "fcresnet32"), linear=True)

@@ -17,7 +17,7 @@ from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS, ModuleI
 if TYPE_CHECKING:
     from edgeres.models.network import Network
 
-_STAGES = {
+STAGES = {
     "vgg11": (1, 1, 2, 2, 2),
     "vgg13": (2, 2, 2, 2, 2),
     "vgg16": (2, 2, 3, 3, 3),
@@ -30,7 +30,7 @@ _IMAGENET_SUFFIX = "imagenet"
 class VggFamily:
     """vgg11, vgg13, vgg16."""
 
-    variants: tuple[str, ...] = tuple(_STAGES)
+    variants: tuple[str, ...] = tuple(STAGES)
 
     def defaults(self, variant: str) -> tuple[tuple[int, int, int], Preprocess]:
         """CIFAR's, or ImageNet's with the suffix `imagenet`."""
@@ -59,7 +59,7 @@ class VggFamily:
 
     def stages(self, variant: str) -> tuple[int, ...]:
         """Convolutions between poolings; raises InputError for an unknown variant."""
-        stages = _STAGES.get(variant.removesuffix(_IMAGENET_SUFFIX))
+        stages = STAGES.get(variant.removesuffix(_IMAGENET_SUFFIX))
         if stages is None:
             raise InputError(f"unknown variant {variant!r} of vgg (known: {', '.join(self.variants)})")
         return stages

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +15,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
 from edgeres.core.stated import preprocess_from
 from edgeres.models import network_from, spec_from_arch
+from edgeres.models.class_names import names_in_list
 from edgeres.models.family import IMAGENET_PREPROCESS
 from edgeres.models.foreign import read_weights, shortcut_option, translated, with_batch_counters
 from edgeres.models.importing import ImportConfig, import_checkpoint
@@ -44,19 +51,41 @@ def wrap_averaged(state):
     return {"n_averaged": torch.tensor(4), **{f"module.{key}": value for key, value in state.items()}}
 
 
+def wrap_lightning_with_loss(state):
+    return {"state_dict": {f"resnet.{key}": one for key, one in state.items()} | {"criterion.weight": torch.ones(7)}}
+
+
+def wrap_mmpretrain(state):
+    moved = {("head." if key.startswith("fc.") else "backbone.") + key: one for key, one in state.items()}
+    return {"meta": {}, "state_dict": moved | {"data_preprocessor.mean": torch.ones(3, 1, 1)}}
+
+
+def wrap_dropout(state):
+    return {f"base_model.{key.replace('fc.', 'classifier.1.')}": value for key, value in state.items()}
+
+
+def wrap_observers(state):
+    seen = {"conv1.weight_quantizer._amax": torch.ones(16, 1), "layer1.0.conv1.weight_fake_quant.scale": torch.ones(16)}
+    return state | seen | {"layer1.0.bn1.activation_post_process.running_mean": torch.ones(2)}
+
+
 def wrap_linear(state):
     return {key.replace("fc.", "linear."): value for key, value in state.items()}
 
 
 @pytest.mark.parametrize(
-    "wrap", [wrap_plain, wrap_data_parallel, wrap_compiled_lightning, wrap_ema, wrap_averaged, wrap_linear]
+    "wrap",
+    [
+        *(wrap_plain, wrap_data_parallel, wrap_compiled_lightning, wrap_ema, wrap_averaged, wrap_linear),
+        *(wrap_lightning_with_loss, wrap_mmpretrain, wrap_dropout, wrap_observers),
+    ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_wrapped_and_prefixed_files_give_the_same_network(network, tmp_path, wrap, zipped):
     file = tmp_path / "foreign.pth"
     torch.save(wrap(network.state_dict()), file, _use_new_zipfile_serialization=zipped)
-    result = import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / "out")
-    assert result.output.spec.num_classes == 7
+    result = import_checkpoint(None, ImportConfig(file=file), tmp_path / "out")
+    assert (result.output.spec.variant, result.output.spec.num_classes) == ("resnet8", 7)
     with torch.inference_mode():
         assert torch.equal(load_network(result.output)(IMAGES), network(IMAGES))
 
@@ -66,7 +95,7 @@ def test_shortcut_is_a_name_for_downsample_and_the_option_is_told_by_the_keys(tm
         spec = spec_from_arch("resnet8", num_classes=3, options={"shortcut": option})
         state = network_from(spec).state_dict()
         foreign = {key.replace("downsample", "shortcut"): value for key, value in state.items()}
-        assert translated(foreign).keys() == state.keys()
+        assert translated(foreign, "x")[0].keys() == state.keys()
         assert shortcut_option(state) == option
         file = tmp_path / f"{option}.pt"
         torch.save(foreign, file)
@@ -82,13 +111,120 @@ def test_missing_batch_counters_are_filled_in(network, tmp_path):
 def test_several_state_dicts_are_noted_and_chosen_by_key(network, tmp_path):
     file = tmp_path / "ema.pt"
     torch.save(wrap_ema(network.state_dict()), file)
-    usual, notes = read_weights(file)
-    averaged, _ = read_weights(file, "ema")
+    usual, notes, _ = read_weights(file)
+    averaged = read_weights(file, "ema").weights
     assert "state_dict" in notes[0]
     assert "ema" in notes[0]
     assert not torch.equal(usual["fc.bias"], averaged["fc.bias"])
     with pytest.raises(InputError, match="did you mean ema"):
         read_weights(file, "emma")
+
+
+@pytest.mark.parametrize(("first", "second"), [("model.", "ema."), ("student.net.", "teacher.net.")])
+def test_one_of_two_networks_in_a_state_dict_is_taken_by_key(network, tmp_path, first, second):
+    file, state = tmp_path / "two.pt", network.state_dict()
+    other = {key: one + 1 if one.is_floating_point() else one for key, one in state.items()}
+    both = [{f"{prefix}{key}": one for key, one in part.items()} for prefix, part in ((first, state), (second, other))]
+    torch.save({"state_dict": both[0] | both[1]}, file)
+    name = second.partition(".")[0]
+    weights, _ = translated(read_weights(file, name).weights, "x")
+    assert torch.equal(weights["fc.bias"], other["fc.bias"])
+    if first == "model.":
+        assert torch.equal(translated(read_weights(file).weights, "x")[0]["fc.bias"], state["fc.bias"])
+    else:
+        with pytest.raises(InputError, match=r"two\.pt holds 2 networks; .* --key: state_dict.student, "):
+            read_weights(file)
+
+
+def test_what_is_left_out_is_noted(network, tmp_path):
+    torch.save(wrap_lightning_with_loss(network.state_dict()), tmp_path / "net.pt")
+    notes = import_checkpoint(None, ImportConfig(file=tmp_path / "net.pt"), tmp_path / "out").report.notes
+    assert "left out, as they belong to no layer: criterion.weight (1 in all)" in notes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fc.1.weight": (9, 64), "fc.4.weight": (7, 9)}, r"2 linear layers .* \(fc.1 64 -> 9, fc.4 9 -> 7\)"),
+        ({"fc1.weight": (9, 64), "fc2.weight": (7, 9)}, r"2 linear layers .* \(fc1 64 -> 9, fc2 9 -> 7\)"),
+        ({"age.weight": (9, 64), "sex.weight": (2, 64)}, r"2 linear layers .* \(age 64 -> 9, sex 64 -> 2\)"),
+        ({"fc.weight": (7, 63)}, r"no classifier, a linear layer behind its 64 features \(other keys: fc.weight\)"),
+        ({"fc.1.weight": (7, 64), "fc.0.weight": (64,), "fc.0.bias": (64,)}, "2 unexpected .fc.0.bias, fc.0.weight"),
+        ({"fc.weight": (7, 64), "neck.weight": (64,), "neck.running_mean": (64,)}, r"unexpected \(neck\."),
+        ({"fc.weight": (7, 64), "layer1.0.attend.weight": (1, 64)}, "1 unexpected .layer1.0.attend.weight"),
+    ],
+)
+def test_layers_that_are_not_rebuilt_are_named(network, tmp_path, change, message):
+    state = {key: one for key, one in network.state_dict().items() if not key.startswith("fc.")}
+    torch.save(state | {key: torch.ones(shape) for key, shape in change.items()}, tmp_path / "net.pt")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(None, ImportConfig(file=tmp_path / "net.pt"), tmp_path / "out")
+
+
+def test_one_output_becomes_two_classes_with_the_same_decision(network, tmp_path):
+    state = network.state_dict()
+    torch.save(state | {"fc.weight": state["fc.weight"][:1], "fc.bias": state["fc.bias"][:1]}, tmp_path / "one.pt")
+    output = import_checkpoint(None, ImportConfig(file=tmp_path / "one.pt"), tmp_path / "out").output
+    with torch.inference_mode():
+        ours, theirs = load_network(output)(IMAGES), network(IMAGES)[:, 0]
+    assert torch.allclose(ours.softmax(1)[:, 1], theirs.sigmoid())
+    assert torch.equal(ours.argmax(1) == 1, theirs > 0)
+
+
+def test_a_classifier_without_a_bias_gets_one_of_zeros(network, tmp_path):
+    torch.save({key: one for key, one in network.state_dict().items() if key != "fc.bias"}, tmp_path / "x.pt")
+    output = import_checkpoint(None, ImportConfig(file=tmp_path / "x.pt"), tmp_path / "out").output
+    assert not load_weights(output)["fc.bias"].any()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        (
+            "conv1.weight",
+            lambda one: torch.quantize_per_tensor(one, 0.01, 0, torch.qint8),
+            "is quantized; save",
+        ),
+        ("fc.weight", lambda one: one.to_sparse(), "is sparse; save it with .to_dense"),
+        ("layer1.0.bn1.running_var", lambda one: -one, r"holds a variance below 0 \(-1\)"),
+        ("conv1.weight", lambda one: one.to(torch.int8), "holds int8, not floating-point numbers"),
+    ],
+)
+def test_tensors_that_cannot_be_used_are_named_in_one_line(network, tmp_path, key, change, message):
+    state = network.state_dict()
+    torch.save(state | {key: change(state[key])}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=rf"x\.pt: {key} {message}"):
+        import_checkpoint(None, ImportConfig(file=tmp_path / "x.pt"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"class_to_idx": {name: 6 - i for i, name in enumerate("abcdefg")}},
+        {"hyper_parameters": {"idx_to_class": dict(enumerate("gfedcba"))}},
+        {"classes": list("gfedcba")},
+    ],
+)
+def test_class_names_in_the_file_are_used(network, tmp_path, said):
+    torch.save({"state_dict": network.state_dict(), **said}, tmp_path / "x.pt")
+    result = import_checkpoint(None, ImportConfig(file=tmp_path / "x.pt"), tmp_path / "out")
+    assert result.output.spec.classes == tuple("gfedcba")
+    assert "class names are the file's own: g, f, e, ..." in result.report.notes
+
+
+def test_a_file_of_plain_objects_is_refused_with_a_command_that_converts_it(network, tmp_path):
+    file = tmp_path / "it's.pth"
+    state = network.state_dict()
+    extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(91.5), "optimizer": {"lr": np.float64(0.1)}}
+    torch.save({"state_dict": state, **extra}, file)
+    with pytest.raises(InputError, match=r"refused\. This takes its tensors .*: python -c ") as caught:
+        read_weights(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    command = shlex.split(message[message.index("python -c") :])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    assert torch.equal(read_weights(tmp_path / "it's.plain.pth").weights["fc.bias"], state["fc.bias"])
 
 
 class Custom:
@@ -105,7 +241,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 def test_nothing_is_half_loaded(network, tmp_path):
     state = dict(network.state_dict())
     del state["layer1.0.conv2.weight"]
-    state["extra.weight"] = torch.zeros(2)
+    state["extra.weight"] = torch.zeros(2, 2)
     state["conv1.weight"] = torch.zeros(16, 3, 5, 5)
     file = tmp_path / "odd.pt"
     torch.save(state, file)
@@ -277,6 +413,35 @@ def test_the_outermost_sizes_are_taken(network, tmp_path, size):
     config = ImportConfig(file=tmp_path / "net.pt", arch="resnet8", size=size)
     config.check()
     assert import_checkpoint(None, config, tmp_path / "out").output.spec.input_shape == (3, size, size)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffcaf\u00e9\r\nb\r\nc\r\nd\r\ne\r\nf\r\ng\r\n",
+        "cafe\u0301\nb\u200b\nc\nd\ne\nf\ng\u00ad\n",
+        '{"0": "cafe\u0301", "1": "b", "2": "c", "3": "d", "4": "e", "5": "f", "6": "g"}',
+        '{"caf\u00e9": 0, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "g": 6}',
+        '["caf\u00e9", "b", "c", "d", "e", "f", "g"]',
+    ],
+)
+def test_class_names_are_read_as_they_look(tmp_path, text):
+    (tmp_path / "labels.txt").write_bytes(text.encode())
+    assert names_in_list(tmp_path / "labels.txt", 7) == ("caf\u00e9", *"bcdefg")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,ant\n1,bee\n", "is a table .'0,ant', ...."),
+        ('{"ant": 0, "bee": 2}', "names no classes; it should read"),
+        ('{"ant": 0,', "is not valid JSON"),
+    ],
+)
+def test_lists_that_are_no_names_are_refused(tmp_path, text, message):
+    (tmp_path / "labels").write_text(text)
+    with pytest.raises(InputError, match=message):
+        names_in_list(tmp_path / "labels", 2)
 
 
 def test_two_classes_of_one_name_are_refused(network, tmp_path):

@@ -99,6 +99,19 @@ def test_without_augmentation_training_sees_what_evaluation_sees(name: str, requ
     np.testing.assert_array_equal(labels.numpy(), expected_labels)
 
 
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+def test_random_crops_are_of_what_the_network_is_shown(photos: Dataset, fit: str) -> None:
+    """Images are noise 40 wide and about 30 high: only in a letterbox is there a border to see."""
+    preprocess = photos.preprocess.model_copy(update={"fit": fit, "resize": 40 if fit == "crop" else None, "border": 0})
+    spec = spec_of(photos, (3, 24, 24)).model_copy(update={"preprocess": preprocess})
+    data = batches_for(photos.train, spec, LoopConfig(batch=16))
+    images, _ = next(data.from_step(0, 1, Slice(0, 16, CPU)))
+    assert images.shape == (16, 3, 24, 24)
+    black = normalised_tensor(torch.zeros(1, 1, 1, 3, dtype=torch.uint8), preprocess)
+    bordered = (images == black).all(dim=(1, 3)).any(dim=1)  # a whole row of it
+    assert bool(bordered.any()) == (fit == "letterbox")
+
+
 def test_a_batch_larger_than_the_data_is_refused(digits: Dataset) -> None:
     with pytest.raises(InputError, match="train has 1348 images, fewer than one batch of 4000"):
         batches_for(digits.train, spec_of(digits), LoopConfig(batch=4000))

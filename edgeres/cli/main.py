@@ -140,11 +140,20 @@ def main() -> None:
     """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the first to be registered is done last
+    interrupts: list[int] = []
+    atexit.register(_end, interrupts)  # the first to be registered is done last
     code = _run()
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, _end_now)
+        interrupts.append(code)
     sys.exit(code)
+
+
+def _end(interrupts: list[int]) -> None:
+    """No death by signal: Python kills itself where a Ctrl-C fell into text that was being executed, caught or not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if interrupts:
+        os._exit(INTERRUPTED)
 
 
 def _end_now(number: int, frame: object) -> NoReturn:

@@ -16,6 +16,25 @@ late = Late()
 AT_EXIT = "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT) or [None for _ in range(9)])"
 
 
+IN_TEXT = """
+import sys
+from edgeres.cli import main
+def run():
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        return 130
+main._run = run
+main.main()
+"""
+
+
+def test_an_interrupt_of_text_that_is_executed_is_no_death_by_signal(tmp_path):
+    (tmp_path / "started.py").write_text(IN_TEXT)
+    done = subprocess.run([sys.executable, "-m", "started"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("again", [LATE, AT_EXIT], ids=["modules", "atexit"])
 def test_a_further_interrupt_at_the_end_changes_no_exit_code(again):
     code = f"import atexit, os, signal\nfrom edgeres.cli import main\n{again}\nmain._run = lambda: 130\nmain.main()"

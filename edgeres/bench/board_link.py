@@ -159,15 +159,11 @@ def _connected(board: Board) -> Any:
         with contextlib.suppress(EOFError, OSError):
             connection.close()
         raise why_not(board, err, {hop.host: hop.port for hop in hops}) from err
-    _watch(connection.client.get_transport())
-    return connection
-
-
-def _watch(transport: Any) -> None:
-    """Makes a silent network an error; a jump host's channel has no socket, its own connection has."""
-    transport.set_keepalive(_KEEPALIVE_S)
+    transport = connection.client.get_transport()
+    transport.set_keepalive(_KEEPALIVE_S)  # makes a silent network an error
     if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS)
+    return connection
 
 
 def _verify_keys(connection: Any, policy: Any) -> None:

@@ -59,12 +59,8 @@ def _calls_ms(runner: Runner, turn: Turn, clock: Clock) -> list[float]:
     samples: list[float] = []
     end = clock() + turn.seconds
     while len(samples) < turn.most and (len(samples) < turn.least or clock() < end):
-        samples.append(_call_ms(runner, clock))
+        start = clock()
+        runner.step()
+        runner.synchronize()
+        samples.append((clock() - start) * 1000)
     return samples
-
-
-def _call_ms(runner: Runner, clock: Clock) -> float:
-    start = clock()
-    runner.step()
-    runner.synchronize()
-    return (clock() - start) * 1000

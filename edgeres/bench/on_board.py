@@ -249,7 +249,9 @@ def built_on(
     log.info("%s: sending %s", session.board.name, model.path.name)
     remote, plan = session.upload(model.path, _ONNX), f"{session.folder}/{_PLAN}"
     log.info("%s: building the engine of %s", session.board.name, model.path.name)
-    options = [f"--trtexec={option}" for option in (*_profile(model, batch), *extra)]
+    names = () if model.batch is not None else ("minShapes", "optShapes", "maxShapes")  # of an open batch
+    profile = [f"--{name}={_shape(model, size)}" for name, size in zip(names, batch, strict=False)]
+    options = [f"--trtexec={option}" for option in (*profile, *extra)]
     words = ["--onnx", remote, "--engine", plan, "--precision", model.precision, "--timeout-s", str(timeout_s)]
     answer = session.agent("build", *words, *options)
     return Built(plan, batch[1], answer["engine_sha256"], _shapes(model, batch[1]), answer)
@@ -284,14 +286,6 @@ def onnx_of(engine: Engine) -> OnnxModel | None:
     beside = [engine.path.with_name(name)] if name else []
     found = (OnnxModel(path) for path in (*beside, engine.path.with_suffix(".onnx")) if path.is_file())
     return next((one for one in found if one.sha256 == engine.manifest.onnx_sha256), None)
-
-
-def _profile(model: OnnxModel, batch: tuple[int, int, int]) -> list[str]:
-    """The optimization profile of a graph whose batch is open."""
-    if model.batch is not None:
-        return []
-    names = ("minShapes", "optShapes", "maxShapes")
-    return [f"--{name}={_shape(model, size)}" for name, size in zip(names, batch, strict=True)]
 
 
 def _shapes(model: Model, batch: int) -> tuple[str, ...]:

@@ -27,10 +27,10 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 from typing_extensions import Self
@@ -161,7 +161,9 @@ class Worker:
         with self._process:
             if exc and exc[0] is not None:
                 self._process.terminate()
-            _close(self._process.stdin)
+            assert self._process.stdin is not None
+            with suppress(OSError):  # the reader died with something still in the pipe
+                self._process.stdin.close()
             try:
                 self._process.wait(_LEAVE_TIMEOUT_S)
             except subprocess.TimeoutExpired:
@@ -180,11 +182,11 @@ class Worker:
     def _ask(self, question: Record, kind: type[R]) -> R:
         line = self._exchange(question.model_dump_json())
         if not line:
-            raise StageError(f"bench: {self._name} was lost: {self._last_words()}")
+            raise StageError(f"bench: {self.job.path} was lost: {self._last_words()}")
         try:
             return kind.model_validate_json(line)
         except ValidationError as err:
-            raise StageError(f"bench: {self._name}: {_failure_in(line)}") from err
+            raise StageError(f"bench: {self.job.path}: {_failure_in(line)}") from err
 
     def _exchange(self, line: str) -> str:
         assert self._process.stdin is not None
@@ -203,25 +205,12 @@ class Worker:
         how = f"signal {-code}, killed from outside or out of memory" if code < 0 else f"exit {code}"
         return f"its process ended ({how}): {lines[-1].strip()}"
 
-    @property
-    def _name(self) -> str:
-        return str(self.job.path)
-
 
 def _failure_in(line: str) -> str:
     try:
         return Failure.model_validate_json(line).error
     except ValidationError:
         return f"its process answered {line.strip()[:100]!r}"
-
-
-def _close(stream: IO[str] | None) -> None:
-    if stream is None:
-        return
-    try:
-        stream.close()
-    except OSError:  # the reader died with something still in the pipe
-        return
 
 
 def _quiet_environment(threads: int) -> dict[str, str]:

@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
@@ -73,7 +72,7 @@ def main() -> int:
     replies = _private_stdout()
     job = Job.model_validate_json(sys.stdin.readline())
     try:
-        with _runner_for(job) as runner:
+        with runner_for(model_from(job.path), RunnerOptions(threads=job.threads, literal_qdq=False)) as runner:
             _serve(runner, job, replies)
     except EdgeresError as err:
         _send(Failure(error=str(err)), replies)
@@ -85,10 +84,6 @@ def images_for(model: Model, batch: int, seed: int) -> Images:
     """Standard-normal float32 (batch, C, H, W): what normalised images look like to the arithmetic."""
     shape = (batch, *model.spec.input_shape)
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def _runner_for(job: Job) -> AbstractContextManager[Runner]:
-    return runner_for(model_from(job.path), RunnerOptions(threads=job.threads, literal_qdq=False))
 
 
 def _serve(runner: Runner, job: Job, replies: TextIO) -> None:

@@ -30,7 +30,8 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
     refuse_needless(config, values, "bench")
     named = [model_from(path) for path in paths]
     run = run_named(run_name) if run_name is not None or not named else None
-    strange = _not_of(run, named) if run is not None else []
+    own = {model.sha256 for _, model in run.models()} if run is not None and named else set()
+    strange = [model for model in named if run is not None and model.sha256 not in own]
     is_timed = not named or not all(reason_to_skip(model, config) for model in named)
     if run is not None and is_timed and not strange:
         return _bench_in_run(run, named, config)
@@ -52,12 +53,6 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
     report = measures.bench_models(models, config, folder)[0][0]
     log.info("bench: wrote %s", folder.path / REPORT_NAME)
     return report
-
-
-def _not_of(run: Run, named: Sequence[Model]) -> list[Model]:
-    """Those of `named` that are no models of the run, by content."""
-    own = {model.sha256 for _, model in run.models()} if named else set()
-    return [model for model in named if model.sha256 not in own]
 
 
 def _why_session_not_kept(run: Run, strange: Sequence[Model]) -> str:

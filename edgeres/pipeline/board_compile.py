@@ -86,8 +86,12 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
     recorder.notes += opened.claim()
     smallest, usual, largest = (model.batch or getattr(config, name) for name in _BATCH)
     with timed(recorder.results, "build_s"):
-        options = tuple(_options(config))
-        built = built_on(opened, model, (smallest, usual, largest), options, timeout_s=work.timeout_s)
+        asked = {
+            "--builderOptimizationLevel=": config.optimization_level,
+            "--memPoolSize=workspace:": config.workspace_mib,
+        }
+        extra = tuple(f"{option}{value}" for option, value in asked.items() if value is not None)
+        built = built_on(opened, model, (smallest, usual, largest), extra, timeout_s=work.timeout_s)
     words = (*_BRIEFLY, "--timeout-s", str(work.timeout_s), "--folder", opened.folder, *built.shapes)
     loaded = opened.agent("measure", "--engine", built.remote, *words)
     facts = facts_of(opened, loaded)
@@ -128,13 +132,6 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
     write_report(report, work.report)
     log.info("compile: wrote %s", work.plan)
     return report
-
-
-def _options(config: CompileConfig) -> list[str]:
-    """What the user asked for beyond trtexec's defaults."""
-    level, workspace = config.optimization_level, config.workspace_mib
-    chosen = [] if level is None else [f"--builderOptimizationLevel={level}"]
-    return chosen + ([] if workspace is None else [f"--memPoolSize=workspace:{workspace}"])
 
 
 def _layers(text: str | None, model: OnnxModel, plan: Path, recorder: Recorder) -> LayerCounts | None:

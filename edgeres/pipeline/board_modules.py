@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from edgeres.bench.board_facts import tensorrt_of
 from edgeres.bench.board_session import Session, session
@@ -50,7 +49,9 @@ def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = N
     values = {name: value for name, value in request.values.items() if name in _OWN | {"batch"}}
     config = config_from(LatencyConfig, {**values, "runtime": "tensorrt"}, _COMMAND, as_options=True)
     config.check(on_board=True)
-    conditions = _board_config(request.values)
+    shared = {name: value for name, value in request.values.items() if name in _SHARED}
+    conditions = config_from(BoardConfig, shared, _COMMAND, as_options=True)
+    conditions.check_time()
     if not isinstance(model, (OnnxModel, Checkpoint)):
         raise InputError(f"--per-module --on takes an ONNX file or a checkpoint, got {source}")
     if isinstance(model, OnnxModel):
@@ -63,12 +64,6 @@ def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = N
             return _placed(_profiled(bench, model, folder), folder, out)
         kept = Kept(folder / KEPT_NAME, _hash_of(key, _state_of(opened, conditions)))
         return _placed(_timed(bench, model, config, folder=folder, kept=kept), folder, out)
-
-
-def _board_config(values: dict[str, Any]) -> BoardConfig:
-    config = config_from(BoardConfig, {k: v for k, v in values.items() if k in _SHARED}, _COMMAND, as_options=True)
-    config.check_time()
-    return config
 
 
 def _key(model: OnnxModel | Checkpoint, config: LatencyConfig, conditions: BoardConfig, board: Board) -> str:

@@ -266,7 +266,9 @@ def evaluate_call(
     run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
     if model is None:
         assert run is not None
-        model = _newest_runnable(run)
+        model = next((one for _, one in reversed(run.models()) if not isinstance(one, Engine)), None)
+        if model is None:
+            raise InputError(f"{run.path} holds no model that can be evaluated here")
         log.info("eval: takes %s", model.path)
     config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
     home = run_holding(model.path)
@@ -286,10 +288,3 @@ def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
     if replace or not judged or canonical_data_name(config.data) in judged:
         return ""
     return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
-
-
-def _newest_runnable(run: Run) -> Model:
-    models = [model for _, model in run.models() if not isinstance(model, Engine)]
-    if not models:
-        raise InputError(f"{run.path} holds no model that can be evaluated here")
-    return models[-1]

@@ -18,10 +18,6 @@ def listing(what: str) -> dict[str, str]:
     return LISTINGS[what]()
 
 
-def _models() -> dict[str, str]:
-    return {name: ", ".join(family_named(name).variants) for name in FAMILIES}
-
-
 def _datasets() -> dict[str, str]:
     known = {name: "" for name in DATASETS if name != "folder"}
     return {
@@ -42,10 +38,8 @@ def _recipes() -> dict[str, str]:
 
 
 def _runs() -> dict[str, str]:
-    root = runs_root()
-    folders = (
-        sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()) if root.is_dir() else []
-    )
+    paths = sorted(runs_root().iterdir()) if runs_root().is_dir() else []
+    folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
     return {path.name: ", ".join(map(_folder_in_words, Run(path).folders())) for path in folders}
 
 
@@ -54,22 +48,14 @@ def _folder_in_words(folder: StageFolder) -> str:
     return folder.path.name + state
 
 
-def _stages() -> dict[str, str]:
-    return {
-        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
-        for name, row in STAGES.items()
-    }
-
-
-def _schemas() -> dict[str, str]:
-    return {name: schema.found for name, schema in SCHEMAS.items()}
-
-
 LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
-    "models": _models,
+    "models": lambda: {name: ", ".join(family_named(name).variants) for name in FAMILIES},
     "data": _datasets,
     "recipes": _recipes,
     "runs": _runs,
-    "stages": _stages,
-    "schemas": _schemas,
+    "stages": lambda: {
+        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
+        for name, row in STAGES.items()
+    },
+    "schemas": lambda: {name: schema.found for name, schema in SCHEMAS.items()},
 }

@@ -46,7 +46,7 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
     from edgeres.evaluate.stage import evaluate
 
     key = stage_key("eval", model, config)
-    known = None if fresh else _report_with(folder / EVAL_NAME, key)
+    known = None if fresh else report_with(folder / EVAL_NAME, key)
     if known is not None and (folder / PREDICTIONS_NAME).is_file():
         return known, True
     log.info("eval %s", model.path)
@@ -74,7 +74,7 @@ def bench_models(
 
     hashes = json.dumps([model.sha256 for _, model in models])
     key = hashlib.sha256((hashes + stage_key("bench", None, config)).encode()).hexdigest()
-    known = None if fresh else _report_with(folder.path / REPORT_NAME, key)
+    known = None if fresh else report_with(folder.path / REPORT_NAME, key)
     if known is not None:
         return (known,), True
     log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
@@ -91,11 +91,9 @@ def write_run_report(run: Run, config: Config) -> RunSummary:
     return report(run.path, cast("ReportConfig", config))
 
 
-def _report_with(path: Path, key: str) -> StageReport | None:
-    if not path.is_file():
-        return None
-    try:
+def report_with(path: Path, key: str) -> StageReport | None:
+    """The report of the very same call, if it is there."""
+    with suppress(EdgeresError):
         report = record_from_json(StageReport, path)
-    except EdgeresError:
-        return None
-    return report if report.key == key else None
+        return report if report.key == key else None
+    return None

@@ -19,11 +19,12 @@ from edgeres.bench.on_board import Bench, BoardConfig, OnBoard, images_for, onnx
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
-from edgeres.core.config import config_from, record_from_json
-from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.config import config_from
+from edgeres.core.errors import InputError
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import with_default_data
+from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import stage_key
 
 log = logging.getLogger(__name__)
@@ -232,10 +233,5 @@ def _key(model: Model, config: BoardConfig, board: Board, kind: str = STAGE) -> 
 
 def _known(run: Run, key: str) -> StageReport | None:
     """What was measured before by the very same call."""
-    for folder in reversed(run.finished()):
-        if folder.stage == STAGE:
-            with suppress(EdgeresError):
-                report = record_from_json(StageReport, folder.path / REPORT_NAME)
-                if report.key == key:
-                    return report
-    return None
+    folders = [folder.path for folder in reversed(run.finished()) if folder.stage == STAGE]
+    return next(filter(None, (report_with(folder / REPORT_NAME, key) for folder in folders)), None)

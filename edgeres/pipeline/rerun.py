@@ -146,13 +146,9 @@ def _stage_verdict(before: FinishedStage, after: FinishedStage) -> Agreed:
         return Agreed(stage=before.name, outcome="agrees", text=f"every accuracy the same ({len(a.accuracy)})")
     if a.source and b.source and a.source.sha256 != b.source.sha256:
         return Agreed(stage=before.name, outcome="not judged", text="its input is not the same file")
-    if _is_of_machine(before):
+    if a.stage in {"latency", "sweep"}:
         return Agreed(stage=before.name, outcome="not judged", text="holds latencies of its own session")
     return Agreed(stage=before.name, outcome="differs", text="another result from the same input")
-
-
-def _is_of_machine(stage: FinishedStage) -> bool:
-    return stage.report.stage in {"latency", "sweep"}
 
 
 def _latency_verdict(name: str, before: StageReport, after: StageReport) -> Agreed:

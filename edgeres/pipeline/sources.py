@@ -31,11 +31,7 @@ def lacking(stage: str, source: Model, run: Run | None) -> str | None:
         return None
     names = ", ".join(dropped[:_NAMES_SHOWN]) + (", ..." if len(dropped) > _NAMES_SHOWN else "")
     modules = f"{len(dropped)} module{'' if len(dropped) == 1 else 's'}"
-    whole = _whole_in(run)
+    models = [model for _, model in run.models()] if run else []
+    whole = next((one for one in reversed(models) if isinstance(one, Checkpoint) and not one.spec.dropped), None)
     other = f"; to start from the whole network: edgeres prune {whole.path}" if whole else ""
     return f"{source.path} was taken, which already lacks {modules} ({names}){other}"
-
-
-def _whole_in(run: Run | None) -> Checkpoint | None:
-    models = [model for _, model in run.models()] if run else []
-    return next((one for one in reversed(models) if isinstance(one, Checkpoint) and not one.spec.dropped), None)

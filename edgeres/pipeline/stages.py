@@ -202,7 +202,7 @@ def filled(stage: str, config: Config, source: Artifact | None, made: Sequence[M
     if source is None:
         return config
     finders: dict[str, Callable[[str, Sequence[Made]], Path | None]] = {
-        "scales": _scales_of,
+        "scales": lambda sha256, made: _newest("calibrate", {sha256}, made),
         "teacher": _teacher_of,
         "latency": _latency_of,
     }
@@ -210,10 +210,10 @@ def filled(stage: str, config: Config, source: Artifact | None, made: Sequence[M
     return config.model_copy(update={name: finders[name](source.sha256, made) for name in wanted})
 
 
-def _scales_of(sha256: str, made: Sequence[Made]) -> Path | None:
-    """The newest scale table made for the model."""
+def _newest(stage: str, sources: set[str], made: Sequence[Made]) -> Path | None:
+    """What the stage made last of one of `sources`, told by their sha256."""
     for folder, report in reversed(made):
-        if folder.stage == "calibrate" and report.output and report.source and report.source.sha256 == sha256:
+        if folder.stage == stage and report.output and report.source and report.source.sha256 in sources:
             return folder.path / Path(report.output.path).name
     return None
 
@@ -224,10 +224,7 @@ def _latency_of(sha256: str, made: Sequence[Made]) -> Path | None:
     line = {sha256}
     while (parent := parents.get(sha256)) and parent not in line:
         line.add(sha256 := parent)
-    for folder, report in reversed(made):
-        if folder.stage == "latency" and report.output and report.source and report.source.sha256 in line:
-            return folder.path / Path(report.output.path).name
-    return None
+    return _newest("latency", line, made)
 
 
 def _teacher_of(sha256: str, made: Sequence[Made]) -> Path | None:

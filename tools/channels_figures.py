@@ -48,8 +48,8 @@ from channels_report import (
 from channels_worker import Weights, latencies_of, network_of, save_weights, widths_of, with_convolutions, write_onnx
 from safetensors.torch import load_file
 
-from edgeres.bench.machine import busy_cores
 from edgeres.bench.measure import Turn
+from edgeres.bench.watch import busy_cores
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import config_from, record_from_json
 from edgeres.core.environment import available_cores, environment

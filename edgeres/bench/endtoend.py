@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typing_extensions import Self
 
 from edgeres.core.metrics import Latency
 from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import percentile_interval, rate_interval
-from edgeres.runtime.runner import Images, Logits, Runner
+from edgeres.runtime.runner import Runner
 
 PARTS = ("decode", "preprocess", "inference", "argmax")
 _MOST_FILES = 256  # spread over the split; more would only lengthen the first turn's reads
@@ -31,30 +30,15 @@ Parts = tuple[float, ...]
 
 
 class Chain:
-    """A Runner whose `step` takes the next of `files` all the way; `take` tells how long each part took."""
+    """Around a Runner: `step` takes the next of `files` all the way; `take` tells how long each part took."""
 
     def __init__(
         self, runner: Runner, spec: ModelSpec, files: Sequence[Path], clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.name = runner.name
-        self.batch: int | None = 1
         self._runner, self._spec, self._files, self._clock = runner, spec, tuple(files), clock
         self._next = 0
         self._parts_ms: list[Parts] = []
-
-    def __enter__(self) -> Self:
-        """Nothing: the runner within is entered by its owner."""
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Nothing."""
-
-    def infer(self, images: Images) -> Logits:
-        """That of the runner within."""
-        return self._runner.infer(images)
-
-    def load(self, images: Images) -> None:
-        """Nothing: the input comes from the files."""
 
     def step(self) -> None:
         """Decodes, preprocesses, infers and takes the largest logit; raises InputError for a file that is no image."""

@@ -1,13 +1,13 @@
-"""The measuring loop: a pure function of a Runner and a clock."""
+"""The measuring loop: a pure function of what is timed, such as a Runner, and a clock."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgeres.core.config import Record
-from edgeres.runtime.runner import Runner
 
 Clock = Callable[[], float]
 
@@ -16,6 +16,18 @@ _WINDOW_CALLS = 3  # a median needs them, however slow the model
 _STABLE = 0.05  # two windows this close are the same speed; timer and scheduler noise stay below it
 _WARMUP_LIMIT_S = 10.0
 _REWARM_CALLS = 3  # another model ran since the last turn: caches and branch predictors are its own
+
+
+class Steps(Protocol):
+    """What is timed: a loaded Runner, or more around one."""
+
+    name: str
+
+    def step(self) -> None:
+        """One call."""
+
+    def synchronize(self) -> None:
+        """Waits until the last step is done."""
 
 
 class Turn(Record):
@@ -34,7 +46,7 @@ class WarmUp:
     stable: bool
 
 
-def warm_up(runner: Runner, clock: Clock) -> WarmUp:
+def warm_up(runner: Steps, clock: Clock) -> WarmUp:
     """Calls the loaded `runner` until its speed no longer changes, or for ten seconds."""
     start, calls, before = clock(), 0, 0.0
     while clock() - start < _WARMUP_LIMIT_S:
@@ -47,7 +59,7 @@ def warm_up(runner: Runner, clock: Clock) -> WarmUp:
     return WarmUp(calls, stable=False)
 
 
-def take_turn(runner: Runner, turn: Turn, clock: Clock) -> list[float]:
+def take_turn(runner: Steps, turn: Turn, clock: Clock) -> list[float]:
     """Milliseconds of each call of the loaded `runner`, a few untimed calls made first."""
     for _ in range(_REWARM_CALLS):
         runner.step()
@@ -55,7 +67,7 @@ def take_turn(runner: Runner, turn: Turn, clock: Clock) -> list[float]:
     return _calls_ms(runner, turn, clock)
 
 
-def _calls_ms(runner: Runner, turn: Turn, clock: Clock) -> list[float]:
+def _calls_ms(runner: Steps, turn: Turn, clock: Clock) -> list[float]:
     samples: list[float] = []
     end = clock() + turn.seconds
     while len(samples) < turn.most and (len(samples) < turn.least or clock() < end):

@@ -179,7 +179,7 @@ class Bench:
         notes, warnings = self.images.remarks(model.spec)
         recorder.notes += notes
         recorder.warnings += warnings
-        reference = model if isinstance(model, OnnxModel) else onnx_of(model) if isinstance(model, Engine) else None
+        reference = onnx_of(model)
         agreement = agreement_with(reference, dataset.val, found) if reference else None
         recorder.results["figures"]["agreement"] = agreement
         return found.answer
@@ -280,8 +280,10 @@ def _remarks(session: Session, engine: Engine) -> tuple[str, ...]:
         ) from err
 
 
-def onnx_of(engine: Engine) -> OnnxModel | None:
-    """The file the engine was built from, if it still lies beside it, unchanged."""
+def onnx_of(engine: Model) -> OnnxModel | None:
+    """The file the engine was built from, if it still lies beside it, unchanged; an ONNX file is its own."""
+    if not isinstance(engine, Engine):
+        return engine if isinstance(engine, OnnxModel) else None
     name = manifest_of(engine).onnx_name
     beside = [engine.path.with_name(name)] if name else []
     found = (OnnxModel(path) for path in (*beside, engine.path.with_suffix(".onnx")) if path.is_file())

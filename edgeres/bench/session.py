@@ -75,13 +75,7 @@ Enough = Callable[[Sequence[Measured]], bool]
 
 
 def measure_interleaved(
-    jobs: Sequence[Job],
-    turn: Turn,
-    *,
-    rounds: int,
-    seed: int,
-    enough: Enough | None = None,
-    watch: Watch | None = None,
+    jobs: Sequence[Job], turn: Turn, *, rounds: int, seed: int, enough: Enough | None = None, watch: Watch | None = None
 ) -> tuple[str, list[Measured]]:
     """The session's id and what each job measured.
 

@@ -12,16 +12,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from edgeres.bench.machine import busy_between, cpu_s_of, jiffies
 from edgeres.core.config import Record
 from edgeres.core.environment import affinity, clock_mhz
 
 _WINDOW_S = 0.5  # the kernel counts in ticks of 10 ms: shorter windows would be noise
+_PROC = Path("/proc")
+_STAT = _PROC / "stat"
+_IDLE_FIELDS = (3, 4)  # idle and iowait, see proc(5)
+_COUNTED_FIELDS = 8  # user to steal; guest time is part of user already
+_USED_FIELDS = slice(11, 13)  # utime and stime, counted from the state, which follows the name in brackets
 _FELL = 0.9  # of the clock; turbo steps of one bin stay above it
 _FEWEST = 6  # readings from which a first and a last third can be told
+
+Jiffies = dict[int, tuple[int, int]]
 
 
 class Reading(Record):
@@ -103,3 +110,54 @@ def fallen_clock(readings: Sequence[Reading]) -> tuple[float, float] | None:
     third = len(seen) // 3
     first, last = float(np.median(seen[:third])), float(np.median(seen[-third:]))
     return (first, last) if last < _FELL * first else None
+
+
+def busy_cores(window_s: float = _WINDOW_S) -> float | None:
+    """Cores that other programs keep busy while this one sleeps; None where there is no /proc/stat."""
+    before = jiffies()
+    time.sleep(window_s)
+    after = jiffies()
+    return busy_between(before, after, os.sched_getaffinity(0)) if before and after else None
+
+
+def busy_between(before: Jiffies, after: Jiffies, cores: set[int]) -> float:
+    """Busy share summed over `cores` between two readings of (busy, all) jiffies."""
+    shares = []
+    for core in cores & before.keys() & after.keys():
+        busy, total = (late - early for early, late in zip(before[core], after[core], strict=True))
+        shares.append(busy / total if total > 0 else 0.0)
+    return sum(shares)
+
+
+def jiffies_from(text: str) -> Jiffies:
+    """Core -> (busy, all) jiffies since boot, from the text of /proc/stat."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(" ")
+        if name.startswith("cpu") and name[3:].isdigit():
+            counts = [int(field) for field in rest.split()][:_COUNTED_FIELDS]
+            total = sum(counts)
+            found[int(name[3:])] = total - sum(counts[index] for index in _IDLE_FIELDS), total
+    return found
+
+
+def jiffies() -> Jiffies:
+    """The present reading; empty where there is no /proc/stat."""
+    try:
+        return jiffies_from(_STAT.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+
+
+def cpu_s_of(pids: Sequence[int]) -> float:
+    """Processor seconds these processes have used so far, all their threads together; one that has ended has none."""
+    ticks = sum(_ticks_of(pid) for pid in pids)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks_of(pid: int) -> int:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return sum(map(int, text.rpartition(")")[2].split()[_USED_FIELDS]))

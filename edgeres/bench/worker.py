@@ -22,7 +22,7 @@ from typing import TextIO
 import numpy as np
 
 from edgeres.bench.endtoend import Chain
-from edgeres.bench.measure import Turn, take_turn, warm_up
+from edgeres.bench.measure import Steps, Turn, take_turn, warm_up
 from edgeres.core.artifacts import Model, model_from
 from edgeres.core.config import Record
 from edgeres.core.errors import EdgeresError
@@ -91,7 +91,7 @@ def _serve(runner: Runner, job: Job, replies: TextIO) -> None:
     chain = Chain(runner, model.spec, job.files) if job.files else None
     if chain is None:
         runner.load(images_for(model, job.batch, job.seed))
-    timed: Runner = chain or runner
+    timed: Steps = chain or runner
     warmup = warm_up(timed, time.perf_counter)
     _send(Ready(runtime=timed.name, warmup=warmup.calls, stable=warmup.stable), replies)
     gc.disable()

@@ -86,11 +86,8 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
     recorder.notes += opened.claim()
     smallest, usual, largest = (model.batch or getattr(config, name) for name in _BATCH)
     with timed(recorder.results, "build_s"):
-        asked = {
-            "--builderOptimizationLevel=": config.optimization_level,
-            "--memPoolSize=workspace:": config.workspace_mib,
-        }
-        extra = tuple(f"{option}{value}" for option, value in asked.items() if value is not None)
+        asked = {"builderOptimizationLevel=": config.optimization_level, "memPoolSize=workspace:": config.workspace_mib}
+        extra = tuple(f"--{option}{value}" for option, value in asked.items() if value is not None)
         built = built_on(opened, model, (smallest, usual, largest), extra, timeout_s=work.timeout_s)
     words = (*_BRIEFLY, "--timeout-s", str(work.timeout_s), "--folder", opened.folder, *built.shapes)
     loaded = opened.agent("measure", "--engine", built.remote, *words)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, require
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import Run, new_run, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.pipeline import measures
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
-from edgeres.pipeline.sources import check_finite, lacking
 from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, leave_no_trace, source_in, stage_key
 from edgeres.pipeline.teacher import with_teacher
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
+_NAMES_SHOWN = 6
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
 
 
@@ -46,7 +46,7 @@ def call(request: Call) -> StageResult[Artifact]:
     """Runs the stage; raises InputError if there is nothing to work on or an option is wrong."""
     row = STAGES[request.stage]
     named = _named_source(request)
-    check_finite(named)
+    _check_finite(named)
     run = _run_of(request, named)
     values = with_default_data(row.config_class(), request.values, run)
     config = config_from(row.config_class(), values, request.stage, as_options=True)
@@ -55,8 +55,8 @@ def call(request: Call) -> StageResult[Artifact]:
     source = named or (source_in(run, request.stage) if run else None)
     warning = None
     if source is not None and named is None:
-        check_finite(source)
-        warning = lacking(request.stage, source, run)
+        _check_finite(source)
+        warning = _lacking(request.stage, source, run)
         lacks = f", which already lacks {', '.join(source.spec.dropped)}" if warning else ""
         log.info("%s: takes %s%s", request.stage, source.path, lacks)
     config = _completed(request, config, source, run)
@@ -70,6 +70,34 @@ def call(request: Call) -> StageResult[Artifact]:
     return _in_run(run, request.stage, source, config, warning=warning)
 
 
+def _check_finite(model: Model | None) -> None:
+    """Raises InputError that names the first tensor of a checkpoint with NaN or infinity; others are not read."""
+    if not isinstance(model, Checkpoint):
+        return
+    torch = require("torch", "train")
+    from edgeres.models.weights import load_weights
+
+    for name, tensor in load_weights(model).items():
+        if not torch.isfinite(tensor).all():
+            what = "NaN" if torch.isnan(tensor).any() else "infinity"
+            raise InputError(
+                f"{model.path}: {name} holds {what}: the training that made it diverged, or the file is damaged"
+            )
+
+
+def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
+    """A warning where pruning, asked for without a source, goes on from what is already pruned."""
+    dropped = source.spec.dropped
+    if stage not in {"prune", "sweep"} or not dropped:
+        return None
+    names = ", ".join(dropped[:_NAMES_SHOWN]) + (", ..." if len(dropped) > _NAMES_SHOWN else "")
+    modules = f"{len(dropped)} module{'' if len(dropped) == 1 else 's'}"
+    models = [model for _, model in run.models()] if run else []
+    whole = next((one for one in reversed(models) if isinstance(one, Checkpoint) and not one.spec.dropped), None)
+    other = f"; to start from the whole network: edgeres prune {whole.path}" if whole else ""
+    return f"{source.path} was taken, which already lacks {modules} ({names}){other}"
+
+
 def _completed(request: Call, config: Config, source: Model | None, run: Run | None) -> Config:
     """`config` with what the stage takes from the run or from beside its source, checked where it is a network."""
     config = filled(request.stage, config, source, list(run.reports()) if run else [])
@@ -78,7 +106,7 @@ def _completed(request: Call, config: Config, source: Model | None, run: Run | N
         given = "teacher" in request.values
         recovery = with_teacher(cast("RecoverConfig", config), source, is_given=given)
         if recovery.teacher is not None:
-            check_finite(Checkpoint(recovery.teacher))
+            _check_finite(Checkpoint(recovery.teacher))
         return recovery
     return config
 

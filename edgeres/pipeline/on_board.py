@@ -215,7 +215,7 @@ def claimed(run: Run, stage: str, key: str) -> Iterator[Path]:
 
 def _with_layers(done: OnBoard, model: Model) -> StageReport:
     """The report, with the headline of what became of the residual additions."""
-    source = model if isinstance(model, OnnxModel) else onnx_of(model) if isinstance(model, Engine) else None
+    source = onnx_of(model)
     if done.layers is None or source is None:
         return done.report
     report = done.report

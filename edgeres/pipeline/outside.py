@@ -23,12 +23,7 @@ from edgeres.pipeline.teacher import REPORT_SUFFIX
 log = logging.getLogger(__name__)
 _KEY_SHOWN = 12
 
-_CALLED = {
-    "teacher": "the teacher",
-    "latency": "the latency table",
-    "scales": "the scale table",
-    "file": "the input",
-}
+_CALLED = {"teacher": "the teacher", "latency": "the latency table", "scales": "the scale table", "file": "the input"}
 
 
 def check_out(out: Path, kind: type[Artifact], command: str, source: Artifact | None, config: Config) -> None:

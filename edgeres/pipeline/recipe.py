@@ -128,12 +128,18 @@ def planned(recipe: Recipe, where: str) -> list[Step]:
     return steps
 
 
+def config_of(use: str) -> type[Config]:
+    """The Config of a stage or a measure."""
+    kind: type[Config] = STAGES[use].config_class() if use in STAGES else resolve(MEASURES[use])
+    return kind
+
+
 def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> Step:
     use = values.pop("use", None)
-    known = {**{name: row.config for name, row in STAGES.items()}, **MEASURES}
+    known = {name: name for name in (*STAGES, *MEASURES)}
     if use is None:
         raise InputError(f'{where}, stage {index + 1}: no use = "..." (known: {", ".join(known)})')
-    kind: type[Config] = resolve(lookup(known, str(use), f"stage in {where}:"))
+    kind = config_of(lookup(known, str(use), f"stage in {where}:"))
     if data is not None and "data" in kind.model_fields:
         values.setdefault("data", data)
     place = f"{where}, stage {index + 1} ({use})"

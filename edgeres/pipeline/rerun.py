@@ -18,13 +18,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeres.core.config import Config, Record, config_from
+from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError
-from edgeres.core.names import resolve
 from edgeres.core.runs import RECIPE_NAME, Run, new_run, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
-from edgeres.pipeline.recipe import MEASURES, Recipe, overridden, planned, recipe_from, refuse_functions
+from edgeres.pipeline.recipe import MEASURES, Recipe, config_of, overridden, planned, recipe_from, refuse_functions
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
@@ -180,7 +179,7 @@ def _entry_for(stage: FinishedStage, own: Collection[str]) -> dict[str, Any]:
 def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str, Any]:
     """The options that differ from today's defaults, without what came from the run; some stages ask what was given."""
     row = STAGES.get(use)
-    kind: type[Config] = row.config_class() if row else resolve(MEASURES[use])
+    kind = config_of(use)
     taken = {name for name in (row.fills if row else ()) if Path(str(report.config.get(name))).parent.name in own}
     known = {name: field for name, field in kind.model_fields.items() if name not in {*kind.incidental, *taken}}
     return {

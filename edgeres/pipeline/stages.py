@@ -46,7 +46,10 @@ Made = tuple[StageFolder, StageReport]
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of STAGES. `fills` are config fields taken from the run when they are not given."""
+    """One row of STAGES: `config` and `function` are names within edgeres.
+
+    `fills` are config fields taken from the run when they are not given.
+    """
 
     source: type[Model] | None
     output: type[Artifact]
@@ -57,7 +60,7 @@ class Stage:
 
     def config_class(self) -> type[Config]:
         """The stage's Config."""
-        kind: type[Config] = resolve(self.config)
+        kind: type[Config] = resolve(f"edgeres.{self.config}")
         return kind
 
     def accepts(self, model: Model) -> bool:
@@ -74,66 +77,35 @@ class Stage:
 
 
 STAGES = {
-    "train": Stage(None, Checkpoint, "edgeres.train.stage:TrainConfig", "edgeres.train.stage:train"),
-    "import": Stage(
-        None,
-        Checkpoint,
-        "edgeres.models.importing:ImportConfig",
-        "edgeres.models.importing:import_checkpoint",
-    ),
-    "lesion": Stage(Checkpoint, LesionTableFile, "edgeres.study.lesion:LesionConfig", "edgeres.study.lesion:lesion"),
-    "reorder": Stage(Checkpoint, StudyFile, "edgeres.study.reorder:ReorderConfig", "edgeres.study.reorder:reorder"),
-    "paths": Stage(Checkpoint, StudyFile, "edgeres.study.paths:PathsConfig", "edgeres.study.paths:paths"),
-    "gradients": Stage(None, StudyFile, "edgeres.study.gradients:GradientsConfig", "edgeres.study.gradients:gradients"),
-    "depth": Stage(None, StudyFile, "edgeres.study.depth:DepthConfig", "edgeres.study.depth:depth"),
-    "ordering": Stage(None, StudyFile, "edgeres.study.ordering:OrderingConfig", "edgeres.study.ordering:ordering"),
-    "connect": Stage(None, StudyFile, "edgeres.study.connect:ConnectConfig", "edgeres.study.connect:connect"),
-    "latency": Stage(
-        Checkpoint,
-        LatencyTableFile,
-        "edgeres.core.records.latency:LatencyConfig",
-        "edgeres.prune.latency:latency_table",
-    ),
-    "prune": Stage(
-        Checkpoint,
-        Checkpoint,
-        "edgeres.prune.config:PruneConfig",
-        "edgeres.prune.stage:prune",
-        fills=("latency",),
-    ),
-    "sweep": Stage(Checkpoint, SweepFile, "edgeres.prune.config:SweepConfig", "edgeres.prune.sweep:sweep"),
-    "recover": Stage(
-        Checkpoint,
-        Checkpoint,
-        "edgeres.prune.config:RecoverConfig",
-        "edgeres.prune.recover:recover",
-        fills=("teacher",),
-    ),
-    "export": Stage(Checkpoint, OnnxModel, "edgeres.export.stage:ExportConfig", "edgeres.export.stage:export"),
+    "train": Stage(None, Checkpoint, "train.stage:TrainConfig", "train.stage:train"),
+    "import": Stage(None, Checkpoint, "models.importing:ImportConfig", "models.importing:import_checkpoint"),
+    "lesion": Stage(Checkpoint, LesionTableFile, "study.lesion:LesionConfig", "study.lesion:lesion"),
+    "reorder": Stage(Checkpoint, StudyFile, "study.reorder:ReorderConfig", "study.reorder:reorder"),
+    "paths": Stage(Checkpoint, StudyFile, "study.paths:PathsConfig", "study.paths:paths"),
+    "gradients": Stage(None, StudyFile, "study.gradients:GradientsConfig", "study.gradients:gradients"),
+    "depth": Stage(None, StudyFile, "study.depth:DepthConfig", "study.depth:depth"),
+    "ordering": Stage(None, StudyFile, "study.ordering:OrderingConfig", "study.ordering:ordering"),
+    "connect": Stage(None, StudyFile, "study.connect:ConnectConfig", "study.connect:connect"),
+    "latency": Stage(Checkpoint, LatencyTableFile, "core.records.latency:LatencyConfig", "prune.latency:latency_table"),
+    "prune": Stage(Checkpoint, Checkpoint, "prune.config:PruneConfig", "prune.stage:prune", fills=("latency",)),
+    "sweep": Stage(Checkpoint, SweepFile, "prune.config:SweepConfig", "prune.sweep:sweep"),
+    "recover": Stage(Checkpoint, Checkpoint, "prune.config:RecoverConfig", "prune.recover:recover", fills=("teacher",)),
+    "export": Stage(Checkpoint, OnnxModel, "export.stage:ExportConfig", "export.stage:export"),
     "calibrate": Stage(
-        OnnxModel,
-        ScaleTableFile,
-        "edgeres.quantize.scales:CalibrateConfig",
-        "edgeres.quantize.scales:calibrate",
-        float_only=True,
+        OnnxModel, ScaleTableFile, "quantize.scales:CalibrateConfig", "quantize.scales:calibrate", float_only=True
     ),
     "quantize": Stage(
         OnnxModel,
         OnnxModel,
-        "edgeres.quantize.stage:QuantizeConfig",
-        "edgeres.quantize.stage:quantize",
+        "quantize.stage:QuantizeConfig",
+        "quantize.stage:quantize",
         fills=("scales", "latency"),
         float_only=True,
     ),
     "qat": Stage(
-        OnnxModel,
-        OnnxModel,
-        "edgeres.quantize.qat:QatConfig",
-        "edgeres.quantize.qat:qat",
-        fills=("scales",),
-        float_only=True,
+        OnnxModel, OnnxModel, "quantize.qat:QatConfig", "quantize.qat:qat", fills=("scales",), float_only=True
     ),
-    "compile": Stage(OnnxModel, Engine, "edgeres.compile.stage:CompileConfig", "edgeres.compile.stage:compile_engine"),
+    "compile": Stage(OnnxModel, Engine, "compile.stage:CompileConfig", "compile.stage:compile_engine"),
 }
 
 
@@ -163,7 +135,7 @@ def execute(stage: str, source: Artifact | None, config: Config, folder: Path, k
         clear_left_overs(folder)
         write_text(folder / STARTED_NAME, started_text(stage, key))
     try:
-        result: StageResult[Artifact] = resolve(STAGES[stage].function)(source, config, folder)
+        result: StageResult[Artifact] = resolve(f"edgeres.{STAGES[stage].function}")(source, config, folder)
     except Exception:
         leave_no_trace(folder)
         raise

@@ -1,6 +1,6 @@
 import pytest
 
-from edgeres.bench.machine import busy_between, busy_cores, jiffies_from
+from edgeres.bench.watch import busy_between, busy_cores, jiffies_from
 
 # cpu user nice system idle iowait irq softirq steal guest guest_nice
 BEFORE = "cpu  0 0 0 0\ncpu0 100 0 100 800 0 0 0 0 50 0\ncpu1 0 0 0 1000 0 0 0 0 0 0\nintr 1 2 3\n"
@@ -20,5 +20,5 @@ def test_two_readings_within_one_tick_are_no_load():
 
 
 def test_a_system_without_proc_is_not_asked(monkeypatch, tmp_path):
-    monkeypatch.setattr("edgeres.bench.machine._STAT", tmp_path / "absent")
+    monkeypatch.setattr("edgeres.bench.watch._STAT", tmp_path / "absent")
     assert busy_cores(0.0) is None

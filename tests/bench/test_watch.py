@@ -6,18 +6,17 @@ import time
 
 import pytest
 
-from edgeres.bench import machine
-from edgeres.bench.watch import Reading, Watch, fallen_clock, neighbours_in
+from edgeres.bench.watch import Reading, Watch, cpu_s_of, fallen_clock, neighbours_in
 
 
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
     """`kernel(busy, idle, own)`: jiffies of the only core, and of process 7, since boot."""
-    monkeypatch.setattr(machine, "_STAT", tmp_path / "stat")
-    monkeypatch.setattr(machine, "_PROC", tmp_path)
+    monkeypatch.setattr("edgeres.bench.watch._STAT", tmp_path / "stat")
+    monkeypatch.setattr("edgeres.bench.watch._PROC", tmp_path)
     monkeypatch.setattr("edgeres.bench.watch.affinity", lambda: (0,))
     monkeypatch.setattr("edgeres.bench.watch.os.getpid", lambda: 6)
-    monkeypatch.setattr("edgeres.bench.machine.os.sysconf", lambda name: 100)
+    monkeypatch.setattr("edgeres.bench.watch.os.sysconf", lambda name: 100)
     (tmp_path / "7").mkdir()
 
     def write(busy, idle, own):
@@ -62,7 +61,7 @@ def test_looks_close_together_are_one_reading(kernel):
 
 
 def test_a_system_without_proc_has_no_neighbours(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "_STAT", tmp_path / "absent")
+    monkeypatch.setattr("edgeres.bench.watch._STAT", tmp_path / "absent")
     clock = FakeClock()
     watch = Watch(clock)
     watch.start([])
@@ -105,7 +104,7 @@ def test_a_real_process_beside_us_is_seen_and_our_own_child_is_not():
         watch.start([child.pid])
         time.sleep(2)
         watch.look()
-        used = machine.cpu_s_of([stranger.pid])
+        used = cpu_s_of([stranger.pid])
         for process in (stranger, child):
             process.kill()
     assert used > 0.3

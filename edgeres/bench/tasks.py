@@ -116,15 +116,11 @@ def _batched(models: Sequence[Model], config: BenchConfig) -> tuple[list[Task], 
         if unfit:
             takes = f"batch {fixed} only" if fixed else f"batches {low} to {high}"
             notes.append(f"{label_of(model.path)}: takes {takes}, not timed at batch {', '.join(unfit)}")
-        tasks += [_batched_task(model, config, size) for size in fitting if size != (fixed or config.batch)]
+        for size in (size for size in fitting if size != (fixed or config.batch)):
+            task = task_of(model, config, batch=size)
+            least = math.ceil(config.turn.least / size)  # as many images as the plain task takes, not as many calls
+            tasks.append(Task(model, task.job.model_copy(update={"least": least}), f"{task.name}, batch {size}"))
     return tasks, notes
-
-
-def _batched_task(model: Model, config: BenchConfig, size: int) -> Task:
-    """As many images as the plain task takes at least, not as many calls."""
-    task = task_of(model, config, batch=size)
-    least = math.ceil(config.turn.least / size)
-    return Task(model, task.job.model_copy(update={"least": least}), f"{task.name}, batch {size}")
 
 
 def _end_to_end(models: Sequence[Model], config: BenchConfig) -> tuple[list[Task], str, list[str]]:

@@ -14,8 +14,8 @@ from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.stage import StageReport
-from edgeres.pipeline.bench_calls import bench_call
 from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.measures import bench_call
 
 _OF_MODELS, _OF_MODULES, _OF_BOARDS = (
     frozenset(kind.model_fields) for kind in (BenchConfig, LatencyConfig, BoardConfig)
@@ -63,11 +63,11 @@ def _on_board(  # what the user typed
     from edgeres.pipeline.on_board import BoardCall, bench_on_board
 
     out = chosen.pop("out", None)
-    request = BoardCall(on=on, run=run, values=chosen)
+    request = BoardCall(on=on, run=run, values=chosen, out=out)
     if per_module:
         if len(models) != 1:
             raise InputError("--per-module --on takes one ONNX file or one checkpoint; name it")
-        print_result(module_costs_on_board(models[0], request, out), as_json=as_json)
+        print_result(module_costs_on_board(models[0], request), as_json=as_json)
         return
     if out is not None:
         raise InputError("--out is for --per-module")

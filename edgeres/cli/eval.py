@@ -12,7 +12,7 @@ from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
 from edgeres.evaluate.stage import EvalConfig
-from edgeres.pipeline.calls import evaluate_call
+from edgeres.pipeline.measures import evaluate_call
 
 
 @click.command(help="Accuracy of a model on the val split: a .safetensors or .onnx file, or the newest of the run.")

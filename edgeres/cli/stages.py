@@ -10,8 +10,9 @@ import click
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
-from edgeres.pipeline.board_compile import CompileCall, compile_on_board
+from edgeres.pipeline.board_compile import compile_on_board
 from edgeres.pipeline.calls import Call, call, new_run_of
+from edgeres.pipeline.on_board import BoardCall
 from edgeres.pipeline.stages import STAGES, is_main_process
 from edgeres.prune.config import GOALS
 
@@ -31,7 +32,7 @@ def stage_command(name: str, text: str) -> click.Command:
         chosen = given(values)
         if on is not None:
             limit = {name: chosen.pop(name) for name in ("timeout_s",) if name in chosen}
-            request = CompileCall(on=on, run=run, out=out, values=chosen, **limit)
+            request = BoardCall(on=on, run=run, out=out, values=chosen, **limit)
             print_result(compile_on_board(source, request), as_json=as_json)
             return
         refuse_timeout(chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import edgeres
 from edgeres.bench.board_facts import facts_of, without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
-from edgeres.bench.on_board import BUILD_TIMEOUT_S, BoardConfig, built_on, check_model, distinct, without_folder
+from edgeres.bench.on_board import BoardConfig, built_on, check_model, distinct, without_folder
 from edgeres.compile.apart import counts_in, layers_path, noted
 from edgeres.compile.config import CompileConfig
 from edgeres.core.artifacts import Engine, OnnxModel, model_from
@@ -20,7 +20,7 @@ from edgeres.core.errors import InputError, require
 from edgeres.core.files import write_text
 from edgeres.core.runs import run_named
 from edgeres.core.stage import REPORT_NAME, Recorder, StageReport, timed, write_report
-from edgeres.pipeline.on_board import claimed, home_for
+from edgeres.pipeline.on_board import BoardCall, claimed, home_for
 from edgeres.pipeline.outside import check_out
 from edgeres.pipeline.stages import source_in, stage_key
 from edgeres.pipeline.teacher import REPORT_SUFFIX
@@ -33,18 +33,7 @@ _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
 _BATCH = ("batch_min", "batch_opt", "batch_max")
 
 
-@dataclass(frozen=True)
-class CompileCall:
-    """What the user typed after --on: the board, where the engine goes, the options, when what hangs is ended."""
-
-    on: str
-    run: str | None = None
-    out: Path | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    timeout_s: int = BUILD_TIMEOUT_S
-
-
-def compile_on_board(source: Path | None, request: CompileCall) -> StageReport:
+def compile_on_board(source: Path | None, request: BoardCall) -> StageReport:
     """The engine in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board."""
     board, config, run, out = board_named(request.on), _config(request.values), request.run, request.out
     config_from(BoardConfig, {"timeout_s": request.timeout_s}, "compile", as_options=True)

@@ -38,8 +38,8 @@ _LATENCY_ALONE = {"measure": ("--no-energy",)}
 _COMMAND = "bench --per-module"
 
 
-def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = None) -> StageReport:
-    """The table in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board.
+def module_costs_on_board(source: Path, request: BoardCall) -> StageReport:
+    """The table in `request.out`, or in the model's run; raises InputError for what cannot be asked of a board.
 
     Interrupted, the networks that were timed are kept and the same call goes on from there.
     """
@@ -57,13 +57,13 @@ def module_costs_on_board(source: Path, request: BoardCall, out: Path | None = N
     if isinstance(model, OnnxModel):
         check_model(model)
     key = _key(model, config, conditions, board)
-    with _place(model, request, out, key) as folder, session(board) as opened:
+    with _place(model, request, key) as folder, session(board) as opened:
         opened.always.update(_LATENCY_ALONE)
         bench = Bench(opened, conditions)
         if isinstance(model, OnnxModel):
-            return _placed(_profiled(bench, model, folder), folder, out)
+            return _placed(_profiled(bench, model, folder), folder, request.out)
         kept = Kept(folder / KEPT_NAME, _hash_of(key, _state_of(opened, conditions)))
-        return _placed(_timed(bench, model, config, folder=folder, kept=kept), folder, out)
+        return _placed(_timed(bench, model, config, folder=folder, kept=kept), folder, request.out)
 
 
 def _key(model: OnnxModel | Checkpoint, config: LatencyConfig, conditions: BoardConfig, board: Board) -> str:
@@ -118,9 +118,9 @@ def _with(
 
 
 @contextmanager
-def _place(model: OnnxModel | Checkpoint, request: BoardCall, out: Path | None, key: str) -> Iterator[Path]:
-    """The folder to work in, of the run or a hidden one beside `out`; it stays only for what can be gone on from."""
-    if out is None:
+def _place(model: OnnxModel | Checkpoint, request: BoardCall, key: str) -> Iterator[Path]:
+    """The folder to work in, of the run or a hidden one beside --out; it stays only for what can be gone on from."""
+    if (out := request.out) is None:
         folder = home_for(model, request.run, "table").claim("latency", key)
     else:
         check_out(out, LatencyTableFile, _COMMAND, model, LatencyConfig())

@@ -11,24 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, StudyFile, model_from
+from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, require
-from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import Run, new_run, run_holding, run_named, runs_root
-from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
-from edgeres.pipeline import measures
+from edgeres.core.stage import REPORT_NAME, StageResult, write_report
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, leave_no_trace, source_in, stage_key
 from edgeres.pipeline.teacher import with_teacher
 
 if TYPE_CHECKING:
-    from edgeres.evaluate.stage import EvalConfig
     from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
 _NAMES_SHOWN = 6
-_NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
 
 
 @dataclass(frozen=True)
@@ -278,41 +274,3 @@ def together() -> None:
         from edgeres.train.processes import wait_for_all
 
         wait_for_all()
-
-
-def evaluate_call(
-    source: Path | None, run_name: str | None, values: dict[str, Any], *, replace: bool = False
-) -> StageReport:
-    """The accuracy of `source`, or of the newest model of the run; recorded beside it if it lies in a run.
-
-    A run keeps what was judged on the whole val split of the data set its networks were judged on before; with
-    `replace`, of any.
-    """
-    from edgeres.evaluate.stage import EvalConfig, evaluate
-
-    model = model_from(source) if source is not None else None
-    run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
-    if model is None:
-        assert run is not None
-        model = next((one for _, one in reversed(run.models()) if not isinstance(one, Engine)), None)
-        if model is None:
-            raise InputError(f"{run.path} holds no model that can be evaluated here")
-        log.info("eval: takes %s", model.path)
-    config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
-    home = run_holding(model.path)
-    if home is None:
-        return evaluate(model, config)
-    if reason := _why_not_kept(home, config, replace=replace):
-        report = evaluate(model, config)
-        return report.model_copy(update={"notes": (*report.notes, reason)})
-    return measures.evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
-
-
-def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
-    """Why an evaluation does not belong beside the others of the run, or an empty string."""
-    if config.images is not None:
-        return _NOT_KEPT
-    judged = measures.judged_on(run)
-    if replace or not judged or canonical_data_name(config.data) in judged:
-        return ""
-    return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"

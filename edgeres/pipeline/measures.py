@@ -1,4 +1,4 @@
-"""Measuring the models of a run: accuracy beside each model, latency of all of them in one interleaved session."""
+"""`edgeres eval` and `bench`, and what of them a run keeps: accuracy beside a model, latency of all in one session."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from edgeres.core.artifacts import Engine, Model
-from edgeres.core.config import Config, record_from_json
-from edgeres.core.errors import EdgeresError
+from edgeres.core.artifacts import Engine, Model, model_from
+from edgeres.core.config import Config, config_from, record_from_json, refuse_needless
+from edgeres.core.errors import DeviceError, EdgeresError, InputError
 from edgeres.core.names import canonical_data_name
-from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder
+from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
+from edgeres.pipeline.calls import with_default_data
 from edgeres.pipeline.stages import stage_key
 
 if TYPE_CHECKING:
@@ -25,7 +26,100 @@ if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
 
 log = logging.getLogger(__name__)
+_NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
 Measured = tuple[tuple[StageReport, ...], bool]
+
+
+def evaluate_call(
+    source: Path | None, run_name: str | None, values: dict[str, Any], *, replace: bool = False
+) -> StageReport:
+    """The accuracy of `source`, or of the newest model of the run; recorded beside it if it lies in a run.
+
+    A run keeps what was judged on the whole val split of the data set its networks were judged on before; with
+    `replace`, of any.
+    """
+    from edgeres.evaluate.stage import EvalConfig, evaluate
+
+    model = model_from(source) if source is not None else None
+    run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
+    if model is None:
+        assert run is not None
+        model = next((one for _, one in reversed(run.models()) if not isinstance(one, Engine)), None)
+        if model is None:
+            raise InputError(f"{run.path} holds no model that can be evaluated here")
+        log.info("eval: takes %s", model.path)
+    config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
+    home = run_holding(model.path)
+    if home is None:
+        return evaluate(model, config)
+    if reason := _why_not_kept(home, config, replace=replace):
+        report = evaluate(model, config)
+        return report.model_copy(update={"notes": (*report.notes, reason)})
+    return evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
+
+
+def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
+    """Why an evaluation does not belong beside the others of the run, or an empty string."""
+    if config.images is not None:
+        return _NOT_KEPT
+    judged = judged_on(run)
+    if replace or not judged or canonical_data_name(config.data) in judged:
+        return ""
+    return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
+
+
+def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, Any]) -> StageReport:
+    """One interleaved session over `paths`, or over all models of the run.
+
+    It is kept in the run without `paths`, and with them if `run_name` is given and all of them are models of that run.
+    Raises DeviceError if none of `paths` can be timed here.
+    """
+    from edgeres.bench.stage import BenchConfig, bench_report
+    from edgeres.bench.tasks import reason_to_skip
+
+    config = config_from(BenchConfig, values, "bench", as_options=True)
+    refuse_needless(config, values, "bench")
+    named = [model_from(path) for path in paths]
+    run = run_named(run_name) if run_name is not None or not named else None
+    own = {model.sha256 for _, model in run.models()} if run is not None and named else set()
+    strange = [model for model in named if run is not None and model.sha256 not in own]
+    is_timed = not named or not all(reason_to_skip(model, config) for model in named)
+    if run is not None and is_timed and not strange:
+        return _bench_in_run(run, named, config)
+    report = bench_report(named, config)
+    if not report.latency:
+        raise DeviceError(f"nothing was timed: {'; '.join(report.notes)}")
+    reason = _why_session_not_kept(run, strange) if run is not None else _how_to_keep(named)
+    return report.model_copy(update={"notes": (*report.notes, *filter(None, (reason,)))})
+
+
+def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageReport:
+    """A session over `named`, or all models of the run, kept in a new folder of it."""
+    wanted = {model.sha256 for model in named}
+    models = [pair for pair in run.models() if not wanted or pair[1].sha256 in wanted]
+    if not models:
+        raise InputError(f"{run.path} holds no model to time")
+    path = run.folder_for("bench", "")
+    folder = StageFolder(path, int(path.name.partition("-")[0]), "bench")
+    report = bench_models(models, config, folder)[0][0]
+    log.info("bench: wrote %s", folder.path / REPORT_NAME)
+    return report
+
+
+def _why_session_not_kept(run: Run, strange: Sequence[Model]) -> str:
+    names = ", ".join(str(model.path) for model in strange)
+    return f"not kept in {run.path}, which did not make {names}; without FILES bench keeps a session of all its models"
+
+
+def _how_to_keep(named: Sequence[Model]) -> str:
+    """A line for files that are all of one run; an empty string for others, whose figures are for reading."""
+    homes = [run_holding(model.path) for model in named]
+    paths = {home.path for home in homes if home is not None}
+    if len(paths) != 1 or None in homes:
+        return ""
+    (path,) = paths
+    name = path.name if path.parent == runs_root() else path
+    return f"not kept in the run; --run {name} keeps it there"
 
 
 def evaluate_models(models: Sequence[tuple[StageFolder, Model]], config: Config, *, fresh: bool = False) -> Measured:

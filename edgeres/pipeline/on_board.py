@@ -15,7 +15,7 @@ from edgeres.bench.board_accuracy import Images
 from edgeres.bench.board_facts import check_opset
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
-from edgeres.bench.on_board import Bench, BoardConfig, OnBoard, images_for, onnx_of
+from edgeres.bench.on_board import BUILD_TIMEOUT_S, Bench, BoardConfig, OnBoard, images_for, onnx_of
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
@@ -36,11 +36,16 @@ _OF_PART = "evaluated on "  # begins the warning that goes with such an accuracy
 
 @dataclass(frozen=True)
 class BoardCall:
-    """What the user typed after --on: the board, the run to work in, and the options."""
+    """What the user typed after --on: the board, the run to work in or the file to write, and the options.
+
+    `timeout_s` is when a build that hangs is ended.
+    """
 
     on: str
     run: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    out: Path | None = None
+    timeout_s: int = BUILD_TIMEOUT_S
 
 
 def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageReport]:

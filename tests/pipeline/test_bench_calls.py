@@ -4,7 +4,7 @@ import pytest
 
 from edgeres.core.errors import DeviceError
 from edgeres.export.stage import ExportConfig, export
-from edgeres.pipeline.bench_calls import bench_call
+from edgeres.pipeline.measures import bench_call
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 

@@ -62,8 +62,8 @@ def table(checkpoint_of, spec_of, tmp_path):
     checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"
 
     def make(**values):
-        call = BoardCall(on="desk", values={"networks": 4, "duration_s": 1, **values})
-        return module_costs_on_board(checkpoint.path, call, out)
+        call = BoardCall(on="desk", values={"networks": 4, "duration_s": 1, **values}, out=out)
+        return module_costs_on_board(checkpoint.path, call)
 
     make.out = out
     return make

@@ -11,8 +11,9 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
-from edgeres.pipeline.calls import Call, call, evaluate_call
+from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.listing import listing
+from edgeres.pipeline.measures import evaluate_call
 
 
 @pytest.fixture

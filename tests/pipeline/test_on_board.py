@@ -13,7 +13,7 @@ from edgeres.core.metrics import Accuracy
 from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder
 from edgeres.pipeline import on_board
-from edgeres.pipeline.board_compile import CompileCall, compile_on_board
+from edgeres.pipeline.board_compile import compile_on_board
 from edgeres.pipeline.board_modules import module_costs_on_board
 from edgeres.pipeline.on_board import BoardCall, bench_on_board, board_config, claimed, evaluate_on_board, last_of_each
 
@@ -84,7 +84,7 @@ def test_a_model_outside_any_run_needs_a_place_for_what_is_made(tmp_path, checkp
     monkeypatch.setattr("edgeres.pipeline.board_modules.session", lambda board: pytest.fail("the board was asked"))
     checkpoint = checkpoint_of(spec_of())
     with pytest.raises(InputError, match=r"needs a \.onnx file"):
-        compile_on_board(checkpoint.path, CompileCall("desk"))
+        compile_on_board(checkpoint.path, BoardCall("desk"))
     with pytest.raises(InputError, match=r"is in no run: say where the table goes, --out FILE"):
         module_costs_on_board(checkpoint.path, BoardCall(on="desk"))
     for option in ("data", "idle_s"):

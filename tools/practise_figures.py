@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from practise import inner_modules, lowest, recoverability
 from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint
@@ -38,7 +39,6 @@ from edgeres.data import Dataset, dataset_for
 from edgeres.evaluate.accuracy import accuracy_of
 from edgeres.models.weights import load_network
 from edgeres.prune.config import PruneConfig, RecoverConfig
-from edgeres.prune.practise import inner_modules, lowest, recoverability
 from edgeres.prune.recover import recover
 from edgeres.prune.stage import prune
 

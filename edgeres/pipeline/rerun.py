@@ -181,6 +181,11 @@ def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str
     row = STAGES.get(use)
     kind = config_of(use)
     taken = {name for name in (row.fills if row else ()) if Path(str(report.config.get(name))).parent.name in own}
+    asked = report.config.items() if row else ()
+    if gone := [f"{name} {value}" for name, value in asked if value and name not in kind.model_fields]:
+        raise InputError(
+            f"{use} was asked for {', '.join(gone)}; this version has no such option: nothing to run again"
+        )
     known = {name: field for name, field in kind.model_fields.items() if name not in {*kind.incidental, *taken}}
     return {
         name: value

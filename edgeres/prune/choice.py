@@ -42,13 +42,11 @@ def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
 
 
 class Chooser:
-    """Answers one goal after another about one network; `saved` are shares of latency for PRACTISE's rule."""
+    """Answers one goal after another about one network."""
 
-    def __init__(
-        self, source: Checkpoint, config: ChoiceConfig, out_dir: Path, *, saved: Mapping[str, float] | None = None
-    ) -> None:
+    def __init__(self, source: Checkpoint, config: ChoiceConfig, out_dir: Path) -> None:
         self.candidates = candidates_of(source.spec, config.keep)
-        self._source, self._config, self._out_dir, self._saved = source, config, out_dir, saved
+        self._source, self._config, self._out_dir = source, config, out_dir
 
     def choose(self, goal: Goal) -> Searched:
         """The best set found that reaches `goal`; raises InputError if none does."""
@@ -77,11 +75,6 @@ class Chooser:
         from edgeres.prune.scores import SCORES
 
         return self._config.ranks_by if self._config.ranks_by in SCORES else _RANK_BY
-
-    @property
-    def has_latencies(self) -> bool:
-        """Whether PRACTISE's rule divides by the latency a module takes."""
-        return self._saved is not None
 
     def close(self) -> None:
         """Forgets what was kept for going on."""
@@ -166,20 +159,13 @@ class Chooser:
     @cached_property
     def _criterion(self) -> dict[str, float] | None:
         """The published criterion per module that is asked for, None for a score of sets."""
-        import torch
-
         from edgeres.models.weights import load_network
-        from edgeres.prune.practise import recoverability
         from edgeres.prune.scores import CRITERIA
 
-        name, config = self._config.ranks_by, self._config
-        if name == "practise":
-            images = torch.cat([batch.images for batch in self._batches])
-            network = load_network(self._source)
-            return recoverability(network, images, self.candidates, saved=self._saved, seed=config.seed)
-        if name not in CRITERIA:
+        criterion = CRITERIA.get(self._config.ranks_by)
+        if criterion is None:
             return None
-        return CRITERIA[name](load_network(self._source), self._batches, self.candidates, config.seed)
+        return criterion(load_network(self._source), self._batches, self.candidates, self._config.seed)
 
 
 def chosen_levels(source: Checkpoint, config: ChoiceConfig, most: int, out_dir: Path) -> dict[int, Found]:
@@ -201,7 +187,6 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
     return {
         "score_name": chooser.judged_by,
         "criterion": config.ranks_by,
-        "over_latency": config.ranks_by == "practise" and chooser.has_latencies,
         "score": found.best.score,
         "points": _points(chooser, found.best),
         "points_are": "before recovery" if config.recover else "of the result",
@@ -225,8 +210,8 @@ def choice_notes(results: Mapping[str, Any]) -> list[str]:
     when = " before recovery," if results.get("points_are") == "before recovery" else ""
     on = f"{when} on the {results['images_chosen_on']:,} train images chosen on".lstrip()
     if results["criterion"] != name:
-        by = f"{results['criterion']}{' over latency' if results['over_latency'] else ''}"
-        return [f"ranked once by {by}: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"]
+        by = f"ranked once by {results['criterion']}"
+        return [f"{by}: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"]
     together = f"chosen together: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"
     if set(alone["dropped"]) == set(results["chosen"]):
         return [f"{together}; ranked one by one the set is the same"]

@@ -12,9 +12,7 @@ from edgeres.core.durations import seconds_from
 from edgeres.core.errors import InputError
 from edgeres.train.config import LoopConfig
 
-Score = Literal[
-    "kl", "adaptive", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random", "practise"
-]
+Score = Literal["kl", "adaptive", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"]
 SWEPT_BY = ("kl", "adaptive", "loss", "accuracy", "feature")
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 FEWEST_TO_CHOOSE_ON = 16
@@ -41,7 +39,6 @@ class RecoverConfig(LoopConfig):
     scope: Literal["behind", "all"] = Field(
         default="behind", description="train what comes after the first dropped module, or all"
     )
-    adaptors: int = Field(default=0, ge=0, description="steps for 1x1 adaptors alone, merged before the training")
     mimic: float = Field(default=1.0, ge=0, description="weight of the features before pooling")
     stages: float = Field(default=0.0, ge=0, description="weight of the features at the ends of the stages")
     distill: float = Field(default=1.0, ge=0, description="weight of the logits")
@@ -65,7 +62,7 @@ class RecoverConfig(LoopConfig):
     @property
     def imitates(self) -> bool:
         """Whether a teacher is needed."""
-        return bool({"mimic", "distill"} & {*self.method}) or self.adaptors > 0
+        return bool({"mimic", "distill"} & {*self.method})
 
     @property
     def budget_s(self) -> float | None:

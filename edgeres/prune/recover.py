@@ -3,8 +3,8 @@
     bn        batch norms estimated anew, no gradient         mimic     features before pooling
     distill   the teacher's logits                            finetune  the labels
 
-Given together, batch norms come first, then adaptors if asked for, then one training whose loss is the sum. A part of
-the train images is held out: the weights that do best on it are kept, val is never looked at.
+Given together, batch norms come first, then one training whose loss is the sum. A part of the train images is held
+out: the weights that do best on it are kept, val is never looked at.
 """
 
 from __future__ import annotations
@@ -199,14 +199,13 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
 
 def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
     """What the training did to the score on held-out images, and whether it was any good."""
-    before = next(results[name] for name in ("held_out_adaptors", "held_out_bn", "held_out_first") if name in results)
+    before = results.get("held_out_bn", results["held_out_first"])
     best, steps = results["held_out_best"], results["steps"]
     on = f"on {results['held_out']} held-out train images"
     if results["best_step"] > 0 and best < before:
         start = results["held_out_first"]
         return f"{results['measure']} {on}: {start:.4g} before, {best:.4g} after (0 is best)", True
-    prepared = "bn" in config.method or config.adaptors > 0
-    weights = "as they were before the training" if prepared else "as before"
+    weights = "as they were before the training" if "bn" in config.method else "as before"
     said = (
         f"nothing gained in {steps} steps {on} ({before:.4g} before, {results['held_out_last']:.4g} at the end):"
         f" weights {weights}; lower the learning rate (--lr of edgeres recover, here {config.lr:g})"

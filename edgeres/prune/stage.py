@@ -68,10 +68,10 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
 def _for_a_goal(
     source: Checkpoint, config: PruneConfig, table: LatencyTable | None, *, recorder: Recorder, path: Path
 ) -> tuple[tuple[str, ...], Cut]:
-    chooser = Chooser(source, config, path.parent, saved=_shares(table))
+    chooser = Chooser(source, config, path.parent)
     if config.max_loss is not None:
         config = leaving_some(config, len(chooser.dataset.train))
-        chooser = Chooser(source, config, path.parent, saved=_shares(table))
+        chooser = Chooser(source, config, path.parent)
         found, done = within_loss(source, config, chooser, recorder=recorder, path=path)
     else:
         found = _found(source, config, chooser, table, recorder=recorder)
@@ -131,12 +131,6 @@ def _shares_of(spec: ModelSpec, config: PruneConfig) -> list[str]:
     if not spec.dropped or not goals or not goals[0].lower().endswith("x"):
         return []
     return [f"{goals[0]} is taken of the network given, which already lacked {len(spec.dropped)} modules"]
-
-
-def _shares(table: LatencyTable | None) -> dict[str, float] | None:
-    if table is None:
-        return None
-    return {name: saved / table.whole_ms.value for name, saved in table.saved_ms.items()}
 
 
 def _record_prediction(recorder: Recorder, table: LatencyTable, spec: ModelSpec, chosen: tuple[str, ...]) -> None:

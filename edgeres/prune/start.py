@@ -1,4 +1,4 @@
-"""Where the training of a recovery starts, fixed once: weights after bn and adaptors, and how many steps there are.
+"""Where the training of a recovery starts, fixed once: weights after bn, and how many steps there are.
 
     start.safetensors   the weights; metadata {"identity", "plan": {steps, warmup, look_every, figures}}
 
@@ -29,19 +29,15 @@ from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network, load_weights
-from edgeres.prune.adaptors import add_adaptors, merge_adaptors, train_adaptors
 from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.methods import (
     HeldOutScore,
     even_batches,
     objective_for,
-    outputs_of,
     reestimate_batch_norms,
-    relative_error,
-    stage_ends,
 )
 from edgeres.prune.shared import classifier_modules, freeze, shared_count, stem_modules
-from edgeres.train.batches import Slice, batches_for
+from edgeres.train.batches import batches_for
 from edgeres.train.objectives import Objective, decay_groups
 from edgeres.train.processes import accelerator_for, agreed_text, slice_for
 
@@ -175,7 +171,7 @@ def _make(job: Job, out_dir: Path, begun_s: float) -> None:
 
 
 def _prepare(network: Network, job: Job) -> dict[str, float]:
-    """Batch norms and adaptors, in place; the scores before and after each."""
+    """Batch norms, in place; the scores before and after."""
     figures: dict[str, float] = {}
 
     def note(name: str) -> None:
@@ -188,34 +184,7 @@ def _prepare(network: Network, job: Job) -> dict[str, float]:
         images = (x.to(device) for x in even_batches(job.learn, job.source.spec))
         reestimate_batch_norms(network, images, keep=kept)
         note("held_out_bn")
-    if job.config.adaptors:
-        _adapt(network, job)
-        note("held_out_adaptors")
     return figures
-
-
-def _adapt(network: Network, job: Job) -> None:
-    """Learns adaptors around what `source` has lost against the teacher, and merges them."""
-    spec, teacher, config = job.source.spec, job.teacher, job.config
-    teaching, ends = job.teaching, stage_ends(spec)
-    if teacher is None or teaching is None:
-        raise InputError("adaptors are learnt from a network before pruning: --teacher FILE")
-    lost = {*spec.dropped} - {*teacher.spec.dropped}
-    network.eval()
-    matrices = add_adaptors(network, job.names, lost)
-    if not matrices:
-        raise InputError("there is no layer beside the dropped modules to adapt; leave --adaptors at 0")
-
-    def loss(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            goal = outputs_of(teaching, images, ends).features
-        return relative_error(network.features(images), goal)
-
-    device = next(network.parameters()).device
-    part = Slice(0, config.batch, device)
-    batches = batches_for(job.learn, spec, config).from_step(0, config.adaptors, part)
-    train_adaptors(loss, (images for images, _ in batches), matrices, lr=config.lr)
-    merge_adaptors(network)
 
 
 def _steps(network: Network, job: Job, begun_s: float) -> int:

@@ -89,7 +89,7 @@ def test_estimated_statistics_are_those_of_the_images(pruned, tmp_path):
 
 @pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill", "bn,mimic", "finetune"])
 def test_only_finetune_reads_labels(pruned, teacher, tmp_path, monkeypatch, method):
-    config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 0.5, "adaptors": 2}, "test")
+    config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 0.5}, "test")
     with_labels = recovered(pruned, teacher, config, tmp_path / "a")
     original = Split.sample
 
@@ -186,13 +186,6 @@ def test_mimicking_alone_leaves_the_classifier_as_it_is(pruned, teacher, tmp_pat
     assert not any(key.startswith("fc.") for key in changed)
 
 
-def test_adaptors_end_what_is_shared_where_they_begin(pruned, teacher, tmp_path):
-    done = recovered(pruned, teacher, quick(adaptors=2), tmp_path / "out")
-    changed = moved(load_weights(pruned), done.weights)
-    assert any(key.startswith("layer2.0.conv") for key in changed)
-    assert not any(key.startswith(("conv1", "bn1", "layer1.")) for key in changed)
-
-
 def test_stages_are_aligned_by_original_names(spec_of, pruned, teacher):
     from edgeres.models.weights import load_network
     from edgeres.prune.methods import outputs_of, stage_ends
@@ -216,7 +209,7 @@ def test_stages_are_aligned_by_original_names(spec_of, pruned, teacher):
 
 
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(pruned, teacher, tmp_path, monkeypatch):
-    config = quick(method=("bn", "mimic", "distill"), adaptors=3, save_every_s=0.0, epochs=2)
+    config = quick(method=("bn", "mimic", "distill"), save_every_s=0.0, epochs=2)
     undisturbed = recovered(pruned, teacher, config, tmp_path / "a")
     with monkeypatch.context() as patch:
         dies_at(patch, 7)
@@ -311,9 +304,8 @@ def test_a_teacher_of_another_shape_is_refused(pruned, checkpoint_of, spec_of, t
 
 
 def test_imitating_needs_a_teacher(pruned, tmp_path):
-    for options in ({}, {"method": ("bn",), "adaptors": 3}):
-        with pytest.raises(InputError, match=r"say which network .* was cut from: --teacher FILE"):
-            recover(pruned, quick(**options), tmp_path / "out")
+    with pytest.raises(InputError, match=r"say which network .* was cut from: --teacher FILE"):
+        recover(pruned, quick(), tmp_path / "out")
 
 
 def test_a_data_set_of_too_few_images_is_refused(pruned, teacher, tmp_path, monkeypatch):

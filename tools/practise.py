@@ -1,10 +1,17 @@
 """PRACTISE's recoverability: how badly a module is missed once adaptors around the gap have learnt to make up for it.
 
-    score(m) = MSE(features without m but with trained adaptors, features) / share of latency m takes
+    score(m) = MSE(features without m but with trained adaptors, features)
 
-For comparison with the conditional search: every module is judged alone, and the k of the lowest scores are dropped.
-Only layers of the module's stage are adapted, so what comes before that stage is computed once for all of its modules,
-as are the whole network's features (images are not augmented).
+For comparison with the conditional search (practise_figures.py): every module is judged alone, and the k of the lowest
+scores are dropped. Adaptors are linear maps across channels, learned alone and then part of the layers they touch:
+
+    after a layer before the gap     y = A (W x)      merges to  W' = A W
+    before a layer behind the gap    y = W (A x)      merges to  W' = W A
+
+A is a 1x1 convolution without bias that begins as the identity (a square matrix for linear layers); as it commutes with
+zero padding the merge is exact, and so the product is trained as W' itself. Layers are those of the modules in the
+stage that lost one, shortcuts excluded: what comes before that stage is computed once for all of its modules, as are
+the whole network's features (images are not augmented).
 
 Source: Wang & Wu 2023, arXiv 2303.15254, sections 3.2 and 3.3, and their code: SGD, rate 0.02, momentum 0.9, batch 64,
 1,000 iterations; the stages' first modules are no candidates there.
@@ -13,22 +20,23 @@ Source: Wang & Wu 2023, arXiv 2303.15254, sections 3.2 and 3.3, and their code: 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from edgeres.core.errors import InputError
 from edgeres.core.progress import track
 from edgeres.models.fold import fold_batch_norms
-from edgeres.models.network import Network
-from edgeres.prune.adaptors import add_adaptors, train_adaptors
+from edgeres.models.network import Network, Unit
 
 ITERATIONS = 1000
 _LR, _BATCH = 0.02, 64
 _CHUNK = 250  # images at a time where no gradient is taken
 
 Pair = tuple[Tensor, Tensor]
+Layer = nn.Conv2d | nn.Linear
 
 
 def recoverability(
@@ -36,30 +44,25 @@ def recoverability(
     images: Tensor,
     candidates: Sequence[str],
     *,
-    saved: Mapping[str, float] | None = None,
     iterations: int = ITERATIONS,
     seed: int = 0,
 ) -> dict[str, float]:
     """Score of each candidate, lower is better; `network` is left as it is.
 
-    `images`: float32 (N, C, H, W), normalised. `saved`: share of the whole latency each candidate takes; None for the
-    remaining error alone.
-
-    Raises InputError for a candidate the network does not have, or one that saves nothing.
+    `images`: float32 (N, C, H, W), normalised. Raises InputError for a candidate the network does not have.
     """
     whole = copy.deepcopy(network)
     fold_batch_norms(whole)
     whole.to(memory_format=torch.channels_last).requires_grad_(False)
-    _check(whole, candidates, saved)
+    _check(whole, candidates)
     inputs = _StageInputs(whole, images)
     scores = {}
     for name in track(candidates, "practise: recoverability", len(candidates)):
-        error = _remaining_error(whole, name, inputs.of(name), iterations=iterations, seed=seed)
-        scores[name] = error / (saved[name] if saved is not None else 1.0)
+        scores[name] = _remaining_error(whole, name, inputs.of(name), iterations=iterations, seed=seed)
     return scores
 
 
-def lowest(scores: Mapping[str, float], count: int) -> tuple[str, ...]:
+def lowest(scores: dict[str, float], count: int) -> tuple[str, ...]:
     """PRACTISE's choice: the `count` candidates of the lowest scores, each judged alone."""
     return tuple(sorted(scores, key=scores.__getitem__)[:count])
 
@@ -68,6 +71,78 @@ def inner_modules(names: Sequence[str]) -> list[str]:
     """`names`, in order of execution, without the first of every stage."""
     stages = [_stage(name) for name in names]
     return [name for name, stage, before in zip(names, stages, ["", *stages], strict=False) if stage == before]
+
+
+class After(nn.Module):
+    """A W: mixes the output channels of weights (O, I, ...)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(weight.shape[0], device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The merged weight."""
+        return (self.matrix @ weight.flatten(1)).view(weight.shape)
+
+
+class Before(nn.Module):
+    """W A: mixes the input channels of weights (O, I, ...)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(weight.shape[1], device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The merged weight."""
+        return torch.einsum("oi...,ij->oj...", weight, self.matrix)
+
+
+def add_adaptors(network: Network, names: Iterable[str], dropped: Collection[str]) -> list[nn.Parameter]:
+    """Puts adaptors around every gap and returns their matrices, the only parameters that still learn.
+
+    `names`: all original modules in order of execution; `dropped`: those that are to be made up for. A layer between
+    two gaps gets both kinds. The list is empty if no stage with a gap has layers left.
+    """
+    network.requires_grad_(False)
+    units, order = dict(network.units()), list(names)
+    matrices: list[nn.Parameter] = []
+    for position, name in enumerate(order):
+        if name not in units or name in dropped:
+            continue
+        gaps = [order.index(gap) for gap in dropped if _stage(gap) == _stage(name)]
+        for layer in layers_of(units[name]):
+            if any(gap > position for gap in gaps):
+                matrices.append(_adapted(layer, After(layer.weight)))
+            if any(gap < position for gap in gaps):
+                matrices.append(_adapted(layer, Before(layer.weight)))
+    return matrices
+
+
+def layers_of(unit: Unit) -> list[Layer]:
+    """The unit's ungrouped convolutions and linear layers, shortcut excluded."""
+    return [
+        module
+        for name, module in unit.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+        and not name.startswith("downsample")
+        and getattr(module, "groups", 1) == 1
+    ]
+
+
+def train_adaptors(
+    loss: Callable[[Tensor], Tensor], batches: Iterable[Tensor], matrices: list[nn.Parameter], *, lr: float
+) -> None:
+    """One step of SGD (momentum 0.9) on `matrices` for each of the batches."""
+    optimizer = torch.optim.SGD(matrices, lr=lr, momentum=0.9)
+    for batch in batches:
+        optimizer.zero_grad()
+        loss(batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _adapted(layer: Layer, adaptor: After | Before) -> nn.Parameter:
+    parametrize.register_parametrization(layer, "weight", adaptor)
+    return adaptor.matrix
 
 
 class _StageInputs:
@@ -138,13 +213,11 @@ def _mse(found: Tensor, goal: Tensor) -> Tensor:
     return (found - goal).square().mean()
 
 
-def _check(network: Network, candidates: Sequence[str], saved: Mapping[str, float] | None) -> None:
+def _check(network: Network, candidates: Sequence[str]) -> None:
     there = {name for name, unit in network.units() if not unit.dropped}
     for name in candidates:
         if name not in there:
             raise InputError(f"no module {name!r} to judge: it is not in the network, or dropped already")
-        if saved is not None and saved.get(name, 0) <= 0:
-            raise InputError(f"{name} saves {saved.get(name, 0):g} of the latency: its recoverability has no value")
 
 
 def _stage(name: str) -> str:

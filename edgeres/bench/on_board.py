@@ -33,7 +33,7 @@ from edgeres.bench.board_facts import (
 )
 from edgeres.bench.board_figures import doubts_of, energy_notes, energy_of, figures_of, latency_of, p99_notes
 from edgeres.bench.board_session import Session
-from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
+from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import DeviceError, InputError, require
 from edgeres.core.onnx_file import image_input, is_channels_last
@@ -204,11 +204,7 @@ def check_model(model: Model) -> None:
     """Raises InputError for a file that no board can take."""
     path = model.path
     if isinstance(model, OnnxModel):
-        if model.profile == FUSED_PROFILE:
-            raise InputError(
-                f"{path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
-                " tensorrt"
-            )
+        model.check_for_tensorrt()
         if _has_uint8_pairs(model):
             raise InputError(
                 f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it: edgeres lint --fix"

@@ -102,15 +102,15 @@ def nvml_meter(index: int = 0) -> Iterator[Meter]:
 
 def energies_of(tasks: Sequence[Task], machine: str) -> tuple[list[Energy], list[str]]:
     """Energy of an image of every engine among `tasks`, and why there is none of others."""
-    found = [_energy_or_reason(task, machine) for task in tasks if isinstance(task.model, Engine)]
-    return [one for one in found if isinstance(one, Energy)], [one for one in found if isinstance(one, str)]
-
-
-def _energy_or_reason(task: Task, machine: str) -> Energy | str:
-    try:
-        return engine_energy(task.job, idle_s=IDLE_S, load_s=LOAD_S, artifact=task.model.sha256, machine=machine)
-    except (MissingDependency, DeviceError) as err:
-        return f"{task.name}: no energy: {err}"
+    found: list[Energy] = []
+    reasons = []
+    for task in (task for task in tasks if isinstance(task.model, Engine)):
+        sha256 = task.model.sha256
+        try:
+            found.append(engine_energy(task.job, idle_s=IDLE_S, load_s=LOAD_S, artifact=sha256, machine=machine))
+        except (MissingDependency, DeviceError) as err:
+            reasons.append(f"{task.name}: no energy: {err}")
+    return found, reasons
 
 
 def engine_energy(job: Job, *, idle_s: float, load_s: float, artifact: str, machine: str) -> Energy:

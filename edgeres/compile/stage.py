@@ -16,7 +16,7 @@ from edgeres.compile.apart import build_apart, layers_of_plan, layers_path, note
 from edgeres.compile.config import HARDWARE, CompileConfig
 from edgeres.compile.job import BuildJob, Built
 from edgeres.compile.timing import timing_folder
-from edgeres.core.artifacts import FUSED_PROFILE, Engine, OnnxModel
+from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
@@ -77,11 +77,7 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
 
 def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     _ = source.card  # refused now rather than after the build
-    if source.profile == FUSED_PROFILE:
-        raise InputError(
-            f"{source.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile"
-            " tensorrt"
-        )
+    source.check_for_tensorrt()
     if source.batch is not None and (given := {"batch_min", "batch_opt", "batch_max"} & config.model_fields_set):
         raise InputError(
             f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"

@@ -147,6 +147,14 @@ class OnnxModel(Model):
         half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
         return "+".join(name for name, found in (("int8", quantized), ("fp16", half)) if found) or "fp32"
 
+    def check_for_tensorrt(self) -> None:
+        """Raises InputError for a file whose pairs were placed for a CPU."""
+        if self.profile == FUSED_PROFILE:
+            raise InputError(
+                f"{self.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize"
+                " --profile tensorrt"
+            )
+
     @property
     def profile(self) -> str | None:
         """Who the Q/DQ pairs were placed for; None for a float file and for one of another tool."""

@@ -41,13 +41,8 @@ MEASURES = {
     "bench": "edgeres.bench.stage:BenchConfig",
     "report": "edgeres.report.stage:ReportConfig",
 }
-
-
-_FILLED_BY = {
-    "scales": "calibrate",
-    "teacher": "prune",
-    "latency": "latency",
-}  # which stage makes what a later one takes from the run
+# which stage makes what a later one takes from the run
+_FILLED_BY = {"scales": "calibrate", "teacher": "prune", "latency": "latency"}
 
 
 class Recipe(Config):

@@ -32,6 +32,7 @@ from edgeres.report.networks import Network, Pair, networks_in, pair_of
 _UNREAD = re.compile(r"report\.json (is not a readable|was written by a later)")
 
 Outcome = Literal["identical", "agrees", "differs", "not judged"]
+Judged = tuple[Outcome, str]
 
 
 class Agreed(Record):
@@ -101,29 +102,29 @@ def rerun_verdict(run: Run, again: Run) -> Rerun:
         if before is None:
             continue
         if after is None:
-            found.append(Agreed(stage=before.name, outcome="not judged", text="the new run has no such stage"))
+            outcome, text = "not judged", "the new run has no such stage"
         elif before.name in networks:
-            found.append(_network_verdict(*networks[before.name]))
+            outcome, text = _network_verdict(*networks[before.name])
         else:
-            found.append(_stage_verdict(before, after))
+            outcome, text = _stage_verdict(before, after)
+        found.append(Agreed(stage=before.name, outcome=outcome, text=text))
     return Rerun(run=run.name, again=str(again.path), stages=tuple(found))
 
 
-def _network_verdict(before: Network, after: Network | None) -> Agreed:
+def _network_verdict(before: Network, after: Network | None) -> Judged:
     if after is None:
-        return Agreed(stage=before.name, outcome="not judged", text="the new run made no network here")
+        return "not judged", "the new run made no network here"
     if unequal := list(_unequal(before, after)):
-        return Agreed(stage=before.name, outcome="differs", text="; ".join(unequal))
+        return "differs", "; ".join(unequal)
     pair = pair_of(before, after)
     if before.sha256 == after.sha256:
         is_off = isinstance(pair, Pair) and pair.same < pair.n
         text = accuracy_line(before, after, pair) if isinstance(pair, Pair) else "the same file"
-        return Agreed(stage=before.name, outcome="agrees" if is_off else "identical", text=text)
+        return "agrees" if is_off else "identical", text
     if isinstance(pair, str):
-        return Agreed(stage=before.name, outcome="not judged", text=f"the file differs, and {pair}")
+        return "not judged", f"the file differs, and {pair}"
     is_within = pair.points.low <= 0 <= pair.points.high
-    text = accuracy_line(before, after, pair)
-    return Agreed(stage=before.name, outcome="agrees" if is_within else "differs", text=text)
+    return "agrees" if is_within else "differs", accuracy_line(before, after, pair)
 
 
 def _unequal(before: Network, after: Network) -> Iterator[str]:
@@ -134,38 +135,38 @@ def _unequal(before: Network, after: Network) -> Iterator[str]:
             yield f"{name}: {a} -> {b}"
 
 
-def _stage_verdict(before: FinishedStage, after: FinishedStage) -> Agreed:
+def _stage_verdict(before: FinishedStage, after: FinishedStage) -> Judged:
     """Of a stage that makes no network."""
     a, b = before.report, after.report
     if a.latency or a.stage == "bench":
-        return _latency_verdict(before.name, a, b)
+        return _latency_verdict(a, b)
     if a.output and b.output and a.output.sha256 == b.output.sha256:
-        return Agreed(stage=before.name, outcome="identical", text="the same file")
+        return "identical", "the same file"
     if a.accuracy and [one.correct_top1 for one in a.accuracy] == [one.correct_top1 for one in b.accuracy]:
-        return Agreed(stage=before.name, outcome="agrees", text=f"every accuracy the same ({len(a.accuracy)})")
+        return "agrees", f"every accuracy the same ({len(a.accuracy)})"
     if a.source and b.source and a.source.sha256 != b.source.sha256:
-        return Agreed(stage=before.name, outcome="not judged", text="its input is not the same file")
+        return "not judged", "its input is not the same file"
     if a.stage in {"latency", "sweep"}:
-        return Agreed(stage=before.name, outcome="not judged", text="holds latencies of its own session")
-    return Agreed(stage=before.name, outcome="differs", text="another result from the same input")
+        return "not judged", "holds latencies of its own session"
+    return "differs", "another result from the same input"
 
 
-def _latency_verdict(name: str, before: StageReport, after: StageReport) -> Agreed:
+def _latency_verdict(before: StageReport, after: StageReport) -> Judged:
     pairs = list(zip(before.latency, after.latency, strict=False))
     if not pairs or len(before.latency) != len(after.latency):
-        return Agreed(stage=name, outcome="not judged", text="not the same models were timed")
+        return "not judged", "not the same models were timed"
     modes = [[(x.machine, x.batch, x.threads, x.runtime) for x in side] for side in (before.latency, after.latency)]
     if modes[0] != modes[1]:
-        return Agreed(stage=name, outcome="not judged", text="latencies of another machine or mode")
+        return "not judged", "latencies of another machine or mode"
     apart = []
     for a, b in pairs:
         p, q = percentile_interval(a, 50), percentile_interval(b, 50)
         if p.high < q.low or q.high < p.low:
             apart.append(f"p50 {p.value:.3f} -> {q.value:.3f} ms ({a.runtime})")
     if apart:
-        text = f"{'; '.join(apart)}: outside both intervals, which hold no drift of the machine between the runs"
-        return Agreed(stage=name, outcome="differs", text=text)
-    return Agreed(stage=name, outcome="agrees", text=f"{len(pairs)} medians within their intervals")
+        why = "outside both intervals, which hold no drift of the machine between the runs"
+        return "differs", f"{'; '.join(apart)}: {why}"
+    return "agrees", f"{len(pairs)} medians within their intervals"
 
 
 def _entry_for(stage: FinishedStage, own: Collection[str]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeres.bench.board_accuracy import Images
-from edgeres.bench.board_images import bytes_needed, parts_of, tables_of
+from edgeres.bench.board_accuracy import Images, bytes_needed, parts_of, tables_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import checked_board
 from edgeres.bench.on_board import Bench, BoardConfig, check_model, images_for, without_folder

@@ -10,8 +10,8 @@ from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_summary
 from edgeres.core.config import config_from
 from edgeres.core.runs import run_named
-from edgeres.pipeline.measures import write_run_report
 from edgeres.report.stage import ReportConfig
+from edgeres.report.stage import report as report_on
 
 
 @click.command(help="One table and one page for a run (name or folder).  [default: runs/latest]")
@@ -22,4 +22,4 @@ def report(run: str | None, as_json: bool, **values: Any) -> None:
     """See the help text."""
     found = run_named(run)
     config = config_from(ReportConfig, given(values), "report", as_options=True)
-    print_summary(write_run_report(found, config), found.path, as_json=as_json)
+    print_summary(report_on(found.path, config), found.path, as_json=as_json)

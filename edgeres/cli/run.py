@@ -13,10 +13,10 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
-from edgeres.pipeline.measures import write_run_report
 from edgeres.pipeline.on_board import BoardCall, board_of_run, check_board
 from edgeres.pipeline.recipe import Step, recipe_from
 from edgeres.report.stage import ReportConfig
+from edgeres.report.stage import report as report_on
 
 
 @click.command(help="Run a recipe: a .toml file or a shipped one (edgeres ls recipes). Finished stages are reused.")
@@ -71,7 +71,7 @@ def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None
 def _print_all(run: Run, found: list[StageReport], config: ReportConfig, *, as_json: bool) -> None:
     if found:
         print_boards(found, as_json=as_json)
-    print_summary(write_run_report(run, config), run.path, as_json=as_json)
+    print_summary(report_on(run.path, config), run.path, as_json=as_json)
 
 
 def _report_config(steps: list[Step]) -> ReportConfig:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import config_from, toml_from
@@ -19,6 +19,7 @@ from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
 from edgeres.pipeline.stages import STAGES, Made, execute, filled, stage_key
 
 if TYPE_CHECKING:
+    from edgeres.report.stage import ReportConfig
     from edgeres.report.summary import RunSummary
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ class Chain:
             folder = StageFolder(self.run.path / step.folder_name, step.index, "bench")
             outcome = measures.bench_models(self._models, step.config, folder, fresh=fresh)
             return Done(step, folder.path, *outcome)
-        return Done(step, self.run.path, (), False, measures.write_run_report(self.run, step.config))
+        from edgeres.report.stage import report
+
+        return Done(step, self.run.path, (), False, report(self.run.path, cast("ReportConfig", step.config)))
 
 
 def redo_index(steps: list[Step], use: str) -> int:

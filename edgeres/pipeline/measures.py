@@ -22,8 +22,6 @@ from edgeres.pipeline.stages import stage_key
 if TYPE_CHECKING:
     from edgeres.bench.stage import BenchConfig
     from edgeres.evaluate.stage import EvalConfig
-    from edgeres.report.stage import ReportConfig
-    from edgeres.report.summary import RunSummary
 
 log = logging.getLogger(__name__)
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
@@ -176,13 +174,6 @@ def bench_models(
     report = report.model_copy(update={"key": key})
     write_report(report, folder.path / REPORT_NAME)
     return (report,), False
-
-
-def write_run_report(run: Run, config: Config) -> RunSummary:
-    """Writes report.html, .md, .json and .csv into the run's folder and returns what is in them."""
-    from edgeres.report.stage import report
-
-    return report(run.path, cast("ReportConfig", config))
 
 
 def report_with(path: Path, key: str) -> StageReport | None:

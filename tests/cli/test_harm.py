@@ -141,8 +141,10 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["evil:f", "os:abort", "Folder:f", ":f"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [*((command, "evil:f") for command in COMMANDS), *(("eval", name) for name in ("os:abort", "Folder:f", ":f"))],
+)
 def test_a_function_that_a_file_names_is_not_run(edgeres, run, tmp_path, command, name):
     infected(run, name)
     words = [

@@ -20,6 +20,7 @@ from edgeres.core.artifacts import Checkpoint, LatencyTableFile, OnnxModel, mode
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
 from edgeres.core.files import clear_left_overs, write_text
+from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.runs import STARTED_NAME, started_text
@@ -28,14 +29,13 @@ from edgeres.pipeline.on_board import BoardCall, home_for
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import stage_key
 from edgeres.prune.latency import latency_table
-from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board
-from edgeres.prune.latency_kept import FILE_NAME as KEPT_NAME
-from edgeres.prune.latency_kept import Kept
+from edgeres.prune.latency_board import NetworkTime, ProfileTexts, kept_networks, latency_from_profile, on_board
 
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
 _SHARED = {"batch", "warmup_s", "duration_s", "lock_clocks", "power_mode", "timeout_s"}
 _LATENCY_ALONE = {"measure": ("--no-energy",)}
 _COMMAND = "bench --per-module"
+_KEPT_NAME = "networks.json"
 
 
 def module_costs_on_board(source: Path, request: BoardCall) -> StageReport:
@@ -62,7 +62,7 @@ def module_costs_on_board(source: Path, request: BoardCall) -> StageReport:
         bench = Bench(opened, conditions)
         if isinstance(model, OnnxModel):
             return _placed(_profiled(bench, model, folder), folder, request.out)
-        kept = Kept(folder / KEPT_NAME, _hash_of(key, _state_of(opened, conditions)))
+        kept = kept_networks(folder / _KEPT_NAME, _hash_of(key, _state_of(opened, conditions)))
         return _placed(_timed(bench, model, config, folder=folder, kept=kept), folder, request.out)
 
 
@@ -97,15 +97,16 @@ def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[Laten
 
 
 def _timed(
-    bench: Bench, model: Checkpoint, config: LatencyConfig, *, folder: Path, kept: Kept
+    bench: Bench, model: Checkpoint, config: LatencyConfig, *, folder: Path, kept: Kept[NetworkTime]
 ) -> StageResult[LatencyTableFile]:
     def measure_one(network: OnnxModel) -> tuple[Latency, tuple[str, ...]]:
         report = bench.run(network).report
         return report.latency[0], report.warnings
 
     result = latency_table(model, config, folder, measure=on_board(measure_one, kept))
-    warnings = tuple(dict.fromkeys(warning for one in kept for warning in one.warnings))
-    reused = f"{kept.reused} of {len(list(kept))} networks had been timed by an earlier call of this command"
+    in_plan = sorted(kept.records, key=lambda name: int(name.partition(" ")[0]))
+    warnings = tuple(dict.fromkeys(warning for name in in_plan for warning in kept.records[name].warnings))
+    reused = f"{kept.reused} of {len(kept.records)} networks had been timed by an earlier call of this command"
     return _with(result, warnings=warnings, notes=(reused,) if kept.reused else ())
 
 
@@ -135,6 +136,6 @@ def _place(model: OnnxModel | Checkpoint, request: BoardCall, key: str) -> Itera
 
 def _placed(result: StageResult[LatencyTableFile], folder: Path, out: Path | None) -> StageReport:
     write_report(result.report, folder / REPORT_NAME)
-    for name in (KEPT_NAME, STARTED_NAME):
+    for name in (_KEPT_NAME, STARTED_NAME):
         (folder / name).unlink(missing_ok=True)
     return result.report if out is None else moved_out(result, folder, out).report

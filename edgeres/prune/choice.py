@@ -138,11 +138,10 @@ class Chooser:
 
     @cached_property
     def _evaluator(self) -> MeasuredEvaluator:
-        from edgeres.prune.journal import Journal
-        from edgeres.prune.measured import MeasuredEvaluator
+        from edgeres.prune.measured import MeasuredEvaluator, journal_in
 
         self._out_dir.mkdir(parents=True, exist_ok=True)
-        journal = Journal(self._out_dir / JOURNAL_NAME, self._key())
+        journal = journal_in(self._out_dir / JOURNAL_NAME, self._key())
         return MeasuredEvaluator(
             self._lesioned, self._batches, score=self.judged_by, cache_mib=self._config.cache_mib, journal=journal
         )

@@ -32,9 +32,11 @@ from edgeres.bench.stage import BenchConfig, Session
 from edgeres.compile.layers import UNKNOWN, Layer, layers_in
 from edgeres.compile.origin import Graph, Origin
 from edgeres.core.artifacts import LatencyTableFile, Model, OnnxModel
+from edgeres.core.config import Record
 from edgeres.core.durations import text_from
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
+from edgeres.core.kept import Kept
 from edgeres.core.metrics import Z_95, Latency
 from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable
 from edgeres.core.stage import Recorder, StageResult
@@ -43,7 +45,6 @@ from edgeres.graph.blocks import module_of
 from edgeres.graph.view import QDQ, WEIGHTED
 from edgeres.prune.latency import Measure
 from edgeres.prune.latency_design import interval_around, shape_classes
-from edgeres.prune.latency_kept import Kept, NetworkTime
 from edgeres.prune.latency_table import lines_of, module_costs, summary_of
 
 _SHORTCUT = ".downsample"
@@ -115,13 +116,28 @@ def latency_from_profile(
     return StageResult(output, recorder.finish(output))
 
 
-def on_board(measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]], kept: Kept | None = None) -> Measure:
+class NetworkTime(Record):
+    """One network: what it lacks, its latency and what made it doubtful."""
+
+    dropped: tuple[str, ...]
+    latency: Latency
+    warnings: tuple[str, ...] = ()
+
+
+def kept_networks(path: Path | None, key: str) -> Kept[NetworkTime]:
+    """The networks of one plan, by place and modules lacking; the plan is drawn from the seed, so places stay."""
+    return Kept(path, key, NetworkTime)
+
+
+def on_board(
+    measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]], kept: Kept[NetworkTime] | None = None
+) -> Measure:
     """A board in the place of this machine: `measure_one` builds one graph there and times it; latency and warnings.
 
     The networks come in an order drawn from the seed, so that a board that warms up slows none of them in particular.
     Those in `kept` are not measured again; each that is measured is kept at once.
     """
-    known = kept or Kept(None, "")
+    known = kept or kept_networks(None, "")
 
     def measure(models: Sequence[Model], config: BenchConfig) -> Session:
         order = random.Random(config.seed).sample(range(len(models)), len(models))
@@ -130,12 +146,13 @@ def on_board(measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]]
         for index in order:
             model = models[index]
             assert isinstance(model, OnnxModel)
-            one = known.at(index, model.spec.dropped)
+            name = f"{index} {' '.join(model.spec.dropped)}"
+            one = known.records.get(name)
             if one is None:
                 pace.say(model.spec.dropped)
                 latency, warnings = measure_one(model)
                 one = NetworkTime(dropped=model.spec.dropped, latency=latency, warnings=warnings)
-                known.keep(index, one)
+                known.keep(name, one)
             rounds = _rounds(len(one.latency.samples_ms))
             found[index] = one.latency.model_copy(update={"session": session, "rounds": rounds})
         return Session(tuple(found[index] for index in range(len(models))), None)
@@ -146,7 +163,7 @@ def on_board(measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]]
 class _Pace:
     """Says which network is measured and how long the rest will take at the pace so far."""
 
-    def __init__(self, total: int, kept: Kept) -> None:
+    def __init__(self, total: int, kept: Kept[NetworkTime]) -> None:
         self.total, self.done, self.kept = total, 0, kept.reused
         self._began_s = time.monotonic()
         if kept.reused:

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from edgeres.core.errors import StageError
+from edgeres.core.kept import Kept
 from edgeres.evaluate.subsets import PrefixCache, count, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
-from edgeres.prune.journal import Journal, name_of
 from edgeres.prune.plan import Subset
 from edgeres.prune.scores import score_named
 
 _LOGITS_LIMIT_BYTES = 256 << 20
+_SAVED_EVERY_S = 5.0
 Difference = tuple[Subset, Subset]
+Journal = Kept[list[tuple[float, ...]]]  # set -> sums of each batch; "batches base; sets" -> a prediction, alone
+
+
+def journal_in(path: Path | None = None, key: str = "") -> Journal:
+    """What an interrupted search had measured; `key` names everything the numbers depend on."""
+    return Kept(path, key, list[tuple[float, ...]], every_s=_SAVED_EVERY_S)
+
+
+def name_of(subset: Subset) -> str:
+    """A set as one string."""
+    return " ".join(sorted(subset))
 
 
 class MeasuredEvaluator:
@@ -39,7 +52,7 @@ class MeasuredEvaluator:
         self._network, self._batches = network, batches
         self._score, self._score_name = score_named(score), score
         self._cache = PrefixCache(cache_mib, len(batches))
-        self._journal = journal or Journal()
+        self._journal = journal or journal_in()
         self._logits: dict[tuple[Subset, int], Tensor] = {}
         self._logits_bytes = 0
         self._reported: set[tuple[Subset, int]] = set()
@@ -65,10 +78,10 @@ class MeasuredEvaluator:
         """The score of `base`'s logits plus the mean difference of logits; of features: scores are added up."""
         key = "; ".join(name_of(subset) for subset in (base, *(s for pair in differences for s in pair)))
         key = f"{self._batches_for(images)} {key}"
-        if key not in self._journal.predicted:
+        if key not in self._journal.records:
             add = self._sum_of_scores if self._score_name == "feature" else self._score_of_logits
-            self._journal.predicted[key] = add(base, differences, images)
-        return self._journal.predicted[key]
+            self._journal.keep(key, [(add(base, differences, images),)])
+        return self._journal.records[key][0][0]
 
     def _sum_of_scores(self, base: Subset, differences: Sequence[Difference], images: int | None) -> float:
         rises = [larger - smaller for larger, smaller in (self(list(pair), images=images) for pair in differences)]
@@ -86,17 +99,16 @@ class MeasuredEvaluator:
 
     def _measure(self, sets: Sequence[Subset], number: int) -> None:
         """Fills in the sums of one batch; batches are always filled in order."""
-        batch, sums = self._batches[number], self._journal.sums
-        new = [subset for subset in sets if len(sums.get(subset, ())) <= number]
+        batch = self._batches[number]
+        new = [subset for subset in sets if len(self._sums(subset)) <= number]
         self._report(sets, number)
         for subset, features in walk_subsets(self._network, batch.images, new, self._cache.of(number)):
             self._record(subset, number, features)
             self._report([subset], number)
-            self._journal.save_if_due()
 
     def _report(self, sets: Sequence[Subset], number: int) -> None:
         """Tells `advance` of what is known by now, each (set, batch) once."""
-        known = {(subset, number) for subset in sets if len(self._journal.sums.get(subset, ())) > number}
+        known = {(subset, number) for subset in sets if len(self._sums(subset)) > number}
         self.advance(len(known - self._reported) * len(self._batches[number].labels))
         self._reported |= known
 
@@ -105,7 +117,7 @@ class MeasuredEvaluator:
         logits = self._network.classify(features)
         tally = Tally()
         count(tally, self._batches[number], features, logits)
-        self._journal.sums.setdefault(subset, []).append(tally.sums)
+        self._journal.keep(name_of(subset), [*self._sums(subset), tally.sums])
         self._keep(subset, number, logits)
 
     def _keep(self, subset: Subset, number: int, logits: Tensor) -> None:
@@ -132,7 +144,10 @@ class MeasuredEvaluator:
         return len(self._batches)
 
     def _tally(self, subset: Subset, upto: int) -> Tally:
-        return tally_from_sums(self._journal.sums[subset][:upto])
+        return tally_from_sums(self._sums(subset)[:upto])
+
+    def _sums(self, subset: Subset) -> list[tuple[float, ...]]:
+        return self._journal.records.get(name_of(subset), [])
 
     def _checked(self, score: float, subset: Subset) -> float:
         if not math.isfinite(score):

@@ -5,7 +5,7 @@
     drop-04.safetensors     the network without four modules, trained back if asked for; and so on
 
 The sets are chosen on train and judged on val; latencies come from one interleaved session at the end. What is done
-of an interrupted sweep lies beside the checkpoints (drop-04.json) and is not done again.
+of an interrupted sweep lies beside the checkpoints (rows.json) and is not done again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import Checkpoint, SweepFile
-from edgeres.core.config import record_from_json
-from edgeres.core.errors import EdgeresError, require
+from edgeres.core.errors import require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import SCRATCH, csv_text, write_text
+from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency, paired_difference
 from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep
@@ -50,8 +51,10 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     counts = counts_from(config.sweep)
     dataset = dataset_for(source.spec, config.data or "", download=config.download)
     levels = chosen_levels(source, config, counts[-1], out_dir)
-    whole = _whole_row(source, dataset, out_dir)
-    rows = [whole, *(_row(source, levels[count], config, dataset, out_dir) for count in counts)]
+    kept: Kept[SweepRow] = Kept(out_dir / "rows.json", source.sha256, SweepRow)
+    makers: dict[int, Callable[[], SweepRow]] = {0: partial(_whole_row, source, dataset, out_dir)}
+    makers |= {count: partial(_row, source, levels[count], config, dataset, out_dir) for count in counts}
+    rows = [kept.records.get(str(count)) or kept.keep(str(count), make()) for count, make in makers.items()]
     session = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
     result = _with_latencies(source, config, rows, session.latencies)
     recorder.warnings += session.warnings[:_WARNINGS_SHOWN]
@@ -60,7 +63,8 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     with figure_file(out_dir / "sweep.svg", height_in=_HEIGHT_IN) as axes:
         draw_sweep(axes, figure_of(result, "sweep"), ink=COLOURS[0], muted=MUTED)
     write_text(output.path, result.model_dump_json(indent=1) + "\n")
-    for left in (*out_dir.glob("drop-*.json"), out_dir / "whole.npy", out_dir / JOURNAL_NAME):
+    kept.clear()
+    for left in (out_dir / "whole.npy", out_dir / JOURNAL_NAME):
         left.unlink()
     recorder.results["rows"] = [row.model_dump(mode="json") for row in result.rows]
     beside = (
@@ -72,55 +76,36 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
 
 
 def _whole_row(source: Checkpoint, dataset: Dataset, out_dir: Path) -> SweepRow:
-    return _kept(
-        out_dir / "drop-00.json",
-        lambda: SweepRow(
-            count=0,
-            dropped=(),
-            score=None,
-            params=source.card.cost.params,
-            macs=source.card.cost.macs,
-            checkpoint=str(source.path),
-            bare=_judged(source, dataset, out_dir),
-        ),
+    return SweepRow(
+        count=0,
+        dropped=(),
+        score=None,
+        params=source.card.cost.params,
+        macs=source.card.cost.macs,
+        checkpoint=str(source.path),
+        bare=_judged(source, dataset, out_dir),
     )
 
 
 def _row(source: Checkpoint, found: Found, config: SweepConfig, dataset: Dataset, out_dir: Path) -> SweepRow:
-    count = len(found.dropped)
-    name = f"drop-{count:02}"
-
-    def made() -> SweepRow:
-        log.info("sweep: without %s", ", ".join(found.dropped))
-        path = out_dir / f"{name}.safetensors"
-        checkpoint = cut(source, found.dropped, path)
-        bare = _judged(checkpoint, dataset, out_dir)
-        recovered = None
-        if config.recover:
-            checkpoint = cut_and_recovered(source, found.dropped, config, path).output
-            recovered = _judged(checkpoint, dataset, out_dir)
-        return SweepRow(
-            count=count,
-            dropped=found.dropped,
-            score=found.score,
-            params=checkpoint.card.cost.params,
-            macs=checkpoint.card.cost.macs,
-            checkpoint=path.name,
-            bare=bare,
-            recovered=recovered,
-        )
-
-    return _kept(out_dir / f"{name}.json", made)
-
-
-def _kept(path: Path, made: Callable[[], SweepRow]) -> SweepRow:
-    """The row in `path` if an interrupted call left it, otherwise made now and written there."""
-    try:
-        return record_from_json(SweepRow, path)
-    except EdgeresError:
-        row = made()
-        write_text(path, row.model_dump_json(indent=1) + "\n")
-        return row
+    log.info("sweep: without %s", ", ".join(found.dropped))
+    path = out_dir / f"drop-{len(found.dropped):02}.safetensors"
+    checkpoint = cut(source, found.dropped, path)
+    bare = _judged(checkpoint, dataset, out_dir)
+    recovered = None
+    if config.recover:
+        checkpoint = cut_and_recovered(source, found.dropped, config, path).output
+        recovered = _judged(checkpoint, dataset, out_dir)
+    return SweepRow(
+        count=len(found.dropped),
+        dropped=found.dropped,
+        score=found.score,
+        params=checkpoint.card.cost.params,
+        macs=checkpoint.card.cost.macs,
+        checkpoint=path.name,
+        bare=bare,
+        recovered=recovered,
+    )
 
 
 def _judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path) -> Judged:

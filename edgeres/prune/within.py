@@ -6,7 +6,6 @@ taken to rise with the number of modules: numbers are doubled until the loss is 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.config import Record, record_from_json
-from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import write_text
+from edgeres.core.config import Record
+from edgeres.core.errors import InputError
+from edgeres.core.kept import Kept
 from edgeres.core.metrics import paired_difference
 from edgeres.core.stage import Recorder
 from edgeres.prune.choice import Chooser
@@ -87,6 +86,7 @@ class _Judge:
 
     def __init__(self, source: Checkpoint, chooser: Chooser, config: PruneConfig, out_dir: Path) -> None:
         self._source, self._chooser, self._config, self._out_dir = source, chooser, config, out_dir
+        self._kept: Kept[Try] = Kept(out_dir / "tries.json", source.sha256, Try)
         self._cuts: dict[int, Cut] = {}
         self.tries: dict[int, Try] = {}
         self._dataset = _unused(chooser)
@@ -97,7 +97,7 @@ class _Judge:
         """Points lost without the best `count` modules."""
         if count not in self.tries:
             dropped = self._chooser.choose(count_goal(count, self._chooser.candidates, self._source.spec)).best.dropped
-            self.tries[count] = self._kept(count, dropped)
+            self.tries[count] = self._tried(count, dropped)
             log.info("%d modules: %.2f points", count, self.tries[count].lost_points)
         return self.tries[count].lost_points
 
@@ -107,19 +107,18 @@ class _Judge:
         cut.output.path.replace(path)
         for left in self._out_dir.glob("try-*"):
             left.unlink()
+        self._kept.clear()
         return replace(cut, output=Checkpoint(path))
 
     def _path(self, count: int) -> Path:
         return self._out_dir / f"try-{count:02}.safetensors"
 
-    def _kept(self, count: int, dropped: tuple[str, ...]) -> Try:
+    def _tried(self, count: int, dropped: tuple[str, ...]) -> Try:
         """What an interrupted call left of this try, or the try made now."""
-        path, record = self._path(count), self._path(count).with_suffix(".json")
-        with contextlib.suppress(EdgeresError):
-            known = record_from_json(Try, record)
-            if known.dropped == dropped and path.is_file():
-                self._cuts[count] = Cut(Checkpoint(path), known.recovery)
-                return known
+        path, known = self._path(count), self._kept.records.get(str(count))
+        if known is not None and known.dropped == dropped and path.is_file():
+            self._cuts[count] = Cut(Checkpoint(path), known.recovery)
+            return known
         self._cuts[count] = cut = cut_and_recovered(self._source, dropped, self._config, path)
         change, half = paired_difference(list(self._whole), list(self._right(cut.output)))
         lost = Try(
@@ -129,8 +128,7 @@ class _Judge:
             half_width_points=100 * half,
             recovery=cut.recovery,
         )
-        write_text(record, lost.model_dump_json() + "\n")
-        return lost
+        return self._kept.keep(str(count), lost)
 
     def _right(self, checkpoint: Checkpoint) -> NDArray[np.bool_]:
         import torch

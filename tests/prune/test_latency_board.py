@@ -14,9 +14,15 @@ from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
 from edgeres.prune.goals import latency_goal
 from edgeres.prune.latency import latency_table
-from edgeres.prune.latency_board import ProfileTexts, latency_from_profile, on_board, table_from_profile, times_in
+from edgeres.prune.latency_board import (
+    ProfileTexts,
+    kept_networks,
+    latency_from_profile,
+    on_board,
+    table_from_profile,
+    times_in,
+)
 from edgeres.prune.latency_check import check_prediction, target_from
-from edgeres.prune.latency_kept import Kept, NetworkTime
 from edgeres.prune.latency_table import doubts, predicted_ms
 
 PROFILE = Path(__file__).parents[1] / "bench" / "data" / "trtexec_profile.json"
@@ -213,29 +219,20 @@ def test_an_interrupted_table_goes_on_with_the_networks_that_were_timed(checkpoi
         return latency_of([1.0 - 0.1 * len(model.spec.dropped)] * 45, model.sha256), ("doubtful",)
 
     with pytest.raises(KeyboardInterrupt):
-        boards_table(checkpoint, tmp_path / "a", measure_one, Kept(path, "key"))
-    before, kept = list(asked), Kept(path, "key")
+        boards_table(checkpoint, tmp_path / "a", measure_one, kept_networks(path, "key"))
+    before, kept = list(asked), kept_networks(path, "key")
     asked.clear()
     interrupted_at.clear()
     table = latency_table_from(boards_table(checkpoint, tmp_path / "b", measure_one, kept).path)
     assert (len(before), kept.reused, len(asked)) == (5, 5, 2)
-    assert [one.warnings for one in kept] == [("doubtful",)] * 7
+    assert [one.warnings for one in kept.records.values()] == [("doubtful",)] * 7
     assert "5 of 7 networks measured before, reused" in caplog.messages
     assert caplog.messages[-2].startswith("network 6 of 7: ")
     assert "s left" in caplog.messages[-1]
+    assert len(set(kept.records)) == 7
+    assert all(name.partition(" ")[2] == " ".join(one.dropped) for name, one in kept.records.items())
     undisturbed = boards_table(checkpoint, tmp_path / "c", measure_one, None)
     assert table.saved_ms == latency_table_from(undisturbed.path).saved_ms
-
-
-def test_what_another_call_has_kept_or_a_damaged_file_does_not_count(onnx_of, tmp_path):
-    path, network = tmp_path / "networks.json", NetworkTime(dropped=("layer1.0",), latency=latency_of([1.0]))
-    Kept(path, "a").keep(3, network)
-    assert Kept(path, "a").at(3, ("layer1.0",)) == network
-    assert Kept(path, "a").at(3, ("layer2.0",)) is None
-    assert Kept(path, "a").at(2, ("layer1.0",)) is None
-    assert Kept(path, "b").reused == 0
-    path.write_text(path.read_text()[:40])
-    assert Kept(path, "a").reused == 0
 
 
 def test_tensorrt_without_a_board_is_refused():

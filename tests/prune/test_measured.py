@@ -13,8 +13,7 @@ from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
 from edgeres.prune import measured
-from edgeres.prune.journal import Journal
-from edgeres.prune.measured import MeasuredEvaluator
+from edgeres.prune.measured import MeasuredEvaluator, journal_in
 from edgeres.prune.scores import SCORES
 from edgeres.prune.search import Goal, Plan, search
 
@@ -123,7 +122,7 @@ def test_a_prediction_from_what_is_to_be_predicted_is_the_measurement(network, b
 
 
 def run(network, batches, path, key="k"):
-    evaluate = MeasuredEvaluator(network, batches, journal=Journal(path, key))
+    evaluate = MeasuredEvaluator(network, batches, journal=journal_in(path, key))
     names = [name for name, _ in network.units()]
     plan = Plan(images=24, screen=8, width=2, look=3)
     return search(evaluate, names, Goal(dict.fromkeys(names, 1.0), 3), plan)
@@ -169,20 +168,9 @@ def test_a_journal_of_something_else_or_damaged_is_replaced(network, batches, wa
     assert len(walked) == 3 * once
 
 
-def test_a_journal_is_on_disk_while_the_search_runs(tmp_path, monkeypatch):
-    now = iter([0.0, 1.0, 6.0, 6.0])
-    monkeypatch.setattr("edgeres.prune.journal.time.perf_counter", lambda: next(now))
-    journal = Journal(tmp_path / "search.json", "k")
-    journal.sums[frozenset({"b", "a"})] = [(1.0, 2.0)]
-    journal.save_if_due()
-    assert not (tmp_path / "search.json").exists()
-    journal.save_if_due()
-    assert json.loads((tmp_path / "search.json").read_text())["sets"] == {"a b": [[1.0, 2.0]]}
-
-
 def test_progress_counts_pairs_done_and_those_found_in_the_journal(network, batches, tmp_path):
     for _ in range(2):
-        evaluate = MeasuredEvaluator(network, batches, journal=Journal(tmp_path / "search.json", "k"))
+        evaluate = MeasuredEvaluator(network, batches, journal=journal_in(tmp_path / "search.json", "k"))
         done: list[int] = []
         evaluate.advance = done.append
         evaluate([WHOLE, frozenset({"layer1.0"})], images=8)

@@ -32,29 +32,31 @@ def keep_study(path: Path, name: str) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     study = content if "verdict" in content else content["results"]
     wanted = ("claim", "source", "verdict", "because", "setting", "data", "n", "seeds", "networks")
-    known = _json("studies") if (RESULTS / "studies.json").is_file() else {}
+    known = json_of("studies") if (RESULTS / "studies.json").is_file() else {}
     known[name] = {key: study[key] for key in wanted if key in study}
     (RESULTS / "studies.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def search_table() -> Lines:
     """What the search finds and what it costs."""
-    content = _json("search")
+    content = json_of("search")
     lesion, cost, cases = content["lesion"], content["cost"], content["exhaustive"]["cases"]
-    lines = _head(
+    lines = table_head(
         "set of 4 of ResNet-56", "KL, images chosen on", "KL, other train images", "top-1 there, %", "dropped"
     )
     for name, row in cost["sets"].items():
         chosen, other = row["chosen_on"], row["held_out"]
         names = ", ".join(row["dropped"])
-        lines.append(_row(name, f"{chosen['kl']:.4f}", f"{other['kl']:.4f}", f"{100 * other['top1']:.2f}", names))
+        lines.append(table_row(name, f"{chosen['kl']:.4f}", f"{other['kl']:.4f}", f"{100 * other['top1']:.2f}", names))
     lines += [
         "",
-        *_head("against all sets", "sets", "rank", "loss over the best set's", "evaluated", "independent rank"),
+        *table_head("against all sets", "sets", "rank", "loss over the best set's", "evaluated", "independent rank"),
     ]
     for name, row in cases.items():
         gap, share = f"{100 * row['loss_gap']:+.2f} %", f"{row['evaluated']} ({100 * row['evaluated_share']:.1f} %)"
-        lines.append(_row(name, f"{row['sets']:,}", str(row["rank"]), _minus(gap), share, str(row["independent_rank"])))
+        lines.append(
+            table_row(name, f"{row['sets']:,}", str(row["rank"]), with_minus(gap), share, str(row["independent_rank"]))
+        )
     about = (
         f"{cost['images']:,} train images to choose on, {cost['held_out_images']:,} others. The beam takes"
         f" {cost['ratio']:.2f} of the wall time of the naive greedy ({cost['naive_passes']} full passes, stage-first"
@@ -68,13 +70,15 @@ def search_table() -> Lines:
 
 def latency_table() -> Lines:
     """Targets, what was predicted and what the clock said."""
-    content = _json("latency")
-    lines = _head("`--target-latency`", "dropped", "predicted", "measured again", "95 %", "prediction off by", "met")
+    content = json_of("latency")
+    lines = table_head(
+        "`--target-latency`", "dropped", "predicted", "measured again", "95 %", "prediction off by", "met"
+    )
     for row in content["targets"]:
         ratio, met = row["ratio"], "yes" if row["missing_ms"] == 0 else f"missed by {row['missing_ms']:.3f} ms"
         interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}"
         figures = (f"{row['predicted_ratio']:.3f}", f"{ratio['value']:.3f}", interval, f"{row['error_percent']:+.1f} %")
-        lines.append(_row(row["target"], str(len(row["dropped"])), *map(_minus, figures), met))
+        lines.append(table_row(row["target"], str(len(row["dropped"])), *map(with_minus, figures), met))
     subsets, how = content["subsets"], content["conditions"]
     about = (
         f"Latency over the whole network's. {len(subsets['rows'])} random sets of 2 to 12 modules were predicted within"
@@ -88,13 +92,15 @@ def latency_table() -> Lines:
 def sweep_table() -> Lines:
     """One row for each number of modules."""
     found = record_from_json(Sweep, RESULTS / "sweep.json")
-    lines = _head("dropped", "top-1 %, not recovered", "top-1 %, recovered", "against the whole", "latency", "MACs")
+    lines = table_head(
+        "dropped", "top-1 %, not recovered", "top-1 %, recovered", "against the whole", "latency", "MACs"
+    )
     for row in found.rows:
         final, ratio = row.final, row.ratio
         change = f"{final.change_points:+.2f} ± {final.half_width_points:.2f}" if row.count else ""
         bare, top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, final))
         time = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
-        lines.append(_row(str(row.count), bare, top1, _minus(change), time, f"{row.macs / 1e6:.1f} M"))
+        lines.append(table_row(str(row.count), bare, top1, with_minus(change), time, f"{row.macs / 1e6:.1f} M"))
     accuracy = found.rows[0].bare.accuracy
     about = (
         f"Recovered by {', '.join(found.recover)}. {accuracy.dataset} val, n = {accuracy.n:,}, changes paired."
@@ -125,7 +131,7 @@ def practise_table() -> Lines:
         f" the same modules, our recovery; `ours`: the conditional choice, our recovery. {how.images:,} unlabelled"
         f" images, {how.epochs} epochs of recovery at most for each: `python tools/practise_figures.py`."
     )
-    return [*map(_minus, table_of(results)), "", about]
+    return [*map(with_minus, table_of(results)), "", about]
 
 
 def channels_table() -> Lines:
@@ -139,15 +145,15 @@ def channels_table() -> Lines:
         f" {len(how.seeds)} seed; variants tried on {how.trial_images:,} images. Shortcuts written as"
         " convolutions on both sides: `python tools/channels_figures.py`."
     )
-    return [*map(_minus, table_of(results)), "", about]
+    return [*map(with_minus, table_of(results)), "", about]
 
 
 def studies_table() -> Lines:
     """The claims and what the runs say of them."""
-    lines = _head("study", "claim", "this run", "why")
-    for name, study in _json("studies").items():
+    lines = table_head("study", "claim", "this run", "why")
+    for name, study in json_of("studies").items():
         source = f" ({study['source']})" if "source" in study else ""
-        lines.append(_row(f"`{name}`", study["claim"] + source, study["verdict"], study["because"]))
+        lines.append(table_row(f"`{name}`", study["claim"] + source, study["verdict"], study["because"]))
     return lines
 
 
@@ -159,8 +165,8 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "practise": practise_table,
     "channels": channels_table,
     "studies": studies_table,
-    "calibration": lambda: calibration_figures.render(_json("calibration")).splitlines(),
-    "compare": lambda: compare_figures.render(_json("compare")).splitlines(),
+    "calibration": lambda: calibration_figures.render(json_of("calibration")).splitlines(),
+    "compare": lambda: compare_figures.render(json_of("compare")).splitlines(),
     "cpu": lambda: cpu_table("cpu"),
     "cpu-without-vnni": lambda: cpu_table("cpu-without-vnni"),
     "engines": lambda: engine_cases.render(
@@ -168,9 +174,9 @@ TABLES: dict[str, Callable[[], Lines]] = {
     ).splitlines(),
     "lint": lambda: lint_cases.render(record_from_json(lint_cases.Results, RESULTS / "lint.json")).splitlines(),
     "schemas": table_of_schemas,
-    "qat": lambda: qat_figures.render(_json("qat")).splitlines(),
-    "fidelity": lambda: fidelity_figures.render(_json("fidelity")).splitlines(),
-    "quantize": lambda: quantize_figures.render(_json("quantize")).splitlines(),
+    "qat": lambda: qat_figures.render(json_of("qat")).splitlines(),
+    "fidelity": lambda: fidelity_figures.render(json_of("fidelity")).splitlines(),
+    "quantize": lambda: quantize_figures.render(json_of("quantize")).splitlines(),
 }
 
 
@@ -179,20 +185,23 @@ def cpu_table(name: str) -> Lines:
     return cpu_figures.render(record_from_json(cpu_figures.Results, RESULTS / f"{name}.json"))
 
 
-def _json(name: str) -> dict[str, Any]:
+def json_of(name: str) -> dict[str, Any]:
+    """The content of a file in results/."""
     content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return content
 
 
-def _head(*titles: str) -> Lines:
-    return [_row(*titles), "|" + " --- |" * len(titles)]
+def table_head(*titles: str) -> Lines:
+    """The two lines that begin a Markdown table."""
+    return [table_row(*titles), "|" + " --- |" * len(titles)]
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """A line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _minus(text: str) -> str:
+def with_minus(text: str) -> str:
     """A true minus before numbers."""
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cpu_figures
 import engine_cases
@@ -17,6 +15,7 @@ from channels_report import Results as Channels
 from channels_report import rows_of
 from practise_figures import Results as Practise
 from practise_figures import table_of
+from pruning_tables import json_of, table_head, table_row, with_minus
 from recover_figures import Lines as Recovered
 
 from edgeres.core.config import record_from_json
@@ -37,19 +36,19 @@ def headline() -> Lines:
     """README: what a network became."""
     run = record_from_json(RunSummary, RESULTS / "resnet56.json")
     whole, bare, short, int8 = (run.rows[index] for index in _HEADLINE)
-    modules = len(_json("latency")["table"]["modules"])
+    modules = len(json_of("latency")["table"]["modules"])
     names = (
         "as it was",
         f"{len(bare.dropped)} of {modules} modules dropped",
         "recovered, no labels",
         "INT8, for TensorRT",
     )
-    lines = _head("ResNet-56, CIFAR-10", "top-1 %", "change, points", "parameters", "file", "latency")
+    lines = table_head("ResNet-56, CIFAR-10", "top-1 %", "change, points", "parameters", "file", "latency")
     for name, row in zip(names, (whole, bare, short, int8), strict=True):
         change = row.versus_first.points if row is not whole else None
         top1 = percent(row.accuracy.top1.value) if row.accuracy else ""
         changed = " ".join(points(change)).replace(" points", "") if change else ""
-        lines.append(_row(name, top1, changed, count(row.params), size(row.size_bytes), _latency(row)))
+        lines.append(table_row(name, top1, changed, count(row.params), size(row.size_bytes), _latency(row)))
     first, how = whole.accuracy, whole.latency
     if first is None or how is None:
         raise ValueError("resnet56.json: the exported network was not judged or not timed")
@@ -71,12 +70,12 @@ def _latency(row: Row) -> str:
 def sweep() -> Lines:
     """What each number of modules costs and brings."""
     found = record_from_json(Sweep, RESULTS / "sweep.json")
-    lines = _head("dropped", "top-1 % at once", "recovered", "against the whole", "latency")
+    lines = table_head("dropped", "top-1 % at once", "recovered", "against the whole", "latency")
     for row in found.rows:
         if row.count in _SWEPT and row.ratio is not None:
             change = f"{row.final.change_points:+.2f} ± {row.final.half_width_points:.2f}" if row.count else ""
             top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, row.final))
-            lines.append(_row(str(row.count), *top1, _minus(change), f"{row.ratio.value:.3f}"))
+            lines.append(table_row(str(row.count), *top1, with_minus(change), f"{row.ratio.value:.3f}"))
     accuracy = found.rows[0].bare.accuracy
     about = (
         f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)}."
@@ -88,8 +87,8 @@ def sweep() -> Lines:
 
 def choosing() -> Lines:
     """How good the search, its score and the predicted latencies are."""
-    cases = list(_json("search")["exhaustive"]["cases"].values())
-    score, latency = _json("score"), _json("latency")["subsets"]
+    cases = list(json_of("search")["exhaustive"]["cases"].values())
+    score, latency = json_of("score"), json_of("latency")["subsets"]
     sets = _and([f"{row['sets']:,}" for row in cases])
     share = 100 * max(row["evaluated_share"] for row in cases)
     correlation = score["correlation"]
@@ -102,7 +101,7 @@ def choosing() -> Lines:
         *_item(
             f"Rank correlation of a set's score with its KL after recovery, over {len(score['rows'])} sets of"
             f" {score['conditions']['drop']}: `adaptive` {correlation['adaptive']:.2f}, `kl`"
-            f" {_minus(format(correlation['kl'], '.2f'))}."
+            f" {with_minus(format(correlation['kl'], '.2f'))}."
         ),
         *_item(
             f"Latencies of {len(latency['rows'])} random sets of ResNet-56 were predicted within"
@@ -114,12 +113,12 @@ def choosing() -> Lines:
 def recovering() -> Lines:
     """What minutes of recovery bring."""
     found = record_from_json(Recovered, RESULTS / "recover.json")
-    lines = _head("`edgeres prune`", "images", "top-1 %", "against the whole", "minutes")
+    lines = table_head("`edgeres prune`", "images", "top-1 %", "against the whole", "minutes")
     for line in found.lines:
         words = " ".join(f"--{key} {value}" for key, value in line.options.items() if key not in ("images", "epochs"))
-        change = _minus(f"{line.change_points:+.2f} ± {line.half_width_points:.2f}")
+        change = with_minus(f"{line.change_points:+.2f} ± {line.half_width_points:.2f}")
         images = f"{int(line.options['images']):,}" if "images" in line.options else ""
-        lines.append(_row(f"`{words}`", images, f"{100 * line.top1:.2f}", change, f"{line.duration_s / 60:.1f}"))
+        lines.append(table_row(f"`{words}`", images, f"{100 * line.top1:.2f}", change, f"{line.duration_s / 60:.1f}"))
     about = (
         f"ResNet-56, {100 * found.whole_top1:.2f} %; {found.data} val, n = {found.lines[0].n:,}, paired 95 %"
         f" intervals; {found.machine}."
@@ -132,7 +131,7 @@ def peers() -> Lines:
     practise = record_from_json(Practise, RESULTS / "practise.json")
     channels = record_from_json(Channels, RESULTS / "channels.json")
     cells = [[cell.strip() for cell in row.split("|")] for row in table_of(practise)[2:]]
-    ahead = [f"{_minus(row[5])} with {row[1]}" for row in cells]
+    ahead = [f"{with_minus(row[5])} with {row[1]}" for row in cells]
     thinner = [f"{_interval(*row.ahead)} at {row.target:g}" for row in rows_of(channels) if row.ahead]
     return [
         *_item(f"Against PRACTISE's rule, same images and steps: {_and(ahead)} modules dropped, points."),
@@ -146,18 +145,18 @@ def peers() -> Lines:
 
 def quantizing() -> Lines:
     """ResNet-56: methods and improvements."""
-    content = _json("quantize")["ResNet-56"]
-    lines = _head("ResNet-56", "change, points", "same top-1", "logit SQNR")
+    content = json_of("quantize")["ResNet-56"]
+    lines = table_head("ResNet-56", "change, points", "same top-1", "logit SQNR")
     for name in _QUANTIZED:
         row = content["rows"][name]
-        change = _minus(f"{row['change_points']:+.2f} ± {row['half_width_points']:.2f}")
-        lines.append(_row(name, change, f"{100 * row['agreement']:.2f} %", f"{row['sqnr_db']:.1f} dB"))
+        change = with_minus(f"{row['change_points']:+.2f} ± {row['half_width_points']:.2f}")
+        lines.append(table_row(name, change, f"{100 * row['agreement']:.2f} %", f"{row['sqnr_db']:.1f} dB"))
     return [*lines, "", *_text(f"Against float, n = {content['n']:,} val, {content['images']} calibration images.")]
 
 
 def skips() -> Lines:
     """What limits INT8."""
-    runs = list(_json("fidelity")["ResNet-56"]["seeds"].values())
+    runs = list(json_of("fidelity")["ResNet-56"]["seeds"].values())
     last = next(name for name in runs[0]["steps"] if "skips" in name)
 
     def decibels(step: str) -> str:
@@ -173,7 +172,7 @@ def skips() -> Lines:
 
 def memory() -> Lines:
     """Calibration against ONNX Runtime's."""
-    rows = [row for row in _json("calibration")["cost"] if row["images"] == 512]
+    rows = [row for row in json_of("calibration")["cost"] if row["images"] == 512]
     ours, peer = (next(row for row in rows if (row["job"] == "ours") is is_ours) for is_ours in (True, False))
     return _text(
         f"For 512 images of ResNet-56 that takes {ours['above_idle_mb']:.0f} MB of memory, and"
@@ -217,7 +216,7 @@ def engines() -> Lines:
 
 def compare() -> Lines:
     """How often a verdict is right."""
-    trials = _json("compare")["trials"]
+    trials = json_of("compare")["trials"]
     words = {kind: Counter(row["word"] for row in rows) for kind, rows in trials.items()}
     gain = statistics.median(row["speed"]["value"] for row in trials["module"])
     n = {kind: len(rows) for kind, rows in trials.items()}
@@ -231,7 +230,7 @@ def compare() -> Lines:
 
 def studies() -> Lines:
     """The verdicts."""
-    return [line for name, study in _json("studies").items() for line in _item(f"`{name}`: {study['verdict']}")]
+    return [line for name, study in json_of("studies").items() for line in _item(f"`{name}`: {study['verdict']}")]
 
 
 def schemas() -> Lines:
@@ -252,19 +251,6 @@ QUOTES: dict[str, Callable[[], Lines]] = {
 }  # fmt: skip
 
 
-def _json(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return content
-
-
-def _head(*titles: str) -> Lines:
-    return [_row(*titles), "|" + " --- |" * len(titles)]
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def _text(text: str) -> Lines:
     return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
@@ -278,8 +264,4 @@ def _and(words: Lines) -> str:
 
 
 def _interval(value: float, half: float) -> str:
-    return _minus(f"{value:+.2f} ± {half:.2f}")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    return with_minus(f"{value:+.2f} ± {half:.2f}")

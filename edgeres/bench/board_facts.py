@@ -14,6 +14,7 @@ from edgeres.core.config import Record
 from edgeres.core.doctor import Check
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.tensorrt import newest_opset
+from edgeres.graph.view import opset_of
 from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.plan import plan_header
 from edgeres.runtime.preflight import Host
@@ -128,7 +129,7 @@ def check_opset(session: Session, model: OnnxModel) -> None:
     found = opsets_of(session.found)
     if found is None:
         return
-    opset = next((one.version for one in model.proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model.proto)
     if opset <= found[1]:
         return
     raise DeviceError(

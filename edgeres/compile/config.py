@@ -8,10 +8,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS
 
+BATCHES = ("batch_min", "batch_opt", "batch_max")
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same-target": "SAME_COMPUTE_CAPABILITY"}  # -> HardwareCompatibilityLevel
 
 
@@ -57,6 +59,14 @@ class CompileConfig(Config):
             raise InputError("--version-compatible is not for tensorrt-rtx: its plans run on the version they are of")
         if self.calibration_cache is not None:
             self._check_cache(self.calibration_cache)
+
+    def check_batch(self, source: OnnxModel) -> None:
+        """Raises InputError if a range of batches is asked for of a graph that takes one alone."""
+        if source.batch is not None and (given := set(BATCHES) & self.model_fields_set):
+            raise InputError(
+                f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"
+                f" --{min(given).replace('_', '-')} changes nothing; for a range: edgeres export --dynamic"
+            )
 
     def _check_cache(self, path: Path) -> None:
         if self.dla_core is None:

@@ -78,11 +78,7 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
 def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     _ = source.card  # refused now rather than after the build
     source.check_for_tensorrt()
-    if source.batch is not None and (given := {"batch_min", "batch_opt", "batch_max"} & config.model_fields_set):
-        raise InputError(
-            f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"
-            f" --{min(given).replace('_', '-')} changes nothing; for a range: edgeres export --dynamic"
-        )
+    config.check_batch(source)
     quantized = "int8" in source.precision
     if config.runtime == "torch-tensorrt" and quantized:
         raise InputError(f"{source.path} has Q/DQ pairs, which torch-tensorrt does not take: --runtime tensorrt does")

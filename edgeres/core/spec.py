@@ -12,8 +12,6 @@ from edgeres.core.config import Config
 _MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
 FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the network, no name rebuilds it
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-
 Fit = Literal["crop", "squash", "letterbox"]
 
 

@@ -103,10 +103,15 @@ def preprocess_from(
     if fit != "letterbox":
         said.setdefault("border", 0)
     resize, side = _resize_of(options, base, size), size or max(shape[1:])
-    if resize is not None and resize < side:
-        raise InputError(f"--resize {resize} is smaller than the input, the {side} pixels that are cropped from it")
+    check_crop(resize, side)
     values = {**dict(base), **said, "fit": "crop" if fit == "none" else fit, "resize": resize}
     return config_from(Preprocess, values, "preprocessing")
+
+
+def check_crop(resize: int | None, side: int | None) -> None:
+    """Raises InputError if the input's side is not in what images are resized to, where both are known."""
+    if resize is not None and side is not None and resize < side:
+        raise InputError(f"--resize {resize} is smaller than the input, the {side} pixels that are cropped from it")
 
 
 def _resize_of(options: FeedOptions, base: Preprocess, size: int | None) -> int | None:

@@ -38,7 +38,8 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the float `model` in the operators above.
 
     Raises:
-        InputError: it is quantized already, its weights are not float32, or it has branches or loops.
+        InputError: it is quantized already, its weights are not float32, it has branches or loops, or it computes as
+            in training.
     """
     _check(model)
     current = _at_opset(model)
@@ -46,6 +47,7 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     ranks = {name: len(shape) for name, shape in shapes.items()}
     draft.inputs = [value for value in draft.inputs if value.name not in draft.constants]
     draft.fold_constants()
+    _refuse_training(draft)
     _pass_on(draft)
     _fold_batch_norms(draft)
     _unify_gemms(draft)
@@ -53,6 +55,16 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     _means_to_pooling(draft, ranks)
     _rows_to_flatten(draft, shapes)
     return draft.finish()
+
+
+def _refuse_training(draft: Draft) -> None:
+    """What is folded or passed on must be an inference: normalised by stored statistics, nothing dropped."""
+    for node in draft.nodes:
+        is_norm = node.op_type == "BatchNormalization" and (attribute(node, "training_mode", 0) or any(node.output[1:]))
+        switch = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
+        if is_norm or (switch and (draft.value(switch) is None or bool(draft.value(switch)))):
+            what = f"{node.op_type} node {node.name!r}"
+            raise InputError(f"{what} computes as in training; export the network in eval mode")
 
 
 def _check(model: onnx.ModelProto) -> None:

@@ -130,13 +130,7 @@ def _channels_first(model: onnx.ModelProto, source: OnnxModel) -> onnx.ModelProt
         node.input[:] = [name if one == moved else one for one in node.input]
     value = next(value for value in graph.input if value.name == name)
     batch, height, width, channels = value.type.tensor_type.shape.dim
-    dims = [_copied(dim) for dim in (batch, channels, height, width)]
+    dims = deepcopy([batch, channels, height, width])
     del value.type.tensor_type.shape.dim[:]
     value.type.tensor_type.shape.dim.extend(dims)
     return model
-
-
-def _copied(dim: Any) -> Any:
-    copy = type(dim)()
-    copy.CopyFrom(dim)
-    return copy

@@ -13,7 +13,7 @@ from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.stated import FeedOptions, preprocess_from
+from edgeres.core.stated import FeedOptions, check_crop, preprocess_from
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
@@ -52,10 +52,7 @@ class ImportConfig(FeedOptions):
         for name, pixels in (("size", self.size), ("resize", self.resize)):
             if pixels is not None and not _LEAST_PIXELS <= pixels <= _MOST_PIXELS:
                 raise InputError(f"--{name} {pixels}: {_out_of_range(pixels)}")
-        if self.size is not None and self.resize is not None and self.resize < self.size:
-            raise InputError(
-                f"--resize {self.resize} is smaller than the input, the {self.size} pixels cropped from it"
-            )
+        check_crop(self.resize, self.size)
         if self.arch is not None:
             spec_from_arch(self.arch, num_classes=2)
 

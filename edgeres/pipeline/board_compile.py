@@ -13,7 +13,7 @@ from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
 from edgeres.bench.on_board import BoardConfig, built_on, check_model, distinct, without_folder
 from edgeres.compile.apart import counts_in, layers_path, noted
-from edgeres.compile.config import CompileConfig
+from edgeres.compile.config import BATCHES, CompileConfig
 from edgeres.core.artifacts import Engine, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, require
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 _FOR_BOARDS = {"optimization_level", "workspace_mib", "batch_min", "batch_opt", "batch_max"}
 _FILE_NAME = "model.plan"
 _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
-_BATCH = ("batch_min", "batch_opt", "batch_max")
 
 
 def compile_on_board(source: Path | None, request: BoardCall) -> StageReport:
@@ -41,6 +40,7 @@ def compile_on_board(source: Path | None, request: BoardCall) -> StageReport:
     if not isinstance(model, OnnxModel):
         raise InputError(f"`edgeres compile` needs a .onnx file, got {source}")
     check_model(model)
+    config.check_batch(model)
     if out is not None:
         check_out(out, Engine, "compile", model, config)
         with session(board) as opened:
@@ -73,7 +73,7 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
     opened, config = work.session, work.config
     recorder = Recorder("compile", config, model)
     recorder.notes += opened.claim()
-    smallest, usual, largest = (model.batch or getattr(config, name) for name in _BATCH)
+    smallest, usual, largest = (model.batch or getattr(config, name) for name in BATCHES)
     with timed(recorder.results, "build_s"):
         asked = {"builderOptimizationLevel=": config.optimization_level, "memPoolSize=workspace:": config.workspace_mib}
         extra = tuple(f"--{option}{value}" for option, value in asked.items() if value is not None)

@@ -142,6 +142,28 @@ def test_a_layer_whose_output_something_else_reads_keeps_its_batch_norm():
     assert [n.op_type for n in made.graph.node] == ["Conv", "BatchNormalization", "Add"]
 
 
+def in_training(op: str) -> onnx.ModelProto:
+    """The export with one of its operators switched to what it does in training."""
+    model = exported(opset_version=17, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
+    if op == "BatchNormalization":
+        node = next(node for node in model.graph.node if node.op_type == op)
+        next(entry for entry in node.attribute if entry.name == "training_mode").i = 1
+        return model
+    last = model.graph.node[-1]
+    dropout = helper.make_node("Dropout", [last.output[0], "", "on"], ["dropped"], name="drop")
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(True), "on"))
+    model.graph.node.append(dropout)
+    model.graph.output[0].name = "dropped"
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("op", ["BatchNormalization", "Dropout"])
+def test_a_graph_that_computes_as_in_training_is_not_taken_for_an_inference(op):
+    with pytest.raises(InputError, match=rf"{op} node .* computes as in training; export the network in eval mode"):
+        normalised(in_training(op))
+
+
 def test_the_model_given_is_left_as_it_is():
     model = model_of([node("Gemm", ["x", "w", "b"], "y")], w=W, b=B)
     before = model.SerializeToString()

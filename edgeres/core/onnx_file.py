@@ -11,7 +11,7 @@ How an image becomes the input is nowhere in the graph: the preprocessing is unk
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,27 @@ def external_files(path: Path) -> tuple[Path, ...]:
         graph = onnx.load(str(path), load_external_data=False).graph
     except Exception:  # whoever reads the graph says what is wrong with it
         return ()
-    attributes = [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
     named = {
         entry.value
-        for tensor in (*graph.initializer, *attributes)
+        for tensor in _tensors_in(graph)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
     return tuple(_beside(path, name) for name in sorted(named))
+
+
+def _tensors_in(graph: Any) -> Iterator[Any]:
+    """Every tensor that is stored in the graph: its own, of its nodes, and of the graphs inside them."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for entry in (entry for node in graph.node for entry in node.attribute):
+        yield from (entry.t, *entry.tensors)
+        for sparse in (entry.sparse_tensor, *entry.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (entry.g, *entry.graphs):
+            yield from _tensors_in(inner)
 
 
 def _beside(path: Path, name: str) -> Path:

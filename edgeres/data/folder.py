@@ -4,7 +4,7 @@
     PATH/CLASS/*.jpg                                  (about a fifth of each class is set aside by the seed)
 
 In the second form an image's name alone decides where it goes, so that images added later never move one that a model
-has been trained on into the split it is judged on.
+has been trained on into the split it is judged on (but where a class has so few that each split must get one).
 
 Classes are numbered in alphabetical order of their names, composed (NFC). Files are found in sub-folders too; hidden
 ones are left out. Links are followed; a file that several lead to counts once in its split.
@@ -47,9 +47,23 @@ def folder(request: Request) -> Dataset:
     """The images under the path; raises InputError naming the folder if it is absent or holds none."""
     root = Path(request.argument).expanduser()
     train = _split_folder(root, _TRAIN_NAMES)
+    if train is None:
+        _refuse_a_split(root)
     splits = _two_splits(root, train) if train else _one_tree(root, request.seed)
     preprocess, shape = _input_of(splits[0])
     return Dataset(f"folder:{request.argument}", splits[2], *splits[:2], preprocess, shape)
+
+
+def _refuse_a_split(root: Path) -> None:
+    """Raises InputError for a folder called like a split with the other one beside it: it would be split again."""
+    whole = root.resolve()
+    if not _SPLIT_NAME.fullmatch(whole.name):
+        return
+    train, val = (_split_folder(whole.parent, names) for names in (_TRAIN_NAMES, _VAL_NAMES))
+    if train and val and whole in (train, val):
+        raise InputError(
+            f"{root} is one of two splits ({train.name}, {val.name}); name what holds both: {whole.parent}"
+        )
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -75,6 +89,10 @@ def _two_splits(root: Path, train_root: Path) -> tuple[Split, Split, tuple[str, 
     val_root = _split_folder(root, _VAL_NAMES)
     if val_root is None:
         raise InputError(f"{root} has {train_root.name}/ but none of {', '.join(f'{name}/' for name in _VAL_NAMES)}")
+    if others := [name for name in _folders_in(root) if root / name not in (train_root, val_root)]:
+        _log.warning(
+            "warning: of %s only %s and %s are used, not %s", root, train_root.name, val_root.name, ", ".join(others)
+        )
     folders, val_folders = _classes(train_root), _classes(val_root)
     if unknown := sorted(val_folders.keys() - folders.keys()):
         raise InputError(f"class {unknown[0]!r} is in {val_root} but not in {train_root}")

@@ -99,7 +99,7 @@ def fitted(image: Image.Image, spec: ModelSpec, label: str) -> Pixels:
     elif image.size != (width, height):
         raise InputError(
             f"{label} is {image.width}x{image.height} pixels, {spec.variant} takes {width}x{height} without"
-            " resizing; resize the images or the model's input (train --image-size, import --resize)"
+            " resizing; resize the images, or say --resize where the model is imported or fed (train: --image-size)"
         )
     return pixels_from(_centre_cropped(image, (height, width), label))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from edgeres.core.artifacts import Model
+from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, with_input
 
@@ -32,6 +33,8 @@ def evaluate(source: Model, config: EvalConfig, predictions: Path | None = None)
     recorder = Recorder("eval", config, source)
     source = with_input(source, config)
     dataset = dataset_for(source.spec, config.data, download=config.download)
+    if source.spec.family == FROM_ONNX and not source.spec.classes:
+        recorder.warnings.append("its file names no classes: outputs were taken in the order of the data set's")
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))
         recorder.warnings.append(f"evaluated on {config.images} of the val images only")

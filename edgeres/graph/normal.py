@@ -135,6 +135,8 @@ def _unify_gemms(draft: Draft) -> None:
             continue
         weight, *bias = parameters
         weight = weight if attribute(node, "transB", 0) else weight.T
+        if not all(_is_row(one, len(weight)) for one in bias):
+            continue
         rows = [np.broadcast_to(beta * one.reshape(-1), len(weight)) for one in bias]
         _set_parameters(draft, node, [alpha * weight, *rows])
         del node.attribute[:]
@@ -163,8 +165,13 @@ def _bias_after(draft: Draft, node: onnx.NodeProto, outputs: int) -> tuple[onnx.
     if len(readers) != 1 or readers[0].op_type != "Add" or node.output[0] in draft.outputs:
         return None
     rows = [row for name in readers[0].input if (row := draft.value(name)) is not None]
-    fits = len(rows) == 1 and rows[0].size in (1, outputs) and rows[0].ndim <= _MATRIX_RANK
+    fits = len(rows) == 1 and _is_row(rows[0], outputs)
     return (readers[0], np.broadcast_to(rows[0].reshape(-1), outputs)) if fits else None
+
+
+def _is_row(array: NDArray[Any], outputs: int) -> bool:
+    """Whether it adds the same to every image: a number, or one for each output."""
+    return array.ndim <= _MATRIX_RANK and (array.size == 1 or array.shape[-1] == array.size == outputs)
 
 
 def _means_to_pooling(draft: Draft, ranks: dict[str, int]) -> None:

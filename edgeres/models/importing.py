@@ -86,6 +86,12 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
             f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
             " trained with others its accuracy suffers silently, set --mean and --std"
         )
+    if config.size is None and config.fit is None:
+        size, resize = " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
+        how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
+        recorder.warnings.append(
+            f"the input's size was not given: assumed {size} ({how}); if the network was trained at another, set --size"
+        )
     if not spec.classes:
         recorder.warnings.append(
             "class names were not given: outputs are taken to be in the order of the data set's classes (for folders"

@@ -40,7 +40,7 @@ def cells(row: Row) -> dict[str, Lines]:
         "size": (size(row.size_bytes),),
         "latency": _latency(row),
         "first": changes_text(row.versus_first),
-        "previous": changes_text(row.versus_previous),
+        "previous": changes_text(row.versus_previous, against=_previous(row.versus_previous)),
     }
 
 
@@ -94,16 +94,21 @@ def speed(change: Change) -> Lines:
     return figure, f"[{_factor(1 / change.high)}, {_factor(1 / change.low)}]"
 
 
-def changes_text(changes: Changes) -> Lines:
-    """A figure and its interval for all that can be compared."""
+def changes_text(changes: Changes, against: str = "") -> Lines:
+    """A figure and its interval for all that can be compared; if not with the row `against`, it says with which."""
     lines: Lines = ()
-    if changes.points:
-        lines += points(changes.points)
-    if changes.latency_ratio:
-        lines += speed(changes.latency_ratio)
+    for change, worded in ((changes.points, points), (changes.latency_ratio, speed)):
+        if change:
+            figure, *interval = worded(change)
+            lines += (f"{figure} to {change.versus}" if against not in {"", change.versus} else figure, *interval)
     if changes.size_ratio:
         lines += (f"size ×{changes.size_ratio.value:.2f}",)
     return lines or ("–",)
+
+
+def _previous(changes: Changes) -> str:
+    """The row just before, which the size can always be held against."""
+    return changes.size_ratio.versus if changes.size_ratio else ""
 
 
 def tight(line: str) -> str:

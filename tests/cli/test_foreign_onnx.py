@@ -176,6 +176,7 @@ def test_preprocessing_is_taken_over_from_a_model_of_ours(edgeres, net_of, photo
     plain = done(edgeres, "eval", net_of("plain"), "--data", photos, *STATED, "--json")
     alike = done(edgeres, "eval", net_of("plain"), "--data", photos, "--like", ours, "--json")
     assert json.loads(plain)["accuracy"] == json.loads(alike)["accuracy"]
+    assert "in the order of the data set's" in json.loads(plain)["warnings"][0]
     code, _, err = edgeres("eval", ours, "--data", photos, *STATED)
     assert code == 2
     assert "says itself how images become its input; leave out --mean" in err

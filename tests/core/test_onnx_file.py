@@ -72,3 +72,22 @@ def test_weights_outside_the_folder_are_refused_before_they_are_read(place, tmp_
     for read in (external_files, lambda path: OnnxModel(path).sha256, lambda path: OnnxModel(path).proto):
         with pytest.raises(InputError, match="which is not in its folder"):
             read(folder / "x.onnx")
+
+
+def test_weights_in_the_graphs_inside_a_node_lie_beside_the_file_too(tmp_path):
+    outside = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    outside.ClearField("raw_data")
+    outside.data_location = TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="w.bin")
+    made = helper.make_tensor_value_info("w", TensorProto.FLOAT, (2,))
+    body = helper.make_graph([], "body", [], [made], [outside])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    chosen = helper.make_tensor_value_info("c", TensorProto.BOOL, ())
+    graph = helper.make_graph([node], "g", [chosen], [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2,))])
+    (tmp_path / "x.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    hashes = []
+    for content in (b"one", b"two"):
+        (tmp_path / "w.bin").write_bytes(content)
+        hashes.append(OnnxModel(tmp_path / "x.onnx").sha256)
+    assert external_files(tmp_path / "x.onnx") == (tmp_path / "w.bin",)
+    assert hashes[0] != hashes[1]

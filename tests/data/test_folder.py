@@ -67,6 +67,28 @@ def test_two_training_folders_and_folders_that_look_like_splits_are_refused(tmp_
         dataset_from(f"folder:{root}")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_one_of_two_splits_is_not_split_again(tmp_path: Path, split: str) -> None:
+    two_splits(tmp_path)
+    with pytest.raises(
+        InputError, match=rf"{split} is one of two splits \(train, val\); name what holds both: {tmp_path}"
+    ):
+        dataset_from(f"folder:{tmp_path / split}")
+
+
+def test_a_tree_called_like_a_split_that_stands_alone_is_a_tree(tmp_path: Path) -> None:
+    two_splits(tmp_path)
+    (tmp_path / "val").rename(tmp_path / "others")
+    assert len(dataset_from(f"folder:{tmp_path / 'train'}").val) > 0
+
+
+def test_a_third_folder_beside_two_splits_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    two_splits(tmp_path)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    dataset_from(f"folder:{tmp_path}")
+    assert "only train and val are used, not test" in caplog.text
+
+
 def test_classes_called_like_splits_are_classes_if_they_hold_images(tmp_path: Path) -> None:
     for label in ("bullet train", "crash test", "car"):
         for i in range(3):

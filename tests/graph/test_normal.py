@@ -142,6 +142,23 @@ def test_a_layer_whose_output_something_else_reads_keeps_its_batch_norm():
     assert [n.op_type for n in made.graph.node] == ["Conv", "BatchNormalization", "Add"]
 
 
+COLUMN, SQUARE = RANDOM.standard_normal((3, 1)).astype(np.float32), RANDOM.standard_normal((3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("added", [COLUMN, SQUARE])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Gemm", ["x", "w", "c"], "y", alpha=0.5)],
+        [node("MatMul", ["x", "w"], "m"), node("Add", ["m", "c"], "y")],
+    ],
+)
+def test_what_is_added_to_each_image_in_its_own_way_is_no_bias(nodes, added):
+    model = model_of(nodes, shape=(3, 4), w=W, c=added)
+    x = RANDOM.standard_normal((3, 4), dtype=np.float32)
+    np.testing.assert_allclose(outputs_of(normalised(model), x), outputs_of(model, x), rtol=1e-5, atol=1e-6)
+
+
 def in_training(op: str) -> onnx.ModelProto:
     """The export with one of its operators switched to what it does in training."""
     model = exported(opset_version=17, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)

@@ -273,6 +273,7 @@ def test_assumed_preprocessing_is_a_warning(network, tmp_path):
     torch.save(network.state_dict(), file)
     result = import_checkpoint(None, ImportConfig(file=file, arch="resnet8"), tmp_path / "out")
     assert "--mean" in result.report.warnings[0]
+    assert "assumed 32 x 32 (all images have it)" in result.report.warnings[1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from edgeres.report.figures import Change
-from edgeres.report.wording import count, milliseconds, points, signed, size, speed
+from edgeres.report.figures import Change, Changes
+from edgeres.report.wording import changes_text, count, milliseconds, points, signed, size, speed
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,12 @@ def test_large_changes_need_no_second_decimal():
 
 def test_a_change_without_an_interval_shows_none():
     assert points(Change(value=-1.5, versus="a")) == ("−1.50 points",)
+
+
+def test_a_figure_that_is_not_held_against_the_row_before_says_against_which():
+    changes = Changes(
+        points=Change(value=1.0, low=0.5, high=1.5, versus="00-import"),
+        size_ratio=Change(value=0.25, versus="03-export"),
+    )
+    assert changes_text(changes, against="03-export") == ("+1.00 points to 00-import", "[+0.50, +1.50]", "size ×0.25")
+    assert changes_text(changes)[0] == "+1.00 points"

@@ -94,7 +94,8 @@ def choosing() -> Lines:
     correlation = score["correlation"]
     return [
         *_item(
-            f"On the images chosen on, of all {sets} possible sets, the beam's choice ranks {_and([str(row['rank']) for row in cases])}, the"
+            f"On the images chosen on, of all {sets} possible sets, the beam's choice ranks"
+            f" {_and([str(row['rank']) for row in cases])}, the"
             f" modules with the smallest single lesions {_and([str(row['independent_rank']) for row in cases])}. It"
             f" evaluated at most {share:.0f} % of them."
         ),

@@ -55,8 +55,13 @@ def points_between(before: Measured, after: Measured) -> Change | None:
 
 
 def latency_between(before: Measured, after: Measured) -> Change | None:
-    """Ratio of medians; None unless both were timed in one session and runtime, whose gain is not the model's."""
+    """Ratio of medians; None unless both were timed in one session and runtime, whose gain is not the model's.
+
+    Nor is a measurement held against itself, as that of a file which two stages made.
+    """
     if before.latency is None or after.latency is None or before.latency.runtime != after.latency.runtime:
+        return None
+    if before.latency == after.latency:
         return None
     try:
         ratio = ratio_interval(before.latency, after.latency)

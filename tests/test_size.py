@@ -1,6 +1,7 @@
 """The rules of tools/size.py, each on a house made for it."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import grimp
@@ -73,3 +74,27 @@ def test_a_small_file_with_one_importer_is_a_crumb_with_two_it_is_not(house, arr
     assert "edgeres.attic.a" in next(size._crumbs_beyond({"crumbs": 0}))
     arrows(("edgeres.attic.d", "edgeres.attic.a"))
     assert list(size._crumbs()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "rule", "said"),
+    [
+        ("crumbs", 1, None),
+        ("ceilings.attic", 1, "ceiling is 1"),
+        ("shared_names", [], "2 classes are called Box"),
+        ("circles", ["cellar"], "has no circle by now"),
+        ("crumbs", 0, "1 files under 60 lines"),
+    ],
+    ids=["none", "ceilings", "shared names", "circles", "crumbs"],
+)
+def test_a_broken_rule_is_one_line_and_exit_code_one(house, arrows, monkeypatch, capsys, key, rule, said):
+    arrows(("edgeres.cellar.b", "edgeres.attic.a"))
+    rules = {"crumbs": 1, "shared_names": ["Box"], "circles": [], "ceilings.attic": 2, "ceilings.cellar": 2}
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (rules | {key: rule}).items())
+    (house.parent / "size.toml").write_text(text)
+    monkeypatch.setattr(size, "_HERE", house.parent)
+    monkeypatch.setattr(size.sys, "argv", ["size.py"])
+    assert size.main() == (0 if said is None else 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (said is not None)
+    assert all(line.startswith("size: ") and said in line for line in lines)

@@ -376,6 +376,9 @@ def test_a_name_that_is_too_long(edgeres, checkpoint, arguments):
         (["run", "demo", "--data", "", "--dry-run"], "--data is empty"),
         (["run", "demo", "--from", "", "--dry-run"], "--from is empty"),
         (["eval", "", "--data", "digits"], "an argument is empty"),
+        ([""], "an argument is empty"),
+        (["eval", "x.onnx", "--data="], "--data is empty"),
+        (["eval", "x.onnx", "--data", os.fsdecode(b"folder:caf\xe9")], r"folder:caf\udce9: the name is not UTF-8"),
         (["show", os.fsdecode(b"\xff\xfe.pt")], r"\udcff\udcfe.pt: the name is not UTF-8"),
     ],
 )

@@ -1,6 +1,7 @@
 """What an interrupted call had made is there for the same call, and for no other."""
 
 import json
+import logging
 
 import pytest
 
@@ -29,8 +30,10 @@ def test_the_same_call_finds_what_was_kept(path):
     assert (list(Kept(path, "a", Row).records), again.reused) == (["3", "4"], 1)
 
 
-def test_another_key_finds_nothing_and_replaces_the_file(path):
-    other = Kept(path, "b", Row)
+def test_another_key_finds_nothing_says_so_and_replaces_the_file(path, caplog):
+    with caplog.at_level(logging.INFO, "edgeres"):
+        other = Kept(path, "b", Row)
+    assert caplog.messages == [f"{path} is of a call that differs; made anew"]
     assert not other.records
     other.keep("1", Row(count=1))
     assert not Kept(path, "a", Row).records
@@ -44,6 +47,12 @@ def test_a_damaged_file_is_made_anew_and_said(path, text, caplog):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert not Kept(path, "a", Row).records
     assert f"{path} is damaged; made anew" in caplog.text
+
+
+def test_a_file_of_another_version_is_not_used(path):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"schema_version": content["schema_version"] + 1}))
+    assert not Kept(path, "a", Row).records
 
 
 def test_a_file_cut_short_is_made_anew(path):
@@ -67,6 +76,12 @@ def test_it_is_on_disk_as_often_as_asked_for(tmp_path, monkeypatch):
     now[0] = 6.0
     journal.keep("b", 2)
     assert json.loads(path.read_text())["records"] == {"a": 1, "b": 2}
+    now[0] = 10.0
+    journal.keep("c", 3)
+    assert "c" not in json.loads(path.read_text())["records"]
+    now[0] = 11.0
+    journal.keep("d", 4)
+    assert list(json.loads(path.read_text())["records"]) == ["a", "b", "c", "d"]
 
 
 def test_without_a_path_nothing_is_written_and_cleared_the_file_is_gone(path):

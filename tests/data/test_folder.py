@@ -297,6 +297,15 @@ def test_a_class_of_two_gives_one_to_each_split(tmp_path: Path) -> None:
     assert sorted(dataset.train.labels) == sorted(dataset.val.labels) == [0, 1]
 
 
+def test_a_class_without_validation_images_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = two_splits(tmp_path)
+    save(root / "train" / "cow" / "0.png", (50, 0, 0))
+    found = dataset_from(f"folder:{root}")
+    assert caplog.messages == [f"{root / 'val'} has no images of cow"]
+    assert found.classes == ("cat", "cow", "dog")
+    assert found.val.labels.tolist() == [0, 2]
+
+
 def test_a_folder_without_classes_says_what_it_should_hold(tmp_path: Path) -> None:
     save(tmp_path / "loose.png", 1)
     with pytest.raises(InputError, match="holds no folder; it should hold one folder of images for each class"):

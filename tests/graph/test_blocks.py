@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from onnx import TensorProto, helper
 
-from edgeres.graph.blocks import Block, blocks_in, modules_in, skips_in
+from edgeres.graph.blocks import Block, _way_back, blocks_in, modules_in, skips_in
 from edgeres.graph.view import GraphView
 
 SIZES = {"w": 1, "w9": 9}
@@ -45,8 +47,11 @@ def test_of_two_alike_the_first_is_the_skip():
     assert block_of(*layers, node("Add", ["b", "a"], "z")).skip == "b"
 
 
-def test_weights_are_counted_through_their_pairs():
-    pairs = [node("DequantizeLinear", [name, "s"], f"{name}.dq") for name in SIZES]
+@pytest.mark.parametrize("stored", ["integers", "float"])
+def test_weights_are_counted_through_their_pairs(stored):
+    integers = dict.fromkeys(SIZES) if stored == "integers" else {name: f"{name}.q" for name in SIZES}
+    pairs = [node("QuantizeLinear", [name, "s"], made) for name, made in integers.items() if made]
+    pairs += [node("DequantizeLinear", [made or name, "s"], f"{name}.dq") for name, made in integers.items()]
     layers = [node("Conv", ["x", "w9.dq"], "branch"), node("Conv", ["x", "w.dq"], "skip")]
     assert block_of(*pairs, *layers, node("Add", ["branch", "skip"], "z")).skip == "skip"
 
@@ -62,6 +67,13 @@ def test_a_module_ends_where_its_own_ways_meet():
     ]
     assert modules_in(view_of(*nodes)) == {"first": ("conv", "first"), "second": ("conv_1", "second")}
     assert skips_in(view_of(*nodes)) == {"first.skip": "first", "second.skip": "second"}
+
+
+def test_the_way_back_through_a_circle_ends():
+    nodes = [node("Relu", ["b"], "a"), node("Relu", ["a"], "b"), node("Add", ["a", "x"], "z")]
+    view = view_of(*nodes)
+    assert [tensor for tensor, _ in islice(_way_back(view, "a"), 9)] == ["a", "b"]
+    assert blocks_in(view) == []
 
 
 def test_nodes_without_names_go_by_what_they_make():

@@ -54,6 +54,47 @@ def test_an_output_of_the_graph_keeps_its_name_when_its_tensor_is_replaced():
     onnx.checker.check_model(made, full_check=True)
 
 
+def test_an_output_that_another_output_replaces_is_a_copy_of_it():
+    draft = Draft(model_of(node("Relu", ["x"], "y"), node("Identity", ["y"], "z"), outputs="yz"))
+    draft.remove(draft.nodes[1:])
+    assert draft.replace_tensor("z", "y") == "y"
+    made = draft.finish()
+    assert [(node.op_type, *node.input, *node.output) for node in made.graph.node] == [
+        ("Relu", "x", "y"),
+        ("Identity", "y", "z"),
+    ]
+
+
+def test_who_else_reads_what_takes_an_outputs_name_reads_it_by_that_name():
+    nodes = [node("Relu", ["x"], "h"), node("Identity", ["h"], "y"), node("Add", ["one", "h"], "z")]
+    draft = Draft(model_of(*nodes, outputs="yz"))
+    draft.remove(draft.nodes[1:2])
+    assert draft.replace_tensor("y", "h") == "y"
+    assert [(node.op_type, *node.input, *node.output) for node in draft.finish().graph.node] == [
+        ("Relu", "x", "y"),
+        ("Add", "one", "y", "z"),
+    ]
+
+
+def test_a_graph_input_that_becomes_an_output_keeps_its_name():
+    draft = Draft(model_of(node("Identity", ["x"], "z")))
+    draft.remove(draft.nodes)
+    assert draft.replace_tensor("z", "x") == "x"
+    made = draft.finish()
+    assert [(node.op_type, *node.input, *node.output) for node in made.graph.node] == [("Identity", "x", "z")]
+    assert [value.name for value in made.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [("new", "new"), ("one", "one.2"), ("x", "x.2"), ("out", "out.2"), ("h", "h.3"), ("away", "away.2")],
+    ids=["of nothing", "of a constant", "of an input", "of what is made", "of two", "of what another graph makes"],
+)
+def test_a_free_name_is_that_of_nothing_in_the_graph(name, free):
+    nodes = [node("RandomNormal", [], "h", shape=[2]), node("Neg", ["h"], "h.2"), node("Neg", ["away"], "out")]
+    assert Draft(model_of(*nodes, outputs="h")).free(name) == free
+
+
 def test_what_nothing_reads_is_left_out_and_the_model_given_stays():
     model = model_of(node("Relu", ["x"], "z"), node("Add", ["x", "one"], "y"))
     before = model.SerializeToString()

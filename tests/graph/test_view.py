@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from edgeres.graph.blocks import modules_in, nodes_named, skips_in
-from edgeres.graph.view import GraphView
+from edgeres.graph.view import GraphView, weight_axis
 
 FILES = sorted(Path(onnx.__file__).parent.rglob("backend/test/data/**/*.onnx"))
 
@@ -58,6 +58,33 @@ def test_a_body_sees_the_constants_around_it():
     model = helper.make_model(helper.make_graph([], "g", [], [], [weight()]))
     outer = GraphView(model)
     assert GraphView(model, body, outer).constants.keys() == {"w"}
+
+
+def test_the_layer_before_a_tensor_is_looked_for_up_to_an_addition():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Add", ["b", "x"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+    ]
+    view = view_of(nodes)
+    found = {tensor: view.layer_before(tensor) for tensor in "abcdx"}
+    assert found == {"a": view.nodes[0], "b": view.nodes[0], "c": None, "d": None, "x": None}
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "ndim", "axis"),
+    [
+        ("Conv", {}, 4, 0),
+        ("ConvTranspose", {}, 4, 1),
+        ("Gemm", {}, 2, 1),
+        ("Gemm", {"transB": 1}, 2, 0),
+        ("MatMul", {}, 2, 1),
+        ("MatMul", {}, 3, 2),
+    ],
+)
+def test_output_channels_are_counted_along_the_axis_of_the_operator(op, attributes, ndim, axis):
+    assert weight_axis(helper.make_node(op, ["x", "w"], ["y"], **attributes), ndim) == axis
 
 
 def weight() -> onnx.TensorProto:

@@ -77,6 +77,21 @@ def test_relatives_of_timm_are_called_so(changed, called):
     assert recognised(shapes | changed).called == f"{called} (timm)"
 
 
+@pytest.mark.parametrize(
+    ("arch", "inner"),
+    [("resnet34", (64, 32, 3, 3)), ("resnet50", (192, 192, 3, 3)), ("resnet50", (96, 96, 3, 3))],
+    ids=["basic modules with groups", "three times as wide", "one and a half times as wide"],
+)
+def test_a_relative_of_none_is_called_by_no_relatives_name(arch, inner):
+    shapes = expected_shapes(spec_from_arch(arch, num_classes=5))
+    assert recognised(shapes | {"layer1.0.conv2.weight": inner}).called == arch
+
+
+def test_three_stages_of_unequal_length_are_no_network_of_ours():
+    shapes = expected_shapes(spec_from_arch("resnet20", num_classes=5))
+    assert recognised({key: shape for key, shape in shapes.items() if not key.startswith("layer3.2.")}) is None
+
+
 def test_what_nothing_gives_away_is_asked_for_with_its_keys():
     with pytest.raises(
         InputError, match=r"cannot tell the network by its 1 keys \(a.weight, ...\); .* --arch resnet50"

@@ -37,10 +37,11 @@ def test_every_weight_goes_to_a_neighbour(onnx_of, images_of, bounds_of):
         assert steps.max() <= 1.001
 
 
-def test_eight_bits_do_no_harm_after_channels_were_scaled(onnx_of, images_of, bounds_of):
-    model = onnx_of().proto
+def test_eight_bits_do_no_harm_after_channels_were_scaled(onnx_of, images_of, bounds_of, scaled_by):
+    model = scaled_by(onnx_of().proto, {("layer1.0.conv1", 3): 100})
     placement = placement_of(model)
     scaled = channels_scaled(model, placement, Decision(bounds_of(model)), images=images_of(64))
+    assert scaled.tensors
     learned = rounded(model, placement, scaled, images=images_of(64), config=RoundingConfig(steps=60))
     assert _sqnr_db(model, placement, learned, images_of) > _sqnr_db(model, placement, scaled, images_of) - 1
 

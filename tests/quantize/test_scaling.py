@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
@@ -75,6 +76,30 @@ def test_outliers_cost_little(onnx_of, scaled_by, factors):
     _, even = decibels_of(onnx_of("resnet8", dynamic=True).proto)
     _, found = decibels_of(scaled_by(onnx_of("resnet8", dynamic=True).proto, factors))
     assert found > even - 2
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "factor"),
+    [
+        (100, 1 / 100, 100),  # scaled by 100
+        (1 / 100, 100, 1 / 100),
+        (9, 1, 1),  # sqrt(row / column) is 3: a share a trained channel may have
+        (1, 9, 1),
+        (100, 1, 10),
+        (1, 100, 1 / 10),
+        (1, 1e-4, 1),  # almost dead, and in nobody's way
+        (1e-4, 1, 1),
+    ],
+)
+def test_the_factor_of_an_outlier_is_no_larger_than_its_harm(row, column, factor):
+    made, read = np.ones((3, 1, 1, 1), np.float32), np.ones((1, 3, 1, 1), np.float32)
+    made[1], read[0, 1] = row, column
+    nodes = [helper.make_node("Conv", ["x", "a"], ["h"]), helper.make_node("Conv", ["h", "b"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    stored = [numpy_helper.from_array(made, "a"), numpy_helper.from_array(read, "b")]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], stored))
+    classes = channel_classes(model)
+    assert outlier_factors(model, classes)[classes["h"]] == pytest.approx([1, factor, 1])
 
 
 def test_without_outliers_it_begins_where_it_was_told_to(onnx_of):

@@ -45,15 +45,14 @@ def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None
 def _print(result: Agreement) -> None:
     for letter, side in (("A", result.a), ("B", result.b)):
         click.echo(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {_accuracy(side, result.n)}")
-    low, high = result.interval
-    change, half = result.difference
+    same, (change, half) = result.pair.agreement, result.pair.difference
     click.echo(
         f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
-        f" {result.top1:.2%} (95 %: {100 * low:.2f} to {100 * high:.2f})"
+        f" {same.value:.2%} (95 %: {100 * same.low:.2f} to {100 * same.high:.2f})"
     )
     click.echo(
         f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
-        f" only B {result.only_b}, McNemar p = {result.p_value:.2g})"
+        f" only B {result.only_b}, McNemar p = {result.pair.p_value:.2g})"
     )
     click.echo(f"logits: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}, KL {result.kl:.2g} nats")
     width = max([len(module.name) for module in result.modules], default=0)

@@ -115,14 +115,17 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
-    """Change of accuracy on the SAME images and the half-width of its 95 % interval, both as fractions.
+    """`difference_of` for the images that are right before and after, in one order."""
+    a, b = np.asarray(before, bool), np.asarray(after, bool)
+    return difference_of(len(a), lost=int((a & ~b).sum()), gained=int((b & ~a).sum()))
+
+
+def difference_of(n: int, *, lost: int, gained: int) -> tuple[float, float]:
+    """Change of accuracy on the SAME `n` images and the half-width of its 95 % interval, both as fractions.
 
     Only images on which the two disagree carry information, so the interval is far narrower than two separate ones.
     Half an image is added to every cell, so that it has a width when they agree on all.
     Source: Agresti & Min 2005, doi:10.1002/sim.1781 (Wald + 2).
     """
-    a, b = np.asarray(before, bool), np.asarray(after, bool)
-    gained, lost, n = int((b & ~a).sum()), int((a & ~b).sum()), len(a)
-    difference = (gained - lost) / n
     variance = (gained + lost + 1) - (gained - lost) ** 2 / (n + 2)
-    return difference, Z_95 * math.sqrt(variance) / (n + 2)
+    return (gained - lost) / n, Z_95 * math.sqrt(variance) / (n + 2)

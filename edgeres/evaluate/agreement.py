@@ -18,10 +18,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import paired_difference, wilson
+from edgeres.core.metrics import difference_of, wilson
+from edgeres.core.statistics import Interval
 from edgeres.runtime.runner import Logits
 
 HARMLESS_DB = 40.0  # above it the noise is less than 1 % of the signal's amplitude
+
+
+class Pair(Record):
+    """B against A on the same `n` images: `same` guess alike, only A or only B is right on `only_a` and `only_b`."""
+
+    n: int
+    same: int
+    only_a: int
+    only_b: int
+
+    @property
+    def agreement(self) -> Interval:
+        """Share of images with the same top-1, with its Wilson interval."""
+        low, high = wilson(self.same, self.n)
+        return Interval(value=self.same / self.n, low=low, high=high)
+
+    @property
+    def difference(self) -> tuple[float, float]:
+        """(accuracy of B minus that of A, half-width of its paired 95 % interval), as fractions."""
+        return difference_of(self.n, lost=self.only_a, gained=self.only_b)
+
+    @property
+    def points(self) -> Interval:
+        """Top-1 of B minus that of A in percentage points, paired."""
+        change, half = (100 * value for value in self.difference)
+        return Interval(value=change, low=change - half, high=change + half)
+
+    @property
+    def p_value(self) -> float:
+        """Exact McNemar test of equal accuracy."""
+        return mcnemar(self.only_a, self.only_b)
 
 
 class Side(Record):
@@ -61,26 +93,9 @@ class Agreement(Record):
     notes: tuple[str, ...] = ()
 
     @property
-    def top1(self) -> float:
-        """Share of the images on which both have the same first guess."""
-        return self.same_top1 / self.n
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of `top1`."""
-        return wilson(self.same_top1, self.n)
-
-    @property
-    def difference(self) -> tuple[float, float]:
-        """(accuracy of B minus that of A, half-width of its 95 % interval), as fractions."""
-        a, b = np.zeros(self.n, bool), np.zeros(self.n, bool)
-        a[: self.only_a], b[self.only_a : self.only_a + self.only_b] = True, True
-        return paired_difference(a.tolist(), b.tolist())
-
-    @property
-    def p_value(self) -> float:
-        """Exact McNemar test of equal accuracy."""
-        return mcnemar(self.only_a, self.only_b)
+    def pair(self) -> Pair:
+        """What was counted, without the noise."""
+        return Pair(n=self.n, same=self.same_top1, only_a=self.only_a, only_b=self.only_b)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

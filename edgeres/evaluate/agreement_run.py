@@ -81,9 +81,9 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
 
 def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
     """One line for every rule of `config` that is not met."""
-    lines, sqnr = [], agreement.logits.sqnr_db
-    if config.min_agreement is not None and agreement.top1 < config.min_agreement:
-        lines.append(f"top-1 agreement {agreement.top1:.2%} is below {config.min_agreement:.2%}")
+    lines, sqnr, same = [], agreement.logits.sqnr_db, agreement.pair.agreement.value
+    if config.min_agreement is not None and same < config.min_agreement:
+        lines.append(f"top-1 agreement {same:.2%} is below {config.min_agreement:.2%}")
     if config.min_sqnr is not None and sqnr is not None and sqnr < config.min_sqnr:
         lines.append(f"logit SQNR {sqnr:.1f} dB is below {config.min_sqnr:g} dB")
     return tuple(lines)

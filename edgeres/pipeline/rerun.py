@@ -23,11 +23,12 @@ from edgeres.core.errors import InputError
 from edgeres.core.runs import RECIPE_NAME, Run, new_run, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
+from edgeres.evaluate.agreement import Pair
 from edgeres.pipeline.recipe import MEASURES, Recipe, config_of, overridden, planned, recipe_from, refuse_functions
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
-from edgeres.report.networks import Network, Pair, networks_in, pair_of
+from edgeres.report.networks import Network, networks_in, pair_of
 
 _UNREAD = re.compile(r"report\.json (is not a readable|was written by a later)")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.statistics import Interval
-from edgeres.evaluate.agreement import Agreement
+from edgeres.evaluate.agreement import Agreement, Pair
 from edgeres.report.folder import Figure, RunFolder
-from edgeres.report.networks import Network, Pair, networks_in, pair_of
+from edgeres.report.networks import Network, pair_of
 
 AGREE_NAME = "agree.json"
 
@@ -34,9 +34,8 @@ class AgreementFigure(Figure):
     p_value: float
 
 
-def agreements_in(folder: RunFolder) -> tuple[AgreementFigure, ...]:
+def agreements_in(networks: Sequence[Network]) -> tuple[AgreementFigure, ...]:
     """Each network against the nearest one of its line judged on the same images, and the last against the first."""
-    networks = networks_in(folder)
     found = [next((one for one in _against_line(networks, index)), None) for index in range(1, len(networks))]
     rows = [one for one in found if one]
     judged = [one for one in networks if one.accuracy]

@@ -12,9 +12,9 @@ from typing import Any
 
 from edgeres.core.metrics import Energy
 from edgeres.core.statistics import Interval
-from edgeres.report.compare import Measured, latency_between, measured_from, points_between
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
+from edgeres.report.networks import Network, latency_between, network_from, points_between
 
 NO_SAMPLES = "no samples under load"
 
@@ -81,7 +81,7 @@ def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ..
     """In order of the stages, and what could not be read."""
     found: list[tuple[FinishedStage, BoardFigure]] = []
     problems: list[str] = []
-    timed: list[Measured] = []
+    timed: list[Network] = []
     for stage in (one for one in folder.stages if one.report.stage == BOARD_STAGE):
         measured = _measured(stage)
         figure = _figure(stage, measured, folder, timed)
@@ -108,15 +108,15 @@ def _key(stage: FinishedStage, one: BoardFigure) -> tuple[str, str, bool]:
     return stage.report.source.sha256 if stage.report.source else one.model, one.board.name, one.latency is None
 
 
-def _measured(stage: FinishedStage) -> Measured:
+def _measured(stage: FinishedStage) -> Network:
     report = stage.report
     size_bytes = report.source.size_bytes if report.source else 0
     accuracy, latency = next(iter(stage.accuracy), None), next(iter(report.latency), None)
-    return Measured(stage.name, size_bytes, stage.path, accuracy, latency)
+    return Network(stage.name, stage.path, size_bytes, accuracy, latency)
 
 
 def _figure(
-    stage: FinishedStage, measured: Measured, folder: RunFolder, earlier: Sequence[Measured]
+    stage: FinishedStage, measured: Network, folder: RunFolder, earlier: Sequence[Network]
 ) -> BoardFigure | None:
     report, figures = stage.report, stage.report.results.get("figures")
     board = report.results.get("board")
@@ -132,7 +132,7 @@ def _figure(
         "precision": report.precision or (source.report.precision if source else None) or "",
         "latency": latency_figure(measured.latency),
         "accuracy": accuracy_figure(measured.accuracy),
-        "points": points_between(measured_from(source, folder), measured) if source else None,
+        "points": points_between(network_from(source, folder), measured) if source else None,
         "same_top1": agreement.get("top1") if isinstance(agreement, dict) else None,
         "sqnr_db": agreement.get("sqnr_db") if isinstance(agreement, dict) else None,
         "equal_bits": agreement.get("equal_bits") if isinstance(agreement, dict) else None,
@@ -147,7 +147,7 @@ def _figure(
     return figure_from(BoardFigure, values)
 
 
-def _speed(measured: Measured, earlier: Sequence[Measured]) -> Change | None:
+def _speed(measured: Network, earlier: Sequence[Network]) -> Change | None:
     """Against the first valid row that one session timed together with this one."""
     return next((change for one in earlier if (change := latency_between(one, measured))), None)
 

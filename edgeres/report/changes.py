@@ -18,8 +18,9 @@ from typing import Any
 from edgeres.core.config import Record
 from edgeres.core.metrics import Latency
 from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.evaluate.agreement import Pair
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
-from edgeres.report.networks import Network, Pair, networks_in, pair_of
+from edgeres.report.networks import Network, networks_in, pair_of
 from edgeres.report.wording import count, size
 
 _INCIDENTAL = frozenset({"download"})

@@ -9,8 +9,9 @@ from pathlib import Path
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval, ratio_interval
+from edgeres.evaluate.agreement import Pair
 from edgeres.report.folder import run_folder_from
-from edgeres.report.networks import ENGINE_STAGE, Network, Pair, networks_in, newest_evaluated, pair_of
+from edgeres.report.networks import ENGINE_STAGE, Network, networks_in, newest_evaluated, pair_of
 from edgeres.report.wording import size
 
 _P50, _P99 = 50, 99

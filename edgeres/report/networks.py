@@ -1,4 +1,8 @@
-"""The networks of a run with their raw measurements, and two of them held against each other image by image."""
+"""The networks of a run with their raw measurements, and two of them held against each other.
+
+Two are compared only where they were measured under the same conditions: accuracy image by image on one split of one
+data set, latency within one session.
+"""
 
 from __future__ import annotations
 
@@ -11,104 +15,84 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.core.config import Record
-from edgeres.core.metrics import Accuracy, Latency, paired_difference, wilson
-from edgeres.core.statistics import Interval
-from edgeres.evaluate.agreement import mcnemar
+from edgeres.core.errors import InputError
+from edgeres.core.metrics import Accuracy, Latency
+from edgeres.core.statistics import ratio_interval
+from edgeres.evaluate.agreement import Pair
+from edgeres.report.figures import Change
 from edgeres.report.folder import FinishedStage, RunFolder
 
 Table = NDArray[np.uint16]
 _COLUMNS = 2  # prediction and label
 ENGINE_STAGE = "compile"
+NOT_TIMED = "not timed"  # and nothing says why
 
 
 @dataclass(frozen=True)
 class Network:
-    """What one stage made; `path` is relative to the run, `not_timed` says why there is no latency."""
+    """What one stage made; `path` is relative to the run, `not_timed` says why there is no latency.
+
+    The predictions lie in `folder`. Of a network on a board there are only the measurements.
+    """
 
     name: str
-    stage: str
-    path: str
     folder: Path
-    sha256: str
-    parent: str | None
     size_bytes: int
-    macs: int
-    params: int
-    precision: str
-    dropped: tuple[str, ...]
     accuracy: Accuracy | None
     latency: Latency | None
+    stage: str = ""
+    path: str = ""
+    sha256: str = ""
+    parent: str | None = None
+    macs: int = 0
+    params: int = 0
+    precision: str | None = None
+    dropped: tuple[str, ...] = ()
     not_timed: str = ""
 
     @cached_property
     def predictions(self) -> Table | None:
-        """See `predictions_in`."""
-        return predictions_in(self.folder, self.accuracy)
-
-
-class Pair(Record):
-    """B against A on the same images: `same` guess alike, only A or only B is right on `only_a` and `only_b`."""
-
-    n: int
-    same: int
-    only_a: int
-    only_b: int
-
-    @property
-    def agreement(self) -> Interval:
-        """Share of images with the same top-1, with its Wilson interval."""
-        low, high = wilson(self.same, self.n)
-        return Interval(value=self.same / self.n, low=low, high=high)
-
-    @property
-    def points(self) -> Interval:
-        """Top-1 of B minus that of A in percentage points, paired."""
-        a, b = np.zeros(self.n, bool), np.zeros(self.n, bool)
-        a[: self.only_a], b[self.only_a : self.only_a + self.only_b] = True, True
-        difference, half = (100 * value for value in paired_difference(a.tolist(), b.tolist()))
-        return Interval(value=difference, low=difference - half, high=difference + half)
-
-    @property
-    def p_value(self) -> float:
-        """Exact McNemar test of equal accuracy."""
-        return mcnemar(self.only_a, self.only_b)
-
-
-def predictions_in(folder: Path, accuracy: Accuracy | None) -> Table | None:
-    """uint16 (n, 2) of prediction and label; None if absent, damaged or of other images than the accuracy."""
-    if accuracy is None or accuracy.predictions is None:
-        return None
-    path = folder / Path(accuracy.predictions).name
-    if not path.is_file():
-        return None
-    try:
-        table: Table = np.load(path, mmap_mode="r", allow_pickle=False)  # what a header claims is not read into memory
-    except (OSError, ValueError, EOFError, OverflowError, TokenError):
-        return None
-    is_whole = isinstance(table, np.ndarray) and table.shape == (accuracy.n, _COLUMNS)
-    return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == accuracy.correct_top1 else None
+        """uint16 (n, 2) of prediction and label; None if absent, damaged or of other images than the accuracy."""
+        if self.accuracy is None or self.accuracy.predictions is None:
+            return None
+        path = self.folder / Path(self.accuracy.predictions).name
+        if not path.is_file():
+            return None
+        try:
+            table: Table = np.load(path, mmap_mode="r", allow_pickle=False)  # a header's claim is not read into memory
+        except (OSError, ValueError, EOFError, OverflowError, TokenError):
+            return None
+        is_whole = isinstance(table, np.ndarray) and table.shape == (self.accuracy.n, _COLUMNS)
+        return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == self.accuracy.correct_top1 else None
 
 
 def networks_in(folder: RunFolder) -> list[Network]:
     """In order of the stages."""
-    return [_network_from(stage, folder) for stage in folder.networks]
+    return [network_from(stage, folder) for stage in folder.networks]
 
 
-def pair_of(a: Network, b: Network) -> Pair | str:
-    """How the two compare, or why that cannot be said."""
-    for one in (a, b):
-        if one.accuracy is None:
-            return f"{one.name} is not evaluated"
-    assert a.accuracy is not None
-    assert b.accuracy is not None
-    judged = [f"{x.dataset} {x.split}, n = {x.n:,}" for x in (a.accuracy, b.accuracy)]
-    if judged[0] != judged[1]:
-        return f"judged on different images: {judged[0]}; {judged[1]}"
-    for one in (a, b):
-        if one.predictions is None:
-            return f"the predictions of {one.name} are missing or damaged"
-    return _paired(a.predictions, b.predictions)
+def network_from(stage: FinishedStage, folder: RunFolder) -> Network:
+    """What `stage` made and what was measured here of it."""
+    report, output = stage.report, stage.report.output
+    assert output is not None
+    assert report.cost is not None
+    latency = folder.latencies.get(output.sha256)
+    return Network(
+        name=stage.name,
+        folder=stage.path,
+        size_bytes=output.size_bytes,
+        accuracy=next((one for one in stage.accuracy if one.artifact == output.sha256), None),
+        latency=latency,
+        stage=report.stage,
+        path=f"{stage.name}/{Path(output.path).name}",
+        sha256=output.sha256,
+        parent=report.source.sha256 if report.source else None,
+        macs=report.cost.macs,
+        params=report.cost.params,
+        precision=report.precision,
+        dropped=report.dropped,
+        not_timed="" if latency else folder.skipped.get(output.sha256, NOT_TIMED),
+    )
 
 
 def newest_evaluated(networks: Sequence[Network]) -> Network | None:
@@ -116,38 +100,61 @@ def newest_evaluated(networks: Sequence[Network]) -> Network | None:
     return next((one for one in reversed(networks) if one.accuracy), None)
 
 
-def _paired(a: Table | None, b: Table | None) -> Pair | str:
-    assert a is not None
-    assert b is not None
-    if not np.array_equal(a[:, 1], b[:, 1]):
+def pair_of(a: Network, b: Network) -> Pair | str:
+    """How the two compare, or why that cannot be said."""
+    judged = [f"{x.dataset} {x.split}, n = {x.n:,}" if (x := one.accuracy) else "" for one in (a, b)]
+    for one, what in zip((a, b), judged, strict=True):
+        if not what:
+            return f"{one.name} is not evaluated"
+    if judged[0] != judged[1]:
+        return f"judged on different images: {judged[0]}; {judged[1]}"
+    first, second = a.predictions, b.predictions
+    if first is None or second is None:
+        return f"the predictions of {a.name if first is None else b.name} are missing or damaged"
+    if not np.array_equal(first[:, 1], second[:, 1]):
         return "judged on different images: their labels differ"
-    right_a, right_b = a[:, 0] == a[:, 1], b[:, 0] == b[:, 1]
+    right_a, right_b = first[:, 0] == first[:, 1], second[:, 0] == second[:, 1]
     return Pair(
-        n=len(a),
-        same=int((a[:, 0] == b[:, 0]).sum()),
+        n=len(first),
+        same=int((first[:, 0] == second[:, 0]).sum()),
         only_a=int((right_a & ~right_b).sum()),
         only_b=int((right_b & ~right_a).sum()),
     )
 
 
-def _network_from(stage: FinishedStage, folder: RunFolder) -> Network:
-    report, output = stage.report, stage.report.output
-    assert output is not None
-    assert report.cost is not None
-    latency = folder.latencies.get(output.sha256)
-    return Network(
-        name=stage.name,
-        stage=report.stage,
-        path=f"{stage.name}/{Path(output.path).name}",
-        folder=stage.path,
-        sha256=output.sha256,
-        parent=report.source.sha256 if report.source else None,
-        size_bytes=output.size_bytes,
-        macs=report.cost.macs,
-        params=report.cost.params,
-        precision=report.precision or "",
-        dropped=report.dropped,
-        accuracy=next((one for one in stage.accuracy if one.artifact == output.sha256), None),
-        latency=latency,
-        not_timed="" if latency else folder.skipped.get(output.sha256, "not timed"),
-    )
+def points_between(before: Network, after: Network) -> Change | None:
+    """Percentage points of top-1; None unless both were judged on one split of one data set.
+
+    The interval is paired and needs both predictions files, on the same images in the same order.
+    """
+    a, b = before.accuracy, after.accuracy
+    if a is None or b is None or (a.dataset, a.split, a.n) != (b.dataset, b.split, b.n):
+        return None
+    pair = pair_of(before, after)
+    if isinstance(pair, str):
+        return Change(value=100 * (b.top1 - a.top1), versus=before.name)
+    change, half = pair.difference
+    return Change(value=100 * change, low=100 * (change - half), high=100 * (change + half), versus=before.name)
+
+
+def latency_between(before: Network, after: Network) -> Change | None:
+    """Ratio of medians; None unless both were timed in one session and runtime, whose gain is not the model's.
+
+    Nor is a measurement held against itself, as that of a file which two stages made.
+    """
+    if before.latency is None or after.latency is None or before.latency.runtime != after.latency.runtime:
+        return None
+    if before.latency == after.latency:
+        return None
+    try:
+        ratio = ratio_interval(before.latency, after.latency)
+    except InputError:
+        return None
+    return Change(**ratio.model_dump(), versus=before.name)
+
+
+def size_between(before: Network, after: Network) -> Change | None:
+    """Ratio of file sizes."""
+    if not before.size_bytes:
+        return None
+    return Change(value=after.size_bytes / before.size_bytes, versus=before.name)

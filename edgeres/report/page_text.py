@@ -178,15 +178,15 @@ def agreement_cells(one: AgreementFigure) -> list[Lines]:
 
 def kept_text(one: Agreement) -> dict[str, str]:
     """What `edgeres agree` found, in words."""
-    low, high = one.interval
-    change, half = one.difference
+    same, (change, half) = one.pair.agreement, one.pair.difference
     noise = "identical" if one.logits.sqnr_db is None else f"{one.logits.sqnr_db:.1f} dB"
     drift = f"{one.drift} drifts first." if one.drift else "No module drifts." if one.modules else ""
     modules = ", ".join(f"{m.name} {m.sqnr_db:.1f}" for m in one.modules if m.sqnr_db is not None)
     return {
         "title": f"{one.b.runtime} against {one.a.runtime}",
-        "text": f"Same top-1 on {one.top1:.2%} of {one.n:,} images (95 %: {100 * low:.2f} to {100 * high:.2f}); top-1"
-        f" {signed(100 * change)} ± {100 * half:.2f} points; logits {noise}, KL {one.kl:.2g} nats.",
+        "text": f"Same top-1 on {same.value:.2%} of {one.n:,} images (95 %: {100 * same.low:.2f} to"
+        f" {100 * same.high:.2f}); top-1 {signed(100 * change)} ± {100 * half:.2f} points; logits {noise},"
+        f" KL {one.kl:.2g} nats.",
         "label": f"Signal over noise of each module's output, in dB: {modules}.",
         "drift": drift,
     }

@@ -10,24 +10,30 @@ from pydantic import ValidationError
 
 from edgeres.core.errors import InputError
 from edgeres.core.records.lesion import Lesion
-from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.agreements import agreements_in, kept_agreements
 from edgeres.report.boards import boards_in
 from edgeres.report.claims import claims_from, headline_from
-from edgeres.report.compare import Measured, latency_between, measured_from, points_between, size_between
 from edgeres.report.costs import costs_in
-from edgeres.report.figures import Change, Changes, LatencyFigure, accuracy_figure, latency_figure
+from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, spec_in
 from edgeres.report.histograms import histograms_in
 from edgeres.report.lineage import command_of, lineage_of
-from edgeres.report.networks import ENGINE_STAGE, predictions_in
+from edgeres.report.networks import (
+    ENGINE_STAGE,
+    NOT_TIMED,
+    Network,
+    latency_between,
+    networks_in,
+    points_between,
+    size_between,
+)
 from edgeres.report.sessions import INVALID, verdicts_of, ways_in
 from edgeres.report.steps import step_text
 from edgeres.report.summary import LesionFigure, ModuleState, NotRun, Row, RunSummary, StageDetail
 from edgeres.report.sweeps import sweep_in
 
-Compare = Callable[[Measured, Measured], "Change | None"]
+Compare = Callable[[Network, Network], "Change | None"]
 _ON_A_BOARD = "edgeres bench {} --on BOARD"
 _ELSEWHERE = "an engine runs only on the GPU it was built for; judge accuracy on the ONNX file it was built from"
 
@@ -35,10 +41,10 @@ _ELSEWHERE = "an engine runs only on the GPU it was built for; judge accuracy on
 def rows_from(run: Path) -> RunSummary:
     """The summary of the run folder; raises InputError if nothing in it is finished."""
     folder = run_folder_from(run)
-    models = folder.networks
-    measured = [measured_from(stage, folder) for stage in models]
-    plain = [_row_from(stage, one, folder) for stage, one in zip(models, measured, strict=True)]
-    rows = [_with_changes(index, plain, measured) for index in range(len(plain))]
+    networks, verdicts = networks_in(folder), verdicts_of(folder)
+    steps = [step_text(stage.report) for stage in folder.networks]
+    plain = [_row_from(one, step, verdicts) for one, step in zip(networks, steps, strict=True)]
+    rows = [_with_changes(index, plain, networks) for index in range(len(plain))]
     claims = claims_from(rows)
     found, problems = _parts(folder)
     name = run.resolve().name
@@ -47,12 +53,12 @@ def rows_from(run: Path) -> RunSummary:
         headline=headline_from(claims, rows, found["boards"], run=name),
         claims=claims,
         rows=tuple(rows),
-        modules=_modules_from(models, found["lesion"], rows),
-        agreements=agreements_in(folder),
+        modules=_modules_from(folder.networks, found["lesion"], rows),
+        agreements=agreements_in(networks),
         absent=_absent_from(rows, run=name),
         stages=tuple(_detail_from(stage, folder) for stage in folder.stages),
         recipe=folder.recipe,
-        problems=(*folder.problems, *_lost_predictions(measured), *problems),
+        problems=(*folder.problems, *_lost_predictions(networks), *problems),
         **found,
     )
 
@@ -67,50 +73,29 @@ def _parts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
-def _lost_predictions(measured: Sequence[Measured]) -> Iterator[str]:
-    for one in measured:
+def _lost_predictions(networks: Sequence[Network]) -> Iterator[str]:
+    for one in networks:
         named = one.accuracy.predictions if one.accuracy else None
-        if named and predictions_in(one.folder, one.accuracy) is None:
+        if named and one.predictions is None:
             yield f"{one.name}: {named} is missing or damaged; changes of its accuracy have no interval: edgeres eval"
 
 
-def _row_from(stage: FinishedStage, measured: Measured, folder: RunFolder) -> Row:
-    report, output = stage.report, stage.report.output
-    assert output is not None
-    assert report.cost is not None
+def _row_from(one: Network, step: str, verdicts: dict[str, str]) -> Row:
+    same = ("name", "stage", "precision", "path", "sha256", "parent", "params", "macs", "size_bytes", "dropped")
+    latency = latency_figure(one.latency)
+    why = "built, not run here" if one.stage == ENGINE_STAGE else one.not_timed.partition(":")[0]
     return Row(
-        name=stage.name,
-        stage=report.stage,
-        what=step_text(report),
-        precision=report.precision,
-        path=f"{stage.name}/{Path(output.path).name}",
-        sha256=output.sha256,
-        parent=report.source.sha256 if report.source else None,
-        params=report.cost.params,
-        macs=report.cost.macs,
-        size_bytes=output.size_bytes,
-        dropped=report.dropped,
-        accuracy=accuracy_figure(measured.accuracy),
-        accuracy_missing="" if measured.accuracy else "not evaluated",
-        latency=_latency(measured, folder),
-        latency_missing="" if measured.latency else _why_not_timed(report, folder.skipped),
-        latency_reason="" if measured.latency else folder.skipped.get(output.sha256, ""),
+        what=step,
+        accuracy=accuracy_figure(one.accuracy),
+        accuracy_missing="" if one.accuracy else "not evaluated",
+        latency=latency and latency.model_copy(update={"verdict": verdicts.get(latency.session, "")}),
+        latency_missing="" if latency else why,
+        latency_reason="" if one.not_timed == NOT_TIMED else one.not_timed,
+        **{name: getattr(one, name) for name in same},
     )
 
 
-def _latency(measured: Measured, folder: RunFolder) -> LatencyFigure | None:
-    found = latency_figure(measured.latency)
-    return found and found.model_copy(update={"verdict": verdicts_of(folder).get(found.session, "")})
-
-
-def _why_not_timed(report: StageReport, skipped: dict[str, str]) -> str:
-    assert report.output is not None
-    if report.stage == "compile":
-        return "built, not run here"
-    return skipped.get(report.output.sha256, "not timed").partition(":")[0]
-
-
-def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[Measured]) -> Row:
+def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[Network]) -> Row:
     if index == 0:
         return rows[0]
     ancestors = list(_ancestors(index, rows))
@@ -119,7 +104,7 @@ def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[Measured])
     return rows[index].model_copy(update={"versus_first": first, "versus_previous": previous})
 
 
-def _changes(after: Measured, candidates: Sequence[Measured]) -> Changes:
+def _changes(after: Network, candidates: Sequence[Network]) -> Changes:
     """Each figure against the first candidate it can be compared with."""
 
     def against(compare: Compare) -> Change | None:

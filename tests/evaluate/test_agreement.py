@@ -119,7 +119,7 @@ def test_an_int8_file_alone_is_fake_quantization_on_torch_against_onnx_runtime(f
     assert "torch" in result.a.runtime
     assert "literal" in result.b.runtime
     assert result.n == 60
-    assert result.top1 >= 0.95
+    assert result.pair.agreement.value >= 0.95
     assert result.logits.sqnr_db is None or result.logits.sqnr_db > 35
     assert result.drift is None
 

@@ -75,8 +75,6 @@ class SweepPoint(Record):
 class SweepFigure(Record):
     """All points, the whole network first; medians of one session, so they compare."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
     stage: str
     recover: tuple[str, ...]
     n: int

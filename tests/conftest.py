@@ -102,6 +102,7 @@ def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in an empty folder with runs of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGERES_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("EDGERES_RUN", raising=False)
     return tmp_path / "runs"
 
 

@@ -66,7 +66,7 @@ def stage_command(name: str, text: str) -> click.Command:
 
 def _run_help(name: str) -> str:
     if STAGES[name].source is None:
-        return f"Add to this run (name or folder).  [default: {new_run_of(name)}]"
+        return f"Add to this run (name or folder), or begin it.  [default: {new_run_of(name)}]"
     return "Run (name or folder) to work in.  [default: runs/latest]"
 
 

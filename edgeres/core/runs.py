@@ -4,7 +4,9 @@
     runs/NAME/00-train/model.safetensors, report.json, eval.json, eval.npy
     runs/NAME/01-prune/...
     runs/NAME/report.html, report.md, report.json, report.csv
-    runs/latest -> NAME              the run commands work on when no artifact is named
+    runs/latest -> NAME              the run commands work on when neither artifact nor run is named
+
+$EDGERES_RUN stands before runs/latest, and leaves it as it is: it names the run of a shell.
 
 A stage folder with a report.json is finished; one without has a started.json with the key of what was begun, so that
 the same call goes on there and another call starts a new folder.
@@ -18,7 +20,6 @@ import logging
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import name_from_file
+from edgeres.core.shell import last_of_shell, note_for_shell, process_began
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,6 @@ RECIPE_NAME = "recipe.toml"
 EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
 LATEST = "latest"
 _PID = re.compile(r"[0-9]{1,9}")
-_DEAD, _BEGAN = "Z", 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
 _NAME_BYTES = 255  # the longest name of a file
 _FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
 
@@ -44,6 +45,11 @@ _FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
 def runs_root() -> Path:
     """Where runs are kept: $EDGERES_RUNS or ./runs."""
     return Path(os.environ.get("EDGERES_RUNS") or "runs")
+
+
+def run_of_shell() -> str | None:
+    """The name or folder in $EDGERES_RUN, or None."""
+    return os.environ.get("EDGERES_RUN") or None
 
 
 @dataclass(frozen=True)
@@ -96,17 +102,6 @@ def started_text(stage: str, key: str) -> str:
     """What started.json says: the call, and the process that works on it."""
     own = {"pid": os.getpid(), "began": process_began(os.getpid()), "host": platform.node()}
     return json.dumps({"stage": stage, "key": key, **own}) + "\n"
-
-
-def process_began(pid: int) -> str | None:
-    """When the process began, as its system counts; None if it is gone. A number is used again, by another one."""
-    if Path("/proc/self/stat").exists():
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            return None if fields[0] == _DEAD else fields[_BEGAN]
-        return None
-    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
 
 
 @dataclass(frozen=True)
@@ -187,6 +182,8 @@ class Run:
 
     def make_latest(self) -> None:
         """Points runs/latest here (a symbolic link, or a text file where links are not allowed)."""
+        if run_of_shell() is not None:
+            return
         pointer = self.path.parent / LATEST
         temporary = pointer.with_name(f".{LATEST}.{os.getpid()}")
         try:
@@ -196,6 +193,7 @@ class Run:
         except OSError:
             temporary.unlink(missing_ok=True)
             write_text(pointer, self.path.name + "\n")
+        note_for_shell(self.path.parent, self.path.name)
 
 
 def _model_or_warning(folder: StageFolder) -> Model | None:
@@ -222,9 +220,12 @@ def latest_run() -> Run:
 
 
 def run_named(name: str | None) -> Run:
-    """The run given by name or folder, the current one for None; raises InputError if it does not exist."""
+    """The run given by name or folder; for None that of $EDGERES_RUN, or the current one.
+
+    Raises InputError if it does not exist, and if another shell made it the current one after this one's last stage.
+    """
     if name is None:
-        return latest_run()
+        return _run_of_shell()
     if not name:
         raise InputError("the run's name is empty (see: edgeres ls runs)")
     if name == LATEST:
@@ -233,6 +234,21 @@ def run_named(name: str | None) -> Run:
         if path.is_dir() and (path.parent != Path() or Run(path).folders()):
             return Run(path if path.parent == runs_root() else _real(path))
     raise InputError(f"there is no run {name!r} in {runs_root()}/ (see: edgeres ls runs)")
+
+
+def _run_of_shell() -> Run:
+    if (named := run_of_shell()) is not None:
+        try:
+            return run_named(named)
+        except InputError as err:
+            raise InputError(f"EDGERES_RUN={named}: {err}") from err
+    current, own = latest_run(), last_of_shell(runs_root())
+    if own is None or own == current.name:
+        return current
+    raise InputError(
+        f"{runs_root() / LATEST} is {current.name} by now, made so by another shell, and this shell's last stage worked"
+        f" in {own}: name the run, {own} or {current.name}; for all of this shell: export EDGERES_RUN={own}"
+    )
 
 
 def run_holding(path: Path) -> Run | None:
@@ -248,8 +264,14 @@ def _real(path: Path) -> Path:
     return runs_root() / path.name if path.parent == Path(os.path.realpath(runs_root())) else path
 
 
-def new_run(name: str) -> Run:
-    """A run folder called `name`, numbered if that is taken; it becomes the current one when a stage begins."""
+def new_run(name: str, *, is_exact: bool = False) -> Run:
+    """A run folder called `name`, numbered if that is taken; it becomes the current one when a stage begins.
+
+    Raises InputError if it `is_exact`, what the user typed, and no run can be called so.
+    """
+    is_odd = name in {"", LATEST} or name.startswith(".") or Path(name).name != name
+    if is_exact and (is_odd or (runs_root() / name).exists()):
+        raise InputError(f"no run can be called {name!r}; take a name that is free, without / and no dot in front")
     path, number = runs_root() / name, 2
     while path.exists() or path.name == LATEST:
         path, number = runs_root() / f"{name}-{number}", number + 1

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, require
-from edgeres.core.runs import Run, new_run, run_holding, run_named, runs_root
+from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, leave_no_trace, source_in, stage_key
@@ -137,20 +138,21 @@ def _named_source(request: Call) -> Model | None:
 
 
 def _run_of(request: Call, named: Model | None) -> Run | None:
-    if request.run is not None:
-        return _run_asked_for(request.stage, request.run)
-    if named is not None:
+    """The run to work in; None where one is to be begun."""
+    begins = STAGES[request.stage].source is None
+    if request.run is None and named is not None:
         return run_holding(named.path)
-    return run_named(None) if STAGES[request.stage].source is not None else None
+    if not begins:
+        return run_named(request.run)
+    name = _named_run(request)
+    with suppress(InputError):
+        return run_named(name) if name is not None else None
+    return None
 
 
-def _run_asked_for(stage: str, name: str) -> Run:
-    try:
-        return run_named(name)
-    except InputError as err:
-        if STAGES[stage].source is not None:
-            raise
-        raise InputError(f"{err}; --run adds to a run there is, without it {stage} begins {new_run_of(stage)}") from err
+def _named_run(request: Call) -> str | None:
+    """What a stage that begins a run is told to call it, or None."""
+    return run_of_shell() if request.run is None else request.run
 
 
 def new_run_of(stage: str) -> str:
@@ -164,6 +166,9 @@ def _run_to_start(request: Call, config: Config) -> Run | None:
     """A new run for a stage that begins one, or the unfinished run of the very same call."""
     if request.out is not None:
         return None
+    if (named := _named_run(request)) is not None:
+        log.info("new run %s", runs_root() / named)
+        return new_run(named, is_exact=True)
     key = stage_key(request.stage, None, config)
     name = _run_name(request.stage, config)
     for path in sorted(runs_root().glob(f"{glob.escape(name)}*")) if runs_root().is_dir() else ():

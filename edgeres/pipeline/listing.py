@@ -39,7 +39,7 @@ def _recipes() -> dict[str, str]:
 
 def _runs() -> dict[str, str]:
     paths = sorted(runs_root().iterdir()) if runs_root().is_dir() else []
-    folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
+    folders = [path for path in paths if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
     return {path.name: ", ".join(map(_folder_in_words, Run(path).folders())) for path in folders}
 
 

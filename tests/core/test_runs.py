@@ -18,10 +18,10 @@ from edgeres.core.runs import (
     StageFolder,
     latest_run,
     new_run,
-    process_began,
     run_holding,
     run_named,
 )
+from edgeres.core.shell import process_began
 
 
 @pytest.fixture
@@ -152,3 +152,81 @@ def test_a_pointer_to_itself_is_no_current_run(runs_folder):
     (runs_folder / LATEST).symlink_to(LATEST)
     with pytest.raises(InputError, match="no current run"):
         latest_run()
+
+
+@pytest.fixture
+def shells(monkeypatch):
+    """A function that says which shell (1 or another process that lives) the commands that follow are typed in."""
+    sessions = {"first": os.getpid(), "other": os.getppid()}
+    return lambda name: monkeypatch.setattr(os, "getsid", lambda pid: sessions[name])
+
+
+def test_another_shell_that_moved_latest_is_said_with_both_names(run, shells):
+    other = new_run("other")
+    other.path.mkdir()
+    shells("first")
+    run.make_latest()
+    assert run_named(None) == run
+    shells("other")
+    assert run_named(None) == run  # a shell in which nothing was done yet goes on where the work is
+    other.make_latest()
+    assert run_named(None) == other
+    shells("first")
+    with pytest.raises(InputError, match=r"latest is other by now.* worked in mine: name the run, mine or other;"):
+        run_named(None)
+    assert run_named("latest") == other
+    run.make_latest()
+    assert run_named(None) == run
+
+
+def test_a_shell_is_known_again_by_when_it_began_too(run, shells, runs_folder):
+    shells("first")
+    run.make_latest()
+    (record,) = (runs_folder / ".shells").iterdir()
+    record.write_text(f"1{record.read_text()}")
+    other = new_run("other")
+    other.path.mkdir()
+    shells("other")
+    other.make_latest()
+    shells("first")
+    assert run_named(None) == other
+
+
+def test_records_of_shells_that_are_gone_are_removed(run, shells, runs_folder):
+    (runs_folder / ".shells").mkdir()
+    (runs_folder / ".shells" / "99999999").write_text("1 mine\n")
+    shells("first")
+    run.make_latest()
+    assert [path.name for path in (runs_folder / ".shells").iterdir()] == [str(os.getpid())]
+
+
+def test_a_run_that_a_shell_worked_in_and_that_is_gone_holds_nothing_up(run, shells):
+    other = new_run("other")
+    other.path.mkdir()
+    shells("first")
+    other.make_latest()
+    shells("other")
+    run.make_latest()
+    other.path.rmdir()
+    shells("first")
+    assert run_named(None) == run
+
+
+def test_the_environment_names_the_run_of_a_shell_and_latest_stays(run, monkeypatch):
+    other = new_run("other")
+    other.path.mkdir()
+    run.make_latest()
+    monkeypatch.setenv("EDGERES_RUN", "other")
+    assert run_named(None) == other
+    other.make_latest()
+    assert latest_run() == run
+    monkeypatch.setenv("EDGERES_RUN", "gone")
+    with pytest.raises(InputError, match="EDGERES_RUN=gone: there is no run 'gone'"):
+        run_named(None)
+    assert run_named("mine") == run
+
+
+@pytest.mark.parametrize("name", ["", "latest", ".hidden", "a/b", "..", "mine"])
+def test_a_name_that_no_run_can_have_is_refused(run, name):
+    with pytest.raises(InputError, match="no run can be called"):
+        new_run(name, is_exact=True)

@@ -23,6 +23,28 @@ def imported(checkpoint_of, spec_of):
     return call(Call("import", values={"file": path}))
 
 
+@pytest.mark.parametrize("by", ["option", "shell"])
+def test_the_run_that_an_import_begins_may_be_named(checkpoint_of, spec_of, monkeypatch, by):
+    """`import --run NEW` makes it, `import --run NEW` again adds to it."""
+    if by == "shell":
+        monkeypatch.setenv("EDGERES_RUN", "called")
+    run, values = (
+        "called" if by == "option" else None,
+        {"file": checkpoint_of(spec_of("resnet8"), "some.safetensors").path},
+    )
+    first, again = (call(Call("import", run=run, values=values)).output.path for _ in range(2))
+    assert [path.parts[-3:-1] for path in (first, again)] == [("called", "00-import"), ("called", "01-import")]
+    if by == "shell":
+        assert call(Call("prune", values={"modules": "layer1.0"})).output.path.parts[-3] == "called"
+
+
+def test_a_run_is_begun_under_a_name_that_a_run_can_have(checkpoint_of, spec_of, runs_folder):
+    file = checkpoint_of(spec_of("resnet8"), "some.safetensors").path
+    with pytest.raises(InputError, match="no run can be called 'latest'"):
+        call(Call("import", run="latest", values={"file": file}))
+    assert not runs_folder.exists()
+
+
 def test_prune_works_as_typed_and_says_what_it_took(imported, caplog):
     with caplog.at_level(logging.INFO, "edgeres"):
         result = call(Call("prune", values={"modules": "layer1.1"}))
@@ -271,15 +293,3 @@ def test_the_list_of_runs_says_what_was_begun_and_not_finished(imported):
     run = latest_run()
     run.claim("prune", "key")
     assert listing("runs") == {"mine": "00-import, 01-prune (not finished)"}
-
-
-@pytest.mark.parametrize(
-    ("stage", "values", "named"),
-    [
-        ("import", {"file": "x.pt"}, "a new run named after the file"),
-        ("train", {"arch": "resnet8", "data": "digits"}, "a new run named after the network and the data"),
-    ],
-)
-def test_a_stage_that_begins_a_run_says_how_it_is_named(runs_folder, stage, values, named):
-    with pytest.raises(InputError, match=rf"no run 'new' .* without it {stage} begins {named}$"):
-        call(Call(stage, run="new", values=values))

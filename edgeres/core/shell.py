@@ -1,0 +1,58 @@
+"""Which process began when, and the run that each shell worked in last, so that two shells do not mix their runs.
+
+runs/.shells/SESSION holds `BEGAN NAME`: the terminal session (its leader's process id), when that process began, and
+the run that became the current one by a command of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+from edgeres.core.files import write_text
+
+_SHELLS = ".shells"
+_DEAD, _BEGAN = "Z", 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
+
+
+def process_began(pid: int) -> str | None:
+    """When the process began, as its system counts; None if it is gone. A number is used again, by another one."""
+    if Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            return None if fields[0] == _DEAD else fields[_BEGAN]
+        return None
+    with contextlib.suppress(OSError):
+        asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return "".join(asked.stdout.split()) or None
+    return None
+
+
+def last_of_shell(runs: Path) -> str | None:
+    """The name of the run in `runs` that a command of this shell made the current one last; None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        path, began = _record(runs)
+        said, _, name = path.read_text(encoding="utf-8").strip().partition(" ")
+        return name if said == began and (runs / name).is_dir() else None
+    return None
+
+
+def note_for_shell(runs: Path, name: str) -> None:
+    """Notes that a command of this shell made `name` the current run; records of shells that are gone go."""
+    with contextlib.suppress(OSError, ValueError):
+        path, began = _record(runs)
+        others = path.parent.iterdir() if path.parent.is_dir() else ()
+        for gone in [one for one in others if one.name.isdecimal() and process_began(int(one.name)) is None]:
+            gone.unlink()
+        write_text(path, f"{began} {name}\n")
+
+
+def _record(runs: Path) -> tuple[Path, str]:
+    """(the file, when the shell began); raises ValueError without a shell. torchrun's workers are its shell's."""
+    session = os.getsid(os.getppid()) if hasattr(os, "getsid") else 0
+    began = process_began(session)
+    if began is None:
+        raise ValueError(session)
+    return runs / _SHELLS / str(session), began

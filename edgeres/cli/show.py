@@ -1,4 +1,4 @@
-"""`edgeres show FILE|RUN|ARCH` and `edgeres show --schema NAME`."""
+"""`edgeres show FILE|RUN|ARCH|RECIPE` and `edgeres show --schema NAME`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from edgeres.core.errors import InputError
 
 @click.command(
     help="What a file (.safetensors, .onnx, .plan, any .json of edgeres), a run folder or an architecture is: spec,"
-    " lineage, preprocessing, and every module with its precision."
+    " lineage, preprocessing, and every module with its precision; a recipe as it is written."
 )
-@click.argument("name", required=False, metavar="FILE|RUN|ARCH")
+@click.argument("name", required=False, metavar="FILE|RUN|ARCH|RECIPE")
 @click.option("--schema", metavar="NAME", help="Instead: the JSON Schema of what edgeres writes (edgeres ls schemas).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def show(name: str | None, schema: str | None, as_json: bool) -> None:
     """See the help text."""
     if (name is None) == (schema is None):
-        raise InputError("name a file, a run or an architecture, or give --schema NAME (see: edgeres ls schemas)")
+        raise InputError("name a file, run, architecture or recipe, or give --schema NAME (see: edgeres ls schemas)")
     if schema is not None:
         from edgeres.pipeline.schemas import schema_named
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.resources import as_file
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from edgeres.core.artifacts import (
     model_from,
     safetensors_header,
 )
-from edgeres.core.config import record_from_json
+from edgeres.core.config import record_from_json, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.runs import Run, run_holding, runs_root
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import FileRef, StageReport
 from edgeres.models import example_variants
+from edgeres.pipeline.recipe import shipped_recipes
 from edgeres.pipeline.teacher import REPORT_SUFFIX
 from edgeres.report.describe import description_of
 from edgeres.report.precision import OUTSIDE, as_label, drawing_of, module_precisions
@@ -42,14 +44,13 @@ _SHOWN_ALREADY = {
     "onnx_sha256",
     "plan_sha256",
 }
-_TAKES = "show takes a .safetensors, .onnx, .plan or .json file of edgeres, a run folder or an architecture"
+_TAKES = "show takes a .safetensors, .onnx, .plan or .json file of edgeres, a run folder, an architecture or a recipe"
 _OTHERS = {
     ".html": "a page for reading",
     ".md": "a text for reading",
     ".csv": "a table for reading",
     ".svg": "a figure for reading",
     ".npy": "an array of NumPy",
-    ".toml": "a TOML file",
 }
 _FOREIGN = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt"})  # refused by name, with what to do, by `model_from`
 _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
@@ -78,6 +79,8 @@ def exhibit_of(name: str) -> Exhibit:
         raise InputError(f"cannot read {name[:_NAME_SHOWN]}: {err.strerror}") from err
     if is_folder:
         return _run_exhibit(path)
+    if path.suffix == ".toml":
+        return _recipe_exhibit(path)
     if is_file or path.suffix or "/" in name:
         return _file_exhibit(path)
     try:
@@ -85,11 +88,22 @@ def exhibit_of(name: str) -> Exhibit:
     except InputError as err:
         if (runs_root() / name).is_dir():
             return _run_exhibit(runs_root() / name)
+        if name in shipped_recipes():
+            return _recipe_exhibit(Path(f"{name}.toml"))
         if not str(err).startswith(_UNKNOWN):
             raise
-        known = [*example_variants(), *(run.name for run in runs_root().glob("*"))]
+        known = [*example_variants(), *(run.name for run in runs_root().glob("*")), *shipped_recipes()]
         hint = did_you_mean(name, known)
-        raise InputError(f"{name!r} is no file, architecture or run{hint} (see: edgeres ls models, ls runs)") from err
+        raise InputError(f"{name!r} is no file, architecture, run or recipe{hint} (see: edgeres ls)") from err
+
+
+def _recipe_exhibit(path: Path) -> Exhibit:
+    """The recipe as it is written, to be copied and changed; one that is shipped where there is no file `path`."""
+    if path.is_file() or path.stem not in shipped_recipes():
+        content = toml_from(path)
+        return Exhibit(content, tuple(path.read_text(encoding="utf-8").splitlines()))
+    with as_file(shipped_recipes()[path.stem]) as file:
+        return _recipe_exhibit(file)
 
 
 def _file_exhibit(path: Path) -> Exhibit:
@@ -121,8 +135,6 @@ def _refuse_what_is_for_others(path: Path) -> None:
     what, data = _OTHERS.get(path.suffix), path.with_suffix(".json")
     if what is None:
         raise InputError(f"{path}: cannot tell what this is by its name; {_TAKES}")
-    if path.suffix == ".toml":
-        raise InputError(f"{path} is {what}; a recipe's stages: edgeres run {path} --dry-run")
     raise InputError(f"{path} is {what}; {f'the same as data: edgeres show {data}' if data.is_file() else _TAKES}")
 
 

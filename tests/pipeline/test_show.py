@@ -13,8 +13,10 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
 from edgeres.core.stage import REPORT_NAME
 from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.recipe import MEASURES, shipped_recipes
 from edgeres.pipeline.show import exhibit_of, lineage_of
 from edgeres.pipeline.show_json import aligned
+from edgeres.pipeline.stages import STAGES
 
 GREY = Preprocess(mean=(0.3,), std=(0.4,))
 
@@ -180,7 +182,8 @@ def test_a_checkpoint_that_is_cut_off_or_odd_is_refused(made):
         ("gone.csv", None, "gone.csv does not exist"),
         ("report.csv", b"x", r"report\.csv is a table for reading; show takes a \.safetensors, "),
         ("eval.npy", b"x", r"eval\.npy is an array of NumPy; show takes"),
-        ("recipe.toml", b"x", r"a recipe's stages: edgeres run recipe\.toml --dry-run"),
+        ("recipe.toml", b"x", r"recipe\.toml is not valid TOML"),
+        ("gone.toml", None, r"cannot read gone\.toml"),
         ("resnet20x", None, "did you mean resnet20"),
         ("resnet21", None, "6n"),
     ],
@@ -191,6 +194,15 @@ def test_what_cannot_be_shown_says_why_in_one_line(tmp_path, name, content, mess
     with pytest.raises(InputError, match=message) as caught:
         exhibit_of(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_a_shipped_recipe_is_shown_as_it_is_written(tmp_path, name):
+    shown = exhibit_of(name)
+    (tmp_path / "mine.toml").write_text("\n".join(shown.lines))
+    assert exhibit_of("mine.toml") == shown == exhibit_of(f"{name}.toml")
+    assert {stage["use"] for stage in shown.content["stage"]} <= {*STAGES, *MEASURES}
+    assert any(line.startswith("#") for line in shown.lines)
 
 
 def test_a_report_for_reading_names_the_same_as_data(tmp_path):

@@ -28,18 +28,19 @@ from edgeres.core.files import write_text
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork
+from edgeres.quantize.kept_float import skips_left_float
+from edgeres.quantize.partial import QuantizedNetwork
 from edgeres.quantize.placement import placement_of
+from edgeres.quantize.profiles import Options
 from edgeres.quantize.rounding import RoundingConfig, rounded
 from edgeres.quantize.scaling import channels_scaled
-from edgeres.quantize.skips import choose_float_skips
 
 RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 START = "mse"
 FLOAT_ENDS = "+ first and last layer float"
 MIN_SQNR = 33.0
 FLOAT_SKIPS = f"+ skips float for {MIN_SQNR:g} dB"
-_RANKING, _CHOOSING = 250, 1000  # of the other train images, in this order
+_CHOOSING = 1000  # of the other train images
 
 
 def main() -> None:
@@ -81,12 +82,10 @@ def with_float_skips(bench: Bench, decision: Decision) -> dict[str, Any]:
 
     They are chosen on as many images as edgeres quantize takes.
     """
-    ranking, judging = bench.others[:_RANKING], bench.others[_RANKING:_CHOOSING]
-    skips, begun_s = QuantizedNetwork(bench.model, PlacementArgs(), decision).skips, time.perf_counter()
+    skips, begun_s = QuantizedNetwork(bench.model, Options(), decision).skips, time.perf_counter()
+    images = bench.others[:_CHOOSING]
     try:
-        keep = choose_float_skips(
-            bench.model, PlacementArgs(), decision, rank=ranking, judge=judging, min_sqnr=MIN_SQNR
-        ).keep
+        keep = skips_left_float(bench.model, decision, Options(), images=images, min_sqnr=MIN_SQNR).keep
     except StageError as err:
         print(err, flush=True)
         keep = skips

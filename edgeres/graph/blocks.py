@@ -91,6 +91,14 @@ def modules_in(view: GraphView) -> dict[str, tuple[str, ...]]:
     return by_name or {block.name: block.nodes for block in blocks_in(view) if layers.intersection(block.nodes)}
 
 
+def units_in(view: GraphView) -> dict[str, tuple[str, ...]]:
+    """Unit -> its nodes, in the graph's order: the modules and every layer outside of them."""
+    modules = modules_in(view)
+    home = {node: name for name, nodes in modules.items() for node in nodes}
+    names = dict.fromkeys(home.get(layer.name, layer.name) for layer in view.layers)
+    return {name: modules.get(name, (name,)) for name in names}
+
+
 def skips_in(view: GraphView) -> dict[str, str]:
     """`MODULE.skip` -> the residual addition that ends the module, in the graph's order."""
     modules = modules_in(view)

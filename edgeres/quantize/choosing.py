@@ -11,7 +11,7 @@ The calibration images are found again by the table's data set, number and seed,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,16 +29,14 @@ from edgeres.quantize.scales import ids_sha256
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
+    from edgeres.quantize.kept_float import MixedChoice
     from edgeres.quantize.placement import Placement
-    from edgeres.quantize.profiles import Options
-    from edgeres.quantize.search import MixedChoice
 
 Images = NDArray[np.float32]
 Improve = Callable[..., Decision]
 AUTO = "auto"
 FEWEST_HELD_OUT = 200
 _HELD_OUT = 1000
-_RANKED_BY = 4  # a quarter of them ranks the units, the loss is measured on the others
 
 # name -> function(model, placement, decision, images=...) -> Decision, in the order of application
 IMPROVEMENTS = {
@@ -159,44 +157,3 @@ def check_improvements(names: tuple[str, ...]) -> None:
         raise InputError("--improve equalize is gone; channels does what it did")
     for name in names:
         lookup(IMPROVEMENTS, name, "improvement")
-
-
-@dataclass(frozen=True)
-class LossLimit:
-    """`max_loss` in points of top-1, with labels or as expected from float's probabilities; `costs` of a unit."""
-
-    max_loss: float
-    labels: bool = False
-    costs: Mapping[str, float] | None = None
-
-
-def left_float(
-    model: Any, decision: Decision, options: Options, *, images: CalibrationImages, limit: LossLimit
-) -> MixedChoice:
-    """The cheapest units to leave out of INT8, besides those that `options` leave float."""
-    from edgeres.quantize.mixed import Budget, choose_kept
-    from edgeres.quantize.partial import PlacementArgs
-    from edgeres.quantize.search import HeldOut
-    from edgeres.quantize.sensitivity import sensitivities
-
-    pixels, labels = images.others
-    asked = labels if limit.labels else None
-    args = PlacementArgs(options.stem, options.head, frozenset(options.keep))
-    cut = len(pixels) // _RANKED_BY
-    found = sensitivities(model, args, decision, pixels[:cut], None if asked is None else asked[:cut])
-    held_out = HeldOut(pixels[cut:], None if asked is None else asked[cut:])
-    budget = Budget(max_loss=limit.max_loss, costs=limit.costs)
-    return choose_kept(model, args, decision, found=found, held_out=held_out, budget=budget)
-
-
-def float_skips(
-    model: Any, decision: Decision, options: Options, *, images: CalibrationImages, min_sqnr: float
-) -> MixedChoice:
-    """The cheapest skips to leave float for `min_sqnr` dB, besides what `options` leave float."""
-    from edgeres.quantize.partial import PlacementArgs
-    from edgeres.quantize.skips import choose_float_skips
-
-    pixels, _ = images.others
-    cut = len(pixels) // _RANKED_BY
-    args = PlacementArgs(options.stem, options.head, frozenset(options.keep))
-    return choose_float_skips(model, args, decision, rank=pixels[:cut], judge=pixels[cut:], min_sqnr=min_sqnr)

@@ -1,17 +1,16 @@
 """A float graph run under fake quantization, any of its units left float, from any unit on.
 
 What a quantizer does stands in `simulate`; here nothing is learned, and any unit can be switched between float and INT8
-without building the network again, which is what a search over units needs.
-
-A unit is a residual module, or a layer outside of them (the first convolution, the classifier). A module's skip can be
-left float alone (`skips_in`).
+without building the network again, which is what a search over units needs. Units are those of `units_in`; a module's
+skip can be left float alone (`skips_in`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import onnx
@@ -19,72 +18,64 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeres.graph.blocks import SKIP, modules_in, skips_in
+from edgeres.core.progress import track
+from edgeres.graph.blocks import SKIP, skips_in, units_in
 from edgeres.graph.execute import GraphNetwork, Substitute
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.simulate import bound_of, constant, fake_quantizer, float_network, quantized_reads
+from edgeres.quantize.profiles import Options
+from edgeres.quantize.simulate import (
+    batches_of,
+    bound_of,
+    constant,
+    fake_quantizer,
+    float_network,
+    quantized_reads,
+)
+from edgeres.quantize.walk import Images, live_after
 
-Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
-Batch = tuple[Tensor, Tensor | None]
 _BATCH = 64
 
 
 @dataclass(frozen=True)
-class PlacementArgs:
-    """What is left float in any case: see `placement_of`."""
+class KnownBatch:
+    """Images (N, C, H, W), the float network's logits (N, K) of them, labels (N,) or None."""
 
-    stem: bool = True
-    head: bool = True
-    keep: frozenset[str] = frozenset()
-
-
-def units_of(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
-    """Unit -> its nodes, in the graph's order: the modules and every layer outside of them."""
-    view = GraphView(model)
-    modules = modules_in(view)
-    home = {node: name for name, nodes in modules.items() for node in nodes}
-    names = dict.fromkeys(home.get(layer.name, layer.name) for layer in view.layers)
-    return {name: modules.get(name, (name,)) for name in names}
-
-
-def batches_of(images: Images, labels: Labels | None) -> list[Batch]:
-    """(images, labels or None) as tensors, a few dozen at a time."""
-    return [
-        (
-            torch.from_numpy(images[start : start + _BATCH]),
-            None if labels is None else torch.from_numpy(labels[start : start + _BATCH]),
-        )
-        for start in range(0, len(images), _BATCH)
-    ]
+    images: Tensor
+    reference: Tensor
+    labels: Tensor | None
 
 
 class QuantizedNetwork:
-    """`model` under fake quantization of `decision`, less the units named: what `with_pairs` would write."""
+    """`model` under fake quantization of `decision`, less the units named: what `with_pairs` would write.
 
-    def __init__(self, model: onnx.ModelProto, args: PlacementArgs, decision: Decision) -> None:
-        self._model, self._args, self._decision = model, args, decision
+    `units` and `skips`: what `options` let be quantized. Raises InputError if `decision` has no bound for a tensor.
+    """
+
+    def __init__(self, model: onnx.ModelProto, options: Options, decision: Decision) -> None:
+        self._model, self._options, self._decision = model, options, decision
         self._float, self._network = GraphNetwork(model), float_network(model, decision)
-        self._last: tuple[Tensor, Tensor] | None = None
-        placement = placement_of(model, stem=args.stem, head=args.head, keep=args.keep)
-        self._nodes = units_of(model)
+        placement = placement_of(model, stem=options.stem, head=options.head, keep=options.keep)
+        view = GraphView(model)
+        self._nodes = units_in(view)
         self.units = tuple(unit for unit, nodes in self._nodes.items() if set(nodes) & set(placement.layers))
-        self._cuts = _cuts(model, self._nodes)
-        quantized = {name: node for name, node in skips_in(GraphView(model)).items() if node in placement.additions}
-        self.skips = tuple(quantized)
-        self._cuts |= {name: self._cuts[name.removesuffix(SKIP)] for name in quantized}
+        self.skips = tuple(name for name, node in skips_in(view).items() if node in placement.additions)
+        first = {node.name: str(node.input[0]) for node in view.nodes if node.input}
+        self._fronts = {
+            name: live_after(self._network, first[self._nodes[name.removesuffix(SKIP)][0]])
+            for name in (*self.units, *self.skips)
+        }
         self._network.substitutes = self._weights(placement.layers)
         self._ways: dict[frozenset[str], tuple[dict[str, Substitute], dict[tuple[str, int], str]]] = {}
 
-    def reference(self, images: Tensor) -> Tensor:
-        """Logits of the float network."""
-        if self._last is None or self._last[0] is not images:
-            with torch.inference_mode():
-                self._last = images, self._float(images)
-        return self._last[1]
+    def batches(self, images: Images, labels: Labels | None = None) -> list[KnownBatch]:
+        """`images`, a few dozen at a time, with what the float network says of them."""
+        given = repeat(None) if labels is None else torch.split(torch.from_numpy(labels), _BATCH)
+        with torch.inference_mode():
+            return [KnownBatch(x, self._float(x), y) for x, y in zip(batches_of(images, _BATCH), given, strict=False)]
 
     @torch.inference_mode()
     def logits(self, images: Tensor, keep: frozenset[str]) -> Tensor:
@@ -95,36 +86,52 @@ class QuantizedNetwork:
 
     @torch.inference_mode()
     def reached(self, images: Tensor, keep: frozenset[str]) -> dict[str, Tensor]:
-        """What every unit and every module with a skip starts from."""
+        """What the network can be continued from at every unit and every module with a skip."""
         self._set(keep)
-        cuts = {self._cuts[unit] for unit in (*self.units, *self.skips)}
-        inside = self._network.values(images, sorted(cuts - {self._network.input}))
-        return {**inside, self._network.input: images}
+        wanted = {name for front in self._fronts.values() for name in front} - {self._network.input}
+        return {**self._network.values(images, sorted(wanted)), self._network.input: images}
 
     @torch.inference_mode()
     def logits_from(self, reached: Mapping[str, Tensor], unit: str, keep: frozenset[str]) -> Tensor:
         """Logits with the units `keep` left float, computed from where `unit` (or the module of a skip) starts."""
         self._set(keep)
-        cut, output = self._cuts[unit], self._network.output
-        return self._network.run({cut: reached[cut]}, [output])[output]
+        output = self._network.output
+        return self._network.run({name: reached[name] for name in self._fronts[unit]}, [output])[output]
 
-    def fidelity(self, keep: frozenset[str], images: Images, labels: Labels | None) -> Fidelity:
-        """On `images`, with the units `keep` left float."""
+    def fidelity(self, keep: frozenset[str], batches: Iterable[KnownBatch]) -> Fidelity:
+        """With the units `keep` left float."""
         result = Fidelity()
-        for x, y in batches_of(images, labels):
-            result.add(self.reference(x), self.logits(x, keep), y)
+        for batch in batches:
+            result.add(batch.reference, self.logits(batch.images, keep), batch.labels)
         return result
+
+    def alone(self, names: tuple[str, ...], batches: list[KnownBatch]) -> dict[str, Fidelity]:
+        """Of each of the units or skips `names`: the logits with all others of them left float.
+
+        What lies before it is computed once.
+        """
+        every, found = frozenset(names), {name: Fidelity() for name in names}
+        for batch in track(batches, "sensitivity", len(batches)):
+            reached = self.reached(batch.images, every)
+            for name, fidelity in found.items():
+                fidelity.add(batch.reference, self.logits_from(reached, name, every - {name}), None)
+        return found
 
     def macs(self, image: Images) -> dict[str, float]:
         """Multiply-accumulates of every unit for one image (1, C, H, W)."""
         view = GraphView(self._model)
-        with torch.inference_mode():
-            outputs = self._float.values(torch.from_numpy(image), [str(layer.output[0]) for layer in view.layers])
+        values = self.sizes(image, [str(layer.output[0]) for layer in view.layers])
         cost = {}
         for layer in view.layers:
-            places = math.prod(outputs[str(layer.output[0])].shape[2:])
+            places = math.prod(values[str(layer.output[0])][2:])
             cost[layer.name] = float(math.prod(view.constants[layer.input[1]].dims) * places)
         return {unit: sum(cost.get(node, 0.0) for node in self._nodes[unit]) for unit in self.units}
+
+    @torch.inference_mode()
+    def sizes(self, image: Images, tensors: list[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes of `tensors` for `image`."""
+        values = self._float.values(torch.from_numpy(image), tensors)
+        return {name: tuple(value.shape) for name, value in values.items()}
 
     def _set(self, keep: frozenset[str]) -> None:
         if keep not in self._ways:
@@ -133,8 +140,8 @@ class QuantizedNetwork:
         self._network.substitutes |= substitutes
 
     def _way(self, keep: frozenset[str]) -> tuple[dict[str, Substitute], dict[tuple[str, int], str]]:
-        args = self._args
-        placement = placement_of(self._model, stem=args.stem, head=args.head, keep=args.keep | keep)
+        options = self._options
+        placement = placement_of(self._model, stem=options.stem, head=options.head, keep=(*options.keep, *keep))
         substitutes: dict[str, Substitute] = {}
         for point in placement.points:
             substitutes[point.tensor] = fake_quantizer(bound_of(self._decision, point.scale_of))
@@ -149,27 +156,3 @@ class QuantizedNetwork:
             weight = given or quantized_weight(self._network.parameter(name).detach().numpy())
             found[name] = constant(torch.from_numpy(weight.as_float))
         return found
-
-
-def _cuts(model: onnx.ModelProto, units: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The tensor each unit starts from, or the graph's input where the rest needs more than that tensor."""
-    view = GraphView(model)
-    nodes = {node.name: node for node in view.nodes}
-    cuts = {}
-    for unit, names in units.items():
-        tensor = str(nodes[names[0]].input[0])
-        cuts[unit] = tensor if _suffices(view, tensor) else view.inputs[0]
-    return cuts
-
-
-def _suffices(view: GraphView, tensor: str) -> bool:
-    """Whether the output can be computed from `tensor` alone."""
-    open_names, seen = [view.outputs[0]], {tensor}
-    while open_names:
-        name = open_names.pop()
-        if name in view.inputs and name != tensor:
-            return False
-        if name not in seen and name in view.producers:
-            open_names += view.producers[name].input
-        seen.add(name)
-    return True

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from edgeres.core.config import Config
 from edgeres.core.progress import track
-from edgeres.graph.blocks import modules_in
+from edgeres.graph.blocks import units_in
 from edgeres.graph.execute import Substitute
-from edgeres.graph.view import LAYERS, GraphView
+from edgeres.graph.view import GraphView, called
 from edgeres.quantize.decision import Decision, IntegerWeight, row_scale
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, float_network
+from edgeres.quantize.simulate import Simulation, constant, float_network
 from edgeres.quantize.walk import Images, Walk
 
 _STRETCH, _OFFSET = 1.2, -0.1  # of the sigmoid, so that 0 and 1 are reached
@@ -63,7 +63,7 @@ def rounded(
     simulation = Simulation(model, placement, replace(decision, weights={}), weight_bits=config.bits)
     simulation.requires_grad_(False)
     exact, walk = Walk(float_network(model, decision), images), Walk(simulation.network, images)
-    units = list(units_of(model, placement))
+    units = list(stretches_of(model, placement))
     weights: dict[str, IntegerWeight] = {}
     for unit in track(units, "learned rounding", len(units)):
         exact.advance(unit.source)
@@ -74,32 +74,28 @@ def rounded(
         _learn(simulation, unit, soft, (front, target), config)
         for name, one in soft.items():
             weights[name] = one.integers()
-            simulation.substitute(name, _constant(torch.from_numpy(weights[name].as_float)))
+            simulation.substitute(name, constant(torch.from_numpy(weights[name].as_float)))
     return replace(decision, weights=weights)
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A module, or a layer outside of all modules: from `source` to `output`; `weights` are the initializers."""
+class Stretch:
+    """A unit of `units_in`: from `source` to `output`; `weights` are the initializers."""
 
     source: str
     output: str
     weights: tuple[str, ...]
 
 
-def units_of(model: onnx.ModelProto, placement: Placement) -> Iterator[Unit]:
+def stretches_of(model: onnx.ModelProto, placement: Placement) -> Iterator[Stretch]:
     """In order of execution; together they hold every layer of the placement once."""
     view = GraphView(model)
-    home = {node: module for module, nodes in modules_in(view).items() for node in nodes}
-    groups: dict[str, list[onnx.NodeProto]] = {}
-    for node in view.nodes:
-        if node.name in home or node.op_type in LAYERS:
-            groups.setdefault(home.get(node.name, node.name), []).append(node)
-    for nodes in groups.values():
-        layers = [node for node in nodes if node.name in placement.layers]
-        if layers:
-            weights = tuple(dict.fromkeys(str(node.input[1]) for node in layers))
-            yield Unit(str(nodes[0].input[0]), _end_of(view, nodes[-1]), weights)
+    nodes = {called(node): node for node in view.nodes}
+    for unit in units_in(view).values():
+        weights = dict.fromkeys(str(nodes[name].input[1]) for name in unit if name in placement.layers)
+        if weights:
+            first, last = nodes[unit[0]], nodes[unit[-1]]
+            yield Stretch(str(first.input[0]), _end_of(view, last), tuple(weights))
 
 
 class SoftWeight(nn.Module):
@@ -132,7 +128,7 @@ class SoftWeight(nn.Module):
 
 def _learn(
     simulation: Simulation,
-    unit: Unit,
+    unit: Stretch,
     soft: dict[str, SoftWeight],
     data: tuple[dict[str, Tensor], Tensor],
     config: RoundingConfig,
@@ -154,7 +150,7 @@ def _learn(
 
 
 @torch.no_grad()
-def _error_of_nearest(simulation: Simulation, unit: Unit, data: tuple[dict[str, Tensor], Tensor]) -> float:
+def _error_of_nearest(simulation: Simulation, unit: Stretch, data: tuple[dict[str, Tensor], Tensor]) -> float:
     """Mean squared error of the unit's output on the first images, above 0."""
     front, target = data
     feeds = {name: value[:_MEASURED] for name, value in front.items()}
@@ -177,10 +173,6 @@ def _end_of(view: GraphView, node: onnx.NodeProto) -> str:
     if len(readers) == 1 and readers[0][0].op_type == "Relu":
         return str(readers[0][0].output[0])
     return str(node.output[0])
-
-
-def _constant(value: Tensor) -> Substitute:
-    return lambda _: value
 
 
 def _called(soft: SoftWeight) -> Substitute:

@@ -29,13 +29,10 @@ from edgeres.quantize.choosing import (
     SCALING,
     CalibrationImages,
     Chosen,
-    LossLimit,
     bounds_by,
     check_improvements,
     chosen_by_auto,
-    float_skips,
     improved,
-    left_float,
 )
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized, set_metadata
@@ -165,16 +162,25 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
     chosen.decision = _without_dead(improved(source.proto, placement, chosen.decision, config.improve, images))
     if config.improve:
         chosen.results["improve"] = [name for name in IMPROVEMENTS if name in config.improve]
+    if config.min_sqnr is not None or config.max_loss is not None:
+        _leave_float(source, chosen, config, options, images)
+    return chosen
+
+
+def _leave_float(
+    source: OnnxModel, chosen: Chosen, config: QuantizeConfig, options: Options, images: CalibrationImages
+) -> None:
+    from edgeres.quantize.kept_float import LossLimit, skips_left_float, units_left_float
+
+    pixels, labels = images.others
     if config.min_sqnr is not None:
-        found = float_skips(source.proto, chosen.decision, options, images=images, min_sqnr=config.min_sqnr)
+        found = skips_left_float(source.proto, chosen.decision, options, images=pixels, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
-        costs = latency_table_from(config.latency).saved_ms if config.latency else None
-        limit = LossLimit(config.max_loss, config.labels, costs)
-        kept = replace(options, keep=(*options.keep, *chosen.keep))
-        found = left_float(source.proto, chosen.decision, kept, images=images, limit=limit)
+        limit = LossLimit(config.max_loss, latency_table_from(config.latency).saved_ms if config.latency else None)
+        kept, asked = replace(options, keep=(*options.keep, *chosen.keep)), labels if config.labels else None
+        found = units_left_float(source.proto, chosen.decision, kept, images=pixels, limit=limit, labels=asked)
         chosen.leave(found, "left_float", "units")
-    return chosen
 
 
 def _without_dead(decision: Decision) -> Decision:

@@ -10,7 +10,7 @@ from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.rounding import RoundingConfig, SoftWeight, rounded, units_of
+from edgeres.quantize.rounding import RoundingConfig, SoftWeight, rounded, stretches_of
 from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
 
@@ -56,10 +56,10 @@ def test_it_starts_from_the_float_weight(onnx_of, bounds_of):
 
 
 @pytest.mark.parametrize("options", [{}, {"shortcut": "B"}, {"ordering": "full-preact"}], ids=str)
-def test_units_hold_every_layer_once(onnx_of, options):
+def test_stretches_hold_every_layer_once(onnx_of, options):
     model = onnx_of(**options).proto
     placement = placement_of(model)
-    weights = [name for unit in units_of(model, placement) for name in unit.weights]
+    weights = [name for unit in stretches_of(model, placement) for name in unit.weights]
     assert len(weights) == len(set(weights)) == len(placement.layers)
 
 

@@ -12,12 +12,12 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.data import dataset_from
 from edgeres.graph.view import GraphView
+from edgeres.quantize import kept_float
 from edgeres.quantize.calibrators import CALIBRATORS
-from edgeres.quantize.fidelity import Fidelity
+from edgeres.quantize.kept_float import MixedChoice
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.qat import QatConfig, qat
 from edgeres.quantize.scales import CalibrateConfig, calibrate
-from edgeres.quantize.search import MixedChoice
 from edgeres.quantize.stage import QuantizeConfig, quantize, sqnr_db
 from edgeres.runtime import runner_for
 
@@ -226,11 +226,9 @@ def test_other_images_than_those_of_the_table_are_refused(calibrated, tmp_path):
 def test_a_file_without_anything_quantized_is_refused_and_not_written(options, calibrated, tmp_path, monkeypatch):
     source, scales = calibrated
     if "max_loss" in options:
-        from edgeres.quantize import stage
-
         everything = ("layer1.0", "layer2.0", "layer3.0", "conv1", "fc")
-        found = MixedChoice(everything, (), Fidelity(), "everything")
-        monkeypatch.setattr(stage, "left_float", lambda *_, **__: found)
+        found = MixedChoice(everything, (), "everything")
+        monkeypatch.setattr(kept_float, "units_left_float", lambda *_, **__: found)
     with pytest.raises(InputError, match="nothing is left to quantize"):
         quantize(source, QuantizeConfig(scales=scales, **options), tmp_path / "out")
     assert not (tmp_path / "out" / "model.int8.onnx").exists()

@@ -8,13 +8,15 @@ import torch
 from onnx import numpy_helper
 
 from edgeres.core.errors import InputError
+from edgeres.graph.blocks import units_in
 from edgeres.graph.execute import GraphNetwork
+from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.partial import PlacementArgs, QuantizedNetwork, units_of
+from edgeres.quantize.partial import QuantizedNetwork
 from edgeres.quantize.placement import observed_of, placement_of
-from edgeres.quantize.sensitivity import sensitivities
+from edgeres.quantize.profiles import Options
 
 IMAGES = np.random.default_rng(0).standard_normal((70, 1, 8, 8), np.float32)
 UNITS = ("conv1", "layer1.0", "layer2.0", "layer3.0", "fc")
@@ -39,9 +41,7 @@ def test_it_computes_what_the_written_graph_computes(onnx_of, options, keep):
     x = torch.from_numpy(IMAGES[:8])
     with torch.inference_mode():
         expected = GraphNetwork(written)(x)
-    assert torch.equal(
-        QuantizedNetwork(model, PlacementArgs(), decision_of(model)).logits(x, frozenset(keep)), expected
-    )
+    assert torch.equal(QuantizedNetwork(model, Options(), decision_of(model)).logits(x, frozenset(keep)), expected)
 
 
 def test_integers_and_tensors_of_the_decision_are_used(onnx_of):
@@ -53,13 +53,13 @@ def test_integers_and_tensors_of_the_decision_are_used(onnx_of):
     x = torch.from_numpy(IMAGES[:8])
     with torch.inference_mode():
         expected = GraphNetwork(with_pairs(model, placement_of(model), decision))(x)
-    assert torch.equal(QuantizedNetwork(model, PlacementArgs(), decision).logits(x, frozenset()), expected)
+    assert torch.equal(QuantizedNetwork(model, Options(), decision).logits(x, frozenset()), expected)
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_starting_at_a_unit_gives_what_the_whole_network_gives(onnx_of, options):
     model = onnx_of(**options).proto
-    network, x = QuantizedNetwork(model, PlacementArgs(), decision_of(model)), torch.from_numpy(IMAGES[:8])
+    network, x = QuantizedNetwork(model, Options(), decision_of(model)), torch.from_numpy(IMAGES[:8])
     everything = frozenset(network.units)
     floats, integers = network.reached(x, everything), network.reached(x, frozenset())
     for unit in network.units:
@@ -69,35 +69,29 @@ def test_starting_at_a_unit_gives_what_the_whole_network_gives(onnx_of, options)
 
 
 def test_units_are_the_modules_and_the_layers_outside_of_them(onnx_of):
-    assert tuple(units_of(onnx_of().proto)) == UNITS
+    assert tuple(units_in(GraphView(onnx_of().proto))) == UNITS
 
 
 def test_units_left_float_in_any_case_are_not_asked_about(onnx_of):
     model = onnx_of().proto
-    args = PlacementArgs(stem=False, keep=frozenset({"layer2.0"}))
-    assert [row.unit for row in sensitivities(model, args, decision_of(model), IMAGES[:8])] == [
-        "layer1.0",
-        "layer3.0",
-        "fc",
-    ]
+    options = Options(stem=False, keep=("layer2.0",))
+    assert QuantizedNetwork(model, options, decision_of(model)).units == ("layer1.0", "layer3.0", "fc")
 
 
-def test_a_unit_whose_range_is_far_too_wide_hurts_alone_and_helps_when_spared(onnx_of):
+def test_a_unit_whose_range_is_far_too_wide_hurts_most_alone(onnx_of):
     model = onnx_of().proto
-    amax = {**decision_of(model).amax, "layer2.0.relu": 4000.0}
-    rows = {row.unit: row for row in sensitivities(model, PlacementArgs(), Decision(amax), IMAGES)}
-    worst = min(rows.values(), key=lambda row: row.alone.sqnr_db)
-    best = max(rows.values(), key=lambda row: row.spared.sqnr_db)
-    assert worst.unit == best.unit == "layer2.0"
-    assert worst.alone.n == len(IMAGES)
-    assert worst.row["unit"] == "layer2.0"
+    network = QuantizedNetwork(model, Options(), Decision({**decision_of(model).amax, "layer2.0.relu": 4000.0}))
+    alone = network.alone(network.units, network.batches(IMAGES))
+    assert min(alone, key=lambda unit: alone[unit].sqnr_db) == "layer2.0"
+    assert {one.n for one in alone.values()} == {len(IMAGES)}
 
 
 def test_a_tensor_without_a_bound_is_named(onnx_of):
     model = onnx_of().proto
     amax = {name: 1.0 for name in observed_of(model) if name != "layer2.0.relu"}
+    network = QuantizedNetwork(model, Options(), Decision(amax))
     with pytest.raises(InputError, match=r"no clipping bound for tensor 'layer2\.0\.relu'"):
-        sensitivities(model, PlacementArgs(), Decision(amax), IMAGES[:4])
+        network.logits(torch.from_numpy(IMAGES[:4]), frozenset())
 
 
 def test_a_flip_costs_the_difference_of_the_probabilities():

@@ -1,0 +1,233 @@
+"""What stays out of INT8 so that a limit is kept: the cheapest set of units, or of skips, that is enough.
+
+A quarter of the images tells what each unit does alone. Units are taken in the order of that noise per unit of cost, as
+many as are needed on the other images (found by bisection, each try measured with all of them together), and then
+given back one by one, from the end, where the limit is kept without them.
+
+`units_left_float` keeps a loss of accuracy. It is measured with labels where there are any. Without, it is the expected
+loss (`fidelity`), not the share of images whose first guess changes: most changes are between two classes that float
+cannot tell apart either, they go both ways and cost no accuracy, so a bound on them would leave half of the network in
+FP16 for nothing. That share and its upper bound stand in the reason. n images cannot resolve less than about 1 / n; the
+half-width is said too.
+
+`skips_left_float` keeps a signal-to-noise ratio of the logits. Every INT8 skip rounds the residual stream once more,
+with 7 bits behind a ReLU; in a deep network this is most of the noise. A module whose skip stays float keeps its INT8
+convolutions: its addition ends in float16 (float32 in a file without float16), and the input of the next convolution is
+quantized by a kernel of its own. What that takes was not measured on hardware, so a skip's cost is the number of values
+that are moved so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import onnx
+
+from edgeres.core.errors import InputError, StageError
+from edgeres.graph.blocks import skips_in
+from edgeres.graph.view import GraphView
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.fidelity import Fidelity
+from edgeres.quantize.partial import Labels, QuantizedNetwork
+from edgeres.quantize.profiles import Options
+from edgeres.quantize.walk import Images
+
+_RANKED_BY = 4  # a quarter of the images ranks the units, the limit is measured on the others
+Measured = Callable[[frozenset[str]], Fidelity]
+
+
+@dataclass(frozen=True)
+class LossLimit:
+    """`max_loss` in points of top-1; `costs`: unit -> latency in ms of FP16 minus INT8, None: counted in MACs."""
+
+    max_loss: float
+    costs: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class KeptUnit:
+    """One unit of the answer or not: what it costs to leave it out of INT8, what it does alone, whether it is kept."""
+
+    unit: str
+    cost: float
+    noise: float
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class MixedChoice:
+    """`keep`: the units to leave out of INT8, in the graph's order; `reason`: why, in one or two sentences."""
+
+    keep: tuple[str, ...]
+    rows: tuple[KeptUnit, ...]
+    reason: str
+
+
+def units_left_float(
+    model: onnx.ModelProto,
+    decision: Decision,
+    options: Options,
+    *,
+    images: Images,
+    limit: LossLimit,
+    labels: Labels | None = None,
+) -> MixedChoice:
+    """The units to leave out of INT8, besides those that `options` do, so that `limit` is kept.
+
+    `images`: float32 (N, C, H, W) of train that no scale comes from; `labels` (N,) if the loss is to be measured.
+
+    Raises:
+        InputError: a maximum below zero, or below what one labelled image counts.
+        StageError: the loss is larger even with every unit left float, so it does not come from INT8.
+    """
+    network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
+    _check(limit, len(images) - cut, labelled=labels is not None)
+    costs, what = _costs(network, images[:1], limit)
+    alone = network.alone(network.units, network.batches(images[:cut]))
+    noise = {unit: one.noise_power / one.power for unit, one in alone.items()}
+    judge = network.batches(images[cut:], None if labels is None else labels[cut:])
+    measured = cache(lambda keep: network.fidelity(keep, judge))
+    keep = _cheapest(noise, costs, lambda keep: measured(keep).loss <= limit.max_loss)
+    if keep is None:
+        loss = measured(frozenset(noise)).loss
+        raise StageError(
+            f"quantize: {loss:.2f} points are lost with no unit in INT8, more than {limit.max_loss:g}; this loss"
+            " comes from replaced weights or biases"
+        )
+    reason = _loss_reason(measured, keep, costs=costs, what=what, noise=noise, max_loss=limit.max_loss)
+    return _choice(noise, costs, keep, reason)
+
+
+def skips_left_float(
+    model: onnx.ModelProto, decision: Decision, options: Options, *, images: Images, min_sqnr: float
+) -> MixedChoice:
+    """The skips to leave float, besides what `options` do, so that logits keep `min_sqnr` dB against float.
+
+    `images`: float32 (N, C, H, W) of train that no scale comes from.
+
+    Raises:
+        StageError: the noise is larger even with every skip float.
+    """
+    network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
+    rank, judge = network.batches(images[:cut]), network.batches(images[cut:])
+    every = frozenset(network.skips)
+    without, alone = network.fidelity(every, rank).noise_power, network.alone(network.skips, rank)
+    noise = {skip: max(one.noise_power - without, 0.0) / one.power for skip, one in alone.items()}
+    costs = _values(model, network, images[:1])
+    measured = cache(lambda keep: network.fidelity(keep, judge))
+    keep = _cheapest(noise, costs, lambda keep: measured(keep).sqnr_db >= min_sqnr)
+    if keep is None:
+        raise StageError(
+            f"quantize: the logits keep {measured(every).sqnr_db:.1f} dB with every skip float, less than"
+            f" {min_sqnr:g}; ask for less, or add --improve channels,rounding, or --keep modules"
+        )
+    return _choice(noise, costs, keep, _noise_reason(measured, keep, costs=costs, min_sqnr=min_sqnr))
+
+
+def _cheapest(
+    noise: Mapping[str, float], costs: Mapping[str, float], is_enough: Callable[[frozenset[str]], bool]
+) -> frozenset[str] | None:
+    """The units with the most noise for their cost, as few as bisection tells, less the needless.
+
+    None if all of them are not enough.
+    """
+    order = sorted(noise, key=lambda unit: -noise[unit] / costs[unit])
+    if is_enough(frozenset()):
+        return frozenset()
+    if not is_enough(frozenset(order)):
+        return None
+    low, high = 0, len(order)  # the first `high` are enough, the first `low` are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(frozenset(order[:middle])) else (middle, high)
+    keep = frozenset(order[:high])
+    for unit in reversed(order[:high]):
+        if is_enough(keep - {unit}):
+            keep = keep - {unit}
+    return keep
+
+
+def _choice(noise: Mapping[str, float], costs: Mapping[str, float], keep: frozenset[str], reason: str) -> MixedChoice:
+    rows = tuple(KeptUnit(unit, costs[unit], noise[unit], unit in keep) for unit in noise)
+    return MixedChoice(tuple(unit for unit in noise if unit in keep), rows, reason)
+
+
+def _check(limit: LossLimit, images: int, *, labelled: bool) -> None:
+    if not limit.max_loss >= 0:
+        raise InputError(f"a maximum loss of {limit.max_loss} points cannot be kept; give 0 or more")
+    one_image = 100 / images
+    if labelled and limit.max_loss < one_image:
+        raise InputError(
+            f"{images} images cannot measure a loss of {limit.max_loss:g} points, one image is {one_image:.2f}; take"
+            " more images, or leave the labels out"
+        )
+
+
+def _costs(network: QuantizedNetwork, image: Images, limit: LossLimit) -> tuple[dict[str, float], str]:
+    """(cost of each unit, in words what it is); units that `limit.costs` lacks cost as much as their MACs say."""
+    macs = network.macs(image)
+    if limit.costs is None:
+        return macs, "multiply-accumulates (there is no latency table)"
+    known = {unit: max(cost, 0.0) for unit, cost in limit.costs.items() if unit in macs}
+    if not sum(known.values()) > 0:
+        raise InputError("the latency table has no unit of this network that takes any time; leave it out")
+    rate = sum(known.values()) / sum(macs[unit] for unit in known)
+    smallest = 1e-6 * sum(known.values())  # a unit that takes no time costs next to nothing
+    missing = [unit for unit in macs if unit not in known]
+    estimated = f", estimated from multiply-accumulates for {', '.join(missing)}" if missing else ""
+    costs = {unit: max(known.get(unit, rate * macs[unit]), smallest) for unit in macs}
+    return costs, f"time by the latency table{estimated}"
+
+
+def _values(model: onnx.ModelProto, network: QuantizedNetwork, image: Images) -> dict[str, float]:
+    """Skip -> number of values it holds for one image."""
+    view = GraphView(model)
+    nodes, sums = {node.name: node for node in view.nodes}, skips_in(view)
+    outputs = {skip: str(nodes[sums[skip]].output[0]) for skip in network.skips}
+    sizes = network.sizes(image, list(outputs.values()))
+    return {skip: float(math.prod(sizes[output])) for skip, output in outputs.items()}
+
+
+def _loss_reason(
+    measured: Measured,
+    keep: frozenset[str],
+    *,
+    costs: Mapping[str, float],
+    what: str,
+    noise: Mapping[str, float],
+    max_loss: float,
+) -> str:
+    all_int8, chosen = measured(frozenset()), measured(keep)
+    limits = (
+        f"{chosen.n} train images: first guess changed on {chosen.disagreement:.2%}, at most"
+        f" {chosen.disagreement_bound:.2%} with 95 % confidence"
+    )
+    kind = "measured" if chosen.labelled else "expected"
+    before = f"{kind} loss with everything in INT8 {all_int8.loss:.2f} +- {all_int8.loss_half_width:.2f} points"
+    if not keep:
+        return f"{before}, at most {max_loss:g} allowed: nothing is left float ({limits})"
+    share = sum(costs[unit] for unit in keep) / sum(costs.values())
+    caused = ", ".join(
+        f"{unit} ({noise[unit] / sum(noise.values()):.0%})" for unit in sorted(keep, key=lambda u: -noise[u])
+    )
+    return (
+        f"{before}, at most {max_loss:g} allowed; left out of INT8, with the share of the noise each causes: {caused};"
+        f" {chosen.loss:.2f} +- {chosen.loss_half_width:.2f} points remain; that is {share:.1%} of the"
+        f" network's {what}; {limits}"
+    )
+
+
+def _noise_reason(measured: Measured, keep: frozenset[str], *, costs: Mapping[str, float], min_sqnr: float) -> str:
+    before, after = measured(frozenset()), measured(keep)
+    start = f"logits keep {before.sqnr_db:.1f} dB with every skip in INT8, {min_sqnr:g} asked for"
+    if not keep:
+        return f"{start}: no skip is left float ({before.n} train images)"
+    share = sum(costs[skip] for skip in keep) / sum(costs.values())
+    return (
+        f"{start}; left float: {', '.join(skip for skip in costs if skip in keep)} ({len(keep)} of {len(costs)} skips,"
+        f" {share:.0%} of their values): {after.sqnr_db:.1f} dB on the {after.n} train images they were"
+        " chosen by; the time this takes was never measured on hardware"
+    )

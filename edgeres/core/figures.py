@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeres.core.errors import require
 from edgeres.core.files import write_text
+from edgeres.core.statistics import Interval
 
 INK, MUTED, RULE = "#1b1b1f", "#5c5f66", "#d9dbe0"
 COLOURS = ("#2457a6", "#c4552d", "#3b8a5a", "#8457a8", "#a8860b")  # told apart by people who see no red or green too
@@ -42,6 +43,7 @@ _STYLE: dict[str, Any] = {
 _HEIGHT_IN = 3.4
 _POINT_RADIUS = 6  # points, with a little air
 Point = tuple[float, float]
+Spot = tuple[str, Interval, Interval]  # name, x, y
 
 
 class Drawing:
@@ -53,7 +55,7 @@ class Drawing:
 
 @contextmanager
 def canvas(
-    style: Mapping[str, Any], size_in: Point, *, rows: int = 1, columns: int = 1, ratios: list[float] | None = None
+    style: Mapping[str, Any], size_in: Point, *, rows: int = 1, columns: int = 1
 ) -> Iterator[tuple[list[Any], Drawing]]:
     """Axes to draw into, rows first, in `style` (matplotlib's rcParams). Raises MissingDependency."""
     matplotlib = require("matplotlib", "report")
@@ -61,7 +63,7 @@ def canvas(
     text, done = io.StringIO(), Drawing()
     with matplotlib.rc_context({**_SHARED, **style}):
         figure = figures.Figure(figsize=size_in, layout="constrained")
-        yield list(figure.subplots(rows, columns, squeeze=False, height_ratios=ratios).flat), done
+        yield list(figure.subplots(rows, columns, squeeze=False).flat), done
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     done.svg = text.getvalue()
 
@@ -83,19 +85,32 @@ def with_grid(axes: Any, axis: str = "both") -> None:
     axes.set_axisbelow(True)
 
 
-def label_points(axes: Any, named: Sequence[tuple[str, Point]], whiskers: Sequence[tuple[Point, Point]] = ()) -> None:
-    """Writes each name beside its (x, y), where it covers no other name and no point, if there is such a place.
+def draw_points(axes: Any, spots: Sequence[Spot], marker: str, *, ink: str, muted: str, **style: Any) -> None:
+    """Each a marker with the whiskers of its intervals; style: of the markers, as matplotlib's `plot` takes it."""
+    (x, xerr), (y, yerr) = whiskers([x for _, x, _ in spots]), whiskers([y for _, _, y in spots])
+    axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=muted, elinewidth=1)
+    axes.plot(x, y, marker, color=ink, markersize=6.5, **style)
 
-    `whiskers` are lines from point to point that no name shall cover.
-    """
+
+def whiskers(figures: Sequence[Interval]) -> tuple[list[float], list[list[float]]]:
+    """(values, how far each interval reaches below and above them)."""
+    reach = [[one.value - one.low for one in figures], [one.high - one.value for one in figures]]
+    return [one.value for one in figures], reach
+
+
+def label_points(axes: Any, spots: Sequence[Spot]) -> None:
+    """Writes each name where it covers no other name, no point and no whisker, if there is such a place."""
     transforms = require("matplotlib.transforms", "report")
     axes.figure.draw_without_rendering()  # limits and layout are then final
-    taken = [transforms.Bbox(axes.transData.transform(pair)).padded(1) for pair in whiskers]
-    for _, point in named:
-        centre = axes.transData.transform(point)
+    taken = []
+    for _, x, y in spots:
+        centre = axes.transData.transform((x.value, y.value))
+        lines = ((x.low, y.value), (x.high, y.value)), ((x.value, y.low), (x.value, y.high))
+        taken += [transforms.Bbox(axes.transData.transform(line)).padded(1) for line in lines]
         taken.append(transforms.Bbox([centre, centre]).padded(_POINT_RADIUS))
-    for name, point in named:
-        label = axes.annotate(name, point, xytext=(0, 0), textcoords="offset points", annotation_clip=False)
+    for name, x, y in spots:
+        at = (x.value, y.value)
+        label = axes.annotate(name, at, xytext=(0, 0), textcoords="offset points", annotation_clip=False)
         taken.append(_placed(label, taken))
 
 

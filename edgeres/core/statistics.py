@@ -46,6 +46,10 @@ class Interval(Record):
         """The wider of its two sides, as a fraction of the figure."""
         return max(self.high - self.value, self.value - self.low) / abs(self.value)
 
+    def times(self, factor: float) -> Interval:
+        """In another unit, of which one is `factor` of the new ones."""
+        return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
+
 
 def calls_needed(q: float) -> int:
     """Calls below which the q-th percentile, q in (0, 100), has no 95 % interval.

@@ -12,9 +12,15 @@ from edgeres.report import page_text as text
 from edgeres.report.boards_text import BOARD_COLUMNS, board_cells
 from edgeres.report.histograms import HistogramFigure
 from edgeres.report.network_drawing import network_label, network_svg
-from edgeres.report.plots import lesion_svg, sweep_svg, tradeoff_svg
-from edgeres.report.plots_tensors import agreement_svg, histograms_svg
-from edgeres.report.plots_timing import calls_svg, costs_svg
+from edgeres.report.plots import (
+    agreement_svg,
+    calls_svg,
+    costs_svg,
+    histograms_svg,
+    lesion_svg,
+    sweep_svg,
+    tradeoff_svg,
+)
 from edgeres.report.summary import RunSummary, StageDetail
 from edgeres.report.wording import COLUMNS, cells, size
 

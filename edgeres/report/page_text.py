@@ -8,8 +8,7 @@ from edgeres.core.records.sweep import SweepFigure
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
 from edgeres.report.histograms import HistogramFigure
-from edgeres.report.plots_tensors import tensor_title
-from edgeres.report.plots_timing import calls_title
+from edgeres.report.plots import calls_title, tensor_title
 from edgeres.report.summary import RunSummary
 from edgeres.report.wording import Lines, milliseconds, percent, runtime_name, signed
 
@@ -180,7 +179,7 @@ def kept_text(one: Agreement) -> dict[str, str]:
     """What `edgeres agree` found, in words."""
     same, (change, half) = one.pair.agreement, one.pair.difference
     noise = "identical" if one.logits.sqnr_db is None else f"{one.logits.sqnr_db:.1f} dB"
-    drift = f"{one.drift} drifts first." if one.drift else "No module drifts." if one.modules else ""
+    drift = f"{one.drift} (×) drifts first." if one.drift else "No module drifts." if one.modules else ""
     modules = ", ".join(f"{m.name} {m.sqnr_db:.1f}" for m in one.modules if m.sqnr_db is not None)
     return {
         "title": f"{one.b.runtime} against {one.a.runtime}",

@@ -1,32 +1,44 @@
-"""The pictures of the stages: what each module is worth, what each network costs and gains."""
+"""The pictures: what each module is worth, what networks cost and gain, how calls and tensors are spread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
-from edgeres.core.figures import Point, label_points, with_grid
+from edgeres.core.errors import require
+from edgeres.core.figures import Spot, draw_points, label_points, with_grid
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.records.sweep_picture import draw_sweep
-from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, drawing
+from edgeres.core.statistics import Interval
+from edgeres.evaluate.agreement import Agreement
+from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, bars, drawing, panels
+from edgeres.report.costs import CostFigure
+from edgeres.report.figures import LatencyFigure
+from edgeres.report.histograms import HistogramFigure, TensorHistogram
 from edgeres.report.summary import LesionFigure, Row, RunSummary
-from edgeres.report.wording import runtime_name, signed
+from edgeres.report.wording import milliseconds, runtime_name, signed
 
-_SWEEP_IN = 3.9
-_BAR_IN = 0.19  # height of one module's bar
+_POINTS_IN = 3.9
 _LINEAR_POINTS = 1.0  # where a logarithmic axis is linear around zero
 _ROOM = 1.4  # keeps the longest bar off the names
 _WIDE_RANGE = 10  # largest change over the median one from which the axis is logarithmic
 _MARKERS = "osD^v"
+_MOST_TICKS = 6
+
+Timed = tuple[str, LatencyFigure]
 
 
 def lesion_svg(summary: RunSummary) -> str:
     """One bar a module: the change of top-1 without it, dropped ones marked; empty without a lesion table."""
-    if not summary.lesion:
+    lesion = summary.lesion
+    if not lesion:
         return ""
-    dropped = {module.name for module in summary.modules if module.dropped}
-    with drawing("lesion", 1.1 + _BAR_IN * len(summary.lesion)) as ((axes,), done):
-        _draw_lesions(axes, summary.lesion, dropped)
+    changes = {entry.module: _around(entry.change_points, entry.half_width_points) for entry in lesion}
+    with bars("lesion", changes, {module.name for module in summary.modules if module.dropped}) as (axes, done):
+        scale = _set_scale(axes, [entry.change_points for entry in lesion])
+        axes.set_xlabel(f"change of top-1, points{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
+        _write_values(axes, lesion)
     return done.svg
 
 
@@ -37,38 +49,96 @@ def tradeoff_svg(summary: RunSummary) -> str:
     rows = timed or judged
     if not rows:
         return ""
-    with drawing("tradeoff", 3.9) as ((axes,), done):
-        _draw_points(axes, rows, by_latency=bool(timed))
+    with drawing("tradeoff", _POINTS_IN) as ((axes,), done):
+        runtimes = sorted({runtime_name(row.latency.runtime) for row in timed if row.latency}) or [""]
+        spots = {runtime: [_spot(row) for row in rows if _runtime_of(row) == runtime] for runtime in runtimes}
+        for (runtime, shown), marker in zip(spots.items(), cycle(_MARKERS), strict=False):
+            draw_points(axes, shown, marker, ink=ACCENT, muted=MUTED, label=runtime)
+        n = max(row.accuracy.n for row in rows if row.accuracy)
+        axes.set_ylabel(f"top-1, % (n = {n:,}, 95 % whiskers)")
+        axes.set_xlabel(_latency_label(rows) if timed else "file size, MB")
+        axes.margins(x=0.18, y=0.14)
+        axes.set_xlim(left=0)
+        with_grid(axes)
+        if len(runtimes) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runtimes), borderaxespad=0)
+        label_points(axes, [spot for shown in spots.values() for spot in shown])
     return done.svg
 
 
 def sweep_svg(sweep: SweepFigure) -> str:
     """Top-1 against latency for every number of modules."""
-    with drawing("sweep", _SWEEP_IN) as ((axes,), done):
+    with drawing("sweep", _POINTS_IN) as ((axes,), done):
         draw_sweep(axes, sweep, ink=ACCENT, muted=MUTED)
     return done.svg
 
 
-def _draw_lesions(axes: Any, lesion: Sequence[LesionFigure], dropped: set[str]) -> None:
-    positions = range(len(lesion))
-    axes.barh(
-        positions,
-        [entry.change_points for entry in lesion],
-        height=0.72,
-        color=[DROPPED if entry.module in dropped else ACCENT for entry in lesion],
-        xerr=[entry.half_width_points for entry in lesion],
-        error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 1.5},
-    )
-    names = [f"{entry.module} ×" if entry.module in dropped else entry.module for entry in lesion]
-    axes.set_yticks(positions, names)
-    axes.set_ylim(len(lesion) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    with_grid(axes, "x")
-    axes.spines["left"].set_visible(False)
-    scale = _set_scale(axes, [entry.change_points for entry in lesion])
-    axes.set_xlabel(f"change of top-1, points{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
-    _write_values(axes, lesion)
+def calls_svg(timed: Sequence[Timed], name: str) -> str:
+    """One histogram a network, each on an axis of its own, with its median and p99; empty if none was timed.
+
+    timed: (network, latency); `name` begins the ids in the picture.
+    """
+    shown = [(network, latency) for network, latency in timed if latency.distribution]
+    if not shown:
+        return ""
+    titles = [calls_title(*one) for one in shown]
+    with panels(name, titles, "duration of one call, ms (lines: median and 99th percentile)") as (several, done):
+        for axes, (_, latency) in zip(several, shown, strict=True):
+            _draw_calls(axes, latency)
+    return done.svg
+
+
+def calls_title(network: str, latency: LatencyFigure) -> str:
+    """`00-train, torch: p50 3.62, p99 4.10 ms, n = 500`, and how many calls lie beyond the axis."""
+    above = latency.distribution.above if latency.distribution else 0
+    p99 = f", p99 {milliseconds(latency.p99_ms.value)}" if latency.p99_ms.is_known else ""
+    figures = f"p50 {milliseconds(latency.p50_ms.value)}{p99} ms"
+    beyond = f", {above} slower" if above else ""
+    return f"{network}, {runtime_name(latency.runtime)}: {figures}, n = {latency.samples:,}{beyond}"
+
+
+def costs_svg(costs: CostFigure, dropped: set[str]) -> str:
+    """One bar a module: milliseconds saved without it, with its interval; its own measurement as a dot."""
+    own = [(row.alone_ms.value, place) for place, row in enumerate(costs.rows) if row.alone_ms]
+    with bars("costs", {row.module: row.saved_ms for row in costs.rows}, dropped) as (axes, done):
+        if own:
+            axes.plot(*zip(*own, strict=True), "o", color=MUTED, markersize=3.5, label="timed by itself")
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+        source = f"n = {costs.networks} networks timed" if costs.networks else "layers of one engine"
+        axes.set_xlabel(f"ms saved without it ({source}, 95 % whiskers)")
+    return done.svg
+
+
+def histograms_svg(figure: HistogramFigure, name: str = "histograms") -> str:
+    """One panel a tensor: values on a logarithmic count, the chosen bound a thick line, the others thin ones."""
+    label = "size of a value, |x| (thick line: the bound that was taken)"
+    with panels(name, [tensor_title(one) for one in figure.shown], label) as (several, done):
+        for axes, one in zip(several, figure.shown, strict=True):
+            _draw_tensor(axes, one)
+    return done.svg
+
+
+def tensor_title(one: TensorHistogram) -> str:
+    """`layer1.0.conv2: 38.2 dB, clipped at 3.21 of 5.40 (mse), n = 1,048,576`."""
+    if not one.chosen:
+        return f"{one.tensor}: largest {one.top:.3g}, n = {one.n:,}"
+    noise = one.sqnr_db.get(one.chosen)
+    decibels = "" if noise is None else f"{noise:.1f} dB, "
+    return f"{one.tensor}: {decibels}clipped at {one.amax[one.chosen]:.3g} of {one.top:.3g}, n = {one.n:,}"
+
+
+def agreement_svg(agreement: Agreement, name: str) -> str:
+    """SQNR of every module's output, B against A; empty where no module was compared."""
+    noise = {one.name: _around(one.sqnr_db) for one in agreement.modules if one.sqnr_db is not None}
+    if not noise:
+        return ""
+    with bars(name, noise, {agreement.drift or ""}) as (axes, done):
+        axes.set_xlabel(f"signal over noise of the module's output, dB (n = {agreement.n:,})")
+    return done.svg
+
+
+def _around(value: float, half_width: float = 0.0) -> Interval:
+    return Interval(value=value, low=value - half_width, high=value + half_width)
 
 
 def _set_scale(axes: Any, changes: Sequence[float]) -> str:
@@ -101,62 +171,14 @@ def _write_values(axes: Any, lesion: Sequence[LesionFigure]) -> None:
         )
 
 
-def _draw_points(axes: Any, rows: Sequence[Row], *, by_latency: bool) -> None:
-    runtimes = sorted({_runtime_of(row) for row in rows if row.latency})
-    for row in rows:
-        marker = _MARKERS[runtimes.index(_runtime_of(row)) % len(_MARKERS)] if by_latency else "o"
-        _draw_point(axes, row, marker, by_latency=by_latency)
-    for index, runtime in enumerate(runtimes if by_latency else ()):
-        axes.plot([], [], _MARKERS[index % len(_MARKERS)], color=ACCENT, label=runtime)
-    n = max(row.accuracy.n for row in rows if row.accuracy)
-    axes.set_ylabel(f"top-1, % (n = {n:,}, 95 % whiskers)")
-    axes.set_xlabel(_latency_label(rows) if by_latency else "file size, MB")
-    axes.margins(x=0.18, y=0.14)
-    axes.set_xlim(left=0)
-    with_grid(axes)
-    if by_latency and len(runtimes) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runtimes), borderaxespad=0)
-    _label_points(axes, rows, by_latency=by_latency)
-
-
-def _draw_point(axes: Any, row: Row, marker: str, *, by_latency: bool) -> None:
-    x, y = _position(row, by_latency=by_latency)
+def _spot(row: Row) -> Spot:
+    """A row that was judged."""
     assert row.accuracy is not None
-    top1 = row.accuracy.top1
-    xerr = None
-    if by_latency and row.latency:
-        p50 = row.latency.p50_ms
-        xerr = [[p50.value - p50.low], [p50.high - p50.value]]
-    axes.errorbar(
-        [x],
-        [y],
-        xerr=xerr,
-        yerr=[[100 * (top1.value - top1.low)], [100 * (top1.high - top1.value)]],
-        fmt=marker,
-        color=ACCENT,
-        ecolor=MUTED,
-        elinewidth=1,
-        markersize=6.5,
-    )
+    return row.name, row.latency.p50_ms if row.latency else _around(row.size_bytes / 1e6), row.accuracy.top1.times(100)
 
 
-def _label_points(axes: Any, rows: Sequence[Row], *, by_latency: bool) -> None:
-    whiskers = [pair for row in rows for pair in _whiskers(row, by_latency=by_latency)]
-    label_points(axes, [(row.name, _position(row, by_latency=by_latency)) for row in rows], whiskers)
-
-
-def _whiskers(row: Row, *, by_latency: bool) -> Iterator[tuple[Point, Point]]:
-    assert row.accuracy is not None
-    x, y = _position(row, by_latency=by_latency)
-    yield (x, 100 * row.accuracy.top1.low), (x, 100 * row.accuracy.top1.high)
-    if by_latency and row.latency:
-        yield (row.latency.p50_ms.low, y), (row.latency.p50_ms.high, y)
-
-
-def _position(row: Row, *, by_latency: bool) -> tuple[float, float]:
-    assert row.accuracy is not None
-    x = row.latency.p50_ms.value if by_latency and row.latency else row.size_bytes / 1e6
-    return x, 100 * row.accuracy.top1.value
+def _runtime_of(row: Row) -> str:
+    return runtime_name(row.latency.runtime) if row.latency else ""
 
 
 def _latency_label(rows: Sequence[Row]) -> str:
@@ -164,5 +186,47 @@ def _latency_label(rows: Sequence[Row]) -> str:
     return f"median latency of a call, ms (batch {', '.join(str(batch) for batch in batches)})"
 
 
-def _runtime_of(row: Row) -> str:
-    return runtime_name(row.latency.runtime) if row.latency else ""
+def _draw_calls(axes: Any, latency: LatencyFigure) -> None:
+    calls = latency.distribution
+    assert calls is not None
+    axes.stairs(calls.counts, calls.edges_ms, fill=True, color=ACCENT)
+    axes.axvline(latency.p50_ms.value, color=INK, linewidth=1)
+    if latency.p99_ms.is_known:
+        axes.axvline(latency.p99_ms.value, color=INK, linewidth=1)
+    if calls.is_log:
+        axes.set_xscale("log")
+    _set_ticks(axes, is_log=calls.is_log)
+    axes.set_xlim(calls.edges_ms[0], calls.edges_ms[-1])
+    axes.set_ylim(bottom=0)
+    axes.locator_params(axis="y", nbins=3, integer=True)
+    axes.set_ylabel("calls")
+    with_grid(axes, "x")
+
+
+def _set_ticks(axes: Any, *, is_log: bool) -> None:
+    """Plain numbers, few enough not to touch."""
+    ticker = require("matplotlib.ticker", "report")
+    if is_log:
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0), numticks=_MOST_TICKS))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(_MOST_TICKS))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.get_offset_text().set_visible(False)
+
+
+def _draw_tensor(axes: Any, one: TensorHistogram) -> None:
+    ticker = require("matplotlib.ticker", "report")
+    width = one.top / len(one.counts)
+    edges = [width * place for place in range(len(one.counts) + 1)]
+    axes.stairs(one.counts, edges, fill=True, color=ACCENT, baseline=0.5)
+    for method, bound in one.amax.items():
+        is_chosen = method == one.chosen
+        axes.axvline(bound, color=DROPPED if is_chosen else MUTED, linewidth=2 if is_chosen else 0.8)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.5)
+    axes.set_xlim(0, one.top * 1.02)
+    axes.yaxis.set_major_locator(ticker.LogLocator(numticks=4))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.set_ylabel("values")

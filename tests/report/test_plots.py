@@ -3,7 +3,18 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from edgeres.report.plots import lesion_svg, tradeoff_svg
+from edgeres.evaluate.agreement import Agreement, Likeness, Side
+from edgeres.report.plots import (
+    agreement_svg,
+    calls_svg,
+    calls_title,
+    costs_svg,
+    histograms_svg,
+    lesion_svg,
+    sweep_svg,
+    tensor_title,
+    tradeoff_svg,
+)
 from edgeres.report.rows import rows_from
 
 pytest.importorskip("matplotlib")
@@ -102,3 +113,108 @@ def test_every_reference_within_a_picture_has_its_target(whole_run):
     svg = tradeoff_svg(rows_from(whole_run.path))
     targets = set(re.findall(r'id="([^"]+)"', svg))
     assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg)) <= targets
+
+
+def test_every_number_of_modules_is_a_point_with_axes_units_and_n(full):
+    found = texts(sweep_svg(full.sweep))
+    assert {"0", "1", "2", "3"} <= set(found)
+    assert any("ms" in text for text in found)
+    assert any("onnxruntime" in text and "batch 1" in text for text in found)
+    assert any("n = 5,000" in text for text in found)
+
+
+def test_points_off_the_front_are_told_by_more_than_colour(full):
+    assert {"Pareto front", "on it", "beaten by another", "before recovery"} <= set(texts(sweep_svg(full.sweep)))
+    best = full.sweep.model_copy(update={"points": tuple(one for one in full.sweep.points if one.is_best)})
+    assert "beaten by another" not in texts(sweep_svg(best))
+
+
+def test_without_recovery_there_is_nothing_before_it(full):
+    assert "before recovery" not in texts(sweep_svg(full.sweep.model_copy(update={"recover": ()})))
+
+
+def test_every_timed_network_has_a_panel_with_its_figures_and_n(full):
+    timed = [(row.name, row.latency) for row in full.rows if row.latency]
+    found = texts(calls_svg(timed, "calls"))
+    assert len(timed) == 4
+    for name, latency in timed:
+        assert any(text.startswith(f"{name}, ") for text in found)
+        assert calls_title(name, latency).partition(": ")[2] in found
+    assert found.count("calls") == 4
+    assert any("ms" in text and "duration" in text for text in found)
+
+
+def test_calls_beyond_the_axis_are_told(full):
+    latency = full.rows[0].latency
+    far = latency.model_copy(update={"distribution": latency.distribution.model_copy(update={"above": 3})})
+    assert calls_title("x", far).endswith("n = 380, 3 slower")
+
+
+def test_nothing_timed_is_no_picture(full):
+    latency = full.rows[0].latency.model_copy(update={"distribution": None})
+    assert calls_svg([], "calls") == calls_svg([("x", latency)], "calls") == ""
+
+
+def test_every_module_has_its_cost_and_dropped_ones_are_marked(full):
+    svg = costs_svg(full.costs, {"layer1.3"})
+    found = texts(svg)
+    assert "layer1.3 ×" in found
+    assert "layer3.8" in found
+    assert svg.count("fill: var(--dropped)") == 1
+    assert any("n = 12 networks" in text and "ms" in text for text in found)
+
+
+def test_modules_timed_by_themselves_have_a_mark_of_their_own(full):
+    assert "timed by itself" not in texts(costs_svg(full.costs, set()))
+    rows = tuple(row.model_copy(update={"alone_ms": row.saved_ms}) for row in full.costs.rows)
+    assert "timed by itself" in texts(costs_svg(full.costs.model_copy(update={"rows": rows}), set()))
+
+
+@pytest.fixture
+def agreement():
+    side = Side(path="a", sha256="0", precision="fp32", runtime="torch", correct_top1=90)
+    modules = [Likeness(name=f"layer1.{place}", sqnr_db=db, cosine=1) for place, db in enumerate((60.0, 20.0, None))]
+    return Agreement(
+        a=side,
+        b=side,
+        dataset="x",
+        split="val",
+        n=100,
+        same_top1=99,
+        only_a=1,
+        only_b=0,
+        logits=modules[0],
+        kl=0.0,
+        modules=tuple(modules),
+        drift="layer1.1",
+    )
+
+
+def test_every_tensor_has_a_panel_with_its_bound_noise_and_n(full):
+    found = texts(histograms_svg(full.histograms))
+    assert "layer1.0.conv1" in found
+    assert found.count("values") == 2
+    assert any("clipped at 5.5 of 8, n = 5,118" in text for text in found)
+
+
+def test_a_tensor_without_a_known_bound_does_not_name_one(full):
+    one = full.histograms.shown[0]
+    assert tensor_title(one.model_copy(update={"chosen": "mse"})).startswith("layer1.0.conv1: 38.2 dB, clipped at 4.5")
+    assert "clipped" not in tensor_title(one.model_copy(update={"chosen": ""}))
+
+
+def test_every_bound_is_a_line_and_only_the_chosen_one_is_marked(full):
+    svg = histograms_svg(full.histograms)
+    assert svg.count("stroke: var(--dropped)") == len(full.histograms.shown)
+    other = full.histograms.model_copy(
+        update={"shown": tuple(one.model_copy(update={"chosen": ""}) for one in full.histograms.shown)}
+    )
+    assert "stroke: var(--dropped)" not in histograms_svg(other)
+
+
+def test_the_module_that_drifts_first_is_marked_and_identical_ones_have_no_bar(agreement):
+    svg = agreement_svg(agreement, "agree")
+    assert "layer1.2" not in texts(svg)
+    assert svg.count("fill: var(--dropped)") == 1
+    assert any("dB" in text and "n = 100" in text for text in texts(svg))
+    assert agreement_svg(agreement.model_copy(update={"modules": ()}), "agree") == ""

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeres.core.metrics import Energy
 from edgeres.core.statistics import Interval
+from edgeres.report.answers import measured_in
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
 from edgeres.report.networks import Network, latency_between, network_from, points_between
@@ -83,7 +84,7 @@ def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ..
     problems: list[str] = []
     timed: list[Network] = []
     for stage in (one for one in folder.stages if one.report.stage == BOARD_STAGE):
-        measured = _measured(stage)
+        measured = measured_in(stage)
         figure = _figure(stage, measured, folder, timed)
         if figure and figure.is_valid is not False:
             timed.append(measured)
@@ -106,13 +107,6 @@ def _counted(found: Sequence[tuple[FinishedStage, BoardFigure]]) -> tuple[BoardF
 
 def _key(stage: FinishedStage, one: BoardFigure) -> tuple[str, str, bool]:
     return stage.report.source.sha256 if stage.report.source else one.model, one.board.name, one.latency is None
-
-
-def _measured(stage: FinishedStage) -> Network:
-    report = stage.report
-    size_bytes = report.source.size_bytes if report.source else 0
-    accuracy, latency = next(iter(stage.accuracy), None), next(iter(report.latency), None)
-    return Network(stage.name, stage.path, size_bytes, accuracy, latency)
 
 
 def _figure(

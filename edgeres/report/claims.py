@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeres.report.boards import BoardFigure
+from edgeres.report.answers import board_in
 from edgeres.report.figures import Change
 from edgeres.report.summary import Claim, Row
-from edgeres.report.wording import count, is_same, percent, points, runtime_name, signed, size, speed
+from edgeres.report.wording import (
+    count,
+    interval_lines,
+    is_same,
+    milliseconds,
+    percent,
+    points,
+    runtime_name,
+    signed,
+    size,
+    speed,
+)
 
 _ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
 
@@ -25,8 +36,8 @@ def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
     return tuple(claim for claim in found if claim)
 
 
-def headline_from(claims: Sequence[Claim], rows: Sequence[Row], boards: Sequence[BoardFigure], *, run: str) -> str:
-    """One sentence, and a second one if the newest network of `run` is not evaluated, or on a board only."""
+def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> str:
+    """One sentence, and a second one if the newest network of `run` is not evaluated."""
     if not rows:
         return "No model yet."
     end, newest = _end(rows), _newest(rows)
@@ -38,10 +49,6 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], boards: Sequence
     of = f" ({end.name})" if end is not None and end is not newest else ""
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
-    judged = next((one for one in reversed(boards) if one.model == newest.name and one.accuracy), None)
-    if judged is not None and judged.accuracy is not None:
-        known = f"{percent(judged.accuracy.top1.value)} % of top-1 on {judged.board.name} (n = {judged.accuracy.n:,})"
-        return f"{said}{of}. {newest.name}: {known}, not evaluated here: edgeres eval --run {run}"
     return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
 
 
@@ -77,23 +84,45 @@ def _size_claim(first: Row, end: Row) -> Claim | None:
 
 
 def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
-    """Of the last row of the line that an earlier one on its runtime can be compared with."""
-    compared = [row for row in _line_of(rows, end) if row.versus_first.latency_ratio]
+    """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
+    timed = [row for row in _line_of(rows, end) if row.latency]
+    compared = [row for row in timed if row.versus_first.latency_ratio]
+    if timed and board_in(_runtime(timed[-1])) and timed[-1] not in compared:
+        return _time_claim(timed[-1])
     if not compared:
         return None
     change = compared[-1].versus_first.latency_ratio
     assert change is not None
     detail = _conditions(compared[-1], change)
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
-        return Claim(figure="no", what="change of speed that can be told", detail=detail)
+        return Claim(
+            figure="no", what=f"change of speed that can be told{_on_board(_runtime(compared[-1]))}", detail=detail
+        )
     factor = 1 / change.value
-    what = "faster" if factor > 1 else "slower"
+    what = ("faster" if factor > 1 else "slower") + _on_board(_runtime(compared[-1]))
     latency = compared[-1].latency
     if latency and latency.verdict:
         detail = f"{latency.verdict}; {detail}"
         what += " in an invalid session"
-    whose = "" if compared[-1] is end else f" ({compared[-1].precision}, {_runtime(compared[-1])})"
+    whose = "" if compared[-1] is end else f" ({compared[-1].precision}, {runtime_name(_runtime(compared[-1]))})"
     return Claim(figure=_times(factor), what=what + whose, detail=detail)
+
+
+def _time_claim(row: Row) -> Claim:
+    """What a call takes on a board that has timed nothing else of the run together with it."""
+    assert row.latency is not None
+    board, p50 = board_in(row.latency.runtime), row.latency.p50_ms
+    return Claim(
+        figure=f"{milliseconds(p50.value)} ms",
+        what=f"a call on {board}{_as_precision(row)}",
+        detail=f"{row.name}, {' '.join(interval_lines('p50', p50))}, n = {row.latency.samples:,}; no speed-up is told:"
+        f" nothing it can be held against was timed in its session: edgeres bench --on {board}",
+    )
+
+
+def _on_board(runtime: str) -> str:
+    board = board_in(runtime)
+    return f" on {board}" if board else ""
 
 
 def _times(ratio: float) -> str:
@@ -106,16 +135,16 @@ def _as_precision(row: Row) -> str:
 
 
 def _runtime(row: Row) -> str:
-    return runtime_name(row.latency.runtime) if row.latency else ""
+    return row.latency.runtime if row.latency else ""
 
 
 def _conditions(row: Row, change: Change) -> str:
     assert row.latency is not None
     latency = row.latency
-    threads = f"{latency.threads} thread{'' if latency.threads == 1 else 's'}"
+    threads = f" {latency.threads} thread{'' if latency.threads == 1 else 's'}," if latency.threads else ""
     return (
         f"{' '.join(speed(change))}, {change.versus} to {row.name};"
-        f" {latency.runtime}, batch {latency.batch}, {threads}, {latency.machine}"
+        f" {latency.runtime}, batch {latency.batch},{threads} {latency.machine}"
     )
 
 
@@ -125,10 +154,11 @@ def _points_claim(first: Row, end: Row) -> Claim | None:
         return None
     before = percent(accuracy.top1.value - change.value / 100)
     interval = "".join(f" {line}" for line in points(change)[1:])
+    whose = _on_board(accuracy.runtime) + _as_precision(end)
     against = "" if change.versus == first.name else f" against {change.versus}"
     return Claim(
         figure=signed(change.value),
-        what=f"points of top-1{_as_precision(end)}{against}{interval} (n = {accuracy.n:,})",
+        what=f"points of top-1{whose}{against}{interval} (n = {accuracy.n:,})",
         detail=f"{before} % to {percent(accuracy.top1.value)} % on {accuracy.dataset} {accuracy.split},"
         f" {change.versus} to {end.name}",
     )

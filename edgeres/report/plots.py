@@ -12,6 +12,7 @@ from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.records.sweep_picture import draw_sweep
 from edgeres.core.statistics import Interval
 from edgeres.evaluate.agreement import Agreement
+from edgeres.report.answers import board_in
 from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, bars, drawing, panels
 from edgeres.report.costs import CostFigure
 from edgeres.report.figures import LatencyFigure
@@ -43,8 +44,11 @@ def lesion_svg(summary: RunSummary) -> str:
 
 
 def tradeoff_svg(summary: RunSummary) -> str:
-    """Top-1 against latency, each stage a point with whiskers; against file size where nothing was timed."""
-    judged = [row for row in summary.rows if row.accuracy]
+    """Top-1 against latency, each stage a point with whiskers; against file size where nothing was timed.
+
+    Where a board has measured, its figures are drawn.
+    """
+    judged = [row for row in summary.rows_on_board or summary.rows if row.accuracy]
     timed = [row for row in judged if row.latency]
     rows = timed or judged
     if not rows:
@@ -183,7 +187,8 @@ def _runtime_of(row: Row) -> str:
 
 def _latency_label(rows: Sequence[Row]) -> str:
     batches = sorted({row.latency.batch for row in rows if row.latency})
-    return f"median latency of a call, ms (batch {', '.join(str(batch) for batch in batches)})"
+    on = next((f" on {board}" for row in rows if row.latency and (board := board_in(row.latency.runtime))), "")
+    return f"median latency of a call{on}, ms (batch {', '.join(str(batch) for batch in batches)})"
 
 
 def _draw_calls(axes: Any, latency: LatencyFigure) -> None:

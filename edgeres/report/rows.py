@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.records.lesion import Lesion
 from edgeres.models import modules_of
 from edgeres.report.agreements import agreements_in, kept_agreements
+from edgeres.report.answers import board_in, boards_of, networks_on
 from edgeres.report.boards import boards_in
 from edgeres.report.claims import claims_from, headline_from
 from edgeres.report.costs import costs_in
@@ -34,7 +36,6 @@ from edgeres.report.summary import LesionFigure, ModuleState, NotRun, Row, RunSu
 from edgeres.report.sweeps import sweep_in
 
 Compare = Callable[[Network, Network], "Change | None"]
-_ON_A_BOARD = "edgeres bench {} --on BOARD"
 _ELSEWHERE = "an engine runs only on the GPU it was built for; judge accuracy on the ONNX file it was built from"
 
 
@@ -43,19 +44,21 @@ def rows_from(run: Path) -> RunSummary:
     folder = run_folder_from(run)
     networks, verdicts = networks_in(folder), verdicts_of(folder)
     steps = [step_text(stage.report) for stage in folder.networks]
-    plain = [_row_from(one, step, verdicts) for one, step in zip(networks, steps, strict=True)]
-    rows = [_with_changes(index, plain, networks) for index in range(len(plain))]
-    claims = claims_from(rows)
+    board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
+    there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
+    rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
+    claims = claims_from(there or rows)
     found, problems = _parts(folder)
     name = run.resolve().name
     return RunSummary(
         run=name,
-        headline=headline_from(claims, rows, found["boards"], run=name),
+        headline=headline_from(claims, there or rows, run=name),
         claims=claims,
         rows=tuple(rows),
+        rows_on_board=tuple(there),
         modules=_modules_from(folder.networks, found["lesion"], rows),
         agreements=agreements_in(networks),
-        absent=_absent_from(rows, run=name),
+        absent=_absent_from(rows, there, board or "BOARD", run=name),
         stages=tuple(_detail_from(stage, folder) for stage in folder.stages),
         recipe=folder.recipe,
         problems=(*folder.problems, *_lost_predictions(networks), *problems),
@@ -78,6 +81,21 @@ def _lost_predictions(networks: Sequence[Network]) -> Iterator[str]:
         named = one.accuracy.predictions if one.accuracy else None
         if named and one.predictions is None:
             yield f"{one.name}: {named} is missing or damaged; changes of its accuracy have no interval: edgeres eval"
+
+
+def _rows(networks: Sequence[Network], steps: Sequence[str], verdicts: dict[str, str]) -> list[Row]:
+    plain = [_row_from(one, step, verdicts) for one, step in zip(networks, steps, strict=True)]
+    return [_with_changes(index, plain, networks) for index in range(len(plain))]
+
+
+def _told(row: Row, there: Row | None) -> Row:
+    """The row, saying of what is not known here that a board has measured it."""
+    missing = {}
+    if there and there.latency and not row.latency:
+        missing["latency_missing"] = f"timed on {board_in(there.latency.runtime)}"
+    if there and there.accuracy and not row.accuracy:
+        missing["accuracy_missing"] = f"judged on {board_in(there.accuracy.runtime)}"
+    return row.model_copy(update=missing)
 
 
 def _row_from(one: Network, step: str, verdicts: dict[str, str]) -> Row:
@@ -201,22 +219,25 @@ _PARTS: dict[str, Callable[[RunFolder], tuple[Any, tuple[str, ...]]]] = {
 }
 
 
-def _absent_from(rows: Sequence[Row], *, run: str) -> tuple[NotRun, ...]:
-    """One line for each network and kind of measurement that is missing."""
-    return tuple(line for row in rows for line in _absent_of(row, run))
+def _absent_from(rows: Sequence[Row], there: Sequence[Row], board: str, *, run: str) -> tuple[NotRun, ...]:
+    """One line for each network and kind of measurement that neither this machine nor the board has made."""
+    timed = {row.sha256 for row in there if row.latency}
+    pairs = zip_longest(rows, there)
+    return tuple(line for row, seen in pairs for line in _absent_of(row, seen or row, board, timed, run=run))
 
 
-def _absent_of(row: Row, run: str) -> Iterator[NotRun]:
+def _absent_of(row: Row, there: Row, board: str, timed: Set[str | None], *, run: str) -> Iterator[NotRun]:
+    path, on_a_board = f"runs/{run}/{row.path}", f"edgeres bench {{}} --on {board}"
     if row.stage == ENGINE_STAGE:
-        if row.latency is None:
-            todo = _ON_A_BOARD.format("MODEL.onnx")
-            yield NotRun(name=row.path, what="built, not run here", why=_ELSEWHERE, todo=todo)
+        if row.latency is None and not timed & {row.sha256, row.parent}:
+            yield NotRun(
+                name=row.path, what="built, not run here", why=_ELSEWHERE, todo=on_a_board.format("MODEL.onnx")
+            )
         return
-    if row.accuracy is None:
-        todo = f"edgeres eval runs/{run}/{row.path}"
-        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=todo)
-    if row.latency is None:
+    if row.accuracy is None and there.accuracy is None:
+        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval {path}")
+    if row.latency is None and there.latency is None:
         is_for_a_board = "placed for TensorRT" in row.latency_reason
-        todo = _ON_A_BOARD.format(f"runs/{run}/{row.path}") if is_for_a_board else f"edgeres bench --run {run}"
+        todo = on_a_board.format(path) if is_for_a_board else f"edgeres bench --run {run}"
         why = (row.latency_reason or row.latency_missing).partition(";")[0]
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)

@@ -99,13 +99,17 @@ class Claim(Record):
 
 
 class RunSummary(Record):
-    """A whole run."""
+    """A whole run.
+
+    `rows_on_board` are the rows with the figures of the board that measured last, of which headline and claims speak.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run: str
     headline: str
     claims: tuple[Claim, ...] = ()
     rows: tuple[Row, ...]
+    rows_on_board: tuple[Row, ...] = ()
     ways: tuple[TimedWay, ...] = ()
     sweep: SweepFigure | None = None
     lesion: tuple[LesionFigure, ...] = ()

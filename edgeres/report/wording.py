@@ -122,8 +122,9 @@ def is_same(ratio: float) -> bool:
 
 
 def runtime_name(runtime: str) -> str:
-    """The runtime without its version: `torch`, `onnxruntime`."""
-    return runtime.partition(" ")[0]
+    """The runtime without its version: `torch`, `onnxruntime`, `tensorrt on desk`."""
+    _, on, board = runtime.partition(" on ")
+    return runtime.partition(" ")[0] + on + board
 
 
 def interval_lines(name: str, figure: Interval | Percentile) -> Lines:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
+from edgeres.core.artifacts import model_from
 from edgeres.core.errors import InputError
 
 
@@ -15,8 +17,9 @@ from edgeres.core.errors import InputError
 )
 @click.argument("name", required=False, metavar="FILE|RUN|ARCH|RECIPE")
 @click.option("--schema", metavar="NAME", help="Instead: the JSON Schema of what edgeres writes (edgeres ls schemas).")
+@click.option("--code", type=click.Choice(["python", "cpp"]), help="Instead: a program that feeds and runs the file.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def show(name: str | None, schema: str | None, as_json: bool) -> None:
+def show(name: str | None, schema: str | None, code: str | None, as_json: bool) -> None:
     """See the help text."""
     if (name is None) == (schema is None):
         raise InputError("name a file, run, architecture or recipe, or give --schema NAME (see: edgeres ls schemas)")
@@ -26,15 +29,12 @@ def show(name: str | None, schema: str | None, as_json: bool) -> None:
         click.echo(json.dumps(schema_named(schema), indent=1))
         return
     assert name is not None
-    _show(name, as_json=as_json)
+    if code is not None:
+        from edgeres.export.device import program_for
 
-
-def _show(name: str, *, as_json: bool) -> None:
+        click.echo(program_for(model_from(Path(name)), code), nl=False)
+        return
     from edgeres.pipeline.show import exhibit_of
 
     exhibit = exhibit_of(name)
-    if as_json:
-        click.echo(json.dumps(exhibit.content, indent=1))
-        return
-    for line in exhibit.lines:
-        click.echo(line)
+    click.echo(json.dumps(exhibit.content, indent=1) if as_json else "\n".join(exhibit.lines))

@@ -25,11 +25,11 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.files import write_text
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.core.statistics import ratio_interval
-from edgeres.prune.latency import latency_table, session_config
-from edgeres.prune.latency_check import check_prediction, target_from
-from edgeres.prune.latency_design import pooled
-from edgeres.prune.latency_table import predicted_ms, summary_of
-from edgeres.prune.shortened import as_run, shortened
+from edgeres.costs.check import check_prediction, target_from
+from edgeres.costs.design import pooled
+from edgeres.costs.networks import as_executed, session_config, shortened
+from edgeres.costs.stage import latency_table
+from edgeres.costs.table import predicted_ms, summary_of
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 TARGETS = ("0.85x", "0.7x", "0.55x")
@@ -90,8 +90,7 @@ def timed_rows(source: Checkpoint, table: LatencyTable, sets: Sequence[tuple[str
     how = table.conditions
     with tempfile.TemporaryDirectory() as name:
         checkpoints = shortened(source, [*[()] * _WHOLES, *sets], Path(name))
-        models = as_run(checkpoints, Path(name), runtime=how.runtime, precision=how.precision, batch=how.batch)
-        latencies = measure(models, session_config(how)).latencies
+        latencies = measure(as_executed(checkpoints, how, Path(name)), session_config(how)).latencies
     whole, rows = pooled(latencies[:_WHOLES]), []
     for dropped, latency in zip(sets, latencies[_WHOLES:], strict=True):
         ratio, predicted = ratio_interval(whole, latency).value, predicted_ms(table, dropped)

@@ -28,9 +28,8 @@ from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import network_from
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
-from edgeres.models.weights import load_network
+from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import RecoverConfig
-from edgeres.prune.cutting import cut
 from edgeres.prune.recover import recovered
 from edgeres.prune.scores import with_batch_statistics
 from edgeres.study.trend import rank_correlation
@@ -93,7 +92,7 @@ def _scores(
 def _recovered_kl(source: Checkpoint, names: frozenset[str], judge: list[Batch], options: argparse.Namespace) -> float:
     config = RecoverConfig(data=options.data, images=_CHOOSE, epochs=options.epochs, seed=3)
     with tempfile.TemporaryDirectory() as folder:
-        bare = cut(source, sorted(names), Path(folder) / "bare.safetensors")
+        bare = checkpoint_without(source, tuple(sorted(names)), Path(folder) / "bare.safetensors")
         weights = recovered(bare, source, config, Path(folder)).weights
         network = network_from(bare.spec)
         network.load_state_dict(weights)

@@ -35,7 +35,7 @@ from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
 from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.network import Network
-from edgeres.models.weights import load_weights, save_checkpoint, weights_without
+from edgeres.models.weights import checkpoint_without
 from edgeres.prune.measured import MeasuredEvaluator
 from edgeres.prune.search import Goal, Plan, Searched, search
 
@@ -260,9 +260,8 @@ def _fifteen(options: argparse.Namespace, folder: Path) -> Checkpoint:
 
 
 def _without(whole: Checkpoint, dropped: tuple[str, ...], folder: Path) -> Checkpoint:
-    spec = whole.spec.without(dropped)
     path = folder / f"{whole.spec.variant}-without-{'-'.join(dropped)}.safetensors"
-    return save_checkpoint(weights_without(load_weights(whole), spec), spec, path, stage="prune", parent=whole.sha256)
+    return checkpoint_without(whole, dropped, path)
 
 
 def _imported(file: Path, arch: str, folder: Path) -> Checkpoint:

@@ -10,13 +10,14 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgeres.core.errors import InputError
 
 log = logging.getLogger(__name__)
-SCRATCH = ".networks-"  # begins the name of a folder that is needed while a stage runs
+_SCRATCH = ".networks-"  # begins the name of a folder that is needed while a stage runs
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o666
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -72,9 +73,17 @@ def written(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def scratch_in(folder: Path) -> Iterator[Path]:
+    """A folder below `folder`, made where it is missing, for what is needed only inside the `with`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as name:
+        yield Path(name)
+
+
 def clear_left_overs(folder: Path) -> None:
     """Removes what killed calls left half-written in a folder that nobody else works in now."""
-    for path in (*folder.rglob(".*.tmp"), *folder.rglob(f"{SCRATCH}*")):
+    for path in (*folder.rglob(".*.tmp"), *folder.rglob(f"{_SCRATCH}*")):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 

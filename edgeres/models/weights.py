@@ -64,6 +64,13 @@ def load_network(checkpoint: Checkpoint) -> Network:
     return network.eval()
 
 
+def checkpoint_without(source: Checkpoint, dropped: tuple[str, ...], path: Path) -> Checkpoint:
+    """Writes `source` without the modules `dropped` to `path`: their keys are gone, nothing else changes."""
+    spec = source.spec.without(dropped)
+    weights = weights_without(load_weights(source), spec)
+    return save_checkpoint(weights, spec, path, stage="prune", parent=source.sha256)
+
+
 def weights_without(weights: Weights, spec: ModelSpec) -> Weights:
     """The entries of `weights` that the network of `spec` has, which is what dropping modules means."""
     kept = expected_shapes(spec)

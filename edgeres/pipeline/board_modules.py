@@ -25,11 +25,12 @@ from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.runs import STARTED_NAME, started_text
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
+from edgeres.costs.networks import NetworkTime, kept_networks, on_board
+from edgeres.costs.profile import ProfileTexts, latency_from_profile
+from edgeres.costs.stage import latency_table
 from edgeres.pipeline.on_board import BoardCall, home_for
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import stage_key
-from edgeres.prune.latency import latency_table
-from edgeres.prune.latency_board import NetworkTime, ProfileTexts, kept_networks, latency_from_profile, on_board
 
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
 _SHARED = {"batch", "warmup_s", "duration_s", "lock_clocks", "power_mode", "timeout_s"}

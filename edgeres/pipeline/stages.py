@@ -86,7 +86,7 @@ STAGES = {
     "depth": Stage(None, StudyFile, "study.depth:DepthConfig", "study.depth:depth"),
     "ordering": Stage(None, StudyFile, "study.ordering:OrderingConfig", "study.ordering:ordering"),
     "connect": Stage(None, StudyFile, "study.connect:ConnectConfig", "study.connect:connect"),
-    "latency": Stage(Checkpoint, LatencyTableFile, "core.records.latency:LatencyConfig", "prune.latency:latency_table"),
+    "latency": Stage(Checkpoint, LatencyTableFile, "core.records.latency:LatencyConfig", "costs.stage:latency_table"),
     "prune": Stage(Checkpoint, Checkpoint, "prune.config:PruneConfig", "prune.stage:prune", fills=("latency",)),
     "sweep": Stage(Checkpoint, SweepFile, "prune.config:SweepConfig", "prune.sweep:sweep"),
     "recover": Stage(Checkpoint, Checkpoint, "prune.config:RecoverConfig", "prune.recover:recover", fills=("teacher",)),

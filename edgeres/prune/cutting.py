@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,28 +22,20 @@ class Cut:
     warnings: tuple[str, ...] = ()
 
 
-def cut(source: Checkpoint, dropped: Sequence[str], path: Path, *, stage: str = "prune") -> Checkpoint:
-    """Writes `source` without `dropped` to `path`: the keys of these modules are gone, nothing else changes."""
-    from edgeres.models.weights import load_weights, save_checkpoint, weights_without
-
-    spec = source.spec.without(tuple(dropped))
-    weights = weights_without(load_weights(source), spec)
-    return save_checkpoint(weights, spec, path, stage=stage, parent=source.sha256)
-
-
-def cut_and_recovered(source: Checkpoint, dropped: Sequence[str], config: ChoiceConfig, path: Path) -> Cut:
-    """`cut`, and with `config.recover` the network trained back by its parent, at `path`.
+def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: ChoiceConfig, path: Path) -> Cut:
+    """`source` without `dropped`, and with `config.recover` the network trained back by its parent, at `path`.
 
     Interrupted, the same call goes on from what lies in the folder beside `path`, which is removed at the end.
     """
+    from edgeres.models.weights import checkpoint_without, save_checkpoint
+
     if not config.recover:
-        return Cut(cut(source, dropped, path))
-    from edgeres.models.weights import save_checkpoint
+        return Cut(checkpoint_without(source, dropped, path))
     from edgeres.prune.recover import clear, recovered
     from edgeres.prune.start import START_NAME
 
     folder = path.with_name(f".{path.stem}-recover")
-    bare = cut(source, dropped, folder / "dropped.safetensors")
+    bare = checkpoint_without(source, dropped, folder / "dropped.safetensors")
     try:
         done = recovered(bare, source, config.recovery(), folder)
     except InputError:

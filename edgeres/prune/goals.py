@@ -16,9 +16,9 @@ from statistics import median
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import ModelSpec
+from edgeres.costs.check import Target, target_from
+from edgeres.costs.table import AGAIN, check_table, predicted_ms
 from edgeres.prune.config import PruneConfig
-from edgeres.prune.latency_check import Target, target_from
-from edgeres.prune.latency_table import AGAIN, check_table, predicted_ms
 from edgeres.prune.plan import Goal
 
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
@@ -135,8 +135,8 @@ def _macs_from(text: str, now: int) -> float:
 
 def _macs_without(candidates: Sequence[str], spec: ModelSpec) -> dict[str, int]:
     """MACs without each candidate; modules of one shape have the same."""
+    from edgeres.costs.design import shape_classes
     from edgeres.models.weights import cost_of
-    from edgeres.prune.latency_design import shape_classes
 
     found: dict[str, int] = {}
     for names in shape_classes(spec).values():

@@ -16,13 +16,13 @@ from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.costs.check import Checked, check_prediction, target_from
+from edgeres.costs.table import check_table, doubts, predicted_ms
 from edgeres.models import check_module_names, modules_of
 from edgeres.prune.choice import Chooser, choice_notes, choice_results
 from edgeres.prune.config import PruneConfig
-from edgeres.prune.cutting import Cut, cut, cut_and_recovered
+from edgeres.prune.cutting import Cut, cut_and_recovered
 from edgeres.prune.goals import goal_from, macs_outcome, worth
-from edgeres.prune.latency_check import Checked, check_prediction, target_from
-from edgeres.prune.latency_table import check_table, doubts, predicted_ms
 from edgeres.prune.plan import Goal, Searched
 from edgeres.prune.within import leaving_some, within_loss
 
@@ -102,11 +102,13 @@ def _for_a_latency(
     source: Checkpoint, chooser: Chooser, goal: Goal, table: LatencyTable, *, target: str
 ) -> tuple[Searched, Checked]:
     """Chooses, measures what was chosen and, where it is too slow, asks for that much more and chooses again."""
+    from edgeres.models.weights import checkpoint_without
+
     wanted, nearest = target_from(target), None
     with tempfile.TemporaryDirectory(prefix="edgeres-") as name:
         for attempt in range(_ATTEMPTS):
             found = chooser.choose(goal)
-            pruned = cut(source, found.best.dropped, Path(name) / f"{attempt}.safetensors")
+            pruned = checkpoint_without(source, found.best.dropped, Path(name) / f"{attempt}.safetensors")
             checked = check_prediction(pruned, source, table, folder=Path(name), target=wanted)
             log.info("%s: %s", ", ".join(found.best.dropped), checked.line())
             missing_ms = checked.missing_ms(wanted)

@@ -11,7 +11,6 @@ of an interrupted sweep lies beside the checkpoints (rows.json) and is not done 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.errors import require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
-from edgeres.core.files import SCRATCH, csv_text, write_text
+from edgeres.core.files import csv_text, scratch_in, write_text
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency, paired_difference
+from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.prune.choice import JOURNAL_NAME, chosen_levels
 from edgeres.prune.config import SweepConfig, counts_from
-from edgeres.prune.cutting import cut, cut_and_recovered
+from edgeres.prune.cutting import cut_and_recovered
 
 if TYPE_CHECKING:
     from edgeres.bench.stage import Session
@@ -88,9 +88,11 @@ def _whole_row(source: Checkpoint, dataset: Dataset, out_dir: Path) -> SweepRow:
 
 
 def _row(source: Checkpoint, found: Found, config: SweepConfig, dataset: Dataset, out_dir: Path) -> SweepRow:
+    from edgeres.models.weights import checkpoint_without
+
     log.info("sweep: without %s", ", ".join(found.dropped))
     path = out_dir / f"drop-{len(found.dropped):02}.safetensors"
-    checkpoint = cut(source, found.dropped, path)
+    checkpoint = checkpoint_without(source, found.dropped, path)
     bare = _judged(checkpoint, dataset, out_dir)
     recovered = None
     if config.recover:
@@ -129,11 +131,10 @@ def _judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path) -> Judged:
 
 def _timed(checkpoints: Sequence[Checkpoint], out_dir: Path) -> Session:
     from edgeres.bench.stage import BenchConfig, measure
-    from edgeres.prune.shortened import as_run
+    from edgeres.costs.networks import as_executed
 
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=out_dir) as name:
-        models = as_run(checkpoints, Path(name), runtime="ort", precision="fp32", batch=1)
-        return measure(models, BenchConfig())
+    with scratch_in(out_dir) as folder:
+        return measure(as_executed(checkpoints, LatencyConfig(), folder), BenchConfig())
 
 
 def _with_latencies(

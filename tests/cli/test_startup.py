@@ -72,7 +72,7 @@ DEVICE_SIDE = (
     "edgeres.pipeline.chain",
     "edgeres.quantize.stage",
     "edgeres.prune.config",
-    "edgeres.prune.latency",
+    "edgeres.costs.stage",
     "edgeres.prune.goals",
     "edgeres.bench.versus",
     "edgeres.report.gate",

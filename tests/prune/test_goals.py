@@ -3,10 +3,10 @@ import pytest
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, ModuleCost
 from edgeres.core.statistics import Interval
+from edgeres.costs.check import target_from
 from edgeres.models.weights import cost_of
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.goals import goal_from, macs_text, worth
-from edgeres.prune.latency_check import target_from
 
 ALL = ("layer1.0", "layer2.0", "layer3.0")
 SAVED_MS = dict(zip(ALL, (0.4, 0.1, 0.2), strict=True))

@@ -9,8 +9,8 @@ from edgeres.core.metrics import Accuracy, Energy, Latency, paired_difference
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import Card, Cost, ModelSpec, Preprocess
 from edgeres.core.stage import FileRef, StageReport, write_report
+from edgeres.costs.table import summary_of
 from edgeres.models import modules_of
-from edgeres.prune.latency_table import summary_of
 from edgeres.report.rows import rows_from
 
 N = 5000

@@ -7,23 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.bench.stage import BenchConfig
-from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
-from edgeres.prune.goals import latency_goal
-from edgeres.prune.latency import latency_table
-from edgeres.prune.latency_board import (
+from edgeres.costs.check import check_prediction, target_from
+from edgeres.costs.profile import (
     ProfileTexts,
-    kept_networks,
     latency_from_profile,
-    on_board,
     table_from_profile,
     times_in,
 )
-from edgeres.prune.latency_check import check_prediction, target_from
-from edgeres.prune.latency_table import doubts, predicted_ms
+from edgeres.costs.table import doubts, predicted_ms
+from edgeres.prune.goals import latency_goal
 
 PROFILE = Path(__file__).parents[1] / "bench" / "data" / "trtexec_profile.json"
 BOARD = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
@@ -152,35 +147,6 @@ def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_m
     assert "layers of the profile add up" in doubts(table)[0]
 
 
-def test_shortened_networks_are_timed_on_the_board_in_drawn_order(checkpoint_of, spec_of, tmp_path):
-    asked: list[OnnxModel] = []
-
-    def measure_one(model):
-        asked.append(model.spec.dropped)
-        whole = 1.0 - sum(SAVED_MS[name] for name in model.spec.dropped)
-        return latency_of([whole] * 45, model.sha256), ()
-
-    config = LatencyConfig(runtime="tensorrt", networks=4, precision="int8")
-    result = latency_table(checkpoint_of(spec_of()), config, tmp_path / "out", measure=on_board(measure_one))
-    table = latency_table_from(result.output.path)
-    assert table.saved_ms == pytest.approx(SAVED_MS)
-    assert table.is_of_board
-    assert table.method == "networks"
-    assert len(asked) == 3 + 4
-    assert len(table.timed[0].rounds_ms) == 20
-    assert asked[:3] != [(), (), ()]
-    assert not any("says nothing of INT8" in note for note in result.report.notes)
-
-
-def test_every_latency_of_a_session_stands_where_its_network_does(onnx_of):
-    models = [onnx_of()] * 5
-    counter = iter(range(5))
-    session = on_board(lambda model: (latency_of([float(next(counter))] * 3), ()))(models, BenchConfig(seed=1))
-    assert sorted(latency.samples_ms[0] for latency in session.latencies) == [0, 1, 2, 3, 4]
-    assert {latency.session for latency in session.latencies} == {session.latencies[0].session}
-    assert {latency.rounds for latency in session.latencies} == {(1, 1, 1)}
-
-
 def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(onnx_of, checkpoint_of, spec_of):
     model = onnx_of()
     table = table_from_profile(model, latency_of([0.65] * 50), texts_of(*engine(model)))
@@ -200,39 +166,6 @@ def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(
         in checked.line()
     )
     assert not checked.is_open(target_from("0.6x"))
-
-
-def boards_table(checkpoint, folder, measure_one, kept):
-    config = LatencyConfig(runtime="tensorrt", networks=4)
-    return latency_table(checkpoint, config, folder, measure=on_board(measure_one, kept)).output
-
-
-def test_an_interrupted_table_goes_on_with_the_networks_that_were_timed(checkpoint_of, spec_of, tmp_path, caplog):
-    caplog.set_level("INFO", logger="edgeres")
-    checkpoint, path = checkpoint_of(spec_of()), tmp_path / "networks.json"
-    asked, interrupted_at = [], [5]
-
-    def measure_one(model):
-        if interrupted_at and len(asked) == interrupted_at[0]:
-            raise KeyboardInterrupt
-        asked.append(model.spec.dropped)
-        return latency_of([1.0 - 0.1 * len(model.spec.dropped)] * 45, model.sha256), ("doubtful",)
-
-    with pytest.raises(KeyboardInterrupt):
-        boards_table(checkpoint, tmp_path / "a", measure_one, kept_networks(path, "key"))
-    before, kept = list(asked), kept_networks(path, "key")
-    asked.clear()
-    interrupted_at.clear()
-    table = latency_table_from(boards_table(checkpoint, tmp_path / "b", measure_one, kept).path)
-    assert (len(before), kept.reused, len(asked)) == (5, 5, 2)
-    assert [one.warnings for one in kept.records.values()] == [("doubtful",)] * 7
-    assert "5 of 7 networks measured before, reused" in caplog.messages
-    assert caplog.messages[-2].startswith("network 6 of 7: ")
-    assert "s left" in caplog.messages[-1]
-    assert len(set(kept.records)) == 7
-    assert all(name.partition(" ")[2] == " ".join(one.dropped) for name, one in kept.records.items())
-    undisturbed = boards_table(checkpoint, tmp_path / "c", measure_one, None)
-    assert table.saved_ms == latency_table_from(undisturbed.path).saved_ms
 
 
 def test_tensorrt_without_a_board_is_refused():

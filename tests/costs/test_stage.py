@@ -7,8 +7,8 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
-from edgeres.prune.latency import latency_table
-from edgeres.prune.latency_table import check_table, doubts, predicted_ms
+from edgeres.costs.stage import latency_table
+from edgeres.costs.table import check_table, doubts, predicted_ms
 
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}
 WHOLE_MS = 1.0

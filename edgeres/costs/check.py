@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +27,12 @@ from edgeres.bench.stage import Session, measure
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.core.files import SCRATCH
+from edgeres.core.files import scratch_in
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.statistics import Interval, percentile_interval, ratio_interval
-from edgeres.prune.latency import Measure, session_config
-from edgeres.prune.latency_design import pooled
-from edgeres.prune.latency_table import check_table, predicted_ms
-from edgeres.prune.shortened import as_run
+from edgeres.costs.design import pooled
+from edgeres.costs.networks import Measure, as_executed, session_config
+from edgeres.costs.table import check_table, predicted_ms
 
 log = logging.getLogger(__name__)
 _TICK_MS = 0.0005  # of CUDA events, with which trtexec times. Source: CUDA Runtime API, cudaEventElapsedTime
@@ -68,13 +65,13 @@ class Checked(Record):
     dropped: tuple[str, ...]
     session: str
     machine: str
-    whole_ms: Interval | None
-    pruned_ms: Interval | None
-    ratio: Interval | None
+    whole_ms: Interval | None = None
+    pruned_ms: Interval | None = None
+    ratio: Interval | None = None
     table_whole_ms: float
     predicted_ms: Interval
     predicted_ratio: float
-    error_percent: float | None
+    error_percent: float | None = None
     warnings: tuple[str, ...] = ()
     is_measured: bool = True
     predicted_whole_ms: Interval | None = None
@@ -147,78 +144,57 @@ def check_prediction(
 
     Raises InputError if the table is not of these networks.
     """
-    check_table(table, whole.spec)
-    check_table(table, pruned.spec)
+    for network in (whole, pruned):
+        check_table(table, network.spec)
+    predicted = _predicted(pruned, whole, table)
     if table.is_of_board:
-        return _predicted(pruned, whole, table)
-    how = table.conditions
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as name:
-        models = as_run([whole, pruned], Path(name), runtime=how.runtime, precision=how.precision, batch=how.batch)
-        checked = None
+        return predicted
+    with scratch_in(folder) as place:
+        models = as_executed([whole, pruned], table.conditions, place)
         for copies in _COPIES:
-            session = measure([*models] * copies, session_config(how))
-            checked = _checked(pruned, whole, table, session)
+            checked = _measured(predicted, measure([*models] * copies, session_config(table.conditions)))
             if target is None or not checked.is_open(target):
                 break
             log.info("%s: %s", target, checked.line())
-    assert checked is not None
     return checked
 
 
 def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Checked:
-    """What the table says, in the place of a measurement that only its board could make."""
+    """What the table says, and how to measure it: only its board can, where it is of one."""
     before, after = predicted_ms(table, whole.spec.dropped), predicted_ms(table, pruned.spec.dropped)
+    finest_ms = _TICK_MS if table.is_of_board else 0.0
+    board = table.machine.partition(":")[0]
+    steps = ["edgeres export", *(["edgeres calibrate", "edgeres quantize"] if table.is_int8 else [])]
     return Checked(
-        dropped=_new(pruned, whole),
+        dropped=tuple(name for name in pruned.spec.dropped if name not in whole.spec.dropped),
         session=table.session,
         machine=table.machine,
-        whole_ms=None,
-        pruned_ms=None,
-        ratio=None,
         table_whole_ms=before.value,
-        predicted_ms=_not_finer(after),
+        predicted_ms=_not_finer(after, finest_ms),
         predicted_ratio=after.value / before.value,
-        error_percent=None,
         is_measured=False,
-        predicted_whole_ms=_not_finer(before),
+        predicted_whole_ms=_not_finer(before, finest_ms),
         engine=f"as an {table.precision} engine ({table.title})",
-        advice=_advice(table),
+        advice=f"{', '.join(steps)}, then edgeres bench --on {board}",
     )
 
 
-def _not_finer(predicted: Interval) -> Interval:
-    """The interval, not narrower than the clock that the table was measured with can tell."""
-    low, high = predicted.value - _TICK_MS, predicted.value + _TICK_MS
+def _not_finer(predicted: Interval, finest_ms: float) -> Interval:
+    """The interval, not narrower than what the clock of the table's session can tell."""
+    low, high = predicted.value - finest_ms, predicted.value + finest_ms
     return Interval(value=predicted.value, low=min(predicted.low, low), high=max(predicted.high, high))
 
 
-def _advice(table: LatencyTable) -> str:
-    """The way from the pruned checkpoint to a measurement on the table's board."""
-    name = table.machine.partition(":")[0]
-    steps = ["edgeres export", *(["edgeres calibrate", "edgeres quantize"] if table.is_int8 else [])]
-    return f"{', '.join(steps)}, then edgeres bench --on {name}"
-
-
-def _checked(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable, session: Session) -> Checked:
+def _measured(predicted: Checked, session: Session) -> Checked:
     before, after = pooled(session.latencies[::2]), pooled(session.latencies[1::2])
-    ratio, predicted = ratio_interval(before, after), predicted_ms(table, pruned.spec.dropped)
-    table_whole = predicted_ms(table, whole.spec.dropped).value
+    ratio = ratio_interval(before, after)
     return Checked(
-        dropped=_new(pruned, whole),
+        **predicted.model_dump(include={"dropped", "table_whole_ms", "predicted_ms", "predicted_ratio"}),
         session=before.session,
         machine=before.machine,
         whole_ms=percentile_interval(before, 50),
         pruned_ms=percentile_interval(after, 50),
         ratio=ratio,
-        table_whole_ms=table_whole,
-        predicted_ms=predicted,
-        predicted_ratio=predicted.value / table_whole,
-        error_percent=100 * (ratio.value / (predicted.value / table_whole) - 1),
+        error_percent=100 * (ratio.value / predicted.predicted_ratio - 1),
         warnings=tuple(session.warnings[:1]),
     )
-
-
-def _new(pruned: Checkpoint, whole: Checkpoint) -> tuple[str, ...]:
-    gone: Sequence[str] = whole.spec.dropped
-    return tuple(name for name in pruned.spec.dropped if name not in gone)

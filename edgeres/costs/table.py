@@ -15,23 +15,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeres.core.artifacts import LatencyTableFile, Model
 from edgeres.core.environment import environment
 from edgeres.core.errors import InputError
-from edgeres.core.records.latency import LatencyTable, ModuleCost
+from edgeres.core.files import write_text
+from edgeres.core.metrics import Latency
+from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable, ModuleCost
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import Interval
-from edgeres.prune.latency_design import Classes, interval_around, row_of
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.costs.design import Classes, Fit, interval_around, row_of, shape_classes
 
 AGAIN = "edgeres bench --per-module"
 _WIDE_FIT = 0.03  # relative; on an undisturbed CPU it stays near 0.01, the luck of a process start
 
 
-def module_costs(
-    spec: ModelSpec, classes: Classes, saved: Mapping[str, Interval], alone: Mapping[str, Interval]
+def classes_to_time(source: Model) -> Classes:
+    """Shape -> modules, as `shape_classes`; raises InputError if no module is left."""
+    if classes := shape_classes(source.spec):
+        return classes
+    raise InputError(f"{source.path}: {source.spec.variant} has no module left to time")
+
+
+def table_from(
+    source: Model,
+    conditions: LatencyConfig,
+    fit: Fit,
+    *,
+    whole: Latency,
+    classes: Classes,
+    alone: Mapping[str, Interval],
+) -> LatencyTable:
+    """The table of `source` with its latency `whole`; `fit` has a figure for each of `classes`, `alone` for modules."""
+    saved = {shape: fit.interval(place) for place, shape in enumerate(classes, start=1)}
+    costs = _module_costs(source.spec, saved, classes, alone)
+    return LatencyTable(
+        model_sha256=source.sha256,
+        model_name=source.path.name,
+        spec=source.spec,
+        conditions=conditions,
+        runtime=whole.runtime,
+        machine=whole.machine,
+        session=whole.session,
+        whole_ms=fit.interval(0),
+        measured_ms=percentile_interval(whole, 50),
+        rest_ms=float(fit.coefficients[0]) - sum(cost.saved_ms.value for cost in costs),
+        shapes=tuple(classes),
+        table=costs,
+        covariance=tuple(tuple(map(float, row)) for row in fit.covariance),
+        fit_error=fit.error,
+        degrees=fit.degrees,
+    )
+
+
+def _module_costs(
+    spec: ModelSpec, saved: Mapping[str, Interval], classes: Classes, alone: Mapping[str, Interval]
 ) -> tuple[ModuleCost, ...]:
     """One row per module in order of execution: what is `saved` by its class, and by itself `alone` where known."""
     from edgeres.models import modules_of
@@ -48,6 +91,15 @@ def module_costs(
         for info in modules_of(spec)
         if info.name in shape_of
     )
+
+
+def written(table: LatencyTable, recorder: Recorder, out_dir: Path) -> StageResult[LatencyTableFile]:
+    """The stage's result: out_dir/latency.json, its figures for the report, and a line for each shape."""
+    output = LatencyTableFile(out_dir / LATENCY_NAME)
+    write_text(output.path, table.model_dump_json(indent=1) + "\n")
+    recorder.results = summary_of(table) | recorder.results
+    recorder.notes[:0] = _lines_of(table)
+    return StageResult(output, recorder.finish(output))
 
 
 def predicted_ms(table: LatencyTable, dropped: Sequence[str]) -> Interval:
@@ -110,7 +162,7 @@ def summary_of(table: LatencyTable) -> dict[str, Any]:
     }
 
 
-def lines_of(table: LatencyTable) -> list[str]:
+def _lines_of(table: LatencyTable) -> list[str]:
     """One line for each shape, and what no module accounts for."""
     lines = []
     for shape, names in table.classes.items():

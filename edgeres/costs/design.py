@@ -55,7 +55,8 @@ def shape_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
         for name, unit in network.units():
             y = unit(x)
             if not unit.dropped:
-                label = f"{kinds[name]} {_shape(x.shape)} to {_shape(y.shape)}"
+                before, after = ("x".join(map(str, tensor.shape[1:])) for tensor in (x, y))
+                label = f"{kinds[name]} {before} to {after}"
                 classes.setdefault(label, []).append(name)
             x = y
     return {label: tuple(names) for label, names in classes.items()}
@@ -85,6 +86,10 @@ class Fit:
     covariance: NDArray[np.float64]
     error: float
     degrees: int
+
+    def interval(self, place: int) -> Interval:
+        """The coefficient in that place and its 95 % interval."""
+        return interval_around(float(self.coefficients[place]), math.sqrt(self.covariance[place, place]), self.degrees)
 
 
 def fitted(classes: Classes, dropped: Sequence[Sequence[str]], latency_ms: Sequence[float]) -> Fit:
@@ -152,7 +157,3 @@ def _hypercube(classes: Classes, networks: int, generator: random.Random) -> lis
 def _determinant(counts: Sequence[Sequence[int]]) -> float:
     rows = np.c_[np.ones(len(counts)), np.array(counts, float)]
     return float(np.linalg.slogdet(rows.T @ rows)[1])
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(str(size) for size in shape[1:])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeres.core.metrics import Latency
-from edgeres.prune.latency_design import (
+from edgeres.costs.design import (
     design,
     fitted,
     interval_around,

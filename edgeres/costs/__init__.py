@@ -1,0 +1,1 @@
+"""What each residual module costs by the clock."""

@@ -1,0 +1,161 @@
+"""Networks to be timed and thrown away: without some of their modules, as files that a runtime executes.
+
+They are timed here in one interleaved session, or built and timed on a board one by one (`on_board`; never run on
+hardware so far).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeres.bench.stage import BenchConfig, Session
+from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
+from edgeres.core.config import Record
+from edgeres.core.durations import text_from
+from edgeres.core.environment import default_threads
+from edgeres.core.files import write_bytes
+from edgeres.core.kept import Kept
+from edgeres.core.metrics import Latency
+from edgeres.core.progress import track
+from edgeres.core.records.latency import LatencyConfig
+
+Measure = Callable[[Sequence[Model], BenchConfig], Session]
+_ANY_AMAX = 1.0  # a clipping bound changes the numbers, not the time they take
+_OPSET = 13  # the oldest that is written: TensorRT 8.2, a Jetson Nano's, reads no newer one
+_ROUNDS = 20  # pieces in a row that a board's samples are cut into: neighbours are not independent
+_NAMED = 4  # modules of a shortened network that a line of progress names; more are counted
+log = logging.getLogger(__name__)
+
+
+def session_config(how: LatencyConfig) -> BenchConfig:
+    """The options of one session of `how`, the number of threads settled."""
+    return BenchConfig(
+        batch=how.batch,
+        threads=how.threads or default_threads(),
+        rounds=how.rounds,
+        seconds=how.seconds,
+        include_qdq=True,
+        seed=how.seed,
+    )
+
+
+def shortened(source: Checkpoint, dropped: Sequence[Sequence[str]], folder: Path) -> list[Checkpoint]:
+    """One checkpoint below `folder` for each of `dropped`, without these modules; the same names give the same file."""
+    from edgeres.models.weights import checkpoint_without
+
+    made: dict[frozenset[str], Checkpoint] = {}
+    for names in map(frozenset, dropped):
+        if names not in made:
+            path = folder / f"{len(made):02}-without-{len(names)}" / "model.safetensors"
+            made[names] = checkpoint_without(source, tuple(names), path)
+    return [made[frozenset(names)] for names in dropped]
+
+
+def as_executed(checkpoints: Sequence[Checkpoint], how: LatencyConfig, folder: Path) -> list[Model]:
+    """The checkpoints as the runtime of `how` executes them: exported below `folder`, quantized where asked for."""
+    if how.runtime == "torch":
+        return list(checkpoints)
+    made: dict[Path, Model] = {}
+    with _quiet("edgeres.export"):
+        for checkpoint in track(checkpoints, "export", len(checkpoints)):
+            if checkpoint.path not in made:
+                place = folder / f"onnx-{len(made):02}-without-{len(checkpoint.spec.dropped)}"
+                made[checkpoint.path] = _exported(checkpoint, place, how)
+    return [made[checkpoint.path] for checkpoint in checkpoints]
+
+
+def _exported(checkpoint: Checkpoint, folder: Path, how: LatencyConfig) -> OnnxModel:
+    from edgeres.export.stage import ExportConfig, export
+
+    model = export(checkpoint, ExportConfig.model_validate({"batch": how.batch, "opset": _OPSET}), folder).output
+    return _with_pairs(model) if how.precision == "int8" else model
+
+
+def _with_pairs(model: OnnxModel) -> OnnxModel:
+    """The graph with Q/DQ pairs where `edgeres quantize` puts them."""
+    from edgeres.quantize.decision import Decision
+    from edgeres.quantize.insert import with_pairs
+    from edgeres.quantize.placement import placement_of
+
+    placement = placement_of(model.proto)
+    quantized = with_pairs(model.proto, placement, Decision(dict.fromkeys(placement.observed, _ANY_AMAX)))
+    path = model.path.with_name("model.int8.onnx")
+    write_bytes(path, quantized.SerializeToString(deterministic=True))
+    return OnnxModel(path)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Only warnings of the logger `name`: its lines on dozens of throw-away files tell nobody anything."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class NetworkTime(Record):
+    """One network: what it lacks, its latency and what made it doubtful."""
+
+    dropped: tuple[str, ...]
+    latency: Latency
+    warnings: tuple[str, ...] = ()
+
+
+def kept_networks(path: Path | None, key: str) -> Kept[NetworkTime]:
+    """The networks of one plan, by place and modules lacking; the plan is drawn from the seed, so places stay."""
+    return Kept(path, key, NetworkTime)
+
+
+def on_board(
+    measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]], kept: Kept[NetworkTime] | None = None
+) -> Measure:
+    """A board in the place of this machine: `measure_one` builds one graph there and times it; latency and warnings.
+
+    The networks come in an order drawn from the seed, so that a board that warms up slows none of them in particular.
+    Those in `kept` are not measured again; each that is measured is kept at once.
+    """
+    known = kept or kept_networks(None, "")
+
+    def measure(models: Sequence[Model], config: BenchConfig) -> Session:
+        order = random.Random(config.seed).sample(range(len(models)), len(models))
+        names = [f"{place} {' '.join(model.spec.dropped)}" for place, model in enumerate(models)]
+        missing = [place for place in order if names[place] not in known.records]
+        if known.reused:
+            log.info("%d of %d networks measured before, reused", known.reused, len(models))
+        began_s = time.monotonic()
+        for done, place in enumerate(missing):
+            model, left = models[place], len(missing) - done
+            assert isinstance(model, OnnxModel)
+            left_s = (time.monotonic() - began_s) / done * left if done else None
+            _say(model, f"network {len(models) - left + 1} of {len(models)}", left_s)
+            latency, warnings = measure_one(model)
+            known.keep(names[place], NetworkTime(dropped=model.spec.dropped, latency=latency, warnings=warnings))
+        session = uuid.uuid4().hex[:12]
+        return Session(tuple(_in_session(known.records[name].latency, session) for name in names), None)
+
+    return measure
+
+
+def _say(model: OnnxModel, which: str, left_s: float | None) -> None:
+    """Which network is measured and, at the pace so far, how long the rest will take."""
+    dropped = model.spec.dropped
+    lacking = ", ".join(dropped) if len(dropped) <= _NAMED else f"{len(dropped)} modules"
+    about = "" if left_s is None else f"; about {text_from(left_s)} left"
+    log.info("%s: %s%s", which, f"without {lacking}" if dropped else "the whole network", about)
+
+
+def _in_session(latency: Latency, session: str) -> Latency:
+    """As part of `session`, its samples cut into nearly equal rounds."""
+    samples = len(latency.samples_ms)
+    pieces = min(_ROUNDS, samples)
+    rounds = tuple(samples * (i + 1) // pieces - samples * i // pieces for i in range(pieces))
+    return latency.model_copy(update={"session": session, "rounds": rounds})

@@ -1,0 +1,100 @@
+"""`edgeres bench --per-module`: what every module costs on the runtime that matters, by the clock.
+
+Networks that drop many modules at once are timed in one interleaved session with the whole network, and the saving of
+each class of equal modules is found by least squares (`design` says why, and how the networks are chosen).
+latency.json holds what `edgeres.core.records.latency.LatencyTable` describes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeres.bench.stage import Session
+from edgeres.bench.stage import measure as measure_here
+from edgeres.core.artifacts import Checkpoint, LatencyTableFile
+from edgeres.core.errors import InputError
+from edgeres.core.files import scratch_in
+from edgeres.core.records.latency import LatencyConfig, LatencyTable, Timed
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.statistics import round_medians
+from edgeres.costs.design import Classes, design, fitted, median_ms, pooled, saved_by_round
+from edgeres.costs.networks import Measure, as_executed, session_config, shortened
+from edgeres.costs.table import classes_to_time, table_from, written
+
+_WHOLES = 3  # processes of the whole network: the luck of one start would shift every ratio
+_FEWEST = 10  # shortened networks: leaves enough beyond the unknowns to estimate the error of the sum
+_WARNINGS_SHOWN = 3  # the same sentence for a dozen throw-away networks is noise
+_QDQ_NOTE = (
+    "int8: Q/DQ graphs placed for TensorRT, here on {runtime}: this says nothing of INT8 speed on a GPU;"
+    " clipping bounds are placeholders, which changes no time"
+)
+
+Sets = list[tuple[str, ...]]
+log = logging.getLogger(__name__)
+
+
+def latency_table(
+    source: Checkpoint, config: LatencyConfig, out_dir: Path, *, measure: Measure = measure_here
+) -> StageResult[LatencyTableFile]:
+    """Writes out_dir/latency.json; `measure` times model files in the place of this machine, such as a board.
+
+    Raises:
+        InputError: no module is left to drop, or int8 on torch.
+        StageError: a network cannot be loaded.
+    """
+    recorder = Recorder("latency", config, source)
+    config.check(on_board=measure is not measure_here)
+    classes = classes_to_time(source)
+    singles = [name for names in classes.values() for name in names] if config.every_module else []
+    drawn = design(classes, networks=_networks(len(classes), config), seed=config.seed)
+    sets: Sets = [*[()] * _WHOLES, *drawn, *((name,) for name in singles)]
+    log.info("latency: %d networks with modules of %d shapes", len(sets), len(classes))
+    with scratch_in(out_dir) as folder:
+        models = as_executed(shortened(source, sets, folder), config, folder)
+        session = measure(models, session_config(config))
+    table = _table(source, config, session, sets=sets, classes=classes, singles=singles)
+    recorder.results["busy_cores"] = session.busy_cores
+    if config.precision == "int8" and not table.is_of_board:
+        recorder.notes.append(_QDQ_NOTE.format(runtime=table.runtime))
+    recorder.warnings += _few(session.warnings)
+    return written(table, recorder, out_dir)
+
+
+def _networks(classes: int, config: LatencyConfig) -> int:
+    """Shortened networks to time: about two for each unknown, or as many as asked for."""
+    if config.networks is not None and config.networks <= classes:
+        raise InputError(f"--networks {config.networks} cannot tell {classes} shapes apart; use {classes + 1} or more")
+    return config.networks or max(_FEWEST, 2 * classes + 2)
+
+
+def _table(
+    source: Checkpoint, config: LatencyConfig, session: Session, *, sets: Sets, classes: Classes, singles: Sequence[str]
+) -> LatencyTable:
+    """The fit to all of the session's latencies; the last of them are without one of the `singles` each."""
+    latencies, wholes = session.latencies, session.latencies[:_WHOLES]
+    whole = pooled(wholes)
+    apart = zip(singles, latencies[len(sets) - len(singles) :], strict=True)
+    table = table_from(
+        source,
+        config.model_copy(update={"threads": whole.threads or None}),
+        fitted(classes, sets, [median_ms(latency) for latency in latencies]),
+        whole=whole,
+        classes=classes,
+        alone={name: saved_by_round(wholes, latency) for name, latency in apart},
+    )
+    timed = tuple(
+        Timed(dropped=tuple(sorted(names)), rounds_ms=tuple(map(float, round_medians(latency))))
+        for names, latency in zip(sets, latencies, strict=True)
+    )
+    return table.model_copy(update={"timed": timed})
+
+
+def _few(warnings: Sequence[str]) -> list[str]:
+    """Each once, the first few of them."""
+    different = list(dict.fromkeys(warnings))
+    if (more := len(different) - _WARNINGS_SHOWN) <= 0:
+        return different
+    last = f"{more} more networks were timed unsteadily; stop other programs and measure again"
+    return [*different[:_WARNINGS_SHOWN], last]

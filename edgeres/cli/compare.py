@@ -9,12 +9,12 @@ import click
 
 from edgeres.bench.versus import Versus, VersusConfig, versus
 from edgeres.cli.options import given, options_of
-from edgeres.cli.output import threads_text
 from edgeres.core.artifacts import MODEL_KINDS, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
 from edgeres.core.runs import run_named
 from edgeres.report.changes import RunChanges, changes_between
+from edgeres.report.wording import threads_text
 
 _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from edgeres.cli.output import p99_text
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import Interval
 from edgeres.report.boards import NO_SAMPLES
@@ -20,6 +19,7 @@ from edgeres.report.boards_text import (
     state_lines,
     top1_lines,
 )
+from edgeres.report.wording import p99_text
 
 Cell = Callable[[StageReport], str]
 

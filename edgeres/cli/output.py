@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.stage import StageReport
-from edgeres.core.statistics import P99_CALLS
-from edgeres.report.wording import size
+from edgeres.report.wording import accuracy_line, latency_line, size
 
 if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
@@ -52,34 +50,6 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
     for problem in summary.problems:
         click.echo(f"missing: {problem}", err=True)
     click.echo(f"{where}: report.html, report.md, report.json, report.csv")
-
-
-def accuracy_line(accuracy: Accuracy) -> str:
-    """`top-1 89.38 % (95 %: 88.50 to 90.20), top-5 99.50 %, n = 5000, folder:x val, onnxruntime 1.32 cpu`."""
-    low, high = accuracy.interval
-    return (
-        f"top-1 {100 * accuracy.top1:.2f} % (95 %: {100 * low:.2f} to {100 * high:.2f}), "
-        f"top-5 {100 * accuracy.top5:.2f} %, n = {accuracy.n}, {accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
-    )
-
-
-def p99_text(latency: Latency) -> str:
-    """`p99 1.500 ms`, or how many calls it takes."""
-    return f"p99 {latency.p99_ms:.3f} ms" if len(latency.samples_ms) >= P99_CALLS else f"p99 needs {P99_CALLS} calls"
-
-
-def threads_text(threads: int) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{threads} thread{'' if threads == 1 else 's'}"
-
-
-def latency_line(latency: Latency) -> str:
-    """`p50 1.234 ms, p99 1.500 ms, batch 1, n = 400, onnxruntime 1.32 cpu, 2 threads`."""
-    text = (
-        f"p50 {latency.p50_ms:.3f} ms, {p99_text(latency)}, batch {latency.batch}, "
-        f"n = {len(latency.samples_ms)}, {latency.runtime}, {threads_text(latency.threads)}"
-    )
-    return f"{text} ({latency.note})" if latency.note else text
 
 
 def _bench_lines(report: StageReport) -> list[str]:

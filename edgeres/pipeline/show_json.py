@@ -5,46 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeres.core.config import record_from_json
+from edgeres.core.config import record_from_text
 from edgeres.core.errors import InputError
+from edgeres.core.stage import StageReport
 from edgeres.core.statistics import Interval
-from edgeres.pipeline.schemas import schema_in
+from edgeres.pipeline.schemas import SCHEMAS, schema_in
+from edgeres.report.wording import accuracy_line, latency_line
+
+if TYPE_CHECKING:
+    from edgeres.core.records.latency import LatencyTable
+    from edgeres.core.records.scales import ScaleTable
+    from edgeres.core.records.sweep import Sweep
+    from edgeres.report.summary import RunSummary
+    from edgeres.study.lesion_table import LesionTable
+    from edgeres.study.result import Study
 
 _SHA_SHOWN = 12
 _NO_SUCH = "is JSON, but no file of edgeres (known: {known})"
 
-Content = dict[str, Any]
-Shown = tuple[Content, tuple[str, ...]]
 
-
-def json_exhibit(path: Path) -> Shown:
+def json_exhibit(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the file's content, lines about it); raises InputError if it is absent, damaged or of no known kind."""
-    content = _content_of(path)
-    name = schema_in(content)
-    if name == "manifest":
-        raise InputError(f"{path} is an engine's manifest under another name; call it as the plan, and .json")
-    if name not in _READERS:
-        raise InputError(f"{path} {_NO_SUCH.format(known=', '.join(_READERS))}")
-    return {"file": str(path), **content}, (f"{path}", *_READERS[name](path))
-
-
-def _content_of(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
     except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not readable JSON, damaged or cut off: {err}") from err
+    name = schema_in(content)
+    if name == "manifest":
+        raise InputError(f"{path} is an engine's manifest under another name; call it as the plan, and .json")
+    if name not in _READERS:
+        raise InputError(f"{path} {_NO_SUCH.format(known=', '.join(_READERS))}")
+    record = record_from_text(SCHEMAS[name].kind(), text, str(path))
+    return {"file": str(path), **content}, (f"{path}", *_READERS[name](record))
 
 
-def _scales(path: Path) -> Iterable[str]:
-    from edgeres.core.records.scales import ScaleTable
-
-    table = record_from_json(ScaleTable, path)
+def _scales(table: ScaleTable) -> Iterable[str]:
     yield f"scales of {len(table.tensors)} tensors for the ONNX file {_short(table.model_sha256)}"
     yield f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}"
     yield "amax by method:"
@@ -55,26 +57,19 @@ def _scales(path: Path) -> Iterable[str]:
     yield from aligned(["tensor", "min", "max", *table.methods], rows)
 
 
-def _lesions(path: Path) -> Iterable[str]:
-    from edgeres.study.lesion_table import LesionTable
-
-    table = record_from_json(LesionTable, path)
-    accuracy = table.whole.accuracy
+def _lesions(table: LesionTable) -> Iterable[str]:
     yield f"lesions of {table.network or 'a network'}, checkpoint {_short(table.model_sha256)}"
-    yield f"whole: top-1 {100 * accuracy.top1:.2f} %, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
+    yield f"whole: {accuracy_line(table.whole.accuracy)}"
     rows = [
-        [one.module, one.kind, f"{one.change_points:+.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
+        [one.module, one.kind, f"{one.cost_points[0]:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
         for one in table.table
     ]
-    yield from aligned(["without", "kind", "points", "95 %", "KL"], rows)
+    yield from aligned(["without", "kind", "points lost", "95 %", "KL"], rows)
     for claim in table.claims:
         yield f"{claim.claim} ({claim.source}): {claim.verdict}, {claim.because}"
 
 
-def _latencies(path: Path) -> Iterable[str]:
-    from edgeres.core.records.latency import LatencyTable
-
-    table = record_from_json(LatencyTable, path)
+def _latencies(table: LatencyTable) -> Iterable[str]:
     kept = table.conditions
     yield f"latency of every module of {table.spec.variant}, checkpoint {_short(table.model_sha256)}"
     yield f"{table.runtime}, batch {kept.batch}, {kept.threads or 'all'} threads, {kept.precision}, {table.machine}"
@@ -83,10 +78,7 @@ def _latencies(path: Path) -> Iterable[str]:
     yield from aligned(["module", "kind", "shape", "saves ms", "95 %"], rows)
 
 
-def _study(path: Path) -> Iterable[str]:
-    from edgeres.study.result import Study
-
-    study = record_from_json(Study, path)
+def _study(study: Study) -> Iterable[str]:
     yield f"study {study.name}: {study.verdict}"
     yield f"claim: {study.claim} ({study.source})"
     yield f"because: {study.because}"
@@ -95,10 +87,7 @@ def _study(path: Path) -> Iterable[str]:
     yield f"{len(study.rows)} rows in the .csv file beside it"
 
 
-def _sweep(path: Path) -> Iterable[str]:
-    from edgeres.core.records.sweep import Sweep
-
-    sweep = record_from_json(Sweep, path)
+def _sweep(sweep: Sweep) -> Iterable[str]:
     yield f"sweep of checkpoint {_short(sweep.model_sha256)}, recovered by {', '.join(sweep.recover) or 'nothing'}"
     yield f"{sweep.runtime}, batch {sweep.batch}, {sweep.threads} threads, {sweep.machine}"
     rows = [
@@ -115,10 +104,7 @@ def _sweep(path: Path) -> Iterable[str]:
     yield from aligned(["drop", "top-1", "points", "MACs", "p50 ms", "modules"], rows, ends_in_words=True)
 
 
-def _stage_report(path: Path) -> Iterable[str]:
-    from edgeres.core.stage import StageReport
-
-    report = record_from_json(StageReport, path)
+def _stage_report(report: StageReport) -> Iterable[str]:
     yield f"report of the stage {report.stage}, {report.created}, {report.duration_s:.1f} s"
     yield f"machine: {report.environment.machine}"
     for name, ref in (("source", report.source), ("output", report.output)):
@@ -126,18 +112,12 @@ def _stage_report(path: Path) -> Iterable[str]:
             yield f"{name}: {ref.path} ({_short(ref.sha256)}, {ref.size_bytes:,} bytes)"
     options = {name: value for name, value in report.config.items() if value not in (None, [], "")}
     yield f"options: {', '.join(f'{name} {value}' for name, value in options.items()) or 'none'}"
-    for accuracy in report.accuracy:
-        judged = f"{accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
-        yield f"top-1 {100 * accuracy.top1:.2f} %, n = {accuracy.n:,}, {judged}"
-    for latency in report.latency:
-        yield f"p50 {latency.p50_ms:.3f} ms, p99 {latency.p99_ms:.3f} ms, batch {latency.batch}, {latency.runtime}"
+    yield from map(accuracy_line, report.accuracy)
+    yield from map(latency_line, report.latency)
     yield from (f"warning: {warning}" for warning in report.warnings)
 
 
-def _run_report(path: Path) -> Iterable[str]:
-    from edgeres.report.summary import RunSummary
-
-    summary = record_from_json(RunSummary, path)
+def _run_report(summary: RunSummary) -> Iterable[str]:
     yield f"report of the run {summary.run}: {summary.headline}"
     yield from (f"  {row.path}: {row.what or row.stage}" for row in summary.rows)
 
@@ -172,7 +152,7 @@ def _range(figure: Interval) -> str:
     return f"{figure.low:.4f} to {figure.high:.4f}"
 
 
-_READERS: dict[str, Callable[[Path], Iterable[str]]] = {
+_READERS: dict[str, Callable[[Any], Iterable[str]]] = {
     "scales": _scales,
     "lesions": _lesions,
     "latencies": _latencies,

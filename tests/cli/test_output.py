@@ -2,9 +2,10 @@
 
 import pytest
 
-from edgeres.cli.output import print_result, threads_text
+from edgeres.cli.output import print_result
 from edgeres.core.config import Config
 from edgeres.core.stage import Recorder
+from edgeres.report.wording import threads_text
 
 
 def printed(capsys, **results):

@@ -20,5 +20,5 @@ class Lesion(Record):
     @property
     def cost_points(self) -> tuple[float, float, float]:
         """Top-1 lost without it, and the bounds of its 95 % interval."""
-        cost = -self.change_points
+        cost = 0.0 - self.change_points  # not -0.0
         return cost, cost - self.half_width_points, cost + self.half_width_points

@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.report.precision import OUTSIDE, as_label, drawing_of, module_precisions
+from edgeres.pipeline.show import drawing_of
+from edgeres.pipeline.show_model import OUTSIDE, as_label, module_precisions
 
 
 def weight(name, dtype=np.float32):

@@ -12,6 +12,7 @@ from edgeres.core.spec import ModelSpec as ModelSpec
 from edgeres.core.spec import Preprocess as Preprocess
 from edgeres.core.stage import StageReport as StageReport
 from edgeres.core.stage import StageResult as StageResult
+from edgeres.costs.stage import latency_table as latency_table
 from edgeres.data import Dataset as Dataset
 from edgeres.data import dataset_from as dataset_from
 from edgeres.evaluate.stage import EvalConfig as EvalConfig
@@ -25,7 +26,6 @@ from edgeres.models.importing import import_checkpoint as import_checkpoint
 from edgeres.prune.config import PruneConfig as PruneConfig
 from edgeres.prune.config import RecoverConfig as RecoverConfig
 from edgeres.prune.config import SweepConfig as SweepConfig
-from edgeres.prune.latency import latency_table as latency_table
 from edgeres.prune.recover import recover as recover
 from edgeres.prune.stage import prune as prune
 from edgeres.prune.sweep import sweep as sweep

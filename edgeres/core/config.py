@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -93,11 +93,24 @@ def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options
     except ValidationError as err:
         raise InputError(f"{where}: {_first_problem(err, kind, as_options=as_options)}") from err
     for name, value in config:
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, (int, float)) and (bounds := _outside(name, number)):
-                shown = f"--{name.replace('_', '-')}" if as_options else name
-                raise InputError(f"{where}: {shown}: {bounds}, got {number}")
+        if problem := _problem_of(kind, name, value):
+            shown = f"--{name.replace('_', '-')}" if as_options else name
+            raise InputError(f"{where}: {shown}: {problem}")
     return config
+
+
+def _problem_of(kind: type[BaseModel], name: str, value: Any) -> str:
+    """What no type of a field says: a number that is too large, or what a list of options has twice.
+
+    Options are the fields that are described. Numbers with fractions may be equal, as the mean of each channel.
+    """
+    values = value if isinstance(value, tuple) else (value,)
+    for one in values:
+        if isinstance(one, (int, float)) and (bounds := _outside(name, one)):
+            return f"{bounds}, got {one}"
+        if not isinstance(one, float) and values.count(one) > 1 and kind.model_fields[name].description:
+            return f"names {one} twice; once is enough"
+    return ""
 
 
 def _outside(name: str, number: float) -> str:
@@ -130,13 +143,6 @@ def record_from_text(kind: type[R], text: bytes | str, where: str) -> R:
             advice = "upgrade edgeres, or make the file again with this one"
             raise InputError(f"{where}{part} was written by a later edgeres: {first['msg']}; {advice}") from err
         raise InputError(f"{where} is not a readable {kind.__name__}: {_first_problem(err, kind)}") from err
-
-
-def refuse_doubles(names: Sequence[str], option: str) -> None:
-    """Raises InputError if a name stands twice in the list given as `option`."""
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{option} names {name} twice; once is enough")
 
 
 def refuse_needless(config: Config, given: Iterable[str], where: str) -> None:

@@ -17,6 +17,8 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import Interpolation, ModelSpec, Preprocess
 
 M = TypeVar("M", bound=Model)
+_LEAST_PIXELS = 4  # what the strides of a CIFAR network multiply to: of fewer pixels they leave nothing
+_MOST_PIXELS = 4096  # from here the first feature map alone takes 1 GiB an image: 4096^2 x 16 x 4 bytes (resnet20)
 FitOption = Literal["crop", "squash", "letterbox", "none"]  # none is a crop without a resize
 
 
@@ -106,6 +108,20 @@ def preprocess_from(
     check_crop(resize, side)
     values = {**dict(base), **said, "fit": "crop" if fit == "none" else fit, "resize": resize}
     return config_from(Preprocess, values, "preprocessing")
+
+
+def check_pixels(name: str, side: int | None) -> None:
+    """Raises InputError if the option `name` gives images too few or too many pixels a side."""
+    if side is not None and side < _LEAST_PIXELS:
+        raise InputError(
+            f"--{name} {side}: images of fewer than {_LEAST_PIXELS} pixels a side are not taken, the strides leave"
+            " nothing of them"
+        )
+    if side is not None and side > _MOST_PIXELS:
+        raise InputError(
+            f"--{name} {side}: at most {_MOST_PIXELS} pixels a side are taken; of an image that large one feature map"
+            " fills a GiB of memory"
+        )
 
 
 def check_crop(resize: int | None, side: int | None) -> None:

@@ -13,7 +13,7 @@ from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.stated import FeedOptions, check_crop, preprocess_from
+from edgeres.core.stated import FeedOptions, check_crop, check_pixels, preprocess_from
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _COLOURS = 3
 _OF_THE_INPUT = (*FeedOptions.model_fields, "size", "labels")
-_LEAST_PIXELS = 4  # what the strides of a CIFAR network multiply to: of fewer pixels they leave nothing
-_MOST_PIXELS = 4096  # from here the first feature map alone takes 1 GiB an image: 4096^2 x 16 x 4 bytes (resnet20)
 
 
 class ImportConfig(FeedOptions):
@@ -49,20 +47,11 @@ class ImportConfig(FeedOptions):
         if not self.file.is_file():
             raise InputError(f"{self.file} {'is a folder' if self.file.is_dir() else 'does not exist'}")
         check_content(self.file)
-        for name, pixels in (("size", self.size), ("resize", self.resize)):
-            if pixels is not None and not _LEAST_PIXELS <= pixels <= _MOST_PIXELS:
-                raise InputError(f"--{name} {pixels}: {_out_of_range(pixels)}")
+        check_pixels("size", self.size)
+        check_pixels("resize", self.resize)
         check_crop(self.resize, self.size)
         if self.arch is not None:
             spec_from_arch(self.arch, num_classes=2)
-
-
-def _out_of_range(pixels: int) -> str:
-    if pixels < _LEAST_PIXELS:
-        return f"images of fewer than {_LEAST_PIXELS} pixels a side are not taken, the strides leave nothing of them"
-    return (
-        f"at most {_MOST_PIXELS} pixels a side are taken; of an image that large one feature map fills a GiB of memory"
-    )
 
 
 def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:

@@ -162,8 +162,6 @@ class PruneConfig(ChoiceConfig):
                 "say exactly one of --drop K, --modules layer2.1,layer3.4, --target-latency 3ms, --macs 0.5x,"
                 f" --max-loss 0.5 (or --sweep 1..12); got {shown}"
             )
-        if len(set(self.modules)) < len(self.modules):
-            raise InputError(f"--modules names one twice: {', '.join(self.modules)}")
         if both := sorted({*self.modules} & {*self.keep}):
             raise InputError(f"{', '.join(both)} cannot be both in --modules and in --keep")
         if self.data is None and (not self.modules or self.recover):

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup, name_from_file, resolve
 from edgeres.core.records.scales import ScaleTable
@@ -151,8 +150,7 @@ def improved(
 
 
 def check_improvements(names: tuple[str, ...]) -> None:
-    """Raises InputError for a name that is not known or stands there twice."""
-    refuse_doubles(names, "--improve")
+    """Raises InputError for a name that is not known."""
     if "equalize" in names:
         raise InputError("--improve equalize is gone; channels does what it did")
     for name in names:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from edgeres.core.artifacts import SCALED_KEY, OnnxModel
-from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.names import lookup
 from edgeres.core.stage import Recorder, StageResult
@@ -69,7 +68,6 @@ class QatConfig(LoopConfig):
         """The calibrator exists and something is learned from."""
         lookup(CALIBRATORS, self.method, "calibrator")
         check_improvements(self.improve)
-        refuse_doubles(self.improve, "--improve")
         if "rounding" in self.improve:
             raise InputError("--improve rounding fixes the weights that are to be trained; leave it out")
         if not (self.distill or self.finetune):

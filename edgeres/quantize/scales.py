@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
-from edgeres.core.config import refuse_doubles
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import lookup
@@ -56,8 +55,7 @@ class CalibrateConfig(InputOptions):
     download: bool = Field(False, description="fetch the data set if it is not here")
 
     def check(self) -> None:
-        """The methods exist, each once, and TensorRT of the version reads caches."""
-        refuse_doubles(self.methods, "--methods")
+        """The methods exist, and TensorRT of the version reads caches."""
         for method in self.methods:
             lookup(CALIBRATORS, method, "calibrator")
         if self.trt_cache is not None:

@@ -12,6 +12,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.stated import check_pixels
 from edgeres.models.family import Ordering
 from edgeres.train.config import LoopConfig
 
@@ -39,7 +40,7 @@ class TrainConfig(LoopConfig):
     width: int | None = Field(default=None, ge=1, description="channels of the first stage")
     layers: int | None = Field(default=None, ge=1, le=64, description="layers in a module")
     bottleneck: bool | None = Field(default=None, description="1x1, 3x3, 1x1 modules")
-    image_size: int | None = Field(default=None, ge=1, description="side of the input in pixels")
+    image_size: int | None = Field(default=None, description="side of the input in pixels")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share given to all classes")
     stochastic_depth: float = Field(default=0.0, ge=0, lt=1, description="chance of skipping the last module")
     teacher: Path | None = Field(default=None, description="checkpoint to distil from")
@@ -53,6 +54,7 @@ class TrainConfig(LoopConfig):
         from edgeres.models import spec_from_arch
 
         spec_from_arch(self.arch, num_classes=2, options=_options(self))
+        check_pixels("image-size", self.image_size)
         if self.teacher is not None and not self.teacher.is_file():
             raise InputError(f"the teacher {self.teacher} does not exist")
 

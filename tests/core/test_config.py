@@ -12,7 +12,6 @@ from edgeres.core.config import (
     Record,
     config_from,
     record_from_json,
-    refuse_doubles,
     refuse_needless,
     toml_from,
 )
@@ -32,6 +31,13 @@ class Needy(Config):
 
     def needless(self):
         return {} if self.cache else {"cache_size": "it is the size of --cache"}
+
+
+class Lists(Config):
+    sizes: tuple[int, ...] = Field((), description="of batches")
+    names: tuple[str, ...] = Field((), description="of modules")
+    mean: tuple[float, ...] = Field((), description="per channel")
+    classes: tuple[str, ...] = ()  # no option: it is not described
 
 
 class Numbers(Config):
@@ -69,10 +75,14 @@ def test_an_empty_list_is_refused_in_plain_words():
         config_from(Needy, {"names": ""}, "here", as_options=True)
 
 
-def test_a_name_given_twice_is_refused():
-    with pytest.raises(InputError, match="--names names a twice"):
-        refuse_doubles(("a", "b", "a"), "--names")
-    refuse_doubles(("a", "b"), "--names")
+@pytest.mark.parametrize("as_options", [True, False])
+def test_what_a_list_of_options_has_twice_is_refused_and_equal_fractions_are_not(as_options):
+    where = r"here: --sizes" if as_options else "here: sizes"
+    with pytest.raises(InputError, match=f"^{where}: names 8 twice; once is enough$"):
+        config_from(Lists, {"sizes": "8,1,8"}, "here", as_options=as_options)
+    with pytest.raises(InputError, match="names a twice"):
+        config_from(Lists, {"names": "a, b,a"}, "here", as_options=as_options)
+    config_from(Lists, {"mean": "0.5,0.5", "classes": ("crane", "crane")}, "here", as_options=as_options)
 
 
 def test_an_option_that_changes_nothing_is_refused_only_if_the_user_gave_it():

@@ -53,8 +53,6 @@ def test_bad_input_is_refused_in_one_line(calibrated, onnx_of, tmp_path):
         qat(onnx_of(seed=3), config_of(scales), tmp_path / "out")
     with pytest.raises(InputError, match="no scale table"):
         qat(source, config_of(None), tmp_path / "out")
-    with pytest.raises(InputError, match="names bias twice"):
-        qat(source, config_of(scales, improve=("bias", "bias")), tmp_path / "out")
     with pytest.raises(InputError, match="nothing to learn from"):
         qat(source, config_of(scales, distill=0), tmp_path / "out")
     quantized = qat(source, config_of(scales, images=70, epochs=1), tmp_path / "done").output

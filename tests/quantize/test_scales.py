@@ -75,7 +75,6 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_other_images(onnx_of
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"methods": ("mse", "minmax", "mse")}, "--methods names mse twice"),
         ({"methods": ("minmax", "entropi")}, "unknown calibrator 'entropi'; did you mean entropy"),
         ({"trt_cache": "11.0"}, "TensorRT 11.0 reads no calibration cache of this kind"),
         ({"trt_cache": "8.6", "methods": ("minmax",)}, "--trt-method mse is not among --methods minmax"),

@@ -237,6 +237,18 @@ def run_of() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def found_of() -> Callable[..., Any]:
+    """`found_of(model="NVIDIA Jetson Orin NX 16GB")`: what an agent finds on a board that says nothing else."""
+    from edgeres.bench.board_answers import BoardFound
+
+    silent = dict.fromkeys(
+        ("model", "l4t", "jetpack", "cuda", "capability", "power_mode", "gpu_clock", "trtexec", "tegrastats")
+    )
+    empty: dict[str, Any] = {"compatible": (), "packages": {}, "power_modes": {}, "fan": {}, "python": "3.10.12"}
+    return lambda **said: BoardFound.model_validate({**silent, **empty, **said})
+
+
+@pytest.fixture(scope="session")
 def hosts() -> ModuleType:
     """tests/bench/hosts.py: an ssh server with a pretend Jetson behind it."""
     spec = importlib.util.spec_from_file_location("hosts", Path(__file__).parent / "bench" / "hosts.py")

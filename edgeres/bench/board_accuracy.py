@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.bench.board_answers import EvalDone
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError
@@ -43,6 +44,7 @@ PART_BYTES = 16 << 20  # kept in memory; a lost connection repeats at most the p
 _BYTES = 256
 _HERE_BATCH = 250
 _TOP = 5
+_FLOAT_BYTES = 4
 
 
 @dataclass
@@ -94,18 +96,19 @@ class Judged:
 
     logits: Logits
     labels: NDArray[np.int64]
-    answer: dict[str, Any]
+    answer: EvalDone
 
 
 def judged(session: Session, engine: str, batch: int, split: Split, folder: str, *, timeout_s: int) -> Judged:
     """Runs the engine over the images in `folder` on the board; raises DeviceError if its logits cannot be used."""
     words = ["--engine", engine, "--images", folder, "--batch", str(batch), "--logits", f"{session.folder}/logits.bin"]
     words += ["--timeout-s", str(timeout_s)]
-    answer = session.agent("eval", *words)
-    content = session.read("logits.bin", answer["logits_sha256"])
-    logits = np.frombuffer(content, "<f4").reshape(answer["n"], answer["classes"])
-    if len(logits) != len(split):
-        raise DeviceError(f"{session.board.name}: logits of {len(logits)} images came back, {len(split)} were sent")
+    answer = session.agent(EvalDone, *words, takes_s=timeout_s)
+    if answer.n != len(split):
+        raise DeviceError(f"{session.board.name}: logits of {answer.n} images came back, {len(split)} were sent")
+    size = _FLOAT_BYTES * answer.n * answer.classes
+    content = session.read("logits.bin", answer.logits_sha256, size)
+    logits = np.frombuffer(content, "<f4").reshape(answer.n, answer.classes)
     if not np.isfinite(logits).all():
         raise DeviceError(f"{session.board.name}: the engine gives logits that are not finite")
     return Judged(logits.astype(np.float32), split.labels, answer)

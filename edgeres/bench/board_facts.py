@@ -5,10 +5,11 @@ And what can be told from it to go wrong there before anything is sent.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from edgeres.bench.board_answers import BoardFound, JobDone, plain
 from edgeres.bench.board_session import Session
-from edgeres.bench.devices import device_at
 from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.doctor import Check
@@ -19,41 +20,11 @@ from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.plan import plan_header
 from edgeres.runtime.preflight import Host
 
-_PACKAGE = "libnvinfer-bin"  # the Debian package whose version is TensorRT's
 _RELEASE_PARTS = 3
 _USUAL_OPSET = 17  # of edgeres export
 _PAIRS_OPSET = 13  # the first with scales per channel
 _HALF_SCALES_OPSET = 19  # the first whose scales may be float16
 _EXPORTED_OPSET = 20  # the newest that edgeres export writes
-
-
-class BoardFound(Record):
-    """What the agent finds on a board; None or empty where the board does not say it.
-
-    `packages`: versions of the Debian packages that name a JetPack. `power_mode`: name and id, `power_modes`: ids by
-    name. `capability`: what the CUDA driver says; `target` is made of it, otherwise of the catalogue of devices.
-    `left`: what a run that was killed has set and not put back, with the command that does.
-    `gpu_clock`: mhz, min_mhz, max_mhz and is_locked. `fan`: what it is told (pwm, 0 to 255) and does (rpm).
-    """
-
-    schema_version: int = 1
-    model: str | None
-    compatible: tuple[str, ...]
-    l4t: str | None
-    jetpack: str | None
-    packages: dict[str, str]
-    cuda: str | None
-    capability: str | None
-    target: str | None = None
-    tensorrt: str | None = None
-    power_mode: dict[str, str | int] | None
-    power_modes: dict[str, int]
-    gpu_clock: dict[str, int | bool] | None
-    fan: dict[str, int]
-    trtexec: str | None
-    tegrastats: str | None
-    python: str
-    left: tuple[str, ...] = ()
 
 
 class BoardDiagnosis(Record):
@@ -64,20 +35,24 @@ class BoardDiagnosis(Record):
     checks: tuple[Check, ...]
 
 
-def facts_of(session: Session, measured: dict[str, Any]) -> dict[str, Any]:
-    """What a report keeps of the board; `measured` is the agent's answer to measure, build or eval.
+def facts_of(session: Session, done: JobDone) -> dict[str, Any]:
+    """What a report keeps of the board; `done` is what was done there.
 
-    The board is asked anew where the answer does not say it: the job may have put back a power mode left by another.
+    The board is asked anew where that does not say it: the job may have put back a power mode left by another.
     """
-    found = measured.get("board") or session.agent("detect")
-    shared = ("model", "jetpack", "l4t", "cuda", "power_mode", "gpu_clock", "fan", "python")
+    found = done.board or session.agent(BoardFound)
+    is_locked = found.gpu_clock is not None and found.gpu_clock.is_locked
     return {
         "name": session.board.name,
-        **{name: found.get(name) for name in shared},
-        "tensorrt": release_of(measured.get("tensorrt")),
-        "gpu": measured.get("gpu"),
-        "target": target_of(found),
-        "clocks_locked": bool((found.get("gpu_clock") or {}).get("is_locked")) or bool(measured.get("clocks_locked")),
+        **{name: getattr(found, name) for name in ("model", "jetpack", "l4t", "cuda")},
+        "power_mode": plain(found.power_mode),
+        "gpu_clock": plain(found.gpu_clock),
+        "fan": found.fan,
+        "python": found.python,
+        "tensorrt": release_of(done.tensorrt),
+        "gpu": done.gpu,
+        "target": found.target,
+        "clocks_locked": is_locked or done.clocks_locked,
     }
 
 
@@ -93,32 +68,23 @@ def machine_of(facts: dict[str, Any]) -> str:
     return f"{facts['name']}: {', '.join(parts)}"
 
 
-def target_of(found: dict[str, Any]) -> str | None:
-    """Such as sm87: what the driver says, otherwise the catalogue."""
-    if found.get("capability"):
-        return "sm" + str(found["capability"]).replace(".", "")
-    known = device_at(found)
-    return known.target if known else None
-
-
-def opsets_of(found: dict[str, Any]) -> tuple[str, int] | None:
+def opsets_of(found: BoardFound) -> tuple[str, int] | None:
     """The board's TensorRT and the newest ONNX opset it reads; None where the version is not told."""
-    version = tensorrt_of(found)
-    newest = newest_opset(version) if version else None
-    return (version, newest) if version and newest else None
+    newest = newest_opset(found.tensorrt) if found.tensorrt else None
+    return (found.tensorrt, newest) if found.tensorrt and newest else None
 
 
-def host_of(session: Session, plan: Any) -> Host:
+def host_of(session: Session, plan: Path) -> Host:
     """The board as the preflight of the engine at `plan` sees it.
 
     A version the board does not tell is taken to be the engine's: then TensorRT itself judges it. Raises DeviceError if
     the board's GPU is unknown.
     """
-    found, target = session.found, target_of(session.found)
-    if target is None:
+    found = session.found
+    if found.target is None:
         raise DeviceError(f"{session.board.name}: which GPU it has is unknown; is it a Jetson? (edgeres board check)")
-    gpu = Gpu(target, str(found.get("model") or target), str(found.get("cuda") or ""))
-    return Host(session.system, gpu, {"tensorrt": tensorrt_of(found) or plan_header(plan).version})
+    gpu = Gpu(found.target, found.model or found.target, found.cuda or "")
+    return Host(session.system, gpu, {"tensorrt": found.tensorrt or plan_header(plan).version})
 
 
 def check_opset(session: Session, model: OnnxModel) -> None:
@@ -143,16 +109,16 @@ def without_int8(session: Session, model: Model) -> list[str]:
 
     It is no refusal: TensorRT decides what it makes of the file there, which was never seen.
     """
-    device = device_at(session.found)
+    device = session.found.device
     if device is None or device.int8 != "none" or "int8" not in model.precision:
         return []
-    lacks = f"{device.title} ({target_of(session.found)}) has no INT8: quantizing gains nothing there"
+    lacks = f"{device.title} ({session.found.target}) has no INT8: quantizing gains nothing there"
     return [f"{lacks}, and these are not the figures of INT8; take float16: edgeres export CHECKPOINT --half"]
 
 
 def check_power_mode(session: Session, asked: str) -> None:
     """Raises InputError for a power mode that is not in the board's own list, by name or id."""
-    modes: dict[str, int] = session.found.get("power_modes") or {}
+    modes = session.found.power_modes
     if not modes or asked in {*modes, *map(str, modes.values())}:
         return
     listed = ", ".join(f"{name} ({number})" for name, number in sorted(modes.items(), key=lambda pair: pair[1]))
@@ -164,53 +130,46 @@ def release_of(version: str | None) -> str | None:
     return ".".join(version.split(".")[:_RELEASE_PARTS]) if version else None
 
 
-def tensorrt_of(found: dict[str, Any]) -> str | None:
-    """10.3.0.30 of the package version 10.3.0.30-1+cuda12.5; None where there is none."""
-    version = (found.get("packages") or {}).get(_PACKAGE)
-    return str(version).partition("-")[0] if version else None
-
-
-def board_found(found: dict[str, Any]) -> BoardFound:
-    """What the agent found, with what follows from it."""
-    return BoardFound.model_validate({**found, "target": target_of(found), "tensorrt": tensorrt_of(found)})
-
-
-def checks_of(found: dict[str, Any]) -> tuple[Check, ...]:
+def checks_of(found: BoardFound) -> tuple[Check, ...]:
     """What the board can do, each line with what to install."""
     return (
         _model(found),
         _jetpack(found),
         _onnx(found),
         _int8(found),
-        _tool(found, "trtexec", "builds and times engines", "on the board: sudo apt install libnvinfer-bin"),
-        _tool(found, "tegrastats", "power, clocks, temperatures", "it is part of JetPack; without it: no energy"),
+        _tool(found.trtexec, "trtexec", "builds and times engines", "on the board: sudo apt install libnvinfer-bin"),
+        _tool(
+            found.tegrastats,
+            "tegrastats",
+            "power, clocks, temperatures",
+            "it is part of JetPack; without it: no energy",
+        ),
         _power_mode(found),
         _clock(found),
         *_left(found),
     )
 
 
-def _model(found: dict[str, Any]) -> Check:
-    known = device_at(found)
-    name = found.get("model") or "unknown"
+def _model(found: BoardFound) -> Check:
+    known = found.device
+    name = found.model or "unknown"
     if known is None:
         return Check(name="board", status="info", detail=f"{name}: not in the catalogue (edgeres ls devices)")
     return Check(name="board", status="ok", detail=f"{name} ({known.name}, {known.target})")
 
 
-def _jetpack(found: dict[str, Any]) -> Check:
-    tensorrt = tensorrt_of(found)
+def _jetpack(found: BoardFound) -> Check:
     parts = [
-        f"JetPack {found.get('jetpack') or 'unknown'}",
-        f"L4T {found.get('l4t') or 'unknown'}",
-        f"CUDA {found.get('cuda') or 'unknown'}",
-        f"TensorRT {tensorrt or 'unknown until an engine is built'}",
-        f"Python {found.get('python')}",
+        f"JetPack {found.jetpack or 'unknown'}",
+        f"L4T {found.l4t or 'unknown'}",
+        f"CUDA {found.cuda or 'unknown'}",
+        f"TensorRT {found.tensorrt or 'unknown until an engine is built'}",
+        f"Python {found.python}",
     ]
-    return Check(name="software", status="ok" if found.get("l4t") else "info", detail=", ".join(parts))
+    return Check(name="software", status="ok" if found.l4t else "info", detail=", ".join(parts))
 
 
-def _onnx(found: dict[str, Any]) -> Check:
+def _onnx(found: BoardFound) -> Check:
     opsets = opsets_of(found)
     if opsets is None:
         return Check(name="onnx", status="info", detail="unknown which opsets TensorRT reads here")
@@ -221,8 +180,8 @@ def _onnx(found: dict[str, Any]) -> Check:
     return Check(name="onnx", status="info", detail=newest, remedy=remedy)
 
 
-def _int8(found: dict[str, Any]) -> Check:
-    known = device_at(found)
+def _int8(found: BoardFound) -> Check:
+    known = found.device
     if known is None:
         return Check(name="int8", status="info", detail="unknown: the board is not in the catalogue")
     if known.int8 == "none":
@@ -231,31 +190,30 @@ def _int8(found: dict[str, Any]) -> Check:
     return Check(name="int8", status="ok", detail=known.int8)
 
 
-def _tool(found: dict[str, Any], name: str, use: str, remedy: str) -> Check:
-    if found.get(name):
-        return Check(name=name, status="ok", detail=f"{found[name]}: {use}")
+def _tool(path: str | None, name: str, use: str, remedy: str) -> Check:
+    if path:
+        return Check(name=name, status="ok", detail=f"{path}: {use}")
     return Check(name=name, status="missing", detail=f"not found: no {use}", remedy=remedy)
 
 
-def _power_mode(found: dict[str, Any]) -> Check:
-    mode, modes = found.get("power_mode"), found.get("power_modes") or {}
-    text = f"{mode['name']} (id {mode['id']})" if mode else "unknown"
-    others = ", ".join(modes)
+def _power_mode(found: BoardFound) -> Check:
+    mode, others = found.power_mode, ", ".join(found.power_modes)
+    text = f"{mode.name} (id {mode.id})" if mode else "unknown"
     return Check(name="power mode", status="info", detail=text + (f"; there are {others}" if others else ""))
 
 
-def _left(found: dict[str, Any]) -> list[Check]:
-    texts = [str(line).partition("; ") for line in found.get("left") or []]
+def _left(found: BoardFound) -> list[Check]:
+    texts = [line.partition("; ") for line in found.left]
     return [Check(name="left over", status="info", detail=what, remedy=remedy) for what, _, remedy in texts]
 
 
-def _clock(found: dict[str, Any]) -> Check:
-    clock = found.get("gpu_clock")
-    if not clock:
+def _clock(found: BoardFound) -> Check:
+    clock = found.gpu_clock
+    if clock is None:
         return Check(name="gpu clock", status="info", detail="unknown")
-    if clock["is_locked"]:
-        return Check(name="gpu clock", status="ok", detail=f"locked at {clock['max_mhz']} MHz")
-    detail = f"{clock['min_mhz']} to {clock['max_mhz']} MHz, not locked"
+    if clock.is_locked:
+        return Check(name="gpu clock", status="ok", detail=f"locked at {clock.max_mhz} MHz")
+    detail = f"{clock.min_mhz} to {clock.max_mhz} MHz, not locked"
     remedy = "for steady figures: edgeres bench MODEL --on NAME --lock-clocks"
     return Check(name="gpu clock", status="info", detail=detail, remedy=remedy)
 

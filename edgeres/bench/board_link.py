@@ -1,16 +1,20 @@
 """A connection to a board: ssh with the user's own ~/.ssh/config, keys and agent.
 
 Host keys are verified, that of a jump host too: one that is not in known_hosts is refused. Every word of a remote
-command is quoted. A network that falls silent is noticed within about a minute and a half.
+command is quoted. A network that falls silent is noticed within about a minute and a half; a program there that says
+nothing, or no end of it, is ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import select
 import shlex
 import socket
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +23,18 @@ from edgeres.bench.boards import Board
 from edgeres.core.errors import DeviceError, require
 
 _CONNECT_S = 15
+_OPENED_S = 60.0  # a whole way over jump hosts; a program's start, an answer about a file
+SHORT_S = 60.0  # for what does not compute
+SHORT_BYTES = 1 << 20  # of a program's stdout, and of anyone's stderr
+_KEPT_BYTES = 1 << 16  # of its stderr, the last
+_AT_ONCE = 1 << 16
 _KEEPALIVE_S = 15
 _SILENCE_MS = 60_000  # a packet not acknowledged for so long ends the connection
 _USUAL_PORT = 22
 _ENCRYPTED = ("encrypted", "passphrase")
 _KILLED = 128 + 9  # what a shell between says of a program that was killed
 _SYSTEM_KEYS = "/etc/ssh/ssh_known_hosts"
+_UNHEARD = logging.NullHandler()  # without one Python prints what paramiko logs, traceback and all
 
 
 class Lost(DeviceError):
@@ -42,6 +52,18 @@ class Answer:
     code: int
     out: str
     err: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a remote program may take and how many bytes its stdout may have; beyond that it is ended."""
+
+    seconds: float
+    most_bytes: int
+
+
+class Beyond(DeviceError):
+    """A remote program went beyond its limits and was ended."""
 
 
 class Link:
@@ -79,74 +101,127 @@ class Link:
         """Whether the connection stands, as far as is known."""
         return self._connection is not None and bool(self._connection.is_connected)
 
-    def run(self, words: Sequence[str], say: Callable[[str], None] | None = None) -> Answer:
+    def run(
+        self,
+        words: Sequence[str],
+        say: Callable[[str], None] | None = None,
+        limits: Limits | None = None,
+    ) -> Answer:
         """Runs a remote program to its end; each line of its stderr is given to `say` at once.
 
         Its stdin stays open as long as it runs. Raises Lost if the connection ends before the program, Killed if a
-        signal ends it.
+        signal ends it, DeviceError if it goes beyond its `limits`, those of a program that computes nothing by default.
         """
+        who = f"{self.board.name}: {words[0]}"
+        heard = _Heard(who, say, limits or Limits(SHORT_S, SHORT_BYTES))
+        channel = self.started(words)
         try:
-            return self._run(words, say)
-        except DeviceError:
-            raise
-        except Exception as cause:  # paramiko and socket have no common root
-            raise Lost(f"{self.board.name}: the connection was lost during {words[0]}: {cause}") from cause
+            heard.listen(channel)
+            code = int(channel.exit_status)
+        except (EOFError, OSError) as cause:
+            raise Lost(f"{who}: the connection was lost: {cause}") from cause
+        finally:
+            channel.close()
+        if code < 0 and not self.is_up:
+            raise Lost(f"{who}: the connection was lost")
+        if code < 0 or code == _KILLED:
+            raise Killed(f"{who} gave no answer: it was ended by a signal")
+        return heard.answer(code)
 
     def started(self, words: Sequence[str]) -> Any:
         """The channel of a remote program that runs on; its stdin ends when the connection does."""
-        try:
-            channel = self._connection.client.get_transport().open_session()
+        with self._answering(f"starting {words[0]}"):
+            channel = self._connection.client.get_transport().open_session(timeout=_OPENED_S)
+            channel.settimeout(_OPENED_S)
             channel.exec_command(shlex.join(words))
-        except Exception as cause:
-            raise Lost(f"{self.board.name}: the connection was lost: {cause}") from cause
-        return channel
+            return channel
+
+    def greeted(self, words: Sequence[str]) -> tuple[Any, Answer]:
+        """The channel of a remote program that runs on once it has said a line, and what it said by then."""
+        heard = _Heard(f"{self.board.name}: {words[0]}", None, Limits(SHORT_S, SHORT_BYTES))
+        channel = self.started(words)
+        heard.listen(channel, one_line=True)
+        return channel, heard.answer(channel.exit_status)
 
     def files(self) -> Any:
-        """An SFTPClient of paramiko over the present connection."""
+        """An SFTPClient of paramiko over the present connection; each of its packets is answered within a minute."""
         if self._files is None:  # fabric's own would connect again by itself, without a keeper
-            self._files = self._connection.client.open_sftp()
+            with self._answering("starting a transfer"):
+                self._files = self._connection.client.open_sftp()
+                self._files.get_channel().settimeout(_OPENED_S)
         return self._files
 
-    def _run(self, words: Sequence[str], say: Callable[[str], None] | None) -> Answer:
-        stdin, stdout, stderr = self._connection.client.exec_command(shlex.join(words))
+    @contextlib.contextmanager
+    def _answering(self, doing: str) -> Iterator[None]:
+        """Raises Lost where the connection is, and where no answer comes: paramiko itself would wait for ever."""
         try:
-            errors = _Reader(stderr, say)
-            out = stdout.read().decode(errors="replace")
-            err = errors.text()
-            code = stdout.channel.recv_exit_status()
-        finally:
-            stdin.channel.close()
-        if code < 0 and not self.is_up:
-            raise Lost(f"{self.board.name}: the connection was lost during {words[0]}")
-        if code < 0 or code == _KILLED:
-            raise Killed(f"{self.board.name}: {words[0]} gave no answer: it was ended by a signal")
-        return Answer(code, out, err)
+            with _ended_after(_OPENED_S, self._connection.client.close):
+                yield
+        except Exception as cause:  # paramiko and socket have no common root
+            raise Lost(f"{self.board.name}: the connection was lost while {doing}: {cause}") from cause
 
 
-class _Reader:
-    """Reads a program's stderr beside its stdout."""
+@contextlib.contextmanager
+def _ended_after(seconds: float, end: Callable[[], object]) -> Iterator[None]:
+    """Does `end` if the block takes longer."""
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
-    def __init__(self, stream: Any, say: Callable[[str], None] | None) -> None:
-        self._stream, self._say = stream, say
-        self._lines: list[str] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
 
-    def text(self) -> str:
-        """All of it, when the program has ended."""
-        self._thread.join()
-        return "".join(self._lines)
+class _Heard:
+    """What a remote program says, which `who` begins with; no more of it than the limits allow."""
 
-    def _read(self) -> None:
-        with contextlib.suppress(OSError, EOFError):
-            for line in self._stream:
-                self._lines.append(line)
-                if self._say is not None:
-                    self._say(line.rstrip("\n"))
+    def __init__(self, who: str, say: Callable[[str], None] | None, limits: Limits) -> None:
+        self._who, self._say, self._limits = who, say or (lambda line: None), limits
+        self._out, self._err, self._line, self._errors = bytearray(), bytearray(), bytearray(), 0
+
+    def answer(self, code: int) -> Answer:
+        """All of its stdout, and the last of its stderr."""
+        return Answer(code, self._out.decode(errors="replace"), self._err.decode(errors="replace"))
+
+    def listen(self, channel: Any, *, one_line: bool = False) -> None:
+        """Until the program has ended, or said a line; raises Beyond if it does not, or says too much."""
+        until_s = time.monotonic() + self._limits.seconds
+        while (_has_more(channel) or not channel.closed) and not (one_line and b"\n" in self._out):
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                raise Beyond(f"{self._who} did not end within {self._limits.seconds:g} s and was ended")
+            if _has_more(channel) or not channel.eof_received:
+                select.select([channel], [], [], left_s)
+                self._take(channel)
+            elif channel.status_event.wait(left_s):
+                break
+        if self._line:
+            self._say(self._line.decode(errors="replace"))
+
+    def _take(self, channel: Any) -> None:
+        if channel.recv_ready():
+            self._out += channel.recv(_AT_ONCE)
+        if channel.recv_stderr_ready():
+            self._take_errors(channel.recv_stderr(_AT_ONCE))
+        if len(self._out) > self._limits.most_bytes or self._errors > SHORT_BYTES:
+            raise Beyond(f"{self._who} says no end of it and was ended")
+
+    def _take_errors(self, some: bytes) -> None:
+        self._errors += len(some)
+        self._err = (self._err + some)[-_KEPT_BYTES:]
+        *lines, self._line = (self._line + some).split(b"\n")
+        for line in lines:
+            self._say(line.decode(errors="replace"))
+
+
+def _has_more(channel: Any) -> bool:
+    return bool(channel.recv_ready() or channel.recv_stderr_ready())
 
 
 def _connected(board: Board) -> Any:
     fabric, paramiko = require("fabric", "boards"), require("paramiko", "boards")
+    logging.getLogger("paramiko").addHandler(_UNHEARD)
     connection = fabric.Connection(board.host, connect_timeout=_CONNECT_S)
     hops = [connection]
     while isinstance(hops[-1].gateway, fabric.Connection):
@@ -154,7 +229,8 @@ def _connected(board: Board) -> Any:
     for hop in hops:
         _verify_keys(hop, paramiko.RejectPolicy())
     try:
-        connection.open()
+        with _ended_after(len(hops) * _OPENED_S, lambda: [hop.client.close() for hop in hops]):
+            connection.open()
     except Exception as err:  # paramiko, socket and invoke have no common root
         with contextlib.suppress(EOFError, OSError):
             connection.close()

@@ -10,7 +10,6 @@ Tested against OpenSSH on the same machine and programs that imitate JetPack's; 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import tempfile
@@ -18,21 +17,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from edgeres.bench.board_link import Answer, Killed, Link, Lost
+from pydantic import ValidationError
+
+from edgeres.bench.board_answers import BoardFound, JobDone, Refusal, line_of
+from edgeres.bench.board_link import Answer, Beyond, Killed, Limits, Link, Lost
 from edgeres.bench.board_upload import Step, fetch, payload_from, payload_of, send
 from edgeres.bench.boards import Board, agent_bytes
+from edgeres.core.config import Record, first_problem
 from edgeres.core.errors import DeviceError
 from edgeres.core.progress import bar
 
+A = TypeVar("A", bound=BoardFound | JobDone)
+R = TypeVar("R", bound=Record)
 log = logging.getLogger(__name__)
+AGENT_S = 600.0  # what a job takes besides what it was asked to take: starting, asking programs, putting back
 GRACE_S = 120.0  # for a laptop whose network was gone for a moment
 _AGENT, _KEEPER = "agent.pyz", "keeper.py"
 _KEEPER_SOURCE = Path(__file__).with_name("board_keeper.py")
 _RUN_FOLDER = re.compile(r"/\S*/edgeres-run-\w+")
 _MARGIN_BYTES = 8 << 20  # left free on the board's disk, which is often the system's
 _ENDING_S = 10.0
+_REFUSED = 4  # exit code of an agent that says why
 
 
 class Session:
@@ -49,14 +56,14 @@ class Session:
         return self.link.is_up
 
     @cached_property
-    def found(self) -> dict[str, Any]:
+    def found(self) -> BoardFound:
         """What board it is, as the agent's `detect` says."""
-        return self.agent("detect")
+        return self.agent(BoardFound)
 
     @cached_property
     def system(self) -> str:
         """Such as "linux aarch64"."""
-        return self.run(["uname", "-sm"]).out.strip().lower()
+        return line_of(self.run(["uname", "-sm"]).out.lower())
 
     def upload(self, source: Path, name: str) -> str:
         """Copies a file into the run folder; returns its path there. Raises DeviceError if it cannot be."""
@@ -71,14 +78,14 @@ class Session:
         send(self, payload_of(content), f"{self.folder}/{name}", step)
         return f"{self.folder}/{name}"
 
-    def download(self, name: str, out: Path, sha256: str) -> None:
-        """Copies a file of the run folder to `out`; raises DeviceError if it does not arrive whole."""
-        fetch(self, f"{self.folder}/{name}", out, sha256)
+    def download(self, name: str, out: Path, sha256: str, size: int) -> None:
+        """Copies a file of the run folder to `out`; raises DeviceError if it is not of `size` and `sha256`."""
+        fetch(self, f"{self.folder}/{name}", out, sha256, size)
 
-    def read(self, name: str, sha256: str) -> bytes:
-        """The bytes of a file of the run folder; raises DeviceError if they do not arrive whole."""
+    def read(self, name: str, sha256: str, size: int) -> bytes:
+        """The bytes of a file of the run folder; raises DeviceError as `download` does."""
         with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
-            self.download(name, Path(folder) / "file", sha256)
+            self.download(name, Path(folder) / "file", sha256, size)
             return (Path(folder) / "file").read_bytes()
 
     def remove(self, *names: str) -> None:
@@ -95,30 +102,26 @@ class Session:
                 f" {_mb(free)} are free; make room there, or name another place in the board's TMPDIR"
             )
 
-    def agent(self, *arguments: str) -> dict[str, Any]:
-        """Runs one job of the agent; raises DeviceError with the agent's own line if it cannot be done."""
-        words = [
-            "python3",
-            f"{self.folder}/{_AGENT}",
-            "--leash",
-            "--remove",
-            self.folder,
-            *arguments,
-            *self.always.get(arguments[0], ()),
-        ]
+    def agent(self, kind: type[A], *words: str, takes_s: float = 0.0) -> A:
+        """What the agent answers to the job of `kind`; `takes_s` is how long what was asked takes at most.
+
+        Raises DeviceError with the agent's own line if it cannot be done, and for an answer that is none.
+        """
+        job = f"the job {kind.job!r}"
         try:
-            done = self.link.run(words, self._say)
+            done = self._job(kind, *words, *self.always.get(kind.job, ()), takes_s=takes_s)
         except Lost as err:
             raise DeviceError(
-                f"{self.board.name}: the connection was lost during the job {arguments[0]!r}; the board ends it and"
+                f"{self.board.name}: the connection was lost during {job}; the board ends it and"
                 " removes its files by itself; run it again"
             ) from err
+        except Beyond as err:
+            raise DeviceError(f"{self.board.name}: {job}: {err}") from err
         except Killed as err:
             raise DeviceError(
-                f"{self.board.name}: the agent was killed during the job {arguments[0]!r} (was the board out of"
-                f" memory?){self._put_back()}"
+                f"{self.board.name}: the agent was killed during {job} (was the board out of memory?){self._put_back()}"
             ) from err
-        return self._answer(done)
+        return self._understood(kind, done)
 
     def claim(self) -> list[str]:
         """Puts back what a killed run had set on the board; says what.
@@ -126,8 +129,7 @@ class Session:
         Raises DeviceError if another run uses the board: asked before anything large is sent. The jobs that follow
         hold the board themselves.
         """
-        restored: list[str] = self.agent("restore")["restored"]
-        return restored
+        return list(self.agent(JobDone).restored)
 
     def run(self, words: list[str]) -> Answer:
         """Runs a program on the board."""
@@ -144,13 +146,12 @@ class Session:
 
     def hold(self) -> None:
         """Puts a keeper on the run folder, which takes it over from an earlier one."""
-        channel = self.link.started(["python3", f"{self.folder}/{_KEEPER}", "hold", self.folder, str(GRACE_S)])
-        if channel.makefile("r").readline().strip() != "holding":
-            said = channel.makefile_stderr("r").read().decode(errors="replace").split("\n")
-            last = next(filter(None, reversed(said)), "it said nothing")
+        words = ["python3", f"{self.folder}/{_KEEPER}", "hold", self.folder, str(GRACE_S)]
+        channel, said = self.link.greeted(words)
+        if said.out.strip() != "holding":
             if self.link.run(["test", "-d", self.folder]).code:
                 raise DeviceError(f"{self.board.name}: the connection came back after the board had removed the run")
-            raise DeviceError(f"{self.board.name}: the run's folder cannot be kept there: {last}")
+            raise DeviceError(f"{self.board.name}: the run's folder cannot be kept there: {_last_line(said)}")
         self._keeper = channel
 
     def end(self) -> None:
@@ -162,34 +163,54 @@ class Session:
     def _put_back(self) -> str:
         """What an agent that was killed had set on the board and another puts back now, each after a "; "."""
         try:
-            done = self._answer(self.link.run(["python3", f"{self.folder}/{_AGENT}", "--leash", "restore"]))
+            done = self._understood(JobDone, self._job(JobDone))
         except DeviceError as err:
             return f"; whether it had set clocks or power mode is unknown: {err}"
-        return "".join(f"; {line}" for line in done["restored"])
+        return "".join(f"; {line}" for line in done.restored)
 
     def _is_ended_by_keeper(self) -> bool:
         try:
             self._keeper.settimeout(_ENDING_S)
             self._keeper.sendall(b"done")
             self._keeper.shutdown_write()
-            return bool(self._keeper.recv_exit_status() == 0)
+            return bool(self._keeper.status_event.wait(_ENDING_S) and self._keeper.exit_status == 0)
         except Exception:  # without a keeper, or with a lost connection: paramiko and socket have no common root
             return False
 
-    def _answer(self, done: Answer) -> dict[str, Any]:
+    def _job(self, kind: type[A], *words: str, takes_s: float = 0.0) -> Answer:
+        agent = ["python3", f"{self.folder}/{_AGENT}", "--leash", "--remove", self.folder]
+        limits = Limits(AGENT_S + takes_s, kind.most_bytes)
+        return self.link.run([*agent, kind.job, *words], self._say, limits)
+
+    def _understood(self, kind: type[A], done: Answer) -> A:
+        """The answer of `kind`; raises DeviceError with the agent's own line for a job it did not do."""
+        if done.code == _REFUSED:
+            raise DeviceError(f"{self.board.name}: {self._record(Refusal, kind.job, done).error}")
+        return self._record(kind, kind.job, done)
+
+    def _record(self, kind: type[R], job: str, done: Answer) -> R:
+        """The record in the last line of stdout; raises DeviceError for what is none."""
         try:
-            answer: dict[str, Any] = json.loads(done.out.strip().splitlines()[-1])
-        except (IndexError, ValueError) as cause:
-            last = (done.err.strip().splitlines() or ["it said nothing"])[-1]
-            raise DeviceError(f"{self.board.name}: the agent ended with exit {done.code}: {last}") from cause
-        if "error" in answer:
-            raise DeviceError(f"{self.board.name}: {answer['error']}")
-        return answer
+            return kind.model_validate_json((done.out.strip().splitlines() or [""])[-1])
+        except ValidationError as err:
+            if done.code:
+                why = f"the agent ended with exit {done.code}: {_last_line(done)}"
+            else:
+                why = (
+                    f"the answer to the job {job!r} is not understood: {line_of(first_problem(err, kind))};"
+                    f" is python3 there Python's own? try: ssh {self.board.host} python3 --version"
+                )
+            raise DeviceError(f"{self.board.name}: {why}") from err
 
     def _say(self, line: str) -> None:
         prefix, _, text = line.partition("agent: ")
         if text and not prefix:
             log.info("%s: %s", self.board.name, text)
+
+
+def _last_line(said: Answer) -> str:
+    """Of a program's stderr."""
+    return line_of((said.err.strip().splitlines() or ["it said nothing"])[-1])
 
 
 def _mb(size_bytes: int) -> str:
@@ -206,7 +227,8 @@ def session(board: Board) -> Iterator[Session]:
         answer = link.run(["mktemp", "-d", "-t", "edgeres-run-XXXXXXXX"])
         folder = answer.out.strip()
         if answer.code or not _RUN_FOLDER.fullmatch(folder):
-            raise DeviceError(f"{board.name}: cannot make a folder for the run: {answer.err.strip() or folder}")
+            said = line_of(answer.err) or line_of(folder)
+            raise DeviceError(f"{board.name}: cannot make a folder for the run: {said}")
         opened = Session(link, folder)
         try:
             opened.write(_KEEPER_SOURCE.read_bytes(), _KEEPER)

@@ -78,11 +78,11 @@ def send(way: Way, payload: Payload, remote: str, step: Step = lambda amount: No
     raise DeviceError(f"{way.board.name}: {remote} did not arrive whole, twice; is its storage failing?")
 
 
-def fetch(way: Way, remote: str, out: Path, sha256: str) -> None:
-    """Copies the file `remote` to `out`; raises DeviceError as `send` does."""
+def fetch(way: Way, remote: str, out: Path, sha256: str, size: int) -> None:
+    """Copies the file `remote` of `size` bytes to `out`; raises DeviceError as `send` does."""
     with written(out) as temporary:
         temporary.touch()
-        _patiently(way, lambda: _continue(way, remote, temporary), f"fetching {Path(remote).name}")
+        _patiently(way, lambda: _continue(way, remote, temporary, size), f"fetching {Path(remote).name}")
         if sha256_of(temporary) != sha256:
             raise DeviceError(f"{way.board.name}: {Path(remote).name} did not come back whole; run it again")
 
@@ -130,14 +130,13 @@ def _append(way: Way, payload: Payload, remote: str, step: Step) -> None:
         raise _failure(way, f"cannot write {remote}; is its disk full?", err) from err
 
 
-def _continue(way: Way, remote: str, local: Path) -> None:
-    """Reads what is missing at the end of `local`."""
+def _continue(way: Way, remote: str, local: Path, size: int) -> None:
+    """Reads what is missing at the end of `local`, which is to have `size` bytes."""
     try:
         with way.files().open(remote, "rb") as source, local.open("ab") as target:
-            size, there = source.stat().st_size, local.stat().st_size
-            source.seek(there)
+            source.seek(target.tell())
             source.prefetch(size)
-            while chunk := source.read(_CHUNK_BYTES):
+            while chunk := source.read(min(_CHUNK_BYTES, size - target.tell())):
                 target.write(chunk)
     except Exception as err:
         raise _failure(way, f"cannot read {remote}", err) from err

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -71,11 +71,6 @@ def device_from(path: Path) -> Device:
         problem = err.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
         raise InputError(f"{path}: {where}: {problem['msg']}, got {problem['input']!r}") from err
-
-
-def device_at(found: dict[str, Any]) -> Device | None:
-    """The catalogue's device for what an agent found on a board."""
-    return device_of(found.get("model") or "", tuple(found.get("compatible") or ()))
 
 
 def device_of(model: str, compatible: tuple[str, ...] = ()) -> Device | None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from edgeres.bench.agent.measure import hangs_after_s
 from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, judged
+from edgeres.bench.board_answers import BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import (
     check_opset,
     check_power_mode,
@@ -70,6 +72,11 @@ class BoardConfig(Config):
         if self.images is not None and self.data is None:
             raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
 
+    @property
+    def longest_s(self) -> float:
+        """How long measuring takes at most."""
+        return self.idle_s + 2 * hangs_after_s(self.warmup_s + self.duration_s, self.timeout_s)
+
     def check_time(self) -> None:
         """A run may take as long as it was asked to."""
         asked_s = self.warmup_s + self.duration_s
@@ -79,13 +86,13 @@ class BoardConfig(Config):
 
 @dataclass(frozen=True)
 class Built:
-    """An engine on the board: options that time it at `batch`; the agent's answer, nothing for one that was brought."""
+    """An engine on the board: options that time it at `batch`; how it was built, None for one that was brought."""
 
     remote: str
     batch: int
     sha256: str
     shapes: tuple[str, ...] = ()
-    answer: dict[str, Any] = field(default_factory=dict)
+    done: BuildDone | None = None
 
 
 @dataclass(frozen=True)
@@ -123,55 +130,54 @@ class Bench:
         recorder = Recorder("eval" if self.accuracy_only else "board", self.config, model)
         built = brought(self.session, model, recorder) if isinstance(model, Engine) else self._built(model)
         recorder.results["figures"] = figures = _of_build(built, self.session)
-        recorder.notes += [*self._restored, *built.answer.get("restored", [])]
+        recorder.notes += [*self._restored, *(built.done.restored if built.done else ())]
         self._restored = []
         recorder.warnings += without_int8(self.session, model)
-        answer = built.answer if self.accuracy_only else self._timed(built, model, recorder)
-        if self.images is not None:
-            answer = self._judged(built, model, recorder, out) | answer
-        recorder.results["board"] = facts_of(self.session, answer)
+        timed = None if self.accuracy_only else self._timed(built, model, recorder)
+        judged = None if self.images is None else self._judged(built, model, recorder, out)
+        recorder.results["board"] = facts_of(self.session, timed or built.done or judged or JobDone(restored=()))
         self.session.remove(_ONNX, _PLAN, "logits.bin")
         report = recorder.finish(None).model_copy(update={"precision": model.precision})
         log.info("%s: %s done", self.session.board.name, model.path.name)
         figures.setdefault("layers", None)
-        return OnBoard(report, answer.get("layers"), answer.get("profile"))
+        return OnBoard(report, timed.layers, timed.profile) if timed else OnBoard(report)
 
     def _built(self, model: Model) -> Built:
         assert isinstance(model, OnnxModel)
         batch = model.batch or self.config.batch
         return built_on(self.session, model, (batch, batch, batch), (), timeout_s=self.config.timeout_s)
 
-    def _timed(self, built: Built, model: Model, recorder: Recorder) -> dict[str, Any]:
+    def _timed(self, built: Built, model: Model, recorder: Recorder) -> MeasureDone:
         words = ["--engine", built.remote, "--batch", str(built.batch), "--folder", self.session.folder]
         for name in ("warmup_s", "duration_s", "idle_s", "timeout_s"):
             words += [f"--{name.replace('_', '-')}", f"{getattr(self.config, name):g}"]
         words += ["--lock-clocks"] if self.config.lock_clocks else []
         words += ["--power-mode", self.config.power_mode] if self.config.power_mode else []
         words += built.shapes
-        answer = self.session.agent("measure", *words)
-        recorder.notes += answer["restored"]
+        answer = self.session.agent(MeasureDone, *words, takes_s=self.config.longest_s)
+        recorder.notes += answer.restored
         facts = facts_of(self.session, answer)
         recorder.latency.append(latency_of(answer, model, machine_of(facts), warmup_s=self.config.warmup_s))
         recorder.energy += energy_of(answer, model, machine_of(facts))
         recorder.results["figures"] |= figures_of(answer)
         recorder.notes += p99_notes(answer, self.config.duration_s)
-        recorder.results["figures"]["command"] = without_folder(answer["command"], self.session)
-        recorder.warnings += [f"invalid: {problem}" for problem in answer["problems"]] or doubts_of(answer)
-        recorder.warnings += distinct(answer["warnings"])
+        recorder.results["figures"]["command"] = without_folder(answer.command, self.session)
+        recorder.warnings += [f"invalid: {problem}" for problem in answer.problems] or doubts_of(answer)
+        recorder.warnings += distinct(answer.warnings)
         recorder.notes += energy_notes(answer)
         return answer
 
-    def _judged(self, built: Built, model: Model, recorder: Recorder, out: Path | None) -> dict[str, Any]:
+    def _judged(self, built: Built, model: Model, recorder: Recorder, out: Path | None) -> EvalDone:
         assert self.images is not None
         dataset = self.images.dataset(model.spec)
         folder = self.images.on(self.session, dataset.val, model.spec)
         log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
         found = judged(self.session, built.remote, built.batch, dataset.val, folder, timeout_s=self.config.timeout_s)
-        recorder.notes += found.answer["restored"]
+        recorder.notes += found.answer.restored
         accuracy = accuracy_from(
             found,
             dataset,
-            runtime=f"tensorrt {release_of(found.answer['tensorrt'])}",
+            runtime=f"tensorrt {release_of(found.answer.tensorrt)}",
             artifact=model.sha256,
             out=out / "predictions.npy" if out else None,
         )
@@ -249,8 +255,8 @@ def built_on(
     profile = [f"--{name}={_shape(model, size)}" for name, size in zip(names, batch, strict=False)]
     options = [f"--trtexec={option}" for option in (*profile, *extra)]
     words = ["--onnx", remote, "--engine", plan, "--precision", model.precision, "--timeout-s", str(timeout_s)]
-    answer = session.agent("build", *words, *options)
-    return Built(plan, batch[1], answer["engine_sha256"], _shapes(model, batch[1]), answer)
+    done = session.agent(BuildDone, *words, *options, takes_s=timeout_s)
+    return Built(plan, batch[1], done.engine_sha256, _shapes(model, batch[1]), done)
 
 
 def brought(session: Session, engine: Engine, recorder: Recorder) -> Built:
@@ -303,21 +309,21 @@ def _shape(model: OnnxModel, batch: int) -> str:
 
 
 def _of_build(built: Built, session: Session) -> dict[str, Any]:
-    answer = built.answer
+    done = built.done
     return {
         "batch": built.batch,
         "engine_sha256": built.sha256,
-        "engine_bytes": answer.get("engine_bytes"),
-        "build_s": (answer.get("facts") or {}).get("build_s"),
-        "build_command": without_folder(answer.get("command"), session),
+        "engine_bytes": done.engine_bytes if done else None,
+        "build_s": done.facts.build_s if done else None,
+        "build_command": without_folder(done.command, session) if done else None,
     }
 
 
-def without_folder(command: list[str] | None, session: Session) -> list[str] | None:
+def without_folder(command: Sequence[str], session: Session) -> list[str]:
     """The command with names for paths: the run's folder is gone by the time it is read."""
-    return None if command is None else [word.replace(f"{session.folder}/", "") for word in command]
+    return [word.replace(f"{session.folder}/", "") for word in command]
 
 
-def distinct(lines: list[str]) -> list[str]:
+def distinct(lines: Sequence[str]) -> list[str]:
     """Each once, with how often it came."""
     return [line + (f" ({count} times)" if (count := lines.count(line)) > 1 else "") for line in dict.fromkeys(lines)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
-from edgeres.bench.board_facts import board_found
+from edgeres.bench.board_answers import BoardFound
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards, remove_board
-from edgeres.bench.devices import device_at
 
 
 @click.group(help="Boards reached over ssh, by the names you give them.")
@@ -57,26 +55,25 @@ def list_(as_json: bool) -> None:
 def check(name: str, as_json: bool) -> None:
     """See the help text."""
     with session(board_named(name)) as opened:
-        found = opened.agent("detect")
+        found = opened.found
     if as_json:
-        click.echo(board_found(found).model_dump_json())
+        click.echo(found.model_dump_json())
         return
     for line in _lines(found):
         click.echo(line)
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    known = device_at(found)
-    mode, clock = found["power_mode"], found["gpu_clock"]
+def _lines(found: BoardFound) -> list[str]:
+    known, mode, clock = found.device, found.power_mode, found.gpu_clock
     return [
-        f"model: {found['model'] or 'unknown'}" + (f" ({known.name}, {known.target})" if known else ""),
-        f"L4T: {found['l4t'] or 'not found'}, JetPack {found['jetpack'] or 'unknown'}",
-        f"CUDA: {found['cuda'] or 'not found'}",
-        f"trtexec: {found['trtexec'] or 'not found; sudo apt install libnvinfer-bin'}",
-        f"tegrastats: {found['tegrastats'] or 'not found: no power, clocks or temperatures'}",
-        f"power mode: {mode['name']} (id {mode['id']})" if mode else "power mode: unknown",
-        f"GPU clock: {clock['min_mhz']} to {clock['max_mhz']} MHz, {'locked' if clock['is_locked'] else 'not locked'}"
+        f"model: {found.model or 'unknown'}" + (f" ({known.name}, {known.target})" if known else ""),
+        f"L4T: {found.l4t or 'not found'}, JetPack {found.jetpack or 'unknown'}",
+        f"CUDA: {found.cuda or 'not found'}",
+        f"trtexec: {found.trtexec or 'not found; sudo apt install libnvinfer-bin'}",
+        f"tegrastats: {found.tegrastats or 'not found: no power, clocks or temperatures'}",
+        f"power mode: {mode.name} (id {mode.id})" if mode else "power mode: unknown",
+        f"GPU clock: {clock.min_mhz} to {clock.max_mhz} MHz, {'locked' if clock.is_locked else 'not locked'}"
         if clock
         else "GPU clock: unknown",
-        *found.get("left", []),
+        *found.left,
     ]

@@ -33,7 +33,7 @@ def doctor(on: str | None, as_json: bool) -> None:
 
 
 def _of_board(name: str, *, as_json: bool) -> None:
-    from edgeres.bench.board_facts import BoardDiagnosis, board_found, checks_of
+    from edgeres.bench.board_facts import BoardDiagnosis, checks_of
     from edgeres.bench.board_session import session
     from edgeres.bench.boards import board_named
 
@@ -41,7 +41,7 @@ def _of_board(name: str, *, as_json: bool) -> None:
         found = opened.found
     checks = checks_of(found)
     if as_json:
-        click.echo(BoardDiagnosis(board=board_found(found), checks=checks).model_dump_json(indent=1))
+        click.echo(BoardDiagnosis(board=found, checks=checks).model_dump_json(indent=1))
         return
     for check in checks:
         click.echo(_line(check))

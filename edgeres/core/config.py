@@ -91,7 +91,7 @@ def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options
     try:
         config = kind.model_validate(values)
     except ValidationError as err:
-        raise InputError(f"{where}: {_first_problem(err, kind, as_options=as_options)}") from err
+        raise InputError(f"{where}: {first_problem(err, kind, as_options=as_options)}") from err
     for name, value in config:
         if problem := _problem_of(kind, name, value):
             shown = f"--{name.replace('_', '-')}" if as_options else name
@@ -142,7 +142,7 @@ def record_from_text(kind: type[R], text: bytes | str, where: str) -> R:
             part = f" ({'.'.join(map(str, first['loc']))})" if first["loc"] else ""
             advice = "upgrade edgeres, or make the file again with this one"
             raise InputError(f"{where}{part} was written by a later edgeres: {first['msg']}; {advice}") from err
-        raise InputError(f"{where} is not a readable {kind.__name__}: {_first_problem(err, kind)}") from err
+        raise InputError(f"{where} is not a readable {kind.__name__}: {first_problem(err, kind)}") from err
 
 
 def refuse_needless(config: Config, given: Iterable[str], where: str) -> None:
@@ -166,7 +166,8 @@ def _is_list(annotation: Any) -> bool:
     return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
 
 
-def _first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: bool = False) -> str:
+def first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: bool = False) -> str:
+    """In words, with the key and the value seen."""
     problem = err.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     shown = f"--{str(problem['loc'][0]).replace('_', '-')}" if as_options and key else key

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import edgeres
+from edgeres.bench.board_answers import MeasureDone
 from edgeres.bench.board_facts import facts_of, without_int8
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
@@ -17,7 +18,7 @@ from edgeres.compile.config import BATCHES, CompileConfig
 from edgeres.core.artifacts import Engine, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, require
-from edgeres.core.files import write_text
+from edgeres.core.files import write_text, written
 from edgeres.core.runs import run_named
 from edgeres.core.stage import REPORT_NAME, Recorder, StageReport, timed, write_report
 from edgeres.pipeline.on_board import BoardCall, claimed, home_for
@@ -79,38 +80,40 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
         extra = tuple(f"--{option}{value}" for option, value in asked.items() if value is not None)
         built = built_on(opened, model, (smallest, usual, largest), extra, timeout_s=work.timeout_s)
     words = (*_BRIEFLY, "--timeout-s", str(work.timeout_s), "--folder", opened.folder, *built.shapes)
-    loaded = opened.agent("measure", "--engine", built.remote, *words)
-    facts = facts_of(opened, loaded)
-    opened.download(_FILE_NAME, work.plan, built.sha256)
-    counts = _layers(loaded.get("layers"), model, work.plan, recorder)
-    build_s = (built.answer.get("facts") or {}).get("build_s") or recorder.results["build_s"]
-    manifest = EngineManifest(
-        card=model.card.model_copy(update={"stage": "compile", "parent": model.sha256, "edgeres": edgeres.__version__}),
-        runtime="tensorrt",
-        runtime_version=built.answer["tensorrt"],
-        targets=(facts["target"],) if facts["target"] else (),
-        precision=model.precision,
-        onnx_sha256=model.sha256,
-        plan_sha256=built.sha256,
-        batch=(smallest, usual, largest),
-        inputs=_tensors(model.proto.graph.input, model.batch),
-        outputs=_tensors(model.proto.graph.output, model.batch),
-        build_s=build_s,
-        options={"builder": "trtexec", "command": without_folder(built.answer["command"], opened)},
-        onnx_name=model.path.name,
-        dtypes=_dtypes(model),
-        system=opened.system,
-        gpu=facts["model"] or facts["gpu"],
-        cuda=facts["cuda"],
-        strongly_typed=built.answer.get("is_strongly_typed"),
-        layers=counts,
-    )
-    engine = Engine(work.plan)
-    write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
+    loaded = opened.agent(MeasureDone, "--engine", built.remote, *words, takes_s=work.timeout_s)
+    facts, done, engine = facts_of(opened, loaded), built.done, Engine(work.plan)
+    assert done is not None
+    with written(work.plan) as arrived:
+        opened.download(_FILE_NAME, arrived, built.sha256, done.engine_bytes)
+        counts = _layers(loaded.layers, model, work.plan, recorder)
+        manifest = EngineManifest(
+            card=model.card.model_copy(
+                update={"stage": "compile", "parent": model.sha256, "edgeres": edgeres.__version__}
+            ),
+            runtime="tensorrt",
+            runtime_version=done.tensorrt,
+            targets=(facts["target"],) if facts["target"] else (),
+            precision=model.precision,
+            onnx_sha256=model.sha256,
+            plan_sha256=built.sha256,
+            batch=(smallest, usual, largest),
+            inputs=_tensors(model.proto.graph.input, model.batch),
+            outputs=_tensors(model.proto.graph.output, model.batch),
+            build_s=done.facts.build_s or recorder.results["build_s"],
+            options={"builder": "trtexec", "command": without_folder(done.command, opened)},
+            onnx_name=model.path.name,
+            dtypes=_dtypes(model),
+            system=opened.system,
+            gpu=facts["model"] or facts["gpu"],
+            cuda=facts["cuda"],
+            strongly_typed=done.is_strongly_typed,
+            layers=counts,
+        )
+        write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
     recorder.results |= {"board": facts, "runtime": f"tensorrt {manifest.runtime_version}"}
     recorder.results["targets"] = list(manifest.targets)
     recorder.warnings += without_int8(opened, model)
-    recorder.warnings += distinct(built.answer.get("warnings") or [])
+    recorder.warnings += distinct(done.warnings)
     recorder.notes.append(
         f"built on {opened.board.name}, loaded and run there for a second; it runs on such boards only"
     )

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgeres.bench.board_facts import tensorrt_of
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.on_board import Bench, BoardConfig, check_model
@@ -80,10 +79,10 @@ def _hash_of(*parts: str) -> str:
 def _state_of(opened: Session, conditions: BoardConfig) -> str:
     """What it depends on besides: the board's software, and its power mode and clocks where they stay as they are."""
     found = opened.found
-    parts = [found.get(name) for name in ("model", "l4t", "jetpack", "cuda")]
-    mode = conditions.power_mode or (found.get("power_mode") or {}).get("name")
-    is_locked = conditions.lock_clocks or bool((found.get("gpu_clock") or {}).get("is_locked"))
-    return json.dumps([*parts, tensorrt_of(found), mode, is_locked])
+    parts = [found.model, found.l4t, found.jetpack, found.cuda, found.tensorrt]
+    mode = conditions.power_mode or (found.power_mode and found.power_mode.name)
+    is_locked = conditions.lock_clocks or (found.gpu_clock is not None and found.gpu_clock.is_locked)
+    return json.dumps([*parts, mode, is_locked])
 
 
 def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[LatencyTableFile]:

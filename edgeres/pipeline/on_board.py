@@ -112,13 +112,12 @@ def board_of_run(run: Run, request: BoardCall) -> Iterator[tuple[StageReport, bo
             yield _kept(bench, model, run), False
 
 
-def check_board(name: str) -> dict[str, Any]:
-    """What the board says it is; raises before hours of work if it cannot be reached or has no trtexec."""
+def check_board(name: str) -> None:
+    """Raises before hours of work if the board cannot be reached or has no trtexec."""
     with session(board_named(name)) as opened:
         found = opened.found
-    if not found.get("trtexec"):
+    if not found.trtexec:
         raise InputError(f"{name} has no trtexec; on the board: sudo apt install libnvinfer-bin")
-    return found
 
 
 def board_config(values: dict[str, Any], run: Run | None, command: str) -> BoardConfig:

@@ -47,7 +47,7 @@ SCHEMAS = {
     "agreement": Schema("edgeres.evaluate.agreement:Agreement", "agree --json, agree.json"),
     "layers": Schema("edgeres.compile.layer_report:LayerReport", "layers --json"),
     "diagnosis": Schema("edgeres.core.doctor:Diagnosis", "doctor --json"),
-    "board": Schema("edgeres.bench.board_facts:BoardFound", "board check --json"),
+    "board": Schema("edgeres.bench.board_answers:BoardFound", "board check --json"),
     "board-diagnosis": Schema("edgeres.bench.board_facts:BoardDiagnosis", "doctor --on NAME --json"),
 }
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from edgeres.bench.board_facts import board_found, checks_of, release_of
+from edgeres.bench.board_answers import BoardFound
+from edgeres.bench.board_facts import checks_of, release_of
 
 NANO = {
     "model": "NVIDIA Jetson Nano Developer Kit",
@@ -24,7 +25,7 @@ ORIN = {**NANO, "model": "NVIDIA Jetson Orin NX 16GB", "packages": {"libnvinfer-
 
 
 def checks(found):
-    return {check.name: check for check in checks_of(found)}
+    return {check.name: check for check in checks_of(BoardFound.model_validate(found))}
 
 
 def test_an_old_parser_and_a_gpu_without_int8_are_lines_of_the_doctor():
@@ -48,7 +49,7 @@ def test_what_is_not_known_is_said_to_be_unknown():
 
 @pytest.mark.parametrize(("capability", "target"), [(None, "sm53"), ("8.7", "sm87")])
 def test_the_architecture_is_the_drivers_otherwise_the_catalogues(capability, target):
-    found = board_found({**NANO, "capability": capability})
+    found = BoardFound.model_validate({**NANO, "capability": capability})
     assert (found.capability, found.target, found.tensorrt) == (capability, target, "8.2.1")
 
 

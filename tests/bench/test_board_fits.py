@@ -14,8 +14,9 @@ ORIN = {"model": "NVIDIA Jetson Orin NX 16GB", "packages": {"libnvinfer-bin": "1
 XAVIER = {"model": "NVIDIA Jetson Xavier NX", "packages": {"libnvinfer-bin": "8.5.2-1+cuda11.4"}}
 
 
-def session_of(found):
-    return SimpleNamespace(board=SimpleNamespace(name="desk"), found={"compatible": (), **found})
+@pytest.fixture
+def session_of(found_of):
+    return lambda found: SimpleNamespace(board=SimpleNamespace(name="desk"), found=found_of(**found))
 
 
 def model_of(opset, precision="fp32"):
@@ -39,28 +40,28 @@ def model_of(opset, precision="fp32"):
         (ORIN, 21, "fp32", r"TensorRT 10\.3\.0\.30 there reads up to 20; export it so: .* --opset 20$"),
     ],
 )
-def test_an_opset_the_board_does_not_read_is_refused_with_the_way_there(found, opset, precision, said):
+def test_an_opset_the_board_does_not_read_is_refused_with_the_way_there(session_of, found, opset, precision, said):
     with pytest.raises(DeviceError, match=rf"^desk: m\.onnx .*{said}"):
         check_opset(session_of(found), model_of(opset, precision))
 
 
 @pytest.mark.parametrize(("found", "opset"), [(NANO, 13), (ORIN, 19), ({"packages": {}, "model": None}, 21)])
-def test_what_the_board_reads_or_does_not_tell_is_let_through(found, opset):
+def test_what_the_board_reads_or_does_not_tell_is_let_through(session_of, found, opset):
     check_opset(session_of(found), model_of(opset))
 
 
-def test_int8_on_a_gpu_without_it_is_no_figure_of_int8():
+def test_int8_on_a_gpu_without_it_is_no_figure_of_int8(session_of):
     (warning,) = without_int8(session_of(NANO), model_of(13, "int8"))
     assert warning.startswith("Jetson Nano (sm53) has no INT8: quantizing gains nothing there")
     assert warning.endswith("take float16: edgeres export CHECKPOINT --half")
 
 
 @pytest.mark.parametrize(("found", "precision"), [(NANO, "fp16"), (ORIN, "int8"), ({"model": "unknown"}, "int8")])
-def test_without_a_known_lack_nothing_is_said_about_int8(found, precision):
+def test_without_a_known_lack_nothing_is_said_about_int8(session_of, found, precision):
     assert without_int8(session_of(found), model_of(13, precision)) == []
 
 
-def test_a_power_mode_is_looked_up_in_the_boards_own_list():
+def test_a_power_mode_is_looked_up_in_the_boards_own_list(session_of):
     session = session_of({**ORIN, "power_modes": {"25W": 1, "15W": 0}})
     with pytest.raises(InputError, match=r"^--power-mode 99W: desk has no such mode; it has: 15W \(0\), 25W \(1\)$"):
         check_power_mode(session, "99W")
@@ -69,7 +70,7 @@ def test_a_power_mode_is_looked_up_in_the_boards_own_list():
     check_power_mode(session_of({**ORIN, "power_modes": {}}), "99W")
 
 
-def test_a_custom_domains_version_is_no_opset():
+def test_a_custom_domains_version_is_no_opset(session_of):
     proto = model_of(13).proto
     assert [one.version for one in proto.opset_import] == [99, 13]
     assert isinstance(proto, onnx.ModelProto)

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeres.bench import board_session, boards
+from edgeres.bench.board_answers import BuildDone, JobDone
 from edgeres.bench.board_session import session
 from edgeres.cli.board import board as board_command
 from edgeres.core.errors import DeviceError, InputError, MissingDependency
@@ -94,7 +95,7 @@ def test_a_failure_on_the_board_is_one_line_and_leaves_nothing(host):
     with session(DESK) as opened:
         onnx = opened.write(b"no network", "x.onnx")
         with pytest.raises(DeviceError, match=r"^desk: the build failed: .*Failed to parse onnx file"):
-            opened.agent("build", "--onnx", onnx, "--engine", f"{opened.folder}/x.plan")
+            opened.agent(BuildDone, "--onnx", onnx, "--engine", f"{opened.folder}/x.plan")
     assert host.left_behind() == []
 
 
@@ -113,7 +114,7 @@ def test_a_jump_host_works_and_its_key_is_verified_too(host):
     known = host.home / "known_hosts"
     known.write_text(known.read_text() + known.read_text().replace("127.0.0.1", "localhost"))
     with session(jumped) as opened:
-        assert opened.found["jetpack"] == "6.2"
+        assert opened.found.jetpack == "6.2"
     assert host.left_behind() == []
 
 
@@ -130,10 +131,14 @@ def test_words_with_shell_characters_stay_words(host):
         assert opened.run(words).out == words[2]
 
 
+class Nonsense(JobDone):
+    job = "nonsense"
+
+
 def test_an_answer_that_is_none_says_what_the_program_said_last(host):
     host.start()
     with session(DESK) as opened, pytest.raises(DeviceError, match=r"^desk: the agent ended with exit 2: .*nonsense"):
-        opened.agent("nonsense")
+        opened.agent(Nonsense)
     assert host.left_behind() == []
 
 
@@ -149,8 +154,8 @@ def test_a_keeper_that_cannot_run_is_named(host, monkeypatch, tmp_path):
 def test_a_session_serves_many_jobs(host):
     host.start()
     with session(DESK) as opened:
-        assert opened.found["jetpack"] == "6.2"
-        assert json.dumps(opened.found)
+        assert opened.found.jetpack == "6.2"
+        assert opened.found is opened.found
         assert opened.write(b"abc", "a b") == f"{opened.folder}/a b"
         assert opened.run(["cat", f"{opened.folder}/a b"]).out == "abc"
     assert host.left_behind() == []

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from edgeres.bench import board_session, board_upload
+from edgeres.bench.board_answers import BoardFound
 from edgeres.bench.board_link import Link
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import checked_board
@@ -60,7 +61,7 @@ def test_a_download_goes_on_where_the_connection_was_cut(host, hosts, file, tmp_
             read(*arguments)
 
         monkeypatch.setattr(board_upload, "_continue", cut_once)
-        opened.download("big", tmp_path / "back", sha256(file))
+        opened.download("big", tmp_path / "back", sha256(file), SIZE)
     assert sha256(tmp_path / "back") == sha256(file)
     assert host.wire.opened == 2
 
@@ -97,12 +98,12 @@ def test_who_only_looks_at_a_board_changes_nothing_that_a_killed_run_had_set(hos
     left.mkdir(mode=0o700)
     (left / "mode.json").write_text('{"before": 1, "during": 2}')
     with session(DESK) as opened:
-        (said,) = opened.found["left"]
+        (said,) = opened.found.left
     assert said.endswith("has left power mode MAXN_SUPER; the next run puts it back, or: sudo nvpmodel -m 1")
     with session(DESK) as opened:
-        assert opened.found["power_mode"]["name"] == "MAXN_SUPER"
+        assert opened.found.power_mode.name == "MAXN_SUPER"
         assert opened.claim() == ["a run that was killed had left power mode MAXN_SUPER: put back"]
-        assert opened.agent("detect")["left"] == []
+        assert opened.agent(BoardFound).left == ()
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ ORIN = {"model": "Orin", "l4t": "36.4.3", "power_mode": {"name": "15W", "id": 0}
 class FakeBoard:
     """A fake of a board at work: a module takes 0.1 ms, and after `lasts` networks the connection is lost."""
 
-    def __init__(self):
-        self.lasts, self.asked, self.found = NETWORKS, [], dict(ORIN)
+    def __init__(self, found):
+        self.lasts, self.asked, self.found = NETWORKS, [], found
         self.always = {}
 
     def bench(self, opened, config):
@@ -47,10 +47,10 @@ class FakeBoard:
 
 
 @pytest.fixture
-def board(tmp_path, monkeypatch):
+def board(tmp_path, monkeypatch, found_of):
     monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
     (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
-    board = FakeBoard()
+    board = FakeBoard(found_of(**ORIN))
     monkeypatch.setattr(board_modules, "session", board.opened)
     monkeypatch.setattr(board_modules, "Bench", board.bench)
     return board
@@ -117,9 +117,9 @@ def test_a_limit_of_time_or_a_name_is_no_other_measurement(board, table):
 @pytest.mark.parametrize(
     "change", [{"l4t": "36.5"}, {"power_mode": {"name": "25W", "id": 1}}, {"packages": {"libnvinfer-bin": "10.7.0-1"}}]
 )
-def test_a_board_that_is_not_as_it_was_is_measured_anew(board, table, change, tmp_path):
+def test_a_board_that_is_not_as_it_was_is_measured_anew(board, table, change, tmp_path, found_of):
     lost_after(board, table, 5)
-    board.found = {**ORIN, **change}
+    board.found = found_of(**{**ORIN, **change})
     table()
     assert len(board.asked) == NETWORKS
     assert hidden(tmp_path) == []

@@ -120,10 +120,10 @@ class FakeBench:
 
 
 @pytest.fixture
-def exported(runs_folder, monkeypatch, caplog):
+def exported(runs_folder, monkeypatch, caplog, found_of):
     """A file in a run; what was said before the board was asked is in the notes of its reports."""
     caplog.set_level("INFO", logger="edgeres")
-    opened = SimpleNamespace(board=on_board.board_named("desk"), found={}, said=lambda: caplog.messages)
+    opened = SimpleNamespace(board=on_board.board_named("desk"), found=found_of(), said=lambda: caplog.messages)
     monkeypatch.setattr(on_board, "Bench", FakeBench)
     monkeypatch.setattr(on_board, "session", lambda board: nullcontext(opened))
     monkeypatch.setattr(on_board, "images_for", lambda models, config: None)

@@ -118,6 +118,11 @@ def measure(plan: "Plan") -> "dict[str, object]":
     }
 
 
+def hangs_after_s(asked_s: "float", timeout_s: "float") -> "float":
+    """How long a run of trtexec that is asked to take `asked_s` may take."""
+    return min(timeout_s, _STARTUP_S + 3 * asked_s)  # the profile is a run of its own
+
+
 def sha256_of(path: "str") -> "str":
     """Hex sha256; raises Refused if the file is not there."""
     digest = hashlib.sha256()
@@ -148,8 +153,7 @@ def _weighed(arguments: "list[str]", plan: "Plan", tegrastats: "str | None") -> 
 def _run(arguments: "list[str]", plan: "Plan", tegrastats: "str | None", interval_ms: "int") -> "tuple[Run, Sampler]":
     """One run of trtexec with tegrastats beside it."""
     times_file = Path(plan.folder) / "times.json"
-    usual_s = _STARTUP_S + 3 * (plan.warmup_s + plan.duration_s)  # the profile is a run of its own
-    limit_s = min(plan.timeout_s, usual_s)
+    limit_s = hangs_after_s(plan.warmup_s + plan.duration_s, plan.timeout_s)
     with Sampler(tegrastats, interval_ms) as sampler:
         done = process.run([*arguments, f"--exportTimes={times_file}"], limit_s)
     log = _log_of(done, "measurement", limit_s)

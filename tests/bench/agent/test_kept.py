@@ -8,6 +8,7 @@ import pytest
 
 from edgeres.bench.agent import kept
 from edgeres.bench.agent.process import Refused
+from edgeres.bench.board_answers import BoardFound
 from edgeres.bench.board_facts import checks_of
 
 FREE, LOCKED = ("306750000", "1020750000"), ("1020750000", "1020750000")
@@ -54,9 +55,9 @@ def test_after_a_power_cut_the_board_says_what_is_left_until_the_next_run_puts_i
         file.unlink()  # what lies in /tmp is gone with the power
     locked = json.loads((bench.kept / kept.LOCKED).read_text())
     (bench.kept / kept.LOCKED).write_text(json.dumps({**locked, "boot": "another"}))
-    found = bench.run("detect")[1]
+    found = BoardFound.model_validate(bench.run("detect")[1])
     said = "a run that was killed has left power mode 15W", "the next run puts it back, or: sudo nvpmodel -m 2"
-    assert found["left"] == ["; ".join(said)]
+    assert found.left == ("; ".join(said),)
     assert [(one.detail, one.remedy) for one in checks_of(found) if one.name == "left over"] == [said]
     assert bench.run("restore")[1]["restored"] == RESTORED[1:]
     assert bench.run("detect")[1]["left"] == []

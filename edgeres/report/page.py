@@ -10,7 +10,7 @@ import edgeres
 from edgeres.core.errors import require
 from edgeres.report import page_text as text
 from edgeres.report.boards_text import BOARD_COLUMNS, board_cells
-from edgeres.report.histograms import HistogramFigure
+from edgeres.report.findings import HistogramFigure
 from edgeres.report.network_drawing import network_label, network_svg
 from edgeres.report.plots import (
     agreement_svg,

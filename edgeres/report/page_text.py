@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
-from edgeres.report.histograms import HistogramFigure
+from edgeres.report.findings import HistogramFigure
 from edgeres.report.plots import calls_title, tensor_title
 from edgeres.report.summary import RunSummary
 from edgeres.report.wording import Lines, milliseconds, percent, runtime_name, signed

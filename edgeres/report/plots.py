@@ -14,10 +14,9 @@ from edgeres.core.statistics import Interval
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.answers import board_in
 from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, bars, drawing, panels
-from edgeres.report.costs import CostFigure
 from edgeres.report.figures import LatencyFigure
-from edgeres.report.histograms import HistogramFigure, TensorHistogram
-from edgeres.report.summary import LesionFigure, Row, RunSummary
+from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TensorHistogram
+from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import milliseconds, runtime_name, signed
 
 _POINTS_IN = 3.9

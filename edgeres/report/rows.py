@@ -7,19 +7,25 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from edgeres.core.errors import InputError
-from edgeres.core.records.lesion import Lesion
+from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.agreements import agreements_in, kept_agreements
 from edgeres.report.answers import board_in, boards_of, networks_on
 from edgeres.report.boards import boards_in
 from edgeres.report.claims import claims_from, headline_from
-from edgeres.report.costs import costs_in
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
+from edgeres.report.findings import (
+    INVALID,
+    LesionFigure,
+    costs_in,
+    histograms_in,
+    lesions_in,
+    sweep_in,
+    verdicts_of,
+    ways_in,
+)
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, spec_in
-from edgeres.report.histograms import histograms_in
 from edgeres.report.lineage import command_of, lineage_of
 from edgeres.report.networks import (
     ENGINE_STAGE,
@@ -30,10 +36,7 @@ from edgeres.report.networks import (
     points_between,
     size_between,
 )
-from edgeres.report.sessions import INVALID, verdicts_of, ways_in
-from edgeres.report.steps import step_text
-from edgeres.report.summary import LesionFigure, ModuleState, NotRun, Row, RunSummary, StageDetail
-from edgeres.report.sweeps import sweep_in
+from edgeres.report.summary import ModuleState, NotRun, Row, RunSummary, StageDetail
 
 Compare = Callable[[Network, Network], "Change | None"]
 _ELSEWHERE = "an engine runs only on the GPU it was built for; judge accuracy on the ONNX file it was built from"
@@ -43,7 +46,7 @@ def rows_from(run: Path) -> RunSummary:
     """The summary of the run folder; raises InputError if nothing in it is finished."""
     folder = run_folder_from(run)
     networks, verdicts = networks_in(folder), verdicts_of(folder)
-    steps = [step_text(stage.report) for stage in folder.networks]
+    steps = [_step(stage.report) for stage in folder.networks]
     board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
     rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
@@ -144,23 +147,6 @@ def _ancestors(index: int, rows: Sequence[Row]) -> Iterator[int]:
         yield index
 
 
-def _lesion_from(folder: RunFolder) -> tuple[tuple[LesionFigure, ...], tuple[str, ...]]:
-    """The last lesion table of the run, and what could not be read."""
-    stage = folder.newest("lesion")
-    if stage is None:
-        return (), ()
-    try:
-        rows = [Lesion.model_validate(entry) for entry in stage.report.results["table"]]
-    except (KeyError, TypeError, ValidationError):
-        return (), (f"{stage.name}: its lesion table cannot be read",)
-    return tuple(map(_lesion_figure, rows)), ()
-
-
-def _lesion_figure(row: Lesion) -> LesionFigure:
-    own = row.model_dump(include={"module", "kind", "change_points", "half_width_points"})
-    return LesionFigure(n=row.accuracy.n, dataset=row.accuracy.dataset, **own)
-
-
 def _modules_from(
     models: Sequence[FinishedStage], lesion: Sequence[LesionFigure], rows: Sequence[Row]
 ) -> tuple[ModuleState, ...]:
@@ -208,7 +194,7 @@ def _warnings(stage: FinishedStage) -> tuple[str, ...]:
 
 
 _PARTS: dict[str, Callable[[RunFolder], tuple[Any, tuple[str, ...]]]] = {
-    "lesion": _lesion_from,
+    "lesion": lesions_in,
     "sweep": sweep_in,
     "costs": costs_in,
     "histograms": histograms_in,
@@ -241,3 +227,65 @@ def _absent_of(row: Row, there: Row, board: str, timed: Set[str | None], *, run:
         todo = on_a_board.format(path) if is_for_a_board else f"edgeres bench --run {run}"
         why = (row.latency_reason or row.latency_missing).partition(";")[0]
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)
+
+
+def _step(report: StageReport) -> str:
+    """What the stage did to the network in a few words, as `dropped layer2.1, layer3.4`; empty if nothing is known."""
+    said = _STEPS.get(report.stage)
+    return said(report) if said else ""
+
+
+def _import(report: StageReport) -> str:
+    file = report.config.get("file")
+    return f"{report.config.get('arch') or 'weights'}{_after(' from ', Path(str(file)).name if file else None)}"
+
+
+def _train(report: StageReport) -> str:
+    config, epochs = report.config, report.config.get("epochs")
+    length = "" if epochs is None else f", {epochs} epoch{'' if epochs == 1 else 's'}"
+    return f"{config.get('arch', 'network')}{_after(' on ', config.get('data'))}{length}"
+
+
+def _prune(report: StageReport) -> str:
+    chosen = report.results.get("chosen")
+    names = _listed(chosen if isinstance(chosen, list) else report.dropped)
+    return (
+        f"dropped {names or 'nothing'}{_after(', trained back by ', names and _listed(report.config.get('recover')))}"
+    )
+
+
+def _recover(report: StageReport) -> str:
+    epochs, how = report.results.get("epochs"), _listed(report.results.get("methods"))
+    return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:.3g} epochs' if epochs else None)}"
+
+
+def _export(report: StageReport) -> str:
+    batch = report.results.get("batch")
+    return f"ONNX{_after(' opset ', report.results.get('opset'))}, batch {batch or 'open'}"
+
+
+def _quantize(report: StageReport) -> str:
+    return f"INT8 Q/DQ{_after(', calibrated by ', report.config.get('method'))}"
+
+
+def _compile(report: StageReport) -> str:
+    return f"engine{_after(' for ', _listed(report.results.get('targets') or report.config.get('targets')))}"
+
+
+def _listed(names: object) -> str:
+    return ", ".join(map(str, names)) if isinstance(names, (list, tuple)) else ""
+
+
+def _after(word: str, value: object) -> str:
+    return f"{word}{value}" if value else ""
+
+
+_STEPS: dict[str, Callable[[StageReport], str]] = {
+    "import": _import,
+    "train": _train,
+    "prune": _prune,
+    "recover": _recover,
+    "export": _export,
+    "quantize": _quantize,
+    "compile": _compile,
+}

@@ -13,11 +13,9 @@ from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
 from edgeres.report.boards import BoardFigure
-from edgeres.report.costs import CostFigure
 from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
-from edgeres.report.histograms import HistogramFigure
+from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TimedWay
 from edgeres.report.lineage import FileLine
-from edgeres.report.sessions import TimedWay
 
 SCHEMA_VERSION = 1
 
@@ -43,17 +41,6 @@ class Row(Record):
     latency_reason: str = ""
     versus_first: Changes = Changes()
     versus_previous: Changes = Changes()
-
-
-class LesionFigure(Record):
-    """Change of top-1 in points without one module, and the half-width of its paired 95 % interval."""
-
-    module: str
-    kind: str
-    change_points: float
-    half_width_points: float
-    n: int
-    dataset: str
 
 
 class ModuleState(Record):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder
 from edgeres.report.networks import Network
 
+FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
+
 
 @dataclass(frozen=True)
 class Seen:

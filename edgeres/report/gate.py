@@ -3,7 +3,7 @@
 A rule is kept if the measured value keeps it; with `strict` the whole 95 % interval must. What was not measured
 breaks its rule and says how to measure it; a newer stage that is damaged or unfinished breaks a rule of its own.
 Latency may be of an engine compiled from the network judged, if one was timed; a speed-up is against the first network
-timed in the same session on the same runtime.
+timed in the same session on the same runtime. Where a board measured the network judged, its figures are judged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.statistics import Interval
-from edgeres.report.gate_figures import FIGURES, Subject, subject_in
+from edgeres.report.gate_figures import FIGURES, HERE, Subject, subject_in
 from edgeres.report.lineage import STUDIES
 from edgeres.report.networks import ENGINE_STAGE
 
@@ -42,6 +42,10 @@ class GateConfig(Config):
     max_p99: str | None = Field(None, description="99th percentile of latency, at most, such as 5ms")
     min_speedup: float | None = Field(None, gt=0, description="times as fast as the first network, at least")
     max_size: str | None = Field(None, description="size of the file, at most, such as 2MB")
+    on: str | None = Field(
+        None,
+        description="by what this board measured, or `here`; if not given, by the board that measured it, if one did",
+    )
     strict: bool = Field(False, description="the whole 95 % interval must keep the limit, not only the value")
 
     def check(self) -> None:
@@ -102,10 +106,11 @@ class Outcome(Record):
 
 
 class GateReport(Record):
-    """All rules of one run; `notes` say what the verdict leaves out."""
+    """All rules of one run; `notes` say what the verdict leaves out, `board` whose figures they are if a board's."""
 
     schema_version: int = 1
     run: str
+    board: str = ""
     first: str
     judged: str
     outcomes: tuple[Outcome, ...]
@@ -120,9 +125,10 @@ class GateReport(Record):
 def gate(run: Path, config: GateConfig) -> GateReport:
     """Judges the run in the folder `run`; raises InputError if it holds no evaluated network or no rule is given."""
     config.check()
-    subject = subject_in(run)
+    subject = subject_in(run, HERE if {rule.name for rule in config.rules} == {"max_size"} else config.on)
     return GateReport(
         run=run.name,
+        board=subject.board,
         first=subject.first.name,
         judged=subject.end.name,
         outcomes=(*(_outcome(rule, subject, strict=config.strict) for rule in config.rules), *_unread_in(subject)),

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval, ratio_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.folder import run_folder_from
-from edgeres.report.networks import ENGINE_STAGE, Network, networks_in, newest_evaluated, pair_of
+from edgeres.report.answers import FOR_TENSORRT, board_in, boards_of, networks_on
+from edgeres.report.folder import RunFolder, run_folder_from
+from edgeres.report.networks import ENGINE_STAGE, NOT_TIMED, Network, networks_in, newest_evaluated, pair_of
 from edgeres.report.wording import size
 
+HERE = "here"  # this machine, where a board is named
 _P50, _P99 = 50, 99
+_ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged: `first` and `end` by accuracy, `timed` by latency; `problems`: what could not be read."""
+    """What is judged: `first` and `end` by accuracy, `timed` by latency; `problems`: what could not be read.
+
+    `board` is whose figures they are; empty for this machine.
+    """
 
     run: Path
+    board: str
     networks: Sequence[Network]
     first: Network
     end: Network
     timed: Network
     problems: tuple[str, ...] = ()
+
+    @property
+    def bench(self) -> str:
+        """The command that times what is missing."""
+        return f"edgeres bench --run {self.run.name}" + (f" --on {self.board}" if self.board else "")
 
 
 @dataclass(frozen=True)
@@ -38,17 +51,48 @@ class Figure:
     text: str
 
 
-def subject_in(run: Path) -> Subject:
-    """The networks of the run in the folder `run`; raises InputError if none is evaluated."""
+def subject_in(run: Path, on: str | None = None) -> Subject:
+    """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
+
+    Without `on` it is the one board that measured the newest evaluated network. Raises InputError if several did, or if
+    no network is evaluated.
+    """
     folder = run_folder_from(run)
-    networks = networks_in(folder)
+    here = networks_in(folder)
+    board = _only_board(here, folder) if on is None else "" if on == HERE else on
+    networks = networks_on(board, here, folder) if board else here
+    if on == board:
+        networks = [_of_board(one, board) for one in networks]
     end = newest_evaluated(networks)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
-    engines = (one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == end.sha256)
-    timed = next((engine for engine in engines if engine.latency), end)
-    return Subject(run, networks, networks[0], end, timed, folder.problems)
+    timed = next((engine for engine in _engines_of(end, networks) if engine.latency), end)
+    return Subject(run, board, networks, networks[0], end, timed, folder.problems)
+
+
+def _only_board(here: Sequence[Network], folder: RunFolder) -> str:
+    """The board that measured the newest network that is evaluated anywhere, or an engine of it; empty for none."""
+    views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
+    end = next(
+        (here[place] for place in reversed(range(len(here))) if any(view[place].accuracy for view in views)), None
+    )
+    boards = boards_of(folder, {one.sha256 for one in (end, *_engines_of(end, here))}) if end else []
+    if end and len(boards) > 1:
+        raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
+    return boards[0] if boards else ""
+
+
+def _engines_of(network: Network, networks: Sequence[Network]) -> list[Network]:
+    """Compiled from it, the newest first."""
+    return [one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == network.sha256]
+
+
+def _of_board(network: Network, board: str) -> Network:
+    """Without what another machine timed."""
+    if network.latency is None or board_in(network.latency.runtime) == board:
+        return network
+    return replace(network, latency=None, not_timed=f"{NOT_TIMED} on {board}")
 
 
 def _loss(subject: Subject) -> Figure | str:
@@ -57,7 +101,7 @@ def _loss(subject: Subject) -> Figure | str:
         return pair
     gain = pair.points
     loss = Interval(value=0.0 - gain.value, low=0.0 - gain.high, high=0.0 - gain.low)
-    text = f"lost {loss.value:.2f} points {_range(loss, '.2f')}{_against(subject.first, pair.n)}"
+    text = f"lost {loss.value:.2f} points {_range(loss, '.2f')}{_against(subject, pair.n)}"
     return Figure(subject.end.name, loss, text)
 
 
@@ -66,7 +110,7 @@ def _agreement(subject: Subject) -> Figure | str:
     if isinstance(pair, str):
         return pair
     same = pair.agreement
-    text = f"same top-1 on {same.value:.4f} {_range(same, '.4f')}{_against(subject.first, pair.n)}"
+    text = f"same top-1 on {same.value:.4f} {_range(same, '.4f')}{_against(subject, pair.n)}"
     return Figure(subject.end.name, same, text)
 
 
@@ -98,7 +142,7 @@ def _top1(subject: Subject) -> Figure | str:
     low, high = accuracy.interval
     top1 = Interval(value=100 * accuracy.top1, low=100 * low, high=100 * high)
     text = f"top-1 {top1.value:.2f} % {_range(top1, '.2f')}, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
-    return Figure(subject.end.name, top1, text)
+    return Figure(subject.end.name, top1, text + _judged_where(subject))
 
 
 def _p50(subject: Subject) -> Figure | str:
@@ -107,11 +151,10 @@ def _p50(subject: Subject) -> Figure | str:
 
 def _p99(subject: Subject) -> Figure | str:
     latency = subject.timed.latency
-    if latency is not None and len(latency.samples_ms) < P99_CALLS:
-        return (
-            f"{len(latency.samples_ms)} calls are too few for a p99:"
-            f" edgeres bench --run {subject.run.name} --samples {P99_CALLS}"
-        )
+    if latency is not None and (calls := len(latency.samples_ms)) < P99_CALLS:
+        enough_s = math.ceil(_ROOM * P99_CALLS * sum(latency.samples_ms) / calls / 1000)
+        more = f"--duration-s {enough_s}" if board_in(latency.runtime) else f"--samples {P99_CALLS}"
+        return f"{calls} calls are too few for a p99: {subject.bench} {more}"
     return _quantile(subject, _P99)
 
 
@@ -135,7 +178,7 @@ def _speedup(subject: Subject) -> Figure | str:
             faster = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
             text = f"{faster.value:.3f} times as fast {_range(faster, '.3f')} as {one.name}, {_conditions(after)}"
             return Figure(subject.timed.name, faster, text)
-    return f"no other network was timed in its session on {after.runtime}: edgeres bench --run {subject.run.name}"
+    return f"no other network was timed in its session on {after.runtime}: {subject.bench}"
 
 
 def _file_size(subject: Subject) -> Figure | str:
@@ -155,19 +198,29 @@ def _is_comparable(a: Latency, b: Latency) -> bool:
 
 
 def _how_to_time(subject: Subject) -> str:
-    reason, run = subject.timed.not_timed, subject.run.name
-    if reason == "not timed":
-        return f"{subject.timed.name} was not timed: edgeres bench --run {run}"
-    return reason.replace("--include-qdq", f"edgeres bench --run {run} --include-qdq")
+    name, reason = subject.timed.name, subject.timed.not_timed
+    if reason == NOT_TIMED or subject.board:
+        return f"{name} was {reason}: {subject.bench}"
+    if FOR_TENSORRT in reason:
+        return f"{name} was {reason.partition(';')[0]}: {subject.bench} --on BOARD"
+    return f"{name} was {reason}"
 
 
 def _conditions(latency: Latency) -> str:
-    text = f"n = {len(latency.samples_ms):,}, batch {latency.batch}, {latency.threads} threads, {latency.runtime}"
+    threads = f"{latency.threads} threads, " if latency.threads else ""
+    text = f"n = {len(latency.samples_ms):,}, batch {latency.batch}, {threads}{latency.runtime}"
     return f"{text}; {latency.note}" if latency.note else text
 
 
-def _against(first: Network, n: int) -> str:
-    return f" against {first.name}, n = {n:,}"
+def _against(subject: Subject, n: int) -> str:
+    return f" against {subject.first.name}, n = {n:,}{_judged_where(subject)}"
+
+
+def _judged_where(subject: Subject) -> str:
+    """Whose accuracy it is, where a board is judged by."""
+    assert subject.end.accuracy is not None
+    board = board_in(subject.end.accuracy.runtime)
+    return f", on {board}" if board else f", here and not on {subject.board}" if subject.board else ""
 
 
 def _range(interval: Interval, form: str) -> str:

@@ -11,7 +11,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.agreements import agreements_in, kept_agreements
-from edgeres.report.answers import board_in, boards_of, networks_on
+from edgeres.report.answers import FOR_TENSORRT, board_in, boards_of, networks_on
 from edgeres.report.boards import boards_in
 from edgeres.report.claims import claims_from, headline_from
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
@@ -223,7 +223,7 @@ def _absent_of(row: Row, there: Row, board: str, timed: Set[str | None], *, run:
     if row.accuracy is None and there.accuracy is None:
         yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval {path}")
     if row.latency is None and there.latency is None:
-        is_for_a_board = "placed for TensorRT" in row.latency_reason
+        is_for_a_board = FOR_TENSORRT in row.latency_reason
         todo = on_a_board.format(path) if is_for_a_board else f"edgeres bench --run {run}"
         why = (row.latency_reason or row.latency_missing).partition(";")[0]
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)

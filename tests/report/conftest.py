@@ -104,11 +104,9 @@ class FakeRun:
 
     def evaluated(self, folder, output, top1, runtime="torch 2.6.0 cpu", *, predictions=True):
         """Adds eval.json and eval.npy to the stage folder."""
-        wrong = self.generator.permutation(N)[: N - round(top1 * N)]
-        guesses = self.labels.copy()
-        guesses[wrong] = (guesses[wrong] + 1) % CLASSES
+        table = self._guesses(top1)
         if predictions:
-            np.save(folder / "eval.npy", np.stack([guesses, self.labels], axis=1).astype(np.uint16))
+            np.save(folder / "eval.npy", table)
         accuracy = Accuracy(
             correct_top1=round(top1 * N),
             correct_top5=round((top1 + 1) / 2 * N),
@@ -130,6 +128,12 @@ class FakeRun:
         )
         write_report(report, folder / "eval.json")
         return accuracy
+
+    def _guesses(self, top1):
+        wrong = self.generator.permutation(N)[: N - round(top1 * N)]
+        guesses = self.labels.copy()
+        guesses[wrong] = (guesses[wrong] + 1) % CLASSES
+        return np.stack([guesses, self.labels], axis=1).astype(np.uint16)
 
     def latency(self, output, median_ms, runtime="torch 2.6.0 cpu", session="fake"):
         """Twenty rounds of nineteen calls around the median; a round's disturbance is shared by all models."""
@@ -248,7 +252,7 @@ class FakeRun:
         results = {"images": 512, "tensors": 40, "histograms": shown}
         return self.stage("calibrate", source=source, config={"data": "cifar10"}, results=results)
 
-    def board(self, source, *, top1=0.91, median_ms=1.5, figures=None, board=None):
+    def board(self, source, *, top1=0.91, median_ms=1.5, figures=None, board=None, predictions=False):
         """Adds what a board measured of the file `source`; nothing here ran on a board."""
         machine = "orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER"
         latency = self.latency(source, median_ms, "tensorrt 10.3.0", session="on the board")
@@ -260,6 +264,7 @@ class FakeRun:
             split="val",
             runtime="tensorrt 10.3.0",
             artifact=source.sha256,
+            predictions="predictions.npy" if predictions else None,
         )
         energy = Energy(
             mj_per_image=9.5,
@@ -279,7 +284,7 @@ class FakeRun:
             "board": {**BOARD, **(board or {})},
             "figures": {**BOARD_FIGURES, **(figures or {})},
         }
-        return self.stage(
+        folder = self.stage(
             "board",
             source=source,
             accuracy=(accuracy,),
@@ -287,6 +292,9 @@ class FakeRun:
             energy=(energy,),
             results=results,
         )
+        if predictions:
+            np.save(folder / "predictions.npy", self._guesses(top1))
+        return folder
 
     def _lesion(self, module, kind, change_points):
         return {

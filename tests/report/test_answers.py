@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from edgeres.core.errors import InputError
 from edgeres.report.answers import boards_of, networks_on
 from edgeres.report.folder import run_folder_from
+from edgeres.report.gate import GateConfig, gate
 from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
 from edgeres.report.table import markdown_from
@@ -19,8 +21,8 @@ def story(fake_run):
     skipped = {last.sha256: "not timed: placed for TensorRT; its time on a CPU means nothing"}
     timed = (fake_run.latency(first, 20.0, "onnxruntime 1.20.0 cpu"),)
     fake_run.stage("bench", latency=timed, results={"skipped": skipped})
-    fake_run.board(first, median_ms=2.25, top1=0.92)
-    fake_run.board(last, median_ms=1.41, top1=0.918)
+    fake_run.board(first, median_ms=2.25, top1=0.92, predictions=True)
+    fake_run.board(last, median_ms=1.41, top1=0.918, predictions=True)
     fake_run.first, fake_run.last = first, last
     return fake_run
 
@@ -86,8 +88,6 @@ def test_an_accuracy_of_the_board_is_paired_with_that_of_here(story):
     wrong = np.flatnonzero(table[:, 0] == table[:, 1])[:10]
     table[wrong, 0] = (table[wrong, 1] + 1) % 10
     np.save(story.path / "04-board/predictions.npy", table)
-    path = story.path / "04-board/report.json"
-    path.write_text(path.read_text().replace('"predictions": null', '"predictions": "predictions.npy"'))
     (story.path / "03-board/report.json").unlink()
     (claim,) = (claim for claim in rows_from(story.path).claims if "points" in claim.what)
     assert claim.figure == "−0.20"
@@ -124,3 +124,82 @@ def test_the_board_that_measured_last_is_the_last_named(story):
     assert boards_of(folder, {story.first.sha256, story.last.sha256}) == ["nano", "orin"]
     assert boards_of(folder, {story.last.sha256}) == ["orin", "nano"]
     assert boards_of(folder, {"of another file"}) == []
+
+
+def judged(run, **rules):
+    return gate(run.path, GateConfig(**rules))
+
+
+@pytest.mark.parametrize("on", ["orin", None])
+def test_a_gate_judges_by_what_the_board_measured(story, on):
+    report = judged(story, min_speedup=1.5, max_p50="1.5ms", max_loss=5, min_top1=91, on=on)
+    assert report.broken == ()
+    assert report.board == "orin"
+    speed = report.outcomes[-1]
+    assert speed.figure.value == pytest.approx(2.25 / 1.41, rel=0.01)
+    assert speed.text.startswith("1.59")
+    assert "times as fast" in speed.text
+    assert "as 00-export" in speed.text
+    assert all("on orin" in outcome.text for outcome in report.outcomes)
+
+
+def test_a_gate_judges_by_this_machine_where_that_is_asked(story):
+    report = judged(story, max_p50="1.5ms", on="here")
+    (outcome,) = report.outcomes
+    assert (report.board, outcome.stage, outcome.passed) == ("", "00-export", False)
+    assert outcome.text.endswith("onnxruntime 1.20.0 cpu")
+
+
+def test_what_the_named_board_has_not_measured_is_advised_on_that_board(story):
+    report = judged(story, max_p50="9ms", max_p99="9ms", min_speedup=1.0, on="nano")
+    said = "not measured: 00-export was not timed on nano: edgeres bench --run fake --on nano"
+    assert [outcome.text for outcome in report.outcomes] == [said] * 3
+
+
+def test_a_ratio_of_two_sessions_is_not_given_and_its_command_is_the_boards(story):
+    path = story.path / "04-board/report.json"
+    path.write_text(path.read_text().replace('"on the board"', '"another"'))
+    (outcome,) = judged(story, min_speedup=1.5).outcomes
+    assert not outcome.passed
+    assert outcome.text == (
+        "not measured: no other network was timed in its session on tensorrt 10.3.0 on orin:"
+        " edgeres bench --run fake --on orin"
+    )
+
+
+def test_several_boards_are_asked_for_in_one_line_unless_none_is_needed(story):
+    story.board(story.last, board={"name": "nano"})
+    with pytest.raises(
+        InputError, match=r"^01-quantize was measured on orin and nano; by which is it judged\? --on nano$"
+    ):
+        judged(story, min_top1=1)
+    assert judged(story, min_top1=1, on="orin").board == "orin"
+    assert judged(story, max_size="1MB").broken == ()
+
+
+def test_what_a_board_calls_invalid_keeps_no_rule(story):
+    (story.path / "04-board/report.json").unlink()
+    story.board(story.last, median_ms=0.5, figures={"is_valid": False, "problems": ["the board throttled"]})
+    (outcome,) = judged(story, max_p50="1ms").outcomes
+    assert not outcome.passed
+    assert "01-quantize was timed on orin, but not validly: the board throttled: edgeres bench" in outcome.text
+
+
+def test_few_calls_of_a_board_are_told_how_long_to_measure(story):
+    path = story.path / "04-board/report.json"
+    report = run_folder_from(story.path).stages[-1].report
+    few = report.latency[0].model_copy(update={"samples_ms": (20.0,) * 50, "rounds": ()})
+    path.write_text(report.model_copy(update={"latency": (few,)}).model_dump_json())
+    (outcome,) = judged(story, max_p99="90ms").outcomes
+    assert outcome.text.endswith("50 calls are too few for a p99: edgeres bench --run fake --on orin --duration-s 9")
+
+
+def test_an_accuracy_of_here_beside_a_board_says_so(story):
+    for name in ("03-board", "04-board"):
+        path = story.path / name / "report.json"
+        report = next(stage.report for stage in run_folder_from(story.path).stages if stage.name == name)
+        path.write_text(report.model_copy(update={"accuracy": ()}).model_dump_json())
+    story.evaluated(story.path / "01-quantize", story.last, 0.91, "onnxruntime 1.20.0 cpu")
+    report = judged(story, min_top1=90, min_speedup=1.5)
+    assert report.broken == ()
+    assert report.outcomes[0].text.endswith("cifar10 val, here and not on orin")

@@ -61,7 +61,8 @@ def test_strict_asks_the_whole_interval(whole_run):
 def test_what_was_not_timed_breaks_its_rules_and_says_why(whole_run):
     report = judged(whole_run, max_p99="5ms", max_p50="5ms", min_speedup=1.0)
     assert [outcome.passed for outcome in report.outcomes] == [False] * 3
-    assert all("not measured: not timed: placed for TensorRT" in outcome.text for outcome in report.outcomes)
+    said = "not measured: 05-quantize was not timed: placed for TensorRT: edgeres bench --run fake --on BOARD"
+    assert [outcome.text for outcome in report.outcomes] == [said] * 3
     assert all(outcome.figure is None for outcome in report.outcomes)
 
 

@@ -10,7 +10,7 @@ import click
 from edgeres.bench.config import BenchConfig
 from edgeres.bench.on_board import BoardConfig
 from edgeres.cli.options import given, options_of
-from edgeres.cli.output import print_result
+from edgeres.cli.output import print_boards, print_result
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.stage import StageReport
@@ -58,7 +58,6 @@ def bench(  # one parameter per option
 def _on_board(  # what the user typed
     models: tuple[Path, ...], run: str | None, on: str, chosen: dict[str, Any], *, per_module: bool, as_json: bool
 ) -> None:
-    from edgeres.cli.on_board import print_boards
     from edgeres.pipeline.board_modules import module_costs_on_board
     from edgeres.pipeline.on_board import BoardCall, bench_on_board
 

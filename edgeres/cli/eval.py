@@ -9,7 +9,7 @@ import click
 
 from edgeres.bench.on_board import BoardConfig
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
-from edgeres.cli.output import print_result
+from edgeres.cli.output import print_boards, print_result
 from edgeres.core.errors import InputError
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.pipeline.measures import evaluate_call
@@ -30,7 +30,6 @@ def evaluate(source: Path | None, run: str | None, on: str | None, as_json: bool
         refuse_timeout(chosen)
         print_result(evaluate_call(source, run, chosen, replace=replace), as_json=as_json)
         return
-    from edgeres.cli.on_board import print_boards
     from edgeres.pipeline.on_board import BoardCall, evaluate_on_board
 
     for name in sorted(chosen.keys() - BoardConfig.model_fields | ({"replace"} if replace else set())):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,25 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
     if report.output is not None:
         click.echo(f"{report.output.path}  {size(report.output.size_bytes)}, {report.duration_s:.1f} s")
+
+
+def print_boards(reports: Sequence[StageReport], *, as_json: bool) -> None:
+    """What boards measured in one table on stdout, what makes it doubtful on stderr; with `as_json` a report a line."""
+    if as_json:
+        for report in reports:
+            click.echo(report.model_dump_json())
+        return
+    from rich.console import Console
+
+    from edgeres.report.boards import boards_from, file_name
+    from edgeres.report.boards_text import boards_turned
+
+    Console(highlight=False).print(boards_turned(boards_from(reports)))
+    for report in reports:
+        for note in report.notes:
+            click.echo(f"{file_name(report)}: {note}")
+        for warning in report.warnings:
+            click.echo(f"warning: {file_name(report)}: {warning}", err=True)
 
 
 def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:

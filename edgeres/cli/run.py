@@ -7,8 +7,7 @@ import json
 import click
 
 from edgeres.bench.boards import board_named
-from edgeres.cli.on_board import print_boards
-from edgeres.cli.output import print_result, print_summary
+from edgeres.cli.output import print_boards, print_result, print_summary
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport

@@ -6,18 +6,20 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeres.core.metrics import Energy
+from edgeres.core.stage import StageReport
 from edgeres.core.statistics import Interval
 from edgeres.report.answers import measured_in
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
-from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
-from edgeres.report.networks import Network, latency_between, network_from, points_between
+from edgeres.report.folder import BOARD_STAGE, Figure, RunFolder, figure_from
+from edgeres.report.networks import Network, latency_between, networks_in, points_between
 
-NO_SAMPLES = "no samples under load"
+_NO_SAMPLES = "no samples under load"
+_UNSAID = "heat said neither by tegrastats nor by the kernel"
 
 
 class EnergyFigure(Figure):
@@ -50,7 +52,8 @@ class BoardFigure(Figure):
     """One model file on one board. `model` is the stage that made the file, or its name where that is elsewhere.
 
     `is_valid` is None where the GPU's clock was not seen under load. With `equal_bits` the logits are ONNX Runtime's,
-    bit for bit, and there is no `sqnr_db`. `measured` (ISO 8601) is one of `measurements` of this file on this board.
+    bit for bit, and there is no `sqnr_db`; `reference_top1` is its fraction. `measured` (ISO 8601) is one of
+    `measurements` of this file on this board.
     """
 
     stage: str
@@ -73,6 +76,7 @@ class BoardFigure(Figure):
     layers: str = ""
     command: str = ""
     equal_bits: bool | None = None
+    reference_top1: float | None = None
     measured: str = ""
     measurements: int = 1
     is_newest: bool = True
@@ -80,24 +84,58 @@ class BoardFigure(Figure):
 
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
     """In order of the stages, and what could not be read."""
-    found: list[tuple[FinishedStage, BoardFigure]] = []
-    problems: list[str] = []
-    timed: list[Network] = []
-    for stage in (one for one in folder.stages if one.report.stage == BOARD_STAGE):
-        measured = measured_in(stage)
-        figure = _figure(stage, measured, folder, timed)
+    stages = [one for one in folder.stages if one.report.stage == BOARD_STAGE]
+    networks = networks_in(folder)
+    found = list(_figures((one.report, measured_in(one), _maker(one.report, networks)) for one in stages))
+    pairs = list(zip(stages, found, strict=True))
+    unread = [stage.name for stage, one in pairs if one is None]
+    problems = (f"{name}: what the board measured cannot be read; measure again on the board" for name in unread)
+    return _counted([(stage.report, one) for stage, one in pairs if one]), tuple(problems)
+
+
+def boards_from(reports: Iterable[StageReport]) -> list[BoardFigure]:
+    """The same of the reports of one call, whose files need not be of a run."""
+    measured = ((one, _named(one)) for one in reports)
+    return [one for one in _figures((report, network, None) for report, network in measured) if one]
+
+
+def _named(report: StageReport) -> Network:
+    """The measurements by the name of their file."""
+    accuracy, latency = next(iter(report.accuracy), None), next(iter(report.latency), None)
+    return Network(file_name(report), Path(), 0, accuracy, latency)
+
+
+def file_name(report: StageReport) -> str:
+    """`03-export/model.onnx`: stages call their files alike, so the folder tells them apart."""
+    path = Path(report.source.path) if report.source else Path("unknown file")
+    return f"{path.parent.name}/{path.name}".lstrip("/")
+
+
+def _maker(report: StageReport, networks: Sequence[Network]) -> Network | None:
+    """The network of this run whose file was measured."""
+    sha256 = report.source.sha256 if report.source else ""
+    return next((one for one in networks if one.sha256 == sha256), None)
+
+
+def _figures(measured: Iterable[tuple[StageReport, Network, Network | None]]) -> Iterator[BoardFigure | None]:
+    """Of (report, what it measured, the network of the run it was measured of); None for what cannot be read.
+
+    A speed is against the first valid one that one session timed together with it.
+    """
+    earlier: list[Network] = []
+    for report, network, maker in measured:
+        figure = _figure(report, network, maker)
         if figure and figure.is_valid is not False:
-            timed.append(measured)
-        if figure is None:
-            problems.append(f"{stage.name}: what the board measured cannot be read; measure again on the board")
-        else:
-            found.append((stage, figure))
-    return _counted(found), tuple(problems)
+            speed = next((change for one in earlier if (change := latency_between(one, network))), None)
+            figure = figure.model_copy(update={"speed": speed})
+            earlier.append(network)
+        yield figure
 
 
-def _counted(found: Sequence[tuple[FinishedStage, BoardFigure]]) -> tuple[BoardFigure, ...]:
+def _counted(found: Sequence[tuple[StageReport, BoardFigure]]) -> tuple[BoardFigure, ...]:
     """Each with how often its file was timed (or only judged) on its board, and whether it is the last of them."""
-    keys = [_key(stage, one) for stage, one in found]
+    files = [report.source.sha256 if report.source else one.model for report, one in found]
+    keys = [(file, one.board.name, one.latency is None) for file, (_, one) in zip(files, found, strict=True)]
     last = {key: place for place, key in enumerate(keys)}
     return tuple(
         one.model_copy(update={"measurements": keys.count(key), "is_newest": last[key] == place})
@@ -105,35 +143,24 @@ def _counted(found: Sequence[tuple[FinishedStage, BoardFigure]]) -> tuple[BoardF
     )
 
 
-def _key(stage: FinishedStage, one: BoardFigure) -> tuple[str, str, bool]:
-    return stage.report.source.sha256 if stage.report.source else one.model, one.board.name, one.latency is None
-
-
-def _figure(
-    stage: FinishedStage, measured: Network, folder: RunFolder, earlier: Sequence[Network]
-) -> BoardFigure | None:
-    report, figures = stage.report, stage.report.results.get("figures")
-    board = report.results.get("board")
+def _figure(report: StageReport, measured: Network, maker: Network | None) -> BoardFigure | None:
+    figures, board = report.results.get("figures"), report.results.get("board")
     if not isinstance(figures, dict) or not isinstance(board, dict):
         return None
-    source = _maker(stage, folder)
-    agreement = figures.get("agreement")
     values = {
+        "is_valid": None,
+        "problems": (),
         **figures,
-        "stage": stage.name,
+        **_agreement(figures.get("agreement")),
+        "stage": measured.name,
         "board": _facts(board),
-        "model": source.name if source else _source_name(stage),
-        "precision": report.precision or (source.report.precision if source else None) or "",
+        "model": maker.name if maker else file_name(report),
+        "precision": report.precision or (maker.precision if maker else None) or "",
         "latency": latency_figure(measured.latency),
         "accuracy": accuracy_figure(measured.accuracy),
-        "points": points_between(network_from(source, folder), measured) if source else None,
-        "same_top1": agreement.get("top1") if isinstance(agreement, dict) else None,
-        "sqnr_db": agreement.get("sqnr_db") if isinstance(agreement, dict) else None,
-        "equal_bits": agreement.get("equal_bits") if isinstance(agreement, dict) else None,
+        "points": points_between(maker, measured) if maker else None,
         "measured": report.created,
         "energy": _energy(report.energy[0]) if report.energy else None,
-        "is_valid": figures.get("is_valid"),
-        "speed": _speed(measured, earlier) if figures.get("is_valid") is not False else None,
         "heat": _heat(figures.get("heat")),
         "layers": _text(figures.get("layers")),
         "command": _text(figures.get("command")),
@@ -141,20 +168,14 @@ def _figure(
     return figure_from(BoardFigure, values)
 
 
-def _speed(measured: Network, earlier: Sequence[Network]) -> Change | None:
-    """Against the first valid row that one session timed together with this one."""
-    return next((change for one in earlier if (change := latency_between(one, measured))), None)
-
-
-def _maker(stage: FinishedStage, folder: RunFolder) -> FinishedStage | None:
-    """The stage of this run whose file was measured."""
-    sha256 = stage.report.source.sha256 if stage.report.source else ""
-    made = (one for one in folder.networks if one.report.output and one.report.output.sha256 == sha256)
-    return next(made, None)
-
-
-def _source_name(stage: FinishedStage) -> str:
-    return Path(stage.report.source.path).name if stage.report.source else "unknown file"
+def _agreement(found: Any) -> dict[str, Any]:
+    """How far the board's logits are from ONNX Runtime's."""
+    if not isinstance(found, dict):
+        return {}
+    n, correct = found.get("n"), found.get("reference_correct_top1")
+    top1 = correct / n if isinstance(correct, int) and isinstance(n, int) and n else None
+    same = {name: found.get(name) for name in ("sqnr_db", "equal_bits")}
+    return {**same, "same_top1": found.get("top1"), "reference_top1": top1}
 
 
 def _facts(board: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +199,7 @@ def _heat(heat: Any) -> str:
     """`48 to 61 °C, GPU 1,020 MHz`, as far as the board said."""
     if not isinstance(heat, dict):
         return ""
-    return ", ".join(_heat_parts(heat)) or (NO_SAMPLES if heat.get("samples") == 0 else "")
+    return ", ".join(_heat_parts(heat)) or (_UNSAID if heat.get("samples") else _NO_SAMPLES)
 
 
 def _heat_parts(heat: dict[str, Any]) -> Iterator[str]:

@@ -1,13 +1,11 @@
-"""The boards' table: for the terminal, as Markdown, as CSV and on the page; its words are those of `bench --on` too."""
+"""The boards' table: for the terminal, as Markdown, as CSV and on the page; a call on a board shows it turned round."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgeres.core.metrics import Energy
-from edgeres.core.statistics import Interval
 from edgeres.report.boards import BoardFigure, EnergyFigure
 from edgeres.report.wording import Lines, interval_lines, p99_lines, percent, points, size, speed, tight
 
@@ -15,15 +13,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-BOARD_COLUMNS: dict[str, str] = {
-    "board": "Board",
-    "model": "Model",
-    "latency": "Latency ms",
-    "energy": "Energy, power",
-    "top1": "Top-1 %",
-    "engine": "Engine",
-    "state": "Valid",
-}
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 _TERMINAL_WIDTHS = (10, 11, 13, 10, 12, 8, 7)  # break no figure; with what stands between 80 characters
 _MOST_PLACES = 4
@@ -32,90 +21,44 @@ _MINUTE = len("2026-01-31 12:34")
 
 def board_cells(board: BoardFigure) -> dict[str, Lines]:
     """The row's text by column of BOARD_COLUMNS."""
-    return {
-        "board": tuple(_board(board)),
-        "model": (board.model, board.precision or "precision unknown"),
-        "latency": tuple(_latency(board)),
-        "energy": tuple(_energy(board.energy)),
-        "top1": tuple(_accuracy(board)),
-        "engine": tuple(_engine(board)),
-        "state": _state(board),
-    }
-
-
-def energy_lines(mj: float, half_width_mj: float) -> Lines:
-    """`9.50 mJ`, `± 0.25`: two digits of the half-width."""
-    places = places_for(half_width_mj)
-    return f"{mj:.{places}f} mJ", f"± {half_width_mj:.{places}f}"
-
-
-def power_lines(energy: Energy | EnergyFigure) -> Lines:
-    """`11.25 W loaded`, `4.75 W at rest`, and what a sum of rails is less than."""
-    loaded, at_rest = f"{energy.load_w:.2f} W loaded", f"{energy.idle_w:.2f} W at rest"
-    if energy.is_partial:
-        return loaded, at_rest, "some rails unread: less than all"
-    return (loaded, at_rest) if energy.is_input else (loaded, at_rest, "sum of rails: less than at the wall")
-
-
-def top1_lines(top1: Interval, n: int) -> Lines:
-    """`93.33`, `[91.20, 94.90]` in percent, `n = 1,000`."""
-    return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {n:,}"
-
-
-def logits_lines(*, equal_bits: bool | None, sqnr_db: float | None) -> Lines:
-    """How far the board's logits are from ONNX Runtime's."""
-    if equal_bits:
-        return ("logits equal bit for bit",)
-    return () if sqnr_db is None else (f"logits {sqnr_db:.1f} dB",)
-
-
-def engine_lines(size_bytes: int | None, build_s: float | None) -> Lines:
-    """`1.50 MB`, `built in 93 s`, what is known of them."""
-    said = "" if size_bytes is None else size(size_bytes), "" if build_s is None else f"built in {build_s:.0f} s"
-    return tuple(text for text in said if text)
-
-
-def state_lines(is_valid: bool | None, problems: Sequence[str]) -> Lines:
-    """Whether a measurement can be trusted, then why not."""
-    if is_valid is None:
-        return "unknown", UNKNOWN_VALIDITY
-    return "yes" if is_valid else "no", *problems
-
-
-def places_for(half_width: float) -> int:
-    """Decimals that show a half-width, and what it belongs to, with two of its digits."""
-    return min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else _MOST_PLACES
-
-
-def _state(board: BoardFigure) -> Lines:
-    if board.latency is None:
-        return "not timed", *board.problems
-    return state_lines(board.is_valid, board.problems)
+    return {title: tuple(lines(board)) for title, lines in _CELLS.items()}
 
 
 def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
-    """For `rich.print`: the table, and below it why a row is not valid."""
+    """For `rich.print`: a row for each, and below the table why one is not valid."""
     from rich.console import Group
     from rich.text import Text
 
-    said = {True: "", False: "is not valid", None: "may not be valid"}
-    reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _state(one)[1:]]
-    return Group(_table(boards), *map(Text, reasons))
-
-
-def _table(boards: Sequence[BoardFigure]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="on boards", title_justify="left")
-    table.box, table.show_edge, table.show_lines = SIMPLE_HEAD, False, True
-    table.padding, table.pad_edge = (0, 1, 0, 0), False
-    for title, width in zip(BOARD_COLUMNS.values(), _TERMINAL_WIDTHS, strict=True):
+    table = _table("on boards")
+    for title, width in zip(BOARD_COLUMNS, _TERMINAL_WIDTHS, strict=True):
         table.add_column(title, overflow="fold", width=width)
     for board in boards:
-        texts = {**board_cells(board), "state": _state(board)[:1]}
-        table.add_row(*(Text("\n".join(map(tight, texts[name]))) for name in BOARD_COLUMNS))
+        cells = {**board_cells(board), _VALID: _state(board)[:1]}
+        table.add_row(*(Text("\n".join(map(tight, lines))) for lines in cells.values()))
+    said = {True: "", False: "is not valid", None: "may not be valid"}
+    reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _state(one)[1:]]
+    return Group(table, *map(Text, reasons))
+
+
+def boards_turned(boards: Sequence[BoardFigure]) -> RenderableType:
+    """For `rich.print`: a column for each."""
+    from rich.text import Text
+
+    table = _table()
+    for title in ("", *(board.model for board in boards)):
+        table.add_column(Text(title), overflow="fold")
+    columns = [board_cells(board) for board in boards]
+    for title in BOARD_COLUMNS:
+        table.add_row(title, *(Text("\n".join(cells[title])) for cells in columns))
+    return table
+
+
+def _table(title: str | None = None) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, show_lines=True)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     return table
 
 
@@ -189,15 +132,30 @@ def _latency(board: BoardFigure) -> Iterator[str]:
         yield from (f"{speed(board.speed)[0]} of {board.speed.versus}", *speed(board.speed)[1:])
 
 
-def _energy(energy: EnergyFigure | None) -> Iterator[str]:
+def _energy(board: BoardFigure) -> Iterator[str]:
+    energy = board.energy
     if energy is None:
         yield "not measured"
         return
-    value, half = energy.mj_per_image, (energy.mj_per_image.high - energy.mj_per_image.low) / 2
-    loaded, at_rest, *less = power_lines(energy)
-    yield from (*energy_lines(value.value, half), loaded, at_rest)
+    half = (energy.mj_per_image.high - energy.mj_per_image.low) / 2
+    places = places_for(half)
+    yield f"{energy.mj_per_image.value:.{places}f} mJ"
+    yield f"± {half:.{places}f}"
+    yield f"{energy.load_w:.2f} W loaded"
+    yield f"{energy.idle_w:.2f} W at rest"
     yield f"n = {energy.samples:,}, {energy.source}"
-    yield from less
+    yield from _less_than_all(energy)
+
+
+def _less_than_all(energy: EnergyFigure) -> Lines:
+    if energy.is_partial:
+        return ("some rails unread: less than all",)
+    return () if energy.is_input else ("sum of rails: less than at the wall",)
+
+
+def places_for(half_width: float) -> int:
+    """Decimals that show a half-width, and what it belongs to, with two of its digits."""
+    return min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else _MOST_PLACES
 
 
 def _accuracy(board: BoardFigure) -> Iterator[str]:
@@ -205,14 +163,43 @@ def _accuracy(board: BoardFigure) -> Iterator[str]:
     if accuracy is None:
         yield "not evaluated"
     else:
-        yield from top1_lines(accuracy.top1, accuracy.n)
+        yield from (percent(accuracy.top1.value), f"[{percent(accuracy.top1.low)}, {percent(accuracy.top1.high)}]")
+        yield f"n = {accuracy.n:,}"
     if board.points:
         yield from (f"{points(board.points)[0]} to the file here", *points(board.points)[1:])
+    if board.reference_top1 is not None:
+        yield f"ONNX Runtime {percent(board.reference_top1)}"
     if board.same_top1 is not None:
         yield f"same top-1 on {percent(board.same_top1)} %"
-    yield from logits_lines(equal_bits=board.equal_bits, sqnr_db=board.sqnr_db)
+    if board.equal_bits:
+        yield "logits equal bit for bit"
+    elif board.sqnr_db is not None:
+        yield f"logits {board.sqnr_db:.1f} dB"
 
 
-def _engine(board: BoardFigure) -> Iterator[str]:
-    layers = (board.layers,) if board.layers else ()
-    yield from (*engine_lines(board.engine_bytes, board.build_s), *layers) or ("–",)
+def _engine(board: BoardFigure) -> Lines:
+    size_bytes = "" if board.engine_bytes is None else size(board.engine_bytes)
+    build = "" if board.build_s is None else f"built in {board.build_s:.0f} s"
+    return tuple(filter(None, (size_bytes, build, board.layers))) or ("–",)
+
+
+def _state(board: BoardFigure) -> Lines:
+    """Whether a measurement can be trusted, then why not."""
+    if board.latency is None:
+        return "not timed", *board.problems
+    if board.is_valid is None:
+        return "unknown", UNKNOWN_VALIDITY
+    return "yes" if board.is_valid else "no", *board.problems
+
+
+_VALID = "Valid"
+_CELLS: dict[str, Callable[[BoardFigure], Lines | Iterator[str]]] = {
+    "Board": _board,
+    "Model": lambda board: (board.model, board.precision or "precision unknown"),
+    "Latency ms": _latency,
+    "Energy, power": _energy,
+    "Top-1 %": _accuracy,
+    "Engine": _engine,
+    _VALID: _state,
+}
+BOARD_COLUMNS = tuple(_CELLS)

@@ -120,8 +120,8 @@ def _words(summary: RunSummary) -> dict[str, Any]:
             {**text.kept_text(one), "svg": markup(agreement_svg(one, f"agree-{place}"))}
             for place, one in enumerate(summary.kept_agreements)
         ],
-        "board_columns": list(BOARD_COLUMNS.values()),
-        "board_rows": [[board_cells(board)[name] for name in BOARD_COLUMNS] for board in summary.boards],
+        "board_columns": BOARD_COLUMNS,
+        "board_rows": [list(board_cells(board).values()) for board in summary.boards],
         "absent_rows": [[(one.name,), (one.what,), (one.why,), (one.todo,)] for one in summary.absent],
     }
 

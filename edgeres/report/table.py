@@ -58,7 +58,7 @@ def markdown_from(summary: RunSummary) -> str:
     lines += [_markdown_row([texts[name] for name in COLUMNS]) for texts in rows]
     if summary.boards:
         lines += ["", "## On boards", ""]
-        lines += [_markdown_row([(title,) for title in BOARD_COLUMNS.values()]), "|" + " --- |" * len(BOARD_COLUMNS)]
+        lines += [_markdown_row([(title,) for title in BOARD_COLUMNS]), "|" + " --- |" * len(BOARD_COLUMNS)]
         lines += [_markdown_row(list(board_cells(board).values())) for board in summary.boards]
     lines += ["", *(f"- {_text(line)}" for line in _conditions(summary))]
     return "\n".join(lines) + "\n"

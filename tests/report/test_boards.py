@@ -6,9 +6,9 @@ import io
 import pytest
 from rich.console import Console
 
-from edgeres.cli.on_board import rows_of
 from edgeres.core.statistics import Interval
-from edgeres.report.boards_text import board_cells, flat_board
+from edgeres.report.boards import boards_from
+from edgeres.report.boards_text import board_cells, boards_turned, flat_board
 from edgeres.report.figures import Percentile
 from edgeres.report.folder import run_folder_from
 from edgeres.report.networks import networks_in
@@ -119,10 +119,10 @@ def test_too_few_calls_have_no_99th_percentile(on_board):
     enough = only(on_board)
     unknown = Percentile(value=enough.latency.p99_ms.value)
     few = enough.model_copy(update={"latency": enough.latency.model_copy(update={"p99_ms": unknown})})
-    assert "p99 needs 368 calls" in " ".join(board_cells(few)["latency"])
+    assert "p99 needs 368 calls" in " ".join(board_cells(few)["Latency ms"])
     assert flat_board(few)["p99_ms"] is None
     assert flat_board(enough)["p99_ms"] == unknown.value
-    assert any(line.startswith("p99 ") and "needs" not in line for line in board_cells(enough)["latency"])
+    assert any(line.startswith("p99 ") and "needs" not in line for line in board_cells(enough)["Latency ms"])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_energy_has_the_digits_of_its_half_width(on_board, half, lines):
     board = only(on_board)
     interval = Interval(value=9.5, low=9.5 - half, high=9.5 + half)
     changed = board.model_copy(update={"energy": board.energy.model_copy(update={"mj_per_image": interval})})
-    assert board_cells(changed)["energy"][:4] == (*lines, "11.25 W loaded", "4.75 W at rest")
+    assert board_cells(changed)["Energy, power"][:4] == (*lines, "11.25 W loaded", "4.75 W at rest")
 
 
 def test_measurements_of_one_file_carry_their_time_and_the_newest_is_marked(on_board):
@@ -141,9 +141,9 @@ def test_measurements_of_one_file_carry_their_time_and_the_newest_is_marked(on_b
     on_board.board(exported)
     first, second = rows_from(on_board.path).boards
     assert (first.measurements, first.is_newest, second.is_newest) == (2, False, True)
-    assert board_cells(first)["board"][-1] == "measured again since"
-    assert board_cells(second)["board"][-1] == "the newest of 2"
-    assert board_cells(second)["board"][-2] == f"measured {second.measured[:10]} {second.measured[11:16]} UTC"
+    assert board_cells(first)["Board"][-1] == "measured again since"
+    assert board_cells(second)["Board"][-1] == "the newest of 2"
+    assert board_cells(second)["Board"][-2] == f"measured {second.measured[:10]} {second.measured[11:16]} UTC"
     judged = run_folder_from(on_board.path).stages[-1].report.model_copy(update={"latency": (), "energy": ()})
     on_board.stage("board", source=exported, accuracy=judged.accuracy, results=judged.results)
     _, smaller = on_board.model("quantize", "model.onnx", 900, precision="int8")
@@ -155,12 +155,13 @@ def test_logits_equal_bit_for_bit_say_so(fake_run):
     _, exported = fake_run.model("export", "model.onnx", 2000)
     fake_run.board(exported, figures={"agreement": {"top1": 1.0, "sqnr_db": None, "equal_bits": True}})
     board = only(fake_run)
-    assert "logits equal bit for bit" in board_cells(board)["top1"]
+    assert "logits equal bit for bit" in board_cells(board)["Top-1 %"]
     assert flat_board(board)["equal_bits"] is True
 
 
-def test_bench_on_a_board_says_the_same_in_the_same_words(fake_run):
+def test_a_call_on_a_board_says_the_same_in_the_same_words_a_column_for_each_file(fake_run):
     _, exported = fake_run.model("export", "model.onnx", 2000)
+    _, smaller = fake_run.model("quantize", "model.onnx", 900, precision="int8")
     agreement = {
         "top1": 0.75,
         "same_top1": 3,
@@ -170,17 +171,35 @@ def test_bench_on_a_board_says_the_same_in_the_same_words(fake_run):
         "equal_bits": False,
     }
     fake_run.board(exported, figures={"is_valid": None, "agreement": agreement})
-    typed = run_folder_from(fake_run.path).stages[-1].report
-    rows = {title: cell.replace("\n", " ") for title, cell in rows_of([typed])}
-    shown = board_cells(only(fake_run))
-    for row, lines in {
-        "energy/image": shown["energy"][:2],
-        "power": shown["energy"][2:4],
-        "engine": shown["engine"][:2],
-        "ONNX Runtime": shown["top1"][-1:],
-        "valid": shown["state"],
-    }.items():
-        assert [line for line in lines if line not in rows[row]] == []
+    fake_run.board(smaller, median_ms=0.75)
+    typed = [stage.report for stage in run_folder_from(fake_run.path).stages[2:]]
+    first, second = boards_from(typed)
+    kept = rows_from(fake_run.path).boards
+    for name in ("Latency ms", "Energy, power", "Top-1 %", "Engine", "Valid"):
+        said = [line for line in board_cells(kept[0])[name] if "to the file here" not in line]
+        assert [line for line in said if line not in board_cells(first)[name]] == []
+    assert {"ONNX Runtime 75.00", "same top-1 on 75.00 %", "logits 41.5 dB"} <= set(board_cells(first)["Top-1 %"])
+    assert board_cells(second)["Latency ms"][-2].endswith("of 00-export/model.onnx")
+    console = Console(width=80, file=io.StringIO())
+    console.print(boards_turned([first, second]))
+    head, *_ = console.file.getvalue().splitlines()
+    assert head.split() == ["00-export/model.onnx", "01-quantize/model.onnx"]
+    assert "may not be" not in console.file.getvalue()
+    assert "clock was" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("heat", "said"),
+    [
+        ({"samples": 0}, "no samples under load"),
+        ({"samples": 9}, "heat said neither by tegrastats nor by the kernel"),
+        ({}, "no samples under load"),
+    ],
+)
+def test_heat_that_is_not_known_says_why(fake_run, heat, said):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    fake_run.board(exported, figures={"heat": heat})
+    assert only(fake_run).heat == said
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -229,4 +248,4 @@ def test_a_board_that_said_little_is_shown_with_what_it_said(fake_run):
 def test_a_file_that_was_only_judged_is_not_called_valid(on_board):
     judged = only(on_board).model_copy(update={"latency": None, "energy": None, "heat": ""})
     for is_valid in (True, None):
-        assert board_cells(judged.model_copy(update={"is_valid": is_valid}))["state"] == ("not timed",)
+        assert board_cells(judged.model_copy(update={"is_valid": is_valid}))["Valid"] == ("not timed",)

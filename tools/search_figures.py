@@ -29,7 +29,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import config_from
 from edgeres.core.files import write_text
 from edgeres.data import dataset_for
-from edgeres.evaluate.subsets import WHOLE, tallies_of, walk_lesions
+from edgeres.evaluate.subsets import tallies_of, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
@@ -92,7 +92,7 @@ def lesion(options: argparse.Namespace, folder: Path) -> Results:
     whole = _imported(options.resnet56, "resnet56", folder)
     names = [info.name for info in modules_of(whole.spec)]
     network = load_folded(whole)
-    rebuilt = {name: load_folded(_without(whole, (name,), folder)) for name in names} | {WHOLE: network}
+    rebuilt = {name: load_folded(_without(whole, (name,), folder)) for name in names} | {"": network}
     batches, _ = _batches(whole, network, options, images=options.lesion_images)
     seconds, difference = {"walk": 0.0, "plain": 0.0}, 0.0
     walked: dict[str, Tally] = {}
@@ -187,7 +187,8 @@ def _among_all(checkpoint: Checkpoint, count: int, options: argparse.Namespace) 
 
 @torch.inference_mode()
 def _walked(network: Network, batch: Batch) -> dict[str, Tensor]:
-    return dict(walk_lesions(network, batch.images))
+    sets = [frozenset(), *(frozenset({name}) for name, _ in network.units())]
+    return {"".join(gone): network.classify(y) for gone, y in walk_subsets(network, batch.images, sets)}
 
 
 @torch.inference_mode()

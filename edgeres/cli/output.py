@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LONG = 160
 _NOT_PRINTED = {"points_are"}  # said by the label
+_NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
 
 
 def print_result(report: StageReport, *, as_json: bool) -> None:
@@ -25,10 +26,9 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
         return
     for accuracy in report.accuracy:
         click.echo(accuracy_line(accuracy))
-    for line in _bench_lines(report) if report.stage == "bench" else _figure_lines(report):
+    figures = list(_bench_lines(report) if report.stage == "bench" else _figure_lines(report))
+    for line in (*report.notes, *figures) if report.stage in _NOTES_FIRST else (*figures, *report.notes):
         click.echo(line)
-    for note in report.notes:
-        click.echo(note)
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)
     if report.output is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+
+from edgeres.core.durations import text_from
 
 T = TypeVar("T")
 
@@ -45,3 +49,34 @@ def bar(description: str) -> Iterator[Bar]:
             lambda total: progress.update(task, total=total),
             lambda amount: progress.update(task, advance=amount),
         )
+
+
+class Countdown:
+    """How long the rest of `total` pieces of work will take, at the pace of those that are done."""
+
+    def __init__(self, total: float) -> None:
+        self._left, self._done, self._began_s = total, 0.0, time.monotonic()
+
+    def advance(self, amount: float = 1) -> None:
+        """So much more is done."""
+        self._left, self._done = self._left - amount, self._done + amount
+
+    @property
+    def text(self) -> str:
+        """`; about 4m left`, for the end of a line; empty as long as nothing is done, and once all is."""
+        if not (self._done and self._left):
+            return ""
+        return f"; about {text_from((time.monotonic() - self._began_s) / self._done * self._left)} left"
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """The logger of that name warns only, unless `-v` asks for everything: its lines are about one of dozens."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    if not logger.isEnabledFor(logging.DEBUG):
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

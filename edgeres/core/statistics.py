@@ -50,6 +50,17 @@ class Interval(Record):
         """In another unit, of which one is `factor` of the new ones."""
         return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
 
+    def text(self, style: str = ".2f", unit: str = "") -> str:
+        """`0.97 [0.95, 0.98]` or, with a unit, `+1.20 points (+0.30 to +2.10)`; `style` is a format of Python's."""
+        value, low, high = (format(number, style) for number in (self.value, self.low, self.high))
+        if not unit:
+            return f"{value} [{low}, {high}]"
+        return (
+            f"{value} {unit} ({low} to {high})"
+            if math.isfinite(self.low)
+            else f"{value} {unit} (one seed, no interval)"
+        )
+
 
 def calls_needed(q: float) -> int:
     """Calls below which the q-th percentile, q in (0, 100), has no 95 % interval.

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeres.bench.stage import BenchConfig, Session
 from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
 from edgeres.core.config import Record
-from edgeres.core.durations import text_from
 from edgeres.core.environment import default_threads
 from edgeres.core.files import write_bytes
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
-from edgeres.core.progress import track
+from edgeres.core.progress import Countdown, quiet, track
 from edgeres.core.records.latency import LatencyConfig
 
 Measure = Callable[[Sequence[Model], BenchConfig], Session]
@@ -62,7 +59,7 @@ def as_executed(checkpoints: Sequence[Checkpoint], how: LatencyConfig, folder: P
     if how.runtime == "torch":
         return list(checkpoints)
     made: dict[Path, Model] = {}
-    with _quiet("edgeres.export"):
+    with quiet("edgeres.export"):
         for checkpoint in track(checkpoints, "export", len(checkpoints)):
             if checkpoint.path not in made:
                 place = folder / f"onnx-{len(made):02}-without-{len(checkpoint.spec.dropped)}"
@@ -88,18 +85,6 @@ def _with_pairs(model: OnnxModel) -> OnnxModel:
     path = model.path.with_name("model.int8.onnx")
     write_bytes(path, quantized.SerializeToString(deterministic=True))
     return OnnxModel(path)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Only warnings of the logger `name`: its lines on dozens of throw-away files tell nobody anything."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class NetworkTime(Record):
@@ -131,26 +116,25 @@ def on_board(
         missing = [place for place in order if names[place] not in known.records]
         if known.reused:
             log.info("%d of %d networks measured before, reused", known.reused, len(models))
-        began_s = time.monotonic()
-        for done, place in enumerate(missing):
-            model, left = models[place], len(missing) - done
+        countdown = Countdown(len(missing))
+        for number, place in enumerate(missing, len(models) - len(missing) + 1):
+            model = models[place]
             assert isinstance(model, OnnxModel)
-            left_s = (time.monotonic() - began_s) / done * left if done else None
-            _say(model, f"network {len(models) - left + 1} of {len(models)}", left_s)
+            log.info("network %d of %d: %s%s", number, len(models), _lacking(model), countdown.text)
             latency, warnings = measure_one(model)
             known.keep(names[place], NetworkTime(dropped=model.spec.dropped, latency=latency, warnings=warnings))
+            countdown.advance()
         session = uuid.uuid4().hex[:12]
         return Session(tuple(_in_session(known.records[name].latency, session) for name in names), None)
 
     return measure
 
 
-def _say(model: OnnxModel, which: str, left_s: float | None) -> None:
-    """Which network is measured and, at the pace so far, how long the rest will take."""
+def _lacking(model: OnnxModel) -> str:
     dropped = model.spec.dropped
-    lacking = ", ".join(dropped) if len(dropped) <= _NAMED else f"{len(dropped)} modules"
-    about = "" if left_s is None else f"; about {text_from(left_s)} left"
-    log.info("%s: %s%s", which, f"without {lacking}" if dropped else "the whole network", about)
+    if not dropped:
+        return "the whole network"
+    return f"without {', '.join(dropped) if len(dropped) <= _NAMED else f'{len(dropped)} modules'}"
 
 
 def _in_session(latency: Latency, session: str) -> Latency:

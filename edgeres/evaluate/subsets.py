@@ -24,7 +24,6 @@ Subset = frozenset[str]
 Positions = tuple[int, ...]
 _MIB = 1 << 20
 _FILL = 0.9  # what a full cache is emptied to, so that not every new entry looks at all others
-WHOLE = ""
 
 
 @torch.inference_mode()
@@ -191,31 +190,3 @@ class PrefixCache:
         """The cache of one batch, at the start of a call."""
         self._batches[batch].begin()
         return self._batches[batch]
-
-
-@torch.inference_mode()
-def walk_lesions(
-    network: Network, images: Tensor, dropped: Collection[str] = (), candidates: Collection[str] | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, logits without that module and without `dropped`), last (WHOLE, logits without `dropped` only).
-
-    `candidates`: the modules to leave out in turn, all that are left by default.
-    """
-    gone = frozenset(dropped)
-    left = [name for name, unit in network.units() if name not in gone and not unit.dropped]
-    lesions = {gone | {name}: name for name in left if candidates is None or name in candidates}
-    for subset, features in walk_subsets(network, images, [*lesions, gone]):
-        yield lesions.get(subset, WHOLE), network.classify(features)
-
-
-def add_lesions(
-    tallies: dict[str, Tally],
-    network: Network,
-    batch: tuple[Tensor, Tensor, Tensor],
-    dropped: Collection[str] = (),
-    candidates: Collection[str] | None = None,
-) -> None:
-    """Adds one batch (images, labels, reference logits) to the tally of every candidate and of WHOLE."""
-    images, labels, reference = batch
-    for name, logits in walk_lesions(network, images, dropped, candidates):
-        tallies.setdefault(name, Tally()).add(logits, labels, reference)

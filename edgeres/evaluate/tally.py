@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from edgeres.core.spec import ModelSpec
+from edgeres.data.split import Split
 from edgeres.models.network import Network
 
 
@@ -35,6 +39,18 @@ def reference_batches(
         found = network.features(images)
         batches.append(Batch(images, labels, network.classify(found), found if features else None))
     return batches
+
+
+@torch.inference_mode()
+def right_on(network: nn.Module, split: Split, spec: ModelSpec, batch: int = 250) -> NDArray[np.bool_]:
+    """Which images of the split the network, in evaluation mode, gets right: bool (n,); it stays on its device."""
+    device = next(network.parameters()).device
+    return np.concatenate(
+        [
+            network(torch.from_numpy(images).to(device)).argmax(1).cpu().numpy() == labels
+            for images, labels in split.batches(spec, batch)
+        ]
+    )
 
 
 @dataclass

@@ -61,7 +61,7 @@ def _lesions(table: LesionTable) -> Iterable[str]:
     yield f"lesions of {table.network or 'a network'}, checkpoint {_short(table.model_sha256)}"
     yield f"whole: {accuracy_line(table.whole.accuracy)}"
     rows = [
-        [one.module, one.kind, f"{one.cost_points[0]:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
+        [one.module, one.kind, f"{one.cost.value:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
         for one in table.table
     ]
     yield from aligned(["without", "kind", "points lost", "95 %", "KL"], rows)

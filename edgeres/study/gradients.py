@@ -20,19 +20,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
-from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.files import write_text
-from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
-from edgeres.study.claims import Claim, in_words, weakest
-from edgeres.study.result import Study, Value, finish
-from edgeres.study.seeds import Row, by_seed, judged, mean_interval
-from edgeres.study.training import NETWORKS, Job, TrainingConfig, announce, fresh, network_trained, spec_on
+from edgeres.study.experiment import DeepConfig, Experiment, Kind
+from edgeres.study.result import Claim, Picture, Row, Study, joined, numbers
+from edgeres.study.seeds import by_seed, judged_by_seeds, mean_interval
+from edgeres.study.training import Job, NetworkResult, fresh, network_trained
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from edgeres.data import Dataset
 
 KINDS = {
@@ -52,10 +48,10 @@ CLAIMS = {
 }
 
 
-class GradientsConfig(TrainingConfig):
+class GradientsConfig(DeepConfig):
     """Which network, and on how many images the gradient is taken; the rest is the training."""
 
-    paper: ClassVar[dict[str, Any]] = {**TrainingConfig.paper, "lr": 0.1, "depth": 56}
+    paper: ClassVar[dict[str, Any]] = {**DeepConfig.paper, "lr": 0.1, "depth": 56}
 
     depth: int = Field(32, ge=8, description="of every network, 6n + 2; with --full 56")
     epochs: int = Field(4, ge=1, description="passes over the training images; with --full 164")
@@ -63,66 +59,73 @@ class GradientsConfig(TrainingConfig):
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient: without norms none is safe")
     images: int = Field(128, ge=2, description="of train, on which the gradient is taken")
 
-    def check(self) -> None:
-        """The network exists."""
-        from edgeres.models import spec_from_arch
 
-        spec_from_arch(f"resnet{self.depth}cifar", num_classes=2)
-
-
-class Measured(Record):
+class Gradients(NetworkResult):
     """The gradients of one network: epoch -> per module, the stem first, (of its output, of its weights)."""
+
+    file: ClassVar[str] = "gradients.json"
 
     norms: dict[int, tuple[tuple[float, float], ...]]
     train_loss: float
 
+    def rows(self) -> list[Row]:
+        """One row a module and epoch."""
+        return [
+            {
+                "epoch": epoch,
+                "module": module,
+                "gradient_norm": gradient,
+                "filter_gradient_norm": of_filters,
+                "train_loss_at_the_end": self.train_loss,
+            }
+            for epoch, norms in sorted(self.norms.items())
+            for module, (gradient, of_filters) in enumerate(norms)
+        ]
+
 
 def gradients(source: None, config: GradientsConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg into `out_dir`; interrupted, the same call goes on with the next network."""
-    from edgeres.data import dataset_from
-
-    recorder = Recorder("gradients", config, source)
-    dataset = dataset_from(config.data, download=config.download)
-    if config.images > len(dataset.train):
-        raise InputError(f"--images {config.images}: {dataset.name} has {len(dataset.train)} training images")
-    rows = _all_rows(dataset, config, out_dir)
+    del source
+    experiment = Experiment("gradients", config, [_kind(name, config.depth) for name in KINDS], out_dir)
+    data, images = experiment.dataset, config.images
+    if images > len(data.train):
+        raise InputError(f"--images {images}: {data.name} has {len(data.train)} training images")
+    rows = experiment.rows(Gradients, lambda job, dataset, folder: _measured(job, dataset, folder, images=images))
     claims, ratios = claims_of(rows)
-    study = Study(
-        name="gradients",
-        claim="; ".join(CLAIMS),
-        source=f"{_HE_2015}; {_HE_2016}",
-        verdict=weakest(claims),
-        because=in_words(claims),
-        setting=config.setting,
-        data=dataset.name,
-        n=config.images,
-        seeds=tuple(range(config.seeds)),
-        networks=tuple(f"{kind} {config.depth}" for kind in KINDS),
-        rows=rows,
-        summary={
-            "claims": [claim.model_dump() for claim in claims],
-            "first_over_last_module": ratios,
-            "mean_train_loss_at_the_end": {kind: _mean_loss(rows, kind) for kind in KINDS},
-            "vanished_below": VANISHED,
-        },
-    )
-    return finish(study, recorder, out_dir, lambda axes: _draw(axes, study), panels=2, width_in=8.8)
+    summary = {
+        "claims": claims,
+        "first_over_last_module": ratios,
+        "mean_train_loss_at_the_end": {kind: _mean_loss(rows, kind) for kind in KINDS},
+        "vanished_below": VANISHED,
+    }
+    claim, picture = joined(claims, f"{_HE_2015}; {_HE_2016}"), Picture(_draw, panels=2, width_in=8.8)
+    return experiment.finish(claim, rows, summary, picture, n=images)
 
 
-def _all_rows(dataset: Dataset, config: GradientsConfig, out_dir: Path) -> tuple[Row, ...]:
-    rows: list[Row] = []
-    cases = [(kind, seed) for kind in KINDS for seed in range(config.seeds)]
-    for index, (kind, seed) in enumerate(cases, 1):
-        job = _job(kind, seed, dataset, config)
-        announce(job, index, len(cases))
-        measured = _measured(job, dataset, out_dir / NETWORKS / job.name, images=config.images)
-        rows += _rows(measured, kind=kind, seed=seed)
-    return tuple(rows)
+def _kind(name: str, depth: int) -> Kind:
+    from edgeres.study.signals import without_norm
+
+    family, has_norm = KINDS[name]
+    change = None if has_norm else without_norm
+    return Kind(name.replace(" ", "-"), f"{name} {depth}", f"{family}{depth}cifar", {"network": name}, change=change)
 
 
-def claims_of(
-    rows: Sequence[Row],
-) -> tuple[list[Claim], dict[str, dict[int, dict[str, float]]]]:
+def _measured(job: Job, dataset: Dataset, folder: Path, *, images: int) -> Gradients:
+    """The gradients of one network on the same images of train; a training broken off begins anew."""
+    import torch
+
+    from edgeres.study.signals import Probe
+    from edgeres.train.state import clear_state
+
+    clear_state(folder)
+    x, labels = next(dataset.train.sample(images, seed=0).batches(job.spec, images))
+    probe = Probe(torch.from_numpy(x), torch.from_numpy(labels), job.loop.epochs)
+    probe(fresh(job))
+    _, loss = network_trained(job, dataset, folder, probe)
+    return Gradients(norms=probe.norms, train_loss=loss)
+
+
+def claims_of(rows: Sequence[Row]) -> tuple[list[Claim], dict[str, dict[int, Interval]]]:
     """The claims with their verdicts, and g_0 / g_L by kind and epoch: geometric means with their 95 % intervals.
 
     A claim is supported if, at every epoch, the whole interval of every kind it names lies above VANISHED, and not
@@ -134,19 +137,15 @@ def claims_of(
         _judged(claim, source, {kind: ratios[kind] for kind in kinds}, seeds=seeds)
         for claim, (source, kinds) in CLAIMS.items()
     ]
-    shown = {
-        kind: {epoch: interval.model_dump() for epoch, interval in of_epoch.items()}
-        for kind, of_epoch in ratios.items()
-    }
-    return claims, shown
+    return claims, ratios
 
 
 def _judged(claim: str, source: str, ratios: dict[str, dict[int, Interval]], *, seeds: int) -> Claim:
     intervals = [interval for of_epoch in ratios.values() for interval in of_epoch.values()]
-    verdict = judged(
+    verdict = judged_by_seeds(
+        seeds,
         holds=all(interval.low > VANISHED for interval in intervals),
         fails=any(interval.high < VANISHED for interval in intervals),
-        seeds=seeds,
     )
     parts = [
         f"{kind} {of_epoch[min(of_epoch)].value:.3g} at the start and {of_epoch[max(of_epoch)].value:.3g} at the end"
@@ -160,71 +159,21 @@ def _judged(claim: str, source: str, ratios: dict[str, dict[int, Interval]], *, 
 def _ratios(rows: Sequence[Row], kind: str) -> dict[int, Interval]:
     """Epoch -> g_0 / g_L over seeds."""
     of_kind = [row for row in rows if row["network"] == kind]
-    last = max(_int(row["module"]) for row in of_kind)
+    last = max(_integers(of_kind, "module"))
     return {
         epoch: geometric_interval(
             by_seed(of_kind, "gradient_norm", epoch=epoch, module=0),
             by_seed(of_kind, "gradient_norm", epoch=epoch, module=last),
         )
-        for epoch in sorted({_int(row["epoch"]) for row in of_kind})
+        for epoch in _integers(of_kind, "epoch")
     }
 
 
 def geometric_interval(over: Sequence[float], under: Sequence[float]) -> Interval:
     """Geometric mean of the ratios with its 95 % t interval."""
-    logs = [_log(a) - _log(b) for a, b in zip(over, under, strict=True)]
-    interval = mean_interval(logs)
-    return Interval(value=_exp(interval.value), low=_exp(interval.low), high=_exp(interval.high))
-
-
-def _job(kind: str, seed: int, dataset: Dataset, config: GradientsConfig) -> Job:
-    from edgeres.study.signals import without_norm
-
-    family, has_norm = KINDS[kind]
-    spec = spec_on(dataset, f"{family}{config.depth}cifar")
-    return Job(f"{kind}-seed{seed}".replace(" ", "-"), spec, config.loop(seed), None if has_norm else without_norm)
-
-
-def _measured(job: Job, dataset: Dataset, folder: Path, *, images: int) -> Measured:
-    """The gradients of one network, read back if it has been trained before; a training broken off begins anew."""
-    from edgeres.study.signals import Probe
-    from edgeres.train.state import clear_state
-
-    path = folder / "gradients.json"
-    if path.exists():
-        return record_from_json(Measured, path)
-    clear_state(folder)
-    probe = Probe(*_batch(dataset, job, images), job.loop.epochs)
-    probe(fresh(job))
-    _, loss = network_trained(job, dataset, folder, probe)
-    measured = Measured(norms=probe.norms, train_loss=loss)
-    write_text(path, measured.model_dump_json() + "\n")
-    clear_state(folder)
-    return measured
-
-
-def _batch(dataset: Dataset, job: Job, images: int) -> tuple[Tensor, Tensor]:
-    """The images of train on which every network's gradient is taken."""
-    import torch
-
-    x, y = next(dataset.train.sample(images, seed=0).batches(job.spec, images))
-    return torch.from_numpy(x), torch.from_numpy(y)
-
-
-def _rows(measured: Measured, *, kind: str, seed: int) -> list[Row]:
-    return [
-        {
-            "network": kind,
-            "seed": seed,
-            "epoch": epoch,
-            "module": module,
-            "gradient_norm": gradient,
-            "filter_gradient_norm": of_filters,
-            "train_loss_at_the_end": measured.train_loss,
-        }
-        for epoch, norms in sorted(measured.norms.items())
-        for module, (gradient, of_filters) in enumerate(norms)
-    ]
+    logs = [math.log(max(a, _SMALLEST)) - math.log(max(b, _SMALLEST)) for a, b in zip(over, under, strict=True)]
+    bounds = {name: math.exp(min(exponent, _LARGEST_EXPONENT)) for name, exponent in mean_interval(logs)}
+    return Interval(**bounds)
 
 
 def _mean_loss(rows: Sequence[Row], kind: str) -> float:
@@ -232,22 +181,14 @@ def _mean_loss(rows: Sequence[Row], kind: str) -> float:
     return sum(losses) / len(losses)
 
 
-def _log(norm: float) -> float:
-    return math.log(max(norm, _SMALLEST))
-
-
-def _exp(exponent: float) -> float:
-    return math.exp(min(exponent, _LARGEST_EXPONENT))
-
-
-def _int(value: Value) -> int:
-    assert isinstance(value, int)
-    return value
+def _integers(rows: Sequence[Row], column: str) -> list[int]:
+    """The different values of a column, rising."""
+    return sorted({int(number) for number in numbers(rows, column)})
 
 
 def _draw(axes: Any, study: Study) -> None:
-    epochs = [_int(row["epoch"]) for row in study.rows]
-    for panel, epoch in zip(axes, (min(epochs), max(epochs)), strict=True):
+    epochs = _integers(study.rows, "epoch")
+    for panel, epoch in zip(axes, (epochs[0], epochs[-1]), strict=True):
         for place, kind in enumerate(KINDS):
             _draw_kind(panel, study, kind, epoch=epoch, colour=f"C{place // 2}")
         panel.set(xlabel="module (0: the stem)", yscale="log")
@@ -262,7 +203,7 @@ def _draw(axes: Any, study: Study) -> None:
 def _draw_kind(panel: Any, study: Study, kind: str, *, epoch: int, colour: str) -> None:
     """The median over seeds and all of them as a band."""
     rows = [row for row in study.rows if row["network"] == kind and row["epoch"] == epoch]
-    modules = sorted({_int(row["module"]) for row in rows})
+    modules = _integers(rows, "module")
     values = [sorted(max(v, _SMALLEST) for v in by_seed(rows, "gradient_norm", module=module)) for module in modules]
     style = ":" if kind.endswith("without BN") else "-"
     panel.plot(modules, [each[len(each) // 2] for each in values], style, color=colour, label=kind)

@@ -21,16 +21,17 @@ from edgeres.core.progress import track
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import modules_of
-from edgeres.study.claims import in_words, range_of, weakest
-from edgeres.study.lesion_claims import PAPER, claims_of
 from edgeres.study.lesion_figure import draw_lesions
-from edgeres.study.lesion_table import LesionTable, NetworkLesions, csv_rows, stages_of
+from edgeres.study.lesion_table import PAPER, LesionTable, NetworkLesions, claims_of, csv_rows, stages_of
 from edgeres.study.random_sets import couplings_of, draws_of, outcomes_without, random_sets, rows_of
+from edgeres.study.result import joined
 from edgeres.study.trend import trend_of
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
     from edgeres.evaluate.tally import Tally
+
+_NAMED = 3  # cheap modules, and dear ones, that are told
 
 
 class LesionConfig(Config):
@@ -56,10 +57,11 @@ class LesionConfig(Config):
 def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResult[LesionTableFile]:
     """Writes out_dir/lesions.json, lesions.csv and lesions.svg."""
     recorder = Recorder("lesion", config, source)
-    table = _with_claims(_with_sets(_with_control(_lesions_of(source, config), config), source, config))
+    table = _measured(source, config)
+    table = table.model_copy(update={"claims": claims_of(table)})
     output = LesionTableFile(out_dir / "lesions.json")
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
-    write_text(out_dir / "lesions.csv", csv_text(csv_rows(table)))
+    write_text(out_dir / "lesions.csv", csv_text(list(csv_rows(table))))
     try:
         draw_lesions(table, out_dir / "lesions.svg")
     except MissingDependency as err:
@@ -68,26 +70,13 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
     return StageResult(output, recorder.finish(output))
 
 
-def _lesions_of(source: Checkpoint, config: LesionConfig) -> LesionTable:
-    dataset = _judged_on(source, config)
-    tallies, runtime = _tallies(source, dataset, config.batch)
-    lesions = _single_lesions(source, dataset, tallies, runtime)
-    return LesionTable(**dict(lesions), stages=stages_of(lesions.table))
-
-
-def _with_control(table: LesionTable, config: LesionConfig) -> LesionTable:
-    if config.control is None:
-        return table
-    control = Checkpoint(config.control)
-    dataset = _judged_on(control, config)
-    return table.model_copy(
-        update={"control": _single_lesions(control, dataset, *_tallies(control, dataset, config.batch))}
-    )
-
-
-def _with_sets(table: LesionTable, source: Checkpoint, config: LesionConfig) -> LesionTable:
+def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
+    """The table without its claims."""
     from edgeres.models.fold import load_folded
 
+    lesions = _single_lesions(source, config)
+    control = _single_lesions(Checkpoint(config.control), config) if config.control else None
+    table = LesionTable(**dict(lesions), stages=stages_of(lesions.table), control=control)
     candidates = [row.module for row in table.table if row.kind == "identity"]
     if config.draws == 0 or not candidates:
         return table
@@ -96,18 +85,13 @@ def _with_sets(table: LesionTable, source: Checkpoint, config: LesionConfig) -> 
         images = images.sample(config.set_images, config.seed)
     sets = random_sets(candidates, largest=config.largest, draws=config.draws, seed=config.seed)
     outcomes = outcomes_without(load_folded(source), images, source.spec, sets, batch=config.batch)
-    return table.model_copy(
-        update={
-            "sets_n": len(images),
-            "sets": rows_of(outcomes),
-            "trend": trend_of(outcomes[()], draws_of(outcomes), seed=config.seed),
-            "couplings": couplings_of(outcomes, seed=config.seed),
-        }
-    )
-
-
-def _with_claims(table: LesionTable) -> LesionTable:
-    return table.model_copy(update={"claims": claims_of(table)})
+    found = {
+        "sets_n": len(images),
+        "sets": rows_of(outcomes),
+        "trend": trend_of(outcomes[()], draws_of(outcomes), seed=config.seed),
+        "couplings": couplings_of(outcomes, seed=config.seed),
+    }
+    return table.model_copy(update=found)
 
 
 def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
@@ -119,33 +103,20 @@ def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
     return dataset
 
 
-def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> tuple[dict[str, Tally], str]:
+def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
     import torch
 
-    from edgeres.evaluate.subsets import add_lesions
-    from edgeres.models.fold import load_folded
+    dataset = _judged_on(source, config)
+    tallies, runtime = _tallies(source, dataset, config.batch), f"torch {torch.__version__} cpu"
+    whole = tallies.pop("")
+    if not tallies:
+        raise InputError(f"{source.path}: no module is left to delete")
 
-    network = load_folded(source)
-    tallies: dict[str, Tally] = {}
-    for images, labels in track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch)):
-        x = torch.from_numpy(images)
-        with torch.inference_mode():
-            reference = network(x)
-        add_lesions(tallies, network, (x, torch.from_numpy(labels), reference))
-    return tallies, f"torch {torch.__version__} cpu"
-
-
-def _single_lesions(source: Checkpoint, dataset: Dataset, tallies: dict[str, Tally], runtime: str) -> NetworkLesions:
-    from edgeres.evaluate.subsets import WHOLE
-
-    kinds: dict[str, str] = {info.name: info.kind for info in modules_of(source.spec)}
-
-    def row(name: str) -> Lesion:
-        tally, whole = tallies[name], tallies[WHOLE]
-        change, half = paired_difference(_flags(whole), _flags(tally))
+    def row(name: str, kind: str, tally: Tally) -> Lesion:
+        change, half = paired_difference(*(torch.cat(one.right).tolist() for one in (whole, tally)))
         return Lesion(
             module=name,
-            kind=kinds.get(name, "whole"),
+            kind=kind,
             accuracy=Accuracy(
                 correct_top1=tally.correct_top1,
                 correct_top5=tally.correct_top5,
@@ -161,49 +132,64 @@ def _single_lesions(source: Checkpoint, dataset: Dataset, tallies: dict[str, Tal
             half_width_points=100 * half,
         )
 
-    names = [name for name in kinds if name in tallies]
-    if not names:
-        raise InputError(f"{source.path}: no module is left to delete")
     return NetworkLesions(
         model_sha256=source.sha256,
         network=source.spec.variant,
         num_classes=source.spec.num_classes,
-        whole=row(WHOLE),
-        table=tuple(row(name) for name in names),
+        whole=row("", "whole", whole),
+        table=tuple(
+            row(info.name, info.kind, tallies[info.name]) for info in modules_of(source.spec) if info.name in tallies
+        ),
     )
 
 
-def _flags(tally: Tally) -> list[bool]:
-    return [bool(flag) for batch in tally.right for flag in batch.tolist()]
+def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> dict[str, Tally]:
+    """What the network makes of val without each of its modules, and whole under the name ""."""
+    import torch
+
+    from edgeres.evaluate.subsets import walk_subsets
+    from edgeres.evaluate.tally import Tally
+    from edgeres.models.fold import load_folded
+
+    network = load_folded(source)
+    names = ["", *(name for name, unit in network.units() if not unit.dropped)]
+    tallies = {frozenset({name} - {""}): Tally() for name in names}
+    for images, labels in track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch)):
+        x, targets = torch.from_numpy(images), torch.from_numpy(labels)
+        with torch.inference_mode():
+            reference = network(x)
+            for gone, features in walk_subsets(network, x, tallies):
+                tallies[gone].add(network.classify(features), targets, reference)
+    return dict(zip(names, tallies.values(), strict=True))
 
 
 def _record(recorder: Recorder, table: LesionTable) -> None:
-    recorder.results |= {
-        "claim": f"{'; '.join(claim.claim for claim in table.claims)} ({PAPER})",
-        "verdict": weakest(table.claims),
-        "because": in_words(table.claims),
-    }
+    claim = joined(table.claims, PAPER)
+    recorder.results |= {"claim": f"{claim.claim} ({PAPER})", "verdict": claim.verdict, "because": claim.because}
     shown = {"whole", "table", "stages", "trend", "couplings", "claims"}
     recorder.results |= table.model_dump(mode="json", include=shown)
-    recorder.notes.append(_summary(table))
-    recorder.notes += _coupling_note(table)
+    recorder.notes += [*_cheap_and_dear(table), *_coupling_note(table)]
+
+
+def _cheap_and_dear(table: LesionTable) -> list[str]:
+    """Which modules cost least and most, in points of top-1 lost; a module of a short network is in one list only."""
+    ranked = sorted(table.table, key=lambda row: row.cost.value)
+    few = min(_NAMED, (len(ranked) + 1) // 2)
+    halves = {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}
+    return [
+        f"{word} to drop, in points of top-1 lost [95 %]:"
+        f" {', '.join(f'{row.module} {row.cost.text()}' for row in rows)}; n = {table.whole.accuracy.n:,}"
+        for word, rows in halves.items()
+        if rows
+    ]
 
 
 def _coupling_note(table: LesionTable) -> list[str]:
     """Coupling by size, for pairs, the middle size and the largest."""
-    by_k = [coupling for coupling in table.couplings if coupling.k is not None and coupling.kl is not None]
+    by_k = [(coupling.k, coupling.kl) for coupling in table.couplings if coupling.k is not None and coupling.kl]
     if not by_k:
         return []
-    shown = {coupling.k: coupling for coupling in (by_k[0], by_k[(len(by_k) - 1) // 2], by_k[-1])}
-    figures = ", ".join(f"{range_of(one.kl)} for {k}" for k, one in shown.items() if one.kl is not None)
+    shown = dict([by_k[0], by_k[(len(by_k) - 1) // 2], by_k[-1]])
+    figures = ", ".join(f"{kl.text()} for {k}" for k, kl in shown.items())
     text = f"coupling {figures} modules at once: KL of a random set over the sum of its members' (1: costs add up)"
     return [f"{text}, n = {table.sets_n:,}"]
-
-
-def _summary(table: LesionTable) -> str:
-    mild = min(table.table, key=lambda row: -row.change_points)
-    hard = max(table.table, key=lambda row: -row.change_points)
-    return (
-        f"mildest lesion {mild.module} ({mild.change_points:+.1f} points), hardest {hard.module}"
-        f" ({hard.change_points:+.1f}), n = {table.whole.accuracy.n}"
-    )

@@ -1,4 +1,4 @@
-"""What `edgeres study lesion` found, as it is stored.
+"""What `edgeres study lesion` found, as it is stored, and what it says to Veit et al. 2016 on deleted modules.
 
 lesions.json   a `LesionTable`
 lesions.csv    one row a network: whole, without one module, without a random set, and the control's
@@ -13,10 +13,16 @@ from typing import Literal
 
 from edgeres.core.config import Record
 from edgeres.core.records.lesion import Lesion
-from edgeres.study.claims import Claim
+from edgeres.core.statistics import Interval
 from edgeres.study.random_sets import Coupling, SetLesion
-from edgeres.study.result import Value
-from edgeres.study.trend import Trend
+from edgeres.study.result import Claim, Row, judged
+from edgeres.study.trend import Trend, is_smooth
+
+PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.1 and 4.2, figures 3 and 5a"
+PAPER_MODULES = 54
+HARDLY_POINTS = 1.0  # of top-1: the paper's figure 3 shows less for most of its modules
+MUCH_POINTS = 5.0
+NEAR_CHANCE = 0.10  # top-1 above that of guessing
 
 
 class NetworkLesions(Record):
@@ -27,6 +33,11 @@ class NetworkLesions(Record):
     num_classes: int = 0
     whole: Lesion
     table: tuple[Lesion, ...]
+
+    @property
+    def typical(self) -> list[Lesion]:
+        """The modules whose shortcut is the identity, all modules if there are none."""
+        return [row for row in self.table if row.kind == "identity"] or list(self.table)
 
 
 class StageSummary(Record):
@@ -78,36 +89,116 @@ def _summary(stage: str, kind: str, rows: Sequence[Lesion]) -> StageSummary:
     )
 
 
-def csv_rows(table: LesionTable) -> tuple[dict[str, Value], ...]:
+def csv_rows(table: LesionTable) -> Iterator[Row]:
     """Every network judged, `n` images each."""
-    control = _single_rows(table.control) if table.control else ()
-    return (*_single_rows(table), *(_set_row(table, one) for one in table.sets), *control)
+    yield from _single_rows(table)
+    for one in table.sets:
+        row: Row = {"network": table.network, "without": " ".join(one.modules), "modules": one.k, "kind": "random set"}
+        yield row | {"n": table.sets_n} | _judged_row(one.error_percent, one.loss, one.kl)
+    if table.control:
+        yield from _single_rows(table.control)
 
 
-def _single_rows(lesions: NetworkLesions) -> Iterator[dict[str, Value]]:
-    for row in (lesions.whole, *lesions.table):
+def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
+    for one in (lesions.whole, *lesions.table):
+        figures = _judged_row(one.error.value, one.loss, one.kl)
         yield {
             "network": lesions.network,
-            "without": row.module,
-            "modules": int(bool(row.module)),
-            "kind": row.kind,
-            "n": row.accuracy.n,
-            "error_percent": round(100 * (1 - row.accuracy.top1), 4),
-            "change_points": round(row.change_points, 4),
-            "half_width_points": round(row.half_width_points, 4),
-            "loss_nats": round(row.loss, 6),
-            "kl_nats": round(row.kl, 6),
+            "without": one.module,
+            "modules": int(bool(one.module)),
+            "kind": one.kind,
+            "n": one.accuracy.n,
+            "error_percent": figures.pop("error_percent"),
+            "change_points": round(one.change_points, 4),
+            "half_width_points": round(one.half_width_points, 4),
+            **figures,
         }
 
 
-def _set_row(table: LesionTable, one: SetLesion) -> dict[str, Value]:
-    return {
-        "network": table.network,
-        "without": " ".join(one.modules),
-        "modules": one.k,
-        "kind": "random set",
-        "n": table.sets_n,
-        "error_percent": round(one.error_percent, 4),
-        "loss_nats": round(one.loss, 6),
-        "kl_nats": round(one.kl, 6),
-    }
+def _judged_row(error_percent: float, loss: float, kl: float) -> Row:
+    return {"error_percent": round(error_percent, 4), "loss_nats": round(loss, 6), "kl_nats": round(kl, 6)}
+
+
+def claims_of(table: LesionTable) -> tuple[Claim, ...]:
+    """One verdict a claim; those that nothing was measured for are left out."""
+    claims = [_one_hardly_matters(table)]
+    if table.trend is not None:
+        verdict, because = is_smooth(table.trend)
+        claims.append(
+            Claim(
+                claim="error rises smoothly with the number of randomly deleted modules",
+                source=PAPER,
+                verdict=verdict,
+                because=f"{because} (n = {table.trend.n:,})",
+            )
+        )
+    if table.control is not None:
+        claims += [_control_collapses(table.control), _residual_suffers_less(table, table.control)]
+    return tuple(claims)
+
+
+def _one_hardly_matters(table: LesionTable) -> Claim:
+    costs = [row.cost for row in table.typical]
+    harmless = sum(cost.high <= HARDLY_POINTS for cost in costs)
+    costly = sum(cost.low > HARDLY_POINTS for cost in costs)
+    severe = sum(cost.low > MUCH_POINTS for cost in costs)
+    return Claim(
+        claim="deleting one module hardly changes the error, except the few that change the shape",
+        source=PAPER,
+        verdict=judged(holds=2 * harmless > len(costs), fails=2 * costly >= len(costs)),
+        because=(
+            f"of {len(costs)} {table.typical[0].kind} modules {harmless} surely cost at most {HARDLY_POINTS:g} point,"
+            f" {costly} surely more and {severe} more than {MUCH_POINTS:g} (95 % intervals, n ="
+            f" {table.whole.accuracy.n:,}); the median costs {median(cost.value for cost in costs):.1f} points"
+            f"{_shape_changers(table)}; the paper's network has {PAPER_MODULES} modules, this one {len(table.table)}"
+        ),
+    )
+
+
+def _shape_changers(table: LesionTable) -> str:
+    costs = [row.cost.value for row in table.table if row.kind == "projection"]
+    if not costs or len(costs) == len(table.table):
+        return ""
+    return f", the {len(costs)} that change the shape {min(costs):.1f} to {max(costs):.1f}"
+
+
+def _control_collapses(control: NetworkLesions) -> Claim:
+    limit = 1 / control.num_classes + NEAR_CHANCE
+    bounds = [row.accuracy.interval for row in control.table]
+    near = sum(high <= limit for _, high in bounds)
+    far = sum(low > limit for low, _ in bounds)
+    errors = [row.error.value for row in control.table]
+    return Claim(
+        claim="deleting any layer of a network without shortcuts leaves it near chance",
+        source=PAPER,
+        verdict=judged(holds=near == len(bounds), fails=far > 0),
+        because=(
+            f"{near} of {len(bounds)} layers of {control.network} surely leave at most {100 * limit:.0f} % right, {far}"
+            f" surely more; error {control.whole.error.value:.1f} % whole, median {median(errors):.1f} %"
+            f" and at least {min(errors):.1f} % without a layer (chance {100 * (1 - 1 / control.num_classes):.0f} %,"
+            f" n = {control.whole.accuracy.n:,})"
+        ),
+    )
+
+
+def _residual_suffers_less(table: LesionTable, control: NetworkLesions) -> Claim:
+    ours = _median([row.cost for row in table.typical])
+    theirs = _median([row.cost for row in control.table])
+    return Claim(
+        claim="a residual network loses less by a deletion than one without shortcuts",
+        source=PAPER,
+        verdict=judged(holds=theirs.low > ours.high, fails=theirs.high < ours.low),
+        because=(
+            f"the median deletion costs {table.network} {ours.value:.1f} points ({table.typical[0].kind} modules) and"
+            f" {control.network} {theirs.value:.1f}"
+        ),
+    )
+
+
+def _median(costs: Sequence[Interval]) -> Interval:
+    """Medians of the costs and of the bounds of their intervals."""
+    return Interval(
+        value=median(cost.value for cost in costs),
+        low=median(cost.low for cost in costs),
+        high=median(cost.high for cost in costs),
+    )

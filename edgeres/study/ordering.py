@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
-from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.models.family import ORDERINGS, Ordering
-from edgeres.study.result import Study, Verdict, finish
-from edgeres.study.seeds import Row, by_seed, difference, judged, shown
-from edgeres.study.training import Job, TrainingConfig, spec_on, train_all
+from edgeres.study.experiment import DeepConfig, Experiment, Kind
+from edgeres.study.result import Claim, Picture, Row, Study
+from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
+from edgeres.study.training import Trained, trained
 
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
-
-PUBLISHED_ERROR_PERCENT: dict[Ordering, float] = {
+PUBLISHED_ERROR_PERCENT: dict[str, float] = {
     "original": 6.61,
     "bn-after-add": 8.17,
     "relu-before-add": 7.84,
@@ -33,72 +31,37 @@ PUBLISHED_ERROR_PERCENT: dict[Ordering, float] = {
 _SIGNS: dict[Ordering, int] = {"bn-after-add": 1, "relu-before-add": 1, "full-preact": -1}
 
 
-class OrderingConfig(TrainingConfig):
+class OrderingConfig(DeepConfig):
     """Which network; the rest is the training."""
 
-    paper: ClassVar[dict[str, Any]] = {**TrainingConfig.paper, "depth": 110, "seeds": 5}
+    paper: ClassVar[dict[str, Any]] = {**DeepConfig.paper, "depth": 110, "seeds": 5}
 
     depth: int = Field(20, ge=8, description="of every network, 6n + 2; with --full 110")
-
-    def check(self) -> None:
-        """The network exists."""
-        from edgeres.models import spec_from_arch
-
-        spec_from_arch(f"resnet{self.depth}cifar", num_classes=2)
 
 
 def ordering(source: None, config: OrderingConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
-    from edgeres.data import dataset_from
-
-    recorder = Recorder("ordering", config, source)
-    dataset = dataset_from(config.data, download=config.download)
-    rows = _all_rows(dataset, config, out_dir)
-    verdict, because, differences = compared(rows)
-    study = Study(
-        name="ordering",
-        claim=(
-            "full pre-activation has a lower test error than the original ordering,"
-            " batch norm after the addition and ReLU before it have higher ones"
-        ),
-        source="He et al. 2016, arXiv 1603.05027, table 2",
-        verdict=verdict,
-        because=because,
-        setting=config.setting,
-        data=dataset.name,
-        n=len(dataset.val),
-        seeds=tuple(range(config.seeds)),
-        networks=tuple(f"resnet{config.depth} {order}" for order in ORDERINGS),
-        rows=rows,
-        summary={
-            "test_error_minus_original_points": differences,
-            "published_error_percent": dict(PUBLISHED_ERROR_PERCENT),
-        },
+    del source
+    experiment = Experiment("ordering", config, [_kind(order, config.depth) for order in ORDERINGS], out_dir)
+    rows = tuple(
+        {**row, "published_resnet110_cifar10_error_percent": PUBLISHED_ERROR_PERCENT[str(row["ordering"])]}
+        for row in experiment.rows(Trained, trained)
     )
-    return finish(study, recorder, out_dir, lambda axes: _draw(axes, study), panels=2, width_in=8.4)
+    claim, differences = compared(rows)
+    summary = {
+        "test_error_minus_original_points": differences,
+        "published_error_percent": PUBLISHED_ERROR_PERCENT,
+    }
+    return experiment.finish(claim, rows, summary, Picture(_draw, panels=2, width_in=8.4))
 
 
-def _all_rows(dataset: Dataset, config: OrderingConfig, out_dir: Path) -> tuple[Row, ...]:
-    cases = [(order, seed) for order in ORDERINGS for seed in range(config.seeds)]
-    arch = f"resnet{config.depth}cifar"
-    jobs = [
-        Job(f"{order}-seed{seed}", spec_on(dataset, arch, **_option(order)), config.loop(seed)) for order, seed in cases
-    ]
-    networks = train_all(jobs, dataset, out_dir)
-    return tuple(
-        {
-            "ordering": order,
-            "depth": config.depth,
-            "seed": seed,
-            **one.figures,
-            "published_resnet110_cifar10_error_percent": PUBLISHED_ERROR_PERCENT[order],
-        }
-        for (order, seed), one in zip(cases, networks, strict=True)
-    )
+def _kind(order: Ordering, depth: int) -> Kind:
+    options = {} if order == "original" else {"ordering": order}
+    return Kind(order, f"resnet{depth} {order}", f"resnet{depth}cifar", {"ordering": order, "depth": depth}, options)
 
 
-def compared(rows: Sequence[Row]) -> tuple[Verdict, str, dict[str, dict[str, float]]]:
-    """The verdict, its reason, and each ordering's test error minus the original's, paired by seed.
+def compared(rows: Sequence[Row]) -> tuple[Claim, dict[Ordering, Interval]]:
+    """The claim, and each ordering's test error minus the original's, paired by seed.
 
     Supported if all three differences have the published sign with their whole interval, not supported if one has the
     other sign with its whole interval.
@@ -109,24 +72,23 @@ def compared(rows: Sequence[Row]) -> tuple[Verdict, str, dict[str, dict[str, flo
         for order in ORDERINGS
         if order != "original"
     }
-    signs = {order: _sign(differences[order]) for order in _SIGNS}
-    verdict = judged(
-        holds=all(signs[order] == wanted for order, wanted in _SIGNS.items()),
-        fails=any(signs[order] == -wanted for order, wanted in _SIGNS.items()),
-        seeds=len(original),
+    signs = [wanted * _sign(differences[order]) for order, wanted in _SIGNS.items()]
+    parts = ", ".join(f"{order} {points(change)}" for order, change in differences.items())
+    claim = Claim(
+        claim=(
+            "full pre-activation has a lower test error than the original ordering,"
+            " batch norm after the addition and ReLU before it have higher ones"
+        ),
+        source="He et al. 2016, arXiv 1603.05027, table 2",
+        verdict=judged_by_seeds(len(original), holds=min(signs) == 1, fails=min(signs) == -1),
+        because=f"test error minus the original ordering's, 95 %, {len(original)} of each: {parts}",
     )
-    parts = ", ".join(f"{order} {shown(change)}" for order, change in differences.items())
-    because = f"test error minus the original ordering's, 95 %, {len(original)} of each: {parts}"
-    return verdict, because, {order: change.model_dump() for order, change in differences.items()}
+    return claim, differences
 
 
 def _sign(interval: Interval) -> int:
     """1 or -1 where the whole interval lies, 0 if it holds zero."""
     return int(interval.low > 0) - int(interval.high < 0)
-
-
-def _option(order: Ordering) -> dict[str, str]:
-    return {} if order == "original" else {"ordering": order}
 
 
 def _draw(axes: Any, study: Study) -> None:

@@ -8,10 +8,8 @@ import numpy as np
 
 from edgeres.core.config import Record
 from edgeres.core.statistics import Interval
-from edgeres.study.claims import Claim, range_of
-from edgeres.study.outcomes import Floats
-from edgeres.study.resampling import RESAMPLES, interval_of
-from edgeres.study.result import Verdict
+from edgeres.study.outcomes import RESAMPLES, Floats, interval_of
+from edgeres.study.result import Claim, judged
 
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.3, figure 6"
 PAPER_MODULES = 54
@@ -152,42 +150,35 @@ def claims_of(lengths: Lengths) -> tuple[Claim, ...]:
 
 
 def _falls_exponentially(lengths: Lengths) -> Claim:
-    verdict: Verdict = "undecided"
-    if len(lengths.rows) > MIN_MODULES:
-        if lengths.factor.high < 1 and lengths.r2.low >= GOOD_FIT:
-            verdict = "supported"
-        elif lengths.factor.low >= 1 or lengths.r2.high < GOOD_FIT:
-            verdict = "not supported"
+    factor, r2, enough = lengths.factor, lengths.r2, len(lengths.rows) > MIN_MODULES
     return Claim(
         claim="the gradient along a path falls exponentially with the number of modules it passes through",
         source=PAPER,
-        verdict=verdict,
+        verdict=judged(
+            holds=enough and factor.high < 1 and r2.low >= GOOD_FIT,
+            fails=enough and (factor.low >= 1 or r2.high < GOOD_FIT),
+        ),
         because=(
-            f"each module more multiplies it by {range_of(lengths.factor)}, R2 of the exponential"
-            f" {range_of(lengths.r2)}, {lengths.draws} paths of each of {len(lengths.rows)} lengths"
+            f"each module more multiplies it by {factor.text()}, R2 of the exponential {r2.text()}, {lengths.draws}"
+            f" paths of each of {len(lengths.rows)} lengths"
         ),
     )
 
 
 def _short_ones_carry(lengths: Lengths) -> Claim:
     bound, exact, n = lengths.effective_bound, lengths.effective, len(lengths.rows) - 1
-    verdict: Verdict = "undecided"
-    if bound.share_of_paths.high < MINORITY and lengths.mean_length.high < n / 2:
-        verdict = "supported"
-    elif bound.share_of_paths.low >= MINORITY:
-        verdict = "not supported"
+    held = bound.share_of_paths
     return Claim(
         claim="almost all of the gradient comes from few paths that are short",
         source=PAPER,
-        verdict=verdict,
+        verdict=judged(
+            holds=held.high < MINORITY and lengths.mean_length.high < n / 2,
+            fails=held.low >= MINORITY,
+        ),
         because=(
             f"{100 * ALMOST_ALL:.0f} % of count times magnitude lies at lengths {bound.shortest} to {bound.longest},"
-            f" {_percent(bound.share_of_paths)} % of all paths; of the gradient itself, where paths may cancel, at"
-            f" {exact.shortest} to {exact.longest}, {100 * exact.share_of_paths.value:.3g} %; the paths' mean length is"
-            f" {n / 2:g} and {range_of(lengths.mean_length, 1)} weighted by gradient"
+            f" {held.times(100).text('.3g')} % of all paths; of the gradient itself, where paths"
+            f" may cancel, at {exact.shortest} to {exact.longest}, {100 * exact.share_of_paths.value:.3g} %; the paths'"
+            f" mean length is {n / 2:g} and {lengths.mean_length.text('.1f')} weighted by gradient"
         ),
     )
-
-
-def _percent(interval: Interval) -> str:
-    return f"{100 * interval.value:.3g} [{100 * interval.low:.3g}, {100 * interval.high:.3g}]"

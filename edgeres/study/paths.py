@@ -20,20 +20,19 @@ from pydantic import Field
 from edgeres.core.artifacts import Checkpoint, StudyFile
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
-from edgeres.core.figures import COLOURS
+from edgeres.core.figures import COLOURS, whiskers
 from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.study.claims import Claim, in_words, weakest
+from edgeres.core.statistics import Interval
 from edgeres.study.outcomes import Floats
 from edgeres.study.path_claims import PAPER, PAPER_MODULES, Lengths, claims_of, lengths_of
-from edgeres.study.result import Study, Value, finish
+from edgeres.study.result import Picture, Row, Study, finish, joined
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
     from edgeres.study.path_gradients import PathGradients
 
 _FULL_DRAWS = 1000  # measurements for each length in the paper
-_PANELS, _WIDTH_IN = 3, 13.0
 
 
 class PathsConfig(Config):
@@ -56,10 +55,24 @@ def paths(source: Checkpoint, config: PathsConfig, out_dir: Path) -> StageResult
     dataset = dataset_for(source.spec, config.data, download=config.download)
     magnitudes, along = _measured(source, dataset, config)
     lengths = lengths_of(magnitudes, along, seed=config.seed)
-    study = _study(source, config, dataset, lengths)
-    return finish(
-        study, recorder, out_dir, lambda axes: _draw_paths(axes, lengths, study), panels=_PANELS, width_in=_WIDTH_IN
+    claims, n = claims_of(lengths), len(lengths.rows) - 1
+    said = joined(claims, PAPER)
+    study = Study(
+        name="paths",
+        claim=said.claim,
+        source=PAPER,
+        verdict=said.verdict,
+        because=f"{said.because}; the paper's network has {PAPER_MODULES} modules, this one {n}",
+        setting="full" if config.full else "short",
+        data=dataset.name,
+        n=min(config.images, len(dataset.train)),
+        seeds=(config.seed,),
+        networks=(source.spec.variant,),
+        rows=tuple(_row(row.model_dump()) for row in lengths.rows),
+        summary={**lengths.model_dump(exclude={"rows"}), "claims": claims},
     )
+    picture = Picture(lambda axes, study: _draw_paths(axes, lengths, study), panels=3, width_in=13.0)
+    return finish(study, recorder, out_dir, picture)
 
 
 def _measured(source: Checkpoint, dataset: Dataset, config: PathsConfig) -> tuple[Floats, Floats]:
@@ -119,26 +132,7 @@ def _one_of_each_length(gradients: PathGradients, generator: np.random.Generator
     return np.asarray([float(gradients.along(path).flatten(1).norm(dim=1).mean()) for path in chosen])
 
 
-def _study(source: Checkpoint, config: PathsConfig, dataset: Dataset, lengths: Lengths) -> Study:
-    claims: Sequence[Claim] = claims_of(lengths)
-    n = len(lengths.rows) - 1
-    return Study(
-        name="paths",
-        claim="; ".join(claim.claim for claim in claims),
-        source=PAPER,
-        verdict=weakest(claims),
-        because=f"{in_words(claims)}; the paper's network has {PAPER_MODULES} modules, this one {n}",
-        setting="full" if config.full else "short",
-        data=dataset.name,
-        n=min(config.images, len(dataset.train)),
-        seeds=(config.seed,),
-        networks=(source.spec.variant,),
-        rows=tuple(_row(row.model_dump()) for row in lengths.rows),
-        summary={**lengths.model_dump(mode="json", exclude={"rows"}), "claims": [c.model_dump() for c in claims]},
-    )
-
-
-def _row(row: dict[str, Value]) -> dict[str, Value]:
+def _row(row: Row) -> Row:
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
@@ -157,11 +151,11 @@ def _draw_paths(axes: Sequence[Any], lengths: Lengths, study: Study) -> None:
 
 def _draw_magnitudes(panel: Any, lengths: Lengths, study: Study) -> None:
     ks = np.asarray([row.length for row in lengths.rows])
-    means = np.asarray([row.magnitude for row in lengths.rows])
-    below = means - [row.magnitude_low for row in lengths.rows]
-    above = np.asarray([row.magnitude_high for row in lengths.rows]) - means
-    panel.errorbar(ks, means, [below, above], fmt="o", markersize=3, capsize=2, label="mean, 95 % interval")
-    if (means > 0).all():
+    means, reach = whiskers(
+        [Interval(value=row.magnitude, low=row.magnitude_low, high=row.magnitude_high) for row in lengths.rows]
+    )
+    panel.errorbar(ks, means, reach, fmt="o", markersize=3, capsize=2, label="mean, 95 % interval")
+    if min(means) > 0:
         slope, intercept = np.polyfit(ks, np.log(means), 1)
         label = f"× {np.exp(slope):.2f} per module, R² {lengths.r2.value:.2f}"
         panel.plot(ks, np.exp(slope * ks + intercept), color=COLOURS[1], linewidth=1, label=label)

@@ -17,8 +17,7 @@ import numpy as np
 
 from edgeres.core.config import Record
 from edgeres.core.statistics import Interval
-from edgeres.study.outcomes import Floats, Outcome, outcomes_of
-from edgeres.study.resampling import Indices, interval_of, redrawn, resampled_means
+from edgeres.study.outcomes import Floats, Indices, Outcome, interval_of, outcomes_of, redrawn, resampled_means
 from edgeres.study.trend import Draw
 
 if TYPE_CHECKING:

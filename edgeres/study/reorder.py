@@ -21,10 +21,9 @@ from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.core.figures import COLOURS, MUTED
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.study.claims import numbers
 from edgeres.study.outcomes import Outcome, outcomes_of
-from edgeres.study.result import Study, Value, finish
-from edgeres.study.trend import Draw, Trend, is_smooth, trend_of
+from edgeres.study.result import Picture, Row, Study, finish, numbers
+from edgeres.study.trend import Draw, is_smooth, trend_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 CLAIM = "error rises smoothly as the order of the modules moves away from the trained one"
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.2, figure 5b"
-_PANELS, _WIDTH_IN = 2, 10.8
 _LEVELS = 8  # groups of orders whose mean errors are compared
 _TRIES = 100  # draws of an order until one is new
 Order = tuple[int, ...]
@@ -79,9 +77,27 @@ def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageRe
     whole, outcomes = _outcomes(network, images, source.spec, orders, batch=config.batch)
     sizes = [1 - one.tau for one in orders]
     draws = [Draw(*draw) for draw in zip(levels_of(sizes), sizes, outcomes, strict=True)]
-    trend = trend_of(whole, draws, seed=config.seed)
-    study = _study(source, config, dataset, rows_of(whole, orders, outcomes), trend)
-    return finish(study, recorder, out_dir, lambda axes: draw_orders(axes, study), panels=_PANELS, width_in=_WIDTH_IN)
+    trend, guessing = trend_of(whole, draws, seed=config.seed), 100 * (1 - 1 / source.spec.num_classes)
+    (verdict, because), last = is_smooth(trend), trend.levels[-1]
+    study = Study(
+        name="reorder",
+        claim=CLAIM,
+        source=PAPER,
+        verdict=verdict,
+        because=(
+            f"{because}; tau down to {min(one.tau for one in orders):.2f}, error {trend.levels[0].error.value:.1f} % in"
+            f" the trained order, {last.error.value:.1f} % at a mean tau of {1 - last.size:.2f} (guessing"
+            f" {guessing:.0f} %)"
+        ),
+        setting="full" if config.full else "short",
+        data=dataset.name,
+        n=trend.n,
+        seeds=(config.seed,),
+        networks=(source.spec.variant,),
+        rows=rows_of(whole, orders, outcomes),
+        summary={"trend": trend, "guessing_percent": guessing},
+    )
+    return finish(study, recorder, out_dir, Picture(_draw_orders, panels=2, width_in=10.8))
 
 
 def classes_of(network: Network, spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
@@ -164,7 +180,7 @@ def reordered(network: Network, x: Tensor, orders: Sequence[Order]) -> Iterator[
         yield order, network.classify(network.tail(y))
 
 
-def rows_of(whole: Outcome, orders: Sequence[Swapped], outcomes: Sequence[Outcome]) -> tuple[dict[str, Value], ...]:
+def rows_of(whole: Outcome, orders: Sequence[Swapped], outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
     """One row an order, the trained one first."""
     trained = Swapped(0, (), 1.0)
     return tuple(
@@ -203,36 +219,7 @@ def _outcomes(
     return found[trained], [found[one.order] for one in orders]
 
 
-def _study(
-    source: Checkpoint, config: ReorderConfig, dataset: Dataset, rows: tuple[dict[str, Value], ...], trend: Trend
-) -> Study:
-    verdict, because = is_smooth(trend)
-    last = trend.levels[-1]
-    return Study(
-        name="reorder",
-        claim=CLAIM,
-        source=PAPER,
-        verdict=verdict,
-        because=(
-            f"{because}; tau down to {min(numbers(rows, 'kendall_tau')):.2f}, error {trend.levels[0].error.value:.1f} %"
-            f" in the trained order, {last.error.value:.1f} % at a mean tau of {1 - last.size:.2f} (guessing"
-            f" {_guessing(source.spec):.0f} %)"
-        ),
-        setting="full" if config.full else "short",
-        data=dataset.name,
-        n=trend.n,
-        seeds=(config.seed,),
-        networks=(source.spec.variant,),
-        rows=rows,
-        summary={"trend": trend.model_dump(mode="json"), "guessing_percent": _guessing(source.spec)},
-    )
-
-
-def _guessing(spec: ModelSpec) -> float:
-    return 100 * (1 - 1 / spec.num_classes)
-
-
-def draw_orders(axes: Sequence[Any], study: Study) -> None:
+def _draw_orders(axes: Sequence[Any], study: Study) -> None:
     """Error and loss against Kendall's tau, the trained order at the left."""
     taus, swaps = numbers(study.rows, "kendall_tau"), numbers(study.rows, "swaps")
     for panel, column, label in ((axes[0], "error_percent", "top-1 error, %"), (axes[1], "loss_nats", "loss, nats")):

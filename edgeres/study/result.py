@@ -5,7 +5,8 @@ Beside study.json, which holds a `Study`, lie study.csv with its rows and study.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,17 @@ from edgeres.core.stage import Recorder, StageResult
 
 Verdict = Literal["supported", "not supported", "undecided"]
 Value = float | int | str | None
-Draw = Callable[[Any], None]
+Row = dict[str, Value]
+_WEAKEST_FIRST: tuple[Verdict, ...] = ("not supported", "undecided", "supported")
+
+
+class Claim(Record):
+    """What was said and where, and what this run says to it; `because` gives the figures."""
+
+    claim: str
+    source: str
+    verdict: Verdict
+    because: str
 
 
 class Study(Record):
@@ -43,18 +54,25 @@ class Study(Record):
     n: int
     seeds: tuple[int, ...]
     networks: tuple[str, ...]
-    rows: tuple[dict[str, Value], ...]
+    rows: tuple[Row, ...]
     summary: dict[str, Any] = Field(default_factory=dict)
 
 
-def finish(
-    study: Study, recorder: Recorder, out_dir: Path, draw: Draw, *, panels: int = 1, width_in: float = 6.4
-) -> StageResult[StudyFile]:
-    """Writes study.json, study.csv and study.svg (by `draw(axes)`) into `out_dir`, and the report's figures."""
+@dataclass(frozen=True)
+class Picture:
+    """What study.svg shows: `draw(axes, study)` into so many panels side by side."""
+
+    draw: Callable[[Any, Study], None]
+    panels: int
+    width_in: float
+
+
+def finish(study: Study, recorder: Recorder, out_dir: Path, picture: Picture) -> StageResult[StudyFile]:
+    """Writes study.json, study.csv and study.svg into `out_dir`, and the report's figures."""
     output = StudyFile(out_dir / "study.json")
     write_text(out_dir / "study.csv", csv_text(study.rows))
-    with figure_file(out_dir / "study.svg", panels=panels, width_in=width_in) as axes:
-        draw(axes)
+    with figure_file(out_dir / "study.svg", panels=picture.panels, width_in=picture.width_in) as axes:
+        picture.draw(axes, study)
     write_text(output.path, study.model_dump_json(indent=1) + "\n")
     recorder.results |= {"claim": f"{study.claim} ({study.source})", "verdict": study.verdict, "because": study.because}
     recorder.results["study"] = study.model_dump(mode="json")
@@ -62,3 +80,31 @@ def finish(
     recorder.notes.append(f"{study.setting} setting, {study.data}, n = {study.n:,}, {seeds}: {study.verdict}")
     recorder.notes.append("its figure and its table lie beside it, .svg and .csv")
     return StageResult(output, recorder.finish(output))
+
+
+def judged(*, holds: bool, fails: bool) -> Verdict:
+    """`undecided` if the figures show neither, or both."""
+    if holds == fails:
+        return "undecided"
+    return "supported" if holds else "not supported"
+
+
+def joined(claims: Sequence[Claim], source: str) -> Claim:
+    """Several as one: as good as the weakest, each verdict told with its reason; there must be one."""
+    return Claim(
+        claim="; ".join(claim.claim for claim in claims),
+        source=source,
+        verdict=min((claim.verdict for claim in claims), key=_WEAKEST_FIRST.index),
+        because="; ".join(f"{claim.verdict}: {claim.because}" for claim in claims),
+    )
+
+
+def numbers(rows: Sequence[Row], column: str) -> list[float]:
+    """A column of a study's table; raises TypeError where it holds no number."""
+    return [_number(row[column]) for row in rows]
+
+
+def _number(value: Value) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgeres.core.statistics import Interval, t_95
-from edgeres.study.result import Value, Verdict
+from edgeres.study.result import Row, Value, Verdict, judged, numbers
 
-Row = dict[str, Value]
 MIN_SEEDS = 3  # fewer say nothing about training
 
 
@@ -27,17 +26,16 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(value=mean, low=mean - half, high=mean + half)
 
 
-def judged(*, holds: bool, fails: bool, seeds: int) -> Verdict:
-    """`undecided` with too few seeds, or if the figures show neither."""
-    if seeds < MIN_SEEDS or holds == fails:
-        return "undecided"
-    return "supported" if holds else "not supported"
+def judged_by_seeds(seeds: int, *, holds: bool, fails: bool) -> Verdict:
+    """As `judged`, and `undecided` with too few seeds."""
+    return judged(holds=holds and seeds >= MIN_SEEDS, fails=fails and seeds >= MIN_SEEDS)
 
 
 def by_seed(rows: Iterable[Row], column: str, **kind: Value) -> list[float]:
     """The column's values in the rows of that kind, in order of their seed."""
     chosen = [row for row in rows if all(row[name] == value for name, value in kind.items())]
-    return [_number(row[column]) for row in sorted(chosen, key=lambda row: _number(row["seed"]))]
+    seeds = np.argsort(numbers(chosen, "seed"), kind="stable")
+    return [numbers(chosen, column)[place] for place in seeds]
 
 
 def difference(after: Sequence[float], before: Sequence[float]) -> Interval:
@@ -45,13 +43,6 @@ def difference(after: Sequence[float], before: Sequence[float]) -> Interval:
     return mean_interval([b - a for a, b in zip(before, after, strict=True)])
 
 
-def shown(interval: Interval, unit: str = "points") -> str:
-    """`+1.2 points (0.3 to 2.1)`."""
-    if math.isinf(interval.low):
-        return f"{interval.value:+.2f} {unit} (one seed, no interval)"
-    return f"{interval.value:+.2f} {unit} ({interval.low:+.2f} to {interval.high:+.2f})"
-
-
-def _number(value: Value) -> float:
-    assert isinstance(value, (int, float))
-    return float(value)
+def points(change: Interval) -> str:
+    """`+1.20 points (+0.30 to +2.10)`."""
+    return change.text("+.2f", "points")

@@ -16,10 +16,8 @@ import numpy as np
 
 from edgeres.core.config import Record
 from edgeres.core.statistics import Interval
-from edgeres.study.claims import range_of
-from edgeres.study.outcomes import Floats, Outcome
-from edgeres.study.resampling import interval_of, redrawn, resampled_means
-from edgeres.study.result import Verdict
+from edgeres.study.outcomes import Floats, Outcome, interval_of, redrawn, resampled_means
+from edgeres.study.result import Verdict, judged
 
 CLIFF = 0.5  # of the whole rise in one step
 MIN_LEVELS = 4  # fewer steps cannot tell a slope from a cliff
@@ -81,19 +79,15 @@ def trend_of(whole: Outcome, draws: Sequence[Draw], *, seed: int = 0) -> Trend:
 
 def is_smooth(trend: Trend) -> tuple[Verdict, str]:
     """Whether the error rises with the size and no single step makes most of the rise."""
-    steps = len(trend.levels) - 1
+    steps, rank, steepest = len(trend.levels) - 1, trend.rank_correlation, trend.steepest
     text = (
-        f"rank correlation of size and error {range_of(trend.rank_correlation)} over {trend.draws} networks;"
-        f" the steepest of {steps} steps makes {range_of(trend.steepest)} of the rise of"
-        f" {trend.rise_points.value:.1f} points"
+        f"rank correlation of size and error {rank.text()} over {trend.draws} networks; the steepest of {steps} steps"
+        f" makes {steepest.text()} of the rise of {trend.rise_points.value:.1f} points"
     )
     if steps < MIN_LEVELS:
         return "undecided", f"{steps} levels are too few to tell a slope from a cliff ({text})"
-    if trend.rank_correlation.high <= 0 or trend.steepest.low >= CLIFF:
-        return "not supported", text
-    if trend.rank_correlation.low > 0 and trend.steepest.high < CLIFF:
-        return "supported", text
-    return "undecided", text
+    rises, falls_off = rank.low > 0 and steepest.high < CLIFF, rank.high <= 0 or steepest.low >= CLIFF
+    return judged(holds=rises, fails=falls_off), text
 
 
 def rank_correlation(x: Floats, y: Floats) -> float:

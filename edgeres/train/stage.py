@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
-from edgeres.core.spec import ModelSpec, Preprocess
+from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import check_pixels
 from edgeres.models.family import Ordering
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "model.safetensors"
 _RESIZE_RATIO = 256 / 224  # shorter side over crop, as usual on ImageNet
-_VAL_BATCH = 250
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +79,7 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     recorder = Recorder("train", config, source)
     teacher = Checkpoint(config.teacher) if config.teacher else None
     dataset = _dataset(config, teacher)
-    spec = spec_for(config, dataset)
+    spec = spec_on(dataset, config.arch, _options(config), config.image_size)
     torch.manual_seed(config.seed)
     network = network_from(spec)
     objective = _objective(config, spec, network, teacher)
@@ -96,33 +95,32 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     return StageResult(output, recorder.finish(output))
 
 
-def spec_for(config: TrainConfig, dataset: Dataset) -> ModelSpec:
-    """The network `config` asks for, with the classes, input and preprocessing of the data set."""
+def spec_on(
+    dataset: Dataset, arch: str, options: dict[str, str | int | float], image_size: int | None = None
+) -> ModelSpec:
+    """The spec of `arch` for the images and classes of the data set, if asked for at another size.
+
+    Raises InputError if there is no such network.
+    """
     from edgeres.models import spec_from_arch
 
     preprocess, shape = dataset.preprocess, dataset.input_shape
-    if config.image_size is not None:
-        preprocess, shape = _resized(preprocess, shape, config.image_size)
+    if image_size is not None and shape[1:] != (image_size, image_size):
+        shape = (shape[0], image_size, image_size)
+        preprocess = preprocess.model_copy(update={"resize": round(image_size * _RESIZE_RATIO)})
     return spec_from_arch(
-        config.arch,
+        arch,
         num_classes=len(dataset.classes),
         preprocess=preprocess,
         input_shape=shape,
         classes=dataset.classes,
-        options=_options(config),
+        options=options,
     )
 
 
 def _options(config: TrainConfig) -> dict[str, str | int | float]:
     chosen = config.model_dump(include={"ordering", "shortcut", "width", "layers", "bottleneck"})
     return {name: value for name, value in chosen.items() if value not in (None, "original")}
-
-
-def _resized(preprocess: Preprocess, shape: tuple[int, int, int], side: int) -> tuple[Preprocess, tuple[int, int, int]]:
-    if shape[1:] == (side, side):
-        return preprocess, shape
-    resize = round(side * _RESIZE_RATIO)
-    return preprocess.model_copy(update={"resize": resize}), (shape[0], side, side)
 
 
 def _dataset(config: TrainConfig, teacher: Checkpoint | None) -> Dataset:
@@ -157,18 +155,13 @@ def _objective(config: TrainConfig, spec: ModelSpec, network: Network, teacher: 
 
 def _top1_on(dataset: Dataset, spec: ModelSpec) -> Evaluate:
     """Top-1 on val in torch, for the log alone."""
-    import torch
+    from edgeres.evaluate.tally import right_on
 
-    @torch.inference_mode()
     def top1(network: nn.Module) -> float:
-        device = next(network.parameters()).device
         network.eval()
-        correct = 0
-        for images, labels in dataset.val.batches(spec, _VAL_BATCH):
-            guesses = network(torch.from_numpy(images).to(device)).argmax(1).cpu().numpy()
-            correct += int((guesses == labels).sum())
+        right = right_on(network, dataset.val, spec)
         network.train()
-        return correct / len(dataset.val)
+        return float(right.mean())
 
     return top1
 

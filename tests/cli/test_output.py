@@ -6,6 +6,7 @@ from edgeres.cli.output import print_result
 from edgeres.core.config import Config
 from edgeres.core.stage import Recorder
 from edgeres.report.wording import threads_text
+from edgeres.study.lesion import LesionConfig, lesion
 
 
 def printed(capsys, **results):
@@ -26,6 +27,13 @@ def printed(capsys, **results):
 )
 def test_points_say_of_what_on_which_images(capsys, results, line):
     assert printed(capsys, **results)[0] == line
+
+
+def test_a_lesion_says_what_modules_cost_before_what_that_says_to_a_claim(checkpoint_of, spec_of, tmp_path, capsys):
+    config = LesionConfig(data="digits", images=40, draws=1, set_images=20)
+    print_result(lesion(checkpoint_of(spec_of("resnet14")), config, tmp_path).report, as_json=False)
+    begins = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert begins[:-1] == ["cheapest", "dearest", "coupling", "claim:", "verdict:", "because:"]
 
 
 def test_one_thread_is_not_several():

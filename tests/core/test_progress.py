@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from edgeres.core.progress import bar
+from edgeres.core.progress import Countdown, bar
 
 
 class Terminal(io.StringIO):
@@ -26,3 +26,15 @@ def test_a_bar_counts_towards_what_is_expected(stderr, monkeypatch):
     shown = stderr.getvalue()
     assert ("choosing" in shown and "100%" in shown) == stderr.isatty()
     assert bool(shown) == stderr.isatty()
+
+
+def test_the_time_left_follows_from_the_pace_so_far(monkeypatch):
+    clock = iter([0.0, 30.0])
+    monkeypatch.setattr("edgeres.core.progress.time.monotonic", lambda: next(clock))
+    countdown = Countdown(7)
+    assert countdown.text == ""
+    countdown.advance(2)
+    countdown.advance()
+    assert countdown.text == "; about 40s left"
+    countdown.advance(4)
+    assert countdown.text == ""

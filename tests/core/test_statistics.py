@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,3 +134,15 @@ def test_an_interval_does_not_depend_on_how_many_resamples_fit_into_memory(monke
     whole = percentile_interval(latency, 90)
     monkeypatch.setattr(statistics, "_AT_ONCE", 700)
     assert percentile_interval(latency, 90) == whole
+
+
+@pytest.mark.parametrize(
+    ("interval", "style", "unit", "text"),
+    [
+        (Interval(value=0.5, low=0.25, high=1), ".1f", "", "0.5 [0.2, 1.0]"),
+        (Interval(value=1.2, low=-0.3, high=2.7), "+.2f", "points", "+1.20 points (-0.30 to +2.70)"),
+        (Interval(value=1, low=-math.inf, high=math.inf), ".0f", "points", "1 points (one seed, no interval)"),
+    ],
+)
+def test_an_interval_reads_as_figure_and_bounds(interval, style, unit, text):
+    assert interval.text(style, unit) == text

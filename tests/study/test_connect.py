@@ -18,11 +18,10 @@ def rows_with(**means):
     """Made-up errors of three seeds about each network's mean (5 where none is given)."""
     return [
         {
-            "claim": kind.claim,
-            "network": kind.name,
+            **kind.row,
             "seed": seed,
-            "test_error_percent": means.get(kind.name.replace(" ", "_"), 5.0) + spread * (1 + 0.1 * len(kind.name)),
-            "train_error_percent": means.get(kind.name.replace(" ", "_"), 5.0) + spread * (1 + 0.1 * len(kind.name)),
+            "test_error_percent": means.get(kind.label.replace(" ", "_"), 5.0) + spread * (1 + 0.1 * len(kind.label)),
+            "train_error_percent": means.get(kind.label.replace(" ", "_"), 5.0) + spread * (1 + 0.1 * len(kind.label)),
         }
         for kind in kinds_of(20)
         for seed, spread in enumerate(SPREAD)

@@ -40,10 +40,10 @@ GOOD, WORSE, WILD = [1.0, 1.2, 0.8], [30.0, 31.0, 29.0], [0.5, 30.0, 1.0]
     ],
 )
 def test_the_verdict_follows_from_the_training_errors(plain, residual, verdict):
-    found, because, changes = degradation(rows_with(plain=plain, residual=residual))
-    assert found == verdict
-    assert "from depth 8 to 32" in because
-    assert changes["plain"]["value"] == pytest.approx(sum(plain[1]) / len(plain[1]) - sum(plain[0]) / len(plain[0]))
+    claim, changes = degradation(rows_with(plain=plain, residual=residual))
+    assert claim.verdict == verdict
+    assert "from depth 8 to 32" in claim.because
+    assert changes["plain"].value == pytest.approx(sum(plain[1]) / len(plain[1]) - sum(plain[0]) / len(plain[0]))
 
 
 def test_the_study_writes_its_files_and_goes_on_where_it_stopped(tmp_path, monkeypatch):

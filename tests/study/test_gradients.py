@@ -45,7 +45,7 @@ def rows_with(ratios, seeds=3, spread=1.1):
 def test_the_verdict_follows_from_the_ratios(ratios, seeds, verdict):
     claims, found = claims_of(rows_with(ratios, seeds))
     assert claims[0].verdict == verdict
-    assert found["plain"][4]["value"] == pytest.approx(ratios["plain"] * (1 if seeds == 3 else 1.1**-0.5))
+    assert found["plain"][4].value == pytest.approx(ratios["plain"] * (1 if seeds == 3 else 1.1**-0.5))
 
 
 def test_residual_networks_are_judged_with_and_without_norm():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 
 import pytest
@@ -117,7 +118,13 @@ def test_the_report_says_claim_verdict_and_figures(checkpoint_of, spec_of, tmp_p
     assert "Veit" in report.results["claim"]
     assert report.results["verdict"] in {"supported", "not supported", "undecided"}
     assert "54 modules, this one 6" in report.results["because"]
-    assert any(note.startswith("coupling ") and "n = 30" in note for note in report.notes)
+    cheap, dear, coupling = report.notes
+    assert coupling.startswith("coupling ")
+    assert "n = 30" in coupling
+    costs = {row["module"]: -row["change_points"] for row in report.results["table"]}
+    assert re.findall(r"layer\d\.\d", cheap) == sorted(costs, key=costs.get)[:3]
+    assert re.findall(r"layer\d\.\d", dear) == sorted(costs, key=costs.get)[:2:-1]
+    assert f"layer3.1 {costs['layer3.1']:.2f} [" in cheap + dear
     assert [stage["stage"] for stage in report.results["stages"]] == [
         "layer1",
         "layer2",

@@ -22,18 +22,18 @@ def rows_with(**shifts):
 
 
 def test_all_three_signs_are_needed_for_support():
-    verdict, because, differences = compared(rows_with(bn_after_add=2.0, relu_before_add=1.0, full_preact=-1.0))
-    assert verdict == "supported"
-    assert differences["bn-after-add"]["value"] == pytest.approx(2.02)
-    assert "3 of each" in because
+    claim, differences = compared(rows_with(bn_after_add=2.0, relu_before_add=1.0, full_preact=-1.0))
+    assert claim.verdict == "supported"
+    assert differences["bn-after-add"].value == pytest.approx(2.02)
+    assert "3 of each" in claim.because
 
 
 def test_one_clear_contradiction_is_enough_against():
-    assert compared(rows_with(bn_after_add=2.0, relu_before_add=1.0, full_preact=1.0))[0] == "not supported"
+    assert compared(rows_with(bn_after_add=2.0, relu_before_add=1.0, full_preact=1.0))[0].verdict == "not supported"
 
 
 def test_a_difference_of_nothing_decides_nothing():
-    assert compared(rows_with(bn_after_add=2.0, relu_before_add=1.0))[0] == "undecided"
+    assert compared(rows_with(bn_after_add=2.0, relu_before_add=1.0))[0].verdict == "undecided"
 
 
 def test_the_study_shows_the_published_errors_beside_its_own(tmp_path):

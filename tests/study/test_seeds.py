@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edgeres.study.seeds import by_seed, difference, judged, mean_interval, shown
+from edgeres.study.seeds import by_seed, difference, judged_by_seeds, mean_interval, points
 
 
 def test_the_interval_of_three_seeds_is_students():
@@ -27,7 +27,7 @@ def test_the_quantiles_go_on_beyond_the_table(seeds, quantile):
 def test_one_seed_has_no_interval():
     interval = mean_interval([5.0])
     assert (interval.low, interval.high) == (-math.inf, math.inf)
-    assert "no interval" in shown(interval)
+    assert "no interval" in points(interval)
 
 
 def test_a_difference_is_paired_by_seed():
@@ -46,7 +46,7 @@ def test_a_difference_is_paired_by_seed():
     ],
 )
 def test_a_verdict_needs_three_seeds_and_one_answer(holds, fails, seeds, verdict):
-    assert judged(holds=holds, fails=fails, seeds=seeds) == verdict
+    assert judged_by_seeds(seeds, holds=holds, fails=fails) == verdict
 
 
 def test_values_are_ordered_by_seed_and_chosen_by_kind():

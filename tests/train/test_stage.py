@@ -14,7 +14,7 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import DeviceError, InputError, MissingDependency
 from edgeres.data import dataset_from
 from edgeres.models.weights import load_network
-from edgeres.train.stage import TrainConfig, spec_for, train
+from edgeres.train.stage import TrainConfig, spec_on, train
 
 QUICK = {"arch": "resnet8", "width": 4, "epochs": 2, "batch": 256, "threads": 1}
 
@@ -83,9 +83,9 @@ def test_tensorboard_that_is_not_installed_is_named_with_its_extra(tmp_path: Pat
 
 def test_another_image_size_brings_its_resize() -> None:
     digits = dataset_from("digits")
-    spec = spec_for(quick(image_size=28), digits)
+    spec = spec_on(digits, "resnet8", {}, 28)
     assert (spec.input_shape, spec.preprocess.resize) == ((1, 28, 28), 32)
-    assert spec_for(quick(image_size=8), digits).preprocess == digits.preprocess
+    assert spec_on(digits, "resnet8", {}, 8).preprocess == digits.preprocess
     images, _ = next(digits.val.batches(spec, 4))
     assert images.shape == (4, 1, 28, 28)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Accuracy
+from edgeres.core.statistics import Interval
 
 
 class Lesion(Record):
@@ -18,7 +19,13 @@ class Lesion(Record):
     half_width_points: float
 
     @property
-    def cost_points(self) -> tuple[float, float, float]:
-        """Top-1 lost without it, and the bounds of its 95 % interval."""
+    def cost(self) -> Interval:
+        """Points of top-1 lost without it, positive."""
         cost = 0.0 - self.change_points  # not -0.0
-        return cost, cost - self.half_width_points, cost + self.half_width_points
+        return Interval(value=cost, low=cost - self.half_width_points, high=cost + self.half_width_points)
+
+    @property
+    def error(self) -> Interval:
+        """Top-1 error of the network without it in per cent."""
+        low, high = self.accuracy.interval
+        return Interval(value=100 * (1 - self.accuracy.top1), low=100 * (1 - high), high=100 * (1 - low))

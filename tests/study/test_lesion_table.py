@@ -6,8 +6,7 @@ import pytest
 
 from edgeres.core.metrics import Accuracy
 from edgeres.core.records.lesion import Lesion
-from edgeres.study.lesion_claims import claims_of
-from edgeres.study.lesion_table import LesionTable, NetworkLesions, stages_of
+from edgeres.study.lesion_table import LesionTable, NetworkLesions, claims_of, stages_of
 
 N = 1000
 

@@ -26,13 +26,15 @@ from typing import Any
 
 from lint_cases import Case, Network, Results, file_of, network_from, render
 
+from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
 from edgeres.core.statistics import Interval
 from edgeres.pipeline.lint import LintConfig, lint_call
-from edgeres.quantize.repair.check import agreement_of, outputs_of
+from edgeres.quantize.repair.check import outputs_of, sqnr_db
+from edgeres.quantize.repair.images import image_input_of
 
 CALIBRATIONS, PRESETS, PER_CHANNEL = ("minmax", "entropy", "percentile"), ("default", "tensorrt"), (False, True)
 _ANY_DB = -1000.0  # what the repair reaches is to be seen, not to be refused
@@ -109,19 +111,21 @@ def _case(network: Network, key: tuple[str, str, str, bool], work: Path) -> Case
 
 def _figures(network: Network, before: Path, after: Path) -> dict[str, Any]:
     """SQNR against each other and against float; with labels top-1 and the paired change."""
-    found = [outputs_of(path, network.judged) for path in (network.path, before, after)]
+    given = image_input_of(OnnxModel(network.path).proto, str(network.path)).showing(network.judged)
+    found = [outputs_of(path, given)[0] for path in (network.path, before, after)]
     float_, old, new = found
+    guesses = [one.reshape(len(one), -1).argmax(1) for one in found]
     figures: dict[str, Any] = {
-        "sqnr_db": agreement_of(old, new).sqnr_db,
-        "before_db": agreement_of(float_, old).sqnr_db,
-        "after_db": agreement_of(float_, new).sqnr_db,
-        "same_top1": agreement_of(old, new).top1,
-        "before_same_top1": agreement_of(float_, old).top1,
-        "after_same_top1": agreement_of(float_, new).top1,
+        "sqnr_db": sqnr_db(old, new),
+        "before_db": sqnr_db(float_, old),
+        "after_db": sqnr_db(float_, new),
+        "same_top1": float((guesses[1] == guesses[2]).mean()),
+        "before_same_top1": float((guesses[0] == guesses[1]).mean()),
+        "after_same_top1": float((guesses[0] == guesses[2]).mean()),
     }
     if network.labels is None:
         return figures
-    right = [one.reshape(len(one), -1).argmax(1) == network.labels for one in found]
+    right = [guess == network.labels for guess in guesses]
     for name, one in zip(("float_top1", "before_top1", "after_top1"), right, strict=True):
         figures[name] = float(one.mean())
     return figures | {"change_points": _points(right[1], right[2])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,10 +50,9 @@ def _print(report: LintReport, config: LintConfig) -> None:
         for note in report.notes:
             click.echo(f"not repaired: {note}")
         top1 = "" if report.top1_agreement is None else f", top-1 agrees on {report.top1_agreement:.1%}"
-        click.echo(
-            f"repaired against original: {report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed{top1};"
-            f" {report.images}, ONNX Runtime literal Q/DQ"
-        )
+        near = f"{report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed"
+        near = near if math.isfinite(report.sqnr_db or 0) else "the same numbers"
+        click.echo(f"repaired against original: {near}{top1}; {report.images}, ONNX Runtime literal Q/DQ")
         click.echo(_rounding(report))
         _print_verdict(report.repaired, config, findings=True)
     elif config.fix:

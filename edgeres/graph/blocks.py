@@ -16,17 +16,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.graph.view import WEIGHTED, GraphView, called
+from edgeres.graph.view import QDQ, WEIGHTED, GraphView, called
 
 if TYPE_CHECKING:
     import onnx
 
 SKIP = ".skip"
+_SEEN_THROUGH = QDQ | {"BatchNormalization"}
+_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
 _OURS = re.compile(r"(layer\d+\.\d+)\.")
 _Way = dict[str, tuple[int, int]]  # tensor, nearest first -> (layers, weights) on the way back to it
 
@@ -71,6 +73,19 @@ def blocks_in(view: GraphView) -> list[Block]:
         own = {addition.output[0]}.union(*(takewhile(source.__ne__, way) for way in ways))
         nodes = tuple(called(node) for node in view.nodes if own.intersection(node.output))
         found.append(Block(module_of(addition.name) or called(addition), addition, skip, source, nodes))
+    return found
+
+
+def fusions_in(view: GraphView) -> list[Block]:
+    """`blocks_in` as their additions are fused: `branch` ends in the layer, `skip` is what has to be quantized for it.
+
+    They are those of the module, unless its skip alone is a layer's output, as the lateral convolution of a feature
+    pyramid is.
+    """
+    found = []
+    for block in blocks_in(view):
+        turned = _ends_layer(view, block.skip) and not _ends_layer(view, block.branch, _ACTIVATIONS)
+        found.append(replace(block, skip_index=1 - block.skip_index) if turned else block)
     return found
 
 
@@ -151,6 +166,14 @@ def _way_back(view: GraphView, tensor: str) -> Iterator[tuple[str, tuple[int, in
             return
         seen.add(tensor)
         yield tensor, (layers, weights)
+
+
+def _ends_layer(view: GraphView, tensor: str, behind: frozenset[str] = frozenset()) -> bool:
+    """Whether a layer puts `tensor` out; a batch norm, pairs and the operators `behind` it are seen through."""
+    node = view.producers.get(tensor)
+    while node is not None and node.op_type in _SEEN_THROUGH | behind:
+        node = view.maker_of(node)
+    return node is not None and node.op_type in WEIGHTED
 
 
 def _weight_size(view: GraphView, layer: onnx.NodeProto) -> int:

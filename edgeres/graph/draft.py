@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -96,6 +96,13 @@ class Draft:
         for node, index in self.readers[old]:
             node.input[index] = new
         return self._take_output_name(old, new) if old in self.outputs else new
+
+    def swap_names(self, names: Mapping[str, str]) -> None:
+        """The tensors `names` and those whose names they give change names with each other."""
+        swapped = {**names, **{new: old for old, new in names.items()}}
+        for node in self.nodes:
+            for tensors in (node.input, node.output):
+                tensors[:] = [swapped.get(name, name) for name in tensors]
 
     def finish(self) -> onnx.ModelProto:
         """The model, without what nothing reads."""

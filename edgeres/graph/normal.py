@@ -42,7 +42,7 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
             in training.
     """
     _check(model)
-    current = _at_opset(model)
+    current = at_opset(model)
     shapes, draft = _shapes(current), Draft(current)
     ranks = {name: len(shape) for name, shape in shapes.items()}
     draft.inputs = [value for value in draft.inputs if value.name not in draft.constants]
@@ -81,7 +81,8 @@ def _check(model: onnx.ModelProto) -> None:
             raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
 
 
-def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+def at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, raised to opset 17 if it is below 13; raises InputError where that cannot be."""
     version = opset_of(model)
     if version >= _OLDEST:
         return model

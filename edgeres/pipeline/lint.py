@@ -5,28 +5,33 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from edgeres.core.artifacts import OnnxModel
-from edgeres.core.config import Config, Record
+from edgeres.core.artifacts import OnnxModel, model_from
+from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import written
 from edgeres.core.names import lookup
+from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
+from edgeres.core.stated import InputOptions, preprocess_from
+from edgeres.graph.view import QDQ, opset_of
 from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Agreement, agreement, images_for, needed_db
+from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Closeness, closeness
 
 if TYPE_CHECKING:
+    from edgeres.quantize.repair.images import ImageInput
     from edgeres.quantize.repair.inputs import Coarseness
 
 _BINDING = "tensorrt_rtx"
-_OF_REPAIR = ("out", "data", "like", "images", "tolerance_db")
-_ROUNDED = 8  # images on which the inputs of layers are compared: each has thousands of values of every tensor
+_OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)
+_REASON_SHOWN = 300
+_ANY_CLASSES = 2  # of a spec that only says how images are fed
 _BATCHES = (1, 8, 32)  # smallest, usual, largest of a dynamic graph, as `edgeres compile` has them
 
 
-class LintConfig(Config):
+class LintConfig(InputOptions):
     """What is checked besides the rules, and whether a repaired file is written."""
 
     fix: bool = Field(False, description="write a repaired file; the source is never touched")
@@ -39,13 +44,16 @@ class LintConfig(Config):
     data: str | None = Field(
         None, description="images for the numeric check (their train split); default: random textures"
     )
-    like: Path | None = Field(None, description="model whose preprocessing the images get; default: the file's own")
     images: int = Field(32, gt=0, description="images of the numeric check")
     tolerance_db: float | None = Field(
         None,
         description=f"least SQNR of repaired against original outputs; default: {TOLERANCE_DB:g}, or {DEEP_DB:g} where"
         " both are as far from the float graph",
     )
+    layout: Literal["nchw", "nhwc"] | None = Field(
+        None, description="of the graph's input, where its shape does not tell"
+    )
+    size: int | None = Field(None, gt=0, description="side in pixels of an input whose size the graph leaves open")
 
     def check(self) -> None:
         """The release and the architectures are known; options of the repair come with it."""
@@ -58,10 +66,12 @@ class LintConfig(Config):
         given = [name for name in _OF_REPAIR if name in self.model_fields_set]
         if not self.fix and given:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to a repair; add --fix")
-        if self.out is not None and self.out.suffix != ".onnx":
+        if self.out is not None and self.out.suffix.lower() != ".onnx":
             raise InputError(f"--out {self.out}: lint writes an .onnx file; name it so")
-        if self.like and self.data is None:
-            raise InputError("--like says how the images of --data are preprocessed; name them, or leave it out")
+        if self.said and self.data is None:
+            raise InputError(f"--{self.said[0]} says how the images of --data are fed; name them, or leave it out")
+        if self.like is not None and len(self.said) > 1:
+            raise InputError(f"--like says all of it; leave out --{self.said[0]}")
 
 
 class Verdict(Record):
@@ -138,8 +148,20 @@ def checked_model(path: Path) -> Any:
     try:
         checker.check_model(str(path))
     except Exception as err:
-        raise InputError(f"{path} is not a valid ONNX model: {' '.join(str(err).split())[:300]}") from err
+        raise InputError(f"{path} is not a valid ONNX model: {_why_invalid(model, err)}") from err
     return model
+
+
+def _why_invalid(model: Any, err: Exception) -> str:
+    from edgeres.quantize.lint.pairs import AXIS_OPSET
+
+    pairs = [node for node in model.graph.node if node.op_type in QDQ]
+    if opset_of(model) < AXIS_OPSET and any(one.name == "axis" for node in pairs for one in node.attribute):
+        return (
+            f"it has scales per channel at opset {opset_of(model)}, they came with {AXIS_OPSET}; export the float model"
+            f" at opset {AXIS_OPSET} or later and quantize that, or quantize with one scale for each weight"
+        )
+    return " ".join(str(err).split())[:_REASON_SHOWN]
 
 
 def _repaired(path: Path, out: Path, model: Any, config: LintConfig, report: LintReport) -> LintReport:
@@ -161,20 +183,18 @@ def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dic
     from edgeres.quantize.repair import without_pairs
     from edgeres.quantize.repair.inputs import coarseness
 
-    images, what = _images(path, config)
-    agreed = agreement(path, repaired, images)
-    floats = without_pairs(model)
-    needed = config.tolerance_db
-    if needed is None:
-        needed = _needed_db(path, repaired, floats, images)
-    _refuse_worse(path, agreed, what, needed, is_real=config.data is not None)
-    rounding = coarseness(model, floats, OnnxModel(repaired).proto, images[:_ROUNDED])
+    given, what = _shown(path, model, config)
+    close = closeness(path, repaired, without_pairs(model), given)
+    needed = close.needed_db if config.tolerance_db is None else config.tolerance_db
+    if close.sqnr_db < needed:
+        raise StageError(_worse(path, close, needed, what, is_real=config.data is not None))
+    rounding = coarseness(model, OnnxModel(repaired).proto, given)
     _refuse_coarser(path, rounding, what)
     return {
-        "images": f"{agreed.n} {what}",
+        "images": f"{close.n} {what}",
         "needed_db": needed,
-        "sqnr_db": agreed.sqnr_db,
-        "top1_agreement": agreed.top1 if config.data else None,
+        "sqnr_db": close.sqnr_db,
+        "top1_agreement": close.top1 if config.data else None,
         "coarser_db": rounding.worst[1] if rounding.worst else None,
         "inputs": len(rounding.excess_db),
         "unknown_inputs": tuple(_input_name(read) for read in rounding.unknown),
@@ -191,25 +211,15 @@ def _serialized(model: Any, path: Path) -> bytes:
     return content
 
 
-def _needed_db(path: Path, repaired: Path, floats: Any, images: Any) -> float:
-    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
-        float_path = Path(folder, "float.onnx")
-        float_path.write_bytes(_serialized(floats, path))
-        return needed_db(path, float_path, repaired, images)
-
-
-def _refuse_worse(path: Path, agreed: Agreement, what: str, needed: float, *, is_real: bool) -> None:
-    if agreed.sqnr_db >= needed:
-        return
+def _worse(path: Path, close: Closeness, needed: float, what: str, *, is_real: bool) -> str:
     advice = (
         "calibrate and quantize the float model again: edgeres calibrate, edgeres quantize"
         if is_real
         else "random images may lie outside the ranges it was calibrated for: check it on real ones with --data"
     )
-    raise StageError(
+    return (
         f"lint: the repaired {path} computes something else: its outputs agree with the original's to"
-        f" {agreed.sqnr_db:.1f} dB on {agreed.n} {what}, at least {needed:g} dB are needed; nothing was written;"
-        f" {advice}"
+        f" {close.sqnr_db:.1f} dB on {close.n} {what}, at least {needed:g} dB are needed; nothing was written; {advice}"
     )
 
 
@@ -230,18 +240,41 @@ def _input_name(read: tuple[str, int]) -> str:
     return f"input {read[1]} of {read[0]}"
 
 
-def _images(path: Path, config: LintConfig) -> tuple[Any, str]:
-    """(images, in words what they are)."""
-    if config.data is None:
-        return images_for(path, config.images), "random images"
-    from edgeres.core.artifacts import model_from
-    from edgeres.data import dataset_for
+def _shown(path: Path, model: Any, config: LintConfig) -> tuple[ImageInput, str]:
+    """(the graph's input with the images it is shown, in words what they are)."""
+    from edgeres.quantize.repair.images import image_input_of
 
-    spec = (model_from(config.like) if config.like else OnnxModel(path)).spec
-    dataset = dataset_for(spec, config.data)
+    given = image_input_of(model, str(path), layout=config.layout, size=config.size)
+    if config.data is None:
+        return given.showing(config.images), "random images"
+    from edgeres.data import dataset_from
+
+    spec = _spec(path, given, config)
+    dataset = dataset_from(config.data, exif=spec.preprocess.exif)
     split = dataset.train.sample(min(config.images, len(dataset.train)), 0)
     images, _ = next(iter(split.batches(spec, len(split))))
-    return images, f"images of {dataset.name} train"
+    return given.showing(images), f"images of {dataset.name} train"
+
+
+def _spec(path: Path, given: ImageInput, config: LintConfig) -> ModelSpec:
+    """How images become the file's input: as --like, the file or the options say; InputError if none does."""
+    source = OnnxModel(path)
+    if config.like is not None or source.has_card:
+        spec = (model_from(config.like) if config.like else source).spec
+        if given.shape != spec.input_shape:
+            sizes = [" x ".join(map(str, shape)) for shape in (given.shape, spec.input_shape)]
+            raise InputError(
+                f"{path} takes {sizes[0]}, {config.like or 'its card says'} {sizes[1]}: give --mean, --std"
+            )
+        return spec
+    if config.mean is None:
+        raise InputError(
+            f"{path} does not say how an image becomes its input; add --mean, --std (and --resize), or --like"
+        )
+    channels, height, width = given.shape
+    preprocess = preprocess_from(config, UNKNOWN_PREPROCESS, (channels, height, width))
+    values = {"family": FROM_ONNX, "variant": path.stem, "num_classes": _ANY_CLASSES}
+    return config_from(ModelSpec, {**values, "input_shape": given.shape, "preprocess": preprocess}, str(path))
 
 
 def _verdict(path: Path, model: Any, config: LintConfig) -> Verdict:

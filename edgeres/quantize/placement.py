@@ -22,14 +22,15 @@ from dataclasses import dataclass
 import onnx
 
 from edgeres.core.errors import InputError
-from edgeres.graph.blocks import blocks_in, nodes_named
+from edgeres.graph.blocks import Block, fusions_in, nodes_named
 from edgeres.graph.view import LAYERS, GraphView, attribute
 
-_MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
-_KEEP_SCALE = _MOVERS | {"MaxPool", "Flatten"}
+MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
+_KEEP_SCALE = MOVERS | {"MaxPool", "Flatten"}
 _INTEGER = _KEEP_SCALE | LAYERS | {"Add", "GlobalAveragePool"}
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _UNSUPPORTED = frozenset({"MatMul", "ConvTranspose"})
+Read = tuple[str, int]  # name of a node, index of its input
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Point:
     """
 
     tensor: str
-    readers: tuple[tuple[str, int], ...]
+    readers: tuple[Read, ...]
     scale_of: str
 
 
@@ -74,20 +75,16 @@ def placement_of(
     _check(view)
     kept = _kept(view, stem=stem, head=head, keep=keep)
     layers = [layer for layer in view.layers if layer.name not in kept]
-    readers: dict[str, list[tuple[str, int]]] = {}
+    readers: dict[str, list[Read]] = {}
     for layer in layers:
         readers.setdefault(layer.input[0], []).append((layer.name, 0))
-    scale_of, additions = {}, []
-    for block in blocks_in(view):
+    scale_of, additions = dict[str, str](), []
+    for block in fusions_in(view):
         name, before = block.addition.name, view.layer_before(block.branch)
         if name in kept or (before is not None and before.name in kept):
             continue
         additions.append(name)
-        source, first_mover = _moved_from(view, block.skip)
-        if first_mover is not None and source in readers:
-            readers[source].append((first_mover.name, 0))
-            scale_of[block.skip] = source
-        readers.setdefault(block.skip, []).append((name, block.skip_index))
+        scale_of[block.skip] = add_skip(readers, view, block)
     points = tuple(Point(tensor, tuple(who), scale_of.get(tensor, tensor)) for tensor, who in readers.items())
     return Placement(points, tuple(layer.name for layer in layers), tuple(additions))
 
@@ -128,13 +125,21 @@ def observed_of(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(tensor for tensor in _in_order(GraphView(model)) if tensor in needed)
 
 
-def _moved_from(view: GraphView, tensor: str) -> tuple[str, onnx.NodeProto | None]:
-    """The tensor whose values `tensor` holds, and the first of the nodes that move them."""
-    first = None
-    while view.op_of(tensor) in _MOVERS:
-        first = view.producers[tensor]
-        tensor = first.input[0]
-    return tensor, first
+def add_skip(readers: dict[str, list[Read]], view: GraphView, block: Block) -> str:
+    """Lets the addition of `block` read its skip quantized; the tensor whose values decide the scale.
+
+    What moves the values of a tensor that has a pair reads that pair. `readers`: tensor -> who reads its pair.
+    """
+    first, source = None, block.skip
+    while view.op_of(source) in MOVERS:
+        first = view.producers[source]
+        source = first.input[0]
+    if first is not None and source in readers:
+        readers[source].append((first.name, 0))
+    else:
+        source = block.skip
+    readers.setdefault(block.skip, []).append((block.addition.name, block.skip_index))
+    return source
 
 
 def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> set[str]:

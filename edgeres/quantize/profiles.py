@@ -115,8 +115,7 @@ def tensorrt(model: Any, placement: Placement, bounds: Bounds, options: Options)
 def tensorrt_fp16(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
     """See the module's table."""
     from edgeres.graph.half import with_half
-    from edgeres.quantize.half import half_decision
-    from edgeres.quantize.insert import with_pairs
+    from edgeres.quantize.insert import half_decision, with_pairs
 
     return with_half(with_pairs(model, placement, half_decision(model, placement, bounds.decision)))
 

@@ -246,15 +246,99 @@ def test_onnxruntimes_resnet18_is_repaired_and_built(edgeres, tmp_path, symmetri
 def test_a_range_twice_too_wide_is_refused_though_the_logits_agree(edgeres, uint8_file, monkeypatch):
     from edgeres.quantize.repair import placing
 
-    write = placing._write_pair
+    known = placing.bound_of
 
-    def twice(draft, tensor, readers, bound):
-        factor = 2 if tensor.startswith("layer2.0") else 1
-        write(draft, tensor, readers, placing.Bound(bound.low * factor, bound.high * factor, bound.dtype))
+    def twice(draft, bounds, tensor):
+        bound, factor = known(draft, bounds, tensor), 2 if tensor.startswith("layer2.0") else 1
+        return placing.Bound(bound.low * factor, bound.high * factor, bound.dtype)
 
-    monkeypatch.setattr(placing, "_write_pair", twice)
+    monkeypatch.setattr(placing, "bound_of", twice)
     code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix")
     assert code == 1
     assert "more coarsely than the original's own ranges ask for" in err
     assert "of layer2.0" in err
     assert not uint8_file.with_name("uint8.fixed.onnx").exists()
+
+
+@pytest.fixture
+def channels_last(uint8_file, tmp_path):
+    """The same network, fed (N, H, W, C) of one channel, from a tool that writes no spec."""
+    model = onnx.load(uint8_file)
+    del model.metadata_props[:]
+    graph, name = model.graph, model.graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["moved" if one == name else one for one in node.input]
+    graph.node.insert(0, onnx.helper.make_node("Transpose", [name], ["moved"], name="moved", perm=[0, 3, 1, 2]))
+    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8, 8, 1]))
+    onnx.save(model, tmp_path / "nhwc.onnx")
+    return tmp_path / "nhwc.onnx"
+
+
+DIGITS = ("--data", "digits", "--images", 16)
+
+
+def test_images_are_turned_for_an_input_with_channels_last(edgeres, channels_last, float_file):
+    mean, std = ("0.5",), ("0.3",)
+    for fed in (("--like", float_file), ("--mean", *mean, "--std", *std)):
+        code, out, err = edgeres("lint", channels_last, "--no-build", "--fix", *DIGITS, *fed)
+        assert code == 0, err
+        assert "16 images of digits train" in out
+
+
+def test_a_foreign_file_is_fed_as_the_options_say_or_says_what_is_missing(edgeres, channels_last, uint8_file):
+    fix = ("--no-build", "--fix")
+    code, _, err = edgeres("lint", channels_last, *fix, *DIGITS)
+    assert (code, "does not say how an image becomes its input; add --mean, --std" in err) == (2, True)
+    code, _, err = edgeres("lint", channels_last, *fix, "--mean", "0.5", "--std", "0.3")
+    assert (code, "--mean says how the images of --data are fed" in err) == (2, True)
+    code, _, err = edgeres("lint", channels_last, *fix, "--size", 16)
+    assert (code, "takes 8 x 8; leave it out" in err) == (2, True)
+    code, _, err = edgeres("lint", channels_last, *fix, "--layout", "nchw", "--images", 2)
+    assert (code, "nhwc.onnx" in err) == (0, False)
+
+
+def test_a_size_that_the_graph_leaves_open_is_given(edgeres, uint8_file):
+    model = onnx.load(uint8_file)
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "side"
+    onnx.save(model, uint8_file)
+    assert edgeres("lint", uint8_file, "--no-build", "--fix", "--size", 16, "--images", 2)[0] == 0
+
+
+def test_an_input_of_integers_is_named(edgeres, uint8_file):
+    model = onnx.load(uint8_file)
+    graph, name = model.graph, model.graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["cast" if one == name else one for one in node.input]
+    graph.node.insert(0, onnx.helper.make_node("Cast", [name], ["cast"], name="cast", to=onnx.TensorProto.FLOAT))
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(model, uint8_file)
+    code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix")
+    assert (code, "takes uint8 input" in err, len(err.splitlines())) == (2, True, 1)
+
+
+def test_scales_per_channel_before_there_were_any_are_explained(edgeres, clean_file):
+    model = onnx.load(clean_file)
+    model.opset_import[0].version = 11
+    onnx.save(model, clean_file)
+    code, _, err = edgeres("lint", clean_file, "--no-build")
+    assert (code, "scales per channel at opset 11, they came with 13" in err) == (2, True)
+
+
+def test_a_pointer_of_git_lfs_and_a_suffix_in_capitals(edgeres, uint8_file):
+    pointer = uint8_file.with_name("pointer.onnx")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    code, _, err = edgeres("lint", pointer, "--no-build")
+    assert (code, "git lfs pull" in err) == (2, True)
+    capital = uint8_file.rename(uint8_file.with_name("CAPITAL.ONNX"))
+    assert edgeres("lint", capital, "--no-build", "--fix", "-o", capital.with_name("OUT.ONNX"), "--images", 2)[0] == 0
+    assert edgeres("show", capital.with_name("OUT.ONNX"))[0] == 0
+
+
+def test_equal_outputs_are_called_so(edgeres, clean_file):
+    model = onnx.load(clean_file)
+    for node in model.graph.node:
+        node.name = "node"
+    onnx.save(model, clean_file)
+    code, out, _ = edgeres("lint", clean_file, "--no-build", "--fix", "--images", 2)
+    assert (code, "repaired against original: the same numbers" in out, "inf" in out) == (0, True, False)

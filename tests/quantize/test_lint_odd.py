@@ -138,3 +138,45 @@ def test_an_addition_without_common_origin_is_not_residual():
 
 def test_a_model_without_nodes_is_clean():
     assert lint(onnx.ModelProto()) == ()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        helper.make_node("MaxPool", ["d"], ["m"], kernel_shape=[2, 2]),
+        helper.make_node("Transpose", ["d"], ["m"], perm=[0, 1, 3, 2]),
+        helper.make_node("Relu", ["d"], ["m"]),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_a_layer_is_half_quantized_only_where_tensorrt_cannot_move_the_pair_to_it(between):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s0", "z0"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s0", "z0"], ["d"]),
+        between,
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], axis=0),
+        helper.make_node("Conv", ["m", "wd"], ["y"]),
+    ]
+    found = lint(model(nodes, {"w": np.ones((8, 4, 1, 1), np.int8), "s0": SCALE, "z0": ZERO, **ROWS}))
+    assert rules(found) == ([("half", "Conv -> y")] if between.op_type == "Relu" else [])
+
+
+def test_a_flattened_pair_is_the_input_of_the_fully_connected_layer():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s0", "z0"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s0", "z0"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["f"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], axis=0),
+        helper.make_node("Gemm", ["f", "wd"], ["y"], transB=1),
+    ]
+    assert lint(model(nodes, {"w": np.ones((8, 256), np.int8), "s0": SCALE, "z0": ZERO, **ROWS})) == ()
+
+
+def test_of_many_scales_the_one_that_is_wrong_is_shown():
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], axis=0),
+        helper.make_node("Conv", ["x", "wd"], ["y"]),
+    ]
+    scales = np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32)
+    found = lint(model(nodes, {"w": np.ones((8, 4, 1, 1), np.int8), **ROWS, "s": scales}))
+    assert "must be positive and finite (0)" in next(one for one in found if one.rule == "scale").reason

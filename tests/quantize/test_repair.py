@@ -18,7 +18,9 @@ from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.repair import repair, stripping, without_pairs
-from edgeres.quantize.repair.check import agreement, needed_db
+from edgeres.quantize.repair.check import Closeness, closeness
+from edgeres.quantize.repair.images import image_input_of
+from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
 NOISE_DB = 15  # two INT8 versions of one small random network agree better; without one of its ReLUs it is below 5
 
@@ -90,6 +92,11 @@ def by_edgeres(onnx_of) -> onnx.ModelProto:
     return with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 2.0)))
 
 
+def compared(before: Path, after: Path, images: int) -> Closeness:
+    model = onnx.load(before)
+    return closeness(before, after, without_pairs(model), image_input_of(model, str(before)).showing(images))
+
+
 def without_pair(model: onnx.ModelProto, tensor: str) -> None:
     """Lets all readers of a pair read `tensor` itself and takes the pair out."""
     kept = [node for node in model.graph.node if node.name not in (f"{tensor}.quantized", f"{tensor}.dequantized")]
@@ -121,7 +128,7 @@ def test_onnxruntimes_files_become_clean_and_compute_the_same(preset, options, o
     assert result.notes == ()
     onnx.checker.check_model(result.model, full_check=True)
     onnx.save(result.model, tmp_path / "after.onnx")
-    assert agreement(tmp_path / "before.onnx", tmp_path / "after.onnx", 16).sqnr_db > NOISE_DB
+    assert compared(tmp_path / "before.onnx", tmp_path / "after.onnx", 16).sqnr_db > NOISE_DB
 
 
 def test_the_pairs_stand_where_edgeres_puts_them(onnx_of, tmp_path):
@@ -140,7 +147,7 @@ def test_batch_norm_is_folded_into_the_integers_scales(onnx_of, tmp_path):
     assert lint(after) == ()
     assert not any(node.op_type == "BatchNormalization" for node in after.graph.node)
     onnx.save(after, tmp_path / "after.onnx")
-    assert agreement(tmp_path / "before.onnx", tmp_path / "after.onnx", 16).sqnr_db > NOISE_DB
+    assert compared(tmp_path / "before.onnx", tmp_path / "after.onnx", 16).sqnr_db > NOISE_DB
 
 
 def test_a_relu_that_a_pair_stood_in_for_comes_back(onnx_of, tmp_path):
@@ -267,30 +274,140 @@ def test_control_flow_is_refused(by_edgeres):
         repair(by_edgeres)
 
 
-def test_an_opset_without_scales_per_channel_is_refused(by_edgeres):
-    by_edgeres.opset_import[0].version = 12
-    with pytest.raises(InputError, match="opset 12 has no scales per channel"):
-        repair(by_edgeres)
-
-
 def test_outputs_that_are_not_finite_are_nothing_to_compare_with(by_edgeres, tmp_path):
     for tensor in by_edgeres.graph.initializer:
         if tensor.name == "fc.bias":
             tensor.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), tensor.name))
     onnx.save(by_edgeres, tmp_path / "nan.onnx")
     with pytest.raises(InputError, match="not finite"):
-        agreement(tmp_path / "nan.onnx", tmp_path / "nan.onnx", 2)
+        compared(tmp_path / "nan.onnx", tmp_path / "nan.onnx", 2)
 
 
 def test_a_lost_relu_is_not_taken_for_quantization_noise(onnx_of, tmp_path, monkeypatch):
     before = tmp_path / "before.onnx"
     model = quantized_by_ort(onnx_of("resnet8").path, before, "default")
-    paths = [tmp_path / name for name in ("float.onnx", "after.onnx", "float-worse.onnx", "worse.onnx")]
-    onnx.save(without_pairs(model), paths[0])
-    onnx.save(repair(model).model, paths[1])
+    right, wrong = tmp_path / "right.onnx", tmp_path / "wrong.onnx"
+    onnx.save(repair(model).model, right)
+    good = compared(before, right, 16)
     monkeypatch.setattr(stripping, "_add_relu", lambda draft, node: node.input[0])
-    onnx.save(without_pairs(model), paths[2])
-    onnx.save(repair(model).model, paths[3])
-    good, bad = (needed_db(before, *pair, 16) for pair in (paths[:2], paths[2:]))
-    assert agreement(before, paths[1], 16).sqnr_db >= good
-    assert agreement(before, paths[3], 16).sqnr_db < bad
+    onnx.save(repair(model).model, wrong)
+    bad = compared(before, wrong, 16)
+    assert good.sqnr_db >= good.needed_db
+    assert bad.sqnr_db < bad.needed_db
+
+
+def with_output(model: onnx.ModelProto, op: str) -> onnx.ModelProto:
+    """The pooled features, or what `op` makes of the logits, is an output too, or the only one (ArgMax)."""
+    result = onnx.ModelProto.FromString(model.SerializeToString())
+    graph, logits = result.graph, result.graph.output[0].name
+    if op == "features":
+        added = next(node for node in graph.node if node.op_type == "Gemm").input[0]
+        graph.output.add().CopyFrom(helper.make_tensor_value_info(added, 1, None))
+        return result
+    graph.node.append(helper.make_node(op, [logits], ["made"], name="made", axis=1))
+    kind = onnx.TensorProto.INT64 if op == "ArgMax" else onnx.TensorProto.FLOAT
+    value = helper.make_tensor_value_info("made", kind, None)
+    (graph.output[0] if op == "ArgMax" else graph.output.add()).CopyFrom(value)
+    return result
+
+
+@pytest.mark.parametrize("op", ["features", "Softmax", "ArgMax"])
+@pytest.mark.parametrize("preset", ["tensorrt", pytest.param("default", marks=pytest.mark.exhaustive)])
+def test_an_output_that_is_read_inside_the_graph_is_repaired(op, preset, onnx_of, tmp_path):
+    source, before, after = (tmp_path / name for name in ("float.onnx", "before.onnx", "after.onnx"))
+    onnx.save(with_output(onnx_of("resnet8").proto, op), source)
+    model = quantized_by_ort(source, before, preset)
+    repaired = repair(model).model
+    onnx.save(repaired, after)
+    assert lint(repaired) == ()
+    given = image_input_of(model, "before").showing(8)
+    assert coarseness(model, repaired, given).worst[1] < COARSER_DB
+    assert compared(before, after, 16).sqnr_db > NOISE_DB
+
+
+def test_every_output_is_compared(by_edgeres, tmp_path):
+    for name, op in (("before.onnx", "Softmax"), ("after.onnx", "LogSoftmax")):
+        onnx.save(with_output(by_edgeres, op), tmp_path / name)
+    found = compared(tmp_path / "before.onnx", tmp_path / "after.onnx", 16)
+    assert found.sqnr_db < found.needed_db
+
+
+@pytest.mark.parametrize(("bias", "what"), [(0, "zero"), (1, "the same")])
+def test_outputs_that_are_one_number_for_all_images_prove_nothing(bias, what, by_edgeres, tmp_path):
+    for tensor in by_edgeres.graph.initializer:
+        if tensor.name in {"fc.weight.scale", "fc.weight", "fc.bias"}:
+            array = numpy_helper.to_array(tensor)
+            value = {"fc.weight": 0, "fc.bias": bias}.get(tensor.name, 1)
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, value), tensor.name))
+    onnx.save(by_edgeres, tmp_path / "dead.onnx")
+    with pytest.raises(InputError, match=f"outputs that are {what} for every one of 4 images, which proves nothing"):
+        compared(tmp_path / "dead.onnx", tmp_path / "dead.onnx", 4)
+
+
+def test_an_opset_without_scales_per_channel_is_raised(onnx_of, tmp_path):
+    old = onnx_of("resnet8").proto
+    old.opset_import[0].version = 11
+    onnx.save(old, tmp_path / "float.onnx")
+    before = quantized_by_ort(tmp_path / "float.onnx", tmp_path / "before.onnx", "default")
+    assert before.opset_import[0].version == 11
+    after = repair(before).model
+    assert lint(after) == ()
+    assert after.opset_import[0].version == 17
+    onnx.save(after, tmp_path / "after.onnx")
+    assert compared(tmp_path / "before.onnx", tmp_path / "after.onnx", 16).sqnr_db > NOISE_DB
+
+
+def test_nodes_of_one_name_are_a_finding_and_get_names_of_their_own(by_edgeres, tmp_path):
+    expected = outputs(by_edgeres)
+    for node in by_edgeres.graph.node:
+        node.name = "node"
+    assert ("name", "node", True) in [(one.rule, one.node, one.fixable) for one in lint(by_edgeres)]
+    after = repair(by_edgeres).model
+    assert lint(after) == ()
+    assert np.array_equal(outputs(after), expected)
+    onnx.save(by_edgeres, tmp_path / "before.onnx")
+    onnx.save(after, tmp_path / "after.onnx")
+    assert compared(tmp_path / "before.onnx", tmp_path / "after.onnx", 2).sqnr_db == np.inf
+
+
+def pyramid() -> onnx.ModelProto:
+    """A lateral convolution of a map, and what comes from the next smaller map made as large, added."""
+    rng = np.random.default_rng(0)
+
+    def conv(name: str, source: str, channels: int, side: int, **options: object) -> onnx.NodeProto:
+        weight = rng.normal(size=(4, channels, side, side)) * 0.3
+        stored.append(numpy_helper.from_array(weight.astype(np.float32), f"{name}.weight"))
+        return helper.make_node("Conv", [source, f"{name}.weight"], [name], name=name, **options)
+
+    def relu(source: str) -> onnx.NodeProto:
+        return helper.make_node("Relu", [source], [f"{source}.relu"], name=f"{source}.relu")
+
+    stored = [numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice")]
+    nodes = [
+        *(conv("c4", "x", 3, 3, pads=[1] * 4), relu("c4")),
+        *(conv("c5", "c4.relu", 4, 3, pads=[1] * 4, strides=[2, 2]), relu("c5"), conv("p5", "c5.relu", 4, 1)),
+        helper.make_node("Resize", ["p5", "", "twice"], ["up"], name="up", mode="nearest"),
+        conv("lateral", "c4.relu", 4, 1),
+        helper.make_node("Add", ["lateral", "up"], ["sum"], name="sum"),
+        conv("y", "sum", 4, 3, pads=[1] * 4),
+    ]
+    ends = [helper.make_tensor_value_info("x", 1, [1, 3, 8, 8]), helper.make_tensor_value_info("y", 1, [1, 4, 8, 8])]
+    graph = helper.make_graph(nodes, "pyramid", ends[:1], ends[1:], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_sum_of_a_pyramid_is_fused_with_its_lateral_convolution(turned, tmp_path):
+    model = pyramid()
+    if turned:
+        addition = next(node for node in model.graph.node if node.op_type == "Add")
+        addition.input[:] = ["up", "lateral"]
+    placement = placement_of(model)
+    assert [point.tensor for point in placement.points if ("sum", 1 - turned) in point.readers] == ["up"]
+    assert lint(with_pairs(model, placement, Decision(dict.fromkeys(placement.observed, 2.0)))) == ()
+    onnx.save(model, tmp_path / "float.onnx")
+    before = quantized_by_ort(tmp_path / "float.onnx", tmp_path / "before.onnx", "tensorrt")
+    after = repair(before).model
+    assert lint(after) == ()
+    addition = next(node for node in after.graph.node if node.op_type == "Add")
+    assert sorted(addition.input) == ["lateral", "up.dequantized"]

@@ -11,10 +11,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.repair import repair, stripping, without_pairs
-from edgeres.quantize.repair.images import texture
-from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
-from edgeres.quantize.repair.roundings import Roundings
+from edgeres.quantize.repair import repair, stripping
+from edgeres.quantize.repair.images import image_input_of, texture
+from edgeres.quantize.repair.inputs import COARSER_DB, Coarseness, Roundings, coarseness
 
 SHAPE = (8, 1, 8, 8)
 EXACT_DB = 0.01
@@ -48,8 +47,13 @@ def by_ort(onnx_of, tmp_path):
     return make
 
 
+def coarse(original: onnx.ModelProto, repaired: onnx.ModelProto, images: np.ndarray | None = None) -> Coarseness:
+    shown = texture(SHAPE) if images is None else images
+    return coarseness(original, repaired, image_input_of(original, "original").showing(shown))
+
+
 def worst(original: onnx.ModelProto, repaired: onnx.ModelProto) -> tuple[tuple[str, int], float]:
-    found = coarseness(original, without_pairs(original), repaired, texture(SHAPE)).worst
+    found = coarse(original, repaired).worst
     assert found is not None
     return found
 
@@ -72,7 +76,7 @@ def activation_scales(model: onnx.ModelProto) -> list[str]:
 def test_a_right_repair_rounds_no_input_more_coarsely(preset, by_ort):
     original = by_ort(preset)
     repaired = repair(original).model
-    found = coarseness(original, without_pairs(original), repaired, texture(SHAPE))
+    found = coarse(original, repaired)
     assert found.unknown == ()
     assert len(found.excess_db) >= len(activation_scales(repaired))
     assert found.worst[1] <= EXACT_DB
@@ -109,7 +113,7 @@ def test_a_range_that_the_images_do_not_fill_is_compared_to_its_end(by_ort):
     dark = np.zeros(SHAPE, np.float32)
     for scale in activation_scales(repaired):
         for factor in (0.5, 2):
-            found = coarseness(original, without_pairs(original), scaled(repaired, scale, factor), dark)
+            found = coarse(original, scaled(repaired, scale, factor), dark)
             assert found.worst[1] > COARSER_DB
 
 
@@ -121,11 +125,11 @@ def test_an_input_without_a_range_in_the_original_is_named(onnx_of):
     half.CopyFrom(whole)
     node = next(node for node in half.graph.node if node.name == "layer1.0.conv2")
     node.input[0] = "layer1.0.relu"
-    found = coarseness(half, without_pairs(half), whole, texture(SHAPE))
+    found = coarse(half, whole)
     assert found.unknown == ()
     for part in ("quantized", "dequantized"):
         half.graph.node.remove(next(node for node in half.graph.node if node.name == f"layer1.0.relu.{part}"))
-    found = coarseness(half, without_pairs(half), whole, texture(SHAPE))
+    found = coarse(half, whole)
     assert found.unknown == (("layer1.0.conv2", 0),)
 
 

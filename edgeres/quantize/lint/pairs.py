@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.graph.draft import Draft
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, attribute, name_of, weight_axis
 from edgeres.quantize.lint.finding import Finding
 
 TYPE = onnx.TensorProto
 HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
 HALF_SCALE_OPSET = 19
-_AXIS_OPSET = 13
+AXIS_OPSET = 13
 _DEFAULT_AXIS = 1
 _LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
 _AGAIN = "calibrate and quantize again: edgeres calibrate, edgeres quantize"
@@ -40,7 +41,7 @@ def _repeats_first(view: GraphView, node: onnx.NodeProto) -> bool:
     return node.op_type == DQ and first is not None and first.op_type == Q and first.input[1:] == node.input[1:]
 
 
-def integer_type(view: GraphView, node: onnx.NodeProto) -> int:
+def integer_type(view: GraphView | Draft, node: onnx.NodeProto) -> int:
     """TensorProto type of the integers: of the zero point, of the stored data, of `output_dtype`, else uint8."""
     for tensor in (node.input[2] if len(node.input) > 2 else "", node.input[0] if node.op_type == DQ else ""):
         stored = view.constants.get(tensor) if tensor else None
@@ -88,8 +89,9 @@ def _scale(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
         reason = f"a half-precision scale needs opset {HALF_SCALE_OPSET}, the file has {view.opset}"
         yield _finding("opset", node, reason, f"export at opset {HALF_SCALE_OPSET}", fixable=False)
     numbers = np.asarray(scale, np.float64)
-    if not (np.isfinite(numbers).all() and (numbers > 0).all()):
-        yield _finding("scale", node, f"must be positive and finite ({_shown(numbers)})", _AGAIN, fixable=False)
+    bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
+    if bad.size:
+        yield _finding("scale", node, f"must be positive and finite ({_shown(bad)})", _AGAIN, fixable=False)
     elif integer_type(view, node) != TYPE.INT32:
         yield from _weight_scale(view, node, numbers) if view.is_weight(node) else _activation(node, numbers)
 
@@ -112,9 +114,9 @@ def _weight_scale(view: GraphView, node: onnx.NodeProto, scale: NDArray[Any]) ->
             reason = "one scale for all output channels costs accuracy"
             yield _finding("scale", node, reason, "quantize weights per channel", severity="note")
         return
-    if view.opset < _AXIS_OPSET:
-        remedy = f"export at opset {_AXIS_OPSET} or later"
-        yield _finding("opset", node, f"per-channel scales need opset {_AXIS_OPSET}", remedy, fixable=False)
+    if view.opset < AXIS_OPSET:
+        remedy = f"export at opset {AXIS_OPSET} or later"
+        yield _finding("opset", node, f"per-channel scales need opset {AXIS_OPSET}", remedy, fixable=False)
     if data is None or not -ndim <= axis < ndim or data.dims[axis] != scale.size:
         count = data.dims[axis] if data is not None and -ndim <= axis < ndim else "no"
         yield _finding("scale", node, f"{scale.size} scales for {count} channels of axis {axis}", _AGAIN, fixable=False)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import onnx
 
-from edgeres.graph.blocks import Block, blocks_in
+from edgeres.graph.blocks import Block, fusions_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, name_of
 from edgeres.quantize.lint.finding import Finding, Severity
 from edgeres.quantize.lint.pairs import TYPE, integer_type
+from edgeres.quantize.repair.bounds import COMMUTING
 
 _OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")
 _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
@@ -18,6 +20,7 @@ _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
 
 def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset()) -> Iterator[Finding]:
     """All rules that look at more than one node; the skips of the additions `float_skips` are float on purpose."""
+    yield from _names(view)
     for node in view.nodes:
         if node.op_type.startswith(_OPERATOR_FORMAT):
             remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"
@@ -28,21 +31,36 @@ def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset(
             yield from _split(view, node)
         elif node.op_type == "BatchNormalization":
             yield from _batch_norm(view, node)
-    for block in blocks_in(view):
+    for block in fusions_in(view):
         yield from _skip(view, block, meant=block.addition.name in float_skips)
     yield from _two_scales(view)
 
 
+def _names(view: GraphView) -> Iterator[Finding]:
+    for name, count in Counter(node.name for node in view.nodes if node.name).items():
+        if count > 1:
+            reason = f"{count} nodes have this name; TensorRT and ONNX Runtime take a name once"
+            remedy = "give each a name of its own, or none"
+            yield Finding(rule="name", severity="error", node=name, reason=reason, remedy=remedy)
+
+
 def is_quantized_layer(view: GraphView, node: onnx.NodeProto) -> bool:
     """Whether both inputs of a layer come from a DequantizeLinear."""
-    return view.op_of(node.input[0]) == DQ and view.weight_pair(node) is not None
+    return _is_quantized(view, node.input[0]) and view.weight_pair(node) is not None
+
+
+def _is_quantized(view: GraphView, tensor: str) -> bool:
+    """Whether `tensor` comes from a DequantizeLinear, through nothing but what TensorRT moves a pair across."""
+    while view.op_of(tensor) in COMMUTING:
+        tensor = view.producers[tensor].input[0]
+    return view.op_of(tensor) == DQ
 
 
 def _half(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     weight = view.weight_pair(node)
     if weight is not None and integer_type(view, weight) not in (TYPE.INT8, TYPE.UINT8):
         return  # weights of 4 bits are meant to stand alone
-    if (view.op_of(node.input[0]) == DQ) != (weight is not None):
+    if _is_quantized(view, node.input[0]) != (weight is not None):
         reason = f"only its {'input' if weight is None else 'weights'} quantized, it runs in float"
         yield _finding("half", node, reason, "quantize input and weights, or neither", severity="speed")
 
@@ -70,7 +88,7 @@ def _batch_norm(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
 
 def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
     node = block.addition
-    skip_is_quantized, branch_is_quantized = (view.op_of(tensor) == DQ for tensor in (block.skip, block.branch))
+    skip_is_quantized, branch_is_quantized = (_is_quantized(view, tensor) for tensor in (block.skip, block.branch))
     if branch_is_quantized:
         both = "both inputs" if skip_is_quantized else "the main branch"
         reason = f"{both} quantized, the addition cannot be fused into the layer before it"

@@ -18,14 +18,8 @@ from dataclasses import dataclass
 import onnx
 
 from edgeres.core.artifacts import float_skips_of
-from edgeres.core.errors import InputError
-from edgeres.graph.draft import Draft, inlined
-from edgeres.graph.view import opset_of
-from edgeres.quantize.repair.batchnorm import fold_batch_norms
-from edgeres.quantize.repair.placing import place
-from edgeres.quantize.repair.stripping import Taken, strip
-
-_FIRST_OPSET = 13  # scales per channel
+from edgeres.quantize.repair.placing import placed, with_known_pairs
+from edgeres.quantize.repair.stripping import floated
 
 
 @dataclass(frozen=True)
@@ -40,24 +34,14 @@ def repair(model: onnx.ModelProto) -> Repaired:
     """A repaired copy of `model`, which is left as it is.
 
     Raises:
-        InputError: the graph cannot be rewritten: control flow, or an opset without scales per channel.
+        InputError: the graph cannot be rewritten: control flow, or an opset that cannot be raised to one with scales
+            per channel.
     """
-    if opset_of(model) < _FIRST_OPSET:
-        raise InputError(
-            f"opset {opset_of(model)} has no scales per channel; export the float model at opset 13 or later"
-        )
-    draft, taken = _floated(model)
-    notes = place(draft, taken, frozenset(float_skips_of(model)))
-    return Repaired(draft.finish(), tuple(notes))
+    draft, taken = floated(model)
+    where = placed(draft, taken, frozenset(float_skips_of(model)))
+    return Repaired(with_known_pairs(draft.finish(), where, taken), where.notes)
 
 
 def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
     """The float graph that `repair` places pairs in: what the file computes but for the rounding of activations."""
-    return _floated(model)[0].finish()
-
-
-def _floated(model: onnx.ModelProto) -> tuple[Draft, Taken]:
-    draft = Draft(inlined(model))
-    taken = strip(draft)
-    fold_batch_norms(draft, taken)
-    return draft, taken
+    return floated(model)[0].finish()

@@ -10,12 +10,12 @@ import numpy as np
 
 from edgeres.graph.draft import Draft
 from edgeres.graph.view import attribute
+from edgeres.quantize.placement import MOVERS
 
-MOVERS = frozenset({"Slice", "Pad"})
 _RESHAPERS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"})
 SHRINKING = frozenset({"Relu"}) | MOVERS | _RESHAPERS | _POOLS
-_WHOLE = _RESHAPERS | {"MaxPool"}  # their output reaches the input's maximum
+COMMUTING = _RESHAPERS | {"MaxPool"}  # with a pair; their output reaches the input's maximum
 _NONNEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs"})
 
 
@@ -66,7 +66,7 @@ def is_nonnegative(draft: Draft, tensor: str) -> bool:
 def _bound_ahead(draft: Draft, bounds: Mapping[str, Bound], tensor: str) -> Bound | None:
     """The range behind a maximum pooling or a reshaping of `tensor`, which reaches the tensor's own maximum."""
     for reader, index in draft.readers[tensor]:
-        if index or reader.op_type not in _WHOLE or (reader.op_type == "MaxPool" and not _covers(draft, reader)):
+        if index or reader.op_type not in COMMUTING or (reader.op_type == "MaxPool" and not _covers(draft, reader)):
             continue
         found = bounds.get(reader.output[0]) or _bound_ahead(draft, bounds, reader.output[0])
         if found is not None:

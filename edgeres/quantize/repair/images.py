@@ -3,50 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import is_channels_last
 
-_ANY_SIZE = 224  # of an image whose size the graph leaves open
+Layout = Literal["nchw", "nhwc"]
+_ANY_SIZE, _ANY_CHANNELS = 224, 3  # of an image whose shape the graph leaves open
+_IMAGE_RANK = 3
 _SEED = 0
+_KINDS: dict[int, type[np.floating[Any]]] = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.FLOAT16: np.float16}
 
 
+@dataclass(frozen=True)
 class ImageInput:
-    """The one image input of a graph: its `name` and `dtype`.
+    """The one image input of a graph and what it is shown: `images`, float32 (N, C, H, W), normalised.
 
-    Raises:
-        InputError: the graph has not one float input.
+    `shape` is (C, H, W) also where the graph takes (H, W, C); `batch` is None where it takes any.
     """
 
-    def __init__(self, model: onnx.ModelProto, name: str) -> None:
-        stored = {tensor.name for tensor in model.graph.initializer}
-        inputs = [value for value in model.graph.input if value.name not in stored]
-        kinds = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.FLOAT16: np.float16}
-        if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in kinds:
-            raise InputError(f"{name} has {len(inputs)} inputs; a repair is checked on models of one image input")
-        self.name = inputs[0].name
-        self.dtype = kinds[inputs[0].type.tensor_type.elem_type]
-        self._shape: list[int | None] = [dim.dim_value or None for dim in inputs[0].type.tensor_type.shape.dim]
+    name: str
+    dtype: type[np.floating[Any]]
+    batch: int | None
+    shape: tuple[int, ...]
+    channels_last: bool
+    images: NDArray[Any]
 
-    def batches(self, images: NDArray[Any], usual: int) -> Iterator[tuple[NDArray[Any], int]]:
-        """(images as the graph takes them, how many of them count): its own batch, or `usual` where it takes any.
+    def showing(self, images: NDArray[Any] | int) -> ImageInput:
+        """The same input and `images`, or so many random ones."""
+        return replace(self, images=texture((images, *self.shape)) if isinstance(images, int) else images)
 
-        What lacks to the last batch is filled with its last image.
+    def batches(self, usual: int, most: int | None = None) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
+        """(feeds, how many of their images count): of the graph's own batch, or `usual` where it takes any.
+
+        What lacks to the last batch is filled with its last image; at most the first `most` images are shown.
         """
-        size = (self._shape[0] if self._shape else 1) or usual
-        for start in range(0, len(images), size):
-            piece = images[start : start + size]
+        size = self.batch or usual
+        shown = self.images[:most].astype(self.dtype)
+        moved = np.moveaxis(shown, 1, -1) if self.channels_last else shown
+        for start in range(0, len(moved), size):
+            piece = moved[start : start + size]
             filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
-            yield filled.astype(self.dtype), len(piece)
+            yield {self.name: filled}, len(piece)
 
-    def noise(self, count: int) -> NDArray[np.float32]:
-        """Random images; a size left open becomes 3 channels of 224 x 224."""
-        rest = [size or (3 if axis == 0 else _ANY_SIZE) for axis, size in enumerate(self._shape[1:])]
-        return texture((count, *rest))
+
+def image_input_of(
+    model: onnx.ModelProto, name: str, *, layout: Layout | None = None, size: int | None = None
+) -> ImageInput:
+    """What the graph takes; `layout` where its shape does not tell, `size` of the sides that it leaves open.
+
+    Raises:
+        InputError: it has not one float input, or what is said of it contradicts the graph, which errors call `name`.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        named = f" ({', '.join(value.name for value in inputs)})" if inputs else ""
+        raise InputError(f"{name} has {len(inputs)} inputs{named}; a repair is checked on models of one image input")
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type not in _KINDS:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise InputError(
+            f"{name} takes {kind} input; a repair is checked on float images: export it with such an input"
+        )
+    batch, *sides = [dim.dim_value or 0 for dim in tensor.shape.dim] or [0]
+    channels_last = len(sides) == _IMAGE_RANK and (layout == "nhwc" if layout else is_channels_last(sides))
+    image = (sides[-1], *sides[:-1]) if channels_last else tuple(sides)
+    if size is not None and any(side not in {0, size} for side in image[1:]):
+        raise InputError(f"--size {size}: {name} takes {' x '.join(map(str, image[1:]))}; leave it out")
+    shape = tuple(side or ((size or _ANY_SIZE) if axis else _ANY_CHANNELS) for axis, side in enumerate(image))
+    return ImageInput(
+        inputs[0].name, _KINDS[tensor.elem_type], batch or None, shape, channels_last, np.zeros((0, *shape), np.float32)
+    )
 
 
 def texture(shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Takes every pair out of a graph and remembers what it said."""
+"""Takes every pair out of a graph and remembers what it said; batch norm is folded into quantized convolutions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeres.graph.draft import Draft
-from edgeres.graph.view import DQ, Q, attribute
+from edgeres.graph.draft import Draft, inlined
+from edgeres.graph.normal import at_opset, folded_batch_norm
+from edgeres.graph.view import DQ, GraphView, Q, attribute
 from edgeres.quantize.decision import IntegerWeight
+from edgeres.quantize.lint.pairs import integer_type
+from edgeres.quantize.placement import Read
 from edgeres.quantize.repair.bounds import Bound, is_nonnegative
 
 _PLAIN = {np.dtype(kind) for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32)}
-Read = tuple[str, int]  # name of a node, index of its input
 
 
 @dataclass
@@ -23,21 +25,23 @@ class Taken:
     """What the pairs said.
 
     `bounds`: range of every quantized tensor. `reads`: inputs of nodes that were quantized. `weights`: float constants
-    that were integers, with their integers where those are symmetric int8 per row or per tensor.
+    that were integers, with their integers where those are symmetric int8 per row or per tensor. `renamed`: tensors
+    that took the name of an output which their pair had made -> that name.
     """
 
     bounds: dict[str, Bound] = field(default_factory=dict)
     reads: set[Read] = field(default_factory=set)
     weights: dict[str, IntegerWeight | None] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def has(self, layer: onnx.NodeProto) -> bool:
         """Whether an input of `layer` was quantized, or its weights were."""
         return {(layer.name, 0), (layer.name, 1)} & self.reads != set() or layer.input[1] in self.weights
 
 
-def strip(draft: Draft) -> Taken:
-    """Makes `draft` a float graph, as far as its pairs can be understood."""
-    taken = Taken()
+def floated(model: onnx.ModelProto) -> tuple[Draft, Taken]:
+    """`model` as a float graph, as far as its pairs can be understood, and what they said."""
+    draft, taken = drafted(model), Taken()
     for node in list(draft.nodes):
         if node.op_type == Q and node.input[0] in draft.constants:
             _quantize_constant(draft, node)
@@ -47,32 +51,37 @@ def strip(draft: Draft) -> Taken:
     for node in list(draft.nodes):
         if node.op_type == Q:
             _strip_pair(draft, node, taken)
-    return taken
+    _fold_batch_norms(draft, taken)
+    return draft, taken
 
 
-def _parameters(
-    draft: Draft, node: onnx.NodeProto, data: np.dtype[Any] | None
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """(scale, zero point) of a node of 8, 16 or 32 bit integers; None if computed, invalid or of another type."""
-    scale = draft.value(node.input[1])
-    name = node.input[2] if len(node.input) > 2 else ""
-    if scale is None or attribute(node, "block_size", 0) or (name and name not in draft.constants):
+def drafted(model: onnx.ModelProto) -> Draft:
+    """`model` with its functions written out, at an opset that has scales per channel; InputError where that fails."""
+    return Draft(at_opset(inlined(model)))
+
+
+def parameters_of(graph: GraphView | Draft, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """(scale, zero point) of a Q or DQ of 8, 16 or 32 bit integers; None if computed, invalid or of another type."""
+    scale, name = graph.value(node.input[1]), node.input[2] if len(node.input) > 2 else ""
+    if scale is None or attribute(node, "block_size", 0) or (name and name not in graph.constants):
         return None
-    zero = draft.value(name) if name else np.zeros((), _type_without_zero_point(node) if data is None else data)
+    zero = graph.value(name)
+    if zero is None:
+        zero = np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(integer_type(graph, node)))
     wide = np.asarray(scale, np.float64)
-    if zero is None or zero.dtype not in _PLAIN or not (np.isfinite(wide).all() and (wide > 0).all()):
-        return None
-    return scale, zero
+    return (scale, zero) if zero.dtype in _PLAIN and np.isfinite(wide).all() and (wide > 0).all() else None
 
 
-def _type_without_zero_point(node: onnx.NodeProto) -> Any:
-    kind = attribute(node, "output_dtype", 0) or onnx.TensorProto.UINT8
-    return onnx.helper.tensor_dtype_to_np_dtype(kind)
+def span_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
+    """[(qmin - z) s, (qmax - z) s], the widest channel's."""
+    limits = np.iinfo(zero.dtype)
+    low, high = ((end - zero.astype(np.float64)) * scale.astype(np.float64) for end in (limits.min, limits.max))
+    return float(low.min()), float(high.max())
 
 
 def _quantize_constant(draft: Draft, node: onnx.NodeProto) -> None:
     """Runs the Q of a float weight, so that only a DequantizeLinear of stored integers is left."""
-    parameters, weight = _parameters(draft, node, None), draft.value(node.input[0])
+    parameters, weight = parameters_of(draft, node), draft.value(node.input[0])
     if parameters is None or weight is None or not _fits(weight, node, parameters):
         return
     scale, zero = parameters
@@ -87,7 +96,7 @@ def _strip_weight(draft: Draft, node: onnx.NodeProto, taken: Taken) -> None:
     values = draft.value(node.input[0])
     if values is None or values.dtype not in _PLAIN or node.output[0] in draft.outputs:
         return
-    parameters = _parameters(draft, node, values.dtype)
+    parameters = parameters_of(draft, node)
     if parameters is None or not _fits(values, node, parameters):
         return
     scale, zero = parameters
@@ -115,7 +124,7 @@ def _kept_integers(values: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any]
 def _strip_pair(draft: Draft, node: onnx.NodeProto, taken: Taken) -> None:
     """A pair on a computed tensor: its readers read the tensor, its range is kept."""
     ends = [reader for reader, _ in draft.readers[node.output[0]]]
-    parameters = _parameters(draft, node, None)
+    parameters = parameters_of(draft, node)
     if parameters is None or node.output[0] in draft.outputs or any(end.op_type != DQ for end in ends):
         return
     if len({part.size for part in parameters} - {1}) > 1:
@@ -129,6 +138,8 @@ def _strip_pair(draft: Draft, node: onnx.NodeProto, taken: Taken) -> None:
         draft.remove([end])
         name = draft.replace_tensor(end.output[0], source)
         taken.bounds[name] = taken.bounds.pop(source)
+        if name != source:
+            taken.renamed[source] = name
         source = name
     draft.remove([node])
 
@@ -145,12 +156,10 @@ def _add_relu(draft: Draft, node: onnx.NodeProto) -> str:
 
 
 def _bound(scale: NDArray[Any], zero: NDArray[Any]) -> Bound:
-    limits = np.iinfo(zero.dtype)
-    low = (limits.min - zero.astype(np.float64)) * scale.astype(np.float64)
-    high = (limits.max - zero.astype(np.float64)) * scale.astype(np.float64)
+    low, high = span_of(scale, zero)
     if zero.dtype == np.int8 and not zero.any():
         low = -high  # -128 is never needed: scale = amax / 127
-    return Bound(float(low.min()), float(high.max()), scale.dtype)
+    return Bound(low, high, scale.dtype)
 
 
 def _axis(node: onnx.NodeProto, ndim: int) -> int:
@@ -164,3 +173,42 @@ def _along(values: NDArray[Any], node: onnx.NodeProto, ndim: int) -> NDArray[Any
     shape = [1] * ndim
     shape[_axis(node, ndim)] = values.size
     return values.reshape(shape)
+
+
+def _fold_batch_norms(draft: Draft, taken: Taken) -> None:
+    """Folds every batch norm that alone reads a convolution that was quantized.
+
+    Integers stay what they are: a row's factor goes into its scale.
+    """
+    for node in list(draft.nodes):
+        layer = draft.producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if layer is None or layer.op_type != "Conv" or not taken.has(layer):
+            continue
+        names = (*filter(None, layer.input[1:3]), *node.input[1:5])
+        arrays = [array for name in names if (array := draft.value(name)) is not None]
+        alone = len(draft.readers[layer.output[0]]) == 1 and layer.output[0] not in draft.outputs
+        if alone and len(arrays) == len(names):
+            _fold(draft, layer, node, arrays, taken)
+
+
+def _fold(draft: Draft, layer: onnx.NodeProto, node: onnx.NodeProto, arrays: list[NDArray[Any]], taken: Taken) -> None:
+    """`arrays`: weight, bias if there is one, and the batch norm's parameters."""
+    old, kind = layer.input[1], arrays[0].dtype
+    scaled, shifted, factor = folded_batch_norm(node, arrays[-4:], *arrays[:-4])
+    name = draft.free(f"{old}.folded")
+    inputs = [layer.input[0], draft.store(name, scaled.astype(kind))]
+    inputs.append(draft.store(draft.free(f"{layer.name}.bias.folded"), shifted.astype(kind)))
+    taken.weights[name] = _scaled(taken.weights.get(old), factor)
+    del layer.input[:]
+    layer.input.extend(inputs)
+    taken.bounds.pop(layer.output[0], None)
+    layer.output[0] = node.output[0]
+    draft.remove([node])
+
+
+def _scaled(weight: IntegerWeight | None, factor: NDArray[Any]) -> IntegerWeight | None:
+    """The integers of rows times `factor`; None where a row's factor is zero or -128 would change its sign."""
+    if weight is None or not factor.all() or (weight.values == np.iinfo(np.int8).min).any():
+        return None
+    signs = np.sign(factor).astype(np.int8).reshape(-1, *[1] * (weight.values.ndim - 1))
+    return IntegerWeight(weight.values * signs, (weight.scale * np.abs(factor)).astype(np.float32))

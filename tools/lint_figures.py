@@ -26,13 +26,14 @@ from typing import Any
 
 from lint_cases import Case, Network, Results, file_of, network_from, render
 
+from edgeres.compile.apart import tried
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
 from edgeres.core.statistics import Interval
-from edgeres.pipeline.lint import LintConfig, lint_call
+from edgeres.quantize.lint.call import LintConfig, lint_call
 from edgeres.quantize.repair.check import outputs_of, sqnr_db
 from edgeres.quantize.repair.images import image_input_of
 
@@ -89,7 +90,7 @@ def _add_network(name: str, options: argparse.Namespace) -> None:
 def _case(network: Network, key: tuple[str, str, str, bool], work: Path) -> Case:
     name, preset, calibration, per_channel = key
     before = file_of(network, preset, calibration, per_channel=per_channel, work=work)
-    report = lint_call(before, LintConfig(fix=True, images=8, tolerance_db=_ANY_DB))
+    report = lint_call(before, LintConfig(fix=True, images=8, tolerance_db=_ANY_DB), tried)
     assert report.repaired is not None
     after = Path(report.repaired.path)
     return Case(

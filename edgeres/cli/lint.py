@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeres.cli.options import given, options_of
+from edgeres.compile.apart import tried
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
-from edgeres.pipeline.lint import LintConfig, LintReport, Verdict, lint_call
+from edgeres.quantize.lint.call import LintConfig, LintReport, Verdict, lint_call
 
 if TYPE_CHECKING:
     from edgeres.quantize.lint.finding import Finding
@@ -32,7 +33,7 @@ _WORDS = {"error": "error", "speed": "slow node", "note": "note"}
 def lint(source: Path, as_json: bool, **values: Any) -> None:
     """See the help text."""
     config = config_from(LintConfig, given(values), "lint", as_options=True)
-    report = lint_call(source, config)
+    report = lint_call(source, config, tried)
     if as_json:
         click.echo(report.model_dump_json())
     else:
@@ -47,11 +48,10 @@ def _print(report: LintReport, config: LintConfig) -> None:
         click.echo(f"{report.source.path} has no Q/DQ pairs, it is a float file: only its opset was checked")
     _print_verdict(report.source, config, findings=report.repaired is None)
     if report.repaired is not None:
-        for note in report.notes:
-            click.echo(f"not repaired: {note}")
+        click.echo("".join(f"not repaired: {note}\n" for note in report.notes), nl=False)
         top1 = "" if report.top1_agreement is None else f", top-1 agrees on {report.top1_agreement:.1%}"
-        near = f"{report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed"
-        near = near if math.isfinite(report.sqnr_db or 0) else "the same numbers"
+        is_noisy = math.isfinite(report.sqnr_db or 0)
+        near = f"{report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed" if is_noisy else "the same numbers"
         click.echo(f"repaired against original: {near}{top1}; {report.images}, ONNX Runtime literal Q/DQ")
         click.echo(_rounding(report))
         _print_verdict(report.repaired, config, findings=True)

@@ -5,6 +5,7 @@ What the inspector says of a plan is kept beside it as NAME.plan.layers.json.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgeres.compile.config import CompileConfig, check_rtx_targets
 from edgeres.compile.job import BuildJob, Built
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_from
@@ -24,6 +26,7 @@ from edgeres.core.stage import Recorder
 from edgeres.runtime.manifest import LayerCounts, manifest_of
 
 _TURING = "sm75"
+_RTX = "tensorrt_rtx"
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,32 @@ def attempt(job: BuildJob) -> WorkerResult:
         if code:
             return WorkerResult(died=True, error=death(code, last_line))
         return record_from_json(WorkerResult, result_path)
+
+
+def tried(path: Path, targets: tuple[str, ...]) -> tuple[str, str | None] | None:
+    """(who built the Q/DQ file `path` for all of `targets`, what was refused); None without TensorRT-RTX.
+
+    Raises InputError for an architecture that it does not build for.
+    """
+    check_rtx_targets(targets)
+    if importlib.util.find_spec(_RTX) is None:
+        return None
+    defaults, who = CompileConfig(), f"{_RTX} for {', '.join(targets)}"
+    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
+        job = BuildJob(
+            module=_RTX,
+            onnx_path=str(path.resolve()),
+            plan_path=str(Path(folder, "model.plan")),
+            quantized=True,
+            targets=targets,
+            batch=(defaults.batch_min, defaults.batch_opt, defaults.batch_max),
+        )
+        result = attempt(job)
+    if result.died:
+        return who, f"its process {result.error}"
+    if result.built is None:
+        return who, "; ".join(filter(None, (result.error, *result.messages[:1])))
+    return who.replace(_RTX, f"{_RTX} {result.built.version}"), None
 
 
 def layers_of_plan(module: str, plan: Path, source: OnnxModel) -> tuple[LayerCounts | None, str | None]:

@@ -43,7 +43,7 @@ SCHEMAS = {
     "changes": Schema("edgeres.report.changes:RunChanges", "compare RUN RUN --json"),
     "versus": Schema("edgeres.bench.versus:Versus", "compare MODEL MODEL --json"),
     "rerun": Schema("edgeres.pipeline.rerun:Rerun", "rerun --json"),
-    "lint": Schema("edgeres.pipeline.lint:LintReport", "lint --json"),
+    "lint": Schema("edgeres.quantize.lint.call:LintReport", "lint --json"),
     "agreement": Schema("edgeres.evaluate.agreement:Agreement", "agree --json, agree.json"),
     "layers": Schema("edgeres.compile.layer_report:LayerReport", "layers --json"),
     "diagnosis": Schema("edgeres.core.doctor:Diagnosis", "doctor --json"),

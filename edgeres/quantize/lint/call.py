@@ -1,9 +1,8 @@
-"""`edgeres lint`: the rules, the repair and its numeric check, and a real build where TensorRT-RTX is installed."""
+"""`edgeres lint`: the rules, the repair and its numeric check; a real build is the caller's to make."""
 
 from __future__ import annotations
 
-import importlib.util
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,11 +23,10 @@ if TYPE_CHECKING:
     from edgeres.quantize.repair.images import ImageInput
     from edgeres.quantize.repair.inputs import Coarseness
 
-_BINDING = "tensorrt_rtx"
 _OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)
 _REASON_SHOWN = 300
 _ANY_CLASSES = 2  # of a spec that only says how images are fed
-_BATCHES = (1, 8, 32)  # smallest, usual, largest of a dynamic graph, as `edgeres compile` has them
+Build = Callable[[Path, tuple[str, ...]], tuple[str, str | None] | None]
 
 
 class LintConfig(InputOptions):
@@ -56,13 +54,11 @@ class LintConfig(InputOptions):
     size: int | None = Field(None, gt=0, description="side in pixels of an input whose size the graph leaves open")
 
     def check(self) -> None:
-        """The release and the architectures are known; options of the repair come with it."""
-        from edgeres.compile.config import check_rtx_targets
+        """The release is known; options of the repair come with it."""
         from edgeres.quantize.lint.targets import JETPACKS
 
         if self.jetpack is not None:
             lookup(JETPACKS, self.jetpack, "JetPack release")
-        check_rtx_targets(self.targets)
         given = [name for name in _OF_REPAIR if name in self.model_fields_set]
         if not self.fix and given:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to a repair; add --fix")
@@ -115,8 +111,11 @@ class LintReport(Record):
         return (self.repaired or self.source).is_clean
 
 
-def lint_call(path: Path, config: LintConfig) -> LintReport:
+def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
     """Checks `path`, and with `config.fix` writes a repaired file.
+
+    `build`: (file, architectures) -> (who built, what was refused), or None where nothing can; not called without
+    `config.build`.
 
     Raises:
         InputError: not a valid ONNX file, one without Q/DQ pairs (unless only its opset is to be checked against
@@ -132,13 +131,17 @@ def lint_call(path: Path, config: LintConfig) -> LintReport:
             f"{path} has no Q/DQ pairs, it is a float file: there is nothing to lint; quantize it first, or check its"
             " opset with --jetpack"
         )
-    report = LintReport(quantized=quantized, source=_verdict(path, model, config))
+    report = LintReport(quantized=quantized, source=_verdict(path, model, config, build))
     if not config.fix or not any(finding.fixable for finding in report.source.findings):
         return report
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
     if out.resolve() == path.resolve():
         raise InputError(f"{out} is the source; name another file with --out")
-    return _repaired(path, out, model, config, report)
+    found = _repaired(path, out, model, config)
+    if found is None:
+        return report
+    repaired, update = found
+    return report.model_copy(update={**update, "repaired": _verdict(out, repaired, config, build)})
 
 
 def checked_model(path: Path) -> Any:
@@ -164,18 +167,19 @@ def _why_invalid(model: Any, err: Exception) -> str:
     return " ".join(str(err).split())[:_REASON_SHOWN]
 
 
-def _repaired(path: Path, out: Path, model: Any, config: LintConfig, report: LintReport) -> LintReport:
+def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[Any, dict[str, Any]] | None:
+    """(the repaired model, written to `out`, what the report says of it); None if it is no better."""
     from edgeres.quantize.lint import lint
     from edgeres.quantize.repair import repair
 
     result = repair(model)
     if len(problems(lint(result.model))) >= len(problems(lint(model))):
-        return report
+        return None
     with written(out) as temporary:
         temporary.write_bytes(_serialized(result.model, path))
         checked_model(temporary)
         found = _compared(path, temporary, model, config)
-    return report.model_copy(update={"repaired": _verdict(out, result.model, config), "notes": result.notes, **found})
+    return result.model, {"notes": result.notes, **found}
 
 
 def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dict[str, Any]:
@@ -277,34 +281,10 @@ def _spec(path: Path, given: ImageInput, config: LintConfig) -> ModelSpec:
     return config_from(ModelSpec, {**values, "input_shape": given.shape, "preprocess": preprocess}, str(path))
 
 
-def _verdict(path: Path, model: Any, config: LintConfig) -> Verdict:
+def _verdict(path: Path, model: Any, config: LintConfig, build: Build) -> Verdict:
     from edgeres.quantize.lint import lint
 
     verdict = Verdict(path=str(path), findings=lint(model, target=config.jetpack))
-    if not config.build or importlib.util.find_spec(_BINDING) is None:
+    if not config.build or (found := build(path, config.targets)) is None:
         return verdict
-    version, error = _build(path, config.targets)
-    return verdict.model_copy(update={"built_by": version, "build_error": error})
-
-
-def _build(path: Path, targets: tuple[str, ...]) -> tuple[str, str | None]:
-    """(who built, what was refused) of one build for all of `targets`, in a process that may crash."""
-    from edgeres.compile.apart import attempt
-    from edgeres.compile.job import BuildJob
-
-    with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
-        job = BuildJob(
-            module=_BINDING,
-            onnx_path=str(path.resolve()),
-            plan_path=str(Path(folder, "model.plan")),
-            quantized=True,
-            targets=targets,
-            batch=_BATCHES,
-        )
-        result = attempt(job)
-    places = ", ".join(targets)
-    if result.died:
-        return f"{_BINDING} for {places}", f"its process {result.error}"
-    if result.built is None:
-        return f"{_BINDING} for {places}", "; ".join(filter(None, (result.error, *result.messages[:1])))
-    return f"{_BINDING} {result.built.version} for {places}", None
+    return verdict.model_copy(update={"built_by": found[0], "build_error": found[1]})

@@ -26,7 +26,7 @@ from edgeres.models.importing import import_checkpoint as import_checkpoint
 from edgeres.prune.config import PruneConfig as PruneConfig
 from edgeres.prune.config import RecoverConfig as RecoverConfig
 from edgeres.prune.config import SweepConfig as SweepConfig
-from edgeres.prune.recover import recover as recover
+from edgeres.prune.recover.stage import recover as recover
 from edgeres.prune.stage import prune as prune
 from edgeres.prune.sweep import sweep as sweep
 from edgeres.quantize.qat import QatConfig as QatConfig

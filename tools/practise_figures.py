@@ -39,7 +39,7 @@ from edgeres.data import Dataset, dataset_for
 from edgeres.evaluate.accuracy import accuracy_of
 from edgeres.models.weights import load_network
 from edgeres.prune.config import PruneConfig, RecoverConfig
-from edgeres.prune.recover import recover
+from edgeres.prune.recover.stage import recover
 from edgeres.prune.stage import prune
 
 Arm = Literal["practise", "mixed", "ours"]

@@ -30,7 +30,7 @@ from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import RecoverConfig
-from edgeres.prune.recover import recovered
+from edgeres.prune.recover.stage import recovered
 from edgeres.prune.scores import with_batch_statistics
 from edgeres.study.trend import rank_correlation
 

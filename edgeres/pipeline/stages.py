@@ -89,7 +89,9 @@ STAGES = {
     "latency": Stage(Checkpoint, LatencyTableFile, "core.records.latency:LatencyConfig", "costs.stage:latency_table"),
     "prune": Stage(Checkpoint, Checkpoint, "prune.config:PruneConfig", "prune.stage:prune", fills=("latency",)),
     "sweep": Stage(Checkpoint, SweepFile, "prune.config:SweepConfig", "prune.sweep:sweep"),
-    "recover": Stage(Checkpoint, Checkpoint, "prune.config:RecoverConfig", "prune.recover:recover", fills=("teacher",)),
+    "recover": Stage(
+        Checkpoint, Checkpoint, "prune.config:RecoverConfig", "prune.recover.stage:recover", fills=("teacher",)
+    ),
     "export": Stage(Checkpoint, OnnxModel, "export.stage:ExportConfig", "export.stage:export"),
     "calibrate": Stage(
         OnnxModel, ScaleTableFile, "quantize.scales:CalibrateConfig", "quantize.scales:calibrate", float_only=True

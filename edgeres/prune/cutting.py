@@ -31,20 +31,16 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
 
     if not config.recover:
         return Cut(checkpoint_without(source, dropped, path))
-    from edgeres.prune.recover import clear, recovered
-    from edgeres.prune.start import START_NAME
+    from edgeres.prune.recover.stage import recovered
 
     folder = path.with_name(f".{path.stem}-recover")
     bare = checkpoint_without(source, dropped, folder / "dropped.safetensors")
     try:
         done = recovered(bare, source, config.recovery(), folder)
     except InputError:
-        if not (folder / START_NAME).exists():
+        if list(folder.iterdir()) == [bare.path]:  # nothing to go on from
             shutil.rmtree(folder)
         raise
     output = save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
-    clear(folder)
-    for left in folder.iterdir():
-        left.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     return Cut(output, done.results, tuple(done.notes), tuple(done.warnings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from itertools import count
+from itertools import count, repeat
 
 import pytest
 import torch
@@ -15,10 +15,9 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
 from edgeres.data import Split, split_from_arrays
 from edgeres.models.weights import load_weights, save_checkpoint, weights_without
-from edgeres.prune import start as start_module
 from edgeres.prune.config import RecoverConfig
-from edgeres.prune.recover import recover, recovered
-from edgeres.prune.start import START_NAME
+from edgeres.prune.recover import start as start_module
+from edgeres.prune.recover.stage import recover, recovered
 from edgeres.train import loop
 
 GONE = ("layer2.1",)
@@ -112,10 +111,10 @@ def test_every_method_gets_nearer_to_its_goal(pruned, teacher, tmp_path, method)
 
 
 def test_val_is_never_seen_and_what_is_held_out_is_never_learnt(pruned, teacher, tmp_path, monkeypatch):
-    from edgeres.prune import methods
+    from edgeres.prune.recover import losses
 
     seen, learnt, judged = [], [], []
-    batches, part, score = Split.batches, loop.Learner.learn, methods.HeldOutScore.__init__
+    batches, part, score = Split.batches, loop.Learner.learn, losses.HeldOutScore.__init__
     monkeypatch.setattr(Split, "batches", lambda self, *a: seen.append(self.name) or batches(self, *a))
 
     def learn(self, images, labels, lr):
@@ -127,7 +126,7 @@ def test_val_is_never_seen_and_what_is_held_out_is_never_learnt(pruned, teacher,
         return score(self, split, *a, **k)
 
     monkeypatch.setattr(loop.Learner, "learn", learn)
-    monkeypatch.setattr(methods.HeldOutScore, "__init__", judge)
+    monkeypatch.setattr(losses.HeldOutScore, "__init__", judge)
     done = recovered(pruned, teacher, quick(augment="none", method=("bn", "mimic")), tmp_path / "out")
     assert set(seen) == {"train"}
     from edgeres.data import dataset_for
@@ -170,7 +169,7 @@ def test_what_comes_before_the_first_gap_stays_as_it_is_and_counts_once(pruned, 
 @pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill"])
 def test_sharing_what_is_equal_changes_no_loss(pruned, teacher, method):
     from edgeres.models.weights import load_network
-    from edgeres.prune.methods import objective_for
+    from edgeres.prune.recover.losses import objective_for
 
     config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 1.0}, "test")
     images, labels = torch.randn(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64)
@@ -188,7 +187,7 @@ def test_mimicking_alone_leaves_the_classifier_as_it_is(pruned, teacher, tmp_pat
 
 def test_stages_are_aligned_by_original_names(spec_of, pruned, teacher):
     from edgeres.models.weights import load_network
-    from edgeres.prune.methods import outputs_of, stage_ends
+    from edgeres.prune.recover.losses import outputs_from, stages_of
 
     images = torch.randn(3, 1, 8, 8)
     spec = teacher.spec.without(("layer1.1", "layer2.1"))
@@ -197,9 +196,9 @@ def test_stages_are_aligned_by_original_names(spec_of, pruned, teacher):
 
     short = network_from(spec).eval()
     short.load_state_dict(weights_without(load_weights(teacher), spec))
-    ends = stage_ends(spec)
-    assert [name for name, is_end in ends.items() if is_end] == ["layer1.1", "layer2.1"]
-    found, goal = outputs_of(short, images, ends), outputs_of(whole, images, ends)
+    stages = stages_of(spec)
+    assert [names[-1] for names in stages] == ["layer1.1", "layer2.1", "layer3.1"]
+    found, goal = (outputs_from(network, network.stem(images), stages) for network in (short, whole))
     assert [a.shape for a in found.ends] == [b.shape for b in goal.ends]
     units = dict(short.units())
     first = units["layer1.0"](short.stem(images))
@@ -223,25 +222,25 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(pruned, teacher, tmp
 
 def test_a_resumed_call_keeps_the_plan_of_its_budget(pruned, teacher, tmp_path, monkeypatch):
     config = quick(budget="30s", epochs=0, save_every_s=0.0)
-    monkeypatch.setattr(start_module, "_timed", lambda *a: (1.0, 0.1))
+    monkeypatch.setattr(start_module, "_timed_steps", lambda *a: repeat(1.0, 4))
     with monkeypatch.context() as patch:
         dies_at(patch, 5)
         with pytest.raises(ZeroDivisionError):
             recovered(pruned, teacher, config, tmp_path)
-    monkeypatch.setattr(start_module, "_timed", lambda *a: (0.1, 0.1))
+    monkeypatch.setattr(start_module, "_timed_steps", lambda *a: repeat(0.1, 4))
     results = recovered(pruned, teacher, config, tmp_path).results
     assert results["first_step"] == 4
     assert 20 <= results["planned_steps"] <= 28
 
 
 def test_another_call_in_the_same_folder_makes_its_own_plan(pruned, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(start_module, "_timed", lambda *a: (1.0, 0.1))
+    monkeypatch.setattr(start_module, "_timed_steps", lambda *a: repeat(1.0, 4))
     first = recovered(pruned, teacher, quick(budget="20s", epochs=0), tmp_path).results["planned_steps"]
     assert recovered(pruned, teacher, quick(budget="40s", epochs=0), tmp_path).results["planned_steps"] > first + 10
 
 
 def test_of_epochs_and_budget_the_smaller_wins(pruned, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(start_module, "_timed", lambda *a: (0.001, 0.0))
+    monkeypatch.setattr(start_module, "_timed_steps", lambda *a: repeat(0.001, 4))
     assert recovered(pruned, teacher, quick(budget="1h", epochs=2), tmp_path).results["planned_steps"] == 2 * (90 // 16)
 
 
@@ -260,10 +259,13 @@ def test_a_finished_recovery_leaves_its_model_and_log_alone(pruned, teacher, tmp
     assert json.dumps(result.report.results)
 
 
-def test_a_damaged_start_is_named(pruned, teacher, tmp_path):
-    (tmp_path / START_NAME).write_bytes(b"half a file")
-    with pytest.raises(InputError, match=r"start\.safetensors is damaged; remove it to start over"):
-        recovered(pruned, teacher, quick(), tmp_path)
+@pytest.mark.parametrize("name", ["start.safetensors", "start.json"])
+def test_a_damaged_start_is_made_anew(pruned, teacher, tmp_path, name):
+    config = quick(method=("bn", "mimic"))
+    done = recovered(pruned, teacher, config, tmp_path)
+    (tmp_path / "state.pt").unlink()
+    (tmp_path / name).write_bytes(b"half a file")
+    assert same(recovered(pruned, teacher, config, tmp_path).weights, done.weights)
 
 
 @pytest.mark.parametrize(
@@ -288,13 +290,13 @@ def test_an_unknown_method_is_named():
 
 
 def test_a_budget_that_is_too_short_says_what_it_would_take(pruned, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(start_module, "_timed", lambda *a: (1.0, 0.1))
+    monkeypatch.setattr(start_module, "_timed_steps", lambda *a: repeat(1.0, 4))
     with pytest.raises(
         InputError,
-        match=r"--budget 5s is too short: \d steps .* fit \(1 s each\) beside \ds that any .* 10 steps need 1\ds",
+        match=r"--budget 5s is too short: \d steps .* fit \(1 s each\) beside \ds that any .* need at least 1\ds",
     ):
         recovered(pruned, teacher, quick(budget="5s"), tmp_path)
-    assert not (tmp_path / START_NAME).exists()
+    assert not list(tmp_path.glob("start*"))
 
 
 def test_a_teacher_of_another_shape_is_refused(pruned, checkpoint_of, spec_of, tmp_path):

@@ -1,4 +1,4 @@
-"""What a pruned network learns from, how it is judged, and batch norms estimated anew.
+"""What a pruned network learns from and what it need not learn, how it is judged, batch norms estimated anew.
 
     mimic     MSE(f_s, f_t) / mean(f_t^2)              f: the feature map before global pooling
     stages    the same at the end of every stage but the last, mean over stages
@@ -12,8 +12,9 @@ fits all networks; distill is Hinton et al. 2015, arXiv 1503.02531.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,12 +25,14 @@ from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models import modules_of
 from edgeres.models.network import Network
+from edgeres.models.weights import Weights
 from edgeres.train.objectives import Objective, soft_divergence
 
 if TYPE_CHECKING:
     from edgeres.prune.config import RecoverConfig
 
-_BATCH = 250  # images at a time where no gradient is taken
+BATCH = 250  # images at a time where no gradient is taken
+Stages = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -41,41 +44,32 @@ class Outputs:
     logits: Tensor
 
 
-def stage_ends(spec: ModelSpec) -> dict[str, bool]:
-    """Original module name -> whether it is the last of a stage that another one follows; in order of execution."""
+def stages_of(spec: ModelSpec) -> list[list[str]]:
+    """The original modules of each stage, dropped ones included, in order of execution."""
     names = [info.name for info in modules_of(spec)]
-    stages = [name.partition(".")[0] for name in names]
-    following = [*stages[1:], stages[-1]]
-    return {name: stage != after for name, stage, after in zip(names, stages, following, strict=True)}
+    return [list(members) for _, members in groupby(names, lambda name: name.partition(".")[0])]
 
 
-def outputs_of(network: Network, images: Tensor, ends: dict[str, bool]) -> Outputs:
-    """One forward pass; `ends` is `stage_ends` of the network's spec, dropped modules included.
-
-    The end of a stage is what flows after its last original module, whether that one is still there or not.
-    """
-    return outputs_from(network, network.stem(images), ends)
-
-
-def outputs_from(network: Network, x: Tensor, ends: dict[str, bool]) -> Outputs:
-    """The same from `x`, the input of the first module in `ends`."""
-    units, at_ends = dict(network.units()), []
-    for name, is_end in ends.items():
-        if name in units:
-            x = units[name](x)
-        if is_end:
-            at_ends.append(x)
-    features = network.tail(x)
-    return Outputs(at_ends, features, network.classify(features))
-
-
-def input_of(network: Network, images: Tensor, names: Iterable[str]) -> Tensor:
-    """What comes out of the leading modules `names`."""
-    units, x = dict(network.units()), network.stem(images)
+def through(network: Network, x: Tensor, names: Iterable[str]) -> Tensor:
+    """`x` after those of the modules `names` that are still there."""
+    units = dict(network.units())
     for name in names:
         if name in units:
             x = units[name](x)
     return x
+
+
+def outputs_from(network: Network, x: Tensor, stages: Stages) -> Outputs:
+    """What `network` makes of `x`, the input of the first module of `stages`, which lead to its last.
+
+    The end of a stage is what flows after its last original module, whether that one is still there or not.
+    """
+    ends = []
+    for names in stages:
+        x = through(network, x, names)
+        ends.append(x)
+    features = network.tail(x)
+    return Outputs(ends[:-1], features, network.classify(features))
 
 
 def relative_error(found: Tensor, goal: Tensor) -> Tensor:
@@ -88,31 +82,27 @@ def objective_for(teacher: Network | None, spec: ModelSpec, config: RecoverConfi
 
     The first `shared` original modules are taken from the teacher, without gradient, for both.
     """
-    methods, every_end = config.method, list(stage_ends(spec).items())
-    leading, ends = [name for name, _ in every_end[:shared]], dict(every_end[shared:])
-    imitates = not {"mimic", "distill"}.isdisjoint(methods)
+    stages = stages_of(spec)
+    leading = [name for names in stages for name in names][:shared]
+    behind = [left for names in stages if (left := [name for name in names if name not in leading])]
     if teacher is not None:
         teacher = teacher.eval().requires_grad_(False)
 
     def objective(student: Network, images: Tensor, labels: Tensor) -> Tensor:
-        loss = images.new_zeros(())
-        if teacher is not None:
-            teacher.to(images.device)
         with torch.no_grad():
-            x = input_of(teacher, images, leading) if teacher is not None and shared else None
-            goal = _goal(teacher, images, x, ends) if teacher is not None and imitates else None
-        found = outputs_from(student, student.stem(images) if x is None else x, ends)
+            x = goal = None
+            if teacher is not None and (shared or config.imitates):
+                x = through(teacher.to(images.device), teacher.stem(images), leading)
+                goal = outputs_from(teacher, x, behind) if config.imitates else None
+        found = outputs_from(student, x if x is not None and shared else student.stem(images), behind)
+        loss = images.new_zeros(())
         if goal is not None:
-            loss = loss + _imitation(found, goal, config, stages=sum(is_end for _, is_end in every_end))
-        if "finetune" in methods:
+            loss = loss + _imitation(found, goal, config, stages=len(stages) - 1)
+        if "finetune" in config.method:
             loss = loss + config.finetune * F.cross_entropy(found.logits, labels)
         return loss
 
     return objective
-
-
-def _goal(teacher: Network, images: Tensor, x: Tensor | None, ends: dict[str, bool]) -> Outputs:
-    return outputs_from(teacher, teacher.stem(images) if x is None else x, ends)
 
 
 def _imitation(found: Outputs, goal: Outputs, config: RecoverConfig, *, stages: int) -> Tensor:
@@ -136,13 +126,13 @@ class HeldOutScore:
     """
 
     def __init__(self, split: Split, spec: ModelSpec, teacher: Network | None, methods: Collection[str]) -> None:
-        self._by_labels, self._by_features = "finetune" in methods, "mimic" in methods
-        self._ends = stage_ends(spec)
+        self._by_labels, self._by_features = "finetune" in methods or teacher is None, "mimic" in methods
+        self._stages, self._n = stages_of(spec), len(split)
         self._batches: list[tuple[Tensor, Tensor, Outputs | None]] = []
-        for images, labels in split.batches(spec, _BATCH):
+        for images, labels in split.batches(spec, BATCH):
             x = torch.from_numpy(images).to(memory_format=torch.channels_last)
-            self._batches.append((x, torch.from_numpy(labels), self._goal(teacher, x)))
-        self._n = len(split)
+            goal = None if teacher is None or self._by_labels else self._outputs(teacher, x)
+            self._batches.append((x, torch.from_numpy(labels), goal))
 
     @property
     def measure(self) -> str:
@@ -151,32 +141,60 @@ class HeldOutScore:
             return "cross-entropy"
         return "KL + relative feature error" if self._by_features else "KL"
 
-    @torch.no_grad()
     def __call__(self, network: Network) -> float:
         """The score of `network`, which is put into evaluation mode."""
-        network.eval()
-        device = next(network.parameters()).device
-        total = 0.0
-        for images, labels, goal in self._batches:
-            found = outputs_of(network, images.to(device), self._ends)
-            total += len(images) * self._score(found, labels.to(device), goal)
-        return total / self._n
+        scores = (
+            len(images) * self._score(self._outputs(network, images), labels, goal)
+            for images, labels, goal in self._batches
+        )
+        return sum(scores) / self._n
 
-    def _goal(self, teacher: Network | None, images: Tensor) -> Outputs | None:
-        if self._by_labels or teacher is None:
-            return None
-        device = next(teacher.parameters()).device
-        with torch.no_grad():
-            return outputs_of(teacher.eval(), images.to(device), self._ends)
+    @torch.no_grad()
+    def _outputs(self, network: Network, images: Tensor) -> Outputs:
+        images = images.to(next(network.eval().parameters()).device)
+        return outputs_from(network, network.stem(images), self._stages)
 
     def _score(self, found: Outputs, labels: Tensor, goal: Outputs | None) -> float:
-        if goal is None:
-            return float(F.cross_entropy(found.logits, labels))
         device = found.logits.device
+        if goal is None:
+            return float(F.cross_entropy(found.logits, labels.to(device)))
         divergence = float(soft_divergence(found.logits, goal.logits.to(device), 1.0))
         if not self._by_features:
             return divergence
         return divergence + float(relative_error(found.features, goal.features.to(device)))
+
+
+def shared_modules(own: Weights, theirs: Weights, names: Sequence[str], stem: Iterable[str]) -> list[str]:
+    """Those of the leading original modules `names` that are still the teacher's: of the same weights.
+
+    Their input is the same in both networks too, so it is computed once for both and need not learn. None if the stem
+    differs, or if nothing is left behind them that could learn: then all may. Measured on ResNet-56 with layer1.5, 1.8,
+    2.7 and 2.8 dropped, 2,000 images of CIFAR-10 saved as JPEG, 80 s of one core, rate 0.01, one seed: KL to the
+    teacher on 2,000 other train images fell from 0.113 to 0.034, against 0.040 if all of the network learns.
+    """
+
+    def is_same(name: str) -> bool:
+        mine, yours = ({key for key in weights if key.startswith(f"{name}.")} for weights in (own, theirs))
+        return mine == yours and all(torch.equal(own[key], theirs[key]) for key in mine)
+
+    same = list(takewhile(is_same, names))
+    can_learn = any(key.startswith(f"{name}.") for name in names[len(same) :] for key in own)
+    return same if can_learn and all(map(is_same, stem)) else []
+
+
+def modules_called(network: Network, run: Callable[[], object]) -> set[str]:
+    """Names of the modules with a state that `run` calls; the network is put into evaluation mode."""
+    called: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in network.eval().named_modules()
+        if name and not list(module.children()) and module.state_dict()
+    ]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return called
 
 
 @torch.no_grad()
@@ -205,7 +223,7 @@ def reestimate_batch_norms(network: Network, batches: Iterable[Tensor], *, keep:
         norm.eval()
 
 
-def even_batches(split: Split, spec: ModelSpec, *, most: int = _BATCH) -> Iterator[Tensor]:
+def even_batches(split: Split, spec: ModelSpec, *, most: int = BATCH) -> Iterator[Tensor]:
     """All images of `split` in batches of about the same size, so that none weighs more in an average."""
     size = -(-len(split) // -(-len(split) // most))
     for images, _ in split.batches(spec, size):

@@ -1,4 +1,4 @@
-"""`edgeres recover`: a pruned network learns to imitate the one it was cut from. `methods` has the losses.
+"""`edgeres recover`: a pruned network learns to imitate the one it was cut from. `losses` says how.
 
     bn        batch norms estimated anew, no gradient         mimic     features before pooling
     distill   the teacher's logits                            finetune  the labels
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgeres.data import Split
+    from edgeres.prune.recover.start import Job, Planned
     from edgeres.train.loop import Fitted
 
 _FEWEST_TO_SHARE = 50
@@ -72,8 +73,7 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         StageError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
-    from edgeres.prune.start import Job, started
-    from edgeres.train.batches import batches_for
+    from edgeres.prune.recover.start import Job, started
     from edgeres.train.loop import fit_planned
     from edgeres.train.plan import Plan
 
@@ -83,27 +83,25 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         check_teacher(source, teacher)
     learn, held_out = _parts(source, config)
     config = config.model_copy(update={"batch": min(config.batch, len(learn))})
-    job = Job(source, teacher, config, learn, held_out)
-    start = started(job, out_dir, begun_s=begun_s)
+    job = Job(source, teacher, config, learn, held_out, begun_s)
+    network, planned = started(job, out_dir)
     fitted = None
     if config.trains:
-        data = batches_for(learn, source.spec, config)
-        plan = Plan(start.steps, start.warmup, score=job.score, look_every=start.look_every)
-        fitted = fit_planned(start.network, job.objective_on(start.network), data, config, out_dir, plan=plan)
-    weights = fitted.weights if fitted else start.network.state_dict()
-    results = _results(job.seen, teacher, config, start.figures, fitted)
-    results["measure"] = job.score.measure if job.score else None
+        plan = Plan(planned.steps, planned.warmup, score=job.score, look_every=planned.look_every)
+        fitted = fit_planned(network, job.objective, job.data, config, out_dir, plan=plan)
+    weights = fitted.weights if fitted else network.state_dict()
+    results = _results(job, planned, fitted)
     results["duration_s"] = round(time.perf_counter() - begun_s, 3)
     return Recovered(weights, results, *_remarks(results, config))
 
 
 def clear(out_dir: Path) -> None:
     """Removes what a finished recovery leaves in `out_dir` to go on from."""
-    from edgeres.prune.start import START_NAME
+    from edgeres.prune.recover.start import clear_start
     from edgeres.train.state import clear_state
 
     clear_state(out_dir)
-    (out_dir / START_NAME).unlink(missing_ok=True)
+    clear_start(out_dir)
 
 
 def check_teacher(source: Checkpoint, teacher: Checkpoint) -> None:
@@ -145,32 +143,26 @@ def _parts(source: Checkpoint, config: RecoverConfig) -> tuple[Split, Split | No
     return sample.subset(range(n, len(sample))), sample.subset(range(n))
 
 
-def _results(
-    seen: tuple[int, int],
-    teacher: Checkpoint | None,
-    config: RecoverConfig,
-    figures: dict[str, float],
-    fitted: Fitted | None,
-) -> dict[str, Any]:
-    learnt, held_out = seen
+def _results(job: Job, planned: Planned, fitted: Fitted | None) -> dict[str, Any]:
+    learnt, held_out = len(job.learn), len(job.held_out or ())
     results: dict[str, Any] = {
-        "methods": list(config.method),
+        "methods": list(job.config.method),
         "images": learnt + held_out,
         "held_out": held_out,
-        "teacher_sha256": teacher.sha256 if teacher else None,
+        "teacher_sha256": job.teacher.sha256 if job.teacher else None,
         "steps": fitted.steps if fitted else 0,
-        **figures,
+        **planned.figures,
     }
-    if fitted is None:
-        return results
-    results |= {"final_loss": fitted.final_loss, "images_per_s": fitted.images_per_s, "first_step": fitted.first_step}
-    results["epochs"] = round(fitted.steps * config.batch / learnt, 3)
-    if fitted.looks:
+    if fitted is not None:
+        results["planned_steps"] = planned.steps
+        results |= {name: getattr(fitted, name) for name in ("final_loss", "images_per_s", "first_step")}
+        results["epochs"] = round(fitted.steps * job.config.batch / learnt, 3)
+    if fitted is not None and fitted.looks:
         best = min(fitted.looks, key=lambda look: look[1])
         results |= {"held_out_best": best[1], "best_step": best[0], "held_out_last": fitted.looks[-1][1]}
         results["looks"] = [list(look) for look in fitted.looks]
-        results["stopped_early"] = fitted.steps < figures["planned_steps"]
-    return results
+        results["stopped_early"] = fitted.steps < planned.steps
+    return results | {"measure": job.score.measure if job.score else None}
 
 
 def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str], list[str]]:

@@ -1,0 +1,79 @@
+"""How many steps fit into the time a recovery may take, and whether that is enough.
+
+A budget that is too short is refused as soon as that shows: a few images tell how long all must take at least, and
+what is measured later is held against the budget at once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from edgeres.core.durations import text_from
+from edgeres.core.errors import InputError
+from edgeres.core.spec import ModelSpec
+from edgeres.data import Split
+from edgeres.models.network import Network
+from edgeres.prune.config import RecoverConfig
+
+LOOKS = 10
+FEWEST_STEPS = 10
+_SPARE_SHARE = 0.03  # of the budget, for saving and for steps slower than the timed ones
+_CLOCK_S = 1e-6  # shorter is no time
+_MOST_TRIED = 256  # images at a time, as many as a look sees
+
+
+class ImageTime(NamedTuple):
+    """Seconds for an image: to read it, and for a network to see it."""
+
+    read_s: float
+    see_s: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What `config` allows; `begun_s` is when it began to run, on time.perf_counter.
+
+    `most`: the steps there are to take if time is no limit.
+    """
+
+    config: RecoverConfig
+    begun_s: float
+    most: int
+
+    def steps(self, *, step_s: float, look_s: float, ahead_s: float = 0.0) -> int:
+        """Those there is time for beside what is `ahead_s` of the first, at most `most`.
+
+        Raises InputError if they are too few to be worth it.
+        """
+        if self.config.budget_s is None or not self.config.trains:
+            return self.most
+        used_s = time.perf_counter() - self.begun_s + ahead_s + (LOOKS + 1) * look_s
+        fitting = int((self.config.budget_s * (1 - _SPARE_SHARE) - used_s) / max(step_s, _CLOCK_S))
+        if fitting >= min(FEWEST_STEPS, self.most):
+            return min(fitting, self.most)
+        needed_s = (used_s + FEWEST_STEPS * step_s) / (1 - _SPARE_SHARE)
+        raise InputError(
+            f"--budget {self.config.budget} is too short: {max(0, fitting)} steps of {self.config.batch} images fit"
+            f" ({step_s:.2g} s each) beside {text_from(used_s)} that any budget pays (loading, timing a few steps,"
+            f" {LOOKS + 1} looks at held-out images); {FEWEST_STEPS} steps need at least {text_from(needed_s + 1)}"
+        )
+
+
+def pace_of(network: Network, split: Split, spec: ModelSpec, *, limit_s: float) -> ImageTime:
+    """By ever more images of `split` until `limit_s` is over; the first, which wakes everything up, does not count."""
+    device, most = next(network.eval().parameters()).device, min(len(split), _MOST_TRIED)
+    begun_s = time.perf_counter()
+    for place, count in enumerate((1, *(1 << power for power in range(most.bit_length())))):
+        start_s = time.perf_counter()
+        images = torch.from_numpy(next(split.subset(range(count)).batches(spec, count))[0])
+        read_s = time.perf_counter()
+        with torch.inference_mode():
+            float(network(images.to(device)).sum())  # waits for a GPU
+        seen_s = time.perf_counter()
+        if place and seen_s - begun_s > limit_s:
+            break
+    return ImageTime((read_s - start_s) / count, (seen_s - read_s) / count)

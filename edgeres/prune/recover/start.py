@@ -1,0 +1,263 @@
+"""Where the training of a recovery starts, fixed once: weights after bn, and how many steps there are.
+
+    start.safetensors   the weights, a checkpoint
+    start.json          the `Planned`, kept under everything it depends on
+
+A resumed call finds them and so keeps the same plan, whatever time is left. The steps that fit into a budget come from
+a few steps timed on a copy, data and optimiser included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import Record
+from edgeres.core.errors import InputError
+from edgeres.core.kept import Kept
+from edgeres.data import Split, data_fingerprint
+from edgeres.models import modules_of
+from edgeres.models.fold import load_folded
+from edgeres.models.network import Network
+from edgeres.models.weights import load_network, load_weights, save_checkpoint
+from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
+from edgeres.prune.recover.budget import FEWEST_STEPS, LOOKS, Budget, ImageTime, pace_of
+from edgeres.prune.recover.losses import (
+    HeldOutScore,
+    even_batches,
+    modules_called,
+    objective_for,
+    reestimate_batch_norms,
+    shared_modules,
+)
+from edgeres.train.batches import Batches, batches_for
+from edgeres.train.objectives import Objective, decay_groups
+from edgeres.train.processes import accelerator_for, agreed_text, slice_for
+
+_START_NAME, _PLAN_NAME, _PLAN = "start.safetensors", "start.json", "plan"
+_TRIAL_STEPS = (3, 12)  # timed, after one that is not
+_TRIAL_SHARE = 0.04  # of the budget
+_WARMUP_SHARE = 0.1  # of the steps, at most
+_AT_LEAST = 0.5  # of the time that an image takes among few, it takes among many
+
+
+class Planned(Record):
+    """How the training goes; `figures` are scores on held-out images so far."""
+
+    steps: int = 0
+    warmup: int = 0
+    look_every: int = 1
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a recovery works with; networks are loaded when first needed.
+
+    `begun_s`: when the budget began to run, on time.perf_counter.
+    """
+
+    source: Checkpoint
+    teacher: Checkpoint | None
+    config: RecoverConfig
+    learn: Split
+    held_out: Split | None
+    begun_s: float
+
+    @cached_property
+    def teaching(self) -> Network | None:
+        """The teacher, folded and frozen."""
+        return None if self.teacher is None else load_folded(self.teacher).requires_grad_(False).to(self.device)
+
+    @cached_property
+    def data(self) -> Batches:
+        """The images to learn from, decoded once."""
+        return batches_for(self.learn, self.source.spec, self.config)
+
+    @cached_property
+    def shared(self) -> tuple[list[str], set[str]]:
+        """(the leading modules that stay as they are, their names and those of what the stem calls)."""
+        if self.teacher is None or self.config.scope == "all":
+            return [], set()
+        network, names = load_network(self.source), [info.name for info in modules_of(self.source.spec)]
+        stem = modules_called(network, lambda: network.stem(self._no_image))
+        leading = shared_modules(network.state_dict(), load_weights(self.teacher), names, stem)
+        return leading, {*leading, *stem} if leading else set()
+
+    def freeze_in(self, network: Network) -> None:
+        """Takes out of training what is shared, and the classifier if no method looks at logits."""
+        frozen = set(self.shared[1])
+        if {"distill", "finetune"}.isdisjoint(self.config.method):
+            image = self._no_image.to(next(network.parameters()).device)
+            with torch.no_grad():
+                features = network.eval().features(image)
+            frozen |= modules_called(network, lambda: network.classify(features))
+        for name, module in network.named_modules():
+            if name in frozen:
+                module.requires_grad_(False)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The loss, what a network shares with the teacher computed once."""
+        return objective_for(self.teaching, self.source.spec, self.config, shared=len(self.shared[0]))
+
+    @cached_property
+    def score(self) -> HeldOutScore | None:
+        """The judge on held-out images; None if there are none to judge by."""
+        if self.judged_on is None:
+            return None
+        return HeldOutScore(self.judged_on, self.source.spec, self.teaching, self.config.method)
+
+    @property
+    def judged_on(self) -> Split | None:
+        """The held-out images, unless there are neither labels nor a teacher to compare with."""
+        return self.held_out if "finetune" in self.config.method or self.teacher else None
+
+    def kept_in(self, out_dir: Path) -> Kept[Planned]:
+        """The plan, under everything it depends on."""
+        options = self.config.model_dump(mode="json", exclude={*self.config.incidental, "teacher"})
+        files = [self.source.sha256, self.teacher.sha256 if self.teacher else None]
+        key = json.dumps([files, options, data_fingerprint(self.config.data)])
+        return Kept(out_dir / _PLAN_NAME, key, Planned)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        device: torch.device = accelerator_for(self.config.precision).device
+        return device
+
+    @property
+    def budget(self) -> Budget:
+        """The time there is; without one, the epochs asked for say how many steps."""
+        epochs = self.config.epochs or (USUAL_EPOCHS if self.config.budget is None else MOST_EPOCHS)
+        return Budget(self.config, self.begun_s, epochs * (len(self.learn) // self.config.batch))
+
+    @property
+    def _no_image(self) -> torch.Tensor:
+        return torch.zeros(1, *self.source.spec.input_shape)
+
+
+def started(job: Job, out_dir: Path) -> tuple[Network, Planned]:
+    """The network to train and the plan in `out_dir`, made there by the main process if they are not there yet.
+
+    Raises InputError if the budget is too short.
+    """
+    start = Checkpoint(out_dir / _START_NAME)
+
+    def make() -> str:
+        kept = job.kept_in(out_dir)
+        with contextlib.suppress(InputError):  # missing or damaged
+            if kept.records and load_weights(start):
+                return "as it was"
+        network, planned = _made(job)
+        save_checkpoint(network.state_dict(), job.source.spec, start.path, stage="recover", parent=job.source.sha256)
+        kept.keep(_PLAN, planned)
+        return "made"
+
+    if job.config.threads is not None:
+        torch.set_num_threads(job.config.threads)
+    agreed_text(make)
+    network = load_network(start)
+    job.freeze_in(network)
+    return network, job.kept_in(out_dir).records[_PLAN]
+
+
+def clear_start(out_dir: Path) -> None:
+    """Removes what `started` left there."""
+    for name in (_START_NAME, _PLAN_NAME):
+        (out_dir / name).unlink(missing_ok=True)
+
+
+def _made(job: Job) -> tuple[Network, Planned]:
+    """The network after bn, and the plan."""
+    network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
+    pace, figures = _foreseen(network, job), {}
+    if job.score is not None:
+        figures["held_out_first"], pace = _looked(network, job, pace)
+    if "bn" in job.config.method:
+        _hold(job, pace, looks=1)
+        images = (x.to(job.device) for x in even_batches(job.learn, job.source.spec))
+        reestimate_batch_norms(network, images, keep=job.shared[1])
+        if job.score is not None:
+            figures["held_out_bn"], pace = _looked(network, job, pace)
+    if not job.config.trains:
+        return network, Planned(figures=figures)
+    steps = _steps(network, job, pace)
+    wanted = round(job.config.warmup_epochs * (len(job.learn) // job.config.batch))
+    warmup = min(wanted, max(1, round(_WARMUP_SHARE * steps)))
+    return network, Planned(steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), figures=figures)
+
+
+def _foreseen(network: Network, job: Job) -> ImageTime:
+    """The least that images will take; raises InputError if the budget is too short even for that."""
+    if job.config.budget_s is None or not job.config.trains:
+        return ImageTime(0.0, 0.0)
+    limit_s = _TRIAL_SHARE * job.config.budget_s
+    found = pace_of(network, job.judged_on or job.learn, job.source.spec, limit_s=limit_s)
+    pace = ImageTime(_AT_LEAST * found.read_s, _AT_LEAST * found.see_s)
+    _hold(job, pace, looks=2 + ("bn" in job.config.method), unread=len(job.judged_on or ()))
+    return pace
+
+
+def _looked(network: Network, job: Job, pace: ImageTime) -> tuple[float, ImageTime]:
+    """(the score on held-out images, the pace now that it is known how long they take to be seen)."""
+    assert job.score is not None
+    assert job.judged_on is not None
+    begun_s = time.perf_counter()
+    score = job.score(network)
+    return score, ImageTime(pace.read_s, (time.perf_counter() - begun_s) / len(job.judged_on))
+
+
+def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
+    """Raises InputError if the budget is too short for what is to come, `looks` of it before the first step.
+
+    A step takes no less than seeing its images once. `unread`: held-out images that are still to be read.
+    """
+    judged, bn = len(job.judged_on or ()), len(job.learn) if "bn" in job.config.method else 0
+    read = unread + (bn or min(len(job.learn), FEWEST_STEPS * job.config.batch))
+    ahead_s = (looks * judged + bn) * pace.see_s + read * pace.read_s
+    job.budget.steps(step_s=job.config.batch * pace.see_s, look_s=judged * pace.see_s, ahead_s=ahead_s)
+
+
+def _steps(network: Network, job: Job, pace: ImageTime) -> int:
+    """As many as the epochs ask for or the budget has room for, whichever are fewer; a few are taken on a copy."""
+    if job.config.budget_s is None:
+        return job.budget.most
+    look_s, (fewest, most) = len(job.judged_on or ()) * pace.see_s, _TRIAL_STEPS
+    durations_s: list[float] = []
+    for step_s in _timed_steps(network, job, 1 + most):
+        durations_s.append(step_s)
+        if len(durations_s) > 1:
+            steps = job.budget.steps(step_s=fmean(durations_s[1:]), look_s=look_s)
+        if len(durations_s) > fewest and sum(durations_s) > _TRIAL_SHARE * job.config.budget_s:
+            break
+    return steps
+
+
+def _timed_steps(network: Network, job: Job, count: int) -> Iterator[float]:
+    """Seconds of each of the first steps, on a copy; what processes tell each other is left out."""
+    config, trial, accelerator = job.config, copy.deepcopy(network), accelerator_for(job.config.precision)
+    job.freeze_in(trial)
+    trial.train()
+    job.data.load()
+    optimizer = torch.optim.SGD(decay_groups(trial, config.weight_decay), config.lr, config.momentum)
+    last_s = time.perf_counter()
+    for images, labels in job.data.from_step(0, count, slice_for(config, accelerator)):
+        optimizer.zero_grad()
+        with accelerator.autocast():
+            loss = job.objective(trial, images, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        float(loss.detach())  # waits for a GPU
+        yield time.perf_counter() - last_s
+        last_s = time.perf_counter()

@@ -1,0 +1,75 @@
+"""A budget that is too short is refused before it is spent, whatever it is that takes the time."""
+
+from __future__ import annotations
+
+import pytest
+from torch import Tensor
+
+from edgeres.core.errors import InputError
+from edgeres.data import Split
+from edgeres.models.weights import checkpoint_without, load_network
+from edgeres.prune.config import RecoverConfig
+from edgeres.prune.recover.stage import recovered
+
+BUDGET_S = 30.0
+
+
+class Clock:
+    """Goes on only while images are read or seen."""
+
+    now_s = 0.0
+
+    def reading(self, image_s, original):
+        def batches(split, spec, batch):
+            for images, labels in original(split, spec, batch):
+                self.now_s += image_s * len(labels)
+                yield images, labels
+
+        return batches
+
+    def seeing(self, image_s, original):
+        def stem(network, x):
+            if isinstance(x, Tensor):  # not while the network is traced
+                self.now_s += image_s * len(x)
+            return original(network, x)
+
+        return stem
+
+
+@pytest.fixture
+def teacher(checkpoint_of, spec_of):
+    return checkpoint_of(spec_of("resnet14", width=4))
+
+
+def recovering(teacher, folder, monkeypatch, *, read_s, see_s, method):
+    """(the clock when a recovery had ended, why it was refused)."""
+    pruned, clock = checkpoint_without(teacher, ("layer2.1",), folder / "cut.safetensors"), Clock()
+    config = RecoverConfig(data="digits", images=300, batch=16, budget=f"{BUDGET_S}s", method=method, threads=1)
+    network, refused = type(load_network(teacher)), ""
+    with monkeypatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: clock.now_s)
+        patch.setattr(Split, "batches", clock.reading(read_s, Split.batches))
+        patch.setattr(network, "stem", clock.seeing(see_s, network.stem))
+        try:
+            recovered(pruned, teacher, config, folder / "out")
+        except InputError as err:
+            refused = str(err)
+    return clock.now_s, refused
+
+
+@pytest.mark.parametrize("method", [("mimic", "distill"), ("finetune",), ("bn", "mimic")], ids=",".join)
+@pytest.mark.parametrize(
+    ("read_s", "see_s"), [(0, 2), (2, 0), (0, 0.1), (0.4, 0), (0, 0.05), (0.06, 0.06)], ids=lambda value: f"{value}s"
+)
+def test_one_too_short_is_refused_before_it_is_spent(teacher, tmp_path, monkeypatch, read_s, see_s, method):
+    spent_s, refused = recovering(teacher, tmp_path, monkeypatch, read_s=read_s, see_s=see_s, method=method)
+    assert refused.startswith("--budget 30.0s is too short")
+    assert spent_s < BUDGET_S
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", [("mimic", "distill"), ("bn", "mimic")], ids=",".join)
+def test_one_that_is_enough_is_kept(teacher, tmp_path, monkeypatch, method):
+    spent_s, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0.001, see_s=0.02, method=method)
+    assert refused == ""
+    assert spent_s < 1.1 * BUDGET_S

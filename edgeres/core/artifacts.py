@@ -37,10 +37,13 @@ _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file on disk; `sha256` is computed when first asked for."""
+    """A file on disk, named by a path or its text; `sha256` is computed when first asked for."""
 
     suffix: ClassVar[str] = ""
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
 
     @cached_property
     def sha256(self) -> str:

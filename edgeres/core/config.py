@@ -44,6 +44,15 @@ class Config(BaseModel):
     incidental: ClassVar[frozenset[str]] = frozenset({"download"})  # options that change nothing in the result
     unsaid: ClassVar[frozenset[str]] = frozenset()  # options that stand in no key and no report where they are None
 
+    def __init__(self, **options: Any) -> None:
+        """Raises InputError with one line for an option that does not exist, or cannot have that value."""
+        try:
+            super().__init__(**options)
+        except ValidationError as err:
+            raise InputError(f"{type(self).__name__}: {first_problem(err, type(self))}") from err
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # what is read from files does not come here
+
     def check(self) -> None:
         """Raises InputError for what can be seen to be wrong before anything runs, beyond single values."""
 
@@ -167,8 +176,8 @@ def _is_list(annotation: Any) -> bool:
 
 
 def first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: bool = False) -> str:
-    """In words, with the key and the value seen."""
-    problem = err.errors(include_url=False)[0]
+    """In words, with the key and the value seen; an unknown key first, it may be the one that is missing."""
+    problem = min(err.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in problem["loc"])
     shown = f"--{str(problem['loc'][0]).replace('_', '-')}" if as_options and key else key
     if problem["type"] == "extra_forbidden":

@@ -5,7 +5,7 @@ Its words are lines of text made by somebody else: each is one line here, and no
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
@@ -28,7 +28,7 @@ Said = Annotated[str, AfterValidator(line_of)]
 Name = Annotated[Said, StringConstraints(max_length=_MOST_NAME)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=_MOST_COUNT)]
-Number = Annotated[int | float, Field(allow_inf_nan=False)]
+Number = Annotated[int | float, Field(ge=-_MOST_COUNT, le=_MOST_COUNT)]
 Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -52,7 +52,7 @@ class BoardFound(Record):
     """What the agent finds on a board; None or empty where the board does not say it.
 
     `packages`: versions of the Debian packages that name a JetPack. `power_mode`: name and id, `power_modes`: ids by
-    name. `capability`: what the CUDA driver says; `target` is made of it, otherwise of the catalogue of devices.
+    name. `gpu`, `capability`: what the CUDA driver says; `target` is made of it, otherwise of the catalogue of devices.
     `tensorrt`: 10.3.0.30 of the package's version 10.3.0.30-1+cuda12.5.
     `left`: what a run that was killed has set and not put back, with the command that does.
     `gpu_clock`: mhz, min_mhz, max_mhz and is_locked. `fan`: what it is told (pwm, 0 to 255) and does (rpm).
@@ -67,6 +67,7 @@ class BoardFound(Record):
     jetpack: Name | None
     packages: dict[Name, Name]
     cuda: Name | None
+    gpu: Name | None = None
     capability: Annotated[str, StringConstraints(pattern=r"^\d{1,2}\.\d$")] | None
     target: Name | None = Field(None, validate_default=True)
     tensorrt: Name | None = Field(None, validate_default=True)
@@ -84,7 +85,7 @@ class BoardFound(Record):
     def _of_the_driver_or_the_catalogue(cls, value: str | None, info: ValidationInfo) -> str | None:
         if capability := info.data.get("capability"):
             return f"sm{capability.replace('.', '')}"
-        known = device_of(info.data.get("model") or "", info.data.get("compatible", ()))
+        known = _device(*(info.data.get(name) for name in ("model", "gpu", "compatible")))
         return known.target if known else None
 
     @field_validator("tensorrt")
@@ -96,7 +97,12 @@ class BoardFound(Record):
     @property
     def device(self) -> Device | None:
         """What the catalogue has for it."""
-        return device_of(self.model or "", self.compatible)
+        return _device(self.model, self.gpu, self.compatible)
+
+
+def _device(model: str | None, gpu: str | None, compatible: tuple[str, ...] | None) -> Device | None:
+    """A Jetson is known by its own name; the driver names its GPU as that of the whole family."""
+    return device_of(model or gpu or "", compatible or ())
 
 
 class JobDone(Record):
@@ -213,8 +219,3 @@ class Refusal(Record):
     """Why the agent did not do a job."""
 
     error: Said
-
-
-def plain(record: Record | None) -> dict[str, Any] | None:
-    """As reports keep it."""
-    return None if record is None else record.model_dump()

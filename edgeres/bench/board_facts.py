@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeres.bench.board_answers import BoardFound, JobDone, plain
+from edgeres.bench.board_answers import BoardFound, JobDone
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.config import Record
@@ -45,12 +45,12 @@ def facts_of(session: Session, done: JobDone) -> dict[str, Any]:
     return {
         "name": session.board.name,
         **{name: getattr(found, name) for name in ("model", "jetpack", "l4t", "cuda")},
-        "power_mode": plain(found.power_mode),
-        "gpu_clock": plain(found.gpu_clock),
+        "power_mode": found.power_mode and found.power_mode.model_dump(),
+        "gpu_clock": found.gpu_clock and found.gpu_clock.model_dump(),
         "fan": found.fan,
         "python": found.python,
         "tensorrt": release_of(done.tensorrt),
-        "gpu": done.gpu,
+        "gpu": done.gpu or found.gpu,
         "target": found.target,
         "clocks_locked": is_locked or done.clocks_locked,
     }
@@ -59,13 +59,14 @@ def facts_of(session: Session, done: JobDone) -> dict[str, Any]:
 def machine_of(facts: dict[str, Any]) -> str:
     """`desk: NVIDIA Jetson Orin Nano ..., JetPack 6.2, MAXN_SUPER`: what two latencies must share."""
     mode = facts["power_mode"]
-    parts = [
-        facts["model"] or "unknown board",
-        f"JetPack {facts['jetpack']}" if facts["jetpack"] else f"L4T {facts['l4t'] or 'unknown'}",
-        str(mode["name"]) if mode else "power mode unknown",
-        *(["clocks locked"] if facts["clocks_locked"] else []),
-    ]
-    return f"{facts['name']}: {', '.join(parts)}"
+    parts = [facts["model"] or facts["gpu"] or "unknown board", system_of(facts["jetpack"], facts["l4t"])]
+    parts += [str(mode["name"])] if mode else ["power mode unknown"] if facts["l4t"] else []
+    return f"{facts['name']}: {', '.join([*parts, *(['clocks locked'] if facts['clocks_locked'] else [])])}"
+
+
+def system_of(jetpack: str | None, l4t: str | None) -> str:
+    """A board's software: its JetPack, or an L4T of none that is known; a machine without L4T is a PC."""
+    return f"JetPack {jetpack}" if jetpack else f"L4T {l4t}, of no known JetPack" if l4t else "no Jetson"
 
 
 def opsets_of(found: BoardFound) -> tuple[str, int] | None:
@@ -82,8 +83,10 @@ def host_of(session: Session, plan: Path) -> Host:
     """
     found = session.found
     if found.target is None:
-        raise DeviceError(f"{session.board.name}: which GPU it has is unknown; is it a Jetson? (edgeres board check)")
-    gpu = Gpu(found.target, found.model or found.target, found.cuda or "")
+        raise DeviceError(
+            f"{session.board.name}: which GPU it has is unknown; look at it: edgeres board check {session.board.name}"
+        )
+    gpu = Gpu(found.target, found.model or found.gpu or found.target, found.cuda or "")
     return Host(session.system, gpu, {"tensorrt": found.tensorrt or plan_header(plan).version})
 
 
@@ -131,37 +134,32 @@ def release_of(version: str | None) -> str | None:
 
 
 def checks_of(found: BoardFound) -> tuple[Check, ...]:
-    """What the board can do, each line with what to install."""
+    """What the board is and what it can do, each line with what to install."""
+    watches = "power, clocks, temperatures"
     return (
-        _model(found),
-        _jetpack(found),
+        _board(found),
+        _software(found),
         _onnx(found),
         _int8(found),
-        _tool(found.trtexec, "trtexec", "builds and times engines", "on the board: sudo apt install libnvinfer-bin"),
-        _tool(
-            found.tegrastats,
-            "tegrastats",
-            "power, clocks, temperatures",
-            "it is part of JetPack; without it: no energy",
-        ),
+        _tool("trtexec", found.trtexec, "builds and times engines", "on the board: sudo apt install libnvinfer-bin"),
+        _tool("tegrastats", found.tegrastats, watches, "it is part of JetPack; without it: no energy"),
         _power_mode(found),
         _clock(found),
         *_left(found),
     )
 
 
-def _model(found: BoardFound) -> Check:
-    known = found.device
-    name = found.model or "unknown"
+def _board(found: BoardFound) -> Check:
+    known, name = found.device, found.model or found.gpu or "unknown"
     if known is None:
         return Check(name="board", status="info", detail=f"{name}: not in the catalogue (edgeres ls devices)")
     return Check(name="board", status="ok", detail=f"{name} ({known.name}, {known.target})")
 
 
-def _jetpack(found: BoardFound) -> Check:
+def _software(found: BoardFound) -> Check:
     parts = [
-        f"JetPack {found.jetpack or 'unknown'}",
-        f"L4T {found.l4t or 'unknown'}",
+        system_of(found.jetpack, found.l4t),
+        *([f"L4T {found.l4t}"] if found.jetpack else []),
         f"CUDA {found.cuda or 'unknown'}",
         f"TensorRT {found.tensorrt or 'unknown until an engine is built'}",
         f"Python {found.python}",
@@ -190,7 +188,7 @@ def _int8(found: BoardFound) -> Check:
     return Check(name="int8", status="ok", detail=known.int8)
 
 
-def _tool(path: str | None, name: str, use: str, remedy: str) -> Check:
+def _tool(name: str, path: str | None, use: str, remedy: str) -> Check:
     if path:
         return Check(name=name, status="ok", detail=f"{path}: {use}")
     return Check(name=name, status="missing", detail=f"not found: no {use}", remedy=remedy)

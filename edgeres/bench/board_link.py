@@ -67,13 +67,14 @@ class Beyond(DeviceError):
 
 
 class Link:
-    """Connected while the block runs; `reconnect` makes a new connection after a lost one.
+    """Connected while the block runs; `reconnect` makes a new connection after a lost one, then does `reconnected`.
 
     Raises MissingDependency without fabric, DeviceError if the board cannot be reached or its key is not known.
     """
 
     def __init__(self, board: Board) -> None:
         self.board = board
+        self.reconnected: Callable[[], None] = lambda: None
         self._connection: Any = None
         self._files: Any = None
 
@@ -88,6 +89,7 @@ class Link:
         """Connects, closing what was open."""
         self.close()
         self._connection = _connected(self.board)
+        self.reconnected()
 
     def close(self) -> None:
         """Closes the connection, which may be lost already."""

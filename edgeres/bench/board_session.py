@@ -10,6 +10,7 @@ Tested against OpenSSH on the same machine and programs that imitate JetPack's; 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import tempfile
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 
 from edgeres.bench.board_answers import BoardFound, JobDone, Refusal, line_of
 from edgeres.bench.board_link import Answer, Beyond, Killed, Limits, Link, Lost
-from edgeres.bench.board_upload import Step, fetch, payload_from, payload_of, send
+from edgeres.bench.board_upload import Step, fetch, send
 from edgeres.bench.boards import Board, agent_bytes
 from edgeres.core.config import Record, first_problem
 from edgeres.core.errors import DeviceError
@@ -49,11 +50,7 @@ class Session:
         self.link, self.folder, self.board = link, folder, link.board
         self.always: dict[str, tuple[str, ...]] = {}
         self._keeper: Any = None
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the connection stands."""
-        return self.link.is_up
+        link.reconnected = self.hold
 
     @cached_property
     def found(self) -> BoardFound:
@@ -67,20 +64,19 @@ class Session:
 
     def upload(self, source: Path, name: str) -> str:
         """Copies a file into the run folder; returns its path there. Raises DeviceError if it cannot be."""
-        payload = payload_from(source)
-        with bar(f"{self.board.name}: sending {source.name}") as shown:
-            shown.expect(payload.size)
-            send(self, payload, f"{self.folder}/{name}", shown.advance)
+        with bar(f"{self.board.name}: sending {source.name}") as shown, source.open("rb") as file:
+            shown.expect(source.stat().st_size)
+            send(self.link, file, f"{self.folder}/{name}", shown.advance)
         return f"{self.folder}/{name}"
 
     def write(self, content: bytes, name: str, step: Step = lambda amount: None) -> str:
         """Writes a file into the run folder; returns its path there. Raises DeviceError if it cannot be."""
-        send(self, payload_of(content), f"{self.folder}/{name}", step)
+        send(self.link, io.BytesIO(content), f"{self.folder}/{name}", step)
         return f"{self.folder}/{name}"
 
     def download(self, name: str, out: Path, sha256: str, size: int) -> None:
         """Copies a file of the run folder to `out`; raises DeviceError if it is not of `size` and `sha256`."""
-        fetch(self, f"{self.folder}/{name}", out, sha256, size)
+        fetch(self.link, f"{self.folder}/{name}", out, sha256, size)
 
     def read(self, name: str, sha256: str, size: int) -> bytes:
         """The bytes of a file of the run folder; raises DeviceError as `download` does."""
@@ -135,17 +131,8 @@ class Session:
         """Runs a program on the board."""
         return self.link.run(words)
 
-    def files(self) -> Any:
-        """An SFTP client."""
-        return self.link.files()
-
-    def reconnect(self) -> None:
-        """A new connection to the same run folder; raises DeviceError if it is gone."""
-        self.link.reconnect()
-        self.hold()
-
     def hold(self) -> None:
-        """Puts a keeper on the run folder, which takes it over from an earlier one."""
+        """Puts a keeper on the run folder, which takes it over from an earlier one; DeviceError if it is gone."""
         words = ["python3", f"{self.folder}/{_KEEPER}", "hold", self.folder, str(GRACE_S)]
         channel, said = self.link.greeted(words)
         if said.out.strip() != "holding":

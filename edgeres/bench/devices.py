@@ -7,6 +7,7 @@ operations and the DLA are counted in.
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field, ValidationError
 from edgeres.core.config import Record, toml_from
 from edgeres.core.errors import InputError
 
+_WORDS = r"(?<![^\W_]){}(?![^\W_])"  # an A1000 is no A100
 _FOLDER = Path(__file__).with_name("devices")
 
 
@@ -31,7 +33,6 @@ class Device(Record, extra="forbid"):
     soc: str | None = None
     dla_cores: int = Field(0, ge=0, le=2)
     jetpack: tuple[str, ...] = ()
-    tensorrt: tuple[str, ...] = ()
     power_modes: tuple[str, ...] = ()
     memory_gb: float | None = Field(None, gt=0)
     bandwidth_gb_s: float | None = Field(None, gt=0)
@@ -78,6 +79,7 @@ def device_of(model: str, compatible: tuple[str, ...] = ()) -> Device | None:
 
     `compatible` is the device tree's list, such as `nvidia,p3767-0005`: it names the module where the model does not.
     """
-    text = " ".join((model, *compatible)).lower()
-    matches = [(len(part), device) for device in devices().values() for part in device.models if part.lower() in text]
+    text = " ".join((model, *compatible))
+    every = [(part, device) for device in devices().values() for part in device.models]
+    matches = [(len(part), device) for part, device in every if re.search(_WORDS.format(re.escape(part)), text, re.I)]
     return max(matches, key=lambda match: match[0])[1] if matches else None

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgeres.bench.board_answers import BoardFound
+from edgeres.bench.board_facts import checks_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards, remove_board
 
@@ -59,21 +59,5 @@ def check(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(found.model_dump_json())
         return
-    for line in _lines(found):
-        click.echo(line)
-
-
-def _lines(found: BoardFound) -> list[str]:
-    known, mode, clock = found.device, found.power_mode, found.gpu_clock
-    return [
-        f"model: {found.model or 'unknown'}" + (f" ({known.name}, {known.target})" if known else ""),
-        f"L4T: {found.l4t or 'not found'}, JetPack {found.jetpack or 'unknown'}",
-        f"CUDA: {found.cuda or 'not found'}",
-        f"trtexec: {found.trtexec or 'not found; sudo apt install libnvinfer-bin'}",
-        f"tegrastats: {found.tegrastats or 'not found: no power, clocks or temperatures'}",
-        f"power mode: {mode.name} (id {mode.id})" if mode else "power mode: unknown",
-        f"GPU clock: {clock.min_mhz} to {clock.max_mhz} MHz, {'locked' if clock.is_locked else 'not locked'}"
-        if clock
-        else "GPU clock: unknown",
-        *found.left,
-    ]
+    for one in checks_of(found):
+        click.echo(f"{one.name}: {one.detail}")

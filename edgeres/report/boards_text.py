@@ -106,7 +106,7 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
 def _board(board: BoardFigure) -> Iterator[str]:
     facts = board.board
     yield facts.name or board.stage
-    yield from (text for text in (facts.model,) if text)
+    yield from (text for text in (facts.model or facts.gpu,) if text)
     yield from (f"JetPack {text}" for text in (facts.jetpack,) if text)
     yield from (f"TensorRT {text}" for text in (facts.tensorrt,) if text)
     yield from (text for text in (facts.power_mode,) if text)

@@ -13,7 +13,6 @@ from edgeres.bench.board_figures import doubts_of, energy_notes, energy_of, figu
 from edgeres.bench.board_link import Answer
 from edgeres.bench.board_session import Session
 from edgeres.bench.boards import Board
-from edgeres.cli.board import _lines
 from edgeres.core.errors import DeviceError
 
 KINDS = [BoardFound, JobDone, BuildDone, MeasureDone, EvalDone]
@@ -62,7 +61,7 @@ def answered(kind, text, code=0):
 def use(record):
     """All that is made of an answer, as text for people and as JSON."""
     if isinstance(record, BoardFound):
-        texts = [*_lines(record), *(f"{check.detail}{check.remedy}" for check in checks_of(record))]
+        texts = [f"{check.detail}{check.remedy}" for check in checks_of(record)]
         assert not any("\n" in text for text in texts)
         json.loads(record.model_dump_json())
         return

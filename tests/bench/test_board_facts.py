@@ -1,9 +1,11 @@
 """What is said of a board; the boards are what a fake agent found."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from edgeres.bench.board_answers import BoardFound
-from edgeres.bench.board_facts import checks_of, release_of
+from edgeres.bench.board_answers import BoardFound, JobDone
+from edgeres.bench.board_facts import checks_of, facts_of, machine_of, release_of
 
 NANO = {
     "model": "NVIDIA Jetson Nano Developer Kit",
@@ -58,3 +60,18 @@ def test_the_architecture_is_the_drivers_otherwise_the_catalogues(capability, ta
 )
 def test_trtexec_and_the_binding_are_one_release(version, release):
     assert release_of(version) == release
+
+
+def test_a_pc_is_called_no_jetson(found_of):
+    pc = found_of(gpu="NVIDIA GeForce RTX 4090", capability="8.9", cuda="12.6", power_mode=None)
+    found = {check.name: check for check in checks_of(pc)}
+    assert found["board"].detail == "NVIDIA GeForce RTX 4090 (rtx-4090, sm89)"
+    assert found["software"].detail.startswith("no Jetson, CUDA 12.6, TensorRT unknown until")
+    session = SimpleNamespace(board=SimpleNamespace(name="desk"), agent=lambda kind: pc)
+    assert machine_of(facts_of(session, JobDone(restored=()))) == "desk: NVIDIA GeForce RTX 4090, no Jetson"
+
+
+def test_an_l4t_of_no_known_jetpack_is_said():
+    assert checks({**NANO, "l4t": "99.1", "jetpack": None})["software"].detail.startswith(
+        "L4T 99.1, of no known JetPack, CUDA 10.2"
+    )

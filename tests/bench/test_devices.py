@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from edgeres.bench.devices import device_from, device_of, devices
 from edgeres.cli.ls import ls
 from edgeres.core.errors import InputError
+from edgeres.core.jetpacks import RELEASES
 
 GOOD = 'title = "X"\nkind = "jetson"\ntarget = "sm87"\nmodels = ["X"]\nint8 = "none"\nsources = ["a page"]\n'
 
@@ -32,7 +33,7 @@ def test_what_has_no_int8_claims_no_peak():
 
 def test_only_jetsons_have_a_soc_and_jetpacks():
     for device in devices().values():
-        assert (device.kind == "jetson") == bool(device.soc and device.jetpack and device.tensorrt), device.name
+        assert (device.kind == "jetson") == bool(device.soc and device.jetpack), device.name
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,16 @@ def test_a_machine_is_known_by_the_name_it_gives_itself(model, name):
     assert device_of(model).name == name
 
 
-def test_an_unknown_machine_is_none():
-    assert device_of("Raspberry Pi 5") is None
+@pytest.mark.parametrize("model", ["Raspberry Pi 5", "NVIDIA T400", "RTX A2000", "NVIDIA A1000", "ThorServer"])
+def test_an_unknown_machine_is_none(model):
+    assert device_of(model) is None
+
+
+def test_jetpacks_of_devices_are_those_of_the_one_table():
+    known = {release.name for release in RELEASES}
+    for device in devices().values():
+        for jetpack in device.jetpack:
+            assert any(f"{name}.".startswith(f"{jetpack}.") for name in known), (device.name, jetpack)
 
 
 @pytest.mark.parametrize(

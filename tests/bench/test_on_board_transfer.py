@@ -40,7 +40,8 @@ def test_an_upload_goes_on_where_the_connection_was_cut(host, file):
     host.start(cuts=[1_500_000])
     seen = []
     with session(DESK) as opened:
-        board_upload.send(opened, board_upload.payload_from(file), f"{opened.folder}/big", seen.append)
+        with file.open("rb") as source:
+            board_upload.send(opened.link, source, f"{opened.folder}/big", seen.append)
         assert opened.run(["sha256sum", f"{opened.folder}/big"]).out.split()[0] == sha256(file)
     assert host.wire.opened == 2
     assert sum(seen) >= SIZE
@@ -131,7 +132,7 @@ def test_a_file_damaged_on_the_way_is_sent_again(host, file, monkeypatch):
         opened.write(b"something else", "big")
         opened.upload(file, "big")
         assert opened.run(["sha256sum", f"{opened.folder}/big"]).out.split()[0] == sha256(file)
-        monkeypatch.setattr(board_upload, "sha256_on", lambda way, remote: "0" * 64)
+        monkeypatch.setattr(board_upload, "sha256_on", lambda link, remote, size: "0" * 64)
         with pytest.raises(DeviceError, match="did not arrive whole, twice"):
             opened.upload(file, "big")
 

@@ -128,10 +128,18 @@ def test_the_source_is_never_the_output(edgeres, uint8_file):
 def test_the_jetpack_decides_on_the_opset(edgeres, clean_file):
     code, out, _ = edgeres("lint", clean_file, "--no-build", "--jetpack", "4.6")
     assert code == 1
-    assert "opset 17, TensorRT 8.2 (JetPack 4.6) reads up to 13" in out
+    assert "opset 17, TensorRT 8.0.1 (JetPack 4.6) reads up to 13" in out
+
+
+@pytest.mark.parametrize("jetpack", ["5.1.2", "6.1", "6.2.1", "7.0", "7", "7.2"])
+def test_every_jetpack_is_named_as_its_board_does(edgeres, clean_file, jetpack):
+    assert edgeres("lint", clean_file, "--no-build", "--jetpack", jetpack)[0] == 0
+
+
+def test_a_jetpack_that_is_not_known_is_named_with_those_that_are(edgeres, clean_file):
     code, _, err = edgeres("lint", clean_file, "--jetpack", "9")
     assert code == 2
-    assert "unknown JetPack release '9'" in err
+    assert "unknown JetPack release '9' (known: 4.6, 4.6.1" in err
 
 
 @pytest.mark.parametrize("content", [b"", b"not onnx at all", None])

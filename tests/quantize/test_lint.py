@@ -193,7 +193,7 @@ def test_problems_are_errors_and_speed_but_not_notes(clean):
 def test_the_opset_is_held_against_the_jetpack(jetpack, refused, clean):
     found = [str(finding) for finding in lint(clean, target=jetpack)]
     assert found == (
-        ["error: opset: edgeres: opset 17, TensorRT 8.2 (JetPack 4.6) reads up to 13; export at opset 13"]
+        ["error: opset: edgeres: opset 17, TensorRT 8.0.1 (JetPack 4.6) reads up to 13; export at opset 13"]
         if refused
         else []
     )

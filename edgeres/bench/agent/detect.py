@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from edgeres.core.jetpacks import jetpack_of
+
 from . import process, trtexec
 from .tegrastats import SENSOR_OFF_C
 
@@ -23,12 +25,7 @@ _CLOCKS = ("cur_freq", "min_freq", "max_freq")
 _HZ_PER_MHZ = 1000000
 _PER_DEGREE = 1000.0
 _ZONE_END = re.compile(r"-therm(al)?$")
-JETPACKS = {
-    "32.6.1": "4.6", "32.7.1": "4.6.1", "32.7.2": "4.6.2", "32.7.3": "4.6.3", "32.7.4": "4.6.4", "32.7.5": "4.6.5",
-    "32.7.6": "4.6.6", "35.1": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5": "5.1.3",
-    "36.3": "6.0", "36.4": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1", "36.4.7": "6.2.1", "36.5": "6.2.2",
-    "38.2": "7.0", "38.2.1": "7.0", "38.4": "7.1", "39.2": "7.2",
-}  # fmt: skip
+_NAME_BYTES = 256
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 
@@ -39,10 +36,10 @@ def board() -> "dict[str, object]":
         "model": _text("proc/device-tree/model"),
         "compatible": [name for name in _read("proc/device-tree/compatible").split("\0") if name],
         "l4t": l4t(),
-        "jetpack": JETPACKS.get(_without_zeros(l4t() or "")),
+        "jetpack": jetpack_of(l4t() or ""),
         "packages": _packages(),
         "cuda": _cuda(),
-        "capability": _capability(),
+        **_gpu(),
         "power_mode": power_mode(),
         "power_modes": power_modes(),
         "gpu_clock": gpu_clock(),
@@ -152,19 +149,22 @@ def _cuda() -> "str | None":
     return None
 
 
-def _capability() -> "str | None":
-    """Of the first GPU, asked of the CUDA driver."""
+def _gpu() -> "dict[str, str | None]":
+    """Name and compute capability of the first GPU, asked of the CUDA driver."""
+    found = {"gpu": None, "capability": None}  # type: dict[str, str | None]
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return None
-    device, parts = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
+        return found
+    device, parts, name = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()], ctypes.create_string_buffer(_NAME_BYTES)
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    for part, key in zip(parts, (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)):  # noqa: B905
-        if driver.cuDeviceGetAttribute(ctypes.byref(part), key, device):
-            return None
-    return f"{parts[0].value}.{parts[1].value}"
+        return found
+    if not driver.cuDeviceGetName(name, _NAME_BYTES, device):
+        found["gpu"] = name.value.decode(errors="replace")
+    keys = (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
+    if not any(driver.cuDeviceGetAttribute(ctypes.byref(part), key, device) for part, key in zip(parts, keys)):  # noqa: B905
+        found["capability"] = f"{parts[0].value}.{parts[1].value}"
+    return found
 
 
 def _fan() -> "dict[str, int]":
@@ -172,11 +172,6 @@ def _fan() -> "dict[str, int]":
     keys = {"pwm1": "pwm", "rpm": "rpm", "fan1_input": "rpm"}
     values = {keys[path.name]: _read_int(path) for path in found("sys/class/hwmon", "hwmon*/*") if path.name in keys}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _without_zeros(version: "str") -> "str":
-    """36.4.0 and 36.4 are one release."""
-    return re.sub(r"(?:\.0)+$", "", version)
 
 
 def _text(name: "str") -> "str | None":

@@ -12,7 +12,6 @@ from edgeres.core.artifacts import OnnxModel, model_from
 from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import written
-from edgeres.core.names import lookup
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
 from edgeres.core.stated import InputOptions, preprocess_from
 from edgeres.graph.view import QDQ, opset_of
@@ -34,7 +33,7 @@ class LintConfig(InputOptions):
 
     fix: bool = Field(False, description="write a repaired file; the source is never touched")
     out: Path | None = Field(None, description="the repaired file; default: NAME.fixed.onnx beside the source")
-    jetpack: str | None = Field(None, description="JetPack release it is for: 4.6, 5.1, 6.0, 6.2 or 7")
+    jetpack: str | None = Field(None, description="JetPack release it is for, as `edgeres board check` says it")
     build: bool = Field(True, description="parse and build with TensorRT-RTX where it is installed")
     targets: tuple[str, ...] = Field(
         ("sm86", "sm89", "sm120"), description="GPU architectures that TensorRT-RTX builds for"
@@ -55,10 +54,10 @@ class LintConfig(InputOptions):
 
     def check(self) -> None:
         """The release is known; options of the repair come with it."""
-        from edgeres.quantize.lint.targets import JETPACKS
+        from edgeres.quantize.lint.targets import target_named
 
         if self.jetpack is not None:
-            lookup(JETPACKS, self.jetpack, "JetPack release")
+            target_named(self.jetpack)
         given = [name for name in _OF_REPAIR if name in self.model_fields_set]
         if not self.fix and given:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to a repair; add --fix")

@@ -1,6 +1,6 @@
 """What the TensorRT of a JetPack release reads.
 
-Source: NVIDIA's JetPack archive for the versions; the opsets are those of `edgeres.core.tensorrt`.
+The opsets are those of `edgeres.core.tensorrt`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgeres.core.jetpacks import RELEASES
 from edgeres.core.names import lookup
 from edgeres.core.tensorrt import newest_opset
 from edgeres.graph.view import DQ, Q
@@ -34,20 +35,19 @@ class Target:
         return newest_opset(self.tensorrt) or 0
 
 
-JETPACKS = {
-    "4.6": Target("8.2"),
-    "5.1": Target("8.5"),
-    "6.0": Target("8.6"),
-    "6.2": Target("10.3"),
-    "7": Target("10.13"),
-}
+JETPACKS = {release.name: Target(release.tensorrt) for release in RELEASES}
+
+
+def target_named(jetpack: str) -> Target:
+    """That of a JetPack release, 7 being 7.0; raises InputError for one that is not known."""
+    return JETPACKS.get(f"{jetpack}.0") or lookup(JETPACKS, jetpack, "JetPack release")
 
 
 def target_findings(model: onnx.ModelProto, jetpack: str | None) -> Iterator[Finding]:
     """Opset and integer types against the release; nothing without one."""
     if jetpack is None:
         return
-    target = lookup(JETPACKS, jetpack, "JetPack release")
+    target = target_named(jetpack)
     where = f"TensorRT {target.tensorrt} (JetPack {jetpack})"
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx") and entry.version > target.opset:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import edgeres.bench.agent
-from edgeres.bench.agent import figures, measure
+from edgeres.bench.agent import detect, figures, measure
 from edgeres.bench.agent.process import Refused
 from edgeres.bench.boards import agent_bytes
+from edgeres.core import jetpacks
 
 AGENT = Path(edgeres.bench.agent.__file__).parent
-SOURCES = [*sorted(AGENT.glob("*.py")), AGENT.with_name("board_keeper.py")]
+SOURCES = [*sorted(AGENT.glob("*.py")), AGENT.with_name("board_keeper.py"), Path(jetpacks.__file__)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
@@ -21,7 +22,11 @@ def test_what_runs_on_the_board_is_python_3_6_and_needs_nothing_but_itself_and_t
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     absolute = [name.name for node in imports if isinstance(node, ast.Import) for name in node.names]
     absolute += [node.module for node in imports if isinstance(node, ast.ImportFrom) and node.level == 0]
-    assert {name.partition(".")[0] for name in absolute} <= sys.stdlib_module_names - {"dataclasses", "__future__"}
+    needed = {name.partition(".")[0] for name in absolute if name != jetpacks.__name__}
+    assert needed <= sys.stdlib_module_names - {
+        "dataclasses",
+        "__future__",
+    }
     assert "shell=True" not in path.read_text()
 
 
@@ -39,6 +44,25 @@ def test_a_board_is_described(bench, python):
     assert board["gpu_clock"] == {"mhz": 624, "min_mhz": 306, "max_mhz": 1020, "is_locked": False}
     assert board["fan"] == {"pwm": 128}
     assert board["packages"]["libnvinfer-bin"] == "10.3.0.30-1+cuda12.5"
+
+
+@pytest.mark.parametrize(
+    ("revision", "jetpack"),
+    [
+        ("35 (release), REVISION: 6.0", "5.1.4"),
+        ("35 (release), REVISION: 6.1", "5.1.5"),
+        ("35 (release), REVISION: 6.2", "5.1.5"),
+        ("35 (release), REVISION: 6.4", "5.1.6"),
+        ("36 (release), REVISION: 4.0", "6.1"),
+        ("39 (release), REVISION: 2.0", "7.2"),
+        ("99 (release), REVISION: 1.0", None),
+    ],
+)
+def test_the_jetpack_is_told_by_l4t(revision, jetpack, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGERES_BOARD_ROOT", str(tmp_path))
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text(f"# R{revision}, GCID: 1, BOARD: generic\n")
+    assert detect.board()["jetpack"] == jetpack
 
 
 def test_a_machine_without_anything_is_described_too(bench, tmp_path):

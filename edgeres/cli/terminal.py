@@ -1,8 +1,4 @@
-r"""What reaches the terminal: text and our own colours, nothing that a file or a board would have it do.
-
-Names and messages come from files, folders and boards of somebody else. A control character in them is written as its
-code, `\u001b` as JSON has it; so are marks that turn the direction of writing, and bytes of a name that is not UTF-8.
-"""
+"""What reaches the terminal: text and our own colours, nothing that a file or a board would have it do."""
 
 from __future__ import annotations
 
@@ -14,10 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-_ODD = re.compile(
-    r"\x1b\[(?P<colour>(?:[0-4]|22|39|[39][1-6])(?:;(?:[0-4]|22|39|[39][1-6]))*)?m"  # what our tables and marks need
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+import click
+
+from edgeres.core.plain import ODD, code_of
+
+_OURS = r"\x1b\[(?P<colour>(?:[0-4]|22|39|[39][1-6])(?:;(?:[0-4]|22|39|[39][1-6]))*)?m"  # tables and marks need them
+_ODD = re.compile(f"{_OURS}|{ODD}")
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Prints one line of ours; a newline within it is somebody else's."""
+    click.echo(re.sub("\n", code_of, line), err=err)
 
 
 class PlainStream:
@@ -35,7 +38,7 @@ class PlainStream:
     def _shown(self, found: re.Match[str]) -> str:
         if found["colour"] is not None and self._keeps_colours:
             return found[0]
-        return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"
+        return code_of(found)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import logging
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeres.core.errors import InputError
@@ -20,8 +17,6 @@ log = logging.getLogger(__name__)
 _SCRATCH = ".networks-"  # begins the name of a folder that is needed while a stage runs
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o666
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def sha256_of(path: Path) -> str:
@@ -98,24 +93,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes `content`, whole or not at all: what libraries write themselves does not say that a disk is full."""
     with written(path) as temporary:
         temporary.write_bytes(content)
-
-
-def csv_text(records: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> str:
-    """The records as CSV with a header; `columns` in order of appearance where none are named.
-
-    Text that a spreadsheet would take for a formula begins with an apostrophe: it may be somebody else's.
-    """
-    text = io.StringIO()
-    names = columns or list(dict.fromkeys(name for record in records for name in record)) or ["name"]
-    writer = csv.DictWriter(text, fieldnames=names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _no_formula(value) for name, value in record.items()} for record in records)
-    return text.getvalue()
-
-
-def _no_formula(value: object) -> object:
-    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
-    return f"'{value}" if is_formula else value
 
 
 def write_text(path: Path, text: str) -> None:

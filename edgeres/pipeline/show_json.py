@@ -101,7 +101,7 @@ def _sweep(sweep: Sweep) -> Iterable[str]:
         ]
         for row in sweep.rows
     ]
-    yield from aligned(["drop", "top-1", "points", "MACs", "p50 ms", "modules"], rows, ends_in_words=True)
+    yield from aligned(["drop", "top-1", "change, points", "MACs", "p50 ms", "modules"], rows, ends_in_words=True)
 
 
 def _stage_report(report: StageReport) -> Iterable[str]:

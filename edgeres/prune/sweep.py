@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.errors import require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
-from edgeres.core.files import csv_text, scratch_in, write_text
+from edgeres.core.files import scratch_in, write_text
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency, paired_difference
+from edgeres.core.plain import csv_text
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep

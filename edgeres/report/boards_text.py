@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from edgeres.core.plain import one_line
 from edgeres.report.boards import BoardFigure, EnergyFigure
-from edgeres.report.wording import Lines, interval_lines, p99_lines, percent, points, size, speed, tight
+from edgeres.report.cells import Lines, flat, flat_interval, flat_latency, terminal_table
+from edgeres.report.wording import interval_lines, p99_lines, percent, points, size, speed, top1_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
-_TERMINAL_WIDTHS = (10, 11, 13, 10, 12, 8, 7)  # break no figure; with what stands between 80 characters
+_TERMINAL_WIDTHS = (10, 11, 11, 7, 13, 8, 7)  # break no figure; with what stands between 80 characters
 _MOST_PLACES = 4
 _MINUTE = len("2026-01-31 12:34")
 
@@ -29,37 +31,18 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    table = _table("on boards")
-    for title, width in zip(BOARD_COLUMNS, _TERMINAL_WIDTHS, strict=True):
-        table.add_column(title, overflow="fold", width=width)
-    for board in boards:
-        cells = {**board_cells(board), _VALID: _state(board)[:1]}
-        table.add_row(*(Text("\n".join(map(tight, lines))) for lines in cells.values()))
+    columns = [(title, {"width": width}) for title, width in zip(BOARD_COLUMNS, _TERMINAL_WIDTHS, strict=True)]
+    rows = [list({**board_cells(board), _VALID: _state(board)[:1]}.values()) for board in boards]
     said = {True: "", False: "is not valid", None: "may not be valid"}
     reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _state(one)[1:]]
-    return Group(table, *map(Text, reasons))
+    return Group(terminal_table("on boards", columns, rows), *(Text(one_line(reason)) for reason in reasons))
 
 
-def boards_turned(boards: Sequence[BoardFigure]) -> RenderableType:
+def boards_turned(boards: Sequence[BoardFigure]) -> Table:
     """For `rich.print`: a column for each."""
-    from rich.text import Text
-
-    table = _table()
-    for title in ("", *(board.model for board in boards)):
-        table.add_column(Text(title), overflow="fold")
-    columns = [board_cells(board) for board in boards]
-    for title in BOARD_COLUMNS:
-        table.add_row(title, *(Text("\n".join(cells[title])) for cells in columns))
-    return table
-
-
-def _table(title: str | None = None) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, show_lines=True)
-    table.padding, table.pad_edge = (0, 1, 0, 0), False
-    return table
+    cells = [board_cells(board) for board in boards]
+    rows = [[(title,), *(one[title] for one in cells)] for title in BOARD_COLUMNS]
+    return terminal_table("", [("", {}), *((board.model, {}) for board in boards)], rows)
 
 
 def flat_board(board: BoardFigure) -> dict[str, object]:
@@ -67,35 +50,19 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
     latency, energy, accuracy = board.latency, board.energy, board.accuracy
     return {
         "name": board.stage,
-        "model": board.model,
-        "precision": board.precision,
+        **flat(board, "model", "precision"),
         **{f"board_{name}": value for name, value in board.board.model_dump().items()},
         "is_valid": "unknown" if board.is_valid is None else board.is_valid,
-        "p50_ms": latency.p50_ms.value if latency else None,
-        "p50_low_ms": latency.p50_ms.low if latency else None,
-        "p50_high_ms": latency.p50_ms.high if latency else None,
-        "p99_ms": latency.p99_ms.value if latency and latency.p99_ms.is_known else None,
-        "samples": latency.samples if latency else None,
-        "batch": latency.batch if latency else None,
-        "runtime": latency.runtime if latency else None,
+        **flat_latency(latency),
+        **flat(latency, "samples", "batch", "runtime"),
         "images_per_s": board.images_per_s,
-        "mj_per_image": energy.mj_per_image.value if energy else None,
-        "mj_low": energy.mj_per_image.low if energy else None,
-        "mj_high": energy.mj_per_image.high if energy else None,
-        "load_w": energy.load_w if energy else None,
-        "idle_w": energy.idle_w if energy else None,
+        **flat_interval(energy and energy.mj_per_image, "mj_per_image", "mj_low", "mj_high"),
+        **flat(energy, "load_w", "idle_w"),
         "energy_source": energy.source if energy else None,
-        "top1": accuracy.top1.value if accuracy else None,
-        "top1_low": accuracy.top1.low if accuracy else None,
-        "top1_high": accuracy.top1.high if accuracy else None,
-        "n": accuracy.n if accuracy else None,
-        "points_vs_file": board.points.value if board.points else None,
-        "same_top1": board.same_top1,
-        "equal_bits": board.equal_bits,
-        "sqnr_db": board.sqnr_db,
-        "engine_bytes": board.engine_bytes,
-        "build_s": board.build_s,
-        "layers": board.layers,
+        **flat_interval(accuracy and accuracy.top1, "top1", "top1_low", "top1_high"),
+        **flat(accuracy, "n"),
+        **flat_interval(board.points, "points_vs_file"),
+        **flat(board, "same_top1", "equal_bits", "sqnr_db", "engine_bytes", "build_s", "layers"),
         "problems": "; ".join(board.problems),
         "measured": board.measured,
         "measurements_of_file": board.measurements,
@@ -163,8 +130,7 @@ def _accuracy(board: BoardFigure) -> Iterator[str]:
     if accuracy is None:
         yield "not evaluated"
     else:
-        yield from (percent(accuracy.top1.value), f"[{percent(accuracy.top1.low)}, {percent(accuracy.top1.high)}]")
-        yield f"n = {accuracy.n:,}"
+        yield from top1_lines(accuracy.top1, accuracy.n)
     if board.points:
         yield from (f"{points(board.points)[0]} to the file here", *points(board.points)[1:])
     if board.reference_top1 is not None:

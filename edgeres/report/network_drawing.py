@@ -13,7 +13,7 @@ from html import escape
 from itertools import groupby
 
 from edgeres.report.summary import ModuleState
-from edgeres.report.wording import signed
+from edgeres.report.wording import lost
 
 _WIDTH = 360  # units; about the pixels of a phone, so letters keep their size there
 _LEFT, _PITCH, _A_LINE = 14, 27, 12  # of the boxes: start, distance, number on a line
@@ -147,7 +147,7 @@ def _short(name: str) -> str:
 
 
 def _spoken(module: ModuleState, bars: Bars) -> str:
-    worth = f", {signed(-bars.lost[module.name])} points of top-1 without it" if module.name in bars.lost else ""
+    worth = f", {lost(-bars.lost[module.name])} points of top-1 lost without it" if module.name in bars.lost else ""
     return f"{module.name}, {module.kind}, {'dropped' if module.dropped else 'kept'}{worth}"
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Set
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
+from edgeres.report.cells import Lines
 from edgeres.report.findings import HistogramFigure
 from edgeres.report.plots import calls_title, tensor_title
 from edgeres.report.summary import RunSummary
-from edgeres.report.wording import Lines, milliseconds, percent, runtime_name, signed
+from edgeres.report.wording import lost, milliseconds, percent, runtime_name, signed
 
 _LEAST_P = 0.0001
 
@@ -77,8 +78,8 @@ def network_caption(summary: RunSummary) -> str:
 
 def lesion_label(summary: RunSummary) -> str:
     """The lesion bars in words."""
-    said = ", ".join(f"{entry.module} {signed(entry.change_points, 1)}" for entry in summary.lesion)
-    return f"Change of top-1 when one module is deleted, in points: {said}."
+    said = ", ".join(f"{entry.module} {lost(entry.change_points)}" for entry in summary.lesion)
+    return f"Points of top-1 lost when one module is deleted: {said}."
 
 
 def timed_conditions(summary: RunSummary) -> list[str]:

@@ -17,7 +17,7 @@ from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, bars, drawing, pa
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TensorHistogram
 from edgeres.report.summary import Row, RunSummary
-from edgeres.report.wording import milliseconds, runtime_name, signed
+from edgeres.report.wording import lost, milliseconds, runtime_name
 
 _POINTS_IN = 3.9
 _LINEAR_POINTS = 1.0  # where a logarithmic axis is linear around zero
@@ -30,14 +30,14 @@ Timed = tuple[str, LatencyFigure]
 
 
 def lesion_svg(summary: RunSummary) -> str:
-    """One bar a module: the change of top-1 without it, dropped ones marked; empty without a lesion table."""
+    """One bar a module: points of top-1 lost without it, dropped ones marked; empty without a lesion table."""
     lesion = summary.lesion
     if not lesion:
         return ""
-    changes = {entry.module: _around(entry.change_points, entry.half_width_points) for entry in lesion}
-    with bars("lesion", changes, {module.name for module in summary.modules if module.dropped}) as (axes, done):
+    losses = {entry.module: _around(0.0 - entry.change_points, entry.half_width_points) for entry in lesion}
+    with bars("lesion", losses, {module.name for module in summary.modules if module.dropped}) as (axes, done):
         scale = _set_scale(axes, [entry.change_points for entry in lesion])
-        axes.set_xlabel(f"change of top-1, points{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
+        axes.set_xlabel(f"points of top-1 lost without it{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
         _write_values(axes, lesion)
     return done.svg
 
@@ -163,7 +163,7 @@ def _write_values(axes: Any, lesion: Sequence[LesionFigure]) -> None:
     """The figure of each bar at the right edge."""
     for position, entry in enumerate(lesion):
         axes.annotate(
-            signed(entry.change_points, 1),
+            lost(entry.change_points),
             (1.0, position),
             xycoords=axes.get_yaxis_transform(),
             xytext=(4, 0),

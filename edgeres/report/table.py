@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgeres.core.files import csv_text
+from edgeres.core.plain import csv_text
 from edgeres.report.boards_text import BOARD_COLUMNS, board_cells, boards_table, flat_board
+from edgeres.report.cells import flat, flat_interval, flat_latency, markdown_table, markdown_text, terminal_table
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary
-from edgeres.report.wording import COLUMNS, Lines, cells, tight
+from edgeres.report.wording import COLUMNS, cells
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,32 +36,20 @@ def table_from(summary: RunSummary) -> RenderableType:
 
 
 def _stages_table(summary: RunSummary) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=summary.run, title_justify="left")
-    table.box, table.show_edge, table.show_lines, table.padding = SIMPLE_HEAD, False, True, (0, 1, 0, 0)
-    for title, (_, min_width) in _TERMINAL.items():
-        table.add_column(title, overflow="fold", min_width=min_width)
-    for row in summary.rows:
-        texts = cells(row)
-        groups = [[tight(line) for name in names for line in texts[name]] for names, _ in _TERMINAL.values()]
-        table.add_row(*(Text("\n".join(lines)) for lines in groups))
-    return table
+    texts = [cells(row) for row in summary.rows]
+    rows = [[tuple(line for name in names for line in text[name]) for names, _ in _TERMINAL.values()] for text in texts]
+    return terminal_table(summary.run, [(title, {"min_width": width}) for title, (_, width) in _TERMINAL.items()], rows)
 
 
 def markdown_from(summary: RunSummary) -> str:
     """The whole table with the headline above it and what is missing below it."""
+    lines = [f"# {markdown_text(summary.run)}", "", markdown_text(summary.headline), ""]
     rows = [cells(row) for row in summary.rows]
-    lines = [f"# {_text(summary.run)}", "", _text(summary.headline), ""]
-    lines += [_markdown_row([(title,) for title in COLUMNS.values()]), "|" + " --- |" * len(COLUMNS)]
-    lines += [_markdown_row([texts[name] for name in COLUMNS]) for texts in rows]
+    lines += markdown_table(COLUMNS.values(), [[texts[name] for name in COLUMNS] for texts in rows])
     if summary.boards:
-        lines += ["", "## On boards", ""]
-        lines += [_markdown_row([(title,) for title in BOARD_COLUMNS]), "|" + " --- |" * len(BOARD_COLUMNS)]
-        lines += [_markdown_row(list(board_cells(board).values())) for board in summary.boards]
-    lines += ["", *(f"- {_text(line)}" for line in _conditions(summary))]
+        boards = [board_cells(board).values() for board in summary.boards]
+        lines += ["", "## On boards", "", *markdown_table(BOARD_COLUMNS, boards)]
+    lines += ["", *(f"- {markdown_text(line)}" for line in _conditions(summary))]
     return "\n".join(lines) + "\n"
 
 
@@ -72,15 +61,6 @@ def csv_from(summary: RunSummary) -> str:
 def boards_csv_from(summary: RunSummary) -> str:
     """The same of what boards measured."""
     return csv_text([flat_board(board) for board in summary.boards])
-
-
-def _markdown_row(texts: list[Lines]) -> str:
-    return "| " + " | ".join("<br>".join(_text(line).replace("|", "\\|") for line in lines) for lines in texts) + " |"
-
-
-def _text(text: str) -> str:
-    """`text` on one line, without HTML and links: it may be somebody else's."""
-    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _conditions(summary: RunSummary) -> Iterator[str]:
@@ -100,37 +80,21 @@ def _conditions(summary: RunSummary) -> Iterator[str]:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    accuracy, latency = row.accuracy, row.latency
+    accuracy, latency, first, previous = row.accuracy, row.latency, row.versus_first, row.versus_previous
     return {
-        **row.model_dump(include={"name", "stage", "what", "precision", "sha256", "parent"}),
-        "params": row.params,
-        "macs": row.macs,
-        "size_bytes": row.size_bytes,
-        "top1": accuracy.top1.value if accuracy else None,
-        "top1_low": accuracy.top1.low if accuracy else None,
-        "top1_high": accuracy.top1.high if accuracy else None,
-        "top5": accuracy.top5 if accuracy else None,
-        "n": accuracy.n if accuracy else None,
-        "p50_ms": latency.p50_ms.value if latency else None,
-        "p50_low_ms": latency.p50_ms.low if latency else None,
-        "p50_high_ms": latency.p50_ms.high if latency else None,
-        "p99_ms": latency.p99_ms.value if latency and latency.p99_ms.is_known else None,
-        "batch": latency.batch if latency else None,
-        "runtime": latency.runtime if latency else None,
-        "machine": latency.machine if latency else None,
-        **_flat_change("points_vs_first", row.versus_first.points),
-        **_flat_change("points_vs_previous", row.versus_previous.points),
-        **_flat_change("latency_ratio_vs_first", row.versus_first.latency_ratio),
-        **_flat_change("latency_ratio_vs_previous", row.versus_previous.latency_ratio),
-        "size_ratio_vs_first": row.versus_first.size_ratio.value if row.versus_first.size_ratio else None,
-        "accuracy_missing": row.accuracy_missing,
-        "latency_missing": row.latency_missing,
+        **flat(row, "name", "stage", "what", "precision", "sha256", "parent", "params", "macs", "size_bytes"),
+        **flat_interval(accuracy and accuracy.top1, "top1", "top1_low", "top1_high"),
+        **flat(accuracy, "top5", "n"),
+        **flat_latency(latency),
+        **flat(latency, "batch", "runtime", "machine"),
+        **_flat_change("points_vs_first", first.points),
+        **_flat_change("points_vs_previous", previous.points),
+        **_flat_change("latency_ratio_vs_first", first.latency_ratio),
+        **_flat_change("latency_ratio_vs_previous", previous.latency_ratio),
+        **flat_interval(first.size_ratio, "size_ratio_vs_first"),
+        **flat(row, "accuracy_missing", "latency_missing"),
     }
 
 
 def _flat_change(name: str, change: Change | None) -> dict[str, object]:
-    return {
-        name: change.value if change else None,
-        f"{name}_low": change.low if change else None,
-        f"{name}_high": change.high if change else None,
-    }
+    return flat_interval(change, name, f"{name}_low", f"{name}_high")

@@ -1,9 +1,14 @@
-"""Figures in words: units, signs and intervals as they stand in the table, the page and the headline."""
+"""Figures in words: units, signs and intervals as they stand in the table, the page and the headline.
+
+A change is after minus before and always has its sign: −0.76 points of top-1. What is called lost, a loss or a cost is
+before minus after: 0.76 points lost.
+"""
 
 from __future__ import annotations
 
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.statistics import P99_CALLS, Interval
+from edgeres.report.cells import Lines
 from edgeres.report.figures import Change, Changes, LatencyFigure, Percentile
 from edgeres.report.summary import Row
 
@@ -11,20 +16,18 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TENS = 10
 _SAME = 0.005  # ratios closer to 1 than half a percent are called no change
 
-Lines = tuple[str, ...]
-
 COLUMNS: dict[str, str] = {
     "stage": "Stage",
     "what": "What changed",
-    "precision": "Precision",
-    "top1": "Top-1 %",
-    "top5": "Top-5 %",
-    "params": "Parameters",
-    "macs": "MACs",
-    "size": "File",
     "latency": "Latency ms",
     "first": "Against the first",
+    "top1": "Top-1 %",
     "previous": "Against the previous",
+    "size": "File",
+    "params": "Parameters",
+    "macs": "MACs",
+    "precision": "Precision",
+    "top5": "Top-5 %",
 }
 
 
@@ -72,6 +75,11 @@ def signed(value: float, decimals: int | None = None) -> str:
     return ("−" if value < 0 else "+") + text
 
 
+def lost(change_points: float) -> str:
+    """Points lost by a change of so many points, positive as in `--max-loss`; what is gained by it has a minus."""
+    return signed(-change_points, 1).removeprefix("+")
+
+
 def milliseconds(value: float) -> str:
     """Three significant digits."""
     return _three_digits(value)
@@ -112,11 +120,6 @@ def _previous(changes: Changes) -> str:
     return changes.size_ratio.versus if changes.size_ratio else ""
 
 
-def tight(line: str) -> str:
-    """An interval without its blank, for narrow columns."""
-    return line.replace(", ", ",") if line.startswith("[") else line
-
-
 def is_same(ratio: float) -> bool:
     """Whether a ratio is no change worth a word."""
     return abs(ratio - 1) < _SAME
@@ -136,11 +139,15 @@ def interval_lines(name: str, figure: Interval | Percentile) -> Lines:
     return f"{name} {milliseconds(figure.value)}", interval
 
 
+def top1_lines(top1: Interval, n: int) -> Lines:
+    """`93.33`, `[91.20, 94.90]` in percent, `n = 1,000`."""
+    return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {n:,}"
+
+
 def _top1(row: Row) -> Lines:
     if row.accuracy is None:
         return (row.accuracy_missing,)
-    top1 = row.accuracy.top1
-    return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {row.accuracy.n:,}"
+    return top1_lines(row.accuracy.top1, row.accuracy.n)
 
 
 def p99_lines(latency: LatencyFigure) -> Lines:

@@ -15,8 +15,9 @@ from pydantic import Field
 from edgeres.core.artifacts import Checkpoint, LesionTableFile, model_from
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError, MissingDependency
-from edgeres.core.files import csv_text, write_text
+from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, paired_difference
+from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.stage import Recorder, StageResult

@@ -15,7 +15,8 @@ from pydantic import Field
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
 from edgeres.core.figures import figure_file
-from edgeres.core.files import csv_text, write_text
+from edgeres.core.files import write_text
+from edgeres.core.plain import csv_text
 from edgeres.core.stage import Recorder, StageResult
 
 Verdict = Literal["supported", "not supported", "undecided"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.errors import require
-from edgeres.core.files import csv_text, write_text
+from edgeres.core.files import write_text
+from edgeres.core.plain import csv_text
 
 Row = dict[str, float]
 LOG_NAME = "log.csv"

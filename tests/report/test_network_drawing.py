@@ -53,7 +53,7 @@ def test_bars_grow_with_what_is_lost_and_a_gain_has_none():
     bars = Bars({"a": 80.0, "b": 5.0, "c": -1.0})
     assert bars.height(80) > bars.height(5) > bars.height(-1) == 0
     title = modules_in(network_svg(states("resnet20"), {"layer1.0": 12.5}))[0].find(f"{SVG}title").text
-    assert title == "layer1.0, identity, kept, −12.5 points of top-1 without it"
+    assert title == "layer1.0, identity, kept, 12.5 points of top-1 lost without it"
 
 
 def test_names_from_elsewhere_cannot_become_markup():

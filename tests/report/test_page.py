@@ -5,7 +5,9 @@ import pytest
 
 from edgeres.report.network_drawing import module_groups
 from edgeres.report.page import commands_for, page_from
+from edgeres.report.page_text import lesion_label
 from edgeres.report.rows import rows_from
+from edgeres.report.wording import changes_text
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -56,6 +58,20 @@ def test_the_page_has_a_dark_and_a_printed_form_and_fits_a_phone(page):
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
     assert 'content="width=device-width, initial-scale=1"' in page
+
+
+def test_a_phone_shows_latency_and_change_first_and_what_changed_under_the_stage(page):
+    head = re.search(r'id="stages".*?<thead>(.*?)</thead>', page, re.DOTALL)[1]
+    assert re.findall(r'<th scope="col">([^<]*)<', head)[:3] == ["Stage", "Latency ms", "Against the first"]
+    assert 'class="what">What changed<' in head
+    assert '02-prune<span class="under phone">dropped layer1.3' in page
+
+
+def test_what_is_lost_is_positive_and_a_change_has_its_sign(full):
+    assert "layer2.0 45.0, layer2.1 0.6" in lesion_label(full)
+    gained = full.lesion[0].model_copy(update={"change_points": 0.25})
+    assert lesion_label(full.model_copy(update={"lesion": (gained,)})).endswith(": layer1.0 −0.2.")
+    assert changes_text(full.rows[4].versus_first)[0] == "−0.76 points"
 
 
 def test_tables_have_scoped_headers_and_figures_a_name(page):

@@ -30,8 +30,8 @@ def test_every_module_has_a_bar_a_name_and_its_figure(whole_run):
     found = texts(lesion_svg(rows_from(whole_run.path)))
     assert "layer1.0" in found
     assert "layer3.8" in found
-    assert found.count("−45.0") == 2
-    assert any("n = 5,000" in text and "points" in text for text in found)
+    assert found.count("45.0") == 2
+    assert any("n = 5,000" in text and "points of top-1 lost" in text for text in found)
 
 
 def test_dropped_modules_are_marked_by_more_than_colour(whole_run):

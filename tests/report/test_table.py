@@ -59,6 +59,17 @@ def test_csv_holds_plain_numbers_and_empty_cells(whole_run):
     assert records["06-compile"]["latency_missing"] == "built, not run here"
 
 
+def test_a_name_of_somebody_elses_stays_in_its_cell(whole_run):
+    path = whole_run.path / "00-import/report.json"
+    path.write_text(path.read_text().replace("resnet56_cifar10.pt", r"a.pt\nFORGED\u001b[2J | <b>x"))
+    summary = rows_from(whole_run.path)
+    for text in (printed(summary, 200), markdown_from(summary), csv_from(summary)):
+        assert not any(line.startswith("FORGED") for line in text.splitlines())
+        assert "\x1b" not in text
+    assert r"FORGED\u001b[2J \| &lt;b>x" in markdown_from(summary)
+    assert r"a.pt\u000aFORGED" in csv_from(summary)
+
+
 def test_an_empty_run_has_an_empty_table(fake_run):
     fake_run.stage("lesion", results={"table": []})
     summary = rows_from(fake_run.path)

@@ -14,7 +14,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.statistics import Interval
 from edgeres.evaluate.agreement import Agreement, Pair
 from edgeres.report.folder import Figure, RunFolder
-from edgeres.report.networks import Network, pair_of
+from edgeres.report.networks import Network, line_of, pair_of
 
 AGREE_NAME = "agree.json"
 
@@ -68,13 +68,11 @@ def _kept(path: Path) -> Agreement | None:
 
 def _against_line(networks: Sequence[Network], index: int) -> Iterator[AgreementFigure]:
     """Against parent, grandparent, ..., as far as they are in the run."""
-    by_sha256 = {one.sha256: one for one in networks[:index]}
-    parent = by_sha256.get(networks[index].parent or "")
-    while parent is not None:
-        if figure := _figure(parent, networks[index]):
+    one, earlier = networks[index], {other.sha256: other for other in networks[:index]}
+    parents = {sha256: other.parent for sha256, other in earlier.items()}
+    for sha256 in line_of(one.sha256, {**parents, one.sha256: one.parent}):
+        if sha256 in earlier and (figure := _figure(earlier[sha256], one)):
             yield figure
-        del by_sha256[parent.sha256]
-        parent = by_sha256.get(parent.parent or "")
 
 
 def _figure(a: Network, b: Network) -> AgreementFigure | None:
@@ -86,10 +84,8 @@ def _figure(a: Network, b: Network) -> AgreementFigure | None:
         b=b.name,
         runtime_a=a.accuracy.runtime,
         runtime_b=b.accuracy.runtime,
-        n=pair.n,
         same=pair.agreement,
-        only_a=pair.only_a,
-        only_b=pair.only_b,
         points=pair.points,
         p_value=pair.p_value,
+        **pair.model_dump(include={"n", "only_a", "only_b"}),
     )

@@ -19,7 +19,7 @@ from edgeres.core.config import Record
 from edgeres.core.metrics import Latency
 from edgeres.core.statistics import Interval, percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
+from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, versions_in
 from edgeres.report.networks import Network, networks_in, pair_of
 from edgeres.report.wording import count, size
 
@@ -183,21 +183,11 @@ def _options(config: dict[str, Any], run: str) -> dict[str, Any]:
 
 
 def _environment_differences(a: RunFolder, b: RunFolder) -> Iterator[Difference]:
-    left, right = _environments(a), _environments(b)
+    left, right = (versions_in(stage.report.environment for stage in folder.stages) for folder in (a, b))
     for name in dict.fromkeys([*left, *right]):
-        if left.get(name) != right.get(name):
-            yield Difference(what=name, a=left.get(name), b=right.get(name))
-
-
-def _environments(folder: RunFolder) -> dict[str, str]:
-    """Machine, system and versions of all stages; where stages differ, all values."""
-    seen: dict[str, dict[str, None]] = {}
-    for stage in folder.stages:
-        environment = stage.report.environment
-        values = {name: getattr(environment, name) for name in ("machine", "system", "python", "edgeres")}
-        for name, value in {**values, **environment.packages}.items():
-            seen.setdefault(name, {})[str(value)] = None
-    return {name: " / ".join(values) for name, values in seen.items()}
+        values = [" / ".join(side[name]) if name in side else None for side in (left, right)]
+        if values[0] != values[1]:
+            yield Difference(what=name, a=values[0], b=values[1])
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgeres.report.answers import board_in
 from edgeres.report.figures import Change
+from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     count,
@@ -19,8 +20,6 @@ from edgeres.report.wording import (
     size,
     speed,
 )
-
-_ENGINE_STAGE = "compile"  # a plan holds kernels for each GPU beside the weights: its size compares with no other file
 
 
 def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
@@ -54,7 +53,7 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
 
 def _newest(rows: Sequence[Row]) -> Row | None:
     """The last network that can be evaluated anywhere; an engine runs on its own GPU only."""
-    return next((row for row in reversed(rows) if row.stage != _ENGINE_STAGE), None)
+    return next((row for row in reversed(rows) if row.stage != ENGINE_STAGE), None)
 
 
 def _end(rows: Sequence[Row]) -> Row | None:
@@ -64,16 +63,13 @@ def _end(rows: Sequence[Row]) -> Row | None:
 
 def _line_of(rows: Sequence[Row], end: Row) -> list[Row]:
     """`end`, what it was made from and what was compiled from it, in order; the first row is every line's root."""
-    by_sha256 = {row.sha256: row for row in rows}
-    line, row = {end.sha256, rows[0].sha256}, by_sha256.get(end.parent or "")
-    while row is not None and row.sha256 not in line:
-        line.add(row.sha256)
-        row = by_sha256.get(row.parent or "")
-    return [row for row in rows if row.sha256 in line or (row.stage == _ENGINE_STAGE and row.parent in line)]
+    line = {end.sha256, rows[0].sha256, *line_of(end.sha256, {row.sha256: row.parent for row in rows})}
+    return [row for row in rows if row.sha256 in line or (row.stage == ENGINE_STAGE and row.parent in line)]
 
 
 def _size_claim(first: Row, end: Row) -> Claim | None:
-    if _ENGINE_STAGE in {first.stage, end.stage} or end is first or not end.size_bytes:
+    """None for an engine: it holds kernels for each GPU beside the weights, its size compares with no other file."""
+    if ENGINE_STAGE in {first.stage, end.stage} or end is first or not end.size_bytes:
         return None
     ratio = first.size_bytes / end.size_bytes
     if is_same(ratio):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from pydantic import ConfigDict, ValidationError
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record, record_from_json
+from edgeres.core.environment import Environment
 from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Latency
@@ -105,6 +106,16 @@ def run_folder_from(path: Path) -> RunFolder:
         found = f"; found {'; '.join(problems)}" if problems else ""
         raise InputError(f"{path} holds no finished stage{found}; make one with: edgeres run demo")
     return RunFolder(path, tuple(stages), tuple(problems))
+
+
+def versions_in(environments: Iterable[Environment]) -> dict[str, list[str]]:
+    """Values of machine, system, Python, edgeres and each package by name: several where stages differ."""
+    seen: dict[str, dict[str, None]] = {}
+    for one in environments:
+        own = one.model_dump(include={"machine", "system", "python", "edgeres"})
+        for name, value in {**own, **one.packages}.items():
+            seen.setdefault(name, {})[str(value)] = None
+    return {name: list(values) for name, values in seen.items()}
 
 
 def spec_in(stage: FinishedStage) -> ModelSpec | None:

@@ -6,7 +6,7 @@ data set, latency within one session.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,16 @@ def network_from(stage: FinishedStage, folder: RunFolder) -> Network:
         dropped=report.dropped,
         not_timed="" if latency else folder.skipped.get(output.sha256, NOT_TIMED),
     )
+
+
+def line_of(sha256: str, parents: Mapping[str, str | None]) -> list[str]:
+    """What it was made from, the nearest first, as far as that is among `parents`: sha256 -> that of its parent."""
+    line: list[str] = []
+    parent = parents.get(sha256)
+    while parent and parent in parents and parent not in line:
+        line.append(parent)
+        parent = parents[parent]
+    return line
 
 
 def newest_evaluated(networks: Sequence[Network]) -> Network | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from edgeres.core.errors import require
 from edgeres.report import page_text as text
 from edgeres.report.boards_text import BOARD_COLUMNS, board_cells
 from edgeres.report.findings import HistogramFigure
+from edgeres.report.folder import versions_in
 from edgeres.report.network_drawing import network_label, network_svg
 from edgeres.report.plots import (
     agreement_svg,
@@ -41,15 +41,15 @@ def page_from(summary: RunSummary) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pictures = _pictures(summary)
+    pictures, versions = _pictures(summary), versions_in(stage.environment for stage in summary.stages)
     html: str = environment.get_template(TEMPLATE_NAME).render(
         summary=summary,
         sections=list(text.sections_of(summary, has_pictures={name for name, svg in pictures.items() if svg})),
         columns=COLUMNS,
         rows=[(row, cells(row)) for row in summary.rows],
         details=[_detail(stage) for stage in summary.stages],
-        machines=sorted({stage.environment.machine for stage in summary.stages}),
-        versions=_versions(summary.stages),
+        machines=sorted(versions.pop("machine", [])),
+        versions={name: ", ".join(values) for name, values in versions.items()},
         commands=commands_for(summary),
         short=lambda sha256: sha256[:_SHORT],
         file_size=size,
@@ -134,14 +134,3 @@ def _detail(stage: StageDetail) -> dict[str, Any]:
         "size": size(stage.output.size_bytes) if stage.output else "",
         "file": Path(stage.output.path).name if stage.output else "",
     }
-
-
-def _versions(stages: Sequence[StageDetail]) -> dict[str, str]:
-    """Version of each package and system, all of them where stages differ."""
-    found: dict[str, dict[str, None]] = {}
-    for stage in stages:
-        environment = stage.environment
-        fixed = {"edgeres": environment.edgeres, "Python": environment.python, "system": environment.system}
-        for name, version in {**fixed, **environment.packages}.items():
-            found.setdefault(name, {})[version] = None
-    return {name: ", ".join(versions) for name, versions in found.items()}

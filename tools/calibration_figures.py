@@ -146,7 +146,7 @@ def large_model(path: Path) -> Path:
 def accuracy_rows(models: dict[str, OnnxModel], data: str, folder: Path) -> Rows:
     """Every method on every model, the peer's two on the first."""
     from edgeres.data import dataset_for
-    from edgeres.quantize.stage import sqnr_db
+    from edgeres.quantize.repair.check import sqnr_db
 
     rows: Rows = []
     for place, (name, model) in enumerate(models.items()):
@@ -157,7 +157,7 @@ def accuracy_rows(models: dict[str, OnnxModel], data: str, folder: Path) -> Rows
         rows.append({"model": name, "by": "float"} | compared(expected, expected, val.labels))
         for by, method, path in quantized(model, data, folder / name, with_peer=place == 0):
             facts = compared(logits_of(path, inputs), expected, val.labels)
-            noise = sqnr_db(expected_train, expected_train - logits_of(path, others))
+            noise = sqnr_db(expected_train, logits_of(path, others))
             rows.append({"model": name, "by": by, "method": method} | facts | {"train_sqnr_db": round(noise, 2)})
             print(rows[-1], flush=True)
     return rows
@@ -197,10 +197,10 @@ def logits_of(path: Path, batches: list[Any]) -> Any:
 
 def compared(logits: Any, expected: Any, labels: Any) -> dict[str, Any]:
     """Accuracy, and how far the logits are from those of the float model."""
-    from edgeres.quantize.stage import sqnr_db
+    from edgeres.quantize.repair.check import sqnr_db
 
     top1, same = logits.argmax(1) == labels, logits.argmax(1) == expected.argmax(1)
-    sqnr = sqnr_db(expected, expected - logits)
+    sqnr = sqnr_db(expected, logits)
     return {
         "n": len(labels),
         "top1": float(top1.mean()),

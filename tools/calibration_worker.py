@@ -51,8 +51,8 @@ def ours(method: str) -> Any:
 
     def noise_scales(source: OnnxModel, images: int) -> None:
         tensors = placement.observed_of(source.proto)
-        found = observe.histograms_of(source.proto, tensors, (batch for batch in noise(images)))
-        amax = {name: calibrators.amax_from(one, method) for name, one in found.items()}
+        found = observe.statistics_of(source.proto, tensors, (batch for batch in noise(images)))
+        amax = {name: calibrators.amax_from(one.histogram, method) for name, one in found.items()}
         insert.with_pairs(source.proto, placement.placement_of(source.proto), decision.Decision(amax))
 
     return work

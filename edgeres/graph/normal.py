@@ -43,7 +43,7 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _check(model)
     current = at_opset(model)
-    shapes, draft = _shapes(current), Draft(current)
+    shapes, draft = shapes_in(current), Draft(current)
     ranks = {name: len(shape) for name, shape in shapes.items()}
     draft.inputs = [value for value in draft.inputs if value.name not in draft.constants]
     draft.fold_constants()
@@ -210,7 +210,7 @@ def _is_row_an_image(before: tuple[int, ...], after: tuple[int, ...], asked: NDA
     return bool(before[0] and before[0] == after[0]) or (size > 0 and asked[1] == size) or list(asked) == [0, -1]
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def shapes_in(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Of every tensor whose number of dimensions is known; a size that is open is 0."""
     graph = shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.value_info, *graph.output)

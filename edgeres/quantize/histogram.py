@@ -1,4 +1,4 @@
-"""Streaming histogram of |x|: bounded memory, exact under merging.
+"""Streaming histogram of |x|: bounded memory.
 
 `BINS` equal bins cover [0, 2^exponent), the smallest power of two above the largest |x| seen. A wider value
 doubles the range by adding neighbouring bins in pairs. Bin edges are therefore dyadic and binning is exact
@@ -83,14 +83,6 @@ class Histogram:
             zeros = flat.size - int(np.count_nonzero(flat))
             self.counts[0] -= zeros
             self.zeros += zeros
-
-    def merge(self, other: Histogram) -> None:
-        """Counts everything `other` has seen; afterwards equal to one histogram of both."""
-        self._widen(other.exponent)
-        self.counts += _coarsened(other.counts, self.exponent - other.exponent)
-        self.zeros += other.zeros
-        self.minimum = min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
 
     def _widen(self, exponent: int) -> None:
         if exponent > self.exponent:

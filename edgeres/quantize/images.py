@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeres.core.files import sha256_of
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.data.images import Images, normalised
@@ -36,23 +37,19 @@ def _shared_files(chosen: Split, other: Split) -> tuple[str, ...]:
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in _paths(other):
         by_size[path.stat().st_size].append(path)
-    hashes: dict[int, set[bytes]] = {}
+    hashes: dict[int, set[str]] = {}
     shared = []
     for name, path in zip(chosen.ids, _paths(chosen), strict=True):
         size = path.stat().st_size
         if size not in hashes:
-            hashes[size] = {_sha256(one) for one in by_size[size]}
-        if hashes[size] and _sha256(path) in hashes[size]:
+            hashes[size] = {sha256_of(one) for one in by_size[size]}
+        if hashes[size] and sha256_of(path) in hashes[size]:
             shared.append(name)
     return tuple(shared)
 
 
 def _paths(split: Split) -> list[Path]:
     return [Path(split.source.label(int(row))) for row in split.rows]
-
-
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _pixel_hashes(split: Split) -> list[bytes]:

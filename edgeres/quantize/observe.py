@@ -67,11 +67,6 @@ def statistics_of(model: onnx.ModelProto, tensors: Iterable[str], batches: Itera
     return found
 
 
-def histograms_of(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Images]) -> dict[str, Histogram]:
-    """The histograms alone."""
-    return {name: one.histogram for name, one in statistics_of(model, tensors, batches).items()}
-
-
 def images_at_a_time(model: onnx.ModelProto, tensors: Iterable[str], *, limit: int = MEMORY_LIMIT_BYTES) -> int:
     """How many images keep `tensors` together below `limit` bytes, 1 to 32."""
     shapes = shapes_of(model)

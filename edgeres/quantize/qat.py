@@ -24,11 +24,11 @@ from edgeres.quantize.scales import check_float
 from edgeres.train.config import LoopConfig
 
 if TYPE_CHECKING:
+    from edgeres.core.records.scales import ScaleTable
     from edgeres.data import Split
     from edgeres.models.network import Network
     from edgeres.quantize.decision import Decision
     from edgeres.quantize.placement import Placement
-    from edgeres.quantize.stage import QuantizeConfig
     from edgeres.train.loop import Fitted
     from edgeres.train.objectives import Objective
     from edgeres.train.plan import Plan
@@ -105,9 +105,10 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     recorder = Recorder("qat", config, source)
     config.check()
     check_float(source)
-    source = source_of(table_for(source, _of_table(config)), source)
+    table = table_for(source, config.scales, config.method)
+    source = source_of(table, source)
     placement = placement_of(source.proto, stem=config.stem, head=config.head)
-    start = _start(source, placement, config)
+    start = _start(source, table, placement, config)
     done = trained(source, placement, start, config=config, out_dir=out_dir)
     path = out_dir / FILE_NAME
     if is_main():
@@ -143,22 +144,15 @@ def trained(source: OnnxModel, placement: Placement, start: Decision, *, config:
     return Trained(simulation.decision(), fitted, len(held_out))
 
 
-def _start(source: OnnxModel, placement: Placement, config: QatConfig) -> Decision:
+def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: QatConfig) -> Decision:
     """The table's bounds by the method; tensors that were always zero get a usual one."""
     from edgeres.quantize.decision import Decision
-    from edgeres.quantize.stage import DEAD_AMAX, table_for
+    from edgeres.quantize.stage import DEAD_AMAX
 
-    table = table_for(source, _of_table(config))
     bounds = bounds_by(table, config.method, placement.observed)
     start = Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()})
     images = CalibrationImages(source, table, config.data)
     return improved(source.proto, placement, start, config.improve, images)
-
-
-def _of_table(config: QatConfig) -> QuantizeConfig:
-    from edgeres.quantize.stage import QuantizeConfig
-
-    return QuantizeConfig(scales=config.scales, method=config.method)
 
 
 def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:

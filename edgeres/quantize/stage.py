@@ -108,7 +108,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     recorder = Recorder("quantize", config, source)
     config.check()
     check_float(source)
-    table = table_for(source, config)
+    table = table_for(source, config.scales, config.method)
     source = source_of(table, source)
     chosen = _chosen(source, table, config, recorder)
     options = Options(
@@ -121,7 +121,9 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
     if SCALING in config.improve:
         set_metadata(model, SCALED_KEY, "1")
-    _mark_float_skips(model, source, options)
+    skips = skips_in(GraphView(source.proto))
+    if names := [node for name, node in skips.items() if name in options.keep]:
+        set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))  # lint knows by it that they are meant
     _check(model, source, config)
     path = out_dir / FILE_NAME
     write_quantized(model, source, path)
@@ -139,13 +141,6 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     output = OnnxModel(path)
     log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
     return StageResult(output, recorder.finish(output))
-
-
-def _mark_float_skips(model: Any, source: OnnxModel, options: Options) -> None:
-    """So that lint knows that they are meant."""
-    skips = skips_in(GraphView(source.proto))
-    if names := [node for name, node in skips.items() if name in options.keep]:
-        set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))
 
 
 def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, recorder: Recorder) -> Chosen:
@@ -194,21 +189,20 @@ def source_of(table: ScaleTable, source: OnnxModel) -> OnnxModel:
     return plain(source if table.spec is None or source.has_card else replace(source, stated=table.spec))
 
 
-def table_for(source: OnnxModel, config: QuantizeConfig) -> ScaleTable:
-    """The scale table `config` names; raises InputError if it does not fit `source`."""
-    if config.scales is None:
+def table_for(source: OnnxModel, path: Path | None, method: str) -> ScaleTable:
+    """The scale table in `path`; raises InputError if it does not fit `source` or lacks `method`."""
+    if path is None:
         raise InputError(f"no scale table; make one first: edgeres calibrate {source.path}")
-    table = scale_table_from(config.scales)
+    table = scale_table_from(path)
     if table.model_sha256 != source.sha256:
         raise InputError(
-            f"{config.scales} was made for another model than {source.path}; make one for it: edgeres"
-            f" calibrate {source.path}"
+            f"{path} was made for another model than {source.path}; make one for it: edgeres calibrate {source.path}"
         )
     if table.n < FEWEST_IMAGES:
-        raise InputError(f"{config.scales} comes from {table.n} images; use {FEWEST_IMAGES} or more")
-    if config.method not in (*table.methods, AUTO):
-        guess = did_you_mean(config.method, table.methods)
-        raise InputError(f"{config.scales} has no method {config.method!r}{guess} (it has: {', '.join(table.methods)})")
+        raise InputError(f"{path} comes from {table.n} images; use {FEWEST_IMAGES} or more")
+    if method not in (*table.methods, AUTO):
+        guess = did_you_mean(method, table.methods)
+        raise InputError(f"{path} has no method {method!r}{guess} (it has: {', '.join(table.methods)})")
     return table
 
 
@@ -242,19 +236,15 @@ def _far_out(model: Any, tensors: tuple[str, ...], config: QuantizeConfig) -> li
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
     """Signal to quantization noise of the worst layer's weights, in dB."""
+    from edgeres.quantize.repair.check import sqnr_db
+
     view, sqnr = GraphView(model), {}
     for node in view.layers:
         if node.name in layers:
             weight = np.asarray(view.value(node.input[1])).astype(np.float64)
-            sqnr[node.name] = sqnr_db(weight, weight - quantized_weight(weight).as_float)
+            sqnr[node.name] = sqnr_db(weight, quantized_weight(weight).as_float)
     worst = min(sqnr, key=lambda name: sqnr[name])
     return {"worst_weight_sqnr_db": round(sqnr[worst], 2), "worst_weight_layer": worst}
-
-
-def sqnr_db(signal: np.ndarray[Any, Any], noise: np.ndarray[Any, Any]) -> float:
-    """10 log10 of the power of `signal` over that of `noise`; infinite without noise."""
-    power = float(np.square(noise, dtype=np.float64).sum())
-    return 10 * math.log10(float(np.square(signal, dtype=np.float64).sum()) / power) if power else math.inf
 
 
 def _check(model: Any, source: OnnxModel, config: QuantizeConfig) -> None:

@@ -8,14 +8,13 @@ back in each such module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from copy import deepcopy
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper
 
+from edgeres.graph.draft import Draft
+from edgeres.graph.normal import shapes_in
 from edgeres.graph.view import GraphView
 
 _RANK = 4
@@ -27,23 +26,18 @@ def with_padding_as_convolution(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The convolution takes name and output of the Pad.
     """
-    result = deepcopy(model)
-    view = GraphView(result)
-    shapes = _shapes(result)
-    for pad in [node for node in view.nodes if node.op_type == "Pad"]:
+    draft, view, shapes = Draft(model), GraphView(model), shapes_in(model)
+    for pad in [node for node in draft.nodes if node.op_type == "Pad"]:
         chain = _chain(view, pad)
         source = chain[0].input[0]
         strides, front, total = _strides(view, chain[:-1]), *_channel_padding(view, pad)
         if len(shapes.get(source, ())) == _RANK and strides and total and shapes[source][_CHANNELS]:
-            _replace(result.graph, chain, strides, _kernel(shapes[source][_CHANNELS], front, total))
-    return result
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Of every tensor that has one; 0 where a dimension varies."""
-    graph = shape_inference.infer_shapes(model).graph
-    values = (*graph.input, *graph.value_info)
-    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
+            weight = draft.store(f"{pad.name}.weight", _kernel(shapes[source][_CHANNELS], front, total))
+            convolution = helper.make_node(
+                "Conv", [source, weight], [pad.output[0]], name=pad.name, kernel_shape=[1, 1], strides=strides
+            )
+            pad.CopyFrom(convolution)
+    return draft.finish()
 
 
 def _chain(view: GraphView, pad: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -87,25 +81,3 @@ def _kernel(channels: int, front: int, added: int) -> NDArray[np.float32]:
     kernel = np.zeros((channels + added, channels, 1, 1), np.float32)
     kernel[front + np.arange(channels), np.arange(channels)] = 1
     return kernel
-
-
-def _replace(
-    graph: onnx.GraphProto, chain: list[onnx.NodeProto], strides: list[int], kernel: NDArray[np.float32]
-) -> None:
-    pad = chain[-1]
-    weight = f"{pad.name}.weight"
-    graph.initializer.append(numpy_helper.from_array(kernel, weight))
-    convolution = helper.make_node(
-        "Conv", [chain[0].input[0], weight], [pad.output[0]], name=pad.name, kernel_shape=[1, 1], strides=strides
-    )
-    gone = {node.name for node in chain}
-    _set(
-        graph,
-        [convolution if node.name == pad.name else node for node in graph.node if node.name not in gone - {pad.name}],
-    )
-
-
-def _set(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    nodes = list(nodes)
-    del graph.node[:]
-    graph.node.extend(nodes)

@@ -7,7 +7,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.observe import histograms_of, images_at_a_time, shapes_of, statistics_of
+from edgeres.quantize.observe import images_at_a_time, shapes_of, statistics_of
 
 
 def images_of(n: int, seed: int = 0) -> np.ndarray:
@@ -18,7 +18,7 @@ def test_ranges_equal_those_of_the_reference_evaluator(onnx_of):
     model = onnx_of("resnet8").proto
     images = images_of(3)
     tensor = "layer1.0.relu"
-    histogram = histograms_of(model, [tensor], [images])[tensor]
+    histogram = statistics_of(model, [tensor], [images])[tensor].histogram
     model.graph.output.add(name=tensor)
     values = np.concatenate([ReferenceEvaluator(model).run([tensor], {"images": x[None]})[0] for x in images])
     assert histogram.n == values.size
@@ -28,8 +28,8 @@ def test_ranges_equal_those_of_the_reference_evaluator(onnx_of):
 
 def test_statistics_do_not_depend_on_how_images_are_batched(onnx_of):
     model, images = onnx_of("resnet8").proto, images_of(12)
-    one = histograms_of(model, ["images"], [images])["images"]
-    many = histograms_of(model, ["images"], np.split(images, 4))["images"]
+    one = statistics_of(model, ["images"], [images])["images"].histogram
+    many = statistics_of(model, ["images"], np.split(images, 4))["images"].histogram
     assert np.array_equal(one.counts, many.counts)
 
 
@@ -39,7 +39,7 @@ def test_memory_does_not_grow_with_the_number_of_images(onnx_of):
 
     def peak(batches: int) -> int:
         tracemalloc.start()
-        histograms_of(model, tensors, (images_of(16, seed) for seed in range(batches)))
+        statistics_of(model, tensors, (images_of(16, seed) for seed in range(batches)))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -52,7 +52,7 @@ def test_an_image_that_is_no_number_is_refused(onnx_of):
     bad = images_of(2)
     bad[1, 0, 3, 3] = np.nan
     with pytest.raises(InputError, match="NaN values"):
-        histograms_of(onnx_of("resnet8").proto, ["images"], [bad])
+        statistics_of(onnx_of("resnet8").proto, ["images"], [bad])
 
 
 def test_shapes_are_those_the_graph_computes(onnx_of):
@@ -75,7 +75,7 @@ def test_the_images_of_a_run_follow_from_the_memory_they_need(onnx_of):
 def test_the_model_is_left_alone(onnx_of):
     model = onnx_of("resnet8").proto
     before = model.SerializeToString(deterministic=True)
-    histograms_of(model, ["relu"], [images_of(2)])
+    statistics_of(model, ["relu"], [images_of(2)])
     assert model.SerializeToString(deterministic=True) == before
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgeres.core.config import Record
+from edgeres.graph.view import name_of
+
+if TYPE_CHECKING:
+    import onnx
 
 Severity = Literal["error", "speed", "note"]
 
@@ -26,6 +30,13 @@ class Finding(Record):
     def __str__(self) -> str:
         """One line."""
         return f"{self.severity}: {self.rule}: {self.node}: {self.reason}; {self.remedy}"
+
+
+def finding_at(
+    node: onnx.NodeProto, rule: str, reason: str, remedy: str, *, severity: Severity = "error", fixable: bool = True
+) -> Finding:
+    """What `rule` finds wrong with `node`."""
+    return Finding(rule=rule, severity=severity, node=name_of(node), reason=reason, remedy=remedy, fixable=fixable)
 
 
 def problems(findings: Iterable[Finding]) -> tuple[Finding, ...]:

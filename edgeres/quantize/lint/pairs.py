@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.graph.draft import Draft
-from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, attribute, name_of, weight_axis
-from edgeres.quantize.lint.finding import Finding
+from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, attribute, weight_axis
+from edgeres.quantize.lint.finding import Finding, finding_at
 
 TYPE = onnx.TensorProto
 HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
@@ -29,7 +29,7 @@ def pair_findings(view: GraphView) -> Iterator[Finding]:
             continue
         if node.domain not in ("", "ai.onnx"):
             reason = f"{node.op_type} of the domain {node.domain}"
-            yield _finding("operator", node, reason, "use ONNX's own operator", severity="note")
+            yield finding_at(node, "operator", reason, "use ONNX's own operator", severity="note")
         if _repeats_first(view, node):
             continue
         yield from _zero_point(view, node)
@@ -59,39 +59,39 @@ def _zero_point(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     values = view.value(zero_point) if zero_point else np.zeros(())
     if kind == TYPE.INT32:
         remedy = "keep the bias float (ONNX Runtime: QuantizeBias=False)"
-        yield _finding("bias", node, "an int32 DequantizeLinear is refused", remedy)
+        yield finding_at(node, "bias", "an int32 DequantizeLinear is refused", remedy)
     elif values is None:
-        yield _finding("zero-point", node, "computed at run time", _AGAIN, fixable=False)
+        yield finding_at(node, "zero-point", "computed at run time", _AGAIN, fixable=False)
     elif kind not in (TYPE.INT8, TYPE.UINT8):
         yield _other_type(node, kind)
     elif not zero_point and kind == TYPE.UINT8:
-        yield _finding("zero-point", node, "missing, which means uint8", "store an int8 zero")
+        yield finding_at(node, "zero-point", "missing, which means uint8", "store an int8 zero")
     elif np.asarray(values, np.int64).any():
-        yield _finding("zero-point", node, f"not zero ({_shown(values)})", "quantize symmetrically")
+        yield finding_at(node, "zero-point", f"not zero ({_shown(values)})", "quantize symmetrically")
     elif kind == TYPE.UINT8:
         reason = "uint8 with zero point 0 is silently taken for int8: values above 127 clip"
-        yield _finding("type", node, reason, "quantize to symmetric int8")
+        yield finding_at(node, "type", reason, "quantize to symmetric int8")
 
 
 def _other_type(node: onnx.NodeProto, kind: int) -> Finding:
     name = TYPE.DataType.Name(kind)
     if name.endswith("16"):
-        return _finding("type", node, f"{name} is not known to TensorRT", "quantize to int8")
-    return _finding("type", node, f"{name}: {_LATER}", "check the target", severity="note", fixable=False)
+        return finding_at(node, "type", f"{name} is not known to TensorRT", "quantize to int8")
+    return finding_at(node, "type", f"{name}: {_LATER}", "check the target", severity="note", fixable=False)
 
 
 def _scale(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     stored, scale = view.constants.get(node.input[1]), view.value(node.input[1])
     if stored is None or scale is None:
-        yield _finding("scale", node, "computed at run time", _AGAIN, fixable=False)
+        yield finding_at(node, "scale", "computed at run time", _AGAIN, fixable=False)
         return
     if stored.data_type in HALF and view.opset < HALF_SCALE_OPSET:
         reason = f"a half-precision scale needs opset {HALF_SCALE_OPSET}, the file has {view.opset}"
-        yield _finding("opset", node, reason, f"export at opset {HALF_SCALE_OPSET}", fixable=False)
+        yield finding_at(node, "opset", reason, f"export at opset {HALF_SCALE_OPSET}", fixable=False)
     numbers = np.asarray(scale, np.float64)
     bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
     if bad.size:
-        yield _finding("scale", node, f"must be positive and finite ({_shown(bad)})", _AGAIN, fixable=False)
+        yield finding_at(node, "scale", f"must be positive and finite ({_shown(bad)})", _AGAIN, fixable=False)
     elif integer_type(view, node) != TYPE.INT32:
         yield from _weight_scale(view, node, numbers) if view.is_weight(node) else _activation(node, numbers)
 
@@ -99,33 +99,35 @@ def _scale(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
 def _activation(node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
     if scale.size > 1:
         reason = f"an activation has {scale.size} scales, must have one"
-        yield _finding("scale", node, reason, "quantize activations per tensor")
+        yield finding_at(node, "scale", reason, "quantize activations per tensor")
 
 
 def _weight_scale(view: GraphView, node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
     if attribute(node, "block_size", 0):
         if integer_type(view, node) in (TYPE.INT8, TYPE.UINT8):
-            yield _finding("scale", node, "blocks of int8 weights are not known", "one scale per output channel")
+            yield finding_at(node, "scale", "blocks of int8 weights are not known", "one scale per output channel")
         return
     data = view.constants.get(node.input[0]) or view.constants.get(view.source_of(node) or "")
     axis, ndim = attribute(node, "axis", _DEFAULT_AXIS), len(data.dims) if data is not None else 0
     if scale.size == 1:
         if ndim > 1 and data is not None and data.dims[0] > 1:
             reason = "one scale for all output channels costs accuracy"
-            yield _finding("scale", node, reason, "quantize weights per channel", severity="note")
+            yield finding_at(node, "scale", reason, "quantize weights per channel", severity="note")
         return
     if view.opset < AXIS_OPSET:
         remedy = f"export at opset {AXIS_OPSET} or later"
-        yield _finding("opset", node, f"per-channel scales need opset {AXIS_OPSET}", remedy, fixable=False)
+        yield finding_at(node, "opset", f"per-channel scales need opset {AXIS_OPSET}", remedy, fixable=False)
     if data is None or not -ndim <= axis < ndim or data.dims[axis] != scale.size:
         count = data.dims[axis] if data is not None and -ndim <= axis < ndim else "no"
-        yield _finding("scale", node, f"{scale.size} scales for {count} channels of axis {axis}", _AGAIN, fixable=False)
+        yield finding_at(
+            node, "scale", f"{scale.size} scales for {count} channels of axis {axis}", _AGAIN, fixable=False
+        )
         return
     wanted = {weight_axis(layer, ndim) for layer in _layers_of(view, node)}
     if wanted and wanted != {axis % ndim}:
         expected = ", ".join(map(str, sorted(wanted)))
         reason = f"scales along axis {axis}, output channels are axis {expected}"
-        yield _finding("scale", node, reason, "one scale per output channel")
+        yield finding_at(node, "scale", reason, "one scale per output channel")
 
 
 def _layers_of(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -139,9 +141,3 @@ def _shown(values: NDArray[Any]) -> str:
     flat = np.asarray(values, np.float64).ravel()
     odd = flat[(flat != 0) | ~np.isfinite(flat)] if flat.size > 1 else flat
     return f"{(odd if odd.size else flat)[0]:g}"
-
-
-def _finding(rule: str, node: onnx.NodeProto, reason: str, remedy: str, **options: Any) -> Finding:
-    return Finding(
-        **{"rule": rule, "severity": "error", "node": name_of(node), "reason": reason, "remedy": remedy, **options}
-    )

@@ -10,7 +10,7 @@ import onnx
 
 from edgeres.graph.blocks import Block, fusions_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, name_of
-from edgeres.quantize.lint.finding import Finding, Severity
+from edgeres.quantize.lint.finding import Finding, finding_at
 from edgeres.quantize.lint.pairs import TYPE, integer_type
 from edgeres.quantize.repair.bounds import COMMUTING
 
@@ -24,7 +24,7 @@ def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset(
     for node in view.nodes:
         if node.op_type.startswith(_OPERATOR_FORMAT):
             remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"
-            yield _finding("operator", node, f"{node.op_type} is not understood by TensorRT", remedy, fixable=False)
+            yield finding_at(node, "operator", f"{node.op_type} is not understood by TensorRT", remedy, fixable=False)
         elif node.op_type in WEIGHTED and len(node.input) > 1:
             yield from _half(view, node)
         elif node.op_type == Q and not view.is_weight(node):
@@ -62,7 +62,7 @@ def _half(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
         return  # weights of 4 bits are meant to stand alone
     if _is_quantized(view, node.input[0]) != (weight is not None):
         reason = f"only its {'input' if weight is None else 'weights'} quantized, it runs in float"
-        yield _finding("half", node, reason, "quantize input and weights, or neither", severity="speed")
+        yield finding_at(node, "half", reason, "quantize input and weights, or neither", severity="speed")
 
 
 def _split(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
@@ -73,7 +73,7 @@ def _split(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
             if reader.op_type in _FUSED and index == 0:
                 maker = name_of(view.producers[node.input[0]])
                 reason = f"stands between {maker} and {name_of(reader)}, which are fused without it"
-                yield _finding("split", node, reason, f"move the pair behind {name_of(reader)}", severity="speed")
+                yield finding_at(node, "split", reason, f"move the pair behind {name_of(reader)}", severity="speed")
 
 
 def _batch_norm(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
@@ -83,7 +83,7 @@ def _batch_norm(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     layer = view.producers.get(tensor)
     if layer is not None and layer.op_type == "Conv" and view.weight_pair(layer) is not None:
         reason = f"not folded into {name_of(layer)}, whose INT8 weights cannot take it up"
-        yield _finding("batch-norm", node, reason, "fold it before quantizing", severity="speed")
+        yield finding_at(node, "batch-norm", reason, "fold it before quantizing", severity="speed")
 
 
 def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
@@ -92,7 +92,7 @@ def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
     if branch_is_quantized:
         both = "both inputs" if skip_is_quantized else "the main branch"
         reason = f"{both} quantized, the addition cannot be fused into the layer before it"
-        yield _finding("skip", node, reason, "quantize the skip only", severity="speed")
+        yield finding_at(node, "skip", reason, "quantize the skip only", severity="speed")
     elif not skip_is_quantized:
         layer = view.layer_before(block.branch)
         if layer is not None and is_quantized_layer(view, layer):
@@ -101,9 +101,9 @@ def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
             reason = f"its skip {block.skip} is float, {name_of(layer)} cannot end in INT8 with it"
             if meant:
                 reason, remedy = f"{reason}; edgeres quantize left it so on purpose", "nothing to do"
-                yield _finding("skip", node, reason, remedy, severity="note", fixable=False)
+                yield finding_at(node, "skip", reason, remedy, severity="note", fixable=False)
                 return
-            yield _finding("skip", node, reason, remedy, severity="speed", fixable=known)
+            yield finding_at(node, "skip", reason, remedy, severity="speed", fixable=known)
 
 
 def _two_scales(view: GraphView) -> Iterator[Finding]:
@@ -112,10 +112,4 @@ def _two_scales(view: GraphView) -> Iterator[Finding]:
         scales = [view.value(node.input[1]) for node in pairs]
         if len({np.asarray(scale, np.float32).tobytes() for scale in scales if scale is not None}) > 1:
             reason = f"{tensor} is quantized {len(pairs)} times with different scales"
-            yield _finding("two-scales", pairs[0], reason, "share one pair", severity="note")
-
-
-def _finding(
-    rule: str, node: onnx.NodeProto, reason: str, remedy: str, *, severity: Severity = "error", fixable: bool = True
-) -> Finding:
-    return Finding(rule=rule, severity=severity, node=name_of(node), reason=reason, remedy=remedy, fixable=fixable)
+            yield finding_at(pairs[0], "two-scales", reason, "share one pair", severity="note")

@@ -9,8 +9,10 @@ scales its bound: they count in bins, so what depends on the grid only is comput
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,9 @@ LEVELS = 127  # positive steps of symmetric int8
 _ENTROPY_LEVELS = 128  # Migacz 2017: quantize to 128 levels, candidates start there
 _STRIDE = 8  # bins between candidate thresholds: at most 1/128 of the largest |x|
 _PERCENTILE = 0.9999
+SHOWN = 6  # of the tensors INT8 suits least, in a report
+_BARS = 64  # bins of a histogram that is drawn
+_DECIMALS = 2
 _TIE = 12  # decimals of a divergence that mean something after sums over 2048 bins
 
 
@@ -97,6 +102,30 @@ def amax_from(histogram: Histogram, method: str) -> float:
     return min(calibrator(histogram), histogram.absmax) if histogram.absmax > 0 else 0.0
 
 
+def hardest(histograms: Mapping[str, Histogram], amax: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The tensors INT8 suits least: up to `SHOWN` rows {tensor, top, counts, zeros, n, amax, sqnr_db}, the worst first.
+
+    amax: tensor -> calibrator -> bound. A tensor is judged by the calibrator that suits it best; `counts` are of |x|
+    in equal bins from 0 to `top`, the largest |x|.
+    """
+    rows = [_row(histogram, amax[name]) for name, histogram in histograms.items() if histogram.absmax > 0]
+    return sorted(rows, key=_best_db)[:SHOWN]
+
+
+def sqnr_db(histogram: Histogram, bound: float) -> float | None:
+    """Signal over the noise of rounding and clipping at `bound`, in dB; None without noise or bound.
+
+    Of the non-zero values, at the centres of the histogram's bins.
+    """
+    counts = histogram.counts[: histogram.used].astype(np.float64)
+    centres = (np.arange(len(counts)) + 0.5) * histogram.width
+    if bound <= 0:
+        return None
+    scale = bound / LEVELS
+    noise = float(counts @ (np.minimum(np.rint(centres / scale), LEVELS) * scale - centres) ** 2)
+    return round(10 * math.log10(float(counts @ centres**2) / noise), _DECIMALS) if noise > 0 else None
+
+
 def _candidates(used: int) -> NDArray[np.int64]:
     """Numbers of bins to keep; the last keeps all, so that not clipping is always a choice."""
     return np.append(np.arange(_ENTROPY_LEVELS, used, _STRIDE), used)
@@ -140,3 +169,26 @@ def _sums_before(values: NDArray[np.generic]) -> Floats:
 
 def _x_log_x(x: Floats) -> Floats:
     return np.asarray(x * np.log(np.where(x > 0, x, 1)))
+
+
+def _row(histogram: Histogram, amax: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "tensor": histogram.name,
+        "top": histogram.absmax,
+        "counts": _coarse(histogram),
+        "zeros": histogram.zeros,
+        "n": histogram.n,
+        "amax": dict(amax),
+        "sqnr_db": {method: sqnr_db(histogram, bound) for method, bound in amax.items()},
+    }
+
+
+def _coarse(histogram: Histogram) -> list[int]:
+    """Counts in `_BARS` equal bins from 0 to the largest |x|, a fine bin in the one that holds its centre."""
+    places = (np.arange(BINS) + 0.5) * histogram.width / histogram.absmax * _BARS
+    coarse = np.bincount(np.minimum(places.astype(np.int64), _BARS - 1), histogram.counts, minlength=_BARS)
+    return [int(count) for count in coarse]
+
+
+def _best_db(row: dict[str, Any]) -> float:
+    return max((value for value in row["sqnr_db"].values() if value is not None), default=math.inf)

@@ -23,8 +23,7 @@ from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, TensorScale
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.core.stated import InputOptions, with_input
-from edgeres.quantize.calibrators import CALIBRATORS, amax_from
-from edgeres.quantize.hardest import hardest
+from edgeres.quantize.calibrators import CALIBRATORS, amax_from, hardest
 from edgeres.quantize.histogram import Histogram
 from edgeres.quantize.trt_cache import trt_cache_from, version_number
 

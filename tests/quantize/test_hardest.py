@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from edgeres.quantize.calibrators import CALIBRATORS, amax_from
-from edgeres.quantize.hardest import SHOWN, hardest, sqnr_db
+from edgeres.quantize.calibrators import CALIBRATORS, SHOWN, amax_from, hardest, sqnr_db
 from edgeres.quantize.histogram import Histogram
 
 

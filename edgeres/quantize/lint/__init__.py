@@ -27,9 +27,9 @@ from edgeres.graph.view import GraphView
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.lint.pairs import pair_findings
 from edgeres.quantize.lint.structure import structure_findings
-from edgeres.quantize.lint.targets import JETPACKS, target_findings
+from edgeres.quantize.lint.targets import target_findings
 
-__all__ = ["JETPACKS", "Finding", "is_quantized", "lint", "problems"]
+__all__ = ["Finding", "is_quantized", "lint", "problems"]
 
 _MARKS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 
@@ -37,7 +37,7 @@ _MARKS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMu
 def lint(model: onnx.ModelProto, *, target: str | None = None) -> tuple[Finding, ...]:
     """Findings in order of execution; empty for a clean graph and for a float one.
 
-    `target` is a JetPack release of `JETPACKS`. Raises InputError if it is not known.
+    `target` is a JetPack release. Raises InputError if it is not known.
     """
     found = list(target_findings(model, target))
     float_skips = frozenset(float_skips_of(model))

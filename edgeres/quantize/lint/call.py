@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import written
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
 from edgeres.core.stated import InputOptions, preprocess_from
-from edgeres.graph.view import QDQ, opset_of
+from edgeres.graph.view import opset_of
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Closeness, closeness
 
@@ -54,10 +55,10 @@ class LintConfig(InputOptions):
 
     def check(self) -> None:
         """The release is known; options of the repair come with it."""
-        from edgeres.quantize.lint.targets import target_named
+        from edgeres.quantize.lint.targets import tensorrt_of
 
         if self.jetpack is not None:
-            target_named(self.jetpack)
+            tensorrt_of(self.jetpack)
         given = [name for name in _OF_REPAIR if name in self.model_fields_set]
         if not self.fix and given:
             raise InputError(f"--{given[0].replace('_', '-')} belongs to a repair; add --fix")
@@ -157,13 +158,13 @@ def checked_model(path: Path) -> Any:
 def _why_invalid(model: Any, err: Exception) -> str:
     from edgeres.quantize.lint.pairs import AXIS_OPSET
 
-    pairs = [node for node in model.graph.node if node.op_type in QDQ]
-    if opset_of(model) < AXIS_OPSET and any(one.name == "axis" for node in pairs for one in node.attribute):
+    said, opset = " ".join(str(err).split()), opset_of(model)
+    if opset < AXIS_OPSET and re.match(r"Unrecognized attribute: axis for operator (Q|Deq)uantizeLinear", said):
         return (
-            f"it has scales per channel at opset {opset_of(model)}, they came with {AXIS_OPSET}; export the float model"
-            f" at opset {AXIS_OPSET} or later and quantize that, or quantize with one scale for each weight"
+            f"it has scales per channel at opset {opset}, they came with {AXIS_OPSET}; export the float model at opset"
+            f" {AXIS_OPSET} or later and quantize that, or quantize with one scale for each weight"
         )
-    return " ".join(str(err).split())[:_REASON_SHOWN]
+    return said[:_REASON_SHOWN]
 
 
 def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[Any, dict[str, Any]] | None:

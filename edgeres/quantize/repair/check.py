@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -87,7 +88,7 @@ def outputs_of(model: Path | onnx.ModelProto, given: ImageInput) -> list[NDArray
     return [np.concatenate([found[name][:count] for found, count in batches]).astype(np.float64) for name in names]
 
 
-def sqnr_db(reference: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def sqnr_db(reference: NDArray[np.float64], other: NDArray[np.floating[Any]]) -> float:
     """How near `other` is to `reference`, both (N, ...); infinite where they are equal."""
     noise = float(np.square(reference - other).sum())
     signal = float(np.square(reference).sum())

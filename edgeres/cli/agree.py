@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgeres.cli.options import given, options_of
+from edgeres.cli.terminal import say
 from edgeres.core.artifacts import model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
@@ -38,31 +39,31 @@ def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None
         _print(result)
     if broken := broken_rules(result, config):
         for line in broken[:-1]:
-            click.echo(f"edgeres: agree: {line}", err=True)
+            say(f"edgeres: agree: {line}", err=True)
         raise StageError(f"agree: {broken[-1]}")
 
 
 def _print(result: Agreement) -> None:
     for letter, side in (("A", result.a), ("B", result.b)):
-        click.echo(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {_accuracy(side, result.n)}")
+        say(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {_accuracy(side, result.n)}")
     same, (change, half) = result.pair.agreement, result.pair.difference
-    click.echo(
+    say(
         f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
         f" {same.value:.2%} (95 %: {100 * same.low:.2f} to {100 * same.high:.2f})"
     )
-    click.echo(
+    say(
         f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
         f" only B {result.only_b}, McNemar p = {result.pair.p_value:.2g})"
     )
-    click.echo(f"logits: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}, KL {result.kl:.2g} nats")
+    say(f"logits: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}, KL {result.kl:.2g} nats")
     width = max([len(module.name) for module in result.modules], default=0)
     for module in result.modules:
         mark = "  <- drifts first" if module.name == result.drift else ""
-        click.echo(f"  {module.name:{width}}  {_db(module):>9}  cosine {module.cosine:.6f}{mark}")
+        say(f"  {module.name:{width}}  {_db(module):>9}  cosine {module.cosine:.6f}{mark}")
     for note in result.notes:
-        click.echo(note)
+        say(note)
     if result.modules and result.drift is None:
-        click.echo("no module drifts")
+        say("no module drifts")
 
 
 def _accuracy(side: Side, n: int) -> str:

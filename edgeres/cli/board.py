@@ -9,6 +9,7 @@ import click
 from edgeres.bench.board_facts import checks_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards, remove_board
+from edgeres.cli.terminal import say
 
 
 @click.group(help="Boards reached over ssh, by the names you give them.")
@@ -24,7 +25,7 @@ def add(name: str, host: str) -> None:
     before = boards().get(name)
     added = add_board(name, host)
     replaced = f" instead of {before.host}" if before is not None and before.host != added.host else ""
-    click.echo(f"{added.name}: {added.host}{replaced}; look at it: edgeres board check {added.name}")
+    say(f"{added.name}: {added.host}{replaced}; look at it: edgeres board check {added.name}")
 
 
 @board.command(help="Forget a board; nothing on it is touched.")
@@ -32,7 +33,7 @@ def add(name: str, host: str) -> None:
 def remove(name: str) -> None:
     """See the help text."""
     gone = remove_board(name)
-    click.echo(f"{gone.name} ({gone.host}) is no longer kept")
+    say(f"{gone.name} ({gone.host}) is no longer kept")
 
 
 @board.command("list", help="The boards that are kept.")
@@ -44,9 +45,9 @@ def list_(as_json: bool) -> None:
         click.echo(json.dumps([one.model_dump() for one in known]))
         return
     if not known:
-        click.echo("no boards yet; keep one: edgeres board add NAME HOST", err=True)
+        say("no boards yet; keep one: edgeres board add NAME HOST", err=True)
     for one in known:
-        click.echo(f"{one.name}  {one.host}")
+        say(f"{one.name}  {one.host}")
 
 
 @board.command(help="Connect and say what board it is and what it can do.")
@@ -60,4 +61,4 @@ def check(name: str, as_json: bool) -> None:
         click.echo(found.model_dump_json())
         return
     for one in checks_of(found):
-        click.echo(f"{one.name}: {one.detail}")
+        say(f"{one.name}: {one.detail}")

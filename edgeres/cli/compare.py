@@ -9,6 +9,7 @@ import click
 
 from edgeres.bench.versus import Versus, VersusConfig, versus
 from edgeres.cli.options import given, options_of
+from edgeres.cli.terminal import say
 from edgeres.core.artifacts import MODEL_KINDS, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
@@ -70,30 +71,30 @@ def _print_versus(found: Versus, *, as_json: bool) -> None:
     else:
         for model in found.models:
             p50, p99 = model.p50_ms, model.p99_ms
-            click.echo(
+            say(
                 f"{model.path}: p50 {p50.value:.3f} ms (95 %: {p50.low:.3f} to {p50.high:.3f}), p99 {p99.value:.3f} ms,"
                 f" n = {model.samples:,}, batch {model.batch}, {threads_text(model.threads)}, {model.runtime}"
             )
-        click.echo(f"{found.sessions} sessions of {found.rounds} interleaved rounds, each in new processes")
+        say(f"{found.sessions} sessions of {found.rounds} interleaved rounds, each in new processes")
         for verdict in found.verdicts:
-            click.echo(click.style(verdict.sentence, bold=True))
+            say(click.style(verdict.sentence, bold=True))
     for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def _print_changes(found: RunChanges, *, as_json: bool) -> None:
     if as_json:
         click.echo(found.model_dump_json())
         return
-    click.echo(f"A: {found.a}   B: {found.b}")
+    say(f"A: {found.a}   B: {found.b}")
     for title, differences in (("options", found.recipe), ("machine and versions", found.environment)):
-        click.echo(click.style(title, bold=True) + ("" if differences else ": the same"))
+        say(click.style(title, bold=True) + ("" if differences else ": the same"))
         for difference in differences:
-            click.echo(f"  {difference}")
-    click.echo(click.style("results", bold=True))
+            say(f"  {difference}")
+    say(click.style("results", bold=True))
     for change in found.results:
-        click.echo(f"  {change.a}" + (f" / {change.b}" if change.a != change.b else ""))
+        say(f"  {change.a}" + (f" / {change.b}" if change.a != change.b else ""))
         for line in change.lines:
-            click.echo(f"    {line}")
+            say(f"    {line}")
     for problem in found.problems:
-        click.echo(f"missing: {problem}", err=True)
+        say(f"missing: {problem}", err=True)

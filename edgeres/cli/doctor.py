@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgeres.cli.terminal import say
 from edgeres.core.doctor import Check, diagnosis
 
 _MARKS = {
@@ -26,10 +27,10 @@ def doctor(on: str | None, as_json: bool) -> None:
         click.echo(found.model_dump_json(indent=1))
         return
     here = found.environment
-    click.echo(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
-    click.echo(f"{here.machine}, {here.memory_gib} GiB")
+    say(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
+    say(f"{here.machine}, {here.memory_gib} GiB")
     for check in found.checks:
-        click.echo(_line(check))
+        say(_line(check))
 
 
 def _of_board(name: str, *, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def _of_board(name: str, *, as_json: bool) -> None:
         click.echo(BoardDiagnosis(board=found, checks=checks).model_dump_json(indent=1))
         return
     for check in checks:
-        click.echo(_line(check))
+        say(_line(check))
 
 
 def _line(check: Check) -> str:

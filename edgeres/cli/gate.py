@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgeres.cli.options import given, options_of
+from edgeres.cli.terminal import say
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import run_named
@@ -37,7 +38,7 @@ def gate_command(run: str | None, junit: Path | None, as_json: bool, **values: A
     else:
         _print(report)
     for note in report.notes:
-        click.echo(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if report.broken:
         raise StageError(f"gate: {len(report.broken)} of {len(report.outcomes)} rules broken by {report.run}")
 
@@ -46,4 +47,4 @@ def _print(report: GateReport) -> None:
     width = max(len(outcome.rule) for outcome in report.outcomes)
     for outcome in report.outcomes:
         mark = click.style("pass", fg="green") if outcome.passed else click.style("FAIL", fg="red")
-        click.echo(f"{mark}  {outcome.rule:{width}}  {outcome.stage}: {outcome.text}")
+        say(f"{mark}  {outcome.rule:{width}}  {outcome.stage}: {outcome.text}")

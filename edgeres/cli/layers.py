@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgeres.cli.terminal import say
 from edgeres.compile.apart import check_graph
 from edgeres.compile.layer_report import LayerReport, ModuleLayers, layer_report
 from edgeres.compile.layers import layers_from
@@ -35,10 +36,10 @@ def layers(file: Path, model: Path, as_json: bool) -> None:
 def _print(report: LayerReport) -> None:
     width = max((len(module.module) for module in report.modules), default=0)
     for module in report.modules:
-        click.echo(f"{module.module:{width}}  {_module_text(module)}")
+        say(f"{module.module:{width}}  {_module_text(module)}")
     kernels = ", ".join(f"{count} {precision}" for precision, count in report.kernels.items())
-    click.echo(f"kernels: {kernels}; {report.reformats} reformats, {report.quantizers} standalone Q or DQ")
-    click.echo(report.headline)
+    say(f"kernels: {kernels}; {report.reformats} reformats, {report.quantizers} standalone Q or DQ")
+    say(report.headline)
 
 
 def _module_text(module: ModuleLayers) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeres.cli.options import given, options_of
+from edgeres.cli.terminal import say
 from edgeres.compile.apart import tried
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
@@ -45,18 +46,19 @@ def lint(source: Path, as_json: bool, **values: Any) -> None:
 
 def _print(report: LintReport, config: LintConfig) -> None:
     if not report.quantized:
-        click.echo(f"{report.source.path} has no Q/DQ pairs, it is a float file: only its opset was checked")
+        say(f"{report.source.path} has no Q/DQ pairs, it is a float file: only its opset was checked")
     _print_verdict(report.source, config, findings=report.repaired is None)
     if report.repaired is not None:
-        click.echo("".join(f"not repaired: {note}\n" for note in report.notes), nl=False)
+        for note in report.notes:
+            say(f"not repaired: {note}")
         top1 = "" if report.top1_agreement is None else f", top-1 agrees on {report.top1_agreement:.1%}"
         is_noisy = math.isfinite(report.sqnr_db or 0)
         near = f"{report.sqnr_db:.1f} dB, at least {report.needed_db:g} needed" if is_noisy else "the same numbers"
-        click.echo(f"repaired against original: {near}{top1}; {report.images}, ONNX Runtime literal Q/DQ")
-        click.echo(_rounding(report))
+        say(f"repaired against original: {near}{top1}; {report.images}, ONNX Runtime literal Q/DQ")
+        say(_rounding(report))
         _print_verdict(report.repaired, config, findings=True)
     elif config.fix:
-        click.echo("nothing that can be repaired, no file written")
+        say("nothing that can be repaired, no file written")
 
 
 def _rounding(report: LintReport) -> str:
@@ -67,8 +69,8 @@ def _rounding(report: LintReport) -> str:
 
 def _print_verdict(verdict: Verdict, config: LintConfig, *, findings: bool) -> None:
     for line in _lines(verdict.findings) if findings else ():
-        click.echo(line)
-    click.echo(f"{verdict.path}: {_count(verdict)}; {_build_text(verdict, config)}")
+        say(line)
+    say(f"{verdict.path}: {_count(verdict)}; {_build_text(verdict, config)}")
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import click
 
 from edgeres.bench.devices import devices
+from edgeres.cli.terminal import say
 from edgeres.pipeline.listing import LISTINGS, listing
 
 _KNOWN = [*LISTINGS, "devices"]
@@ -23,6 +24,6 @@ def ls(what: str, as_json: bool) -> None:
         return
     width = max((len(name) for name in rows), default=0) + 2
     for name, text in rows.items():
-        click.echo(f"{name:{width}}{text}")
+        say(f"{name:{width}}{text}")
     if not rows:
-        click.echo(f"no {what} yet", err=True)
+        say(f"no {what} yet", err=True)

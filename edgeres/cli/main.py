@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from edgeres.cli.terminal import harmless
+from edgeres.core.plain import one_line
 
 STAGE_COMMANDS = {
     "train": "Train a ResNet (or a control) from scratch.",
@@ -259,12 +260,19 @@ def _say(message: str, code: int) -> int:
 
 def _log_to_stderr(level: int) -> None:
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_OneLine())
     root: Any = logging.getLogger("edgeres")
     is_main = os.environ.get("RANK", "0") == "0"
     root.handlers = [handler] if is_main else [logging.NullHandler()]
     root.setLevel(level)
     root.propagate = False
+
+
+class _OneLine(logging.Formatter):
+    """The message, which may hold a name of somebody else's, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeres.cli.terminal import say
 from edgeres.core.stage import StageReport
 from edgeres.report.wording import accuracy_line, latency_line, size
 
@@ -25,14 +26,14 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
         click.echo(report.model_dump_json())
         return
     for accuracy in report.accuracy:
-        click.echo(accuracy_line(accuracy))
+        say(accuracy_line(accuracy))
     figures = list(_bench_lines(report) if report.stage == "bench" else _figure_lines(report))
     for line in (*report.notes, *figures) if report.stage in _NOTES_FIRST else (*figures, *report.notes):
-        click.echo(line)
+        say(line)
     for warning in report.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if report.output is not None:
-        click.echo(f"{report.output.path}  {size(report.output.size_bytes)}, {report.duration_s:.1f} s")
+        say(f"{report.output.path}  {size(report.output.size_bytes)}, {report.duration_s:.1f} s")
 
 
 def print_boards(reports: Sequence[StageReport], *, as_json: bool) -> None:
@@ -49,9 +50,9 @@ def print_boards(reports: Sequence[StageReport], *, as_json: bool) -> None:
     Console(highlight=False).print(boards_turned(boards_from(reports)))
     for report in reports:
         for note in report.notes:
-            click.echo(f"{file_name(report)}: {note}")
+            say(f"{file_name(report)}: {note}")
         for warning in report.warnings:
-            click.echo(f"warning: {file_name(report)}: {warning}", err=True)
+            say(f"warning: {file_name(report)}: {warning}", err=True)
 
 
 def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
@@ -65,10 +66,10 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
 
     console = Console()
     console.print(table_from(summary))
-    click.echo(summary.headline)
+    say(summary.headline)
     for problem in summary.problems:
-        click.echo(f"missing: {problem}", err=True)
-    click.echo(f"{where}: report.html, report.md, report.json, report.csv")
+        say(f"missing: {problem}", err=True)
+    say(f"{where}: report.html, report.md, report.json, report.csv")
 
 
 def _bench_lines(report: StageReport) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgeres.cli.terminal import say
 from edgeres.core.errors import StageError
 from edgeres.core.runs import run_named
 from edgeres.pipeline.chain import Chain, run_of_recipe
@@ -29,11 +30,9 @@ def rerun_command(run: str | None, name: str | None, data: str | None, as_json: 
     steps = planned(recipe, str(old.path))
     again = run_of_recipe(recipe, chosen)
     on = f" --data {data}" if data else ""
-    click.echo(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}{on}", err=True)
+    say(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}{on}", err=True)
     for done in Chain(again, steps).execute():
-        click.echo(
-            f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True
-        )
+        say(f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True)
     verdict = rerun_verdict(old, again)
     if as_json:
         click.echo(verdict.model_dump_json())
@@ -47,4 +46,4 @@ def _print(verdict: Rerun) -> None:
     width = max(len(stage.stage) for stage in verdict.stages)
     for stage in verdict.stages:
         mark = click.style(f"{stage.outcome:10}", fg=_COLOURS[stage.outcome])
-        click.echo(f"{mark}  {stage.stage:{width}}  {stage.text}")
+        say(f"{mark}  {stage.stage:{width}}  {stage.text}")

@@ -8,6 +8,7 @@ import click
 
 from edgeres.bench.boards import board_named
 from edgeres.cli.output import print_boards, print_result, print_summary
+from edgeres.cli.terminal import say
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
@@ -57,7 +58,7 @@ def run(  # noqa: PLR0913  # one parameter per option
 def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None:
     """Measures on the board; then the run's one table, also where the board could not do it."""
     if not as_json:
-        click.echo(click.style(f"board {on}", bold=True))
+        say(click.style(f"board {on}", bold=True))
     found: list[StageReport] = []
     try:
         found.extend(report for report, _ in board_of_run(run, BoardCall(on=on)))
@@ -95,14 +96,14 @@ def _print_steps(steps: list[Step], on: str | None, *, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"folder": folder, "stage": use, "config": values}))
         else:
-            click.echo(f"{folder:14} {' '.join(f'{key}={value}' for key, value in values.items())}")
+            say(f"{folder:14} {' '.join(f'{key}={value}' for key, value in values.items())}")
 
 
 def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None:
     """The stage's figures; the run's table only where nothing `is_last` comes after it."""
     if not as_json:
         head = f"[{done.step.index + 1}/{count}] {done.step.use}" + (" (reused)" if done.reused else "")
-        click.echo(click.style(head, bold=True))
+        say(click.style(head, bold=True))
     for report in done.reports:
         print_result(report, as_json=as_json)
     if done.summary is not None and is_last:

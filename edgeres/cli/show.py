@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edgeres.cli.terminal import say
 from edgeres.core.artifacts import model_from
 from edgeres.core.errors import InputError
 
@@ -37,4 +38,8 @@ def show(name: str | None, schema: str | None, code: str | None, as_json: bool) 
     from edgeres.pipeline.show import exhibit_of
 
     exhibit = exhibit_of(name)
-    click.echo(json.dumps(exhibit.content, indent=1) if as_json else "\n".join(exhibit.lines))
+    if as_json:
+        click.echo(json.dumps(exhibit.content, indent=1))
+        return
+    for line in exhibit.lines:
+        say(line)

@@ -39,7 +39,7 @@ def infected(run, name):
     assert name in (run / "recipe.toml").read_text()
 
 
-ESCAPE = "\x1b]0;title taken\x07\x1b[2J\x1b[31m\x9b\u202e"
+ESCAPE = "\x1b]0;title taken\x07\x1b[2J\x1b[31m\x9b\u202e\nFORGED: all rules kept"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 
 
@@ -83,6 +83,7 @@ def test_no_control_character_of_a_file_reaches_the_terminal(edgeres, run, runs_
     _, out, err = edgeres(*command.replace("RUN", str(run)).split())
     assert out + err
     assert not CONTROL.search(out + err)
+    assert not [line for line in (out + err).splitlines() if line.startswith("FORGED")]
 
 
 OPENED: list[str] = []

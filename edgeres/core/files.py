@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeres.core.errors import InputError
+from edgeres.core.process import process_began
 
 log = logging.getLogger(__name__)
 _SCRATCH = ".networks-"  # begins the name of a folder that is needed while a stage runs
@@ -52,12 +54,18 @@ def set_aside(path: Path) -> None:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed."""
+    """Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+
+    What a killed process had begun to write to `path` goes too.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise InputError(f"cannot write {path}: {err.strerror}") from err
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if (number := left.name.split(".")[-2]).isdecimal() and process_began(int(number)) is None:
+            left.unlink(missing_ok=True)
     try:
         yield temporary
         temporary.chmod(_MODE & ~_umask())

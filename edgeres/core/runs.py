@@ -29,7 +29,8 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import name_from_file
-from edgeres.core.shell import last_of_shell, note_for_shell, process_began
+from edgeres.core.process import process_began
+from edgeres.core.shell import last_of_shell, note_for_shell
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Which process began when, and the run that each shell worked in last, so that two shells do not mix their runs.
+"""The run that each shell worked in last, so that two shells do not mix their runs.
 
 runs/.shells/SESSION holds `BEGAN NAME`: the terminal session (its leader's process id), when that process began, and
 the run that became the current one by a command of it.
@@ -8,26 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from pathlib import Path
 
 from edgeres.core.files import write_text
+from edgeres.core.process import process_began
 
 _SHELLS = ".shells"
-_DEAD, _BEGAN = "Z", 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
-
-
-def process_began(pid: int) -> str | None:
-    """When the process began, as its system counts; None if it is gone. A number is used again, by another one."""
-    if Path("/proc/self/stat").exists():
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            return None if fields[0] == _DEAD else fields[_BEGAN]
-        return None
-    with contextlib.suppress(OSError):
-        asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return "".join(asked.stdout.split()) or None
-    return None
 
 
 def last_of_shell(runs: Path) -> str | None:

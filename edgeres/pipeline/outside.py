@@ -65,17 +65,14 @@ def leave_or_say_where(folder: Path, done: str = "done") -> None:
 def moved_out(result: StageResult[Artifact], folder: Path, out: Path) -> StageResult[Artifact]:
     """Renames the artifact to `out`, its companions to names that begin so; the report is written beside them.
 
-    Files of an earlier result called `out` are replaced; any other that stands there, and every folder, is set aside.
+    Files of an earlier result called `out` are replaced; anything else that stands there is set aside.
     """
     was_there, made = out.is_file(), result.output.path
     try:
         (folder / REPORT_NAME).unlink()
         for path in folder.iterdir():
             suffix = path.name.removeprefix(made.name) if path.name.startswith(made.name) else f".{path.name}"
-            target = out.with_name(out.name + suffix)
-            if target.is_dir() or (target.exists() and not was_there):
-                set_aside(target)
-            os.replace(path, target)
+            _put(path, out.with_name(out.name + suffix), over_earlier=was_there)
         folder.rmdir()
     except OSError as err:
         raise InputError(f"cannot write {out}: {err.strerror or err}") from err
@@ -83,6 +80,20 @@ def moved_out(result: StageResult[Artifact], folder: Path, out: Path) -> StageRe
     report = result.report.model_copy(update={"output": file_ref(output)})
     write_report(report, out.with_name(out.name + REPORT_SUFFIX))
     return StageResult(output, report)
+
+
+def _put(path: Path, target: Path, *, over_earlier: bool) -> None:
+    """Renames `path` to `target`; a folder that holds nothing but what `path` holds as well is an earlier result's."""
+    if over_earlier and path.is_dir() and target.is_dir():
+        names = {one.name for one in path.iterdir()}
+        if {one.name for one in target.iterdir()} <= names:
+            for name in names:
+                _put(path / name, target / name, over_earlier=True)
+            path.rmdir()
+            return
+    if target.is_dir() or (target.exists() and not over_earlier):
+        set_aside(target)
+    os.replace(path, target)
 
 
 def _inputs(source: Artifact | None, config: Config) -> Iterator[tuple[str, Path]]:

@@ -50,3 +50,13 @@ def test_sha256_is_sha256(tmp_path):
     assert sha256_of(path) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
     with pytest.raises(InputError, match="does not exist"):
         sha256_of(tmp_path / "none")
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_and_what_another_writes_stays(tmp_path):
+    path = tmp_path / "a[1].json"
+    gone, alive, strange = (path.with_name(f".{path.name}.{pid}.tmp") for pid in (99999999, os.getppid(), "x"))
+    for left in (gone, alive, strange):
+        left.write_text("half")
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert [left.exists() for left in (gone, alive, strange)] == [False, True, True]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.core.process import process_began
 from edgeres.core.runs import (
     LATEST,
     STARTED_NAME,
@@ -21,7 +22,6 @@ from edgeres.core.runs import (
     run_holding,
     run_named,
 )
-from edgeres.core.shell import process_began
 
 
 @pytest.fixture

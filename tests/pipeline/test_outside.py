@@ -9,6 +9,7 @@ import pytest
 
 from edgeres.core.errors import InputError
 from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.outside import _put
 
 
 @pytest.fixture
@@ -98,3 +99,21 @@ def test_a_folder_is_no_place_for_a_file(mine, tmp_path):
     (tmp_path / "o.safetensors").mkdir()
     with pytest.raises(InputError, match="is a folder; name a file"):
         pruned_to(tmp_path / "o.safetensors", mine)
+
+
+@pytest.mark.parametrize(
+    ("over_earlier", "held", "aside"),
+    [(True, ("a", "deep"), False), (True, ("a",), False), (True, ("a", "notes"), True), (False, ("a",), True)],
+)
+def test_a_folder_of_an_earlier_result_is_replaced_and_another_is_set_aside(tmp_path, over_earlier, held, aside):
+    new, old = tmp_path / "networks", tmp_path / "o.json.networks"
+    for folder, text, names in ((new, "new", ("a", "deep")), (old, "old", held)):
+        for name in names:
+            (folder / name).mkdir(parents=True)
+            (folder / name / "file").write_text(text)
+    _put(new, old, over_earlier=over_earlier)
+    assert {path.name: (path / "file").read_text() for path in old.iterdir()} == {"a": "new", "deep": "new"}
+    assert not new.exists()
+    kept = tmp_path / "o.json.networks.old1"
+    assert kept.exists() == aside
+    assert not aside or {path.name for path in kept.iterdir()} == {*held}

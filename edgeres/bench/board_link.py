@@ -23,7 +23,7 @@ from edgeres.bench.boards import Board
 from edgeres.core.errors import DeviceError, require
 
 _CONNECT_S = 15
-_OPENED_S = 60.0  # a whole way over jump hosts; a program's start, an answer about a file
+OPENED_S = 60.0  # a whole way over jump hosts; a program's start, an answer about a file
 SHORT_S = 60.0  # for what does not compute
 SHORT_BYTES = 1 << 20  # of a program's stdout, and of anyone's stderr
 _KEPT_BYTES = 1 << 16  # of its stderr, the last
@@ -60,10 +60,6 @@ class Limits:
 
     seconds: float
     most_bytes: int
-
-
-class Beyond(DeviceError):
-    """A remote program went beyond its limits and was ended."""
 
 
 class Link:
@@ -108,13 +104,14 @@ class Link:
         words: Sequence[str],
         say: Callable[[str], None] | None = None,
         limits: Limits | None = None,
+        name: str = "",
     ) -> Answer:
-        """Runs a remote program to its end; each line of its stderr is given to `say` at once.
+        """Runs a remote program, called `name`, to its end; each line of its stderr is given to `say` at once.
 
         Its stdin stays open as long as it runs. Raises Lost if the connection ends before the program, Killed if a
         signal ends it, DeviceError if it goes beyond its `limits`, those of a program that computes nothing by default.
         """
-        who = f"{self.board.name}: {words[0]}"
+        who = f"{self.board.name}: {name or words[0]}"
         heard = _Heard(who, say, limits or Limits(SHORT_S, SHORT_BYTES))
         channel = self.started(words)
         try:
@@ -133,8 +130,8 @@ class Link:
     def started(self, words: Sequence[str]) -> Any:
         """The channel of a remote program that runs on; its stdin ends when the connection does."""
         with self._answering(f"starting {words[0]}"):
-            channel = self._connection.client.get_transport().open_session(timeout=_OPENED_S)
-            channel.settimeout(_OPENED_S)
+            channel = self._connection.client.get_transport().open_session(timeout=OPENED_S)
+            channel.settimeout(OPENED_S)
             channel.exec_command(shlex.join(words))
             return channel
 
@@ -150,14 +147,14 @@ class Link:
         if self._files is None:  # fabric's own would connect again by itself, without a keeper
             with self._answering("starting a transfer"):
                 self._files = self._connection.client.open_sftp()
-                self._files.get_channel().settimeout(_OPENED_S)
+                self._files.get_channel().settimeout(OPENED_S)
         return self._files
 
     @contextlib.contextmanager
     def _answering(self, doing: str) -> Iterator[None]:
         """Raises Lost where the connection is, and where no answer comes: paramiko itself would wait for ever."""
         try:
-            with _ended_after(_OPENED_S, self._connection.client.close):
+            with _ended_after(OPENED_S, self._connection.client.close):
                 yield
         except Exception as cause:  # paramiko and socket have no common root
             raise Lost(f"{self.board.name}: the connection was lost while {doing}: {cause}") from cause
@@ -165,12 +162,22 @@ class Link:
 
 @contextlib.contextmanager
 def _ended_after(seconds: float, end: Callable[[], object]) -> Iterator[None]:
-    """Does `end` if the block takes longer."""
-    timer = threading.Timer(seconds, end)
+    """Does `end` if the block takes longer; what it raises then is a TimeoutError."""
+    is_over = threading.Event()
+
+    def expire() -> None:
+        is_over.set()
+        end()
+
+    timer = threading.Timer(seconds, expire)
     timer.daemon = True
     timer.start()
     try:
         yield
+    except Exception as err:
+        if is_over.is_set():
+            raise TimeoutError(f"no answer within {seconds:g} s") from err
+        raise
     finally:
         timer.cancel()
 
@@ -187,12 +194,12 @@ class _Heard:
         return Answer(code, self._out.decode(errors="replace"), self._err.decode(errors="replace"))
 
     def listen(self, channel: Any, *, one_line: bool = False) -> None:
-        """Until the program has ended, or said a line; raises Beyond if it does not, or says too much."""
+        """Until the program has ended, or said a line; raises DeviceError if it does not, or says too much."""
         until_s = time.monotonic() + self._limits.seconds
         while (_has_more(channel) or not channel.closed) and not (one_line and b"\n" in self._out):
             left_s = until_s - time.monotonic()
             if left_s <= 0:
-                raise Beyond(f"{self._who} did not end within {self._limits.seconds:g} s and was ended")
+                raise DeviceError(f"{self._who} did not end within {self._limits.seconds:g} s and was ended")
             if _has_more(channel) or not channel.eof_received:
                 select.select([channel], [], [], left_s)
                 self._take(channel)
@@ -207,7 +214,7 @@ class _Heard:
         if channel.recv_stderr_ready():
             self._take_errors(channel.recv_stderr(_AT_ONCE))
         if len(self._out) > self._limits.most_bytes or self._errors > SHORT_BYTES:
-            raise Beyond(f"{self._who} says no end of it and was ended")
+            raise DeviceError(f"{self._who} says no end of it and was ended")
 
     def _take_errors(self, some: bytes) -> None:
         self._errors += len(some)
@@ -224,24 +231,47 @@ def _has_more(channel: Any) -> bool:
 def _connected(board: Board) -> Any:
     fabric, paramiko = require("fabric", "boards"), require("paramiko", "boards")
     logging.getLogger("paramiko").addHandler(_UNHEARD)
-    connection = fabric.Connection(board.host, connect_timeout=_CONNECT_S)
-    hops = [connection]
-    while isinstance(hops[-1].gateway, fabric.Connection):
-        hops.append(hops[-1].gateway)  # the jump host, whose own key counts as much
-    for hop in hops:
-        _verify_keys(hop, paramiko.RejectPolicy())
+    hops: list[Any] = []
     try:
-        with _ended_after(len(hops) * _OPENED_S, lambda: [hop.client.close() for hop in hops]):
-            connection.open()
+        hops += _hops(fabric, paramiko, board)
+        with _ended_after(len(hops) * OPENED_S, lambda: [hop.client.close() for hop in hops]):
+            hops[0].open()
     except Exception as err:  # paramiko, socket and invoke have no common root
-        with contextlib.suppress(EOFError, OSError):
-            connection.close()
+        for hop in hops:
+            with contextlib.suppress(EOFError, OSError):
+                hop.close()
         raise why_not(board, err, {hop.host: hop.port for hop in hops}) from err
+    connection = hops[0]
     transport = connection.client.get_transport()
     transport.set_keepalive(_KEEPALIVE_S)  # makes a silent network an error
     if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS)
     return connection
+
+
+def _hops(fabric: Any, paramiko: Any, board: Board) -> list[Any]:
+    """The connection to the board, then those to the jump hosts before it, whose own keys count as much."""
+    hops = [fabric.Connection(board.host, connect_timeout=_CONNECT_S)]
+    while isinstance(hops[-1].gateway, fabric.Connection):
+        hops.append(hops[-1].gateway)
+    for hop in hops:
+        _verify_keys(hop, paramiko.RejectPolicy())
+        hop.connect_kwargs = {**hop.connect_kwargs, "banner_timeout": _CONNECT_S, **_identities(hop, paramiko)}
+    return hops
+
+
+def _identities(connection: Any, paramiko: Any) -> dict[str, Any]:
+    """Which keys are offered where ~/.ssh/config says IdentitiesOnly: too many are refused before the right one.
+
+    The agent may hold the private part of a key that is named; its public part lies beside, in FILE.pub.
+    """
+    if str(connection.ssh_config.get("identitiesonly", "")).lower() != "yes":
+        return {}
+    named = [Path(file).expanduser() for file in connection.ssh_config.get("identityfile", [])]
+    beside = [path.with_name(f"{path.name}.pub") for path in named]
+    public = {word for path in beside if path.is_file() for word in path.read_text(errors="replace").split()}
+    held = [key for key in paramiko.Agent().get_keys() if key.get_base64() in public] if public else []
+    return {"allow_agent": False, "look_for_keys": not named, "pkey": next(iter(held), None)}
 
 
 def _verify_keys(connection: Any, policy: Any) -> None:
@@ -298,6 +328,8 @@ def _reason(host: str, err: BaseException, seconds: float) -> str:
         return f"no answer within {seconds:g} s; is the board on and in this network? try: ssh {host}"
     if isinstance(err, (FileNotFoundError, PermissionError)) and err.filename:
         return f"{err.filename}: {str(err.strerror).lower()}; is it the IdentityFile of ~/.ssh/config? try: ssh {host}"
+    if isinstance(err, EOFError) or "banner" in text:
+        return f"what answers there is no ssh server, or turns you away at once; is the port right? try: ssh {host}"
     if isinstance(err, OSError):
         return f"{_said(err)}; is the board on, and does its ssh server run? try: ssh {host}"
     return f"{text or type(err).__name__}; try: ssh {host}"

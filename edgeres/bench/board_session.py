@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from edgeres.bench.board_answers import BoardFound, JobDone, Refusal, line_of
-from edgeres.bench.board_link import Answer, Beyond, Killed, Limits, Link, Lost
+from edgeres.bench.board_link import Answer, Killed, Limits, Link, Lost
 from edgeres.bench.board_upload import Step, fetch, send
 from edgeres.bench.boards import Board, agent_bytes
 from edgeres.core.config import Record, first_problem
@@ -111,8 +111,6 @@ class Session:
                 f"{self.board.name}: the connection was lost during {job}; the board ends it and"
                 " removes its files by itself; run it again"
             ) from err
-        except Beyond as err:
-            raise DeviceError(f"{self.board.name}: {job}: {err}") from err
         except Killed as err:
             raise DeviceError(
                 f"{self.board.name}: the agent was killed during {job} (was the board out of memory?){self._put_back()}"
@@ -167,7 +165,7 @@ class Session:
     def _job(self, kind: type[A], *words: str, takes_s: float = 0.0) -> Answer:
         agent = ["python3", f"{self.folder}/{_AGENT}", "--leash", "--remove", self.folder]
         limits = Limits(AGENT_S + takes_s, kind.most_bytes)
-        return self.link.run([*agent, kind.job, *words], self._say, limits)
+        return self.link.run([*agent, kind.job, *words], self._say, limits, f"the job {kind.job!r}")
 
     def _understood(self, kind: type[A], done: Answer) -> A:
         """The answer of `kind`; raises DeviceError with the agent's own line for a job it did not do."""

@@ -61,4 +61,4 @@ def check(name: str, as_json: bool) -> None:
         click.echo(found.model_dump_json())
         return
     for one in checks_of(found):
-        say(f"{one.name}: {one.detail}")
+        say(f"{one.name}: {one.detail}" + (f"; {one.remedy}" if one.remedy else ""))

@@ -82,8 +82,8 @@ def check_rtx_targets(targets: tuple[str, ...]) -> None:
     for target in targets:
         if target in JETSON_TARGETS:
             raise InputError(
-                f"target {target} is {JETSON_TARGETS[target]}, which TensorRT-RTX does not know; engines for"
-                " a Jetson are built on the board: edgeres compile --runtime tensorrt"
+                f"target {target} is {JETSON_TARGETS[target]}, which TensorRT-RTX does not know; its engines are built"
+                " on the board: edgeres compile MODEL.onnx --on NAME (edgeres board add NAME HOST)"
             )
         if target not in RTX_TARGETS:
             guess = did_you_mean(target, RTX_TARGETS)

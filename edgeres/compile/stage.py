@@ -135,7 +135,7 @@ def _place(config: CompileConfig) -> Place:
     if "targets" in config.model_fields_set and config.targets != (gpu.target,):
         raise DeviceError(
             f"tensorrt builds for the GPU it runs on ({gpu.target}), {','.join(config.targets)} was asked for; build"
-            " there, or with --runtime tensorrt-rtx"
+            " there (on a board: --on NAME), or with --runtime tensorrt-rtx"
         )
     return Place((gpu.target,), gpu)
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, nothing on a pipe (the log lines remain)."""
+"""Progress on stderr: a bar on a terminal, on a pipe lines of the log."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TypeVar
 from edgeres.core.durations import text_from
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+_SAID_EVERY_S = 10.0
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -36,9 +38,10 @@ class Bar:
 
 @contextlib.contextmanager
 def bar(description: str) -> Iterator[Bar]:
-    """A bar with the remaining time, if stderr is a terminal; how much there is may be said later, and again."""
+    """A bar with the remaining time, on a pipe a line now and then; how much there is may be said later, and again."""
     if not sys.stderr.isatty():
-        yield Bar(lambda total: None, lambda amount: None)
+        spoken = _Spoken(description)
+        yield Bar(spoken.expect, spoken.advance)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -64,9 +67,28 @@ class Countdown:
     @property
     def text(self) -> str:
         """`; about 4m left`, for the end of a line; empty as long as nothing is done, and once all is."""
-        if not (self._done and self._left):
+        if not self._done or self._left <= 0:
             return ""
         return f"; about {text_from((time.monotonic() - self._began_s) / self._done * self._left)} left"
+
+
+class _Spoken(Countdown):
+    """A bar in lines: so much is done, and what the rest will take."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(0.0)
+        self._description, self._said_s = description, self._began_s
+
+    def expect(self, total: float) -> None:
+        """There is so much in all."""
+        self._left = total - self._done
+
+    def advance(self, amount: float = 1) -> None:
+        """So much more is done, which is said if it is some time since the last line."""
+        super().advance(amount)
+        if time.monotonic() - self._said_s >= _SAID_EVERY_S and self.text:
+            self._said_s = time.monotonic()
+            log.info("%s: %.0f %%%s", self._description, 100 * self._done / (self._done + self._left), self.text)
 
 
 @contextlib.contextmanager

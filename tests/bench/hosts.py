@@ -46,6 +46,7 @@ class Wire:
 
     def __init__(self, port, cuts=()):
         self.to, self.cuts, self.port, self.opened = port, list(cuts), free_port(), 0
+        self.swallows_after = None  # so many bytes on their way back, all connections together: the rest is kept
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._live = []
         self.carried = []  # bytes outwards, by connection
@@ -86,6 +87,10 @@ class Wire:
                     limit -= len(some)
                     if limit < 0:
                         break
+                if outwards is None and self.swallows_after is not None:
+                    self.swallows_after -= len(some)
+                    if self.swallows_after < 0:
+                        continue
                 target.sendall(some)
         for one in (source, target):
             with contextlib.suppress(OSError):

@@ -42,7 +42,7 @@ class FakeLink:
     def __init__(self, text, code=0):
         self.text, self.code = text, code
 
-    def run(self, words, say, limits):
+    def run(self, words, say, limits, name):
         return Answer(self.code, self.text + "\n", "")
 
 

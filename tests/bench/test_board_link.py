@@ -19,8 +19,9 @@ REFUSED = paramiko.ssh_exception.NoValidConnectionsError({("10.0.0.9", 22): Conn
         (TimeoutError("timed out"), "no answer within 15 s; is the board on "),
         (paramiko.AuthenticationException("Authentication failed."), "it knows no key of yours; "),
         (paramiko.SSHException("No authentication methods available"), "it knows no key of yours; "),
-        (paramiko.SSHException("Error reading SSH protocol banner"), "Error reading SSH protocol banner; "),
-        (EOFError(), "EOFError; "),
+        (paramiko.SSHException("Error reading SSH protocol banner"), "what answers there is no ssh server, "),
+        (EOFError(), "what answers there is no ssh server, "),
+        (paramiko.SSHException("Incompatible version"), "Incompatible version; "),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -14,7 +14,7 @@ class FakeLink:
 
     board = Board(name="desk", host="nowhere.invalid")
 
-    def run(self, words, say, limits):
+    def run(self, words, say, limits, name):
         self.words = words
         return Answer(0, "{}\n", "")
 

@@ -13,7 +13,7 @@ def test_known_targets_pass():
 
 @pytest.mark.parametrize("target", JETSON_TARGETS)
 def test_a_jetson_target_is_refused_with_the_way_to_build_for_it(target):
-    with pytest.raises(InputError, match=rf"{target} is Jetson .*--runtime tensorrt") as caught:
+    with pytest.raises(InputError, match=rf"{target} is Jetson .*edgeres compile MODEL.onnx --on NAME") as caught:
         check_rtx_targets(("sm86", target))
     assert "\n" not in str(caught.value)
 

@@ -38,3 +38,18 @@ def test_the_time_left_follows_from_the_pace_so_far(monkeypatch):
     assert countdown.text == "; about 40s left"
     countdown.advance(4)
     assert countdown.text == ""
+
+
+def test_on_a_pipe_the_time_left_is_a_line_every_ten_seconds(monkeypatch, caplog):
+    now_s = [0.0]
+    monkeypatch.setattr("edgeres.core.progress.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with caplog.at_level("INFO", logger="edgeres"), bar("desk: sending 500 images") as progress:
+        progress.expect(100)
+        for second in range(1, 26):
+            now_s[0] = second
+            progress.advance(4)
+    assert caplog.messages == [
+        "desk: sending 500 images: 40 %; about 15s left",
+        "desk: sending 500 images: 80 %; about 5s left",
+    ]

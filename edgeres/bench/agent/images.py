@@ -1,25 +1,22 @@
 """The images of a data set as the other computer packed them: raw bytes in parts, and how to make float32 of them.
 
-    index.json  {"shape": [C, H, W], "n": N, "dtype": "uint8" | "float32", "tables": [[256 floats] * C] | null,
+    index.json  {"shape": [C, H, W], "n": N, "dtype": "uint8", "tables": [[256 floats] * C],
                  "parts": [{"name", "n", "sha256"}, ...]}
 
-Pixels of type uint8 go through `tables`: the normalised value of each byte, per channel, as the other computer computed
-it, so that the network's input here is bit for bit the one it had there. Parts of float32 (little-endian, like every
-Jetson) go in as they are. Labels are not here.
+Pixels go through `tables`: the normalised value of each byte, per channel, as the other computer computed it, so that
+the network's input here is bit for bit the one it had there. Labels are not here.
 """
 
-import hashlib
 import json
 import struct
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple  # noqa: UP035 - Python 3.6
 
+from .measure import sha256_of
 from .process import Refused
 
 FLOAT_BYTES = 4
 _LEVELS = 256
-_BYTES_OF = {"uint8": 1, "float32": FLOAT_BYTES}
-_CHUNK_BYTES = 1 << 20
 
 
 class Part(NamedTuple):
@@ -42,7 +39,7 @@ class Images(NamedTuple):
     def image_bytes(self) -> "int":
         """Of one image as it is stored."""
         channels, height, width = self.shape
-        return channels * height * width * (1 if self.planes else FLOAT_BYTES)
+        return channels * height * width
 
 
 def images_in(folder: "str") -> "Images":
@@ -50,14 +47,13 @@ def images_in(folder: "str") -> "Images":
     path = Path(folder) / "index.json"
     try:
         fields = json.loads(path.read_text())
+        if fields["dtype"] != "uint8":
+            raise ValueError(f"dtype {fields['dtype']!r} is not uint8")
         channels, height, width = (int(length) for length in fields["shape"])
         parts = [Part(_beside(path, row["name"]), int(row["n"]), str(row["sha256"])) for row in fields["parts"]]
-        planes = _planes_from(fields["tables"], channels) if fields["dtype"] == "uint8" else []
-        found = Images((channels, height, width), int(fields["n"]), planes, parts)
+        found = Images((channels, height, width), int(fields["n"]), _planes_from(fields["tables"], channels), parts)
     except (OSError, ValueError, TypeError, KeyError, struct.error) as err:
         raise Refused(f"damaged index of images {path}: {type(err).__name__}: {err}") from err
-    if fields["dtype"] not in _BYTES_OF:
-        raise Refused(f"damaged index of images {path}: dtype {fields['dtype']!r} is neither uint8 nor float32")
     if found.n < 1 or found.n != sum(part.n for part in parts) or min(found.shape) < 1:
         raise Refused(f"damaged index of images {path}: {found.n} images of {found.shape}, parts {fields['parts']!r}")
     return found
@@ -71,7 +67,7 @@ def batches(images: "Images", size: "int") -> "Iterator[tuple[bytes, int]]":
     for raw in _raw(images, size):
         count = len(raw) // images.image_bytes
         full = raw + raw[-images.image_bytes :] * (size - count)
-        yield (_floats(full, images) if images.planes else full), count
+        yield _floats(full, images), count
 
 
 def _raw(images: "Images", size: "int") -> "Iterator[bytes]":
@@ -114,15 +110,8 @@ def _beside(index: "Path", name: "str") -> "Path":
 
 
 def _check(part: "Part", size: "int") -> "None":
-    digest = hashlib.sha256()
-    try:
-        seen = part.path.stat().st_size
-        with part.path.open("rb") as file:
-            for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
-                digest.update(chunk)
-    except OSError as err:
-        raise Refused(f"cannot read {part.path}: {err.strerror}") from err
+    digest, seen = sha256_of(str(part.path)), part.path.stat().st_size
     if seen != size:
         raise Refused(f"{part.path} has {seen} bytes where {part.n} images are {size}")
-    if digest.hexdigest() != part.sha256:
+    if digest != part.sha256:
         raise Refused(f"{part.path} is not the file that was sent (its sha256 differs)")

@@ -104,7 +104,7 @@ class Bench:
         assert "\n" not in answer["error"]
         return str(answer["error"])
 
-    def pack(self, folder: str, images: np.ndarray, tables: np.ndarray | None = None, part: int = 3) -> Path:
+    def pack(self, folder: str, images: np.ndarray, tables: np.ndarray, part: int = 3) -> Path:
         """Images (N, C, H, W) as the other computer packs them."""
         path, rows = self.root / folder, []
         path.mkdir()
@@ -113,8 +113,7 @@ class Bench:
             (path / name).write_bytes(chunk.tobytes())
             rows.append({"name": name, "n": len(chunk), "sha256": hashlib.sha256(chunk.tobytes()).hexdigest()})
         fields = {"shape": images.shape[1:], "n": len(images), "dtype": str(images.dtype), "parts": rows}
-        listed = None if tables is None else tables.tolist()
-        (path / "index.json").write_text(json.dumps({**fields, "tables": listed}))
+        (path / "index.json").write_text(json.dumps({**fields, "tables": tables.tolist()}))
         return path
 
     def clock(self) -> tuple[str, ...]:

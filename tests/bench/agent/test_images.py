@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgeres.bench.agent import images
 
 
-def packed(folder, pixels, tables=None, part=2):
+def packed(folder, pixels, tables, part=2):
     rows = []
     for first in range(0, len(pixels), part):
         chunk, name = pixels[first : first + part], f"part-{first}.bin"
@@ -36,9 +36,9 @@ def test_a_table_gives_the_float32_of_every_byte_bit_for_bit(tmp_path_factory, s
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 9])
 @pytest.mark.parametrize("part", [1, 2, 3, 7])
 def test_batches_go_across_parts_and_the_last_one_is_filled_up_with_its_last_image(tmp_path, size, part):
-    pixels = np.arange(7 * 4, dtype=np.float32).reshape(7, 1, 2, 2)
-    got = list(images.batches(packed(tmp_path, pixels, part=part), size))
+    pixels = np.arange(7 * 4, dtype=np.uint8).reshape(7, 1, 2, 2)
+    got = list(images.batches(packed(tmp_path, pixels, [list(range(256))], part), size))
     assert [count for _, count in got] == [len(pixels[first : first + size]) for first in range(0, 7, size)]
-    assert b"".join(batch[: 16 * count] for batch, count in got) == pixels.tobytes()
+    assert b"".join(batch[: 16 * count] for batch, count in got) == pixels.astype("<f4").tobytes()
     assert all(len(batch) == 16 * size for batch, _ in got)
-    assert got[-1][0][-16:] == pixels[-1].tobytes()
+    assert got[-1][0][-16:] == pixels[-1].astype("<f4").tobytes()

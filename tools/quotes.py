@@ -70,12 +70,12 @@ def _latency(row: Row) -> str:
 def sweep() -> Lines:
     """What each number of modules costs and brings."""
     found = record_from_json(Sweep, RESULTS / "sweep.json")
-    lines = table_head("dropped", "top-1 % at once", "recovered", "against the whole", "latency")
+    lines = table_head("dropped", "top-1 % at once", "recovered", "points lost", "latency")
     for row in found.rows:
         if row.count in _SWEPT and row.ratio is not None:
-            change = f"{row.final.change_points:+.2f} ± {row.final.half_width_points:.2f}" if row.count else ""
+            lost = f"{row.final.lost_points:.2f} ± {row.final.half_width_points:.2f}" if row.count else ""
             top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, row.final))
-            lines.append(table_row(str(row.count), *top1, with_minus(change), f"{row.ratio.value:.3f}"))
+            lines.append(table_row(str(row.count), *top1, with_minus(lost), f"{row.ratio.value:.3f}"))
     accuracy = found.rows[0].bare.accuracy
     about = (
         f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)}."
@@ -114,12 +114,12 @@ def choosing() -> Lines:
 def recovering() -> Lines:
     """What minutes of recovery bring."""
     found = record_from_json(Recovered, RESULTS / "recover.json")
-    lines = table_head("`edgeres prune`", "images", "top-1 %", "against the whole", "minutes")
+    lines = table_head("`edgeres prune`", "images", "top-1 %", "points lost", "minutes")
     for line in found.lines:
         words = " ".join(f"--{key} {value}" for key, value in line.options.items() if key not in ("images", "epochs"))
-        change = with_minus(f"{line.change_points:+.2f} ± {line.half_width_points:.2f}")
+        lost = with_minus(f"{0.0 - line.change_points:.2f} ± {line.half_width_points:.2f}")
         images = f"{int(line.options['images']):,}" if "images" in line.options else ""
-        lines.append(table_row(f"`{words}`", images, f"{100 * line.top1:.2f}", change, f"{line.duration_s / 60:.1f}"))
+        lines.append(table_row(f"`{words}`", images, f"{100 * line.top1:.2f}", lost, f"{line.duration_s / 60:.1f}"))
     about = (
         f"ResNet-56, {100 * found.whole_top1:.2f} %; {found.data} val, n = {found.lines[0].n:,}, paired 95 %"
         f" intervals; {found.machine}."

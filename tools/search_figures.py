@@ -37,7 +37,8 @@ from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.network import Network
 from edgeres.models.weights import checkpoint_without
 from edgeres.prune.measured import MeasuredEvaluator
-from edgeres.prune.search import Goal, Plan, Searched, search
+from edgeres.prune.search import search
+from edgeres.prune.sets import Goal, Searched, SearchPlan
 
 OUT = Path(__file__).parent / "results" / "search.json"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -198,7 +199,7 @@ def _one_by_one(networks: Mapping[str, Network], batch: Batch) -> dict[str, Tens
 
 def _searched(network: Network, batches: Sequence[Batch], names: Sequence[str], count: int) -> Searched:
     images = sum(len(batch.labels) for batch in batches)
-    plan = Plan(images=images, screen=max(images // 4, len(batches[0].labels)))
+    plan = SearchPlan(images=images, screen=max(images // 4, len(batches[0].labels)))
     return search(MeasuredEvaluator(network, batches), names, Goal(dict.fromkeys(names, 1.0), count), plan)
 
 

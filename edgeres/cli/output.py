@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LONG = 160
 _NOT_PRINTED = {"points_are"}  # said by the label
+_CHANGES = {"points": "points_lost"}  # of accuracy: figures in reports, printed as what is lost
 _NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
 
 
@@ -81,14 +82,15 @@ def _bench_lines(report: StageReport) -> list[str]:
 def _figure_lines(report: StageReport) -> Iterator[str]:
     yield from map(latency_line, report.latency)
     for name, value in report.results.items():
-        if name not in _NOT_PRINTED and (text := _short(value)):
+        shown = 0.0 - value if name in _CHANGES else value  # no -0.0
+        if name not in _NOT_PRINTED and (text := _short(shown)):
             yield f"{_label(name, report)}: {text}{_unit(name, report)}"
 
 
 def _label(name: str, report: StageReport) -> str:
     """The figure's name; points lost by dropping alone are told from those after a recovery."""
     is_bare = name == "points" and report.results.get("points_are") == "before recovery"
-    return "points_before_recovery" if is_bare else name
+    return _CHANGES.get(name, name) + ("_before_recovery" if is_bare else "")
 
 
 def _unit(name: str, report: StageReport) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +42,14 @@ _COPIES = (3, 6)  # processes of each network, first and where that leaves it op
 
 @dataclass(frozen=True)
 class Target:
-    """A latency to reach: milliseconds, or a share of the whole network's."""
+    """What is to be reached: an amount (of a latency, milliseconds), or a share of what the whole network takes."""
 
     value: float
     is_ratio: bool
 
-    def ms(self, whole_ms: float) -> float:
-        """In milliseconds, where the whole network takes `whole_ms`."""
-        return self.value * whole_ms if self.is_ratio else self.value
+    def of(self, whole: float) -> float:
+        """The amount, where the whole network takes `whole`."""
+        return self.value * whole if self.is_ratio else self.value
 
     def __str__(self) -> str:
         return f"{self.value:g}x" if self.is_ratio else f"{self.value:g} ms"
@@ -90,7 +91,7 @@ class Checked(Record):
 
     def missing_ms(self, target: Target) -> float:
         """What must be saved besides, in the table's milliseconds; 0 if the target is met."""
-        short = self.share * self.table_whole_ms - target.ms(self.table_whole_ms)
+        short = self.share * self.table_whole_ms - target.of(self.table_whole_ms)
         if not target.is_ratio and self.pruned_ms and self.whole_ms:
             now = (self.pruned_ms.value - target.value) / self.whole_ms.value * self.table_whole_ms
             short = max(short, now)
@@ -100,7 +101,7 @@ class Checked(Record):
         """Whether the target is missed by less than the measurement can tell: the interval reaches below it."""
         if self.ratio is None or self.pruned_ms is None:
             return False
-        wanted = target.ms(self.table_whole_ms)
+        wanted = target.of(self.table_whole_ms)
         reaches = self.ratio.low * self.table_whole_ms <= wanted
         if not target.is_ratio:
             reaches = reaches and self.pruned_ms.low <= target.value
@@ -122,11 +123,18 @@ class Checked(Record):
 
 def target_from(text: str) -> Target:
     """`3ms`, `3` or `0.8x`; raises InputError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|x)?\s*", text)
-    target = Target(float(match[1]), match[2] == "x") if match else None
-    if target is None or target.value <= 0 or (target.is_ratio and target.value >= 1):
+    target = amount_from(text, {"ms": 1.0, "": 1.0})
+    if target is None or (target.is_ratio and target.value >= 1):
         raise InputError(f"--target-latency {text}: say milliseconds such as 3ms, or a share below 1 such as 0.8x")
     return target
+
+
+def amount_from(text: str, units: Mapping[str, float]) -> Target | None:
+    """A positive number with one of `units`, or with x for a share; None for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
+    if match is None or float(match[1]) == 0 or match[2] not in {"x", *units}:
+        return None
+    return Target(float(match[1]) * units.get(match[2], 1.0), match[2] == "x")
 
 
 def check_prediction(

@@ -94,14 +94,14 @@ def _sweep(sweep: Sweep) -> Iterable[str]:
         [
             str(row.count),
             f"{100 * row.final.accuracy.top1:.2f} %",
-            f"{row.final.change_points:+.2f} +- {row.final.half_width_points:.2f}",
+            f"{row.final.lost_points:.2f} +- {row.final.half_width_points:.2f}",
             f"{row.macs:,}",
             _interval(row.latency_ms) if row.latency_ms else "not timed",
             ", ".join(row.dropped) or "none",
         ]
         for row in sweep.rows
     ]
-    yield from aligned(["drop", "top-1", "change, points", "MACs", "p50 ms", "modules"], rows, ends_in_words=True)
+    yield from aligned(["drop", "top-1", "points lost", "MACs", "p50 ms", "modules"], rows, ends_in_words=True)
 
 
 def _stage_report(report: StageReport) -> Iterable[str]:

@@ -24,85 +24,84 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgeres.prune.book import WHOLE, Book
-from edgeres.prune.plan import Goal, Plan, Subset
+from edgeres.prune.sets import WHOLE, SeenSets, Subset
 
 _SLACK = 1.1  # screened losses this much above the best's may still be below it on all images
 
 
-def grow(book: Book, candidates: Sequence[str], goal: Goal, plan: Plan) -> Subset:
+def grow(seen: SeenSets) -> Subset:
     """The best set that reaches the goal; the single lesions have been screened."""
     parents: list[Subset] = [WHOLE]
     while parents:
-        children = _advance(book, parents, candidates, goal, plan)
-        reached = [subset for subset in book.all if goal.is_reached(subset)]
-        most = min((book.all[subset] for subset in reached), default=float("inf"))
-        open_ = [child for child in children if not goal.is_reached(child) and book.all[child] < most]
-        parents = book.leading(open_, book.all, plan.width)
-    return book.best(reached)
+        children = _advance(seen, parents)
+        reached = [subset for subset in seen.all if seen.goal.is_reached(subset)]
+        most = min((seen.all[subset] for subset in reached), default=float("inf"))
+        open_ = [child for child in children if not seen.goal.is_reached(child) and seen.all[child] < most]
+        parents = seen.leading(open_, seen.all, seen.plan.width)
+    return seen.best(reached)
 
 
-def refined(book: Book, candidates: Sequence[str], goal: Goal, plan: Plan) -> Subset:
+def refined(seen: SeenSets) -> Subset:
     """The best set after swaps, begun at the best of every size that reaches the goal (sizes differ as gains do)."""
-    reached = [subset for subset in book.all if goal.is_reached(subset)]
-    starts = [book.best(s for s in reached if len(s) == size) for size in sorted({len(s) for s in reached})]
-    return book.best([_swapped(book, start, candidates, goal, plan) for start in starts])
+    reached = [subset for subset in seen.all if seen.goal.is_reached(subset)]
+    starts = [seen.best(s for s in reached if len(s) == size) for size in sorted({len(s) for s in reached})]
+    return seen.best([_swapped(seen, start) for start in starts])
 
 
-def _swapped(book: Book, start: Subset, candidates: Sequence[str], goal: Goal, plan: Plan) -> Subset:
+def _swapped(seen: SeenSets, start: Subset) -> Subset:
     """`start` after exchanging one member at a time while its score falls."""
     best = start
     while True:
-        bases = [best - {name} for name in book.order(best)]
+        bases = [best - {name} for name in seen.order(best)]
         for base in bases:
-            book.remember(base, tuple(name for name in book.order(best) if name in base))
-        book.screen([best, *bases])
-        children = _children(book, bases, candidates)
-        children = {child: of for child, of in children.items() if child != best and goal.is_reached(child)}
-        others = _most_likely(book, children, plan.look * plan.width)
-        book.screen(others)
-        hopeful = book.leading(_hopeful(book, (*bases, *others), goal, best), book.screened, plan.width)
-        book.confirm(hopeful)
-        better = book.best([best, *hopeful])
+            seen.remember(base, tuple(name for name in seen.order(best) if name in base))
+        seen.screen([best, *bases])
+        children = _children(seen, bases)
+        children = {child: of for child, of in children.items() if child != best and seen.goal.is_reached(child)}
+        others = _most_likely(seen, children, seen.plan.look * seen.plan.width)
+        seen.screen(others)
+        hopeful = seen.leading(_hopeful(seen, (*bases, *others), best), seen.screened, seen.plan.width)
+        seen.confirm(hopeful)
+        better = seen.best([best, *hopeful])
         if better == best:
             return best
         best = better
 
 
-def _hopeful(book: Book, sets: Iterable[Subset], goal: Goal, best: Subset) -> list[Subset]:
+def _hopeful(seen: SeenSets, sets: Iterable[Subset], best: Subset) -> list[Subset]:
     """Those that may turn out better than `best` on all images."""
-    most = book.screened[WHOLE] + _SLACK * (book.screened[best] - book.screened[WHOLE])
-    new = [subset for subset in sets if subset not in book.all or book.screened is book.all]
-    return [subset for subset in new if goal.is_reached(subset) and book.screened[subset] < most]
+    most = seen.screened[WHOLE] + _SLACK * (seen.screened[best] - seen.screened[WHOLE])
+    new = [subset for subset in sets if subset not in seen.all or seen.screened is seen.all]
+    return [subset for subset in new if seen.goal.is_reached(subset) and seen.screened[subset] < most]
 
 
-def _advance(book: Book, parents: Sequence[Subset], candidates: Sequence[str], goal: Goal, plan: Plan) -> list[Subset]:
+def _advance(seen: SeenSets, parents: Sequence[Subset]) -> list[Subset]:
     """The children evaluated on all images; those that reach the goal and those that do not are filtered apart."""
     confirmed: list[Subset] = []
-    children = _children(book, parents, candidates)
+    children = _children(seen, parents)
     for is_reached in (False, True):
-        group = {child: of for child, of in children.items() if goal.is_reached(child) == is_reached}
-        looked = _most_likely(book, group, plan.look * plan.width)
-        book.screen(looked)
-        confirmed += book.leading(looked, book.screened, plan.confirm * plan.width)
-    book.confirm(confirmed)
+        group = {child: of for child, of in children.items() if seen.goal.is_reached(child) == is_reached}
+        looked = _most_likely(seen, group, seen.plan.look * seen.plan.width)
+        seen.screen(looked)
+        confirmed += seen.leading(looked, seen.screened, seen.plan.confirm * seen.plan.width)
+    seen.confirm(confirmed)
     return confirmed
 
 
-def _children(book: Book, parents: Sequence[Subset], candidates: Sequence[str]) -> dict[Subset, tuple[Subset, str]]:
+def _children(seen: SeenSets, parents: Sequence[Subset]) -> dict[Subset, tuple[Subset, str]]:
     """All sets with one module more: child -> (parent, module), the better parent's where two have the same child."""
     children: dict[Subset, tuple[Subset, str]] = {}
     for parent in parents:
-        for name in candidates:
+        for name in seen.candidates:
             if name not in parent and (child := parent | {name}) not in children:
                 children[child] = (parent, name)
-                book.remember(child, (*book.order(parent), name))
+                seen.remember(child, (*seen.order(parent), name))
     return children
 
 
-def _most_likely(book: Book, children: Mapping[Subset, tuple[Subset, str]], count: int) -> list[Subset]:
+def _most_likely(seen: SeenSets, children: Mapping[Subset, tuple[Subset, str]], count: int) -> list[Subset]:
     """The first `count` by estimate; nothing is estimated if there are no more."""
     if len(children) <= count:
         return list(children)
-    estimates = {child: book.estimate(*origin) for child, origin in children.items()}
-    return book.leading(children, {WHOLE: book.screened[WHOLE], **estimates}, count)
+    estimates = {child: seen.estimate(*origin) for child, origin in children.items()}
+    return seen.leading(children, {WHOLE: seen.screened[WHOLE], **estimates}, count)

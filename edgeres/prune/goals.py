@@ -9,22 +9,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import ModelSpec
-from edgeres.costs.check import Target, target_from
+from edgeres.costs.check import Target, amount_from, target_from
 from edgeres.costs.table import AGAIN, check_table, predicted_ms
 from edgeres.prune.config import PruneConfig
-from edgeres.prune.plan import Goal
+from edgeres.prune.sets import Goal
 
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 _DEAR = 3.0  # times the usual price, in points for a millisecond
-
-
 _SHOWN = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -36,9 +33,9 @@ def goal_from(config: PruneConfig, candidates: Sequence[str], spec: ModelSpec, t
     if config.target_latency is not None:
         if table is None:
             raise InputError(f"--target-latency needs a latency table (--latency FILE); measure one: {AGAIN}")
-        return latency_goal(target_from(config.target_latency), candidates, spec, table)
+        return latency_goal(config.target_latency, candidates, spec, table)
     if config.macs is not None:
-        return macs_goal(config.macs, candidates, spec)
+        return _macs_goal(config.macs, candidates, spec)
     return count_goal(config.drop or len(config.modules), candidates, spec)
 
 
@@ -49,49 +46,45 @@ def count_goal(count: int, candidates: Sequence[str], spec: ModelSpec) -> Goal:
     return Goal(dict.fromkeys(candidates, 1.0), float(count))
 
 
-def latency_goal(target: Target, candidates: Sequence[str], spec: ModelSpec, table: LatencyTable) -> Goal:
-    """Save what is between the network of `spec` and `target`, in the table's milliseconds.
+def latency_goal(text: str, candidates: Sequence[str], spec: ModelSpec, table: LatencyTable) -> Goal:
+    """Save what is between the network of `spec` and `3ms` or `0.8x`, in the table's milliseconds.
 
     Raises InputError if the table is of another network, the target is met already or cannot be reached.
     """
     check_table(table, spec)
-    now = predicted_ms(table, spec.dropped).value
+    now_ms = predicted_ms(table, spec.dropped).value
     gain = {name: table.saved_ms[name] for name in candidates}
-    needed, best = now - target.ms(now), now - _most(gain)
-    if needed <= 0:
-        raise InputError(f"--target-latency: {now:.2f} ms <= {target.ms(now):g} ms: nothing to drop")
-    if now - needed < best:
-        raise InputError(
-            f"--target-latency {target}: cannot be reached; best reachable {best:.2f} ms ({best / now:.2f}x) of"
-            f" {now:.2f} ms, with all {len(candidates)} candidates dropped"
-        )
-    return Goal(gain, needed)
+    return _saving(f"--target-latency {text}", target_from(text), now_ms, gain, lambda ms: f"{ms:.2f} ms")
 
 
-def macs_goal(text: str, candidates: Sequence[str], spec: ModelSpec) -> Goal:
-    """Save what is between the network's multiply-accumulates and `text`, `0.5x` or `60M`.
-
-    Raises InputError if they are that few already or cannot become so few.
-    """
+def _macs_goal(text: str, candidates: Sequence[str], spec: ModelSpec) -> Goal:
+    """Save what is between the network's multiply-accumulates and `0.5x` or `60M`."""
+    from edgeres.costs.design import shape_classes
     from edgeres.models.weights import cost_of
 
-    now = cost_of(spec).macs
-    target = _macs_from(text, now)
-    gain = {name: float(now - macs) for name, macs in _macs_without(candidates, spec).items()}
-    best = now - _most(gain)
-    if target >= now:
-        raise InputError(f"--macs {text}: {macs_text(now)} <= {macs_text(target)}: nothing to drop")
-    if target < best:
+    now, gain = cost_of(spec).macs, dict.fromkeys(candidates, 0.0)
+    for names in shape_classes(spec).values():  # modules of one shape take the same
+        saved = now - cost_of(spec.without(names[:1])).macs
+        gain |= {name: float(saved) for name in names if name in gain}
+    return _saving(f"--macs {text}", _macs_target(text), now, gain, macs_text)
+
+
+def _saving(option: str, target: Target, now: float, gain: Mapping[str, float], say: Callable[[float], str]) -> Goal:
+    """Raises InputError if there is nothing to save, or more than all candidates save."""
+    wanted, best = target.of(now), now - sum(value for value in gain.values() if value > 0)
+    if wanted >= now:
+        raise InputError(f"{option}: {say(now)} <= {say(wanted)}: nothing to drop")
+    if wanted < best:
         raise InputError(
-            f"--macs {text}: cannot be reached; best reachable {macs_text(best)} ({best / now:.2f}x) of"
-            f" {macs_text(now)}, with all {len(candidates)} candidates dropped"
+            f"{option}: cannot be reached; best reachable {say(best)} ({best / now:.2f}x) of {say(now)}, with all"
+            f" {len(gain)} candidates dropped"
         )
-    return Goal(gain, now - target)
+    return Goal(gain, now - wanted)
 
 
 def macs_outcome(text: str, *, before: int, after: int) -> tuple[dict[str, int], str]:
     """What became of the goal `text`: figures, and a sentence."""
-    wanted = _macs_from(text, before)
+    wanted = _macs_target(text).of(before)
     is_met = after <= wanted
     figures = {"macs_before": before, "macs_after": after, "macs_wanted": round(wanted), "macs_met": is_met}
     return figures, (
@@ -126,24 +119,7 @@ def worth(table: LatencyTable, points: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _macs_from(text: str, now: int) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([xkmg])\s*", text.lower())
-    if match is None or float(match[1]) <= 0:
-        raise InputError(f"--macs {text}: say a share such as 0.5x, or a number such as 60M")
-    return float(match[1]) * (now if match[2] == "x" else _UNITS[match[2]])
-
-
-def _macs_without(candidates: Sequence[str], spec: ModelSpec) -> dict[str, int]:
-    """MACs without each candidate; modules of one shape have the same."""
-    from edgeres.costs.design import shape_classes
-    from edgeres.models.weights import cost_of
-
-    found: dict[str, int] = {}
-    for names in shape_classes(spec).values():
-        if members := [name for name in names if name in candidates]:
-            found |= dict.fromkeys(members, cost_of(spec.without((members[0],))).macs)
-    return found
-
-
-def _most(gain: Mapping[str, float]) -> float:
-    return sum(value for value in gain.values() if value > 0)
+def _macs_target(text: str) -> Target:
+    if target := amount_from(text, _UNITS):
+        return target
+    raise InputError(f"--macs {text}: say a share such as 0.5x, or a number such as 60M")

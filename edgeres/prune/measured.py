@@ -14,8 +14,8 @@ from edgeres.core.kept import Kept
 from edgeres.evaluate.subsets import PrefixCache, count, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
-from edgeres.prune.plan import Subset
 from edgeres.prune.scores import score_named
+from edgeres.prune.sets import Subset
 
 _LOGITS_LIMIT_BYTES = 256 << 20
 _SAVED_EVERY_S = 5.0

@@ -13,10 +13,8 @@ from itertools import combinations
 
 from edgeres.core.errors import InputError
 from edgeres.prune.beam import grow, refined
-from edgeres.prune.book import WHOLE, Book
-from edgeres.prune.plan import Evaluator, Found, Goal, Method, Plan, Searched, Subset
+from edgeres.prune.sets import WHOLE, Evaluator, Found, Goal, Searched, SearchPlan, SeenSets, Subset
 
-__all__ = ["Evaluator", "Found", "Goal", "Method", "Plan", "Searched", "Subset", "ranked", "search"]
 _SPARE = 2  # single lesions confirmed beyond those the independent ranking needs
 _MOST_LISTED = 1 << 20  # sets of an exhaustive search with unequal gains that are listed to see which reach the goal
 
@@ -25,7 +23,7 @@ def search(
     evaluate: Evaluator,
     candidates: Sequence[str],
     goal: Goal,
-    plan: Plan,
+    plan: SearchPlan,
     *,
     expect: Callable[[float], None] | None = None,
 ) -> Searched:
@@ -39,21 +37,20 @@ def search(
     plan = _settled(plan, candidates)
     if expect is not None:
         expect(expected_work(candidates, goal, plan))
-    counter = _Counter(evaluate, plan.images)
-    book = Book(counter, candidates, goal, plan)
+    seen = SeenSets(evaluate, candidates, goal, plan)
     singles = [frozenset({name}) for name in candidates]
-    book.screen([WHOLE, *singles])
-    independent = _independent(book, candidates, goal)
-    best = _best(book, candidates, goal, plan, independent)
+    seen.screen([WHOLE, *singles])
+    independent = _independent(seen)
+    best = _best(seen, independent)
     return Searched(
-        best=book.found(best),
-        independent=book.found(independent),
-        levels=book.levels(),
-        whole=book.all[WHOLE],
-        singles={name: book.screened[frozenset({name})] for name in candidates},
-        evaluated=len(book.all),
-        screened=len(book.screened.keys() - book.all.keys()),
-        passes=counter.pairs / plan.images,
+        best=seen.found(best),
+        independent=seen.found(independent),
+        levels=seen.levels(),
+        whole=seen.all[WHOLE],
+        singles={name: seen.screened[frozenset({name})] for name in candidates},
+        evaluated=len(seen.all),
+        screened=len(seen.screened.keys() - seen.all.keys()),
+        passes=seen.passes,
     )
 
 
@@ -70,7 +67,7 @@ def ranked(evaluate: Evaluator, ranking: Mapping[str, float], goal: Goal) -> Fou
     return Found(chosen, evaluate([frozenset(chosen)])[0], goal.of(frozenset(chosen)))
 
 
-def expected_work(candidates: Sequence[str], goal: Goal, plan: Plan) -> float:
+def expected_work(candidates: Sequence[str], goal: Goal, plan: SearchPlan) -> float:
     """(set, image) pairs the search is likely to evaluate, swaps included."""
     n, size = len(candidates), min(_size(candidates, goal), len(candidates))
     if plan.method == "exhaustive":
@@ -83,35 +80,32 @@ def expected_work(candidates: Sequence[str], goal: Goal, plan: Plan) -> float:
     return float(n * screen + level * (size - 1 + 2 * plan.swaps) + (confirmed + 2) * plan.images)
 
 
-def _best(book: Book, candidates: Sequence[str], goal: Goal, plan: Plan, independent: Subset) -> Subset:
-    if plan.method == "independent":
-        _confirm_prefixes(book, book.order(independent))
+def _best(seen: SeenSets, independent: Subset) -> Subset:
+    if seen.plan.method == "independent":
+        order = seen.order(independent)
+        smaller = [order[:size] for size in range(1, len(order))]
+        for names in smaller:
+            seen.remember(frozenset(names), names)
+        seen.confirm(map(frozenset, smaller))
         return independent
-    if plan.method == "exhaustive":
-        sets = _all_that_reach(candidates, goal, plan.limit)
-        book.confirm(sets)
-        return book.best(sets)
-    best = grow(book, candidates, goal, plan)
-    return refined(book, candidates, goal, plan) if plan.swaps else best
+    if seen.plan.method == "exhaustive":
+        sets = _all_that_reach(seen.candidates, seen.goal, seen.plan.limit)
+        seen.confirm(sets)
+        return seen.best(sets)
+    best = grow(seen)
+    return refined(seen) if seen.plan.swaps else best
 
 
-def _confirm_prefixes(book: Book, order: Sequence[str]) -> None:
-    """The independent ranking's set of every smaller size."""
-    for size in range(1, len(order)):
-        book.remember(frozenset(order[:size]), tuple(order[:size]))
-    book.confirm(frozenset(order[:size]) for size in range(1, len(order)))
-
-
-def _independent(book: Book, candidates: Sequence[str], goal: Goal) -> Subset:
+def _independent(seen: SeenSets) -> Subset:
     """Single lesions by score lost per gain, until the goal is reached; those in question are scored on all images."""
-    singles = [frozenset({name}) for name in candidates]
-    screened = book.leading(singles, book.screened, len(singles), growth=1)
-    leading = screened[: len(_until_reached(screened, goal)) + _SPARE]
-    book.confirm([WHOLE, *leading])
-    order = book.leading(leading, book.all, len(leading), growth=1) + screened[len(leading) :]
-    chosen = _until_reached(order, goal)
-    book.remember(frozenset(chosen), chosen)
-    book.confirm([frozenset(chosen)])
+    singles = [frozenset({name}) for name in seen.candidates]
+    screened = seen.leading(singles, seen.screened, len(singles), growth=1)
+    leading = screened[: len(_until_reached(screened, seen.goal)) + _SPARE]
+    seen.confirm([WHOLE, *leading])
+    order = seen.leading(leading, seen.all, len(leading), growth=1) + screened[len(leading) :]
+    chosen = _until_reached(order, seen.goal)
+    seen.remember(frozenset(chosen), chosen)
+    seen.confirm([frozenset(chosen)])
     return frozenset(chosen)
 
 
@@ -154,7 +148,7 @@ def _size(candidates: Sequence[str], goal: Goal) -> int:
     return max(1, math.ceil(goal.needed / mean - 1e-9))
 
 
-def _settled(plan: Plan, candidates: Sequence[str]) -> Plan:
+def _settled(plan: SearchPlan, candidates: Sequence[str]) -> SearchPlan:
     """Greedy is a beam of one that evaluates every child on all images."""
     if plan.method == "greedy":
         return replace(plan, width=1, look=len(candidates), confirm=len(candidates), screen=None, swaps=False)
@@ -167,24 +161,3 @@ def _check(candidates: Sequence[str], goal: Goal) -> None:
     if not goal.is_reached(frozenset(candidates)):
         most = goal.of(frozenset(candidates))
         raise InputError(f"dropping all {len(candidates)} candidates brings {most:g}, but {goal.needed:g} is needed")
-
-
-class _Counter:
-    """The evaluator, counting what it was asked."""
-
-    def __init__(self, evaluate: Evaluator, images: int) -> None:
-        self._evaluate, self._images = evaluate, images
-        self._seen: dict[Subset, int] = {}
-
-    def __call__(self, sets: Sequence[Subset], *, images: int | None = None) -> list[float]:
-        for subset in sets:
-            self._seen[subset] = max(self._seen.get(subset, 0), images or self._images)
-        return self._evaluate(sets, images=images)
-
-    def predict(self, base: Subset, differences: Sequence[tuple[Subset, Subset]], *, images: int | None) -> float:
-        return self._evaluate.predict(base, differences, images=images)
-
-    @property
-    def pairs(self) -> int:
-        """(set, image) pairs."""
-        return sum(self._seen.values())

@@ -11,8 +11,7 @@ of an interrupted sweep lies beside the checkpoints (rows.json) and is not done 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,45 +27,47 @@ from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figu
 from edgeres.core.records.sweep_picture import draw_sweep
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
-from edgeres.prune.choice import JOURNAL_NAME, chosen_levels
+from edgeres.prune.choose import Chooser
 from edgeres.prune.config import SweepConfig, counts_from
-from edgeres.prune.cutting import cut_and_recovered
+from edgeres.prune.cut import cut_and_recovered
+from edgeres.prune.goals import count_goal
 
 if TYPE_CHECKING:
     from edgeres.bench.stage import Session
     from edgeres.data import Dataset
-    from edgeres.prune.plan import Found
+    from edgeres.prune.sets import Found
 
 _WARNINGS_SHOWN = 3
+_WHOLE_NAME = "whole.npy"  # what the whole network guessed
 _HEIGHT_IN = 3.9
 log = logging.getLogger(__name__)
 
 
 def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult[SweepFile]:
     """Writes out_dir/sweep.json; raises InputError if the range goes beyond the modules there are."""
-    from edgeres.data import dataset_for
-
     recorder = Recorder("sweep", config, source)
     config.check()
     require("matplotlib", "report")
-    counts = counts_from(config.sweep)
-    dataset = dataset_for(source.spec, config.data or "", download=config.download)
-    levels = chosen_levels(source, config, counts[-1], out_dir)
+    chooser, counts = Chooser(source, config, out_dir), counts_from(config.sweep)
+    goal = count_goal(counts[-1], chooser.candidates, source.spec)
+    levels = {len(level.dropped): level for level in chooser.choose(goal).levels}
     kept: Kept[SweepRow] = Kept(out_dir / "rows.json", source.sha256, SweepRow)
-    makers: dict[int, Callable[[], SweepRow]] = {0: partial(_whole_row, source, dataset, out_dir)}
-    makers |= {count: partial(_row, source, levels[count], config, dataset, out_dir) for count in counts}
-    rows = [kept.records.get(str(count)) or kept.keep(str(count), make()) for count, make in makers.items()]
+    rows = [
+        kept.records.get(str(count))
+        or kept.keep(str(count), _row(source, levels.get(count), config, chooser.dataset, out_dir))
+        for count in (0, *counts)
+    ]
     session = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
     result = _with_latencies(source, config, rows, session.latencies)
     recorder.warnings += session.warnings[:_WARNINGS_SHOWN]
     output = SweepFile(out_dir / SWEEP_NAME)
-    write_text(out_dir / "sweep.csv", _csv_of(result))
+    write_text(out_dir / "sweep.csv", csv_text([_flat(row) for row in result.rows]))
     with figure_file(out_dir / "sweep.svg", height_in=_HEIGHT_IN) as axes:
         draw_sweep(axes, figure_of(result, "sweep"), ink=COLOURS[0], muted=MUTED)
     write_text(output.path, result.model_dump_json(indent=1) + "\n")
     kept.clear()
-    for left in (out_dir / "whole.npy", out_dir / JOURNAL_NAME):
-        left.unlink()
+    chooser.close()
+    (out_dir / _WHOLE_NAME).unlink()
     recorder.results["rows"] = [row.model_dump(mode="json") for row in result.rows]
     beside = (
         "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
@@ -76,36 +77,26 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     return StageResult(output, recorder.finish(output))
 
 
-def _whole_row(source: Checkpoint, dataset: Dataset, out_dir: Path) -> SweepRow:
-    return SweepRow(
-        count=0,
-        dropped=(),
-        score=None,
-        params=source.card.cost.params,
-        macs=source.card.cost.macs,
-        checkpoint=str(source.path),
-        bare=_judged(source, dataset, out_dir),
-    )
-
-
-def _row(source: Checkpoint, found: Found, config: SweepConfig, dataset: Dataset, out_dir: Path) -> SweepRow:
+def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: Dataset, out_dir: Path) -> SweepRow:
+    """Judges the network without what was found, before and after recovery; the whole one if nothing was."""
     from edgeres.models.weights import checkpoint_without
 
-    log.info("sweep: without %s", ", ".join(found.dropped))
-    path = out_dir / f"drop-{len(found.dropped):02}.safetensors"
-    checkpoint = checkpoint_without(source, found.dropped, path)
+    checkpoint, path, dropped, recovered = source, source.path, found.dropped if found else (), None
+    if found is not None:
+        log.info("sweep: without %s", ", ".join(dropped))
+        path = out_dir / f"drop-{len(dropped):02}.safetensors"
+        checkpoint = checkpoint_without(source, dropped, path)
     bare = _judged(checkpoint, dataset, out_dir)
-    recovered = None
-    if config.recover:
-        checkpoint = cut_and_recovered(source, found.dropped, config, path).output
+    if found is not None and config.recover:
+        checkpoint = cut_and_recovered(source, dropped, config, path).output
         recovered = _judged(checkpoint, dataset, out_dir)
     return SweepRow(
-        count=len(found.dropped),
-        dropped=found.dropped,
-        score=found.score,
+        count=len(dropped),
+        dropped=dropped,
+        score=found.score if found else None,
         params=checkpoint.card.cost.params,
         macs=checkpoint.card.cost.macs,
-        checkpoint=path.name,
+        checkpoint=path.name if found else str(path),
         bare=bare,
         recovered=recovered,
     )
@@ -117,7 +108,7 @@ def _judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path) -> Judged:
 
     from edgeres.evaluate.accuracy import accuracy_of
 
-    whole, mine = out_dir / "whole.npy", out_dir / "last.npy"
+    whole, mine = out_dir / _WHOLE_NAME, out_dir / "last.npy"
     target = mine if whole.is_file() else whole
     accuracy = accuracy_of(checkpoint, dataset, out=target)
     right = [pairs[:, 0] == pairs[:, 1] for pairs in (np.load(whole), np.load(target))]
@@ -159,28 +150,22 @@ def _with_latencies(
 
 def _lines_of(result: Sweep) -> list[str]:
     """The table for the terminal, a line a row."""
-    lines = ["drop   top-1 %   change, points    latency p50    of whole   modules of this size"]
+    lines = ["drop   top-1 %     lost, points    latency p50    of whole   modules of this size"]
     for row in result.rows:
         final, latency, ratio = row.final, row.latency_ms, row.ratio
-        change = f"{final.change_points:+6.2f} ± {final.half_width_points:.2f}" if row.count else ""
+        lost = f"{final.lost_points:6.2f} ± {final.half_width_points:.2f}" if row.count else ""
         time = f"{latency.value:8.3f} ms" if latency else "not timed"
         share = f"{ratio.value:.3f}" if ratio else ""
         names = ", ".join(row.dropped)
-        lines.append(
-            f"{row.count:4}   {100 * final.accuracy.top1:7.2f}   {change:15} {time:>13}   {share:>8}   {names}"
-        )
+        lines.append(f"{row.count:4}   {100 * final.accuracy.top1:7.2f}   {lost:15} {time:>13}   {share:>8}   {names}")
     how = f"recovered by {', '.join(result.recover)}" if result.recover else "without recovery"
     n = result.rows[0].bare.accuracy.n
     lines.append(f"{how}; n = {n:,} of val; {result.runtime}, batch {result.batch}, {result.threads} threads")
     return lines
 
 
-def _csv_of(result: Sweep) -> str:
-    """A line a row, plain numbers with their units in the column names."""
-    return csv_text([_flat(row) for row in result.rows])
-
-
 def _flat(row: SweepRow) -> dict[str, Any]:
+    """A line of the CSV: plain numbers, their units in the column names."""
     assert row.latency_ms is not None
     assert row.ratio is not None
     return {

@@ -17,12 +17,13 @@ def printed(capsys, **results):
 @pytest.mark.parametrize(
     ("results", "line"),
     [
-        ({"points": -71.33, "images_chosen_on": 1000}, "points: -71.33 of top-1 on 1,000 train images"),
+        ({"points": -71.33, "images_chosen_on": 1000}, "points_lost: 71.33 of top-1 on 1,000 train images"),
         (
             {"points": -2.5, "points_are": "before recovery", "images_chosen_on": 60},
-            "points_before_recovery: -2.5 of top-1 on 60 train images",
+            "points_lost_before_recovery: 2.5 of top-1 on 60 train images",
         ),
-        ({"points": -2.5}, "points: -2.5"),
+        ({"points": -2.5}, "points_lost: 2.5"),
+        ({"points": 0.0}, "points_lost: 0"),
     ],
 )
 def test_points_say_of_what_on_which_images(capsys, results, line):

@@ -135,7 +135,7 @@ def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_m
     assert any("by the layer profile" in note and BOARD in note for note in result.report.notes)
     whole = checkpoint_of(spec_of())
     pruned = checkpoint_of(spec_of().without(("layer1.0",)), "pruned.safetensors")
-    goal = latency_goal(target_from("0.6x"), list(SAVED_MS), whole.spec, table)
+    goal = latency_goal("0.6x", list(SAVED_MS), whole.spec, table)
     assert goal.needed == pytest.approx(0.4 * 0.65)
     checked = check_prediction(pruned, whole, table, folder=tmp_path / "check", target=target_from("0.6x"))
     assert checked.missing_ms(target_from("0.6x")) == 0

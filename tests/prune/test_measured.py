@@ -15,7 +15,8 @@ from edgeres.models.weights import load_network, load_weights, weights_without
 from edgeres.prune import measured
 from edgeres.prune.measured import MeasuredEvaluator, journal_in
 from edgeres.prune.scores import SCORES
-from edgeres.prune.search import Goal, Plan, search
+from edgeres.prune.search import search
+from edgeres.prune.sets import Goal, SearchPlan
 
 WHOLE = frozenset()
 
@@ -124,7 +125,7 @@ def test_a_prediction_from_what_is_to_be_predicted_is_the_measurement(network, b
 def run(network, batches, path, key="k"):
     evaluate = MeasuredEvaluator(network, batches, journal=journal_in(path, key))
     names = [name for name, _ in network.units()]
-    plan = Plan(images=24, screen=8, width=2, look=3)
+    plan = SearchPlan(images=24, screen=8, width=2, look=3)
     return search(evaluate, names, Goal(dict.fromkeys(names, 1.0), 3), plan)
 
 

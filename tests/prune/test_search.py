@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.prune.search import Goal, Plan, ranked, search
+from edgeres.prune.search import ranked, search
+from edgeres.prune.sets import Goal, SearchPlan
 
 WHOLE = frozenset()
 
@@ -55,7 +56,7 @@ class Table:
 
 
 def plan(method="beam", **changes):
-    return Plan(method=method, images=1000, **changes)
+    return SearchPlan(method=method, images=1000, **changes)
 
 
 def test_independent_takes_the_mildest_single_lesions():

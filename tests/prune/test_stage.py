@@ -168,13 +168,13 @@ def test_every_score_chooses(checkpoint, tmp_path, score):
 
 
 def test_max_loss_leaves_images_to_judge_on_by_itself(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgeres.prune.within._MOST_IMAGES", 200)
+    monkeypatch.setattr("edgeres.prune.max_loss._MOST_IMAGES", 200)
     result = prune(checkpoint, PruneConfig(max_loss=100, data="digits", choose_on=16), tmp_path / "out")
     assert any("on 200 train images neither chosen nor recovered on" in note for note in result.report.notes)
 
 
 def test_max_loss_with_too_few_images_in_all_does_not_ask_for_fewer():
-    from edgeres.prune.within import leaving_some
+    from edgeres.prune.max_loss import leaving_some
 
     asked = PruneConfig(max_loss=1, data="digits")
     assert leaving_some(asked, 119) is asked
@@ -195,7 +195,7 @@ def test_points_before_a_recovery_are_marked(checkpoint, tmp_path):
     values = {"drop": 1, "data": "digits", "images": 60, "recover": ("bn",)}
     result = prune(checkpoint, PruneConfig(**values), tmp_path / "out")
     assert result.report.results["points_are"] == "before recovery"
-    assert any("points before recovery, on the 60 train images" in note for note in result.report.notes)
+    assert any("points lost before recovery, on the 60 train images" in note for note in result.report.notes)
 
 
 def test_keeping_every_module_is_said(checkpoint, tmp_path):

@@ -21,6 +21,11 @@ class Judged(Record):
     change_points: float
     half_width_points: float
 
+    @property
+    def lost_points(self) -> float:
+        """Points lost, positive: without a minus before a zero."""
+        return 0.0 - self.change_points
+
 
 class SweepRow(Record):
     """One number of modules. `score` is the search's, on train; `ratio` is latency over the whole network's."""

@@ -7,6 +7,7 @@ taken to rise with the number of modules: numbers are doubled until the loss is 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,11 @@ from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import paired_difference
-from edgeres.core.stage import Recorder
-from edgeres.prune.choice import Chooser
+from edgeres.prune.choose import Chooser
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
-from edgeres.prune.cutting import Cut, cut_and_recovered
+from edgeres.prune.cut import Cut, cut_and_recovered
 from edgeres.prune.goals import count_goal
-from edgeres.prune.plan import Searched
+from edgeres.prune.sets import Searched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,91 +44,92 @@ class Try(Record):
     lost_points: float
     half_width_points: float
     recovery: dict[str, Any] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def within_loss(
-    source: Checkpoint, config: PruneConfig, chooser: Chooser, *, recorder: Recorder, path: Path
-) -> tuple[Searched, Cut]:
-    """The largest number of modules that costs no more than `config.max_loss`; raises InputError if one is too many."""
+def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path: Path) -> tuple[Searched, Cut]:
+    """The largest number of modules that costs no more than `config.max_loss`, at `path`, and how it was found.
+
+    Interrupted, the same call goes on from the numbers tried. Raises InputError if one module is too many.
+    """
     assert config.max_loss is not None
     count_goal(1, chooser.candidates, source.spec)  # refuses a network that has nothing to drop
     judge = _Judge(source, chooser, config, path.parent)
-    best = _largest(judge, config.max_loss, len(chooser.candidates))
-    tries = [judge.tries[count] for count in sorted(judge.tries)]
-    recorder.results["tries"] = [one.model_dump(mode="json") for one in tries]
+    best = _largest(judge.lost, config.max_loss, len(chooser.candidates))
+    tries, images = [judge.tries[count] for count in sorted(judge.tries)], f"{judge.images:,} train images"
     if best == 0:
         raise InputError(
             f"--max-loss {config.max_loss:g}: dropping {tries[0].dropped[0]} alone costs {tries[0].lost_points:.2f}"
-            f" points ({judge.images:,} train images); allow more, or recover longer"
+            f" points ({images}); allow more, or recover longer"
         )
-    one = judge.tries[best]
-    recorder.notes.append(
-        f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} points on {judge.images:,} train"
-        f" images neither chosen nor recovered on; --max-loss {config.max_loss:g}"
+    found, one = chooser.choose(count_goal(best, chooser.candidates, source.spec)), judge.tries[best]
+    said = (
+        f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} points on {images} neither chosen nor"
+        f" recovered on; --max-loss {config.max_loss:g}"
     )
-    found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
-    return found, judge.finish(best, path)
+    results: dict[str, Any] = {"tries": [one.model_dump(mode="json", exclude={"notes", "warnings"}) for one in tries]}
+    if one.recovery:
+        results["recovery"] = one.recovery
+    judge.path(best).replace(path)
+    for left in path.parent.glob("try-*"):
+        left.unlink()
+    judge.kept.clear()
+    return found, Cut(Checkpoint(path), results, (said, *one.notes), one.warnings)
 
 
-def _largest(judge: _Judge, most: float, modules: int) -> int:
+def _largest(lost: Callable[[int], float], most: float, modules: int) -> int:
+    """The largest number up to `modules` that has not `lost` more than `most`, 0 if 1 has."""
     low, high = 0, 1
-    while high <= modules and judge.lost(high) <= most:
+    while high <= modules and lost(high) <= most:
         low, high = high, 2 * high
     high = min(high, modules + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if judge.lost(middle) <= most else (low, middle)
+        low, high = (middle, high) if lost(middle) <= most else (low, middle)
     return low
 
 
 class _Judge:
-    """Cuts, recovers and judges one number of modules after another; each lies in a file until `finish`."""
+    """Cuts, recovers and judges one number of modules after another; each lies in a file of its own."""
 
     def __init__(self, source: Checkpoint, chooser: Chooser, config: PruneConfig, out_dir: Path) -> None:
         self._source, self._chooser, self._config, self._out_dir = source, chooser, config, out_dir
-        self._kept: Kept[Try] = Kept(out_dir / "tries.json", source.sha256, Try)
-        self._cuts: dict[int, Cut] = {}
+        self.kept: Kept[Try] = Kept(out_dir / "tries.json", source.sha256, Try)
         self.tries: dict[int, Try] = {}
         self._dataset = _unused(chooser)
         self.images = len(self._dataset.train)
         self._whole = self._right(source)
+
+    def path(self, count: int) -> Path:
+        """Where the network without `count` modules lies."""
+        return self._out_dir / f"try-{count:02}.safetensors"
 
     def lost(self, count: int) -> float:
         """Points lost without the best `count` modules."""
         if count not in self.tries:
             dropped = self._chooser.choose(count_goal(count, self._chooser.candidates, self._source.spec)).best.dropped
             self.tries[count] = self._tried(count, dropped)
-            log.info("%d modules: %.2f points", count, self.tries[count].lost_points)
+            log.info("%d modules: %.2f points lost", count, self.tries[count].lost_points)
         return self.tries[count].lost_points
-
-    def finish(self, count: int, path: Path) -> Cut:
-        """The result at `path`; the other tries are removed."""
-        cut = self._cuts[count]
-        cut.output.path.replace(path)
-        for left in self._out_dir.glob("try-*"):
-            left.unlink()
-        self._kept.clear()
-        return replace(cut, output=Checkpoint(path))
-
-    def _path(self, count: int) -> Path:
-        return self._out_dir / f"try-{count:02}.safetensors"
 
     def _tried(self, count: int, dropped: tuple[str, ...]) -> Try:
         """What an interrupted call left of this try, or the try made now."""
-        path, known = self._path(count), self._kept.records.get(str(count))
-        if known is not None and known.dropped == dropped and path.is_file():
-            self._cuts[count] = Cut(Checkpoint(path), known.recovery)
+        known = self.kept.records.get(str(count))
+        if known is not None and known.dropped == dropped and self.path(count).is_file():
             return known
-        self._cuts[count] = cut = cut_and_recovered(self._source, dropped, self._config, path)
+        cut = cut_and_recovered(self._source, dropped, self._config, self.path(count))
         change, half = paired_difference(list(self._whole), list(self._right(cut.output)))
-        lost = Try(
+        tried = Try(
             count=count,
             dropped=dropped,
             lost_points=-100 * change,
             half_width_points=100 * half,
-            recovery=cut.recovery,
+            recovery=cut.results.get("recovery", {}),
+            notes=cut.notes,
+            warnings=cut.warnings,
         )
-        return self._kept.keep(str(count), lost)
+        return self.kept.keep(str(count), tried)
 
     def _right(self, checkpoint: Checkpoint) -> NDArray[np.bool_]:
         import torch

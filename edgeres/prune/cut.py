@@ -14,10 +14,10 @@ from edgeres.prune.config import ChoiceConfig
 
 @dataclass(frozen=True)
 class Cut:
-    """`output` is what the stage hands on; `recovery` what training back reported, empty if there was none."""
+    """`output` is what the stage hands on; the rest is what there is to say of how it was made."""
 
     output: Checkpoint
-    recovery: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -43,4 +43,8 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
         raise
     output = save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
     shutil.rmtree(folder)
-    return Cut(output, done.results, tuple(done.notes), tuple(done.warnings))
+    said = (
+        f"trained back by {', '.join(config.recover)}: {done.results['images']} train images, {done.results['steps']}"
+        f" steps, {done.results['duration_s']:.0f} s"
+    )
+    return Cut(output, {"recovery": done.results}, (said, *done.notes), tuple(done.warnings))

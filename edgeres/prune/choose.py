@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,16 @@ from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.models import check_module_names, modules_of
 from edgeres.prune.config import ChoiceConfig
-from edgeres.prune.plan import Found, Goal, Plan, Searched, Subset
 from edgeres.prune.search import ranked, search
+from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset, Split
-    from edgeres.evaluate.tally import Batch, Tally
+    from edgeres.evaluate.tally import Batch
     from edgeres.models.network import Network
     from edgeres.prune.measured import MeasuredEvaluator
 
-JOURNAL_NAME = "search.json"
+_JOURNAL_NAME = "search.json"
 _RANK_BY = "kl"  # what a set is judged by that a criterion of single modules has put together
 
 
@@ -50,24 +50,27 @@ class Chooser:
 
     def choose(self, goal: Goal) -> Searched:
         """The best set found that reaches `goal`; raises InputError if none does."""
+        config = self._config
+        plan = SearchPlan(
+            method=config.search, images=self.images, width=config.width, swaps=config.swaps, screen=config.screen
+        )
         with bar("prune: choosing") as shown:
             self._evaluator.advance = shown.advance
             if self._criterion is None:
-                return search(self._evaluator, self.candidates, goal, self._plan, expect=shown.expect)
+                return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
             found = ranked(self._evaluator, self._criterion, goal)
-        whole = self._evaluator([frozenset()])[0]
+        whole = self._evaluator([WHOLE])[0]
         return Searched(best=found, independent=found, levels=(found,), whole=whole, singles=self._criterion)
 
-    def tally(self, dropped: Subset) -> Tally:
-        """Accuracy, loss and divergence without `dropped`, on the images chosen on."""
-        return self._evaluator.tally(dropped)
+    def points(self, dropped: Iterable[str]) -> float:
+        """The change of accuracy without `dropped`, in points, on the images chosen on."""
+        whole, without = self._evaluator.tally(WHOLE), self._evaluator.tally(frozenset(dropped))
+        return 100 * (without.accuracy - whole.accuracy)
 
-    def points_lost(self) -> dict[str, float]:
+    def lost_by_module(self) -> dict[str, float]:
         """Points of accuracy that each single module costs, on the images chosen on."""
-        singles = [frozenset({name}) for name in self.candidates]
-        self._evaluator([frozenset(), *singles])
-        whole = self.tally(frozenset()).accuracy
-        return {name: 100 * (whole - self.tally(frozenset({name})).accuracy) for name in self.candidates}
+        self._evaluator([WHOLE, *(frozenset({name}) for name in self.candidates)])
+        return {name: -self.points({name}) for name in self.candidates}
 
     @property
     def judged_by(self) -> str:
@@ -78,12 +81,12 @@ class Chooser:
 
     def close(self) -> None:
         """Forgets what was kept for going on."""
-        (self._out_dir / JOURNAL_NAME).unlink(missing_ok=True)
+        (self._out_dir / _JOURNAL_NAME).unlink(missing_ok=True)
 
     @property
     def images(self) -> int:
         """How many images are chosen on."""
-        return sum(len(batch.labels) for batch in self._batches)
+        return min(self._config.choose_on, len(self.sample))
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -97,13 +100,6 @@ class Chooser:
         """The train images that may be chosen and recovered on, in random order."""
         train = self.dataset.train
         return train.sample(min(self._config.images, len(train)), self._config.seed)
-
-    @property
-    def _plan(self) -> Plan:
-        config = self._config
-        return Plan(
-            method=config.search, images=self.images, width=config.width, swaps=config.swaps, screen=config.screen
-        )
 
     @cached_property
     def _network(self) -> Network:
@@ -129,7 +125,7 @@ class Chooser:
 
         from edgeres.evaluate.tally import reference_batches
 
-        part = self.sample.subset(range(min(self._config.choose_on, len(self.sample))))
+        part = self.sample.subset(range(self.images))
         pairs = [
             (torch.from_numpy(images), torch.from_numpy(labels))
             for images, labels in part.batches(self._source.spec, self._config.batch)
@@ -141,7 +137,7 @@ class Chooser:
         from edgeres.prune.measured import MeasuredEvaluator, journal_in
 
         self._out_dir.mkdir(parents=True, exist_ok=True)
-        journal = journal_in(self._out_dir / JOURNAL_NAME, self._key())
+        journal = journal_in(self._out_dir / _JOURNAL_NAME, self._key())
         return MeasuredEvaluator(
             self._lesioned, self._batches, score=self.judged_by, cache_mib=self._config.cache_mib, journal=journal
         )
@@ -167,32 +163,18 @@ class Chooser:
         return criterion(load_network(self._source), self._batches, self.candidates, self._config.seed)
 
 
-def chosen_levels(source: Checkpoint, config: ChoiceConfig, most: int, out_dir: Path) -> dict[int, Found]:
-    """The best set found of every size up to `most`; raises InputError if there are fewer modules."""
-    from edgeres.prune.goals import count_goal
-
-    chooser = Chooser(source, config, out_dir)
-    goal = count_goal(most, chooser.candidates, source.spec)
-    found = {len(level.dropped): level for level in chooser.choose(goal).levels}
-    if missing := [size for size in range(1, most + 1) if size not in found]:
-        raise InputError(
-            f"--score {config.ranks_by} ranks modules once: sweep with kl, loss, accuracy or feature ({missing})"
-        )
-    return found
-
-
 def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:
     """What was chosen and what independent ranking would have, both on the images chosen on."""
     return {
         "score_name": chooser.judged_by,
         "criterion": config.ranks_by,
         "score": found.best.score,
-        "points": _points(chooser, found.best),
+        "points": chooser.points(found.best.dropped),
         "points_are": "before recovery" if config.recover else "of the result",
         "independent": {
             "dropped": list(found.independent.dropped),
             "score": found.independent.score,
-            "points": _points(chooser, found.independent),
+            "points": chooser.points(found.independent.dropped),
         },
         "images_chosen_on": chooser.images,
         "evaluated": found.evaluated,
@@ -203,21 +185,18 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
     }
 
 
-def choice_notes(results: Mapping[str, Any]) -> list[str]:
-    """The chosen set and the independent one side by side."""
-    alone, name = results["independent"], results["score_name"]
-    when = " before recovery," if results.get("points_are") == "before recovery" else ""
-    on = f"{when} on the {results['images_chosen_on']:,} train images chosen on".lstrip()
-    if results["criterion"] != name:
-        by = f"ranked once by {results['criterion']}"
-        return [f"{by}: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"]
-    together = f"chosen together: {name} {results['score']:.4g}, {results['points']:+.1f} points {on}"
-    if set(alone["dropped"]) == set(results["chosen"]):
+def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> list[str]:
+    """The chosen set and the independent one side by side; points lost are positive."""
+    when = " before recovery," if config.recover else ""
+    on = f"{when} on the {chooser.images:,} train images chosen on".lstrip()
+
+    def cost(one: Found) -> str:
+        lost = round(-chooser.points(one.dropped), 1) + 0.0  # no -0.0
+        return f"{chooser.judged_by} {one.score:.4g}, {lost:.1f} points lost"
+
+    if config.ranks_by != chooser.judged_by:
+        return [f"ranked once by {config.ranks_by}: {cost(found.best)} {on}"]
+    together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
+    if {*alone.dropped} == {*found.best.dropped}:
         return [f"{together}; ranked one by one the set is the same"]
-    apart = f"ranked one by one: {name} {alone['score']:.4g}, {alone['points']:+.1f} points"
-    return [together, f"{apart} ({', '.join(alone['dropped'])})"]
-
-
-def _points(chooser: Chooser, found: Found) -> float:
-    whole, without = chooser.tally(frozenset()), chooser.tally(frozenset(found.dropped))
-    return 100 * (without.accuracy - whole.accuracy)
+    return [together, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})"]

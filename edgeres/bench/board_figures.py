@@ -3,17 +3,101 @@
 from __future__ import annotations
 
 import math
-import uuid
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
-from edgeres.bench.agent.figures import validity
-from edgeres.bench.board_answers import MeasureDone, NotWeighed
+from edgeres.bench.agent.figures import clock_moved, latency_problems, percentile, validity
+from edgeres.bench.board_answers import Clocks, Heat, MeasureDone, NotWeighed
 from edgeres.core.artifacts import Model
 from edgeres.core.metrics import Energy, Latency
-from edgeres.core.statistics import P99_CALLS
+from edgeres.core.statistics import MIN_ROUNDS, P99_CALLS
 
 _P99_ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _MOSTLY_STEPS = 2  # a half-width below so many times the steps' share comes from them
+_ROUNDS = 10  # at most: each turn loads the engine anew and warms up
+_WEIGHED = ("energy", "profile", "layers")  # what the run that weighs says besides
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+
+
+def shares_of(duration_s: int) -> list[int]:
+    """The seconds of each round, whole ones as trtexec counts; empty where they are too few for an interval."""
+    rounds = min(_ROUNDS, duration_s)
+    ends = [duration_s * place // rounds for place in range(rounds + 1)]
+    return [end - start for start, end in pairwise(ends)] if rounds >= MIN_ROUNDS else []
+
+
+def joined(weighed: MeasureDone, turns: Sequence[MeasureDone]) -> MeasureDone:
+    """One answer about an engine that was `weighed` first and then timed in these turns, one a round."""
+    answers = [weighed, *turns]
+    samples, heat = [sample for turn in turns for sample in turn.samples_ms], _heat_of(answers)
+    problems = [problem for answer in answers for problem in answer.problems]
+    problems += [*latency_problems(samples), *_changes(answers)]
+    problems += clock_moved(heat.gpu_mhz.lowest, heat.gpu_mhz.highest) if heat.gpu_mhz else []
+    changed = {
+        "samples_ms": tuple(samples),
+        "p50_ms": percentile(samples, 50),
+        "p99_ms": percentile(samples, 99),
+        "images_per_s": _rate_of(turns),
+        "summary": {},
+        "heat": heat,
+        "damaged_samples": sum(answer.damaged_samples for answer in answers),
+        "problems": tuple(distinct(problems)),
+        "warnings": tuple(distinct([line for answer in answers for line in answer.warnings])),
+        "restored": tuple(line for answer in answers for line in answer.restored),
+    }
+    return turns[0].model_copy(update={**changed, **{name: getattr(weighed, name) for name in _WEIGHED}})
+
+
+def distinct(lines: Sequence[str]) -> list[str]:
+    """The first of those that differ in their figures alone, with how often it came."""
+    kinds: dict[str, list[str]] = {}
+    for line in lines:
+        kinds.setdefault(_NUMBER.sub("#", line), []).append(line)
+    return [same[0] + (f" ({len(same)} times)" if len(same) > 1 else "") for same in kinds.values()]
+
+
+def _changes(answers: Sequence[MeasureDone]) -> list[str]:
+    """What was set otherwise from one turn to the next; within a turn the agent sees it."""
+    names = [answer.board.power_mode.name if answer.board.power_mode else "unknown" for answer in answers]
+    found = " and ".join(dict.fromkeys(names))
+    return [f"the power mode changed between the rounds: {found}"] if len(set(names)) > 1 else []
+
+
+def _rate_of(turns: Sequence[MeasureDone]) -> float | None:
+    """Images a second over all turns."""
+    images = [turn.batch * len(turn.samples_ms) for turn in turns]
+    seconds = [n / turn.images_per_s if turn.images_per_s else None for n, turn in zip(images, turns, strict=True)]
+    known = [one for one in seconds if one is not None]
+    return sum(images) / sum(known) if len(known) == len(seconds) else None
+
+
+def _heat_of(answers: Sequence[MeasureDone]) -> Heat:
+    """Before the first, the least and most of all; clocks of one source only."""
+    heats = [answer.heat for answer in answers]
+    source = next((heat.clock_source for heat in heats if heat.gpu_mhz), None)
+    clocks = [heat.gpu_mhz for heat in heats if heat.gpu_mhz and heat.clock_source == source]
+    hottest = [heat.highest_c for heat in heats if heat.highest_c is not None]
+    held = (
+        {
+            "lowest": min(one.lowest for one in clocks),
+            "median": median(one.median for one in clocks),
+            "highest": max(one.highest for one in clocks),
+        }
+        if clocks
+        else None
+    )
+    changed = {
+        "highest_c": max(hottest, default=None),
+        "after_c": heats[-1].after_c,
+        "samples": sum(heat.samples for heat in heats),
+        "gpu_mhz": Clocks.model_validate(held) if held else None,
+        "clock_source": source,
+        "clock_unknown": None if held else heats[0].clock_unknown,
+    }
+    return heats[0].model_copy(update=changed)
 
 
 def figures_of(answer: MeasureDone) -> dict[str, Any]:
@@ -58,19 +142,23 @@ def energy_notes(answer: MeasureDone) -> list[str]:
     return [f"energy: {why}, and how far the sensor is off is not in it"]
 
 
-def latency_of(answer: MeasureDone, model: Model, machine: str, *, warmup_s: int) -> Latency:
-    """GPU compute time of single calls in ms."""
+def latency_of(
+    answer: MeasureDone, model: Model, machine: str, *, warmup_s: int, session: str, rounds: tuple[int, ...]
+) -> Latency:
+    """GPU compute time of single calls in ms; `rounds`: how many of them each took, empty for one run alone."""
+    when = f"in {len(rounds)} rounds, each after" if rounds else "after"
     return Latency(
         samples_ms=answer.samples_ms,
         batch=answer.batch,
         runtime=f"tensorrt {answer.tensorrt}",
         threads=0,
-        session=uuid.uuid4().hex,
+        session=session,
         artifact=model.sha256,
         warmup=0,
         machine=machine,
-        note=f"GPU compute time on the board, after {warmup_s} s of warm-up"
+        note=f"GPU compute time on the board, {when} {warmup_s} s of warm-up"
         + ("; INVALID, see the warnings" if answer.problems else ""),
+        rounds=rounds,
     )
 
 

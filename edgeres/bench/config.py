@@ -1,16 +1,19 @@
-"""The options of `edgeres bench`."""
+"""The options of `edgeres bench`, here and on a board."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from edgeres.bench.agent.measure import hangs_after_s
 from edgeres.bench.measure import Turn
 from edgeres.core.config import Config
+from edgeres.core.errors import InputError
 
+BUILD_TIMEOUT_S = 3600
 _SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)")
 _WIDEST = 0.5
 _MOST_CALLS_A_TURN = 100  # a tiny model needs no more, and its report stays small
@@ -72,3 +75,39 @@ def share_from(text: str) -> float:
     if not 0 < share <= _WIDEST:
         raise ValueError("a precision is written 1% or 0.01, up to 50%")
     return share
+
+
+class BoardConfig(Config):
+    """How to measure on a board."""
+
+    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
+    warmup_s: int = Field(2, ge=0, description="seconds of warm-up before each run on the board")
+    duration_s: int = Field(
+        10, ge=1, description="seconds of latency, in rounds where models are several, and of energy"
+    )
+    idle_s: float = Field(5.0, gt=0, description="seconds at rest before them, for the power at rest")
+    lock_clocks: bool = Field(False, description="hold the board's clocks during the run (needs root there)")
+    power_mode: str | None = Field(None, description="power mode of the board during the run, by name or id")
+    data: str | None = Field(None, description="accuracy too, on val of: digits, cifar10, folder:PATH, ...")
+    images: int | None = Field(None, gt=0, description="on this many images of val only (stratified)")
+    download: bool = Field(False, description="fetch the data set if it is not here")
+    timeout_s: int = Field(
+        BUILD_TIMEOUT_S, ge=1, description="seconds after which a build, run or evaluation on the board is ended"
+    )
+    incidental: ClassVar[frozenset[str]] = Config.incidental | {"timeout_s"}
+
+    def check(self) -> None:
+        """The number of images goes with a data set."""
+        if self.images is not None and self.data is None:
+            raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
+
+    @property
+    def longest_s(self) -> float:
+        """How long measuring takes at most."""
+        return self.idle_s + 2 * hangs_after_s(self.warmup_s + self.duration_s, self.timeout_s)
+
+    def check_time(self) -> None:
+        """A run may take as long as it was asked to."""
+        asked_s = self.warmup_s + self.duration_s
+        if self.timeout_s <= asked_s:
+            raise InputError(f"--timeout-s {self.timeout_s} would end a run, which takes {asked_s} s; give it more")

@@ -1,4 +1,4 @@
-"""One model on a board: the engine built, timed, weighed and judged there, and whether all that can be trusted.
+"""Models on a board: engines built, timed, weighed and judged there, and whether all that can be trusted.
 
     results = {"board": {"name", "model", "jetpack", "l4t", "tensorrt", "cuda", "power_mode", "gpu", "clocks_locked",
                          ...},
@@ -8,20 +8,21 @@
 `is_valid` is None where the GPU's clock was not seen under load: then nothing speaks against the run, and not enough
 for it. `p99_ms` is None below the calls that a 99th percentile takes.
 
-Models of one call are timed one after the other, not interleaved: each is a session of its own.
+All engines of one call are built first. Then each is weighed and profiled, and all are timed in rounds, A B A B, of a
+share of the duration each: what slows a minute of the board falls on all alike, and one session holds the calls of all.
+One model alone, or a duration too short for rounds, is timed in one run, a session of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
-from pydantic import Field
-
-from edgeres.bench.agent.measure import hangs_after_s
 from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, judged
 from edgeres.bench.board_answers import BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import (
@@ -33,55 +34,34 @@ from edgeres.bench.board_facts import (
     release_of,
     without_int8,
 )
-from edgeres.bench.board_figures import doubts_of, energy_notes, energy_of, figures_of, latency_of, p99_notes
+from edgeres.bench.board_figures import (
+    distinct,
+    doubts_of,
+    energy_notes,
+    energy_of,
+    figures_of,
+    joined,
+    latency_of,
+    p99_notes,
+    shares_of,
+)
 from edgeres.bench.board_session import Session
+from edgeres.bench.config import BUILD_TIMEOUT_S, BoardConfig
 from edgeres.core.artifacts import Engine, Model, OnnxModel
-from edgeres.core.config import Config
-from edgeres.core.errors import DeviceError, InputError, require
+from edgeres.core.errors import DeviceError, EdgeresError, InputError, require
 from edgeres.core.onnx_file import image_input, is_channels_last
+from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.preflight import check_runnable
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 log = logging.getLogger(__name__)
-BUILD_TIMEOUT_S = 3600
 _ENGINE_SHARE = 3  # of the file's size: its engine, and what the builder writes besides
-_ONNX, _PLAN = "model.onnx", "model.plan"
-
-
-class BoardConfig(Config):
-    """How to measure on a board."""
-
-    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
-    warmup_s: int = Field(2, ge=0, description="seconds of warm-up before each run on the board")
-    duration_s: int = Field(10, ge=1, description="seconds of each of the two runs, for latency and for energy")
-    idle_s: float = Field(5.0, gt=0, description="seconds at rest before them, for the power at rest")
-    lock_clocks: bool = Field(False, description="hold the board's clocks during the run (needs root there)")
-    power_mode: str | None = Field(None, description="power mode of the board during the run, by name or id")
-    data: str | None = Field(None, description="accuracy too, on val of: digits, cifar10, folder:PATH, ...")
-    images: int | None = Field(None, gt=0, description="on this many images of val only (stratified)")
-    download: bool = Field(False, description="fetch the data set if it is not here")
-    timeout_s: int = Field(
-        BUILD_TIMEOUT_S, ge=1, description="seconds after which a build, run or evaluation on the board is ended"
-    )
-    incidental: ClassVar[frozenset[str]] = Config.incidental | {"timeout_s"}
-
-    def check(self) -> None:
-        """The number of images goes with a data set."""
-        if self.images is not None and self.data is None:
-            raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
-
-    @property
-    def longest_s(self) -> float:
-        """How long measuring takes at most."""
-        return self.idle_s + 2 * hangs_after_s(self.warmup_s + self.duration_s, self.timeout_s)
-
-    def check_time(self) -> None:
-        """A run may take as long as it was asked to."""
-        asked_s = self.warmup_s + self.duration_s
-        if self.timeout_s <= asked_s:
-            raise InputError(f"--timeout-s {self.timeout_s} would end a run, which takes {asked_s} s; give it more")
+_ONNX, PLAN = "model.onnx", "model.plan"
 
 
 @dataclass(frozen=True)
@@ -104,20 +84,36 @@ class OnBoard:
     profile: str | None = None
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model whose engine is on the board, what is noted of it, and what the agent measured, each with its session."""
+
+    model: Model
+    built: Built
+    recorder: Recorder
+    turns: list[MeasureDone] = field(default_factory=list)
+    answer: MeasureDone | None = None
+    session: str = ""
+
+
 @dataclass
 class Bench:
-    """A board at work on models, which share `images`: with `accuracy_only` nothing is timed."""
+    """A board at work on models, which share `images`: with `accuracy_only` nothing is timed.
+
+    `failures`: what kept some of several models from being measured.
+    """
 
     session: Session
     config: BoardConfig
     images: Images | None = None
     accuracy_only: bool = False
+    failures: list[EdgeresError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raises InputError for a power mode that the board does not have, DeviceError if another run uses it."""
         if self.config.power_mode is not None:
             check_power_mode(self.session, self.config.power_mode)
-        self._restored = self.session.claim()
+        self._restored, self._is_alone = self.session.claim(), True
 
     def run(self, model: Model, out: Path | None = None) -> OnBoard:
         """Builds, times and judges one model; predictions are written into the folder `out`.
@@ -126,49 +122,108 @@ class Bench:
             InputError: the file is nothing a board can take, or the data set does not suit it.
             DeviceError: the board cannot do it, in its own words; its files are gone by then.
         """
+        (one,) = self.measured([model])
+        return self.finished(one, out)
+
+    def measured(self, models: Sequence[Model]) -> list[Loaded]:
+        """The models with what the board measured of their engines, which it still holds; raises as `run`.
+
+        One of several that fails is left out and adds to `failures`.
+        """
+        self._is_alone = len(models) == 1
+        loaded = self.each(self._loaded, list(enumerate(models)))
+        if self.accuracy_only:
+            return loaded
+        shares = shares_of(self.config.duration_s)
+        return self._in_rounds(loaded, shares) if len(loaded) > 1 and shares else self.each(self._timed, loaded)
+
+    def each(self, act: Callable[[A], B], subjects: Sequence[A]) -> list[B]:
+        """`act` on each; as long as the board answers, one of several that fails does not keep the others."""
+        return [done for one in subjects if (done := self._tried(act, one)) is not None]
+
+    def _tried(self, act: Callable[[A], B], one: A) -> B | None:
+        try:
+            return act(one)
+        except EdgeresError as err:
+            if self._is_alone or not self.session.link.is_up:
+                raise
+            log.warning("%s; the others go on", err)
+            self.failures.append(err)
+            return None
+
+    def finished(self, one: Loaded, out: Path | None = None) -> OnBoard:
+        """The report of a measured model, which is judged now; predictions are written into the folder `out`."""
+        if one.answer is not None:
+            self._note(one, one.answer)
+        judged = None if self.images is None else self._judged(one, out)
+        done = one.answer or one.built.done or judged or JobDone(restored=())
+        one.recorder.results["board"] = facts_of(self.session, done)
+        self.session.remove(Path(one.built.remote).name, "logits.bin")
+        report = one.recorder.finish(None).model_copy(update={"precision": one.model.precision})
+        log.info("%s: %s done", self.session.board.name, one.model.path.name)
+        report.results["figures"].setdefault("layers", None)
+        return OnBoard(report, one.answer.layers, one.answer.profile) if one.answer else OnBoard(report)
+
+    def _loaded(self, numbered: tuple[int, Model]) -> Loaded:
+        number, model = numbered
         check_model(model)
-        recorder = Recorder("eval" if self.accuracy_only else "board", self.config, model)
-        built = brought(self.session, model, recorder) if isinstance(model, Engine) else self._built(model)
-        recorder.results["figures"] = figures = _of_build(built, self.session)
+        recorder, plan = Recorder("eval" if self.accuracy_only else "board", self.config, model), f"{number}-{PLAN}"
+        built = brought(self.session, model, recorder, plan) if isinstance(model, Engine) else self._built(model, plan)
+        recorder.results["figures"] = _of_build(built, self.session)
         recorder.notes += [*self._restored, *(built.done.restored if built.done else ())]
         self._restored = []
         recorder.warnings += without_int8(self.session, model)
-        timed = None if self.accuracy_only else self._timed(built, model, recorder)
-        judged = None if self.images is None else self._judged(built, model, recorder, out)
-        recorder.results["board"] = facts_of(self.session, timed or built.done or judged or JobDone(restored=()))
-        self.session.remove(_ONNX, _PLAN, "logits.bin")
-        report = recorder.finish(None).model_copy(update={"precision": model.precision})
-        log.info("%s: %s done", self.session.board.name, model.path.name)
-        figures.setdefault("layers", None)
-        return OnBoard(report, timed.layers, timed.profile) if timed else OnBoard(report)
+        return Loaded(model, built, recorder)
 
-    def _built(self, model: Model) -> Built:
+    def _built(self, model: Model, plan: str) -> Built:
         assert isinstance(model, OnnxModel)
         batch = model.batch or self.config.batch
-        return built_on(self.session, model, (batch, batch, batch), (), timeout_s=self.config.timeout_s)
+        return built_on(self.session, model, (batch, batch, batch), (), timeout_s=self.config.timeout_s, plan=plan)
 
-    def _timed(self, built: Built, model: Model, recorder: Recorder) -> MeasureDone:
-        words = ["--engine", built.remote, "--batch", str(built.batch), "--folder", self.session.folder]
-        for name in ("warmup_s", "duration_s", "idle_s", "timeout_s"):
+    def _timed(self, one: Loaded) -> Loaded:
+        return replace(one, answer=self._asked(one, self.config.duration_s), session=uuid.uuid4().hex)
+
+    def _in_rounds(self, loaded: list[Loaded], shares: Sequence[int]) -> list[Loaded]:
+        """Each weighed, then all timed one after the other, in a round for each share of the duration."""
+        name, session = self.session.board.name, uuid.uuid4().hex
+        log.info("%s: energy of %d models, then their latency in %d rounds", name, len(loaded), len(shares))
+        loaded = self.each(partial(self._turn, self.config.duration_s, ("--no-latency",)), loaded)
+        for share in track(shares, f"{name}: rounds"):
+            loaded = self.each(partial(self._turn, share, ("--no-energy", "--no-profile")), loaded)
+        return [replace(one, answer=joined(one.turns[0], one.turns[1:]), session=session) for one in loaded]
+
+    def _turn(self, duration_s: int, more: tuple[str, ...], one: Loaded) -> Loaded:
+        return replace(one, turns=[*one.turns, self._asked(one, duration_s, *more)])
+
+    def _asked(self, one: Loaded, duration_s: int, *more: str) -> MeasureDone:
+        words = ["--engine", one.built.remote, "--batch", str(one.built.batch), "--folder", self.session.folder]
+        words += ["--duration-s", str(duration_s)]
+        for name in ("warmup_s", "idle_s", "timeout_s"):
             words += [f"--{name.replace('_', '-')}", f"{getattr(self.config, name):g}"]
         words += ["--lock-clocks"] if self.config.lock_clocks else []
         words += ["--power-mode", self.config.power_mode] if self.config.power_mode else []
-        words += built.shapes
-        answer = self.session.agent(MeasureDone, *words, takes_s=self.config.longest_s)
+        words += [*more, *one.built.shapes]
+        return self.session.agent(MeasureDone, *words, takes_s=self.config.longest_s)
+
+    def _note(self, one: Loaded, answer: MeasureDone) -> None:
+        """Writes down what was measured and what makes it doubtful."""
+        recorder, rounds = one.recorder, tuple(len(turn.samples_ms) for turn in one.turns[1:])
+        machine, warmup_s = machine_of(facts_of(self.session, answer)), self.config.warmup_s
         recorder.notes += answer.restored
-        facts = facts_of(self.session, answer)
-        recorder.latency.append(latency_of(answer, model, machine_of(facts), warmup_s=self.config.warmup_s))
-        recorder.energy += energy_of(answer, model, machine_of(facts))
+        recorder.latency.append(
+            latency_of(answer, one.model, machine, warmup_s=warmup_s, session=one.session, rounds=rounds)
+        )
+        recorder.energy += energy_of(answer, one.model, machine)
         recorder.results["figures"] |= figures_of(answer)
         recorder.notes += p99_notes(answer, self.config.duration_s)
         recorder.results["figures"]["command"] = without_folder(answer.command, self.session)
         recorder.warnings += [f"invalid: {problem}" for problem in answer.problems] or doubts_of(answer)
         recorder.warnings += distinct(answer.warnings)
         recorder.notes += energy_notes(answer)
-        return answer
 
-    def _judged(self, built: Built, model: Model, recorder: Recorder, out: Path | None) -> EvalDone:
+    def _judged(self, one: Loaded, out: Path | None) -> EvalDone:
         assert self.images is not None
+        model, built, recorder = one.model, one.built, one.recorder
         dataset = self.images.dataset(model.spec)
         folder = self.images.on(self.session, dataset.val, model.spec)
         log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
@@ -243,23 +298,25 @@ def built_on(
     extra: tuple[str, ...],
     *,
     timeout_s: int = BUILD_TIMEOUT_S,
+    plan: str = PLAN,
 ) -> Built:
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
     check_model(model)
     check_opset(session, model)
     session.need(_ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
     log.info("%s: sending %s", session.board.name, model.path.name)
-    remote, plan = session.upload(model.path, _ONNX), f"{session.folder}/{_PLAN}"
+    remote, engine = session.upload(model.path, _ONNX), f"{session.folder}/{plan}"
     log.info("%s: building the engine of %s", session.board.name, model.path.name)
     names = () if model.batch is not None else ("minShapes", "optShapes", "maxShapes")  # of an open batch
     profile = [f"--{name}={_shape(model, size)}" for name, size in zip(names, batch, strict=False)]
     options = [f"--trtexec={option}" for option in (*profile, *extra)]
-    words = ["--onnx", remote, "--engine", plan, "--precision", model.precision, "--timeout-s", str(timeout_s)]
+    words = ["--onnx", remote, "--engine", engine, "--precision", model.precision, "--timeout-s", str(timeout_s)]
     done = session.agent(BuildDone, *words, *options, takes_s=timeout_s)
-    return Built(plan, batch[1], done.engine_sha256, _shapes(model, batch[1]), done)
+    session.remove(_ONNX)
+    return Built(engine, batch[1], done.engine_sha256, _shapes(model, batch[1]), done)
 
 
-def brought(session: Session, engine: Engine, recorder: Recorder) -> Built:
+def brought(session: Session, engine: Engine, recorder: Recorder, plan: str) -> Built:
     """A finished engine, checked against the board by its header and manifest before it is sent."""
     recorder.notes += _remarks(session, engine)
     if not engine.manifest_path.is_file():
@@ -267,7 +324,7 @@ def brought(session: Session, engine: Engine, recorder: Recorder) -> Built:
     session.need(engine.size_bytes, engine.path.name)
     log.info("%s: sending %s", session.board.name, engine.path.name)
     batch = engine.manifest.batch[1]
-    return Built(session.upload(engine.path, _PLAN), batch, engine.sha256, _shapes(engine, batch))
+    return Built(session.upload(engine.path, plan), batch, engine.sha256, _shapes(engine, batch))
 
 
 def _remarks(session: Session, engine: Engine) -> tuple[str, ...]:
@@ -322,8 +379,3 @@ def _of_build(built: Built, session: Session) -> dict[str, Any]:
 def without_folder(command: Sequence[str], session: Session) -> list[str]:
     """The command with names for paths: the run's folder is gone by the time it is read."""
     return [word.replace(f"{session.folder}/", "") for word in command]
-
-
-def distinct(lines: Sequence[str]) -> list[str]:
-    """Each once, with how often it came."""
-    return [line + (f" ({count} times)" if (count := lines.count(line)) > 1 else "") for line in dict.fromkeys(lines)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeres.bench.on_board import BoardConfig
+from edgeres.bench.config import BoardConfig
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_boards, print_result
 from edgeres.core.errors import InputError

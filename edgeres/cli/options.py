@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from edgeres.bench.on_board import BoardConfig
+from edgeres.bench.config import BoardConfig
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 

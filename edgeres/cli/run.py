@@ -61,7 +61,7 @@ def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None
         say(click.style(f"board {on}", bold=True))
     found: list[StageReport] = []
     try:
-        found.extend(report for report, _ in board_of_run(run, BoardCall(on=on)))
+        found.extend(board_of_run(run, BoardCall(on=on)))
     except EdgeresError:
         _print_all(run, found, config, as_json=as_json)
         raise

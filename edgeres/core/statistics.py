@@ -26,7 +26,7 @@ from edgeres.core.metrics import Z_95, Latency
 _RESAMPLES = 1000
 _AT_ONCE = 1 << 21  # weights in memory: 16 MB, so that a board is not filled by a long session
 _LEVEL = (2.5, 97.5)  # percentiles that enclose 95 %
-_MIN_ROUNDS = 5  # fewer rounds than this give no interval worth the name; their calls are drawn instead
+MIN_ROUNDS = 5  # fewer rounds than this give no interval worth the name; their calls are drawn instead
 
 # two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -148,7 +148,7 @@ def spread_ms(latency: Latency) -> float:
 
 def _round_of_each(n: int, rounds: Sequence[int]) -> Counts:
     """Number of the round each of `n` samples belongs to, non-decreasing."""
-    if len(rounds) < _MIN_ROUNDS or sum(rounds) != n or min(rounds) < 1:
+    if len(rounds) < MIN_ROUNDS or sum(rounds) != n or min(rounds) < 1:
         return np.arange(n)
     return np.repeat(np.arange(len(rounds)), rounds)
 

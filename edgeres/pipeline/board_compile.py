@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import edgeres
 from edgeres.bench.board_answers import MeasureDone
 from edgeres.bench.board_facts import facts_of, without_int8
+from edgeres.bench.board_figures import distinct
 from edgeres.bench.board_session import Session, session
-from edgeres.bench.boards import board_named
-from edgeres.bench.on_board import BoardConfig, built_on, check_model, distinct, without_folder
+from edgeres.bench.boards import Board, board_named
+from edgeres.bench.config import BoardConfig
+from edgeres.bench.on_board import PLAN, built_on, check_model, without_folder
 from edgeres.compile.apart import counts_in, layers_path, noted
 from edgeres.compile.config import BATCHES, CompileConfig
 from edgeres.core.artifacts import Engine, OnnxModel, model_from
@@ -20,48 +21,26 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import write_text, written
 from edgeres.core.runs import run_named
-from edgeres.core.stage import REPORT_NAME, Recorder, StageReport, timed, write_report
-from edgeres.pipeline.on_board import BoardCall, claimed, home_for
-from edgeres.pipeline.outside import check_out
+from edgeres.core.stage import Recorder, StageReport, StageResult, timed
+from edgeres.pipeline.on_board import BoardCall, placed
 from edgeres.pipeline.stages import source_in, stage_key
-from edgeres.pipeline.teacher import REPORT_SUFFIX
 from edgeres.runtime.manifest import EngineManifest, LayerCounts
 
-log = logging.getLogger(__name__)
 _FOR_BOARDS = {"optimization_level", "workspace_mib", "batch_min", "batch_opt", "batch_max"}
-_FILE_NAME = "model.plan"
 _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
 
 
 def compile_on_board(source: Path | None, request: BoardCall) -> StageReport:
     """The engine in `out`, or in the run the model lies in; raises InputError for what cannot be asked of a board."""
-    board, config, run, out = board_named(request.on), _config(request.values), request.run, request.out
+    board, config = board_named(request.on), _config(request.values)
     config_from(BoardConfig, {"timeout_s": request.timeout_s}, "compile", as_options=True)
-    model = model_from(source) if source else source_in(run_named(run), "compile")
+    model = model_from(source) if source else source_in(run_named(request.run), "compile")
     if not isinstance(model, OnnxModel):
         raise InputError(f"`edgeres compile` needs a .onnx file, got {source}")
     check_model(model)
     config.check_batch(model)
-    if out is not None:
-        check_out(out, Engine, "compile", model, config)
-        with session(board) as opened:
-            report = out.with_name(out.name + REPORT_SUFFIX)
-            return _built(Work(opened, config, out, report, request.timeout_s), model)
-    home = home_for(model, run, "result")
     key = f"{stage_key('compile', model, config)} on {request.on}"
-    with claimed(home, "compile", key) as folder, session(board) as opened:
-        return _built(Work(opened, config, folder / _FILE_NAME, folder / REPORT_NAME, request.timeout_s), model)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The board that builds, how, and where the engine and the report about it go."""
-
-    session: Session
-    config: CompileConfig
-    plan: Path
-    report: Path
-    timeout_s: int
+    return placed("compile", model, config, request, key, partial(_on_board, board, request.timeout_s))
 
 
 def _config(values: dict[str, Any]) -> CompileConfig:
@@ -70,22 +49,31 @@ def _config(values: dict[str, Any]) -> CompileConfig:
     return config_from(CompileConfig, {"runtime": "tensorrt", **values}, "compile", as_options=True)
 
 
-def _built(work: Work, model: OnnxModel) -> StageReport:
-    opened, config = work.session, work.config
+def _on_board(
+    board: Board, timeout_s: int, model: OnnxModel, config: CompileConfig, folder: Path
+) -> StageResult[Engine]:
+    """The stage `compile` on a board."""
+    with session(board) as opened:
+        return _built(opened, timeout_s, model, config, Engine(folder / PLAN))
+
+
+def _built(
+    opened: Session, timeout_s: int, model: OnnxModel, config: CompileConfig, engine: Engine
+) -> StageResult[Engine]:
     recorder = Recorder("compile", config, model)
     recorder.notes += opened.claim()
     smallest, usual, largest = (model.batch or getattr(config, name) for name in BATCHES)
     with timed(recorder.results, "build_s"):
         asked = {"builderOptimizationLevel=": config.optimization_level, "memPoolSize=workspace:": config.workspace_mib}
         extra = tuple(f"--{option}{value}" for option, value in asked.items() if value is not None)
-        built = built_on(opened, model, (smallest, usual, largest), extra, timeout_s=work.timeout_s)
-    words = (*_BRIEFLY, "--timeout-s", str(work.timeout_s), "--folder", opened.folder, *built.shapes)
-    loaded = opened.agent(MeasureDone, "--engine", built.remote, *words, takes_s=work.timeout_s)
-    facts, done, engine = facts_of(opened, loaded), built.done, Engine(work.plan)
+        built = built_on(opened, model, (smallest, usual, largest), extra, timeout_s=timeout_s)
+    words = (*_BRIEFLY, "--timeout-s", str(timeout_s), "--folder", opened.folder, *built.shapes)
+    loaded = opened.agent(MeasureDone, "--engine", built.remote, *words, takes_s=timeout_s)
+    facts, done = facts_of(opened, loaded), built.done
     assert done is not None
-    with written(work.plan) as arrived:
-        opened.download(_FILE_NAME, arrived, built.sha256, done.engine_bytes)
-        counts = _layers(loaded.layers, model, work.plan, recorder)
+    with written(engine.path) as arrived:
+        opened.download(PLAN, arrived, built.sha256, done.engine_bytes)
+        counts = _layers(loaded.layers, model, engine.path, recorder)
         manifest = EngineManifest(
             card=model.card.model_copy(
                 update={"stage": "compile", "parent": model.sha256, "edgeres": edgeres.__version__}
@@ -117,10 +105,7 @@ def _built(work: Work, model: OnnxModel) -> StageReport:
     recorder.notes.append(
         f"built on {opened.board.name}, loaded and run there for a second; it runs on such boards only"
     )
-    report = recorder.finish(engine)
-    write_report(report, work.report)
-    log.info("compile: wrote %s", work.plan)
-    return report
+    return StageResult(engine, recorder.finish(engine))
 
 
 def _layers(text: str | None, model: OnnxModel, plan: Path, recorder: Recorder) -> LayerCounts | None:

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import Board, board_named
-from edgeres.bench.on_board import Bench, BoardConfig, check_model
+from edgeres.bench.config import BoardConfig
+from edgeres.bench.on_board import Bench, check_model
 from edgeres.core.artifacts import Checkpoint, LatencyTableFile, OnnxModel, model_from
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
-from edgeres.core.files import clear_left_overs, write_text
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
-from edgeres.core.runs import STARTED_NAME, started_text
-from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
+from edgeres.core.stage import StageReport, StageResult
 from edgeres.costs.networks import NetworkTime, kept_networks, on_board
 from edgeres.costs.profile import ProfileTexts, latency_from_profile
 from edgeres.costs.stage import latency_table
-from edgeres.pipeline.on_board import BoardCall, home_for
-from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
+from edgeres.pipeline.on_board import BoardCall, placed
 from edgeres.pipeline.stages import stage_key
 
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
@@ -57,13 +54,22 @@ def module_costs_on_board(source: Path, request: BoardCall) -> StageReport:
     if isinstance(model, OnnxModel):
         check_model(model)
     key = _key(model, config, conditions, board)
-    with _place(model, request, key) as folder, session(board) as opened:
+    return placed("latency", model, config, request, key, partial(_on_board, board, conditions, key))
+
+
+def _on_board(
+    board: Board, conditions: BoardConfig, key: str, model: OnnxModel | Checkpoint, config: LatencyConfig, folder: Path
+) -> StageResult[LatencyTableFile]:
+    """The stage `latency` on a board; networks that were timed are kept in `folder` until all are."""
+    with session(board) as opened:
         opened.always.update(_LATENCY_ALONE)
         bench = Bench(opened, conditions)
         if isinstance(model, OnnxModel):
-            return _placed(_profiled(bench, model, folder), folder, request.out)
+            return _profiled(bench, model, folder)
         kept = kept_networks(folder / _KEPT_NAME, _hash_of(key, _state_of(opened, conditions)))
-        return _placed(_timed(bench, model, config, folder=folder, kept=kept), folder, request.out)
+        result = _timed(bench, model, config, folder=folder, kept=kept)
+    (folder / _KEPT_NAME).unlink(missing_ok=True)
+    return result
 
 
 def _key(model: OnnxModel | Checkpoint, config: LatencyConfig, conditions: BoardConfig, board: Board) -> str:
@@ -116,26 +122,3 @@ def _with(
     report = result.report
     more = {"warnings": (*report.warnings, *warnings), "notes": (*report.notes, *notes)}
     return StageResult(result.output, report.model_copy(update=more))
-
-
-@contextmanager
-def _place(model: OnnxModel | Checkpoint, request: BoardCall, key: str) -> Iterator[Path]:
-    """The folder to work in, of the run or a hidden one beside --out; it stays only for what can be gone on from."""
-    if (out := request.out) is None:
-        folder = home_for(model, request.run, "table").claim("latency", key)
-    else:
-        check_out(out, LatencyTableFile, _COMMAND, model, LatencyConfig())
-        folder = folder_beside(out, "latency", key)
-        write_text(folder / STARTED_NAME, started_text("latency", key))
-    try:
-        yield folder
-    finally:
-        clear_left_overs(folder)
-        leave_or_say_where(folder, "timed")
-
-
-def _placed(result: StageResult[LatencyTableFile], folder: Path, out: Path | None) -> StageReport:
-    write_report(result.report, folder / REPORT_NAME)
-    for name in (_KEPT_NAME, STARTED_NAME):
-        (folder / name).unlink(missing_ok=True)
-    return result.report if out is None else moved_out(result, folder, out).report

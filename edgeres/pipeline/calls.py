@@ -18,7 +18,16 @@ from edgeres.core.errors import InputError, require
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
-from edgeres.pipeline.stages import STAGES, execute, filled, is_main_process, leave_no_trace, source_in, stage_key
+from edgeres.pipeline.stages import (
+    STAGES,
+    Function,
+    execute,
+    filled,
+    is_main_process,
+    leave_no_trace,
+    source_in,
+    stage_key,
+)
 from edgeres.pipeline.teacher import with_teacher
 
 if TYPE_CHECKING:
@@ -58,7 +67,7 @@ def call(request: Call) -> StageResult[Artifact]:
         log.info("%s: takes %s%s", request.stage, source.path, lacks)
     config = _completed(request, config, source, run)
     if request.out is not None:
-        return _written_to(request.out, request.stage, source, config)
+        return written_to(request.out, request.stage, source, config, stage_key(request.stage, source, config))
     if run is None and row.source is None:
         run = _run_to_start(request, config)
     if run is None:
@@ -256,13 +265,14 @@ def agreed(choose: Callable[[], Path]) -> Path:
     return Path(agreed_text(lambda: str(choose())))
 
 
-def _written_to(out: Path, stage: str, source: Model | None, config: Config) -> StageResult[Artifact]:
+def written_to(
+    out: Path, stage: str, source: Model | None, config: Config, key: str, *, by: Function | None = None
+) -> StageResult[Artifact]:
     """Runs the stage in a hidden folder beside `out` and moves what it made there; interrupted, the folder stays."""
     check_out(out, STAGES[stage].output, stage, source, config)
-    key = stage_key(stage, source, config)
     folder = folder_beside(out, stage, key)
     try:
-        result = execute(stage, source, config, folder, key)
+        result = execute(stage, source, config, folder, key, by=by)
     finally:
         leave_or_say_where(folder)
     together()

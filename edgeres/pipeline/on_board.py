@@ -8,24 +8,28 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgeres.bench.board_accuracy import Images
 from edgeres.bench.board_facts import check_opset
+from edgeres.bench.board_figures import shares_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
-from edgeres.bench.on_board import BUILD_TIMEOUT_S, Bench, BoardConfig, OnBoard, images_for, onnx_of
+from edgeres.bench.config import BUILD_TIMEOUT_S, BoardConfig
+from edgeres.bench.on_board import Bench, Loaded, OnBoard, images_for, onnx_of
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
-from edgeres.core.config import config_from
+from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
-from edgeres.pipeline.calls import with_default_data
+from edgeres.pipeline.calls import with_default_data, written_to
 from edgeres.pipeline.measures import report_with
-from edgeres.pipeline.stages import stage_key
+from edgeres.pipeline.outside import leave_or_say_where
+from edgeres.pipeline.stages import Function, execute, stage_key
 
 log = logging.getLogger(__name__)
 STAGE = "board"
@@ -49,24 +53,14 @@ class BoardCall:
 
 
 def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageReport]:
-    """Measures each model on the board; default: all ONNX files of the run, whose folder keeps what was measured.
+    """Measures the models on the board, in one session; default: all ONNX files of the run, whose folder keeps it.
 
     Everything that can be seen to be wrong is said before the board is asked.
     """
     board = board_named(request.on)
     models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
-    run = _run_for(models, request)
-    config = board_config(request.values, run, "bench")
-    images = images_for(models, config)
-    _say_what_travels(images, models, request)
-    if config.images is not None and any(_home_of(model, request) for model in models):
-        log.info("%s", _PART)
-    with session(board) as opened:
-        bench = Bench(opened, config, images)
-        for onnx in (model for model in models if isinstance(model, OnnxModel)):
-            check_opset(opened, onnx)
-        for model in models:
-            yield _kept(bench, model, _home_of(model, request))
+    config = board_config(request.values, _run_for(models, request), "bench")
+    yield from _measured(board, models, config, request)
 
 
 def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
@@ -79,37 +73,25 @@ def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
     config = board_config(request.values, _run_for(models, request), _JUDGED)
     if config.data is None:
         raise InputError("on which data set? --data digits, cifar10, folder:PATH or package.module:function")
-    images = images_for(models, config)
     if source is None:
         log.info("eval: takes %s", models[0].path)
-    home = _home_of(models[0], request)
-    is_part = home is not None and config.images is not None
-    if is_part:
-        log.info("%s", _PART)
-    with session(board) as opened:
-        report = _kept(Bench(opened, config, images, accuracy_only=True), models[0], None if is_part else home)
-    return _with_note(report) if is_part else report
+    (report,) = _measured(board, models, config, request, accuracy_only=True)
+    return report
 
 
-def board_of_run(run: Run, request: BoardCall) -> Iterator[tuple[StageReport, bool]]:
-    """Measures the last float and the last INT8 ONNX file of a run; (report, whether it was there already)."""
+def board_of_run(run: Run, request: BoardCall) -> Iterator[StageReport]:
+    """Measures the last float and the last INT8 ONNX file of a run, unless one session there has measured both."""
     board = board_named(request.on)
     config = board_config(request.values, run, "run --on")
     models = last_of_each(_of_run(run))
-    known = {model.sha256: _known(run, _key(model, config, board)) for model in models}
-    for model in models:
-        if report := known[model.sha256]:
-            log.info("board: %s measured already on %s, reused", model.path, board.name)
-            yield report, True
-    missing = [model for model in models if known[model.sha256] is None]
-    if not missing:
+    known = [report for model in models if (report := _known(run, _key(model, config, board)))]
+    sessions = {report.latency[0].session for report in known if report.latency}
+    if len(known) < len(models) or (len(sessions) > 1 and shares_of(config.duration_s)):
+        yield from _measured(board, models, config, request)
         return
-    images = images_for(missing, config)
-    _say_what_travels(images, missing, request)
-    with session(board) as opened:
-        bench = Bench(opened, config, images)
-        for model in missing:
-            yield _kept(bench, model, run), False
+    for model, report in zip(models, known, strict=True):
+        log.info("board: %s measured already on %s, reused", model.path, board.name)
+        yield report
 
 
 def check_board(name: str) -> None:
@@ -135,6 +117,23 @@ def last_of_each(models: Sequence[Model]) -> list[Model]:
     return [last[kind] for kind in (False, True) if kind in last]
 
 
+def placed(stage: str, model: Model, config: Config, request: BoardCall, key: str, by: Function) -> StageReport:
+    """What `by` makes of the model on a board in the place of the stage's function: in --out, or in the model's run.
+
+    Interrupted, what can be gone on from is kept there, and said. Raises InputError without a place.
+    """
+    if request.out is not None:
+        return written_to(request.out, stage, model, config, key, by=by).report
+    run = _home_of(model, request)
+    if run is None:
+        raise InputError(f"{model.path} is in no run: say where the result goes, --out FILE or --run NAME")
+    folder = run.claim(stage, key)
+    try:
+        return execute(stage, model, config, folder, key, by=by).report
+    finally:
+        leave_or_say_where(folder)
+
+
 def _of_run(run: Run) -> list[Model]:
     """The ONNX files that a board takes; raises InputError if there is none."""
     found: list[Model] = [
@@ -146,9 +145,30 @@ def _of_run(run: Run) -> list[Model]:
 
 
 def _run_for(models: Sequence[Model], request: BoardCall) -> Run | None:
-    if request.run is not None:
-        return run_named(request.run)
-    return next((run for model in models if (run := run_holding(model.path))), None)
+    return next((run for model in models if (run := _home_of(model, request))), None)
+
+
+def _home_of(model: Model, request: BoardCall) -> Run | None:
+    """The run that keeps what is measured: the one named, otherwise the one the model lies in."""
+    return run_named(request.run) if request.run is not None else run_holding(model.path)
+
+
+def _measured(
+    board: Board, models: Sequence[Model], config: BoardConfig, request: BoardCall, *, accuracy_only: bool = False
+) -> Iterator[StageReport]:
+    """A report of each model; what kept one of several from being measured is raised when the others are done."""
+    images = images_for(models, config)
+    _say_what_travels(images, models, request)
+    if config.images is not None and _run_for(models, request):
+        log.info("%s", _PART)
+    with session(board) as opened:
+        bench = Bench(opened, config, images, accuracy_only)
+        for onnx in (model for model in models if isinstance(model, OnnxModel)):
+            check_opset(opened, onnx)
+        for one in bench.measured(models):
+            yield from bench.each(partial(_kept, bench, _home_of(one.model, request)), [one])
+    if bench.failures:
+        raise bench.failures[0]
 
 
 def _say_what_travels(images: Images | None, models: Sequence[Model], request: BoardCall) -> None:
@@ -161,30 +181,17 @@ def _say_what_travels(images: Images | None, models: Sequence[Model], request: B
     log.info("%s: %d val images go there, for the accuracy%s", request.on, count, fewer)
 
 
-def _home_of(model: Model, request: BoardCall) -> Run | None:
-    """The run that keeps what is measured: the one named, otherwise the one the model lies in."""
-    return run_named(request.run) if request.run is not None else run_holding(model.path)
-
-
-def home_for(model: Model, run_name: str | None, what: str) -> Run:
-    """The run that keeps `what` is made of `model`; raises InputError without one."""
-    run = run_named(run_name) if run_name else run_holding(model.path)
-    if run is None:
-        raise InputError(f"{model.path} is in no run: say where the {what} goes, --out FILE or --run NAME")
-    return run
-
-
-def _kept(bench: Bench, model: Model, run: Run | None) -> StageReport:
-    """Measures `model`; with a run the report goes into NN-board, without the accuracy on a part of val."""
-    if run is None:
-        return _with_layers(bench.run(model), model)
-    key = _key(model, bench.config, bench.session.board, _JUDGED if bench.accuracy_only else STAGE)
+def _kept(bench: Bench, run: Run | None, one: Loaded) -> StageReport:
+    """The report of a measured model; with a run it goes into NN-board, without an accuracy on a part of val."""
     is_part = bench.config.images is not None
+    if run is None or (is_part and bench.accuracy_only):
+        report = _with_layers(bench.finished(one), one.model)
+        return report if run is None else _with_note(report)
+    key = _key(one.model, bench.config, bench.session.board, _JUDGED if bench.accuracy_only else STAGE)
     with claimed(run, STAGE, key) as folder:
-        report = _with_layers(bench.run(model, None if is_part else folder), model)
+        report = _with_layers(bench.finished(one, None if is_part else folder), one.model)
         report = report.model_copy(update={"key": key})
-        kept = _without_accuracy(report) if is_part else report
-        write_report(_as_measured(kept), folder / REPORT_NAME)
+        write_report(_as_measured(_without_accuracy(report) if is_part else report), folder / REPORT_NAME)
     log.info("%s: written", folder / REPORT_NAME)
     return _with_note(report) if is_part else report
 
@@ -193,16 +200,20 @@ def _with_note(report: StageReport) -> StageReport:
     return report.model_copy(update={"notes": (*report.notes, _PART)})
 
 
+def _with_figures(report: StageReport, **more: Any) -> StageReport:
+    results = {**report.results, "figures": {**report.results["figures"], **more}}
+    return report.model_copy(update={"results": results})
+
+
 def _without_accuracy(report: StageReport) -> StageReport:
-    results = {**report.results, "figures": {**report.results["figures"], "agreement": None}}
     warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
-    return report.model_copy(update={"results": results, "accuracy": (), "warnings": warnings})
+    return _with_figures(report, agreement=None).model_copy(update={"accuracy": (), "warnings": warnings})
 
 
 def _as_measured(report: StageReport) -> StageReport:
     """A report of the stage "board", which is what a run keeps: of a model that was only judged nothing is doubtful."""
-    figures = {"is_valid": True, "problems": [], **report.results["figures"]}
-    return report.model_copy(update={"stage": STAGE, "results": {**report.results, "figures": figures}})
+    doubts = {"is_valid": True, "problems": []} | report.results["figures"]
+    return _with_figures(report, **doubts).model_copy(update={"stage": STAGE})
 
 
 @contextmanager
@@ -222,13 +233,11 @@ def _with_layers(done: OnBoard, model: Model) -> StageReport:
     source = onnx_of(model)
     if done.layers is None or source is None:
         return done.report
-    report = done.report
     try:
         headline = layer_report(layers_in(json.loads(done.layers), "the board's layer file"), source.proto).headline
     except (InputError, ValueError) as err:
-        return report.model_copy(update={"warnings": (*report.warnings, f"no layer report: {err}")})
-    results = {**report.results, "figures": {**report.results["figures"], "layers": headline}}
-    return report.model_copy(update={"results": results})
+        return done.report.model_copy(update={"warnings": (*done.report.warnings, f"no layer report: {err}")})
+    return _with_figures(done.report, layers=headline)
 
 
 def _key(model: Model, config: BoardConfig, board: Board, kind: str = STAGE) -> str:

@@ -53,13 +53,13 @@ def folder_beside(out: Path, stage: str, key: str) -> Path:
     return folder
 
 
-def leave_or_say_where(folder: Path, done: str = "done") -> None:
+def leave_or_say_where(folder: Path) -> None:
     """After a call that did not finish: removes its folder, or names it if the same call can go on there."""
     if not is_main_process() or not (folder / STARTED_NAME).is_file():
         return
     leave_no_trace(folder)
     if folder.is_dir():
-        log.warning("what was %s is kept in %s; the same command goes on from there", done, folder)
+        log.warning("what was done is kept in %s; the same command goes on from there", folder)
 
 
 def moved_out(result: StageResult[Artifact], folder: Path, out: Path) -> StageResult[Artifact]:

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import edgeres
 from edgeres.core.artifacts import (
@@ -42,6 +43,7 @@ from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_repo
 from edgeres.data import data_fingerprint
 
 Made = tuple[StageFolder, StageReport]
+Function = Callable[[Any, Any, Path], StageResult[Artifact]]
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,19 @@ def _identity(name: str, value: object) -> str:
     return data_fingerprint(value) if name == "data" and isinstance(value, str) else str(value)
 
 
-def execute(stage: str, source: Artifact | None, config: Config, folder: Path, key: str) -> StageResult[Artifact]:
-    """Runs one stage in `folder` and writes its report there; an interrupted call leaves `key` in started.json."""
+def execute(
+    stage: str, source: Artifact | None, config: Config, folder: Path, key: str, *, by: Function | None = None
+) -> StageResult[Artifact]:
+    """Runs one stage in `folder`, by its own function or another, and writes its report there.
+
+    An interrupted call leaves `key` in started.json.
+    """
     if is_main_process():
         clear_left_overs(folder)
         write_text(folder / STARTED_NAME, started_text(stage, key))
     try:
-        result: StageResult[Artifact] = resolve(f"edgeres.{STAGES[stage].function}")(source, config, folder)
+        function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
+        result = function(source, config, folder)
     except Exception:
         leave_no_trace(folder)
         raise

@@ -2,8 +2,17 @@
 
 import pytest
 
-from edgeres.bench.board_answers import MeasureDone
-from edgeres.bench.board_figures import P99_CALLS, doubts_of, energy_notes, figures_of, p99_notes
+from edgeres.bench.board_answers import MeasureDone, NotWeighed, PowerMode
+from edgeres.bench.board_figures import (
+    P99_CALLS,
+    distinct,
+    doubts_of,
+    energy_notes,
+    figures_of,
+    joined,
+    p99_notes,
+    shares_of,
+)
 
 CLOCK = {"lowest": 624, "median": 624, "highest": 624}
 UNSEEN = "no sample of tegrastats came under load: the run was too short"
@@ -52,3 +61,63 @@ def test_a_width_made_of_tegrastats_steps_alone_is_told(answer_of, half, notes):
 
 def test_no_energy_says_why(answer_of):
     assert energy_notes(answer_of(energy={"reason": "too few"})) == ["no energy: too few"]
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "shares"),
+    [(4, []), (5, [1] * 5), (7, [1] * 7), (10, [1] * 10), (12, [1, 1, 1, 1, 2, 1, 1, 1, 1, 2]), (100, [10] * 10)],
+)
+def test_rounds_share_the_seconds_that_were_asked_for(duration_s, shares):
+    assert shares_of(duration_s) == shares
+    assert sum(shares) in (0, duration_s)
+
+
+def turn(answer, samples, **more):
+    return answer.model_copy(update={"samples_ms": tuple(samples), **more})
+
+
+def test_turns_of_one_engine_are_one_answer(answer_of):
+    weighed = answer_of(calls=3).model_copy(update={"layers": "of the first", "restored": ("put back",)})
+    plain = weighed.model_copy(update={"energy": NotWeighed(reason="not asked for"), "layers": None, "restored": ()})
+    turns = [turn(plain, [2.0, 2.0], images_per_s=500.0), turn(plain, [2.0], images_per_s=250.0)]
+    found = joined(weighed, turns)
+    assert found.samples_ms == (2.0, 2.0, 2.0)
+    assert (found.p50_ms, found.energy, found.layers) == (2.0, weighed.energy, "of the first")
+    assert found.images_per_s == pytest.approx(3 / (2 / 500 + 1 / 250))
+    assert found.restored == ("put back",)
+    assert figures_of(found)["is_valid"] is True
+
+
+def test_a_latency_that_drifts_over_the_rounds_is_invalid_although_each_was_steady(answer_of):
+    usual = answer_of(calls=1)
+    found = joined(usual, [turn(usual, [1.0 + 0.02 * number] * 9) for number in range(10)])
+    assert [line.partition(";")[0] for line in found.problems] == ["latency drifted by +13.7 % within the run"]
+
+
+def test_a_clock_that_differs_between_the_turns_is_invalid_although_each_was_steady(answer_of):
+    def at(mhz):
+        return answer_of(clock={"lowest": mhz, "median": mhz, "highest": mhz})
+
+    found = joined(at(624), [at(624), at(500), at(624)])
+    assert (found.heat.gpu_mhz.lowest, found.heat.gpu_mhz.median, found.heat.gpu_mhz.highest) == (500, 624, 624)
+    assert figures_of(found)["is_valid"] is False
+    assert "moved between 500 and 624 MHz" in found.problems[0]
+
+
+def test_a_power_mode_that_changes_between_the_rounds_is_invalid(answer_of):
+    usual = answer_of()
+    board = usual.board.model_copy(update={"power_mode": PowerMode(name="15W", id=0)})
+    found = joined(usual, [usual, usual.model_copy(update={"board": board})])
+    assert found.problems == ("the power mode changed between the rounds: MAXN_SUPER and 15W",)
+
+
+def test_a_clock_seen_in_no_turn_leaves_validity_open_and_says_why(answer_of):
+    unseen = answer_of(clock=None)
+    assert doubts_of(joined(unseen, [unseen, unseen]))[0].endswith(UNSEEN)
+    seen = joined(unseen, [unseen, answer_of()])
+    assert (figures_of(seen)["is_valid"], seen.heat.clock_unknown) == (True, None)
+
+
+def test_lines_that_differ_in_their_figures_alone_are_one():
+    said = ["took 3.5 ms", "no clock", "took 12 ms", "took -1 ms"]
+    assert distinct(said) == ["took 3.5 ms (3 times)", "no clock"]

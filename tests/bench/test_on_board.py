@@ -12,10 +12,12 @@ from edgeres.bench.board_accuracy import Images, bytes_needed, parts_of, tables_
 from edgeres.bench.board_answers import BuildDone
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import checked_board
-from edgeres.bench.on_board import Bench, BoardConfig, check_model, images_for, without_folder
-from edgeres.core.artifacts import OnnxModel
+from edgeres.bench.config import BoardConfig
+from edgeres.bench.on_board import Bench, check_model, images_for, without_folder
+from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.spec import Preprocess
+from edgeres.core.statistics import ratio_interval
 from edgeres.data import dataset_from, split_from_arrays
 
 DESK = checked_board("desk", "orin")
@@ -214,3 +216,75 @@ def test_logits_that_are_not_finite_are_refused(host, float_onnx, tmp_path):
     with session(DESK) as opened, pytest.raises(DeviceError, match=r"^desk: the engine gives logits that are not fin"):
         bench_of(opened, model, data="digits", images=10).run(model)
     assert host.left_behind() == []
+
+
+@pytest.fixture
+def int8_onnx(float_onnx, tmp_path):
+    return quantized(float_onnx, tmp_path / "int8.onnx", np.int8(0))
+
+
+def timed_on(host):
+    """(place of the engine, seconds asked for) of each run of trtexec, in order."""
+    lines = (host.root / "jetson/state/timed").read_text().splitlines()
+    return [(int(name.partition("-")[0]), int(seconds)) for name, seconds in (line.split() for line in lines)]
+
+
+ROUNDS = {**SHORT, "duration_s": 6}
+
+
+@pytest.mark.slow
+def test_engines_of_one_call_take_turns_and_share_one_session(host, float_onnx, int8_onnx):
+    host.start(FAKE_RUN_S="0.1", FAKE_INT8_MS="1.25")
+    with session(DESK) as opened:
+        bench = Bench(opened, BoardConfig(**ROUNDS))
+        done = [bench.finished(one) for one in bench.measured([float_onnx, int8_onnx])]
+    (a,), (b,) = (one.report.latency for one in done)
+    assert timed_on(host) == [(0, 6), (1, 6)] + [(0, 1), (1, 1)] * 6
+    assert (a.session, a.machine) == (b.session, b.machine)
+    assert a.rounds == b.rounds == (200,) * 6
+    assert ratio_interval(a, b).value == pytest.approx(1.25 / 2)
+    assert "in 6 rounds, each after 0 s of warm-up" in a.note
+    assert all(one.report.energy and one.layers for one in done)
+    assert bench.failures == []
+    assert host.left_behind() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [{**SHORT, "duration_s": 4}, ROUNDS])
+def test_one_model_or_a_short_duration_is_one_run_each(host, float_onnx, config):
+    host.start(FAKE_RUN_S="0.1")
+    models = [float_onnx] * (2 if config["duration_s"] == 4 else 1)
+    with session(DESK) as opened:
+        bench = Bench(opened, BoardConfig(**config))
+        done = [bench.finished(one).report.latency[0] for one in bench.measured(models)]
+    seconds = config["duration_s"]
+    assert timed_on(host) == [(place, seconds) for place in range(len(models)) for _ in range(2)]
+    assert len({one.session for one in done}) == len(models)
+    assert {one.rounds for one in done} == {()}
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_built_does_not_keep_the_others(host, float_onnx, int8_onnx, tmp_path, caplog):
+    host.start(FAKE_RUN_S="0.1")
+    plan = tmp_path / "x.plan"
+    plan.write_bytes(b"vtrt" + bytes(100))
+    with session(DESK) as opened:
+        bench = Bench(opened, BoardConfig(**ROUNDS))
+        done = bench.measured([float_onnx, Engine(plan), int8_onnx])
+    assert [one.model.path for one in done] == [float_onnx.path, int8_onnx.path]
+    assert timed_on(host)[2:6] == [(0, 1), (2, 1)] * 2
+    (failure,) = bench.failures
+    assert "is an engine of TensorRT-RTX" in str(failure)
+    assert "the others go on" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_lost_connection_ends_all(host, float_onnx, int8_onnx):
+    host.start(FAKE_RUN_S="0.1", cuts=[])
+    with session(DESK) as opened:
+        bench = Bench(opened, BoardConfig(**ROUNDS))
+        loaded = bench._loaded
+        bench._loaded = lambda numbered: host.wire.cut() or loaded(numbered)
+        with pytest.raises(DeviceError, match="connection"):
+            bench.measured([float_onnx, int8_onnx])
+    assert bench.failures == []

@@ -197,13 +197,22 @@ use = "quantize"
 """
 
 
-@pytest.mark.slow
-def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, runs_folder, tmp_path, monkeypatch):
-    from edgeres.bench.on_board import BoardConfig
+@pytest.fixture
+def quick(monkeypatch):
+    """`quick(duration_s)`: what a recipe measures on a board takes so long, and no warm-up."""
+    from edgeres.bench.config import BoardConfig
 
-    for name, value in (("warmup_s", 0), ("duration_s", 1), ("idle_s", 0.5)):
-        monkeypatch.setattr(BoardConfig.model_fields[name], "default", value)
-    BoardConfig.model_rebuild(force=True)
+    def set_to(duration_s):
+        for name, value in (("warmup_s", 0), ("duration_s", duration_s), ("idle_s", 0.5)):
+            monkeypatch.setattr(BoardConfig.model_fields[name], "default", value)
+        BoardConfig.model_rebuild(force=True)
+
+    return set_to
+
+
+@pytest.mark.slow
+def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, runs_folder, tmp_path, quick):
+    quick(1)
     host.start()
     (tmp_path / "tiny.toml").write_text(RECIPE)
     code, _, err = edgeres("run", "tiny.toml", "--on", "desk")
@@ -217,6 +226,35 @@ def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, run
     code, _, err = edgeres("run", "tiny.toml", "--on", "desk")
     assert code == 0, err
     assert not (runs_folder / "tiny" / "06-board").exists()
+    assert host.left_behind() == []
+
+
+@pytest.mark.slow
+def test_the_answer_of_a_run_is_how_much_faster_it_is_on_the_board(edgeres, host, runs_folder, tmp_path, quick):
+    quick(5)
+    host.start(FAKE_RUN_S="0.2", FAKE_INT8_MS="1.25")
+    (tmp_path / "tiny.toml").write_text(RECIPE + '[[stage]]\nuse = "eval"\n')
+    code, out, err = edgeres("run", "tiny.toml", "--on", "desk")
+    assert code == 0, err
+    assert "speed ×1.60 of 01-export/model.onnx" in " ".join(out.split())
+    assert "1.60× faster on desk" in out
+    summary = json.loads((runs_folder / "tiny/report.json").read_text())
+    assert "1.60× faster on desk" in summary["headline"]
+    assert "points of top-1 on desk (int8)" in summary["headline"]
+    assert not [one for one in summary["absent"] if one["name"].startswith(("01-export", "03-quantize"))]
+    shown = [row["latency"]["p50_ms"]["value"] for row in summary["rows_on_board"] if row["latency"]]
+    assert shown == [2.0, 1.25]
+    rules = ("--min-speedup", 1.5, "--max-p50", "1.3ms", "--max-loss", 50)
+    for on in ((), ("--on", "desk")):
+        code, out, err = edgeres("gate", "tiny", *rules, *on)
+        assert (code, out.count("pass"), err) == (0, 3, ""), out
+        assert "1.600 times as fast (95 %: 1.600 to 1.600) as 01-export" in out
+        assert out.count("on desk") == 3
+    code, out, err = edgeres("gate", "tiny", "--min-speedup", 1.5, "--on", "here")
+    assert code == 1
+    code, out, err = edgeres("bench", "--run", "tiny", "--on", "desk", "--json")
+    sessions = {json.loads(line)["latency"][0]["session"] for line in out.splitlines()}
+    assert (code, len(out.splitlines()), len(sessions)) == (0, 2, 1)
     assert host.left_behind() == []
 
 

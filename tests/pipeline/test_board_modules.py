@@ -83,7 +83,7 @@ def lost_after(board, table, networks, **values):
 def test_the_same_command_goes_on_with_the_networks_that_were_timed(board, table, tmp_path, caplog):
     lost_after(board, table, 5)
     (name,) = hidden(tmp_path)
-    assert f"what was timed is kept in {tmp_path / name}; the same command goes on from there" in caplog.messages
+    assert f"what was done is kept in {tmp_path / name}; the same command goes on from there" in caplog.messages
     assert not table.out.exists()
     report = table()
     assert len(board.asked) == 2

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeres.bench.on_board import BoardConfig, OnBoard
+from edgeres.bench.config import BoardConfig
+from edgeres.bench.on_board import OnBoard
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Accuracy
@@ -85,7 +86,7 @@ def test_a_model_outside_any_run_needs_a_place_for_what_is_made(tmp_path, checkp
     checkpoint = checkpoint_of(spec_of())
     with pytest.raises(InputError, match=r"needs a \.onnx file"):
         compile_on_board(checkpoint.path, BoardCall("desk"))
-    with pytest.raises(InputError, match=r"is in no run: say where the table goes, --out FILE"):
+    with pytest.raises(InputError, match=r"is in no run: say where the result goes, --out FILE"):
         module_costs_on_board(checkpoint.path, BoardCall(on="desk"))
     for option in ("data", "idle_s"):
         with pytest.raises(InputError, match=rf"--{option[:4]}\S* does not go with --per-module --on"):
@@ -96,10 +97,16 @@ class FakeBench:
     """A fake of edgeres.bench.on_board.Bench: what it reports is made up, no board is asked."""
 
     def __init__(self, opened, config, images=None, accuracy_only=False):
-        self.session, self.config, self.accuracy_only = opened, config, accuracy_only
+        self.session, self.config, self.accuracy_only, self.failures = opened, config, accuracy_only, []
 
-    def run(self, model, out=None):
-        recorder = Recorder("eval" if self.accuracy_only else "board", self.config, None)
+    def measured(self, models):
+        return [SimpleNamespace(model=model) for model in models]
+
+    def each(self, act, subjects):
+        return [act(one) for one in subjects]
+
+    def finished(self, one, out=None):
+        recorder = Recorder("eval" if self.accuracy_only else "board", self.config, one.model)
         recorder.results |= {"board": {"name": "desk"}, "figures": {"agreement": {"n": 3}}}
         recorder.notes += self.session.said()
         n = self.config.images or 449
@@ -165,12 +172,53 @@ def test_a_benchmark_with_a_part_of_val_keeps_the_latency_without_the_accuracy(e
     assert not (exported.parents[1] / "02-board" / "predictions.npy").exists()
 
 
-def test_what_a_board_has_measured_is_reused_in_so_many_words(exported, monkeypatch, caplog):
-    monkeypatch.setattr(on_board, "_of_run", lambda run: [SimpleNamespace(precision="fp32", path=exported, sha256="s")])
-    monkeypatch.setattr(on_board, "_known", lambda run, key: "the report")
-    monkeypatch.setattr(on_board, "_key", lambda *of: "key")
-    assert list(on_board.board_of_run(Run(exported.parents[1]), BoardCall(on="desk"))) == [("the report", True)]
-    assert caplog.messages[-1] == f"board: {exported} measured already on desk, reused"
+def latency_in(session):
+    return SimpleNamespace(latency=(SimpleNamespace(session=session),))
+
+
+@pytest.fixture
+def two_files(exported, monkeypatch):
+    """A run whose board is asked for two files; what it has is in `known`, by precision."""
+    models = [SimpleNamespace(precision=kind, path=exported, sha256=kind) for kind in ("fp32", "int8")]
+    known = {}
+    monkeypatch.setattr(on_board, "_of_run", lambda run: models)
+    monkeypatch.setattr(on_board, "_key", lambda model, config, board: model.precision)
+    monkeypatch.setattr(on_board, "_known", lambda run, key: known.get(key))
+    monkeypatch.setattr(on_board, "_measured", lambda board, models, config, request: [one.sha256 for one in models])
+    return Run(exported.parents[1]), known
+
+
+def test_what_one_session_of_a_board_has_measured_is_reused_in_so_many_words(two_files, caplog):
+    run, known = two_files
+    known |= {"fp32": latency_in("one"), "int8": latency_in("one")}
+    assert list(on_board.board_of_run(run, BoardCall(on="desk"))) == list(known.values())
+    assert caplog.messages[-1].endswith("measured already on desk, reused")
+
+
+@pytest.mark.parametrize("known", [{"fp32": "one"}, {"fp32": "one", "int8": "another"}])
+def test_what_two_sessions_measured_is_measured_again_so_that_a_ratio_may_be_told(two_files, known):
+    run, there = two_files
+    there |= {kind: latency_in(session) for kind, session in known.items()}
+    assert list(on_board.board_of_run(run, BoardCall(on="desk"))) == ["fp32", "int8"]
+
+
+def test_a_duration_too_short_for_rounds_is_not_measured_again_and_again(two_files):
+    run, there = two_files
+    there |= {"fp32": latency_in("one"), "int8": latency_in("another")}
+    found = list(on_board.board_of_run(run, BoardCall(on="desk", values={"duration_s": 4})))
+    assert found == list(there.values())
+
+
+def test_what_kept_one_of_several_files_from_being_measured_is_said_when_the_others_are_done(exported, monkeypatch):
+    def failing(self, models):
+        self.failures.append(DeviceError("no memory"))
+        return [SimpleNamespace(model=model) for model in models[1:]]
+
+    monkeypatch.setattr(FakeBench, "measured", failing)
+    found = bench_on_board([exported, exported], BoardCall(on="desk"))
+    assert next(found).stage == "board"
+    with pytest.raises(DeviceError, match=r"^no memory$"):
+        next(found)
 
 
 class FakeImages:

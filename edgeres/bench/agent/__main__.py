@@ -61,7 +61,9 @@ def _measure(options: "argparse.Namespace") -> "dict[str, object]":
         options.folder,
         options.trtexec,
         options.timeout_s,
+        not options.no_latency,
         not options.no_energy,
+        not options.no_profile,
     )
     with settings.held(options.lock_clocks, options.power_mode) as complaints:
         answer: dict[str, Any] = measure.measure(plan)
@@ -121,6 +123,8 @@ def _add_measure(parser: "argparse.ArgumentParser") -> "None":
     parser.add_argument("--duration-s", type=int, default=10, help="of each of the two runs (10)")
     parser.add_argument("--idle-s", type=float, default=5.0, help="power at rest is measured so long (5)")
     parser.add_argument("--no-energy", action="store_true", help="the latency alone: no rest and no second run")
+    parser.add_argument("--no-latency", action="store_true", help="rest and energy alone: no first run")
+    parser.add_argument("--no-profile", action="store_true", help="neither the layers nor their times")
     parser.add_argument("--folder", default=".", metavar="DIR", help="where trtexec's files go (.)")
     parser.add_argument("--lock-clocks", action="store_true", help="jetson_clocks, put back at the end; needs root")
     parser.add_argument("--power-mode", metavar="NAME|ID", help="nvpmodel -m, put back at the end; needs root")

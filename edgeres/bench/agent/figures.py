@@ -115,9 +115,11 @@ def validity(problems: "list[str]", seen: "dict[str, object]") -> "bool | None":
 def clock_problems(load: "list[Sample]") -> "list[str]":
     """What the GPU's clock under load says against the run."""
     _, clocks = gpu_clocks(load)
-    if not clocks:
-        return []
-    lowest, highest = min(clocks), max(clocks)
+    return clock_moved(min(clocks), max(clocks)) if clocks else []
+
+
+def clock_moved(lowest: "float", highest: "float") -> "list[str]":
+    """Whether the GPU's clock, between these MHz under load, did not hold still."""
     if lowest < highest * (1 - _DROP):
         return [f"the GPU's clock moved between {lowest} and {highest} MHz under load; lock it: sudo jetson_clocks"]
     return []

@@ -4,8 +4,8 @@
     performance   trtexec, with tegrastats once a second only for clocks and temperature
     energy        trtexec again, with tegrastats at its fastest
 
-Performance and energy are runs apart because sampling ten times a second costs CPU time. Where only the latency is
-wanted, rest and energy are left out.
+Performance and energy are runs apart because sampling ten times a second costs CPU time. Either may be left out, the
+rest with the energy: so engines are timed in rounds, A B A B, by as many calls of a share of the time each.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ _MOST_DAMAGED = 0.05  # share of unreadable lines of tegrastats above which its 
 class Plan(NamedTuple):
     """What to measure; trtexec's files go to `folder`, `extra` are more of its options.
 
+    With `has_profile` the first run says which layers the engine has and is followed by trtexec's profile.
+
     A run of trtexec that takes longer than `timeout_s`, or several times what was asked for, hangs and is ended.
     """
 
@@ -41,7 +43,9 @@ class Plan(NamedTuple):
     folder: "str"
     extra: "list[str]"
     timeout_s: "float"
+    has_latency: "bool"
     has_energy: "bool"
+    has_profile: "bool"
 
 
 class Run(NamedTuple):
@@ -82,10 +86,14 @@ def measure(plan: "Plan") -> "dict[str, object]":
     path = detect.tegrastats_path()
     before, counts = detect.power_mode(), detect.throttle_counts()
     idle = _at_rest(plan, path)
-    say(f"performance for {plan.duration_s} s")
     arguments = [tool, *trtexec.measure_arguments(known, plan.engine, plan.warmup_s * 1000, plan.duration_s)]
-    fast, watch = _run(arguments + plan.extra + _exports(known, plan.folder), plan, path, _WATCH_MS)
-    weighed, heavy = (fast, watch) if not plan.has_energy else _weighed(arguments + plan.extra, plan, path)
+    exports = _exports(known, plan.folder) if plan.has_profile else []
+    runs = []  # type: list[tuple[Run, Sampler]]
+    for what, interval_ms in _runs_of(plan):
+        say(f"{what} for {plan.duration_s} s")
+        runs.append(_run(arguments + plan.extra + exports, plan, path, interval_ms))
+        exports = []
+    (fast, watch), (weighed, heavy) = runs[0], runs[-1]
     load = heavy.between(*weighed.window) if weighed.window else []
     watched = watch.between(*fast.window) if fast.window else []
     samples_ms = [row["computeMs"] for row in fast.times]
@@ -145,9 +153,13 @@ def _at_rest(plan: "Plan", tegrastats: "str | None") -> "Sampler":
     return idle
 
 
-def _weighed(arguments: "list[str]", plan: "Plan", tegrastats: "str | None") -> "tuple[Run, Sampler]":
-    say(f"energy for {plan.duration_s} s")
-    return _run(arguments, plan, tegrastats, _SAMPLE_MS)
+def _runs_of(plan: "Plan") -> "list[tuple[str, int]]":
+    """What each run of trtexec is for, and every how many ms tegrastats looks at it."""
+    wanted = [("performance", _WATCH_MS)] if plan.has_latency else []
+    wanted += [("energy", _SAMPLE_MS)] if plan.has_energy else []
+    if not wanted:
+        raise Refused("--no-latency and --no-energy leave nothing to measure; leave one of them out")
+    return wanted
 
 
 def _run(arguments: "list[str]", plan: "Plan", tegrastats: "str | None", interval_ms: "int") -> "tuple[Run, Sampler]":

@@ -108,6 +108,25 @@ def test_the_latency_alone_takes_one_run_and_no_rest(bench):
     assert [problem[:15] for problem in drifted["problems"]] == ["latency drifted"]
 
 
+def test_energy_alone_takes_one_run_and_has_the_profile(bench):
+    code, result = bench.measure("--no-latency")
+    assert (code, result["problems"], result["profile"]) == (0, [], '[{"count": 200}]')
+    assert result["energy"]["mj_per_image"] > 0
+    assert len((bench.root / "state/timed").read_text().splitlines()) == 1
+
+
+def test_a_turn_is_the_latency_without_the_profile(bench):
+    code, result = bench.measure("--no-energy", "--no-profile")
+    assert (code, result["profile"], result["layers"]) == (0, None, None)
+    assert len(result["samples_ms"]) == 200
+    assert len((bench.root / "state/timed").read_text().splitlines()) == 1
+
+
+def test_nothing_to_measure_is_refused(bench):
+    said = bench.refusal("measure", "--engine", "model.plan", "--no-energy", "--no-latency")
+    assert said == "--no-latency and --no-energy leave nothing to measure; leave one of them out"
+
+
 @pytest.mark.parametrize(
     ("mode", "problem"),
     [

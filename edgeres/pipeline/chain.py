@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from edgeres.core.artifacts import Engine, Model
-from edgeres.core.config import config_from, toml_from
+from edgeres.core.config import config_from, record_from_json, toml_from
+from edgeres.core.durations import text_from
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import made_folder, set_aside, sha256_of, write_text
-from edgeres.core.runs import RECIPE_NAME, Run, StageFolder, runs_root
+from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
 from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
@@ -50,7 +52,11 @@ class Chain:
         """Runs the steps in order and yields each when it is done."""
         made_folder(self.run.path)
         self.run.make_latest()
+        like, took_s = _took_before(self.run)
         for step in self.steps:
+            left_s = sum(took_s.get(later.folder_name, took_s.get(later.use, 0)) for later in self.steps[step.index :])
+            left = f"; about {text_from(left_s)} left, as {like} took" if left_s else ""
+            log.info("step %d of %d: %s%s", step.index + 1, len(self.steps), step.use, left)
             yield self._stage(step) if step.use in STAGES else self._measure(step)
 
     def _stage(self, step: Step) -> Done:
@@ -101,6 +107,30 @@ class Chain:
         from edgeres.report.stage import report
 
         return Done(step, self.run.path, (), False, report(self.run.path, cast("ReportConfig", step.config)))
+
+
+def _took_before(run: Run) -> tuple[str, dict[str, float]]:
+    """(the newest other run of the same recipe, seconds by a step's folder or use); ("", {}) without one."""
+    others = [path for path in runs_root().iterdir() if path != run.path and (path / RECIPE_NAME).is_file()]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        if not path.is_symlink() and _recipe_text(path) == _recipe_text(run.path):
+            took_s = {folder.path.name: report.duration_s for folder, report in Run(path).reports()}
+            return str(path), {**took_s, "eval": sum(_judging_s(path))}
+    return "", {}
+
+
+def _judging_s(run: Path) -> Iterator[float]:
+    for path in run.glob(f"*/{EVAL_NAME}"):
+        with suppress(EdgeresError):
+            yield record_from_json(StageReport, path).duration_s
+
+
+def _recipe_text(run: Path) -> str:
+    """The recipe but for its name."""
+    with suppress(OSError, ValueError):
+        lines = (run / RECIPE_NAME).read_text(encoding="utf-8").splitlines()
+        return "\n".join(line for line in lines if not line.startswith("name = "))
+    return ""
 
 
 def redo_index(steps: list[Step], use: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 
 import numpy as np
 import pytest
@@ -47,6 +49,24 @@ def test_a_chain_makes_every_artifact_and_reuses_all_of_it_the_second_time(recip
     before = {path: path.read_bytes() for path in runs_folder.rglob("*") if path.is_file()}
     assert [done.reused for done in run(recipe)] == [True] * 5
     assert {path: path.read_bytes() for path in runs_folder.rglob("*") if path.is_file()} == before
+
+
+def test_each_step_is_announced_with_the_time_that_another_run_of_the_recipe_took(recipe, runs_folder, caplog):
+    def announced(of):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "edgeres"):
+            run(of)
+        return [message for message in caplog.messages if message.startswith("step ")]
+
+    assert announced(recipe)[:2] == ["step 1 of 5: import", "step 2 of 5: prune"]
+    for path, seconds in (("00-import/report", 100), ("03-export/report", 20), ("02-recover/eval", 3)):
+        file = runs_folder / "short" / f"{path}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "duration_s": seconds}))
+    again = announced(recipe.model_copy(update={"name": "again"}))
+    assert re.fullmatch(rf"step 1 of 5: import; about 2m\d+s left, as {runs_folder}/short took", again[0])
+    assert re.search(r"step 4 of 5: export; about 2[3-9]s left", again[3])
+    other = {"stage": (*recipe.stage[:1], {"use": "export"}), "name": "other"}
+    assert announced(recipe.model_copy(update=other)) == ["step 1 of 2: import", "step 2 of 2: export"]
 
 
 def test_the_teacher_is_the_network_before_pruning(recipe, runs_folder):

@@ -70,6 +70,11 @@ class LatencyFigure(Record):
     verdict: str = ""
     distribution: Distribution | None = None
 
+    @property
+    def conditions(self) -> str:
+        """`onnxruntime 1.20.0 cpu, batch 1, threads 2, AMD EPYC`."""
+        return f"{self.runtime}, batch {self.batch}, threads {self.threads}, {self.machine}"
+
 
 class Change(Record):
     """A difference or ratio against the row `versus`; without an interval where none can be given."""

@@ -34,6 +34,11 @@ class LesionFigure(Record):
     n: int
     dataset: str
 
+    @property
+    def lost_points(self) -> float:
+        """Of top-1, without it."""
+        return 0.0 - self.change_points
+
 
 class CostFigure(Figure):
     """All modules, in order of execution. `fit_error`: what networks differ from the sum of their modules, relative."""

@@ -147,7 +147,7 @@ def _short(name: str) -> str:
 
 
 def _spoken(module: ModuleState, bars: Bars) -> str:
-    worth = f", {lost(-bars.lost[module.name])} points of top-1 lost without it" if module.name in bars.lost else ""
+    worth = f", {lost(bars.lost[module.name])} points of top-1 lost without it" if module.name in bars.lost else ""
     return f"{module.name}, {module.kind}, {'dropped' if module.dropped else 'kept'}{worth}"
 
 

@@ -1,45 +1,16 @@
-"""The page in words: its sections, what each picture shows, the cells of its tables."""
+"""The cells of the page's tables; the rest of its words stand in the templates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-
 from edgeres.core.records.sweep import SweepFigure
-from edgeres.evaluate.agreement import Agreement
 from edgeres.report.agreements import AgreementFigure
+from edgeres.report.boards_text import board_cells
 from edgeres.report.cells import Lines
 from edgeres.report.findings import HistogramFigure
-from edgeres.report.plots import calls_title, tensor_title
 from edgeres.report.summary import RunSummary
-from edgeres.report.wording import lost, milliseconds, percent, runtime_name, signed
+from edgeres.report.wording import milliseconds, percent, runtime_name, signed
 
 _LEAST_P = 0.0001
-
-
-def sections_of(summary: RunSummary, *, has_pictures: Set[str]) -> Iterator[tuple[str, str]]:
-    """(anchor, title) of what the page holds, in its order; has_pictures: names of pictures that are not empty."""
-    held = {
-        ("care", "Read with care"): bool(summary.problems or summary.warnings),
-        ("stages", "Stages"): True,
-        ("tradeoff", "Accuracy against latency"): bool(has_pictures & {"tradeoff", "sweep"}),
-        ("network", "Network"): bool(has_pictures & {"network", "lesion"}),
-        ("time", "Latency"): bool(has_pictures & {"calls", "costs"} or summary.ways),
-        ("int8", "Calibration"): "histograms" in has_pictures,
-        ("agreement", "Agreement"): bool(summary.agreements or summary.kept_agreements),
-        ("boards", "Boards"): bool(summary.boards),
-        ("absent", "Not run"): bool(summary.absent),
-        ("steps", "Every stage"): True,
-        ("lineage", "Lineage"): bool(summary.files),
-        ("again", "Again"): True,
-        ("machine", "Machine"): True,
-    }
-    yield from (section for section, is_held in held.items() if is_held)
-
-
-def how_recovered(summary: RunSummary) -> str:
-    """How the sweep's networks were trained back."""
-    recover = summary.sweep.recover if summary.sweep else ()
-    return f"trained back by {', '.join(recover)} (crosses: before that)" if recover else "nothing trained back"
 
 
 def sweep_rows(sweep: SweepFigure) -> list[list[Lines]]:
@@ -58,46 +29,6 @@ def sweep_rows(sweep: SweepFigure) -> list[list[Lines]]:
     ]
 
 
-def lost_by_module(summary: RunSummary) -> dict[str, float]:
-    """Points of top-1 lost without each module."""
-    return {entry.module: -entry.change_points for entry in summary.lesion}
-
-
-def network_caption(summary: RunSummary) -> str:
-    """How the drawing is read."""
-    said = (
-        "Boxes are residual modules, arcs their shortcuts. Dashed and struck through: dropped, the signal takes the"
-        " arc. A square on an arc: the shapes change there, so this shortcut computes and stays when its module is"
-        " dropped."
-    )
-    if not summary.lesion:
-        return said
-    n = summary.lesion[0].n
-    return f"{said} Bars: points of top-1 lost without the module, on a logarithmic scale (n = {n:,})."
-
-
-def lesion_label(summary: RunSummary) -> str:
-    """The lesion bars in words."""
-    said = ", ".join(f"{entry.module} {lost(entry.change_points)}" for entry in summary.lesion)
-    return f"Points of top-1 lost when one module is deleted: {said}."
-
-
-def timed_conditions(summary: RunSummary) -> list[str]:
-    """What the latencies belong to, one line for each machine and mode."""
-    found = {
-        f"{one.machine}, {one.runtime}, batch {one.batch}, threads {one.threads}"
-        for row in summary.rows
-        if (one := row.latency)
-    }
-    return sorted(found)
-
-
-def calls_label(summary: RunSummary) -> str:
-    """The histograms of calls in words."""
-    said = "; ".join(calls_title(row.name, row.latency) for row in summary.rows if row.latency)
-    return f"Histograms of the duration of single calls. {said}."
-
-
 def way_rows(summary: RunSummary) -> list[list[Lines]]:
     """One row a network, batch and way."""
     return [
@@ -111,13 +42,6 @@ def way_rows(summary: RunSummary) -> list[list[Lines]]:
         ]
         for one in summary.ways
     ]
-
-
-def costs_label(summary: RunSummary) -> str:
-    """The modules' costs in words."""
-    rows = summary.costs.rows if summary.costs else ()
-    said = ", ".join(f"{row.module} {milliseconds(row.saved_ms.value)}" for row in rows)
-    return f"Milliseconds that dropping each module saves: {said}."
 
 
 def costs_caption(summary: RunSummary) -> str:
@@ -138,12 +62,6 @@ def costs_caption(summary: RunSummary) -> str:
         f" shape share a figure. {len(costs.rows)} modules {modules} ms + stem, head and overhead {rest} ms = {whole}"
         f" ms; {error}. Modules marked × were dropped."
     )
-
-
-def histograms_label(summary: RunSummary) -> str:
-    """The histograms of tensors in words."""
-    shown = summary.histograms.shown if summary.histograms else ()
-    return f"Histograms of the values of {len(shown)} tensors. {'; '.join(map(tensor_title, shown))}."
 
 
 def bounds_of(figure: HistogramFigure) -> tuple[tuple[str, ...], list[list[Lines]]]:
@@ -176,17 +94,11 @@ def agreement_cells(one: AgreementFigure) -> list[Lines]:
     ]
 
 
-def kept_text(one: Agreement) -> dict[str, str]:
-    """What `edgeres agree` found, in words."""
-    same, (change, half) = one.pair.agreement, one.pair.difference
-    noise = "identical" if one.logits.sqnr_db is None else f"{one.logits.sqnr_db:.1f} dB"
-    drift = f"{one.drift} (×) drifts first." if one.drift else "No module drifts." if one.modules else ""
-    modules = ", ".join(f"{m.name} {m.sqnr_db:.1f}" for m in one.modules if m.sqnr_db is not None)
-    return {
-        "title": f"{one.b.runtime} against {one.a.runtime}",
-        "text": f"Same top-1 on {same.value:.2%} of {one.n:,} images (95 %: {100 * same.low:.2f} to"
-        f" {100 * same.high:.2f}); top-1 {signed(100 * change)} ± {100 * half:.2f} points; logits {noise},"
-        f" KL {one.kl:.2g} nats.",
-        "label": f"Signal over noise of each module's output, in dB: {modules}.",
-        "drift": drift,
-    }
+def absent_rows(summary: RunSummary) -> list[list[Lines]]:
+    """One row for each network and kind of measurement."""
+    return [[(one.name,), (one.what,), (one.why,), (one.todo,)] for one in summary.absent]
+
+
+def board_rows(summary: RunSummary) -> list[list[Lines]]:
+    """One row for each file and board."""
+    return [list(board_cells(board).values()) for board in summary.boards]

@@ -15,7 +15,7 @@ from edgeres.evaluate.agreement import Agreement
 from edgeres.report.answers import board_in
 from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, bars, drawing, panels
 from edgeres.report.figures import LatencyFigure
-from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TensorHistogram
+from edgeres.report.findings import CostFigure, LesionFigure, TensorHistogram
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import lost, milliseconds, runtime_name
 
@@ -34,9 +34,9 @@ def lesion_svg(summary: RunSummary) -> str:
     lesion = summary.lesion
     if not lesion:
         return ""
-    losses = {entry.module: _around(0.0 - entry.change_points, entry.half_width_points) for entry in lesion}
-    with bars("lesion", losses, {module.name for module in summary.modules if module.dropped}) as (axes, done):
-        scale = _set_scale(axes, [entry.change_points for entry in lesion])
+    losses = {entry.module: _around(entry.lost_points, entry.half_width_points) for entry in lesion}
+    with bars("lesion", losses, summary.gone) as (axes, done):
+        scale = _set_scale(axes, [entry.lost_points for entry in lesion])
         axes.set_xlabel(f"points of top-1 lost without it{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
         _write_values(axes, lesion)
     return done.svg
@@ -112,11 +112,11 @@ def costs_svg(costs: CostFigure, dropped: set[str]) -> str:
     return done.svg
 
 
-def histograms_svg(figure: HistogramFigure, name: str = "histograms") -> str:
+def histograms_svg(shown: Sequence[TensorHistogram], name: str = "histograms") -> str:
     """One panel a tensor: values on a logarithmic count, the chosen bound a thick line, the others thin ones."""
     label = "size of a value, |x| (thick line: the bound that was taken)"
-    with panels(name, [tensor_title(one) for one in figure.shown], label) as (several, done):
-        for axes, one in zip(several, figure.shown, strict=True):
+    with panels(name, [tensor_title(one) for one in shown], label) as (several, done):
+        for axes, one in zip(several, shown, strict=True):
             _draw_tensor(axes, one)
     return done.svg
 
@@ -163,7 +163,7 @@ def _write_values(axes: Any, lesion: Sequence[LesionFigure]) -> None:
     """The figure of each bar at the right edge."""
     for position, entry in enumerate(lesion):
         axes.annotate(
-            lost(entry.change_points),
+            lost(entry.lost_points),
             (1.0, position),
             xycoords=axes.get_yaxis_transform(),
             xytext=(4, 0),

@@ -119,3 +119,28 @@ class RunSummary(Record):
         said = [f"{stage.name}: {warning}" for stage in shown for warning in stage.warnings]
         noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
         return (*said, *noted)
+
+    @property
+    def gone(self) -> set[str]:
+        """Modules that were dropped."""
+        return {module.name for module in self.modules if module.dropped}
+
+    @property
+    def lost(self) -> dict[str, float]:
+        """Points of top-1 lost without each module."""
+        return {entry.module: entry.lost_points for entry in self.lesion}
+
+    @property
+    def timed(self) -> list[tuple[str, LatencyFigure]]:
+        """What was timed here."""
+        return [(row.name, row.latency) for row in self.rows if row.latency]
+
+    @property
+    def timed_on_boards(self) -> list[tuple[str, LatencyFigure]]:
+        """What boards timed."""
+        return [(one.stage, one.latency) for one in self.boards if one.latency]
+
+    @property
+    def timed_conditions(self) -> list[str]:
+        """What the latencies belong to, one line for each machine and mode."""
+        return sorted({latency.conditions for _, latency in self.timed})

@@ -66,12 +66,7 @@ def boards_csv_from(summary: RunSummary) -> str:
 def _conditions(summary: RunSummary) -> Iterator[str]:
     """What the figures belong to, then what is missing."""
     yield "Intervals are 95 %: Wilson for top-1, paired for its changes, bootstrap over rounds for latency."
-    timed = {
-        f"{one.runtime}, batch {one.batch}, threads {one.threads}, {one.machine}"
-        for row in summary.rows
-        if (one := row.latency)
-    }
-    yield from (f"Latency: {condition}." for condition in sorted(timed))
+    yield from (f"Latency: {condition}." for condition in summary.timed_conditions)
     judged = {f"{row.accuracy.dataset} {row.accuracy.split}" for row in summary.rows if row.accuracy}
     yield from (f"Accuracy: {condition}." for condition in sorted(judged))
     yield from (f"Not run: {one.name}, {one.what}: {one.why}; {one.todo}." for one in summary.absent)

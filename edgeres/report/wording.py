@@ -75,9 +75,9 @@ def signed(value: float, decimals: int | None = None) -> str:
     return ("−" if value < 0 else "+") + text
 
 
-def lost(change_points: float) -> str:
-    """Points lost by a change of so many points, positive as in `--max-loss`; what is gained by it has a minus."""
-    return signed(-change_points, 1).removeprefix("+")
+def lost(points: float) -> str:
+    """Points lost, positive as in `--max-loss`; what is gained has a minus."""
+    return signed(points, 1).removeprefix("+")
 
 
 def milliseconds(value: float) -> str:

@@ -3,11 +3,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from edgeres.evaluate.agreement import Agreement, Likeness, Side
 from edgeres.report.network_drawing import module_groups
 from edgeres.report.page import commands_for, page_from
-from edgeres.report.page_text import lesion_label
 from edgeres.report.rows import rows_from
-from edgeres.report.wording import changes_text
+from edgeres.report.wording import changes_text, lost
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -67,10 +67,9 @@ def test_a_phone_shows_latency_and_change_first_and_what_changed_under_the_stage
     assert '02-prune<span class="under phone">dropped layer1.3' in page
 
 
-def test_what_is_lost_is_positive_and_a_change_has_its_sign(full):
-    assert "layer2.0 45.0, layer2.1 0.6" in lesion_label(full)
-    gained = full.lesion[0].model_copy(update={"change_points": 0.25})
-    assert lesion_label(full.model_copy(update={"lesion": (gained,)})).endswith(": layer1.0 −0.2.")
+def test_what_is_lost_is_positive_and_a_change_has_its_sign(page, full):
+    assert "layer2.0 45.0, layer2.1 0.6" in page
+    assert lost(-0.25) == "−0.2"
     assert changes_text(full.rows[4].versus_first)[0] == "−0.76 points"
 
 
@@ -157,6 +156,20 @@ def test_text_from_files_cannot_become_markup(fake_run):
     page = page_from(rows_from(fake_run.path))
     assert evil not in page
     assert "&lt;script&gt;" in page
+
+
+def test_what_agree_found_stands_on_the_page_and_is_no_markup(whole_run):
+    evil = '"><b>x</b>'
+    side = Side(path="m.onnx", sha256="0", precision="int8", runtime=f"literal {evil}", correct_top1=4000)
+    module, logits = (Likeness(name=name, sqnr_db=35.0, cosine=0.99) for name in (f"layer1{evil}", "logits"))
+    counts = {"n": 5000, "same_top1": 4990, "only_a": 3, "only_b": 2, "dataset": "x", "split": "val"}
+    one = Agreement(a=side, b=side, logits=logits, kl=0.01, modules=(module,), drift=module.name, **counts)
+    (whole_run.path / "05-quantize/agree.json").write_text(one.model_dump_json())
+    page = page_from(rows_from(whole_run.path))
+    assert evil not in page
+    text = Outline(page).text
+    assert "Same top-1 on 99.80 % of 5,000 images (95 %: 99.63 to 99.89); top-1 −0.02 points" in text
+    assert f"{module.name} (×) drifts first." in text
 
 
 def test_a_run_that_only_began_makes_a_page(fake_run):

@@ -99,7 +99,11 @@ MUTANTS = {
         "export m.safetensors -o x.onnx",
     ),
     "m.onnx": ("show m.onnx", "eval m.onnx --data digits --images 20", "calibrate m.onnx --data digits -o s.json"),
-    "int8.onnx": ("show int8.onnx", "lint int8.onnx", "agree m.onnx int8.onnx --data digits --images 20"),
+    "int8.onnx": (
+        "show int8.onnx",
+        "lint int8.onnx --fix --images 2 --no-build -o f.onnx",
+        "agree m.onnx int8.onnx --data digits --images 20",
+    ),
     "scales.json": ("show scales.json", "quantize m.onnx --scales scales.json -o q.onnx"),
     "layers.json": ("layers layers.json", "layers layers.json --onnx int8.onnx"),
     "runs/made/recipe.toml": ("run runs/made/recipe.toml --dry-run", "rerun made"),

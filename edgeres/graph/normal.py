@@ -77,7 +77,7 @@ def _check(model: onnx.ModelProto) -> None:
             raise InputError(f"weights of {tensor.name!r} are {kind}; export the model in float32")
         try:
             numpy_helper.to_array(tensor)
-        except ValueError as err:
+        except (ValueError, KeyError) as err:
             raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,33 +14,27 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+_REASON_SHOWN = 300
 _FATAL = 4  # what goes wrong otherwise is raised, and need not be printed too
 
 
 class GraphSession:
-    """`model`, a file or a graph, with its Q/DQ computed literally; `name` is what errors call it.
-
-    `outputs`: tensors to compute, any of the graph's; default: its first output.
+    """`model` with its Q/DQ computed literally; `outputs`: tensors to compute, any of the graph's.
 
     Raises:
-        InputError: ONNX Runtime cannot load it.
+        InputError: ONNX Runtime cannot load it, which the error calls `name`.
     """
 
     def __init__(
-        self,
-        model: onnx.ModelProto | Path,
-        name: str,
-        outputs: Sequence[str] | None = None,
-        *,
-        threads: int | None = None,
+        self, model: onnx.ModelProto, name: str, outputs: Iterable[str], *, threads: int | None = None
     ) -> None:
-        readable = model if isinstance(model, Path) else with_outputs(model, outputs or ())
-        self._session = session_from(readable, name, threads=threads)
-        self._outputs = list(dict.fromkeys(outputs)) if outputs is not None else [self._session.get_outputs()[0].name]
+        self._name, self._outputs = name, list(dict.fromkeys(outputs))
+        self._session = session_from(with_outputs(model, self._outputs), name, threads=threads)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs for one batch, as computed."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+        with answering(self._name):
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
 
 
 def session_from(
@@ -66,6 +61,17 @@ def session_from(
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as err:
         raise InputError(f"ONNX Runtime cannot load {name}: {' '.join(str(err).split())}") from err
+
+
+@contextmanager
+def answering(name: str) -> Iterator[None]:
+    """Raises InputError where ONNX Runtime, which loaded the graph `name`, cannot run it."""
+    try:
+        yield
+    except Exception as err:
+        if not type(err).__module__.startswith("onnxruntime"):
+            raise
+        raise InputError(f"ONNX Runtime cannot run {name}: {' '.join(str(err).split())[:_REASON_SHOWN]}") from err
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:

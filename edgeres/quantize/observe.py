@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.core.errors import require
-from edgeres.graph.session import session_from, with_outputs
+from edgeres.graph.session import answering, session_from, with_outputs
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.quantize.histogram import Histogram
 
@@ -102,7 +102,8 @@ def _observations(
             yield source, images
         if not computed:
             continue
-        values = session.run_with_ort_values(computed, {source: ort.OrtValue.ortvalue_from_numpy(images)})
+        with answering("the model"):
+            values = session.run_with_ort_values(computed, {source: ort.OrtValue.ortvalue_from_numpy(images)})
         for name in computed:
             yield name, values.pop(0).numpy()
 

@@ -6,7 +6,7 @@ from typing_extensions import Self
 
 from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
 from edgeres.core.errors import require
-from edgeres.graph.session import session_from
+from edgeres.graph.session import answering, session_from
 from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
 
 
@@ -37,7 +37,8 @@ class OrtRunner:
 
     def infer(self, images: Images) -> Logits:
         """float32 (N, C, H, W) to float32 (N, K)."""
-        logits: Logits = self._session.run(None, {self._input: fed(images, self._shape)})[0]
+        with answering(str(self._model.path)):
+            logits: Logits = self._session.run(None, {self._input: fed(images, self._shape)})[0]
         return logits
 
     def load(self, images: Images) -> None:

@@ -363,3 +363,27 @@ def test_a_broken_graph_is_shown_and_calibrated_no_further_than_it_goes(damage, 
     code, _, err = edgeres("calibrate", path, "--data", "digits", *STATED, "-o", tmp_path / "s.json")
     (line,) = err.strip().splitlines()
     assert (code, "bug in edgeres" in line, str(path) in line) == (2, False, True)
+
+
+def in_no_groups(graph):
+    convolution = next(node for node in graph.node if node.op_type == "Conv")
+    kept = [entry for entry in convolution.attribute if entry.name != "group"]
+    del convolution.attribute[:]
+    convolution.attribute.extend([*kept, onnx.helper.make_attribute("group", 0)])
+
+
+def of_no_known_type(graph):
+    graph.initializer[0].data_type = 99
+
+
+@pytest.mark.parametrize("damage", [in_no_groups, of_no_known_type])
+@pytest.mark.parametrize("command", ["eval", "agree", "calibrate"])
+def test_a_graph_that_can_be_read_and_not_run_is_one_line(damage, command, edgeres, net_of, photos, tmp_path):
+    path = tmp_path / "net.onnx"
+    model = onnx.load(net_of("plain"))
+    damage(model.graph)
+    path.write_bytes(model.SerializeToString())
+    files = [path, net_of("plain")] if command == "agree" else [path]
+    written = ("-o", tmp_path / "s.json", *QUICKLY) if command == "calibrate" else ()
+    code, _, err = edgeres(command, *files, "--data", photos, *STATED, *written)
+    assert (code, "bug in edgeres" in err) == (2, False), err

@@ -22,6 +22,7 @@ from edgeres.core.files import scratch_in, write_text
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency, paired_difference
 from edgeres.core.plain import csv_text
+from edgeres.core.progress import Countdown
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep
@@ -52,11 +53,14 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     goal = count_goal(counts[-1], chooser.candidates, source.spec)
     levels = {len(level.dropped): level for level in chooser.choose(goal).levels}
     kept: Kept[SweepRow] = Kept(out_dir / "rows.json", source.sha256, SweepRow)
-    rows = [
-        kept.records.get(str(count))
-        or kept.keep(str(count), _row(source, levels.get(count), config, chooser.dataset, out_dir))
-        for count in (0, *counts)
-    ]
+    rows, countdown = [], Countdown(1 + len(counts) - len(kept.records))
+    for count in (0, *counts):
+        row = kept.records.get(str(count))
+        if row is None:
+            log.info("sweep: without %d of %d%s", count, counts[-1], countdown.text)
+            row = kept.keep(str(count), _row(source, levels.get(count), config, chooser.dataset, out_dir))
+            countdown.advance()
+        rows.append(row)
     session = _timed([source, *(Checkpoint(out_dir / row.checkpoint) for row in rows[1:])], out_dir)
     result = _with_latencies(source, config, rows, session.latencies)
     recorder.warnings += session.warnings[:_WARNINGS_SHOWN]
@@ -83,7 +87,6 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
 
     checkpoint, path, dropped, recovered = source, source.path, found.dropped if found else (), None
     if found is not None:
-        log.info("sweep: without %s", ", ".join(dropped))
         path = out_dir / f"drop-{len(dropped):02}.safetensors"
         checkpoint = checkpoint_without(source, dropped, path)
     bare = _judged(checkpoint, dataset, out_dir)

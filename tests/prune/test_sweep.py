@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from edgeres.bench.stage import Session
@@ -38,9 +40,13 @@ def fake_clock(monkeypatch):
     monkeypatch.setattr(stage, "_timed", timed)
 
 
-def test_each_row_is_a_network_on_disk_with_its_accuracy_on_val(checkpoint, tmp_path):
+def test_each_row_is_a_network_on_disk_with_its_accuracy_on_val(checkpoint, tmp_path, caplog):
     out = tmp_path / "out"
-    result = sweep(checkpoint, SweepConfig(sweep="1..3", data="digits", images=60), out)
+    with caplog.at_level("INFO", "edgeres"):
+        result = sweep(checkpoint, SweepConfig(sweep="1..3", data="digits", images=60), out)
+    told = [message for message in caplog.messages if message.startswith("sweep: ")]
+    assert told[0] == "sweep: without 0 of 3"
+    assert all(re.fullmatch(r"sweep: without [123] of 3; about \d+s left", line) for line in told[1:])
     found = record_from_json(Sweep, result.output.path)
     dataset = dataset_for(checkpoint.spec, "digits")
     assert [row.count for row in found.rows] == [0, 1, 2, 3]

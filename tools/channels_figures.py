@@ -64,7 +64,7 @@ from edgeres.prune.config import PruneConfig
 from edgeres.prune.stage import prune
 from edgeres.train.batches import batches_for
 from edgeres.train.config import LoopConfig
-from edgeres.train.loop import fit
+from edgeres.train.loop import Training, fit
 from edgeres.train.objectives import distilled
 
 TORCH_PRUNING = "torch-pruning==1.6.1"
@@ -349,7 +349,7 @@ class Study:
             seed=seed,
         )
         objective = distilled(self.teacher, weight=settings.weight, temperature=settings.temperature)
-        fitted = fit(network, objective, batches_for(images, self.source.spec, config), config, state_dir)
+        fitted = fit(Training(network, objective, batches_for(images, self.source.spec, config), config, state_dir))
         network.load_state_dict(fitted.weights)
         return fitted.steps
 

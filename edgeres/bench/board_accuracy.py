@@ -63,9 +63,8 @@ class Images:
         key = _labels_of(spec)
         if key not in self._datasets:
             whole = dataset_for(spec, self.data, download=self.download)
-            is_whole = self.images is None or self.images >= len(whole.val)
             self._whole[key] = len(whole.val)
-            self._datasets[key] = whole if is_whole else replace(whole, val=whole.val.sample(self.images or 0, 0))
+            self._datasets[key] = replace(whole, val=whole.val.at_most(self.images, 0))
         return self._datasets[key]
 
     def remarks(self, spec: ModelSpec) -> tuple[list[str], list[str]]:

@@ -49,6 +49,10 @@ class Split:
             raise InputError(f"cannot take {n} images from {self.name}, which has {len(self)}")
         return self.subset(_chosen(self.labels, n, seed))
 
+    def at_most(self, n: int | None, seed: int) -> Split:
+        """`sample`, or all of it in order where it has no more, or none were asked for."""
+        return self if n is None or n >= len(self) else self.sample(n, seed)
+
     def halves(self, fraction: float, seed: int) -> tuple[Split, Split]:
         """(the rest, `fraction` of the images): disjoint, each class in its share, order kept.
 

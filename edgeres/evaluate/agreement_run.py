@@ -65,9 +65,7 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     a, b = _fed_alike(a, b, config)
     spec = _common_spec(a, b)
     dataset = dataset_for(spec, config.data, download=config.download)
-    images = dataset.val
-    if config.images is not None and config.images < len(images):
-        images = images.sample(config.images, 0)
+    images = dataset.val.at_most(config.images, 0)
     way_a, way_b = config.runtimes or _ways(a, b)
     with (
         probe_for(a, way_a, config.threads) as (name_a, probe_a),

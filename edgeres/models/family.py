@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from edgeres.core.spec import ModelSpec, Preprocess
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network
 
-CIFAR_SHAPE = (3, 32, 32)
 CIFAR_PREPROCESS = Preprocess(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 IMAGENET_PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256)
+CIFAR_INPUT, IMAGENET_INPUT = ((3, 32, 32), CIFAR_PREPROCESS), ((3, 224, 224), IMAGENET_PREPROCESS)
 
 Ordering = Literal["original", "bn-after-add", "relu-before-add", "relu-only-preact", "full-preact"]
-ORDERINGS: tuple[Ordering, ...] = (
-    "original",
-    "bn-after-add",
-    "relu-before-add",
-    "relu-only-preact",
-    "full-preact",
-)
+ORDERINGS: tuple[Ordering, ...] = get_args(Ordering)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from edgeres.core.errors import InputError, did_you_mean
 from edgeres.models.class_names import names_in_checkpoint
 from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
 from edgeres.models.recognise import check_recognised
+from edgeres.models.weights import Weights, few_of
 
-Weights = dict[str, Tensor]
 _TRUNK = re.compile(r"^((?:.*\.)?)layer1\.")
 _LAYER = re.compile(r"(conv1|bn1|bn_last|layer\d+)\.")
 _ENTRIES = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
@@ -34,7 +34,6 @@ _OBSERVERS = re.compile(r"quantizer|fake_quant|observer|post_process")
 _HEADS = ("fc", "linear", "classifier", "head")
 _PREFERRED = ("", "state_dict", "model_state_dict", "model", "net", "module", "weights")
 _MAX_DEPTH = 4
-_SHOWN = 4
 
 
 class ForeignWeights(NamedTuple):
@@ -57,17 +56,18 @@ def read_weights(path: Path, key: str | None = None) -> ForeignWeights:
     if not found:
         raise InputError(f"{path} holds no state dict (a mapping from names to tensors)")
     found = {name: one for whole, weights in found.items() for name, one in _networks(whole, weights).items()}
+    all_names = ", ".join(sorted(found))
     if key is None:
         key = min(found, key=lambda name: (not _prefixes(found[name]), _rank(name), name))
         others = [name for name, one in found.items() if _prefixes(one)]
         if _rank(key) == len(_PREFERRED) and len(others) > 1:
-            raise InputError(f"{path} holds {len(others)} networks; choose one with --key: {_names(others)}")
+            raise InputError(f"{path} holds {len(others)} networks; choose one with --key: {', '.join(sorted(others))}")
     elif key not in found:
         named = [name for name in found if name.endswith(f".{key}")]
         if len(named) != 1:
-            raise InputError(f"{path} has no state dict {key!r}{did_you_mean(key, found)} (found: {_names(found)})")
+            raise InputError(f"{path} has no state dict {key!r}{did_you_mean(key, found)} (found: {all_names})")
         key = named[0]
-    notes = [f"weights taken from {key!r} of {_names(found)}; choose another with --key"] if len(found) > 1 else []
+    notes = [f"weights taken from {key!r} of {all_names}; choose another with --key"] if len(found) > 1 else []
     return ForeignWeights(found[key], notes, names_in_checkpoint(data))
 
 
@@ -90,10 +90,10 @@ def translated(weights: Weights, where: str) -> tuple[Weights, list[str]]:
     inside = _shared(prefix, named[f"{head}.weight"])
     layers = {name for name in rest if named[name].startswith(inside) and _is_layer(name, rest, head)}
     kept = {f"fc.{name.rpartition('.')[2]}" if _container(name) == head else name: rest[name] for name in layers}
-    left_out = [named[name] for name in rest if name not in layers]
+    left_out = sorted(named[name] for name in rest if name not in layers)
     network = {name: one.float() if one.is_floating_point() else one for name, one in (trunk | kept).items()}
     _check_values(network, where)
-    notes = [f"left out, as they belong to no layer: {_some(left_out)} ({len(left_out)} in all)"] if left_out else []
+    notes = [f"left out, as they belong to no layer: {few_of(left_out)} ({len(left_out)} in all)"] if left_out else []
     return _with_two_outputs(network, notes), notes
 
 
@@ -167,7 +167,7 @@ def _head_in(rest: Weights, features: int, where: str) -> str:
     linear = {_container(name): one for name, one in rest.items() if name.endswith(".weight") and one.ndim == 2}
     fed = [name for name, one in linear.items() if one.shape[1] == features]
     if not fed:
-        keys = _some(rest) or "none"
+        keys = few_of(sorted(rest)) or "none"
         raise InputError(
             f"{where} has no classifier, a linear layer behind its {features} features (other keys: {keys})"
         )
@@ -291,12 +291,3 @@ def _state_dicts(data: Any, prefix: str = "", depth: int = 0) -> dict[str, Weigh
     for key, value in data.items():
         found |= _state_dicts(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
     return found
-
-
-def _names(found: Iterable[str]) -> str:
-    return ", ".join(sorted(found)) or "none"
-
-
-def _some(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")

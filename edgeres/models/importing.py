@@ -17,12 +17,12 @@ from edgeres.core.stated import FeedOptions, check_crop, check_pixels, preproces
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
-from edgeres.models.family import CIFAR_PREPROCESS, CIFAR_SHAPE, Ordering
+from edgeres.models.family import CIFAR_INPUT, Ordering
 from edgeres.models.recognise import Recognised, check_recognised, recognised
 from edgeres.models.resnet import RESNET
 
 if TYPE_CHECKING:
-    from edgeres.models.foreign import Weights
+    from edgeres.models.weights import Weights
 
 _COLOURS = 3
 _OF_THE_INPUT = (*FeedOptions.model_fields, "size", "labels")
@@ -166,9 +166,7 @@ def _spec_of(weights: Weights, classes: tuple[str, ...], config: ImportConfig, n
         raise InputError(f"--classes {config.classes}, but the classifier of {config.file} has {rows} outputs")
     arch, options = _arch_of(weights, config, notes)
     base = spec_from_arch(arch, num_classes=rows)
-    shape, preprocess = base.input_shape, base.preprocess
-    if "stem" in options:
-        shape, preprocess = CIFAR_SHAPE, CIFAR_PREPROCESS
+    shape, preprocess = CIFAR_INPUT if "stem" in options else (base.input_shape, base.preprocess)
     channels = _input_channels(weights)
     names = names_in_list(config.labels, rows) if config.labels else ()
     if not names and len(classes) == rows:

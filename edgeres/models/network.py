@@ -9,7 +9,6 @@ addition, h(x) and f in y = f(h(x) + F(x)). For a residual module this equals ze
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -25,7 +24,34 @@ class Unit(nn.Module):
 
 
 class Network(nn.Module):
-    """The chain; subclasses fill in the four parts."""
+    """The chain; subclasses make stem, units and head in this order, which names and initial weights follow."""
+
+    avgpool: nn.Module
+    fc: nn.Linear
+
+    def add_units(self, named: list[tuple[str, Unit]]) -> None:
+        """Those called `layer2.1` become `layer2 -> Sequential({"1": unit})`, so that names never change."""
+        self._names = [name for name, _ in named]
+        stages: dict[str, OrderedDict[str, nn.Module]] = {}
+        for name, unit in named:
+            stage, _, index = name.partition(".")
+            stages.setdefault(stage, OrderedDict())[index] = unit
+        for stage, units in stages.items():
+            self.add_module(stage, nn.Sequential(units))
+
+    def add_head(self, features: int, classes: int, *, pooled: bool = True) -> None:
+        """Global average pooling and the linear classifier, and everything initialised.
+
+        He initialisation (fan-out) for convolutions and hidden linear layers, batch norm at (1, 0).
+        """
+        self.avgpool = nn.AdaptiveAvgPool2d(1) if pooled else nn.Identity()
+        self.fc = nn.Linear(features, classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.fc.weight, std=0.01)
 
     def stem(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W), normalised, to the first module's input."""
@@ -33,7 +59,7 @@ class Network(nn.Module):
 
     def units(self) -> list[tuple[str, Unit]]:
         """The modules present, by original name, in order of execution."""
-        raise NotImplementedError
+        return [(name, self.get_submodule(name)) for name in self._names]  # type: ignore[misc]
 
     def tail(self, x: Tensor) -> Tensor:
         """What follows the last module before pooling (a final activation in pre-activation networks)."""
@@ -41,7 +67,7 @@ class Network(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Features to logits (N, K)."""
-        raise NotImplementedError
+        return self.fc(self.avgpool(features).flatten(1))  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:
         """The feature map before global pooling: what mimicking compares."""
@@ -70,24 +96,3 @@ class PadShortcut(nn.Module):
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
         return nn.functional.pad(x, (0, 0, 0, 0, self.before, self.after))
-
-
-def stages_of(named: Iterable[tuple[str, Unit]]) -> OrderedDict[str, nn.Sequential]:
-    """Units called `layer2.1` grouped as `layer2 -> Sequential({"1": unit})`, so that names never change."""
-    stages: OrderedDict[str, OrderedDict[str, nn.Module]] = OrderedDict()
-    for name, unit in named:
-        stage, _, index = name.partition(".")
-        stages.setdefault(stage, OrderedDict())[index] = unit
-    return OrderedDict((stage, nn.Sequential(units)) for stage, units in stages.items())
-
-
-def initialise(network: nn.Module) -> None:
-    """He initialisation (fan-out) for convolutions and hidden linear layers, batch norm at (1, 0)."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    final = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
-    for classifier in final:
-        nn.init.normal_(classifier.weight, std=0.01)

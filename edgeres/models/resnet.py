@@ -21,7 +21,7 @@ from pydantic import Field
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
-from edgeres.models.family import CIFAR_PREPROCESS, CIFAR_SHAPE, IMAGENET_PREPROCESS, Layout, ModuleInfo, Ordering
+from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, Layout, ModuleInfo, Ordering
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network
@@ -61,9 +61,7 @@ class ResNetFamily:
 
     def defaults(self, variant: str) -> tuple[tuple[int, int, int], Preprocess]:
         """ImageNet's 224 pixels or CIFAR's 32."""
-        if self._is_imagenet(variant):
-            return (3, 224, 224), IMAGENET_PREPROCESS
-        return CIFAR_SHAPE, CIFAR_PREPROCESS
+        return IMAGENET_INPUT if self._is_imagenet(variant) else CIFAR_INPUT
 
     def modules(self, spec: ModelSpec) -> tuple[ModuleInfo, ...]:
         """`layer1.0` ... in order."""

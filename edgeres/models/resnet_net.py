@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
 from edgeres.models.family import Layout, ModuleInfo
-from edgeres.models.network import Network, PadShortcut, Unit, initialise, stages_of
+from edgeres.models.network import Network, PadShortcut, Unit
 
 
 class Residual(Unit):
@@ -102,20 +102,17 @@ class ResNet(Network):
         self._layout = layout
         self._add_stem(spec, layout)
         first = layout.modules[0].name if layout.preactivation else ""
-        present = [
-            (info.name, Residual(info, layout, first=info.name == first, dropped=info.name in spec.dropped))
-            for info in layout.modules
-            if info.name not in spec.dropped or not _vanishes(info, layout)
-        ]
-        self._names = [name for name, _ in present]
-        for stage, units in stages_of(present).items():
-            self.add_module(stage, units)
+        self.add_units(
+            [
+                (info.name, Residual(info, layout, first=info.name == first, dropped=info.name in spec.dropped))
+                for info in layout.modules
+                if info.name not in spec.dropped or not _vanishes(info, layout)
+            ]
+        )
         features = layout.modules[-1].out_channels
         if layout.ordering == "full-preact":
             self.bn_last = _norm(layout)(features)
-        self.avgpool = nn.Identity() if layout.linear else nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(features, spec.num_classes)
-        initialise(self)
+        self.add_head(features, spec.num_classes, pooled=not layout.linear)
 
     def _add_stem(self, spec: ModelSpec, layout: Layout) -> None:
         channels, height, width = spec.input_shape
@@ -135,19 +132,11 @@ class ResNet(Network):
             x = x.flatten(1)
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
-    def units(self) -> list[tuple[str, Unit]]:
-        """Modules by original name."""
-        return [(name, self.get_submodule(name)) for name in self._names]  # type: ignore[misc]
-
     def tail(self, x: Tensor) -> Tensor:
         """The activation that closes a pre-activation network."""
         if self._layout.ordering == "full-preact":
             x = self.bn_last(x)
         return self.relu(x) if self._layout.preactivation else x
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Global average pooling and the linear classifier."""
-        return self.fc(self.avgpool(features).flatten(1))  # type: ignore[no-any-return]
 
 
 def _vanishes(info: ModuleInfo, layout: Layout) -> bool:

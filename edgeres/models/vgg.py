@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
-from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS, ModuleInfo
+from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, ModuleInfo
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network
@@ -35,9 +35,7 @@ class VggFamily:
     def defaults(self, variant: str) -> tuple[tuple[int, int, int], Preprocess]:
         """CIFAR's, or ImageNet's with the suffix `imagenet`."""
         self.stages(variant)
-        if variant.endswith(_IMAGENET_SUFFIX):
-            return (3, 224, 224), IMAGENET_PREPROCESS
-        return (3, 32, 32), CIFAR_PREPROCESS
+        return IMAGENET_INPUT if variant.endswith(_IMAGENET_SUFFIX) else CIFAR_INPUT
 
     def modules(self, spec: ModelSpec) -> tuple[ModuleInfo, ...]:
         """`layer1.0` ... in order: stage (between two poolings) and position in it."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
 from edgeres.models.family import ModuleInfo
-from edgeres.models.network import Network, PadShortcut, Unit, initialise, stages_of
+from edgeres.models.network import Network, PadShortcut, Unit
 
 
 class VggLayer(Unit):
@@ -36,27 +36,16 @@ class VggNet(Network):
 
     def __init__(self, spec: ModelSpec, modules: tuple[ModuleInfo, ...]) -> None:
         super().__init__()
-        side, present = min(spec.input_shape[1:]), []
+        present: list[tuple[str, Unit]] = []
+        side = min(spec.input_shape[1:])
         for info, following in zip(modules, (*modules[1:], None), strict=True):
             closes = following is None or following.name.endswith(".0")
             pool = closes and side > 1
             side = side // 2 if pool else side
             present.append((info.name, VggLayer(info, pool=pool, dropped=info.name in spec.dropped)))
-        self._names = [name for name, _ in present]
-        for stage, units in stages_of(present).items():
-            self.add_module(stage, units)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(modules[-1].out_channels, spec.num_classes)
-        initialise(self)
+        self.add_units(present)
+        self.add_head(modules[-1].out_channels, spec.num_classes)
 
     def stem(self, x: Tensor) -> Tensor:
         """Nothing: the first convolution is a module."""
         return x
-
-    def units(self) -> list[tuple[str, Unit]]:
-        """Layers by original name."""
-        return [(name, self.get_submodule(name)) for name in self._names]  # type: ignore[misc]
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Global average pooling and the linear classifier."""
-        return self.fc(self.avgpool(features).flatten(1))  # type: ignore[no-any-return]

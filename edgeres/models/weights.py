@@ -89,19 +89,20 @@ def check_weights(weights: Weights, spec: ModelSpec, where: str) -> None:
     expected = expected_shapes(spec)
     problems = []
     if missing := sorted(expected.keys() - weights.keys()):
-        problems.append(f"{len(missing)} missing ({_some(missing)})")
+        problems.append(f"{len(missing)} missing ({few_of(missing)})")
     if unexpected := sorted(weights.keys() - expected.keys()):
-        problems.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+        problems.append(f"{len(unexpected)} unexpected ({few_of(unexpected)})")
     shapes = [
         f"{key} is {tuple(weights[key].shape)}, should be {shape}"
         for key, shape in expected.items()
         if key in weights and tuple(weights[key].shape) != shape
     ]
     if shapes:
-        problems.append(f"{len(shapes)} of another shape ({_some(shapes)})")
+        problems.append(f"{len(shapes)} of another shape ({few_of(shapes)})")
     if problems:
         raise InputError(f"{where} does not fit {spec.variant}: keys {'; '.join(problems)}")
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def few_of(names: list[str], most: int = 4) -> str:
+    """The first of them, for a message."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

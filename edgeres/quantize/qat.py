@@ -130,7 +130,7 @@ def trained(source: OnnxModel, placement: Placement, start: Decision, *, config:
     from edgeres.graph.execute import GraphNetwork
     from edgeres.quantize.simulate import Simulation
     from edgeres.train.batches import batches_for
-    from edgeres.train.loop import fit_planned
+    from edgeres.train.loop import Training, fit
 
     learn, held_out = _parts(source, config)
     config = config.model_copy(update={"batch": min(config.batch, len(learn))})
@@ -139,7 +139,7 @@ def trained(source: OnnxModel, placement: Placement, start: Decision, *, config:
     student = cast("Network", simulation)
     plan = _plan(teacher, (held_out, source), len(learn), config)
     data = batches_for(learn, source.spec, config)
-    fitted = fit_planned(student, _objective(teacher, config), data, config, out_dir, plan=plan)
+    fitted = fit(Training(student, _objective(teacher, config), data, config, out_dir), plan)
     simulation.cpu().load_state_dict(fitted.weights)
     return Trained(simulation.decision(), fitted, len(held_out))
 

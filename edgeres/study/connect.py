@@ -20,10 +20,9 @@ from pydantic import Field
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
-from edgeres.study.experiment import DeepConfig, Experiment, Kind
+from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
 from edgeres.study.result import Claim, Picture, Row, Study, joined
 from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
-from edgeres.study.training import Trained, trained
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network

@@ -17,10 +17,9 @@ from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
-from edgeres.study.experiment import Experiment, Kind, TrainingConfig, check_depth
+from edgeres.study.experiment import Experiment, Kind, Trained, TrainingConfig, check_depth, trained
 from edgeres.study.result import Claim, Picture, Row, Study, numbers
 from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
-from edgeres.study.training import Trained, trained
 
 FAMILIES = ("plain", "resnet")
 TOLERANCE_POINTS = 1.0  # a rise of the training error that is no degradation: figure 6 cannot be read closer

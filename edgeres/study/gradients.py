@@ -23,10 +23,9 @@ from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
-from edgeres.study.experiment import DeepConfig, Experiment, Kind
+from edgeres.study.experiment import DeepConfig, Experiment, Job, Kind, NetworkResult, fresh, network_trained
 from edgeres.study.result import Claim, Picture, Row, Study, joined, numbers
 from edgeres.study.seeds import by_seed, judged_by_seeds, mean_interval
-from edgeres.study.training import Job, NetworkResult, fresh, network_trained
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset

@@ -81,9 +81,7 @@ def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
     candidates = [row.module for row in table.table if row.kind == "identity"]
     if config.draws == 0 or not candidates:
         return table
-    images = _judged_on(source, config).val
-    if not config.full and config.set_images < len(images):
-        images = images.sample(config.set_images, config.seed)
+    images = _judged_on(source, config).val.at_most(None if config.full else config.set_images, config.seed)
     sets = random_sets(candidates, largest=config.largest, draws=config.draws, seed=config.seed)
     outcomes = outcomes_without(load_folded(source), images, source.spec, sets, batch=config.batch)
     found = {
@@ -99,9 +97,7 @@ def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
     from edgeres.data import dataset_for
 
     dataset = dataset_for(source.spec, config.data, download=config.download)
-    if config.images is not None and config.images < len(dataset.val):
-        dataset = replace(dataset, val=dataset.val.sample(config.images, config.seed))
-    return dataset
+    return replace(dataset, val=dataset.val.at_most(config.images, config.seed))
 
 
 def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:

@@ -15,7 +15,7 @@ from edgeres.core.config import Record
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.statistics import Interval
 from edgeres.study.random_sets import Coupling, SetLesion
-from edgeres.study.result import Claim, Row, judged
+from edgeres.study.result import Claim, Row, judged, judged_columns
 from edgeres.study.trend import Trend, is_smooth
 
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.1 and 4.2, figures 3 and 5a"
@@ -94,14 +94,14 @@ def csv_rows(table: LesionTable) -> Iterator[Row]:
     yield from _single_rows(table)
     for one in table.sets:
         row: Row = {"network": table.network, "without": " ".join(one.modules), "modules": one.k, "kind": "random set"}
-        yield row | {"n": table.sets_n} | _judged_row(one.error_percent, one.loss, one.kl)
+        yield row | {"n": table.sets_n} | judged_columns(one.error_percent, one.loss, one.kl)
     if table.control:
         yield from _single_rows(table.control)
 
 
 def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
     for one in (lesions.whole, *lesions.table):
-        figures = _judged_row(one.error.value, one.loss, one.kl)
+        figures = judged_columns(one.error.value, one.loss, one.kl)
         yield {
             "network": lesions.network,
             "without": one.module,
@@ -113,10 +113,6 @@ def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
             "half_width_points": round(one.half_width_points, 4),
             **figures,
         }
-
-
-def _judged_row(error_percent: float, loss: float, kl: float) -> Row:
-    return {"error_percent": round(error_percent, 4), "loss_nats": round(loss, 6), "kl_nats": round(kl, 6)}
 
 
 def claims_of(table: LesionTable) -> tuple[Claim, ...]:

@@ -15,10 +15,9 @@ from edgeres.core.artifacts import StudyFile
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.models.family import ORDERINGS, Ordering
-from edgeres.study.experiment import DeepConfig, Experiment, Kind
+from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
 from edgeres.study.result import Claim, Picture, Row, Study
 from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
-from edgeres.study.training import Trained, trained
 
 PUBLISHED_ERROR_PERCENT: dict[str, float] = {
     "original": 6.61,

@@ -22,14 +22,13 @@ from edgeres.core.errors import InputError
 from edgeres.core.figures import COLOURS, MUTED
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.study.outcomes import Outcome, outcomes_of
-from edgeres.study.result import Picture, Row, Study, finish, numbers
+from edgeres.study.result import Picture, Row, Study, finish, judged_columns, numbers
 from edgeres.study.trend import Draw, is_smooth, trend_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from edgeres.core.spec import ModelSpec
-    from edgeres.data import Dataset, Split
     from edgeres.models.network import Network
 
 CLAIM = "error rises smoothly as the order of the modules moves away from the trained one"
@@ -68,13 +67,22 @@ def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageRe
 
     recorder = Recorder("reorder", config, source)
     dataset = dataset_for(source.spec, config.data, download=config.download)
-    images = _judged_on(dataset, config)
+    images = dataset.val.at_most(None if config.full else config.images, config.seed)
     network = load_folded(source)
     classes = classes_of(network, source.spec)
     if not classes:
         raise InputError(f"{source.path}: no two modules of {source.spec.variant} have the same shape; nothing to swap")
     orders = random_orders(classes, len(network.units()), swaps=config.swaps, draws=config.draws, seed=config.seed)
-    whole, outcomes = _outcomes(network, images, source.spec, orders, batch=config.batch)
+    trained = tuple(range(len(network.units())))
+    found = outcomes_of(
+        network,
+        images,
+        source.spec,
+        lambda x: reordered(network, x, [trained, *(one.order for one in orders)]),
+        batch=config.batch,
+        description=f"{1 + len(orders)} orders of the modules",
+    )
+    whole, outcomes = found.pop(trained), list(found.values())
     sizes = [1 - one.tau for one in orders]
     draws = [Draw(*draw) for draw in zip(levels_of(sizes), sizes, outcomes, strict=True)]
     trend, guessing = trend_of(whole, draws, seed=config.seed), 100 * (1 - 1 / source.spec.num_classes)
@@ -187,36 +195,11 @@ def rows_of(whole: Outcome, orders: Sequence[Swapped], outcomes: Sequence[Outcom
         {
             "swaps": one.swaps,
             "kendall_tau": round(one.tau, 4),
-            "error_percent": round(outcome.error_percent, 4),
-            "loss_nats": round(float(outcome.loss.mean()), 6),
-            "kl_nats": round(float(outcome.kl.mean()), 6),
+            **judged_columns(outcome.error_percent, float(outcome.loss.mean()), float(outcome.kl.mean())),
             "order": " ".join(map(str, one.order)),
         }
         for one, outcome in ((trained, whole), *zip(orders, outcomes, strict=True))
     )
-
-
-def _judged_on(dataset: Dataset, config: ReorderConfig) -> Split:
-    if config.full or config.images >= len(dataset.val):
-        return dataset.val
-    return dataset.val.sample(config.images, config.seed)
-
-
-def _outcomes(
-    network: Network, images: Split, spec: ModelSpec, orders: Sequence[Swapped], *, batch: int
-) -> tuple[Outcome, list[Outcome]]:
-    """The trained order's, then one an order; equal orders are computed once."""
-    trained = tuple(range(len(network.units())))
-    wanted = list(dict.fromkeys([trained, *(one.order for one in orders)]))
-    found = outcomes_of(
-        network,
-        images,
-        spec,
-        lambda x: reordered(network, x, wanted),
-        batch=batch,
-        description=f"{len(wanted)} orders of the modules",
-    )
-    return found[trained], [found[one.order] for one in orders]
 
 
 def _draw_orders(axes: Sequence[Any], study: Study) -> None:

@@ -100,6 +100,11 @@ def joined(claims: Sequence[Claim], source: str) -> Claim:
     )
 
 
+def judged_columns(error_percent: float, loss: float, kl: float) -> Row:
+    """What a table says of one network."""
+    return {"error_percent": round(error_percent, 4), "loss_nats": round(loss, 6), "kl_nats": round(kl, 6)}
+
+
 def numbers(rows: Sequence[Row], column: str) -> list[float]:
     """A column of a study's table; raises TypeError where it holds no number."""
     return [_number(row[column]) for row in rows]

@@ -1,4 +1,8 @@
-"""Training batches by number: step k of the run is the same images, equally augmented, on any process."""
+"""Training batches by number: step k of the run is the same images, equally augmented, on any process.
+
+Every random choice about them is a pure function of (seed, step, place in the global batch): nothing has to be saved to
+resume, and each process makes its own slice of what one alone would make.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,12 @@ from edgeres.data.sources import in_threads
 from edgeres.data.split import Split
 from edgeres.train.augment import Augment, augment_for, augmented, resized_crop
 from edgeres.train.config import LoopConfig
-from edgeres.train.draws import draws_at, order_of
 
 Batch = tuple[Tensor, Tensor]
 _MAX_BYTE = 255
+_DRAWS_AN_IMAGE = 5
+_ORDER, _IMAGES, _TORCH = range(3)  # keeps the three streams of one seed apart
+_SEED_BITS = 63
 
 
 @dataclass(frozen=True)
@@ -120,3 +126,19 @@ def normalised_tensor(images: Tensor, preprocess: Preprocess) -> Tensor:
     """uint8 (N, H, W, C) to float32 (N, C, H, W) in channels-last memory: (x / 255 - mean) / std."""
     mean, std = (torch.tensor(v, device=images.device) for v in (preprocess.mean, preprocess.std))
     return images.float().div_(_MAX_BYTE).sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+def order_of(epoch: int, *, n: int, seed: int) -> NDArray[np.int64]:
+    """The order of the n images in the epoch."""
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(n)
+
+
+def draws_at(step: int, *, batch: int, seed: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), (batch, 5): a row decides one image's augmentation."""
+    return np.random.default_rng((seed, _IMAGES, step)).random((batch, _DRAWS_AN_IMAGE))
+
+
+def torch_seed_at(step: int, *, process: int, seed: int) -> int:
+    """Seed of torch's generators at a step: for dropout-like choices inside the network."""
+    words = np.random.SeedSequence((seed, _TORCH, step, process)).generate_state(1, np.uint64)
+    return int(words[0]) >> (64 - _SEED_BITS)

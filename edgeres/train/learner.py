@@ -100,13 +100,9 @@ def averaged_model(network: nn.Module, decay: float) -> AveragedModel:
         n = float(count)
         keep = min(decay, (1 + n) / (_RAMP + n))
         for average, current in zip(averages, currents, strict=True):
-            _follow_one(average, current, keep)
+            if average.is_floating_point():
+                average.lerp_(current, 1 - keep)
+            else:
+                average.copy_(current)
 
     return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
-
-
-def _follow_one(average: Tensor, current: Tensor, keep: float) -> None:
-    if average.is_floating_point():
-        average.lerp_(current, 1 - keep)
-    else:
-        average.copy_(current)

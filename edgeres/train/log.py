@@ -27,7 +27,8 @@ class Journal:
         """Appends the row; with `write`, to the files too."""
         self.rows.append(row)
         if write:
-            write_text(self._out_dir / LOG_NAME, csv_from(self.rows))
+            texts = [{name: f"{value:.6g}" for name, value in row.items()} for row in self.rows]
+            write_text(self._out_dir / LOG_NAME, csv_text(texts, COLUMNS))
             self._show(row)
 
     def _show(self, row: Row) -> None:
@@ -60,11 +61,6 @@ class Pace:
     def images_per_s(self) -> float:
         """Over all laps; 0 if there was none."""
         return self._steps * self._batch / self._duration_s if self._steps else 0.0
-
-
-def csv_from(rows: list[Row]) -> str:
-    """The rows as CSV with a header."""
-    return csv_text([{name: f"{value:.6g}" for name, value in row.items()} for row in rows], COLUMNS)
 
 
 def described(row: Row) -> str:

@@ -24,15 +24,13 @@ from edgeres.core.errors import StageError
 from edgeres.core.progress import track
 from edgeres.data import data_fingerprint
 from edgeres.models.network import Network
-from edgeres.train.batches import Batches
+from edgeres.train.batches import Batches, torch_seed_at
 from edgeres.train.config import LoopConfig
-from edgeres.train.draws import torch_seed_at
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.log import Journal, Pace, Row, described
 from edgeres.train.objectives import Objective
-from edgeres.train.plan import HeldOut, Looks, Plan, weights_of
+from edgeres.train.plan import HeldOut, Looks, Plan, rate_at, weights_of
 from edgeres.train.processes import accelerator_for, slice_for, wait_for_all
-from edgeres.train.schedule import rate_at
 from edgeres.train.state import Identity, load_state, put_aside, save_state
 from edgeres.train.stop import Stop, interruptible
 
@@ -60,53 +58,33 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Glance:
-    """`evaluate(network)` is the top-1 in log.csv, after every so many epochs and the last; it decides nothing."""
+class Training:
+    """What is trained in place, on what, how, and where its state is kept.
 
-    evaluate: Evaluate
-    every: int = 1
-
-
-def fit(
-    network: Network,
-    objective: Objective,
-    data: Batches,
-    config: LoopConfig,
-    state_dir: Path,
-    glance: Glance | None = None,
-) -> Fitted:
-    """Trains `network` in place, going on from `state_dir`/state.pt if that is of the same training.
-
-    `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features.
-
-    Raises:
-        StageError: the loss is not finite.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the state has been saved.
+    `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features. What
+    `glance(network)` finds after every so many epochs and the last is the top-1 in log.csv and decides nothing.
     """
-    return _fit(_Training(network, objective, data, config, state_dir, glance), _usual_plan(config, data))
-
-
-def fit_planned(
-    network: Network, objective: Objective, data: Batches, config: LoopConfig, state_dir: Path, *, plan: Plan
-) -> Fitted:
-    """As `fit`, for as many steps as `plan` says (`config.epochs` is ignored); errors as there."""
-    return _fit(_Training(network, objective, data, config, state_dir), plan)
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What `fit` is given."""
 
     network: Network
     objective: Objective
     data: Batches
     config: LoopConfig
     state_dir: Path
-    glance: Glance | None = None
+    glance: Evaluate | None = None
+    glance_every: int = 1
 
 
-def _fit(training: _Training, plan: Plan) -> Fitted:
+def fit(training: Training, plan: Plan | None = None) -> Fitted:
+    """The trained network, going on from `state_dir`/state.pt if that is of the same training.
+
+    With a `plan` it lasts as many steps as that says, not `config.epochs`.
+
+    Raises:
+        StageError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state has been saved.
+    """
     config, data = training.config, training.data
+    plan = plan or _usual_plan(config, data)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = accelerator_for(config.precision)
@@ -137,9 +115,9 @@ def _fit(training: _Training, plan: Plan) -> Fitted:
 class _Run:
     """Where the training stands: the step, the loss of the epoch so far, the rows of the log."""
 
-    def __init__(self, training: _Training, plan: Plan, learner: Learner) -> None:
+    def __init__(self, training: Training, plan: Plan, learner: Learner) -> None:
         self.data, self.config, self.state_dir = training.data, training.config, training.state_dir
-        self.glance = training.glance
+        self.glance, self.glance_every = training.glance, training.glance_every
         self.learner, self.plan, self.held_out = learner, plan, HeldOut(plan)
         self.step, self.steps = 0, plan.steps
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
@@ -233,9 +211,8 @@ class _Run:
         row["loss"] = float(self.loss_sum) / steps
         self.loss_sum.zero_()
         if self.is_main:
-            glance = self.glance
-            if glance is not None and (epoch % glance.every == 0 or self.step == self.steps):
-                row["val_top1"] = glance.evaluate(self.learner.result)
+            if self.glance is not None and (epoch % self.glance_every == 0 or self.step == self.steps):
+                row["val_top1"] = self.glance(self.learner.result)
             epochs = math.ceil(self.steps / self.data.steps_per_epoch)
             _log.info("epoch %d/%d: %s", epoch, epochs, described(row))
         self.journal.add(row, write=self.is_main)
@@ -249,7 +226,7 @@ class _Run:
             )
 
 
-def _identity(training: _Training, plan: Plan, accelerator: Accelerator) -> Identity:
+def _identity(training: Training, plan: Plan, accelerator: Accelerator) -> Identity:
     """Everything the result depends on, as text."""
     config, data = training.config, training.data
     options = config.model_dump(mode="json", exclude={*config.incidental})

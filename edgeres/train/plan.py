@@ -1,4 +1,4 @@
-"""How long a training lasts, and which of its weights are kept: those that score best on held-out images.
+"""How long a training lasts, at which rate, and which weights it keeps: those that score best on held-out images.
 
 A look is a score of the weights as they are then, smaller being better. The first is taken before the first step, so
 what is kept is never worse on the held-out images than what came in.
@@ -15,10 +15,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from edgeres.models.network import Network
+from edgeres.train.config import Schedule
 from edgeres.train.processes import is_main
 
 Score = Callable[[Network], float]
 Looks = list[tuple[int, float]]
+_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # He et al. 2015, section 4.2: after 32k and 48k of 64k steps
 _PATIENT_UNTIL = 0.75  # of the steps: what held-out images gain under a cosine comes when the rate has fallen
 
 
@@ -38,6 +40,21 @@ class Plan:
     def is_due(self, step: int) -> bool:
         """Whether there is a look after `step` steps."""
         return self.score is not None and (step % self.look_every == 0 or step == self.steps)
+
+
+def rate_at(step: int, *, steps: int, warmup: int, kind: Schedule) -> float:
+    """Share of the full learning rate at `step` of `steps`: linear up to 1 over `warmup` steps, then `kind`.
+
+    Source: Goyal et al. 2017, arXiv 1706.02677 (warm-up); Loshchilov & Hutter 2016, 1608.03983 (cosine).
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    if kind == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if kind == "step":
+        return _STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT)
+    return 1.0
 
 
 class HeldOut:

@@ -72,12 +72,12 @@ def _state() -> PartialState:
 @cache
 def _leave_at_exit() -> None:
     """Leaves the group before the interpreter is taken down: gloo's threads abort a process that still holds them."""
-    atexit.register(_leave)
 
+    def leave() -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
-def _leave() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    atexit.register(leave)
 
 
 def _best_precision(device: str) -> Precision:

@@ -69,23 +69,28 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     """
     import torch
 
+    from edgeres.data import dataset_for, dataset_from
     from edgeres.models import network_from
     from edgeres.models.weights import save_checkpoint
     from edgeres.train.batches import batches_for
-    from edgeres.train.loop import Glance, fit
+    from edgeres.train.loop import Training, fit
     from edgeres.train.processes import is_main, wait_for_all
     from edgeres.train.state import clear_state
 
     recorder = Recorder("train", config, source)
     teacher = Checkpoint(config.teacher) if config.teacher else None
-    dataset = _dataset(config, teacher)
+    dataset = (
+        dataset_for(teacher.spec, config.data, download=config.download)
+        if teacher
+        else dataset_from(config.data, download=config.download)
+    )
     spec = spec_on(dataset, config.arch, _options(config), config.image_size)
     torch.manual_seed(config.seed)
     network = network_from(spec)
     objective = _objective(config, spec, network, teacher)
     batches = batches_for(dataset.train, spec, config)
-    glance = Glance(_top1_on(dataset, spec), config.val_every) if config.val_every else None
-    fitted = fit(network, objective, batches, config, out_dir, glance)
+    glance = _top1_on(dataset, spec) if config.val_every else None
+    fitted = fit(Training(network, objective, batches, config, out_dir, glance, config.val_every))
     output = Checkpoint(out_dir / MODEL_NAME)
     if is_main():
         save_checkpoint(fitted.weights, spec, output.path, stage="train")
@@ -121,14 +126,6 @@ def spec_on(
 def _options(config: TrainConfig) -> dict[str, str | int | float]:
     chosen = config.model_dump(include={"ordering", "shortcut", "width", "layers", "bottleneck"})
     return {name: value for name, value in chosen.items() if value not in (None, "original")}
-
-
-def _dataset(config: TrainConfig, teacher: Checkpoint | None) -> Dataset:
-    from edgeres.data import dataset_for, dataset_from
-
-    if teacher is None:
-        return dataset_from(config.data, download=config.download)
-    return dataset_for(teacher.spec, config.data, download=config.download)
 
 
 def _objective(config: TrainConfig, spec: ModelSpec, network: Network, teacher: Checkpoint | None) -> Objective:

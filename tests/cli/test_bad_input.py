@@ -60,7 +60,7 @@ CASES = {
     "recipe without its file": (["run", "int8", "--dry-run"], 2, "file is needed"),
     "unknown listing": (["ls", "modles"], 2, "modles"),
     "import without a file": (["import", "none.pt", "--arch", "resnet20"], 2, "does not exist"),
-    "import an image": (["import", "photo.jpg"], 2, "photo.jpg is a JPEG image; import takes the weights of a network"),
+    "import an image": (["import", "photo.jpg"], 2, "the first ff d8 ff e0); import takes the weights of a network"),
     "a list with one twice": (["study", "depth", "--depths", "8,20,8"], 2, "--depths: names 8 twice"),
     "a small image": (["train", "--image-size", "1"], 2, "--image-size 1: images of fewer than 4 pixels a side"),
     "show nothing": (["show", "resnet21"], 2, "6n + 2"),

@@ -58,6 +58,12 @@ def test_a_subset_keeps_images_labels_and_ids_together() -> None:
     np.testing.assert_allclose(images[:, 0, 0, 0], (np.array([1, 4]) / 255 - 0.5) / 0.25, rtol=1e-6)
 
 
+def test_at_most_so_many_is_a_sample_or_all_in_order() -> None:
+    split = split_with([0, 1] * 4)
+    assert [len(split.at_most(n, 0)) for n in (None, 9, 8, 4)] == [8, 8, 8, 4]
+    assert split.at_most(8, 0) is split
+
+
 def test_too_large_a_sample_is_refused() -> None:
     with pytest.raises(InputError, match="cannot take 7 images from train, which has 2"):
         split_with([0, 1]).sample(7, seed=0)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import struct
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
 from PIL import Image
 from safetensors.torch import save
 
@@ -35,22 +35,10 @@ def picture(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def onnx_graph() -> bytes:
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [value])
-    return helper.make_model(graph).SerializeToString()
-
-
 def zipped(name: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(name, "text")
-    return buffer.getvalue()
-
-
-def array() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.zeros(3))
     return buffer.getvalue()
 
 
@@ -68,15 +56,12 @@ def corrupted(content: bytes) -> bytes:
 
 OTHERS = {
     "empty": (b"", "x.pth is empty; copy it again"),
-    "jpeg": (picture("JPEG"), "is a JPEG image; import takes the weights of a network: .pt"),
-    "png": (picture("PNG"), "is a PNG image; import takes"),
-    "bmp": (picture("BMP"), "is a BMP image; import takes"),
-    "onnx": (onnx_graph(), "is an ONNX graph; import takes the weights it was exported from"),
-    "numpy": (array(), "is a NumPy array"),
-    "gzip": (gzip.compress(saved()), "is a gzip archive; unpack it"),
+    "jpeg": (picture("JPEG"), "bytes, the first ff d8 ff e0); import takes the weights of a network"),
+    "gzip": (gzip.compress(saved()), "is a compressed file; unpack it"),
     "zip": (zipped("notes.txt"), r"is a zip archive that torch.save did not write (notes.txt, ...)"),
-    "text": ("Größe: none\n".encode() * 700, "is text; import takes"),
-    "text like a bitmap": (b"BM, a text", "is text; import takes"),
+    "xz": (lzma.compress(saved()), "is a compressed file; unpack it"),
+    "bzip2": (bz2.compress(saved()), "is a compressed file; unpack it"),
+    "text": ("Größe: none\n".encode() * 700, "is no checkpoint, or damaged (9,800 bytes, the first 47 72 c3 b6)"),
     "web page": (b"\n<!DOCTYPE html>\n<html>404</html>", "is a web page, as a failed download leaves; download"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
     "bytes": (b"\xf0\x01\x02\x03" * 9, "is no checkpoint, or damaged (36 bytes, the first f0 01 02 03)"),
@@ -107,7 +92,7 @@ def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, case: str) -
         (save(STATE)[:-100], "is cut off or damaged"),
         (save(STATE)[:40], "is cut off or damaged"),
         (saved(), "is not a safetensors file but one of torch.save; rename it to x.pth"),
-        (b"text", "is text"),
+        (b"text", "is no checkpoint, or damaged"),
         (b"", "is empty"),
     ],
 )
@@ -116,6 +101,13 @@ def test_a_file_named_safetensors_is_held_to_it(tmp_path: Path, content: bytes, 
     file.write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_weights(file)
+
+
+def test_an_onnx_file_is_called_one(tmp_path: Path) -> None:
+    file = tmp_path / "x.onnx"
+    file.write_bytes(b"\x08\x08")
+    with pytest.raises(InputError, match="is an ONNX graph; name the weights it was exported from"):
+        check_content(file)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

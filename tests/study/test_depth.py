@@ -8,7 +8,7 @@ import pytest
 
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.study import training
+from edgeres.study import experiment
 from edgeres.study.depth import DepthConfig, degradation, depth
 from edgeres.study.result import Study
 
@@ -59,7 +59,7 @@ def test_the_study_writes_its_files_and_goes_on_where_it_stopped(tmp_path, monke
     assert result.report.results["verdict"] == "undecided"
 
     begun = []
-    monkeypatch.setattr(training, "network_trained", lambda job, *_: begun.append(job.name))
+    monkeypatch.setattr(experiment, "network_trained", lambda job, *_: begun.append(job.name))
     (tmp_path / "networks" / "plain14-seed0" / "trained.json").unlink()
     with pytest.raises(TypeError):
         depth(None, TINY, tmp_path)

@@ -17,7 +17,7 @@ from edgeres.models import network_from, spec_from_arch
 from edgeres.models.network import Network
 from edgeres.train.batches import Batches, batches_for
 from edgeres.train.config import LoopConfig
-from edgeres.train.loop import Fitted, Glance, fit
+from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.objectives import cross_entropy, set_survival
 from edgeres.train.state import STATE_NAME
 
@@ -45,7 +45,7 @@ def fresh(seed: int = 0) -> Network:
 
 
 def fitted(state_dir: Path, config: LoopConfig = CONFIG, objective=None, **options) -> Fitted:
-    return fit(fresh(), objective or cross_entropy(), data_for(config), config, state_dir, **options)
+    return fit(Training(fresh(), objective or cross_entropy(), data_for(config), config, state_dir, **options))
 
 
 def same(a: Fitted, b: Fitted) -> bool:
@@ -143,7 +143,7 @@ def test_a_state_of_another_training_is_put_aside_and_named(tmp_path: Path, capl
 def test_a_state_of_other_initial_weights_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fitted(tmp_path, objective=stopping_at(3, fails))
-    result = fit(fresh(seed=5), cross_entropy(), data_for(CONFIG), CONFIG, tmp_path)
+    result = fit(Training(fresh(seed=5), cross_entropy(), data_for(CONFIG), CONFIG, tmp_path))
     assert result.first_step == 0
 
 
@@ -151,7 +151,7 @@ def test_options_that_only_watch_may_change_on_resume(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fitted(tmp_path, objective=stopping_at(3, fails))
     config = CONFIG.model_copy(update={"save_every_s": 9.0})
-    assert fitted(tmp_path, config, glance=Glance(lambda network: 0.5)).first_step == 2
+    assert fitted(tmp_path, config, glance=lambda network: 0.5).first_step == 2
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
@@ -197,13 +197,13 @@ def test_a_glance_at_val_changes_no_weight(tmp_path: Path) -> None:
         network.train()
         return 0.5
 
-    assert same(fitted(tmp_path / "a"), fitted(tmp_path / "b", glance=Glance(top1)))
+    assert same(fitted(tmp_path / "a"), fitted(tmp_path / "b", glance=top1))
     assert [row["val_top1"] for row in log_of(tmp_path / "b")] == ["0.5"] * 3
 
 
 def test_a_glance_falls_on_its_epochs_and_on_the_last(tmp_path: Path) -> None:
     seen: list[int] = []
-    fitted(tmp_path, glance=Glance(lambda network: float(seen.append(len(seen)) or 1), every=2))
+    fitted(tmp_path, glance=lambda network: float(seen.append(len(seen)) or 1), glance_every=2)
     assert [row["val_top1"] for row in log_of(tmp_path)] == ["", "1", "1"]
     assert len(seen) == 2
 
@@ -217,6 +217,6 @@ def test_frozen_parameters_stay_and_features_may_be_the_goal(tmp_path: Path) -> 
     def mimicking(network: Network, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return network.features(images).square().mean()
 
-    fit(network, mimicking, data_for(CONFIG), CONFIG, tmp_path)
+    fit(Training(network, mimicking, data_for(CONFIG), CONFIG, tmp_path))
     assert torch.equal(network.fc.weight, before)  # type: ignore[arg-type]
     assert not torch.equal(network.conv1.weight, first)  # type: ignore[arg-type, union-attr]

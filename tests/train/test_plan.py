@@ -13,7 +13,7 @@ from edgeres.data import split_from_arrays
 from edgeres.models import network_from, spec_from_arch
 from edgeres.train.batches import batches_for
 from edgeres.train.config import LoopConfig
-from edgeres.train.loop import fit, fit_planned
+from edgeres.train.loop import Training, fit
 from edgeres.train.objectives import cross_entropy
 from edgeres.train.plan import HeldOut, Plan
 
@@ -40,7 +40,7 @@ def fresh():
 
 
 def planned(state_dir, plan, objective=None):
-    return fit_planned(fresh(), objective or cross_entropy(), data(), CONFIG, state_dir, plan=plan)
+    return fit(Training(fresh(), objective or cross_entropy(), data(), CONFIG, state_dir), plan)
 
 
 def scores(*values):
@@ -72,7 +72,7 @@ def test_a_part_of_an_epoch_can_be_planned_and_has_its_row(tmp_path):
 
 
 def test_as_many_steps_as_usual_give_the_usual_bits(tmp_path):
-    usual = fit(fresh(), cross_entropy(), data(), CONFIG, tmp_path / "a")
+    usual = fit(Training(fresh(), cross_entropy(), data(), CONFIG, tmp_path / "a"))
     assert same(usual.weights, planned(tmp_path / "b", Plan(4, 2)).weights)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeres.train.schedule import rate_at
+from edgeres.train.plan import rate_at
 
 
 @given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["cosine", "step", "constant"]))

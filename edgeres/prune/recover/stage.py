@@ -74,7 +74,7 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
     from edgeres.prune.recover.start import Job, started
-    from edgeres.train.loop import fit_planned
+    from edgeres.train.loop import Training, fit
     from edgeres.train.plan import Plan
 
     begun_s = time.perf_counter()
@@ -88,7 +88,7 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
     fitted = None
     if config.trains:
         plan = Plan(planned.steps, planned.warmup, score=job.score, look_every=planned.look_every)
-        fitted = fit_planned(network, job.objective, job.data, config, out_dir, plan=plan)
+        fitted = fit(Training(network, job.objective, job.data, config, out_dir), plan)
     weights = fitted.weights if fitted else network.state_dict()
     results = _results(job, planned, fitted)
     results["duration_s"] = round(time.perf_counter() - begun_s, 3)

@@ -11,9 +11,17 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, StageError
 from edgeres.data import dataset_from
 from edgeres.evaluate.accuracy import accuracy_of
-from edgeres.study import training
-from edgeres.study.experiment import Experiment, Kind, TrainingConfig
-from edgeres.study.training import Job, Trained, fresh, network_trained, trained
+from edgeres.study import experiment
+from edgeres.study.experiment import (
+    Experiment,
+    Job,
+    Kind,
+    Trained,
+    TrainingConfig,
+    fresh,
+    network_trained,
+    trained,
+)
 from edgeres.train.stage import spec_on
 
 QUICK = TrainingConfig(epochs=1, batch=256)
@@ -71,7 +79,7 @@ def test_an_interrupted_study_trains_only_what_is_missing(tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return real(job, *rest)
 
-    monkeypatch.setattr(training, "network_trained", counted)
+    monkeypatch.setattr(experiment, "network_trained", counted)
     with pytest.raises(KeyboardInterrupt):
         rows_in(tmp_path / "broken", seeds=3)
     assert rows_in(tmp_path / "broken", seeds=3) == whole
@@ -80,7 +88,7 @@ def test_an_interrupted_study_trains_only_what_is_missing(tmp_path, monkeypatch)
 
 def test_a_study_says_how_long_the_rest_will_take_at_the_pace_of_what_it_trained(tmp_path, monkeypatch, caplog):
     rows_in(tmp_path, seeds=1)
-    monkeypatch.setattr(training, "network_trained", lambda *args: (fresh(args[0]), 1.0))
+    monkeypatch.setattr(experiment, "network_trained", lambda *args: (fresh(args[0]), 1.0))
     clock = iter(range(0, 1000, 60))
     monkeypatch.setattr("edgeres.core.progress.time.monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO, logger="edgeres.study"):

@@ -17,7 +17,7 @@ from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import with_default_data
-from edgeres.pipeline.stages import stage_key
+from edgeres.pipeline.stages import newest_in, stage_key
 
 if TYPE_CHECKING:
     from edgeres.bench.stage import BenchConfig
@@ -42,7 +42,7 @@ def evaluate_call(
     run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
     if model is None:
         assert run is not None
-        model = next((one for _, one in reversed(run.models()) if not isinstance(one, Engine)), None)
+        model = newest_in(run, lambda one: not isinstance(one, Engine), "eval")
         if model is None:
             raise InputError(f"{run.path} holds no model that can be evaluated here")
         log.info("eval: takes %s", model.path)

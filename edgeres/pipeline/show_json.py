@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from edgeres.core.config import record_from_text
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
-from edgeres.core.statistics import Interval
 from edgeres.pipeline.schemas import SCHEMAS, schema_in
 from edgeres.report.wording import accuracy_line, latency_line
 
@@ -73,9 +72,9 @@ def _latencies(table: LatencyTable) -> Iterable[str]:
     kept = table.conditions
     yield f"latency of every module of {table.spec.variant}, checkpoint {_short(table.model_sha256)}"
     yield f"{table.runtime}, batch {kept.batch}, {kept.threads or 'all'} threads, {kept.precision}, {table.machine}"
-    yield f"whole: {_interval(table.whole_ms)} ms; outside the modules: {table.rest_ms:.4f} ms"
-    rows = [[row.module, row.kind, row.shape, f"{row.saved_ms.value:.4f}", _range(row.saved_ms)] for row in table.table]
-    yield from aligned(["module", "kind", "shape", "saves ms", "95 %"], rows)
+    yield f"whole: {table.whole_ms.text('.4f')} ms; outside the modules: {table.rest_ms:.4f} ms"
+    rows = [[row.module, row.kind, row.shape, row.saved_ms.text(".4f")] for row in table.table]
+    yield from aligned(["module", "kind", "shape", "saves ms"], rows)
 
 
 def _study(study: Study) -> Iterable[str]:
@@ -96,7 +95,7 @@ def _sweep(sweep: Sweep) -> Iterable[str]:
             f"{100 * row.final.accuracy.top1:.2f} %",
             f"{row.final.lost_points:.2f} +- {row.final.half_width_points:.2f}",
             f"{row.macs:,}",
-            _interval(row.latency_ms) if row.latency_ms else "not timed",
+            row.latency_ms.text(".4f") if row.latency_ms else "not timed",
             ", ".join(row.dropped) or "none",
         ]
         for row in sweep.rows
@@ -142,14 +141,6 @@ def _short(sha256: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _interval(figure: Interval) -> str:
-    return f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
-
-
-def _range(figure: Interval) -> str:
-    return f"{figure.low:.4f} to {figure.high:.4f}"
 
 
 _READERS: dict[str, Callable[[Any], Iterable[str]]] = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.data import data_fingerprint
 
+log = logging.getLogger(__name__)
 Made = tuple[StageFolder, StageReport]
 Function = Callable[[Any, Any, Path], StageResult[Artifact]]
 
@@ -173,10 +175,26 @@ def source_in(run: Run, stage: str) -> Model | None:
     row = STAGES[stage]
     if row.source is None:
         return None
-    for _, model in reversed(run.models()):
-        if row.accepts(model):
-            return model
-    raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first")
+    model = newest_in(run, row.accepts, stage)
+    if model is None:
+        raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first")
+    return model
+
+
+def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model | None:
+    """The newest model of `run` that `stage` accepts; warns of stages begun after its own that did not finish."""
+    found = next(((folder, model) for folder, model in reversed(run.models()) if accepts(model)), None)
+    if found is None:
+        return None
+    makers = {name for name, row in STAGES.items() if issubclass(row.output, Model)} - {stage}
+    later = [one for one in run.folders() if one.index > found[0].index and one.stage in makers and not one.is_finished]
+    if left := [one.path.name for one in later if not one.is_busy]:
+        log.warning(
+            "warning: %s did not finish, so %s takes what was there before; go on with it by the same command as then",
+            " and ".join(left),
+            stage,
+        )
+    return found[1]
 
 
 def filled(stage: str, config: Config, source: Artifact | None, made: Sequence[Made]) -> Config:

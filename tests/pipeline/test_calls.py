@@ -61,6 +61,22 @@ def test_the_newest_artifact_is_taken(imported):
     assert second.output.spec.dropped == ("layer1.0", "layer1.1")
 
 
+@pytest.mark.parametrize("command", ["export", "eval"])
+def test_what_comes_after_a_failed_stage_says_that_it_takes_what_was_before(imported, caplog, command):
+    failed = imported.output.path.parent.parent / "01-prune"
+    failed.mkdir()
+    (failed / "started.json").write_text('{"stage": "prune", "key": "k"}')
+    if command == "export":
+        call(Call("export"))
+    else:
+        evaluate_call(None, None, {"data": "digits", "images": 8})
+    assert "warning: 01-prune did not finish, so " in caplog.text
+    assert f"{command} takes what was there before" in caplog.text
+    caplog.clear()
+    call(Call("prune", values={"modules": "layer1.1"}))
+    assert "did not finish" not in caplog.text
+
+
 def test_a_named_artifact_decides_the_run(imported, checkpoint_of, spec_of):
     other = call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), "other.safetensors").path}))
     assert latest_run().name == "other"

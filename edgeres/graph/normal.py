@@ -15,7 +15,7 @@ What it computes stays the same up to float rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     draft.fold_constants()
     _refuse_training(draft)
     _pass_on(draft)
-    _fold_batch_norms(draft)
+    fold_batch_norms(draft)
     _unify_gemms(draft)
     _matmuls_to_gemms(draft, ranks)
     _means_to_pooling(draft, ranks)
@@ -103,16 +103,26 @@ def _pass_on(draft: Draft) -> None:
         draft.replace_tensor(node.output[0], node.input[0])
 
 
-def _fold_batch_norms(draft: Draft) -> None:
+def fold_batch_norms(
+    draft: Draft, only: Callable[[onnx.NodeProto], bool] | None = None
+) -> list[tuple[onnx.NodeProto, str, NDArray[np.float64]]]:
+    """Folds every batch norm that alone reads a convolution, of those that `only` takes.
+
+    Returns (the convolution, its weight's name before, the factor of each row).
+    """
+    folded = []
     for norm in [node for node in draft.nodes if node.op_type == "BatchNormalization"]:
         layer = draft.producers.get(norm.input[0])
-        if layer is None or layer.op_type != "Conv" or len(draft.readers[norm.input[0]]) > 1:
+        if layer is None or layer.op_type != "Conv" or (only is not None and not only(layer)):
             continue
         own, parameters = _values(draft, layer.input[1:]), _values(draft, norm.input[1:5])
-        if own and parameters and norm.input[0] not in draft.outputs:
-            _set_parameters(draft, layer, folded_batch_norm(norm, parameters, *own)[:2])
+        if own and parameters and len(draft.readers[norm.input[0]]) == 1 and norm.input[0] not in draft.outputs:
+            weight, bias, factor = folded_batch_norm(norm, parameters, *own)
+            folded.append((layer, str(layer.input[1]), factor))
+            _set_parameters(draft, layer, [array.astype(own[0].dtype) for array in (weight, bias)])
             layer.output[0] = norm.output[0]
             draft.remove([norm])
+    return folded
 
 
 def folded_batch_norm(
@@ -229,4 +239,4 @@ def _set_parameters(draft: Draft, node: onnx.NodeProto, arrays: Sequence[NDArray
     """The node reads its first input and `arrays`, stored under names of its own."""
     del node.input[1:]
     for suffix, array in zip(("weight", "bias"), arrays, strict=False):
-        node.input.append(draft.store(draft.free(f"{node.name}.{suffix}.normalised"), array.astype(np.float32)))
+        node.input.append(draft.store(draft.free(f"{node.name}.{suffix}.normalised"), array))

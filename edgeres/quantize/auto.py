@@ -47,9 +47,14 @@ class Auto:
     held_out_db: dict[str, float]
 
     @property
+    def best_fixed(self) -> str:
+        """The best method for all tensors."""
+        return max((name for name in self.held_out_db if name != AUTO), key=lambda name: self.held_out_db[name])
+
+    @property
     def note(self) -> str:
         """One line on what was chosen and why."""
-        best = max((name for name in self.held_out_db if name != AUTO), key=lambda name: self.held_out_db[name])
+        best = self.best_fixed
         figures = f"{self.held_out_db[AUTO]:.2f} dB against {self.held_out_db[best]:.2f} dB of {best}"
         if self.chosen == AUTO:
             return f"auto: the best method of each tensor, {figures} on held-out calibration images"

@@ -109,7 +109,8 @@ def hardest(histograms: Mapping[str, Histogram], amax: Mapping[str, Mapping[str,
     in equal bins from 0 to `top`, the largest |x|.
     """
     rows = [_row(histogram, amax[name]) for name, histogram in histograms.items() if histogram.absmax > 0]
-    return sorted(rows, key=_best_db)[:SHOWN]
+    best_db = {row["tensor"]: [db for db in row["sqnr_db"].values() if db is not None] for row in rows}
+    return sorted(rows, key=lambda row: max(best_db[row["tensor"]], default=math.inf))[:SHOWN]
 
 
 def sqnr_db(histogram: Histogram, bound: float) -> float | None:
@@ -188,7 +189,3 @@ def _coarse(histogram: Histogram) -> list[int]:
     places = (np.arange(BINS) + 0.5) * histogram.width / histogram.absmax * _BARS
     coarse = np.bincount(np.minimum(places.astype(np.int64), _BARS - 1), histogram.counts, minlength=_BARS)
     return [int(count) for count in coarse]
-
-
-def _best_db(row: dict[str, Any]) -> float:
-    return max((value for value in row["sqnr_db"].values() if value is not None), default=math.inf)

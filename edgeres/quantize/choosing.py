@@ -129,13 +129,13 @@ def chosen_by_auto(model: Any, placement: Placement, table: ScaleTable, images: 
 
     bounds = {method: bounds_by(table, method, placement.observed) for method in table.methods}
     found = auto(model, placement, bounds, images=images.same)
-    decibels = {name: round(value, 2) for name, value in found.held_out_db.items()}
-    fixed = max((name for name in found.held_out_db if name != AUTO), key=lambda name: found.held_out_db[name])
-    amax = {**bounds_by(table, fixed, tuple(table.tensors)), **found.decision.amax}
-    chosen = Chosen(replace(found.decision, amax=amax), results={"auto": found.chosen, "held_out_sqnr_db": decibels})
-    chosen.results["method_of"] = found.method_of
-    chosen.notes.append(found.note)
-    return chosen
+    amax = {**bounds_by(table, found.best_fixed, tuple(table.tensors)), **found.decision.amax}
+    results = {
+        "auto": found.chosen,
+        "held_out_sqnr_db": {name: round(value, 2) for name, value in found.held_out_db.items()},
+        "method_of": found.method_of,
+    }
+    return Chosen(replace(found.decision, amax=amax), results=results, notes=[found.note])
 
 
 def improved(

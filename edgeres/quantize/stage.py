@@ -154,7 +154,8 @@ def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, record
         chosen = chosen_by_auto(source.proto, placement, table, images)
     else:
         chosen = Chosen(Decision(bounds_by(table, config.method, tuple(table.tensors))))
-    chosen.decision = _without_dead(improved(source.proto, placement, chosen.decision, config.improve, images))
+    better = improved(source.proto, placement, chosen.decision, config.improve, images)
+    chosen.decision = replace(better, amax={name: value or DEAD_AMAX for name, value in better.amax.items()})
     if config.improve:
         chosen.results["improve"] = [name for name in IMPROVEMENTS if name in config.improve]
     if config.min_sqnr is not None or config.max_loss is not None:
@@ -176,10 +177,6 @@ def _leave_float(
         kept, asked = replace(options, keep=(*options.keep, *chosen.keep)), labels if config.labels else None
         found = units_left_float(source.proto, chosen.decision, kept, images=pixels, limit=limit, labels=asked)
         chosen.leave(found, "left_float", "units")
-
-
-def _without_dead(decision: Decision) -> Decision:
-    return replace(decision, amax={name: value or DEAD_AMAX for name, value in decision.amax.items()})
 
 
 def source_of(table: ScaleTable, source: OnnxModel) -> OnnxModel:

@@ -36,7 +36,8 @@ def trt_cache_from(table: ScaleTable, method: str, version: str) -> str:
     for name, tensor in table.tensors.items():
         if "\n" in name or ": " in name:
             raise InputError(f"tensor {name!r} cannot stand in a calibration cache; rename it and export again")
-        lines.append(f"{name}: {_hex(tensor.amax[method] / LEVELS or _DEAD_SCALE)}")
+        scale = struct.pack(">f", tensor.amax[method] / LEVELS or _DEAD_SCALE)
+        lines.append(f"{name}: {scale.hex()}")
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +52,3 @@ def version_number(version: str) -> int:
             f"TensorRT {version} reads no calibration cache of this kind; 8 to 10 do, later ones take Q/DQ"
         )
     return major * 10_000 + minor * 100 + patch if major >= _LONG_SINCE else major * 1000 + minor * 100 + patch
-
-
-def _hex(scale: float) -> str:
-    return struct.pack(">f", scale).hex()

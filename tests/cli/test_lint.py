@@ -350,3 +350,14 @@ def test_equal_outputs_are_called_so(edgeres, clean_file):
     onnx.save(model, clean_file)
     code, out, _ = edgeres("lint", clean_file, "--no-build", "--fix", "--images", 2)
     assert (code, "repaired against original: the same numbers" in out, "inf" in out) == (0, True, False)
+
+
+def test_what_a_file_says_itself_is_not_said_again_and_other_sizes_are_named(
+    edgeres, uint8_file, spec_of, checkpoint_of
+):
+    fix = ("--no-build", "--fix", *DIGITS)
+    code, _, err = edgeres("lint", uint8_file, *fix, "--mean", "0.5", "--std", "0.5")
+    assert (code, "says itself how images become its input" in err) == (2, True)
+    larger = checkpoint_of(spec_of().model_copy(update={"input_shape": (1, 16, 16)})).path
+    code, _, err = edgeres("lint", uint8_file, *fix, "--like", larger)
+    assert (code, "takes 1 x 8 x 8, images would be 1 x 16 x 16" in err) == (2, True)

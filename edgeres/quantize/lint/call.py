@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +15,18 @@ from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError, StageError, require
 from edgeres.core.files import written
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
-from edgeres.core.stated import InputOptions, preprocess_from
+from edgeres.core.stated import InputOptions, preprocess_from, with_input
 from edgeres.graph.view import opset_of
 from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, Closeness, closeness
+from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, closeness
 
 if TYPE_CHECKING:
     from edgeres.quantize.repair.images import ImageInput
-    from edgeres.quantize.repair.inputs import Coarseness
 
 _OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)
 _REASON_SHOWN = 300
+_ADVICE = "calibrate and quantize the float model again: edgeres calibrate, edgeres quantize"
+_OTHER_IMAGES = "random images may lie outside the ranges it was calibrated for: check it on real ones with --data"
 _ANY_CLASSES = 2  # of a spec that only says how images are fed
 Build = Callable[[Path, tuple[str, ...]], tuple[str, str | None] | None]
 
@@ -185,15 +187,25 @@ def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[An
 def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dict[str, Any]:
     """What the report says about the two files; raises StageError where they do not compute the same."""
     from edgeres.quantize.repair import without_pairs
-    from edgeres.quantize.repair.inputs import coarseness
+    from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
     given, what = _shown(path, model, config)
     close = closeness(path, repaired, without_pairs(model), given)
     needed = close.needed_db if config.tolerance_db is None else config.tolerance_db
     if close.sqnr_db < needed:
-        raise StageError(_worse(path, close, needed, what, is_real=config.data is not None))
+        raise StageError(
+            f"lint: the repaired {path} computes something else: its outputs agree with the original's to"
+            f" {close.sqnr_db:.1f} dB on {close.n} {what}, at least {needed:g} dB are needed; nothing was written;"
+            f" {_ADVICE if config.data else _OTHER_IMAGES}"
+        )
     rounding = coarseness(model, OnnxModel(repaired).proto, given)
-    _refuse_coarser(path, rounding, what)
+    read, excess = rounding.worst or (None, -math.inf)
+    if read is not None and excess > COARSER_DB:
+        raise StageError(
+            f"lint: the repaired {path} rounds {_input_name(read)} more coarsely than the original's own ranges ask"
+            f" for: {excess:.1f} dB more noise on {what}, at most {COARSER_DB:g} dB can be right; nothing was written;"
+            f" {_ADVICE}"
+        )
     return {
         "images": f"{close.n} {what}",
         "needed_db": needed,
@@ -213,31 +225,6 @@ def _serialized(model: Any, path: Path) -> bytes:
             f"{path} is larger than an ONNX file without external data can be; it is not repaired"
         ) from err
     return content
-
-
-def _worse(path: Path, close: Closeness, needed: float, what: str, *, is_real: bool) -> str:
-    advice = (
-        "calibrate and quantize the float model again: edgeres calibrate, edgeres quantize"
-        if is_real
-        else "random images may lie outside the ranges it was calibrated for: check it on real ones with --data"
-    )
-    return (
-        f"lint: the repaired {path} computes something else: its outputs agree with the original's to"
-        f" {close.sqnr_db:.1f} dB on {close.n} {what}, at least {needed:g} dB are needed; nothing was written; {advice}"
-    )
-
-
-def _refuse_coarser(path: Path, rounding: Coarseness, what: str) -> None:
-    from edgeres.quantize.repair.inputs import COARSER_DB
-
-    if rounding.worst is None or rounding.worst[1] <= COARSER_DB:
-        return
-    read, excess = rounding.worst
-    raise StageError(
-        f"lint: the repaired {path} rounds {_input_name(read)} more coarsely than the original's own ranges ask for:"
-        f" {excess:.1f} dB more noise on {what}, at most {COARSER_DB:g} dB can be right; nothing was written; calibrate"
-        " and quantize the float model again: edgeres calibrate, edgeres quantize"
-    )
 
 
 def _input_name(read: tuple[str, int]) -> str:
@@ -263,22 +250,23 @@ def _shown(path: Path, model: Any, config: LintConfig) -> tuple[ImageInput, str]
 def _spec(path: Path, given: ImageInput, config: LintConfig) -> ModelSpec:
     """How images become the file's input: as --like, the file or the options say; InputError if none does."""
     source = OnnxModel(path)
-    if config.like is not None or source.has_card:
-        spec = (model_from(config.like) if config.like else source).spec
-        if given.shape != spec.input_shape:
-            sizes = [" x ".join(map(str, shape)) for shape in (given.shape, spec.input_shape)]
-            raise InputError(
-                f"{path} takes {sizes[0]}, {config.like or 'its card says'} {sizes[1]}: give --mean, --std"
-            )
-        return spec
-    if config.mean is None:
-        raise InputError(
-            f"{path} does not say how an image becomes its input; add --mean, --std (and --resize), or --like"
-        )
-    channels, height, width = given.shape
-    preprocess = preprocess_from(config, UNKNOWN_PREPROCESS, (channels, height, width))
-    values = {"family": FROM_ONNX, "variant": path.stem, "num_classes": _ANY_CLASSES}
-    return config_from(ModelSpec, {**values, "input_shape": given.shape, "preprocess": preprocess}, str(path))
+    if config.like is not None:
+        spec = model_from(config.like).spec
+    elif source.has_card:
+        spec = with_input(source, config).spec
+    elif len(given.shape) != len("CHW"):
+        raise InputError(f"{path} takes no images, {' x '.join(map(str, given.shape))}; leave out --data")
+    else:
+        channels, height, width = given.shape
+        preprocess = preprocess_from(config, UNKNOWN_PREPROCESS, (channels, height, width))
+        values = {"family": FROM_ONNX, "variant": path.stem, "num_classes": _ANY_CLASSES, "input_shape": given.shape}
+        spec = config_from(ModelSpec, {**values, "preprocess": preprocess}, str(path))
+    if not spec.preprocess.is_known:
+        raise InputError(f"{path} does not say how an image becomes its input; add --mean, --std, --resize, or --like")
+    if given.shape != spec.input_shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (given.shape, spec.input_shape)]
+        raise InputError(f"{path} takes {sizes[0]}, images would be {sizes[1]}: give --mean, --std and --resize")
+    return spec
 
 
 def _verdict(path: Path, model: Any, config: LintConfig, build: Build) -> Verdict:

@@ -185,11 +185,8 @@ class Roundings:
 
         Further calls have other values of the same tensors.
         """
-        nodes = [
-            node
-            for node in self._passing
-            if self.sources[node.output[0]] in values and all(self._is_given(name, values) for name in node.input[1:])
-        ]
+        known = {"", *self._constants, *values}
+        nodes = [node for node in self._passing if known.issuperset([self.sources[node.output[0]], *node.input[1:]])]
         made = {node.output[0] for node in nodes}
         wanted = sorted(made.intersection(self.reads.values()))
         feeds = {name: values[name] for name in {name for node in nodes for name in node.input} & set(values) - made}
@@ -207,9 +204,6 @@ class Roundings:
             found = span_of(*parameters)
             low, high = self.ranges.get(source, found)
             self.ranges[source] = min(low, found[0]), max(high, found[1])
-
-    def _is_given(self, name: str, values: Mapping[str, NDArray[Any]]) -> bool:
-        return not name or name in self._constants or name in values
 
     def _graph(self, nodes: list[onnx.NodeProto], values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
         used = {name for node in nodes for name in node.input}

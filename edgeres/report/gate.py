@@ -19,7 +19,7 @@ from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.statistics import Interval
-from edgeres.report.gate_figures import FIGURES, HERE, Subject, subject_in
+from edgeres.report.gate_figures import FIGURES, HERE, NotMeasured, Subject, subject_in
 from edgeres.report.lineage import STUDIES
 from edgeres.report.networks import ENGINE_STAGE
 
@@ -172,9 +172,10 @@ def _notes_on(subject: Subject) -> list[str]:
 
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
-    found = FIGURES[rule.name](subject)
-    if isinstance(found, str):
-        missing = {"passed": False, "stage": subject.end.name, "figure": None, "text": f"not measured: {found}"}
+    try:
+        found = FIGURES[rule.name](subject)
+    except NotMeasured as why:
+        missing = {"passed": False, "stage": subject.end.name, "figure": None, "text": f"not measured: {why}"}
         return Outcome.model_validate({"rule": rule.option, "limit": rule.limit, **missing})
     interval = found.interval
     is_open = rule.keeps(interval.low) != rule.keeps(interval.high)

@@ -9,15 +9,22 @@ from pathlib import Path
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval, ratio_interval
+from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.answers import FOR_TENSORRT, board_in, boards_of, networks_on
 from edgeres.report.folder import RunFolder, run_folder_from
-from edgeres.report.networks import ENGINE_STAGE, NOT_TIMED, Network, networks_in, newest_evaluated, pair_of
+from edgeres.report.networks import (
+    ENGINE_STAGE,
+    NOT_TIMED,
+    Network,
+    latency_between,
+    networks_in,
+    newest_evaluated,
+    pair_of,
+)
 from edgeres.report.wording import size
 
 HERE = "here"  # this machine, where a board is named
-_P50, _P99 = 50, 99
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 
 
@@ -49,6 +56,10 @@ class Figure:
     stage: str
     interval: Interval
     text: str
+
+
+class NotMeasured(Exception):
+    """Why there is no figure, and the command that measures it."""
 
 
 def subject_in(run: Path, on: str | None = None) -> Subject:
@@ -95,33 +106,31 @@ def _of_board(network: Network, board: str) -> Network:
     return replace(network, latency=None, not_timed=f"{NOT_TIMED} on {board}")
 
 
-def _loss(subject: Subject) -> Figure | str:
+def _loss(subject: Subject) -> Figure:
     pair = _pair_in(subject)
-    if isinstance(pair, str):
-        return pair
-    gain = pair.points
-    loss = Interval(value=0.0 - gain.value, low=0.0 - gain.high, high=0.0 - gain.low)
+    loss = pair.points.times(-1)
+    loss = Interval(value=0.0 + loss.value, low=0.0 + loss.high, high=0.0 + loss.low)  # 0.0 + -0.0 is 0.0
     text = f"lost {loss.value:.2f} points {_range(loss, '.2f')}{_against(subject, pair.n)}"
     return Figure(subject.end.name, loss, text)
 
 
-def _agreement(subject: Subject) -> Figure | str:
+def _agreement(subject: Subject) -> Figure:
     pair = _pair_in(subject)
-    if isinstance(pair, str):
-        return pair
     same = pair.agreement
     text = f"same top-1 on {same.value:.4f} {_range(same, '.4f')}{_against(subject, pair.n)}"
     return Figure(subject.end.name, same, text)
 
 
-def _pair_in(subject: Subject) -> Pair | str:
-    """The pair, or why there is none and what to do."""
+def _pair_in(subject: Subject) -> Pair:
+    """The pair; raises NotMeasured, saying why there is none and what to do."""
     first, end = subject.first, subject.end
     if end is first:
-        return f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
+        raise NotMeasured(
+            f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
+        )
     pair = pair_of(first, end)
     if isinstance(pair, str):
-        return f"{pair}: {_how_to_judge(subject)}"
+        raise NotMeasured(f"{pair}: {_how_to_judge(subject)}")
     return pair
 
 
@@ -136,74 +145,62 @@ def _how_to_judge(subject: Subject) -> str:
     return f"edgeres eval {subject.run / fewer.path} --data {more.accuracy.dataset}"
 
 
-def _top1(subject: Subject) -> Figure | str:
+def _top1(subject: Subject) -> Figure:
     accuracy = subject.end.accuracy
     assert accuracy is not None
     low, high = accuracy.interval
-    top1 = Interval(value=100 * accuracy.top1, low=100 * low, high=100 * high)
+    top1 = Interval(value=accuracy.top1, low=low, high=high).times(100)
     text = f"top-1 {top1.value:.2f} % {_range(top1, '.2f')}, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
     return Figure(subject.end.name, top1, text + _judged_where(subject))
 
 
-def _p50(subject: Subject) -> Figure | str:
-    return _quantile(subject, _P50)
+def _p50(subject: Subject) -> Figure:
+    return _quantile(subject, _latency_in(subject), 50)
 
 
-def _p99(subject: Subject) -> Figure | str:
-    latency = subject.timed.latency
-    if latency is not None and (calls := len(latency.samples_ms)) < P99_CALLS:
+def _p99(subject: Subject) -> Figure:
+    latency = _latency_in(subject)
+    if (calls := len(latency.samples_ms)) < P99_CALLS:
         enough_s = math.ceil(_ROOM * P99_CALLS * sum(latency.samples_ms) / calls / 1000)
         more = f"--duration-s {enough_s}" if board_in(latency.runtime) else f"--samples {P99_CALLS}"
-        return f"{calls} calls are too few for a p99: {subject.bench} {more}"
-    return _quantile(subject, _P99)
+        raise NotMeasured(f"{calls} calls are too few for a p99: {subject.bench} {more}")
+    return _quantile(subject, latency, 99)
 
 
-def _quantile(subject: Subject, q: int) -> Figure | str:
-    latency = subject.timed.latency
-    if latency is None:
-        return _how_to_time(subject)
+def _quantile(subject: Subject, latency: Latency, q: int) -> Figure:
     found = percentile_interval(latency, q)
     text = f"p{q} {found.value:.3f} ms {_range(found, '.3f')}, {_conditions(latency)}"
     return Figure(subject.timed.name, found, text)
 
 
-def _speedup(subject: Subject) -> Figure | str:
-    after = subject.timed.latency
-    if after is None:
-        return _how_to_time(subject)
+def _speedup(subject: Subject) -> Figure:
+    after = _latency_in(subject)
     for one in subject.networks:
-        before = one.latency
-        if one is not subject.timed and before and _is_comparable(before, after):
-            ratio = ratio_interval(before, after)
+        if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
+            assert ratio.low is not None
+            assert ratio.high is not None
             faster = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
             text = f"{faster.value:.3f} times as fast {_range(faster, '.3f')} as {one.name}, {_conditions(after)}"
             return Figure(subject.timed.name, faster, text)
-    return f"no other network was timed in its session on {after.runtime}: {subject.bench}"
+    raise NotMeasured(f"no other network was timed in its session on {after.runtime}: {subject.bench}")
 
 
-def _file_size(subject: Subject) -> Figure | str:
+def _file_size(subject: Subject) -> Figure:
     end = subject.end
     exact = Interval(value=end.size_bytes, low=end.size_bytes, high=end.size_bytes)
     return Figure(end.name, exact, f"{size(end.size_bytes)} ({end.size_bytes:,} bytes), {end.path}")
 
 
-def _is_comparable(a: Latency, b: Latency) -> bool:
-    return (a.session, a.runtime, a.machine, a.batch, a.threads) == (
-        b.session,
-        b.runtime,
-        b.machine,
-        b.batch,
-        b.threads,
-    )
-
-
-def _how_to_time(subject: Subject) -> str:
-    name, reason = subject.timed.name, subject.timed.not_timed
+def _latency_in(subject: Subject) -> Latency:
+    """Of what is timed; raises NotMeasured with the command that times it."""
+    name, reason, latency = subject.timed.name, subject.timed.not_timed, subject.timed.latency
+    if latency is not None:
+        return latency
     if reason == NOT_TIMED or subject.board:
-        return f"{name} was {reason}: {subject.bench}"
+        raise NotMeasured(f"{name} was {reason}: {subject.bench}")
     if FOR_TENSORRT in reason:
-        return f"{name} was {reason.partition(';')[0]}: {subject.bench} --on BOARD"
-    return f"{name} was {reason}"
+        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {subject.bench} --on BOARD")
+    raise NotMeasured(f"{name} was {reason}")
 
 
 def _conditions(latency: Latency) -> str:
@@ -227,7 +224,7 @@ def _range(interval: Interval, form: str) -> str:
     return f"(95 %: {interval.low:{form}} to {interval.high:{form}})"
 
 
-FIGURES: dict[str, Callable[[Subject], Figure | str]] = {
+FIGURES: dict[str, Callable[[Subject], Figure]] = {
     "max_loss": _loss,
     "min_top1": _top1,
     "min_agreement": _agreement,

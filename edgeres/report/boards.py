@@ -7,6 +7,7 @@ both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class BoardFigure(Figure):
 
     `is_valid` is None where the GPU's clock was not seen under load. With `equal_bits` the logits are ONNX Runtime's,
     bit for bit, and there is no `sqnr_db`; `reference_top1` is its fraction. `measured` (ISO 8601) is one of
-    `measurements` of this file on this board.
+    `measurements` of this file on this board. `speed` is against the model it names.
     """
 
     stage: str
@@ -128,7 +129,7 @@ def _figures(measured: Iterable[tuple[StageReport, Network, Network | None]]) ->
         if figure and figure.is_valid is not False:
             speed = next((change for one in earlier if (change := latency_between(one, network))), None)
             figure = figure.model_copy(update={"speed": speed})
-            earlier.append(network)
+            earlier.append(replace(network, name=figure.model))
         yield figure
 
 

@@ -68,7 +68,7 @@ def test_one_session_of_a_board_compares_two_files(on_board):
     first, second = rows_from(on_board.path).boards
     assert first.speed is None
     assert second.speed.value == pytest.approx(0.5, rel=0.02)
-    assert second.speed.versus == first.stage
+    assert second.speed.versus == first.model == "00-export"
 
 
 def test_an_invalid_measurement_is_compared_with_nothing(on_board):
@@ -78,7 +78,7 @@ def test_an_invalid_measurement_is_compared_with_nothing(on_board):
     assert [board.speed.versus if board.speed else None for board in rows_from(on_board.path).boards] == [
         None,
         None,
-        "02-board",
+        "00-export",
     ]
 
 

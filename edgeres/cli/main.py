@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -81,15 +81,42 @@ _LONG_NAME = 100
 _EMPTY = re.compile(r"(?:(--[\w-]+)=)?\s*")
 _NOT_UTF8 = range(0xD800, 0xE000)  # how Python keeps such bytes
 _NO_ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}  # the user's to mend, no bug
-_ORDER = (*("run",), *STAGE_COMMANDS, *(name for name in COMMANDS if name != "run"))
 
 
-class LazyGroup(click.Group):
-    """Commands are imported when they are called; help comes from the tables above."""
+_TEXTS = {**STAGE_COMMANDS, **{name: text for name, (_, text) in COMMANDS.items()}}
+
+
+class TableGroup(click.Group):
+    """Commands with their texts in a table: help imports none of them, and an unknown one gets a guess."""
+
+    table: Mapping[str, str] = {}
+    kind = "command"
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the road."""
-        return list(_ORDER)
+        """In the order of the table."""
+        return list(self.table)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`."""
+        with formatter.section("Studies" if self.kind == "study" else "Commands"):
+            formatter.write_dl(list(self.table.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Adds a guess to an unknown command's message."""
+        if args[0] not in self.table:
+            from edgeres.core.errors import InputError, did_you_mean
+
+            guess = did_you_mean(args[0], self.table)
+            raise InputError(f"no {self.kind} {args[0]!r}{guess} (see: {ctx.command_path} --help)")
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(TableGroup):
+    """Commands are imported when they are called."""
+
+    table: Mapping[str, str] = {"run": _TEXTS["run"], **STAGE_COMMANDS, **_TEXTS}
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, imported now; its help ends with the page of the manual."""
@@ -105,22 +132,6 @@ class LazyGroup(click.Group):
         if name in _CHAPTER_OF:
             command.epilog = f"Manual: edgeres help {_CHAPTER_OF[name]}"
         return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, without importing anything."""
-        short = {**STAGE_COMMANDS, **{name: text for name, (_, text) in COMMANDS.items()}}
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, short[name]) for name in _ORDER])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Adds a guess to an unknown command's message."""
-        if self.get_command(ctx, args[0]) is None:
-            from edgeres.core.errors import InputError, did_you_mean
-
-            raise InputError(f"no command {args[0]!r}{did_you_mean(args[0], _ORDER)} (see: edgeres --help)")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,8 +21,8 @@ from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
-from edgeres.study.result import Claim, Picture, Row, Study, joined
-from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
+from edgeres.study.result import Claim, Picture, Row, Study, joined, judged
+from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network
@@ -113,8 +113,8 @@ def _no_advantage_of_one_layer(rows: Sequence[Row]) -> Claim:
     """Supported if plain networks are worse by less than ADVANTAGE_POINTS, not if by more, with the whole interval."""
     values = {name: _errors(rows, "one layer", name) for name in ("plain", "1 layer", "2 layers")}
     gain = difference(values["plain"], values["1 layer"])
-    verdict = judged_by_seeds(
-        len(values["plain"]), holds=gain.high < ADVANTAGE_POINTS, fails=gain.low > ADVANTAGE_POINTS
+    verdict = judged(
+        enough=len(values["plain"]) >= MIN_SEEDS, holds=gain.high < ADVANTAGE_POINTS, fails=gain.low > ADVANTAGE_POINTS
     )
     two = difference(values["plain"], values["2 layers"])
     return Claim(
@@ -129,7 +129,7 @@ def _gain_of_connected(rows: Sequence[Row]) -> Claim:
     """Supported if shortcuts lower the training error, not supported if they raise it, with the whole interval."""
     plain, residual = _errors(rows, "connected", "fc plain"), _errors(rows, "connected", "fc residual")
     gain = difference(plain, residual)
-    verdict = judged_by_seeds(len(plain), holds=gain.low > 0, fails=gain.high < 0)
+    verdict = judged(enough=len(plain) >= MIN_SEEDS, holds=gain.low > 0, fails=gain.high < 0)
     return Claim(
         claim="shortcuts serve fully connected layers too",
         source=f"{_HE_2015}, section 3.2",
@@ -142,8 +142,8 @@ def _small_differences(rows: Sequence[Row]) -> Claim:
     """Supported if B and C differ from A by less than ADVANTAGE_POINTS, not if one by more, with the whole interval."""
     option_a = _errors(rows, "projections", "A")
     changes = {name: difference(_errors(rows, "projections", name), option_a) for name in "BC"}
-    verdict = judged_by_seeds(
-        len(option_a),
+    verdict = judged(
+        enough=len(option_a) >= MIN_SEEDS,
         holds=all(max(abs(each.low), abs(each.high)) < ADVANTAGE_POINTS for each in changes.values()),
         fails=any(each.low > ADVANTAGE_POINTS or each.high < -ADVANTAGE_POINTS for each in changes.values()),
     )

@@ -18,8 +18,8 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.study.experiment import Experiment, Kind, Trained, TrainingConfig, check_depth, trained
-from edgeres.study.result import Claim, Picture, Row, Study, numbers
-from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
+from edgeres.study.result import Claim, Picture, Row, Study, judged, numbers
+from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
 
 FAMILIES = ("plain", "resnet")
 TOLERANCE_POINTS = 1.0  # a rise of the training error that is no degradation: figure 6 cannot be read closer
@@ -80,8 +80,8 @@ def degradation(rows: Sequence[Row]) -> tuple[Claim, dict[str, Interval]]:
     claim = Claim(
         claim="deeper plain networks have a higher training error, deeper residual networks have not",
         source=_HE_2015,
-        verdict=judged_by_seeds(
-            seeds,
+        verdict=judged(
+            enough=seeds >= MIN_SEEDS,
             holds=plain.low > 0 and residual.high < TOLERANCE_POINTS,
             fails=plain.high <= 0 or residual.low > TOLERANCE_POINTS,
         ),

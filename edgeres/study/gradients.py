@@ -24,8 +24,8 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.study.experiment import DeepConfig, Experiment, Job, Kind, NetworkResult, fresh, network_trained
-from edgeres.study.result import Claim, Picture, Row, Study, joined, numbers
-from edgeres.study.seeds import by_seed, judged_by_seeds, mean_interval
+from edgeres.study.result import Claim, Picture, Row, Study, joined, judged, numbers
+from edgeres.study.seeds import MIN_SEEDS, by_seed, mean_interval
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
@@ -141,8 +141,8 @@ def claims_of(rows: Sequence[Row]) -> tuple[list[Claim], dict[str, dict[int, Int
 
 def _judged(claim: str, source: str, ratios: dict[str, dict[int, Interval]], *, seeds: int) -> Claim:
     intervals = [interval for of_epoch in ratios.values() for interval in of_epoch.values()]
-    verdict = judged_by_seeds(
-        seeds,
+    verdict = judged(
+        enough=seeds >= MIN_SEEDS,
         holds=all(interval.low > VANISHED for interval in intervals),
         fails=any(interval.high < VANISHED for interval in intervals),
     )

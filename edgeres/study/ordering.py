@@ -16,8 +16,8 @@ from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.models.family import ORDERINGS, Ordering
 from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
-from edgeres.study.result import Claim, Picture, Row, Study
-from edgeres.study.seeds import by_seed, difference, judged_by_seeds, points
+from edgeres.study.result import Claim, Picture, Row, Study, judged
+from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
 
 PUBLISHED_ERROR_PERCENT: dict[str, float] = {
     "original": 6.61,
@@ -79,7 +79,7 @@ def compared(rows: Sequence[Row]) -> tuple[Claim, dict[Ordering, Interval]]:
             " batch norm after the addition and ReLU before it have higher ones"
         ),
         source="He et al. 2016, arXiv 1603.05027, table 2",
-        verdict=judged_by_seeds(len(original), holds=min(signs) == 1, fails=min(signs) == -1),
+        verdict=judged(enough=len(original) >= MIN_SEEDS, holds=min(signs) == 1, fails=min(signs) == -1),
         because=f"test error minus the original ordering's, 95 %, {len(original)} of each: {parts}",
     )
     return claim, differences

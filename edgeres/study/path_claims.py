@@ -150,13 +150,14 @@ def claims_of(lengths: Lengths) -> tuple[Claim, ...]:
 
 
 def _falls_exponentially(lengths: Lengths) -> Claim:
-    factor, r2, enough = lengths.factor, lengths.r2, len(lengths.rows) > MIN_MODULES
+    factor, r2 = lengths.factor, lengths.r2
     return Claim(
         claim="the gradient along a path falls exponentially with the number of modules it passes through",
         source=PAPER,
         verdict=judged(
-            holds=enough and factor.high < 1 and r2.low >= GOOD_FIT,
-            fails=enough and (factor.low >= 1 or r2.high < GOOD_FIT),
+            holds=factor.high < 1 and r2.low >= GOOD_FIT,
+            fails=factor.low >= 1 or r2.high < GOOD_FIT,
+            enough=len(lengths.rows) > MIN_MODULES,
         ),
         because=(
             f"each module more multiplies it by {factor.text()}, R2 of the exponential {r2.text()}, {lengths.draws}"

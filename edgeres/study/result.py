@@ -83,9 +83,9 @@ def finish(study: Study, recorder: Recorder, out_dir: Path, picture: Picture) ->
     return StageResult(output, recorder.finish(output))
 
 
-def judged(*, holds: bool, fails: bool) -> Verdict:
-    """`undecided` if the figures show neither, or both."""
-    if holds == fails:
+def judged(*, holds: bool, fails: bool, enough: bool = True) -> Verdict:
+    """`undecided` if the figures show neither, or both, or were not enough."""
+    if holds == fails or not enough:
         return "undecided"
     return "supported" if holds else "not supported"
 

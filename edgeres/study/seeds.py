@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from edgeres.core.statistics import Interval, t_95
-from edgeres.study.result import Row, Value, Verdict, judged, numbers
+from edgeres.study.result import Row, Value, numbers
 
 MIN_SEEDS = 3  # fewer say nothing about training
 
@@ -24,11 +24,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
         return Interval(value=mean, low=-math.inf, high=math.inf)
     half = t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(value=mean, low=mean - half, high=mean + half)
-
-
-def judged_by_seeds(seeds: int, *, holds: bool, fails: bool) -> Verdict:
-    """As `judged`, and `undecided` with too few seeds."""
-    return judged(holds=holds and seeds >= MIN_SEEDS, fails=fails and seeds >= MIN_SEEDS)
 
 
 def by_seed(rows: Iterable[Row], column: str, **kind: Value) -> list[float]:

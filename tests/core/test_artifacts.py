@@ -57,3 +57,10 @@ def test_a_damaged_spec_is_refused(tmp_path):
 def test_models_are_told_by_their_suffix(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         model_from(tmp_path / name)
+
+
+def test_an_artifact_may_be_named_by_the_text_of_its_path(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    assert Checkpoint(str(file)) == Checkpoint(file)
+    assert Checkpoint(str(file)).size_bytes == 0

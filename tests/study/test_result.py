@@ -38,8 +38,9 @@ def test_every_verdict_is_told_with_its_reason():
         (True, True, "undecided"),
     ],
 )
-def test_a_verdict_needs_one_answer(holds, fails, verdict):
+def test_a_verdict_needs_one_answer_from_enough_figures(holds, fails, verdict):
     assert judged(holds=holds, fails=fails) == verdict
+    assert judged(holds=holds, fails=fails, enough=False) == "undecided"
 
 
 def test_a_column_holds_numbers_alone():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edgeres.study.seeds import by_seed, difference, judged_by_seeds, mean_interval, points
+from edgeres.study.seeds import by_seed, difference, mean_interval, points
 
 
 def test_the_interval_of_three_seeds_is_students():
@@ -33,20 +33,6 @@ def test_one_seed_has_no_interval():
 def test_a_difference_is_paired_by_seed():
     interval = difference([11.0, 22.0, 33.0], [10.0, 21.0, 32.0])
     assert (interval.low, interval.value, interval.high) == (1.0, 1.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("holds", "fails", "seeds", "verdict"),
-    [
-        (True, False, 3, "supported"),
-        (False, True, 3, "not supported"),
-        (False, False, 3, "undecided"),
-        (True, True, 3, "undecided"),
-        (True, False, 2, "undecided"),
-    ],
-)
-def test_a_verdict_needs_three_seeds_and_one_answer(holds, fails, seeds, verdict):
-    assert judged_by_seeds(seeds, holds=holds, fails=fails) == verdict
 
 
 def test_values_are_ordered_by_seed_and_chosen_by_kind():

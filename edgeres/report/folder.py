@@ -18,7 +18,7 @@ from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
 from edgeres.core.spec import ModelSpec
-from edgeres.core.stage import StageReport
+from edgeres.core.stage import REPORT_NAME, StageReport
 
 BOARD_STAGE = "board"
 _F = TypeVar("_F", bound="Figure")
@@ -161,12 +161,8 @@ def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | Non
     if not folder.is_finished:
         problems.append(f"{folder.path.name}: unfinished (no report.json){_how_far(folder)}")
         return None
-    try:
-        report = _sound(folder.report(), folder.path.name, problems)
-    except InputError as err:
-        problems.append(_problem(folder.path, err))
-        return None
-    return FinishedStage(folder.path, report, _evaluation_in(folder.path, problems))
+    report, evaluation = (_read(folder.path / name, problems) for name in (REPORT_NAME, EVAL_NAME))
+    return FinishedStage(folder.path, report, evaluation) if report else None
 
 
 def _how_far(folder: StageFolder) -> str:
@@ -175,13 +171,13 @@ def _how_far(folder: StageFolder) -> str:
     return "; it was begun, the same command goes on there" if (folder.path / STARTED_NAME).is_file() else ""
 
 
-def _evaluation_in(path: Path, problems: list[str]) -> StageReport | None:
-    if not (path / EVAL_NAME).is_file():
+def _read(path: Path, problems: list[str]) -> StageReport | None:
+    if not path.is_file():
         return None
     try:
-        return _sound(record_from_json(StageReport, path / EVAL_NAME), path.name, problems)
+        return _sound(record_from_json(StageReport, path), path.parent.name, problems)
     except InputError as err:
-        problems.append(_problem(path, err))
+        problems.append(f"{path.parent.name}: {str(err).replace(f'{path.parent}/', '')}")
         return None
 
 
@@ -197,7 +193,3 @@ def _sound(report: StageReport, name: str, problems: list[str]) -> StageReport:
 
 def _is_latency(samples_ms: Sequence[float]) -> bool:
     return bool(samples_ms) and all(math.isfinite(sample) and sample > 0 for sample in samples_ms)
-
-
-def _problem(path: Path, err: InputError) -> str:
-    return f"{path.name}: {str(err).replace(f'{path}/', '')}"

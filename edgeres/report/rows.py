@@ -235,11 +235,6 @@ def _step(report: StageReport) -> str:
     return said(report) if said else ""
 
 
-def _import(report: StageReport) -> str:
-    file = report.config.get("file")
-    return f"{report.config.get('arch') or 'weights'}{_after(' from ', Path(str(file)).name if file else None)}"
-
-
 def _train(report: StageReport) -> str:
     config, epochs = report.config, report.config.get("epochs")
     length = "" if epochs is None else f", {epochs} epoch{'' if epochs == 1 else 's'}"
@@ -259,17 +254,8 @@ def _recover(report: StageReport) -> str:
     return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:.3g} epochs' if epochs else None)}"
 
 
-def _export(report: StageReport) -> str:
-    batch = report.results.get("batch")
-    return f"ONNX{_after(' opset ', report.results.get('opset'))}, batch {batch or 'open'}"
-
-
-def _quantize(report: StageReport) -> str:
-    return f"INT8 Q/DQ{_after(', calibrated by ', report.config.get('method'))}"
-
-
-def _compile(report: StageReport) -> str:
-    return f"engine{_after(' for ', _listed(report.results.get('targets') or report.config.get('targets')))}"
+def _file_name(path: object) -> str:
+    return Path(str(path)).name if path else ""
 
 
 def _listed(names: object) -> str:
@@ -281,11 +267,11 @@ def _after(word: str, value: object) -> str:
 
 
 _STEPS: dict[str, Callable[[StageReport], str]] = {
-    "import": _import,
+    "import": lambda of: (of.config.get("arch") or "weights") + _after(" from ", _file_name(of.config.get("file"))),
     "train": _train,
     "prune": _prune,
     "recover": _recover,
-    "export": _export,
-    "quantize": _quantize,
-    "compile": _compile,
+    "export": lambda of: f"ONNX{_after(' opset ', of.results.get('opset'))}, batch {of.results.get('batch') or 'open'}",
+    "quantize": lambda of: f"INT8 Q/DQ{_after(', calibrated by ', of.config.get('method'))}",
+    "compile": lambda of: f"engine{_after(' for ', _listed(of.results.get('targets') or of.config.get('targets')))}",
 }

@@ -39,7 +39,7 @@ class GraphNetwork(nn.Module):
         self.stored = nn.ParameterDict()
         for name in (name for name in view.constants if view.op_of(name) in ("", "Constant")):
             tensor = torch.from_numpy(np.array(view.value(name)))
-            self.stored[_key(name)] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+            self.stored[key_of(name)] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         self.substitutes: dict[str, Substitute] = {}
         self.readers: dict[tuple[str, int], str] = {}
         self._operators = [_operator(node) for node in self.nodes]
@@ -55,7 +55,7 @@ class GraphNetwork(nn.Module):
 
     def parameter(self, name: str) -> nn.Parameter:
         """The initializer `name`; raises KeyError if there is none."""
-        parameter: nn.Parameter = self.stored[_key(name)]
+        parameter: nn.Parameter = self.stored[key_of(name)]
         return parameter
 
     def run(self, feeds: Mapping[str, Tensor], targets: list[str]) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class GraphNetwork(nn.Module):
         name = node.input[index]
         if not name:
             return None
-        value = values[name] if name in values else self.stored[_key(name)]
+        value = values[name] if name in values else self.stored[key_of(name)]
         if (node.name, index) not in self.readers:
             return value
         if name not in seen:
@@ -95,7 +95,7 @@ class GraphNetwork(nn.Module):
         open_names = list(targets)
         while open_names:
             name = open_names.pop()
-            if not name or name in feeds or _key(name) in self.stored:
+            if not name or name in feeds or key_of(name) in self.stored:
                 continue
             if name not in self._producers:
                 raise InputError(f"the graph has no way to compute {name!r} from {', '.join(map(repr, feeds))}")
@@ -116,6 +116,6 @@ def _operator(node: onnx.NodeProto) -> Operator:
     return make(attributes)
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """Names of torch parameters have no dots."""
     return name.replace(".", "/")

@@ -103,11 +103,11 @@ def cpu_placement_of(
     kept = _kept(view, stem=stem, head=head, keep=keep)
     integer = [node for node in view.nodes if node.name not in kept and _is_integer(view, node)]
     names = {node.name for node in integer}
-    tensors = {tensor for node in integer for tensor in (*_data_inputs(view, node), _result_of(view, node))}
+    tensors = {tensor for node in integer for tensor in (*_data_inputs(view, node), result_of(view, node))}
     scale_of: dict[str, str] = {}
     for node in integer:
         if node.op_type in _KEEP_SCALE:
-            scale_of[_result_of(view, node)] = scale_of.get(node.input[0], node.input[0])
+            scale_of[result_of(view, node)] = scale_of.get(node.input[0], node.input[0])
     points = []
     for tensor in (name for name in _in_order(view) if name in tensors and name not in view.outputs):
         readers = tuple((node.name, index) for node, index in view.readers[tensor])
@@ -157,7 +157,7 @@ def _is_integer(view: GraphView, node: onnx.NodeProto) -> bool:
         return False
     if node.op_type in LAYERS:
         return True
-    readers = [reader.op_type for reader, _ in view.readers[_result_of(view, node)]]
+    readers = [reader.op_type for reader, _ in view.readers[result_of(view, node)]]
     return all(op in _INTEGER | _ACTIVATIONS for op in readers) and len(_data_inputs(view, node)) > 0
 
 
@@ -166,7 +166,7 @@ def _data_inputs(view: GraphView, node: onnx.NodeProto) -> list[str]:
     return [tensor for tensor in inputs if tensor not in view.constants]
 
 
-def _result_of(view: GraphView, node: onnx.NodeProto) -> str:
+def result_of(view: GraphView, node: onnx.NodeProto) -> str:
     """The node's output, or that of the activation which alone reads it."""
     readers = view.readers[node.output[0]]
     if len(readers) == 1 and readers[0][0].op_type in _ACTIVATIONS and node.output[0] not in view.outputs:

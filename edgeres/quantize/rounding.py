@@ -26,7 +26,7 @@ from edgeres.graph.blocks import units_in
 from edgeres.graph.execute import Substitute
 from edgeres.graph.view import GraphView, called
 from edgeres.quantize.decision import Decision, IntegerWeight, row_scale
-from edgeres.quantize.placement import Placement
+from edgeres.quantize.placement import Placement, result_of
 from edgeres.quantize.simulate import Simulation, constant, float_network
 from edgeres.quantize.walk import Images, Walk
 
@@ -95,7 +95,7 @@ def stretches_of(model: onnx.ModelProto, placement: Placement) -> Iterator[Stret
         weights = dict.fromkeys(str(nodes[name].input[1]) for name in unit if name in placement.layers)
         if weights:
             first, last = nodes[unit[0]], nodes[unit[-1]]
-            yield Stretch(str(first.input[0]), _end_of(view, last), tuple(weights))
+            yield Stretch(str(first.input[0]), result_of(view, last), tuple(weights))
 
 
 class SoftWeight(nn.Module):
@@ -165,14 +165,6 @@ def _undecided(soft: dict[str, SoftWeight], progress: float) -> Tensor:
     beta = _FIRST_BETA + (_LAST_BETA - _FIRST_BETA) * (progress - _WARM_UP) / (1 - _WARM_UP)
     terms = [(1 - (2 * one.up() - 1).abs().pow(beta)).flatten() for one in soft.values()]
     return torch.cat(terms).mean()
-
-
-def _end_of(view: GraphView, node: onnx.NodeProto) -> str:
-    """The node's output, or that of the ReLU which alone reads it."""
-    readers = view.readers[str(node.output[0])]
-    if len(readers) == 1 and readers[0][0].op_type == "Relu":
-        return str(readers[0][0].output[0])
-    return str(node.output[0])
 
 
 def _called(soft: SoftWeight) -> Substitute:

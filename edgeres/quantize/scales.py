@@ -77,13 +77,14 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
     from edgeres.data import dataset_for
     from edgeres.graph.plain import plain
     from edgeres.quantize.images import streamed
-    from edgeres.quantize.observe import statistics_of
+    from edgeres.quantize.observe import shapes_of, statistics_of
+    from edgeres.quantize.placement import observed_of
 
     recorder = Recorder("calibrate", config, source)
     config.check()
     check_float(source)
     source = plain(with_input(source, config))
-    tensors = _tensors(source, everything=config.trt_cache is not None)
+    tensors = observed_of(source.proto) if config.trt_cache is None else tuple(shapes_of(source.proto))
     dataset = dataset_for(source.spec, config.data, download=config.download)
     split = _chosen(dataset, config, recorder)
     with timed(recorder.results, "statistics_s"):
@@ -107,14 +108,6 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
         spec=source.stated,
     )
     return _written(table, recorder, config, out_dir)
-
-
-def _tensors(source: OnnxModel, *, everything: bool) -> tuple[str, ...]:
-    """What is looked at: the tensors any profile quantizes, or all that are computed in float."""
-    from edgeres.quantize.observe import shapes_of
-    from edgeres.quantize.placement import observed_of
-
-    return tuple(shapes_of(source.proto)) if everything else observed_of(source.proto)
 
 
 def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Split:

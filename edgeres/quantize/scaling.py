@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.progress import track
-from edgeres.graph.execute import GraphNetwork, Substitute
+from edgeres.graph.execute import GraphNetwork, Substitute, key_of
 from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
 from edgeres.quantize.calibrators import LEVELS, mse
 from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
@@ -115,7 +115,7 @@ class _Scaled(Simulation):
     def _by_channel(self, tensor: str, scale_of: str) -> Substitute:
         index = torch.from_numpy(np.asarray(self._classes[tensor]))
         free = (index != FIXED).float()
-        bound = self.log_amax[scale_of.replace(".", "/")]
+        bound = self.log_amax[key_of(scale_of)]
 
         def quantize(x: Tensor) -> Tensor:
             factors = (self.log_factors[index] * free).exp()

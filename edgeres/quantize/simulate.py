@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
-from edgeres.graph.execute import GraphNetwork, Substitute
+from edgeres.graph.execute import GraphNetwork, Substitute, key_of
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.placement import Placement
@@ -46,7 +46,7 @@ class Simulation(nn.Module):
         self._placement, self._given = placement, dict(decision.weights)
         replace_tensors(self.network, decision.tensors)
         bounds = {name: bound_of(decision, name) for name in placement.observed}
-        self.log_amax = nn.ParameterDict({_key(name): torch.tensor(np.log(bound)) for name, bound in bounds.items()})
+        self.log_amax = nn.ParameterDict({key_of(name): torch.tensor(np.log(bound)) for name, bound in bounds.items()})
         nodes = [node for node in self.network.nodes if node.name in placement.layers]
         self.weights = tuple(dict.fromkeys(str(node.input[1]) for node in nodes))
         self.biases = tuple(dict.fromkeys(str(node.input[2]) for node in nodes if len(node.input) > 2))
@@ -68,7 +68,7 @@ class Simulation(nn.Module):
 
     def bounds(self) -> dict[str, float]:
         """Clipping bound of every observed tensor as it stands."""
-        return {name: float(self.log_amax[_key(name)].detach().exp()) for name in self._placement.observed}
+        return {name: float(self.log_amax[key_of(name)].detach().exp()) for name in self._placement.observed}
 
     def decision(self) -> Decision:
         """What has been learned, ready for `with_pairs`; weights of less than 8 bits as integers."""
@@ -81,7 +81,7 @@ class Simulation(nn.Module):
 
     def _activation(self, name: str) -> Substitute:
         def quantize(x: Tensor) -> Tensor:
-            scale = self.log_amax[_key(name)].exp() / LEVELS
+            scale = self.log_amax[key_of(name)].exp() / LEVELS
             quantized: Tensor = round_through((x / scale).clamp(-LEVELS - 1, LEVELS)) * scale
             return quantized
 
@@ -149,8 +149,3 @@ def quantized_reads(placement: Placement, nodes: Iterable[onnx.NodeProto]) -> di
     """(node, input index) -> the tensor or weight that is read quantized there, of the nodes among `nodes`."""
     reads = {reader: point.tensor for point in placement.points for reader in point.readers}
     return reads | {(node.name, 1): str(node.input[1]) for node in nodes if node.name in placement.layers}
-
-
-def _key(name: str) -> str:
-    """Names of torch parameters have no dots."""
-    return name.replace(".", "/")

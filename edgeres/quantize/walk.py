@@ -23,10 +23,6 @@ class Walk:
         self._network = network
         self._values: dict[str, Tensor] = {network.input: torch.from_numpy(images)}
 
-    def __getitem__(self, tensor: str) -> Tensor:
-        """A tensor of the front."""
-        return self._values[tensor]
-
     @property
     def front(self) -> dict[str, Tensor]:
         """What the rest of the network can be computed from."""

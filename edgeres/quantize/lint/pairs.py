@@ -92,13 +92,10 @@ def _scale(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
     if bad.size:
         yield finding_at(node, "scale", f"must be positive and finite ({_shown(bad)})", _AGAIN, fixable=False)
-    elif integer_type(view, node) != TYPE.INT32:
-        yield from _weight_scale(view, node, numbers) if view.is_weight(node) else _activation(node, numbers)
-
-
-def _activation(node: onnx.NodeProto, scale: NDArray[Any]) -> Iterator[Finding]:
-    if scale.size > 1:
-        reason = f"an activation has {scale.size} scales, must have one"
+    elif view.is_weight(node) and integer_type(view, node) != TYPE.INT32:
+        yield from _weight_scale(view, node, numbers)
+    elif numbers.size > 1 and not view.is_weight(node):
+        reason = f"an activation has {numbers.size} scales, must have one"
         yield finding_at(node, "scale", reason, "quantize activations per tensor")
 
 

@@ -30,13 +30,12 @@ from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, available_cores, environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import Interval, percentile_interval, round_medians
+from edgeres.core.statistics import Interval, percentile_interval, resampled_interval, round_medians
 
 VerdictWord = Literal["faster", "slower", "not distinguishable", "open", "invalid"]
 Ratios = NDArray[np.float64]
 
 _RESAMPLES = 2000
-_LEVEL = (2.5, 97.5)
 _COMMAND = "edgeres compare"
 _DRIFT = 1.25  # slowest over fastest session of one model; the ratio survives it, the milliseconds do not
 
@@ -153,10 +152,7 @@ def speed_interval(ratios: Sequence[Ratios], seed: int = 0) -> Interval:
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, sessions, (_RESAMPLES, sessions, 1))
     within = generator.integers(0, rounds, (_RESAMPLES, sessions, rounds))
-    draws = np.median(table[chosen, within], axis=(1, 2))
-    low, high = np.percentile(draws, _LEVEL)
-    value = float(np.median(table))
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+    return resampled_interval(float(np.median(table)), np.median(table[chosen, within], axis=(1, 2)))
 
 
 def word_for(speed: Interval, resolution: float) -> VerdictWord:

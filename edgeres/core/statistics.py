@@ -23,7 +23,7 @@ from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Z_95, Latency
 
-_RESAMPLES = 1000
+RESAMPLES = 1000
 _AT_ONCE = 1 << 21  # weights in memory: 16 MB, so that a board is not filled by a long session
 _LEVEL = (2.5, 97.5)  # percentiles that enclose 95 %
 MIN_ROUNDS = 5  # fewer rounds than this give no interval worth the name; their calls are drawn instead
@@ -97,7 +97,7 @@ def interval_of(samples_ms: Sequence[float], rounds: Sequence[int], *, q: float,
     samples = np.asarray(samples_ms)
     owners = _round_of_each(len(samples), rounds)
     draws = _resampled(samples, owners, _draws(int(owners[-1]) + 1, seed), q)
-    return _interval(float(np.percentile(samples, q)), draws)
+    return resampled_interval(float(np.percentile(samples, q)), draws)
 
 
 def rate_interval(latency: Latency) -> Interval:
@@ -127,7 +127,8 @@ def ratio_interval(before: Latency, after: Latency, seed: int = 0) -> Interval:
     are_paired = n_before == n_after and len(before.rounds) == n_before and len(after.rounds) == n_after
     draws_after = draws_before if are_paired else _draws(n_after, seed + 1)
     medians_before = _resampled(np.asarray(before.samples_ms), rounds_before, draws_before, 50)
-    return _interval(value, _resampled(np.asarray(after.samples_ms), rounds_after, draws_after, 50) / medians_before)
+    medians_after = _resampled(np.asarray(after.samples_ms), rounds_after, draws_after, 50)
+    return resampled_interval(value, medians_after / medians_before)
 
 
 def check_comparable(before: Latency, after: Latency) -> None:
@@ -156,7 +157,7 @@ def _round_of_each(n: int, rounds: Sequence[int]) -> Counts:
 def _draws(units: int, seed: int) -> Counts:
     """How often each unit was drawn: int64 (resamples, units)."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(units, np.full(units, 1 / units), size=_RESAMPLES)
+    return generator.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
 
 
 def _resampled(samples: NDArray[np.float64], owners: Counts, draws: Counts, q: float) -> NDArray[np.float64]:
@@ -176,6 +177,7 @@ def _weighted(ranked: NDArray[np.float64], weights: Counts, q: float) -> NDArray
     return values
 
 
-def _interval(value: float, draws: NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(draws, _LEVEL)
+def resampled_interval(value: float, draws: NDArray[np.float64]) -> Interval:
+    """The figure and the 95 % percentile interval of its resamples (NaN ones left out)."""
+    low, high = np.nanpercentile(draws, _LEVEL)
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.metrics import Latency
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import Interval, by_round, round_medians, t_95
+from edgeres.core.statistics import RESAMPLES, Interval, by_round, resampled_interval, round_medians, t_95
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -121,9 +121,8 @@ def saved_by_round(whole: Sequence[Latency], without: Latency, *, seed: int = 0)
     """
     before = np.mean([round_medians(latency) for latency in whole], axis=0)
     saved = before - round_medians(without)
-    picks = np.random.default_rng(seed).integers(0, len(saved), (1000, len(saved)))
-    low, high = np.percentile(np.median(saved[picks], axis=1), (2.5, 97.5))
-    return Interval(value=float(np.median(saved)), low=float(low), high=float(high))
+    picks = np.random.default_rng(seed).integers(0, len(saved), (RESAMPLES, len(saved)))
+    return resampled_interval(float(np.median(saved)), np.median(saved[picks], axis=1))
 
 
 def pooled(latencies: Sequence[Latency]) -> Latency:

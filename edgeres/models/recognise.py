@@ -11,6 +11,7 @@ from edgeres.models.resnet import IMAGENET_STAGES
 from edgeres.models.vgg import STAGES as VGG_STAGES
 
 Shapes = Mapping[str, tuple[int, ...]]
+_OF_A_MODULE = re.compile(r"layer1\.0\.conv\d+\.weight")  # convolutions (or linear layers) of the first
 _OTHERS = (  # key that gives away what is not rebuilt here, and what it is called
     (r"embedder\.embedder\.convolution\.", "a ResNet of Hugging Face transformers"),
     (r"stages\.\d+\.(blocks\.)?\d+\.(gamma|conv_dw\.)", "a ConvNeXt (timm)"),
@@ -94,7 +95,7 @@ def _relative(shapes: Shapes, counts: tuple[int, ...]) -> str | None:
 
 
 def _residual(shapes: Shapes, counts: tuple[int, ...]) -> Recognised | None:
-    stem, layers = shapes.get("conv1.weight"), _layers(shapes)
+    stem, layers = shapes.get("conv1.weight"), sum(bool(_OF_A_MODULE.fullmatch(key)) for key in shapes)
     if stem is None or layers < 1:
         return None
     bottleneck, is_linear = _is_bottleneck(shapes), len(stem) == 2
@@ -126,11 +127,6 @@ def _ordering(shapes: Shapes) -> str | None:
     if "bn_last.weight" in shapes:
         return "full-preact"
     return "bn-after-add" if "layer1.0.bn_out.weight" in shapes else None
-
-
-def _layers(shapes: Shapes) -> int:
-    """Convolutions (or linear layers) in the first module."""
-    return sum(bool(re.fullmatch(r"layer1\.0\.conv\d+\.weight", key)) for key in shapes)
 
 
 def _is_bottleneck(shapes: Shapes) -> bool:

@@ -76,8 +76,8 @@ class ResNetFamily:
     def layout(self, spec: ModelSpec) -> Layout:
         """The plan of `spec`; raises InputError for a depth or option that does not exist."""
         options = config_from(ResNetOptions, dict(spec.options), f"options of {spec.variant}")
-        imagenet = self._is_imagenet(spec.variant)
-        bottleneck = options.bottleneck if options.bottleneck is not None else self._is_deep(spec.variant)
+        imagenet, depth = self._is_imagenet(spec.variant), self._depth(spec.variant)
+        bottleneck = options.bottleneck if options.bottleneck is not None else imagenet and depth >= _BOTTLENECK_FROM
         layers = options.layers or (3 if bottleneck else 2)
         if bottleneck and (layers < 3 or self.linear):
             raise InputError(f"{spec.variant}: a bottleneck module has at least 3 convolutions, got {layers}")
@@ -121,9 +121,6 @@ class ResNetFamily:
 
     def _is_imagenet(self, variant: str) -> bool:
         return not self.linear and not variant.endswith("cifar") and self._depth(variant) in IMAGENET_STAGES
-
-    def _is_deep(self, variant: str) -> bool:
-        return self._is_imagenet(variant) and self._depth(variant) >= _BOTTLENECK_FROM
 
     def _depth(self, variant: str) -> int:
         match = re.fullmatch(rf"{self.name}(\d{{1,4}})(cifar)?", variant)

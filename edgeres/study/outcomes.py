@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.progress import track
-from edgeres.core.statistics import Interval
+from edgeres.core.statistics import RESAMPLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-RESAMPLES = 1000
-_LEVEL = (2.5, 97.5)  # percentiles that enclose 95 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +107,3 @@ def redrawn(groups: Sequence[int], generator: np.random.Generator) -> Indices:
         members = np.flatnonzero(labels == label)
         places[:, members] = members[generator.integers(len(members), size=(RESAMPLES, len(members)))]
     return places
-
-
-def interval_of(value: float, draws: Floats) -> Interval:
-    """The figure and the 95 % percentile interval of its resamples (NaN ones left out)."""
-    low, high = np.nanpercentile(draws, _LEVEL)
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))

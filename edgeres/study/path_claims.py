@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from edgeres.core.config import Record
-from edgeres.core.statistics import Interval
-from edgeres.study.outcomes import RESAMPLES, Floats, interval_of
+from edgeres.core.statistics import RESAMPLES, Interval, resampled_interval
+from edgeres.study.outcomes import Floats
 from edgeres.study.result import Claim, judged
 
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.3, figure 6"
@@ -74,9 +74,9 @@ def lengths_of(magnitudes: Floats, shares: Floats, *, seed: int = 0) -> Lengths:
     factor, r2 = exponential_fit(means)
     return Lengths(
         draws=draws,
-        factor=interval_of(factor, fits[:, 0]),
-        r2=interval_of(r2, fits[:, 1]),
-        mean_length=interval_of(float(bounds @ lengths), bounds_again @ lengths),
+        factor=resampled_interval(factor, fits[:, 0]),
+        r2=resampled_interval(r2, fits[:, 1]),
+        mean_length=resampled_interval(float(bounds @ lengths), bounds_again @ lengths),
         effective_bound=_effective(bounds, bounds_again),
         effective=_effective(shares, shares[None]),
         rows=tuple(
@@ -135,7 +135,7 @@ def _effective(shares: Floats, again: Floats) -> Effective:
         shortest=first,
         longest=last,
         share_of_gradient=float(shares[first : last + 1].sum()),
-        share_of_paths=interval_of(float(weights[first : last + 1].sum()), np.asarray(held)),
+        share_of_paths=resampled_interval(float(weights[first : last + 1].sum()), np.asarray(held)),
     )
 
 

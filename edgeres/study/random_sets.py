@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeres.core.config import Record
-from edgeres.core.statistics import Interval
-from edgeres.study.outcomes import Floats, Indices, Outcome, interval_of, outcomes_of, redrawn, resampled_means
+from edgeres.core.statistics import Interval, resampled_interval
+from edgeres.study.outcomes import Floats, Indices, Outcome, outcomes_of, redrawn, resampled_means
 from edgeres.study.trend import Draw
 
 if TYPE_CHECKING:
@@ -147,4 +147,4 @@ def _median(ratios: Floats, again: Floats, places: Indices, chosen: np.ndarray) 
         return None
     redrawn_ratios = np.take_along_axis(again, places, axis=1)[:, chosen]
     usable = redrawn_ratios[~np.isnan(redrawn_ratios).all(1)]
-    return interval_of(float(np.nanmedian(ratios[chosen])), np.nanmedian(usable, axis=1))
+    return resampled_interval(float(np.nanmedian(ratios[chosen])), np.nanmedian(usable, axis=1))

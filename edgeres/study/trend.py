@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeres.core.config import Record
-from edgeres.core.statistics import Interval
-from edgeres.study.outcomes import Floats, Outcome, interval_of, redrawn, resampled_means
+from edgeres.core.statistics import Interval, resampled_interval
+from edgeres.study.outcomes import Floats, Outcome, redrawn, resampled_means
 from edgeres.study.result import Verdict, judged
 
 CLIFF = 0.5  # of the whole rise in one step
@@ -67,11 +67,11 @@ def trend_of(whole: Outcome, draws: Sequence[Draw], *, seed: int = 0) -> Trend:
     return Trend(
         n=wrong.shape[1],
         draws=len(draws),
-        rank_correlation=interval_of(rank_correlation(sizes[1:], errors[1:]), ranks),
-        rise_points=interval_of(float(means.max() - means[0]), means_again.max(1) - means_again[:, 0]),
-        steepest=interval_of(float(_steepest(means[None])[0]), _steepest(means_again)),
+        rank_correlation=resampled_interval(rank_correlation(sizes[1:], errors[1:]), ranks),
+        rise_points=resampled_interval(float(means.max() - means[0]), means_again.max(1) - means_again[:, 0]),
+        steepest=resampled_interval(float(_steepest(means[None])[0]), _steepest(means_again)),
         levels=tuple(
-            _level(level, sizes[labels == level], errors[labels == level], interval_of(float(mean), column))
+            _level(level, sizes[labels == level], errors[labels == level], resampled_interval(float(mean), column))
             for level, mean, column in zip(sorted(set(groups)), means, means_again.T, strict=True)
         ),
     )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 ODD = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # a newline is not among them
+_SHORT = 12  # hex digits
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -19,6 +20,11 @@ _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 def one_line(text: str) -> str:
     """`text` without a character that a terminal obeys, and without a newline."""
     return re.sub(rf"{ODD}|\n", code_of, text)
+
+
+def short(sha256: str) -> str:
+    """What tells two files apart by eye."""
+    return sha256[:_SHORT]
 
 
 def code_of(found: re.Match[str]) -> str:

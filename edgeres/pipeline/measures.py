@@ -111,12 +111,11 @@ def _why_session_not_kept(run: Run, strange: Sequence[Model]) -> str:
 
 def _how_to_keep(named: Sequence[Model]) -> str:
     """A line for files that are all of one run; an empty string for others, whose figures are for reading."""
-    homes = [run_holding(model.path) for model in named]
-    paths = {home.path for home in homes if home is not None}
-    if len(paths) != 1 or None in homes:
+    homes = {run_holding(model.path) for model in named}
+    home = homes.pop() if len(homes) == 1 else None
+    if home is None:
         return ""
-    (path,) = paths
-    name = path.name if path.parent == runs_root() else path
+    name = home.name if home.path.parent == runs_root() else home.path
     return f"not kept in the run; --run {name} keeps it there"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.core.config import record_from_text
 from edgeres.core.errors import InputError
+from edgeres.core.plain import short
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.schemas import SCHEMAS, schema_in
 from edgeres.report.wording import accuracy_line, latency_line
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from edgeres.study.lesion_table import LesionTable
     from edgeres.study.result import Study
 
-_SHA_SHOWN = 12
 _NO_SUCH = "is JSON, but no file of edgeres (known: {known})"
 
 
@@ -46,7 +46,7 @@ def json_exhibit(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _scales(table: ScaleTable) -> Iterable[str]:
-    yield f"scales of {len(table.tensors)} tensors for the ONNX file {_short(table.model_sha256)}"
+    yield f"scales of {len(table.tensors)} tensors for the ONNX file {short(table.model_sha256)}"
     yield f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}"
     yield "amax by method:"
     rows = [
@@ -57,7 +57,7 @@ def _scales(table: ScaleTable) -> Iterable[str]:
 
 
 def _lesions(table: LesionTable) -> Iterable[str]:
-    yield f"lesions of {table.network or 'a network'}, checkpoint {_short(table.model_sha256)}"
+    yield f"lesions of {table.network or 'a network'}, checkpoint {short(table.model_sha256)}"
     yield f"whole: {accuracy_line(table.whole.accuracy)}"
     rows = [
         [one.module, one.kind, f"{one.cost.value:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
@@ -70,7 +70,7 @@ def _lesions(table: LesionTable) -> Iterable[str]:
 
 def _latencies(table: LatencyTable) -> Iterable[str]:
     kept = table.conditions
-    yield f"latency of every module of {table.spec.variant}, checkpoint {_short(table.model_sha256)}"
+    yield f"latency of every module of {table.spec.variant}, checkpoint {short(table.model_sha256)}"
     yield f"{table.runtime}, batch {kept.batch}, {kept.threads or 'all'} threads, {kept.precision}, {table.machine}"
     yield f"whole: {table.whole_ms.text('.4f')} ms; outside the modules: {table.rest_ms:.4f} ms"
     rows = [[row.module, row.kind, row.shape, row.saved_ms.text(".4f")] for row in table.table]
@@ -87,7 +87,7 @@ def _study(study: Study) -> Iterable[str]:
 
 
 def _sweep(sweep: Sweep) -> Iterable[str]:
-    yield f"sweep of checkpoint {_short(sweep.model_sha256)}, recovered by {', '.join(sweep.recover) or 'nothing'}"
+    yield f"sweep of checkpoint {short(sweep.model_sha256)}, recovered by {', '.join(sweep.recover) or 'nothing'}"
     yield f"{sweep.runtime}, batch {sweep.batch}, {sweep.threads} threads, {sweep.machine}"
     rows = [
         [
@@ -108,7 +108,7 @@ def _stage_report(report: StageReport) -> Iterable[str]:
     yield f"machine: {report.environment.machine}"
     for name, ref in (("source", report.source), ("output", report.output)):
         if ref is not None:
-            yield f"{name}: {ref.path} ({_short(ref.sha256)}, {ref.size_bytes:,} bytes)"
+            yield f"{name}: {ref.path} ({short(ref.sha256)}, {ref.size_bytes:,} bytes)"
     options = {name: value for name, value in report.config.items() if value not in (None, [], "")}
     yield f"options: {', '.join(f'{name} {value}' for name, value in options.items()) or 'none'}"
     yield from map(accuracy_line, report.accuracy)
@@ -133,10 +133,6 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], *, ends_in_words
             cells[-1] = row[-1]
         lines.append(f"  {'  '.join(cells)}".rstrip())
     return lines
-
-
-def _short(sha256: str) -> str:
-    return sha256[:_SHA_SHOWN]
 
 
 def _number(value: float | None) -> str:

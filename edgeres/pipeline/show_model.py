@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeres.core.artifacts import MODEL_KINDS, Checkpoint, Engine, Model, OnnxModel, model_from, safetensors_header
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, require
+from edgeres.core.plain import short
 from edgeres.core.runs import run_holding
 from edgeres.core.spec import FROM_ONNX, ModelSpec
 from edgeres.core.stage import FileRef, StageReport
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 SUFFIXES = frozenset(kind.suffix for kind in MODEL_KINDS)
 OUTSIDE = "outside"  # stem, head and downsampling that is of no module
-_SHA_SHOWN = 12
 _LENGTH_BYTES = 8  # of the header, at the start of a safetensors file
 _SHOWN_ALREADY = {"schema_version", "card", "precision", "plan_sha256", "runtime_version"}
 _INTEGER_OPS = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm"})
@@ -225,7 +225,7 @@ def _parents_beside(path: Path, sha256: str) -> list[str]:
     """The parent with this content and what came before it, by the report beside `path`."""
     source = _source_beside(path)
     if source is None or source.sha256 != sha256:
-        return [f"({sha256[:_SHA_SHOWN]}, not in a run here)"]
+        return [f"({short(sha256)}, not in a run here)"]
     name = Path(source.path)
     for parent in (name, path.with_name(name.name)):
         if parent.suffix in SUFFIXES and parent.is_file() and (found := model_from(parent)).sha256 == sha256:
@@ -241,7 +241,7 @@ def _source_beside(path: Path) -> FileRef | None:
 
 
 def _named(path: Path, sha256: str) -> str:
-    return f"{path.parent.name}/{path.name} ({sha256[:_SHA_SHOWN]})".lstrip("/")
+    return f"{path.parent.name}/{path.name} ({short(sha256)})".lstrip("/")
 
 
 def module_precisions(model: OnnxModel) -> dict[str, tuple[str, ...]]:

@@ -10,13 +10,13 @@ from edgeres.core.artifacts import Artifact, Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import sha256_of
+from edgeres.core.plain import short
 from edgeres.core.stage import REPORT_NAME, FileRef, StageReport
 
 if TYPE_CHECKING:
     from edgeres.prune.config import RecoverConfig
 
 REPORT_SUFFIX = ".report.json"
-_SHA_SHOWN = 12
 
 
 def with_teacher(config: RecoverConfig, source: Artifact, *, is_given: bool) -> RecoverConfig:
@@ -70,7 +70,7 @@ def _still_there(parent: Path | None, ref: FileRef, *, said_by: Path, source: Ar
         return parent
     raise InputError(
         f"the report on {said_by} says that {source.path} was cut from {ref.path} (sha256"
-        f" {ref.sha256[:_SHA_SHOWN]}...), which is not there any more or has changed: it is the teacher, name where"
+        f" {short(ref.sha256)}...), which is not there any more or has changed: it is the teacher, name where"
         " it is now: --teacher FILE"
     )
 

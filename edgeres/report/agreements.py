@@ -70,9 +70,7 @@ def _against_line(networks: Sequence[Network], index: int) -> Iterator[Agreement
     """Against parent, grandparent, ..., as far as they are in the run."""
     one, earlier = networks[index], {other.sha256: other for other in networks[:index]}
     parents = {sha256: other.parent for sha256, other in earlier.items()}
-    for sha256 in line_of(one.sha256, {**parents, one.sha256: one.parent}):
-        if sha256 in earlier and (figure := _figure(earlier[sha256], one)):
-            yield figure
+    yield from filter(None, (_figure(earlier[sha256], one) for sha256 in line_of(one.parent, parents)))
 
 
 def _figure(a: Network, b: Network) -> AgreementFigure | None:

@@ -126,7 +126,7 @@ def latency_change(a: Latency | None, b: Latency | None, *, across: bool) -> tup
     if a is None or b is None:
         missing = " and ".join(name for name, one in (("A", a), ("B", b)) if one is None)
         return None, "" if a is b else f"latency: not compared, not timed in {missing}"
-    differing = [f"{name} {x} and {y}" for name, x, y in _modes(a, b) if x != y]
+    differing = [f"{name} {x} and {y}" for name in _MODE if (x := getattr(a, name)) != (y := getattr(b, name))]
     if differing and not across:
         return None, f"latency: not compared, of {'; '.join(differing)} (all the same: --across)"
     ratio = _ratio_of_sessions(a, b)
@@ -144,11 +144,6 @@ def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:
     down = math.hypot(1 - after.low / after.value, before.high / before.value - 1)
     up = math.hypot(after.high / after.value - 1, 1 - before.low / before.value)
     return Interval(value=value, low=value * (1 - down), high=value * (1 + up))
-
-
-def _modes(a: Latency, b: Latency) -> Iterator[tuple[str, Any, Any]]:
-    for name in _MODE:
-        yield name, getattr(a, name), getattr(b, name)
 
 
 def _by_turn(items: Iterable[Any]) -> dict[tuple[str, int], Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.report.answers import board_in
-from edgeres.report.figures import Change
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
@@ -63,7 +62,7 @@ def _end(rows: Sequence[Row]) -> Row | None:
 
 def _line_of(rows: Sequence[Row], end: Row) -> list[Row]:
     """`end`, what it was made from and what was compiled from it, in order; the first row is every line's root."""
-    line = {end.sha256, rows[0].sha256, *line_of(end.sha256, {row.sha256: row.parent for row in rows})}
+    line = {end.sha256, rows[0].sha256, *line_of(end.parent, {row.sha256: row.parent for row in rows})}
     return [row for row in rows if row.sha256 in line or (row.stage == ENGINE_STAGE and row.parent in line)]
 
 
@@ -87,21 +86,19 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
         return _time_claim(timed[-1])
     if not compared:
         return None
-    change = compared[-1].versus_first.latency_ratio
+    last = compared[-1]
+    change, latency, on = last.versus_first.latency_ratio, last.latency, _on_board(_runtime(last))
     assert change is not None
-    detail = _conditions(compared[-1], change)
+    assert latency is not None
+    detail = f"{' '.join(speed(change))}, {change.versus} to {last.name}; {latency.conditions}"
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
-        return Claim(
-            figure="no", what=f"change of speed that can be told{_on_board(_runtime(compared[-1]))}", detail=detail
-        )
-    factor = 1 / change.value
-    what = ("faster" if factor > 1 else "slower") + _on_board(_runtime(compared[-1]))
-    latency = compared[-1].latency
-    if latency and latency.verdict:
+        return Claim(figure="no", what=f"change of speed that can be told{on}", detail=detail)
+    what = ("faster" if change.value < 1 else "slower") + on
+    if latency.verdict:
         detail = f"{latency.verdict}; {detail}"
         what += " in an invalid session"
-    whose = "" if compared[-1] is end else f" ({compared[-1].precision}, {runtime_name(_runtime(compared[-1]))})"
-    return Claim(figure=_times(factor), what=what + whose, detail=detail)
+    whose = "" if last is end else f" ({last.precision}, {runtime_name(latency.runtime)})"
+    return Claim(figure=_times(1 / change.value), what=what + whose, detail=detail)
 
 
 def _time_claim(row: Row) -> Claim:
@@ -132,16 +129,6 @@ def _as_precision(row: Row) -> str:
 
 def _runtime(row: Row) -> str:
     return row.latency.runtime if row.latency else ""
-
-
-def _conditions(row: Row, change: Change) -> str:
-    assert row.latency is not None
-    latency = row.latency
-    threads = f" {latency.threads} thread{'' if latency.threads == 1 else 's'}," if latency.threads else ""
-    return (
-        f"{' '.join(speed(change))}, {change.versus} to {row.name};"
-        f" {latency.runtime}, batch {latency.batch},{threads} {latency.machine}"
-    )
 
 
 def _points_claim(first: Row, end: Row) -> Claim | None:

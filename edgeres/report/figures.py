@@ -72,8 +72,9 @@ class LatencyFigure(Record):
 
     @property
     def conditions(self) -> str:
-        """`onnxruntime 1.20.0 cpu, batch 1, threads 2, AMD EPYC`."""
-        return f"{self.runtime}, batch {self.batch}, threads {self.threads}, {self.machine}"
+        """`onnxruntime 1.20.0 cpu, batch 1, threads 2, AMD EPYC`; a board has no threads."""
+        threads = f"threads {self.threads}, " if self.threads else ""
+        return f"{self.runtime}, batch {self.batch}, {threads}{self.machine}"
 
 
 class Change(Record):

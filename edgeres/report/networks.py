@@ -95,10 +95,9 @@ def network_from(stage: FinishedStage, folder: RunFolder) -> Network:
     )
 
 
-def line_of(sha256: str, parents: Mapping[str, str | None]) -> list[str]:
-    """What it was made from, the nearest first, as far as that is among `parents`: sha256 -> that of its parent."""
+def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
+    """sha256 of a parent, its own, ..., as far as they are among `parents`: sha256 -> that of its parent."""
     line: list[str] = []
-    parent = parents.get(sha256)
     while parent and parent in parents and parent not in line:
         line.append(parent)
         parent = parents[parent]

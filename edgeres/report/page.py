@@ -7,6 +7,7 @@ from pathlib import Path
 
 import edgeres
 from edgeres.core.errors import require
+from edgeres.core.plain import short
 from edgeres.report import network_drawing, page_text, plots
 from edgeres.report.boards_text import BOARD_COLUMNS
 from edgeres.report.folder import versions_in
@@ -15,7 +16,6 @@ from edgeres.report.wording import COLUMNS, cells, lost, milliseconds, signed, s
 
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_NAME = "page.html.j2"
-_SHORT = 12  # hex digits that tell two files apart by eye
 _FILTERS = {
     "size": size,
     "lost": lost,
@@ -24,7 +24,7 @@ _FILTERS = {
     "thousands": "{:,}".format,
     "tensor_title": plots.tensor_title,
     "agreement_cells": page_text.agreement_cells,
-    "short": lambda sha256: sha256[:_SHORT],
+    "short": short,
     "file_name": lambda path: Path(path).name,
     "headings": lambda html: re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', html),
 }

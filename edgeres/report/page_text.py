@@ -44,26 +44,6 @@ def way_rows(summary: RunSummary) -> list[list[Lines]]:
     ]
 
 
-def costs_caption(summary: RunSummary) -> str:
-    """What the modules' costs belong to and add up to."""
-    costs = summary.costs
-    if costs is None:
-        return ""
-    modules = milliseconds(sum(row.saved_ms.value for row in costs.rows))
-    rest, whole = milliseconds(costs.rest_ms), milliseconds(costs.whole_ms.value)
-    percent = f"{100 * costs.fit_error:.1f} %"
-    error = (
-        f"networks differ from such a sum by {percent}"
-        if costs.networks
-        else f"by the layer profile of one engine, whose layers add up to {percent} more or less"
-    )
-    return (
-        f"What each module costs by the clock ({costs.stage}: {costs.conditions}, {costs.machine}). Modules of one"
-        f" shape share a figure. {len(costs.rows)} modules {modules} ms + stem, head and overhead {rest} ms = {whole}"
-        f" ms; {error}. Modules marked × were dropped."
-    )
-
-
 def bounds_of(figure: HistogramFigure) -> tuple[tuple[str, ...], list[list[Lines]]]:
     """(column titles, rows) of every calibrator's bound for the tensors that are shown."""
     methods = tuple(dict.fromkeys(method for one in figure.shown for method in one.amax))

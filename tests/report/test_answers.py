@@ -34,7 +34,7 @@ def test_the_headline_is_the_boards_and_says_so(story):
     )
     assert "not evaluated" not in summary.headline
     (speed,) = (claim for claim in summary.claims if "faster" in claim.what)
-    assert "00-export to 01-quantize; tensorrt 10.3.0 on orin, batch 1, 2 threads, orin: Jetson" in speed.detail
+    assert "00-export to 01-quantize; tensorrt 10.3.0 on orin, batch 1, threads 2, orin: Jetson" in speed.detail
 
 
 def test_nothing_a_board_has_measured_is_called_missing(story):

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from edgeres.report.page_text import costs_caption
+from edgeres.report.page import page_from
 from edgeres.report.rows import rows_from
 
 ON_BOARD = {
@@ -9,6 +11,13 @@ ON_BOARD = {
     "conditions": {"runtime": "tensorrt", "precision": "int8", "batch": 4},
     "engine_precision": "int8+fp16",
 }
+
+
+def costs_caption(run):
+    """What the page says below the picture of the costs."""
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    return re.search(r'<figcaption id="costs-caption">(.*?)</figcaption>', page_from(rows_from(run.path)))[1]
 
 
 @pytest.fixture
@@ -32,20 +41,20 @@ def test_every_module_has_its_cost_and_conditions(priced):
 
 def test_a_table_of_a_board_names_the_board_and_its_runtime_and_not_this_machine(fake_run, source):
     fake_run.costs(source, **ON_BOARD)
-    text = costs_caption(rows_from(fake_run.path))
+    text = costs_caption(fake_run)
     assert "tensorrt 10.3.0, int8+fp16, batch 4, orin: Jetson Orin Nano, JetPack 6.2, MAXN_SUPER)" in text
     assert not any(word in text for word in ("Fake CPU", "threads", "unknown"))
 
 
 def test_a_table_from_a_profile_claims_no_networks(fake_run, source):
     fake_run.costs(source, **ON_BOARD, method="profile", timed=[])
-    text = costs_caption(rows_from(fake_run.path))
+    text = costs_caption(fake_run)
     assert "by the layer profile of one engine, whose layers add up to 1.2 % more or less" in text
     assert "networks" not in text
 
 
 def test_the_caption_adds_the_modules_up_to_the_whole(priced):
-    text = costs_caption(rows_from(priced.path))
+    text = costs_caption(priced)
     assert "27 modules 6.75 ms + stem, head and overhead 1.25 ms = 8.00 ms" in text
 
 

@@ -77,7 +77,7 @@ def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
 
     lesions = _single_lesions(source, config)
     control = _single_lesions(Checkpoint(config.control), config) if config.control else None
-    table = LesionTable(**dict(lesions), stages=stages_of(lesions.table), control=control)
+    table = LesionTable(**dict(lesions), stages=tuple(stages_of(lesions.table)), control=control)
     candidates = [row.module for row in table.table if row.kind == "identity"]
     if config.draws == 0 or not candidates:
         return table

@@ -69,24 +69,21 @@ class LesionTable(NetworkLesions):
     claims: tuple[Claim, ...] = ()
 
 
-def stages_of(lesions: Sequence[Lesion]) -> tuple[StageSummary, ...]:
+def stages_of(lesions: Sequence[Lesion]) -> Iterator[StageSummary]:
     """`layer1` ... in order, identity and projection modules apart."""
     groups: dict[tuple[str, str], list[Lesion]] = {}
     for row in lesions:
         groups.setdefault((row.module.partition(".")[0], row.kind), []).append(row)
-    return tuple(_summary(stage, kind, rows) for (stage, kind), rows in groups.items())
-
-
-def _summary(stage: str, kind: str, rows: Sequence[Lesion]) -> StageSummary:
-    worst = min(rows, key=lambda row: row.change_points)
-    return StageSummary(
-        stage=stage,
-        kind=kind,
-        modules=len(rows),
-        median_change_points=median(row.change_points for row in rows),
-        worst_change_points=worst.change_points,
-        worst=worst.module,
-    )
+    for (stage, kind), rows in groups.items():
+        worst = min(rows, key=lambda row: row.change_points)
+        yield StageSummary(
+            stage=stage,
+            kind=kind,
+            modules=len(rows),
+            median_change_points=median(row.change_points for row in rows),
+            worst_change_points=worst.change_points,
+            worst=worst.module,
+        )
 
 
 def csv_rows(table: LesionTable) -> Iterator[Row]:

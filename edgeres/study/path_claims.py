@@ -9,7 +9,7 @@ import numpy as np
 from edgeres.core.config import Record
 from edgeres.core.statistics import RESAMPLES, Interval, resampled_interval
 from edgeres.study.outcomes import Floats
-from edgeres.study.result import Claim, judged
+from edgeres.study.result import Claim, Row, judged
 
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.3, figure 6"
 PAPER_MODULES = 54
@@ -18,24 +18,6 @@ GOOD_FIT = 0.9  # R2 of a straight line through the logarithms
 MINORITY = 0.5  # of the paths
 ROUNDING = 64 * np.finfo(float).eps  # of logarithm, power and fit; exact exponentials leave up to 4 eps
 MIN_MODULES = 9  # fewer make too few lengths for a fit
-
-
-class LengthRow(Record):
-    """All paths through `length` branches.
-
-    `magnitude`: mean gradient norm at the images along one path over the whole network's, with its 95 % interval over
-    paths. `share_bound`: count times magnitude, as a share of the sum over lengths. `share`: exact share of the
-    network's gradient.
-    """
-
-    length: int
-    paths: int
-    share_of_paths: float
-    magnitude: float
-    magnitude_low: float
-    magnitude_high: float
-    share_bound: float
-    share: float
 
 
 class Effective(Record):
@@ -50,7 +32,10 @@ class Effective(Record):
 class Lengths(Record):
     """`factor` is what one more branch multiplies the magnitude with, by a fit of its logarithm; `r2` is the fit's.
 
-    `effective_bound` goes by count times magnitude, as in the paper; `effective` by the exact shares.
+    `effective_bound` goes by count times magnitude, as in the paper; `effective` by the exact shares. A row is about
+    all paths through `length` branches: `magnitude` is the mean gradient norm at the images along one of them over the
+    whole network's, with its 95 % interval over paths; `share_bound` is count times magnitude, as a share of the sum
+    over lengths; `share` the exact share of the network's gradient.
     """
 
     draws: int
@@ -59,7 +44,7 @@ class Lengths(Record):
     mean_length: Interval
     effective_bound: Effective
     effective: Effective
-    rows: tuple[LengthRow, ...]
+    rows: tuple[Row, ...]
 
 
 def lengths_of(magnitudes: Floats, shares: Floats, *, seed: int = 0) -> Lengths:
@@ -80,16 +65,16 @@ def lengths_of(magnitudes: Floats, shares: Floats, *, seed: int = 0) -> Lengths:
         effective_bound=_effective(bounds, bounds_again),
         effective=_effective(shares, shares[None]),
         rows=tuple(
-            LengthRow(
-                length=k,
-                paths=math.comb(n, k),
-                share_of_paths=math.comb(n, k) / 2**n,
-                magnitude=float(means[k]),
-                magnitude_low=float(np.percentile(again[:, k], 2.5)),
-                magnitude_high=float(np.percentile(again[:, k], 97.5)),
-                share_bound=float(bounds[k]),
-                share=float(shares[k]),
-            )
+            {
+                "length": k,
+                "paths": math.comb(n, k),
+                "share_of_paths": math.comb(n, k) / 2**n,
+                "magnitude": float(means[k]),
+                "magnitude_low": float(np.percentile(again[:, k], 2.5)),
+                "magnitude_high": float(np.percentile(again[:, k], 97.5)),
+                "share_bound": float(bounds[k]),
+                "share": float(shares[k]),
+            }
             for k in range(n + 1)
         ),
     )

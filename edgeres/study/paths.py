@@ -26,7 +26,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import Interval
 from edgeres.study.outcomes import Floats
 from edgeres.study.path_claims import PAPER, PAPER_MODULES, Lengths, claims_of, lengths_of
-from edgeres.study.result import Picture, Row, Study, finish, joined
+from edgeres.study.result import Picture, Row, Study, finish, joined, numbers
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset
@@ -68,7 +68,7 @@ def paths(source: Checkpoint, config: PathsConfig, out_dir: Path) -> StageResult
         n=min(config.images, len(dataset.train)),
         seeds=(config.seed,),
         networks=(source.spec.variant,),
-        rows=tuple(_row(row.model_dump()) for row in lengths.rows),
+        rows=tuple(map(_rounded, lengths.rows)),
         summary={**lengths.model_dump(exclude={"rows"}), "claims": claims},
     )
     picture = Picture(lambda axes, study: _draw_paths(axes, lengths, study), panels=3, width_in=13.0)
@@ -132,27 +132,33 @@ def _one_of_each_length(gradients: PathGradients, generator: np.random.Generator
     return np.asarray([float(gradients.along(path).flatten(1).norm(dim=1).mean()) for path in chosen])
 
 
-def _row(row: Row) -> Row:
+def _rounded(row: Row) -> Row:
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _draw_paths(axes: Sequence[Any], lengths: Lengths, study: Study) -> None:
     """As figure 6 of the paper: how many, how strong, and both together, over the path's length."""
-    ks = [row.length for row in lengths.rows]
-    axes[0].bar(ks, [100 * row.share_of_paths for row in lengths.rows], color=COLOURS[0])
+    n = len(lengths.rows) - 1
+    ks = np.arange(n + 1.0)
+    axes[0].bar(ks, _percent(lengths, "share_of_paths"), color=COLOURS[0])
     axes[0].set_ylabel("share of all paths, %")
-    axes[0].set_title(f"{study.networks[0]}: 2^{ks[-1]} paths", fontsize=10)
-    _draw_magnitudes(axes[1], lengths, study)
-    _draw_shares(axes[2], lengths)
+    axes[0].set_title(f"{study.networks[0]}: 2^{n} paths", fontsize=10)
+    _draw_magnitudes(axes[1], lengths, ks)
+    axes[1].set_title(f"{lengths.draws} paths a length, n = {study.n:,} train images", fontsize=10)
+    _draw_shares(axes[2], lengths, ks)
     for panel in axes:
         panel.set_xlabel("modules on the path")
-        panel.set_xlim(-0.6, ks[-1] + 0.6)
+        panel.set_xlim(-0.6, n + 0.6)
 
 
-def _draw_magnitudes(panel: Any, lengths: Lengths, study: Study) -> None:
-    ks = np.asarray([row.length for row in lengths.rows])
+def _percent(lengths: Lengths, column: str) -> Floats:
+    return 100 * np.asarray(numbers(lengths.rows, column))
+
+
+def _draw_magnitudes(panel: Any, lengths: Lengths, ks: Floats) -> None:
+    columns = (numbers(lengths.rows, name) for name in ("magnitude", "magnitude_low", "magnitude_high"))
     means, reach = whiskers(
-        [Interval(value=row.magnitude, low=row.magnitude_low, high=row.magnitude_high) for row in lengths.rows]
+        [Interval(value=mean, low=low, high=high) for mean, low, high in zip(*columns, strict=True)]
     )
     panel.errorbar(ks, means, reach, fmt="o", markersize=3, capsize=2, label="mean, 95 % interval")
     if min(means) > 0:
@@ -161,16 +167,14 @@ def _draw_magnitudes(panel: Any, lengths: Lengths, study: Study) -> None:
         panel.plot(ks, np.exp(slope * ks + intercept), color=COLOURS[1], linewidth=1, label=label)
     panel.set_yscale("log")
     panel.set_ylabel("gradient of one path / whole gradient")
-    panel.set_title(f"{lengths.draws} paths a length, n = {study.n:,} train images", fontsize=10)
     panel.legend(fontsize=8)
 
 
-def _draw_shares(panel: Any, lengths: Lengths) -> None:
-    ks = [row.length for row in lengths.rows]
+def _draw_shares(panel: Any, lengths: Lengths, ks: Floats) -> None:
     effective = lengths.effective_bound
     panel.axvspan(effective.shortest - 0.5, effective.longest + 0.5, color=COLOURS[0], alpha=0.12, linewidth=0)
-    panel.bar(ks, [100 * row.share_bound for row in lengths.rows], color=COLOURS[0], label="count × magnitude")
-    panel.plot(ks, [100 * row.share for row in lengths.rows], "o-", color=COLOURS[1], markersize=3, label="exact")
+    panel.bar(ks, _percent(lengths, "share_bound"), color=COLOURS[0], label="count × magnitude")
+    panel.plot(ks, _percent(lengths, "share"), "o-", color=COLOURS[1], markersize=3, label="exact")
     panel.set_ylabel("share of the gradient, %")
     share = 100 * effective.share_of_paths.value
     panel.set_title(f"95 % in {effective.shortest} to {effective.longest}: {share:.2g} % of paths", fontsize=10)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgeres.core.statistics import Interval
 from edgeres.study.path_claims import claims_of, exponential_fit, lengths_of, path_counts, shortest_range
+from edgeres.study.result import numbers
 
 
 def _lengths(n, factor, noise=0.02, draws=20):
@@ -39,9 +40,9 @@ def test_magnitudes_times_counts_are_binomial():
     lengths = _lengths(20, 0.5, noise=0)
     p = 0.5 / 1.5
     expected = [math.comb(20, k) * p**k * (1 - p) ** (20 - k) for k in range(21)]
-    assert [row.share_bound for row in lengths.rows] == pytest.approx(expected)
+    assert numbers(lengths.rows, "share_bound") == pytest.approx(expected)
     assert lengths.mean_length.value == pytest.approx(20 * p)
-    assert sum(row.share for row in lengths.rows) == pytest.approx(1)
+    assert sum(numbers(lengths.rows, "share")) == pytest.approx(1)
 
 
 @given(st.floats(0.05, 1.5), st.floats(1e-3, 1e3))

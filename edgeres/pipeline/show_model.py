@@ -17,7 +17,7 @@ from edgeres.core.errors import InputError, require
 from edgeres.core.plain import short
 from edgeres.core.runs import run_holding
 from edgeres.core.spec import FROM_ONNX, ModelSpec
-from edgeres.core.stage import FileRef, StageReport
+from edgeres.core.stage import StageReport
 from edgeres.graph.blocks import modules_in, skips_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
@@ -223,7 +223,10 @@ def lineage_of(model: Model) -> list[str]:
 
 def _parents_beside(path: Path, sha256: str) -> list[str]:
     """The parent with this content and what came before it, by the report beside `path`."""
-    source = _source_beside(path)
+    try:
+        source = record_from_json(StageReport, path.with_name(path.name + REPORT_SUFFIX)).source
+    except InputError:
+        source = None
     if source is None or source.sha256 != sha256:
         return [f"({short(sha256)}, not in a run here)"]
     name = Path(source.path)
@@ -231,13 +234,6 @@ def _parents_beside(path: Path, sha256: str) -> list[str]:
         if parent.suffix in SUFFIXES and parent.is_file() and (found := model_from(parent)).sha256 == sha256:
             return lineage_of(found)
     return [f"{_named(name, sha256)}, gone or changed since"]
-
-
-def _source_beside(path: Path) -> FileRef | None:
-    try:
-        return record_from_json(StageReport, path.with_name(path.name + REPORT_SUFFIX)).source
-    except InputError:
-        return None
 
 
 def _named(path: Path, sha256: str) -> str:

@@ -8,7 +8,7 @@ from edgeres.report.boards_text import board_cells
 from edgeres.report.cells import Lines
 from edgeres.report.findings import HistogramFigure
 from edgeres.report.summary import RunSummary
-from edgeres.report.wording import milliseconds, percent, runtime_name, signed
+from edgeres.report.wording import figure_lines, milliseconds, percent, runtime_name, signed
 
 _LEAST_P = 0.0001
 
@@ -18,10 +18,10 @@ def sweep_rows(sweep: SweepFigure) -> list[list[Lines]]:
     return [
         [
             (str(point.count),),
-            (percent(point.top1.value), f"[{percent(point.top1.low)}, {percent(point.top1.high)}]"),
+            figure_lines(point.top1, percent),
             (f"{signed(point.change_points)} ± {point.half_width_points:.2f}" if point.count else "–",),
             (milliseconds(point.latency_ms.value),),
-            (f"{point.ratio.value:.3f}", f"[{point.ratio.low:.3f}, {point.ratio.high:.3f}]"),
+            figure_lines(point.ratio, "{:.3f}".format),
             ("yes" if point.is_best else "no",),
             (", ".join(point.dropped) or "–",),
         ]
@@ -34,8 +34,8 @@ def way_rows(summary: RunSummary) -> list[list[Lines]]:
     return [
         [
             (one.name, f"{one.way}, batch {one.batch}"),
-            (f"{one.images_per_s.value:,.0f}", f"[{one.images_per_s.low:,.0f}, {one.images_per_s.high:,.0f}]"),
-            (milliseconds(one.p50_ms.value), f"[{milliseconds(one.p50_ms.low)}, {milliseconds(one.p50_ms.high)}]"),
+            figure_lines(one.images_per_s, "{:,.0f}".format),
+            figure_lines(one.p50_ms, milliseconds),
             (", ".join(f"{name} {milliseconds(ms)}" for name, ms in one.parts_ms.items()) or "–",),
             (f"{one.samples:,}",),
             (runtime_name(one.runtime),),
@@ -62,14 +62,13 @@ def bounds_of(figure: HistogramFigure) -> tuple[tuple[str, ...], list[list[Lines
 def agreement_cells(one: AgreementFigure) -> list[Lines]:
     """One row of the agreement table."""
     runtimes = tuple(dict.fromkeys((runtime_name(one.runtime_a), runtime_name(one.runtime_b))))
-    points = f"{signed(one.points.value)} points"
     return [
         (f"{one.b}", f"against {one.a}"),
         runtimes,
-        (f"{percent(one.same.value)} %", f"[{percent(one.same.low)}, {percent(one.same.high)}]", f"n = {one.n:,}"),
+        (*figure_lines(one.same, percent, after=" %"), f"n = {one.n:,}"),
         (f"{one.only_a:,}",),
         (f"{one.only_b:,}",),
-        (points, f"[{signed(one.points.low)}, {signed(one.points.high)}]"),
+        figure_lines(one.points, signed, after=" points"),
         (f"{one.p_value:.2g}" if one.p_value >= _LEAST_P else f"< {_LEAST_P}",),
     ]
 

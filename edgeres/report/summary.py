@@ -17,8 +17,6 @@ from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
 from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TimedWay
 from edgeres.report.lineage import FileLine
 
-SCHEMA_VERSION = 1
-
 
 class Row(Record):
     """One model-producing stage."""
@@ -91,7 +89,7 @@ class RunSummary(Record):
     `rows_on_board` are the rows with the figures of the board that measured last, of which headline and claims speak.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     run: str
     headline: str
     claims: tuple[Claim, ...] = ()

@@ -6,6 +6,8 @@ before minus after: 0.76 points lost.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.statistics import P99_CALLS, Interval
 from edgeres.report.cells import Lines
@@ -16,6 +18,7 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TENS = 10
 _SAME = 0.005  # ratios closer to 1 than half a percent are called no change
 
+Figured = Interval | Percentile | Change
 COLUMNS: dict[str, str] = {
     "stage": "Stage",
     "what": "What changed",
@@ -33,6 +36,7 @@ COLUMNS: dict[str, str] = {
 
 def cells(row: Row) -> dict[str, Lines]:
     """The row's text by column of COLUMNS: the figure first, then what qualifies it."""
+    just_before = row.versus_previous.size_ratio  # which the size can always be held against
     return {
         "stage": (row.name,),
         "what": (row.what or "–",),
@@ -44,7 +48,7 @@ def cells(row: Row) -> dict[str, Lines]:
         "size": (size(row.size_bytes),),
         "latency": _latency(row),
         "first": changes_text(row.versus_first),
-        "previous": changes_text(row.versus_previous, against=_previous(row.versus_previous)),
+        "previous": changes_text(row.versus_previous, against=just_before.versus if just_before else ""),
     }
 
 
@@ -57,7 +61,7 @@ def count(number: int) -> str:
     """Three significant digits with k, M or G."""
     for factor, unit in _UNITS:
         if number >= factor:
-            return f"{_three_digits(number / factor)} {unit}"
+            return f"{milliseconds(number / factor)} {unit}"
     return str(number)
 
 
@@ -82,25 +86,28 @@ def lost(points: float) -> str:
 
 def milliseconds(value: float) -> str:
     """Three significant digits."""
-    return _three_digits(value)
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{decimals}f}"
 
 
-def points(change: Change) -> Lines:
+def figure_lines(figure: Figured, say: Callable[[float], str], before: str = "", after: str = "") -> Lines:
+    """`p50 1.23`, `[1.22, 1.25]`, numbers as they are said; no brackets without an interval."""
+    text = f"{before}{say(figure.value)}{after}"
+    if figure.low is None or figure.high is None:
+        return (text,)
+    return text, f"[{say(figure.low)}, {say(figure.high)}]"
+
+
+def points(change: Change | Interval) -> Lines:
     """`−0.32 points`, `[−0.90, +0.26]`."""
-    figure = f"{signed(change.value)} points"
-    if change.low is None or change.high is None:
-        return (figure,)
-    if change.low == change.high:
-        return figure, "right on the same images"
-    return figure, f"[{signed(change.low)}, {signed(change.high)}]"
+    lines = figure_lines(change, signed, after=" points")
+    return (lines[0], "right on the same images") if change.low is not None and change.low == change.high else lines
 
 
 def speed(change: Change) -> Lines:
     """How many times as fast, from a ratio of latencies: `speed ×1.42`, `[1.40, 1.45]`."""
-    figure = f"speed ×{_factor(1 / change.value)}"
-    if not change.low or not change.high:
-        return (figure,)
-    return figure, f"[{_factor(1 / change.high)}, {_factor(1 / change.low)}]"
+    low, high = (1 / end if end else None for end in (change.high, change.low))
+    return figure_lines(Percentile(value=1 / change.value, low=low, high=high), _factor, "speed ×")
 
 
 def changes_text(changes: Changes, against: str = "") -> Lines:
@@ -115,11 +122,6 @@ def changes_text(changes: Changes, against: str = "") -> Lines:
     return lines or ("–",)
 
 
-def _previous(changes: Changes) -> str:
-    """The row just before, which the size can always be held against."""
-    return changes.size_ratio.versus if changes.size_ratio else ""
-
-
 def is_same(ratio: float) -> bool:
     """Whether a ratio is no change worth a word."""
     return abs(ratio - 1) < _SAME
@@ -132,16 +134,13 @@ def runtime_name(runtime: str) -> str:
 
 
 def interval_lines(name: str, figure: Interval | Percentile) -> Lines:
-    """`p50 1.23`, `[1.22, 1.25]`, in milliseconds; no brackets without an interval."""
-    if figure.low is None or figure.high is None:
-        return (f"{name} {milliseconds(figure.value)}",)
-    interval = f"[{milliseconds(figure.low)}, {milliseconds(figure.high)}]"
-    return f"{name} {milliseconds(figure.value)}", interval
+    """`p50 1.23`, `[1.22, 1.25]`, in milliseconds."""
+    return figure_lines(figure, milliseconds, f"{name} ")
 
 
 def top1_lines(top1: Interval, n: int) -> Lines:
     """`93.33`, `[91.20, 94.90]` in percent, `n = 1,000`."""
-    return percent(top1.value), f"[{percent(top1.low)}, {percent(top1.high)}]", f"n = {n:,}"
+    return *figure_lines(top1, percent), f"n = {n:,}"
 
 
 def _top1(row: Row) -> Lines:
@@ -196,9 +195,4 @@ def latency_line(latency: Latency) -> str:
 
 
 def _factor(value: float) -> str:
-    return f"{value:.2f}" if value < _TENS else _three_digits(value)
-
-
-def _three_digits(value: float) -> str:
-    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:.{decimals}f}"
+    return f"{value:.2f}" if value < _TENS else milliseconds(value)

@@ -47,7 +47,6 @@ class ConnectConfig(DeepConfig):
 
 def connect(source: None, config: ConnectConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
-    del source
     experiment = Experiment("connect", config, kinds_of(config.depth, config.fc_lr), out_dir)
     rows = experiment.rows(Trained, trained)
     claims = list(claims_of(rows).values())

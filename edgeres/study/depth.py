@@ -18,7 +18,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.study.experiment import Experiment, Kind, Trained, TrainingConfig, check_depth, trained
-from edgeres.study.result import Claim, Picture, Row, Study, judged, numbers
+from edgeres.study.result import Claim, Picture, Row, Study, integers, judged
 from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
 
 FAMILIES = ("plain", "resnet")
@@ -47,7 +47,6 @@ class DepthConfig(TrainingConfig):
 
 def depth(source: None, config: DepthConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
-    del source
     experiment = Experiment("depth", config, [_kind(f, depth) for depth in config.depths for f in FAMILIES], out_dir)
     rows = experiment.rows(Trained, trained)
     claim, changes = degradation(rows)
@@ -70,7 +69,7 @@ def degradation(rows: Sequence[Row]) -> tuple[Claim, dict[str, Interval]]:
     Supported if the plain networks' change is above zero and the residual networks' below the tolerance, both with
     their whole interval; not supported if either interval lies wholly on the other side.
     """
-    depths = _depths(rows)
+    depths = integers(rows, "depth")
     shallow, deep = (
         {family: by_seed(rows, "train_error_percent", family=family, depth=depth) for family in FAMILIES}
         for depth in (depths[0], depths[-1])
@@ -94,7 +93,7 @@ def degradation(rows: Sequence[Row]) -> tuple[Claim, dict[str, Interval]]:
 
 
 def _draw(axes: Any, study: Study) -> None:
-    depths = _depths(study.rows)
+    depths = integers(study.rows, "depth")
     for panel, column, text in zip(
         axes, ("train_error_percent", "test_error_percent"), ("training", "test"), strict=True
     ):
@@ -107,7 +106,3 @@ def _draw(axes: Any, study: Study) -> None:
     axes[0].legend()
     axes[0].set_title(f"{study.data}, {len(study.seeds)} seeds", loc="left", fontsize=10)
     axes[1].set_title(f"n = {study.n:,} images", loc="left", fontsize=10)
-
-
-def _depths(rows: Sequence[Row]) -> list[int]:
-    return sorted({int(depth) for depth in numbers(rows, "depth")})

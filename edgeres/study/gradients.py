@@ -24,7 +24,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.core.statistics import Interval
 from edgeres.study.experiment import DeepConfig, Experiment, Job, Kind, NetworkResult, fresh, network_trained
-from edgeres.study.result import Claim, Picture, Row, Study, joined, judged, numbers
+from edgeres.study.result import Claim, Picture, Row, Study, integers, joined, judged
 from edgeres.study.seeds import MIN_SEEDS, by_seed, mean_interval
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ class Gradients(NetworkResult):
 
 def gradients(source: None, config: GradientsConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg into `out_dir`; interrupted, the same call goes on with the next network."""
-    del source
     experiment = Experiment("gradients", config, [_kind(name, config.depth) for name in KINDS], out_dir)
     data, images = experiment.dataset, config.images
     if images > len(data.train):
@@ -94,7 +93,10 @@ def gradients(source: None, config: GradientsConfig, out_dir: Path) -> StageResu
     summary = {
         "claims": claims,
         "first_over_last_module": ratios,
-        "mean_train_loss_at_the_end": {kind: _mean_loss(rows, kind) for kind in KINDS},
+        "mean_train_loss_at_the_end": {
+            kind: mean_interval(by_seed(rows, "train_loss_at_the_end", network=kind, epoch=0, module=0)).value
+            for kind in KINDS
+        },
         "vanished_below": VANISHED,
     }
     claim, picture = joined(claims, f"{_HE_2015}; {_HE_2016}"), Picture(_draw, panels=2, width_in=8.8)
@@ -158,13 +160,13 @@ def _judged(claim: str, source: str, ratios: dict[str, dict[int, Interval]], *, 
 def _ratios(rows: Sequence[Row], kind: str) -> dict[int, Interval]:
     """Epoch -> g_0 / g_L over seeds."""
     of_kind = [row for row in rows if row["network"] == kind]
-    last = max(_integers(of_kind, "module"))
+    last = max(integers(of_kind, "module"))
     return {
         epoch: geometric_interval(
             by_seed(of_kind, "gradient_norm", epoch=epoch, module=0),
             by_seed(of_kind, "gradient_norm", epoch=epoch, module=last),
         )
-        for epoch in _integers(of_kind, "epoch")
+        for epoch in integers(of_kind, "epoch")
     }
 
 
@@ -175,18 +177,8 @@ def geometric_interval(over: Sequence[float], under: Sequence[float]) -> Interva
     return Interval(**bounds)
 
 
-def _mean_loss(rows: Sequence[Row], kind: str) -> float:
-    losses = by_seed(rows, "train_loss_at_the_end", network=kind, epoch=0, module=0)
-    return sum(losses) / len(losses)
-
-
-def _integers(rows: Sequence[Row], column: str) -> list[int]:
-    """The different values of a column, rising."""
-    return sorted({int(number) for number in numbers(rows, column)})
-
-
 def _draw(axes: Any, study: Study) -> None:
-    epochs = _integers(study.rows, "epoch")
+    epochs = integers(study.rows, "epoch")
     for panel, epoch in zip(axes, (epochs[0], epochs[-1]), strict=True):
         for place, kind in enumerate(KINDS):
             _draw_kind(panel, study, kind, epoch=epoch, colour=f"C{place // 2}")
@@ -202,7 +194,7 @@ def _draw(axes: Any, study: Study) -> None:
 def _draw_kind(panel: Any, study: Study, kind: str, *, epoch: int, colour: str) -> None:
     """The median over seeds and all of them as a band."""
     rows = [row for row in study.rows if row["network"] == kind and row["epoch"] == epoch]
-    modules = _integers(rows, "module")
+    modules = integers(rows, "module")
     values = [sorted(max(v, _SMALLEST) for v in by_seed(rows, "gradient_norm", module=module)) for module in modules]
     style = ":" if kind.endswith("without BN") else "-"
     panel.plot(modules, [each[len(each) // 2] for each in values], style, color=colour, label=kind)

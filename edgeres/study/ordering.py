@@ -40,7 +40,6 @@ class OrderingConfig(DeepConfig):
 
 def ordering(source: None, config: OrderingConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
-    del source
     experiment = Experiment("ordering", config, [_kind(order, config.depth) for order in ORDERINGS], out_dir)
     rows = tuple(
         {**row, "published_resnet110_cifar10_error_percent": PUBLISHED_ERROR_PERCENT[str(row["ordering"])]}

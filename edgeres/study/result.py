@@ -110,6 +110,11 @@ def numbers(rows: Sequence[Row], column: str) -> list[float]:
     return [_number(row[column]) for row in rows]
 
 
+def integers(rows: Sequence[Row], column: str) -> list[int]:
+    """The different values of a column of integers, rising."""
+    return sorted({int(number) for number in numbers(rows, column)})
+
+
 def _number(value: Value) -> float:
     if not isinstance(value, (int, float)):
         raise TypeError(f"{value!r} is no number")

@@ -24,7 +24,9 @@ def terminal_table(title: str, columns: Columns, rows: Iterable[Sequence[Lines]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(one_line(title)) if title else None, title_justify="left", padding=(0, 1, 0, 0))
+    table = Table(
+        title=Text(one_line(title)) if title else None, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.box, table.show_edge, table.show_lines = SIMPLE_HEAD, False, True
     for name, width in columns:
         table.add_column(Text(one_line(name)), overflow="fold", **width)

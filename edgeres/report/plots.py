@@ -21,7 +21,6 @@ from edgeres.report.wording import lost, milliseconds, runtime_name
 
 _POINTS_IN = 3.9
 _LINEAR_POINTS = 1.0  # where a logarithmic axis is linear around zero
-_ROOM = 1.4  # keeps the longest bar off the names
 _WIDE_RANGE = 10  # largest change over the median one from which the axis is logarithmic
 _MARKERS = "osD^v"
 _MOST_TICKS = 6
@@ -152,7 +151,7 @@ def _set_scale(axes: Any, changes: Sequence[float]) -> str:
     axes.set_xscale("symlog", linthresh=_LINEAR_POINTS, linscale=0.6)
     ticks = [sign * tick for tick in (1, 3, 10, 30, 100) for sign in (1, -1)]
     low, high = axes.get_xlim()
-    axes.set_xlim(left=_ROOM * low if low < 0 else low)
+    axes.set_xlim(low, high)
     shown = [0, *(tick for tick in ticks if low <= tick <= high)]
     axes.set_xticks(sorted(shown), [str(tick).replace("-", "−") for tick in sorted(shown)], minor=False)
     axes.set_xticks([], minor=True)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-_TERMINAL = {  # title: (what shares the column, narrowest width that breaks no word), 80 characters in all
-    "Stage": (("stage", "what", "precision"), 11),
-    "Top-1 %": (("top1",), 13),
-    "Cost": (("params", "macs", "size"), 7),
-    "Latency ms": (("latency",), 11),
-    "Against first": (("first",), 13),
-    "Against previous": (("previous",), 13),
+_TERMINAL = {  # title: (what shares the column, its width), 80 characters in all; the first takes what more there is
+    "Stage": (("stage", "what", "precision"), {"min_width": 11}),
+    "Top-1 %": (("top1",), {"width": 13}),
+    "Cost": (("params", "macs", "size"), {"width": 7}),
+    "Latency ms": (("latency",), {"width": 13}),
+    "Against first": (("first",), {"width": 13}),
+    "Against previous": (("previous",), {"width": 13}),
 }
 
 
@@ -38,7 +38,7 @@ def table_from(summary: RunSummary) -> RenderableType:
 def _stages_table(summary: RunSummary) -> Table:
     texts = [cells(row) for row in summary.rows]
     rows = [[tuple(line for name in names for line in text[name]) for names, _ in _TERMINAL.values()] for text in texts]
-    return terminal_table(summary.run, [(title, {"min_width": width}) for title, (_, width) in _TERMINAL.items()], rows)
+    return terminal_table(summary.run, [(title, width) for title, (_, width) in _TERMINAL.items()], rows)
 
 
 def markdown_from(summary: RunSummary) -> str:

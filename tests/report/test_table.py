@@ -32,6 +32,16 @@ def test_the_terminal_table_breaks_no_figure(whole_run, width):
     assert max(len(line) for line in text.splitlines()) <= width
 
 
+def test_a_latency_under_a_millisecond_is_not_broken(fake_run):
+    _, first = fake_run.model("export", "model.onnx", 1000)
+    folder, second = fake_run.model("prune", "model.onnx", 1000, source=first)
+    fake_run.evaluated(folder, second, 0.9)
+    fake_run.stage("bench", latency=(fake_run.latency(first, 0.2), fake_run.latency(second, 0.1)))
+    summary = rows_from(fake_run.path)
+    p50 = summary.rows[1].latency.p50_ms
+    assert f"[{p50.low:.3f},{p50.high:.3f}]" in printed(summary, 80)
+
+
 def test_markdown_has_a_line_for_each_row_and_the_same_columns_in_all(whole_run):
     lines = [line for line in markdown_from(rows_from(whole_run.path)).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import edgeres
 from edgeres.core.errors import require
 from edgeres.core.plain import short
-from edgeres.report import network_drawing, page_text, plots
+from edgeres.report import network_drawing, page_tables, plots
 from edgeres.report.boards_text import BOARD_COLUMNS
 from edgeres.report.folder import versions_in
 from edgeres.report.summary import RunSummary
@@ -23,7 +23,7 @@ _FILTERS = {
     "signed": signed,
     "thousands": "{:,}".format,
     "tensor_title": plots.tensor_title,
-    "agreement_cells": page_text.agreement_cells,
+    "agreement_cells": page_tables.agreement_cells,
     "short": short,
     "file_name": lambda path: Path(path).name,
     "headings": lambda html: re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', html),
@@ -45,7 +45,7 @@ def page_from(summary: RunSummary) -> str:
         summary=summary,
         plots=plots,
         network=network_drawing,
-        text=page_text,
+        tables=page_tables,
         columns=COLUMNS,
         rows=[(row, cells(row)) for row in summary.rows],
         board_columns=BOARD_COLUMNS,

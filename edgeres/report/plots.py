@@ -36,7 +36,7 @@ def lesion_svg(summary: RunSummary) -> str:
     losses = {entry.module: _around(entry.lost_points, entry.half_width_points) for entry in lesion}
     with bars("lesion", losses, summary.gone) as (axes, done):
         scale = _set_scale(axes, [entry.lost_points for entry in lesion])
-        axes.set_xlabel(f"points of top-1 lost without it{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
+        axes.set_xlabel(f"points of top-1 lost{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
         _write_values(axes, lesion)
     return done.svg
 

@@ -8,7 +8,7 @@ import click
 
 from edgeres.bench.devices import devices
 from edgeres.cli.terminal import say
-from edgeres.pipeline.listing import LISTINGS, listing
+from edgeres.pipeline.listing import LISTINGS
 
 _KNOWN = [*LISTINGS, "devices"]
 
@@ -18,7 +18,7 @@ _KNOWN = [*LISTINGS, "devices"]
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def ls(what: str, as_json: bool) -> None:
     """See the help text."""
-    rows = {name: device.line for name, device in devices().items()} if what == "devices" else listing(what)
+    rows = {name: device.line for name, device in devices().items()} if what == "devices" else LISTINGS[what]()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -1,4 +1,4 @@
-"""What there is to choose from, by name."""
+"""What there is to choose from: by kind, name -> one line about it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from edgeres.models import FAMILIES, family_named
 from edgeres.pipeline.recipe import shipped_recipes
 from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.pipeline.stages import STAGES
-
-
-def listing(what: str) -> dict[str, str]:
-    """Name -> one line about it."""
-    return LISTINGS[what]()
 
 
 def _datasets() -> dict[str, str]:

@@ -12,7 +12,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.listing import listing
+from edgeres.pipeline.listing import LISTINGS
 from edgeres.pipeline.measures import evaluate_call
 
 
@@ -308,4 +308,4 @@ def test_an_interrupted_import_leaves_the_folder_of_another_process_alone(checkp
 def test_the_list_of_runs_says_what_was_begun_and_not_finished(imported):
     run = latest_run()
     run.claim("prune", "key")
-    assert listing("runs") == {"mine": "00-import, 01-prune (not finished)"}
+    assert LISTINGS["runs"]() == {"mine": "00-import, 01-prune (not finished)"}

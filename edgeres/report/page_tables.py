@@ -8,7 +8,7 @@ from edgeres.report.boards_text import board_cells
 from edgeres.report.cells import Lines
 from edgeres.report.findings import HistogramFigure
 from edgeres.report.summary import RunSummary
-from edgeres.report.wording import figure_lines, milliseconds, percent, runtime_name, signed
+from edgeres.report.wording import figure_lines, lost, milliseconds, percent, runtime_name, signed
 
 _LEAST_P = 0.0001
 
@@ -19,7 +19,7 @@ def sweep_rows(sweep: SweepFigure) -> list[list[Lines]]:
         [
             (str(point.count),),
             figure_lines(point.top1, percent),
-            (f"{signed(point.change_points)} ± {point.half_width_points:.2f}" if point.count else "–",),
+            (f"{lost(-point.change_points, 2)} ± {point.half_width_points:.2f}" if point.count else "–",),
             (milliseconds(point.latency_ms.value),),
             figure_lines(point.ratio, "{:.3f}".format),
             ("yes" if point.is_best else "no",),

@@ -79,9 +79,9 @@ def signed(value: float, decimals: int | None = None) -> str:
     return ("−" if value < 0 else "+") + text
 
 
-def lost(points: float) -> str:
+def lost(points: float, decimals: int = 1) -> str:
     """Points lost, positive as in `--max-loss`; what is gained has a minus."""
-    return signed(points, 1).removeprefix("+")
+    return signed(points, decimals).removeprefix("+")
 
 
 def milliseconds(value: float) -> str:

@@ -119,6 +119,9 @@ def test_boards_with_energy_stand_on_the_page(page):
 def test_the_sweep_and_the_bounds_are_tables_too(page):
     text = Outline(page).text
     assert "layer1.0, layer1.1, layer1.2" in text
+    assert "Lost, points" in text
+    assert "1.00 ± 0.40" in text
+    assert "−1.00 ± 0.40" in text
     assert "exact zeros 0.33 %" in text
 
 

@@ -80,24 +80,20 @@ def _heat_of(answers: Sequence[MeasureDone]) -> Heat:
     source = next((heat.clock_source for heat in heats if heat.gpu_mhz), None)
     clocks = [heat.gpu_mhz for heat in heats if heat.gpu_mhz and heat.clock_source == source]
     hottest = [heat.highest_c for heat in heats if heat.highest_c is not None]
-    held = (
-        {
-            "lowest": min(one.lowest for one in clocks),
-            "median": median(one.median for one in clocks),
-            "highest": max(one.highest for one in clocks),
-        }
-        if clocks
-        else None
-    )
     changed = {
         "highest_c": max(hottest, default=None),
         "after_c": heats[-1].after_c,
         "samples": sum(heat.samples for heat in heats),
-        "gpu_mhz": Clocks.model_validate(held) if held else None,
+        "gpu_mhz": _around(clocks) if clocks else None,
         "clock_source": source,
-        "clock_unknown": None if held else heats[0].clock_unknown,
+        "clock_unknown": None if clocks else heats[0].clock_unknown,
     }
     return heats[0].model_copy(update=changed)
+
+
+def _around(clocks: Sequence[Clocks]) -> Clocks:
+    lows, medians, highs = zip(*((one.lowest, one.median, one.highest) for one in clocks), strict=True)
+    return Clocks(lowest=min(lows), median=median(medians), highest=max(highs))
 
 
 def figures_of(answer: MeasureDone) -> dict[str, Any]:

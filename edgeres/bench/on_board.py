@@ -50,7 +50,7 @@ from edgeres.bench.config import BUILD_TIMEOUT_S, BoardConfig
 from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, require
 from edgeres.core.onnx_file import image_input, is_channels_last
-from edgeres.core.progress import track
+from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import manifest_of
@@ -188,8 +188,11 @@ class Bench:
         name, session = self.session.board.name, uuid.uuid4().hex
         log.info("%s: energy of %d models, then their latency in %d rounds", name, len(loaded), len(shares))
         loaded = self.each(partial(self._turn, self.config.duration_s, ("--no-latency",)), loaded)
-        for share in track(shares, f"{name}: rounds"):
-            loaded = self.each(partial(self._turn, share, ("--no-energy", "--no-profile")), loaded)
+        with bar(f"{name}: rounds") as shown:
+            shown.expect(len(shares))
+            for share in shares:
+                loaded = self.each(partial(self._turn, share, ("--no-energy", "--no-profile")), loaded)
+                shown.advance(1)
         return [replace(one, answer=joined(one.turns[0], one.turns[1:]), session=session) for one in loaded]
 
     def _turn(self, duration_s: int, more: tuple[str, ...], one: Loaded) -> Loaded:

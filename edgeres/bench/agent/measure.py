@@ -90,7 +90,8 @@ def measure(plan: "Plan") -> "dict[str, object]":
     exports = _exports(known, plan.folder) if plan.has_profile else []
     runs = []  # type: list[tuple[Run, Sampler]]
     for what, interval_ms in _runs_of(plan):
-        say(f"{what} for {plan.duration_s} s")
+        if plan.has_profile:  # one turn of many is announced by who asks for it
+            say(f"{what} for {plan.duration_s} s")
         runs.append(_run(arguments + plan.extra + exports, plan, path, interval_ms))
         exports = []
     (fast, watch), (weighed, heavy) = runs[0], runs[-1]
@@ -121,8 +122,8 @@ def measure(plan: "Plan") -> "dict[str, object]":
         "is_valid": figures.validity(problems, heat),
         "problems": sorted(set(problems)),
         "warnings": _warnings(path, fast.log.warnings),
-        "profile": _text_of(plan.folder, "profile.json"),
-        "layers": _text_of(plan.folder, "layers.json"),
+        "profile": _text_of(plan.folder, "profile.json") if plan.has_profile else None,
+        "layers": _text_of(plan.folder, "layers.json") if plan.has_profile else None,
     }
 
 

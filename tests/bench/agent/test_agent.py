@@ -115,7 +115,9 @@ def test_energy_alone_takes_one_run_and_has_the_profile(bench):
     assert len((bench.root / "state/timed").read_text().splitlines()) == 1
 
 
-def test_a_turn_is_the_latency_without_the_profile(bench):
+def test_a_turn_is_the_latency_without_the_profile_and_without_that_of_an_earlier_call(bench):
+    for name in ("profile.json", "layers.json"):
+        (bench.root / name).write_text("of an earlier call")
     code, result = bench.measure("--no-energy", "--no-profile")
     assert (code, result["profile"], result["layers"]) == (0, None, None)
     assert len(result["samples_ms"]) == 200

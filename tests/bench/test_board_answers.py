@@ -69,7 +69,7 @@ def use(record):
     assert "\n" not in machine_of(facts)
     if isinstance(record, MeasureDone):
         figures = figures_of(record)
-        latency_of(record, MODEL, "m", warmup_s=2)
+        latency_of(record, MODEL, "m", warmup_s=2, session="s", rounds=())
         energy_of(record, MODEL, "m")
         json.dumps([facts, figures, p99_notes(record, 10), doubts_of(record), energy_notes(record)], allow_nan=False)
 

@@ -97,7 +97,7 @@ def test_exif_turns_an_image_upright_where_the_preprocessing_says_so(
 
 def test_preprocessing_that_contradicts_itself_is_refused() -> None:
     for more, message in (({"fit": "letterbox", "resize": 30}, "nothing to crop"), ({"border": 9}, "surrounds")):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message):
             Preprocess(mean=MEAN, std=STD, **more)
 
 

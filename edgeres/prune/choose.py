@@ -49,8 +49,12 @@ class Chooser:
         self._source, self._config, self._out_dir = source, config, out_dir
 
     def choose(self, goal: Goal) -> Searched:
-        """The best set found that reaches `goal`; raises InputError if none does."""
+        """The best set found that reaches `goal`; raises InputError if none does, or there is no time to recover."""
         config = self._config
+        if config.budget is not None and not (self._out_dir / _JOURNAL_NAME).exists():  # nothing was chosen yet
+            from edgeres.prune.recover.stage import check_budget
+
+            check_budget(self._source, config.recovery())
         plan = SearchPlan(
             method=config.search, images=self.images, width=config.width, swaps=config.swaps, screen=config.screen
         )

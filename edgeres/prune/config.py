@@ -110,10 +110,9 @@ class ChoiceConfig(Config):
 
     def check(self) -> None:
         """Images are named and enough, and a budget is for something."""
-        if self.budget is not None and not self.recover:
-            raise InputError(f"--budget {self.budget} is for recovering: say how, --recover mimic,distill")
-        if self.epochs and not self.recover:
-            raise InputError(f"--epochs {self.epochs} is for recovering: say how, --recover mimic,distill")
+        for option, value in (("budget", self.budget), ("epochs", self.epochs)):
+            if value and not self.recover:
+                raise InputError(f"--{option} {value} is for recovering: say how, --recover mimic,distill")
         if self.recover:
             self.recovery().check()
         if self.data is not None and min(self.images, self.choose_on) < FEWEST_TO_CHOOSE_ON:

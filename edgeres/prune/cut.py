@@ -1,15 +1,24 @@
-"""A network without some of its modules as a file, and trained back if asked for."""
+"""A network without some of its modules as a file, trained back if asked for, and what that loses."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import paired_difference
+from edgeres.core.records.sweep import Judged
 from edgeres.prune.config import ChoiceConfig
+
+if TYPE_CHECKING:
+    from edgeres.data import Dataset
+
+WHOLE_NAME = "whole.npy"  # what the first network judged had guessed, for the pairing
 
 
 @dataclass(frozen=True)
@@ -48,3 +57,23 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
         f" steps, {done.results['duration_s']:.0f} s"
     )
     return Cut(output, {"recovery": done.results}, (said, *done.notes), tuple(done.warnings))
+
+
+def judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path, split: Literal["train", "val"] = "val") -> Judged:
+    """Accuracy on the split, and its change against the network whose guesses are in `out_dir`.
+
+    Where there are none, those of `checkpoint` are put there.
+    """
+    from edgeres.evaluate.accuracy import accuracy_of
+
+    whole, mine = out_dir / WHOLE_NAME, out_dir / "last.npy"
+    target = mine if whole.is_file() else whole
+    accuracy = accuracy_of(checkpoint, dataset, split=split, out=target)
+    right = [pairs[:, 0] == pairs[:, 1] for pairs in (np.load(whole), np.load(target))]
+    mine.unlink(missing_ok=True)
+    change, half = paired_difference(*right)
+    return Judged(
+        accuracy=accuracy.model_copy(update={"predictions": None}),
+        change_points=100 * change,
+        half_width_points=100 * half,
+    )

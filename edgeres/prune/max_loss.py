@@ -12,23 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
-from edgeres.core.metrics import paired_difference
 from edgeres.prune.choose import Chooser
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
-from edgeres.prune.cut import Cut, cut_and_recovered
+from edgeres.prune.cut import WHOLE_NAME, Cut, cut_and_recovered, judged
 from edgeres.prune.goals import count_goal
 from edgeres.prune.sets import Searched
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from edgeres.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -56,23 +52,24 @@ def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path:
     assert config.max_loss is not None
     count_goal(1, chooser.candidates, source.spec)  # refuses a network that has nothing to drop
     judge = _Judge(source, chooser, config, path.parent)
-    best = _largest(judge.lost, config.max_loss, len(chooser.candidates))
-    tries, images = [judge.tries[count] for count in sorted(judge.tries)], f"{judge.images:,} train images"
+    best = _largest(lambda count: judge.tried(count).lost_points, config.max_loss, len(chooser.candidates))
+    one, images = judge.tried(best or 1), f"{judge.images:,} train images"
     if best == 0:
         raise InputError(
-            f"--max-loss {config.max_loss:g}: dropping {tries[0].dropped[0]} alone costs {tries[0].lost_points:.2f}"
-            f" points ({images}); allow more, or recover longer"
+            f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {one.lost_points:.2f} points"
+            f" ({images}); allow more, or recover longer"
         )
-    found, one = chooser.choose(count_goal(best, chooser.candidates, source.spec)), judge.tries[best]
+    found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
     said = (
         f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} points on {images} neither chosen nor"
         f" recovered on; --max-loss {config.max_loss:g}"
     )
+    tries = sorted(judge.kept.records.values(), key=lambda one: one.count)
     results: dict[str, Any] = {"tries": [one.model_dump(mode="json", exclude={"notes", "warnings"}) for one in tries]}
     if one.recovery:
         results["recovery"] = one.recovery
     judge.path(best).replace(path)
-    for left in path.parent.glob("try-*"):
+    for left in (*path.parent.glob("try-*"), path.parent / WHOLE_NAME):
         left.unlink()
     judge.kept.clear()
     return found, Cut(Checkpoint(path), results, (said, *one.notes), one.warnings)
@@ -96,53 +93,34 @@ class _Judge:
     def __init__(self, source: Checkpoint, chooser: Chooser, config: PruneConfig, out_dir: Path) -> None:
         self._source, self._chooser, self._config, self._out_dir = source, chooser, config, out_dir
         self.kept: Kept[Try] = Kept(out_dir / "tries.json", source.sha256, Try)
-        self.tries: dict[int, Try] = {}
         self._dataset = _unused(chooser)
         self.images = len(self._dataset.train)
-        self._whole = self._right(source)
+        (out_dir / WHOLE_NAME).unlink(missing_ok=True)
+        judged(source, self._dataset, out_dir, "train")
 
     def path(self, count: int) -> Path:
         """Where the network without `count` modules lies."""
         return self._out_dir / f"try-{count:02}.safetensors"
 
-    def lost(self, count: int) -> float:
-        """Points lost without the best `count` modules."""
-        if count not in self.tries:
-            dropped = self._chooser.choose(count_goal(count, self._chooser.candidates, self._source.spec)).best.dropped
-            self.tries[count] = self._tried(count, dropped)
-            log.info("%d modules: %.2f points lost", count, self.tries[count].lost_points)
-        return self.tries[count].lost_points
-
-    def _tried(self, count: int, dropped: tuple[str, ...]) -> Try:
-        """What an interrupted call left of this try, or the try made now."""
+    def tried(self, count: int) -> Try:
+        """Without the best `count` modules: what an interrupted call left of this try, or the try made now."""
+        dropped = self._chooser.choose(count_goal(count, self._chooser.candidates, self._source.spec)).best.dropped
         known = self.kept.records.get(str(count))
         if known is not None and known.dropped == dropped and self.path(count).is_file():
             return known
         cut = cut_and_recovered(self._source, dropped, self._config, self.path(count))
-        change, half = paired_difference(list(self._whole), list(self._right(cut.output)))
+        found = judged(cut.output, self._dataset, self._out_dir, "train")
         tried = Try(
             count=count,
             dropped=dropped,
-            lost_points=-100 * change,
-            half_width_points=100 * half,
+            lost_points=found.lost_points,
+            half_width_points=found.half_width_points,
             recovery=cut.results.get("recovery", {}),
             notes=cut.notes,
             warnings=cut.warnings,
         )
+        log.info("%d modules: %.2f points lost", count, tried.lost_points)
         return self.kept.keep(str(count), tried)
-
-    def _right(self, checkpoint: Checkpoint) -> NDArray[np.bool_]:
-        import torch
-
-        from edgeres.models.fold import load_folded
-
-        network, split = load_folded(checkpoint), self._dataset.train
-        with torch.inference_mode():
-            right = [
-                network(torch.from_numpy(images)).argmax(1).numpy() == labels
-                for images, labels in split.batches(checkpoint.spec, self._config.batch)
-            ]
-        return np.concatenate(right)
 
 
 def leaving_some(config: PruneConfig, train_images: int) -> PruneConfig:

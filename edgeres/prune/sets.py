@@ -161,6 +161,10 @@ class SeenSets:
         """The lowest score on all images."""
         return min(sets, key=lambda subset: (self.all[subset], self._tie(subset)))
 
+    def reached(self) -> list[Subset]:
+        """Those evaluated on all images that reach the goal."""
+        return [subset for subset in self.all if self.goal.is_reached(subset)]
+
     def remember(self, subset: Subset, order: tuple[str, ...]) -> None:
         """The order in which the members were chosen, the first time."""
         self._orders.setdefault(subset, order)

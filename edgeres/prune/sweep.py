@@ -20,17 +20,17 @@ from edgeres.core.errors import require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import scratch_in, write_text
 from edgeres.core.kept import Kept
-from edgeres.core.metrics import Latency, paired_difference
+from edgeres.core.metrics import Latency
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import Countdown
 from edgeres.core.records.latency import LatencyConfig
-from edgeres.core.records.sweep import SWEEP_NAME, Judged, Sweep, SweepRow, figure_of
+from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, figure_of
 from edgeres.core.records.sweep_picture import draw_sweep
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.prune.choose import Chooser
 from edgeres.prune.config import SweepConfig, counts_from
-from edgeres.prune.cut import cut_and_recovered
+from edgeres.prune.cut import WHOLE_NAME, cut_and_recovered, judged
 from edgeres.prune.goals import count_goal
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from edgeres.prune.sets import Found
 
 _WARNINGS_SHOWN = 3
-_WHOLE_NAME = "whole.npy"  # what the whole network guessed
 _HEIGHT_IN = 3.9
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     write_text(output.path, result.model_dump_json(indent=1) + "\n")
     kept.clear()
     chooser.close()
-    (out_dir / _WHOLE_NAME).unlink()
+    (out_dir / WHOLE_NAME).unlink()
     recorder.results["rows"] = [row.model_dump(mode="json") for row in result.rows]
     beside = (
         "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
@@ -89,10 +88,10 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
     if found is not None:
         path = out_dir / f"drop-{len(dropped):02}.safetensors"
         checkpoint = checkpoint_without(source, dropped, path)
-    bare = _judged(checkpoint, dataset, out_dir)
+    bare = judged(checkpoint, dataset, out_dir)
     if found is not None and config.recover:
         checkpoint = cut_and_recovered(source, dropped, config, path).output
-        recovered = _judged(checkpoint, dataset, out_dir)
+        recovered = judged(checkpoint, dataset, out_dir)
     return SweepRow(
         count=len(dropped),
         dropped=dropped,
@@ -102,25 +101,6 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
         checkpoint=path.name if found else str(path),
         bare=bare,
         recovered=recovered,
-    )
-
-
-def _judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path) -> Judged:
-    """Accuracy on val; predictions of the whole network, the first one judged, stay for the pairing."""
-    import numpy as np
-
-    from edgeres.evaluate.accuracy import accuracy_of
-
-    whole, mine = out_dir / _WHOLE_NAME, out_dir / "last.npy"
-    target = mine if whole.is_file() else whole
-    accuracy = accuracy_of(checkpoint, dataset, out=target)
-    right = [pairs[:, 0] == pairs[:, 1] for pairs in (np.load(whole), np.load(target))]
-    mine.unlink(missing_ok=True)
-    change, half = paired_difference(*right)
-    return Judged(
-        accuracy=accuracy.model_copy(update={"predictions": None}),
-        change_points=100 * change,
-        half_width_points=100 * half,
     )
 
 

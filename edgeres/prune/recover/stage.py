@@ -44,7 +44,9 @@ class Recovered:
 def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageResult[Checkpoint]:
     """Writes out_dir/model.safetensors; raises InputError if the teacher is not the same network, less pruned."""
     from edgeres.models.weights import save_checkpoint
+    from edgeres.prune.recover.start import clear_start
     from edgeres.train.processes import is_main, wait_for_all
+    from edgeres.train.state import clear_state
 
     recorder = Recorder("recover", config, source)
     config.check()
@@ -55,7 +57,8 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
     output = Checkpoint(out_dir / "model.safetensors")
     if is_main():
         save_checkpoint(done.weights, source.spec, output.path, stage="recover", parent=source.sha256)
-        clear(out_dir)
+        clear_state(out_dir)
+        clear_start(out_dir)
     wait_for_all()
     recorder.results |= done.results
     recorder.notes += done.notes
@@ -66,16 +69,42 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
 def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig, out_dir: Path) -> Recovered:
     """`source` after what `config.method` asks for; interrupted, the same call goes on from what is in `out_dir`.
 
-    The state stays in `out_dir` until `clear`. `teacher` may be None if nothing is imitated.
+    The state stays in `out_dir`. `teacher` may be None if nothing is imitated.
 
     Raises:
         InputError: the teacher is not what `source` was cut from, there are too few images, the budget is too short.
         StageError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
-    from edgeres.prune.recover.start import Job, started
+    from edgeres.prune.recover.start import started
     from edgeres.train.loop import Training, fit
     from edgeres.train.plan import Plan
+
+    job = _job(source, teacher, config)
+    network, planned = started(job, out_dir)
+    fitted = None
+    if config.trains:
+        plan = Plan(planned.steps, planned.warmup, score=job.score, look_every=planned.look_every)
+        fitted = fit(Training(network, job.objective, job.data, job.config, out_dir), plan)
+    weights = fitted.weights if fitted else network.state_dict()
+    results = _results(job, planned, fitted)
+    results["duration_s"] = round(time.perf_counter() - job.begun_s, 3)
+    return Recovered(weights, results, *_remarks(results, config))
+
+
+def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
+    """Raises InputError if the budget is too short for whatever is left of `whole`: to be called before that is chosen.
+
+    The network to be cut stands for what is left of it, which its own time at least is taken for half of.
+    """
+    from edgeres.prune.recover.start import foreseen
+
+    if config.budget is not None:
+        foreseen(_job(whole, whole, config))
+
+
+def _job(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig) -> Job:
+    from edgeres.prune.recover.start import Job
 
     begun_s = time.perf_counter()
     config.check()
@@ -83,25 +112,7 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         check_teacher(source, teacher)
     learn, held_out = _parts(source, config)
     config = config.model_copy(update={"batch": min(config.batch, len(learn))})
-    job = Job(source, teacher, config, learn, held_out, begun_s)
-    network, planned = started(job, out_dir)
-    fitted = None
-    if config.trains:
-        plan = Plan(planned.steps, planned.warmup, score=job.score, look_every=planned.look_every)
-        fitted = fit(Training(network, job.objective, job.data, config, out_dir), plan)
-    weights = fitted.weights if fitted else network.state_dict()
-    results = _results(job, planned, fitted)
-    results["duration_s"] = round(time.perf_counter() - begun_s, 3)
-    return Recovered(weights, results, *_remarks(results, config))
-
-
-def clear(out_dir: Path) -> None:
-    """Removes what a finished recovery leaves in `out_dir` to go on from."""
-    from edgeres.prune.recover.start import clear_start
-    from edgeres.train.state import clear_state
-
-    clear_state(out_dir)
-    clear_start(out_dir)
+    return Job(source, teacher, config, learn, held_out, begun_s)
 
 
 def check_teacher(source: Checkpoint, teacher: Checkpoint) -> None:

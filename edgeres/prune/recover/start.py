@@ -180,8 +180,8 @@ def clear_start(out_dir: Path) -> None:
 
 def _made(job: Job) -> tuple[Network, Planned]:
     """The network after bn, and the plan."""
-    network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
-    pace, figures = _foreseen(network, job), {}
+    network, pace = foreseen(job)
+    figures: dict[str, float] = {}
     if job.score is not None:
         figures["held_out_first"], pace = _looked(network, job, pace)
     if "bn" in job.config.method:
@@ -198,15 +198,19 @@ def _made(job: Job) -> tuple[Network, Planned]:
     return network, Planned(steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), figures=figures)
 
 
-def _foreseen(network: Network, job: Job) -> ImageTime:
-    """The least that images will take; raises InputError if the budget is too short even for that."""
+def foreseen(job: Job) -> tuple[Network, ImageTime]:
+    """The network as it came, and the least that images will take.
+
+    Raises InputError if the budget is too short even for that.
+    """
+    network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
     if job.config.budget_s is None or not job.config.trains:
-        return ImageTime(0.0, 0.0)
+        return network, ImageTime(0.0, 0.0)
     limit_s = _TRIAL_SHARE * job.config.budget_s
     found = pace_of(network, job.judged_on or job.learn, job.source.spec, limit_s=limit_s)
     pace = ImageTime(_AT_LEAST * found.read_s, _AT_LEAST * found.see_s)
     _hold(job, pace, looks=2 + ("bn" in job.config.method), unread=len(job.judged_on or ()))
-    return pace
+    return network, pace
 
 
 def _looked(network: Network, job: Job, pace: ImageTime) -> tuple[float, ImageTime]:

@@ -8,8 +8,10 @@ from torch import Tensor
 from edgeres.core.errors import InputError
 from edgeres.data import Split
 from edgeres.models.weights import checkpoint_without, load_network
-from edgeres.prune.config import RecoverConfig
+from edgeres.prune.config import PruneConfig, RecoverConfig, SweepConfig
 from edgeres.prune.recover.stage import recovered
+from edgeres.prune.stage import prune
+from edgeres.prune.sweep import sweep
 
 BUDGET_S = 30.0
 
@@ -65,6 +67,19 @@ def test_one_too_short_is_refused_before_it_is_spent(teacher, tmp_path, monkeypa
     spent_s, refused = recovering(teacher, tmp_path, monkeypatch, read_s=read_s, see_s=see_s, method=method)
     assert refused.startswith("--budget 30.0s is too short")
     assert spent_s < BUDGET_S
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", [prune, sweep])
+def test_one_too_short_is_refused_before_modules_are_chosen(teacher, tmp_path, monkeypatch, stage):
+    clock, network = Clock(), type(load_network(teacher))
+    options = {"data": "digits", "images": 300, "recover": ("mimic",), "budget": f"{BUDGET_S}s"}
+    config = PruneConfig(drop=1, **options) if stage is prune else SweepConfig(sweep="1..2", **options)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now_s)
+    monkeypatch.setattr(network, "stem", clock.seeing(0.2, network.stem))
+    with pytest.raises(InputError, match=r"--budget 30\.0s is too short"):
+        stage(teacher, config, tmp_path / "out")
+    assert clock.now_s < BUDGET_S / 10
     assert not (tmp_path / "out").exists()
 
 

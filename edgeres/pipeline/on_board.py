@@ -80,7 +80,7 @@ def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
 
 
 def board_of_run(run: Run, request: BoardCall) -> Iterator[StageReport]:
-    """Measures the last float and the last INT8 ONNX file of a run, unless one session there has measured both."""
+    """Measures the last ONNX file of a run in each precision, unless one session there has measured them all."""
     board = board_named(request.on)
     config = board_config(request.values, run, "run --on")
     models = last_of_each(_of_run(run))
@@ -112,9 +112,9 @@ def board_config(values: dict[str, Any], run: Run | None, command: str) -> Board
 
 
 def last_of_each(models: Sequence[Model]) -> list[Model]:
-    """The last float file and the last INT8 file."""
-    last = {("int8" in model.precision): model for model in models}
-    return [last[kind] for kind in (False, True) if kind in last]
+    """The last file in FP32, the last in FP16, which is what INT8 has to beat on a Jetson, and the last INT8 file."""
+    last = {"int8" if "int8" in model.precision else model.precision: model for model in models}
+    return [last[kind] for kind in ("fp32", "fp16", "int8") if kind in last]
 
 
 def placed(stage: str, model: Model, config: Config, request: BoardCall, key: str, by: Function) -> StageReport:

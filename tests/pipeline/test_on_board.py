@@ -30,9 +30,10 @@ def desk(tmp_path, monkeypatch):
     (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
 
 
-def test_the_last_float_and_the_last_int8_file_are_measured():
-    models = [Named("a", "fp32"), Named("b", "int8"), Named("c", "fp32"), Named("d", "int8+fp16")]
-    assert [model.name for model in last_of_each(models)] == ["c", "d"]
+def test_the_last_file_of_each_precision_is_measured():
+    precisions = {"a": "fp32", "b": "int8", "h": "fp16", "c": "fp32", "d": "int8+fp16"}
+    models = [Named(*one) for one in precisions.items()]
+    assert [model.name for model in last_of_each(models)] == ["c", "h", "d"]
     assert [model.name for model in last_of_each(models[1:2])] == ["b"]
 
 

@@ -3,8 +3,8 @@
 # make tenth K=3   the fourth tenth of these
 # make exhaustive   further cases of what the tests show already: every fault of a board, more random examples
 PYTHON ?= python3
-# More than two cores' worth: a third of the time of the tests is waiting, for ssh and for timers.
-WORKERS ?= 3
+# Twice two cores' worth: nearly half of the time of the tests is waiting, for ssh and for timers.
+WORKERS ?= 4
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := edgeres tests tools

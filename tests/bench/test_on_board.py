@@ -112,7 +112,7 @@ def test_a_command_is_told_without_the_folder_that_is_gone():
 
 
 @pytest.mark.parametrize(
-    "jetpack", ["6.2", *(pytest.param(old, marks=pytest.mark.slow) for old in ("4.6", "5.1", "7.2"))]
+    "jetpack", ["6.2", *(pytest.param(one, marks=pytest.mark.exhaustive) for one in ("4.6", "5.1", "7.2"))]
 )
 def test_a_board_is_as_right_as_onnx_runtime(host, hosts, jetpack, tmp_path):
     float_onnx = hosts.onnx_file(tmp_path / "onnx", opset=13 if jetpack == "4.6" else 17)

@@ -185,8 +185,6 @@ MORE = {
     "power mode changed": Fault(in_mode("newmode"), r"warning: .*invalid: the power mode changed", code=0),
     "over-current": Fault(in_mode("overcurrent"), r"warning: .*invalid: the board throttled: oc1", code=0),
     "latency drifts": Fault(in_mode("drift"), r"warning: .*invalid: latency drifted by", code=0),
-}
-FAST = {
     "another host key": Fault(another_key, r"^edgeres: desk: orin shows another host key than known_hosts has"),
     "connection cut during the build": Fault(
         once("hang", builds, cut), r"^edgeres: desk: the connection was lost during the job 'build'; the board ends it"
@@ -194,6 +192,8 @@ FAST = {
     "disk too small for the engine": Fault(
         disk_of("1m"), r"^edgeres: desk: building model\.onnx needs .* MB in .*, \d\.\d MB are free; make room there"
     ),
+}
+FAST = {
     "build hangs": Fault(
         in_mode("hang"),
         r"^edgeres: desk: the build hung: trtexec was ended after 2 s",

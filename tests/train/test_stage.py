@@ -164,7 +164,7 @@ def sha256_of(out: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path, processes: int) -> None:
     done = launched(["python", str(processes)], FORKED, tmp_path)
     assert done.returncode == 0, done.stderr

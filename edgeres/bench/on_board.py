@@ -45,10 +45,11 @@ from edgeres.bench.board_figures import (
     p99_notes,
     shares_of,
 )
+from edgeres.bench.board_link import Lost
 from edgeres.bench.board_session import Session
 from edgeres.bench.config import BUILD_TIMEOUT_S, BoardConfig
 from edgeres.core.artifacts import Engine, Model, OnnxModel
-from edgeres.core.errors import DeviceError, EdgeresError, InputError, require
+from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
@@ -145,7 +146,8 @@ class Bench:
         try:
             return act(one)
         except EdgeresError as err:
-            if self._is_alone or not self.session.link.is_up:
+            is_lost = any(isinstance(cause, Lost) for cause in chain_of(err)) or not self.session.link.is_up
+            if self._is_alone or is_lost:
                 raise
             log.warning("%s; the others go on", err)
             self.failures.append(err)

@@ -279,9 +279,12 @@ def test_a_model_that_cannot_be_built_does_not_keep_the_others(host, float_onnx,
 
 
 @pytest.mark.slow
-def test_a_lost_connection_ends_all(host, float_onnx, int8_onnx):
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_lost_connection_ends_all(host, float_onnx, int8_onnx, monkeypatch, is_noticed):
     host.start(FAKE_RUN_S="0.1", cuts=[])
     with session(DESK) as opened:
+        if not is_noticed:  # the transport learns of it a moment later than who reads from it
+            monkeypatch.setattr(type(opened.link), "is_up", True)
         bench = Bench(opened, BoardConfig(**ROUNDS))
         loaded = bench._loaded
         bench._loaded = lambda numbered: host.wire.cut() or loaded(numbered)

@@ -16,7 +16,7 @@ from pathlib import Path
 from edgeres.compile.config import CompileConfig, check_rtx_targets
 from edgeres.compile.job import BuildJob, Built
 from edgeres.compile.layer_report import layer_report
-from edgeres.compile.layers import layers_from
+from edgeres.compile.layers import layers_from, layers_path
 from edgeres.compile.worker import PHASE, WorkerResult
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.config import record_from_json
@@ -111,11 +111,6 @@ def noted(counts: LayerCounts | None, problem: str | None, recorder: Recorder) -
     if counts is not None:
         recorder.results["layers"] = counts.headline
     return counts
-
-
-def layers_path(plan: Path) -> Path:
-    """Where the inspector's JSON about `plan` lies."""
-    return plan.with_name(f"{plan.name}.layers.json")
 
 
 def check_graph(described: Path, model: OnnxModel) -> None:

@@ -18,10 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeres.compile.dla import set_dla
-from edgeres.compile.job import BuildError as BuildError
-from edgeres.compile.job import BuildJob as BuildJob
-from edgeres.compile.job import Built as Built
-from edgeres.compile.job import Tensor
+from edgeres.compile.job import BuildError, BuildJob, Built, Tensor
 from edgeres.compile.options import is_flag_known, set_flag, set_options
 from edgeres.compile.timing import TimingCache
 

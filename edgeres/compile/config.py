@@ -57,8 +57,10 @@ class CompileConfig(Config):
                 raise InputError(f"--{option.replace('_', '-')} is for --runtime tensorrt, not for {self.runtime}")
         if self.version_compatible and self.runtime == "tensorrt-rtx":
             raise InputError("--version-compatible is not for tensorrt-rtx: its plans run on the version they are of")
-        if self.calibration_cache is not None:
-            self._check_cache(self.calibration_cache)
+        if self.calibration_cache is not None and self.dla_core is None:
+            raise InputError("--calibration-cache is for --dla-core; for the GPU give a Q/DQ graph (edgeres quantize)")
+        if self.calibration_cache is not None and not self.calibration_cache.is_file():
+            raise InputError(f"{self.calibration_cache} does not exist")
 
     def check_batch(self, source: OnnxModel) -> None:
         """Raises InputError if a range of batches is asked for of a graph that takes one alone."""
@@ -67,12 +69,6 @@ class CompileConfig(Config):
                 f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"
                 f" --{min(given).replace('_', '-')} changes nothing; for a range: edgeres export --dynamic"
             )
-
-    def _check_cache(self, path: Path) -> None:
-        if self.dla_core is None:
-            raise InputError("--calibration-cache is for --dla-core; for the GPU give a Q/DQ graph (edgeres quantize)")
-        if not path.is_file():
-            raise InputError(f"{path} does not exist")
 
 
 def check_rtx_targets(targets: tuple[str, ...]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from edgeres.core.config import Record
+
+_NAMES = {1: "FLOAT", 10: "HALF"}  # onnx.TensorProto.DataType -> TensorRT's
 
 
 class BuildError(Exception):
@@ -39,6 +43,27 @@ class Tensor(Record):
 
     shape: tuple[int, ...]
     dtype: str
+
+
+def tensors_of(values: Any) -> dict[str, Tensor]:
+    """Inputs or outputs of an ONNX graph, for builders that leave them as they are."""
+    types = {value.name: value.type.tensor_type for value in values}
+    return {
+        name: Tensor(
+            shape=tuple(size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim),
+            dtype=_NAMES.get(kind.elem_type, "UNKNOWN"),
+        )
+        for name, kind in types.items()
+    }
+
+
+def tensor_fields(inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, Any]:
+    """What a manifest says of them."""
+    return {
+        "inputs": {name: tensor.shape for name, tensor in inputs.items()},
+        "outputs": {name: tensor.shape for name, tensor in outputs.items()},
+        "dtypes": {name: tensor.dtype for name, tensor in (inputs | outputs).items()},
+    }
 
 
 class Built(Record):

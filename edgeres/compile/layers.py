@@ -78,7 +78,7 @@ def layers_from(path: Path) -> tuple[Layer, ...]:
     Raises InputError if there is none, or if it is something else.
     """
     if path.suffix == ".plan":
-        path = _beside(path)
+        path = _of_plan(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
@@ -88,21 +88,22 @@ def layers_from(path: Path) -> tuple[Layer, ...]:
     return layers_in(content, str(path))
 
 
-def _beside(plan: Path) -> Path:
+def layers_path(plan: Path) -> Path:
     """Where `edgeres compile` writes what the inspector says of `plan`."""
-    path = plan.with_name(f"{plan.name}.layers.json")
+    return plan.with_name(f"{plan.name}.layers.json")
+
+
+def _of_plan(plan: Path) -> Path:
+    path = layers_path(plan)
     if plan.is_file() and not path.is_file():
+        makes = f"trtexec --loadEngine={plan.name} --exportLayerInfo={path.name} --profilingVerbosity=detailed"
+        if plan_header(plan).runtime == "tensorrt-rtx":
+            makes = "edgeres compile MODEL.onnx"
         raise InputError(
             f"{plan} has no layer report beside it ({path.name}): it is made where the engine can be loaded, on its own"
-            f" GPU; there: {_makes_report(plan, path)}"
+            f" GPU; there: {makes}"
         )
     return path
-
-
-def _makes_report(plan: Path, path: Path) -> str:
-    if plan_header(plan).runtime == "tensorrt-rtx":
-        return "edgeres compile MODEL.onnx"
-    return f"trtexec --loadEngine={plan.name} --exportLayerInfo={path.name} --profilingVerbosity=detailed"
 
 
 def layers_in(content: Any, where: str) -> tuple[Layer, ...]:

@@ -64,7 +64,8 @@ class Graph:
         quantized = [node for node in makers if node is not None and node.op_type == DQ]
         if not branches:
             return "no convolution's output is added directly" + (": each is quantized first" if quantized else "")
-        if not any(self._reads_quantized(node) for node in branches):
+        read = [[self._maker(tensor) for tensor in node.input[:2]] for node in branches]
+        if not any(all(maker is not None and maker.op_type == DQ for maker in both) for both in read):
             return "its convolution is float in the graph"
         if not quantized:
             return "its skip has no Q/DQ pair"
@@ -77,10 +78,6 @@ class Graph:
         while node is not None and node.op_type == "Cast":
             node = self._view.maker_of(node)
         return node
-
-    def _reads_quantized(self, node: Any) -> bool:
-        makers = [self._maker(tensor) for tensor in node.input[:2]]
-        return all(maker is not None and maker.op_type == DQ for maker in makers)
 
 
 def _name_in_engine(node: Any) -> str:

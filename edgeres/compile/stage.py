@@ -7,14 +7,14 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import edgeres
-from edgeres.compile.apart import build_apart, layers_of_plan, layers_path, noted
+from edgeres.compile.apart import build_apart, layers_of_plan, noted
 from edgeres.compile.config import HARDWARE, CompileConfig
-from edgeres.compile.job import BuildJob, Built
+from edgeres.compile.job import BuildJob, Built, tensor_fields
+from edgeres.compile.layers import layers_path
 from edgeres.compile.timing import timing_folder
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
@@ -195,7 +195,7 @@ class _Outcome:
 def _manifest(engine: Engine, source: OnnxModel, config: CompileConfig, outcome: _Outcome) -> EngineManifest:
     place, built, runtime = outcome.place, outcome.built, _plan_runtime(config)
     update = {"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
-    tensors = built.inputs | built.outputs
+    options = config.model_dump(include={"optimization_level", "workspace_mib"})
     return EngineManifest(
         card=source.card.model_copy(update=update),
         runtime=runtime,
@@ -205,12 +205,10 @@ def _manifest(engine: Engine, source: OnnxModel, config: CompileConfig, outcome:
         onnx_sha256=source.sha256,
         plan_sha256=sha256_of(engine.path),
         batch=outcome.job.batch,
-        inputs={name: tensor.shape for name, tensor in built.inputs.items()},
-        outputs={name: tensor.shape for name, tensor in built.outputs.items()},
+        **tensor_fields(built.inputs, built.outputs),
         build_s=outcome.build_s,
-        options=_options(config),
+        options={"builder": config.runtime, **options, "tf32": False},
         onnx_name=source.path.name,
-        dtypes={name: tensor.dtype for name, tensor in tensors.items()},
         system=this_system(),
         gpu=place.gpu.name if place.gpu else None,
         cuda=place.gpu.cuda if place.gpu else packaged_cuda(runtime),
@@ -230,12 +228,3 @@ def _precision(source: OnnxModel, config: CompileConfig, built: Built) -> str:
         return source.precision
     allowed = [name for name, flag in (("int8", "INT8"), ("fp16", "FP16")) if flag in built.flags]
     return "+".join(allowed) or source.precision
-
-
-def _options(config: CompileConfig) -> dict[str, Any]:
-    return {
-        "builder": config.runtime,
-        "optimization_level": config.optimization_level,
-        "workspace_mib": config.workspace_mib,
-        "tf32": False,
-    }

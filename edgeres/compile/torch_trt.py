@@ -13,7 +13,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeres.compile.job import BuildError, BuildJob, Built, Tensor
+from edgeres.compile.job import BuildError, BuildJob, Built, tensors_of
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import EdgeresError
 
@@ -32,7 +32,7 @@ def build_with_torch(torch_tensorrt: Any, job: BuildJob) -> tuple[bytes, Built]:
         raise BuildError(" ".join(str(err).split()) or type(err).__name__) from err
     version = str(importlib.import_module("tensorrt").__version__)
     graph = model.proto.graph
-    return plan, Built(version=version, inputs=_tensors(graph.input), outputs=_tensors(graph.output))
+    return plan, Built(version=version, inputs=tensors_of(graph.input), outputs=tensors_of(graph.output))
 
 
 def _plan(torch_tensorrt: Any, model: OnnxModel, job: BuildJob) -> bytes:
@@ -76,13 +76,3 @@ def _options(job: BuildJob) -> dict[str, Any]:
     if job.workspace_mib is not None:
         options["workspace_size"] = job.workspace_mib * _MIB
     return options
-
-
-def _tensors(values: Any) -> dict[str, Tensor]:
-    return {
-        value.name: Tensor(
-            shape=tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim),
-            dtype="FLOAT",
-        )
-        for value in values
-    }

@@ -24,13 +24,9 @@ class TraceableNetwork(GraphNetwork):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__(model)
-        stored = {tensor.name: tensor for tensor in self._integers(model)}
-        self._numbers = {name: Numbers(onnx.numpy_helper.to_array(tensor).tolist()) for name, tensor in stored.items()}
-
-    @staticmethod
-    def _integers(model: onnx.ModelProto) -> list[onnx.TensorProto]:
         kinds = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
-        return [tensor for tensor in model.graph.initializer if tensor.data_type in kinds and len(tensor.dims) == 1]
+        stored = [one for one in model.graph.initializer if one.data_type in kinds and len(one.dims) == 1]
+        self._numbers = {one.name: Numbers(onnx.numpy_helper.to_array(one).tolist()) for one in stored}
 
     def _read(self, node: onnx.NodeProto, index: int, values: Mapping[str, Tensor], seen: dict[str, Tensor]) -> Any:
         name = node.input[index]

@@ -40,12 +40,6 @@ class WorkerResult(Record):
     messages: tuple[str, ...] = ()
 
 
-def build_job(job_path: str, result_path: str) -> None:
-    """Builds what the job says and writes the answer."""
-    job = record_from_json(BuildJob, Path(job_path))
-    write_text(Path(result_path), _result(job).model_dump_json())
-
-
 def inspect(module: str, plan: str, out: str) -> str | None:
     """Writes the inspector's JSON; None, or why there is none."""
     try:
@@ -130,7 +124,8 @@ def main(task: str, *arguments: str) -> str | None:
     """None, or why there is no answer."""
     if task == "inspect":
         return inspect(*arguments)
-    build_job(*arguments)
+    job, answer = map(Path, arguments)
+    write_text(answer, _result(record_from_json(BuildJob, job)).model_dump_json())
     return None
 
 

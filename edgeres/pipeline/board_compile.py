@@ -14,11 +14,13 @@ from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
 from edgeres.bench.on_board import PLAN, built_on, check_model, without_folder
-from edgeres.compile.apart import counts_in, layers_path, noted
+from edgeres.compile.apart import counts_in, noted
 from edgeres.compile.config import BATCHES, CompileConfig
+from edgeres.compile.job import tensor_fields, tensors_of
+from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel, model_from
 from edgeres.core.config import config_from
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError
 from edgeres.core.files import write_text, written
 from edgeres.core.runs import run_named
 from edgeres.core.stage import Recorder, StageReport, StageResult, timed
@@ -69,7 +71,7 @@ def _built(
         built = built_on(opened, model, (smallest, usual, largest), extra, timeout_s=timeout_s)
     words = (*_BRIEFLY, "--timeout-s", str(timeout_s), "--folder", opened.folder, *built.shapes)
     loaded = opened.agent(MeasureDone, "--engine", built.remote, *words, takes_s=timeout_s)
-    facts, done = facts_of(opened, loaded), built.done
+    facts, done, graph = facts_of(opened, loaded), built.done, model.proto.graph
     assert done is not None
     with written(engine.path) as arrived:
         opened.download(PLAN, arrived, built.sha256, done.engine_bytes)
@@ -85,12 +87,10 @@ def _built(
             onnx_sha256=model.sha256,
             plan_sha256=built.sha256,
             batch=(smallest, usual, largest),
-            inputs=_tensors(model.proto.graph.input, model.batch),
-            outputs=_tensors(model.proto.graph.output, model.batch),
+            **tensor_fields(tensors_of(graph.input), tensors_of(graph.output)),
             build_s=done.facts.build_s or recorder.results["build_s"],
             options={"builder": "trtexec", "command": without_folder(done.command, opened)},
             onnx_name=model.path.name,
-            dtypes=_dtypes(model),
             system=opened.system,
             gpu=facts["model"] or facts["gpu"],
             cuda=facts["cuda"],
@@ -115,17 +115,3 @@ def _layers(text: str | None, model: OnnxModel, plan: Path, recorder: Recorder) 
         return noted(None, "this trtexec knows no --exportLayerInfo", recorder)
     write_text(layers_path(plan), text)
     return noted(*counts_in(layers_path(plan), model), recorder)
-
-
-def _tensors(values: Any, batch: int | None) -> dict[str, tuple[int, ...]]:
-    """Name -> shape as the graph says it: the first size is the batch, -1 where that is open."""
-    dims = {value.name: value.type.tensor_type.shape.dim for value in values}
-    return {name: (batch or -1, *(size.dim_value for size in dim[1:])) for name, dim in dims.items()}
-
-
-def _dtypes(model: OnnxModel) -> dict[str, str]:
-    """Name -> type as TensorRT calls it: trtexec leaves inputs and outputs as the graph has them."""
-    onnx = require("onnx", "onnx")
-    names = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
-    tensors = [*model.proto.graph.input, *model.proto.graph.output]
-    return {one.name: names.get(one.type.tensor_type.elem_type, "UNKNOWN") for one in tensors}

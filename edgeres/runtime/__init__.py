@@ -14,7 +14,7 @@ from edgeres.runtime.runner import Runner, RunnerOptions
 RUNTIMES: tuple[tuple[str, type[Model], str, str], ...] = (
     ("torch", Checkpoint, "edgeres.runtime.pytorch:TorchRunner", "train"),
     ("onnxruntime", OnnxModel, "edgeres.runtime.ort:OrtRunner", "onnx"),
-    ("torch", OnnxModel, "edgeres.runtime.graph_runner:GraphRunner", "train"),
+    ("torch", OnnxModel, "edgeres.runtime.pytorch:TorchRunner", "train"),
     ("tensorrt", Engine, "edgeres.runtime.tensorrt:TensorRtRunner", "tensorrt"),
     ("tensorrt-rtx", Engine, "edgeres.runtime.tensorrt:TensorRtRunner", "rtx"),
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,7 @@ class Buffer:
     host: NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Graph:
-    """A captured sequence of kernels, ready to be launched."""
-
-    handle: ctypes.c_void_p
+Captured = NewType("Captured", ctypes.c_void_p)  # a sequence of kernels, ready to be launched
 
 
 class Cuda:
@@ -89,7 +85,7 @@ class Cuda:
         """Waits until all that was begun is done."""
         self._call("cuStreamSynchronize", self._stream)
 
-    def capture(self, work: Callable[[], bool]) -> Graph | None:
+    def capture(self, work: Callable[[], bool]) -> Captured | None:
         """What `work` puts on the stream, as a graph; None if that cannot be captured (`work` says so by False)."""
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_THREAD_LOCAL))
@@ -99,15 +95,15 @@ class Cuda:
             return None
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_uint64(0))
         self._call("cuGraphDestroy", graph)
-        return Graph(executable)
+        return Captured(executable)
 
-    def launch(self, graph: Graph) -> None:
+    def launch(self, graph: Captured) -> None:
         """Begins to run the graph."""
-        self._call("cuGraphLaunch", graph.handle, self._stream)
+        self._call("cuGraphLaunch", graph, self._stream)
 
-    def forget(self, graph: Graph) -> None:
+    def forget(self, graph: Captured) -> None:
         """Gives the graph back."""
-        self._call("cuGraphExecDestroy", graph.handle)
+        self._call("cuGraphExecDestroy", graph)
 
     def close(self) -> None:
         """Gives stream and context back."""
@@ -120,12 +116,10 @@ class Cuda:
         if function is None:
             raise DeviceError(f"the CUDA driver here lacks {name}; edgeres runs engines with drivers of CUDA 11.4 on")
         if code := function(*arguments):
-            raise DeviceError(f"CUDA: {name} failed: {self._words(code)}")
-
-    def _words(self, code: int) -> str:
-        text = ctypes.c_char_p()
-        self._driver.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
-        return f"{(text.value or b'unknown error').decode(errors='replace')} (error {code})"
+            text = ctypes.c_char_p()
+            self._driver.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
+            said = (text.value or b"unknown error").decode(errors="replace")
+            raise DeviceError(f"CUDA: {name} failed: {said} (error {code})")
 
 
 def _driver() -> Any:

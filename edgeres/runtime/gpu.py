@@ -16,9 +16,7 @@ JETSON_TARGETS = {
     "sm101": "Jetson Thor",
     "sm110": "Jetson Thor",
 }
-# CUdevice_attribute, the driver's ABI
-_CAPABILITY_MAJOR = 75
-_CAPABILITY_MINOR = 76
+_CAPABILITY = (75, 76)  # CUdevice_attribute, the driver's ABI: major and minor
 _NAME_BYTES = 256
 
 
@@ -50,19 +48,12 @@ def local_gpu() -> Gpu:
     _checked(driver.cuDeviceGet(ctypes.byref(device), 0))
     _checked(driver.cuDeviceGetName(name, _NAME_BYTES, device))
     _checked(driver.cuDriverGetVersion(ctypes.byref(version)))
-    target = "sm" + "".join(str(_attribute(driver, device, key)) for key in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
-    return Gpu(target, name.value.decode(errors="replace"), _cuda_version(version.value))
-
-
-def _cuda_version(number: int) -> str:
-    """12060 -> 12.6, as cuda.h numbers its versions."""
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, key: int) -> int:
-    value = ctypes.c_int()
-    _checked(driver.cuDeviceGetAttribute(ctypes.byref(value), key, device))
-    return value.value
+    target, value = "sm", ctypes.c_int()
+    for key in _CAPABILITY:
+        _checked(driver.cuDeviceGetAttribute(ctypes.byref(value), key, device))
+        target += str(value.value)
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"  # 12060 is 12.6, as cuda.h numbers its versions
+    return Gpu(target, name.value.decode(errors="replace"), cuda)
 
 
 def _checked(code: int) -> None:

@@ -13,11 +13,11 @@ has been tried on hardware.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeres.core.artifacts import Engine
+from edgeres.core.environment import package_versions
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS, Gpu, capability, local_gpu
 from edgeres.runtime.manifest import EngineManifest, manifest_of, this_system
@@ -46,8 +46,8 @@ def this_host() -> Host:
     gpu = None
     with contextlib.suppress(DeviceError):
         gpu = local_gpu()
-    found = {runtime: version for runtime in _PACKAGES if (version := _version(runtime)) is not None}
-    return Host(this_system(), gpu, found)
+    found = {runtime: package_versions(packages) for runtime, packages in _PACKAGES.items()}
+    return Host(this_system(), gpu, {runtime: next(iter(here.values())) for runtime, here in found.items() if here})
 
 
 def check_runnable(path: Path, host: Host, runtime: str | None = None) -> tuple[str, ...]:
@@ -57,7 +57,8 @@ def check_runnable(path: Path, host: Host, runtime: str | None = None) -> tuple[
         DeviceError: it cannot run there; says why and which command builds one that can.
         InputError: `path` is no plan, or its manifest belongs to another.
     """
-    header, manifest = plan_header(path), _manifest(path)
+    header, engine = plan_header(path), Engine(path)
+    manifest = manifest_of(engine) if engine.manifest_path.is_file() else None
     problem = (
         _other_runtime(header.runtime, host, runtime)
         or (_other_system(manifest, header.runtime, host) if manifest else None)
@@ -65,20 +66,9 @@ def check_runnable(path: Path, host: Host, runtime: str | None = None) -> tuple[
         or _other_version(header.version, manifest, header.runtime, host.versions[header.runtime])
     )
     if problem is not None:
-        raise DeviceError(f"{path} {problem}; {_way_out(manifest, host, runtime or _installed(header.runtime, host))}")
+        known = [header.runtime] if header.runtime in host.versions else [*host.versions, header.runtime]
+        raise DeviceError(f"{path} {problem}; {_way_out(manifest, host, runtime or known[0])}")
     return _remarks(manifest, host)
-
-
-def _version(runtime: str) -> str | None:
-    for package in _PACKAGES[runtime]:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(package)
-    return None
-
-
-def _manifest(path: Path) -> EngineManifest | None:
-    engine = Engine(path)
-    return manifest_of(engine) if engine.manifest_path.is_file() else None
 
 
 def _other_runtime(own: str, host: Host, asked: str | None) -> str | None:
@@ -99,7 +89,8 @@ def _other_system(manifest: EngineManifest, runtime: str, host: Host) -> str | N
 
 def _other_gpu(manifest: EngineManifest | None, runtime: str, host: Host) -> str | None:
     if host.gpu is None:
-        return f"needs an NVIDIA GPU{_for(manifest)}, and there is none here"
+        built_for = f" ({', '.join(manifest.targets)})" if manifest else ""
+        return f"needs an NVIDIA GPU{built_for}, and there is none here"
     here = host.gpu.target
     if manifest is None or here in manifest.targets:
         return None
@@ -122,13 +113,8 @@ def _other_version(own: str, manifest: EngineManifest | None, runtime: str, here
     return f"was built with {NAMES[runtime]} {own} and cannot run with {here}"
 
 
-def _installed(own: str, host: Host) -> str:
-    """The plan's own runtime where it is installed, else the one that is: an engine for it is of use there."""
-    return own if own in host.versions or not host.versions else next(iter(host.versions))
-
-
 def _way_out(manifest: EngineManifest | None, host: Host, runtime: str) -> str:
-    """The command that builds one for this machine."""
+    """The command that builds one for this machine, whose `runtime` is the plan's own or the one that is installed."""
     onnx = (manifest.onnx_name if manifest else None) or "MODEL.onnx"
     if host.gpu is None:
         return f"run it where its GPU is; its accuracy can be judged here on its graph: edgeres eval {onnx}"
@@ -143,10 +129,6 @@ def _remarks(manifest: EngineManifest | None, host: Host) -> tuple[str, ...]:
     if manifest.runtime == "tensorrt" and manifest.gpu and host.gpu and manifest.gpu != host.gpu.name:
         return (f"built on {manifest.gpu}, run on {host.gpu.name}: may be slower than one built here",)
     return ()
-
-
-def _for(manifest: EngineManifest | None) -> str:
-    return f" ({', '.join(manifest.targets)})" if manifest else ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.runtime.cuda import Buffer, Cuda, Graph
+from edgeres.runtime.cuda import Buffer, Captured, Cuda
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.plan import plan_header
 from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
@@ -64,7 +64,7 @@ class TensorRtRunner:
     def __enter__(self) -> Self:
         """Loads the engine; raises DeviceError with TensorRT's words where that fails."""
         self._cuda = Cuda()
-        self._graph: Graph | None = None
+        self._graph: Captured | None = None
         self._buffers: list[Buffer] = []
         self._capacity = self._bound = 0
         try:
@@ -174,7 +174,7 @@ class TensorRtRunner:
         if not self._context.execute_async_v3(self._cuda.stream):
             raise DeviceError(f"{self._engine_file.path}: {self.name} failed to run{self._said()}")
 
-    def _captured(self) -> Graph | None:
+    def _captured(self) -> Captured | None:
         """The call as a CUDA graph; None where the engine has parts that cannot be captured, such as a DLA's."""
         is_capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX has it
         if is_capturable is not None and not is_capturable(self._cuda.stream):

@@ -41,7 +41,7 @@ class Driver:
         return 0
 
     def cuDeviceGetAttribute(self, value: object, key: int, device: object) -> int:  # noqa: N802
-        ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = self.numbers[key - gpu._CAPABILITY_MAJOR]
+        ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = self.numbers[gpu._CAPABILITY.index(key)]
         return 0
 
 

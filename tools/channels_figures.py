@@ -55,7 +55,8 @@ from edgeres.core.config import config_from, record_from_json
 from edgeres.core.environment import available_cores, environment
 from edgeres.core.errors import EdgeresError, InputError, StageError
 from edgeres.core.files import write_text
-from edgeres.core.statistics import Interval, ratio_interval
+from edgeres.core.metrics import Interval
+from edgeres.core.statistics import ratio_interval
 from edgeres.data import Split, dataset_for
 from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.network import Network

@@ -15,8 +15,7 @@ from edgeres.core.config import Config, Record
 from edgeres.core.environment import available_cores
 from edgeres.core.errors import InputError
 from edgeres.core.figures import MUTED, figure_file
-from edgeres.core.metrics import paired_difference
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval, paired_difference
 
 Bits = NDArray[np.bool_]
 

@@ -32,10 +32,10 @@ from edgeres.core.config import Config, Record, config_from
 from edgeres.core.environment import cpu_flags, environment
 from edgeres.core.errors import EdgeresError, StageError
 from edgeres.core.files import write_text, written
-from edgeres.core.metrics import Z_95, Latency
+from edgeres.core.metrics import Z_95, Interval, Latency
 from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, scale_table_from
-from edgeres.core.statistics import Interval, ratio_interval
+from edgeres.core.statistics import ratio_interval
 from edgeres.data import Split, dataset_for
 from edgeres.quantize.cpu import has_wide_sums
 from edgeres.quantize.decision import Decision

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval
 from edgeres.data import dataset_for
 from edgeres.quantize.repair.images import texture
 

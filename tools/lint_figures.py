@@ -31,8 +31,7 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
-from edgeres.core.metrics import paired_difference
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval, paired_difference
 from edgeres.quantize.lint.call import LintConfig, lint_call
 from edgeres.quantize.repair.check import outputs_of, sqnr_db
 from edgeres.quantize.repair.images import image_input_of

@@ -29,8 +29,8 @@ from edgeres.core.artifacts import Model
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, available_cores, environment
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
-from edgeres.core.statistics import Interval, percentile_interval, resampled_interval, round_medians
+from edgeres.core.metrics import Interval, Latency
+from edgeres.core.statistics import percentile_interval, resampled_interval, round_medians
 
 VerdictWord = Literal["faster", "slower", "not distinguishable", "open", "invalid"]
 Ratios = NDArray[np.float64]
@@ -199,16 +199,16 @@ def _session_name(index: int, sessions: Sequence[Session]) -> str:
 def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config: VersusConfig, invalid: str) -> str:
     a, b = names
     percent = f"{100 * config.resolution:g} %"
-    factor = speed if speed.value >= 1 else Interval(value=1 / speed.value, low=1 / speed.high, high=1 / speed.low)
-    figure = f"(95 %: {factor.low:.3f} to {factor.high:.3f})"
+    factor = speed if speed.value >= 1 else speed.inverse()
+    figure = f"({factor.bounds()})"
     if word == "invalid":
         return (
             f"invalid: {invalid}, or judge all the same with --any-load"
-            f" ({b} against {a} {speed.value:.3f}x, 95 %: {speed.low:.3f} to {speed.high:.3f})"
+            f" ({b} against {a} {speed.value:.3f}x, {speed.bounds()})"
         )
     if word in {"faster", "slower"}:
         return f"{b} is {factor.value:.2f}x {word} than {a} {figure}"
-    seen = f"{b} against {a}: {speed.value:.3f}x, 95 %: {speed.low:.3f} to {speed.high:.3f}"
+    seen = f"{b} against {a}: {speed.value:.3f}x, {speed.bounds()}"
     if word == "open":
         return f"undecided at {percent}: {seen}; measure longer: --sessions {2 * config.sessions}"
     return f"not distinguishable at {percent}: {seen}"

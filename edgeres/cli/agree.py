@@ -16,7 +16,7 @@ from edgeres.core.files import write_text
 from edgeres.core.runs import run_holding
 from edgeres.evaluate.agreement import Agreement, Likeness, Side
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
-from edgeres.report.agreements import AGREE_NAME
+from edgeres.report.networks import AGREE_NAME
 
 
 @click.command(
@@ -49,7 +49,7 @@ def _print(result: Agreement) -> None:
     same, (change, half) = result.pair.agreement, result.pair.difference
     say(
         f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
-        f" {same.value:.2%} (95 %: {100 * same.low:.2f} to {100 * same.high:.2f})"
+        f" {same.value:.2%} ({same.times(100).bounds('.2f')})"
     )
     say(
         f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"

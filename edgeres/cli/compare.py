@@ -72,7 +72,7 @@ def _print_versus(found: Versus, *, as_json: bool) -> None:
         for model in found.models:
             p50, p99 = model.p50_ms, model.p99_ms
             say(
-                f"{model.path}: p50 {p50.value:.3f} ms (95 %: {p50.low:.3f} to {p50.high:.3f}), p99 {p99.value:.3f} ms,"
+                f"{model.path}: p50 {p50.value:.3f} ms ({p50.bounds()}), p99 {p99.value:.3f} ms,"
                 f" n = {model.samples:,}, batch {model.batch}, {threads_text(model.threads)}, {model.runtime}"
             )
         say(f"{found.sessions} sessions of {found.rounds} interleaved rounds, each in new processes")

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeres.core.errors import require
 from edgeres.core.files import write_text
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval
 
 INK, MUTED, RULE = "#1b1b1f", "#5c5f66", "#d9dbe0"
 COLOURS = ("#2457a6", "#c4552d", "#3b8a5a", "#8457a8", "#a8860b")  # told apart by people who see no red or green too

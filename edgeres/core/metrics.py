@@ -13,6 +13,47 @@ from edgeres.core.config import Record
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
+class Interval(Record):
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, value: float, half_width: float = 0.0) -> Interval:
+        """As far below as above."""
+        return cls(value=value, low=value - half_width, high=value + half_width)
+
+    @property
+    def precision(self) -> float:
+        """The wider of its two sides, as a fraction of the figure."""
+        return max(self.high - self.value, self.value - self.low) / abs(self.value)
+
+    def times(self, factor: float) -> Interval:
+        """In another unit, of which one is `factor` of the new ones."""
+        return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
+
+    def inverse(self, of: float = 1.0) -> Interval:
+        """`of` over the figure."""
+        return Interval(value=of / self.value, low=of / self.high, high=of / self.low)
+
+    def text(self, style: str = ".2f", unit: str = "") -> str:
+        """`0.97 [0.95, 0.98]` or, with a unit, `+1.20 points (+0.30 to +2.10)`; `style` is a format of Python's."""
+        value, low, high = (format(number, style) for number in (self.value, self.low, self.high))
+        if not unit:
+            return f"{value} [{low}, {high}]"
+        return (
+            f"{value} {unit} ({low} to {high})"
+            if math.isfinite(self.low)
+            else f"{value} {unit} (one seed, no interval)"
+        )
+
+    def bounds(self, style: str = ".3f") -> str:
+        """`95 %: 0.950 to 0.980`."""
+        return f"95 %: {self.low:{style}} to {self.high:{style}}"
+
+
 class Accuracy(Record):
     """Right answers of one model on one split.
 
@@ -40,8 +81,8 @@ class Accuracy(Record):
         return self.correct_top5 / self.n
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval of top-1."""
+    def interval(self) -> Interval:
+        """Top-1 with its 95 % Wilson score interval."""
         return wilson(self.correct_top1, self.n)
 
 
@@ -99,19 +140,19 @@ class Energy(Record):
     machine: str
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a proportion.
+def wilson(successes: int, n: int) -> Interval:
+    """A proportion with its 95 % score interval; of nothing it may be any.
 
     Source: Wilson 1927; recommended for all n by Brown, Cai & DasGupta 2001, doi:10.1214/ss/1009213286.
     """
     if n == 0:
-        return 0.0, 1.0
+        return Interval(value=0.0, low=0.0, high=1.0)
     p, z2 = successes / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     low = 0.0 if successes == 0 else centre - half  # rounding would leave 1e-17
     high = 1.0 if successes == n else centre + half
-    return low, high
+    return Interval(value=p, low=low, high=high)
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:

@@ -6,7 +6,9 @@
     runs/NAME/report.html, report.md, report.json, report.csv
     runs/latest -> NAME              the run commands work on when neither artifact nor run is named
 
-$EDGERES_RUN stands before runs/latest, and leaves it as it is: it names the run of a shell.
+$EDGERES_RUN stands before runs/latest, and leaves it as it is: it names the run of a shell. So that two shells without
+it do not mix their runs, runs/.shells/SESSION holds `BEGAN NAME`: the terminal session (its leader's process id), when
+that process began, and the run that became the current one by a command of it.
 
 A stage folder with a report.json is finished; one without has a started.json with the key of what was begun, so that
 the same call goes on there and another call starts a new folder.
@@ -30,14 +32,13 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
 from edgeres.core.names import name_from_file
 from edgeres.core.process import process_began
-from edgeres.core.shell import last_of_shell, note_for_shell
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)
 STARTED_NAME = "started.json"
 RECIPE_NAME = "recipe.toml"
 EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
-LATEST = "latest"
+LATEST, _SHELLS = "latest", ".shells"
 _PID = re.compile(r"[0-9]{1,9}")
 _NAME_BYTES = 255  # the longest name of a file
 _FOLDER = re.compile(r"^(\d{2,3})-([a-z]+)$")
@@ -277,3 +278,31 @@ def new_run(name: str, *, is_exact: bool = False) -> Run:
     while path.exists() or path.name == LATEST:
         path, number = runs_root() / f"{name}-{number}", number + 1
     return Run(path)
+
+
+def last_of_shell(runs: Path) -> str | None:
+    """The name of the run in `runs` that a command of this shell made the current one last; None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        path, began = _record(runs)
+        said, _, name = path.read_text(encoding="utf-8").strip().partition(" ")
+        return name if said == began and (runs / name).is_dir() else None
+    return None
+
+
+def note_for_shell(runs: Path, name: str) -> None:
+    """Notes that a command of this shell made `name` the current run; records of shells that are gone go."""
+    with contextlib.suppress(OSError, ValueError):
+        path, began = _record(runs)
+        others = path.parent.iterdir() if path.parent.is_dir() else ()
+        for gone in [one for one in others if one.name.isdecimal() and process_began(int(one.name)) is None]:
+            gone.unlink()
+        write_text(path, f"{began} {name}\n")
+
+
+def _record(runs: Path) -> tuple[Path, str]:
+    """(the file, when the shell began); raises ValueError without a shell. torchrun's workers are its shell's."""
+    session = os.getsid(os.getppid()) if hasattr(os, "getsid") else 0
+    began = process_began(session)
+    if began is None:
+        raise ValueError(session)
+    return runs / _SHELLS / str(session), began

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Z_95, Latency
+from edgeres.core.metrics import Z_95, Interval, Latency
 
 RESAMPLES = 1000
 _AT_ONCE = 1 << 21  # weights in memory: 16 MB, so that a board is not filled by a long session
@@ -32,34 +31,6 @@ MIN_ROUNDS = 5  # fewer rounds than this give no interval worth the name; their 
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 Counts = NDArray[np.int64]
-
-
-class Interval(Record):
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def precision(self) -> float:
-        """The wider of its two sides, as a fraction of the figure."""
-        return max(self.high - self.value, self.value - self.low) / abs(self.value)
-
-    def times(self, factor: float) -> Interval:
-        """In another unit, of which one is `factor` of the new ones."""
-        return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
-
-    def text(self, style: str = ".2f", unit: str = "") -> str:
-        """`0.97 [0.95, 0.98]` or, with a unit, `+1.20 points (+0.30 to +2.10)`; `style` is a format of Python's."""
-        value, low, high = (format(number, style) for number in (self.value, self.low, self.high))
-        if not unit:
-            return f"{value} [{low}, {high}]"
-        return (
-            f"{value} {unit} ({low} to {high})"
-            if math.isfinite(self.low)
-            else f"{value} {unit} (one seed, no interval)"
-        )
 
 
 def calls_needed(q: float) -> int:
@@ -102,8 +73,7 @@ def interval_of(samples_ms: Sequence[float], rounds: Sequence[int], *, q: float,
 
 def rate_interval(latency: Latency) -> Interval:
     """Images a second: batch over median."""
-    median, images = percentile_interval(latency, 50), 1000 * latency.batch
-    return Interval(value=images / median.value, low=images / median.high, high=images / median.low)
+    return percentile_interval(latency, 50).inverse(1000 * latency.batch)
 
 
 def round_medians(latency: Latency) -> NDArray[np.float64]:

@@ -29,8 +29,9 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in
+from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LatencyTable
-from edgeres.core.statistics import Interval, percentile_interval, ratio_interval
+from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.costs.design import pooled
 from edgeres.costs.networks import Measure, as_executed, session_config
 from edgeres.costs.table import check_table, predicted_ms
@@ -115,8 +116,8 @@ class Checked(Record):
                 f" {self.table_whole_ms:.3f} ms before; NOT measured: {self.advice}"
             )
         return (
-            f"measured {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} (95 %: {self.ratio.low:.3f} to"
-            f" {self.ratio.high:.3f}) of the {self.whole_ms.value:.3f} ms before; predicted"
+            f"measured {self.pruned_ms.value:.3f} ms, {self.ratio.value:.3f} ({self.ratio.bounds()}) of the"
+            f" {self.whole_ms.value:.3f} ms before; predicted"
             f" {self.predicted_ratio:.3f}: off by {self.error_percent:+.1f} %"
         )
 

@@ -31,9 +31,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.core.metrics import Latency
+from edgeres.core.metrics import Interval, Latency
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import RESAMPLES, Interval, by_round, resampled_interval, round_medians, t_95
+from edgeres.core.statistics import RESAMPLES, by_round, resampled_interval, round_medians, t_95
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -110,8 +110,7 @@ def row_of(classes: Classes, dropped: Sequence[str]) -> list[float]:
 
 def interval_around(value: float, standard_error: float, degrees: int) -> Interval:
     """The 95 % interval of an estimate whose error is estimated too."""
-    half = t_95(degrees) * standard_error
-    return Interval(value=value, low=value - half, high=value + half)
+    return Interval.around(value, t_95(degrees) * standard_error)
 
 
 def saved_by_round(whole: Sequence[Latency], without: Latency, *, seed: int = 0) -> Interval:

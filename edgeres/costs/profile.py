@@ -29,10 +29,10 @@ from edgeres.compile.layers import UNKNOWN, Layer, layers_in
 from edgeres.compile.origin import Graph, Origin
 from edgeres.core.artifacts import LatencyTableFile, OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Z_95, Latency
+from edgeres.core.metrics import Z_95, Interval, Latency
 from edgeres.core.records.latency import LatencyConfig, LatencyTable
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.core.statistics import percentile_interval
 from edgeres.costs.design import Classes, Fit
 from edgeres.costs.table import classes_to_time, table_from, written
 from edgeres.graph.blocks import module_of
@@ -71,7 +71,7 @@ def table_from_profile(source: OnnxModel, latency: Latency, texts: ProfileTexts)
         fit,
         whole=latency,
         classes=classes,
-        alone={name: Interval(value=time, low=time, high=time) for name, time in own.items()},
+        alone={name: Interval.around(time) for name, time in own.items()},
     )
     engine = {"method": "profile", "engine_precision": source.precision, "whole_ms": whole}
     return table.model_copy(update=engine)

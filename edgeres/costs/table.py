@@ -24,11 +24,11 @@ from edgeres.core.artifacts import LatencyTableFile, Model
 from edgeres.core.environment import environment
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Latency
+from edgeres.core.metrics import Interval, Latency
 from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable, ModuleCost
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.core.statistics import percentile_interval
 from edgeres.costs.design import Classes, Fit, interval_around, row_of, shape_classes
 
 AGAIN = "edgeres bench --per-module"
@@ -168,7 +168,7 @@ def _lines_of(table: LatencyTable) -> list[str]:
     for shape, names in table.classes.items():
         saved = next(row.saved_ms for row in table.table if row.shape == shape)
         who = names[0] if len(names) == 1 else f"each of {', '.join(names)}"
-        lines.append(f"{who} ({shape}): {saved.value:.4f} ms (95 %: {saved.low:.4f} to {saved.high:.4f})")
+        lines.append(f"{who} ({shape}): {saved.value:.4f} ms ({saved.bounds('.4f')})")
     share = 100 * table.rest_ms / table.whole_ms.value
     total = (
         f"whole {table.whole_ms.value:.3f} ms, of which {table.rest_ms:.3f} ms ({share:.0f} %) are stem, head and"

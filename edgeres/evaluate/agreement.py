@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import difference_of, wilson
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval, difference_of, wilson
 from edgeres.runtime.runner import Logits
 
 HARMLESS_DB = 40.0  # above it the noise is less than 1 % of the signal's amplitude
@@ -36,8 +35,7 @@ class Pair(Record):
     @property
     def agreement(self) -> Interval:
         """Share of images with the same top-1, with its Wilson interval."""
-        low, high = wilson(self.same, self.n)
-        return Interval(value=self.same / self.n, low=low, high=high)
+        return wilson(self.same, self.n)
 
     @property
     def difference(self) -> tuple[float, float]:
@@ -47,8 +45,7 @@ class Pair(Record):
     @property
     def points(self) -> Interval:
         """Top-1 of B minus that of A in percentage points, paired."""
-        change, half = (100 * value for value in self.difference)
-        return Interval(value=change, low=change - half, high=change + half)
+        return Interval.around(*(100 * value for value in self.difference))
 
     @property
     def p_value(self) -> float:

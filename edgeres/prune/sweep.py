@@ -24,8 +24,7 @@ from edgeres.core.metrics import Latency
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import Countdown
 from edgeres.core.records.latency import LatencyConfig
-from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, figure_of
-from edgeres.core.records.sweep_picture import draw_sweep
+from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, draw_sweep, figure_of
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.prune.choose import Chooser

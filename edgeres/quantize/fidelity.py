@@ -67,7 +67,7 @@ class Fidelity:
     @property
     def disagreement_bound(self) -> float:
         """Upper end of the 95 % interval of `disagreement`: no more accuracy than that is lost, on such images."""
-        return wilson(self.changed, self.n)[1]
+        return wilson(self.changed, self.n).high
 
     @property
     def expected_loss(self) -> float:

@@ -1,24 +1,25 @@
 """What boards measured: the stage `board`, one row for each model file and board.
 
 A board's latency is never held against this machine's; two rows are compared only if one session of one board timed
-both.
+both. Where a board has measured the networks of a run, the run is judged as the board saw them, which a figure says in
+its runtime: `tensorrt 10.3.0 on desk`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from edgeres.core.metrics import Energy
+from edgeres.core.metrics import Accuracy, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
-from edgeres.core.statistics import Interval
-from edgeres.report.answers import measured_in
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
-from edgeres.report.folder import BOARD_STAGE, Figure, RunFolder, figure_from
+from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
 from edgeres.report.networks import Network, latency_between, networks_in, points_between
 
+FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
+_M = TypeVar("_M", Accuracy, Latency)
 _NO_SAMPLES = "no samples under load"
 _UNSAID = "heat said neither by tegrastats nor by the kernel"
 
@@ -85,8 +86,7 @@ class BoardFigure(Figure):
 
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
     """In order of the stages, and what could not be read."""
-    stages = [one for one in folder.stages if one.report.stage == BOARD_STAGE]
-    networks = networks_in(folder)
+    stages, networks = _stages_in(folder), networks_in(folder)
     found = list(_figures((one.report, measured_in(one), _maker(one.report, networks)) for one in stages))
     pairs = list(zip(stages, found, strict=True))
     unread = [stage.name for stage, one in pairs if one is None]
@@ -95,21 +95,18 @@ def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ..
 
 
 def boards_from(reports: Iterable[StageReport]) -> list[BoardFigure]:
-    """The same of the reports of one call, whose files need not be of a run."""
-    measured = ((one, _named(one)) for one in reports)
-    return [one for one in _figures((report, network, None) for report, network in measured) if one]
-
-
-def _named(report: StageReport) -> Network:
-    """The measurements by the name of their file."""
-    accuracy, latency = next(iter(report.accuracy), None), next(iter(report.latency), None)
-    return Network(file_name(report), Path(), 0, accuracy, latency)
+    """The same of the reports of one call, whose files need not be of a run: the measurements by their file's name."""
+    return list(filter(None, _figures((one, _measured(one, file_name(one), Path()), None) for one in reports)))
 
 
 def file_name(report: StageReport) -> str:
     """`03-export/model.onnx`: stages call their files alike, so the folder tells them apart."""
     path = Path(report.source.path) if report.source else Path("unknown file")
     return f"{path.parent.name}/{path.name}".lstrip("/")
+
+
+def _stages_in(folder: RunFolder) -> list[FinishedStage]:
+    return [one for one in folder.stages if one.report.stage == BOARD_STAGE]
 
 
 def _maker(report: StageReport, networks: Sequence[Network]) -> Network | None:
@@ -188,9 +185,8 @@ def _facts(board: dict[str, Any]) -> dict[str, Any]:
 
 
 def _energy(energy: Energy) -> EnergyFigure:
-    value, half = energy.mj_per_image, energy.half_width_mj
     return EnergyFigure(
-        mj_per_image=Interval(value=value, low=value - half, high=value + half),
+        mj_per_image=Interval.around(energy.mj_per_image, energy.half_width_mj),
         samples=energy.load_samples,
         **energy.model_dump(include={"load_w", "idle_w", "source", "is_input", "is_partial"}),
     )
@@ -218,3 +214,75 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one stage `board` measured of one file, and why its latency does not count if it does not."""
+
+    board: str
+    sha256: str
+    network: Network
+    doubt: str
+
+
+def boards_of(folder: RunFolder, sha256s: Collection[str]) -> list[str]:
+    """The boards that measured one of these files; the last is who did so last."""
+    named = [one.board for one in _seen_in(folder) if one.sha256 in sha256s]
+    return list(dict.fromkeys(reversed(named)))[::-1]
+
+
+def networks_on(board: str, networks: Sequence[Network], folder: RunFolder) -> list[Network]:
+    """The networks with the newest that the board measured of them.
+
+    Once it has timed one, none has a latency of another machine. What it has not judged keeps its accuracy of here.
+    """
+    seen = [one for one in _seen_in(folder) if one.board == board]
+    judged = {one.sha256: one.network for one in seen if one.network.accuracy}
+    timed = {one.sha256: one for one in seen if one.network.latency}
+    timed |= {one.sha256: one for one in seen if one.network.latency and not one.doubt}
+    found = [_timed(one, timed.get(one.sha256), board) if timed else one for one in networks]
+    return [_judged(one, judged[one.sha256], board) if one.sha256 in judged else one for one in found]
+
+
+def measured_in(stage: FinishedStage) -> Network:
+    """The measurements of a stage `board`, by its own name."""
+    return replace(_measured(stage.report, stage.name, stage.path), accuracy=next(iter(stage.accuracy), None))
+
+
+def _measured(report: StageReport, name: str, folder: Path) -> Network:
+    accuracy, latency = next(iter(report.accuracy), None), next(iter(report.latency), None)
+    return Network(name, folder, report.source.size_bytes if report.source else 0, accuracy, latency)
+
+
+def board_in(runtime: str) -> str:
+    """`desk` of `tensorrt 10.3.0 on desk`; empty for this machine's."""
+    return runtime.partition(" on ")[2]
+
+
+def _seen_in(folder: RunFolder) -> Iterator[Seen]:
+    for stage in _stages_in(folder):
+        board, figures = (stage.report.results.get(name) for name in ("board", "figures"))
+        if not isinstance(board, dict) or not isinstance(figures, dict) or stage.report.source is None:
+            continue
+        is_valid, problems = figures.get("is_valid"), figures.get("problems")
+        why = "; ".join(map(str, problems)) if isinstance(problems, list) and problems else "it does not say why"
+        doubt = why if is_valid is False else ""
+        yield Seen(str(board.get("name") or ""), stage.report.source.sha256, measured_in(stage), doubt)
+
+
+def _timed(network: Network, seen: Seen | None, board: str) -> Network:
+    if seen is None or seen.network.latency is None:
+        return replace(network, latency=None, not_timed=f"not timed on {board}")
+    if seen.doubt:
+        return replace(network, latency=None, not_timed=f"timed on {board}, but not validly: {seen.doubt}")
+    return replace(network, latency=_on(board, seen.network.latency), not_timed="")
+
+
+def _judged(network: Network, seen: Network, board: str) -> Network:
+    assert seen.accuracy is not None
+    return replace(network, folder=seen.folder, accuracy=_on(board, seen.accuracy))
+
+
+def _on(board: str, figure: _M) -> _M:
+    return figure.model_copy(update={"runtime": f"{figure.runtime} on {board}"})

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import Latency
-from edgeres.core.statistics import Interval, percentile_interval
+from edgeres.core.metrics import Interval, Latency
+from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, versions_in
 from edgeres.report.networks import Network, networks_in, pair_of
@@ -116,7 +116,7 @@ def accuracy_line(a: Network, b: Network, pair: Pair | str) -> str:
         return f"{head}, every prediction the same, n = {pair.n:,}"
     points = pair.points
     return (
-        f"{head}, {points.value:+.2f} points (95 %: {points.low:+.2f} to {points.high:+.2f}),"
+        f"{head}, {points.value:+.2f} points ({points.bounds('+.2f')}),"
         f" McNemar p = {pair.p_value:.2g}, same guess on {100 * pair.agreement.value:.2f} %, n = {pair.n:,}"
     )
 
@@ -131,10 +131,7 @@ def latency_change(a: Latency | None, b: Latency | None, *, across: bool) -> tup
         return None, f"latency: not compared, of {'; '.join(differing)} (all the same: --across)"
     ratio = _ratio_of_sessions(a, b)
     why = f"ACROSS {'; '.join(differing)}" if differing else "two sessions, drift between them is not in the interval"
-    return ratio, (
-        f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x"
-        f" (95 %: {ratio.low:.3f} to {ratio.high:.3f}; {why})"
-    )
+    return ratio, (f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x ({ratio.bounds()}; {why})")
 
 
 def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeres.report.answers import board_in
+from edgeres.report.boards import board_in
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import Accuracy, Latency
-from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval, spread_ms
+from edgeres.core.metrics import Accuracy, Interval, Latency
+from edgeres.core.statistics import P99_CALLS, percentile_interval, spread_ms
 from edgeres.report.folder import Figure
 
 _P99 = 99
@@ -98,9 +98,8 @@ def accuracy_figure(accuracy: Accuracy | None) -> AccuracyFigure | None:
     """The rates of a count, None for none."""
     if accuracy is None:
         return None
-    low, high = accuracy.interval
     return AccuracyFigure(
-        top1=Interval(value=accuracy.top1, low=low, high=high),
+        top1=accuracy.interval,
         top5=accuracy.top5,
         **accuracy.model_dump(include={"n", "dataset", "split", "runtime"}),
     )

@@ -10,11 +10,11 @@ from pydantic import Field, ValidationError
 
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LATENCY_NAME, LatencyTable, ModuleCost
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepFigure, figure_of
 from edgeres.core.stage import StageReport
-from edgeres.core.statistics import Interval
 from edgeres.report.folder import Figure, FinishedStage, RunFolder, is_possible
 
 _F = TypeVar("_F")

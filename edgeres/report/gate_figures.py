@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
-from edgeres.core.statistics import P99_CALLS, Interval, percentile_interval
+from edgeres.core.metrics import Interval, Latency
+from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.answers import FOR_TENSORRT, board_in, boards_of, networks_on
+from edgeres.report.boards import FOR_TENSORRT, board_in, boards_of, networks_on
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
     ENGINE_STAGE,
@@ -110,14 +110,14 @@ def _loss(subject: Subject) -> Figure:
     pair = _pair_in(subject)
     loss = pair.points.times(-1)
     loss = Interval(value=0.0 + loss.value, low=0.0 + loss.high, high=0.0 + loss.low)  # 0.0 + -0.0 is 0.0
-    text = f"lost {loss.value:.2f} points {_range(loss, '.2f')}{_against(subject, pair.n)}"
+    text = f"lost {loss.value:.2f} points ({loss.bounds('.2f')}){_against(subject, pair.n)}"
     return Figure(subject.end.name, loss, text)
 
 
 def _agreement(subject: Subject) -> Figure:
     pair = _pair_in(subject)
     same = pair.agreement
-    text = f"same top-1 on {same.value:.4f} {_range(same, '.4f')}{_against(subject, pair.n)}"
+    text = f"same top-1 on {same.value:.4f} ({same.bounds('.4f')}){_against(subject, pair.n)}"
     return Figure(subject.end.name, same, text)
 
 
@@ -148,9 +148,8 @@ def _how_to_judge(subject: Subject) -> str:
 def _top1(subject: Subject) -> Figure:
     accuracy = subject.end.accuracy
     assert accuracy is not None
-    low, high = accuracy.interval
-    top1 = Interval(value=accuracy.top1, low=low, high=high).times(100)
-    text = f"top-1 {top1.value:.2f} % {_range(top1, '.2f')}, n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
+    top1 = accuracy.interval.times(100)
+    text = f"top-1 {top1.value:.2f} % ({top1.bounds('.2f')}), n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
     return Figure(subject.end.name, top1, text + _judged_where(subject))
 
 
@@ -169,7 +168,7 @@ def _p99(subject: Subject) -> Figure:
 
 def _quantile(subject: Subject, latency: Latency, q: int) -> Figure:
     found = percentile_interval(latency, q)
-    text = f"p{q} {found.value:.3f} ms {_range(found, '.3f')}, {_conditions(latency)}"
+    text = f"p{q} {found.value:.3f} ms ({found.bounds()}), {_conditions(latency)}"
     return Figure(subject.timed.name, found, text)
 
 
@@ -180,15 +179,16 @@ def _speedup(subject: Subject) -> Figure:
             assert ratio.low is not None
             assert ratio.high is not None
             faster = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
-            text = f"{faster.value:.3f} times as fast {_range(faster, '.3f')} as {one.name}, {_conditions(after)}"
+            text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             return Figure(subject.timed.name, faster, text)
     raise NotMeasured(f"no other network was timed in its session on {after.runtime}: {subject.bench}")
 
 
 def _file_size(subject: Subject) -> Figure:
     end = subject.end
-    exact = Interval(value=end.size_bytes, low=end.size_bytes, high=end.size_bytes)
-    return Figure(end.name, exact, f"{size(end.size_bytes)} ({end.size_bytes:,} bytes), {end.path}")
+    return Figure(
+        end.name, Interval.around(end.size_bytes), f"{size(end.size_bytes)} ({end.size_bytes:,} bytes), {end.path}"
+    )
 
 
 def _latency_in(subject: Subject) -> Latency:
@@ -218,10 +218,6 @@ def _judged_where(subject: Subject) -> str:
     assert subject.end.accuracy is not None
     board = board_in(subject.end.accuracy.runtime)
     return f", on {board}" if board else f", here and not on {subject.board}" if subject.board else ""
-
-
-def _range(interval: Interval, form: str) -> str:
-    return f"(95 %: {interval.low:{form}} to {interval.high:{form}})"
 
 
 FIGURES: dict[str, Callable[[Subject], Figure]] = {

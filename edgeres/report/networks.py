@@ -1,7 +1,10 @@
 """The networks of a run with their raw measurements, and two of them held against each other.
 
 Two are compared only where they were measured under the same conditions: accuracy image by image on one split of one
-data set, latency within one session.
+data set, latency within one session. How well they agree is seen twice:
+
+    eval.npy of two stages      same first guess, who alone is right, the exact McNemar test
+    agree.json of a stage       what `edgeres agree` found: noise of the logits and of every module
 """
 
 from __future__ import annotations
@@ -15,16 +18,18 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Accuracy, Latency
+from edgeres.core.metrics import Accuracy, Interval, Latency
 from edgeres.core.statistics import ratio_interval
-from edgeres.evaluate.agreement import Pair
+from edgeres.evaluate.agreement import Agreement, Pair
 from edgeres.report.figures import Change
-from edgeres.report.folder import FinishedStage, RunFolder
+from edgeres.report.folder import Figure, FinishedStage, RunFolder
 
 Table = NDArray[np.uint16]
 _COLUMNS = 2  # prediction and label
 ENGINE_STAGE = "compile"
+AGREE_NAME = "agree.json"
 NOT_TIMED = "not timed"  # and nothing says why
 
 
@@ -66,13 +71,27 @@ class Network:
         return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == self.accuracy.correct_top1 else None
 
 
+class AgreementFigure(Figure):
+    """B against A on the same `n` images; `points`: top-1 of B minus that of A, paired, in percentage points."""
+
+    a: str
+    b: str
+    runtime_a: str
+    runtime_b: str
+    n: int
+    same: Interval
+    only_a: int
+    only_b: int
+    points: Interval
+    p_value: float
+
+
 def networks_in(folder: RunFolder) -> list[Network]:
-    """In order of the stages."""
-    return [network_from(stage, folder) for stage in folder.networks]
+    """What the stages made, in their order, and what was measured here of it."""
+    return [_network_from(stage, folder) for stage in folder.networks]
 
 
-def network_from(stage: FinishedStage, folder: RunFolder) -> Network:
-    """What `stage` made and what was measured here of it."""
+def _network_from(stage: FinishedStage, folder: RunFolder) -> Network:
     report, output = stage.report, stage.report.output
     assert output is not None
     assert report.cost is not None
@@ -167,3 +186,55 @@ def size_between(before: Network, after: Network) -> Change | None:
     if not before.size_bytes:
         return None
     return Change(value=after.size_bytes / before.size_bytes, versus=before.name)
+
+
+def agreements_in(networks: Sequence[Network]) -> tuple[AgreementFigure, ...]:
+    """Each network against the nearest one of its line judged on the same images, and the last against the first."""
+    rows = [one for index in range(1, len(networks)) if (one := _against_line(networks, index))]
+    judged = [one for one in networks if one.accuracy]
+    whole = _figure(judged[0], judged[-1]) if len(judged) > 1 else None
+    return (*rows, whole) if whole and (whole.a, whole.b) not in {(one.a, one.b) for one in rows} else tuple(rows)
+
+
+def kept_agreements(folder: RunFolder) -> tuple[tuple[Agreement, ...], tuple[str, ...]]:
+    """Results of `edgeres agree` that lie beside the networks, and what could not be read."""
+    found, problems = [], []
+    for stage in folder.stages:
+        path = stage.path / AGREE_NAME
+        if path.is_file() and (one := _kept(path)):
+            found.append(one)
+        elif path.is_file():
+            problems.append(f"{stage.name}: {AGREE_NAME} cannot be read; make it again: edgeres agree")
+    return tuple(found), tuple(problems)
+
+
+def _kept(path: Path) -> Agreement | None:
+    try:
+        one = record_from_json(Agreement, path)
+    except InputError:
+        return None
+    is_possible = one.n > 0 and max(one.same_top1, one.only_a + one.only_b) <= one.n
+    return one if is_possible and min(one.same_top1, one.only_a, one.only_b) >= 0 else None
+
+
+def _against_line(networks: Sequence[Network], index: int) -> AgreementFigure | None:
+    """Against parent, grandparent, ..., the first of them that it can be held against."""
+    one, earlier = networks[index], {other.sha256: other for other in networks[:index]}
+    parents = {sha256: other.parent for sha256, other in earlier.items()}
+    return next(filter(None, (_figure(earlier[sha256], one) for sha256 in line_of(one.parent, parents))), None)
+
+
+def _figure(a: Network, b: Network) -> AgreementFigure | None:
+    pair = pair_of(a, b)
+    if not isinstance(pair, Pair) or a.accuracy is None or b.accuracy is None:
+        return None
+    return AgreementFigure(
+        a=a.name,
+        b=b.name,
+        runtime_a=a.accuracy.runtime,
+        runtime_b=b.accuracy.runtime,
+        same=pair.agreement,
+        points=pair.points,
+        p_value=pair.p_value,
+        **pair.model_dump(include={"n", "only_a", "only_b"}),
+    )

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import edgeres
 from edgeres.core.errors import require
 from edgeres.core.plain import short
-from edgeres.report import network_drawing, page_tables, plots
-from edgeres.report.boards_text import BOARD_COLUMNS
+from edgeres.core.records.sweep import SweepPoint
+from edgeres.report import network_drawing, plots
+from edgeres.report.boards_text import BOARD_COLUMNS, board_cells
+from edgeres.report.cells import Lines
+from edgeres.report.findings import HistogramFigure, TimedWay
 from edgeres.report.folder import versions_in
+from edgeres.report.networks import AgreementFigure
 from edgeres.report.summary import RunSummary
-from edgeres.report.wording import COLUMNS, cells, lost, milliseconds, signed, size
+from edgeres.report.wording import COLUMNS, cells, figure_lines, lost, milliseconds, percent, runtime_name, signed, size
 
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_NAME = "page.html.j2"
-_FILTERS = {
-    "size": size,
-    "lost": lost,
-    "ms": milliseconds,
-    "signed": signed,
-    "thousands": "{:,}".format,
-    "tensor_title": plots.tensor_title,
-    "agreement_cells": page_tables.agreement_cells,
-    "short": short,
-    "file_name": lambda path: Path(path).name,
-    "headings": lambda html: re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', html),
-}
+_LEAST_P = 0.0001
 
 
 def page_from(summary: RunSummary) -> str:
@@ -45,7 +40,6 @@ def page_from(summary: RunSummary) -> str:
         summary=summary,
         plots=plots,
         network=network_drawing,
-        tables=page_tables,
         columns=COLUMNS,
         rows=[(row, cells(row)) for row in summary.rows],
         board_columns=BOARD_COLUMNS,
@@ -61,3 +55,76 @@ def commands_for(summary: RunSummary) -> list[str]:
     if summary.recipe:
         return ["edgeres run recipe.toml"]
     return [stage.command for stage in summary.stages if stage.command]
+
+
+def sweep_cells(point: SweepPoint) -> list[Lines]:
+    """One row a number of modules."""
+    return [
+        (str(point.count),),
+        figure_lines(point.top1, percent),
+        (f"{lost(-point.change_points, 2)} ± {point.half_width_points:.2f}" if point.count else "–",),
+        (milliseconds(point.latency_ms.value),),
+        figure_lines(point.ratio, "{:.3f}".format),
+        ("yes" if point.is_best else "no",),
+        (", ".join(point.dropped) or "–",),
+    ]
+
+
+def way_cells(one: TimedWay) -> list[Lines]:
+    """One row a network, batch and way."""
+    return [
+        (one.name, f"{one.way}, batch {one.batch}"),
+        figure_lines(one.images_per_s, "{:,.0f}".format),
+        figure_lines(one.p50_ms, milliseconds),
+        (", ".join(f"{name} {milliseconds(ms)}" for name, ms in one.parts_ms.items()) or "–",),
+        (f"{one.samples:,}",),
+        (runtime_name(one.runtime),),
+    ]
+
+
+def bounds_of(figure: HistogramFigure) -> tuple[tuple[str, ...], list[list[Lines]]]:
+    """(column titles, rows) of every calibrator's bound for the tensors that are shown."""
+    methods = tuple(dict.fromkeys(method for one in figure.shown for method in one.amax))
+    rows = []
+    for one in figure.shown:
+        cells: list[Lines] = [(one.tensor, f"exact zeros {percent(one.zeros / one.n)} %" if one.n else "")]
+        for method in methods:
+            noise = one.sqnr_db.get(method)
+            bound = (f"{one.amax[method]:.3g}",) if method in one.amax else ("–",)
+            taken = ("taken",) if method == one.chosen else ()
+            cells.append((*bound, *([f"{noise:.1f} dB"] if noise is not None else []), *taken))
+        rows.append(cells)
+    return ("Tensor", *methods), rows
+
+
+def agreement_cells(one: AgreementFigure) -> list[Lines]:
+    """One row of the agreement table."""
+    runtimes = tuple(dict.fromkeys((runtime_name(one.runtime_a), runtime_name(one.runtime_b))))
+    return [
+        (f"{one.b}", f"against {one.a}"),
+        runtimes,
+        (*figure_lines(one.same, percent, after=" %"), f"n = {one.n:,}"),
+        (f"{one.only_a:,}",),
+        (f"{one.only_b:,}",),
+        figure_lines(one.points, signed, after=" points"),
+        (f"{one.p_value:.2g}" if one.p_value >= _LEAST_P else f"< {_LEAST_P}",),
+    ]
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "size": size,
+    "lost": lost,
+    "ms": milliseconds,
+    "signed": signed,
+    "thousands": "{:,}".format,
+    "tensor_title": plots.tensor_title,
+    "agreement_cells": agreement_cells,
+    "board_cells": lambda board: board_cells(board).values(),
+    "bounds": bounds_of,
+    "sweep_cells": sweep_cells,
+    "way_cells": way_cells,
+    "fields": lambda record, *names: [(getattr(record, name),) for name in names],
+    "short": short,
+    "file_name": lambda path: Path(path).name,
+    "headings": lambda html: re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', html),
+}

@@ -1,24 +1,43 @@
-"""The pictures: what each module is worth, what networks cost and gain, how calls and tensors are spread."""
+"""The page's pictures: what each module is worth, what networks cost and gain, how calls and tensors are spread.
+
+Colours are drawn as placeholders and come out as the page's CSS variables: a picture follows the page from
+light to dark; text stays text, in the page's font.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
 from edgeres.core.errors import require
-from edgeres.core.figures import Spot, draw_points, label_points, with_grid
-from edgeres.core.records.sweep import SweepFigure
-from edgeres.core.records.sweep_picture import draw_sweep
-from edgeres.core.statistics import Interval
+from edgeres.core.figures import Drawing, Spot, canvas, draw_points, label_points, whiskers, with_grid
+from edgeres.core.metrics import Interval
+from edgeres.core.records.sweep import SweepFigure, draw_sweep
 from edgeres.evaluate.agreement import Agreement
-from edgeres.report.answers import board_in
-from edgeres.report.canvas import ACCENT, DROPPED, INK, MUTED, bars, drawing, panels
+from edgeres.report.boards import board_in
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.findings import CostFigure, LesionFigure, TensorHistogram
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import lost, milliseconds, runtime_name
 
+INK, MUTED, RULE, ACCENT, DROPPED = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", DROPPED: "--dropped"}
+_STYLE = {
+    "svg.fonttype": "none",
+    "savefig.transparent": True,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.prop_cycle": f"cycler('color', ['{ACCENT}'])",
+    "grid.color": RULE,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+}
+_PANEL_IN, _BAR_IN = 1.45, 0.19  # heights of one of several axes, and of one bar
+_WIDTH_IN = 5.0  # at 72 points an inch as wide as a phone: there the letters keep their size
 _POINTS_IN = 3.9
 _LINEAR_POINTS = 1.0  # where a logarithmic axis is linear around zero
 _WIDE_RANGE = 10  # largest change over the median one from which the axis is logarithmic
@@ -33,7 +52,7 @@ def lesion_svg(summary: RunSummary) -> str:
     lesion = summary.lesion
     if not lesion:
         return ""
-    losses = {entry.module: _around(entry.lost_points, entry.half_width_points) for entry in lesion}
+    losses = {entry.module: Interval.around(entry.lost_points, entry.half_width_points) for entry in lesion}
     with bars("lesion", losses, summary.gone) as (axes, done):
         scale = _set_scale(axes, [entry.lost_points for entry in lesion])
         axes.set_xlabel(f"points of top-1 lost{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
@@ -131,16 +150,12 @@ def tensor_title(one: TensorHistogram) -> str:
 
 def agreement_svg(agreement: Agreement, name: str) -> str:
     """SQNR of every module's output, B against A; empty where no module was compared."""
-    noise = {one.name: _around(one.sqnr_db) for one in agreement.modules if one.sqnr_db is not None}
+    noise = {one.name: Interval.around(one.sqnr_db) for one in agreement.modules if one.sqnr_db is not None}
     if not noise:
         return ""
     with bars(name, noise, {agreement.drift or ""}) as (axes, done):
         axes.set_xlabel(f"signal over noise of the module's output, dB (n = {agreement.n:,})")
     return done.svg
-
-
-def _around(value: float, half_width: float = 0.0) -> Interval:
-    return Interval(value=value, low=value - half_width, high=value + half_width)
 
 
 def _set_scale(axes: Any, changes: Sequence[float]) -> str:
@@ -176,7 +191,11 @@ def _write_values(axes: Any, lesion: Sequence[LesionFigure]) -> None:
 def _spot(row: Row) -> Spot:
     """A row that was judged."""
     assert row.accuracy is not None
-    return row.name, row.latency.p50_ms if row.latency else _around(row.size_bytes / 1e6), row.accuracy.top1.times(100)
+    return (
+        row.name,
+        row.latency.p50_ms if row.latency else Interval.around(row.size_bytes / 1e6),
+        row.accuracy.top1.times(100),
+    )
 
 
 def _runtime_of(row: Row) -> str:
@@ -233,3 +252,57 @@ def _draw_tensor(axes: Any, one: TensorHistogram) -> None:
     axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     axes.set_ylabel("values")
+
+
+@contextmanager
+def drawing(name: str, height_in: float, *, rows: int = 1) -> Iterator[tuple[list[Any], Drawing]]:
+    """`rows` axes below each other; ids in the picture begin with `name`. Raises MissingDependency."""
+    done = Drawing()
+    with canvas(_STYLE, (_WIDTH_IN, height_in), rows=rows) as (axes, plain):
+        yield axes, done
+    done.svg = _themed(plain.svg, name)
+
+
+@contextmanager
+def panels(name: str, titles: Sequence[str], label: str) -> Iterator[tuple[list[Any], Drawing]]:
+    """Axes below each other, each under its title `what: figures`; the last one's x axis has the label."""
+    with drawing(name, 0.35 + _PANEL_IN * len(titles), rows=len(titles)) as (axes, done):
+        for one, title in zip(axes, titles, strict=True):
+            one.set_title(title.replace(": ", "\n"), loc="left", fontsize=10, color=INK)
+        axes[-1].set_xlabel(label)
+        yield axes, done
+
+
+@contextmanager
+def bars(name: str, figures: dict[str, Interval], marked: set[str]) -> Iterator[tuple[Any, Drawing]]:
+    """The axes of one bar a module, from the top down with whiskers; names of the `marked` ones end in a cross."""
+    values, reach = whiskers(list(figures.values()))
+    with drawing(name, 1.1 + _BAR_IN * len(figures)) as ((axes,), done):
+        axes.barh(
+            range(len(figures)),
+            values,
+            height=0.72,
+            color=[DROPPED if module in marked else ACCENT for module in figures],
+            xerr=reach if any(map(any, reach)) else None,
+            error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 1.5},
+        )
+        axes.set_yticks(range(len(figures)), [f"{module} ×" if module in marked else module for module in figures])
+        axes.set_ylim(len(figures) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.spines["left"].set_visible(False)
+        with_grid(axes, "x")
+        yield axes, done
+
+
+def _themed(svg: str, name: str) -> str:
+    """Only the <svg> element: no size, metadata or global style; ids made unique; colours as variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, f"var({variable})")
+    return svg.strip()

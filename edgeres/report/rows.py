@@ -10,9 +10,7 @@ from typing import Any
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
-from edgeres.report.agreements import agreements_in, kept_agreements
-from edgeres.report.answers import FOR_TENSORRT, board_in, boards_of, networks_on
-from edgeres.report.boards import boards_in
+from edgeres.report.boards import FOR_TENSORRT, board_in, boards_in, boards_of, networks_on
 from edgeres.report.claims import claims_from, headline_from
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import (
@@ -31,6 +29,8 @@ from edgeres.report.networks import (
     ENGINE_STAGE,
     NOT_TIMED,
     Network,
+    agreements_in,
+    kept_agreements,
     latency_between,
     networks_in,
     points_between,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeres.core.metrics import Accuracy, Latency
-from edgeres.core.statistics import P99_CALLS, Interval
+from edgeres.core.metrics import Accuracy, Interval, Latency
+from edgeres.core.statistics import P99_CALLS
 from edgeres.report.cells import Lines
 from edgeres.report.figures import Change, Changes, LatencyFigure, Percentile
 from edgeres.report.summary import Row
@@ -168,9 +168,8 @@ def _latency(row: Row) -> Lines:
 
 def accuracy_line(accuracy: Accuracy) -> str:
     """`top-1 89.38 % (95 %: 88.50 to 90.20), top-5 99.50 %, n = 5000, folder:x val, onnxruntime 1.32 cpu`."""
-    low, high = accuracy.interval
     return (
-        f"top-1 {100 * accuracy.top1:.2f} % (95 %: {100 * low:.2f} to {100 * high:.2f}), "
+        f"top-1 {100 * accuracy.top1:.2f} % ({accuracy.interval.times(100).bounds('.2f')}), "
         f"top-5 {100 * accuracy.top5:.2f} %, n = {accuracy.n}, {accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
     )
 

@@ -21,8 +21,7 @@ from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
 from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
-from edgeres.study.result import Claim, Picture, Row, Study, joined, judged
-from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
+from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, joined, judged, points
 
 if TYPE_CHECKING:
     from edgeres.models.network import Network

@@ -15,11 +15,10 @@ from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
-from edgeres.core.statistics import Interval
 from edgeres.study.experiment import Experiment, Kind, Trained, TrainingConfig, check_depth, trained
-from edgeres.study.result import Claim, Picture, Row, Study, integers, judged
-from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
+from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, integers, judged, points
 
 FAMILIES = ("plain", "resnet")
 TOLERANCE_POINTS = 1.0  # a rise of the training error that is no degradation: figure 6 cannot be read closer

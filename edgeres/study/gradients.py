@@ -21,11 +21,10 @@ from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
-from edgeres.core.statistics import Interval
 from edgeres.study.experiment import DeepConfig, Experiment, Job, Kind, NetworkResult, fresh, network_trained
-from edgeres.study.result import Claim, Picture, Row, Study, integers, joined, judged
-from edgeres.study.seeds import MIN_SEEDS, by_seed, mean_interval
+from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, integers, joined, judged, mean_interval
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset

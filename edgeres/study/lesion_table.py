@@ -12,8 +12,8 @@ from statistics import median
 from typing import Literal
 
 from edgeres.core.config import Record
+from edgeres.core.metrics import Interval
 from edgeres.core.records.lesion import Lesion
-from edgeres.core.statistics import Interval
 from edgeres.study.random_sets import Coupling, SetLesion
 from edgeres.study.result import Claim, Row, judged, judged_columns
 from edgeres.study.trend import Trend, is_smooth
@@ -158,8 +158,8 @@ def _shape_changers(table: LesionTable) -> str:
 def _control_collapses(control: NetworkLesions) -> Claim:
     limit = 1 / control.num_classes + NEAR_CHANCE
     bounds = [row.accuracy.interval for row in control.table]
-    near = sum(high <= limit for _, high in bounds)
-    far = sum(low > limit for low, _ in bounds)
+    near = sum(one.high <= limit for one in bounds)
+    far = sum(one.low > limit for one in bounds)
     errors = [row.error.value for row in control.table]
     return Claim(
         claim="deleting any layer of a network without shortcuts leaves it near chance",

@@ -12,12 +12,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
+from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
-from edgeres.core.statistics import Interval
 from edgeres.models.family import ORDERINGS, Ordering
 from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
-from edgeres.study.result import Claim, Picture, Row, Study, judged
-from edgeres.study.seeds import MIN_SEEDS, by_seed, difference, points
+from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, judged, points
 
 PUBLISHED_ERROR_PERCENT: dict[str, float] = {
     "original": 6.61,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeres.core.config import Record
-from edgeres.core.statistics import Interval, resampled_interval
+from edgeres.core.metrics import Interval
+from edgeres.core.statistics import resampled_interval
 from edgeres.study.outcomes import Floats, Indices, Outcome, outcomes_of, redrawn, resampled_means
 from edgeres.study.trend import Draw
 

@@ -1,27 +1,35 @@
 """What every study leaves: a claim somebody published, what this run saw, and whether the two agree.
 
 Beside study.json, which holds a `Study`, lie study.csv with its rows and study.svg with its figure.
+
+All networks that a study trains see the same images, so a difference between two kinds is taken seed by seed and its
+interval holds the luck of initial weights, order and augmentation; how far the images stand for others is said by n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
 from edgeres.core.figures import figure_file
 from edgeres.core.files import write_text
+from edgeres.core.metrics import Interval
 from edgeres.core.plain import csv_text
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.core.statistics import t_95
 
 Verdict = Literal["supported", "not supported", "undecided"]
 Value = float | int | str | None
 Row = dict[str, Value]
+MIN_SEEDS = 3  # fewer say nothing about training
 _WEAKEST_FIRST: tuple[Verdict, ...] = ("not supported", "undecided", "supported")
 
 
@@ -119,3 +127,29 @@ def _number(value: Value) -> float:
     if not isinstance(value, (int, float)):
         raise TypeError(f"{value!r} is no number")
     return float(value)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean over seeds and its 95 % t interval; one value alone has an infinite one."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Interval.around(mean, math.inf)
+    half = t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval.around(mean, half)
+
+
+def by_seed(rows: Iterable[Row], column: str, **kind: Value) -> list[float]:
+    """The column's values in the rows of that kind, in order of their seed."""
+    chosen = [row for row in rows if all(row[name] == value for name, value in kind.items())]
+    seeds = np.argsort(numbers(chosen, "seed"), kind="stable")
+    return [numbers(chosen, column)[place] for place in seeds]
+
+
+def difference(after: Sequence[float], before: Sequence[float]) -> Interval:
+    """The change from `before` to `after`, paired by seed."""
+    return mean_interval([b - a for a, b in zip(before, after, strict=True)])
+
+
+def points(change: Interval) -> str:
+    """`+1.20 points (+0.30 to +2.10)`."""
+    return change.text("+.2f", "points")

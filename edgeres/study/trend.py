@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeres.core.config import Record
-from edgeres.core.statistics import Interval, resampled_interval
+from edgeres.core.metrics import Interval
+from edgeres.core.statistics import resampled_interval
 from edgeres.study.outcomes import Floats, Outcome, redrawn, resampled_means
 from edgeres.study.result import Verdict, judged
 

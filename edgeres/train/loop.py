@@ -4,6 +4,8 @@ Step k of a run is a function of (seed, k) and the weights alone: which images, 
 learning rate, torch's generator. So a killed run goes on from its last saved state to the same bits (with as
 many threads), and two processes see the batches one would have seen. Batch norm uses each process's part of a
 batch, and the first process's running statistics are kept, as in torch's DistributedDataParallel.
+
+Ctrl-C between two steps: the step is finished and the state saved; a second Ctrl-C stops at once.
 """
 
 from __future__ import annotations
@@ -11,10 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -32,10 +38,10 @@ from edgeres.train.objectives import Objective
 from edgeres.train.plan import HeldOut, Looks, Plan, rate_at, weights_of
 from edgeres.train.processes import accelerator_for, slice_for, wait_for_all
 from edgeres.train.state import Identity, load_state, put_aside, save_state
-from edgeres.train.stop import Stop, interruptible
 
 Evaluate = Callable[[nn.Module], float]
 _log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CHECK_EVERY = 20  # steps between looks at the loss on a GPU, which has to wait for each
 
 
@@ -246,3 +252,33 @@ def _identity(training: Training, plan: Plan, accelerator: Accelerator) -> Ident
 
 def _usual_plan(config: LoopConfig, data: Batches) -> Plan:
     return Plan(config.epochs * data.steps_per_epoch, round(config.warmup_epochs * data.steps_per_epoch))
+
+
+@dataclass
+class Stop:
+    """Whether the user has asked to stop."""
+
+    requested: bool = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Turns SIGINT and SIGTERM into `Stop.requested`; outside the main thread signals stay as they are."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def request(_number: int, _frame: FrameType | None) -> None:
+        stop.requested = True
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -21,8 +21,7 @@ from edgeres.bench.versus import (
 from edgeres.bench.watch import Reading
 from edgeres.bench.worker import Ready
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval, Latency
 
 NAMES = ("a.onnx", "b.onnx")
 CONFIG = VersusConfig(rounds=5)

@@ -13,21 +13,21 @@ from edgeres.core.metrics import paired_difference, wilson
 @given(st.integers(1, 5000), st.data())
 def test_wilson_holds_the_estimate_and_stays_in_bounds(n, data):
     k = data.draw(st.integers(0, n))
-    low, high = wilson(k, n)
-    assert 0 <= low <= k / n <= high <= 1
+    interval = wilson(k, n)
+    assert 0 <= interval.low <= interval.value == k / n <= interval.high <= 1
 
 
 def test_wilson_equals_the_textbook():
     # Agresti 2013, section 1.4.2: 0 of 25 gives (0, 0.133)
-    low, high = wilson(0, 25)
-    assert low == 0
-    assert high == pytest.approx(0.133, abs=5e-4)
+    interval = wilson(0, 25)
+    assert interval.low == 0
+    assert interval.high == pytest.approx(0.133, abs=5e-4)
 
 
 def test_wilson_covers_95_percent():
     generator = np.random.default_rng(0)
     counts = generator.binomial(500, 0.9, 4000)
-    covered = [low <= 0.9 <= high for low, high in (wilson(int(k), 500) for k in counts)]
+    covered = [one.low <= 0.9 <= one.high for one in (wilson(int(k), 500) for k in counts)]
     assert 0.935 < np.mean(covered) < 0.965
 
 
@@ -40,7 +40,7 @@ def test_a_paired_interval_is_narrower_and_covers():
         after = np.where(before, flips > 0.02, flips < 0.1)
         difference, half = paired_difference(before.tolist(), after.tolist())
         covered.append(abs(difference - (0.1 * 0.1 - 0.9 * 0.02)) <= half)
-        assert half < wilson(900, 1000)[1] - wilson(900, 1000)[0]
+        assert half < (wilson(900, 1000).high - wilson(900, 1000).low)
     assert np.mean(covered) > 0.92
 
 

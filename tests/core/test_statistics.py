@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from edgeres.core import statistics
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
+from edgeres.core.metrics import Interval, Latency
 from edgeres.core.statistics import (
-    Interval,
     calls_needed,
     check_comparable,
     percentile_interval,

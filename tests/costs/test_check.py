@@ -2,9 +2,8 @@ import pytest
 
 from edgeres.bench.stage import Session
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
+from edgeres.core.metrics import Interval, Latency
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, ModuleCost
-from edgeres.core.statistics import Interval
 from edgeres.costs.check import Checked, check_prediction, target_from
 
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}

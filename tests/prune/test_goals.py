@@ -1,8 +1,8 @@
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, ModuleCost
-from edgeres.core.statistics import Interval
 from edgeres.costs.check import target_from
 from edgeres.models.weights import cost_of
 from edgeres.prune.config import PruneConfig

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.report.answers import boards_of, networks_on
+from edgeres.report.boards import boards_of, networks_on
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
 from edgeres.report.networks import networks_in

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Interval
 from edgeres.report.boards import boards_from
 from edgeres.report.boards_text import board_cells, boards_turned, flat_board
 from edgeres.report.figures import Percentile

@@ -3,8 +3,7 @@ import re
 import pytest
 
 from edgeres.core.records.sweep import best_of
-from edgeres.report.page import page_from
-from edgeres.report.page_tables import bounds_of, way_rows
+from edgeres.report.page import bounds_of, page_from, way_cells
 from edgeres.report.rows import rows_from
 from edgeres.report.wording import cells
 
@@ -234,8 +233,8 @@ def test_throughput_and_the_way_end_to_end_have_rows(fake_run):
         ("00-import", "inference", 8),
         ("00-import", "end to end", 1),
     ]
-    assert way_rows(summary)[0][1] == ("500", "[480, 520]")
-    assert way_rows(summary)[1][3] == ("decode 0.500, inference 15.0",)
+    assert way_cells(summary.ways[0])[1] == ("500", "[480, 520]")
+    assert way_cells(summary.ways[1])[3] == ("decode 0.500, inference 15.0",)
 
 
 def test_an_invalid_session_is_said_in_headline_table_and_warnings(fake_run):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgeres.core.statistics import Interval
-from edgeres.study.path_claims import claims_of, exponential_fit, lengths_of, path_counts, shortest_range
+from edgeres.core.metrics import Interval
+from edgeres.study.paths import claims_of, exponential_fit, lengths_of, path_counts, shortest_range
 from edgeres.study.result import numbers
 
 

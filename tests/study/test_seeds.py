@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edgeres.study.seeds import by_seed, difference, mean_interval, points
+from edgeres.study.result import by_seed, difference, mean_interval, points
 
 
 def test_the_interval_of_three_seeds_is_students():

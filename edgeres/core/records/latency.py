@@ -9,8 +9,8 @@ from pydantic import Field
 
 from edgeres.core.config import Config, Record, record_from_json
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import Interval
 
 LATENCY_NAME = "latency.json"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import Accuracy
-from edgeres.core.statistics import Interval
+from edgeres.core.metrics import Accuracy, Interval
 
 
 class Lesion(Record):
@@ -21,11 +20,10 @@ class Lesion(Record):
     @property
     def cost(self) -> Interval:
         """Points of top-1 lost without it, positive."""
-        cost = 0.0 - self.change_points  # not -0.0
-        return Interval(value=cost, low=cost - self.half_width_points, high=cost + self.half_width_points)
+        return Interval.around(0.0 - self.change_points, self.half_width_points)  # not -0.0
 
     @property
     def error(self) -> Interval:
         """Top-1 error of the network without it in per cent."""
-        low, high = self.accuracy.interval
-        return Interval(value=100 * (1 - self.accuracy.top1), low=100 * (1 - high), high=100 * (1 - low))
+        right = self.accuracy.interval
+        return Interval(value=100 * (1 - right.value), low=100 * (1 - right.high), high=100 * (1 - right.low))

@@ -9,14 +9,29 @@ addition, h(x) and f in y = f(h(x) + F(x)). For a residual module this equals ze
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A module y = f(h(x) + F(x)) as lists: of `branch` F and `after` f in order, and the `skip` h, None without."""
+
+    branch: Sequence[nn.Module]
+    skip: Callable[[Tensor], Tensor] | None
+    after: Sequence[nn.Module]
 
 
 class Unit(nn.Module):
     """One module of the chain; `dropped` if only its bypass is left."""
 
     dropped = False
+
+    def parts(self) -> Parts:
+        """What a module that is not dropped is made of."""
+        raise NotImplementedError
 
     def bypass(self, x: Tensor) -> Tensor:
         """The output if the module is dropped."""

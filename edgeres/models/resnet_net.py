@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
 from edgeres.models.family import Layout, ModuleInfo
-from edgeres.models.network import Network, PadShortcut, Unit
+from edgeres.models.network import Network, PadShortcut, Parts, Unit
 
 
 class Residual(Unit):
@@ -61,6 +61,11 @@ class Residual(Unit):
     def _add(self, name: str, module: nn.Module) -> None:
         self.add_module(name, module)
         self._order.append(name)
+
+    def parts(self) -> Parts:
+        """F and f in the order of the spec."""
+        branch, after = ([getattr(self, name) for name in names] for names in (self._order, self._after))
+        return Parts(branch, self.shortcut if self.skips else None, after)
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x)."""

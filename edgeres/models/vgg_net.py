@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
 from edgeres.models.family import ModuleInfo
-from edgeres.models.network import Network, PadShortcut, Unit
+from edgeres.models.network import Network, PadShortcut, Parts, Unit
 
 
 class VggLayer(Unit):
@@ -21,6 +21,10 @@ class VggLayer(Unit):
         self.relu = nn.ReLU()
         self.pass_on = PadShortcut(info.in_channels, info.out_channels, 1)
         self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
+
+    def parts(self) -> Parts:
+        """No skip: the ReLU closes the convolution."""
+        return Parts((self.conv, self.bn), None, (self.relu, self.pool))
 
     def bypass(self, x: Tensor) -> Tensor:
         """The input, padded to the output's channels, activated and pooled."""

@@ -16,7 +16,8 @@ Score = Literal["kl", "adaptive", "loss", "accuracy", "feature", "block-influenc
 SWEPT_BY = ("kl", "adaptive", "loss", "accuracy", "feature")
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 FEWEST_TO_CHOOSE_ON = 16
-Method = Literal["bn", "mimic", "distill", "finetune"]
+Method = Literal["bn", "solve", "mimic", "distill", "finetune"]
+WITHOUT_STEPS = frozenset({"bn", "solve"})  # they come first, in this order
 USUAL_EPOCHS = 10
 MOST_EPOCHS = 1000  # with a budget, which is what ends it
 FEWEST_TO_RECOVER_ON = 8  # a batch norm needs a batch
@@ -29,7 +30,9 @@ class RecoverConfig(LoopConfig):
     teacher: Path | None = Field(
         default=None, description="checkpoint before pruning; default: the pruned one's source"
     )
-    method: tuple[Method, ...] = Field(default=("mimic", "distill"), description="of bn, mimic, distill, finetune")
+    method: tuple[Method, ...] = Field(
+        default=("mimic", "distill"), description="of bn, solve, mimic, distill, finetune"
+    )
     images: int = Field(
         default=2000,
         gt=0,
@@ -57,12 +60,12 @@ class RecoverConfig(LoopConfig):
     @property
     def trains(self) -> bool:
         """Whether any method takes gradient steps."""
-        return any(name != "bn" for name in self.method)
+        return not WITHOUT_STEPS.issuperset(self.method)
 
     @property
     def imitates(self) -> bool:
         """Whether a teacher is needed."""
-        return bool({"mimic", "distill"} & {*self.method})
+        return bool({"solve", "mimic", "distill"} & {*self.method})
 
     @property
     def budget_s(self) -> float | None:
@@ -74,10 +77,10 @@ class RecoverConfig(LoopConfig):
         weights = {"mimic": self.mimic, "distill": self.distill, "finetune": self.finetune}
         if not self.method or len({*self.method}) < len(self.method):
             raise InputError(
-                f"--method {','.join(self.method)}: name each of bn, mimic, distill, finetune at most once"
+                f"--method {','.join(self.method)}: name each of bn, solve, mimic, distill, finetune at most once"
             )
         if self.trains and not any(weights.get(name) for name in self.method):
-            zeros = " and ".join(f"--{name} 0" for name in self.method if name != "bn")
+            zeros = " and ".join(f"--{name} 0" for name in self.method if name not in WITHOUT_STEPS)
             raise InputError(f"{zeros} leave nothing to learn from")
         if self.images < FEWEST_TO_RECOVER_ON:
             raise InputError(f"--images {self.images} are too few to recover on; take {FEWEST_TO_RECOVER_ON} or more")
@@ -102,7 +105,9 @@ class ChoiceConfig(Config):
     screen: int = Field(250, gt=0, description="images to screen on; the best are confirmed on all")
     cache_mib: int = Field(2048, ge=0, description="memory for activations that sets share")
     batch: int = Field(250, gt=0, description="images at a time")
-    recover: tuple[Method, ...] = Field((), description="train back: bn, mimic, distill, finetune; default: not at all")
+    recover: tuple[Method, ...] = Field(
+        (), description="bring back: bn, solve, mimic, distill, finetune; default: not at all"
+    )
     budget: str | None = Field(None, description="time for recovering: 90s, 3m, 1h")
     epochs: int = Field(0, ge=0, description="passes while recovering; 0: 10, or what fits into the budget")
     seed: int = Field(0, ge=0, description="of the choice of images and of recovering")

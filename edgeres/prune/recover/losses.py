@@ -84,6 +84,7 @@ def objective_for(teacher: Network | None, spec: ModelSpec, config: RecoverConfi
     """
     stages = stages_of(spec)
     leading = [name for names in stages for name in names][:shared]
+    imitates = not {"mimic", "distill"}.isdisjoint(config.method)
     behind = [left for names in stages if (left := [name for name in names if name not in leading])]
     if teacher is not None:
         teacher = teacher.eval().requires_grad_(False)
@@ -91,9 +92,9 @@ def objective_for(teacher: Network | None, spec: ModelSpec, config: RecoverConfi
     def objective(student: Network, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             x = goal = None
-            if teacher is not None and (shared or config.imitates):
+            if teacher is not None and (shared or imitates):
                 x = through(teacher.to(images.device), teacher.stem(images), leading)
-                goal = outputs_from(teacher, x, behind) if config.imitates else None
+                goal = outputs_from(teacher, x, behind) if imitates else None
         found = outputs_from(student, x if x is not None and shared else student.stem(images), behind)
         loss = images.new_zeros(())
         if goal is not None:

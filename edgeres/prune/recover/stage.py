@@ -2,9 +2,10 @@
 
     bn        batch norms estimated anew, no gradient         mimic     features before pooling
     distill   the teacher's logits                            finetune  the labels
+    solve     layers by least squares, no gradient
 
-Given together, batch norms come first, then one training whose loss is the sum. A part of the train images is held
-out: the weights that do best on it are kept, val is never looked at.
+Given together, batch norms come first, then solving, then one training whose loss is the sum. A part of the train
+images is held out: the weights that do best on it are kept, val is never looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.prune.config import FEWEST_TO_RECOVER_ON, RecoverConfig
+from edgeres.prune.config import FEWEST_TO_RECOVER_ON, WITHOUT_STEPS, RecoverConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,6 +165,8 @@ def _results(job: Job, planned: Planned, fitted: Fitted | None) -> dict[str, Any
         "steps": fitted.steps if fitted else 0,
         **planned.figures,
     }
+    if planned.solved is not None:
+        results["solved"] = planned.solved.model_dump()
     if fitted is not None:
         results["planned_steps"] = planned.steps
         results |= {name: getattr(fitted, name) for name in ("final_loss", "images_per_s", "first_step")}
@@ -191,6 +194,8 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
     if "held_out_best" in results:
         said, is_gain = _gain(results, config)
         (notes if is_gain else warnings).append(said)
+    solving = _said_of_solving(results)
+    notes, warnings = [*solving[0], *notes], [*solving[1], *warnings]
     before, after = results.get("held_out_first"), results.get("held_out_bn")
     if before is not None and after is not None and after > before:
         warnings.append(
@@ -200,15 +205,35 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
     return notes, warnings
 
 
+def _said_of_solving(results: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(notes, warnings) on what became of the modules."""
+    if (solved := results.get("solved")) is None:
+        return [], []
+    refitted, alone, late = (solved[name] for name in ("refitted", "left_alone", "out_of_time"))
+    if not refitted and not alone and not late:
+        return [], ["solve had nothing to refit: no module is left behind the first gap"]
+    on, after = f"on {results['held_out']} held-out train images", results.get("held_out_solve")
+    notes = [f"solve: {len(refitted)} modules refitted"]
+    if after is not None:
+        before = results.get("held_out_bn", results["held_out_first"])
+        change = f"{results['measure']} {on} {before:.4g} before, {after:.4g} after (0 is best)"
+        if after > before:
+            return [], [f"solve made it worse ({change}): weights as before; give it more --images"]
+        notes = [f"{notes[0]}, {change}"]
+    if alone:
+        notes.append(f"left as they were, no better on held-out images: {', '.join(alone)}")
+    return notes, [f"no time was left to solve {', '.join(late)}: a longer --budget"] if late else []
+
+
 def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
     """What the training did to the score on held-out images, and whether it was any good."""
-    before = results.get("held_out_bn", results["held_out_first"])
+    before = results["looks"][0][1]
     best, steps = results["held_out_best"], results["steps"]
     on = f"on {results['held_out']} held-out train images"
     if results["best_step"] > 0 and best < before:
         start = results["held_out_first"]
         return f"{results['measure']} {on}: {start:.4g} before, {best:.4g} after (0 is best)", True
-    weights = "as they were before the training" if "bn" in config.method else "as before"
+    weights = "as they were before the training" if WITHOUT_STEPS & {*config.method} else "as before"
     said = (
         f"nothing gained in {steps} steps {on} ({before:.4g} before, {results['held_out_last']:.4g} at the end):"
         f" weights {weights}; lower the learning rate (--lr of edgeres recover, here {config.lr:g})"

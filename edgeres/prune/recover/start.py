@@ -1,4 +1,4 @@
-"""Where the training of a recovery starts, fixed once: weights after bn, and how many steps there are.
+"""Where the training of a recovery starts, fixed once: weights after bn and solve, and how many steps there are.
 
     start.safetensors   the weights, a checkpoint
     start.json          the `Planned`, kept under everything it depends on
@@ -30,7 +30,7 @@ from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network, load_weights, save_checkpoint
-from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
+from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, WITHOUT_STEPS, RecoverConfig
 from edgeres.prune.recover.budget import FEWEST_STEPS, LOOKS, Budget, ImageTime, pace_of
 from edgeres.prune.recover.losses import (
     HeldOutScore,
@@ -40,14 +40,17 @@ from edgeres.prune.recover.losses import (
     reestimate_batch_norms,
     shared_modules,
 )
+from edgeres.prune.recover.solve import Material, Solved, solve
 from edgeres.train.batches import Batches, batches_for
 from edgeres.train.objectives import Objective, decay_groups
+from edgeres.train.plan import weights_of
 from edgeres.train.processes import accelerator_for, agreed_text, slice_for
 
 _START_NAME, _PLAN_NAME, _PLAN = "start.safetensors", "start.json", "plan"
 _TRIAL_STEPS = (3, 12)  # timed, after one that is not
 _TRIAL_SHARE = 0.04  # of the budget
 _WARMUP_SHARE = 0.1  # of the steps, at most
+_SOLVE_SHARE = 0.4  # of a budget that has to do for steps too, at most
 _AT_LEAST = 0.5  # of the time that an image takes among few, it takes among many
 
 
@@ -55,6 +58,7 @@ class Planned(Record):
     """How the training goes; `figures` are scores on held-out images so far."""
 
     steps: int = 0
+    solved: Solved | None = None
     warmup: int = 0
     look_every: int = 1
     figures: dict[str, float]
@@ -185,17 +189,40 @@ def _made(job: Job) -> tuple[Network, Planned]:
     if job.score is not None:
         figures["held_out_first"], pace = _looked(network, job, pace)
     if "bn" in job.config.method:
-        _hold(job, pace, looks=1)
+        _hold(job, pace, looks=1 + ("solve" in job.config.method))
         images = (x.to(job.device) for x in even_batches(job.learn, job.source.spec))
         reestimate_batch_norms(network, images, keep=job.shared[1])
         if job.score is not None:
             figures["held_out_bn"], pace = _looked(network, job, pace)
+    solved = None
+    if "solve" in job.config.method:
+        _hold(job, pace, looks=1)
+        solved = _solved(network, job, figures)
     if not job.config.trains:
-        return network, Planned(figures=figures)
+        return network, Planned(solved=solved, figures=figures)
     steps = _steps(network, job, pace)
     wanted = round(job.config.warmup_epochs * (len(job.learn) // job.config.batch))
     warmup = min(wanted, max(1, round(_WARMUP_SHARE * steps)))
-    return network, Planned(steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), figures=figures)
+    return network, Planned(
+        steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), solved=solved, figures=figures
+    )
+
+
+def _solved(network: Network, job: Job, figures: dict[str, float]) -> Solved:
+    """What became of the modules of `network`, which is refitted in place unless that does harm on held-out images."""
+    assert job.teaching is not None
+    before, figure = weights_of(network), figures.get("held_out_bn", figures.get("held_out_first"))
+    material = Material(job.learn, job.held_out, job.source.spec, job.shared[0], job.config.seed)
+    until_s = None
+    if job.config.budget_s is not None:
+        until_s = job.begun_s + (_SOLVE_SHARE if job.config.trains else 1.0) * job.config.budget_s
+    solved = solve(network, job.teaching, material, until_s=until_s)
+    if job.score is None or figure is None:
+        return solved
+    figures["held_out_solve"] = job.score(network)
+    if figures["held_out_solve"] > figure:
+        network.load_state_dict(before)
+    return solved
 
 
 def foreseen(job: Job) -> tuple[Network, ImageTime]:
@@ -209,7 +236,7 @@ def foreseen(job: Job) -> tuple[Network, ImageTime]:
     limit_s = _TRIAL_SHARE * job.config.budget_s
     found = pace_of(network, job.judged_on or job.learn, job.source.spec, limit_s=limit_s)
     pace = ImageTime(_AT_LEAST * found.read_s, _AT_LEAST * found.see_s)
-    _hold(job, pace, looks=2 + ("bn" in job.config.method), unread=len(job.judged_on or ()))
+    _hold(job, pace, looks=2 + len(WITHOUT_STEPS & {*job.config.method}), unread=len(job.judged_on or ()))
     return network, pace
 
 
@@ -225,11 +252,14 @@ def _looked(network: Network, job: Job, pace: ImageTime) -> tuple[float, ImageTi
 def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
     """Raises InputError if the budget is too short for what is to come, `looks` of it before the first step.
 
-    A step takes no less than seeing its images once. `unread`: held-out images that are still to be read.
+    A step takes no less than seeing its images once; solving may take its share. `unread`: held-out images that are
+    still to be read.
     """
     judged, bn = len(job.judged_on or ()), len(job.learn) if "bn" in job.config.method else 0
     read = unread + (bn or min(len(job.learn), FEWEST_STEPS * job.config.batch))
     ahead_s = (looks * judged + bn) * pace.see_s + read * pace.read_s
+    if "solve" in job.config.method and job.config.budget_s is not None:
+        ahead_s += _SOLVE_SHARE * job.config.budget_s
     job.budget.steps(step_s=job.config.batch * pace.see_s, look_s=judged * pace.see_s, ahead_s=ahead_s)
 
 

@@ -59,7 +59,9 @@ def recovering(teacher, folder, monkeypatch, *, read_s, see_s, method):
     return clock.now_s, refused
 
 
-@pytest.mark.parametrize("method", [("mimic", "distill"), ("finetune",), ("bn", "mimic")], ids=",".join)
+@pytest.mark.parametrize(
+    "method", [("mimic", "distill"), ("finetune",), ("bn", "mimic"), ("solve", "mimic")], ids=",".join
+)
 @pytest.mark.parametrize(
     ("read_s", "see_s"), [(0, 2), (2, 0), (0, 0.1), (0.4, 0), (0, 0.05), (0.06, 0.06)], ids=lambda value: f"{value}s"
 )
@@ -83,7 +85,7 @@ def test_one_too_short_is_refused_before_modules_are_chosen(teacher, tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", [("mimic", "distill"), ("bn", "mimic")], ids=",".join)
+@pytest.mark.parametrize("method", [("mimic", "distill"), ("bn", "mimic"), ("solve", "mimic")], ids=",".join)
 def test_one_that_is_enough_is_kept(teacher, tmp_path, monkeypatch, method):
     spent_s, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0.001, see_s=0.02, method=method)
     assert refused == ""

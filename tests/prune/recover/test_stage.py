@@ -86,7 +86,7 @@ def test_estimated_statistics_are_those_of_the_images(pruned, tmp_path):
     assert torch.allclose(done.weights["bn1.running_var"], stem.var((0, 2, 3)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill", "bn,mimic", "finetune"])
+@pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill", "bn,mimic", "solve,mimic", "finetune"])
 def test_only_finetune_reads_labels(pruned, teacher, tmp_path, monkeypatch, method):
     config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 0.5}, "test")
     with_labels = recovered(pruned, teacher, config, tmp_path / "a")
@@ -271,7 +271,7 @@ def test_a_damaged_start_is_made_anew(pruned, teacher, tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": ()}, "name each of bn, mimic, distill, finetune at most once"),
+        ({"method": ()}, "name each of bn, solve, mimic, distill, finetune at most once"),
         ({"method": ("mimic", "mimic")}, "at most once"),
         ({"mimic": 0, "distill": 0}, "--mimic 0 and --distill 0 leave nothing to learn from"),
         ({"method": ("bn", "finetune"), "finetune": 0}, "--finetune 0 leave nothing to learn from"),

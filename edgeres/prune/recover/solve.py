@@ -1,0 +1,245 @@
+"""What is left of a network fitted to what the whole one computes: least squares, module by module, no gradients.
+
+Teacher (whole) and student (pruned) walk side by side over a few images. Behind the first gap every layer of every
+module is refitted in turn, on what the student, repaired up to there, feeds it:
+
+    all but the last   towards what the teacher's layer gives, its batch norm included
+    the last           towards the teacher's h(x) + F(x) less the student's h(x), so that the stream catches up
+
+The last module, if only dropped ones followed it, aims at what the last of those gave. `ridge` has the maths. A module
+stays as it was if on held-out images its output is no nearer to the teacher's.
+
+Memory does not grow with the number of images: the rows of a layer are positions drawn evenly from all of them, and as
+many images walk along as fit; where maps are smaller, more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edgeres.core.config import Record
+from edgeres.core.progress import bar
+from edgeres.core.spec import ModelSpec
+from edgeres.data import Split
+from edgeres.models.network import Network
+from edgeres.prune.recover.folded import FoldedLayer, FoldedModule, folded_module
+from edgeres.prune.recover.ridge import Refit, Rows, fitted, joined
+
+_ROWS = 40_000  # of a layer: more gain nothing
+_MOST_BYTES = 256 << 20  # of a layer's rows, and of what waits between two modules
+_BATCH = 50
+_FIRST = 32  # images that show how many fit
+_HELD_OUT = 5  # one image in so many, where none are given
+
+
+class Solved(Record):
+    """Modules by name: refitted, no better on held-out images, and those there was no time for."""
+
+    refitted: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
+    out_of_time: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Material:
+    """Images to learn from and images held out; without the latter a part of the former is taken for it.
+
+    shared: leading modules that are the teacher's own, as the stem then is.
+    """
+
+    learn: Split
+    held_out: Split | None
+    spec: ModelSpec
+    shared: Collection[str] = ()
+    seed: int = 0
+
+    def first(self, most: int) -> tuple[Split, Split]:
+        """The first of both, `most` in all, in their proportion."""
+        learn, held_out, n = self.learn, self.held_out, len(self.learn)
+        if held_out is None:
+            cut = max(1, n // _HELD_OUT)
+            learn, held_out = learn.subset(range(cut, n)), learn.subset(range(cut))
+        share = min(1.0, most / (len(learn) + len(held_out)))
+        counts = [max(1, int(share * len(split))) for split in (learn, held_out)]
+        return learn.subset(range(counts[0])), held_out.subset(range(counts[1]))
+
+    def __len__(self) -> int:
+        return len(self.learn) + len(self.held_out or ())
+
+
+@torch.no_grad()
+def solve(student: Network, teacher: Network, material: Material, *, until_s: float | None = None) -> Solved:
+    """Refits `student` in place, on the device where both are; begins no module that would end after `until_s`.
+
+    `until_s` is on time.perf_counter.
+    """
+    walk, last_s = _Walk(student.eval(), teacher.eval(), material), 0.0
+    solved: dict[str, tuple[str, ...]] = {}
+    goals = goals_of(student, teacher)
+    with bar("recover: solving") as shown:
+        shown.expect(len(goals))
+        for name, goal in goals.items():
+            begun_s = time.perf_counter()
+            if until_s is not None and begun_s + last_s > until_s:
+                became = "out_of_time"
+            else:
+                became = "refitted" if walk.refit(name, goal) else "left_alone"
+                last_s = time.perf_counter() - begun_s
+            solved[became] = (*solved.get(became, ()), name)
+            shown.advance(1)
+    return Solved(**solved)
+
+
+def goals_of(student: Network, teacher: Network) -> dict[str, str]:
+    """Module to refit -> the teacher's module whose output it aims at, in order of execution."""
+    kept = {name for name, unit in student.units() if not unit.dropped}
+    whole = [name for name, unit in teacher.units() if not unit.dropped]
+    first = next((place for place, name in enumerate(whole) if name not in kept), len(whole))
+    goals = {name: name for name in whole[first:] if name in kept}
+    last = max((place for place, name in enumerate(whole) if name in kept), default=len(whole))
+    behind = whole[last + 1 :]
+    if behind and not {*behind} & {name for name, _ in student.units()}:  # nothing is left of them: shapes are the same
+        goals[whole[last]] = behind[-1]
+    return goals
+
+
+@dataclass
+class _Batch:
+    """What the next module gets in teacher and student, and what its output is to be."""
+
+    theirs: Tensor
+    mine: Tensor
+    is_held_out: bool
+    goal: Tensor | None = None
+
+
+class _Target(NamedTuple):
+    """What the teacher gives at some positions."""
+
+    positions: Tensor
+    rows: Tensor
+
+
+class _Walk:
+    """Where teacher and student are on their way: the next module is the teacher's number `_place`."""
+
+    def __init__(self, student: Network, teacher: Network, material: Material) -> None:
+        self._student, self._teacher, self._material = student, teacher, material
+        self._mine, self._theirs = dict(student.units()), dict(teacher.units())
+        self._names = list(self._theirs)
+        self._device = next(student.parameters()).device
+        self._place, self._batches = 0, list[_Batch]()
+
+    def refit(self, name: str, goal: str) -> bool:
+        """Whether module `name`, aimed at the teacher's `goal`, gets nearer to it on held-out images."""
+        self._go_to(self._names.index(name))
+        unit = self._mine[name]
+        module = folded_module(unit)
+        targets = self._targets(module, name, goal)
+        fits: list[Refit] = []
+        for number, layer in enumerate(module.layers):
+            fits.append(self._fit(module, number, targets[number]))
+            layer.take(fits[-1])
+        is_better = self._error(module) < self._error(unit)
+        if is_better:
+            for layer, fit in zip(module.layers, fits, strict=True):
+                layer.write_back(fit, module.carrier if layer is module.layers[-1] else None)
+        for batch in self._batches:
+            batch.mine, batch.goal = unit(batch.mine), None
+        self._place += 1
+        return is_better
+
+    def _targets(self, module: FoldedModule, name: str, goal: str) -> list[list[_Target]]:
+        """For each layer and batch what the teacher gives at the positions looked at; the teacher goes past `name`."""
+        taught, aimed = folded_module(self._theirs[name]), folded_module(self._theirs[goal])
+        between = self._names[self._names.index(name) + 1 : self._names.index(goal)]
+        found: list[list[_Target]] = [[] for _ in module.layers]
+        for place, batch in enumerate(self._batches):
+            inner = taught.inner(batch.theirs)
+            total = taught.total(batch.theirs, inner[-1])
+            batch.theirs = batch.goal = taught.after(total)
+            if goal != name:
+                x = batch.theirs
+                for passed in between:
+                    x = self._theirs[passed](x)
+                total = aimed.total(x, aimed.inner(x)[-1])
+                batch.goal = aimed.after(total)
+            if module.is_open:
+                inner[-1] = total
+            for layer, y, targets in zip(module.layers, inner, found, strict=True):
+                positions = self._positions(layer, place, y)
+                targets.append(_Target(positions, layer.outputs(y, positions)))
+        return found
+
+    def _positions(self, layer: FoldedLayer, place: int, y: Tensor) -> Tensor:
+        """Where of its output, as large as `y`, the layer is looked at for batch number `place`."""
+        n = sum(len(batch.mine) for batch in self._batches)
+        rows = min(_ROWS, _MOST_BYTES // (layer.columns * y.element_size()))
+        generator = torch.Generator().manual_seed(self._material.seed + place)
+        return torch.randperm(y.shape[2:].numel(), generator=generator)[: max(1, rows // n)].to(y.device)
+
+    def _fit(self, module: FoldedModule, number: int, targets: list[_Target]) -> Refit:
+        """Layer `number`, those before it refitted already."""
+        layer, is_last = module.layers[number], number == len(module.layers) - 1
+        skip = module.parts.skip if is_last and module.is_open else None
+        parts: tuple[list[Rows], list[Rows]] = [], []
+        for batch, target in zip(self._batches, targets, strict=True):
+            x = batch.mine
+            for before in module.layers[:number]:
+                x = before(x)
+            rows = Rows(layer.inputs(x, target.positions), target.rows)
+            if skip is not None:
+                added = layer.outputs(skip(batch.mine), target.positions)
+                # behind a ReLU inside F nothing is added to what the layer gives
+                rows = replace(rows, targets=rows.targets - added) if module.trailing else replace(rows, added=added)
+            parts[batch.is_held_out].append(rows)
+        learn, held_out = (joined(rows) for rows in parts)
+        rectified, has_bias = module.is_rectified(number), module.has_bias(number)
+        return fitted(learn, held_out, layer.present, rectified=rectified, has_bias=has_bias)
+
+    def _error(self, run: Callable[[Tensor], Tensor]) -> float:
+        """How far from its goal is what `run` makes of the held-out images."""
+        pairs = [(batch.mine, batch.goal) for batch in self._batches if batch.is_held_out and batch.goal is not None]
+        return sum(float((run(x) - goal).double().square().sum()) for x, goal in pairs)
+
+    def _go_to(self, place: int) -> None:
+        """Brings all before the teacher's module number `place`, and more images if they fit by now."""
+        for batch in self._batches:
+            batch.theirs, batch.mine = self._advanced(batch.theirs, batch.mine, range(self._place, place))
+        self._place = place
+        if not self._batches:
+            self._begin(_FIRST)
+        n, most = sum(len(batch.mine) for batch in self._batches), len(self._material)
+        bytes_each = sum(x[0].numel() * x.element_size() for x in (self._batches[0].theirs, self._batches[0].mine))
+        fit = min(most, _MOST_BYTES // bytes_each)
+        if fit >= min(most, 2 * n) > n:
+            self._begin(fit)
+
+    def _begin(self, most: int) -> None:
+        """The first `most` images, from the start to where the walk is."""
+        self._batches = []
+        stem_is_shared = bool(self._material.shared)
+        for split, is_held_out in zip(self._material.first(most), (False, True), strict=True):
+            for images, _ in split.batches(self._material.spec, _BATCH):
+                x = torch.from_numpy(images).to(self._device).contiguous(memory_format=torch.channels_last)
+                theirs = self._teacher.stem(x)
+                mine = theirs if stem_is_shared else self._student.stem(x)
+                theirs, mine = self._advanced(theirs, mine, range(self._place))
+                self._batches.append(_Batch(theirs, mine, is_held_out))
+
+    def _advanced(self, theirs: Tensor, mine: Tensor, places: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """Both after the modules at `places`, computed once where they are the same."""
+        for name in (self._names[place] for place in places):
+            is_same = mine is theirs and name in self._material.shared
+            theirs = self._theirs[name](theirs)
+            if is_same:
+                mine = theirs
+            elif name in self._mine:
+                mine = self._mine[name](mine)
+        return theirs, mine

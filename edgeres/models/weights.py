@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, Checkpoint
@@ -21,15 +23,31 @@ from edgeres.models.network import Network
 Weights = dict[str, Tensor]
 
 
+class _ShapesAlone(TorchFunctionMode):
+    """On tensors without memory, what changes numbers and no shape is passed over: torch does it in Python, slowly."""
+
+    _PASSED_OVER = frozenset(
+        {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.functional.batch_norm, nn.functional.relu}
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in self._PASSED_OVER else func(*args, **(kwargs or {}))
+
+
 def cost_of(spec: ModelSpec) -> Cost:
     """Parameters and multiply-accumulates (of convolutions and linear layers) for one image; no weights are made."""
-    with torch.device("meta"):
-        network = network_from(spec).eval()
-        images = torch.empty(1, *spec.input_shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(images)
-    params = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(params=params, macs=counter.get_total_flops() // 2)
+    network, macs = _network_without_memory(spec).eval(), 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal macs
+        macs += output.numel() * prod(layer.get_parameter("weight").shape[1:])
+
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    with torch.no_grad(), _ShapesAlone():
+        network(torch.empty(1, *spec.input_shape, device="meta"))
+    return Cost(params=sum(parameter.numel() for parameter in network.parameters()), macs=macs)
 
 
 def save_checkpoint(
@@ -79,9 +97,12 @@ def weights_without(weights: Weights, spec: ModelSpec) -> Weights:
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Key -> shape of every entry of the network's state."""
-    with torch.device("meta"):
-        network = network_from(spec)
-    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    return {key: tuple(tensor.shape) for key, tensor in _network_without_memory(spec).state_dict().items()}
+
+
+def _network_without_memory(spec: ModelSpec) -> Network:
+    with torch.device("meta"), _ShapesAlone():
+        return network_from(spec)
 
 
 def check_weights(weights: Weights, spec: ModelSpec, where: str) -> None:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgeres.core.errors import InputError
 from edgeres.models import FAMILIES, family_named, modules_of, network_from, spec_from_arch
@@ -40,6 +41,14 @@ RESIDUAL += [
 @pytest.mark.parametrize(("arch", "classes"), PARAMS)
 def test_parameter_counts_equal_the_published_ones(arch, classes):
     assert cost_of(spec_from_arch(arch, num_classes=classes)).params == PARAMS[arch, classes]
+
+
+@pytest.mark.parametrize(("arch", "ordering", "shortcut", "more"), RESIDUAL)
+def test_multiply_accumulates_are_half_the_operations_torch_counts(arch, ordering, shortcut, more):
+    spec = spec_from_arch(arch, num_classes=10, options={"ordering": ordering, "shortcut": shortcut, **more})
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        network_from(spec).eval()(torch.zeros(1, *spec.input_shape))
+    assert cost_of(spec).macs == counter.get_total_flops() / 2
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])

@@ -112,11 +112,7 @@ def clock_mhz() -> tuple[float, ...] | None:
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:
     """Installed versions, absent packages left out; nothing is imported."""
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return {name: version for name in names if (version := _version(name))}
 
 
 @lru_cache(maxsize=1)
@@ -138,6 +134,14 @@ def cpu_flags() -> frozenset[str]:
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+@lru_cache
+def _version(package: str) -> str | None:
+    """Looked up once in a process: every stage's report names them all."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
 
 
 def _of_core(core: int, name: str) -> str | None:

@@ -30,7 +30,7 @@ def doctor(on: str | None, as_json: bool) -> None:
     say(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
     say(f"{here.machine}, {here.memory_gib} GiB")
     for check in found.checks:
-        say(_line(check))
+        _say_check(check)
 
 
 def _of_board(name: str, *, as_json: bool) -> None:
@@ -45,9 +45,10 @@ def _of_board(name: str, *, as_json: bool) -> None:
         click.echo(BoardDiagnosis(board=found, checks=checks).model_dump_json(indent=1))
         return
     for check in checks:
-        say(_line(check))
+        _say_check(check)
 
 
-def _line(check: Check) -> str:
-    remedy = f"\n{'':23}{check.remedy}" if check.remedy else ""
-    return f"  {_MARKS[check.status]}  {check.name:12}{check.detail}{remedy}"
+def _say_check(check: Check) -> None:
+    say(f"  {_MARKS[check.status]}  {check.name:12}{check.detail}")
+    if check.remedy:
+        say(f"{'':23}{check.remedy}")

@@ -18,6 +18,7 @@ def aloud(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["edgeres", *map(str, arguments)])
         code = _run()
         out, err = capfd.readouterr()
+        assert "\\u000a " not in out + err, "a newline and an indent of ours, taken for somebody else's"
         return code, out, err
 
     return run

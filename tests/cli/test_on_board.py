@@ -174,7 +174,7 @@ def test_the_doctor_looks_at_a_board(edgeres, host):
     code, out, _ = edgeres("doctor", "--on", "desk")
     assert code == 0
     assert "JetPack 6.2, L4T 36.4.3, CUDA 12.6, TensorRT 10.3" in out
-    assert "tegrastats  not found: no power, clocks, temperatures" in out
+    assert "tegrastats  not found: no power, clocks, temperatures\n" in out
     code, out, _ = edgeres("doctor", "--on", "desk", "--json")
     assert json.loads(out)["schema_version"] == 1
     assert {check["name"]: check["status"] for check in json.loads(out)["checks"]}["tegrastats"] == "missing"

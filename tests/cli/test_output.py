@@ -4,6 +4,7 @@ import pytest
 
 from edgeres.cli.output import print_result
 from edgeres.core.config import Config
+from edgeres.core.doctor import Check, diagnosis
 from edgeres.core.stage import Recorder
 from edgeres.report.wording import threads_text
 from edgeres.study.lesion import LesionConfig, lesion
@@ -35,6 +36,17 @@ def test_a_lesion_says_what_modules_cost_before_what_that_says_to_a_claim(checkp
     print_result(lesion(checkpoint_of(spec_of("resnet14")), config, tmp_path).report, as_json=False)
     begins = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()]
     assert begins[:-1] == ["cheapest", "dearest", "coupling", "claim:", "verdict:", "because:"]
+
+
+def test_a_remedy_of_the_doctor_stands_on_a_line_of_its_own(edgeres, monkeypatch):
+    check = Check(name="vision", status="missing", detail="no torchvision", remedy="pip install edgeres[zoo]")
+    monkeypatch.setattr("edgeres.cli.doctor.diagnosis", lambda: diagnosis().model_copy(update={"checks": (check,)}))
+    code, out, _ = edgeres("doctor")
+    assert code == 0
+    assert [line.strip() for line in out.splitlines()[-2:]] == [
+        "missing  vision      no torchvision",
+        "pip install edgeres[zoo]",
+    ]
 
 
 def test_one_thread_is_not_several():

@@ -1,6 +1,7 @@
 """`python3 agent.pyz detect|build|measure|eval|restore`: the answer is one JSON object on the last line of stdout.
 
-It is what `edgeres --on NAME` runs on a board, and works the same when a user of the board runs it there.
+It is what `edgeres --on NAME` runs on a board, and works the same when a user of the board runs it there. Each job
+imports what it alone needs: from a zip every module is compiled anew, which a slow board feels.
 """
 
 import argparse
@@ -8,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from . import detect, evaluate, lock, measure, process, settings, trtexec
+from . import detect, lock, process, settings, trtexec
 
 _FAILED = 4  # exit code of edgeres for "this machine cannot do it"
 _HOUR_S = 3600.0
@@ -39,7 +40,7 @@ def _answer(options: "argparse.Namespace") -> "dict[str, object]":
     with lock.held(options.wait_s):
         restored = settings.put_back_left()
         for line in restored:
-            measure.say(line)
+            process.say(line)
         return {**job(options), "restored": restored}
 
 
@@ -48,10 +49,14 @@ def _detect(options: "argparse.Namespace") -> "dict[str, object]":
 
 
 def _build(options: "argparse.Namespace") -> "dict[str, object]":
+    from . import measure
+
     return measure.build(options.onnx, options.engine, options.precision, options.timeout_s, options.trtexec)
 
 
 def _measure(options: "argparse.Namespace") -> "dict[str, object]":
+    from . import measure
+
     plan = measure.Plan(
         options.engine,
         options.batch,
@@ -71,6 +76,8 @@ def _measure(options: "argparse.Namespace") -> "dict[str, object]":
 
 
 def _eval(options: "argparse.Namespace") -> "dict[str, object]":
+    from . import evaluate
+
     job = evaluate.Job(options.engine, options.images, options.batch, options.logits)
     return evaluate.evaluate(job) if options.here else evaluate.evaluate_apart(job, options.timeout_s)
 

@@ -10,13 +10,12 @@ rest with the energy: so engines are timed in rounds, A B A B, by as many calls 
 
 import hashlib
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from . import detect, figures, process, trtexec
-from .process import Refused
+from .process import Refused, say
 from .sampler import Sampler
 
 SCHEMA_VERSION = 1
@@ -99,8 +98,8 @@ def measure(plan: "Plan") -> "dict[str, object]":
     watched = watch.between(*fast.window) if fast.window else []
     samples_ms = [row["computeMs"] for row in fast.times]
     problems = figures.latency_problems(samples_ms) + figures.clock_problems(watched) + figures.clock_problems(load)
-    problems += _changes(before, counts)
     board, clock, heat = detect.board(), detect.gpu_clock(), figures.heat(idle.samples, load)
+    problems += _changes(before, board["power_mode"], counts)
     return {
         "schema_version": SCHEMA_VERSION,
         "board": board,
@@ -223,11 +222,9 @@ def _exports(known: "set[str]", folder: "str") -> "list[str]":
     return wanted + (["--profilingVerbosity=detailed"] if "profilingVerbosity" in known else [])
 
 
-def _changes(mode: "dict[str, object] | None", counts: "dict[str, int]") -> "list[str]":
+def _changes(before: "object", after: "object", counts: "dict[str, int]") -> "list[str]":
     """What happened to the board between start and end."""
-    problems, after = [], detect.power_mode()
-    if after != mode:
-        problems.append(f"the power mode changed from {mode} to {after} during the run")
+    problems = [f"the power mode changed from {before} to {after} during the run"] if after != before else []
     for name, count in detect.throttle_counts().items():
         if count > counts.get(name, count):
             problems.append(f"the board throttled: {name} rose from {counts[name]} to {count}")
@@ -261,9 +258,3 @@ def _text_of(folder: "str", name: "str") -> "str | None":
         return (Path(folder) / name).read_text(errors="replace")
     except OSError:
         return None
-
-
-def say(text: "str") -> "None":
-    """A line for who watches."""
-    sys.stderr.write(f"agent: {text}\n")
-    sys.stderr.flush()

@@ -161,6 +161,12 @@ def remove_run(folder: "str") -> "None":
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def say(text: "str") -> "None":
+    """A line for who watches."""
+    sys.stderr.write(f"agent: {text}\n")
+    sys.stderr.flush()
+
+
 def _do(act: "Callable[[], None]") -> "None":
     """Once; the leash's thread waits until it is done, a signal comes too late."""
     with _ENDING, _signals_ignored():

@@ -46,9 +46,9 @@ def fold_batch_norms(network: Network) -> list[str]:
     Every linear layer leaves with a bias, so that it becomes a Gemm whatever follows it.
     """
     network.eval().double()
-    folded = []
+    folded, calls = [], _calls_in(network)  # folding changes modules, not who calls whom
     with torch.no_grad():
-        while pairs := foldable_pairs(network):
+        while pairs := _pairs_among(calls, network):
             for layer_name, norm_name in pairs:
                 _fold(network, layer_name, norm_name)
                 folded.append(norm_name)
@@ -61,7 +61,14 @@ def fold_batch_norms(network: Network) -> list[str]:
 
 def foldable_pairs(network: Network) -> list[tuple[str, str]]:
     """(layer, batch norm) where the layer's only reader is the batch norm and both are called once."""
-    calls = [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
+    return _pairs_among(_calls_in(network), network)
+
+
+def _calls_in(network: Network) -> list[fx.Node]:
+    return [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
+
+
+def _pairs_among(calls: list[fx.Node], network: Network) -> list[tuple[str, str]]:
     times_called = Counter(str(node.target) for node in calls)
     pairs = []
     for norm in calls:

@@ -186,6 +186,24 @@ def exported(kept: FileKeeper, tmp_path: Path) -> Callable[..., OnnxModel]:
 
 
 @pytest.fixture
+def exported_once(kept: FileKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose times are made up are exported once for all tests: it takes longest, and they test the rest."""
+    from edgeres.costs import networks
+
+    real = networks._exported
+
+    def once(checkpoint: Checkpoint, folder: Path, how: Any) -> OnnxModel:
+        def write(path: Path) -> None:
+            real(checkpoint, path.parent / "folder", how).path.replace(path)
+
+        source = kept(f"{checkpoint.sha256} {how.batch} {how.precision}", write)
+        folder.mkdir(parents=True)
+        return OnnxModel(Path(shutil.copyfile(source, folder / "model.onnx")))
+
+    monkeypatch.setattr(networks, "_exported", once)
+
+
+@pytest.fixture
 def onnx_of(spec_of: SpecMaker, checkpoint_of: CheckpointMaker, exported: Callable[..., OnnxModel]) -> OnnxMaker:
     """`onnx_of("resnet8", shortcut="B")`, a float ONNX file; `dropped`, `seed` and `dynamic` are keywords too."""
 

@@ -229,7 +229,7 @@ def timed_on(host):
     return [(int(name.partition("-")[0]), int(seconds)) for name, seconds in (line.split() for line in lines)]
 
 
-ROUNDS = {**SHORT, "duration_s": 6}
+ROUNDS = {**SHORT, "duration_s": 5}
 
 
 @pytest.mark.slow
@@ -239,11 +239,11 @@ def test_engines_of_one_call_take_turns_and_share_one_session(host, float_onnx, 
         bench = Bench(opened, BoardConfig(**ROUNDS))
         done = [bench.finished(one) for one in bench.measured([float_onnx, int8_onnx])]
     (a,), (b,) = (one.report.latency for one in done)
-    assert timed_on(host) == [(0, 6), (1, 6)] + [(0, 1), (1, 1)] * 6
+    assert timed_on(host) == [(0, 5), (1, 5)] + [(0, 1), (1, 1)] * 5
     assert (a.session, a.machine) == (b.session, b.machine)
-    assert a.rounds == b.rounds == (200,) * 6
+    assert a.rounds == b.rounds == (200,) * 5
     assert ratio_interval(a, b).value == pytest.approx(1.25 / 2)
-    assert "in 6 rounds, each after 0 s of warm-up" in a.note
+    assert "in 5 rounds, each after 0 s of warm-up" in a.note
     assert all(one.report.energy and one.layers for one in done)
     assert bench.failures == []
     assert host.left_behind() == []

@@ -11,6 +11,7 @@ from edgeres.core.records.latency import LatencyConfig, latency_table_from
 from edgeres.costs.networks import kept_networks, on_board
 from edgeres.costs.stage import latency_table
 
+pytestmark = pytest.mark.usefixtures("exported_once")
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}
 
 

@@ -10,6 +10,7 @@ from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_ta
 from edgeres.costs.stage import latency_table
 from edgeres.costs.table import check_table, doubts, predicted_ms
 
+pytestmark = pytest.mark.usefixtures("exported_once")
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}
 WHOLE_MS = 1.0
 FEW = LatencyConfig(networks=4, rounds=5, threads=1)

@@ -17,6 +17,7 @@ from edgeres.pipeline import board_modules
 from edgeres.pipeline.board_modules import module_costs_on_board
 from edgeres.pipeline.on_board import BoardCall
 
+pytestmark = pytest.mark.usefixtures("exported_once")
 NETWORKS = 3 + 4
 ORIN = {"model": "Orin", "l4t": "36.4.3", "power_mode": {"name": "15W", "id": 0}}
 

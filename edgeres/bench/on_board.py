@@ -161,7 +161,8 @@ class Bench:
         done = one.answer or one.built.done or judged or JobDone(restored=())
         one.recorder.results["board"] = facts_of(self.session, done)
         self.session.remove(Path(one.built.remote).name, "logits.bin")
-        report = one.recorder.finish(None).model_copy(update={"precision": one.model.precision})
+        whose = {"precision": one.model.precision, "dropped": one.model.spec.dropped}
+        report = one.recorder.finish(None).model_copy(update=whose)
         log.info("%s: %s done", self.session.board.name, one.model.path.name)
         report.results["figures"].setdefault("layers", None)
         return OnBoard(report, one.answer.layers, one.answer.profile) if one.answer else OnBoard(report)

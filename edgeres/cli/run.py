@@ -25,7 +25,7 @@ from edgeres.report.stage import report as report_on
 @click.option("--data", help="Data set for every stage that takes images.")
 @click.option("--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="Change an option of the recipe.")
 @click.option("--from", "redo_from", metavar="STAGE", help="Run again from this stage on, finished or not.")
-@click.option("--on", metavar="NAME", help="At the end, measure the last FP32, FP16 and INT8 file on this board.")
+@click.option("--on", metavar="NAME", help="At the end, measure the whole network and the last files there.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, print its steps, run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="All reports as JSON lines on stdout.")
 def run(  # noqa: PLR0913  # one parameter per option

@@ -80,10 +80,10 @@ def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
 
 
 def board_of_run(run: Run, request: BoardCall) -> Iterator[StageReport]:
-    """Measures the last ONNX file of a run in each precision, unless one session there has measured them all."""
+    """Measures the whole network and the last file in each precision, unless one session has measured them all."""
     board = board_named(request.on)
     config = board_config(request.values, run, "run --on")
-    models = last_of_each(_of_run(run))
+    models = whole_and_last(_of_run(run))
     known = [report for model in models if (report := _known(run, _key(model, config, board)))]
     sessions = {report.latency[0].session for report in known if report.latency}
     if len(known) < len(models) or (len(sessions) > 1 and shares_of(config.duration_s)):
@@ -111,10 +111,17 @@ def board_config(values: dict[str, Any], run: Run | None, command: str) -> Board
     return config
 
 
-def last_of_each(models: Sequence[Model]) -> list[Model]:
-    """The last file in FP32, the last in FP16, which is what INT8 has to beat on a Jetson, and the last INT8 file."""
+def whole_and_last(models: Sequence[Model]) -> list[Model]:
+    """The first network's file, the last in FP32, in FP16, which is what INT8 has to beat on a Jetson, and in INT8."""
     last = {"int8" if "int8" in model.precision else model.precision: model for model in models}
-    return [last[kind] for kind in ("fp32", "fp16", "int8") if kind in last]
+    ends = [last[kind] for kind in ("fp32", "fp16", "int8") if kind in last]
+    least = min((model for model in models if model.precision == "fp32"), key=_cut, default=None)
+    return [least, *ends] if least and _cut(least) < _cut(ends[0]) else ends
+
+
+def _cut(model: Model) -> int:
+    """How many modules it lacks."""
+    return len(model.spec.dropped)
 
 
 def placed(stage: str, model: Model, config: Config, request: BoardCall, key: str, by: Function) -> StageReport:

@@ -16,7 +16,7 @@ from edgeres.core.metrics import Accuracy, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
-from edgeres.report.networks import Network, latency_between, networks_in, points_between
+from edgeres.report.networks import Network, by_wholeness, latency_between, networks_in, points_between
 
 FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
 _M = TypeVar("_M", Accuracy, Latency)
@@ -87,7 +87,7 @@ class BoardFigure(Figure):
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
     """In order of the stages, and what could not be read."""
     stages, networks = _stages_in(folder), networks_in(folder)
-    found = list(_figures((one.report, measured_in(one), _maker(one.report, networks)) for one in stages))
+    found = _figures((one.report, measured_in(one), _maker(one.report, networks)) for one in stages)
     pairs = list(zip(stages, found, strict=True))
     unread = [stage.name for stage, one in pairs if one is None]
     problems = (f"{name}: what the board measured cannot be read; measure again on the board" for name in unread)
@@ -115,19 +115,24 @@ def _maker(report: StageReport, networks: Sequence[Network]) -> Network | None:
     return next((one for one in networks if one.sha256 == sha256), None)
 
 
-def _figures(measured: Iterable[tuple[StageReport, Network, Network | None]]) -> Iterator[BoardFigure | None]:
+def _figures(measured: Iterable[tuple[StageReport, Network, Network | None]]) -> list[BoardFigure | None]:
     """Of (report, what it measured, the network of the run it was measured of); None for what cannot be read.
 
-    A speed is against the first valid one that one session timed together with it.
+    A speed is against the first network, as a run's is, of the valid ones that one session timed together with it.
     """
-    earlier: list[Network] = []
-    for report, network, maker in measured:
-        figure = _figure(report, network, maker)
-        if figure and figure.is_valid is not False:
-            speed = next((change for one in earlier if (change := latency_between(one, network))), None)
-            figure = figure.model_copy(update={"speed": speed})
-            earlier.append(replace(network, name=figure.model))
-        yield figure
+    read = [(_figure(*one), *one) for one in measured]
+    valid = by_wholeness(
+        replace(network, name=figure.model, dropped=(of or report).dropped, precision=figure.precision)
+        for figure, report, network, of in read
+        if figure and figure.is_valid is not False
+    )
+    return [figure and _with_speed(figure, network.latency, valid) for figure, _, network, _ in read]
+
+
+def _with_speed(figure: BoardFigure, latency: Latency | None, valid: Sequence[Network]) -> BoardFigure:
+    place = next((place for place, one in enumerate(valid) if one.latency is latency), 0)
+    changes = (latency_between(one, valid[place]) for one in valid[:place])
+    return figure.model_copy(update={"speed": next(filter(None, changes), None)})
 
 
 def _counted(found: Sequence[tuple[StageReport, BoardFigure]]) -> tuple[BoardFigure, ...]:

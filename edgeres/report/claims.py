@@ -30,7 +30,8 @@ def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
     end = _end(rows)
     if end is None:
         return ()
-    found = (_size_claim(rows[0], end), _speed_claim(rows, end), _points_claim(rows[0], end), _compute_claim(rows, end))
+    first = _first(rows, end)
+    found = (_size_claim(first, end), _speed_claim(rows, end), _points_claim(first, end), _compute_claim(first, end))
     return tuple(claim for claim in found if claim)
 
 
@@ -42,9 +43,9 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
     if not claims and (len(rows) == 1 or end is newest):
         return f"One model so far: {rows[0].what or rows[0].name}."
     said = ", ".join(f"{claim.figure} {claim.what}" for claim in claims) or "no change that can be told"
+    of = f" ({end.name} against {_first(rows, end).name})" if end else ""
     if newest is None or newest.accuracy is not None or len(rows) == 1:
-        return f"{said}."
-    of = f" ({end.name})" if end is not None and end is not newest else ""
+        return f"{said}{of}."
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
     return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
@@ -58,6 +59,12 @@ def _newest(rows: Sequence[Row]) -> Row | None:
 def _end(rows: Sequence[Row]) -> Row | None:
     judged = [row for row in rows if row.accuracy]
     return judged[-1] if judged else _newest(rows)
+
+
+def _first(rows: Sequence[Row], end: Row) -> Row:
+    """What `end` is held against: the file of the first network that its size is."""
+    change = end.versus_first.size_ratio
+    return next((row for row in rows if change and row.name == change.versus), rows[0])
 
 
 def _line_of(rows: Sequence[Row], end: Row) -> list[Row]:
@@ -93,7 +100,8 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
     detail = f"{' '.join(speed(change))}, {change.versus} to {last.name}; {latency.conditions}"
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
         return Claim(figure="no", what=f"change of speed that can be told{on}", detail=detail)
-    what = ("faster" if change.value < 1 else "slower") + on
+    against = "" if change.versus == _first(rows, end).name else f" than {change.versus}"
+    what = ("faster" if change.value < 1 else "slower") + on + against
     if latency.verdict:
         detail = f"{latency.verdict}; {detail}"
         what += " in an invalid session"
@@ -147,8 +155,7 @@ def _points_claim(first: Row, end: Row) -> Claim | None:
     )
 
 
-def _compute_claim(rows: Sequence[Row], end: Row) -> Claim | None:
-    first = rows[0]
+def _compute_claim(first: Row, end: Row) -> Claim | None:
     if not first.macs or is_same(end.macs / first.macs):
         return None
     dropped = len(set(end.dropped) - set(first.dropped))

@@ -14,13 +14,17 @@ from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import FOR_TENSORRT, board_in, boards_of, networks_on
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
-    ENGINE_STAGE,
     NOT_TIMED,
     Network,
+    base_of,
+    by_wholeness,
+    engines_of,
+    files_of,
     latency_between,
     networks_in,
     newest_evaluated,
     pair_of,
+    timed_of,
 )
 from edgeres.report.wording import size
 
@@ -78,8 +82,7 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
-    timed = next((engine for engine in _engines_of(end, networks) if engine.latency), end)
-    return Subject(run, board, networks, networks[0], end, timed, folder.problems)
+    return Subject(run, board, networks, base_of(end, networks), end, timed_of(end, networks), folder.problems)
 
 
 def _only_board(here: Sequence[Network], folder: RunFolder) -> str:
@@ -88,15 +91,10 @@ def _only_board(here: Sequence[Network], folder: RunFolder) -> str:
     end = next(
         (here[place] for place in reversed(range(len(here))) if any(view[place].accuracy for view in views)), None
     )
-    boards = boards_of(folder, {one.sha256 for one in (end, *_engines_of(end, here))}) if end else []
+    boards = boards_of(folder, {one.sha256 for one in (end, *engines_of(end, here))}) if end else []
     if end and len(boards) > 1:
         raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
     return boards[0] if boards else ""
-
-
-def _engines_of(network: Network, networks: Sequence[Network]) -> list[Network]:
-    """Compiled from it, the newest first."""
-    return [one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == network.sha256]
 
 
 def _of_board(network: Network, board: str) -> Network:
@@ -174,14 +172,25 @@ def _quantile(subject: Subject, latency: Latency, q: int) -> Figure:
 
 def _speedup(subject: Subject) -> Figure:
     after = _latency_in(subject)
-    for one in subject.networks:
+    first = subject.first
+    for one in (first, *by_wholeness(subject.networks)):
         if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
             assert ratio.low is not None
             assert ratio.high is not None
             faster = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
+            if one.dropped != first.dropped or one.precision != first.precision:
+                raise NotMeasured(f"{text}, but {first.name}, the first network, {_how_to_time(subject)}")
             return Figure(subject.timed.name, faster, text)
     raise NotMeasured(f"no other network was timed in its session on {after.runtime}: {subject.bench}")
+
+
+def _how_to_time(subject: Subject) -> str:
+    """The commands after which the first network is timed together with the one judged."""
+    first = subject.first
+    is_there = len(files_of(first, subject.networks)) > 1 or first.path.endswith(".onnx")
+    export = "" if is_there else f"edgeres export {subject.run / first.path} and "
+    return f"was not timed together with it: {export}{subject.bench}"
 
 
 def _file_size(subject: Subject) -> Figure:

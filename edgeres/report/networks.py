@@ -1,7 +1,8 @@
 """The networks of a run with their raw measurements, and two of them held against each other.
 
 Two are compared only where they were measured under the same conditions: accuracy image by image on one split of one
-data set, latency within one session. How well they agree is seen twice:
+data set, latency within one session. What a network is held against is the first: the least cut, of those the first in
+FP32. How well they agree is seen twice:
 
     eval.npy of two stages      same first guess, who alone is right, the exact McNemar test
     agree.json of a stage       what `edgeres agree` found: noise of the logits and of every module
@@ -9,7 +10,7 @@ data set, latency within one session. How well they agree is seen twice:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,40 @@ def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
         line.append(parent)
         parent = parents[parent]
     return line
+
+
+def by_wholeness(networks: Iterable[Network]) -> list[Network]:
+    """The order in which they serve as the first: the least cut, FP32 before less, then the earliest."""
+    return sorted(networks, key=lambda one: (len(one.dropped), one.precision not in {None, "fp32"}))
+
+
+def engines_of(network: Network, networks: Sequence[Network]) -> list[Network]:
+    """Compiled from it, the newest first."""
+    return [one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == network.sha256]
+
+
+def timed_of(network: Network, networks: Sequence[Network]) -> Network:
+    """Whose latency is the network's: the newest engine compiled from it that was timed, otherwise its own."""
+    return next((engine for engine in engines_of(network, networks) if engine.latency), network)
+
+
+def base_of(judged: Network, networks: Sequence[Network]) -> Network:
+    """What is held against in every figure: the first network, as its export where that was timed together with this.
+
+    A board cannot time a checkpoint; its ONNX file is the same network. `judged` itself if nothing came before it.
+    """
+    before = networks[: networks.index(judged)]
+    if not before:
+        return judged
+    timed, first = timed_of(judged, networks), by_wholeness(before)[0]
+    same = (one for one in files_of(first, before) if latency_between(one, timed) and points_between(one, judged))
+    return next(same, first)
+
+
+def files_of(network: Network, networks: Sequence[Network]) -> list[Network]:
+    """The network and its exports in the same precision: one network in several files."""
+    export = "export", network.sha256, network.precision
+    return [network, *(one for one in networks if (one.stage, one.parent, one.precision) == export)]
 
 
 def newest_evaluated(networks: Sequence[Network]) -> Network | None:

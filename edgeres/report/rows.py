@@ -30,6 +30,8 @@ from edgeres.report.networks import (
     NOT_TIMED,
     Network,
     agreements_in,
+    base_of,
+    by_wholeness,
     kept_agreements,
     latency_between,
     networks_in,
@@ -120,7 +122,8 @@ def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[Network]) 
     if index == 0:
         return rows[0]
     ancestors = list(_ancestors(index, rows))
-    first = _changes(measured[index], measured[:index])
+    before = [base_of(measured[index], measured), *by_wholeness(measured[:index])]
+    first = _changes(measured[index], before)
     previous = _changes(measured[index], [measured[ancestor] for ancestor in ancestors])
     return rows[index].model_copy(update={"versus_first": first, "versus_previous": previous})
 

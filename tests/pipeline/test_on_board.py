@@ -16,12 +16,21 @@ from edgeres.core.stage import Recorder
 from edgeres.pipeline import on_board
 from edgeres.pipeline.board_compile import compile_on_board
 from edgeres.pipeline.board_modules import module_costs_on_board
-from edgeres.pipeline.on_board import BoardCall, bench_on_board, board_config, claimed, evaluate_on_board, last_of_each
+from edgeres.pipeline.on_board import (
+    BoardCall,
+    bench_on_board,
+    board_config,
+    claimed,
+    evaluate_on_board,
+    whole_and_last,
+)
+
+NOTHING_CUT = SimpleNamespace(dropped=())
 
 
 class Named:
-    def __init__(self, name, precision):
-        self.name, self.precision = name, precision
+    def __init__(self, name, precision, dropped=()):
+        self.name, self.precision, self.spec = name, precision, SimpleNamespace(dropped=dropped)
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +42,19 @@ def desk(tmp_path, monkeypatch):
 def test_the_last_file_of_each_precision_is_measured():
     precisions = {"a": "fp32", "b": "int8", "h": "fp16", "c": "fp32", "d": "int8+fp16"}
     models = [Named(*one) for one in precisions.items()]
-    assert [model.name for model in last_of_each(models)] == ["c", "h", "d"]
-    assert [model.name for model in last_of_each(models[1:2])] == ["b"]
+    assert [model.name for model in whole_and_last(models)] == ["c", "h", "d"]
+    assert [model.name for model in whole_and_last(models[1:2])] == ["b"]
+
+
+def test_what_was_cut_is_measured_beside_the_whole_network():
+    cut = ("layer1.1",)
+    models = [
+        Named("whole", "fp32"),
+        Named("early", "fp32", cut),
+        Named("half", "fp16", cut),
+        Named("end", "fp32", cut),
+    ]
+    assert [model.name for model in whole_and_last(models)] == ["whole", "end", "half"]
 
 
 def test_a_measurement_that_fails_leaves_no_folder_in_the_run(runs_folder):
@@ -180,7 +200,9 @@ def latency_in(session):
 @pytest.fixture
 def two_files(exported, monkeypatch):
     """A run whose board is asked for two files; what it has is in `known`, by precision."""
-    models = [SimpleNamespace(precision=kind, path=exported, sha256=kind) for kind in ("fp32", "int8")]
+    models = [
+        SimpleNamespace(precision=kind, path=exported, sha256=kind, spec=NOTHING_CUT) for kind in ("fp32", "int8")
+    ]
     known = {}
     monkeypatch.setattr(on_board, "_of_run", lambda run: models)
     monkeypatch.setattr(on_board, "_key", lambda model, config, board: model.precision)

@@ -1,5 +1,7 @@
 """Where a board has measured, that is the answer: in the headline, the picture and the list of what is missing."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,63 @@ def test_the_headline_is_the_boards_and_says_so(story):
     assert "not evaluated" not in summary.headline
     (speed,) = (claim for claim in summary.claims if "faster" in claim.what)
     assert "00-export to 01-quantize; tensorrt 10.3.0 on orin, batch 1, threads 2, orin: Jetson" in speed.detail
+
+
+CUT = ("layer1.3", "layer2.5")
+
+
+@pytest.fixture
+def cut(fake_run):
+    """A checkpoint, its export, both cut; the cut one in FP16 before FP32, then INT8: the order of the recipe."""
+    folder, weights = fake_run.model("import", "model.safetensors", 2100)
+    fake_run.evaluated(folder, weights, 0.92)
+    _, whole = fake_run.model("export", "model.onnx", 2000, source=weights)
+    _, pruned = fake_run.model("prune", "model.safetensors", 1900, source=weights, dropped=CUT)
+    _, half = fake_run.model("export", "model.onnx", 900, source=pruned, precision="fp16", dropped=CUT)
+    _, full = fake_run.model("export", "model.onnx", 1800, source=pruned, dropped=CUT)
+    _, last = fake_run.model("quantize", "model.onnx", 500, source=full, precision="int8", dropped=CUT)
+    fake_run.files = {"whole": (whole, 2.25), "half": (half, 1.3), "full": (full, 2.0), "last": (last, 1.25)}
+    return fake_run
+
+
+def measured_on_board(run, *names):
+    for name in names:
+        source, median_ms = run.files[name]
+        run.board(source, median_ms=median_ms, top1=0.92 if name == "whole" else 0.918, predictions=True)
+
+
+@pytest.mark.parametrize("order", [("whole", "half", "full", "last"), ("last", "full", "half", "whole")])
+def test_headline_table_and_gate_hold_against_one_network_and_name_it(cut, order):
+    measured_on_board(cut, *order)
+    summary = rows_from(cut.path)
+    assert summary.headline.startswith("4.0× smaller (int8), 1.80× faster on orin, −0.20 points of top-1 on orin")
+    assert summary.headline.endswith("(05-quantize against 01-export).")
+    versus = {one.model: one.speed and one.speed.versus for one in summary.boards}
+    assert versus == {"01-export": None, **dict.fromkeys(("03-export", "04-export", "05-quantize"), "01-export")}
+    report = judged(cut, max_loss=0.5, min_speedup=1.75)
+    assert (report.first, report.broken) == ("01-export", ())
+    assert all(f"{word} 01-export" in one.text for word, one in zip(("against", "as"), report.outcomes, strict=True))
+
+
+def test_a_speed_against_a_cut_network_names_it_and_keeps_no_rule(cut):
+    measured_on_board(cut, "half", "full", "last")
+    summary = rows_from(cut.path)
+    assert "4.2× smaller (int8), 1.60× faster on orin than 04-export, −0.20 points" in summary.headline
+    assert summary.headline.endswith("(05-quantize against 00-import).")
+    (outcome,) = judged(cut, min_speedup=1.0).outcomes
+    assert not outcome.passed
+    assert outcome.text.startswith("not measured: 1.59")
+    assert outcome.text.endswith(
+        "but 00-import, the first network, was not timed together with it: edgeres bench --run fake --on orin"
+    )
+
+
+def test_a_whole_network_that_no_board_can_take_is_exported_first(cut):
+    shutil.rmtree(cut.path / "01-export")
+    measured_on_board(cut, "full", "last")
+    (outcome,) = judged(cut, min_speedup=1.0).outcomes
+    export = f"edgeres export {cut.path}/00-import/model.safetensors and edgeres bench --run fake --on orin"
+    assert outcome.text.endswith(f"was not timed together with it: {export}")
 
 
 def test_nothing_a_board_has_measured_is_called_missing(story):

@@ -251,7 +251,8 @@ def test_the_headline_claims_only_what_was_measured(whole_run):
     for path in whole_run.path.glob("*/eval.json"):
         path.unlink()
     assert rows_from(whole_run.path).headline == (
-        "4.3× smaller (int8), −13 % multiply-accumulates. 05-quantize: accuracy not evaluated: edgeres eval --run fake"
+        "4.3× smaller (int8), −13 % multiply-accumulates (05-quantize against 00-import). 05-quantize: accuracy not"
+        " evaluated: edgeres eval --run fake"
     )
 
 
@@ -305,7 +306,8 @@ def test_the_headline_speaks_of_one_network_and_says_what_is_not_evaluated(fake_
     headline = rows_from(fake_run.path).headline
     assert headline.startswith("1.25× smaller, 1.25× faster, −10.0 points of top-1 [")
     assert headline.endswith(
-        "−3 % multiply-accumulates (01-prune). 02-prune: accuracy not evaluated: edgeres eval --run fake"
+        "−3 % multiply-accumulates (01-prune against 00-import)."
+        " 02-prune: accuracy not evaluated: edgeres eval --run fake"
     )
 
 
@@ -315,7 +317,10 @@ def test_a_network_judged_on_a_board_alone_is_not_called_unevaluated(fake_run):
     _, second = fake_run.model("quantize", "model.int8.onnx", 300, source=first)
     fake_run.board(second, top1=0.91)
     headline = rows_from(fake_run.path).headline
-    assert headline == "3.3× smaller, 1.51 ms a call on orin, +1.00 points of top-1 on orin (n = 5,000)."
+    assert headline == (
+        "3.3× smaller, 1.51 ms a call on orin, +1.00 points of top-1 on orin (n = 5,000)"
+        " (01-quantize against 00-import)."
+    )
 
 
 def test_points_against_another_than_the_first_say_so(fake_run):

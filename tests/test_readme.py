@@ -61,10 +61,13 @@ def workplace(tmp_path_factory):
 
 
 def make_workplace(folder: Path) -> None:
-    """`photos/`, `model.pth` (a ResNet-18), `net.onnx` of another tool, a run of a small network, files of it."""
+    """`photos/`, `model.pth` (ResNet-18), `net.onnx` and `mynets.py` of other tools, a run of a small network."""
     draw_photos(folder / "photos")
     save_model(folder / "model.pth")
     export_elsewhere(folder / "net.onnx")
+    (folder / "mynets.py").write_text(
+        "import torchvision\n\n\ndef small():\n    return torchvision.models.resnet18(num_classes=3)\n"
+    )
     with at(folder):
         for line in (
             "train resnet14 --data digits --epochs 1",

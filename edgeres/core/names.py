@@ -27,6 +27,12 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     raise InputError(f"unknown {what} {name!r}{did_you_mean(name, table)} (known: {', '.join(sorted(table))})")
 
 
+def is_function_name(name: str) -> bool:
+    """Whether it reads `package.module:function`."""
+    module, colon, function = name.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
+
+
 def name_from_file(name: str, where: str) -> str:
     """`name` of a data set as the file `where` has it; raises InputError for a function, which only the user names."""
     if ":" not in name or name.startswith("folder:"):

@@ -9,8 +9,10 @@ from typing_extensions import Self
 
 from edgeres.core.config import Config
 
+_LONGEST = 64 << 20  # characters of a packed graph
 _MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
 FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the network, no name rebuilds it
+TRACED = "graph"  # family of a checkpoint that brings its structure along
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Fit = Literal["crop", "squash", "letterbox"]
 
@@ -65,7 +67,10 @@ UNKNOWN_PREPROCESS = Preprocess(mean=(), std=())
 
 
 class ModelSpec(Config):
-    """A network by name: `family` and `variant` as in `edgeres ls models`, and the modules it has lost.
+    """A network by name or by its structure, and the modules it has lost.
+
+    By name: `family` and `variant` as in `edgeres ls models`. `structure` is the whole network's graph without weights,
+    of a family called graph, which no name rebuilds; a file without it has no such entry.
 
     `input_shape` is (C, H, W). `options` are the family's own (ordering, shortcut, ...), only those that differ from
     its defaults. `dropped` holds the ORIGINAL names of removed modules, sorted.
@@ -79,6 +84,11 @@ class ModelSpec(Config):
     classes: tuple[str, ...] = ()
     options: dict[str, str | int | float] = Field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    structure: str | None = Field(None, max_length=_LONGEST, repr=False, description="the graph (graph/structure.py)")
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "structure" or value is not None}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,19 +8,16 @@ package.module:function   your own function () -> Dataset
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgeres.core.errors import EdgeresError, InputError, did_you_mean
+from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import canonical_data_name, plain_name, resolve
+from edgeres.core.own_code import result_of
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.sources import FileSource
 from edgeres.data.split import Split
@@ -146,51 +143,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _dataset_from_function(reference: str) -> Dataset:
-    """What the function returns; raises InputError if there is none, it fails or it returns something else.
-
-    The present directory is searched first, as `python -m` does.
-    """
-    module_name, _, name = reference.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
-        raise InputError(f"data set {reference!r} should read package.module:function")
-    with _present_directory_importable(), _users_own(reference):
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as err:
-            raise InputError(f"data set {reference!r}: there is no module {err.name}") from err
-        function = getattr(module, name, None)
-        if not callable(function):
-            hint = did_you_mean(name, vars(module))
-            raise InputError(f"data set {reference!r}: {module_name} has no function {name!r}{hint}")
-        dataset = function()
+    """What the function returns; raises InputError if there is none, it fails or it returns something else."""
+    dataset = result_of(reference, "data set")
     if not isinstance(dataset, Dataset):
         raise InputError(f"{reference} must return an edgeres.data.Dataset, got {type(dataset).__name__}")
     return dataset
-
-
-@contextmanager
-def _users_own(reference: str) -> Iterator[None]:
-    """Raises InputError with file and line for an exception of the user's own code."""
-    try:
-        yield
-    except EdgeresError:
-        raise
-    except (Exception, SystemExit) as err:
-        frames = [frame for frame in traceback.extract_tb(err.__traceback__) if _is_users(frame.filename)]
-        place = (err.filename, err.lineno) if isinstance(err, SyntaxError) else None
-        file, line = place or ((frames[-1].filename, frames[-1].lineno) if frames else (reference, None))
-        raise InputError(f"data set {reference!r}: {type(err).__name__}: {err} ({file}, line {line})") from err
-
-
-def _is_users(file: str) -> bool:
-    return not file.startswith(("<frozen", str(Path(__file__).parents[1]))) and "site-packages" not in file
-
-
-@contextmanager
-def _present_directory_importable() -> Iterator[None]:
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)

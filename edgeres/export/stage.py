@@ -61,7 +61,6 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
         InputError: a batch for a dynamic graph.
         StageError: the exporter wrote another opset, or ONNX Runtime disagrees with torch; no file is left.
     """
-    from edgeres.models.fold import fold_batch_norms
     from edgeres.models.weights import load_network
 
     config.check()
@@ -70,8 +69,8 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
     images = _images(source.spec, config)
     expected = _torch_logits(network, images)
     with timed(recorder.results, "export_s"):
-        folded = fold_batch_norms(network)
-        model = _onnx_from(network, source.spec, config)
+        write = _of_graph if source.spec.structure else _of_modules
+        model, folded = write(network, source.spec, config)
         if config.half:
             model = _in_half(model)
     limit = _MAX_HALF_DIFFERENCE if config.half else _MAX_DIFFERENCE
@@ -87,7 +86,7 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
     recorder.results |= {
         "opset": config.opset,
         "batch": None if config.dynamic else config.batch,
-        "folded_batch_norms": len(folded),
+        "folded_batch_norms": folded,
         "max_relative_difference": difference,
         "checked_images": len(images),
     }
@@ -107,6 +106,28 @@ def _torch_logits(network: Network, images: np.ndarray[Any, Any]) -> np.ndarray[
     with torch.inference_mode():
         logits: np.ndarray[Any, Any] = network(torch.from_numpy(images)).numpy()
     return logits
+
+
+def _of_modules(network: Network, spec: ModelSpec, config: ExportConfig) -> tuple[Any, int]:
+    """(the graph, how many batch norms were folded) of a network of ours."""
+    from edgeres.models.fold import fold_batch_norms
+
+    folded = fold_batch_norms(network)
+    return _onnx_from(network, spec, config), len(folded)
+
+
+def _of_graph(network: Network, spec: ModelSpec, config: ExportConfig) -> tuple[Any, int]:
+    """The same of a network that brings its graph, which is written as it is."""
+    onnx = require("onnx", "onnx")
+    from edgeres.graph.normal import at_opset, with_batch
+    from edgeres.graph.structure import folded, with_weights
+    from edgeres.models.graph import graph_without
+
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    model, count = folded(with_weights(graph_without(spec), arrays))
+    model = with_batch(at_opset(model, config.opset), None if config.dynamic else config.batch)
+    onnx.checker.check_model(model, full_check=True)
+    return model, count
 
 
 def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:

@@ -3,8 +3,8 @@ r"""Which nodes of a graph are a residual module: ONE rule, used to place pairs,
     x --(fork)--> branch: the side with more layers --> Add      A module is what lies between the fork and the
       \---------> skip: the other one ---------------^           addition, with the addition.
 
-Ways back from an addition follow first inputs. The skip has fewer layers back to the fork, then fewer weights, then it
-comes first. Where no layer stands on either way, or where the ways never meet, the addition ends no module.
+Ways back from an addition follow first computed inputs. The skip has fewer layers back to the fork, then fewer weights,
+then it comes first. Where no layer stands on either way, or where the ways never meet, the addition ends no module.
 
 layer2.1.conv1, layer2.1.add, ...   module layer2.1: the names that edgeres export writes
 any other graph                     the module is named after its addition
@@ -161,7 +161,7 @@ def _way_back(view: GraphView, tensor: str) -> Iterator[tuple[str, tuple[int, in
         if node.op_type in WEIGHTED:
             layers += 1
             weights += _weight_size(view, node)
-        tensor = str(node.input[0])
+        tensor = view.passed_on(node)
         if tensor in seen:
             return
         seen.add(tensor)

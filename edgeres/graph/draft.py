@@ -38,9 +38,10 @@ class Draft:
 
     def fold_constants(self) -> None:
         """Everything that is computed from constants alone becomes a constant."""
-        kept = []
+        kept, read = [], {tensor for node in self.nodes for tensor in node.input}
         for node in self.nodes:
-            if self.outputs.isdisjoint(node.output) and (values := _computed(node, self.value)) is not None:
+            only = not any(output in read for output in node.output[1:])
+            if only and self.outputs.isdisjoint(node.output) and (values := _computed(node, self.value)) is not None:
                 self.store(node.output[0], values)
             else:
                 kept.append(node)
@@ -151,9 +152,9 @@ class Draft:
 
 
 def _computed(node: onnx.NodeProto, value: Callable[[str], NDArray[Any] | None]) -> NDArray[Any] | None:
-    """The one output of a node of ONNX itself that reads constants alone; None of any other."""
+    """The first output of a node of ONNX itself that reads constants alone; None of any other."""
     inputs: dict[str, Any] = {name: value(name) for name in node.input if name}
-    is_known = node.domain in ("", "ai.onnx") and len(node.output) == 1 and not node.op_type.startswith("Random")
+    is_known = node.domain in ("", "ai.onnx") and not node.op_type.startswith("Random")
     if not is_known or any(array is None for array in inputs.values()):
         return None
     results: list[Any] = list(ReferenceEvaluator(node).run(None, inputs))

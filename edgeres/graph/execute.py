@@ -42,7 +42,7 @@ class GraphNetwork(nn.Module):
             self.stored[key_of(name)] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         self.substitutes: dict[str, Substitute] = {}
         self.readers: dict[tuple[str, int], str] = {}
-        self._operators = [_operator(node) for node in self.nodes]
+        self._operators = [operator_of(node) for node in self.nodes]
         self._producers = {output: index for index, node in enumerate(self.nodes) for output in node.output}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,7 +70,8 @@ class GraphNetwork(nn.Module):
         for step in steps:
             node = self.nodes[step]
             inputs = [self._read(node, index, values, seen) for index in range(len(node.input))]
-            values[node.output[0]] = self._operators[step](*inputs)
+            found = self._operators[step](*inputs)
+            values.update(zip(node.output, found if len(node.output) > 1 else (found,), strict=True))
             for name in {name for name in node.input if last_use[name] == step and name not in targets}:
                 values.pop(name, None)
                 seen.pop(name, None)
@@ -106,7 +107,8 @@ class GraphNetwork(nn.Module):
         return sorted(needed)
 
 
-def _operator(node: onnx.NodeProto) -> Operator:
+def operator_of(node: onnx.NodeProto) -> Operator:
+    """The function of the node's inputs; raises InputError for an operator that is not known here."""
     make = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx", "com.microsoft") else None
     if make is None:
         raise InputError(

@@ -32,8 +32,9 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.input[index] = tensors[tensor]
         while not node.input[-1]:
             node.input.pop()
-        tensors.setdefault(node.output[0], name)
-        node.output[0] = tensors[node.output[0]]
+        for index, tensor in enumerate(node.output):
+            tensors.setdefault(tensor, f"{name}.{index}" if index else name)
+            node.output[index] = tensors[tensor]
         node.name, node.doc_string = name, ""
     draft.model.graph.name = "edgeres"
     return draft.written()
@@ -66,5 +67,6 @@ def _module_path(scoped: str) -> str:
 def _parameter_name(node: onnx.NodeProto, name: str, index: int, tensor: str) -> str:
     if not tensor.startswith(("onnx::", "/")):
         return tensor
-    formal = onnx.defs.get_schema(node.op_type).inputs[index].name
+    formals = onnx.defs.get_schema(node.op_type).inputs  # the last of some stands for any number
+    formal = formals[min(index, len(formals) - 1)].name
     return f"{name}.{formal.lower()}"

@@ -31,11 +31,12 @@ _OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
+_SAME_IN_BATCH = {"Reshape": 0, "Expand": 1}  # the size that leaves the number of images as it is
 _REASON_SHOWN = 120
 
 
-def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the float `model` in the operators above.
+def normalised(model: onnx.ModelProto, *, keeps_norms: bool = False) -> onnx.ModelProto:
+    """A copy of the float `model` in the operators above; `keeps_norms`: for training, batch norms stay.
 
     Raises:
         InputError: it is quantized already, its weights are not float32, it has branches or loops, or it computes as
@@ -47,13 +48,16 @@ def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     ranks = {name: len(shape) for name, shape in shapes.items()}
     draft.inputs = [value for value in draft.inputs if value.name not in draft.constants]
     draft.fold_constants()
+    _fold_shapes(draft)
     _refuse_training(draft)
     _pass_on(draft)
-    fold_batch_norms(draft)
+    if not keeps_norms:
+        fold_batch_norms(draft)
     _unify_gemms(draft)
     _matmuls_to_gemms(draft, ranks)
     _means_to_pooling(draft, ranks)
     _rows_to_flatten(draft, shapes)
+    _free_batch(draft, shapes)
     return draft.finish()
 
 
@@ -81,19 +85,34 @@ def _check(model: onnx.ModelProto) -> None:
             raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
 
 
-def at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, raised to opset 17 if it is below 13; raises InputError where that cannot be."""
+def at_opset(model: onnx.ModelProto, wanted: int | None = None) -> onnx.ModelProto:
+    """`model` at the opset `wanted`, or without one raised to 17 if it is below 13; InputError where that cannot be."""
     version = opset_of(model)
-    if version >= _OLDEST:
+    if version == wanted or (wanted is None and version >= _OLDEST):
         return model
+    aim = wanted or _OPSET
     try:
-        converted = version_converter.convert_version(model, _OPSET)
+        converted = version_converter.convert_version(model, aim)
     except (RuntimeError, shape_inference.InferenceError) as err:
         reason = " ".join(str(err).split())[:_REASON_SHOWN]
-        raise InputError(f"opset {version} cannot be raised to {_OPSET}: {reason}; export it again") from err
+        how = "raised" if aim > version else "lowered"
+        raise InputError(f"opset {version} cannot be {how} to {aim}: {reason}; export it again") from err
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
+
+
+def with_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
+    """`model`, changed in place to take so many images a call, any number without one."""
+    for value in (*model.graph.input, *model.graph.output):
+        size = value.type.tensor_type.shape.dim[0]
+        size.Clear()
+        if batch is None:
+            size.dim_param = "batch"
+        else:
+            size.dim_value = batch
+    del model.graph.value_info[:]
+    return model
 
 
 def _pass_on(draft: Draft) -> None:
@@ -202,6 +221,36 @@ def _means_to_pooling(draft: Draft, ranks: dict[str, int]) -> None:
     draft.nodes = nodes
 
 
+def _fold_shapes(draft: Draft) -> None:
+    """Sizes that the graph asks for and that are known become constants, as long as that makes others known."""
+    while asking := [node for node in draft.nodes if node.op_type == "Shape"]:
+        shapes = shapes_in(draft.written())
+        known = [node for node in asking if shapes.get(node.input[0]) and all(shapes[node.input[0]])]
+        if not known:
+            return
+        for node in known:
+            first, last = attribute(node, "start", 0), attribute(node, "end", len(shapes[node.input[0]]))
+            draft.store(node.output[0], np.array(shapes[node.input[0]][first:last], np.int64))
+        draft.remove(known)
+        draft.fold_constants()
+
+
+def _free_batch(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A Reshape or an Expand that names the number of images it was exported with takes any."""
+    batch = shapes.get(draft.inputs[0].name, (0,))[0] if draft.inputs else 0
+    for node in [node for node in draft.nodes if node.op_type in _SAME_IN_BATCH and batch]:
+        asked, before = draft.value(node.input[1]), shapes.get(node.input[0], (0,))
+        if asked is None or not len(asked) or attribute(node, "allowzero", 0):
+            continue
+        if asked[0] == batch == before[0]:
+            sizes = [_SAME_IN_BATCH[node.op_type], *asked[1:]]
+        elif node.op_type == "Reshape" and batch > 1 and asked[0] % batch == 0 and min(asked) > 0:
+            sizes = [-1, *asked[1:]]
+        else:
+            continue
+        node.input[1] = draft.store(draft.free(f"{node.name}.shape"), np.array(sizes, np.int64))
+
+
 def _rows_to_flatten(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:
     """Reshape of feature maps to one row an image, which may name the batch of the export, takes any batch."""
     for node in [node for node in draft.nodes if node.op_type == "Reshape"]:
@@ -222,7 +271,7 @@ def _is_row_an_image(before: tuple[int, ...], after: tuple[int, ...], asked: NDA
 
 def shapes_in(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Of every tensor whose number of dimensions is known; a size that is open is 0."""
-    graph = shape_inference.infer_shapes(model).graph
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     types = {value.name: value.type.tensor_type for value in values}
     known = {name: kind.shape.dim for name, kind in types.items() if kind.HasField("shape")}

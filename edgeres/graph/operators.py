@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeres.core.errors import InputError
+from edgeres.graph.functions import FUNCTIONS
 
 Attributes = dict[str, Any]
 Operator = Callable[..., Tensor]
 _RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767), torch.uint16: (0, 65535)}
+
+_ROW_RANK = 3  # of the weight of a convolution over rows, such as efficient channel attention has
+_PAD_MODES = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}
 
 
 def _conv(attributes: Attributes) -> Operator:
@@ -22,7 +26,8 @@ def _conv(attributes: Attributes) -> Operator:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x = functional.pad(x, before) if before else x
-        return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        kind = functional.conv1d if weight.ndim == _ROW_RANK else functional.conv2d
+        return kind(x, weight, bias, stride, padding, dilation, groups)
 
     return run
 
@@ -34,6 +39,10 @@ def _padding(attributes: Attributes) -> tuple[list[int] | None, list[int]]:
             f"torch cannot execute auto_pad = {attributes['auto_pad'].decode()}; export with explicit pads"
         )
     pads = list(attributes.get("pads", (0, 0, 0, 0)))
+    if len(pads) == 2 and pads[0] == pads[1]:
+        return None, pads[:1]
+    if len(pads) != 4:
+        raise InputError(f"torch cannot execute {len(pads) // 2} dimensions with pads {pads}; edgeres takes images")
     top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return None, [top, left]
@@ -93,7 +102,8 @@ def _slice(_: Attributes) -> Operator:
 
 
 def _pad(attributes: Attributes) -> Operator:
-    if attributes.get("mode", b"constant") != b"constant":
+    mode = _PAD_MODES.get(attributes.get("mode", b"constant"))
+    if mode is None:
         raise InputError(f"torch cannot execute Pad with mode {attributes['mode'].decode()}")
 
     def run(x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
@@ -102,7 +112,9 @@ def _pad(attributes: Attributes) -> Operator:
         dims = range(half) if axes is None else axes.tolist()
         by_dim = {dim % x.ndim: (amounts[i], amounts[half + i]) for i, dim in enumerate(dims)}
         flat = [amount for dim in reversed(range(x.ndim)) for amount in by_dim.get(dim, (0, 0))]
-        return functional.pad(x, flat, value=0.0 if value is None else float(value))
+        if mode == "constant":
+            return functional.pad(x, flat, value=0.0 if value is None else float(value))
+        return functional.pad(x, flat[: 2 * (x.ndim - 2)], mode=mode)
 
     return run
 
@@ -112,15 +124,6 @@ def _batch_norm(attributes: Attributes) -> Operator:
     return lambda x, weight, bias, mean, variance: functional.batch_norm(
         x, mean, variance, weight, bias, training=False, eps=epsilon
     )
-
-
-def _mean(attributes: Attributes) -> Operator:
-    keep = bool(attributes.get("keepdims", 1))
-
-    def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        return x.mean(attributes["axes"] if axes is None else axes.tolist(), keepdim=keep)
-
-    return run
 
 
 def _reshape(_: Attributes) -> Operator:
@@ -186,7 +189,6 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": lambda _: lambda x: x.mean((2, 3), keepdim=True),
-    "ReduceMean": _mean,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Slice": _slice,
@@ -196,4 +198,5 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "Cast": _cast,
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
+    **FUNCTIONS,
 }

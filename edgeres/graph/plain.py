@@ -28,6 +28,7 @@ class PlainModel(OnnxModel):
     """`original` with another graph; everything else, its card and hash included, is the file's."""
 
     original: OnnxModel | None = None
+    keeps_norms: bool = False
 
     @cached_property
     def proto(self) -> Any:
@@ -55,18 +56,19 @@ class PlainModel(OnnxModel):
 
         try:
             _check(self.original.proto)
-            return _channels_first(normalised(self.original.proto), self)
+            return _channels_first(normalised(self.original.proto, keeps_norms=self.keeps_norms), self)
         except InputError as err:
             raise err if str(self.path) in str(err) else InputError(f"{self.path}: {err}") from err
 
 
-def plain(model: OnnxModel) -> OnnxModel:
+def plain(model: OnnxModel, *, keeps_norms: bool = False) -> OnnxModel:
     """`model` itself if edgeres wrote it, or it is quantized, and it ends in logits; otherwise its plain form.
 
-    What cannot be made plain is refused, with InputError, when the graph is asked for.
+    `keeps_norms`: of a network to be trained, batch norms are not folded. What cannot be made plain is refused, with
+    InputError, when the graph is asked for.
     """
     is_plain = not _is_another_tools(model) and last_softmax(model.proto) is None
-    return model if is_plain else PlainModel(model.path, model.stated, original=model)
+    return model if is_plain else PlainModel(model.path, model.stated, original=model, keeps_norms=keeps_norms)
 
 
 def _is_another_tools(model: OnnxModel) -> bool:

@@ -89,6 +89,10 @@ class GraphView:
         """The node that makes the first input of `node`; None at the graph's inputs and at nodes without inputs."""
         return self.producers.get(node.input[0]) if node.input else None
 
+    def passed_on(self, node: onnx.NodeProto) -> str:
+        """The first input of `node` that is computed; its first where none is."""
+        return str(next((name for name in node.input if name and name not in self.constants), node.input[0]))
+
     def source_of(self, pair_end: onnx.NodeProto) -> str | None:
         """The float tensor behind a DequantizeLinear; None if its integers are not made by a QuantizeLinear."""
         maker = self.maker_of(pair_end)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import lookup, resolve
-from edgeres.core.spec import FROM_ONNX, ModelSpec, Preprocess
+from edgeres.core.spec import FROM_ONNX, TRACED, ModelSpec, Preprocess
 from edgeres.models.family import Family, ModuleInfo
 
 if TYPE_CHECKING:
@@ -25,12 +25,14 @@ FAMILIES = {
     "vgg": "edgeres.models.vgg:VGG",
 }
 
+_BY_GRAPH = "edgeres.models.graph:GRAPH"
+
 
 def family_named(name: str) -> Family:
     """The family; raises InputError if unknown."""
     if name == FROM_ONNX:
         raise InputError("a network that came as an ONNX file cannot be rebuilt by name, to be trained or pruned")
-    family: Family = resolve(lookup(FAMILIES, name, "family"))
+    family: Family = resolve(_BY_GRAPH if name == TRACED else lookup(FAMILIES, name, "family"))
     return family
 
 

@@ -32,7 +32,9 @@ def check_content(path: Path) -> None:
     if _is_torch(head) and path.suffix == ".safetensors":
         raise InputError(f"{path} is not a safetensors file but one of torch.save; rename it to {path.stem}.pth")
     if path.suffix.lower() == ".onnx":
-        raise InputError(f"{path} is an ONNX graph; name the weights it was exported from; {_WANTED}")
+        raise InputError(
+            f"{path} is an ONNX graph, which is a network by itself; import it alone: edgeres import {path}"
+        )
     for begins, what in _OTHERS:
         if not _is_safetensors(head) and head.lstrip().lower().startswith(begins):
             raise InputError(f"{path} is {what}")

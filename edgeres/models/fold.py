@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgeres.core.artifacts import Checkpoint
+from edgeres.models.graph_net import Operation
 from edgeres.models.network import Network, PadShortcut
 from edgeres.models.weights import load_network
 
@@ -27,7 +28,7 @@ class _Tracer(fx.Tracer):
     """Does not look into modules that decide by the shape of their input."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PadShortcut) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (PadShortcut, Operation, nn.Conv2d)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def load_folded(checkpoint: Checkpoint) -> Network:

@@ -1,23 +1,28 @@
-"""`edgeres import`: a checkpoint trained elsewhere becomes an edgeres checkpoint, or is refused whole."""
+"""`edgeres import`: a network trained elsewhere becomes an edgeres checkpoint, or is refused whole.
+
+weights of a network of `edgeres ls models`        rebuilt by name
+net.onnx, package.module:function, --arch timm/... brings its own structure (`models.sources`)
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from edgeres.core.artifacts import CARD_KEY, Checkpoint, safetensors_header
+from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel, safetensors_header
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import sha256_of
-from edgeres.core.spec import ModelSpec, Preprocess
+from edgeres.core.names import is_function_name
+from edgeres.core.spec import TRACED, ModelSpec, Preprocess
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import FeedOptions, check_crop, check_pixels, preprocess_from
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
-from edgeres.models.family import CIFAR_INPUT, Ordering
+from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, Ordering
 from edgeres.models.recognise import Recognised, check_recognised, recognised
 from edgeres.models.resnet import RESNET
 
@@ -25,16 +30,24 @@ if TYPE_CHECKING:
     from edgeres.models.weights import Weights
 
 _COLOURS = 3
+_SMALL = 64  # pixels a side up to which images have the network's size as they are
 _OF_THE_INPUT = (*FeedOptions.model_fields, "size", "labels")
 
 
 class ImportConfig(FeedOptions):
     """What a foreign file does not say about itself."""
 
-    file: Path = Field(description="the foreign checkpoint (.pt, .pth, .th, .safetensors)")
-    arch: str | None = Field(
-        None, description="resnet20, resnet50, ... (edgeres ls models); default: told by keys and shapes"
+    unsaid: ClassVar[frozenset[str]] = FeedOptions.unsaid | {"weights"}
+
+    file: Path = Field(
+        description="weights (.pt, .pth, .th, .safetensors), a network (.onnx), or package.module:function"
     )
+    arch: str | None = Field(
+        None,
+        description="resnet20, resnet50, ... (edgeres ls models), timm/NAME or torchvision/NAME; default: told by keys"
+        " and shapes",
+    )
+    weights: Path | None = Field(None, description="what the network of a function is filled with; default: its own")
     classes: int | None = Field(None, gt=1, description="number of classes; default: the classifier's rows")
     labels: Path | None = Field(None, description="class names in the order of the outputs: one a line, or JSON")
     size: int | None = Field(None, gt=0, description="input height and width in pixels")
@@ -44,14 +57,50 @@ class ImportConfig(FeedOptions):
 
     def check(self) -> None:
         """The file is there and the network exists."""
-        if not self.file.is_file():
-            raise InputError(f"{self.file} {'is a folder' if self.file.is_dir() else 'does not exist'}")
-        check_content(self.file)
+        weights = self.weights if self.is_function else self.file
+        if weights is not None and not weights.is_file():
+            raise InputError(f"{weights} {'is a folder' if weights.is_dir() else 'does not exist'}")
+        if weights is not None and not self.is_onnx:
+            check_content(weights)
+        self._check_graph()
         check_pixels("size", self.size)
         check_pixels("resize", self.resize)
         check_crop(self.resize, self.size)
-        if self.arch is not None:
+        if self.arch is not None and not self.is_defined:
             spec_from_arch(self.arch, num_classes=2)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether a function is named, and no file."""
+        return is_function_name(str(self.file)) and not self.file.exists()
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network comes as an ONNX file."""
+        return self.file.suffix.lower() == OnnxModel.suffix
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether a library says what the network is."""
+        return self.arch is not None and "/" in self.arch
+
+    @property
+    def brings_structure(self) -> bool:
+        """Whether no name of ours rebuilds the network."""
+        return self.is_function or self.is_onnx or self.is_defined
+
+    def _check_graph(self) -> None:
+        """Raises InputError for an option that says nothing of what is imported."""
+        if self.weights is not None and not self.is_function:
+            raise InputError("--weights fills the network of a package.module:function; leave it out")
+        needless = {"shortcut", "ordering"} | (
+            {"arch", "key"} if self.is_onnx else {"arch"} if self.is_function else set()
+        )
+        given = sorted(needless & self.model_fields_set) if self.brings_structure else []
+        if given and getattr(self, given[0]) is not None:
+            raise InputError(f"{self.file}: the network brings its structure along; leave out --{given[0]}")
+        if self.is_onnx and self.size is not None:
+            raise InputError(f"{self.file} says itself what size of images it takes; leave out --size")
 
 
 def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:
@@ -62,6 +111,8 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     from edgeres.models.weights import save_checkpoint
 
     recorder = Recorder("import", config, None)
+    if config.brings_structure:
+        return _with_structure(config, recorder, out_dir)
     if _is_ours(config.file):
         return _copied(config, recorder, out_dir)
     found = read_weights(config.file, config.key)
@@ -70,22 +121,7 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     spec = _spec_of(weights, found.classes, config, notes)
     _check_fits(weights, spec, config)
     recorder.notes += found.notes + notes
-    if config.mean is None:
-        recorder.warnings.append(
-            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
-            " trained with others its accuracy suffers silently, set --mean and --std"
-        )
-    if config.size is None and config.fit is None:
-        size, resize = " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
-        how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
-        recorder.warnings.append(
-            f"the input's size was not given: assumed {size} ({how}); if the network was trained at another, set --size"
-        )
-    if not spec.classes:
-        recorder.warnings.append(
-            "class names were not given: outputs are taken to be in the order of the data set's classes (for folders"
-            " the alphabet's); if they are not, name them with --labels"
-        )
+    recorder.warnings += _assumed(config, spec)
     recorder.results |= {
         "file": str(config.file),
         "file_sha256": sha256_of(config.file),
@@ -93,6 +129,73 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     }
     output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
+
+
+def _assumed(config: ImportConfig, spec: ModelSpec) -> list[str]:
+    """What was concluded of the input because nobody said it."""
+    warnings = []
+    if config.mean is None:
+        warnings.append(
+            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
+            " trained with others its accuracy suffers silently, set --mean and --std"
+        )
+    if config.size is None and config.fit is None:
+        size, resize = " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
+        how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
+        warnings.append(
+            f"the input's size was not given: assumed {size} ({how}); if the network was trained at another, set --size"
+        )
+    if not spec.classes:
+        warnings.append(
+            "class names were not given: outputs are taken to be in the order of the data set's classes (for folders"
+            " the alphabet's); if they are not, name them with --labels"
+        )
+    return warnings
+
+
+def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageResult[Checkpoint]:
+    """A network that no name of ours rebuilds, with its graph in the checkpoint."""
+    require("onnx", "onnx")
+    from edgeres.models.graph import chain_of
+    from edgeres.models.sources import Named, brought
+    from edgeres.models.weights import save_checkpoint
+
+    network, name, notes = brought(Named(config.file, config.arch, config.weights, config.key, config.size))
+    shape = network.shape
+    names = names_in_list(config.labels, network.outputs) if config.labels else network.classes
+    if config.classes not in {None, network.outputs}:
+        raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
+    known = network.preprocess
+    base = known or _for_channels(CIFAR_INPUT[1] if shape[1] <= _SMALL else IMAGENET_INPUT[1], shape[0])
+    values: dict[str, Any] = {
+        "family": TRACED,
+        "variant": name,
+        "num_classes": network.outputs,
+        "input_shape": shape,
+        "preprocess": preprocess_from(config, base, shape, config.size),
+        "classes": names,
+        "structure": network.structure,
+    }
+    spec = config_from(ModelSpec, values, str(config.file))
+    chain = chain_of(spec)
+    recorder.notes += notes
+    recorder.notes.append(
+        f"{len(chain.links)} residual modules found in the graph: {_few([link.name for link in chain.links])}"
+    )
+    recorder.notes += [f"{sum_} is no module that can be dropped: {why}" for sum_, why in chain.others.items()]
+    if not chain.links:
+        recorder.warnings.append("no residual module was found that can be dropped: nothing of it can be pruned")
+    said = config if known is None else config.model_copy(update={"mean": known.mean, "size": shape[1]})
+    recorder.warnings += _assumed(said, spec)
+    hashed = config.weights if config.is_function else config.file
+    recorder.results |= {"file": str(config.file), "keys": len(network.weights)}
+    recorder.results |= {} if hashed is None else {"file_sha256": sha256_of(hashed)}
+    output = save_checkpoint(network.weights, spec, out_dir / "model.safetensors", stage="import")
+    return StageResult(output, recorder.finish(output))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ... {names[-1]}"
 
 
 def _check_fits(weights: Weights, spec: ModelSpec, config: ImportConfig) -> None:

@@ -27,7 +27,7 @@ from pydantic import Field, field_validator
 
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.names import lookup, name_from_file, resolve
+from edgeres.core.names import is_function_name, lookup, name_from_file, resolve
 from edgeres.core.runs import LATEST
 from edgeres.data import check_data_name
 from edgeres.models import modules_of, spec_from_arch
@@ -103,8 +103,14 @@ def recipe_from(name: str, overrides: Mapping[str, str]) -> tuple[Recipe, list[S
 
 
 def refuse_functions(steps: Sequence[Step], where: str, *, typed: Collection[str] = ()) -> None:
-    """Raises InputError if a step's data set is a function that the user has not `typed`."""
+    """Raises InputError if a step's data set or network is a function that the user has not `typed`."""
     for step in steps:
+        network = str(getattr(step.config, "file", ""))
+        if is_function_name(network) and network not in typed:
+            raise InputError(
+                f"{where} names a Python function as its network, and no function runs because a file says so; if you"
+                f" trust it, name it yourself: edgeres import {network}"
+            )
         data = getattr(step.config, "data", None)
         if data is not None and data not in typed:
             name_from_file(data, f"{where}, stage {step.index + 1} ({step.use}),")

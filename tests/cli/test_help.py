@@ -22,6 +22,7 @@ OTHERS = [ROOT / "tools" / "README.md", ROOT / ".github" / "CONTRIBUTING.md", RO
 SMALLEST, LARGEST, README_LARGEST = 2_000, 6 * 1024, 12 * 1024
 LOOKED_FOR = {
     "which networks and checkpoints can I import": ("models", "## Which networks"),
+    "can I prune a network of my own writing": ("networks", "`package.module:function`"),
     "may I bring the ONNX file of another tool": ("models", "## An ONNX file of another tool"),
     "how must my images lie in folders": ("data", "## A folder of images"),
     "how many modules can go for my latency budget": ("choosing", "`--target-latency 3ms`"),

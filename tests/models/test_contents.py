@@ -106,7 +106,7 @@ def test_a_file_named_safetensors_is_held_to_it(tmp_path: Path, content: bytes, 
 def test_an_onnx_file_is_called_one(tmp_path: Path) -> None:
     file = tmp_path / "x.onnx"
     file.write_bytes(b"\x08\x08")
-    with pytest.raises(InputError, match="is an ONNX graph; name the weights it was exported from"):
+    with pytest.raises(InputError, match="is an ONNX graph, which is a network by itself; import it alone"):
         check_content(file)
 
 

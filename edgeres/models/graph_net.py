@@ -1,0 +1,313 @@
+"""Any residual network as the chain that search, recovery and lesions walk: a graph, run part by part by torch.
+
+Convolutions, linear layers and batch norms are torch's own modules under the user's own names, so that they train, are
+folded and found like those of every other network; every other operator is a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edgeres.core.errors import InputError
+from edgeres.graph.chain import Droppable, chain_in
+from edgeres.graph.execute import operator_of
+from edgeres.graph.normal import shapes_in
+from edgeres.graph.structure import PARAMETERS, weight_shapes
+from edgeres.graph.view import GraphView, attribute, called
+from edgeres.models.network import Network, Unit
+
+OPERATIONS = "_operations"  # where functions stand among the layers
+_OLD_SHARE = 0.9  # of the statistics in ONNX's momentum; torch's is the share of the new ones
+_IMAGE_RANK = 4
+
+
+class Layers(nn.Module):
+    """What stands between the dots of a name."""
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution with another padding on every side: (left, right, top, bottom)."""
+
+    before: tuple[int, ...] = (0, 0, 0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, K, H', W')."""
+        return super().forward(nn.functional.pad(x, self.before))
+
+
+class Operation(nn.Module):
+    """A node that has no parameters of its own; what it is always given stands in `fixed`, by place."""
+
+    def __init__(self, node: onnx.NodeProto, fixed: Mapping[int, Tensor | None]) -> None:
+        super().__init__()
+        self._run, self._fixed, self._places = operator_of(node), dict(fixed), range(len(node.input))
+        self._device = torch.device("cpu")
+
+    def forward(self, *values: Tensor) -> Any:
+        """The node's output, or all of them."""
+        if values and values[0].device != self._device:
+            self._device = values[0].device
+            self._fixed = {place: _at(one, self._device) for place, one in self._fixed.items()}
+        rest = iter(values)
+        return self._run(*(self._fixed[place] if place in self._fixed else next(rest) for place in self._places))
+
+
+def _at(fixed: Tensor | None, device: torch.device) -> Tensor | None:
+    """Numbers to compute with go where the images are; sizes, bounds and single numbers are read by Python."""
+    is_read = fixed is None or not fixed.is_floating_point() or fixed.ndim == 0
+    return fixed if fixed is None or is_read else fixed.to(device)
+
+
+@dataclass(frozen=True)
+class NodeCall:
+    """A node: the module that computes it, and what that reads and gives."""
+
+    module: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The steps from the tensor `feed` to `target`, readers of a key of `instead` reading its value."""
+
+    steps: tuple[NodeCall, ...]
+    feed: str
+    target: str
+    instead: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, network: GraphNet, x: Tensor) -> Tensor:
+        """What `x`, the tensor `feed`, becomes."""
+        values: dict[str, Any] = {self.feed: x}
+        reads = [[self.instead.get(name, name) for name in step.inputs] for step in self.steps]
+        last = {name: index for index, names in enumerate(reads) for name in names}
+        for index, (step, names) in enumerate(zip(self.steps, reads, strict=True)):
+            given = [values[name] if name in values else network.get_parameter(name) for name in names]
+            found = network.get_submodule(step.module)(*given)
+            values.update(zip(step.outputs, found if len(step.outputs) > 1 else (found,), strict=True))
+            for name in (name for name in {*names} if last[name] == index and name != self._end):
+                values.pop(name, None)
+        return values[self._end]  # type: ignore[no-any-return]
+
+    @property
+    def _end(self) -> str:
+        return self.instead.get(self.target, self.target)
+
+
+class GraphUnit(Unit):
+    """A residual module of a graph."""
+
+    def __init__(self, network: GraphNet, whole: Segment, bypass: Segment) -> None:
+        super().__init__()
+        self._network, self._whole, self._bypass = [network], whole, bypass  # in a list: no part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(h(x) + F(x))."""
+        return self._whole.run(self._network[0], x)
+
+    def bypass(self, x: Tensor) -> Tensor:
+        """f(h(x))."""
+        return self._bypass.run(self._network[0], x)
+
+    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of its branch, the skip's left out."""
+        left = {step.module for step in self._bypass.steps}
+        for name in (step.module for step in self._whole.steps if step.module not in left):
+            for own, parameter in self._network[0].get_submodule(name).named_parameters():
+                yield f"{name}.{own}", parameter
+
+
+class GraphNet(Network):
+    """The network of a graph without weights; `names`: its residual additions -> their modules."""
+
+    def __init__(self, structure: onnx.ModelProto, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self.tree = Layers()
+        self.tree.add_module(OPERATIONS, nn.ModuleList())
+        view = GraphView(structure)
+        self._steps = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).steps()
+        self._makers = {output: index for index, step in enumerate(self._steps) for output in step.outputs}
+        chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
+        ends = [chain.start, *(link.end for link in chain.links)]
+        self._stem = self._segment(image, chain.start)
+        self._units = [
+            (link.name, self._unit(before, link)) for before, link in zip(ends[:-1], chain.links, strict=True)
+        ]
+        self._tail, self._head = self._segment(ends[-1], chain.features), self._segment(chain.features, output)
+        self._body = self._segment(image, chain.features)
+
+    def units(self) -> list[tuple[str, Unit]]:
+        """The modules present, by name, in order of execution."""
+        return list(self._units)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W), normalised, to the first module's input."""
+        return self._stem.run(self, x)
+
+    def tail(self, x: Tensor) -> Tensor:
+        """What follows the last module before the pooling."""
+        return self._tail.run(self, x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features to logits (N, K)."""
+        return self._head.run(self, features)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The feature map before pooling."""
+        return self._body.run(self, x)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """By the user's name; the network itself is called ``."""
+        return self.tree.get_submodule(target) if target else self
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """By the user's name."""
+        return self.tree.get_parameter(target)
+
+    def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
+        """By the user's name."""
+        self.tree.set_submodule(target, module, strict)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """All by the user's names, this one first."""
+        prefix = str(kwargs.get("prefix", args[1] if len(args) > 1 else ""))
+        yield prefix, self
+        yield from (pair for pair in self.tree.named_modules(*args, **kwargs) if pair[1] is not self.tree)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """By the user's names."""
+        return self.tree.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """By the user's names."""
+        return self.tree.load_state_dict(*args, **kwargs)
+
+    def _unit(self, before: str, link: Droppable) -> GraphUnit:
+        instead = {link.block.output: link.block.skip}
+        return GraphUnit(self, self._segment(before, link.end), self._segment(before, link.end, instead))
+
+    def _segment(self, feed: str, target: str, instead: Mapping[str, str] | None = None) -> Segment:
+        instead = instead or {}
+        needed, open_ = set[int](), [target]
+        while open_:
+            name = instead.get(one := open_.pop(), one)
+            if name != feed and name in self._makers and self._makers[name] not in needed:
+                needed.add(self._makers[name])
+                open_ += self._steps[self._makers[name]].inputs
+        return Segment(tuple(self._steps[index] for index in sorted(needed)), feed, target, instead)
+
+
+@dataclass
+class _Builder:
+    """Makes the modules of a graph's nodes in `tree`."""
+
+    view: GraphView
+    weights: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+    tree: Layers
+    made: dict[str, onnx.NodeProto] = field(default_factory=dict)
+
+    def steps(self) -> list[NodeCall]:
+        """One for every node; all weights have their place then."""
+        found = [self._step(node) for node in self.view.nodes if node.op_type != "Constant"]
+        for name in self.weights:
+            path, _, last = name.rpartition(".")
+            if path not in self.made:
+                self._place(path).register_parameter(last, nn.Parameter(torch.empty(self.weights[name])))
+        return found
+
+    def _step(self, node: onnx.NodeProto) -> NodeCall:
+        if (path := self._layer(node)) is not None:
+            return NodeCall(path, (node.input[0],), (node.output[0],))
+        fixed: dict[int, Tensor | None] = {}
+        for place, name in enumerate(node.input):
+            if not name:
+                fixed[place] = None
+            elif name in self.view.constants and name not in self.weights:
+                fixed[place] = torch.from_numpy(numpy_helper.to_array(self.view.constants[name]).copy())
+        operations: Any = self.tree.get_submodule(OPERATIONS)
+        operations.append(Operation(node, fixed))
+        inputs = tuple(name for place, name in enumerate(node.input) if place not in fixed)
+        return NodeCall(f"{OPERATIONS}.{len(operations) - 1}", inputs, tuple(node.output))
+
+    def _layer(self, node: onnx.NodeProto) -> str | None:
+        """The path of the node's module, made if it is not there; None where it is a function."""
+        roles, own = PARAMETERS.get(node.op_type, ()), list(node.input[1:])
+        path = own[0].rpartition(".")[0] if own else ""
+        is_row = node.op_type == "Conv" and own and len(self.weights.get(own[0], ())) != _IMAGE_RANK
+        if (
+            not roles
+            or is_row
+            or own != [f"{path}.{role}" for role in roles[: len(own)]]
+            or not self.weights.keys() >= {*own}
+        ):
+            return None
+        if path in self.made:
+            return path if list(self.made[path].attribute) == list(node.attribute) else None
+        make = {"Conv": self._conv, "Gemm": self._linear, "BatchNormalization": self._norm}[node.op_type]
+        parent, _, last = path.rpartition(".")
+        self._place(parent).add_module(last, make(node, self.weights[own[0]], len(own) > 1))
+        self.made[path] = node
+        return path
+
+    def _place(self, path: str) -> nn.Module:
+        module: nn.Module = self.tree
+        for part in filter(None, path.split(".")):
+            if part not in module._modules:
+                module.add_module(part, Layers())
+            module = getattr(module, part)
+        return module
+
+    def _conv(self, node: onnx.NodeProto, shape: Sequence[int], has_bias: bool) -> nn.Module:
+        if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            raise InputError(f"Conv node {called(node)!r} has auto_pad; export it with explicit pads")
+        groups = attribute(node, "group", 1)
+        top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
+        is_even = (top, left) == (bottom, right)
+        kind: type[nn.Conv2d] = nn.Conv2d if is_even else PaddedConv2d
+        layer = kind(
+            shape[1] * groups,
+            shape[0],
+            tuple(shape[2:]),  # type: ignore[arg-type]
+            stride=tuple(attribute(node, "strides", [1, 1])),  # type: ignore[arg-type]
+            padding=(top, left) if is_even else 0,
+            dilation=tuple(attribute(node, "dilations", [1, 1])),  # type: ignore[arg-type]
+            groups=groups,
+            bias=has_bias,
+        )
+        if isinstance(layer, PaddedConv2d):
+            layer.before = (left, right, top, bottom)
+        return layer
+
+    def _linear(self, node: onnx.NodeProto, shape: Sequence[int], has_bias: bool) -> nn.Module:
+        del node
+        return nn.Linear(shape[1], shape[0], bias=has_bias)
+
+    def _norm(self, node: onnx.NodeProto, shape: Sequence[int], _: bool) -> nn.Module:
+        rank = len(self.shapes.get(node.input[0], range(_IMAGE_RANK)))
+        kind = nn.BatchNorm2d if rank == _IMAGE_RANK else nn.BatchNorm1d
+        momentum = 1 - attribute(node, "momentum", _OLD_SHARE)
+        return kind(shape[0], eps=attribute(node, "epsilon", 1e-5), momentum=round(momentum, 6))
+
+
+def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: str) -> int:
+    """How many numbers the network gives for an image of `shape`; raises InputError if they are not one row each."""
+    network = GraphNet(structure, {}).eval()
+    try:
+        with torch.no_grad():
+            found = network(torch.zeros(2, *shape))
+    except RuntimeError as err:
+        reason = str(err).splitlines()[0]
+        raise InputError(f"{where} cannot be run on two images at once: {reason}") from err
+    if found.ndim != 2 or len(found) != 2:
+        raise InputError(
+            f"{where} gives {' x '.join(map(str, found.shape))} for two images, no row of numbers for each"
+        )
+    return int(found.shape[1])

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import torchvision
+from onnx import helper, numpy_helper
+from torch import nn
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.errors import InputError
+from edgeres.models import modules_of
+from edgeres.models.importing import ImportConfig, import_checkpoint
+from edgeres.models.weights import load_network
+
+SAID = {"mean": (0.5,), "std": (0.25,)}
+MODULES = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0", "layer4.1"]
+
+
+@pytest.fixture(scope="session")
+def resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(num_classes=10).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def imported(tmp_path: Path):
+    def make(file, **options):
+        config = ImportConfig(file=file, **{**SAID, **options})
+        config.check()
+        return import_checkpoint(None, config, tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def exported(resnet, tmp_path: Path):
+    def make(module=resnet, **options) -> Path:
+        path = tmp_path / "net.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module, (torch.zeros(1, 3, 32, 32),), path, **{"dynamo": False, "opset_version": 17, **options}
+            )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes the user's own file and stands in its folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(text: str, name: str) -> None:
+        (tmp_path / f"{name}.py").write_text(f"import torch, torchvision\n{text}\n")
+
+    return make
+
+
+@torch.no_grad()
+def agrees(checkpoint: Checkpoint, module: nn.Module, images: torch.Tensor) -> bool:
+    return torch.allclose(load_network(checkpoint)(images), module(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"opset_version": 11},
+        {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False},
+        {"dynamic_axes": {"x": {0: "n"}}, "input_names": ["x"]},
+        {"dynamo": True, "opset_version": 18, "external_data": True},
+    ],
+    ids=["folded", "opset 11", "norms kept", "dynamic", "dynamo, weights beside"],
+)
+def test_an_onnx_file_of_any_exporter_is_a_network(options, resnet, exported, imported, images):
+    done = imported(exported(**options))
+    spec = done.output.spec
+    assert [info.name for info in modules_of(spec)] == MODULES
+    assert (spec.variant, spec.num_classes, spec.input_shape) == ("net", 10, (3, 32, 32))
+    assert agrees(done.output, resnet, images)
+    assert any("8 residual modules found" in note for note in done.report.notes)
+
+
+def test_a_softmax_at_the_end_is_left_out(resnet, exported, imported, images):
+    done = imported(exported(nn.Sequential(resnet, nn.Softmax(1)).eval()))
+    assert agrees(done.output, resnet, images)
+
+
+def test_channels_last_behind_a_transpose_are_taken(resnet, exported, imported, images):
+    model = onnx.load(exported())
+    graph = model.graph
+    name = graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["first" if one == name else one for one in node.input]
+    graph.node.insert(0, helper.make_node("Transpose", [name], ["first"], "turn", perm=[0, 3, 1, 2]))
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 32, 32, 3]))
+    del graph.value_info[:]
+    path = exported().with_name("last.onnx")
+    onnx.save(model, path)
+    assert agrees(imported(path).output, resnet, images)
+
+
+def test_a_function_gives_the_network_with_its_batch_norms(own, imported, images):
+    own("def net():\n    torch.manual_seed(3)\n    return torchvision.models.resnet18(num_classes=7)", "nets_a")
+    done = imported("nets_a:net", size=32)
+    torch.manual_seed(3)
+    module = torchvision.models.resnet18(num_classes=7).eval()
+    assert agrees(done.output, module, images)
+    assert load_network(done.output).state_dict().keys() == module.state_dict().keys()
+    assert done.output.spec.variant == "net"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.backbone."])
+def test_a_function_is_filled_with_weights_of_a_file(prefix, resnet, own, imported, images, tmp_path):
+    own("def net():\n    return torchvision.models.resnet18(num_classes=10)", "nets_b")
+    torch.save({"state_dict": {prefix + key: value for key, value in resnet.state_dict().items()}}, tmp_path / "w.pt")
+    assert agrees(imported("nets_b:net", size=32, weights=tmp_path / "w.pt").output, resnet, images)
+
+
+def test_a_library_defines_the_network_and_its_preprocessing(resnet, imported, images, tmp_path):
+    torch.save(resnet.state_dict(), tmp_path / "w.pth")
+    done = imported(tmp_path / "w.pth", arch="torchvision/resnet18", mean=None, std=None)
+    assert agrees(done.output, resnet, images)
+    preprocess = done.output.spec.preprocess
+    assert (preprocess.mean, preprocess.resize) == ((0.485, 0.456, 0.406), 256)
+    assert not any("mean and std were not given" in warning for warning in done.report.warnings)
+
+
+REFUSED = [
+    ("return 3", {}, "must return a torch.nn.Module, got int"),
+    ("return torchvision.models.resnet18(num_classes=10).conv1", {}, "for two images"),
+    ("raise RuntimeError('no such file')", {}, "RuntimeError: no such file (.*, line 3)"),
+    ("return torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3))", {}, "cannot be traced"),
+]
+
+
+@pytest.mark.parametrize(("body", "options", "said"), REFUSED)
+def test_a_function_that_gives_no_network_is_one_line(body, options, said, own, imported, request):
+    name = f"nets_{abs(hash(body))}"
+    own(f"def net():\n    {body}", name)
+    with pytest.raises(InputError, match=said):
+        imported(f"{name}:net", size=32, **options)
+
+
+def test_weights_that_do_not_fit_are_listed(resnet, own, imported, tmp_path):
+    own("def net():\n    return torchvision.models.resnet18(num_classes=10)", "nets_c")
+    state = dict(resnet.state_dict())
+    del state["layer1.0.conv1.weight"]
+    state["odd.weight"] = torch.zeros(3, 3)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"1 missing \(layer1.0.conv1.weight\); 1 unexpected \(odd.weight\)"):
+        imported("nets_c:net", size=32, weights=tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": 64}, "says itself what size of images it takes; leave out --size"),
+        ({"shortcut": "B"}, "brings its structure along; leave out --shortcut"),
+        ({"arch": "resnet18"}, "leave out --arch"),
+        ({"weights": "w.pt"}, "--weights fills the network of a package.module:function"),
+        ({"classes": 7}, "--classes 7, but .* has 10 outputs"),
+    ],
+)
+def test_an_option_that_says_nothing_of_an_onnx_file_is_refused(options, said, exported, imported):
+    with pytest.raises(InputError, match=said):
+        imported(exported(), **options)
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [
+        ("torchvision/resnet19", "torchvision has no classifier 'resnet19'"),
+        ("keras/resnet", "definitions come from timm"),
+    ],
+)
+def test_a_definition_that_does_not_exist_is_refused(arch, said, resnet, imported, tmp_path):
+    torch.save(resnet.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=said):
+        imported(tmp_path / "w.pth", arch=arch)
+
+
+def test_a_network_without_a_residual_module_says_that_nothing_can_be_pruned(exported, imported):
+    done = imported(
+        exported(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30 * 30, 10)).eval())
+    )
+    assert any("nothing of it can be pruned" in warning for warning in done.report.warnings)
+
+
+def test_weights_outside_the_folder_are_refused(exported, imported, tmp_path):
+    model = onnx.load(exported())
+    for tensor in model.graph.initializer[:1]:
+        array = numpy_helper.to_array(tensor)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="../w.bin")
+        (tmp_path.parent / "w.bin").write_bytes(array.tobytes())
+    onnx.save(model, tmp_path / "out.onnx")
+    with pytest.raises(InputError, match="is not in its folder"):
+        imported(tmp_path / "out.onnx")

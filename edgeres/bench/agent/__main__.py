@@ -7,7 +7,7 @@ imports what it alone needs: from a zip every module is compiled anew, which a s
 import argparse
 import json
 import sys
-from typing import Any
+from typing import Any, Callable  # noqa: UP035 - Python 3.6
 
 from . import detect, lock, process, settings, trtexec
 
@@ -44,32 +44,16 @@ def _answer(options: "argparse.Namespace") -> "dict[str, object]":
         return {**job(options), "restored": restored}
 
 
-def _detect(options: "argparse.Namespace") -> "dict[str, object]":
-    return {**detect.board(), "left": settings.left()}
-
-
 def _build(options: "argparse.Namespace") -> "dict[str, object]":
     from . import measure
 
-    return measure.build(options.onnx, options.engine, options.precision, options.timeout_s, options.trtexec)
+    return measure.build(options.onnx, options.engine, options.precision, options.timeout_s, options.extra)
 
 
 def _measure(options: "argparse.Namespace") -> "dict[str, object]":
     from . import measure
 
-    plan = measure.Plan(
-        options.engine,
-        options.batch,
-        options.warmup_s,
-        options.duration_s,
-        options.idle_s,
-        options.folder,
-        options.trtexec,
-        options.timeout_s,
-        not options.no_latency,
-        not options.no_energy,
-        not options.no_profile,
-    )
+    plan = measure.Plan(*(getattr(options, name) for name in measure.Plan._fields))
     with settings.held(options.lock_clocks, options.power_mode) as complaints:
         answer: dict[str, Any] = measure.measure(plan)
     return {**answer, "not_put_back": complaints, "warnings": answer["warnings"] + complaints}
@@ -82,11 +66,13 @@ def _eval(options: "argparse.Namespace") -> "dict[str, object]":
     return evaluate.evaluate(job) if options.here else evaluate.evaluate_apart(job, options.timeout_s)
 
 
-def _restore(options: "argparse.Namespace") -> "dict[str, object]":
-    return {}
-
-
-_JOBS = {"detect": _detect, "build": _build, "measure": _measure, "eval": _eval, "restore": _restore}
+_JOBS: "dict[str, Callable[[argparse.Namespace], dict[str, object]]]" = {
+    "detect": lambda options: {**detect.board(), "left": settings.left()},
+    "build": _build,
+    "measure": _measure,
+    "eval": _eval,
+    "restore": lambda options: {},
+}
 
 
 def _parser() -> "argparse.ArgumentParser":
@@ -109,7 +95,9 @@ def _parser() -> "argparse.ArgumentParser":
     for one in (builder, timer, judge, restorer):
         one.add_argument("--wait-s", type=float, default=0.0, help="wait so long for another run to end (0)")
     for one in (builder, timer):
-        one.add_argument("--trtexec", action="append", default=[], metavar="OPTION", help="one more option of trtexec")
+        one.add_argument(
+            "--trtexec", dest="extra", action="append", default=[], metavar="OPTION", help="one more option of trtexec"
+        )
     for one in (timer, judge):
         one.add_argument("--batch", type=int, default=1, help="images in a call; the engine must take it (1)")
     return parser
@@ -129,9 +117,13 @@ def _add_measure(parser: "argparse.ArgumentParser") -> "None":
     parser.add_argument("--warmup-s", type=int, default=1, help="before each of the two runs (1)")
     parser.add_argument("--duration-s", type=int, default=10, help="of each of the two runs (10)")
     parser.add_argument("--idle-s", type=float, default=5.0, help="power at rest is measured so long (5)")
-    parser.add_argument("--no-energy", action="store_true", help="the latency alone: no rest and no second run")
-    parser.add_argument("--no-latency", action="store_true", help="rest and energy alone: no first run")
-    parser.add_argument("--no-profile", action="store_true", help="neither the layers nor their times")
+    left_out = {
+        "energy": "the latency alone: no rest and no second run",
+        "latency": "rest and energy alone: no first run",
+        "profile": "neither the layers nor their times",
+    }
+    for name, text in left_out.items():
+        parser.add_argument(f"--no-{name}", dest=f"has_{name}", action="store_false", help=text)
     parser.add_argument("--folder", default=".", metavar="DIR", help="where trtexec's files go (.)")
     parser.add_argument("--lock-clocks", action="store_true", help="jetson_clocks, put back at the end; needs root")
     parser.add_argument("--power-mode", metavar="NAME|ID", help="nvpmodel -m, put back at the end; needs root")

@@ -33,7 +33,7 @@ def board() -> "dict[str, object]":
     """Everything about this board that a measurement has to carry."""
     tool = trtexec_path()
     return {
-        "model": _text("proc/device-tree/model"),
+        "model": _read("proc/device-tree/model").strip("\0 \n") or None,
         "compatible": [name for name in _read("proc/device-tree/compatible").split("\0") if name],
         "l4t": l4t(),
         "jetpack": jetpack_of(l4t() or ""),
@@ -132,13 +132,10 @@ def trtexec_options(path: "str") -> "set[str]":
 def _packages() -> "dict[str, str]":
     """Versions of the Debian packages that name a JetPack."""
     names = ["nvidia-jetpack", "nvidia-l4t-core", "libnvinfer-bin"]
-    done = process.run(["dpkg-query", "-W", "-f=${Package} ${Version}\n", *names], 20.0) if _has_dpkg() else None
+    words, is_there = ["dpkg-query", "-W", "-f=${Package} ${Version}\n", *names], shutil.which("dpkg-query")
+    done = process.run(words, 20.0) if is_there else None
     pairs = [line.split(" ", 1) for _, line in done.lines] if done else []
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) > 1 and pair[0] in names and pair[1].strip()}
-
-
-def _has_dpkg() -> "bool":
-    return shutil.which("dpkg-query") is not None
 
 
 def _cuda() -> "str | None":
@@ -172,10 +169,6 @@ def _fan() -> "dict[str, int]":
     keys = {"pwm1": "pwm", "rpm": "rpm", "fan1_input": "rpm"}
     values = {keys[path.name]: _read_int(path) for path in found("sys/class/hwmon", "hwmon*/*") if path.name in keys}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _text(name: "str") -> "str | None":
-    return _read(name).strip("\0 \n") or None
 
 
 def _read_int(path: "Path") -> "int | None":

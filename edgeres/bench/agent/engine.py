@@ -18,7 +18,7 @@ from .process import Refused
 _MOST_MESSAGES = 3
 
 
-class ByName:
+class _ByName:
     """Inputs and outputs of TensorRT 8.5 and newer."""
 
     def __init__(self, trt: "Any", engine: "Any", context: "Any") -> "None":
@@ -56,39 +56,32 @@ class ByName:
         return all(are_set) and bool(self._context.execute_async_v3(stream))
 
 
-class ByNumber:
-    """Inputs and outputs of TensorRT 8.0 to 8.4."""
+class _ByNumber:
+    """Inputs and outputs of TensorRT 8.0 to 8.4; as `_ByName`."""
 
     def __init__(self, trt: "Any", engine: "Any", context: "Any") -> "None":
         self._engine, self._context = engine, context
         self._numbers = {engine.get_binding_name(number): number for number in range(engine.num_bindings)}
 
     def names(self, is_input: "bool") -> "list[str]":
-        """Names of the inputs, or of the outputs."""
         return [name for name, number in self._numbers.items() if self._engine.binding_is_input(number) == is_input]
 
     def shape(self, name: "str") -> "list[int]":
-        """-1 where a length is chosen later."""
         return list(self._engine.get_binding_shape(self._numbers[name]))
 
     def chosen_shape(self, name: "str") -> "list[int]":
-        """After `choose`."""
         return list(self._context.get_binding_shape(self._numbers[name]))
 
     def type_of(self, name: "str") -> "Any":
-        """Its trt.DataType."""
         return self._engine.get_binding_dtype(self._numbers[name])
 
     def largest(self, name: "str") -> "list[int]":
-        """The largest shape in the first optimization profile."""
         return list(self._engine.get_profile_shape(0, self._numbers[name])[2])
 
     def choose(self, name: "str", shape: "list[int]") -> "bool":
-        """Sets the shape of an input."""
         return bool(self._context.set_binding_shape(self._numbers[name], tuple(shape)))
 
     def enqueue(self, addresses: "dict[str, int]", stream: "int") -> "bool":
-        """Starts the computation."""
         bindings = [addresses[name] for name in sorted(self._numbers, key=self._numbers.__getitem__)]
         return bool(self._context.execute_async_v2(bindings, stream))
 
@@ -135,7 +128,7 @@ class Engine:
         context = engine.create_execution_context()
         if context is None:
             raise Refused(f"TensorRT made no execution context: {self._words()}")
-        return (ByName if hasattr(context, "execute_async_v3") else ByNumber)(self._trt, engine, context)
+        return (_ByName if hasattr(context, "execute_async_v3") else _ByNumber)(self._trt, engine, context)
 
     def _only(self, is_input: "bool") -> "str":
         names, what = self._ports.names(is_input), "input" if is_input else "output"

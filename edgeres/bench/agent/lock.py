@@ -24,7 +24,13 @@ def held(wait_s: "float") -> "Iterator[None]":
     """Holds the board for the block; raises Refused if another run still holds it after `wait_s`."""
     path = str(Path(tempfile.gettempdir()) / NAME)
     descriptor = _taken(path, time.monotonic() + wait_s)
-    with process.at_the_end(lambda: _give_back(path, descriptor)):
+
+    def give_back() -> "None":
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
+        os.close(descriptor)
+
+    with process.at_the_end(give_back):
         yield
 
 
@@ -47,7 +53,9 @@ def _taken(path: "str", until_s: "float") -> "int":
     while True:
         descriptor = _opened(path)
         if _is_mine(descriptor, path):
-            _write_pid(descriptor)
+            with contextlib.suppress(OSError):  # another user's file
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
             return descriptor
         owner = os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
@@ -71,15 +79,3 @@ def _is_mine(descriptor: "int", path: "str") -> "bool":
         return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116 - follows the name, as open did
     except (BlockingIOError, FileNotFoundError):
         return False
-
-
-def _write_pid(descriptor: "int") -> "None":
-    with contextlib.suppress(OSError):  # another user's file
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-
-
-def _give_back(path: "str", descriptor: "int") -> "None":
-    with contextlib.suppress(OSError):
-        os.unlink(path)  # noqa: PTH108
-    os.close(descriptor)

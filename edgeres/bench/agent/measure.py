@@ -23,6 +23,7 @@ _WATCH_MS, _SAMPLE_MS = 1000, 100
 _STARTUP_S = 120.0  # loading an engine and CUDA may take this long on a Nano
 _MIB = 1 << 20
 _PLAN_MIB, _PLAN_PER_ONNX = 32, 4  # a plan holds kernels, and weights of one byte may become float32
+_NOTHING_SEEN = "no tegrastats: neither power nor clocks nor temperatures were seen"
 _MOST_DAMAGED = 0.05  # share of unreadable lines of tegrastats above which its format is not the known one
 
 
@@ -97,6 +98,7 @@ def measure(plan: "Plan") -> "dict[str, object]":
     load = heavy.between(*weighed.window) if weighed.window else []
     watched = watch.between(*fast.window) if fast.window else []
     samples_ms = [row["computeMs"] for row in fast.times]
+    span_ms = fast.times[-1]["endComputeMs"] - fast.times[0]["startComputeMs"]
     problems = figures.latency_problems(samples_ms) + figures.clock_problems(watched) + figures.clock_problems(load)
     board, clock, heat = detect.board(), detect.gpu_clock(), figures.heat(idle.samples, load)
     problems += _changes(before, board["power_mode"], counts)
@@ -113,14 +115,14 @@ def measure(plan: "Plan") -> "dict[str, object]":
         "samples_ms": [round(value, 6) for value in samples_ms],
         "p50_ms": figures.percentile(samples_ms, 50),
         "p99_ms": figures.percentile(samples_ms, 99),
-        "images_per_s": _images_per_s(fast.times, plan.batch),
+        "images_per_s": 1000.0 * plan.batch * len(fast.times) / span_ms if span_ms > 0 else None,
         "summary": fast.log.summary,
         "energy": _energy(idle, heavy, weighed, plan.batch) if plan.has_energy else {"reason": "not asked for"},
         "heat": heat,
         "damaged_samples": sum(sampler.damaged for sampler in {idle, watch, heavy}),
         "is_valid": figures.validity(problems, heat),
         "problems": sorted(set(problems)),
-        "warnings": _warnings(path, fast.log.warnings),
+        "warnings": fast.log.warnings + ([_NOTHING_SEEN] if path is None else []),
         "profile": _text_of(plan.folder, "profile.json") if plan.has_profile else None,
         "layers": _text_of(plan.folder, "layers.json") if plan.has_profile else None,
     }
@@ -241,16 +243,6 @@ def _energy(idle: "Sampler", heavy: "Sampler", run: "Run", batch: "int") -> "dic
     if load and load[-1].at_s < (run.window[0] + min(run.window[1], run.end_s)) / 2:
         return {"reason": "tegrastats ended before the run did"}
     return figures.energy(idle.samples, load, run.times, batch)
-
-
-def _warnings(tegrastats: "str | None", said: "list[str]") -> "list[str]":
-    missing = "no tegrastats: neither power nor clocks nor temperatures were seen"
-    return [*said, *([missing] if tegrastats is None else [])]
-
-
-def _images_per_s(times: "list[dict[str, float]]", batch: "int") -> "float | None":
-    span_ms = times[-1]["endComputeMs"] - times[0]["startComputeMs"]
-    return 1000.0 * batch * len(times) / span_ms if span_ms > 0 else None
 
 
 def _text_of(folder: "str", name: "str") -> "str | None":

@@ -6,6 +6,7 @@ nothing any more: its children die with it (`bond`), and the next run puts back 
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -16,11 +17,10 @@ import time
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, NoReturn  # noqa: UP035 - Python 3.6
 
-from .bond import bond
-
 GONE = 70  # exit code when the other end of the leash is gone; nobody reads it
 RUN_PREFIX = "edgeres-run-"  # only folders of this name are ever removed
 _PATIENCE_S = 5.0
+_PR_SET_PDEATHSIG, _ENDED = 1, 1
 _LEASH = "leash"  # name of the thread that holds it
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _LIVE = []  # type: list[subprocess.Popen[str]]
@@ -62,6 +62,30 @@ def _started(arguments: "list[str]") -> "subprocess.Popen[str]":
     )
     _LIVE.append(child)
     return child
+
+
+def bond() -> "Callable[[], None] | None":
+    """To be called in the child between fork and exec, so that it dies with the agent, also where that is killed.
+
+    None where there is no prctl. All it needs is looked up here: between fork and exec of a program with threads little
+    may be done. The kernel sends the signal when the *thread* that started the child ends: children are started by the
+    main thread and by the leash's, and both last as long as the process. Two kinds are not reached: what runs through
+    sudo, where the kernel forgets the setting (it ends by itself, and is short), and what a child starts in turn.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    parent, name, number = os.getpid(), ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL)
+
+    def follow() -> "None":
+        prctl(name, number)
+        if os.getppid() != parent:  # it ended before this child could ask
+            os._exit(_ENDED)
+
+    return follow
 
 
 def run(arguments: "list[str]", timeout_s: "float") -> "Finished":

@@ -54,14 +54,11 @@ class Sampler:
     def _collect(self) -> "None":
         assert self._child.stdout is not None
         for line in self._child.stdout:
-            self._take(line)
-
-    def _take(self, line: "str") -> "None":
-        try:
-            reading = reading_from(line)
-        except DamagedLine:
-            self.damaged += 1
-        else:
+            try:
+                reading = reading_from(line)
+            except DamagedLine:
+                self.damaged += 1
+                continue
             mhz = detect.read_mhz(self._gpu / "cur_freq") if self._gpu else None
             temperatures = (detect.read_c(zone) for zone in self._zones)
             celsius = next((value for value in temperatures if value is not None), None)
@@ -101,13 +98,9 @@ def temperatures_c(samples: "list[Sample]") -> "tuple[str | None, list[float]]":
     tegrastats where it prints one, otherwise the thermal zone, otherwise None. Of the junction (tj) where the board
     names it, otherwise of the GPU.
     """
-    printed = [value for value in (_printed_c(sample.reading) for sample in samples) if value is not None]
+    named = [{name.lower(): value for name, value in one.reading.temperature_c.items()} for one in samples]
+    printed = [one.get("tj", one.get("gpu", 0.0)) for one in named if "tj" in one or "gpu" in one]
     if printed:
         return "tegrastats", printed
     read = [sample.zone_c for sample in samples if sample.zone_c is not None]
     return ("thermal zone", read) if read else (None, [])
-
-
-def _printed_c(reading: "Reading") -> "float | None":
-    named = {name.lower(): value for name, value in reading.temperature_c.items()}
-    return named.get("tj", named.get("gpu"))

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from edgeres.bench.agent import bond, process
+from edgeres.bench.agent import process
 
 ORPHAN = """
 import os
-from edgeres.bench.agent.bond import bond
+from edgeres.bench.agent.process import bond
 follow, (reading, writing) = bond(), os.pipe()
 if os.fork() == 0:
     if os.fork() == 0:
@@ -44,6 +44,6 @@ def test_a_system_without_prctl_starts_children_all_the_same(monkeypatch):
     def none(name):
         raise OSError(name)
 
-    monkeypatch.setattr(bond.ctypes, "CDLL", none)
-    assert bond.bond() is None
+    monkeypatch.setattr(process.ctypes, "CDLL", none)
+    assert process.bond() is None
     assert process.output_of(["echo", "here"]) == "here"

@@ -17,7 +17,7 @@ from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.config import record_from_json, record_from_text
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
-from edgeres.pipeline.schemas import SCHEMAS, schema_in, schema_named, table_of_schemas
+from edgeres.pipeline.schemas import SCHEMAS, schema_in, schema_named
 
 STORED = Path(__file__).parent / "stored"
 GREY = Preprocess(mean=(0.3,), std=(0.4,))
@@ -101,8 +101,3 @@ def test_the_published_schema_is_a_schema_with_a_version(name):
 def test_an_unknown_schema_lists_those_there_are():
     with pytest.raises(InputError, match="unknown schema 'scale'; did you mean scales"):
         schema_named("scale")
-
-
-def test_the_reference_table_has_a_row_for_every_schema():
-    rows = "\n".join(table_of_schemas())
-    assert all(f"| `{name}` |" in rows for name in SCHEMAS)

@@ -16,8 +16,7 @@ from edgeres.core.config import Record
 from edgeres.core.files import sha256_of
 from edgeres.report.wording import size
 from edgeres.runtime.gpu import RTX_TARGETS
-from edgeres.runtime.manifest import EngineManifest, manifest_of
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import EngineManifest, manifest_of, plan_header
 
 NO_GPU = "needs a GPU"
 TOGETHER = ("sm86", "sm89", "sm120")  # the default of edgeres compile, which recipes take

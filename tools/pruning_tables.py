@@ -20,7 +20,7 @@ import quantize_figures
 
 from edgeres.core.config import record_from_json
 from edgeres.core.records.sweep import Sweep
-from edgeres.pipeline.schemas import table_of_schemas
+from edgeres.pipeline.schemas import SCHEMAS
 
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS / "results"
@@ -164,6 +164,15 @@ def studies_table() -> Lines:
     return lines
 
 
+def schemas_table() -> Lines:
+    """Name, where the JSON is found, its version and its fields."""
+    lines = table_head("schema", "found in", "version", "fields")
+    for name, schema in SCHEMAS.items():
+        fields = ", ".join(f"`{field}`" for field in schema.kind().model_fields if field != "schema_version")
+        lines.append(table_row(f"`{name}`", schema.found, str(schema.version), fields))
+    return lines
+
+
 TABLES: dict[str, Callable[[], Lines]] = {
     "search": search_table,
     "latency": latency_table,
@@ -180,7 +189,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
         record_from_json(engine_cases.Results, RESULTS / "engines.json")
     ).splitlines(),
     "lint": lambda: lint_cases.render(record_from_json(lint_cases.Results, RESULTS / "lint.json")).splitlines(),
-    "schemas": table_of_schemas,
+    "schemas": schemas_table,
     "qat": lambda: qat_figures.render(json_of("qat")).splitlines(),
     "fidelity": lambda: fidelity_figures.render(json_of("fidelity")).splitlines(),
     "quantize": lambda: quantize_figures.render(json_of("quantize")).splitlines(),

@@ -89,17 +89,13 @@ def _labels_of(spec: ModelSpec) -> str:
     return spec.model_dump_json(include={"classes", "num_classes"})
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the board made of the images: logits float32 (n, K), in the order of `labels`."""
+def logits_of(
+    session: Session, engine: str, batch: int, split: Split, folder: str, *, timeout_s: int
+) -> tuple[Logits, EvalDone]:
+    """What the engine makes of the images in `folder` on the board: float32 (n, K), in the split's order.
 
-    logits: Logits
-    labels: NDArray[np.int64]
-    answer: EvalDone
-
-
-def judged(session: Session, engine: str, batch: int, split: Split, folder: str, *, timeout_s: int) -> Judged:
-    """Runs the engine over the images in `folder` on the board; raises DeviceError if its logits cannot be used."""
+    Raises DeviceError if they cannot be used.
+    """
     words = ["--engine", engine, "--images", folder, "--batch", str(batch), "--logits", f"{session.folder}/logits.bin"]
     words += ["--timeout-s", str(timeout_s)]
     answer = session.agent(EvalDone, *words, takes_s=timeout_s)
@@ -110,19 +106,19 @@ def judged(session: Session, engine: str, batch: int, split: Split, folder: str,
     logits = np.frombuffer(content, "<f4").reshape(answer.n, answer.classes)
     if not np.isfinite(logits).all():
         raise DeviceError(f"{session.board.name}: the engine gives logits that are not finite")
-    return Judged(logits.astype(np.float32), split.labels, answer)
+    return logits.astype(np.float32), answer
 
 
-def accuracy_from(found: Judged, dataset: Dataset, *, runtime: str, artifact: str, out: Path | None) -> Accuracy:
+def accuracy_from(logits: Logits, dataset: Dataset, *, runtime: str, artifact: str, out: Path | None) -> Accuracy:
     """Right answers on the board; with `out` the predictions are written there as `edgeres eval` does."""
-    check_scores(found.logits, len(dataset.classes), runtime)
-    guesses = found.logits.argmax(1)
+    check_scores(logits, len(dataset.classes), runtime)
+    guesses, labels = logits.argmax(1), dataset.val.labels
     if out is not None:
         with written(out) as temporary, temporary.open("wb") as file:
-            np.save(file, np.stack([guesses, found.labels], axis=1).astype(np.uint16))
+            np.save(file, np.stack([guesses, labels], axis=1).astype(np.uint16))
     return Accuracy(
-        correct_top1=int((guesses == found.labels).sum()),
-        correct_top5=hits(found.logits, found.labels, _TOP),
+        correct_top1=int((guesses == labels).sum()),
+        correct_top5=hits(logits, labels, _TOP),
         n=len(guesses),
         dataset=dataset.name,
         split="val",
@@ -132,8 +128,8 @@ def accuracy_from(found: Judged, dataset: Dataset, *, runtime: str, artifact: st
     )
 
 
-def agreement_with(model: OnnxModel, split: Split, found: Judged) -> dict[str, Any]:
-    """The board against ONNX Runtime, pair by pair as the file says.
+def agreement_with(model: OnnxModel, split: Split, logits: Logits) -> dict[str, Any]:
+    """The board's `logits` against ONNX Runtime's, pair by pair as the file says.
 
     `top1`: share of images with the same first guess; `sqnr_db`: of the logits, None with `equal_bits`, where they are
     equal bit for bit.
@@ -142,7 +138,7 @@ def agreement_with(model: OnnxModel, split: Split, found: Judged) -> dict[str, A
     with runner_for(model) as runner:
         total = -(-len(split) // _HERE_BATCH)
         for x, y in track(split.batches(model.spec, _HERE_BATCH), f"ONNX Runtime {model.path.name}", total):
-            ours, theirs = infer_all(runner, x), found.logits[here : here + len(y)]
+            ours, theirs = infer_all(runner, x), logits[here : here + len(y)]
             similar.add(ours, theirs)
             same += int((ours.argmax(1) == theirs.argmax(1)).sum())
             correct += int((ours.argmax(1) == y).sum())

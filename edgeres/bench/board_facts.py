@@ -17,7 +17,7 @@ from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.tensorrt import newest_opset
 from edgeres.graph.view import opset_of
 from edgeres.runtime.gpu import Gpu
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import plan_header
 from edgeres.runtime.preflight import Host
 
 _RELEASE_PARTS = 3
@@ -96,14 +96,18 @@ def check_opset(session: Session, model: OnnxModel) -> None:
     Where the board does not tell its TensorRT nothing is checked: TensorRT says it itself then.
     """
     found = opsets_of(session.found)
-    if found is None:
+    if found is None or (opset := opset_of(model.proto)) <= found[1]:
         return
-    opset = opset_of(model.proto)
-    if opset <= found[1]:
-        return
+    asked = min(found[1], _EXPORTED_OPSET)
+    remedy = f"export it so: edgeres export CHECKPOINT --opset {asked}"
+    if "int8" in model.precision:
+        again = f"quantize again from a float file of: edgeres export CHECKPOINT --opset {asked}"
+        remedy = f"{again} (INT8 itself needs no more than {_PAIRS_OPSET})"
+        if "fp16" in model.precision and found[1] < _HALF_SCALES_OPSET:
+            remedy = f"{again}, with --profile tensorrt: float16 scales need opset {_HALF_SCALES_OPSET}"
     raise DeviceError(
         f"{session.board.name}: {model.path} has opset {opset}, TensorRT {found[0]} there reads up to {found[1]};"
-        f" {_remedy(model.precision, found[1])}"
+        f" {remedy}"
     )
 
 
@@ -135,7 +139,9 @@ def release_of(version: str | None) -> str | None:
 
 def checks_of(found: BoardFound) -> tuple[Check, ...]:
     """What the board is and what it can do, each line with what to install."""
-    watches = "power, clocks, temperatures"
+    watches, left = "power, clocks, temperatures", [line.partition("; ") for line in found.left]
+    mode = f"{found.power_mode.name} (id {found.power_mode.id})" if found.power_mode else "unknown"
+    others = ", ".join(found.power_modes)
     return (
         _board(found),
         _software(found),
@@ -143,9 +149,9 @@ def checks_of(found: BoardFound) -> tuple[Check, ...]:
         _int8(found),
         _tool("trtexec", found.trtexec, "builds and times engines", "on the board: sudo apt install libnvinfer-bin"),
         _tool("tegrastats", found.tegrastats, watches, "it is part of JetPack; without it: no energy"),
-        _power_mode(found),
+        Check(name="power mode", status="info", detail=mode + (f"; there are {others}" if others else "")),
         _clock(found),
-        *_left(found),
+        *(Check(name="left over", status="info", detail=what, remedy=remedy) for what, _, remedy in left),
     )
 
 
@@ -194,17 +200,6 @@ def _tool(name: str, path: str | None, use: str, remedy: str) -> Check:
     return Check(name=name, status="missing", detail=f"not found: no {use}", remedy=remedy)
 
 
-def _power_mode(found: BoardFound) -> Check:
-    mode, others = found.power_mode, ", ".join(found.power_modes)
-    text = f"{mode.name} (id {mode.id})" if mode else "unknown"
-    return Check(name="power mode", status="info", detail=text + (f"; there are {others}" if others else ""))
-
-
-def _left(found: BoardFound) -> list[Check]:
-    texts = [line.partition("; ") for line in found.left]
-    return [Check(name="left over", status="info", detail=what, remedy=remedy) for what, _, remedy in texts]
-
-
 def _clock(found: BoardFound) -> Check:
     clock = found.gpu_clock
     if clock is None:
@@ -214,13 +209,3 @@ def _clock(found: BoardFound) -> Check:
     detail = f"{clock.min_mhz} to {clock.max_mhz} MHz, not locked"
     remedy = "for steady figures: edgeres bench MODEL --on NAME --lock-clocks"
     return Check(name="gpu clock", status="info", detail=detail, remedy=remedy)
-
-
-def _remedy(precision: str, newest: int) -> str:
-    asked = min(newest, _EXPORTED_OPSET)
-    if "int8" not in precision:
-        return f"export it so: edgeres export CHECKPOINT --opset {asked}"
-    again = f"quantize again from a float file of: edgeres export CHECKPOINT --opset {asked}"
-    if "fp16" in precision and newest < _HALF_SCALES_OPSET:
-        return f"{again}, with --profile tensorrt: float16 scales need opset {_HALF_SCALES_OPSET}"
-    return f"{again} (INT8 itself needs no more than {_PAIRS_OPSET})"

@@ -34,7 +34,9 @@ def joined(weighed: MeasureDone, turns: Sequence[MeasureDone]) -> MeasureDone:
     answers = [weighed, *turns]
     samples, heat = [sample for turn in turns for sample in turn.samples_ms], _heat_of(answers)
     problems = [problem for answer in answers for problem in answer.problems]
-    problems += [*latency_problems(samples), *_changes(answers)]
+    modes = dict.fromkeys(answer.board.power_mode.name if answer.board.power_mode else "unknown" for answer in answers)
+    problems += latency_problems(samples)  # what was set otherwise within a turn the agent has seen
+    problems += [f"the power mode changed between the rounds: {' and '.join(modes)}"] if len(modes) > 1 else []
     problems += clock_moved(heat.gpu_mhz.lowest, heat.gpu_mhz.highest) if heat.gpu_mhz else []
     changed = {
         "samples_ms": tuple(samples),
@@ -59,19 +61,10 @@ def distinct(lines: Sequence[str]) -> list[str]:
     return [same[0] + (f" ({len(same)} times)" if len(same) > 1 else "") for same in kinds.values()]
 
 
-def _changes(answers: Sequence[MeasureDone]) -> list[str]:
-    """What was set otherwise from one turn to the next; within a turn the agent sees it."""
-    names = [answer.board.power_mode.name if answer.board.power_mode else "unknown" for answer in answers]
-    found = " and ".join(dict.fromkeys(names))
-    return [f"the power mode changed between the rounds: {found}"] if len(set(names)) > 1 else []
-
-
 def _rate_of(turns: Sequence[MeasureDone]) -> float | None:
     """Images a second over all turns."""
-    images = [turn.batch * len(turn.samples_ms) for turn in turns]
-    seconds = [n / turn.images_per_s if turn.images_per_s else None for n, turn in zip(images, turns, strict=True)]
-    known = [one for one in seconds if one is not None]
-    return sum(images) / sum(known) if len(known) == len(seconds) else None
+    known = [(turn.batch * len(turn.samples_ms), turn.images_per_s) for turn in turns if turn.images_per_s]
+    return sum(n for n, _ in known) / sum(n / rate for n, rate in known) if len(known) == len(turns) else None
 
 
 def _heat_of(answers: Sequence[MeasureDone]) -> Heat:
@@ -80,20 +73,19 @@ def _heat_of(answers: Sequence[MeasureDone]) -> Heat:
     source = next((heat.clock_source for heat in heats if heat.gpu_mhz), None)
     clocks = [heat.gpu_mhz for heat in heats if heat.gpu_mhz and heat.clock_source == source]
     hottest = [heat.highest_c for heat in heats if heat.highest_c is not None]
+    around = None
+    if clocks:
+        lowest, highest = min(one.lowest for one in clocks), max(one.highest for one in clocks)
+        around = Clocks(lowest=lowest, median=median(one.median for one in clocks), highest=highest)
     changed = {
         "highest_c": max(hottest, default=None),
         "after_c": heats[-1].after_c,
         "samples": sum(heat.samples for heat in heats),
-        "gpu_mhz": _around(clocks) if clocks else None,
+        "gpu_mhz": around,
         "clock_source": source,
         "clock_unknown": None if clocks else heats[0].clock_unknown,
     }
     return heats[0].model_copy(update=changed)
-
-
-def _around(clocks: Sequence[Clocks]) -> Clocks:
-    lows, medians, highs = zip(*((one.lowest, one.median, one.highest) for one in clocks), strict=True)
-    return Clocks(lowest=min(lows), median=median(medians), highest=max(highs))
 
 
 def figures_of(answer: MeasureDone) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Runs on a board, Python 3.6 and the standard library alone: keeps a run's folder while the laptop is there.
 
-    keeper.py hold FOLDER GRACE_S   removes FOLDER at once when stdin says "done"; when stdin just ends (the connection
-                                    was lost) after GRACE_S seconds, unless another keeper has taken it over by then.
-                                    At its start it removes what runs left beside it whose keeper is gone (the board
-                                    lost power); after a lost connection it has the agent put back what a killed
-                                    run had set, which otherwise the next run does and says
-    keeper.py free FOLDER           bytes that may still be written
+    keeper.py FOLDER GRACE_S    removes FOLDER at once when stdin says "done"; when stdin just ends (the connection was
+                                lost) after GRACE_S seconds, unless another keeper has taken it over by then. At its
+                                start it removes what runs left beside it whose keeper is gone (the board lost power);
+                                after a lost connection it has the agent put back what a killed run had set, which
+                                otherwise the next run does and says
 
 FOLDER/owner names the keeper: its process id and when that process began, so that a number used again is not mistaken.
 """
@@ -27,18 +26,8 @@ _UNOWNED_S = 600.0  # a folder without a keeper that is younger may be one that 
 _POLL_S = 0.5
 
 
-def main(job: "str", folder: "str", *more: "str") -> "int":
-    """Does one job; returns the exit code."""
-    path = Path(folder)
-    if job == "hold":
-        _hold(path, float(more[0]))
-    elif job == "free":
-        found = os.statvfs(folder)
-        sys.stdout.write(f"{found.f_bavail * found.f_frsize}\n")
-    return 0
-
-
-def _hold(folder: "Path", grace_s: "float") -> "None":
+def hold(folder: "Path", grace_s: "float") -> "None":
+    """Until stdin ends, and `grace_s` longer where it does not say why."""
     own = _signature(os.getpid())
     (folder / "owner.new").write_text(own)
     (folder / "owner.new").rename(folder / _OWNER)
@@ -62,16 +51,13 @@ def _hold(folder: "Path", grace_s: "float") -> "None":
 
 def _restore(folder: "Path") -> "None":
     """Clocks and power mode of a run that was killed; the agent refuses while another run holds the board."""
-    agent, kept = folder / _AGENT, _root() / "var/tmp" / (_KEPT + str(os.getuid()))
+    root = Path(os.environ.get("EDGERES_BOARD_ROOT", "/"))
+    agent, kept = folder / _AGENT, root / "var/tmp" / (_KEPT + str(os.getuid()))
     if not (agent.is_file() and kept.is_dir()):
         return
     words, nothing = [sys.executable, str(agent), "restore"], subprocess.DEVNULL
     with contextlib.suppress(subprocess.TimeoutExpired, OSError):
         subprocess.run(words, stdin=nothing, stdout=nothing, stderr=nothing, timeout=_RESTORE_S, check=False)
-
-
-def _root() -> "Path":
-    return Path(os.environ.get("EDGERES_BOARD_ROOT", "/"))
 
 
 def _sweep(parent: "Path") -> "None":
@@ -110,4 +96,4 @@ def _remove(folder: "Path") -> "None":
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    hold(Path(sys.argv[1]), float(sys.argv[2]))

@@ -293,7 +293,7 @@ def why_not(board: Board, err: Exception, ports: dict[str, int]) -> DeviceError:
         return DeviceError(
             f"{board.name}: the host key of {board.host} is not known; look at it and accept it: ssh {board.host}"
         )
-    return Lost(f"{board.name}: {unreachable(board.host, err, _CONNECT_S)}")
+    return Lost(f"{board.name}: cannot reach {board.host} over ssh: {_reason(board.host, err)}")
 
 
 def changed_key(host: str, err: BaseException, ports: dict[str, int]) -> str:
@@ -310,12 +310,8 @@ def changed_key(host: str, err: BaseException, ports: dict[str, int]) -> str:
     )
 
 
-def unreachable(host: str, err: BaseException, seconds: float) -> str:
-    """What went wrong on the way to `host`; `seconds` is how long an answer was waited for."""
-    return f"cannot reach {host} over ssh: {_reason(host, err, seconds)}"
-
-
-def _reason(host: str, err: BaseException, seconds: float) -> str:
+def _reason(host: str, err: BaseException) -> str:
+    """What went wrong on the way to `host`."""
     kinds = {kind.__name__ for kind in type(err).__mro__}
     text = " ".join(str(err).split())
     if "PasswordRequiredException" in kinds or any(word in text for word in _ENCRYPTED):
@@ -325,18 +321,14 @@ def _reason(host: str, err: BaseException, seconds: float) -> str:
     if isinstance(err, socket.gaierror):
         return f"no machine of that name is found; is it spelt as in ~/.ssh/config? try: ssh {host}"
     if isinstance(err, TimeoutError):
-        return f"no answer within {seconds:g} s; is the board on and in this network? try: ssh {host}"
+        return f"no answer within {_CONNECT_S} s; is the board on and in this network? try: ssh {host}"
     if isinstance(err, (FileNotFoundError, PermissionError)) and err.filename:
         return f"{err.filename}: {str(err.strerror).lower()}; is it the IdentityFile of ~/.ssh/config? try: ssh {host}"
     if isinstance(err, EOFError) or "banner" in text:
         return f"what answers there is no ssh server, or turns you away at once; is the port right? try: ssh {host}"
     if isinstance(err, OSError):
-        return f"{_said(err)}; is the board on, and does its ssh server run? try: ssh {host}"
+        tried = getattr(err, "errors", None)  # an error for each address of the host
+        first = next(iter(tried.values()), err) if isinstance(tried, dict) else err
+        said = str(first.strerror or first).lower() if isinstance(first, OSError) else str(first)
+        return f"{said}; is the board on, and does its ssh server run? try: ssh {host}"
     return f"{text or type(err).__name__}; try: ssh {host}"
-
-
-def _said(err: OSError) -> str:
-    """What the system says, that of the first address where several were tried."""
-    tried = getattr(err, "errors", None)
-    first = next(iter(tried.values()), err) if isinstance(tried, dict) else err
-    return str(first.strerror or first).lower() if isinstance(first, OSError) else str(first)

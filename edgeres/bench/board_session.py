@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -90,9 +91,9 @@ class Session:
 
     def need(self, amount: int, what: str) -> None:
         """Raises DeviceError unless `amount` bytes can be written on the board."""
-        answer = self.run(["python3", f"{self.folder}/{_KEEPER}", "free", self.folder])
-        free = int(answer.out) if answer.out.strip().isdigit() else None
-        if free is not None and free < amount + _MARGIN_BYTES:
+        *_, said = ["", *self.run(["df", "--output=avail", "-B1", "--", self.folder]).out.split()]
+        free = int(said) if said.isdigit() else math.inf
+        if free < amount + _MARGIN_BYTES:
             raise DeviceError(
                 f"{self.board.name}: {what} needs {_mb(amount + _MARGIN_BYTES)} in {Path(self.folder).parent},"
                 f" {_mb(free)} are free; make room there, or name another place in the board's TMPDIR"
@@ -131,8 +132,7 @@ class Session:
 
     def hold(self) -> None:
         """Puts a keeper on the run folder, which takes it over from an earlier one; DeviceError if it is gone."""
-        words = ["python3", f"{self.folder}/{_KEEPER}", "hold", self.folder, str(GRACE_S)]
-        channel, said = self.link.greeted(words)
+        channel, said = self.link.greeted(["python3", f"{self.folder}/{_KEEPER}", self.folder, str(GRACE_S)])
         if said.out.strip() != "holding":
             if self.link.run(["test", "-d", self.folder]).code:
                 raise DeviceError(f"{self.board.name}: the connection came back after the board had removed the run")
@@ -198,7 +198,7 @@ def _last_line(said: Answer) -> str:
     return line_of((said.err.strip().splitlines() or ["it said nothing"])[-1])
 
 
-def _mb(size_bytes: int) -> str:
+def _mb(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 

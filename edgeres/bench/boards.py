@@ -71,19 +71,17 @@ def add_board(name: str, host: str) -> Board:
 
 def remove_board(name: str) -> Board:
     """Forgets the board, and returns it; raises InputError with the closest name for an unknown one."""
-    known = boards()
-    if name not in known:
-        raise InputError(f"no board {name!r}{did_you_mean(name, known)} (see: edgeres board list)")
-    gone = known.pop(name)
-    _keep(known)
+    gone = board_named(name, "(see: edgeres board list)")
+    _keep({other: board for other, board in boards().items() if other != name})
     return gone
 
 
-def board_named(name: str) -> Board:
+def board_named(name: str, advice: str = "") -> Board:
     """The board; raises InputError with the closest name for an unknown one."""
     known = boards()
     if name not in known:
-        raise InputError(f"no board {name!r}{did_you_mean(name, known)}; add it: edgeres board add {name} HOST")
+        todo = f" {advice}" if advice else f"; add it: edgeres board add {name} HOST"
+        raise InputError(f"no board {name!r}{did_you_mean(name, known)}{todo}")
     return known[name]
 
 

@@ -12,6 +12,7 @@ from edgeres.bench.agent.measure import hangs_after_s
 from edgeres.bench.measure import Turn
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
+from edgeres.core.records.latency import SessionConfig
 
 BUILD_TIMEOUT_S = 3600
 _SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)")
@@ -19,13 +20,10 @@ _WIDEST = 0.5
 _MOST_CALLS_A_TURN = 100  # a tiny model needs no more, and its report stays small
 
 
-class BenchConfig(Config):
+class BenchConfig(SessionConfig):
     """How to time."""
 
-    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
-    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
     rounds: int = Field(20, ge=1, description="turns of each model, interleaved")
-    seconds: float = Field(4.0, gt=0, description="time for each model, all rounds together")
     samples: int = Field(100, ge=1, description="calls of each model at least, whatever the time")
     precision: str | None = Field(
         None, description="add rounds until every median is known this well (95 %), as in 1%; per module: fp32 or int8"
@@ -36,7 +34,6 @@ class BenchConfig(Config):
         None, description="time the whole way too, from the image files of this data set (folder:PATH) to the class"
     )
     include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
-    seed: int = Field(0, ge=0, description="of the input images and the order of turns")
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, judged
+from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, logits_of
 from edgeres.bench.board_answers import BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import (
     check_opset,
@@ -47,7 +47,7 @@ from edgeres.bench.board_figures import (
 )
 from edgeres.bench.board_link import Lost
 from edgeres.bench.board_session import Session
-from edgeres.bench.config import BUILD_TIMEOUT_S, BoardConfig
+from edgeres.bench.config import BoardConfig
 from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
 from edgeres.core.onnx_file import image_input, is_channels_last
@@ -74,15 +74,6 @@ class Built:
     sha256: str
     shapes: tuple[str, ...] = ()
     done: BuildDone | None = None
-
-
-@dataclass(frozen=True)
-class OnBoard:
-    """A report of the stage "board", and what TensorRT says about the engine's layers where it says anything."""
-
-    report: StageReport
-    layers: str | None = None
-    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ class Bench:
             check_power_mode(self.session, self.config.power_mode)
         self._restored, self._is_alone = self.session.claim(), True
 
-    def run(self, model: Model, out: Path | None = None) -> OnBoard:
+    def run(self, model: Model, out: Path | None = None) -> StageReport:
         """Builds, times and judges one model; predictions are written into the folder `out`.
 
         Raises:
@@ -153,7 +144,7 @@ class Bench:
             self.failures.append(err)
             return None
 
-    def finished(self, one: Loaded, out: Path | None = None) -> OnBoard:
+    def finished(self, one: Loaded, out: Path | None = None) -> StageReport:
         """The report of a measured model, which is judged now; predictions are written into the folder `out`."""
         if one.answer is not None:
             self._note(one, one.answer)
@@ -165,23 +156,23 @@ class Bench:
         report = one.recorder.finish(None).model_copy(update=whose)
         log.info("%s: %s done", self.session.board.name, one.model.path.name)
         report.results["figures"].setdefault("layers", None)
-        return OnBoard(report, one.answer.layers, one.answer.profile) if one.answer else OnBoard(report)
+        return report
 
     def _loaded(self, numbered: tuple[int, Model]) -> Loaded:
         number, model = numbered
         check_model(model)
         recorder, plan = Recorder("eval" if self.accuracy_only else "board", self.config, model), f"{number}-{PLAN}"
-        built = brought(self.session, model, recorder, plan) if isinstance(model, Engine) else self._built(model, plan)
+        if isinstance(model, Engine):
+            built = brought(self.session, model, recorder, plan)
+        else:
+            assert isinstance(model, OnnxModel)
+            batch, limit_s = model.batch or self.config.batch, self.config.timeout_s
+            built = built_on(self.session, model, (batch, batch, batch), (), timeout_s=limit_s, plan=plan)
         recorder.results["figures"] = _of_build(built, self.session)
         recorder.notes += [*self._restored, *(built.done.restored if built.done else ())]
         self._restored = []
         recorder.warnings += without_int8(self.session, model)
         return Loaded(model, built, recorder)
-
-    def _built(self, model: Model, plan: str) -> Built:
-        assert isinstance(model, OnnxModel)
-        batch = model.batch or self.config.batch
-        return built_on(self.session, model, (batch, batch, batch), (), timeout_s=self.config.timeout_s, plan=plan)
 
     def _timed(self, one: Loaded) -> Loaded:
         return replace(one, answer=self._asked(one, self.config.duration_s), session=uuid.uuid4().hex)
@@ -233,23 +224,18 @@ class Bench:
         dataset = self.images.dataset(model.spec)
         folder = self.images.on(self.session, dataset.val, model.spec)
         log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
-        found = judged(self.session, built.remote, built.batch, dataset.val, folder, timeout_s=self.config.timeout_s)
-        recorder.notes += found.answer.restored
-        accuracy = accuracy_from(
-            found,
-            dataset,
-            runtime=f"tensorrt {release_of(found.answer.tensorrt)}",
-            artifact=model.sha256,
-            out=out / "predictions.npy" if out else None,
-        )
-        recorder.accuracy.append(accuracy)
+        limit_s, place = self.config.timeout_s, out / "predictions.npy" if out else None
+        logits, answer = logits_of(self.session, built.remote, built.batch, dataset.val, folder, timeout_s=limit_s)
+        recorder.notes += answer.restored
+        runtime = f"tensorrt {release_of(answer.tensorrt)}"
+        recorder.accuracy.append(accuracy_from(logits, dataset, runtime=runtime, artifact=model.sha256, out=place))
         notes, warnings = self.images.remarks(model.spec)
         recorder.notes += notes
         recorder.warnings += warnings
         reference = onnx_of(model)
-        agreement = agreement_with(reference, dataset.val, found) if reference else None
+        agreement = agreement_with(reference, dataset.val, logits) if reference else None
         recorder.results["figures"]["agreement"] = agreement
-        return found.answer
+        return answer
 
 
 def images_for(models: Sequence[Model], config: BoardConfig) -> Images | None:
@@ -303,7 +289,7 @@ def built_on(
     batch: tuple[int, int, int],
     extra: tuple[str, ...],
     *,
-    timeout_s: int = BUILD_TIMEOUT_S,
+    timeout_s: int,
     plan: str = PLAN,
 ) -> Built:
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""

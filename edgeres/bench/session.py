@@ -180,7 +180,10 @@ class Worker:
         try:
             return kind.model_validate_json(line)
         except ValidationError as err:
-            raise StageError(f"bench: {self.job.path}: {_failure_in(line)}") from err
+            said = f"its process answered {line.strip()[:100]!r}"
+            with suppress(ValidationError):
+                said = Failure.model_validate_json(line).error
+            raise StageError(f"bench: {self.job.path}: {said}") from err
 
     def _exchange(self, line: str) -> str:
         assert self._process.stdin is not None
@@ -198,13 +201,6 @@ class Worker:
         lines = self._stderr.read().strip().splitlines() or ["it said nothing"]
         how = f"signal {-code}, killed from outside or out of memory" if code < 0 else f"exit {code}"
         return f"its process ended ({how}): {lines[-1].strip()}"
-
-
-def _failure_in(line: str) -> str:
-    try:
-        return Failure.model_validate_json(line).error
-    except ValidationError:
-        return f"its process answered {line.strip()[:100]!r}"
 
 
 def _quiet_environment(threads: int) -> dict[str, str]:

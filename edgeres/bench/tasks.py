@@ -61,19 +61,21 @@ def tasks_for(models: Sequence[Model], config: BenchConfig) -> Tasks:
 
 def task_of(model: Model, config: BenchConfig, *, batch: int | None = None) -> Task:
     """`model` at `batch`, or at the one of `config` unless its own is fixed."""
-    threads = config.threads or default_threads()
-    size = batch or fixed_batch(model) or config.batch
+    threads, (low, high) = config.threads or default_threads(), batches_of(model)
+    size = batch or (int(high) if low == high else config.batch)
     job = Job(path=model.path, batch=size, threads=threads, seed=config.seed)
     return Task(model, job, label_of(model.path))
 
 
-def fixed_batch(model: Model) -> int | None:
-    """The only batch `model` takes; None if there are several."""
+def batches_of(model: Model) -> tuple[int, float]:
+    """The smallest and the largest batch that `model` takes."""
+    if isinstance(model, Engine):
+        low, _, high = model.manifest.batch
+        return low, high
     if isinstance(model, OnnxModel):
         _ = model.card  # what takes no images is refused now rather than in its own process
-        return model.batch
-    low, high = _batch_range(model)
-    return low if low == high else None
+    fixed = model.batch if isinstance(model, OnnxModel) else None
+    return (1, math.inf) if fixed is None else (fixed, fixed)
 
 
 def reason_to_skip(model: Model, config: BenchConfig) -> str:
@@ -99,24 +101,17 @@ def label_of(path: Path) -> str:
     return f"{path.parent.name}/{path.name}".lstrip("/")
 
 
-def _batch_range(model: Model) -> tuple[int, float]:
-    if not isinstance(model, Engine):
-        return 1, math.inf
-    low, _, high = model.manifest.batch
-    return low, high
-
-
 def _batched(models: Sequence[Model], config: BenchConfig) -> tuple[list[Task], list[str]]:
     """Tasks for `config.batches`, those of the plain ones left out, and what a model does not take."""
     tasks, notes = [], []
     for model in models:
-        fixed, (low, high) = fixed_batch(model), _batch_range(model)
-        fitting = [size for size in config.batches if low <= size <= high and fixed in (None, size)]
+        low, high = batches_of(model)
+        fitting = [size for size in config.batches if low <= size <= high]
         unfit = [str(size) for size in config.batches if size not in fitting]
         if unfit:
-            takes = f"batch {fixed} only" if fixed else f"batches {low} to {high}"
+            takes = f"batch {low} only" if low == high else f"batches {low} to {high}"
             notes.append(f"{label_of(model.path)}: takes {takes}, not timed at batch {', '.join(unfit)}")
-        for size in (size for size in fitting if size != (fixed or config.batch)):
+        for size in (size for size in fitting if size != (low if low == high else config.batch)):
             task = task_of(model, config, batch=size)
             least = math.ceil(config.turn.least / size)  # as many images as the plain task takes, not as many calls
             tasks.append(Task(model, task.job.model_copy(update={"least": least}), f"{task.name}, batch {size}"))
@@ -132,7 +127,7 @@ def _end_to_end(models: Sequence[Model], config: BenchConfig) -> tuple[list[Task
         return [], files, []
     tasks, notes = [], []
     for model in models:
-        if (fixed_batch(model) or 1) != 1 or _batch_range(model)[0] > 1:
+        if batches_of(model)[0] > 1:
             notes.append(f"{label_of(model.path)}: takes no single image, so it is not timed end to end")
             continue
         if not model.spec.preprocess.is_known:

@@ -26,10 +26,11 @@ from edgeres.bench.stage import Session, measure
 from edgeres.bench.tasks import label_of, reason_to_skip
 from edgeres.bench.watch import fallen_clock
 from edgeres.core.artifacts import Model
-from edgeres.core.config import Config, Record
+from edgeres.core.config import Record
 from edgeres.core.environment import Environment, available_cores, environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
+from edgeres.core.records.latency import SessionConfig
 from edgeres.core.statistics import percentile_interval, resampled_interval, round_medians
 
 VerdictWord = Literal["faster", "slower", "not distinguishable", "open", "invalid"]
@@ -40,28 +41,18 @@ _COMMAND = "edgeres compare"
 _DRIFT = 1.25  # slowest over fastest session of one model; the ratio survives it, the milliseconds do not
 
 
-class VersusConfig(Config):
-    """How to hold models against each other."""
+class VersusConfig(SessionConfig):
+    """How to hold models against each other; rounds and seconds are those of one session."""
 
-    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
-    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
-    sessions: int = Field(3, ge=2, description="process starts of each model")
-    rounds: int = Field(20, ge=5, description="turns of each model in a session, interleaved")
-    seconds: float = Field(4.0, gt=0, description="time for each model in a session")
+    sessions: int = Field(3, ge=2, description="sessions of so many rounds and seconds: process starts of each model")
     resolution: float = Field(0.01, gt=0, lt=1, description="smaller differences are not told apart, as a fraction")
     include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
     any_load: bool = Field(False, description="pass a verdict even if other programs keep the machine busy")
-    seed: int = Field(0, ge=0, description="of the input images and the order of turns")
 
     def bench_config(self, session: int) -> BenchConfig:
         """The options of one session; each has its own order of turns."""
-        return BenchConfig.model_validate(
-            {
-                **self.model_dump(include={"batch", "threads", "rounds", "seconds", "include_qdq"}),
-                "samples": self.rounds,
-                "seed": self.seed + session,
-            }
-        )
+        own = self.model_dump(include={*SessionConfig.model_fields, "include_qdq"})
+        return BenchConfig.model_validate({**own, "samples": self.rounds, "seed": self.seed + session})
 
 
 class Timing(Record):
@@ -113,7 +104,6 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
             raise InputError(f"{model.path}: {reason}")
     done = [measure(models, config.bench_config(index), command=_COMMAND) for index in range(config.sessions)]
     series = [[session.latencies[index] for session in done] for index in range(len(models))]
-    busy = max((session.busy_cores for session in done if session.busy_cores is not None), default=None)
     names = _names_of(models)
     overload = "" if config.any_load else overloaded(done) or clock_fell(done)
     verdicts = tuple(
@@ -126,7 +116,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
         sessions=config.sessions,
         rounds=config.rounds,
         resolution=config.resolution,
-        busy_cores=busy,
+        busy_cores=max((load for one in done if (load := one.busy_cores) is not None), default=None),
         warnings=(*_warnings_in(done), *_drifts(names, series)),
         environment=environment(),
     )
@@ -185,11 +175,8 @@ def clock_fell(sessions: Sequence[Session]) -> str:
 
 
 def _warnings_in(sessions: Sequence[Session]) -> list[str]:
-    return [
-        f"{_session_name(index, sessions)}: {warning}"
-        for index, session in enumerate(sessions)
-        for warning in session.warnings
-    ]
+    named = [(_session_name(index, sessions), session) for index, session in enumerate(sessions)]
+    return [f"{name}: {warning}" for name, session in named for warning in session.warnings]
 
 
 def _session_name(index: int, sessions: Sequence[Session]) -> str:
@@ -198,17 +185,13 @@ def _session_name(index: int, sessions: Sequence[Session]) -> str:
 
 def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config: VersusConfig, invalid: str) -> str:
     a, b = names
-    percent = f"{100 * config.resolution:g} %"
-    factor = speed if speed.value >= 1 else speed.inverse()
-    figure = f"({factor.bounds()})"
+    percent, figure = f"{100 * config.resolution:g} %", f"{speed.value:.3f}x, {speed.bounds()}"
     if word == "invalid":
-        return (
-            f"invalid: {invalid}, or judge all the same with --any-load"
-            f" ({b} against {a} {speed.value:.3f}x, {speed.bounds()})"
-        )
+        return f"invalid: {invalid}, or judge all the same with --any-load ({b} against {a} {figure})"
     if word in {"faster", "slower"}:
-        return f"{b} is {factor.value:.2f}x {word} than {a} {figure}"
-    seen = f"{b} against {a}: {speed.value:.3f}x, {speed.bounds()}"
+        factor = speed if speed.value >= 1 else speed.inverse()
+        return f"{b} is {factor.value:.2f}x {word} than {a} ({factor.bounds()})"
+    seen = f"{b} against {a}: {figure}"
     if word == "open":
         return f"undecided at {percent}: {seen}; measure longer: --sessions {2 * config.sessions}"
     return f"not distinguishable at {percent}: {seen}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeres.bench.figures import PERCENTILES
 from edgeres.bench.tasks import label_of
+from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import calls_needed
 
@@ -15,51 +16,47 @@ from edgeres.core.statistics import calls_needed
 def lines_from(report: StageReport) -> list[str]:
     """Everything a person wants to see; a report of an earlier version, which holds less, gives less."""
     results = report.results
-    lines = [line for row in results.get("models", []) for line in _model(row)]
-    lines += list(_throughput(results.get("throughput", [])))
-    lines += list(_end_to_end(results.get("end_to_end")))
-    lines += list(_machine(results, report))
-    return lines
+    return [
+        *(line for row in results.get("models", []) for line in _model(row)),
+        *_throughput(results.get("throughput", [])),
+        *_end_to_end(results.get("end_to_end")),
+        *_machine(results, report),
+    ]
 
 
 def _model(row: dict[str, Any]) -> Iterator[str]:
-    conditions = f"batch {row['batch']}, {_threads(row['threads'])}, {row['runtime']}, " if "batch" in row else ""
+    conditions = ""
+    if "batch" in row:
+        threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+        conditions = f"batch {row['batch']}, {threads}, {row['runtime']}, "
     yield f"{_label(row['path'])}  {conditions}n = {row['samples']:,}"
     if note := row.get("note"):
         yield f"  {note}"
     for q in PERCENTILES:
-        if f"p{q}_ms" in row:
-            yield f"  p{q} {_percentile(row, q)}"
+        if found := row.get(f"p{q}_ms"):
+            yield f"  p{q} {_ms(found)}"
+        elif f"p{q}_ms" in row:
+            yield f"  p{q} takes {calls_needed(q)} calls: --samples {calls_needed(q)}"
     if rate := row.get("images_per_s"):
         yield f"  {_rate(rate)} images/s, median known to {100 * row['precision']:.1f} %"
     if stray := row.get("outliers"):
-        level = row.get("level")
-        steady = _steady(level) if level else "too few rounds to tell whether the speed was steady"
+        steady = "too few rounds to tell whether the speed was steady"
+        if level := row.get("level"):
+            word = "steady" if level["is_steady"] else "NOT steady"
+            steady = f"speed {word} over {level['rounds']} rounds (Pettitt's test: p = {level['p_value']:.2g})"
         yield f"  outliers {100 * stray['share']:.1f} % of the calls (kept); {steady}"
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _label(path: str) -> str:
     return label_of(Path(path))
 
 
-def _percentile(row: dict[str, Any], q: int) -> str:
-    found = row[f"p{q}_ms"]
-    if found is None:
-        return f"takes {calls_needed(q)} calls: --samples {calls_needed(q)}"
-    return f"{found['value']:.3f} ms (95 %: {found['low']:.3f} to {found['high']:.3f})"
+def _ms(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} ms ({Interval(**found).bounds()})"
 
 
-def _rate(rate: dict[str, float]) -> str:
-    return f"{rate['value']:,.1f} (95 %: {rate['low']:,.1f} to {rate['high']:,.1f})"
-
-
-def _steady(level: dict[str, Any]) -> str:
-    word = "steady" if level["is_steady"] else "NOT steady"
-    return f"speed {word} over {level['rounds']} rounds (Pettitt's test: p = {level['p_value']:.2g})"
+def _rate(found: dict[str, float]) -> str:
+    return f"{found['value']:,.1f} ({Interval(**found).bounds(',.1f')})"
 
 
 def _throughput(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -80,11 +77,8 @@ def _end_to_end(found: dict[str, Any] | None) -> Iterator[str]:
         return
     yield f"end to end, one image after the other ({found['files']} files, from the page cache; Pillow, one thread)"
     for row in found["models"]:
-        p50 = row["p50_ms"]
-        yield (
-            f"  {_label(row['path'])}: {p50['value']:.3f} ms (95 %: {p50['low']:.3f} to {p50['high']:.3f}),"
-            f" {row['images_per_s']['value']:,.1f} images/s, n = {row['samples']:,}"
-        )
+        rate = f"{row['images_per_s']['value']:,.1f} images/s"
+        yield f"  {_label(row['path'])}: {_ms(row['p50_ms'])}, {rate}, n = {row['samples']:,}"
         yield "    " + ", ".join(
             f"{part} {milliseconds:.3f} ms {100 * row['shares'][part]:.0f} %"
             for part, milliseconds in row["parts_ms"].items()

@@ -14,7 +14,7 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
 from edgeres.core.files import write_text
 from edgeres.core.runs import run_holding
-from edgeres.evaluate.agreement import Agreement, Likeness, Side
+from edgeres.evaluate.agreement import Agreement, Likeness
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
 from edgeres.report.networks import AGREE_NAME
 
@@ -45,7 +45,8 @@ def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None
 
 def _print(result: Agreement) -> None:
     for letter, side in (("A", result.a), ("B", result.b)):
-        say(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {_accuracy(side, result.n)}")
+        top1 = 100 * side.correct_top1 / result.n
+        say(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {top1:.2f} %")
     same, (change, half) = result.pair.agreement, result.pair.difference
     say(
         f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
@@ -64,10 +65,6 @@ def _print(result: Agreement) -> None:
         say(note)
     if result.modules and result.drift is None:
         say("no module drifts")
-
-
-def _accuracy(side: Side, n: int) -> str:
-    return f"{100 * side.correct_top1 / n:.2f} %"
 
 
 def _db(likeness: Likeness) -> str:

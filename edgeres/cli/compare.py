@@ -11,7 +11,7 @@ from edgeres.bench.versus import Versus, VersusConfig, versus
 from edgeres.cli.options import given, options_of
 from edgeres.cli.terminal import say
 from edgeres.core.artifacts import MODEL_KINDS, model_from
-from edgeres.core.config import config_from
+from edgeres.core.config import config_from, refuse
 from edgeres.core.errors import InputError
 from edgeres.core.runs import run_named
 from edgeres.report.changes import RunChanges, changes_between
@@ -44,8 +44,7 @@ def compare(names: tuple[str, ...], across: bool, as_json: bool, **values: Any) 
         return
     if len(names) != 2:
         raise InputError(f"name two runs, got {len(names)}: {', '.join(names)} (see: edgeres ls runs)")
-    if chosen := given(values):
-        raise InputError(f"--{next(iter(chosen)).replace('_', '-')} is for model files")
+    refuse(given(values), "is for model files")
     a, b = (run_named(name).path for name in names)
     _print_changes(changes_between(a, b, across=across), as_json=as_json)
 

@@ -8,7 +8,7 @@ import click
 
 from edgeres.cli.terminal import say
 from edgeres.compile.apart import check_graph
-from edgeres.compile.layer_report import LayerReport, ModuleLayers, layer_report
+from edgeres.compile.layer_report import LayerReport, layer_report
 from edgeres.compile.layers import layers_from
 from edgeres.core.artifacts import OnnxModel
 
@@ -36,14 +36,10 @@ def layers(file: Path, model: Path, as_json: bool) -> None:
 def _print(report: LayerReport) -> None:
     width = max((len(module.module) for module in report.modules), default=0)
     for module in report.modules:
-        say(f"{module.module:{width}}  {_module_text(module)}")
+        precisions = ", ".join(kernel.precision for kernel in module.kernels) or "none"
+        copies = f", {module.reformats} reformats" if module.reformats else ""
+        reason = f": {module.reason}" if module.reason else ""
+        say(f"{module.module:{width}}  kernels {precisions}{copies}; add {module.place}{reason}")
     kernels = ", ".join(f"{count} {precision}" for precision, count in report.kernels.items())
     say(f"kernels: {kernels}; {report.reformats} reformats, {report.quantizers} standalone Q or DQ")
     say(report.headline)
-
-
-def _module_text(module: ModuleLayers) -> str:
-    kernels = ", ".join(kernel.precision for kernel in module.kernels) or "none"
-    copies = f", {module.reformats} reformats" if module.reformats else ""
-    reason = f": {module.reason}" if module.reason else ""
-    return f"kernels {kernels}{copies}; add {module.place}{reason}"

@@ -1,24 +1,70 @@
-"""`edgeres ls WHAT`."""
+"""`edgeres ls WHAT`: what there is to choose from, by kind a name and a line about it."""
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+from collections.abc import Callable
 
 import click
 
 from edgeres.bench.devices import devices
 from edgeres.cli.terminal import say
-from edgeres.pipeline.listing import LISTINGS
+from edgeres.core.config import toml_from
+from edgeres.core.runs import Run, StageFolder, runs_root
+from edgeres.data import DATASETS
+from edgeres.models import FAMILIES, family_named
+from edgeres.pipeline.recipe import shipped_recipes
+from edgeres.pipeline.schemas import SCHEMAS
+from edgeres.pipeline.stages import STAGES
 
-_KNOWN = [*LISTINGS, "devices"]
+
+def _datasets() -> dict[str, str]:
+    known = {name: "" for name in DATASETS if name != "folder"}
+    return {
+        **known,
+        "folder:PATH": "train/ and val/ with one folder a class, or one tree that is split",
+        "package.module:function": "your own: () -> edgeres.data.Dataset",
+    }
 
 
-@click.command(help=f"List what there is: {', '.join(_KNOWN)}.")
-@click.argument("what", type=click.Choice(_KNOWN))
+def _recipes() -> dict[str, str]:
+    rows = {}
+    for name, entry in sorted(shipped_recipes().items()):
+        with importlib.resources.as_file(entry) as file:
+            rows[name] = str(toml_from(file).get("about", ""))
+    return rows
+
+
+def _runs() -> dict[str, str]:
+    def state_of(folder: StageFolder) -> str:
+        return "" if folder.is_finished else " (running)" if folder.is_busy else " (not finished)"
+
+    paths = sorted(runs_root().iterdir()) if runs_root().is_dir() else []
+    runs = [Run(path) for path in paths if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
+    return {run.name: ", ".join(folder.path.name + state_of(folder) for folder in run.folders()) for run in runs}
+
+
+LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
+    "models": lambda: {name: ", ".join(family_named(name).variants) for name in FAMILIES},
+    "data": _datasets,
+    "recipes": _recipes,
+    "runs": _runs,
+    "stages": lambda: {
+        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
+        for name, row in STAGES.items()
+    },
+    "schemas": lambda: {name: schema.found for name, schema in SCHEMAS.items()},
+    "devices": lambda: {name: device.line for name, device in devices().items()},
+}
+
+
+@click.command(help=f"List what there is: {', '.join(LISTINGS)}.")
+@click.argument("what", type=click.Choice(list(LISTINGS)))
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def ls(what: str, as_json: bool) -> None:
     """See the help text."""
-    rows = {name: device.line for name, device in devices().items()} if what == "devices" else LISTINGS[what]()
+    rows = LISTINGS[what]()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

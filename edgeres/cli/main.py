@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -34,19 +34,19 @@ STAGE_COMMANDS = {
 COMMANDS = {
     "study": ("edgeres.cli.study:study", "Why modules can be dropped: lesion, reorder, paths, depth, ..."),
     "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
-    "eval": ("edgeres.cli.eval:evaluate", "Accuracy of a model."),
+    "eval": ("edgeres.cli.measures:evaluate", "Accuracy of a model."),
     "agree": ("edgeres.cli.agree:agree_command", "How well two models agree, module by module."),
-    "bench": ("edgeres.cli.bench:bench", "Latency of models, interleaved."),
+    "bench": ("edgeres.cli.measures:bench", "Latency of models, interleaved."),
     "report": ("edgeres.cli.report:report", "One table and one page for a run."),
-    "gate": ("edgeres.cli.gate:gate_command", "Whether a run keeps rules: loss, latency, size, ..."),
+    "gate": ("edgeres.cli.report:gate_command", "Whether a run keeps rules: loss, latency, size, ..."),
     "compare": ("edgeres.cli.compare:compare", "Two runs, or which of several models is faster."),
-    "rerun": ("edgeres.cli.rerun:rerun_command", "Run a run again: do the numbers agree?"),
+    "rerun": ("edgeres.cli.run:rerun_command", "Run a run again: do the numbers agree?"),
     "show": ("edgeres.cli.show:show", "What a file or an architecture is."),
     "ls": ("edgeres.cli.ls:ls", "List models, recipes, runs, ..."),
     "lint": ("edgeres.cli.lint:lint", "Check and repair a Q/DQ file for TensorRT."),
     "layers": ("edgeres.cli.layers:layers", "Which layers of an engine run in INT8."),
     "board": ("edgeres.cli.board:board", "Boards over ssh: add, list, check."),
-    "doctor": ("edgeres.cli.doctor:doctor", "What this machine can and cannot do."),
+    "doctor": ("edgeres.cli.board:doctor", "What this machine can and cannot do."),
     "help": ("edgeres.cli.help:help_command", "The manual: edgeres help TOPIC."),
 }
 CHAPTERS = {
@@ -65,16 +65,8 @@ CHAPTERS = {
 _CHAPTER_OF = {name: chapter for chapter, names in CHAPTERS.items() for name in names}
 INTERRUPTED = 130
 _GOES_ON = {
-    "train",
-    "prune",
-    "recover",
-    "qat",
-    "run",
-    "rerun",
-    "study depth",
-    "study ordering",
-    "study connect",
-    "study gradients",
+    *("train", "prune", "recover", "qat", "run", "rerun"),
+    *("study depth", "study ordering", "study connect", "study gradients"),
 }
 _DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
 _LONG_NAME = 100
@@ -156,7 +148,7 @@ def main() -> None:
     atexit.register(_end, interrupts)  # the first to be registered is done last
     code = _run()
     if code == INTERRUPTED:
-        signal.signal(signal.SIGINT, _end_now)
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))  # a further one is no death by signal
         interrupts.append(code)
     sys.exit(code)
 
@@ -166,11 +158,6 @@ def _end(interrupts: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if interrupts:
         os._exit(INTERRUPTED)
-
-
-def _end_now(number: int, frame: object) -> NoReturn:
-    """A further Ctrl-C while Python ends: the code is the same, not a death by signal."""
-    os._exit(INTERRUPTED)
 
 
 def _run() -> int:
@@ -222,12 +209,12 @@ def _told(err: Exception) -> int:
     if isinstance(err, EdgeresError):
         return _say(str(err), 2 if isinstance(err, StageError) and is_disk_full(err) else err.exit_code)
     if isinstance(err, OSError) and (err.filename or err.errno in _NO_ACCESS):
-        return _say(f"cannot use {_short(str(err.filename or 'a file'))}: {err.strerror}", 2)
-    return _bug(err)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
+        name = str(err.filename or "a file")
+        shown = name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
+        return _say(f"cannot use {shown}: {err.strerror}", 2)
+    if logging.getLogger("edgeres").isEnabledFor(logging.DEBUG):
+        raise err
+    return _say(f"bug in edgeres, please report: {type(err).__name__}: {err} (traceback: edgeres -v ...)", 1)
 
 
 def _less_memory(arguments: list[str]) -> str:
@@ -242,13 +229,10 @@ def _less_memory(arguments: list[str]) -> str:
 def _interrupted(arguments: list[str]) -> str:
     """What the command that was interrupted does when it is given again."""
     words = [word for word in arguments if not word.startswith("-")]
-    is_table = words[:1] == ["bench"] and "--per-module" in arguments and _is_on_a_board(arguments)
+    is_on_a_board = any(argument == "--on" or argument.startswith("--on=") for argument in arguments)
+    is_table = words[:1] == ["bench"] and "--per-module" in arguments and is_on_a_board
     goes_on = is_table or {*words[:1], " ".join(words[:2])} & _GOES_ON
     return f"interrupted; the same command {'goes on from what it kept' if goes_on else 'starts from the beginning'}"
-
-
-def _is_on_a_board(arguments: list[str]) -> bool:
-    return any(argument == "--on" or argument.startswith("--on=") for argument in arguments)
 
 
 def _say_for_click(err: click.ClickException) -> int:
@@ -256,12 +240,6 @@ def _say_for_click(err: click.ClickException) -> int:
         return _say(err.format_message().replace("\n", " "), 2)
     err.show()  # a group without a command (NoArgsIsHelpError of click 8.2): its message is the whole help
     return err.exit_code
-
-
-def _bug(err: Exception) -> int:
-    if logging.getLogger("edgeres").isEnabledFor(logging.DEBUG):
-        raise err
-    return _say(f"bug in edgeres, please report: {type(err).__name__}: {err} (traceback: edgeres -v ...)", 1)
 
 
 def _say(message: str, code: int) -> int:

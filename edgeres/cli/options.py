@@ -11,10 +11,10 @@ import click
 from pydantic.fields import FieldInfo
 
 from edgeres.bench.config import BoardConfig
-from edgeres.core.config import Config
-from edgeres.core.errors import InputError
+from edgeres.core.config import Config, refuse
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+_LIMIT = {"timeout_s"}
 
 
 def options_of(kind: type[Config], skip: Collection[str] = ()) -> Decorator:
@@ -35,15 +35,12 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def timeout_on_a_board(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds --timeout-s, which goes with --on."""
-    return _option("timeout_s", BoardConfig.model_fields["timeout_s"])(function)
-
-
 def refuse_timeout(values: dict[str, Any]) -> None:
-    """Raises InputError for --timeout-s without a board."""
-    if "timeout_s" in values:
-        raise InputError("--timeout-s ends what hangs on a board; it goes with --on NAME")
+    """Raises InputError for --timeout-s, which `timeout_on_a_board` adds, where no board is named."""
+    refuse(values.keys() & _LIMIT, "ends what hangs on a board; it goes with --on NAME")
+
+
+timeout_on_a_board = options_of(BoardConfig, skip=BoardConfig.model_fields.keys() - _LIMIT)
 
 
 def _option(name: str, field: FieldInfo) -> Decorator:

@@ -28,7 +28,7 @@ def print_result(report: StageReport, *, as_json: bool) -> None:
         return
     for accuracy in report.accuracy:
         say(accuracy_line(accuracy))
-    figures = list(_bench_lines(report) if report.stage == "bench" else _figure_lines(report))
+    figures = list(_figure_lines(report))
     for line in (*report.notes, *figures) if report.stage in _NOTES_FIRST else (*figures, *report.notes):
         say(line)
     for warning in report.warnings:
@@ -73,13 +73,12 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
     say(f"{where}: report.html, report.md, report.json, report.csv")
 
 
-def _bench_lines(report: StageReport) -> list[str]:
-    from edgeres.bench.wording import lines_from
-
-    return lines_from(report)
-
-
 def _figure_lines(report: StageReport) -> Iterator[str]:
+    if report.stage == "bench":
+        from edgeres.bench.wording import lines_from
+
+        yield from lines_from(report)
+        return
     yield from map(latency_line, report.latency)
     for name, value in report.results.items():
         shown = 0.0 - value if name in _CHANGES else value  # no -0.0

@@ -1,4 +1,4 @@
-"""`edgeres run RECIPE`."""
+"""`edgeres run RECIPE`, and `edgeres rerun [RUN]`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import click
 from edgeres.bench.boards import board_named
 from edgeres.cli.output import print_boards, print_result, print_summary
 from edgeres.cli.terminal import say
-from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.runs import Run
+from edgeres.core.errors import EdgeresError, InputError, StageError
+from edgeres.core.runs import Run, run_named
 from edgeres.core.stage import StageReport
+from edgeres.pipeline.calls import Call
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
-from edgeres.pipeline.on_board import BoardCall, board_of_run, check_board
-from edgeres.pipeline.recipe import Step, recipe_from
+from edgeres.pipeline.on_board import board_of_run, check_board
+from edgeres.pipeline.recipe import Step, planned, recipe_from
+from edgeres.pipeline.rerun import name_for, recipe_of, rerun_verdict
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
+
+_COLOURS = {"identical": "green", "agrees": "green", "differs": "red", "not judged": "yellow"}
 
 
 @click.command(help="Run a recipe: a .toml file or a shipped one (edgeres ls recipes). Finished stages are reused.")
@@ -52,7 +56,8 @@ def run(  # noqa: PLR0913  # one parameter per option
     for done in chain.execute():
         _print_done(done, len(steps), as_json=as_json, is_last=on is None)
     if on is not None:
-        _on_board(chain.run, on, _report_config(steps), as_json=as_json)
+        own = (step.config for step in steps if isinstance(step.config, ReportConfig))  # the recipe's, if it has one
+        _on_board(chain.run, on, next(own, ReportConfig()), as_json=as_json)
 
 
 def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None:
@@ -61,7 +66,7 @@ def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None
         say(click.style(f"board {on}", bold=True))
     found: list[StageReport] = []
     try:
-        found.extend(board_of_run(run, BoardCall(on=on)))
+        found.extend(board_of_run(run, Call("bench", on=on)))
     except EdgeresError:
         _print_all(run, found, config, as_json=as_json)
         raise
@@ -72,11 +77,6 @@ def _print_all(run: Run, found: list[StageReport], config: ReportConfig, *, as_j
     if found:
         print_boards(found, as_json=as_json)
     print_summary(report_on(run.path, config), run.path, as_json=as_json)
-
-
-def _report_config(steps: list[Step]) -> ReportConfig:
-    """The recipe's own, if it has that step."""
-    return next((step.config for step in steps if isinstance(step.config, ReportConfig)), ReportConfig())
 
 
 def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:
@@ -108,3 +108,32 @@ def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None
         print_result(report, as_json=as_json)
     if done.summary is not None and is_last:
         print_summary(done.summary, done.where, as_json=as_json)
+
+
+@click.command(
+    help="Run a run (name or folder) again, from its recorded options and seeds, into a new run, and say of every"
+    " stage whether the numbers agree. Exit code: 1 if one differs.  [default: runs/latest]"
+)
+@click.argument("run", required=False)
+@click.option("--name", help="Name of the new run; an unfinished one goes on.  [default: RUN-again]")
+@click.option("--data", help="Data set for every stage that takes images; a function is never taken from the record.")
+@click.option("--json", "as_json", is_flag=True, help="The verdict as JSON on stdout.")
+def rerun_command(run: str | None, name: str | None, data: str | None, as_json: bool) -> None:
+    """See the help text."""
+    old = run_named(run)
+    recipe = recipe_of(old, data)
+    chosen = name_for(old, name)
+    steps = planned(recipe, str(old.path))
+    again = run_of_recipe(recipe, chosen)
+    on = f" --data {data}" if data else ""
+    say(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}{on}", err=True)
+    for done in Chain(again, steps).execute():
+        say(f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True)
+    verdict = rerun_verdict(old, again)
+    if as_json:
+        click.echo(verdict.model_dump_json())
+    width = max(len(stage.stage) for stage in verdict.stages)
+    for stage in () if as_json else verdict.stages:
+        say(f"{click.style(f'{stage.outcome:10}', fg=_COLOURS[stage.outcome])}  {stage.stage:{width}}  {stage.text}")
+    if verdict.differing:
+        raise StageError(f"rerun: {len(verdict.differing)} of {len(verdict.stages)} stages of {verdict.run} differ")

@@ -10,9 +10,7 @@ import click
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
-from edgeres.pipeline.board_compile import compile_on_board
 from edgeres.pipeline.calls import Call, call, new_run_of
-from edgeres.pipeline.on_board import BoardCall
 from edgeres.pipeline.stages import STAGES, is_main_process
 from edgeres.prune.config import GOALS
 
@@ -29,27 +27,24 @@ def stage_command(name: str, text: str) -> click.Command:
         on: str | None = None,
         **values: Any,
     ) -> None:
-        chosen = given(values)
-        if on is not None:
-            limit = {name: chosen.pop(name) for name in ("timeout_s",) if name in chosen}
-            request = BoardCall(on=on, run=run, out=out, values=chosen, **limit)
-            print_result(compile_on_board(source, request), as_json=as_json)
-            return
-        refuse_timeout(chosen)
-        stage, chosen = _redirected(name, chosen)
-        result = call(Call(stage=stage, source=source, run=run, out=out, values=chosen))
+        stage, chosen = _redirected(name, given(values))
+        if on is None:
+            refuse_timeout(chosen)
+        result = call(Call(stage, source, run, out, chosen, on or ""))
         if is_main_process():
             print_result(result.report, as_json=as_json)
 
     command = click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")(command)
-    command = click.option("--run", "--in-run", "run", help=_run_help(name))(command)
+    begins = f"Add to this run (name or folder), or begin it.  [default: {new_run_of(name)}]"
+    run_help = begins if row.source is None else "Run (name or folder) to work in.  [default: runs/latest]"
+    command = click.option("--run", "--in-run", "run", help=run_help)(command)
     command = click.option(
         "-o", "--out", type=click.Path(path_type=Path), help="Write the result here instead of into a run."
     )(command)
     if name == "prune":
         help_text = "Every number of modules in a range: accuracy and latency of each, as a table and a picture."
         command = click.option("--sweep", metavar="1..12", default=None, help=help_text)(command)
-    if name == "compile":
+    if row.on_board:
         command = timeout_on_a_board(command)
         command = click.option("--on", metavar="NAME", help="Build on this board instead (edgeres board add).")(command)
     command = options_of(row.config_class(), skip=_positional(name))(command)
@@ -62,12 +57,6 @@ def stage_command(name: str, text: str) -> click.Command:
         required = row.config_class().model_fields[field].is_required()
         command = click.argument(field, type=kind, required=required)(command)
     return click.command(name, help=text)(command)
-
-
-def _run_help(name: str) -> str:
-    if STAGES[name].source is None:
-        return f"Add to this run (name or folder), or begin it.  [default: {new_run_of(name)}]"
-    return "Run (name or folder) to work in.  [default: runs/latest]"
 
 
 def _redirected(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:

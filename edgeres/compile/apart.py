@@ -85,32 +85,24 @@ def tried(path: Path, targets: tuple[str, ...]) -> tuple[str, str | None] | None
     return who.replace(_RTX, f"{_RTX} {result.built.version}"), None
 
 
-def layers_of_plan(module: str, plan: Path, source: OnnxModel) -> tuple[LayerCounts | None, str | None]:
-    """(the figures, why there are none); the inspector's JSON is written beside the plan."""
-    path = layers_path(plan)
-    code, last_line = _run("inspect", module, str(plan.resolve()), str(path.resolve()))
-    if code:
-        refused = last_line if code > 0 else ""
-        return None, refused or f"the inspector {death(code, last_line)}"
-    return counts_in(path, source)
+def inspected(module: str, plan: Path) -> str:
+    """Writes the inspector's JSON beside the plan; why there is none, or an empty string."""
+    code, last_line = _run("inspect", module, str(plan.resolve()), str(layers_path(plan).resolve()))
+    refused = last_line if code > 0 else ""
+    return refused or (f"the inspector {death(code, last_line)}" if code else "")
 
 
-def counts_in(path: Path, source: OnnxModel) -> tuple[LayerCounts | None, str | None]:
-    """(the few figures of the inspector's JSON that a manifest keeps, why there are none)."""
+def layer_counts(plan: Path, source: OnnxModel, recorder: Recorder, problem: str) -> LayerCounts | None:
+    """What a manifest keeps of the inspector's JSON beside `plan`; said in the build's report, as is a `problem`."""
     try:
-        report = layer_report(layers_from(path), source.proto)
+        report = None if problem else layer_report(layers_from(layers_path(plan)), source.proto)
     except InputError as err:
-        return None, str(err)
-    return LayerCounts(kernels=report.kernels, reformats=report.reformats, headline=report.headline), None
-
-
-def noted(counts: LayerCounts | None, problem: str | None, recorder: Recorder) -> LayerCounts | None:
-    """`counts`, said in the report of the build, or why there are none."""
-    if problem is not None:
+        report, problem = None, str(err)
+    if report is None:
         recorder.warnings.append(f"no layer report: {problem}")
-    if counts is not None:
-        recorder.results["layers"] = counts.headline
-    return counts
+        return None
+    recorder.results["layers"] = report.headline
+    return LayerCounts(kernels=report.kernels, reformats=report.reformats, headline=report.headline)
 
 
 def check_graph(described: Path, model: OnnxModel) -> None:

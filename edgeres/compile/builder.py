@@ -4,7 +4,7 @@ Names come and go between versions and the numbers behind enum names change, so 
 is looked up by name:
 
     network     strongly typed where that exists (10, 11, RTX); on 8.x explicit batch, INT8 and FP16 by flag
-    DLA         weakly typed up to 10.7, FP16 by flag (`edgeres.compile.dla`)
+    DLA         weakly typed up to 10.7, FP16 by flag (`edgeres.compile.options`)
     targets     compute capabilities exist in RTX only; TensorRT builds for the GPU it runs on
     progress    from 10.0
 
@@ -17,10 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeres.compile.dla import set_dla
 from edgeres.compile.job import BuildError, BuildJob, Built, Tensor
-from edgeres.compile.options import is_flag_known, set_flag, set_options
-from edgeres.compile.timing import TimingCache
+from edgeres.compile.options import TimingCache, is_flag_known, set_dla, set_flag, set_options
 
 
 def build(trt: Any, job: BuildJob, logger: Any, on_phase: Callable[[str], None]) -> tuple[bytes, Built]:

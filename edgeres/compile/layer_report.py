@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from edgeres.compile.layers import UNKNOWN, Layer
-from edgeres.compile.origin import Graph, Origin
+from edgeres.compile.layers import UNKNOWN, Graph, Layer, Origin
 from edgeres.core.config import Record
 from edgeres.graph.blocks import module_of
 from edgeres.graph.view import QDQ, WEIGHTED

@@ -1,10 +1,27 @@
-"""Options of a build, each looked up by name and refused in words where the binding lacks it."""
+"""Options of a build, each looked up by name and refused in words where the binding lacks it.
+
+A DLA core as the device of a build is experimental, and never run on hardware. It computes in FP16 or INT8 at a fixed
+batch. What it cannot do moves to the GPU without a word, so a figure belongs to the DLA only if the layer report says
+so. It takes no Q/DQ graph: INT8 comes from scales in a text file (`edgeres calibrate` writes NAME.cache) and a float
+graph, implicit quantization, which TensorRT 8 to 10 have.
+
+Measured kernel times are kept between builds in $XDG_CACHE_HOME/edgeres/timing, usually ~/.cache/edgeres/timing: one
+file for each binding, version and GPU, which can be deleted at any time. TensorRT refuses a file of another version or
+GPU; then it begins anew and says so. Of two builds at once the later one's stays.
+
+Source: TensorRT developer guide, "Working with DLA"; NVIDIA/TensorRT issue 2222.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 from edgeres.compile.job import BuildError, BuildJob
+from edgeres.core.errors import InputError
+from edgeres.core.files import written
 
 _MIB = 1 << 20
 
@@ -29,6 +46,55 @@ def set_options(trt: Any, config: Any, job: BuildJob) -> list[str]:
     if job.targets:
         _set_targets(trt, config, job.targets)
     return [set_flag(trt, config, "VERSION_COMPATIBLE")] if job.version_compatible else []
+
+
+def set_dla(trt: Any, builder: Any, config: Any, job: BuildJob) -> Any:
+    """Sends the build to `job.dla_core`, if one was asked for; what has to stay alive until it is done.
+
+    Raises BuildError where there is no such core, or the graph's types are none a DLA computes in.
+    """
+    if job.dla_core is None:
+        return None
+    cores = builder.num_DLA_cores
+    if job.dla_core >= cores:
+        raise BuildError(
+            f"{who(trt)} sees {cores} DLA cores here, core {job.dla_core} was asked for (Jetson Nano, TX2, Orin Nano"
+            " and Thor have none; TensorRT after 10.7 has none before 11.4.1)"
+        )
+    if not is_flag_known(trt, "FP16") and not job.half:
+        raise BuildError(f"{who(trt)} takes types from the graph and a DLA computes in FP16: give it a graph in FP16")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = job.dla_core
+    set_flag(trt, config, "GPU_FALLBACK")
+    return None if job.calibration_cache is None else _set_calibrator(trt, config, Path(job.calibration_cache))
+
+
+def _set_calibrator(trt: Any, config: Any, path: Path) -> Any:
+    if not hasattr(trt, "IInt8EntropyCalibrator2"):
+        raise BuildError(f"{who(trt)} reads no calibration cache")
+    cache = path.read_bytes()
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
+        """Has scales and no images: a tensor that lacks a scale stays in higher precision."""
+
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+
+        def get_batch_size(self) -> int:
+            return 1
+
+        def get_batch(self, names: list[str]) -> None:
+            return None
+
+        def read_calibration_cache(self) -> bytes:
+            return cache
+
+        def write_calibration_cache(self, cache: object) -> None:
+            pass
+
+    calibrator = Calibrator()
+    config.int8_calibrator = calibrator
+    return calibrator
 
 
 def is_flag_known(trt: Any, name: str) -> bool:
@@ -63,3 +129,40 @@ def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
         capability = getattr(trt.ComputeCapability, target.upper(), None)
         if capability is None or not config.set_compute_capability(capability, index):
             raise BuildError(f"{who(trt)} does not build for {target}")
+
+
+def timing_folder() -> Path:
+    """Where the files lie."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "edgeres" / "timing"
+
+
+class TimingCache:
+    """The file of one build, given to `config` when made; nothing at all where the job names no folder."""
+
+    def __init__(self, trt: Any, config: Any, job: BuildJob) -> None:
+        self.name: str | None = None
+        self._config, self._notes = config, list[str]()
+        if job.timing_folder is None or job.gpu is None:
+            return
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", job.gpu).strip("-")
+        self.name = f"{job.module}-{trt.__version__}-{gpu}.timing"
+        self._path = Path(job.timing_folder, self.name)
+        stored = self._path.read_bytes() if self._path.is_file() else b""
+        if not self._use(stored):
+            self._notes.append(f"the timing cache {self.name} does not fit this TensorRT and GPU; begun anew")
+            self._use(b"")
+
+    def save(self) -> tuple[str, ...]:
+        """Writes what was measured; sentences about what went wrong, which never fails a build."""
+        if self.name is not None:
+            try:
+                with written(self._path) as temporary:
+                    temporary.write_bytes(bytes(self._config.get_timing_cache().serialize()))
+            except InputError as err:
+                self._notes.append(f"kernel times are not kept: {err}")
+        return tuple(self._notes)
+
+    def _use(self, stored: bytes) -> bool:
+        cache = self._config.create_timing_cache(stored)
+        return cache is not None and bool(self._config.set_timing_cache(cache, False))

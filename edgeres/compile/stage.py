@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 
 import edgeres
-from edgeres.compile.apart import build_apart, layers_of_plan, noted
+from edgeres.compile.apart import build_apart, inspected, layer_counts
 from edgeres.compile.config import HARDWARE, CompileConfig
 from edgeres.compile.job import BuildJob, Built, tensor_fields
 from edgeres.compile.layers import layers_path
-from edgeres.compile.timing import timing_folder
+from edgeres.compile.options import timing_folder
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.gpu import Gpu, local_gpu
-from edgeres.runtime.manifest import EngineManifest, LayerCounts, packaged_cuda, this_system
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import EngineManifest, LayerCounts, packaged_cuda, plan_header, this_system
 
 __all__ = ["CompileConfig", "compile_engine"]
 FILE_NAME = "model.plan"
@@ -180,7 +179,7 @@ def _layers(engine: Engine, source: OnnxModel, place: Place, recorder: Recorder)
     if place.gpu is None or place.gpu.target not in place.targets:
         return None
     module = "tensorrt_rtx" if plan_header(engine.path).runtime == "tensorrt-rtx" else "tensorrt"
-    return noted(*layers_of_plan(module, engine.path, source), recorder)
+    return layer_counts(engine.path, source, recorder, inspected(module, engine.path))
 
 
 @dataclass(frozen=True)

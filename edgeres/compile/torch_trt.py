@@ -10,15 +10,18 @@ Source: pytorch/TensorRT 2.14, dynamo/_compiler.py, convert_exported_program_to_
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
 
 from edgeres.compile.job import BuildError, BuildJob, Built, tensors_of
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import EdgeresError
-
-if TYPE_CHECKING:
-    import torch
+from edgeres.graph.execute import GraphNetwork
 
 _MIB = 1 << 20
 
@@ -50,14 +53,8 @@ def _plan(torch_tensorrt: Any, model: OnnxModel, job: BuildJob) -> bytes:
     )
 
 
-def exported_program(
-    model: OnnxModel, batch: tuple[int, int, int]
-) -> tuple[torch.export.ExportedProgram, torch.Tensor]:
+def exported_program(model: OnnxModel, batch: tuple[int, int, int]) -> tuple[torch.export.ExportedProgram, Tensor]:
     """(the graph as torch.export has it, images of the usual batch), on the GPU where there is one."""
-    import torch
-
-    from edgeres.compile.traceable import TraceableNetwork
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = TraceableNetwork(model.proto).to(device).eval()
     smallest, usual, largest = batch
@@ -76,3 +73,25 @@ def _options(job: BuildJob) -> dict[str, Any]:
     if job.workspace_mib is not None:
         options["workspace_size"] = job.workspace_mib * _MIB
     return options
+
+
+class Numbers(list[int]):
+    """Starts, ends, paddings: constants of the graph, which as tensors would look like data to torch.export."""
+
+    def tolist(self) -> list[int]:
+        """The numbers."""
+        return list(self)
+
+
+class TraceableNetwork(GraphNetwork):
+    """A GraphNetwork whose integer constants are Python numbers."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__(model)
+        kinds = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+        stored = [one for one in model.graph.initializer if one.data_type in kinds and len(one.dims) == 1]
+        self._numbers = {one.name: Numbers(onnx.numpy_helper.to_array(one).tolist()) for one in stored}
+
+    def _read(self, node: onnx.NodeProto, index: int, values: Mapping[str, Tensor], seen: dict[str, Tensor]) -> Any:
+        name = node.input[index]
+        return self._numbers[name] if name in self._numbers else super()._read(node, index, values, seen)

@@ -19,6 +19,7 @@ from edgeres.compile.builder import build
 from edgeres.compile.job import BuildError, BuildJob, Built
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.files import write_bytes, write_text
+from edgeres.runtime.tensorrt import logger_of
 
 PHASE = "phase: "
 TORCH_TENSORRT = "torch_tensorrt"
@@ -46,11 +47,10 @@ def inspect(module: str, plan: str, out: str) -> str | None:
         trt = importlib.import_module(module)
     except (ImportError, OSError) as err:
         return f"{module} cannot be imported: {' '.join(str(err).split())}"
-    messages: list[str] = []
-    logger = _logger_into(trt, messages)
+    logger = logger_of(trt, trt.ILogger.Severity.WARNING)
     text = layer_information(trt, Path(plan).read_bytes(), logger)
     if text is None:
-        return "; ".join(["the engine cannot be loaded here", *messages[:1]])
+        return "; ".join(["the engine cannot be loaded here", *_said(logger)[:1]])
     write_text(Path(out), text if text.endswith("\n") else text + "\n")
     return None
 
@@ -70,13 +70,23 @@ def _result(job: BuildJob) -> WorkerResult:
         binding = importlib.import_module(job.module)
     except (ImportError, OSError, RuntimeError) as err:  # torch_tensorrt asks for the GPU when it is imported
         return WorkerResult(error=" ".join(str(err).split()), usable=False)
-    messages: list[str] = []
+    is_torch = job.module == TORCH_TENSORRT
+    logger = None if is_torch else logger_of(binding, binding.ILogger.Severity.WARNING)
     try:
-        plan, built = _build(binding, job, messages)
+        if is_torch:
+            from edgeres.compile.torch_trt import build_with_torch
+
+            plan, built = build_with_torch(binding, job)
+        else:
+            plan, built = build(binding, job, logger, _report_phase)
     except BuildError as err:
-        return WorkerResult(error=str(err), messages=distinct(messages))
+        return WorkerResult(error=str(err), messages=distinct(_said(logger)))
     write_bytes(Path(job.plan_path), plan)
-    return WorkerResult(built=built, messages=distinct(messages))
+    return WorkerResult(built=built, messages=distinct(_said(logger)))
+
+
+def _said(logger: Any) -> list[str]:
+    return [message for message in (logger.messages if logger else ()) if _NOISE not in message]
 
 
 def distinct(messages: Sequence[str]) -> tuple[str, ...]:
@@ -90,29 +100,6 @@ def distinct(messages: Sequence[str]) -> tuple[str, ...]:
     shown = [f"{same[0]} ({len(same)} times)" if len(same) > 1 else same[0] for same in groups.values()]
     more = len(shown) - _MOST_MESSAGES
     return tuple(shown[:_MOST_MESSAGES]) + ((f"and {more} more of other kinds",) if more > 0 else ())
-
-
-def _build(binding: Any, job: BuildJob, messages: list[str]) -> tuple[bytes, Built]:
-    if job.module == TORCH_TENSORRT:
-        from edgeres.compile.torch_trt import build_with_torch
-
-        return build_with_torch(binding, job)
-    logger = _logger_into(binding, messages)
-    return build(binding, job, logger, _report_phase)
-
-
-def _logger_into(trt: Any, messages: list[str]) -> Any:
-    """Keeps warnings and errors in `messages`. TensorRT holds it without owning it: keep the object alive."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity <= trt.ILogger.Severity.WARNING and _NOISE not in msg:
-                messages.append(" ".join(msg.split()))
-
-    return Logger()
 
 
 def _report_phase(name: str) -> None:

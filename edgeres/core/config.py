@@ -132,13 +132,17 @@ def _outside(name: str, number: float) -> str:
 
 def record_from_json(kind: type[R], path: Path) -> R:
     """The `kind` stored in the JSON file `path`; raises InputError if it is absent, damaged or something else."""
+    return record_from_text(kind, bytes_in(path), str(path))
+
+
+def bytes_in(path: Path) -> bytes:
+    """What the file holds; raises InputError if it is absent or cannot be read."""
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
-    return record_from_text(kind, text, str(path))
 
 
 def record_from_text(kind: type[R], text: bytes | str, where: str) -> R:
@@ -159,6 +163,12 @@ def refuse_needless(config: Config, given: Iterable[str], where: str) -> None:
     for name, reason in config.needless().items():
         if name in given:
             raise InputError(f"{where}: --{name.replace('_', '-')} changes nothing here, {reason}; leave it out")
+
+
+def refuse(options: Iterable[str], why: str) -> None:
+    """Raises InputError for the first of `options`, fields that the user gave as --options, if there is one."""
+    for name in sorted(options):
+        raise InputError(f"--{name.replace('_', '-')} {why}")
 
 
 def toml_from(path: Path) -> dict[str, Any]:

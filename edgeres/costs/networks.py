@@ -20,7 +20,7 @@ from edgeres.core.files import write_bytes
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.progress import Countdown, quiet, track
-from edgeres.core.records.latency import LatencyConfig
+from edgeres.core.records.latency import LatencyConfig, SessionConfig
 
 Measure = Callable[[Sequence[Model], BenchConfig], Session]
 _ANY_AMAX = 1.0  # a clipping bound changes the numbers, not the time they take
@@ -32,14 +32,8 @@ log = logging.getLogger(__name__)
 
 def session_config(how: LatencyConfig) -> BenchConfig:
     """The options of one session of `how`, the number of threads settled."""
-    return BenchConfig(
-        batch=how.batch,
-        threads=how.threads or default_threads(),
-        rounds=how.rounds,
-        seconds=how.seconds,
-        include_qdq=True,
-        seed=how.seed,
-    )
+    own = how.model_dump(include=set(SessionConfig.model_fields))
+    return BenchConfig.model_validate({**own, "threads": how.threads or default_threads(), "include_qdq": True})
 
 
 def shortened(source: Checkpoint, dropped: Sequence[Sequence[str]], folder: Path) -> list[Checkpoint]:
@@ -120,7 +114,10 @@ def on_board(
         for number, place in enumerate(missing, len(models) - len(missing) + 1):
             model = models[place]
             assert isinstance(model, OnnxModel)
-            log.info("network %d of %d: %s%s", number, len(models), _lacking(model), countdown.text)
+            dropped = model.spec.dropped
+            lacks = ", ".join(dropped) if len(dropped) <= _NAMED else f"{len(dropped)} modules"
+            what = f"without {lacks}" if dropped else "the whole network"
+            log.info("network %d of %d: %s%s", number, len(models), what, countdown.text)
             latency, warnings = measure_one(model)
             known.keep(names[place], NetworkTime(dropped=model.spec.dropped, latency=latency, warnings=warnings))
             countdown.advance()
@@ -128,13 +125,6 @@ def on_board(
         return Session(tuple(_in_session(known.records[name].latency, session) for name in names), None)
 
     return measure
-
-
-def _lacking(model: OnnxModel) -> str:
-    dropped = model.spec.dropped
-    if not dropped:
-        return "the whole network"
-    return f"without {', '.join(dropped) if len(dropped) <= _NAMED else f'{len(dropped)} modules'}"
 
 
 def _in_session(latency: Latency, session: str) -> Latency:

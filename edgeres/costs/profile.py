@@ -25,8 +25,7 @@ from statistics import fmean
 
 import numpy as np
 
-from edgeres.compile.layers import UNKNOWN, Layer, layers_in
-from edgeres.compile.origin import Graph, Origin
+from edgeres.compile.layers import UNKNOWN, Graph, Layer, layers_in
 from edgeres.core.artifacts import LatencyTableFile, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Z_95, Interval, Latency
@@ -154,18 +153,14 @@ def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:
     found = {name if name in modules else "" for name in names}
     if layer.is_reformat or not found - {""}:
         return ""
-    if heavy and (len(found) > 1 or _is_mixed(graph, origin)):
+    convolutions = [node for node in origin.nodes if "Conv" in graph.operators((node,))]
+    is_mixed = len({_SHORTCUT in node for node in convolutions}) > 1  # of the branch and of the shortcut
+    if heavy and (len(found) > 1 or is_mixed):
         raise InputError(
             f"the layer {layer.name} does the work of {' and '.join(sorted(found - {''}))} and more in one: what each"
             f" takes cannot be told; {_OTHER_WAY}"
         )
     return "" if any(_SHORTCUT in node for node in computing) else max(found)
-
-
-def _is_mixed(graph: Graph, origin: Origin) -> bool:
-    """Whether convolutions of the branch and of the shortcut are in one layer."""
-    convolutions = [node for node in origin.nodes if "Conv" in graph.operators((node,))]
-    return len({_SHORTCUT in node for node in convolutions}) > 1
 
 
 def _around(copy: Layer, rows: Sequence[tuple[Layer, float]], owners: Sequence[str]) -> str:

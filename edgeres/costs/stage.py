@@ -48,7 +48,10 @@ def latency_table(
     config.check(on_board=measure is not measure_here)
     classes = classes_to_time(source)
     singles = [name for names in classes.values() for name in names] if config.every_module else []
-    drawn = design(classes, networks=_networks(len(classes), config), seed=config.seed)
+    if config.networks is not None and config.networks <= (shapes := len(classes)):
+        raise InputError(f"--networks {config.networks} cannot tell {shapes} shapes apart; use {shapes + 1} or more")
+    networks = config.networks or max(_FEWEST, 2 * len(classes) + 2)  # about two for each unknown
+    drawn = design(classes, networks=networks, seed=config.seed)
     sets: Sets = [*[()] * _WHOLES, *drawn, *((name,) for name in singles)]
     log.info("latency: %d networks with modules of %d shapes", len(sets), len(classes))
     with scratch_in(out_dir) as folder:
@@ -58,15 +61,12 @@ def latency_table(
     recorder.results["busy_cores"] = session.busy_cores
     if config.precision == "int8" and not table.is_of_board:
         recorder.notes.append(_QDQ_NOTE.format(runtime=table.runtime))
-    recorder.warnings += _few(session.warnings)
+    different = list(dict.fromkeys(session.warnings))
+    recorder.warnings += different[:_WARNINGS_SHOWN]
+    if (more := len(different) - _WARNINGS_SHOWN) > 0:
+        unsteady = f"{more} more networks were timed unsteadily; stop other programs and measure again"
+        recorder.warnings.append(unsteady)
     return written(table, recorder, out_dir)
-
-
-def _networks(classes: int, config: LatencyConfig) -> int:
-    """Shortened networks to time: about two for each unknown, or as many as asked for."""
-    if config.networks is not None and config.networks <= classes:
-        raise InputError(f"--networks {config.networks} cannot tell {classes} shapes apart; use {classes + 1} or more")
-    return config.networks or max(_FEWEST, 2 * classes + 2)
 
 
 def _table(
@@ -89,12 +89,3 @@ def _table(
         for names, latency in zip(sets, latencies, strict=True)
     )
     return table.model_copy(update={"timed": timed})
-
-
-def _few(warnings: Sequence[str]) -> list[str]:
-    """Each once, the first few of them."""
-    different = list(dict.fromkeys(warnings))
-    if (more := len(different) - _WARNINGS_SHOWN) <= 0:
-        return different
-    last = f"{more} more networks were timed unsteadily; stop other programs and measure again"
-    return [*different[:_WARNINGS_SHOWN], last]

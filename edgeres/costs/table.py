@@ -52,8 +52,15 @@ def table_from(
     alone: Mapping[str, Interval],
 ) -> LatencyTable:
     """The table of `source` with its latency `whole`; `fit` has a figure for each of `classes`, `alone` for modules."""
+    from edgeres.models import modules_of
+
+    shape_of = {name: shape for shape, names in classes.items() for name in names}
     saved = {shape: fit.interval(place) for place, shape in enumerate(classes, start=1)}
-    costs = _module_costs(source.spec, saved, classes, alone)
+    costs = tuple(
+        ModuleCost(module=name, kind=info.kind, shape=shape, saved_ms=saved[shape], alone_ms=alone.get(name))
+        for info in modules_of(source.spec)
+        if (shape := shape_of.get(name := info.name))
+    )
     return LatencyTable(
         model_sha256=source.sha256,
         model_name=source.path.name,
@@ -70,26 +77,6 @@ def table_from(
         covariance=tuple(tuple(map(float, row)) for row in fit.covariance),
         fit_error=fit.error,
         degrees=fit.degrees,
-    )
-
-
-def _module_costs(
-    spec: ModelSpec, saved: Mapping[str, Interval], classes: Classes, alone: Mapping[str, Interval]
-) -> tuple[ModuleCost, ...]:
-    """One row per module in order of execution: what is `saved` by its class, and by itself `alone` where known."""
-    from edgeres.models import modules_of
-
-    shape_of = {name: shape for shape, names in classes.items() for name in names}
-    return tuple(
-        ModuleCost(
-            module=info.name,
-            kind=info.kind,
-            shape=shape_of[info.name],
-            saved_ms=saved[shape_of[info.name]],
-            alone_ms=alone.get(info.name),
-        )
-        for info in modules_of(spec)
-        if info.name in shape_of
     )
 
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, require
+from edgeres.core.names import resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
-from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
+from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out, with_teacher
 from edgeres.pipeline.stages import (
     STAGES,
     Function,
@@ -28,7 +29,6 @@ from edgeres.pipeline.stages import (
     source_in,
     stage_key,
 )
-from edgeres.pipeline.teacher import with_teacher
 
 if TYPE_CHECKING:
     from edgeres.prune.config import RecoverConfig
@@ -39,18 +39,25 @@ _NAMES_SHOWN = 6
 
 @dataclass(frozen=True)
 class Call:
-    """What the user typed: the source (None: the newest suitable one), the run, `out`, and the stage's options."""
+    """What the user typed: the source (None: the newest suitable one), the run, `out`, and the stage's options.
+
+    `on` names the board that does it, empty for this machine.
+    """
 
     stage: str
     source: Path | None = None
     run: str | None = None
     out: Path | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    on: str = ""
 
 
 def call(request: Call) -> StageResult[Artifact]:
-    """Runs the stage; raises InputError if there is nothing to work on or an option is wrong."""
+    """Runs the stage, here or on a board; raises InputError if there is nothing to work on or an option is wrong."""
     row = STAGES[request.stage]
+    if request.on:
+        on_board: Callable[[Call], StageResult[Artifact]] = resolve(f"edgeres.{row.on_board}")
+        return on_board(request)
     named = _named_source(request)
     _check_finite(named)
     run = _run_of(request, named)
@@ -107,14 +114,12 @@ def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
 def _completed(request: Call, config: Config, source: Model | None, run: Run | None) -> Config:
     """`config` with what the stage takes from the run or from beside its source, checked where it is a network."""
     config = filled(request.stage, config, source, list(run.reports()) if run else [])
-    if request.stage == "recover":
-        assert source is not None
-        given = "teacher" in request.values
-        recovery = with_teacher(cast("RecoverConfig", config), source, is_given=given)
-        if recovery.teacher is not None:
-            _check_finite(Checkpoint(recovery.teacher))
-        return recovery
-    return config
+    if request.stage != "recover":
+        return config
+    assert source is not None
+    recovery = with_teacher(cast("RecoverConfig", config), source, is_given="teacher" in request.values)
+    _check_finite(Checkpoint(recovery.teacher) if recovery.teacher else None)
+    return recovery
 
 
 def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:
@@ -171,27 +176,21 @@ def new_run_of(stage: str) -> str:
     return f"a new run named after {given}"
 
 
-def _run_to_start(request: Call, config: Config) -> Run | None:
+def _run_to_start(request: Call, config: Config) -> Run:
     """A new run for a stage that begins one, or the unfinished run of the very same call."""
-    if request.out is not None:
-        return None
     if (named := _named_run(request)) is not None:
         log.info("new run %s", runs_root() / named)
         return new_run(named, is_exact=True)
     key = stage_key(request.stage, None, config)
-    name = _run_name(request.stage, config)
+    data = str(getattr(config, "data", "")).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    name = f"{getattr(config, 'arch', request.stage)}-{data}".strip("-")
+    if request.stage == "import":
+        name = str(getattr(config, "file", Path("imported")).stem)
     for path in sorted(runs_root().glob(f"{glob.escape(name)}*")) if runs_root().is_dir() else ():
         if any(folder.started_key == key and not folder.is_busy for folder in Run(path).folders()):
             log.info("goes on in %s", path)
             return Run(path)
     return new_run(name)
-
-
-def _run_name(stage: str, config: Config) -> str:
-    if stage == "import":
-        return str(getattr(config, "file", Path("imported")).stem)
-    data = str(getattr(config, "data", "")).rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    return f"{getattr(config, 'arch', stage)}-{data}".strip("-")
 
 
 def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[Artifact]:
@@ -275,17 +274,12 @@ def written_to(
         result = execute(stage, source, config, folder, key, by=by)
     finally:
         leave_or_say_where(folder)
-    together()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from edgeres.train.processes import wait_for_all
+
+        wait_for_all()
     if not is_main_process():
         return StageResult(STAGES[stage].output(out), result.report)
     result = moved_out(result, folder, out)
     log.info("%s: wrote %s", stage, out)
     return result
-
-
-def together() -> None:
-    """Waits for the other processes that torchrun started, if there are any."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from edgeres.train.processes import wait_for_all
-
-        wait_for_all()

@@ -69,7 +69,8 @@ class Chain:
             log.info("%s: done already, reused", folder.path)
         else:
             _refuse_if_busy(folder)
-            _set_aside_other(folder, key)
+            if folder.path.exists() and (folder.is_finished or folder.started_key not in {key, None}):
+                set_aside(folder.path)  # it belongs to another call; nothing is deleted
             report = execute(step.use, source, config, folder.path, key).report
         assert report is not None
         self._made.append((folder, report))
@@ -172,13 +173,6 @@ def _is_intact(folder: StageFolder, report: StageReport) -> bool:
 def _refuse_if_busy(folder: StageFolder) -> None:
     if folder.is_busy:
         raise InputError(f"another edgeres is at work in {folder.path}; wait for it, or choose another --name")
-
-
-def _set_aside_other(folder: StageFolder, key: str) -> None:
-    """Moves a folder that belongs to another call out of the way; nothing is deleted."""
-    is_resumable = not folder.is_finished and folder.started_key in {key, None}
-    if folder.path.exists() and not is_resumable:
-        set_aside(folder.path)
 
 
 def _planned_folders(path: Path) -> set[str]:

@@ -87,7 +87,11 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
     report = bench_report(named, config)
     if not report.latency:
         raise DeviceError(f"nothing was timed: {'; '.join(report.notes)}")
-    reason = _why_session_not_kept(run, strange) if run is not None else _how_to_keep(named)
+    reason = _how_to_keep(named)
+    if run is not None:
+        names = ", ".join(str(model.path) for model in strange)
+        whole = "without FILES bench keeps a session of all its models"
+        reason = f"not kept in {run.path}, which did not make {names}; {whole}"
     return report.model_copy(update={"notes": (*report.notes, *filter(None, (reason,)))})
 
 
@@ -102,11 +106,6 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
     report = bench_models(models, config, folder)[0][0]
     log.info("bench: wrote %s", folder.path / REPORT_NAME)
     return report
-
-
-def _why_session_not_kept(run: Run, strange: Sequence[Model]) -> str:
-    names = ", ".join(str(model.path) for model in strange)
-    return f"not kept in {run.path}, which did not make {names}; without FILES bench keeps a session of all its models"
 
 
 def _how_to_keep(named: Sequence[Model]) -> str:

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from edgeres.bench.board_facts import check_opset
 from edgeres.bench.board_figures import shares_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
-from edgeres.bench.config import BUILD_TIMEOUT_S, BoardConfig
-from edgeres.bench.on_board import Bench, Loaded, OnBoard, images_for, onnx_of
+from edgeres.bench.config import BoardConfig
+from edgeres.bench.on_board import Bench, Loaded, images_for, onnx_of
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
@@ -26,10 +25,9 @@ from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
-from edgeres.pipeline.calls import with_default_data, written_to
+from edgeres.pipeline.calls import Call, with_default_data
 from edgeres.pipeline.measures import report_with
-from edgeres.pipeline.outside import leave_or_say_where
-from edgeres.pipeline.stages import Function, execute, stage_key
+from edgeres.pipeline.stages import stage_key
 
 log = logging.getLogger(__name__)
 STAGE = "board"
@@ -38,21 +36,7 @@ _PART = "accuracy not kept in the run: its report shows what was judged on the w
 _OF_PART = "evaluated on "  # begins the warning that goes with such an accuracy
 
 
-@dataclass(frozen=True)
-class BoardCall:
-    """What the user typed after --on: the board, the run to work in or the file to write, and the options.
-
-    `timeout_s` is when a build that hangs is ended.
-    """
-
-    on: str
-    run: str | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    out: Path | None = None
-    timeout_s: int = BUILD_TIMEOUT_S
-
-
-def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageReport]:
+def bench_on_board(paths: Sequence[Path], request: Call) -> Iterator[StageReport]:
     """Measures the models on the board, in one session; default: all ONNX files of the run, whose folder keeps it.
 
     Everything that can be seen to be wrong is said before the board is asked.
@@ -63,28 +47,28 @@ def bench_on_board(paths: Sequence[Path], request: BoardCall) -> Iterator[StageR
     yield from _measured(board, models, config, request)
 
 
-def evaluate_on_board(source: Path | None, request: BoardCall) -> StageReport:
+def evaluate_on_board(request: Call) -> StageReport:
     """The accuracy of one model on the board, and how far it is from ONNX Runtime's; nothing is timed.
 
     A run keeps what was judged on the whole of val, as it does for this machine.
     """
     board = board_named(request.on)
-    models = [model_from(source)] if source else _of_run(run_named(request.run))[-1:]
+    models = [model_from(request.source)] if request.source else _of_run(run_named(request.run))[-1:]
     config = board_config(request.values, _run_for(models, request), _JUDGED)
     if config.data is None:
         raise InputError("on which data set? --data digits, cifar10, folder:PATH or package.module:function")
-    if source is None:
+    if request.source is None:
         log.info("eval: takes %s", models[0].path)
     (report,) = _measured(board, models, config, request, accuracy_only=True)
     return report
 
 
-def board_of_run(run: Run, request: BoardCall) -> Iterator[StageReport]:
+def board_of_run(run: Run, request: Call) -> Iterator[StageReport]:
     """Measures the whole network and the last file in each precision, unless one session has measured them all."""
     board = board_named(request.on)
     config = board_config(request.values, run, "run --on")
     models = whole_and_last(_of_run(run))
-    known = [report for model in models if (report := _known(run, _key(model, config, board)))]
+    known = [report for model in models if (report := _known(run, key_on(board, STAGE, model, config)))]
     sessions = {report.latency[0].session for report in known if report.latency}
     if len(known) < len(models) or (len(sessions) > 1 and shares_of(config.duration_s)):
         yield from _measured(board, models, config, request)
@@ -124,23 +108,6 @@ def _cut(model: Model) -> int:
     return len(model.spec.dropped)
 
 
-def placed(stage: str, model: Model, config: Config, request: BoardCall, key: str, by: Function) -> StageReport:
-    """What `by` makes of the model on a board in the place of the stage's function: in --out, or in the model's run.
-
-    Interrupted, what can be gone on from is kept there, and said. Raises InputError without a place.
-    """
-    if request.out is not None:
-        return written_to(request.out, stage, model, config, key, by=by).report
-    run = _home_of(model, request)
-    if run is None:
-        raise InputError(f"{model.path} is in no run: say where the result goes, --out FILE or --run NAME")
-    folder = run.claim(stage, key)
-    try:
-        return execute(stage, model, config, folder, key, by=by).report
-    finally:
-        leave_or_say_where(folder)
-
-
 def _of_run(run: Run) -> list[Model]:
     """The ONNX files that a board takes; raises InputError if there is none."""
     found: list[Model] = [
@@ -151,17 +118,17 @@ def _of_run(run: Run) -> list[Model]:
     return found
 
 
-def _run_for(models: Sequence[Model], request: BoardCall) -> Run | None:
-    return next((run for model in models if (run := _home_of(model, request))), None)
+def _run_for(models: Sequence[Model], request: Call) -> Run | None:
+    return next((run for model in models if (run := home_of(model, request))), None)
 
 
-def _home_of(model: Model, request: BoardCall) -> Run | None:
+def home_of(model: Model, request: Call) -> Run | None:
     """The run that keeps what is measured: the one named, otherwise the one the model lies in."""
     return run_named(request.run) if request.run is not None else run_holding(model.path)
 
 
 def _measured(
-    board: Board, models: Sequence[Model], config: BoardConfig, request: BoardCall, *, accuracy_only: bool = False
+    board: Board, models: Sequence[Model], config: BoardConfig, request: Call, *, accuracy_only: bool = False
 ) -> Iterator[StageReport]:
     """A report of each model; what kept one of several from being measured is raised when the others are done."""
     images = images_for(models, config)
@@ -173,12 +140,12 @@ def _measured(
         for onnx in (model for model in models if isinstance(model, OnnxModel)):
             check_opset(opened, onnx)
         for one in bench.measured(models):
-            yield from bench.each(partial(_kept, bench, _home_of(one.model, request)), [one])
+            yield from bench.each(partial(_kept, bench, home_of(one.model, request)), [one])
     if bench.failures:
         raise bench.failures[0]
 
 
-def _say_what_travels(images: Images | None, models: Sequence[Model], request: BoardCall) -> None:
+def _say_what_travels(images: Images | None, models: Sequence[Model], request: Call) -> None:
     """One line where the data set was not named by the user: an upload of all of val takes its time."""
     known = [model for model in models if not isinstance(model, Engine) or model.manifest_path.is_file()]
     if images is None or not known or request.values.get("data") is not None:
@@ -192,19 +159,19 @@ def _kept(bench: Bench, run: Run | None, one: Loaded) -> StageReport:
     """The report of a measured model; with a run it goes into NN-board, without an accuracy on a part of val."""
     is_part = bench.config.images is not None
     if run is None or (is_part and bench.accuracy_only):
-        report = _with_layers(bench.finished(one), one.model)
-        return report if run is None else _with_note(report)
-    key = _key(one.model, bench.config, bench.session.board, _JUDGED if bench.accuracy_only else STAGE)
+        report = _with_layers(bench.finished(one), one)
+        return report if run is None else _noting(report, "notes", _PART)
+    key = key_on(bench.session.board, _JUDGED if bench.accuracy_only else STAGE, one.model, bench.config)
     with claimed(run, STAGE, key) as folder:
-        report = _with_layers(bench.finished(one, None if is_part else folder), one.model)
+        report = _with_layers(bench.finished(one, None if is_part else folder), one)
         report = report.model_copy(update={"key": key})
-        write_report(_as_measured(_without_accuracy(report) if is_part else report), folder / REPORT_NAME)
+        write_report(_as_measured(report, is_part=is_part), folder / REPORT_NAME)
     log.info("%s: written", folder / REPORT_NAME)
-    return _with_note(report) if is_part else report
+    return _noting(report, "notes", _PART) if is_part else report
 
 
-def _with_note(report: StageReport) -> StageReport:
-    return report.model_copy(update={"notes": (*report.notes, _PART)})
+def _noting(report: StageReport, where: str, line: str) -> StageReport:
+    return report.model_copy(update={where: (*getattr(report, where), line)})
 
 
 def _with_figures(report: StageReport, **more: Any) -> StageReport:
@@ -212,15 +179,17 @@ def _with_figures(report: StageReport, **more: Any) -> StageReport:
     return report.model_copy(update={"results": results})
 
 
-def _without_accuracy(report: StageReport) -> StageReport:
-    warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
-    return _with_figures(report, agreement=None).model_copy(update={"accuracy": (), "warnings": warnings})
+def _as_measured(report: StageReport, *, is_part: bool) -> StageReport:
+    """A report of the stage "board", which is what a run keeps: without an accuracy on a part of val.
 
-
-def _as_measured(report: StageReport) -> StageReport:
-    """A report of the stage "board", which is what a run keeps: of a model that was only judged nothing is doubtful."""
+    Of a model that was only judged nothing is doubtful.
+    """
     doubts = {"is_valid": True, "problems": []} | report.results["figures"]
-    return _with_figures(report, **doubts).model_copy(update={"stage": STAGE})
+    if not is_part:
+        return _with_figures(report, **doubts).model_copy(update={"stage": STAGE})
+    warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
+    update = {"stage": STAGE, "accuracy": (), "warnings": warnings}
+    return _with_figures(report, **doubts | {"agreement": None}).model_copy(update=update)
 
 
 @contextmanager
@@ -235,20 +204,22 @@ def claimed(run: Run, stage: str, key: str) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _with_layers(done: OnBoard, model: Model) -> StageReport:
+def _with_layers(report: StageReport, one: Loaded) -> StageReport:
     """The report, with the headline of what became of the residual additions."""
-    source = onnx_of(model)
-    if done.layers is None or source is None:
-        return done.report
+    source, text = onnx_of(one.model), one.answer.layers if one.answer else None
+    if text is None or source is None:
+        return report
     try:
-        headline = layer_report(layers_in(json.loads(done.layers), "the board's layer file"), source.proto).headline
+        headline = layer_report(layers_in(json.loads(text), "the board's layer file"), source.proto).headline
     except (InputError, ValueError) as err:
-        return done.report.model_copy(update={"warnings": (*done.report.warnings, f"no layer report: {err}")})
-    return _with_figures(done.report, layers=headline)
+        return _noting(report, "warnings", f"no layer report: {err}")
+    return _with_figures(report, layers=headline)
 
 
-def _key(model: Model, config: BoardConfig, board: Board, kind: str = STAGE) -> str:
-    return hashlib.sha256(f"{stage_key(kind, model, config)} {board.name} {board.host}".encode()).hexdigest()
+def key_on(board: Board, stage: str, model: Model, config: Config, *more: str) -> str:
+    """What the result of a stage on a board depends on, as one hash."""
+    parts = (stage_key(stage, model, config), board.name, board.host, *more)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _known(run: Run, key: str) -> StageReport | None:

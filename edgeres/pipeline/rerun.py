@@ -18,6 +18,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic_core import to_jsonable_python
+
 from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError
 from edgeres.core.runs import RECIPE_NAME, Run, new_run, runs_root
@@ -30,6 +32,7 @@ from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
 from edgeres.report.networks import Network, networks_in, pair_of
 
+_CERTAIN = ("precision", "params", "macs", "dropped")  # figures that do not depend on chance
 _UNREAD = re.compile(r"report\.json (is not a readable|was written by a later)")
 
 Outcome = Literal["identical", "agrees", "differs", "not judged"]
@@ -72,7 +75,10 @@ def recipe_of(run: Run, data: str | None = None) -> Recipe:
         raise InputError(f"{run.path} cannot be run again, a part of its record cannot be read: {damaged[0]}")
     _check_sources(stages)
     own = {stage.name for stage in stages}
-    entries = [_entry_for(stage, own) for stage in stages]
+    for stage in stages:
+        if (use := stage.report.stage) not in STAGES and use not in MEASURES:
+            raise InputError(f"{stage.path}: no stage {use!r} is known here; it was made by another version")
+    entries = [{"use": stage.report.stage, **_options_of(stage.report.stage, stage.report, own)} for stage in stages]
     if evaluated := [stage.evaluation for stage in stages if stage.evaluation]:
         entries.append({"use": "eval", **_options_of("eval", evaluated[-1], own)})
     values = {"name": run.name, "about": f"{run.name}, from the reports of its stages", "stage": entries}
@@ -115,7 +121,8 @@ def rerun_verdict(run: Run, again: Run) -> Rerun:
 def _network_verdict(before: Network, after: Network | None) -> Judged:
     if after is None:
         return "not judged", "the new run made no network here"
-    if unequal := list(_unequal(before, after)):
+    certain = [(name, getattr(before, name), getattr(after, name)) for name in _CERTAIN]
+    if unequal := [f"{name}: {a} -> {b}" for name, a, b in certain if a != b]:
         return "differs", "; ".join(unequal)
     pair = pair_of(before, after)
     if before.sha256 == after.sha256:
@@ -126,14 +133,6 @@ def _network_verdict(before: Network, after: Network | None) -> Judged:
         return "not judged", f"the file differs, and {pair}"
     is_within = pair.points.low <= 0 <= pair.points.high
     return "agrees" if is_within else "differs", accuracy_line(before, after, pair)
-
-
-def _unequal(before: Network, after: Network) -> Iterator[str]:
-    """Figures that do not depend on chance."""
-    for name in ("precision", "params", "macs", "dropped"):
-        a, b = getattr(before, name), getattr(after, name)
-        if a != b:
-            yield f"{name}: {a} -> {b}"
 
 
 def _stage_verdict(before: FinishedStage, after: FinishedStage) -> Judged:
@@ -170,16 +169,8 @@ def _latency_verdict(before: StageReport, after: StageReport) -> Judged:
     return "agrees", f"{len(pairs)} medians within their intervals"
 
 
-def _entry_for(stage: FinishedStage, own: Collection[str]) -> dict[str, Any]:
-    """The stage as a recipe has it; `own` names the run's folders."""
-    use = stage.report.stage
-    if use not in STAGES and use not in MEASURES:
-        raise InputError(f"{stage.path}: no stage {use!r} is known here; it was made by another version")
-    return {"use": use, **_options_of(use, stage.report, own)}
-
-
 def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str, Any]:
-    """The options that differ from today's defaults, without what came from the run; some stages ask what was given."""
+    """The options that differ from today's defaults, without what came from the run, whose folders are its `own`."""
     row = STAGES.get(use)
     kind = config_of(use)
     taken = {name for name in (row.fills if row else ()) if Path(str(report.config.get(name))).parent.name in own}
@@ -189,18 +180,9 @@ def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str
             f"{use} was asked for {', '.join(gone)}; this version has no such option: nothing to run again"
         )
     known = {name: field for name, field in kind.model_fields.items() if name not in {*kind.incidental, *taken}}
-    return {
-        name: value
-        for name, value in report.config.items()
-        if name in known
-        and value is not None
-        and (known[name].is_required() or not _is_same(value, known[name].default))
-    }
-
-
-def _is_same(value: Any, default: Any) -> bool:
-    plain = list(default) if isinstance(default, tuple) else str(default) if isinstance(default, Path) else default
-    return bool(value == plain)
+    usual = {name: to_jsonable_python(field.get_default()) for name, field in known.items() if not field.is_required()}
+    given = {name: value for name, value in report.config.items() if name in known and value is not None}
+    return {name: value for name, value in given.items() if name not in usual or value != usual[name]}
 
 
 def _check_sources(stages: Sequence[FinishedStage]) -> None:

@@ -71,13 +71,3 @@ def schema_in(content: Any) -> str | None:
     if (kind := content.get("kind")) is not None:
         return kind if isinstance(kind, str) and kind in _BY_KIND else None
     return next((name for name, fields in _BY_FIELDS.items() if fields <= content.keys()), None)
-
-
-def table_of_schemas() -> list[str]:
-    """Markdown: name, where the JSON is found, its version and its fields."""
-    head = ("schema", "found in", "version", "fields")
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for name, schema in SCHEMAS.items():
-        fields = ", ".join(f"`{field}`" for field in schema.kind().model_fields if field != "schema_version")
-        lines.append(f"| `{name}` | {schema.found} | {schema.version} | {fields} |")
-    return lines

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeres.core.config import record_from_text
+from edgeres.core.config import bytes_in, record_from_text
 from edgeres.core.errors import InputError
 from edgeres.core.plain import short
 from edgeres.core.stage import StageReport
@@ -27,13 +27,9 @@ _NO_SUCH = "is JSON, but no file of edgeres (known: {known})"
 
 def json_exhibit(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the file's content, lines about it); raises InputError if it is absent, damaged or of no known kind."""
+    text = bytes_in(path)
     try:
-        text = path.read_text(encoding="utf-8")
         content = json.loads(text)
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist") from err
-    except OSError as err:
-        raise InputError(f"cannot read {path}: {err.strerror}") from err
     except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not readable JSON, damaged or cut off: {err}") from err
     name = schema_in(content)
@@ -49,10 +45,11 @@ def _scales(table: ScaleTable) -> Iterable[str]:
     yield f"scales of {len(table.tensors)} tensors for the ONNX file {short(table.model_sha256)}"
     yield f"calibrated on {table.n} images of {table.dataset} {table.split}, seed {table.seed}"
     yield "amax by method:"
-    rows = [
-        [name, f"{scale.minimum:.4g}", f"{scale.maximum:.4g}", *(_number(scale.amax.get(m)) for m in table.methods)]
+    figures = {
+        name: (scale.minimum, scale.maximum, *map(scale.amax.get, table.methods))
         for name, scale in table.tensors.items()
-    ]
+    }
+    rows = [[name, *("-" if one is None else f"{one:.4g}" for one in row)] for name, row in figures.items()]
     yield from aligned(["tensor", "min", "max", *table.methods], rows)
 
 
@@ -133,10 +130,6 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], *, ends_in_words
             cells[-1] = row[-1]
         lines.append(f"  {'  '.join(cells)}".rstrip())
     return lines
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 _READERS: dict[str, Callable[[Any], Iterable[str]]] = {

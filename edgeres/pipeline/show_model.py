@@ -21,7 +21,7 @@ from edgeres.core.stage import StageReport
 from edgeres.graph.blocks import modules_in, skips_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
-from edgeres.pipeline.teacher import REPORT_SUFFIX
+from edgeres.pipeline.outside import REPORT_SUFFIX
 from edgeres.report.wording import size
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _precisions(model: Model, layers: dict[str, tuple[str, ...]], known: Facts) 
 
 
 def _plan_facts(model: Engine) -> Facts:
-    from edgeres.runtime.plan import plan_header
+    from edgeres.runtime.manifest import plan_header
 
     header = plan_header(model.path)
     return {

@@ -50,7 +50,7 @@ Function = Callable[[Any, Any, Path], StageResult[Artifact]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of STAGES: `config` and `function` are names within edgeres.
+    """One row of STAGES: `config` and `function` are names within edgeres, so is what does a call of it `on_board`.
 
     `fills` are config fields taken from the run when they are not given.
     """
@@ -61,6 +61,7 @@ class Stage:
     function: str
     fills: tuple[str, ...] = ()
     float_only: bool = False
+    on_board: str = ""
 
     def config_class(self) -> type[Config]:
         """The stage's Config."""
@@ -90,7 +91,13 @@ STAGES = {
     "depth": Stage(None, StudyFile, "study.depth:DepthConfig", "study.depth:depth"),
     "ordering": Stage(None, StudyFile, "study.ordering:OrderingConfig", "study.ordering:ordering"),
     "connect": Stage(None, StudyFile, "study.connect:ConnectConfig", "study.connect:connect"),
-    "latency": Stage(Checkpoint, LatencyTableFile, "core.records.latency:LatencyConfig", "costs.stage:latency_table"),
+    "latency": Stage(
+        Checkpoint,
+        LatencyTableFile,
+        "core.records.latency:LatencyConfig",
+        "costs.stage:latency_table",
+        on_board="pipeline.board_stages:module_costs_on_board",
+    ),
     "prune": Stage(Checkpoint, Checkpoint, "prune.config:PruneConfig", "prune.stage:prune", fills=("latency",)),
     "sweep": Stage(Checkpoint, SweepFile, "prune.config:SweepConfig", "prune.sweep:sweep"),
     "recover": Stage(
@@ -111,7 +118,13 @@ STAGES = {
     "qat": Stage(
         OnnxModel, OnnxModel, "quantize.qat:QatConfig", "quantize.qat:qat", fills=("scales",), float_only=True
     ),
-    "compile": Stage(OnnxModel, Engine, "compile.stage:CompileConfig", "compile.stage:compile_engine"),
+    "compile": Stage(
+        OnnxModel,
+        Engine,
+        "compile.stage:CompileConfig",
+        "compile.stage:compile_engine",
+        on_board="pipeline.board_stages:compile_on_board",
+    ),
 }
 
 

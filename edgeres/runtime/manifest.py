@@ -1,7 +1,12 @@
-"""Everything known about an engine when it was built: what stands in NAME.plan.json.
+"""What is known of an engine: its plan's first bytes, read without TensorRT, and what stands in NAME.plan.json.
 
-`edgeres.core.artifacts.Manifest` is the part that every reader needs. A field that was not known then (a plan of an
-earlier edgeres, a build without a GPU) is None.
+    0-3    b"ftrt" TensorRT, b"vtrt" TensorRT-RTX
+    24-27  version, one byte each: major, minor, patch, build
+
+`edgeres.core.artifacts.Manifest` is the part of the JSON that every reader needs. A field that was not known when the
+engine was built (a plan of an earlier edgeres, a build without a GPU) is None.
+
+Source: `trtexec --getPlanVersionOnly` in NVIDIA/TensorRT; the bytes of TensorRT-RTX 1.7 plans.
 """
 
 from __future__ import annotations
@@ -9,11 +14,16 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 from edgeres.core.artifacts import Engine, Manifest
 from edgeres.core.config import Record, record_from_json
+from edgeres.core.errors import InputError
 
 _CUDA_PACKAGE = re.compile(r"(tensorrt|tensorrt[-_]rtx)[-_]cu(\d+)(?:[-_]libs)?")
+_MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+_VERSION = slice(24, 28)
 
 
 class LayerCounts(Record):
@@ -63,3 +73,24 @@ def packaged_cuda(runtime: str) -> str | None:
         if match and match[1].replace("_", "-") == runtime:
             return match[2]
     return None
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """The runtime a plan belongs to and the version that wrote it."""
+
+    runtime: str
+    version: str
+
+
+def plan_header(path: Path) -> PlanHeader:
+    """The header of the plan at `path`; raises InputError if it is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_VERSION.stop)
+    except OSError as err:
+        raise InputError(f"cannot read {path}: {err.strerror}") from err
+    runtime = _MAGIC.get(head[:4])
+    if runtime is None or len(head) < _VERSION.stop:
+        raise InputError(f"{path} is not a TensorRT plan (it begins with {head[:4]!r})")
+    return PlanHeader(runtime, ".".join(str(byte) for byte in head[_VERSION]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,7 @@ from typing_extensions import Self
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime.cuda import Buffer, Captured, Cuda
-from edgeres.runtime.manifest import manifest_of
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import manifest_of, plan_header
 from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
 
 _TYPES: dict[str, DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
@@ -127,7 +127,7 @@ class TensorRtRunner:
         self._engine = self._runtime.deserialize_cuda_engine(self._engine_file.path.read_bytes())
         self._context: Any = self._engine.create_execution_context() if self._engine is not None else None
         if self._context is None:
-            said = "; ".join(logger.messages[-2:]) or "it gives no reason"
+            said = "; ".join(list(logger.messages)[-2:]) or "it gives no reason"
             raise DeviceError(f"{self._engine_file.path}: {self.name} cannot load it here: {said}")
         self._input, self._output = _ports(self._engine, str(self._engine_file.path))
 
@@ -192,7 +192,7 @@ class TensorRtRunner:
         self._graph = None
 
     def _said(self) -> str:
-        return "".join(f": {message}" for message in _logger(self._trt).messages[-1:])
+        return "".join(f": {message}" for message in list(_logger(self._trt).messages)[-1:])
 
 
 def _binding(runtime: str) -> Any:
@@ -208,15 +208,20 @@ def _binding(runtime: str) -> Any:
 @functools.lru_cache(maxsize=2)
 def _logger(trt: Any) -> Any:
     """The one logger of a binding: TensorRT keeps the first it is given without owning it, so it stays for good."""
+    return logger_of(trt, trt.ILogger.Severity.ERROR, most=_MOST_MESSAGES)
+
+
+def logger_of(trt: Any, least: Any, most: int | None = None) -> Any:
+    """Keeps what is said of severity `least` and worse, the last `most` of it, in `messages`; to be kept alive."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.messages: list[str] = []
+            self.messages: deque[str] = deque(maxlen=most)
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.messages = [*self.messages, " ".join(msg.split())][-_MOST_MESSAGES:]
+            if severity <= least:
+                self.messages.append(" ".join(msg.split()))
 
     return Logger()
 

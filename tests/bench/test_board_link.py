@@ -2,9 +2,10 @@ import socket
 
 import pytest
 
-from edgeres.bench.board_link import changed_key, unreachable, why_not
+from edgeres.bench.board_link import changed_key, why_not
 from edgeres.bench.boards import Board
 
+DESK = Board(name="desk", host="orin")
 paramiko = pytest.importorskip("paramiko")
 REFUSED = paramiko.ssh_exception.NoValidConnectionsError({("10.0.0.9", 22): ConnectionRefusedError(111, "Refused")})
 
@@ -26,8 +27,8 @@ REFUSED = paramiko.ssh_exception.NoValidConnectionsError({("10.0.0.9", 22): Conn
     ids=lambda value: type(value).__name__,
 )
 def test_every_reason_is_in_words_and_names_the_next_step(err, said):
-    text = unreachable("orin", err, 15)
-    assert text.startswith(f"cannot reach orin over ssh: {said}")
+    text = str(why_not(DESK, err, {}))
+    assert text.startswith(f"desk: cannot reach orin over ssh: {said}")
     assert "try: ssh orin" in text
     assert "Errno" not in text
     assert "Exception" not in text
@@ -37,16 +38,15 @@ def test_every_reason_is_in_words_and_names_the_next_step(err, said):
     "err", [paramiko.PasswordRequiredException("Private key file is encrypted"), ValueError("key needs a passphrase")]
 )
 def test_a_key_with_a_passphrase_goes_to_the_agent(err):
-    assert unreachable("orin", err, 15).endswith("the key has a passphrase; give it to the agent: ssh-add")
+    assert str(why_not(DESK, err, {})).endswith("the key has a passphrase; give it to the agent: ssh-add")
 
 
 def test_a_changed_key_says_how_it_is_repaired():
     class BadHostKeyException(Exception):
         hostname = "10.0.0.9"
 
-    board = Board(name="desk", host="orin")
-    assert str(why_not(board, BadHostKeyException(), {})).startswith("desk: orin shows another host key")
-    assert str(why_not(board, OSError(), {})).startswith("desk: cannot reach orin")
+    assert str(why_not(DESK, BadHostKeyException(), {})).startswith("desk: orin shows another host key")
+    assert str(why_not(DESK, OSError(), {})).startswith("desk: cannot reach orin")
     text = changed_key("orin", BadHostKeyException(), {"10.0.0.9": 2222, "jump": 22})
     assert text.startswith("orin shows another host key than known_hosts has; not connected.")
     assert text.endswith("ssh-keygen -R '[10.0.0.9]:2222', then look at it: ssh orin")

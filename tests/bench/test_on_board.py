@@ -118,8 +118,10 @@ def test_a_board_is_as_right_as_onnx_runtime(host, hosts, jetpack, tmp_path):
     float_onnx = hosts.onnx_file(tmp_path / "onnx", opset=13 if jetpack == "4.6" else 17)
     host.start(jetpack=jetpack)
     with session(DESK) as opened:
-        done = bench_of(opened, float_onnx, data="digits", images=100).run(float_onnx, tmp_path / "out")
-    report, figures = done.report, done.report.results["figures"]
+        bench = bench_of(opened, float_onnx, data="digits", images=100)
+        (one,) = bench.measured([float_onnx])
+        report = bench.finished(one, tmp_path / "out")
+    figures = report.results["figures"]
     agreement, accuracy = figures["agreement"], report.accuracy[0]
     assert accuracy.n == 100
     assert accuracy.correct_top1 == agreement["reference_correct_top1"]
@@ -133,7 +135,7 @@ def test_a_board_is_as_right_as_onnx_runtime(host, hosts, jetpack, tmp_path):
     assert report.energy[0].mj_per_image > 0
     assert figures["is_valid"], figures["problems"]
     assert np.load(tmp_path / "out" / "predictions.npy").shape == (100, 2)
-    assert done.layers is not None or jetpack == "4.6"
+    assert one.answer.layers is not None or jetpack == "4.6"
     assert host.left_behind() == []
 
 
@@ -141,10 +143,10 @@ def test_a_graph_with_an_open_batch_is_built_and_run_at_the_batch_asked_for(host
     host.start(FAKE_RUN_S="0.05")
     model = hosts.onnx_file(tmp_path / "dynamic", batch=None)
     with session(DESK) as opened:
-        done = bench_of(opened, model, batch=4, data="digits", images=10).run(model)
-    assert done.report.latency[0].batch == 4
-    assert done.report.results["figures"]["agreement"]["same_top1"] == 10
-    assert any("optShapes" in word for word in done.report.results["figures"]["build_command"])
+        report = bench_of(opened, model, batch=4, data="digits", images=10).run(model)
+    assert report.latency[0].batch == 4
+    assert report.results["figures"]["agreement"]["same_top1"] == 10
+    assert any("optShapes" in word for word in report.results["figures"]["build_command"])
 
 
 def test_a_report_says_what_a_killed_run_had_left_on_the_board(host, float_onnx):
@@ -153,7 +155,7 @@ def test_a_report_says_what_a_killed_run_had_left_on_the_board(host, float_onnx)
     left.mkdir(mode=0o700)
     (left / "mode.json").write_text('{"before": 1, "during": 2}')
     with session(DESK) as opened:
-        report = Bench(opened, BoardConfig(**SHORT), accuracy_only=True).run(float_onnx).report
+        report = Bench(opened, BoardConfig(**SHORT), accuracy_only=True).run(float_onnx)
     assert report.notes == ("a run that was killed had left power mode MAXN_SUPER: put back",)
     assert report.results["board"]["power_mode"]["name"] == "25W"
     assert not left.exists()
@@ -184,7 +186,7 @@ def test_a_board_without_int8_and_with_an_old_parser_says_so(host, hosts, float_
         with pytest.raises(DeviceError, match=r"has opset 17, TensorRT 8\.2\.1 there reads up to 13; export it so"):
             bench_of(opened, float_onnx).run(float_onnx)
         assert not (Path(opened.folder) / "model.onnx").exists()
-        report = Bench(opened, BoardConfig(**SHORT), accuracy_only=True).run(int8).report
+        report = Bench(opened, BoardConfig(**SHORT), accuracy_only=True).run(int8)
     assert any("Jetson Nano (sm53) has no INT8" in warning for warning in report.warnings)
 
 
@@ -237,14 +239,16 @@ def test_engines_of_one_call_take_turns_and_share_one_session(host, float_onnx, 
     host.start(FAKE_RUN_S="0.1", FAKE_INT8_MS="1.25")
     with session(DESK) as opened:
         bench = Bench(opened, BoardConfig(**ROUNDS))
-        done = [bench.finished(one) for one in bench.measured([float_onnx, int8_onnx])]
-    (a,), (b,) = (one.report.latency for one in done)
+        measured = bench.measured([float_onnx, int8_onnx])
+        done = [bench.finished(one) for one in measured]
+    (a,), (b,) = (one.latency for one in done)
     assert timed_on(host) == [(0, 5), (1, 5)] + [(0, 1), (1, 1)] * 5
     assert (a.session, a.machine) == (b.session, b.machine)
     assert a.rounds == b.rounds == (200,) * 5
     assert ratio_interval(a, b).value == pytest.approx(1.25 / 2)
     assert "in 5 rounds, each after 0 s of warm-up" in a.note
-    assert all(one.report.energy and one.layers for one in done)
+    assert all(one.energy for one in done)
+    assert all(one.answer.layers for one in measured)
     assert bench.failures == []
     assert host.left_behind() == []
 
@@ -256,7 +260,7 @@ def test_one_model_or_a_short_duration_is_one_run_each(host, float_onnx, config)
     models = [float_onnx] * (2 if config["duration_s"] == 4 else 1)
     with session(DESK) as opened:
         bench = Bench(opened, BoardConfig(**config))
-        done = [bench.finished(one).report.latency[0] for one in bench.measured(models)]
+        done = [bench.finished(one).latency[0] for one in bench.measured(models)]
     seconds = config["duration_s"]
     assert timed_on(host) == [(place, seconds) for place in range(len(models)) for _ in range(2)]
     assert len({one.session for one in done}) == len(models)

@@ -13,8 +13,7 @@ from edgeres.graph.half import with_half
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 from edgeres.runtime.gpu import RTX_TARGETS
-from edgeres.runtime.manifest import manifest_of
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import manifest_of, plan_header
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,8 +14,7 @@ from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.runtime.gpu import Gpu
-from edgeres.runtime.manifest import LayerCounts, manifest_of, this_system
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import LayerCounts, manifest_of, plan_header, this_system
 from edgeres.runtime.preflight import Host, check_runnable
 
 needs_rtx = pytest.mark.skipif(

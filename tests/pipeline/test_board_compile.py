@@ -9,9 +9,9 @@ from edgeres.bench.board_answers import BuildDone, JobDone, MeasureDone
 from edgeres.bench.boards import Board
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.pipeline import board_compile
-from edgeres.pipeline.board_compile import compile_on_board
-from edgeres.pipeline.on_board import BoardCall
+from edgeres.pipeline import board_stages
+from edgeres.pipeline.calls import Call
+from edgeres.pipeline.calls import call as call_stage
 
 PLAN = b"a plan"
 
@@ -62,8 +62,8 @@ def compiled(found_of, onnx_of, tmp_path, monkeypatch):
 
     def call(fails):
         opened = FakeSession(answers, found, fails)
-        monkeypatch.setattr(board_compile, "session", lambda board: nullcontext(opened))
-        compile_on_board(source, BoardCall(on="desk", out=out))
+        monkeypatch.setattr(board_stages, "session", lambda board: nullcontext(opened))
+        call_stage(Call("compile", source, out=out, on="desk"))
 
     return call, out
 
@@ -88,7 +88,7 @@ def full(path, text):
 def test_a_call_that_fails_leaves_no_plan_and_what_was_there(compiled, fails, monkeypatch):
     call, out = compiled
     if fails == "a full disk":
-        monkeypatch.setattr(board_compile, "write_text", full)
+        monkeypatch.setattr(board_stages, "write_text", full)
     with pytest.raises((DeviceError, InputError)):
         call(fails)
     assert beside(out) == {}

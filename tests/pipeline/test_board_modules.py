@@ -7,15 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeres.bench.on_board import OnBoard
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.runs import process_began, started_text
 from edgeres.core.stage import Recorder
-from edgeres.pipeline import board_modules
-from edgeres.pipeline.board_modules import module_costs_on_board
-from edgeres.pipeline.on_board import BoardCall
+from edgeres.pipeline import board_stages
+from edgeres.pipeline.calls import Call, call
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 NETWORKS = 3 + 4
@@ -36,11 +34,11 @@ class FakeBoard:
         if len(self.asked) == self.lasts:
             raise DeviceError("desk: the connection was lost")
         self.asked.append(model.spec.dropped)
-        recorder = Recorder("board", board_modules.LatencyConfig(), None)
+        recorder = Recorder("board", board_stages.LatencyConfig(), None)
         made_up = {"batch": 1, "runtime": "tensorrt 10.3.0", "threads": 0, "session": "s", "warmup": 0}
         samples = (1.0 - 0.1 * len(model.spec.dropped),) * 40
         recorder.latency.append(Latency(samples_ms=samples, artifact=model.sha256, machine="desk: Orin", **made_up))
-        return OnBoard(recorder.finish(None))
+        return recorder.finish(None)
 
     def opened(self, board):
         self.asked = []
@@ -52,8 +50,8 @@ def board(tmp_path, monkeypatch, found_of):
     monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
     (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
     board = FakeBoard(found_of(**ORIN))
-    monkeypatch.setattr(board_modules, "session", board.opened)
-    monkeypatch.setattr(board_modules, "Bench", board.bench)
+    monkeypatch.setattr(board_stages, "session", board.opened)
+    monkeypatch.setattr(board_stages, "Bench", board.bench)
     return board
 
 
@@ -63,8 +61,8 @@ def table(checkpoint_of, spec_of, tmp_path):
     checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"
 
     def make(**values):
-        call = BoardCall(on="desk", values={"networks": 4, "duration_s": 1, **values}, out=out)
-        return module_costs_on_board(checkpoint.path, call)
+        options = {"networks": 4, "duration_s": 1, **values}
+        return call(Call("latency", checkpoint.path, out=out, values=options, on="desk")).report
 
     make.out = out
     return make
@@ -146,14 +144,14 @@ def test_in_a_run_the_folder_that_was_begun_is_gone_on_in(board, checkpoint_of, 
     folder.mkdir(parents=True)
     (folder / "report.json").write_text("{}")
     source = checkpoint.path.rename(folder / "model.safetensors")
-    call = BoardCall(on="desk", values={"networks": 4})
+    typed = Call("latency", source, values={"networks": 4}, on="desk")
     board.lasts = 5
     with pytest.raises(DeviceError):
-        module_costs_on_board(source, call)
+        call(typed)
     begun = runs_folder / "r" / "01-latency"
     assert sorted(path.name for path in begun.iterdir()) == ["networks.json", "started.json"]
     board.lasts = NETWORKS
-    report = module_costs_on_board(source, call)
+    report = call(typed).report
     assert len(board.asked) == 2
     assert sorted(path.name for path in begun.iterdir()) == ["latency.json", "report.json"]
     assert report.output.path.endswith("01-latency/latency.json")

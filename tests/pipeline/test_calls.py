@@ -6,13 +6,13 @@ import logging
 
 import pytest
 
+from edgeres.cli.ls import LISTINGS
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.listing import LISTINGS
 from edgeres.pipeline.measures import evaluate_call
 
 

@@ -7,21 +7,19 @@ from types import SimpleNamespace
 import pytest
 
 from edgeres.bench.config import BoardConfig
-from edgeres.bench.on_board import OnBoard
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Accuracy
 from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder
 from edgeres.pipeline import on_board
-from edgeres.pipeline.board_compile import compile_on_board
-from edgeres.pipeline.board_modules import module_costs_on_board
+from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.on_board import (
-    BoardCall,
     bench_on_board,
     board_config,
     claimed,
     evaluate_on_board,
+    key_on,
     whole_and_last,
 )
 
@@ -87,31 +85,31 @@ def test_another_board_or_other_options_are_another_measurement(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"m")
     model, desk = OnnxModel(tmp_path / "m.onnx"), on_board.board_named("desk")
     keys = [
-        on_board._key(model, BoardConfig(), desk),
-        on_board._key(model, BoardConfig(batch=2), desk),
-        on_board._key(model, BoardConfig(), desk.model_copy(update={"host": "elsewhere"})),
-        on_board._key(model, BoardConfig(), desk, "eval"),
+        key_on(desk, "board", model, BoardConfig()),
+        key_on(desk, "board", model, BoardConfig(batch=2)),
+        key_on(desk.model_copy(update={"host": "elsewhere"}), "board", model, BoardConfig()),
+        key_on(desk, "eval", model, BoardConfig()),
     ]
     assert len(set(keys)) == 4
-    assert keys[0] == on_board._key(model, BoardConfig(), desk)
+    assert keys[0] == key_on(desk, "board", model, BoardConfig())
 
 
 def test_a_run_without_an_onnx_file_says_how_to_make_one(runs_folder):
     (runs_folder / "r" / "00-train").mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds no ONNX file that a board takes; make one: edgeres export"):
-        list(bench_on_board([], BoardCall(on="desk", run="r")))
+        list(bench_on_board([], Call("bench", on="desk", run="r")))
 
 
 def test_a_model_outside_any_run_needs_a_place_for_what_is_made(tmp_path, checkpoint_of, spec_of, monkeypatch):
-    monkeypatch.setattr("edgeres.pipeline.board_modules.session", lambda board: pytest.fail("the board was asked"))
+    monkeypatch.setattr("edgeres.pipeline.board_stages.session", lambda board: pytest.fail("the board was asked"))
     checkpoint = checkpoint_of(spec_of())
     with pytest.raises(InputError, match=r"needs a \.onnx file"):
-        compile_on_board(checkpoint.path, BoardCall("desk"))
+        call(Call("compile", checkpoint.path, on="desk"))
     with pytest.raises(InputError, match=r"is in no run: say where the result goes, --out FILE"):
-        module_costs_on_board(checkpoint.path, BoardCall(on="desk"))
+        call(Call("latency", checkpoint.path, on="desk"))
     for option in ("data", "idle_s"):
         with pytest.raises(InputError, match=rf"--{option[:4]}\S* does not go with --per-module --on"):
-            module_costs_on_board(checkpoint.path, BoardCall(on="desk", values={option: "1"}))
+            call(Call("latency", checkpoint.path, values={option: "1"}, on="desk"))
 
 
 class FakeBench:
@@ -121,7 +119,7 @@ class FakeBench:
         self.session, self.config, self.accuracy_only, self.failures = opened, config, accuracy_only, []
 
     def measured(self, models):
-        return [SimpleNamespace(model=model) for model in models]
+        return [SimpleNamespace(model=model, answer=None) for model in models]
 
     def each(self, act, subjects):
         return [act(one) for one in subjects]
@@ -144,7 +142,7 @@ class FakeBench:
             "artifact": "a",
         }
         recorder.accuracy.append(Accuracy(n=n, predictions=name, **made_up))
-        return OnBoard(recorder.finish(None))
+        return recorder.finish(None)
 
 
 @pytest.fixture
@@ -167,7 +165,7 @@ def kept_in(model):
 
 
 def test_a_run_keeps_what_the_board_judged_on_the_whole_of_val(exported, caplog):
-    report = evaluate_on_board(exported, BoardCall(on="desk", values={"data": "digits"}))
+    report = evaluate_on_board(Call("eval", exported, on="desk", values={"data": "digits"}))
     (kept,) = kept_in(exported)
     assert (report.stage, kept["stage"]) == ("eval", "board")
     assert kept["accuracy"][0]["n"] == 449
@@ -177,14 +175,14 @@ def test_a_run_keeps_what_the_board_judged_on_the_whole_of_val(exported, caplog)
 
 
 def test_what_was_judged_on_a_part_of_val_is_shown_and_not_kept_which_is_said_before(exported):
-    report = evaluate_on_board(exported, BoardCall(on="desk", values={"data": "digits", "images": 100}))
+    report = evaluate_on_board(Call("eval", exported, on="desk", values={"data": "digits", "images": 100}))
     assert report.accuracy[0].n == 100
     assert kept_in(exported) == []
     assert len([note for note in report.notes if "not kept in the run" in note]) == 2  # before, and after
 
 
 def test_a_benchmark_with_a_part_of_val_keeps_the_latency_without_the_accuracy(exported):
-    call = BoardCall(on="desk", values={"data": "digits", "images": 100})
+    call = Call("bench", on="desk", values={"data": "digits", "images": 100})
     (report,) = bench_on_board([exported], call)
     (kept,) = kept_in(exported)
     assert (kept["accuracy"], kept["results"]["figures"]["agreement"], kept["warnings"]) == ([], None, ["hot"])
@@ -205,7 +203,7 @@ def two_files(exported, monkeypatch):
     ]
     known = {}
     monkeypatch.setattr(on_board, "_of_run", lambda run: models)
-    monkeypatch.setattr(on_board, "_key", lambda model, config, board: model.precision)
+    monkeypatch.setattr(on_board, "key_on", lambda board, stage, model, config: model.precision)
     monkeypatch.setattr(on_board, "_known", lambda run, key: known.get(key))
     monkeypatch.setattr(on_board, "_measured", lambda board, models, config, request: [one.sha256 for one in models])
     return Run(exported.parents[1]), known
@@ -214,7 +212,7 @@ def two_files(exported, monkeypatch):
 def test_what_one_session_of_a_board_has_measured_is_reused_in_so_many_words(two_files, caplog):
     run, known = two_files
     known |= {"fp32": latency_in("one"), "int8": latency_in("one")}
-    assert list(on_board.board_of_run(run, BoardCall(on="desk"))) == list(known.values())
+    assert list(on_board.board_of_run(run, Call("bench", on="desk"))) == list(known.values())
     assert caplog.messages[-1].endswith("measured already on desk, reused")
 
 
@@ -222,23 +220,23 @@ def test_what_one_session_of_a_board_has_measured_is_reused_in_so_many_words(two
 def test_what_two_sessions_measured_is_measured_again_so_that_a_ratio_may_be_told(two_files, known):
     run, there = two_files
     there |= {kind: latency_in(session) for kind, session in known.items()}
-    assert list(on_board.board_of_run(run, BoardCall(on="desk"))) == ["fp32", "int8"]
+    assert list(on_board.board_of_run(run, Call("bench", on="desk"))) == ["fp32", "int8"]
 
 
 def test_a_duration_too_short_for_rounds_is_not_measured_again_and_again(two_files):
     run, there = two_files
     there |= {"fp32": latency_in("one"), "int8": latency_in("another")}
-    found = list(on_board.board_of_run(run, BoardCall(on="desk", values={"duration_s": 4})))
+    found = list(on_board.board_of_run(run, Call("bench", on="desk", values={"duration_s": 4})))
     assert found == list(there.values())
 
 
 def test_what_kept_one_of_several_files_from_being_measured_is_said_when_the_others_are_done(exported, monkeypatch):
     def failing(self, models):
         self.failures.append(DeviceError("no memory"))
-        return [SimpleNamespace(model=model) for model in models[1:]]
+        return [SimpleNamespace(model=model, answer=None) for model in models[1:]]
 
     monkeypatch.setattr(FakeBench, "measured", failing)
-    found = bench_on_board([exported, exported], BoardCall(on="desk"))
+    found = bench_on_board([exported, exported], Call("bench", on="desk"))
     assert next(found).stage == "board"
     with pytest.raises(DeviceError, match=r"^no memory$"):
         next(found)
@@ -261,7 +259,7 @@ class FakeImages:
 )
 def test_images_that_travel_unasked_are_counted_before(values, said, caplog):
     caplog.set_level("INFO", logger="edgeres")
-    call = BoardCall(on="desk", values=values)
+    call = Call("bench", on="desk", values=values)
     on_board._say_what_travels(FakeImages(), [SimpleNamespace(spec=None)], call)
     assert caplog.messages == said
 

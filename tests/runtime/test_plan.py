@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.runtime.plan import plan_header
+from edgeres.runtime.manifest import plan_header
 
 
 def header(magic: bytes, version: tuple[int, ...]) -> bytes:

@@ -15,13 +15,19 @@ from edgeres.core.spec import ModelSpec
 LATENCY_NAME = "latency.json"
 
 
-class LatencyConfig(Config):
+class SessionConfig(Config):
+    """How models take turns, and the time they get."""
+
+    batch: int = Field(1, ge=1, description="images per call, where the model leaves it open")
+    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
+    rounds: int = Field(20, ge=5, description="turns of each model, interleaved")
+    seconds: float = Field(4.0, gt=0, description="time for each model, all rounds together")
+    seed: int = Field(0, ge=0, description="of the input images and the order of turns")
+
+
+class LatencyConfig(SessionConfig):
     """How to find out what each module costs."""
 
-    batch: int = Field(1, ge=1, description="images per call")
-    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
-    rounds: int = Field(20, ge=5, description="turns of each network, interleaved")
-    seconds: float = Field(4.0, gt=0, description="time for each network, all rounds together")
     seed: int = Field(0, ge=0, description="of the networks' modules, the input images and the order of turns")
     runtime: Literal["ort", "torch", "tensorrt"] = Field(
         "ort", description="what executes the networks; tensorrt: on a board"

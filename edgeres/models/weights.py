@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 import edgeres
@@ -24,30 +25,38 @@ Weights = dict[str, Tensor]
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """On tensors without memory, what changes numbers and no shape is passed over: torch does it in Python, slowly."""
+    """For tensors without memory: counts multiply-accumulates, and passes over what changes numbers and no shape.
 
-    _PASSED_OVER = frozenset(
-        {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.functional.batch_norm, nn.functional.relu}
-    )
+    Torch would do that in Python, slowly, and import its compiler for it: more than a second.
+    """
+
+    _FILLS = (nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_)
+    _METHODS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.add)  # addends are of one shape
+    _PASSED_OVER = frozenset({*_FILLS, *_METHODS, functional.batch_norm, functional.relu})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self._PASSED_OVER else func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if func in self._PASSED_OVER:
+            return args[0] if args else given["tensor"]
+        if func is functional.adaptive_avg_pool2d:  # to one pixel, in all our networks
+            return args[0][..., :1, :1]
+        if func not in {functional.conv2d, functional.linear}:
+            return func(*args, **given)
+        output = func(*args[:2], None, *args[3:])  # a bias changes no shape either
+        self.macs += output.numel() * prod(args[1].shape[1:])
+        return output
 
 
 def cost_of(spec: ModelSpec) -> Cost:
     """Parameters and multiply-accumulates (of convolutions and linear layers) for one image; no weights are made."""
-    network, macs = _network_without_memory(spec).eval(), 0
-
-    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal macs
-        macs += output.numel() * prod(layer.get_parameter("weight").shape[1:])
-
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.register_forward_hook(count)
-    with torch.no_grad(), _ShapesAlone():
+    network = _network_without_memory(spec).eval()
+    with torch.no_grad(), _ShapesAlone() as shapes:
         network(torch.empty(1, *spec.input_shape, device="meta"))
-    return Cost(params=sum(parameter.numel() for parameter in network.parameters()), macs=macs)
+    return Cost(params=sum(parameter.numel() for parameter in network.parameters()), macs=shapes.macs)
 
 
 def save_checkpoint(

@@ -93,9 +93,11 @@ def test_a_dropped_checkpoint_is_rebuilt_in_a_new_process_from_the_file_alone(ch
     expected = load_network(output)(images)
     code = (
         "import sys, torch\nfrom pathlib import Path\nfrom edgeres.core.artifacts import Checkpoint\n"
-        "from edgeres.models.weights import load_network\ntorch.set_num_threads(1)\ntorch.manual_seed(0)\n"
-        "images = torch.randn(3, 1, 8, 8)\n"
-        "torch.save(load_network(Checkpoint(Path(sys.argv[1])))(images).detach(), sys.argv[2])"
+        "from edgeres.models.weights import cost_of, load_network\ntorch.set_num_threads(1)\ntorch.manual_seed(0)\n"
+        "images, source = torch.randn(3, 1, 8, 8), Checkpoint(Path(sys.argv[1]))\n"
+        "torch.save(load_network(source)(images).detach(), sys.argv[2])\n"
+        "assert cost_of(source.spec) == source.card.cost\n"
+        "assert 'torch._dynamo' not in sys.modules  # torch's compiler: a second and more, for nothing"
     )
     logits = tmp_path / "logits.pt"
     subprocess.run([sys.executable, "-c", code, str(output.path), str(logits)], check=True, cwd=tmp_path)

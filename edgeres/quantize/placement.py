@@ -6,7 +6,9 @@
       projection    the pair stands after the projection
       zero-pad      slice and pad read the pair of the first convolution; a second pair with the same scale
                     stands before the addition
-    anything else   nothing: ReLU and pooling commute with the pair that follows them
+    anything else   nothing: ReLU and pooling commute with the pair that follows them, gates and norms are float
+
+Matrix products of attention, transposed and 1-d convolutions and layers whose weights are computed stay float.
 
 Which of an addition's inputs is the skip is said by `edgeres.graph.blocks`.
 
@@ -23,13 +25,13 @@ import onnx
 
 from edgeres.core.errors import InputError
 from edgeres.graph.blocks import Block, fusions_in, nodes_named
-from edgeres.graph.view import LAYERS, GraphView, attribute
+from edgeres.graph.view import LAYERS, WEIGHTED, GraphView, attribute
 
 MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
 _KEEP_SCALE = MOVERS | {"MaxPool", "Flatten"}
 _INTEGER = _KEEP_SCALE | LAYERS | {"Add", "GlobalAveragePool"}
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-_UNSUPPORTED = frozenset({"MatMul", "ConvTranspose"})
+_IMAGE_WEIGHT, _MATRIX = 4, 2  # dimensions of the weights of what is quantized
 Read = tuple[str, int]  # name of a node, index of its input
 
 
@@ -74,6 +76,7 @@ def placement_of(
     view = GraphView(model)
     _check(view)
     kept = _kept(view, stem=stem, head=head, keep=keep)
+    kept |= left_float_in(view).keys()
     layers = [layer for layer in view.layers if layer.name not in kept]
     readers: dict[str, list[Read]] = {}
     for layer in layers:
@@ -100,7 +103,7 @@ def cpu_placement_of(
     """
     view = GraphView(model)
     _check(view)
-    kept = _kept(view, stem=stem, head=head, keep=keep)
+    kept = _kept(view, stem=stem, head=head, keep=keep) | left_float_in(view).keys()
     integer = [node for node in view.nodes if node.name not in kept and _is_integer(view, node)]
     names = {node.name for node in integer}
     tensors = {tensor for node in integer for tensor in (*_data_inputs(view, node), result_of(view, node))}
@@ -123,6 +126,22 @@ def observed_of(model: onnx.ModelProto) -> tuple[str, ...]:
     for addition in GraphView(model).additions:
         needed.update(addition.input)  # a placement that keeps layers float may lose the pair whose scale it shared
     return tuple(tensor for tensor in _in_order(GraphView(model)) if tensor in needed)
+
+
+def left_float_in(view: GraphView) -> dict[str, str]:
+    """Layers no pair is placed at, whatever is asked for: name -> the reason."""
+    found = {}
+    for node in view.nodes:
+        if node.op_type not in WEIGHTED:
+            continue
+        stored = view.constants.get(node.input[1])
+        if node.op_type not in LAYERS:
+            found[node.name] = node.op_type
+        elif stored is None:
+            found[node.name] = f"{node.op_type} with computed weights"
+        elif len(stored.dims) != (_IMAGE_WEIGHT if node.op_type == "Conv" else _MATRIX):
+            found[node.name] = f"{len(stored.dims) - 2}-dimensional Conv"
+    return found
 
 
 def add_skip(readers: dict[str, list[Read]], view: GraphView, block: Block) -> str:
@@ -180,9 +199,5 @@ def _in_order(view: GraphView) -> list[str]:
 
 def _check(view: GraphView) -> None:
     for node in view.nodes:
-        if node.op_type in _UNSUPPORTED:
-            raise InputError(f"cannot quantize {node.op_type} node {node.name!r}; export the checkpoint again")
-        if node.op_type in LAYERS and node.input[1] not in view.constants:
-            raise InputError(f"the weights of {node.name!r} are not stored in the graph; export the checkpoint again")
-        if node.op_type == "Gemm" and not attribute(node, "transB", 0):
+        if node.op_type == "Gemm" and node.input[1] in view.constants and not attribute(node, "transB", 0):
             raise InputError(f"Gemm node {node.name!r} has transB = 0; export the checkpoint again")

@@ -35,6 +35,7 @@ from edgeres.quantize.choosing import (
     improved,
 )
 from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.placement import left_float_in
 from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized, set_metadata
 from edgeres.quantize.scales import FEWEST_IMAGES, check_float
 
@@ -45,6 +46,7 @@ _NOTHING_LEFT = "nothing is left to quantize, every layer stays float; allow mor
 _LEAST_SHARE = 1e-4  # of the largest value: below it everything would be clipped
 _BEYOND = 2.0  # a bound may be as far above the largest value seen as a wide bin, never more
 
+_NAMES_SHOWN = 4
 log = logging.getLogger(__name__)
 
 
@@ -137,10 +139,22 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
         **_weight_noise(source.proto, placement.layers),
         **chosen.results,
     }
+    recorder.notes += _said_float(left_float_in(GraphView(source.proto)))
     recorder.notes += [f"scales: {config.method} on {table.n} images of {table.dataset} {table.split}", *chosen.notes]
     output = OnnxModel(path)
     log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
     return StageResult(output, recorder.finish(output))
+
+
+def _said_float(left: dict[str, str]) -> list[str]:
+    """What stays float whatever is asked for, by kind."""
+    kinds: dict[str, list[str]] = {}
+    for name, kind in left.items():
+        kinds.setdefault(kind, []).append(name)
+    return [
+        f"stay float: {len(names)} of {kind} ({', '.join(names[:_NAMES_SHOWN])}{', ...' * (len(names) > _NAMES_SHOWN)})"
+        for kind, names in kinds.items()
+    ]
 
 
 def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, recorder: Recorder) -> Chosen:

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from edgeres.core.errors import InputError
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.models.family import ORDERINGS
-from edgeres.quantize.placement import placement_of
+from edgeres.quantize.placement import cpu_placement_of, left_float_in, placement_of
 
 
 def readers_of(placement, tensor: str) -> list[str]:
@@ -103,17 +103,27 @@ def test_an_addition_of_unrelated_tensors_has_no_skip():
     assert placement_of(model).points == ()
 
 
+def test_a_layer_in_a_form_that_export_never_writes_is_refused_by_name():
+    with pytest.raises(InputError, match="Gemm node 'z' has transB = 0"):
+        placement_of(graph_of([node("Gemm", ["x", "w"], "z")]))
+
+
+@pytest.mark.parametrize("rule", [placement_of, cpu_placement_of])
 @pytest.mark.parametrize(
-    ("nodes", "message"),
+    ("nodes", "why"),
     [
-        ([("MatMul", ["x", "w"], "z")], "cannot quantize MatMul node 'z'"),
-        ([("Gemm", ["x", "w"], "z")], "Gemm node 'z' has transB = 0"),
-        ([("Relu", ["x"], "r"), ("Conv", ["x", "r"], "z")], "weights of 'z' are not stored"),
+        ([("MatMul", ["x", "w"], "z")], "MatMul"),
+        ([("ConvTranspose", ["x", "w"], "z")], "ConvTranspose"),
+        ([("Relu", ["x"], "r"), ("Conv", ["x", "r"], "z")], "Conv with computed weights"),
+        ([("Conv", ["x", "row"], "z")], "1-dimensional Conv"),
     ],
 )
-def test_layers_the_rule_does_not_know_are_refused_by_name(nodes, message):
-    with pytest.raises(InputError, match=message):
-        placement_of(graph_of([node(*entry) for entry in nodes]))
+def test_layers_without_an_integer_kernel_here_stay_float_with_the_reason(rule, nodes, why):
+    model = graph_of([*(node(*entry) for entry in nodes), node("Conv", ["z", "w"], "y")])
+    assert left_float_in(GraphView(model)) == {"z": why}
+    placement = rule(model)
+    assert placement.layers == ("y",)
+    assert all("z" not in dict(point.readers) for point in placement.points)
 
 
 def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
@@ -124,6 +134,7 @@ def graph_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
     images = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, 1, 1)) for name in "xu"]
     weights = [
         helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0]),
+        helper.make_tensor("row", TensorProto.FLOAT, (1, 1, 1), [1.0]),
         helper.make_tensor("w9", TensorProto.FLOAT, (1, 1, 3, 3), [1.0] * 9),
     ]
     output = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)

@@ -3,6 +3,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from torch import Tensor, nn
+
 from edgeres.bench.stage import BenchConfig as BenchConfig
 from edgeres.bench.stage import bench_report as _bench_report
 from edgeres.compile.stage import CompileConfig as CompileConfig
@@ -35,6 +37,9 @@ from edgeres.models import network_from as network_from
 from edgeres.models import spec_from_arch as spec_from_arch
 from edgeres.models.importing import ImportConfig as ImportConfig
 from edgeres.models.importing import import_checkpoint as _import_checkpoint
+from edgeres.models.own_modules import drop as _drop
+from edgeres.models.own_modules import load as _load
+from edgeres.models.own_modules import trace as _trace
 from edgeres.prune.config import PruneConfig as PruneConfig
 from edgeres.prune.config import RecoverConfig as RecoverConfig
 from edgeres.prune.config import SweepConfig as SweepConfig
@@ -101,6 +106,11 @@ reorder: _Stage[Checkpoint, ReorderConfig, StudyFile]
 sweep: _Stage[Checkpoint, SweepConfig, SweepFile]
 train: _Source[TrainConfig, Checkpoint]
 
+def trace(
+    module: nn.Module, example: Tensor, path: _Path, *, preprocess: Preprocess, classes: Sequence[str] = ()
+) -> Checkpoint: ...
+def load(source: Checkpoint | _Path) -> nn.Module: ...
+def drop(module: nn.Module, names: Sequence[str], example: Tensor) -> nn.Module: ...
 def model_from(path: _Path) -> Model: ...
 def evaluate(source: Model | _Path, config: EvalConfig, predictions: _Path | None = None) -> StageReport: ...
 def bench_report(models: Sequence[Model | _Path], config: BenchConfig) -> StageReport: ...

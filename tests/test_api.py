@@ -65,7 +65,7 @@ def test_text_serves_for_every_path_and_a_path_for_every_artifact(name, tmp_path
     home = inspect.getmodule(inspect.unwrap(getattr(api, name)))
     original, calls = getattr(home, name), []
     parameters = inspect.signature(original).parameters
-    monkeypatch.setattr(home, name, functools.wraps(original)(lambda *args: calls.append(args)))
+    monkeypatch.setattr(home, name, functools.wraps(original)(lambda *args, **_: calls.append(args)))
     (tmp_path / "a.safetensors").touch()
     (tmp_path / "a.onnx").touch()
     graph = str(tmp_path / "a.onnx")
@@ -73,7 +73,8 @@ def test_text_serves_for_every_path_and_a_path_for_every_artifact(name, tmp_path
     texts |= {"Model": graph, "Sequence[Model]": [graph, tmp_path / "a.onnx"]}
     wanted = {"Path": Path, "Path | None": Path, "Checkpoint": Checkpoint, "Sequence[Model]": list}
     given = [one.annotation for one in parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
-    getattr(api, name)(*(texts.get(annotation) for annotation in given))
+    needed = {one.name: None for one in parameters.values() if one.kind is one.KEYWORD_ONLY}
+    getattr(api, name)(*(texts.get(annotation) for annotation in given), **needed)
     (taken,) = calls
     for annotation, value in zip(given, taken, strict=True):
         assert value is None or isinstance(value, wanted.get(annotation, OnnxModel))

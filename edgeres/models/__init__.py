@@ -84,9 +84,8 @@ def check_module_names(spec: ModelSpec, names: tuple[str, ...]) -> None:
     known = [module.name for module in modules_of(spec)]
     for name in names:
         if name not in known:
-            raise InputError(
-                f"{spec.variant} has no module {name!r}{did_you_mean(name, known)} (see: edgeres show {spec.variant})"
-            )
+            see = f"it has {', '.join(known) or 'none'}" if spec.structure else f"see: edgeres show {spec.variant}"
+            raise InputError(f"{spec.variant} has no module {name!r}{did_you_mean(name, known)} ({see})")
         if name in spec.dropped:
             raise InputError(f"module {name} has been dropped already (dropped: {', '.join(spec.dropped)})")
 

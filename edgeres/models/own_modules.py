@@ -1,0 +1,74 @@
+"""From Python: a user's torch module in, a trainable module with the user's own parameter names out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import config_from
+from edgeres.core.errors import InputError
+from edgeres.core.spec import TRACED, ModelSpec, Preprocess
+from edgeres.models import check_module_names, network_from
+from edgeres.models.sources import from_module
+from edgeres.models.weights import Weights, load_network, save_checkpoint, weights_without
+
+
+def trace(
+    module: nn.Module, example: Tensor, path: Path, *, preprocess: Preprocess, classes: Sequence[str] = ()
+) -> Checkpoint:
+    """Writes the checkpoint of `module`, in evaluation mode, to `path`; every stage takes it from there.
+
+    Args:
+        module: gives float32 (N, K) for images.
+        example: images (N, C, H, W); their size is the network's.
+        path: a .safetensors file.
+        preprocess: how an image becomes the input, as in training.
+        classes: names of the K outputs in their order.
+
+    Raises:
+        InputError: it cannot be traced, or what was traced computes something else.
+    """
+    spec, weights = _traced(module, example, preprocess, tuple(classes))
+    return save_checkpoint(weights, spec, path, stage="import")
+
+
+def load(source: Checkpoint) -> nn.Module:
+    """The network of a checkpoint, in evaluation mode; its state_dict bears the names it was imported with."""
+    return load_network(source)
+
+
+def drop(module: nn.Module, names: Sequence[str], example: Tensor) -> nn.Module:
+    """A copy of `module` without its residual modules `names`, for images as `example`; it trains as `module` does.
+
+    Raises InputError for what `trace` refuses, or a name that is no module that can be dropped.
+    """
+    spec, weights = _traced(module, example, Preprocess(mean=(0.0,), std=(1.0,)), ())
+    check_module_names(spec, tuple(names))
+    cut = spec.without(tuple(names))
+    network = network_from(cut)
+    network.load_state_dict(weights_without(weights, cut))
+    return network.train(module.training)
+
+
+def _traced(
+    module: nn.Module, example: Tensor, preprocess: Preprocess, classes: tuple[str, ...]
+) -> tuple[ModelSpec, Weights]:
+    name = type(module).__name__
+    if example.ndim != 4:
+        raise InputError(f"an example of images is (N, C, H, W), got {tuple(example.shape)}")
+    _, channels, height, width = example.shape
+    found = from_module(module, (channels, height, width), name)
+    values: dict[str, Any] = {
+        "family": TRACED,
+        "variant": name,
+        "num_classes": found.outputs,
+        "input_shape": found.shape,
+        "preprocess": preprocess,
+        "classes": classes,
+        "structure": found.structure,
+    }
+    return config_from(ModelSpec, values, name), found.weights

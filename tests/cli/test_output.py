@@ -40,7 +40,7 @@ def test_a_lesion_says_what_modules_cost_before_what_that_says_to_a_claim(checkp
 
 def test_a_remedy_of_the_doctor_stands_on_a_line_of_its_own(edgeres, monkeypatch):
     check = Check(name="vision", status="missing", detail="no torchvision", remedy="pip install edgeres[zoo]")
-    monkeypatch.setattr("edgeres.cli.doctor.diagnosis", lambda: diagnosis().model_copy(update={"checks": (check,)}))
+    monkeypatch.setattr("edgeres.cli.board.diagnosis", lambda: diagnosis().model_copy(update={"checks": (check,)}))
     code, out, _ = edgeres("doctor")
     assert code == 0
     assert [line.strip() for line in out.splitlines()[-2:]] == [

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.names import canonical_data_name
 from edgeres.core.schema import LATER, refuse_later
 
 if sys.version_info >= (3, 11):
@@ -38,7 +39,10 @@ _FROM_FILE = "from a file"
 
 
 class Config(BaseModel):
-    """Frozen options of one stage; defaults live here and nowhere else. Lists may be given as "a,b"."""
+    """Frozen options of one stage; defaults live here and nowhere else.
+
+    Lists may be given as "a,b"; the name of a data set is kept as it is called in every report.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     incidental: ClassVar[frozenset[str]] = frozenset({"download"})  # options that change nothing in the result
@@ -74,6 +78,8 @@ class Config(BaseModel):
         return {
             name: [part.strip() for part in value.split(",") if part.strip()]
             if isinstance(value, str) and name in cls.model_fields and _is_list(cls.model_fields[name].annotation)
+            else canonical_data_name(value)
+            if name == "data" and isinstance(value, str) and not is_file
             else value
             for name, value in values.items()
             if name in cls.model_fields or not is_file

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeres.core.errors import InputError, did_you_mean
@@ -44,9 +44,11 @@ def name_from_file(name: str, where: str) -> str:
 
 
 def canonical_data_name(name: str) -> str:
-    """`folder:photos` for `folder:photos/` and `folder:./photos`: what a data set is called in every report."""
+    """What a data set is called in every report: a folder by its whole path, which leads to it from anywhere."""
     kind, _, argument = name.partition(":")
-    return f"folder:{Path(argument)}" if kind == "folder" and argument else name
+    if kind != "folder" or not argument or "\0" in argument:
+        return name
+    return f"folder:{os.path.realpath(os.path.expanduser(argument))}"  # noqa: PTH111  # Path's raises for ~nobody
 
 
 def plain_name(name: str) -> str:

@@ -61,7 +61,7 @@ def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
     if config.images is not None:
         return _NOT_KEPT
     judged = judged_on(run)
-    if replace or not judged or canonical_data_name(config.data) in judged:
+    if replace or not judged or config.data in judged:
         return ""
     return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
 
@@ -152,8 +152,8 @@ def judged_on(run: Run) -> set[str]:
     for folder in run.finished():
         with suppress(EdgeresError):
             report = record_from_json(StageReport, folder.path / EVAL_NAME)
-            found |= {one.dataset for one in report.accuracy} | {canonical_data_name(str(report.config.get("data")))}
-    return found - {str(None)}
+            found |= {*(one.dataset for one in report.accuracy), str(report.config.get("data"))}
+    return {canonical_data_name(name) for name in found - {str(None)}}
 
 
 def bench_models(

@@ -24,6 +24,7 @@ from edgeres.report.networks import (
     networks_in,
     newest_evaluated,
     pair_of,
+    points_between,
     timed_of,
 )
 from edgeres.report.wording import size
@@ -135,12 +136,22 @@ def _pair_in(subject: Subject) -> Pair:
 def _how_to_judge(subject: Subject) -> str:
     """The command after which the two were judged on the same images: on the larger set, where they are two."""
     first, end = subject.first, subject.end
-    if first.accuracy is None or end.accuracy is None or first.accuracy.dataset == end.accuracy.dataset:
+    if first.accuracy is None or end.accuracy is None or points_between(first, end):
         which = first if first.predictions is None else end
-        return f"edgeres eval {subject.run / which.path}"
+        return _judging(which, subject)
     fewer, more = sorted((first, end), key=lambda one: one.accuracy.n if one.accuracy else 0)
     assert more.accuracy is not None
-    return f"edgeres eval {subject.run / fewer.path} --data {more.accuracy.dataset}"
+    return f"{_judging(fewer, subject)} --data {more.accuracy.dataset}" + ("" if _board_of(fewer) else " --replace")
+
+
+def _judging(network: Network, subject: Subject) -> str:
+    """The command that judges it anew where it was judged."""
+    board = _board_of(network)
+    return f"edgeres eval {subject.run / network.path}" + (f" --on {board}" if board else "")
+
+
+def _board_of(network: Network) -> str:
+    return board_in(network.accuracy.runtime) if network.accuracy else ""
 
 
 def _top1(subject: Subject) -> Figure:
@@ -225,7 +236,7 @@ def _against(subject: Subject, n: int) -> str:
 def _judged_where(subject: Subject) -> str:
     """Whose accuracy it is, where a board is judged by."""
     assert subject.end.accuracy is not None
-    board = board_in(subject.end.accuracy.runtime)
+    board = _board_of(subject.end)
     return f", on {board}" if board else f", here and not on {subject.board}" if subject.board else ""
 
 

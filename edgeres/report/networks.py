@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Interval, Latency
+from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Pair
 from edgeres.report.figures import Change
@@ -165,12 +166,13 @@ def newest_evaluated(networks: Sequence[Network]) -> Network | None:
 
 def pair_of(a: Network, b: Network) -> Pair | str:
     """How the two compare, or why that cannot be said."""
-    judged = [f"{x.dataset} {x.split}, n = {x.n:,}" if (x := one.accuracy) else "" for one in (a, b)]
-    for one, what in zip((a, b), judged, strict=True):
-        if not what:
+    judged = [one.accuracy and _images_of(one.accuracy) for one in (a, b)]
+    for one, images in zip((a, b), judged, strict=True):
+        if not images:
             return f"{one.name} is not evaluated"
     if judged[0] != judged[1]:
-        return f"judged on different images: {judged[0]}; {judged[1]}"
+        said = (f"{images[0]} {images[1]}, n = {images[2]:,}" for images in judged if images)
+        return f"judged on different images: {'; '.join(said)}"
     first, second = a.predictions, b.predictions
     if first is None or second is None:
         return f"the predictions of {a.name if first is None else b.name} are missing or damaged"
@@ -191,13 +193,17 @@ def points_between(before: Network, after: Network) -> Change | None:
     The interval is paired and needs both predictions files, on the same images in the same order.
     """
     a, b = before.accuracy, after.accuracy
-    if a is None or b is None or (a.dataset, a.split, a.n) != (b.dataset, b.split, b.n):
+    if a is None or b is None or _images_of(a) != _images_of(b):
         return None
     pair = pair_of(before, after)
     if isinstance(pair, str):
         return Change(value=100 * (b.top1 - a.top1), versus=before.name)
     change, half = pair.difference
     return Change(value=100 * change, low=100 * (change - half), high=100 * (change + half), versus=before.name)
+
+
+def _images_of(accuracy: Accuracy) -> tuple[str, str, int]:
+    return canonical_data_name(accuracy.dataset), accuracy.split, accuracy.n
 
 
 def latency_between(before: Network, after: Network) -> Change | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -211,7 +212,8 @@ def test_an_evaluation_on_another_data_set_replaces_none_unless_asked(imported):
     path = imported.output.path.parent / "eval.json"
     path.write_text(path.read_text().replace("digits", "folder:photos"))
     before = path.read_text()
-    note = "not kept in the run, whose networks are judged on folder:photos; --replace keeps it"
+    photos = Path("photos").resolve()
+    note = f"not kept in the run, whose networks are judged on folder:{photos}; --replace keeps it"
     assert evaluate_call(None, None, {"data": "digits"}).notes[-1] == note
     assert path.read_text() == before
     kept = evaluate_call(None, None, {"data": "digits"}, replace=True)

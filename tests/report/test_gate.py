@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -162,8 +163,29 @@ def test_networks_judged_on_two_data_sets_are_told_how_to_become_a_pair(fake_run
     path.write_text(json.dumps(report))
     outcome = only(judged(fake_run, max_loss=1))
     assert "judged on different images" in outcome.text
-    assert re.search(r": edgeres eval \S+/model.safetensors --data cifar10$", outcome.text)
+    assert re.search(r": edgeres eval \S+/model.safetensors --data cifar10 --replace$", outcome.text)
     assert path.parent.name in outcome.text.rpartition("edgeres eval")[2]
+
+
+def test_one_folder_under_two_names_is_one_data_set(fake_run):
+    for name in ("folder:photos", f"folder:{Path.cwd()}/photos"):
+        folder, output = fake_run.model("prune", "model.safetensors", 1000 + fake_run.count)
+        fake_run.evaluated(folder, output, 0.9)
+        path = folder / "eval.json"
+        path.write_text(path.read_text().replace("cifar10", name))
+    assert only(judged(fake_run, max_loss=50)).passed
+
+
+def test_a_network_judged_on_a_board_is_told_to_be_judged_there_again(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 2000)
+    fake_run.evaluated(folder, first, 0.9)
+    _, last = fake_run.model("quantize", "model.onnx", 600, source=first, precision="int8")
+    path = fake_run.board(last) / "report.json"
+    report = json.loads(path.read_text())
+    report["accuracy"][0] |= {"dataset": "digits", "n": 60, "correct_top1": 50, "correct_top5": 60}
+    path.write_text(json.dumps(report))
+    outcome = only(judged(fake_run, max_loss=1))
+    assert outcome.text.endswith(f": edgeres eval {fake_run.path}/01-quantize/model.onnx --on orin --data cifar10")
 
 
 def test_a_run_that_was_never_evaluated_is_refused(fake_run):

@@ -16,7 +16,7 @@ import edgeres
 from edgeres.core.artifacts import CARD_KEY, Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_bytes
-from edgeres.core.spec import Card, Cost, ModelSpec
+from edgeres.core.spec import TRACED, Card, Cost, ModelSpec
 from edgeres.models import network_from
 from edgeres.models.contents import why_unreadable
 from edgeres.models.network import Network
@@ -25,7 +25,7 @@ Weights = dict[str, Tensor]
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """For tensors without memory: counts multiply-accumulates, and passes over what changes numbers and no shape.
+    """For networks of our families without memory: counts multiply-accumulates, and passes over what changes no shape.
 
     Torch would do that in Python, slowly, and import its compiler for it: more than a second.
     """
@@ -40,8 +40,8 @@ class _ShapesAlone(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        if func in self._PASSED_OVER:
-            return args[0] if args else given["tensor"]
+        if func in self._PASSED_OVER and (tensor := args[0] if args else given["tensor"]).is_meta:
+            return tensor
         if func is functional.adaptive_avg_pool2d:  # to one pixel, in all our networks
             return args[0][..., :1, :1]
         if func not in {functional.conv2d, functional.linear}:
@@ -53,10 +53,17 @@ class _ShapesAlone(TorchFunctionMode):
 
 def cost_of(spec: ModelSpec) -> Cost:
     """Parameters and multiply-accumulates (of convolutions and linear layers) for one image; no weights are made."""
-    network = _network_without_memory(spec).eval()
+    network, image = _network_without_memory(spec).eval(), torch.empty(1, *spec.input_shape, device="meta")
+    params = sum(parameter.numel() for parameter in network.parameters())
+    if spec.family == TRACED:  # any operator may stand there
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(image)
+        return Cost(params=params, macs=counter.get_total_flops() // 2)
     with torch.no_grad(), _ShapesAlone() as shapes:
-        network(torch.empty(1, *spec.input_shape, device="meta"))
-    return Cost(params=sum(parameter.numel() for parameter in network.parameters()), macs=shapes.macs)
+        network(image)
+    return Cost(params=params, macs=shapes.macs)
 
 
 def save_checkpoint(

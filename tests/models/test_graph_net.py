@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgeres.core.errors import InputError
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess
@@ -15,7 +16,14 @@ from edgeres.models import modules_of, network_from
 from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.graph import chain_of
 from edgeres.models.sources import from_module
-from edgeres.models.weights import checkpoint_without, load_network, load_weights, save_checkpoint, weights_without
+from edgeres.models.weights import (
+    checkpoint_without,
+    cost_of,
+    load_network,
+    load_weights,
+    save_checkpoint,
+    weights_without,
+)
 
 SHAPE = (3, 16, 16)
 
@@ -189,6 +197,15 @@ def test_the_network_computes_what_the_module_does_under_its_own_names(name, bro
     assert name == "standardised" or all(torch.equal(weights[key], own[key]) for key in kept)
     assert name in {"next", "standardised"} or weights.keys() == own.keys()  # a matrix is transposed, a weight computed
     assert {key for key, _ in network.named_parameters()} == {key for key in weights if not is_statistic(key)}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_its_multiply_accumulates_are_the_modules(name, brought):
+    module = NETS[name]()
+    spec, _ = brought(module, name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.zeros(1, *SHAPE))
+    assert cost_of(spec).macs == counter.get_total_flops() // 2
 
 
 def is_statistic(key):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
 
 _LONG = 160
+_OF_THE_RESULT = "of the result"
 _NOT_PRINTED = {"points_are"}  # said by the label
 _CHANGES = {"points": "points_lost"}  # of accuracy: figures in reports, printed as what is lost
 _NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
@@ -87,9 +88,9 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
 
 
 def _label(name: str, report: StageReport) -> str:
-    """The figure's name; points lost by dropping alone are told from those after a recovery."""
-    is_bare = name == "points" and report.results.get("points_are") == "before recovery"
-    return _CHANGES.get(name, name) + ("_before_recovery" if is_bare else "")
+    """The figure's name; points lost before a recovery, or after cheap repairs, are told from those of the result."""
+    are = report.results.get("points_are", _OF_THE_RESULT) if name == "points" else _OF_THE_RESULT
+    return _CHANGES.get(name, name) + ("" if are == _OF_THE_RESULT else f"_{are.replace(' ', '_')}")
 
 
 def _unit(name: str, report: StageReport) -> str:

@@ -10,7 +10,7 @@ what has been walked before. Numbers do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,20 +22,27 @@ from edgeres.models.network import Network
 
 Subset = frozenset[str]
 Positions = tuple[int, ...]
+Runnable = Callable[[Tensor], Tensor]
+UnitOf = Callable[[Positions, int], Runnable]
 _MIB = 1 << 20
 _FILL = 0.9  # what a full cache is emptied to, so that not every new entry looks at all others
 
 
 @torch.inference_mode()
 def walk_subsets(
-    network: Network, images: Tensor, subsets: Collection[Subset], stored: BatchCache | None = None
+    network: Network,
+    images: Tensor,
+    subsets: Collection[Subset],
+    stored: BatchCache | None = None,
+    unit_of: UnitOf | None = None,
 ) -> Iterator[tuple[Subset, Tensor]]:
     """Yields (subset, feature map before pooling without its modules), each different set once, as the tree is walked.
 
-    images: float32 (N, C, H, W), normalised. Raises InputError for a name that is no module of the network.
+    images: float32 (N, C, H, W), normalised. unit_of: what stands for the module at a position, given those dropped
+    before it. Raises InputError for a name that is no module of the network.
     """
     paths = _paths(network, subsets)
-    walk = _Walk(network, stored or BatchCache(0))
+    walk = SubsetWalk(network, stored or BatchCache(0), unit_of)
     for path, features in walk.leaves(images, list(paths)):
         yield paths[path], features
 
@@ -67,12 +74,19 @@ def _paths(network: Network, subsets: Collection[Subset]) -> dict[Positions, Sub
     return {tuple(sorted(positions[name] for name in subset)): subset for subset in subsets}
 
 
-class _Walk:
+class SubsetWalk:
     """Depth first over the chain stem, unit 1, ..., unit n; position i is the activation before step i."""
 
-    def __init__(self, network: Network, stored: BatchCache) -> None:
+    def __init__(self, network: Network, stored: BatchCache, unit_of: UnitOf | None = None) -> None:
         self._network, self._stored = network, stored
         self._units = [unit for _, unit in network.units()]
+        self._unit_of = unit_of or (lambda _, position: self._units[position - 1])
+
+    def at(self, position: int, images: Tensor, gone: Positions) -> Tensor:
+        """The activation before step `position` without the modules at `gone`, which is kept."""
+        x = self._advanced(images, 0, position, gone)
+        self._stored.offer((gone, position), x)
+        return x
 
     def leaves(self, images: Tensor, paths: Sequence[Positions]) -> Iterator[tuple[Positions, Tensor]]:
         """(path, features) of every path of sorted positions."""
@@ -108,8 +122,8 @@ class _Walk:
             if position == 0:
                 x = self._network.stem(x)
             else:
-                unit = self._units[position - 1]
-                x = unit.bypass(x) if position in gone else unit(x)
+                before = tuple(g for g in gone if g < position)
+                x = self._units[position - 1].bypass(x) if position in gone else self._unit_of(before, position)(x)
         return x
 
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from edgeres.evaluate.tally import Batch
     from edgeres.models.network import Network
     from edgeres.prune.measured import MeasuredEvaluator
+    from edgeres.prune.repairs import Repairs
 
 _JOURNAL_NAME = "search.json"
+_REPAIRED_ON, _REPAIR_BATCHES = 250, 5
 _RANK_BY = "kl"  # what a set is judged by that a criterion of single modules has put together
 
 
@@ -56,7 +58,7 @@ class Chooser:
 
             check_budget(self._source, config.recovery())
         plan = SearchPlan(
-            method=config.search, images=self.images, width=config.width, swaps=config.swaps, screen=config.screen
+            method=config.search, images=self.images, width=config.carried, swaps=config.swaps, screen=config.screen
         )
         with bar("prune: choosing") as shown:
             self._evaluator.advance = shown.advance
@@ -90,7 +92,12 @@ class Chooser:
     @property
     def images(self) -> int:
         """How many images are chosen on."""
-        return min(self._config.choose_on, len(self.sample))
+        return min(self._config.choose_on, len(self.sample) - self._repaired_on)
+
+    @property
+    def _repaired_on(self) -> int:
+        """How many others sets are repaired on."""
+        return min(_REPAIRED_ON, len(self.sample) // 2) if self._config.ranks_by == "solved" else 0
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -143,8 +150,27 @@ class Chooser:
         self._out_dir.mkdir(parents=True, exist_ok=True)
         journal = journal_in(self._out_dir / _JOURNAL_NAME, self._key())
         return MeasuredEvaluator(
-            self._lesioned, self._batches, score=self.judged_by, cache_mib=self._config.cache_mib, journal=journal
+            self._lesioned,
+            self._batches,
+            score=self.judged_by,
+            cache_mib=self._config.cache_mib,
+            journal=journal,
+            unit_of=self._repairs,
         )
+
+    @cached_property
+    def _repairs(self) -> Repairs | None:
+        """What makes up for gaps before a set is judged; None if sets are judged as they are."""
+        if self._config.ranks_by != "solved":
+            return None
+        import torch
+
+        from edgeres.prune.repairs import Repairs
+
+        part = self.sample.subset(range(self.images, self.images + self._repaired_on))
+        batches = part.batches(self._source.spec, max(1, len(part) // _REPAIR_BATCHES))
+        images = [torch.from_numpy(x).contiguous(memory_format=torch.channels_last) for x, _ in batches]
+        return Repairs(self._network, images, cache_mib=self._config.cache_mib)
 
     def _key(self) -> str:
         """What the measured sums depend on."""
@@ -174,7 +200,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
         "criterion": config.ranks_by,
         "score": found.best.score,
         "points": chooser.points(found.best.dropped),
-        "points_are": "before recovery" if config.recover else "of the result",
+        "points_are": config.points_are,
         "independent": {
             "dropped": list(found.independent.dropped),
             "score": found.independent.score,
@@ -191,7 +217,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 
 def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> list[str]:
     """The chosen set and the independent one side by side; points lost are positive."""
-    when = " before recovery," if config.recover else ""
+    when = f" {config.points_are}," if config.recover else ""
     on = f"{when} on the {chooser.images:,} train images chosen on".lstrip()
 
     def cost(one: Found) -> str:

@@ -12,8 +12,8 @@ from edgeres.core.durations import seconds_from
 from edgeres.core.errors import InputError
 from edgeres.train.config import LoopConfig
 
-Score = Literal["kl", "adaptive", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"]
-SWEPT_BY = ("kl", "adaptive", "loss", "accuracy", "feature")
+Score = Literal["kl", "adaptive", "solved", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"]
+SWEPT_BY = ("kl", "adaptive", "solved", "loss", "accuracy", "feature")
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 FEWEST_TO_CHOOSE_ON = 16
 Method = Literal["bn", "solve", "mimic", "distill", "finetune"]
@@ -97,10 +97,13 @@ class ChoiceConfig(Config):
     images: int = Field(2000, gt=0, description="of train, to choose and to recover on; all if there are fewer")
     choose_on: int = Field(1000, gt=0, description="of these images, to choose on")
     score: Score | None = Field(
-        None, description="what a set costs; default: adaptive if --recover follows, else kl; both need no labels"
+        None,
+        description="what a set costs; default: kl, solved if --recover solve follows, adaptive if another does",
     )
     search: Literal["beam", "greedy", "independent", "exhaustive"] = Field("beam", description="how sets are tried")
-    width: int = Field(4, ge=1, description="sets the beam carries from one size to the next")
+    width: int | None = Field(
+        None, ge=1, description="sets the beam carries from one size to the next; default: 4, 1 if each is repaired"
+    )
     swaps: bool = Field(True, description="exchange modules in the found set while that helps")
     screen: int = Field(250, gt=0, description="images to screen on; the best are confirmed on all")
     cache_mib: int = Field(2048, ge=0, description="memory for activations that sets share")
@@ -120,6 +123,8 @@ class ChoiceConfig(Config):
                 raise InputError(f"--{option} {value} is for recovering: say how, --recover mimic,distill")
         if self.recover:
             self.recovery().check()
+        elif self.score == "solved":
+            raise InputError("--score solved judges what a recovery will leave: say which, --recover solve")
         if self.data is not None and min(self.images, self.choose_on) < FEWEST_TO_CHOOSE_ON:
             raise InputError(
                 f"{min(self.images, self.choose_on)} images are too few to choose on:"
@@ -129,7 +134,21 @@ class ChoiceConfig(Config):
     @property
     def ranks_by(self) -> Score:
         """The score: what is left as it is, is judged as it is."""
-        return self.score or ("adaptive" if self.recover else "kl")
+        if self.score is not None or not self.recover:
+            return self.score or "kl"
+        return "solved" if "solve" in self.recover else "adaptive"
+
+    @property
+    def carried(self) -> int:
+        """The width of the beam."""
+        return self.width or (1 if self.ranks_by == "solved" else 4)
+
+    @property
+    def points_are(self) -> str:
+        """Of which network the points are that a choice reports."""
+        if not self.recover:
+            return "of the result"
+        return "after repairs" if self.ranks_by == "solved" else "before recovery"
 
     def recovery(self, teacher: Path | None = None) -> RecoverConfig:
         """What `recover` is asked for after dropping; everything not named here as `edgeres recover` has it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeres.core.errors import StageError
 from edgeres.core.kept import Kept
-from edgeres.evaluate.subsets import PrefixCache, count, walk_subsets
+from edgeres.evaluate.subsets import PrefixCache, UnitOf, count, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
 from edgeres.prune.scores import score_named
@@ -48,8 +48,9 @@ class MeasuredEvaluator:
         score: str = "kl",
         cache_mib: float = 512,
         journal: Journal | None = None,
+        unit_of: UnitOf | None = None,
     ) -> None:
-        self._network, self._batches = network, batches
+        self._network, self._batches, self._unit_of = network, batches, unit_of
         self._score, self._score_name = score_named(score), score
         self._cache = PrefixCache(cache_mib, len(batches))
         self._journal = journal or journal_in()
@@ -102,7 +103,8 @@ class MeasuredEvaluator:
         batch = self._batches[number]
         new = [subset for subset in sets if len(self._sums(subset)) <= number]
         self._report(sets, number)
-        for subset, features in walk_subsets(self._network, batch.images, new, self._cache.of(number)):
+        stored = self._cache.of(number)
+        for subset, features in walk_subsets(self._network, batch.images, new, stored, self._unit_of):
             self._record(subset, number, features)
             self._report([subset], number)
 
@@ -130,7 +132,8 @@ class MeasuredEvaluator:
         """Kept logits, or computed again: after a resumption the journal has sums only."""
         found = {subset: self._logits[subset, number] for subset in sets if (subset, number) in self._logits}
         images, missing = self._batches[number].images, sorted(sets - found.keys(), key=name_of)
-        for subset, features in walk_subsets(self._network, images, missing, self._cache.of(number)):
+        stored = self._cache.of(number)
+        for subset, features in walk_subsets(self._network, images, missing, stored, self._unit_of):
             found[subset] = self._network.classify(features)
             self._keep(subset, number, found[subset])
         return found

@@ -47,8 +47,8 @@ def walked(monkeypatch):
     counted: list[frozenset[str]] = []
     real = measured.walk_subsets
 
-    def counting(network, images, subsets, stored):
-        for subset, features in real(network, images, subsets, stored):
+    def counting(network, images, subsets, *how):
+        for subset, features in real(network, images, subsets, *how):
             counted.append(subset)
             yield subset, features
 

@@ -141,11 +141,11 @@ def test_an_interrupted_choice_goes_on_with_what_it_had_measured(checkpoint, tmp
     config, out = PruneConfig(drop=3, data="digits", images=60, batch=20), tmp_path / "out"
     walked, original = [], measured.walk_subsets
 
-    def counting(network, images, subsets, stored=None):
+    def counting(network, images, subsets, *how):
         walked.extend(subsets)
         if len(walked) > stop:
             raise KeyboardInterrupt
-        return original(network, images, subsets, stored)
+        return original(network, images, subsets, *how)
 
     monkeypatch.setattr(measured, "walk_subsets", counting)
     stop = 40

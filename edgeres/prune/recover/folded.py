@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeres.models.network import Parts, Unit
-from edgeres.prune.recover.ridge import Affine, Refit
+from edgeres.prune.recover.ridge import Affine, Refit, Rows, fitted, joined
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Conv2d, nn.Linear)
@@ -50,6 +50,11 @@ class FoldedLayer:
     def columns(self) -> int:
         """Of all groups."""
         return self._weight.shape[1] * self._groups
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights that are kept here."""
+        return self._weight.numel() * (self._weight.element_size() + self._applied[0].element_size())
 
     @property
     def has_bias(self) -> bool:
@@ -145,6 +150,32 @@ class FoldedModule:
         """Whether the last layer can be aimed at the sum: at most a ReLU stands between."""
         return all(isinstance(module, nn.ReLU) for module in self.trailing)
 
+    def goals(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(what a module in this one's place aims each of its layers at, h(x) + F(x)); `x` is what this module gets.
+
+        The last aims at the sum where it can.
+        """
+        inner = self.inner(x)
+        total = self.total(x, inner[-1])
+        return [*inner[:-1], total if self.is_open else inner[-1]], total
+
+    def rows(self, number: int, x: Tensor, positions: Tensor, targets: Tensor) -> Rows:
+        """Of layer `number`, those before it as they are by now: `x` is what the module gets."""
+        layer, seen = self.layers[number], x
+        for before in self.layers[:number]:
+            seen = before(seen)
+        rows = Rows(layer.inputs(seen, positions), targets)
+        if number < len(self.layers) - 1 or not self.is_open or self.parts.skip is None:
+            return rows
+        return rows.less(layer.outputs(self.parts.skip(x), positions), inside=bool(self.trailing))
+
+    def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows]) -> Refit:
+        """What layer `number` should be."""
+        rectified, has_bias = self.is_rectified(number), self.has_bias(number)
+        return fitted(
+            joined(learn), joined(held_out), self.layers[number].present, rectified=rectified, has_bias=has_bias
+        )
+
     def is_rectified(self, number: int) -> bool:
         """Whether a ReLU follows layer `number`, or the sum it is added to."""
         is_last = number == len(self.layers) - 1
@@ -174,6 +205,12 @@ def folded_module(unit: Unit) -> FoldedModule:
         elif not (isinstance(module, _NORMS) and place and isinstance(branch[place - 1], _LAYERS)):
             lead.append(module)
     return FoldedModule(layers, lead, parts)
+
+
+def drawn(y: Tensor, most: int, seed: int) -> Tensor:
+    """At most `most` of the positions of a map, at least one."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(y.shape[2:].numel(), generator=generator)[: max(1, most)].to(y.device)
 
 
 def run(modules: Iterable[nn.Module], x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ max(T, 0) where T > 0 or y > 0, and y itself elsewhere, again and again: majoris
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
 
@@ -52,6 +52,10 @@ class Rows:
         if rectified:
             found, wanted = found.relu_(), wanted.relu()
         return float((found - wanted).square().mean())
+
+    def less(self, brought: Tensor, *, inside: bool) -> Rows:
+        """The same, where a skip has `brought` some of the targets; `inside`: a ReLU stands before it is added."""
+        return replace(self, targets=self.targets - brought) if inside else replace(self, added=brought)
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,8 +28,8 @@ from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models.network import Network
-from edgeres.prune.recover.folded import FoldedLayer, FoldedModule, folded_module
-from edgeres.prune.recover.ridge import Refit, Rows, fitted, joined
+from edgeres.prune.recover.folded import FoldedModule, drawn, folded_module, run
+from edgeres.prune.recover.ridge import Refit, Rows
 
 _ROWS = 40_000  # of a layer: more gain nothing
 _MOST_BYTES = 256 << 20  # of a layer's rows, and of what waits between two modules
@@ -144,7 +144,10 @@ class _Walk:
         targets = self._targets(module, name, goal)
         fits: list[Refit] = []
         for number, layer in enumerate(module.layers):
-            fits.append(self._fit(module, number, targets[number]))
+            rows: tuple[list[Rows], list[Rows]] = [], []
+            for batch, target in zip(self._batches, targets[number], strict=True):
+                rows[batch.is_held_out].append(module.rows(number, batch.mine, target.positions, target.rows))
+            fits.append(module.refitted(number, *rows))
             layer.take(fits[-1])
         is_better = self._error(module) < self._error(unit)
         if is_better:
@@ -160,53 +163,24 @@ class _Walk:
         taught, aimed = folded_module(self._theirs[name]), folded_module(self._theirs[goal])
         between = self._names[self._names.index(name) + 1 : self._names.index(goal)]
         found: list[list[_Target]] = [[] for _ in module.layers]
+        n = sum(len(batch.mine) for batch in self._batches)
         for place, batch in enumerate(self._batches):
-            inner = taught.inner(batch.theirs)
-            total = taught.total(batch.theirs, inner[-1])
+            wanted, total = taught.goals(batch.theirs)
             batch.theirs = batch.goal = taught.after(total)
             if goal != name:
-                x = batch.theirs
-                for passed in between:
-                    x = self._theirs[passed](x)
-                total = aimed.total(x, aimed.inner(x)[-1])
+                x = run([self._theirs[passed] for passed in between], batch.theirs)
+                (*_, wanted[-1]), total = aimed.goals(x)
                 batch.goal = aimed.after(total)
-            if module.is_open:
-                inner[-1] = total
-            for layer, y, targets in zip(module.layers, inner, found, strict=True):
-                positions = self._positions(layer, place, y)
+            for layer, y, targets in zip(module.layers, wanted, found, strict=True):
+                rows = min(_ROWS, _MOST_BYTES // (layer.columns * y.element_size()))
+                positions = drawn(y, rows // n, self._material.seed + place)
                 targets.append(_Target(positions, layer.outputs(y, positions)))
         return found
 
-    def _positions(self, layer: FoldedLayer, place: int, y: Tensor) -> Tensor:
-        """Where of its output, as large as `y`, the layer is looked at for batch number `place`."""
-        n = sum(len(batch.mine) for batch in self._batches)
-        rows = min(_ROWS, _MOST_BYTES // (layer.columns * y.element_size()))
-        generator = torch.Generator().manual_seed(self._material.seed + place)
-        return torch.randperm(y.shape[2:].numel(), generator=generator)[: max(1, rows // n)].to(y.device)
-
-    def _fit(self, module: FoldedModule, number: int, targets: list[_Target]) -> Refit:
-        """Layer `number`, those before it refitted already."""
-        layer, is_last = module.layers[number], number == len(module.layers) - 1
-        skip = module.parts.skip if is_last and module.is_open else None
-        parts: tuple[list[Rows], list[Rows]] = [], []
-        for batch, target in zip(self._batches, targets, strict=True):
-            x = batch.mine
-            for before in module.layers[:number]:
-                x = before(x)
-            rows = Rows(layer.inputs(x, target.positions), target.rows)
-            if skip is not None:
-                added = layer.outputs(skip(batch.mine), target.positions)
-                # behind a ReLU inside F nothing is added to what the layer gives
-                rows = replace(rows, targets=rows.targets - added) if module.trailing else replace(rows, added=added)
-            parts[batch.is_held_out].append(rows)
-        learn, held_out = (joined(rows) for rows in parts)
-        rectified, has_bias = module.is_rectified(number), module.has_bias(number)
-        return fitted(learn, held_out, layer.present, rectified=rectified, has_bias=has_bias)
-
-    def _error(self, run: Callable[[Tensor], Tensor]) -> float:
-        """How far from its goal is what `run` makes of the held-out images."""
+    def _error(self, module: Callable[[Tensor], Tensor]) -> float:
+        """How far from its goal is what `module` makes of the held-out images."""
         pairs = [(batch.mine, batch.goal) for batch in self._batches if batch.is_held_out and batch.goal is not None]
-        return sum(float((run(x) - goal).double().square().sum()) for x, goal in pairs)
+        return sum(float((module(x) - goal).double().square().sum()) for x, goal in pairs)
 
     def _go_to(self, place: int) -> None:
         """Brings all before the teacher's module number `place`, and more images if they fit by now."""

@@ -18,6 +18,7 @@ from edgeres.models.fold import load_folded
 from edgeres.models.network import Network, Parts, Unit
 from edgeres.models.weights import checkpoint_without, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import RecoverConfig
+from edgeres.prune.recover import folded as folded_code
 from edgeres.prune.recover import ridge
 from edgeres.prune.recover import solve as solve_module
 from edgeres.prune.recover.folded import FoldedLayer, folded_module
@@ -261,13 +262,13 @@ def test_what_is_written_back_is_what_was_fitted(teacher_of, name):
 
 
 def test_a_module_no_nearer_on_held_out_images_is_left_alone_and_said(pruned, teacher, tmp_path, monkeypatch):
-    calls, original = count(), solve_module.fitted
+    calls, original = count(), folded_code.fitted
 
     def spoilt(*args, **options):
         fit = original(*args, **options)
         return fit if next(calls) > 1 else replace(fit, layer=Affine(-9 * fit.layer.weight, fit.layer.bias))
 
-    monkeypatch.setattr(solve_module, "fitted", spoilt)
+    monkeypatch.setattr(folded_code, "fitted", spoilt)
     done = recovered(pruned, teacher, quick(), tmp_path / "out")
     assert done.results["solved"]["left_alone"] == ("layer2.0",)
     assert "left as they were, no better on held-out images: layer2.0" in done.notes
@@ -279,9 +280,9 @@ def test_a_module_no_nearer_on_held_out_images_is_left_alone_and_said(pruned, te
 
 def test_a_network_that_is_worse_on_held_out_images_is_given_back(pruned, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(solve_module._Walk, "_error", lambda self, run: 0.0 if callable_is_new(run) else 1.0)
-    original = solve_module.fitted
+    original = folded_code.fitted
     monkeypatch.setattr(
-        solve_module,
+        folded_code,
         "fitted",
         lambda *a, **k: replace(fit := original(*a, **k), layer=Affine(-9 * fit.layer.weight, fit.layer.bias)),
     )
@@ -329,8 +330,8 @@ def test_the_images_that_walk_along_are_as_many_as_fit(pruned, teacher, tmp_path
 
 
 def test_rows_are_capped(pruned, teacher, tmp_path, monkeypatch):
-    seen, original = [], solve_module.fitted
-    monkeypatch.setattr(solve_module, "fitted", lambda *a, **k: seen.append(a[0].inputs.shape[1]) or original(*a, **k))
+    seen, original = [], folded_code.fitted
+    monkeypatch.setattr(folded_code, "fitted", lambda *a, **k: seen.append(a[0].inputs.shape[1]) or original(*a, **k))
     monkeypatch.setattr(solve_module, "_ROWS", 500)
     recovered(pruned, teacher, quick(), tmp_path / "out")
     assert max(seen) <= 500

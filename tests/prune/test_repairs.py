@@ -1,0 +1,116 @@
+"""A repair brings the network back towards the whole one, and depends on what is dropped before it only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edgeres.core.errors import InputError
+from edgeres.data import dataset_for
+from edgeres.evaluate.subsets import walk_subsets
+from edgeres.models.fold import load_folded
+from edgeres.models.weights import save_checkpoint
+from edgeres.prune import repairs as repairs_module
+from edgeres.prune.config import PruneConfig, RecoverConfig
+from edgeres.prune.measured import name_of
+from edgeres.prune.recover.stage import recovered
+from edgeres.prune.repairs import Repairs
+from edgeres.prune.stage import prune
+
+SETS = [frozenset(names) for names in ({"layer1.1"}, {"layer1.1", "layer2.1"}, {"layer1.1", "layer1.2", "layer3.0"})]
+
+
+@pytest.fixture
+def checkpoint(checkpoint_of, spec_of, tmp_path):
+    """Random weights with the batch norms' statistics of digits."""
+    raw = checkpoint_of(spec_of("resnet20", width=4), "raw.safetensors")
+    config = RecoverConfig(data="digits", images=120, method=("bn",), threads=1)
+    weights = recovered(raw, None, config, tmp_path / "raw").weights
+    return save_checkpoint(weights, raw.spec, tmp_path / "whole.safetensors", stage="test")
+
+
+@pytest.fixture
+def network(checkpoint):
+    return load_folded(checkpoint)
+
+
+@pytest.fixture
+def digits(checkpoint):
+    train = dataset_for(checkpoint.spec, "digits").train.sample(300, 0)
+    return [torch.from_numpy(x) for x, _ in train.batches(checkpoint.spec, 50)]
+
+
+@pytest.fixture
+def fitted_on(digits):
+    return digits[1:]
+
+
+def test_a_repaired_set_is_nearer_to_the_whole_network(network, digits, fitted_on):
+    x = digits[0]
+    with torch.inference_mode():
+        goal = F.log_softmax(network(x), 1)
+        bare, repaired = (
+            {
+                name_of(gone): float(
+                    F.kl_div(F.log_softmax(network.classify(y), 1), goal, reduction="sum", log_target=True)
+                )
+                for gone, y in walk_subsets(network, x, SETS, None, unit_of)
+            }
+            for unit_of in (None, Repairs(network, fitted_on))
+        )
+    assert {name: repaired[name] < 0.8 * bare[name] for name in bare} == dict.fromkeys(bare, True)
+
+
+def test_only_what_stands_behind_a_gap_is_another_module(network, fitted_on):
+    found, units = Repairs(network, fitted_on), [unit for _, unit in network.units()]
+    assert found((), 2) is units[1]
+    assert found((1,), 3) is units[2]
+    assert found((2,), 3) is not units[2]
+    assert found((2,), 3) is found((2,), 3)
+
+
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_sets_have_the_same_figures_alone_and_together(network, digits, fitted_on, cache_mib):
+    x = digits[0][:7]
+    together = dict(walk_subsets(network, x, SETS, None, Repairs(network, fitted_on, cache_mib=cache_mib)))
+    for gone in reversed(SETS):
+        ((_, alone),) = walk_subsets(network, x, [gone], None, Repairs(network, fitted_on))
+        assert torch.equal(alone, together[gone])
+
+
+def test_what_is_kept_is_bounded_and_made_again(network, fitted_on, monkeypatch):
+    monkeypatch.setattr(repairs_module, "_KEPT_BYTES", 1)
+    found = Repairs(network, fitted_on)
+    first = found((2,), 3)
+    found((3,), 4)
+    again = found((2,), 3)
+    assert again is not first
+    x = torch.randn(3, 4, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(first(x), again(x))
+
+
+def test_choosing_with_it_judges_on_other_images_than_it_repairs_on(checkpoint, tmp_path, monkeypatch):
+    seen = []
+    original = Repairs.__init__
+
+    def noted(self, network, images, **options):
+        seen.extend(images)
+        original(self, network, images, **options)
+
+    monkeypatch.setattr(Repairs, "__init__", noted)
+    config = PruneConfig(drop=2, data="digits", images=100, score="solved", recover=("solve",), width=1)
+    result = prune(checkpoint, config, tmp_path / "out")
+    results = result.report.results
+    assert len(result.output.spec.dropped) == 2
+    assert results["images_chosen_on"] == sum(map(len, seen)) == 50
+    assert results["points_are"] == "after repairs"
+    assert any("points lost after repairs, on the 50 train images" in note for note in result.report.notes)
+
+
+def test_it_judges_a_recovery_so_one_must_be_asked_for(checkpoint, tmp_path):
+    with pytest.raises(
+        InputError, match="--score solved judges what a recovery will leave: say which, --recover solve"
+    ):
+        prune(checkpoint, PruneConfig(drop=1, data="digits", score="solved"), tmp_path / "out")

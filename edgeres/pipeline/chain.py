@@ -83,7 +83,7 @@ class Chain:
         if row.source is None:
             return None
         for _, model in reversed(self._models):
-            if row.accepts(model):
+            if row.suits(model):
                 return model
         raise InputError(f"`{step.use}` finds no {row.needs} among what the recipe has made")
 

@@ -207,6 +207,5 @@ def _outputs_for(stage: FinishedStage, earlier: Iterable[FinishedStage]) -> Iter
     for one in earlier:
         is_network = one.report.output is not None and one.report.cost is not None
         suffix = Path(one.report.output.path).suffix if one.report.output else ""
-        is_float = "int8" not in (one.report.precision or "")
-        if is_network and suffix == row.source.suffix and (is_float or not row.float_only):
+        if is_network and suffix == row.source.suffix and row.takes(one.report.precision):
             yield one

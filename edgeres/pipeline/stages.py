@@ -74,11 +74,19 @@ class Stage:
             return False
         return not (self.float_only and "int8" in model.precision)
 
+    def suits(self, model: Model) -> bool:
+        """Whether the stage takes `model` where none is named: a file in half precision is for the end of the road."""
+        return self.accepts(model) and self.takes(model.precision)
+
+    def takes(self, precision: str | None) -> bool:
+        """Whether a network of this precision can be gone on from."""
+        return not self.float_only or precision == "fp32"
+
     @property
     def needs(self) -> str:
         """The source in words."""
         suffix = self.source.suffix if self.source else ""
-        return f"float {suffix} file" if self.float_only else f"{suffix} file"
+        return f"float32 {suffix} file" if self.float_only else f"{suffix} file"
 
 
 STAGES = {
@@ -188,7 +196,7 @@ def source_in(run: Run, stage: str) -> Model | None:
     row = STAGES[stage]
     if row.source is None:
         return None
-    model = newest_in(run, row.accepts, stage)
+    model = newest_in(run, row.suits, stage)
     if model is None:
         raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first")
     return model

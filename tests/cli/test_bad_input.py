@@ -100,7 +100,7 @@ def test_an_onnx_file_that_is_none(edgeres, tmp_path):
 
 
 def test_the_wrong_kind_of_file(edgeres, checkpoint):
-    assert_refused(edgeres("quantize", checkpoint), 2, "needs a float .onnx file")
+    assert_refused(edgeres("quantize", checkpoint), 2, "needs a float32 .onnx file")
 
 
 def test_other_classes_than_the_model_has(edgeres, checkpoint, photos):

@@ -248,7 +248,7 @@ def test_what_takes_no_images_says_so_in_one_line(command, options, message, edg
         ("float16", "in FP16; use the float32 model"),
         ("bfloat16", "weights of 'w' are bfloat16; export the model in float32"),
         ("double", "weights of 'w' are double; export the model in float32"),
-        ("quantized", "needs a float .onnx file"),
+        ("quantized", "needs a float32 .onnx file"),
     ],
 )
 def test_only_float32_is_calibrated(kind, message, edgeres, tmp_path):

@@ -13,6 +13,8 @@ from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import latest_run
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.chain import Chain, run_of_recipe
+from edgeres.pipeline.recipe import Recipe, planned
 
 
 @pytest.fixture
@@ -92,3 +94,30 @@ def test_pruning_the_pruned_without_naming_it_is_a_warning_that_names_the_whole(
     assert record_from_json(StageReport, twice.output.path.parent / "report.json") == twice.report
     named = call(Call("prune", source=once.output.path, values={"modules": "layer3.0"}))
     assert not named.report.warnings
+
+
+def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):
+    caplog.set_level("INFO", logger="edgeres")
+    call(Call("import", values={"file": whole.path}))
+    full = call(Call("export")).output
+    call(Call("export", values={"half": True}))
+    call(Call("calibrate", values={"data": "digits", "images": 32}))
+    call(Call("quantize"))
+    assert [message for message in caplog.messages if ": takes" in message][-2:] == [
+        f"calibrate: takes {full.path}",
+        f"quantize: takes {full.path}",
+    ]
+
+
+def test_a_run_of_half_precision_alone_is_told_what_is_missing(whole):
+    call(Call("import", values={"file": whole.path}))
+    call(Call("export", values={"half": True}))
+    with pytest.raises(InputError, match=r"holds no float32 \.onnx file for `edgeres calibrate`"):
+        call(Call("calibrate", values={"data": "digits"}))
+
+
+def test_a_recipe_quantizes_its_float32_file_where_half_precision_was_exported_last(whole, runs_folder, tmp_path):
+    stages = [{"use": "import", "file": str(whole.path)}, {"use": "export"}, {"use": "export", "half": True}]
+    recipe = Recipe(name="r", data="digits", stage=(*stages, {"use": "calibrate", "images": 32}))
+    done = list(Chain(run_of_recipe(recipe, None), planned(recipe, "r")).execute())
+    assert done[-1].reports[0].source.path.endswith("01-export/model.onnx")

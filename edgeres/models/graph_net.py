@@ -6,7 +6,8 @@ folded and found like those of every other network; every other operator is a fu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgeres.graph.execute import operator_of
 from edgeres.graph.normal import shapes_in
 from edgeres.graph.structure import PARAMETERS, weight_shapes
 from edgeres.graph.view import GraphView, attribute, called
-from edgeres.models.network import Network, Unit
+from edgeres.models.network import Network, Parts, Unit
 
 OPERATIONS = "_operations"  # where functions stand among the layers
 _OLD_SHARE = 0.9  # of the statistics in ONNX's momentum; torch's is the share of the new ones
@@ -47,6 +48,7 @@ class Operation(nn.Module):
 
     def __init__(self, node: onnx.NodeProto, fixed: Mapping[int, Tensor | None]) -> None:
         super().__init__()
+        self.kind = node.op_type
         self._run, self._fixed, self._places = operator_of(node), dict(fixed), range(len(node.input))
         self._device = torch.device("cpu")
 
@@ -101,12 +103,35 @@ class Segment:
         return self.instead.get(self.target, self.target)
 
 
-class GraphUnit(Unit):
-    """A residual module of a graph."""
+class Piece(nn.Module):
+    """Steps that are one part of a module: no layer, or one that others use too."""
 
-    def __init__(self, network: GraphNet, whole: Segment, bypass: Segment) -> None:
+    def __init__(self, network: GraphNet, segment: Segment) -> None:
         super().__init__()
-        self._network, self._whole, self._bypass = [network], whole, bypass  # in a list: no part of this module
+        self._network, self._segment = [network], segment  # in a list: no part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the steps make of `x`."""
+        return self._segment.run(self._network[0], x)
+
+
+class GraphUnit(Unit):
+    """A residual module of a graph, `link`, behind the tensor `before`."""
+
+    def __init__(self, network: GraphNet, before: str, link: Droppable) -> None:
+        super().__init__()
+        self._network, self._before, self._link = [network], before, link  # in a list: no part of this module
+        self._whole = network.segment(before, link.end)
+        self._bypass = network.segment(before, link.end, {link.block.output: link.block.skip})
+
+    def parts(self) -> Parts:
+        """Branch and activation from cut to cut; what the skip goes through too, or another module, is one piece."""
+        network, block, end = self._network[0], self._link.block, self._link.end
+        beside = {step.module for step in self._bypass.steps} | network.reused
+        branch, after = (
+            network.pieces(feed, target, beside) for feed, target in ((self._before, block.branch), (block.output, end))
+        )
+        return Parts(branch, Piece(network, network.segment(self._before, block.skip)), after)
 
     def forward(self, x: Tensor) -> Tensor:
         """f(h(x) + F(x))."""
@@ -136,12 +161,12 @@ class GraphNet(Network):
         self._makers = {output: index for index, step in enumerate(self._steps) for output in step.outputs}
         chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
         ends = [chain.start, *(link.end for link in chain.links)]
-        self._stem = self._segment(image, chain.start)
+        self._stem = self.segment(image, chain.start)
         self._units = [
-            (link.name, self._unit(before, link)) for before, link in zip(ends[:-1], chain.links, strict=True)
+            (link.name, GraphUnit(self, before, link)) for before, link in zip(ends[:-1], chain.links, strict=True)
         ]
-        self._tail, self._head = self._segment(ends[-1], chain.features), self._segment(chain.features, output)
-        self._body = self._segment(image, chain.features)
+        self._tail, self._head = self.segment(ends[-1], chain.features), self.segment(chain.features, output)
+        self._body = self.segment(image, chain.features)
 
     def units(self) -> list[tuple[str, Unit]]:
         """The modules present, by name, in order of execution."""
@@ -189,11 +214,32 @@ class GraphNet(Network):
         """By the user's names."""
         return self.tree.load_state_dict(*args, **kwargs)
 
-    def _unit(self, before: str, link: Droppable) -> GraphUnit:
-        instead = {link.block.output: link.block.skip}
-        return GraphUnit(self, self._segment(before, link.end), self._segment(before, link.end, instead))
+    @property
+    def reused(self) -> set[str]:
+        """Layers that several nodes stand for."""
+        times = Counter(step.module for step in self._steps)
+        return {module for module, count in times.items() if count > 1}
 
-    def _segment(self, feed: str, target: str, instead: Mapping[str, str] | None = None) -> Segment:
+    def pieces(self, feed: str, target: str, beside: Collection[str]) -> list[nn.Module]:
+        """What leads from `feed` to `target` in parts, from one tensor that is all that passes to the next.
+
+        The modules `beside` stand inside a piece only.
+        """
+        steps, found, begun, at = self.segment(feed, target).steps, list[nn.Module](), 0, feed
+        last = {name: index for index, step in enumerate(steps) for name in step.inputs}
+        live = {feed}
+        for index, step in enumerate(steps):
+            live = {name for name in (*live, *step.outputs) if name == target or last.get(name, -1) > index}
+            if len(live) == 1:
+                (end,) = live
+                alone = index == begun and step.module not in beside
+                layer = self.get_submodule(step.module) if alone else None
+                found += _as_layers(layer) or [Piece(self, Segment(steps[begun : index + 1], at, end))]
+                begun, at = index + 1, end
+        return found
+
+    def segment(self, feed: str, target: str, instead: Mapping[str, str] | None = None) -> Segment:
+        """All that `target` needs back to `feed`."""
         instead = instead or {}
         needed, open_ = set[int](), [target]
         while open_:
@@ -202,6 +248,15 @@ class GraphNet(Network):
                 needed.add(self._makers[name])
                 open_ += self._steps[self._makers[name]].inputs
         return Segment(tuple(self._steps[index] for index in sorted(needed)), feed, target, instead)
+
+
+def _as_layers(module: nn.Module | None) -> list[nn.Module]:
+    """What torch has that does what a step does; nothing where there is nothing."""
+    if isinstance(module, Operation):
+        return [nn.ReLU()] if module.kind == "Relu" else []
+    if isinstance(module, PaddedConv2d):
+        return [nn.ZeroPad2d(module.before), module]  # type: ignore[arg-type]
+    return [module] if module is not None else []
 
 
 @dataclass

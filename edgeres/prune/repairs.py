@@ -40,7 +40,7 @@ class Repairs:
     def __call__(self, gone: Positions, position: int) -> Runnable:
         """The module at `position`, from 1 on, if those at `gone`, all before it, are dropped."""
         unit, key = self._units[position - 1], (gone, position)
-        if position - 1 not in gone or unit.dropped:
+        if position - 1 not in gone or position not in self._goals[0]:
             return unit
         if key not in self._known:
             self._known[key] = module = self._repaired(gone, position)
@@ -62,8 +62,8 @@ class Repairs:
         """For each module the positions looked at and what the last layer aims at there, of one batch."""
         found, x, n = {}, self._network.stem(self._images[place]), sum(map(len, self._images))
         for position, unit in enumerate(self._units, 1):
-            if not unit.dropped:
-                module = folded_module(unit)
+            module = None if unit.dropped else folded_module(unit)
+            if module is not None and module.layers:
                 (*_, goal), _ = module.goals(x)
                 rows = min(_ROWS, _GOAL_BYTES // (goal.shape[1] * goal.element_size()))
                 positions = drawn(goal, rows // n, place)

@@ -15,6 +15,7 @@ from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of, network_from
 from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.graph import chain_of
+from edgeres.models.graph_net import Piece
 from edgeres.models.sources import from_module
 from edgeres.models.weights import (
     checkpoint_without,
@@ -24,6 +25,7 @@ from edgeres.models.weights import (
     save_checkpoint,
     weights_without,
 )
+from edgeres.prune.recover.folded import folded_module, run
 
 SHAPE = (3, 16, 16)
 
@@ -234,6 +236,35 @@ def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
         gone |= {key for key in weights if key.startswith(f"{path}.") and name == "standardised"}
         assert cut != spec
         assert weights.keys() - weights_without(weights, cut).keys() == gone
+
+
+LAYERS = {"basic": 2, "grouped": 2, "gated": 2, "hard": 1, "preactivated": 1, "inverted": 3, "next": 1, "uneven": 2}
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_a_module_is_the_sum_of_its_parts(name, brought, images):
+    network = network_of(*brought(NETS[name](), name))
+    x = network.stem(images)
+    for _, unit in network.units():
+        module, y = folded_module(unit), unit(x)
+        parts = unit.parts()
+        assert torch.equal(run(parts.after, parts.skip(x) + run(parts.branch, x)), y)
+        if module.layers:
+            torch.testing.assert_close(module(x), y, rtol=1e-4, atol=1e-5)
+        assert len(module.layers) == LAYERS.get(name, len(module.layers))
+        x = y
+
+
+@torch.no_grad()
+def test_a_layer_that_several_modules_call_is_in_no_part(brought, images):
+    same = nn.Conv2d(8, 8, 3, padding=1)
+    blocks = [Block(nn.Sequential(same, nn.ReLU(), *conv(8, 8)), None, nn.ReLU()) for _ in range(2)]
+    network = network_of(*brought(Net(*blocks)))
+    x = network.stem(images)
+    for _, unit in network.units():
+        assert [type(part) for part in unit.parts().branch] == [Piece, nn.ReLU, nn.Conv2d, nn.BatchNorm2d]
+        assert torch.equal(run(unit.parts().after, unit.parts().skip(x) + run(unit.parts().branch, x)), unit(x))
 
 
 @torch.no_grad()

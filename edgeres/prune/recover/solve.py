@@ -141,6 +141,8 @@ class _Walk:
         self._go_to(self._names.index(name))
         unit = self._mine[name]
         module = folded_module(unit)
+        if not 0 < len(module.layers) == len(folded_module(self._theirs[name]).layers):
+            return False
         targets = self._targets(module, name, goal)
         fits: list[Refit] = []
         for number, layer in enumerate(module.layers):
@@ -169,8 +171,9 @@ class _Walk:
             batch.theirs = batch.goal = taught.after(total)
             if goal != name:
                 x = run([self._theirs[passed] for passed in between], batch.theirs)
-                (*_, wanted[-1]), total = aimed.goals(x)
-                batch.goal = aimed.after(total)
+                (*_, last), beyond = aimed.goals(x)
+                if beyond.shape == total.shape:
+                    wanted[-1], batch.goal = last, aimed.after(beyond)
             for layer, y, targets in zip(module.layers, wanted, found, strict=True):
                 rows = min(_ROWS, _MOST_BYTES // (layer.columns * y.element_size()))
                 positions = drawn(y, rows // n, self._material.seed + place)

@@ -125,6 +125,14 @@ def recover_table() -> Lines:
     return [*table_of(record_from_json(Content, RESULTS / "recover.json"))]
 
 
+def solve_table() -> Lines:
+    """Accuracy after a solve."""
+    from solve_figures import Lines as Content
+    from solve_figures import table_of
+
+    return [*table_of(record_from_json(Content, RESULTS / "solve.json"))]
+
+
 def practise_table() -> Lines:
     """Against PRACTISE's rule."""
     from practise_figures import Results, table_of
@@ -178,6 +186,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "latency": latency_table,
     "sweep": sweep_table,
     "recover": recover_table,
+    "solve": solve_table,
     "practise": practise_table,
     "channels": channels_table,
     "studies": studies_table,

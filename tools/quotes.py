@@ -17,6 +17,9 @@ from practise_figures import Results as Practise
 from practise_figures import table_of
 from pruning_tables import json_of, table_head, table_row, with_minus
 from recover_figures import Lines as Recovered
+from solve_figures import SEEDS, solve_rows
+from solve_figures import Line as SolveLine
+from solve_figures import Lines as Solved
 
 from edgeres.core.config import record_from_json
 from edgeres.core.records.sweep import Sweep
@@ -125,6 +128,28 @@ def recovering() -> Lines:
         f" intervals; {found.machine}."
     )
     return [*lines, "", *_text(about)]
+
+
+def solving() -> Lines:
+    """What a solve brings from few images."""
+    found = record_from_json(Solved, RESULTS / "solve.json")
+    lines = table_head("dropped", "nothing", "`bn`", "`solve`")
+    for dropped, by_method in solve_rows(found):
+        cells = (_lost(by_method.get(method, [])) for method in ((), ("bn",), ("solve",)))
+        lines.append(table_row(dropped, *cells))
+    about = (
+        f"Points of top-1 lost, ± 95 % by image; ResNet-56, {100 * found.whole_top1:.2f} %, {found.data} val, n ="
+        f" {found.lines[0].n:,}; 500 train images, `solve` with {len(SEEDS)} draws of them; one thread,"
+        f" {found.machine}."
+    )
+    return [*lines, "", *_text(about)]
+
+
+def _lost(lines: list[SolveLine]) -> str:
+    if not lines:
+        return ""
+    widest = max(line.half_width_points for line in lines)
+    return with_minus(f"{', '.join(f'{0.0 - line.change_points:.2f}' for line in lines)} ± {widest:.2f}")
 
 
 def peers() -> Lines:
@@ -246,8 +271,8 @@ def schemas() -> Lines:
 QUOTES: dict[str, Callable[[], Lines]] = {
     f"short-{maker.__name__}": maker
     for maker in (
-        headline, sweep, choosing, recovering, peers, quantizing, skips, memory, cpu, lint, engines, compare, studies,
-        schemas,
+        headline, sweep, choosing, recovering, solving, peers, quantizing, skips, memory, cpu, lint, engines, compare,
+        studies, schemas,
     )
 }  # fmt: skip
 

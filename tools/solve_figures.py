@@ -1,0 +1,204 @@
+"""What ResNet-56 loses without some modules, and what `solve` gives back from few images.
+
+    python tools/solve_figures.py whole.safetensors --data folder:cifar10-jpeg --work work
+
+Sets of 4, 8 and 12 modules as the sweep chose them by `adaptive` (tools/results/sweep.json), and as one search for 12
+finds them by `solved`. Each line of the plan is one recovery in
+a process of its own, one thread, judged on val against the whole network, paired. Writes tools/results/solve.json after
+each; lines already there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.environment import environment
+from edgeres.core.files import write_text
+from edgeres.core.metrics import paired_difference
+from edgeres.core.records.sweep import Sweep
+from edgeres.data import dataset_for
+from edgeres.evaluate.accuracy import accuracy_of
+
+RESULTS = Path(__file__).parent / "results"
+_SIZES, SEEDS, _IMAGES = (4, 8, 12), (0, 1, 2), 500
+_FEWER_AND_MORE = (50, 100, 200, 2000)
+_FLAT_UNTIL = 5000
+
+
+class Case(Record):
+    """`method`: of `edgeres recover`, empty for none; `score`: what the modules were chosen by."""
+
+    score: str = "adaptive"
+    dropped: tuple[str, ...]
+    method: tuple[str, ...] = ()
+    images: int = 0
+    seed: int = 0
+
+
+class Line(Record):
+    """What became of a case: points of top-1 on val against the whole, and what it took."""
+
+    case: Case
+    top1: float
+    change_points: float
+    half_width_points: float
+    n: int
+    cpu_s: float
+    peak_mib: float
+    left_alone: int = 0
+
+
+class Lines(Record):
+    """The file."""
+
+    whole_top1: float
+    data: str
+    machine: str
+    lines: tuple[Line, ...] = ()
+    chosen: tuple[tuple[str, ...], ...] = ()
+    choosing_s: float = 0.0
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
+    source, path = Checkpoint(options.checkpoint), RESULTS / "solve.json"
+    options.work.mkdir(parents=True, exist_ok=True)
+    whole = accuracy_of(source, dataset_for(source.spec, options.data), out=options.work / "whole.npy")
+    done = record_from_json(Lines, path) if path.is_file() else None
+    done = done or Lines(whole_top1=whole.top1, data=options.data, machine=environment().machine)
+    if not done.chosen:
+        chosen, choosing_s = choose(source, options.data, options.work)
+        done = done.model_copy(update={"chosen": chosen, "choosing_s": choosing_s})
+        write_text(path, done.model_dump_json(indent=1) + "\n")
+    for case in plan(done.chosen):
+        if any(line.case == case for line in done.lines):
+            continue
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            line = pool.apply(run, (case, source, options.data, options.work))
+        done = done.model_copy(update={"lines": (*done.lines, line)})
+        write_text(path, done.model_dump_json(indent=1) + "\n")
+        print(line, flush=True)
+    return 0
+
+
+def choose(source: Checkpoint, data: str, work: Path) -> tuple[tuple[tuple[str, ...], ...], float]:
+    """(the sets of each size that a search for the largest finds by `solved`, CPU seconds)."""
+    import torch
+
+    from edgeres.prune.choose import Chooser
+    from edgeres.prune.config import PruneConfig
+    from edgeres.prune.goals import count_goal
+
+    torch.set_num_threads(1)
+    begun_s = time.process_time()
+    chooser = Chooser(source, PruneConfig(drop=_SIZES[-1], data=data, images=_IMAGES, recover=("solve",)), work)
+    found = chooser.choose(count_goal(_SIZES[-1], chooser.candidates, source.spec))
+    levels = {len(level.dropped): level.dropped for level in found.levels} | {_SIZES[-1]: found.best.dropped}
+    return tuple(levels[size] for size in _SIZES), round(time.process_time() - begun_s, 1)
+
+
+def plan(chosen: tuple[tuple[str, ...], ...]) -> list[Case]:
+    """The sizes with three choices of images, then more and fewer images."""
+    rows = {row.count: row.dropped for row in record_from_json(Sweep, RESULTS / "sweep.json").rows}
+    sets = [rows[size] for size in _SIZES]
+    cases = [Case(dropped=names, method=("solve",), images=_IMAGES, seed=seed) for seed in SEEDS for names in sets]
+    cases += [Case(dropped=names) for names in sets]
+    cases += [Case(dropped=names, method=("bn",), images=_IMAGES) for names in sets]
+    ours = [
+        Case(score="solved", dropped=names, method=("solve",), images=_IMAGES, seed=seed)
+        for seed in SEEDS
+        for names in chosen
+    ]
+    fewer = [Case(dropped=sets[-1], method=("solve",), images=images) for images in _FEWER_AND_MORE]
+    return [*cases, *fewer, *ours, Case(dropped=sets[0], method=("solve",), images=_FLAT_UNTIL)]
+
+
+def run(case: Case, source: Checkpoint, data: str, work: Path) -> Line:
+    """One case, in this process alone."""
+    import torch
+
+    from edgeres.models.weights import checkpoint_without, save_checkpoint
+    from edgeres.prune.config import RecoverConfig
+    from edgeres.prune.recover.stage import recovered
+
+    torch.set_num_threads(1)
+    cut, alone, begun_s = checkpoint_without(source, case.dropped, work / "cut.safetensors"), 0, time.process_time()
+    if case.method:
+        options = {"method": case.method, "images": case.images, "seed": case.seed, "threads": 1}
+        done = recovered(cut, source, RecoverConfig(data=data, **options), work / "recover")
+        alone = len(done.results.get("solved", {}).get("left_alone", ()))
+        cut = save_checkpoint(done.weights, cut.spec, cut.path, stage="recover", parent=cut.sha256)
+    cpu_s, peak_mib = time.process_time() - begun_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    accuracy = accuracy_of(cut, dataset_for(source.spec, data), out=work / "last.npy")
+    change, half = paired_difference(*(_right(work / name) for name in ("whole.npy", "last.npy")))
+    return Line(
+        case=case,
+        top1=accuracy.top1,
+        change_points=100 * change,
+        half_width_points=100 * half,
+        n=accuracy.n,
+        cpu_s=round(cpu_s, 1),
+        peak_mib=round(peak_mib),
+        left_alone=alone,
+    )
+
+
+def table_of(done: Lines) -> list[str]:
+    """Markdown."""
+    lines = [
+        "| dropped, chosen by | method | images (seed) | top-1 % | against the whole | CPU s | peak MiB |",
+        "|" + " --- |" * 7,
+    ]
+    for line in sorted(done.lines, key=_order):
+        case, took = line.case, bool(line.case.method)
+        change = f"{line.change_points:+.2f} ± {line.half_width_points:.2f}".replace("-", "−")
+        images = f"{case.images:,} ({case.seed})" if took else ""
+        spent = f"{line.cpu_s:.0f} | {line.peak_mib:.0f}" if took else " | "
+        method = ", ".join(case.method) or "nothing"
+        lines.append(
+            f"| {len(case.dropped)}, `{case.score}` | {method} | {images} |"
+            f" {100 * line.top1:.2f} | {change} | {spent} |"
+        )
+    about = f"{done.data} val, n = {done.lines[0].n:,}, whole network {100 * done.whole_top1:.2f} %; {done.machine}."
+    if done.chosen:
+        about += (
+            f" One search for the three sets by `solved`: {done.choosing_s:.0f} CPU seconds, listing the photos too."
+        )
+    return [*lines, "", about]
+
+
+def solve_rows(done: Lines) -> list[tuple[str, dict[tuple[str, ...], list[Line]]]]:
+    """(number dropped and what chose them, method -> its lines) with the usual number of images."""
+    rows: dict[str, dict[tuple[str, ...], list[Line]]] = {}
+    for line in sorted(done.lines, key=_order):
+        if line.case.images in (0, _IMAGES):
+            row = rows.setdefault(f"{len(line.case.dropped)}, by `{line.case.score}`", {})
+            row.setdefault(line.case.method, []).append(line)
+    return list(rows.items())
+
+
+def _order(line: Line) -> tuple[int, str, str, int, int]:
+    return len(line.case.dropped), line.case.score, "".join(line.case.method), line.case.images, line.case.seed
+
+
+def _right(path: Path) -> list[bool]:
+    pairs = np.load(path)
+    return list(pairs[:, 0] == pairs[:, 1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
+from edgeres.bench.boards import board_named
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_summary
 from edgeres.cli.terminal import say
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import run_named
+from edgeres.report.boards import boards_that_measured
 from edgeres.report.gate import GateConfig, gate, write_junit
+from edgeres.report.gate_figures import HERE
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
 
@@ -42,7 +45,10 @@ def gate_command(run: str | None, junit: Path | None, as_json: bool, **values: A
     """See the help text."""
     config = config_from(GateConfig, given(values), "gate", as_options=True)
     config.check()
-    report = gate(run_named(run).path, config)
+    path = run_named(run).path
+    if config.on not in {None, HERE} | boards_that_measured(path):
+        board_named(str(config.on))
+    report = gate(path, config)
     if junit is not None and junit.suffix != ".xml":
         raise InputError(f"--junit {junit}: gate writes an .xml file; name it so")
     if junit is not None:

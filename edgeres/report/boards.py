@@ -7,6 +7,7 @@ its runtime: `tensorrt 10.3.0 on desk`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, TypeVar
 from edgeres.core.metrics import Accuracy, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
-from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from
+from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from, run_folder_from
 from edgeres.report.networks import Network, by_wholeness, latency_between, networks_in, points_between
 
+UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
+UNSURE = "validity unknown"
 FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
 _M = TypeVar("_M", Accuracy, Latency)
 _NO_SAMPLES = "no samples under load"
@@ -223,12 +226,26 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one stage `board` measured of one file, and why its latency does not count if it does not."""
+    """What one stage `board` measured of one file, and why its latency does not count if it does not.
+
+    `is_sure`: nothing was seen that speaks against it, and all was seen that could.
+    """
 
     board: str
     sha256: str
     network: Network
     doubt: str
+    is_sure: bool
+
+    @property
+    def session(self) -> str:
+        """Of the latency that counts; empty for none."""
+        return self.network.latency.session if self.network.latency and not self.doubt else ""
+
+
+def boards_that_measured(run: Path) -> set[str]:
+    """The boards by which the run in the folder `run` can be judged."""
+    return {one.board for one in _seen_in(run_folder_from(run))}
 
 
 def boards_of(folder: RunFolder, sha256s: Collection[str]) -> list[str]:
@@ -240,13 +257,16 @@ def boards_of(folder: RunFolder, sha256s: Collection[str]) -> list[str]:
 def networks_on(board: str, networks: Sequence[Network], folder: RunFolder) -> list[Network]:
     """The networks with the newest that the board measured of them.
 
-    Once it has timed one, none has a latency of another machine. What it has not judged keeps its accuracy of here.
+    A valid latency counts before one that is not, one timed together with others before one timed alone. Once the board
+    has timed one, none has a latency of another machine. What it has not judged keeps its accuracy of here.
     """
     seen = [one for one in _seen_in(folder) if one.board == board]
     judged = {one.sha256: one.network for one in seen if one.network.accuracy}
-    timed = {one.sha256: one for one in seen if one.network.latency}
-    timed |= {one.sha256: one for one in seen if one.network.latency and not one.doubt}
-    found = [_timed(one, timed.get(one.sha256), board) if timed else one for one in networks]
+    timed = [one for one in seen if one.network.latency]
+    count = Counter(session for session, _ in {(one.session, one.sha256) for one in timed})
+    best = sorted(timed, key=lambda one: (not one.doubt, count[one.session] > 1))  # of equals the last stays last
+    used, last = ({one.sha256: one for one in order} for order in (best, timed))
+    found = [_timed(one, used.get(one.sha256), last.get(one.sha256), board) if timed else one for one in networks]
     return [_judged(one, judged[one.sha256], board) if one.sha256 in judged else one for one in found]
 
 
@@ -273,15 +293,19 @@ def _seen_in(folder: RunFolder) -> Iterator[Seen]:
         is_valid, problems = figures.get("is_valid"), figures.get("problems")
         why = "; ".join(map(str, problems)) if isinstance(problems, list) and problems else "it does not say why"
         doubt = why if is_valid is False else ""
-        yield Seen(str(board.get("name") or ""), stage.report.source.sha256, measured_in(stage), doubt)
+        whose = str(board.get("name") or ""), stage.report.source.sha256
+        yield Seen(*whose, measured_in(stage), doubt, is_valid is True)
 
 
-def _timed(network: Network, seen: Seen | None, board: str) -> Network:
-    if seen is None or seen.network.latency is None:
+def _timed(network: Network, seen: Seen | None, last: Seen | None, board: str) -> Network:
+    if seen is None or last is None or seen.network.latency is None:
         return replace(network, latency=None, not_timed=f"not timed on {board}")
     if seen.doubt:
         return replace(network, latency=None, not_timed=f"timed on {board}, but not validly: {seen.doubt}")
-    return replace(network, latency=_on(board, seen.network.latency), not_timed="")
+    notes = [seen.network.latency.note, *([] if seen.is_sure else [f"{UNSURE}: {UNKNOWN_VALIDITY}"])]
+    notes += [f"{last.network.name} timed it later, but not validly: {last.doubt}"] if last.doubt else []
+    latency = seen.network.latency.model_copy(update={"note": "; ".join(filter(None, notes))})
+    return replace(network, latency=_on(board, latency), not_timed="")
 
 
 def _judged(network: Network, seen: Network, board: str) -> Network:

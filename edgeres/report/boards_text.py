@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgeres.core.plain import one_line
-from edgeres.report.boards import BoardFigure, EnergyFigure
+from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure, EnergyFigure
 from edgeres.report.cells import Lines, flat, flat_interval, flat_latency, terminal_table
 from edgeres.report.wording import interval_lines, p99_lines, percent, points, size, speed, top1_lines
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 _TERMINAL_WIDTHS = (10, 11, 11, 7, 13, 8, 7)  # break no figure; with what stands between 80 characters
 _MOST_PLACES = 4
 _MINUTE = len("2026-01-31 12:34")

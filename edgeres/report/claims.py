@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeres.report.boards import board_in
+from edgeres.report.boards import UNSURE, board_in
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
@@ -105,6 +105,9 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
     if latency.verdict:
         detail = f"{latency.verdict}; {detail}"
         what += " in an invalid session"
+    elif UNSURE in latency.note:
+        detail = f"{latency.note}; {detail}"
+        what += f", {UNSURE}"
     whose = "" if last is end else f" ({last.precision}, {runtime_name(latency.runtime)})"
     return Claim(figure=_times(1 / change.value), what=what + whose, detail=detail)
 

@@ -37,7 +37,7 @@ _ROOM = 1.1  # more seconds than the calls so far would take, so that the next r
 class Subject:
     """What is judged: `first` and `end` by accuracy, `timed` by latency; `problems`: what could not be read.
 
-    `board` is whose figures they are; empty for this machine.
+    `board` is whose figures they are, empty for this machine; with `is_named` no others count.
     """
 
     run: Path
@@ -47,6 +47,7 @@ class Subject:
     end: Network
     timed: Network
     problems: tuple[str, ...] = ()
+    is_named: bool = False
 
     @property
     def bench(self) -> str:
@@ -83,7 +84,8 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
-    return Subject(run, board, networks, base_of(end, networks), end, timed_of(end, networks), folder.problems)
+    first, timed = base_of(end, networks), timed_of(end, networks)
+    return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on == board)
 
 
 def _only_board(here: Sequence[Network], folder: RunFolder) -> str:
@@ -127,10 +129,18 @@ def _pair_in(subject: Subject) -> Pair:
         raise NotMeasured(
             f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
         )
+    _check_judged_there(subject)
     pair = pair_of(first, end)
     if isinstance(pair, str):
         raise NotMeasured(f"{pair}: {_how_to_judge(subject)}")
     return pair
+
+
+def _check_judged_there(subject: Subject) -> None:
+    """Raises NotMeasured where a board is named and has not judged the network."""
+    if subject.is_named and subject.board and not _board_of(subject.end):
+        command = f"edgeres eval {subject.run / subject.end.path} --on {subject.board}"
+        raise NotMeasured(f"{subject.end.name} was not judged on {subject.board}: {command}")
 
 
 def _how_to_judge(subject: Subject) -> str:
@@ -157,6 +167,7 @@ def _board_of(network: Network) -> str:
 def _top1(subject: Subject) -> Figure:
     accuracy = subject.end.accuracy
     assert accuracy is not None
+    _check_judged_there(subject)
     top1 = accuracy.interval.times(100)
     text = f"top-1 {top1.value:.2f} % ({top1.bounds('.2f')}), n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
     return Figure(subject.end.name, top1, text + _judged_where(subject))
@@ -193,7 +204,8 @@ def _speedup(subject: Subject) -> Figure:
             if one.dropped != first.dropped or one.precision != first.precision:
                 raise NotMeasured(f"{text}, but {first.name}, the first network, {_how_to_time(subject)}")
             return Figure(subject.timed.name, faster, text)
-    raise NotMeasured(f"no other network was timed in its session on {after.runtime}: {subject.bench}")
+    why = f" ({after.note})" if after.note else ""
+    raise NotMeasured(f"no other network was timed in its session on {after.runtime}{why}: {subject.bench}")
 
 
 def _how_to_time(subject: Subject) -> str:

@@ -32,6 +32,9 @@ def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice):
     assert [line[:4] for line in out.splitlines()] == ["FAIL", "FAIL"]
     assert "not measured: 01-export was not timed: edgeres bench --run one" in out
     assert err.endswith("edgeres: gate: 2 of 2 rules broken by one\n")
+    code, out, err = edgeres("gate", "one", "--max-loss", "1", "--on", "nowhere")
+    assert (code, out) == (2, "")
+    assert err.startswith("edgeres: no board 'nowhere'")
     for arguments in (["compare", "one", "one-again"], ["gate", "one", "--max-loss", "1"], ["show", "one"]):
         code, out, _ = edgeres(*arguments, "--json")
         assert code == 0

@@ -244,6 +244,40 @@ def test_what_a_board_calls_invalid_keeps_no_rule(story):
     assert "01-quantize was timed on orin, but not validly: the board throttled: edgeres bench" in outcome.text
 
 
+def test_what_was_timed_together_counts_before_what_was_timed_alone_later(story):
+    alone = story.board(story.last, median_ms=1.3) / "report.json"
+    alone.write_text(alone.read_text().replace('"on the board"', '"alone"'))
+    report = judged(story, min_speedup=1.5, max_p50="1.5ms")
+    assert report.broken == ()
+    assert "1.59× faster on orin" in rows_from(story.path).headline
+
+
+def test_a_later_session_that_was_not_valid_is_named_beside_the_figure(story):
+    story.board(story.last, median_ms=0.5, figures={"is_valid": False, "problems": ["the board throttled"]})
+    (outcome,) = judged(story, min_speedup=1.5).outcomes
+    assert outcome.passed
+    assert outcome.text.endswith("05-board timed it later, but not validly: the board throttled")
+
+
+def test_a_validity_that_is_unknown_is_said_wherever_the_figure_is(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 2000)
+    fake_run.evaluated(folder, first, 0.92)
+    _, last = fake_run.model("quantize", "model.onnx", 600, source=first, precision="int8")
+    for source, median_ms in ((first, 2.0), (last, 1.0)):
+        fake_run.board(source, median_ms=median_ms, figures={"is_valid": None})
+    (outcome,) = judged(fake_run, min_speedup=1.5).outcomes
+    assert outcome.text.endswith("validity unknown: the GPU's clock was not seen under load")
+    assert "× faster on orin, validity unknown, " in rows_from(fake_run.path).headline
+
+
+@pytest.mark.parametrize("rule", ["max_loss", "min_top1", "min_agreement"])
+def test_a_named_board_that_has_not_judged_breaks_the_rule(story, rule):
+    story.evaluated(story.path / "01-quantize", story.last, 0.91, "onnxruntime 1.20.0 cpu")
+    (outcome,) = judged(story, **{rule: 0.5}, on="nano").outcomes
+    command = f"edgeres eval {story.path}/01-quantize/model.onnx --on nano"
+    assert (outcome.passed, outcome.text) == (False, f"not measured: 01-quantize was not judged on nano: {command}")
+
+
 def test_few_calls_of_a_board_are_told_how_long_to_measure(story):
     path = story.path / "04-board/report.json"
     report = run_folder_from(story.path).stages[-1].report

@@ -30,17 +30,76 @@ _BINDINGS = {
     "tensorrt": ("tensorrt", "tensorrt"),
     "torch-tensorrt": ("torch_tensorrt", "tensorrt"),
 }
+_AS_ASKED = {"optimization_level", "workspace_mib", "version_compatible", "dla_core"}
 _DLA_NOTE = "experimental: what a DLA cannot compute moves to the GPU without a word; never run on hardware"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the build happens: architectures the engine is for, and the GPU of this machine if there is one."""
+class _Task:
+    """A graph, what was asked, the architectures the engine is for, and the GPU of this machine if there is one."""
 
+    source: OnnxModel
+    config: CompileConfig
     targets: tuple[str, ...]
     gpu: Gpu | None
+
+    def job(self, plan_path: Path) -> BuildJob:
+        source, config, cache = self.source, self.config, self.config.calibration_cache
+        batch = (config.batch_min, config.batch_opt, config.batch_max)
+        keeps_times = config.timing_cache and config.runtime == "tensorrt" and self.gpu is not None
+        return BuildJob(
+            module=_BINDINGS[config.runtime][0],
+            onnx_path=str(source.path.resolve()),
+            plan_path=str(plan_path.resolve()),
+            quantized="int8" in source.precision,
+            half="fp16" in source.precision,
+            targets=self.targets if config.runtime == "tensorrt-rtx" else (),
+            batch=batch if source.batch is None else (source.batch,) * 3,
+            hardware_compatible=HARDWARE[config.hardware_compatible] if config.hardware_compatible else None,
+            timing_folder=str(timing_folder()) if keeps_times else None,
+            gpu=self.gpu.name if self.gpu else None,
+            calibration_cache=str(cache.resolve()) if cache else None,
+            **config.model_dump(include=_AS_ASKED),
+        )
+
+    def manifest(self, engine: Engine, job: BuildJob, built: Built, recorder: Recorder) -> EngineManifest:
+        source, config, runtime = self.source, self.config, plan_header(engine.path).runtime
+        update = {"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
+        options = config.model_dump(include={"optimization_level", "workspace_mib"})
+        return EngineManifest(
+            card=source.card.model_copy(update=update),
+            runtime=runtime,
+            runtime_version=built.version,
+            targets=self.targets,
+            precision=_precision(source, config, built),
+            onnx_sha256=source.sha256,
+            plan_sha256=sha256_of(engine.path),
+            batch=job.batch,
+            **tensor_fields(built.inputs, built.outputs),
+            build_s=recorder.results["build_s"],
+            options={"builder": config.runtime, **options, "tf32": False},
+            onnx_name=source.path.name,
+            system=this_system(),
+            gpu=job.gpu,
+            cuda=self.gpu.cuda if self.gpu else packaged_cuda(runtime),
+            strongly_typed=built.strongly_typed,
+            flags=built.flags,
+            version_compatible=config.version_compatible,
+            hardware_compatible=job.hardware_compatible,
+            dla_core=config.dla_core,
+            timing_cache=built.timing_cache,
+            layers=self._layers(engine, runtime, recorder),
+        )
+
+    def _layers(self, engine: Engine, runtime: str, recorder: Recorder) -> LayerCounts | None:
+        """What the inspector says, where the engine can be loaded."""
+        layers_path(engine.path).unlink(missing_ok=True)  # of an earlier build
+        if self.gpu is None or self.gpu.target not in self.targets:
+            return None
+        problem = inspected(runtime.replace("-", "_"), engine.path)
+        return layer_counts(engine.path, self.source, recorder, problem)
 
 
 def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> StageResult[Engine]:
@@ -55,22 +114,23 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
     recorder = Recorder("compile", config, source)
     config.check()
     _check_source(source, config)
-    place = _place(config)
+    task = _task(source, config)
     engine = Engine(out_dir / FILE_NAME)
     with written(engine.path) as temporary:
-        job = _job(source, config, place, temporary)
+        job = task.job(temporary)
         with timed(recorder.results, "build_s"):
             built, messages = _built(job, source)
-        _check_header(temporary, config)
-    layers = _layers(engine, source, place, recorder)
-    manifest = _manifest(engine, source, config, _Outcome(place, job, built, recorder.results["build_s"], layers))
+        runtime, wanted = plan_header(temporary).runtime, config.runtime.removeprefix("torch-")
+        if runtime != wanted:
+            raise StageError(f"compile: asked for a {wanted} plan, the builder wrote one of {runtime}")
+    manifest = task.manifest(engine, job, built, recorder)
     write_text(engine.manifest_path, manifest.model_dump_json(indent=1) + "\n")
-    recorder.results |= {"runtime": f"{config.runtime} {built.version}", "targets": list(place.targets)}
+    recorder.results |= {"runtime": f"{config.runtime} {built.version}", "targets": list(task.targets)}
     recorder.warnings += [*_doubts(source), *messages, *built.notes]
     recorder.notes.append("built, not run: an engine runs on its own GPU only")
     recorder.notes += [_DLA_NOTE] if config.dla_core is not None else []
     recorder.notes += [f"kernel times kept in {timing_folder()}"] if built.timing_cache else []
-    log.info("built by %s %s for %s", config.runtime, built.version, ", ".join(place.targets))
+    log.info("built by %s %s for %s", config.runtime, built.version, ", ".join(task.targets))
     return StageResult(engine, recorder.finish(engine))
 
 
@@ -120,7 +180,7 @@ def _doubts(source: OnnxModel) -> list[str]:
     return [f"{source.path}: {odd[0]}{more} holds NaN or infinity: the engine will give no numbers; train again"]
 
 
-def _place(config: CompileConfig) -> Place:
+def _task(source: OnnxModel, config: CompileConfig) -> _Task:
     """Checks that the engine can be built here."""
     module, extra = _BINDINGS[config.runtime]
     if importlib.util.find_spec(module) is None:
@@ -129,96 +189,14 @@ def _place(config: CompileConfig) -> Place:
         gpu = None
         with contextlib.suppress(DeviceError):
             gpu = local_gpu()
-        return Place(config.targets, gpu)
+        return _Task(source, config, config.targets, gpu)
     gpu = local_gpu()
     if "targets" in config.model_fields_set and config.targets != (gpu.target,):
         raise DeviceError(
             f"tensorrt builds for the GPU it runs on ({gpu.target}), {','.join(config.targets)} was asked for; build"
             " there (on a board: --on NAME), or with --runtime tensorrt-rtx"
         )
-    return Place((gpu.target,), gpu)
-
-
-def _job(source: OnnxModel, config: CompileConfig, place: Place, plan_path: Path) -> BuildJob:
-    batch = (config.batch_min, config.batch_opt, config.batch_max)
-    keeps_times = config.timing_cache and config.runtime == "tensorrt" and place.gpu is not None
-    cache = config.calibration_cache
-    return BuildJob(
-        module=_BINDINGS[config.runtime][0],
-        onnx_path=str(source.path.resolve()),
-        plan_path=str(plan_path.resolve()),
-        quantized="int8" in source.precision,
-        half="fp16" in source.precision,
-        targets=place.targets if config.runtime == "tensorrt-rtx" else (),
-        batch=batch if source.batch is None else (source.batch,) * 3,
-        optimization_level=config.optimization_level,
-        workspace_mib=config.workspace_mib,
-        version_compatible=config.version_compatible,
-        hardware_compatible=HARDWARE[config.hardware_compatible] if config.hardware_compatible else None,
-        timing_folder=str(timing_folder()) if keeps_times else None,
-        gpu=place.gpu.name if place.gpu else None,
-        dla_core=config.dla_core,
-        calibration_cache=str(cache.resolve()) if cache else None,
-    )
-
-
-def _check_header(plan_path: Path, config: CompileConfig) -> None:
-    runtime = plan_header(plan_path).runtime
-    if runtime != _plan_runtime(config):
-        raise StageError(f"compile: asked for a {_plan_runtime(config)} plan, the builder wrote one of {runtime}")
-
-
-def _plan_runtime(config: CompileConfig) -> str:
-    """Who runs the plan: torch-tensorrt writes TensorRT's."""
-    return "tensorrt-rtx" if config.runtime == "tensorrt-rtx" else "tensorrt"
-
-
-def _layers(engine: Engine, source: OnnxModel, place: Place, recorder: Recorder) -> LayerCounts | None:
-    """What the inspector says, where the engine can be loaded."""
-    layers_path(engine.path).unlink(missing_ok=True)  # of an earlier build
-    if place.gpu is None or place.gpu.target not in place.targets:
-        return None
-    module = "tensorrt_rtx" if plan_header(engine.path).runtime == "tensorrt-rtx" else "tensorrt"
-    return layer_counts(engine.path, source, recorder, inspected(module, engine.path))
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    place: Place
-    job: BuildJob
-    built: Built
-    build_s: float
-    layers: LayerCounts | None
-
-
-def _manifest(engine: Engine, source: OnnxModel, config: CompileConfig, outcome: _Outcome) -> EngineManifest:
-    place, built, runtime = outcome.place, outcome.built, _plan_runtime(config)
-    update = {"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
-    options = config.model_dump(include={"optimization_level", "workspace_mib"})
-    return EngineManifest(
-        card=source.card.model_copy(update=update),
-        runtime=runtime,
-        runtime_version=built.version,
-        targets=place.targets,
-        precision=_precision(source, config, built),
-        onnx_sha256=source.sha256,
-        plan_sha256=sha256_of(engine.path),
-        batch=outcome.job.batch,
-        **tensor_fields(built.inputs, built.outputs),
-        build_s=outcome.build_s,
-        options={"builder": config.runtime, **options, "tf32": False},
-        onnx_name=source.path.name,
-        system=this_system(),
-        gpu=place.gpu.name if place.gpu else None,
-        cuda=place.gpu.cuda if place.gpu else packaged_cuda(runtime),
-        strongly_typed=built.strongly_typed,
-        flags=built.flags,
-        version_compatible=config.version_compatible,
-        hardware_compatible=outcome.job.hardware_compatible,
-        dla_core=config.dla_core,
-        timing_cache=built.timing_cache,
-        layers=outcome.layers,
-    )
+    return _Task(source, config, (gpu.target,), gpu)
 
 
 def _precision(source: OnnxModel, config: CompileConfig, built: Built) -> str:

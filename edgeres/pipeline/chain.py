@@ -99,12 +99,10 @@ class Chain:
     def _measure(self, step: Step) -> Done:
         fresh = self.redo_from is not None and step.index >= self.redo_from
         if step.use == "eval":
-            outcome = measures.evaluate_models(self._models, step.config, fresh=fresh)
-            return Done(step, self.run.path, *outcome)
+            return Done(step, self.run.path, *measures.evaluate_models(self._models, step.config, fresh=fresh))
         if step.use == "bench":
-            folder = StageFolder(self.run.path / step.folder_name, step.index, "bench")
-            outcome = measures.bench_models(self._models, step.config, folder, fresh=fresh)
-            return Done(step, folder.path, *outcome)
+            folder = self.run.path / step.folder_name
+            return Done(step, folder, *measures.bench_models(self._models, step.config, folder, fresh=fresh))
         from edgeres.report.stage import report
 
         return Done(step, self.run.path, (), False, report(self.run.path, cast("ReportConfig", step.config)))

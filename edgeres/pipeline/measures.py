@@ -42,8 +42,7 @@ def evaluate_call(
     run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
     if model is None:
         assert run is not None
-        model = newest_in(run, lambda one: not isinstance(one, Engine), "eval")
-        if model is None:
+        if (model := newest_in(run, lambda one: not isinstance(one, Engine), "eval")) is None:
             raise InputError(f"{run.path} holds no model that can be evaluated here")
         log.info("eval: takes %s", model.path)
     config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
@@ -101,10 +100,9 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
     models = [pair for pair in run.models() if not wanted or pair[1].sha256 in wanted]
     if not models:
         raise InputError(f"{run.path} holds no model to time")
-    path = run.folder_for("bench", "")
-    folder = StageFolder(path, int(path.name.partition("-")[0]), "bench")
-    report = bench_models(models, config, folder)[0][0]
-    log.info("bench: wrote %s", folder.path / REPORT_NAME)
+    folder = run.folder_for("bench", "")
+    ((report,), _) = bench_models(models, config, folder)
+    log.info("bench: wrote %s", folder / REPORT_NAME)
     return report
 
 
@@ -136,8 +134,7 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
     from edgeres.evaluate.stage import evaluate
 
     key = stage_key("eval", model, config)
-    known = None if fresh else report_with(folder / EVAL_NAME, key)
-    if known is not None and (folder / PREDICTIONS_NAME).is_file():
+    if not fresh and (folder / PREDICTIONS_NAME).is_file() and (known := report_with(folder / EVAL_NAME, key)):
         return known, True
     log.info("eval %s", model.path)
     report = evaluate(model, cast("EvalConfig", config), folder / PREDICTIONS_NAME)
@@ -157,20 +154,19 @@ def judged_on(run: Run) -> set[str]:
 
 
 def bench_models(
-    models: Sequence[tuple[StageFolder, Model]], config: Config, folder: StageFolder, *, fresh: bool = False
+    models: Sequence[tuple[StageFolder, Model]], config: Config, folder: Path, *, fresh: bool = False
 ) -> Measured:
     """The latency of every model that runs here, interleaved; written into `folder`."""
     from edgeres.bench.stage import bench_report
 
     hashes = json.dumps([model.sha256 for _, model in models])
     key = hashlib.sha256((hashes + stage_key("bench", None, config)).encode()).hexdigest()
-    known = None if fresh else report_with(folder.path / REPORT_NAME, key)
-    if known is not None:
+    if not fresh and (known := report_with(folder / REPORT_NAME, key)):
         return (known,), True
     log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
     report = bench_report([model for _, model in models], cast("BenchConfig", config))
     report = report.model_copy(update={"key": key})
-    write_report(report, folder.path / REPORT_NAME)
+    write_report(report, folder / REPORT_NAME)
     return (report,), False
 
 

@@ -20,6 +20,7 @@ import quantize_figures
 
 from edgeres.core.config import record_from_json
 from edgeres.core.records.sweep import Sweep
+from edgeres.core.schema import version_of
 from edgeres.pipeline.schemas import SCHEMAS
 
 TOOLS = Path(__file__).parent
@@ -177,7 +178,7 @@ def schemas_table() -> Lines:
     lines = table_head("schema", "found in", "version", "fields")
     for name, schema in SCHEMAS.items():
         fields = ", ".join(f"`{field}`" for field in schema.kind().model_fields if field != "schema_version")
-        lines.append(table_row(f"`{name}`", schema.found, str(schema.version), fields))
+        lines.append(table_row(f"`{name}`", schema.found, str(version_of(schema.kind())), fields))
     return lines
 
 

@@ -23,6 +23,7 @@ from solve_figures import Lines as Solved
 
 from edgeres.core.config import record_from_json
 from edgeres.core.records.sweep import Sweep
+from edgeres.core.schema import version_of
 from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import count, percent, points, size, speed
@@ -264,7 +265,7 @@ def schemas() -> Lines:
     return [
         line
         for name, schema in SCHEMAS.items()
-        for line in _item(f"`{name}` (version {schema.version}): {schema.found}")
+        for line in _item(f"`{name}` (version {version_of(schema.kind())}): {schema.found}")
     ]
 
 

@@ -15,9 +15,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeres.bench.boards import Board
 from edgeres.core.errors import DeviceError, require
@@ -45,8 +44,7 @@ class Killed(DeviceError):
     """A signal ended the remote program before it could answer."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What a remote program left: exit code and text."""
 
     code: int
@@ -54,8 +52,7 @@ class Answer:
     err: str
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """How long a remote program may take and how many bytes its stdout may have; beyond that it is ended."""
 
     seconds: float

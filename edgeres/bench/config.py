@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from edgeres.bench.agent.measure import hangs_after_s
 from edgeres.bench.measure import Turn
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
@@ -97,11 +96,6 @@ class BoardConfig(Config):
         """The number of images goes with a data set."""
         if self.images is not None and self.data is None:
             raise InputError("--images is the number of images of a data set; name it: --data folder:PATH")
-
-    @property
-    def longest_s(self) -> float:
-        """How long measuring takes at most."""
-        return self.idle_s + 2 * hangs_after_s(self.warmup_s + self.duration_s, self.timeout_s)
 
     def check_time(self) -> None:
         """A run may take as long as it was asked to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgeres.bench.session import Measured
 from edgeres.bench.steady import Level, level_of, outliers_in
@@ -19,8 +19,7 @@ _MANY = 0.05  # of the calls; p95 and above are then of disturbed ones
 BENCH = "edgeres bench"
 
 
-@dataclass(frozen=True)
-class Around:
+class Around(NamedTuple):
     """The machine around a session: load of other programs before and after it, and the readings taken during it."""
 
     before: float | None

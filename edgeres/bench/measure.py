@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edgeres.core.config import Record
 
@@ -38,8 +37,7 @@ class Turn(Record):
     most: int
 
 
-@dataclass(frozen=True)
-class WarmUp:
+class WarmUp(NamedTuple):
     """What it took until two windows in a row had the same median; `stable` is False if that never came."""
 
     calls: int

@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from edgeres.bench.agent.measure import hangs_after_s
 from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, logits_of
 from edgeres.bench.board_answers import BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import (
@@ -65,8 +66,7 @@ _ENGINE_SHARE = 3  # of the file's size: its engine, and what the builder writes
 _ONNX, PLAN = "model.onnx", "model.plan"
 
 
-@dataclass(frozen=True)
-class Built:
+class Built(NamedTuple):
     """An engine on the board: options that time it at `batch`; how it was built, None for one that was brought."""
 
     remote: str
@@ -200,7 +200,8 @@ class Bench:
         words += ["--lock-clocks"] if self.config.lock_clocks else []
         words += ["--power-mode", self.config.power_mode] if self.config.power_mode else []
         words += [*more, *one.built.shapes]
-        return self.session.agent(MeasureDone, *words, takes_s=self.config.longest_s)
+        run_s = hangs_after_s(self.config.warmup_s + self.config.duration_s, self.config.timeout_s)
+        return self.session.agent(MeasureDone, *words, takes_s=self.config.idle_s + 2 * run_s)
 
     def _note(self, one: Loaded, answer: MeasureDone) -> None:
         """Writes down what was measured and what makes it doubtful."""
@@ -310,25 +311,19 @@ def built_on(
 
 def brought(session: Session, engine: Engine, recorder: Recorder, plan: str) -> Built:
     """A finished engine, checked against the board by its header and manifest before it is sent."""
-    recorder.notes += _remarks(session, engine)
+    try:
+        recorder.notes += check_runnable(engine.path, host_of(session, engine.path), "tensorrt")
+    except DeviceError as err:
+        why, name = str(err).rpartition("; ")[0], session.board.name  # what follows builds on this machine
+        onnx = manifest_of(engine).onnx_name if engine.manifest_path.is_file() else None
+        todo = f"build one there: edgeres compile {onnx or 'MODEL.onnx'} --on {name}"
+        raise DeviceError(f"{name}: {why}; {todo}") from err
     if not engine.manifest_path.is_file():
         raise InputError(f"{engine.path} has no manifest {engine.manifest_path.name}: what it takes is unknown")
     session.need(engine.size_bytes, engine.path.name)
     log.info("%s: sending %s", session.board.name, engine.path.name)
     batch = engine.manifest.batch[1]
     return Built(session.upload(engine.path, plan), batch, engine.sha256, _shapes(engine, batch))
-
-
-def _remarks(session: Session, engine: Engine) -> tuple[str, ...]:
-    """What is worth knowing about the engine on this board; raises DeviceError if it cannot run there."""
-    try:
-        return check_runnable(engine.path, host_of(session, engine.path), "tensorrt")
-    except DeviceError as err:
-        why, name = str(err).rpartition("; ")[0], session.board.name  # what follows builds on this machine
-        onnx = manifest_of(engine).onnx_name if engine.manifest_path.is_file() else None
-        raise DeviceError(
-            f"{name}: {why}; build one there: edgeres compile {onnx or 'MODEL.onnx'} --on {name}"
-        ) from err
 
 
 def onnx_of(engine: Model) -> OnnxModel | None:

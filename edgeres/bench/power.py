@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeres.bench.agent.figures import LEAST_SAMPLES, half_width
 from edgeres.bench.measure import Turn
@@ -67,8 +67,7 @@ class Meter:
         return found[math.ceil(self.settle_s / self.interval_s) :]
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """What ran under load: `calls` of `batch` images each, in `seconds`."""
 
     calls: int

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edgeres.bench.config import BenchConfig as BenchConfig
 from edgeres.bench.doubts import BENCH, Around, verdict_from, warnings_for
@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 _QDQ_NOTE = "Q/DQ graph placed for TensorRT, here on a CPU: says nothing of INT8 speed on a GPU"
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """Latencies that may be compared, in the order of the models, and what makes them doubtful.
 
     `parts_ms` holds for each latency the parts of its calls where it was timed from file to class, else nothing.
@@ -46,7 +45,7 @@ class Session:
     latencies: tuple[Latency, ...]
     busy_cores: float | None
     warnings: tuple[str, ...] = ()
-    around: Around = field(default_factory=lambda: Around(None, None))
+    around: Around = Around(None, None)
     parts_ms: tuple[tuple[Parts, ...], ...] = ()
 
 

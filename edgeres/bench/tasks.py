@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgeres.bench.config import BenchConfig
 from edgeres.bench.endtoend import files_of
@@ -21,8 +21,7 @@ _QDQ_REASON = (
 )
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One model under one set of conditions; `name` is how messages call it."""
 
     model: Model
@@ -30,8 +29,7 @@ class Task:
     name: str
 
 
-@dataclass(frozen=True)
-class Tasks:
+class Tasks(NamedTuple):
     """Of one session: each model once in `plain`; `notes` say what is left out and why."""
 
     plain: tuple[Task, ...]

@@ -105,6 +105,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
     done = [measure(models, config.bench_config(index), command=_COMMAND) for index in range(config.sessions)]
     series = [[session.latencies[index] for session in done] for index in range(len(models))]
     names = _names_of(models)
+    warned = [f"{_session_name(index, done)}: {line}" for index, one in enumerate(done) for line in one.warnings]
     overload = "" if config.any_load else overloaded(done) or clock_fell(done)
     verdicts = tuple(
         verdict_on((names[0], names[index]), ratios_of(series[0], series[index]), config, invalid=overload)
@@ -117,7 +118,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
         rounds=config.rounds,
         resolution=config.resolution,
         busy_cores=max((load for one in done if (load := one.busy_cores) is not None), default=None),
-        warnings=(*_warnings_in(done), *_drifts(names, series)),
+        warnings=(*warned, *_drifts(names, series)),
         environment=environment(),
     )
 
@@ -172,11 +173,6 @@ def clock_fell(sessions: Sequence[Session]) -> str:
             change = f"from {fell[0]:,.0f} to {fell[1]:,.0f} MHz in {_session_name(index, sessions)}"
             return f"clock fell {change}; cool the machine or fix the frequency"
     return ""
-
-
-def _warnings_in(sessions: Sequence[Session]) -> list[str]:
-    named = [(_session_name(index, sessions), session) for index, session in enumerate(sessions)]
-    return [f"{name}: {warning}" for name, session in named for warning in session.warnings]
 
 
 def _session_name(index: int, sessions: Sequence[Session]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -151,13 +152,9 @@ def jiffies() -> Jiffies:
 
 def cpu_s_of(pids: Sequence[int]) -> float:
     """Processor seconds these processes have used so far, all their threads together; one that has ended has none."""
-    ticks = sum(_ticks_of(pid) for pid in pids)
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+            ticks += sum(map(int, text.rpartition(")")[2].split()[_USED_FIELDS]))
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _ticks_of(pid: int) -> int:
-    try:
-        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    return sum(map(int, text.rpartition(")")[2].split()[_USED_FIELDS]))

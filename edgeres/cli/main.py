@@ -35,7 +35,7 @@ COMMANDS = {
     "study": ("edgeres.cli.study:study", "Why modules can be dropped: lesion, reorder, paths, depth, ..."),
     "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
     "eval": ("edgeres.cli.measures:evaluate", "Accuracy of a model."),
-    "agree": ("edgeres.cli.agree:agree_command", "How well two models agree, module by module."),
+    "agree": ("edgeres.cli.compare:agree_command", "How well two models agree, module by module."),
     "bench": ("edgeres.cli.measures:bench", "Latency of models, interleaved."),
     "report": ("edgeres.cli.report:report", "One table and one page for a run."),
     "gate": ("edgeres.cli.report:gate_command", "Whether a run keeps rules: loss, latency, size, ..."),

@@ -81,22 +81,15 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
         yield from lines_from(report)
         return
     yield from map(latency_line, report.latency)
+    are = report.results.get("points_are", _OF_THE_RESULT)  # others come before a recovery, or after cheap repairs
+    told = "" if are == _OF_THE_RESULT else f"_{are.replace(' ', '_')}"
+    images = report.results.get("images_chosen_on")
+    chosen = f" of top-1 on {images:,} train images" if isinstance(images, int) else ""
     for name, value in report.results.items():
         shown = 0.0 - value if name in _CHANGES else value  # no -0.0
         if name not in _NOT_PRINTED and (text := _short(shown)):
-            yield f"{_label(name, report)}: {text}{_unit(name, report)}"
-
-
-def _label(name: str, report: StageReport) -> str:
-    """The figure's name; points lost before a recovery, or after cheap repairs, are told from those of the result."""
-    are = report.results.get("points_are", _OF_THE_RESULT) if name == "points" else _OF_THE_RESULT
-    return _CHANGES.get(name, name) + ("" if are == _OF_THE_RESULT else f"_{are.replace(' ', '_')}")
-
-
-def _unit(name: str, report: StageReport) -> str:
-    """What the points of a choice of modules are points of."""
-    images = report.results.get("images_chosen_on")
-    return f" of top-1 on {images:,} train images" if name == "points" and isinstance(images, int) else ""
+            more, unit = (told, chosen) if name == "points" else ("", "")
+            yield f"{_CHANGES.get(name, name)}{more}: {text}{unit}"
 
 
 def _short(value: Any) -> str:

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
@@ -160,8 +159,7 @@ def _ports(tensors: object) -> tuple[Port, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Names of nodes in the graph's order; `opaque`: the layer names only the first and the last of a region."""
 
     nodes: tuple[str, ...]

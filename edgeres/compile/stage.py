@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,7 @@ _DLA_NOTE = "experimental: what a DLA cannot compute moves to the GPU without a 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """A graph, what was asked, the architectures the engine is for, and the GPU of this machine if there is one."""
 
     source: OnnxModel

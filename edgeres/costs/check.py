@@ -21,8 +21,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgeres.bench.stage import Session, measure
 from edgeres.core.artifacts import Checkpoint
@@ -41,8 +41,7 @@ _TICK_MS = 0.0005  # of CUDA events, with which trtexec times. Source: CUDA Runt
 _COPIES = (3, 6)  # processes of each network, first and where that leaves it open: starts differ by up to 1 %
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What is to be reached: an amount (of a latency, milliseconds), or a share of what the whole network takes."""
 
     value: float

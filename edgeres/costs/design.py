@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +74,7 @@ def design(classes: Classes, *, networks: int, seed: int) -> list[tuple[str, ...
     ]
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """Coefficients (whole_ms, then saved_ms of each class) with their covariance.
 
     `error` is the relative standard deviation of one network's measured latency around the sum, from what the fit
@@ -89,7 +88,8 @@ class Fit:
 
     def interval(self, place: int) -> Interval:
         """The coefficient in that place and its 95 % interval."""
-        return interval_around(float(self.coefficients[place]), math.sqrt(self.covariance[place, place]), self.degrees)
+        error = math.sqrt(self.covariance[place, place])
+        return Interval.around(float(self.coefficients[place]), t_95(self.degrees) * error)
 
 
 def fitted(classes: Classes, dropped: Sequence[Sequence[str]], latency_ms: Sequence[float]) -> Fit:
@@ -106,11 +106,6 @@ def fitted(classes: Classes, dropped: Sequence[Sequence[str]], latency_ms: Seque
 def row_of(classes: Classes, dropped: Sequence[str]) -> list[float]:
     """(1, -k_1, ..., -k_C): times the coefficients it gives the latency without `dropped`."""
     return [1.0, *(-float(sum(name in dropped for name in names)) for names in classes.values())]
-
-
-def interval_around(value: float, standard_error: float, degrees: int) -> Interval:
-    """The 95 % interval of an estimate whose error is estimated too."""
-    return Interval.around(value, t_95(degrees) * standard_error)
 
 
 def saved_by_round(whole: Sequence[Latency], without: Latency, *, seed: int = 0) -> Interval:

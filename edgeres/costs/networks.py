@@ -89,20 +89,15 @@ class NetworkTime(Record):
     warnings: tuple[str, ...] = ()
 
 
-def kept_networks(path: Path | None, key: str) -> Kept[NetworkTime]:
-    """The networks of one plan, by place and modules lacking; the plan is drawn from the seed, so places stay."""
-    return Kept(path, key, NetworkTime)
-
-
 def on_board(
     measure_one: Callable[[OnnxModel], tuple[Latency, tuple[str, ...]]], kept: Kept[NetworkTime] | None = None
 ) -> Measure:
     """A board in the place of this machine: `measure_one` builds one graph there and times it; latency and warnings.
 
     The networks come in an order drawn from the seed, so that a board that warms up slows none of them in particular.
-    Those in `kept` are not measured again; each that is measured is kept at once.
+    Those in `kept`, by place and modules lacking, are not measured again; each that is measured is kept at once.
     """
-    known = kept or kept_networks(None, "")
+    known = kept or Kept[NetworkTime](None, "", NetworkTime)
 
     def measure(models: Sequence[Model], config: BenchConfig) -> Session:
         order = random.Random(config.seed).sample(range(len(models)), len(models))

@@ -19,9 +19,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,7 @@ _SHORTCUT = ".downsample"
 _OTHER_WAY = "time shortened networks instead: edgeres bench --per-module --on BOARD MODEL.safetensors"
 
 
-@dataclass(frozen=True)
-class ProfileTexts:
+class ProfileTexts(NamedTuple):
     """The texts of trtexec's --exportProfile and --exportLayerInfo, of one engine."""
 
     profile: str

@@ -28,8 +28,8 @@ from edgeres.core.metrics import Interval, Latency
 from edgeres.core.records.latency import LATENCY_NAME, LatencyConfig, LatencyTable, ModuleCost
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.statistics import percentile_interval
-from edgeres.costs.design import Classes, Fit, interval_around, row_of, shape_classes
+from edgeres.core.statistics import percentile_interval, t_95
+from edgeres.costs.design import Classes, Fit, row_of, shape_classes
 
 AGAIN = "edgeres bench --per-module"
 _WIDE_FIT = 0.03  # relative; on an undisturbed CPU it stays near 0.01, the luck of a process start
@@ -95,7 +95,7 @@ def predicted_ms(table: LatencyTable, dropped: Sequence[str]) -> Interval:
     row = np.array(row_of(table.classes, new))
     value = table.whole_ms.value - sum(table.saved_ms[name] for name in new)
     variance = row @ np.array(table.covariance) @ row + (table.fit_error * value) ** 2
-    return interval_around(value, math.sqrt(variance), table.degrees)
+    return Interval.around(value, t_95(table.degrees) * math.sqrt(variance))
 
 
 def check_table(table: LatencyTable, spec: ModelSpec) -> None:

@@ -33,7 +33,7 @@ from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.runs import run_named
 from edgeres.core.stage import Recorder, StageResult, timed
-from edgeres.costs.networks import NetworkTime, kept_networks, on_board
+from edgeres.costs.networks import NetworkTime, on_board
 from edgeres.costs.profile import ProfileTexts, latency_from_profile
 from edgeres.costs.stage import latency_table
 from edgeres.pipeline.calls import Call, written_to
@@ -99,7 +99,8 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
             bench = Bench(opened, conditions)
             if isinstance(model, OnnxModel):
                 return _profiled(bench, model, folder)
-            kept = kept_networks(folder / _KEPT_NAME, f"{key} {_state_of(opened, conditions)}")
+            state = _state_of(opened, conditions)
+            kept = Kept[NetworkTime](folder / _KEPT_NAME, f"{key} {state}", NetworkTime)
             result = _timed(bench, model, config, folder=folder, kept=kept)
         kept.clear()
         return result

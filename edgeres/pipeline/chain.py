@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """One step that is finished."""
 
     step: Step
@@ -114,14 +113,12 @@ def _took_before(run: Run) -> tuple[str, dict[str, float]]:
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         if not path.is_symlink() and _recipe_text(path) == _recipe_text(run.path):
             took_s = {folder.path.name: report.duration_s for folder, report in Run(path).reports()}
-            return str(path), {**took_s, "eval": sum(_judging_s(path))}
+            took_s["eval"] = 0.0
+            for judged in path.glob(f"*/{EVAL_NAME}"):
+                with suppress(EdgeresError):
+                    took_s["eval"] += record_from_json(StageReport, judged).duration_s
+            return str(path), took_s
     return "", {}
-
-
-def _judging_s(run: Path) -> Iterator[float]:
-    for path in run.glob(f"*/{EVAL_NAME}"):
-        with suppress(EdgeresError):
-            yield record_from_json(StageReport, path).duration_s
 
 
 def _recipe_text(run: Path) -> str:

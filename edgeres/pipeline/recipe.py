@@ -20,6 +20,7 @@ import importlib.resources
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,12 +218,8 @@ def overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
 def toml_text(recipe: Recipe) -> str:
     """The recipe as it was run, overrides included, as TOML that reads back to the same."""
     head = {"name": recipe.name, "about": recipe.about, "data": recipe.data}
-    lines = [f"{key} = {_toml(value)}" for key, value in head.items() if value]
+    as_toml = partial(json.dumps, ensure_ascii=False)  # which has strings, numbers, booleans and lists of these alike
+    lines = [f"{key} = {as_toml(value)}" for key, value in head.items() if value]
     for entry in recipe.stage:
-        lines += ["", "[[stage]]", *(f"{key} = {_toml(value)}" for key, value in entry.items())]
+        lines += ["", "[[stage]]", *(f"{key} = {as_toml(value)}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    """Strings, numbers, booleans and lists of these are written in TOML as in JSON."""
-    return json.dumps(value, ensure_ascii=False)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from edgeres.core.names import lookup, resolve
-from edgeres.core.schema import json_schema_of, version_of
+from edgeres.core.schema import json_schema_of
 
 
-@dataclass(frozen=True)
-class Schema:
+class Schema(NamedTuple):
     """`record` as "module:class"; `found` says in which file, or what prints it."""
 
     record: str
@@ -22,11 +20,6 @@ class Schema:
         """The class of the content."""
         kind: type[BaseModel] = resolve(self.record)
         return kind
-
-    @property
-    def version(self) -> int | None:
-        """The schema_version it is written with."""
-        return version_of(self.kind())
 
 
 SCHEMAS = {

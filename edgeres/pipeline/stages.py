@@ -17,9 +17,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import edgeres
 from edgeres.core.artifacts import (
@@ -48,8 +47,7 @@ Made = tuple[StageFolder, StageReport]
 Function = Callable[[Any, Any, Path], StageResult[Artifact]]
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One row of STAGES: `config` and `function` are names within edgeres, so is what does a call of it `on_board`.
 
     `fills` are config fields taken from the run when they are not given.

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default strea
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
-@dataclass(frozen=True)
-class Buffer:
+class Buffer(NamedTuple):
     """As many bytes on the GPU at `address` as in `host`: uint8, pinned memory of this machine at `host_address`."""
 
     address: int

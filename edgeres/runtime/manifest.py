@@ -14,8 +14,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgeres.core.artifacts import Engine, Manifest
 from edgeres.core.config import Record, record_from_json
@@ -75,8 +75,7 @@ def packaged_cuda(runtime: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class PlanHeader:
+class PlanHeader(NamedTuple):
     """The runtime a plan belongs to and the version that wrote it."""
 
     runtime: str

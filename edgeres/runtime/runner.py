@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,7 @@ Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class RunnerOptions:
+class RunnerOptions(NamedTuple):
     """How to execute.
 
     `threads`: CPU threads, None for the runtime's own choice. `literal_qdq`: evaluate Quantize/Dequantize nodes one by

@@ -11,8 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,8 +30,7 @@ _WITHOUT_GRAPH = " without CUDA graph"
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """The engine's input or output; `shape` without the first dimension, `batch` the sizes that takes: (min, max)."""
 
     name: str

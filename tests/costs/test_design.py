@@ -7,7 +7,6 @@ from edgeres.core.metrics import Latency
 from edgeres.costs.design import (
     design,
     fitted,
-    interval_around,
     median_ms,
     pooled,
     row_of,
@@ -70,7 +69,7 @@ def test_the_intervals_hold_the_truth_about_as_often_as_they_say():
     hits = 0
     for _ in range(300):
         fit = fitted(CLASSES, sets, exact * (1 + 0.01 * generator.standard_normal(len(sets))))
-        saved = interval_around(fit.coefficients[1], fit.covariance[1, 1] ** 0.5, fit.degrees)
+        saved = fit.interval(1)
         hits += saved.low <= SAVED[0] <= saved.high
     assert 0.91 < hits / 300 < 0.985
 

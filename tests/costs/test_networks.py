@@ -6,9 +6,10 @@ import pytest
 
 from edgeres.bench.stage import BenchConfig
 from edgeres.core.artifacts import OnnxModel
+from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
-from edgeres.costs.networks import kept_networks, on_board
+from edgeres.costs.networks import NetworkTime, on_board
 from edgeres.costs.stage import latency_table
 
 pytestmark = pytest.mark.usefixtures("exported_once")
@@ -74,8 +75,8 @@ def test_an_interrupted_table_goes_on_with_the_networks_that_were_timed(checkpoi
         return latency_of([1.0 - 0.1 * len(model.spec.dropped)] * 45, model.sha256), ("doubtful",)
 
     with pytest.raises(KeyboardInterrupt):
-        boards_table(checkpoint, tmp_path / "a", measure_one, kept_networks(path, "key"))
-    before, kept = list(asked), kept_networks(path, "key")
+        boards_table(checkpoint, tmp_path / "a", measure_one, Kept(path, "key", NetworkTime))
+    before, kept = list(asked), Kept(path, "key", NetworkTime)
     asked.clear()
     interrupted_at.clear()
     table = latency_table_from(boards_table(checkpoint, tmp_path / "b", measure_one, kept).path)

@@ -14,8 +14,7 @@ from edgeres.core.spec import Preprocess
 from edgeres.core.stage import REPORT_NAME
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.recipe import MEASURES, shipped_recipes
-from edgeres.pipeline.show import exhibit_of
-from edgeres.pipeline.show_json import aligned
+from edgeres.pipeline.show import aligned, exhibit_of
 from edgeres.pipeline.show_model import lineage_of
 from edgeres.pipeline.stages import STAGES
 

@@ -29,13 +29,18 @@ class Job(NamedTuple):
     batch: "int"
     logits: "str"
 
+    @property
+    def unfinished(self) -> "Path":
+        """Where the logits are until they are whole."""
+        return Path(self.logits + ".part")
+
 
 def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
     """`evaluate` in a process of its own; raises Refused if that crashes, hangs or refuses."""
     try:
         done = process.run(_again(job), timeout_s)
     finally:
-        _remove_unfinished(job)
+        _remove(job.unfinished)
     if done.timed_out:
         raise Refused(f"the evaluation hung: it was ended after {timeout_s:.0f} s")
     if done.code < 0:
@@ -75,28 +80,23 @@ def evaluate(job: "Job") -> "dict[str, object]":
 def _write_logits(engine: "Any", pictures: "images.Images", job: "Job") -> "str":
     """Under a temporary name first; returns the sha256."""
     digest, row = hashlib.sha256(), images.FLOAT_BYTES * engine.classes
-    unfinished = _unfinished(job)
     try:
-        with unfinished.open("wb") as file:
+        with job.unfinished.open("wb") as file:
             for batch, count in images.batches(pictures, job.batch):
                 logits = engine.infer(batch)[: count * row]
                 digest.update(logits)
                 file.write(logits)
-        os.replace(str(unfinished), job.logits)
+        os.replace(str(job.unfinished), job.logits)
     except OSError as err:
         raise Refused(f"cannot write {job.logits}: {err.strerror}") from err
     finally:
-        _remove_unfinished(job)
+        _remove(job.unfinished)
     return digest.hexdigest()
 
 
-def _unfinished(job: "Job") -> "Path":
-    return Path(job.logits + ".part")
-
-
-def _remove_unfinished(job: "Job") -> "None":
+def _remove(path: "Path") -> "None":
     with contextlib.suppress(FileNotFoundError):
-        _unfinished(job).unlink()
+        path.unlink()
 
 
 def _again(job: "Job") -> "list[str]":

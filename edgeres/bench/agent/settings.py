@@ -54,10 +54,8 @@ def left() -> "list[str]":
         return []
     found = [("the clocks locked", _restoring(clocks))] if clocks is not None else []
     found += [(f"power mode {_name_of(mode[1])}", _setting(mode[0]))] if mode is not None else []
-    return [
-        f"a run that was killed has left {what}; the next run puts it back, or: sudo {' '.join(words)}"
-        for what, words in found
-    ]
+    said = "a run that was killed has left {}; the next run puts it back, or: sudo {}"
+    return [said.format(what, " ".join(words)) for what, words in found]
 
 
 @contextlib.contextmanager
@@ -95,7 +93,7 @@ def _name_of(number: "int") -> "str":
 
 
 def _set_mode(asked: "str", number: "int") -> "None":
-    words = ["nvpmodel", "-m", str(number)]
+    words = _setting(number)
     code, said = _as_root(words)
     after = detect.power_mode()
     if after is not None and after["id"] == number:

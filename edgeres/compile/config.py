@@ -62,9 +62,14 @@ class CompileConfig(Config):
         if self.calibration_cache is not None and not self.calibration_cache.is_file():
             raise InputError(f"{self.calibration_cache} does not exist")
 
+    def needless_of(self, source: object) -> set[str]:
+        """A range of batches is for a graph that takes more than one size."""
+        is_fixed = isinstance(source, OnnxModel) and source.batch is not None
+        return {*self.needless(), *(BATCHES if is_fixed else ())}
+
     def check_batch(self, source: OnnxModel) -> None:
         """Raises InputError if a range of batches is asked for of a graph that takes one alone."""
-        if source.batch is not None and (given := set(BATCHES) & self.model_fields_set):
+        if given := self.needless_of(source) & self.model_fields_set:
             raise InputError(
                 f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"
                 f" --{min(given).replace('_', '-')} changes nothing; for a range: edgeres export --dynamic"

@@ -64,6 +64,10 @@ class Config(BaseModel):
         """Options that change nothing as the others are -> what they would need; the user's own are refused."""
         return {}
 
+    def needless_of(self, source: object) -> Iterable[str]:
+        """The same for this source: options that stand in no report, so that its command can be typed again."""
+        return self.needless()
+
     def counted(self) -> dict[str, Any]:
         """The options that count: all but those of `unsaid` that were not given."""
         return {name: value for name, value in self if value is not None or name not in self.unsaid}

@@ -81,7 +81,7 @@ class Recorder:
     def finish(self, output: Artifact | None) -> StageReport:
         """The report, with everything recorded and the time since the stage began."""
         model = output if isinstance(output, Model) else None
-        counted = self.config.counted().keys() - self.config.needless().keys()
+        counted = self.config.counted().keys() - set(self.config.needless_of(self.source))
         return StageReport(
             stage=self.stage,
             config=self.config.model_dump(mode="json", include=counted),

@@ -10,7 +10,9 @@ one. Each of them is kept as it comes, in the run's folder or a hidden one besid
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import edgeres
 from edgeres.bench.board_answers import MeasureDone
@@ -68,7 +70,8 @@ def compile_on_board(request: Call) -> StageResult[Artifact]:
         with session(board) as opened:
             return _built(opened, timeout_s, model, config, Engine(folder / PLAN))
 
-    return _placed(request, model, config, key_on(board, "compile", model, config), build)
+    said = config.model_dump(mode="json", include=_FOR_BOARDS - config.needless_of(model))
+    return _placed(request, model, config, key_on(board, "compile", model, config), build, said)
 
 
 def module_costs_on_board(request: Call) -> StageResult[Artifact]:
@@ -105,14 +108,24 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
         kept.clear()
         return result
 
-    return _placed(request, model, config, key, cost)
+    said = config.model_dump(mode="json", include=_OWN) | conditions.model_dump(mode="json", include=_SHARED)
+    return _placed(request, model, config, key, cost, said)
 
 
-def _placed(request: Call, model: Model, config: Config, key: str, by: Function) -> StageResult[Artifact]:
-    """What `by` makes of the model on a board in the place of the stage's function: in --out, or in the model's run.
+def _placed(
+    request: Call, model: Model, config: Config, key: str, act: Function, said: dict[str, Any]
+) -> StageResult[Artifact]:
+    """What `act` makes of the model on a board in the place of the stage's function: in --out, or in the model's run.
 
-    Interrupted, what can be gone on from is kept there, and said. Raises InputError without a place.
+    Its report has the options `said`, which go with --on, and the board's name. Interrupted, what can be gone on from
+    is kept there, and said. Raises InputError without a place.
     """
+
+    def by(model: Model, config: Config, folder: Path) -> StageResult[Artifact]:
+        result = act(model, config, folder)
+        update = {"config": said, "results": {"on": request.on, **result.report.results}}
+        return replace(result, report=result.report.model_copy(update=update))
+
     if request.out is not None:
         return written_to(request.out, request.stage, model, config, key, by=by)
     run = home_of(model, request)

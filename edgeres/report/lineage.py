@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from edgeres.evaluate.stage import EvalConfig
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, output_state
 
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
@@ -32,26 +33,36 @@ class FileLine(Figure):
 def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]]:
     """Every file that a stage's report names, in order, and what is gone or changed."""
     names = {one.report.output.sha256: f"{one.name}/{_name(one)}" for one in folder.stages if one.report.output}
-    files = tuple(_line(stage, names) for stage in folder.stages if stage.report.output)
+    files = tuple(_line(stage, names, folder.stages) for stage in folder.stages if stage.report.output)
     return files, tuple(problem for file in files if (problem := _problem(file)))
 
 
-def command_of(stage: FinishedStage) -> str:
-    """What to type to get the stage's result again, every option spelled out."""
+def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
+    """What to type to get the stage's result again, every option spelled out; `stages` are the run's.
+
+    What a board timed together is timed together again.
+    """
     report = stage.report
-    if report.stage == BOARD_STAGE:
-        figures = report.results.get("figures")
-        return str(figures.get("command") or "") if isinstance(figures, dict) else ""
-    return command_from(report.stage, report.config, source=report.source.path if report.source else None)
+    paths = [report.source.path] if report.source else []
+    if report.stage != BOARD_STAGE:
+        return command_from(report.stage, report.config, *paths, on=str(report.results.get("on") or ""))
+    board = report.results.get("board")
+    on = str(board.get("name") or "") if isinstance(board, dict) else ""
+    if not report.latency:
+        judging = EvalConfig.model_fields.keys() | {"timeout_s"}
+        return command_from("eval", {k: v for k, v in report.config.items() if k in judging}, *paths, on=on)
+    same = (one.report for one in stages if [x.session for x in one.report.latency] == [report.latency[0].session])
+    together = [one.source.path for one in same if one.stage == BOARD_STAGE and one.source]
+    return command_from("bench", report.config, *together, on=on)
 
 
-def command_from(stage: str, config: dict[str, Any], *, source: str | None = None) -> str:
-    """`edgeres STAGE [SOURCE] --option value ...`; options that are not set are left out."""
+def command_from(stage: str, config: dict[str, Any], *sources: str, on: str = "") -> str:
+    """`edgeres STAGE [SOURCE ...] --option value ... [--on BOARD]`; options that are not set are left out."""
     name = f"study {stage}" if stage in STUDIES else _COMMANDS.get(stage, stage)
     argument = config.get(_ARGUMENTS.get(stage, ""))
-    words = [str(word) for word in (argument, source) if word not in _OFTEN_EMPTY]
+    words = [str(word) for word in (argument, *sources) if word not in _OFTEN_EMPTY]
     options = {key: value for key, value in config.items() if key not in {_ARGUMENTS.get(stage), _INCIDENTAL}}
-    return " ".join(["edgeres", name, *map(shlex.quote, words), *_options(options)])
+    return " ".join(["edgeres", name, *map(shlex.quote, words), *_options(options), *_options({"on": on})])
 
 
 def _options(config: dict[str, Any]) -> Iterator[str]:
@@ -65,7 +76,7 @@ def _options(config: dict[str, Any]) -> Iterator[str]:
             yield f"--{option} {shlex.quote(str(value))}"
 
 
-def _line(stage: FinishedStage, names: dict[str, str]) -> FileLine:
+def _line(stage: FinishedStage, names: dict[str, str], stages: Iterable[FinishedStage]) -> FileLine:
     report, output = stage.report, stage.report.output
     assert output is not None
     parent = report.source.sha256 if report.source else None
@@ -78,7 +89,7 @@ def _line(stage: FinishedStage, names: dict[str, str]) -> FileLine:
         parent=parent,
         made_from=names.get(parent or "", outside),
         state=output_state(stage),
-        command=command_of(stage),
+        command=command_of(stage, stages),
     )
 
 

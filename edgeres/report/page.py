@@ -54,7 +54,7 @@ def commands_for(summary: RunSummary) -> list[str]:
     """What to type to get this run again."""
     if summary.recipe:
         return ["edgeres run recipe.toml"]
-    return [stage.command for stage in summary.stages if stage.command]
+    return list(dict.fromkeys(stage.command for stage in summary.stages if stage.command))
 
 
 def sweep_cells(point: SweepPoint) -> list[Lines]:

@@ -173,7 +173,7 @@ def _detail_from(stage: FinishedStage, folder: RunFolder) -> StageDetail:
         source=report.source,
         output=report.output,
         environment=report.environment,
-        command=command_of(stage),
+        command=command_of(stage, folder.stages),
         superseded=_is_superseded(stage, folder),
         **report.model_dump(include=shared),
     )

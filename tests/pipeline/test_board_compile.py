@@ -7,11 +7,16 @@ import pytest
 
 from edgeres.bench.board_answers import BuildDone, JobDone, MeasureDone
 from edgeres.bench.boards import Board
+from edgeres.cli.main import _run
 from edgeres.core.artifacts import Engine
+from edgeres.core.config import record_from_json
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.stage import StageReport
 from edgeres.pipeline import board_stages
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.calls import call as call_stage
+from edgeres.report.folder import FinishedStage
+from edgeres.report.lineage import command_of
 
 PLAN = b"a plan"
 
@@ -78,6 +83,18 @@ def test_a_plan_arrives_with_its_manifest_and_layers(compiled):
     assert out.read_bytes() == PLAN
     assert Engine(out).manifest.targets == ("sm87",)
     assert set(beside(out)) == {"x.plan", "x.plan.json", "x.plan.layers.json", "x.plan.report.json"}
+
+
+def test_the_recorded_command_is_taken_again(compiled, monkeypatch):
+    call, out = compiled
+    call(None)
+    report = record_from_json(StageReport, out.with_name("x.plan.report.json"))
+    command = command_of(FinishedStage(out.parent, report, None), [])
+    assert command == f"edgeres compile {report.source.path} --on desk"
+    out.unlink()
+    monkeypatch.setattr("sys.argv", [*command.split(), "-o", str(out)])
+    assert _run() == 0
+    assert out.read_bytes() == PLAN
 
 
 def full(path, text):

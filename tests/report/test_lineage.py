@@ -1,8 +1,11 @@
+import json
+
 import click
 import pytest
 
-from edgeres.bench.config import BenchConfig
+from edgeres.bench.config import BenchConfig, BoardConfig
 from edgeres.cli.main import LazyGroup
+from edgeres.compile.config import CompileConfig
 from edgeres.core.stage import Recorder
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.lineage import command_from
@@ -58,7 +61,7 @@ def test_words_with_blanks_are_quoted():
 
 def test_nothing_is_asked_to_be_downloaded_and_unset_options_are_left_out():
     config = {"data": "cifar10", "download": True, "seed": 0, "trt_cache": None, "keep": [], "scope": ""}
-    assert command_from("calibrate", config, source="m.onnx") == "edgeres calibrate m.onnx --data cifar10 --seed 0"
+    assert command_from("calibrate", config, "m.onnx") == "edgeres calibrate m.onnx --data cifar10 --seed 0"
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
@@ -66,7 +69,7 @@ def test_the_command_line_understands_the_command_of_every_stage(stage):
     kind = STAGES[stage].config_class()
     needed = {name: value for name, value in NEEDED.items() if name in kind.model_fields}
     config = kind.model_validate(needed).model_dump(mode="json")
-    command = command_from(stage, config, source="m.onnx" if STAGES[stage].source else None)
+    command = command_from(stage, config, *(["m.onnx"] if STAGES[stage].source else []))
     words = command.split()[1:]
     group = LazyGroup("edgeres")
     with click.Context(group) as context:
@@ -75,6 +78,34 @@ def test_the_command_line_understands_the_command_of_every_stage(stage):
             name, found, rest = found.resolve_command(context, rest)
         parsed = found.make_context(name, list(rest), parent=context).params
     assert all(str(parsed[name]) == value for name, value in needed.items())
+
+
+@pytest.mark.parametrize("accuracy_only", [False, True])
+def test_the_command_of_what_a_board_measured_is_what_was_typed_for_all_of_them(fake_run, accuracy_only):
+    config = BoardConfig(data="digits").model_dump(mode="json")
+    for name in ("a.onnx", "b.onnx"):
+        path = fake_run.board(fake_run.model("export", name, 1000 + fake_run.count)[1]) / "report.json"
+        report = json.loads(path.read_text()) | {"config": config} | ({"latency": []} if accuracy_only else {})
+        path.write_text(json.dumps(report))
+    commands = {one.name: one.command for one in rows_from(fake_run.path).stages}
+    first, second = "/elsewhere/00-export/a.onnx", "/elsewhere/02-export/b.onnx"
+    if accuracy_only:
+        assert [commands[name] for name in ("01-board", "03-board")] == [
+            f"edgeres eval {one} --batch 1 --data digits --timeout-s 3600 --on orin" for one in (first, second)
+        ]
+    else:
+        assert commands["01-board"] == commands["03-board"]
+        assert commands["01-board"].startswith(f"edgeres bench {first} {second} --batch 1 ")
+    group = LazyGroup("edgeres")
+    with click.Context(group) as context:
+        name, found, rest = group.resolve_command(context, commands["03-board"].split()[1:])
+        assert found.make_context(name, list(rest), parent=context).params["on"] == "orin"
+
+
+def test_a_fixed_batch_leaves_no_range_in_the_command(onnx_of):
+    fixed = Recorder("compile", CompileConfig(), onnx_of()).finish(None)
+    assert "batch" not in command_from("compile", fixed.config)
+    CompileConfig(**fixed.config).check_batch(onnx_of())
 
 
 def test_a_recorded_command_has_no_option_that_changes_nothing():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeres.core.errors import InputError
 from edgeres.evaluate.tally import Batch, Tally
-from edgeres.models.network import Network
+from edgeres.models.network import Network, live_in
 
 Subset = frozenset[str]
 Positions = tuple[int, ...]
@@ -137,7 +137,7 @@ class _Entry:
 
     @property
     def size(self) -> int:
-        return self.x.numel() * self.x.element_size()
+        return sum(one.numel() * one.element_size() for one in live_in(self.x))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """A graph as a chain, stem | module_1 | ... | module_n | tail: the residual modules that can be dropped, and others.
 
-A cut is a tensor that is all that later nodes read of what came before. A residual module can be dropped where its sum
-is a cut: nothing passes beside it, nothing of its branch is read elsewhere, and it lies in no other module's branch.
+What passes from one part to the next are the live tensors: one in most networks, several where branches are parallel. A
+residual module can be dropped where its sum is all that is read of its branch, and it lies in no other module's branch.
 Its skip leads back to the fork through nothing or what only moves, scales or projects; its branch is computed from the
 fork alone and has layers and something that is not linear (a linear branch is a part of one convolution, as in a RepVGG
 unit). The module ends behind the activation that follows the sum.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -28,23 +28,28 @@ _SCALES = frozenset({"BatchNormalization", "Mul", "Div", "AveragePool", "GlobalA
 _LINEAR = WEIGHTED | _MOVES | _SCALES | {"Add", "Sub", "Concat"}
 _OF_A_SKIP = WEIGHTED | _MOVES | _SCALES | {"MaxPool"}
 _POOLING = frozenset({"GlobalAveragePool", "ReduceMean", "AveragePool", "Flatten", "Reshape", "Gemm"})
+_IS_LINEAR = "its branch is linear, and so a part of one convolution"
 _SCOPE = re.compile(r"/?(.+)[./][^./]+")
 
 
 @dataclass(frozen=True)
 class Droppable:
-    """A residual module that can be dropped, its sum in `block`; what it leaves in the chain is called `end`."""
+    """A residual module that can be dropped: its sum in `block`, the tensor `end` that it leaves behind.
+
+    `live`: all tensors that later parts read once it is done, `end` among them.
+    """
 
     name: str
     block: Block
     end: str
+    live: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ModuleChain:
-    """`start`: where the stem ends; `features`: what is pooled; `others`: a sum that ends no such module -> why not."""
+    """`start`: what is read of the stem; `features`: what is pooled; `others`: a sum that ends no module -> why not."""
 
-    start: str
+    start: tuple[str, ...]
     links: tuple[Droppable, ...]
     features: str
     others: dict[str, str]
@@ -55,50 +60,55 @@ def chain_in(view: GraphView, names: Mapping[str, str] | None = None) -> ModuleC
 
     `names`: addition -> module, of a whole network of which `view` is what is left.
     """
-    cuts = _cuts_in(view)
+    live = _live_after(view)
+    at = {output: index for index, node in enumerate(view.nodes) for output in node.output}
     blocks = blocks_in(view)
     branches = {block.output: _made_from(view, block.branch, block.source) for block in blocks}
-    inside = {called(node) for block in blocks if block.output in cuts for node in branches[block.output]}
+    reasons = {one.output: _why_not(view, one, branches[one.output], live[at[one.output]]) for one in blocks}
+    whole = [output for output, reason in reasons.items() if reason in {"", _IS_LINEAR}]
+    inside = {called(node) for output in whole for node in branches[output]}
     outer = [block for block in blocks if called(block.addition) not in inside]
-    others, links = {}, []
     if names is not None:
         outer = [block for block in outer if called(block.addition) in names]
     given = _names_of(outer, branches) if names is None else [names[called(block.addition)] for block in outer]
+    others, links = {}, []
     for block, name in zip(outer, given, strict=True):
-        if reason := _why_not(view, block, branches[block.output], cuts):
+        if reason := reasons[block.output]:
             others[name] = reason
         else:
-            links.append(Droppable(name, block, _end(view, block.output, cuts)))
-    order = [*view.inputs[:1], *(output for node in view.nodes for output in node.output if output in cuts)]
-    features = _features(view, order[order.index(links[-1].end) if links else 0 :])
-    start = _start(view, links[0].block, order) if links else features
+            end = _end(view, at[block.output])
+            links.append(Droppable(name, block, view.nodes[end].output[0], live[end]))
+    behind = live[at[links[-1].end] :] if links else [tuple(view.inputs[:1]), *live]
+    features = _features(view, [tensors[0] for tensors in behind if len(tensors) == 1])
+    start = _start(view, links[0].block, branches[links[0].block.output], live) if links else (features,)
     return ModuleChain(start, tuple(links), features, others)
 
 
-def _cuts_in(view: GraphView) -> set[str]:
+def _live_after(view: GraphView) -> list[tuple[str, ...]]:
+    """After each node, the computed tensors that a later one reads, the oldest first."""
     last = {tensor: index for index, node in enumerate(view.nodes) for tensor in node.input}
     last |= dict.fromkeys(view.outputs, len(view.nodes))
-    live = set(view.inputs[:1])
-    found = set(live)
+    live, found = tuple(view.inputs[:1]), []
     for index, node in enumerate(view.nodes):
-        live = {one for one in (*live, *node.output) if last.get(one, -1) > index and one not in view.constants}
-        found |= live if len(live) == 1 else set()
+        made = (one for one in (*live, *node.output) if one not in view.constants)
+        live = tuple(dict.fromkeys(one for one in made if last.get(one, -1) > index))
+        found.append(live)
     return found
 
 
-def _why_not(view: GraphView, block: Block, branch: Sequence[onnx.NodeProto], cuts: set[str]) -> str:
-    """The reason for which a block cannot be dropped; nothing if it can."""
+def _why_not(view: GraphView, block: Block, branch: Sequence[onnx.NodeProto], live: Sequence[str]) -> str:
+    """The reason for which a block cannot be dropped; nothing if it can. `live`: what is read after its sum."""
+    made = {output for node in branch for output in node.output}
+    if made.intersection(live) or block.output not in live:
+        return f"{min(made.intersection(live), default=block.output)!r} of its branch is read elsewhere"
     skip = list(_way_back(view, block.skip, block.source))
     odd = next((node for node in skip if node.op_type not in _OF_A_SKIP), None)
-    if block.output not in cuts:
-        return "other tensors pass beside its sum, or something of its branch is read elsewhere"
     if odd is not None:
         return f"its skip goes through {odd.op_type}, node {called(odd)!r}"
     if sum(node.op_type in WEIGHTED for node in skip) > 1:
         return "its skip has several layers"
     if all(node.op_type in _LINEAR for node in branch):
-        return "its branch is linear, and so a part of one convolution"
-    made = {output for node in branch for output in node.output}
+        return _IS_LINEAR
     beside = {one for node in branch for one in node.input if one and one not in view.constants} - made - {block.source}
     return f"its branch also reads {min(beside)!r}" if beside else ""
 
@@ -123,30 +133,29 @@ def _made_from(view: GraphView, tensor: str, source: str) -> list[onnx.NodeProto
     return [node for node in view.nodes if called(node) in needed]
 
 
-def _end(view: GraphView, tensor: str, cuts: set[str]) -> str:
-    """`tensor`, or what the activation makes of it that alone reads it."""
-    while len(readers := view.readers.get(tensor, [])) == 1:
-        node, index = readers[0]
-        if index or node.op_type not in _ACTIVATIONS or node.output[0] not in cuts:
+def _end(view: GraphView, index: int) -> int:
+    """The node of the sum, or of the activation right behind that alone reads it."""
+    while len(readers := view.readers.get(view.nodes[index].output[0], [])) == 1:
+        node, place = readers[0]
+        if place or node.op_type not in _ACTIVATIONS or node is not view.nodes[index + 1]:
             break
-        tensor = node.output[0]
-    return tensor
+        index += 1
+    return index
 
 
-def _start(view: GraphView, first: Block, order: Sequence[str]) -> str:
-    """The last cut before the first module: the fork itself unless something passes beside it."""
-    if first.source in order:
-        return first.source
-    begun = next(index for index, node in enumerate(view.nodes) if called(node) in first.nodes)
-    earlier = {output for node in view.nodes[:begun] for output in node.output}
-    return [tensor for tensor in order if tensor in earlier or tensor in view.inputs][-1]
+def _start(
+    view: GraphView, first: Block, branch: Sequence[onnx.NodeProto], live: Sequence[tuple[str, ...]]
+) -> tuple[str, ...]:
+    """What is live before the first node of the first module, that of its skip or of its branch."""
+    own = {called(node) for node in (*branch, *_way_back(view, first.skip, first.source))}
+    begun = next(index for index, node in enumerate(view.nodes) if called(node) in own)
+    return live[begun - 1] if begun else tuple(view.inputs[:1])
 
 
-def _features(view: GraphView, cuts: Iterable[str]) -> str:
-    """The first of `cuts` that is pooled, flattened or classified; the first of all if none is."""
-    found = list(cuts)
-    pooled = (one for one in found for node, _ in view.readers.get(one, []) if node.op_type in _POOLING)
-    return next(pooled, found[0])
+def _features(view: GraphView, cuts: Sequence[str]) -> str:
+    """The first of `cuts`, tensors that alone are live, that is pooled, flattened or classified; else the first."""
+    pooled = (one for one in cuts for node, _ in view.readers.get(one, []) if node.op_type in _POOLING)
+    return next(pooled, cuts[0])
 
 
 def _names_of(blocks: Sequence[Block], branches: dict[str, list[onnx.NodeProto]]) -> list[str]:

@@ -78,29 +78,26 @@ class NodeCall:
 
 @dataclass(frozen=True)
 class Segment:
-    """The steps from the tensor `feed` to `target`, readers of a key of `instead` reading its value."""
+    """The calls from the tensors `feeds` to `targets`, readers of a key of `instead` reading its value."""
 
-    steps: tuple[NodeCall, ...]
-    feed: str
-    target: str
+    calls: tuple[NodeCall, ...]
+    feeds: tuple[str, ...]
+    targets: tuple[str, ...]
     instead: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, network: GraphNet, x: Tensor) -> Tensor:
-        """What `x`, the tensor `feed`, becomes."""
-        values: dict[str, Any] = {self.feed: x}
-        reads = [[self.instead.get(name, name) for name in step.inputs] for step in self.steps]
+    def run(self, network: GraphNet, x: Any) -> Any:
+        """What `x`, the feeds, becomes; one tensor stands for itself."""
+        values: dict[str, Any] = dict(zip(self.feeds, x if isinstance(x, tuple) else (x,), strict=True))
+        reads = [[self.instead.get(name, name) for name in call.inputs] for call in self.calls]
+        ends = [self.instead.get(name, name) for name in self.targets]
         last = {name: index for index, names in enumerate(reads) for name in names}
-        for index, (step, names) in enumerate(zip(self.steps, reads, strict=True)):
+        for index, (call, names) in enumerate(zip(self.calls, reads, strict=True)):
             given = [values[name] if name in values else network.get_parameter(name) for name in names]
-            found = network.get_submodule(step.module)(*given)
-            values.update(zip(step.outputs, found if len(step.outputs) > 1 else (found,), strict=True))
-            for name in (name for name in {*names} if last[name] == index and name != self._end):
+            found = network.get_submodule(call.module)(*given)
+            values.update(zip(call.outputs, found if len(call.outputs) > 1 else (found,), strict=True))
+            for name in (name for name in {*names} if last[name] == index and name not in ends):
                 values.pop(name, None)
-        return values[self._end]  # type: ignore[no-any-return]
-
-    @property
-    def _end(self) -> str:
-        return self.instead.get(self.target, self.target)
+        return values[ends[0]] if len(ends) == 1 else tuple(values[name] for name in ends)
 
 
 class Piece(nn.Module):
@@ -112,39 +109,48 @@ class Piece(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the steps make of `x`."""
-        return self._segment.run(self._network[0], x)
+        return self._segment.run(self._network[0], x)  # type: ignore[no-any-return]
 
 
 class GraphUnit(Unit):
-    """A residual module of a graph, `link`, behind the tensor `before`."""
+    """A residual module of a graph, `link`, behind the tensors `before`."""
 
-    def __init__(self, network: GraphNet, before: str, link: Droppable) -> None:
+    def __init__(self, network: GraphNet, before: tuple[str, ...], link: Droppable) -> None:
         super().__init__()
         self._network, self._before, self._link = [network], before, link  # in a list: no part of this module
-        self._whole = network.segment(before, link.end)
-        self._bypass = network.segment(before, link.end, {link.block.output: link.block.skip})
+        self._whole = network.segment(before, link.live)
+        self._bypass = network.segment(before, link.live, {link.block.output: link.block.skip})
 
     def parts(self) -> Parts:
-        """Branch and activation from cut to cut; what the skip goes through too, or another module, is one piece."""
+        """Branch and activation from cut to cut; what the skip goes through too, or another module, is one piece.
+
+        Raises InputError where other tensors pass beside the module.
+        """
         network, block, end = self._network[0], self._link.block, self._link.end
-        beside = {step.module for step in self._bypass.steps} | network.reused
+        if len(self._before) > 1 or len(self._link.live) > 1:
+            raise InputError(
+                f"{self._link.name} has branches of the network beside it, which solve cannot hold together;"
+                " recover by the other methods: --method bn,mimic,distill"
+            )
+        beside = {call.module for call in self._bypass.calls} | network.reused
+        (before,) = self._before
         branch, after = (
-            network.pieces(feed, target, beside) for feed, target in ((self._before, block.branch), (block.output, end))
+            network.pieces(feed, target, beside) for feed, target in ((before, block.branch), (block.output, end))
         )
-        return Parts(branch, Piece(network, network.segment(self._before, block.skip)), after)
+        return Parts(branch, Piece(network, network.segment((before,), (block.skip,))), after)
 
     def forward(self, x: Tensor) -> Tensor:
         """f(h(x) + F(x))."""
-        return self._whole.run(self._network[0], x)
+        return self._whole.run(self._network[0], x)  # type: ignore[no-any-return]
 
     def bypass(self, x: Tensor) -> Tensor:
         """f(h(x))."""
-        return self._bypass.run(self._network[0], x)
+        return self._bypass.run(self._network[0], x)  # type: ignore[no-any-return]
 
     def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Those of its branch, the skip's left out."""
-        left = {step.module for step in self._bypass.steps}
-        for name in (step.module for step in self._whole.steps if step.module not in left):
+        left = {step.module for step in self._bypass.calls}
+        for name in (step.module for step in self._whole.calls if step.module not in left):
             for own, parameter in self._network[0].get_submodule(name).named_parameters():
                 yield f"{name}.{own}", parameter
 
@@ -157,16 +163,17 @@ class GraphNet(Network):
         self.tree = Layers()
         self.tree.add_module(OPERATIONS, nn.ModuleList())
         view = GraphView(structure)
-        self._steps = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).steps()
-        self._makers = {output: index for index, step in enumerate(self._steps) for output in step.outputs}
+        self._calls = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).calls()
+        self._makers = {output: index for index, call in enumerate(self._calls) for output in call.outputs}
         chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
-        ends = [chain.start, *(link.end for link in chain.links)]
-        self._stem = self.segment(image, chain.start)
+        ends = [chain.start, *(link.live for link in chain.links)]
+        self._stem = self.segment((image,), chain.start)
         self._units = [
             (link.name, GraphUnit(self, before, link)) for before, link in zip(ends[:-1], chain.links, strict=True)
         ]
-        self._tail, self._head = self.segment(ends[-1], chain.features), self.segment(chain.features, output)
-        self._body = self.segment(image, chain.features)
+        features = (chain.features,)
+        self._tail, self._head = self.segment(ends[-1], features), self.segment(features, (output,))
+        self._body = self.segment((image,), features)
 
     def units(self) -> list[tuple[str, Unit]]:
         """The modules present, by name, in order of execution."""
@@ -174,19 +181,19 @@ class GraphNet(Network):
 
     def stem(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W), normalised, to the first module's input."""
-        return self._stem.run(self, x)
+        return self._stem.run(self, x)  # type: ignore[no-any-return]
 
     def tail(self, x: Tensor) -> Tensor:
         """What follows the last module before the pooling."""
-        return self._tail.run(self, x)
+        return self._tail.run(self, x)  # type: ignore[no-any-return]
 
     def classify(self, features: Tensor) -> Tensor:
         """Features to logits (N, K)."""
-        return self._head.run(self, features)
+        return self._head.run(self, features)  # type: ignore[no-any-return]
 
     def features(self, x: Tensor) -> Tensor:
         """The feature map before pooling."""
-        return self._body.run(self, x)
+        return self._body.run(self, x)  # type: ignore[no-any-return]
 
     def get_submodule(self, target: str) -> nn.Module:
         """By the user's name; the network itself is called ``."""
@@ -217,7 +224,7 @@ class GraphNet(Network):
     @property
     def reused(self) -> set[str]:
         """Layers that several nodes stand for."""
-        times = Counter(step.module for step in self._steps)
+        times = Counter(call.module for call in self._calls)
         return {module for module, count in times.items() if count > 1}
 
     def pieces(self, feed: str, target: str, beside: Collection[str]) -> list[nn.Module]:
@@ -225,29 +232,31 @@ class GraphNet(Network):
 
         The modules `beside` stand inside a piece only.
         """
-        steps, found, begun, at = self.segment(feed, target).steps, list[nn.Module](), 0, feed
-        last = {name: index for index, step in enumerate(steps) for name in step.inputs}
+        calls, found, begun, at = self.segment((feed,), (target,)).calls, list[nn.Module](), 0, feed
+        last = {name: index for index, call in enumerate(calls) for name in call.inputs}
         live = {feed}
-        for index, step in enumerate(steps):
-            live = {name for name in (*live, *step.outputs) if name == target or last.get(name, -1) > index}
+        for index, call in enumerate(calls):
+            live = {name for name in (*live, *call.outputs) if name == target or last.get(name, -1) > index}
             if len(live) == 1:
                 (end,) = live
-                alone = index == begun and step.module not in beside
-                layer = self.get_submodule(step.module) if alone else None
-                found += _as_layers(layer) or [Piece(self, Segment(steps[begun : index + 1], at, end))]
+                alone = index == begun and call.module not in beside
+                layer = self.get_submodule(call.module) if alone else None
+                found += _as_layers(layer) or [Piece(self, Segment(calls[begun : index + 1], (at,), (end,)))]
                 begun, at = index + 1, end
         return found
 
-    def segment(self, feed: str, target: str, instead: Mapping[str, str] | None = None) -> Segment:
-        """All that `target` needs back to `feed`."""
+    def segment(
+        self, feeds: tuple[str, ...], targets: tuple[str, ...], instead: Mapping[str, str] | None = None
+    ) -> Segment:
+        """All that `targets` need back to `feeds`."""
         instead = instead or {}
-        needed, open_ = set[int](), [target]
+        needed, open_ = set[int](), list(targets)
         while open_:
             name = instead.get(one := open_.pop(), one)
-            if name != feed and name in self._makers and self._makers[name] not in needed:
+            if name not in feeds and name in self._makers and self._makers[name] not in needed:
                 needed.add(self._makers[name])
-                open_ += self._steps[self._makers[name]].inputs
-        return Segment(tuple(self._steps[index] for index in sorted(needed)), feed, target, instead)
+                open_ += self._calls[self._makers[name]].inputs
+        return Segment(tuple(self._calls[index] for index in sorted(needed)), feeds, targets, instead)
 
 
 def _as_layers(module: nn.Module | None) -> list[nn.Module]:
@@ -269,7 +278,7 @@ class _Builder:
     tree: Layers
     made: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
-    def steps(self) -> list[NodeCall]:
+    def calls(self) -> list[NodeCall]:
         """One for every node; all weights have their place then."""
         found = [self._step(node) for node in self.view.nodes if node.op_type != "Constant"]
         for name in self.weights:

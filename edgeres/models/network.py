@@ -2,6 +2,8 @@
 
     logits = classify(tail(unit_n(... unit_1(stem(x)))))
 
+What passes between units is one tensor; in a graph whose branches run in parallel a tuple of all that later units read.
+
 `unit.bypass(x)` is what remains of the unit when its module is dropped: the shortcut and the activation after the
 addition, h(x) and f in y = f(h(x) + F(x)). For a residual module this equals zeroing F, bit for bit.
 """
@@ -12,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,6 +25,16 @@ class Parts:
     branch: Sequence[nn.Module]
     skip: Callable[[Tensor], Tensor] | None
     after: Sequence[nn.Module]
+
+
+def live_in(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What passes between two units, as tensors."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def rows_of(x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """All of it, one row an image: (N, features)."""
+    return torch.cat([one.flatten(1) for one in live_in(x)], 1)
 
 
 class Unit(nn.Module):

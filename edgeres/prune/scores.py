@@ -26,6 +26,7 @@ CRITERIA    criterion(module), lower goes first; computed once for the network a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from edgeres.core.names import lookup
 from edgeres.evaluate.tally import Batch, Tally
-from edgeres.models.network import Network
+from edgeres.models.network import Network, live_in, rows_of
 
 Score = Callable[[Tally], float]
 Criterion = Callable[[Network, Sequence[Batch], Sequence[str], int], dict[str, float]]
@@ -62,7 +63,7 @@ def block_influence(
         for name, unit in network.units():
             y = unit(x)
             if name in sums:
-                cosines = F.cosine_similarity(unit.bypass(x).flatten(1), y.flatten(1))
+                cosines = F.cosine_similarity(rows_of(unit.bypass(x)), rows_of(y))
                 sums[name] += float(cosines.sum(dtype=torch.float64))
             x = y
         images += len(batch.images)
@@ -127,16 +128,26 @@ def _mean_magnitude(parameters: dict[str, torch.nn.Parameter]) -> float:
 @torch.enable_grad()
 def _gate_gradients(network: Network, images: Tensor, labels: Tensor, candidates: Sequence[str]) -> dict[str, float]:
     """Per module the sum over images of |dL/dy . (module(x) - bypass(x))|."""
-    x = network.stem(images).detach().requires_grad_()
-    outputs, differences = [], []
+    x = _leaves(network.stem(images))
+    outputs, differences = list[tuple[Tensor, ...]](), []
     for name, unit in network.units():
         y = unit(x)
         if name in candidates:
-            outputs.append(y)
-            differences.append((y - unit.bypass(x)).detach())
+            outputs.append(live_in(y))
+            pairs = zip(live_in(y), live_in(unit.bypass(x)), strict=True)
+            differences.append([(after - before).detach() for after, before in pairs])
         x = y
     loss = F.cross_entropy(network.classify(network.tail(x)), labels, reduction="sum")
-    gradients = torch.autograd.grad(loss, outputs)
-    totals = [(g * d).flatten(1).sum(1).abs().sum() for g, d in zip(gradients, differences, strict=True)]
+    gradients = iter(torch.autograd.grad(loss, [one for live in outputs for one in live]))
+    totals = [
+        torch.stack([(next(gradients) * one).flatten(1).sum(1) for one in moved]).sum(0).abs().sum()
+        for moved in differences
+    ]
     names = [name for name, _ in network.units() if name in candidates]
     return {name: float(total) for name, total in zip(names, totals, strict=True)}
+
+
+def _leaves(x: Tensor) -> Any:
+    """What gradients begin at."""
+    cut = tuple(one.detach().requires_grad_() for one in live_in(x))
+    return cut if len(cut) > 1 else cut[0]

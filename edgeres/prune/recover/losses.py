@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models import modules_of
-from edgeres.models.network import Network
+from edgeres.models.network import Network, live_in, rows_of
 from edgeres.models.weights import Weights
 from edgeres.train.objectives import Objective, soft_divergence
 
@@ -67,7 +67,7 @@ def outputs_from(network: Network, x: Tensor, stages: Stages) -> Outputs:
     ends = []
     for names in stages:
         x = through(network, x, names)
-        ends.append(x)
+        ends.append(x if len(live_in(x)) == 1 else rows_of(x))
     features = network.tail(x)
     return Outputs(ends[:-1], features, network.classify(features))
 

@@ -46,11 +46,11 @@ from edgeres.prune.config import SweepConfig as SweepConfig
 from edgeres.prune.recover.stage import recover as _recover
 from edgeres.prune.stage import prune as _prune
 from edgeres.prune.sweep import sweep as _sweep
-from edgeres.quantize.qat import QatConfig as QatConfig
+from edgeres.quantize.config import CalibrateConfig as CalibrateConfig
+from edgeres.quantize.config import QatConfig as QatConfig
+from edgeres.quantize.config import QuantizeConfig as QuantizeConfig
 from edgeres.quantize.qat import qat as _qat
-from edgeres.quantize.scales import CalibrateConfig as CalibrateConfig
 from edgeres.quantize.scales import calibrate as _calibrate
-from edgeres.quantize.stage import QuantizeConfig as QuantizeConfig
 from edgeres.quantize.stage import quantize as _quantize
 from edgeres.report.stage import ReportConfig as ReportConfig
 from edgeres.report.stage import report as _report
@@ -69,7 +69,7 @@ from edgeres.study.paths import PathsConfig as PathsConfig
 from edgeres.study.paths import paths as _paths
 from edgeres.study.reorder import ReorderConfig as ReorderConfig
 from edgeres.study.reorder import reorder as _reorder
-from edgeres.train.stage import TrainConfig as TrainConfig
+from edgeres.train.config import TrainConfig as TrainConfig
 from edgeres.train.stage import train as _train
 
 _Path = str | Path

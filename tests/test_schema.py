@@ -14,9 +14,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from edgeres.core.artifacts import Checkpoint, OnnxModel
-from edgeres.core.config import record_from_json, record_from_text
+from edgeres.core.config import record_from_json, record_from_text, version_of
 from edgeres.core.errors import InputError
-from edgeres.core.schema import version_of
 from edgeres.core.spec import Preprocess
 from edgeres.pipeline.schemas import SCHEMAS, schema_in, schema_named
 

@@ -38,16 +38,16 @@ def ours(method: str) -> Any:
     """Calibrate and quantize as `edgeres` does them."""
     import onnxruntime as _  # noqa: F401  (an idle process has it too)
 
-    from edgeres.quantize import calibrators, decision, insert, lint, observe, placement, scales, stage  # noqa: F401
+    from edgeres.quantize import calibrators, config, decision, insert, lint, observe, placement, scales, stage  # noqa: F401
 
     def work(model: Path, data: str, images: int, out: Path) -> None:
         source = OnnxModel(model)
         if data == "random":
             noise_scales(source, images)
             return
-        config = scales.CalibrateConfig(data=data, images=images)
-        table = scales.calibrate(source, config, out).output.path
-        stage.quantize(source, stage.QuantizeConfig(scales=table, method=method), out)
+        chosen = config.CalibrateConfig(data=data, images=images)
+        table = scales.calibrate(source, chosen, out).output.path
+        stage.quantize(source, config.QuantizeConfig(scales=table, method=method), out)
 
     def noise_scales(source: OnnxModel, images: int) -> None:
         tensors = placement.observed_of(source.proto)

@@ -37,10 +37,11 @@ from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.statistics import ratio_interval
 from edgeres.data import Split, dataset_for
+from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.cpu import has_wide_sums
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.profiles import Bounds, Options, quantized
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.profiles import Options, quantized
+from edgeres.quantize.scales import calibrate
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, RunnerOptions, infer_all
 
@@ -194,7 +195,7 @@ def _calibrate_config(settings: Settings) -> CalibrateConfig:
 def _ours(source: OnnxModel, table: ScaleTable, settings: Settings, choice: Any, work: Path) -> OnnxModel:
     amax = {name: scale.amax[settings.method] for name, scale in table.tensors.items()}
     extremes = {name: (scale.minimum, scale.maximum) for name, scale in table.tensors.items()}
-    model = quantized(source.proto, "ort-cpu", Bounds(Decision(amax), extremes), Options(reduce_range=choice))
+    model = quantized(source.proto, "ort-cpu", Decision(amax, extremes=extremes), Options(reduce_range=choice))
     return _stored(model, work / f"ort-cpu-reduced-{choice}.onnx")
 
 

@@ -29,11 +29,11 @@ from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.kept_float import skips_left_float
-from edgeres.quantize.partial import QuantizedNetwork
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.profiles import Options
-from edgeres.quantize.rounding import RoundingConfig, rounded
+from edgeres.quantize.rounding import rounded
 from edgeres.quantize.scaling import channels_scaled
+from edgeres.quantize.simulate import QuantizedNetwork
 
 RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 START = "mse"
@@ -104,7 +104,7 @@ def steps_of(bench: Bench) -> dict[str, Callable[[Decision], Decision]]:
     return {
         START: lambda before: before,
         "+ channels": lambda before: channels_scaled(model, placement, before, images=images),
-        "+ rounding": lambda before: rounded(model, placement, before, images=images, config=RoundingConfig()),
+        "+ rounding": lambda before: rounded(model, placement, before, images=images),
         "+ bias": lambda before: bias_corrected(model, placement, before, images=images),
     }
 

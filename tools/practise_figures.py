@@ -36,7 +36,7 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Z_95
 from edgeres.data import Dataset, dataset_for
-from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.evaluate.stage import accuracy_of
 from edgeres.models.weights import load_network
 from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.recover.stage import recover

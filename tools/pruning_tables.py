@@ -18,9 +18,8 @@ import lint_cases
 import qat_figures
 import quantize_figures
 
-from edgeres.core.config import record_from_json
+from edgeres.core.config import record_from_json, version_of
 from edgeres.core.records.sweep import Sweep
-from edgeres.core.schema import version_of
 from edgeres.pipeline.schemas import SCHEMAS
 
 TOOLS = Path(__file__).parent

@@ -32,11 +32,12 @@ from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
 from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.choosing import bounds_by
+from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
-from edgeres.quantize.rounding import RoundingConfig, rounded
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.rounding import rounded
+from edgeres.quantize.scales import calibrate
 from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
 
@@ -115,7 +116,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
         return bias_corrected(model, placement, decision, images=images)
 
     def round_(decision: Decision) -> Decision:
-        return rounded(model, placement, decision, images=images, config=RoundingConfig())
+        return rounded(model, placement, decision, images=images)
 
     def channels(decision: Decision) -> Decision:
         return channels_scaled(model, placement, decision, images=images)
@@ -131,9 +132,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
     }
     rows |= {name: partial(_after, start, steps) for name, steps in combined.items()}
     rows["4-bit weights, nearest"] = lambda: Simulation(model, placement, start, weight_bits=4).decision()
-    rows["4-bit weights, learned"] = lambda: rounded(
-        model, placement, start, images=images, config=RoundingConfig(bits=4)
-    )
+    rows["4-bit weights, learned"] = lambda: rounded(model, placement, start, images=images, bits=4)
     return rows
 
 

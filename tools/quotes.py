@@ -21,9 +21,8 @@ from solve_figures import SEEDS, solve_rows
 from solve_figures import Line as SolveLine
 from solve_figures import Lines as Solved
 
-from edgeres.core.config import record_from_json
+from edgeres.core.config import record_from_json, version_of
 from edgeres.core.records.sweep import Sweep
-from edgeres.core.schema import version_of
 from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import count, percent, points, size, speed

@@ -22,7 +22,7 @@ from edgeres.core.environment import environment
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
 from edgeres.data import dataset_for
-from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.evaluate.stage import accuracy_of
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.stage import prune
 

@@ -26,7 +26,7 @@ from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
 from edgeres.core.records.sweep import Sweep
 from edgeres.data import dataset_for
-from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.evaluate.stage import accuracy_of
 
 RESULTS = Path(__file__).parent / "results"
 _SIZES, SEEDS, _IMAGES = (4, 8, 12), (0, 1, 2), 500

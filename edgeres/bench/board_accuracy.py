@@ -35,8 +35,8 @@ from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
 from edgeres.data.sources import in_threads
-from edgeres.evaluate.accuracy import check_scores, hits
 from edgeres.evaluate.agreement import Similarity
+from edgeres.evaluate.stage import check_scores, hits
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, infer_all
 

@@ -14,7 +14,7 @@ from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.doctor import Check
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.core.tensorrt import newest_opset
+from edgeres.core.jetpacks import newest_opset
 from edgeres.graph.view import opset_of
 from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.manifest import plan_header

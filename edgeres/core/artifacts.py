@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from edgeres.core.config import Record, record_from_json, record_from_text
-from edgeres.core.errors import InputError, require
-from edgeres.core.files import sha256_of
+from edgeres.core.errors import InputError, reason_of, require
+from edgeres.core.files import reading, sha256_of
 from edgeres.core.onnx_file import derived_card, external_files, image_input
 from edgeres.core.spec import Card, ModelSpec
 
@@ -118,28 +118,24 @@ class OnnxModel(Model):
         """The parsed onnx.ModelProto (do not change it)."""
         onnx = require("onnx", "onnx")
         _refuse_no_graph(self.path)
+        _ = self.beside  # refused before anything of it is read
         try:
-            _ = self.beside  # refused before anything of it is read
             return onnx.load(str(self.path))
-        except InputError:
-            raise
         except FileNotFoundError as err:
             raise InputError(f"{self.path} does not exist") from err
         except Exception as err:
-            raise InputError(f"{self.path} is not a readable ONNX file: {_one_line(err)}") from err
+            raise InputError(f"{self.path} is not a readable ONNX file: {reason_of(err)}") from err
 
     @property
     def has_card(self) -> bool:
         """Whether edgeres wrote the file."""
-        return any(entry.key == CARD_KEY for entry in self.proto.metadata_props)
+        return CARD_KEY in properties_of(self.proto)
 
     @cached_property
     def card(self) -> Card:
         """The Card in metadata_props; of another tool's file what the graph tells, InputError if that is too little."""
-        properties = {entry.key: entry.value for entry in self.proto.metadata_props}
-        if CARD_KEY not in properties:
-            return derived_card(self.proto, self.path)
-        return _card_from(properties[CARD_KEY], self.path)
+        text = properties_of(self.proto).get(CARD_KEY)
+        return derived_card(self.proto, self.path) if text is None else _card_from(text, self.path)
 
     @property
     def precision(self) -> str:
@@ -149,6 +145,13 @@ class OnnxModel(Model):
         quantized = any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in graph.node)
         half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
         return "+".join(name for name, found in (("int8", quantized), ("fp16", half)) if found) or "fp32"
+
+    def check_float(self) -> None:
+        """Raises InputError for a file with Q/DQ nodes or in half precision."""
+        if self.precision == "fp16":
+            raise InputError(f"{self.path} is in FP16; use the float32 model (edgeres export without --half)")
+        if "int8" in self.precision:
+            raise InputError(f"{self.path} is quantized already; use the float model it was made from")
 
     def check_for_tensorrt(self) -> None:
         """Raises InputError for a file whose pairs were placed for a CPU."""
@@ -161,12 +164,12 @@ class OnnxModel(Model):
     @property
     def profile(self) -> str | None:
         """Who the Q/DQ pairs were placed for; None for a float file and for one of another tool."""
-        return next((entry.value for entry in self.proto.metadata_props if entry.key == PROFILE_KEY), None)
+        return properties_of(self.proto).get(PROFILE_KEY)
 
     @property
     def has_scaled_channels(self) -> bool:
         """Whether quantize scaled channels: tensors are the float network's up to a factor for each channel."""
-        return any(entry.key == SCALED_KEY for entry in self.proto.metadata_props)
+        return SCALED_KEY in properties_of(self.proto)
 
     @property
     def float_skips(self) -> tuple[str, ...]:
@@ -259,10 +262,14 @@ class SweepFile(_Json):
 MODEL_KINDS: tuple[type[Model], ...] = (Checkpoint, OnnxModel, Engine)
 
 
+def properties_of(model: Any) -> dict[str, str]:
+    """What an onnx.ModelProto says about itself in metadata_props."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def float_skips_of(model: Any) -> tuple[str, ...]:
     """Names of the additions of an onnx.ModelProto whose skip edgeres quantize left float on purpose."""
-    named = next((entry.value for entry in model.metadata_props if entry.key == FLOAT_SKIPS_KEY), "")
-    return tuple(name for name in named.split(",") if name)
+    return tuple(filter(None, properties_of(model).get(FLOAT_SKIPS_KEY, "").split(",")))
 
 
 def model_from(path: Path) -> Model:
@@ -281,17 +288,11 @@ def model_from(path: Path) -> Model:
 def safetensors_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file: tensor name -> dtype, shape, data_offsets; plus `__metadata__`."""
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _MAX_HEADER_BYTES:
-                raise InputError(f"{path} is not a safetensors file")
-            header = json.loads(file.read(length))
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist") from err
-    except OSError as err:
-        raise InputError(f"cannot read {path}: {err.strerror}") from err
-    except (ValueError, RecursionError) as err:
-        raise InputError(f"{path} is not a safetensors file") from err
+            header = json.loads(file.read(length)) if 2 <= length <= _MAX_HEADER_BYTES else None
+    except (ValueError, RecursionError):
+        header = None
     if not isinstance(header, dict):
         raise InputError(f"{path} is not a safetensors file")
     return header
@@ -315,7 +316,3 @@ def _refuse_no_graph(path: Path) -> None:
         raise InputError(f"{path} is empty: it holds no graph; make it again")
     if head == _LFS_MARK:
         raise InputError(f"{path} is a pointer of Git LFS, not the file; fetch it: git lfs pull")
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())[:200]

@@ -1,7 +1,10 @@
 """The base of every stage's options (`Config`) and of every file edgeres writes (`Record`).
 
 A `Config` is strict: an unknown key is a typing error of the user. A `Record` is tolerant, and so is a `Config` inside
-a file: what a later version wrote with one more field still reads. What has a later `schema_version` is refused.
+a file: what a later version wrote with one more field still reads.
+
+A field may be added under the same `schema_version`: who reads must pass over what it does not know. What a field
+means changes with a new version only, and a file of a later version than known is refused; the version is its default.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.files import reading
 from edgeres.core.names import canonical_data_name
-from edgeres.core.schema import LATER, refuse_later
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +40,9 @@ _MOST_OF = {
     "workspace_mib": 2**24,
 }
 _FROM_FILE = "from a file"
+_LATER = "later_schema"  # pydantic's type of the refusal
+_VERSION_FIELD = "schema_version"
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Config(BaseModel):
@@ -77,7 +84,7 @@ class Config(BaseModel):
     def _prepared(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, dict):
             return values
-        refuse_later(cls, values)
+        _refuse_later(cls, values)
         is_file = info.context == _FROM_FILE
         return {
             name: [part.strip() for part in value.split(",") if part.strip()]
@@ -98,8 +105,29 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_known_version(cls, values: Any) -> Any:
-        refuse_later(cls, values)
+        _refuse_later(cls, values)
         return values
+
+
+def version_of(kind: type[BaseModel]) -> int | None:
+    """The schema_version that files of `kind` are written with; None if it is no file of its own."""
+    field = kind.model_fields.get(_VERSION_FIELD)
+    return None if field is None else int(field.default)
+
+
+def _refuse_later(kind: type[BaseModel], values: Any) -> None:
+    """Raises PydanticCustomError for content of a later schema_version than `kind` has, or of one that is none."""
+    known = version_of(kind)
+    if known is None or not isinstance(values, dict) or _VERSION_FIELD not in values:
+        return
+    seen = values[_VERSION_FIELD]
+    if isinstance(seen, bool) or not isinstance(seen, int) or seen < 1:
+        raise PydanticCustomError(
+            "no_schema", "schema_version must be a whole number from 1, got {seen}", {"seen": seen}
+        )
+    if seen > known:
+        context = {"seen": seen, "known": known}
+        raise PydanticCustomError(_LATER, "schema_version {seen}, this edgeres reads up to {known}", context)
 
 
 def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options: bool = False) -> C:
@@ -147,12 +175,8 @@ def record_from_json(kind: type[R], path: Path) -> R:
 
 def bytes_in(path: Path) -> bytes:
     """What the file holds; raises InputError if it is absent or cannot be read."""
-    try:
+    with reading(path):
         return path.read_bytes()
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist") from err
-    except OSError as err:
-        raise InputError(f"cannot read {path}: {err.strerror}") from err
 
 
 def record_from_text(kind: type[R], text: bytes | str, where: str) -> R:
@@ -161,7 +185,7 @@ def record_from_text(kind: type[R], text: bytes | str, where: str) -> R:
         return kind.model_validate_json(text, context=_FROM_FILE)
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
-        if first["type"] == LATER:
+        if first["type"] == _LATER:
             part = f" ({'.'.join(map(str, first['loc']))})" if first["loc"] else ""
             advice = "upgrade edgeres, or make the file again with this one"
             raise InputError(f"{where}{part} was written by a later edgeres: {first['msg']}; {advice}") from err
@@ -213,3 +237,28 @@ def first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: bo
         return message
     seen = "" if problem["type"] in {"missing", "json_invalid"} else f", got {problem['input']!r}"
     return f"{shown}: {message}{seen}"
+
+
+def json_schema_of(kind: type[BaseModel], name: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of files of `kind`, open to fields that come later."""
+    schema = kind.model_json_schema()
+    _open(schema)
+    version = version_of(kind)
+    if version is not None:
+        schema["properties"][_VERSION_FIELD] = {"const": version}
+        schema["required"] = [_VERSION_FIELD, *schema.get("required", [])]
+    return {"$schema": _DRAFT, "$id": f"edgeres:{name}:{version}", **schema}
+
+
+def _open(part: Any) -> None:
+    """Lets every object have more fields; descriptions are unwrapped."""
+    if isinstance(part, dict):
+        if isinstance(text := part.get("description"), str):
+            part["description"] = " ".join(text.split())
+        if part.get("additionalProperties") is False:
+            del part["additionalProperties"]
+        for value in part.values():
+            _open(value)
+    elif isinstance(part, list):
+        for value in part:
+            _open(value)

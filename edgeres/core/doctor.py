@@ -11,10 +11,7 @@ from edgeres.core.config import Record
 from edgeres.core.environment import Environment, available_cores, cpu_flags, environment, package_versions
 
 _EXTRAS = {
-    "train": (
-        ("torch", "torchvision", "safetensors", "accelerate"),
-        "train, import, lesion, prune, recover, export",
-    ),
+    "train": (("torch", "torchvision", "safetensors", "accelerate"), "train, import, lesion, prune, recover, export"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "export, calibrate, quantize; eval and bench of .onnx"),
     "rtx": (("tensorrt-rtx",), "compile for PC GPUs without a GPU"),
     "tensorrt": (("tensorrt",), "compile for the GPU in this machine"),
@@ -25,6 +22,7 @@ _EXTRAS = {
 }
 _VNNI = {"avx512_vnni", "avx_vnni", "asimddp"}
 _DEVICE_TREE = Path("/proc/device-tree/model")
+_TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
 
 
 class Check(Record):
@@ -58,22 +56,15 @@ def _extra(name: str) -> Check:
     if not missing:
         versions = ", ".join(f"{package} {version}" for package, version in found.items())
         return Check(name=name, status="ok", detail=f"{versions}: {use}")
-    return Check(
-        name=name,
-        status="missing",
-        detail=f"{', '.join(missing)} not installed: no {use}",
-        remedy=f"pip install 'edgeres[{name}]'",
-    )
+    detail, remedy = f"{', '.join(missing)} not installed: no {use}", f"pip install 'edgeres[{name}]'"
+    return Check(name=name, status="missing", detail=detail, remedy=remedy)
 
 
 def _gpu(here: Environment) -> Check:
     if here.gpus:
         return Check(name="gpu", status="ok", detail=", ".join(here.gpus))
-    return Check(
-        name="gpu",
-        status="info",
-        detail="no NVIDIA GPU found: training and measuring use the CPU; engines can be built (rtx), not run",
-    )
+    detail = "no NVIDIA GPU found: training and measuring use the CPU; engines can be built (rtx), not run"
+    return Check(name="gpu", status="info", detail=detail)
 
 
 def _jetson() -> Check:
@@ -89,18 +80,12 @@ def _jetson() -> Check:
 def _int8_cpu() -> Check:
     found = sorted(_VNNI & cpu_flags())
     text = f"{', '.join(found)}: integer sums are exact" if found else "no VNNI: fused INT8 on this CPU may saturate"
-    return Check(
-        name="int8 on cpu",
-        status="info",
-        detail=f"{text}; accuracy is judged on literal Q/DQ either way ({available_cores()} cores)",
-    )
+    detail = f"{text}; accuracy is judged on literal Q/DQ either way ({available_cores()} cores)"
+    return Check(name="int8 on cpu", status="info", detail=detail)
 
 
 def _trtexec() -> Check:
-    path = shutil.which("trtexec") or next(
-        (str(p) for p in (Path("/usr/src/tensorrt/bin/trtexec"),) if p.is_file()), None
-    )
-    if path:
+    if path := shutil.which("trtexec") or (str(_TRTEXEC) if _TRTEXEC.is_file() else None):
         return Check(name="trtexec", status="ok", detail=path)
     has_binding = importlib.util.find_spec("tensorrt") is not None
     detail = "no trtexec here" + (", the tensorrt binding is" if has_binding else " and no tensorrt binding")

@@ -16,16 +16,7 @@ from pydantic import Field
 import edgeres
 from edgeres.core.config import Record
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxruntime",
-    "tensorrt",
-    "tensorrt-rtx",
-    "torch-tensorrt",
-    "numpy",
-)
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "numpy")
 _CPUS = Path("/sys/devices/system/cpu")
 _THREAD_SETTINGS = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "ORT_")
 _KHZ_PER_MHZ = 1000

@@ -77,6 +77,11 @@ def _says(err: BaseException, number: int, words: Iterable[str]) -> bool:
     return (isinstance(err, OSError) and err.errno == number) or any(word in text for word in words)
 
 
+def reason_of(err: BaseException, most: int = 200) -> str:
+    """What a library said, on one line of `most` characters."""
+    return " ".join(str(err).split())[:most] or type(err).__name__
+
+
 def require(module: str, extra: str) -> Any:
     """The imported optional `module`; raises MissingDependency naming the `extra` that brings it."""
     try:

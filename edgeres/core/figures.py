@@ -1,7 +1,7 @@
 """Pictures: one canvas that gives the same bytes for the same drawing, and SVG files that stand by themselves.
 
 A file has its own white ground and is readable in a README and in print. The page's pictures follow its colours
-instead, see `edgeres.report.canvas`.
+instead, see `edgeres.report.plots`.
 """
 
 from __future__ import annotations

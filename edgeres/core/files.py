@@ -8,31 +8,38 @@ import hashlib
 import logging
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgeres.core.errors import InputError
-from edgeres.core.process import process_began
 
 log = logging.getLogger(__name__)
 _SCRATCH = ".networks-"  # begins the name of a folder that is needed while a stage runs
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o666
+_DEAD, _BEGAN = "Z", 19  # of the fields after the program's name in /proc/PID/stat, see proc(5)
 
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the file's bytes; raises InputError if it cannot be read."""
     digest = hashlib.sha256()
+    with reading(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises InputError where the file that is read inside is not there, or cannot be read."""
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        yield
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist") from err
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror}") from err
-    return digest.hexdigest()
 
 
 def made_folder(path: Path, named: str | None = None) -> None:
@@ -58,10 +65,7 @@ def written(path: Path) -> Iterator[Path]:
 
     What a killed process had begun to write to `path` goes too.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise InputError(f"cannot write {path}: {err.strerror}") from err
+    made_folder(path.parent, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if (number := left.name.split(".")[-2]).isdecimal() and process_began(int(number)) is None:
@@ -107,3 +111,16 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, whole or not at all."""
     with written(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def process_began(pid: int) -> str | None:
+    """When the process began, as its system counts; None if it is gone. A number is used again, by another one."""
+    if Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            return None if fields[0] == _DEAD else fields[_BEGAN]
+        return None
+    with contextlib.suppress(OSError):
+        asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return "".join(asked.stdout.split()) or None
+    return None

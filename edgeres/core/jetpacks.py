@@ -1,10 +1,14 @@
-"""The JetPack releases: which L4T they come with, and which TensorRT. Python 3.6: the agent takes it to the board.
+"""The JetPack releases: which L4T they come with, which TensorRT, and what that reads.
 
-Source: NVIDIA's JetPack and Jetson Linux archives, developer.nvidia.com/embedded/jetpack-archive.
+Python 3.6: the agent takes it to the board. Source: NVIDIA's JetPack and Jetson Linux archives,
+developer.nvidia.com/embedded/jetpack-archive; the operator documents of onnx-tensorrt's releases,
+github.com/onnx/onnx-tensorrt, docs/operators.md.
 """
 
 import re
 from typing import NamedTuple
+
+_OPSETS = {(8, 0): 13, (8, 4): 17, (10, 0): 20, (10, 13): 24}  # first TensorRT that reads up to it
 
 
 class JetPack(NamedTuple):
@@ -41,3 +45,10 @@ def jetpack_of(l4t: "str") -> "str | None":
     """The release that comes with this L4T; 36.4.0 and 36.4 are one."""
     short = re.sub(r"(?:\.0)+$", "", l4t)
     return next((release.name for release in RELEASES if short in release.l4t), None)
+
+
+def newest_opset(version: "str") -> "int | None":
+    """The newest ONNX opset that TensorRT `version`, such as "8.2.1", reads; None for one before 8 or no version."""
+    number = re.match(r"(\d+)\.(\d+)", version)
+    asked = (int(number[1]), int(number[2])) if number else (0, 0)
+    return max((opset for first, opset in _OPSETS.items() if first <= asked), default=None)

@@ -8,16 +8,26 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.errors import InputError, MissingDependency, did_you_mean
 
 T = TypeVar("T")
+_EXTRA_OF = {
+    **dict.fromkeys(("torch", "torchvision", "safetensors", "accelerate"), "train"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+}
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))  # soft hyphen, zero width, marks, BOM
 
 
 def resolve(reference: str) -> Any:
-    """The object that `"package.module:object"` names."""
+    """The object that `"package.module:object"` names; raises MissingDependency where its module needs an extra."""
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as err:
+        missing = (err.name or "").partition(".")[0]
+        if missing in _EXTRA_OF:
+            raise MissingDependency(missing, _EXTRA_OF[missing]) from err
+        raise
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.config import config_from
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec
 
 _IMAGE_RANK, _LOGITS_RANK, _FEWEST_CLASSES = 4, 2, 2
@@ -26,7 +26,6 @@ _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
 _FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
 _NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow
-_REASON_SHOWN = 200
 _MARK = b"location"  # the key of every weight that lies elsewhere
 
 Shape = tuple[int, ...]  # 0 where a size is open
@@ -135,6 +134,16 @@ def _worded(shape: Sequence[int]) -> str:
 
 def _inferred(model: Any, path: Path) -> dict[str, Shape]:
     """Tensor -> shape where it can be inferred, for one image if the batch is open; InputError for a broken graph."""
+    values = [value for value in inferred_values(model, str(path)) if value.type.tensor_type.HasField("shape")]
+    stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return stored | {value.name: _shape_of(value) for value in values}
+
+
+def inferred_values(model: Any, name: str) -> list[Any]:
+    """What is known of the tensors, weights among them, as onnx.ValueInfoProto: types, and shapes of one image.
+
+    Raises InputError, which calls the graph `name`, if it is broken.
+    """
     onnx = require("onnx", "onnx")
     make, graph = onnx.helper.make_tensor_value_info, onnx.GraphProto(name="shapes")
     graph.node.extend(model.graph.node)
@@ -153,11 +162,8 @@ def _inferred(model: Any, path: Path) -> dict[str, Shape]:
     try:
         inferred = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
     except (RuntimeError, onnx.shape_inference.InferenceError) as err:
-        raise InputError(f"{path} is no sound graph: {' '.join(str(err).split())[:_REASON_SHOWN]}") from err
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | {
-        value.name: _shape_of(value) for value in values if value.type.tensor_type.HasField("shape")
-    }
+        raise InputError(f"{name} is no sound graph: {reason_of(err)}") from err
+    return [*inferred.input, *inferred.value_info, *inferred.output]
 
 
 def _params(model: Any) -> int:

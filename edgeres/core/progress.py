@@ -1,20 +1,24 @@
-"""Progress on stderr: a bar on a terminal, on a pipe lines of the log."""
+"""Progress on stderr: a bar on a terminal, on a pipe lines of the log; and lengths of time as people write them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from edgeres.core.durations import text_from
+from edgeres.core.errors import InputError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _SAID_EVERY_S = 10.0
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_PART = r"(?:(\d+(?:\.\d+)?){unit})?"
+_WHOLE = re.compile("".join(_PART.format(unit=unit) for unit in _SECONDS))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -102,3 +106,25 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def seconds_from(text: str) -> float:
+    """The seconds `text` stands for; raises InputError unless it is a positive length like "90s", "3m" or "1h30m"."""
+    match = _WHOLE.fullmatch("".join(text.lower().split()))
+    amounts = match.groups() if match else ()
+    seconds = sum(float(amount or 0) * unit for amount, unit in zip(amounts, _SECONDS.values(), strict=False))
+    if seconds <= 0:
+        raise InputError(f"{text!r} is no length of time; write it as 90s, 3m or 1h30m")
+    return seconds
+
+
+def text_from(seconds: float) -> str:
+    """The shortest of the forms `seconds_from` reads, rounded to whole seconds up to an hour and to minutes above."""
+    whole = max(1, round(seconds))
+    if whole < _SECONDS["m"]:
+        return f"{whole}s"
+    if whole < _SECONDS["h"]:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes}m{rest}s" if rest else f"{minutes}m"
+    hours, minutes = divmod(round(whole / 60), 60)
+    return f"{hours}h{minutes}m" if minutes else f"{hours}h"

@@ -29,9 +29,8 @@ from pathlib import Path
 from edgeres.core.artifacts import Model, model_from
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import write_text
+from edgeres.core.files import process_began, write_text
 from edgeres.core.names import name_from_file
-from edgeres.core.process import process_began
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)

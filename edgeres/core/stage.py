@@ -82,23 +82,18 @@ class Recorder:
         """The report, with everything recorded and the time since the stage began."""
         model = output if isinstance(output, Model) else None
         counted = self.config.counted().keys() - set(self.config.needless_of(self.source))
+        collected = ("stage", "results", "accuracy", "latency", "energy", "notes", "warnings")
         return StageReport(
-            stage=self.stage,
             config=self.config.model_dump(mode="json", include=counted),
             source=file_ref(self.source),
             output=file_ref(output),
             cost=model.card.cost if model else None,
             precision=model.precision if model else None,
             dropped=model.spec.dropped if model else (),
-            accuracy=tuple(self.accuracy),
-            latency=tuple(self.latency),
-            energy=tuple(self.energy),
-            results=self.results,
-            notes=tuple(self.notes),
-            warnings=tuple(self.warnings),
             environment=environment(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             duration_s=round(time.perf_counter() - self._start, 3),
+            **{name: getattr(self, name) for name in collected},
         )
 
 

@@ -42,8 +42,7 @@ class InputOptions(FeedOptions):
     unsaid: ClassVar[frozenset[str]] = FeedOptions.unsaid | {"like"}
 
     like: Path | None = Field(
-        None,
-        description="for an ONNX file of another tool, instead of --mean and so on: a model fed the same images",
+        None, description="for an ONNX file of another tool, instead of --mean and so on: a model fed the same images"
     )
 
     @property

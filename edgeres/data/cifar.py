@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, reason_of, require
 from edgeres.data.dataset import Dataset, Request
 from edgeres.data.split import split_from_arrays
 from edgeres.models.family import CIFAR_PREPROCESS
 
 _FOLDERS = {"cifar10": ("CIFAR10", "cifar-10-batches-py"), "cifar100": ("CIFAR100", "cifar-100-python")}
-
-
-def cifar10(request: Request) -> Dataset:
-    """50,000 and 10,000 images of 32x32 in 10 classes."""
-    return _cifar("cifar10", request)
-
-
-def cifar100(request: Request) -> Dataset:
-    """50,000 and 10,000 images of 32x32 in 100 classes."""
-    return _cifar("cifar100", request)
-
-
-def data_root() -> Path:
-    """$EDGERES_DATA, or ~/.cache/edgeres."""
-    return Path(os.environ.get("EDGERES_DATA") or Path.home() / ".cache" / "edgeres")
 
 
 def _cifar(name: str, request: Request) -> Dataset:
@@ -44,7 +30,7 @@ def _cifar(name: str, request: Request) -> Dataset:
 def _part(name: str, *, is_train: bool, download: bool) -> Any:
     kind, folder = _FOLDERS[name]
     maker = getattr(require("torchvision.datasets", "train"), kind)
-    root = data_root()
+    root = Path(os.environ.get("EDGERES_DATA") or Path.home() / ".cache" / "edgeres")
     try:
         return maker(root=str(root), train=is_train, download=download)
     except RuntimeError as err:
@@ -53,6 +39,8 @@ def _part(name: str, *, is_train: bool, download: bool) -> Any:
             f" {folder}, or fetch it with --download"
         ) from err
     except OSError as err:
-        raise InputError(
-            f"cannot download {name} to {root}: {' '.join(str(err).split())}; is this machine online?"
-        ) from err
+        raise InputError(f"cannot download {name} to {root}: {reason_of(err)}; is this machine online?") from err
+
+
+cifar10 = partial(_cifar, "cifar10")  # 50,000 and 10,000 images of 32x32 in 10 classes
+cifar100 = partial(_cifar, "cifar100")  # as many in 100 classes

@@ -129,13 +129,9 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     numbers = {plain_name(label): number for number, label in enumerate(spec.classes)}
     if missing := [label for label in dataset.classes if plain_name(label) not in numbers]:
         raise InputError(f"{name} has classes the model does not know: {_some(missing)} (it has {_some(spec.classes)})")
-    return _renumbered(dataset, spec.classes, [numbers[plain_name(label)] for label in dataset.classes])
-
-
-def _renumbered(dataset: Dataset, classes: tuple[str, ...], numbers: Sequence[int]) -> Dataset:
-    new = np.asarray(numbers)
+    new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
-    return replace(dataset, classes=classes, train=train, val=val)
+    return replace(dataset, classes=spec.classes, train=train, val=val)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -9,13 +9,15 @@ followed only where the model's preprocessing says so, again as in torchvision.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, reason_of
 from edgeres.core.spec import ModelSpec, Preprocess
 
 Pixels = NDArray[np.uint8]
@@ -39,21 +41,15 @@ _TURNED = range(2, 9)  # EXIF orientations other than upright
 
 def image_from(path: Path) -> Image.Image:
     """The decoded image in mode L or RGB; InputError names a file that is absent, corrupt or not 8-bit."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return _grey_or_rgb(image, path)
-    except _DAMAGE as err:
-        raise InputError(_unreadable(path, err)) from err
+    with _opened(path) as image:
+        image.load()
+        return _grey_or_rgb(image, path)
 
 
 def header_of(path: Path) -> tuple[int, int, int]:
     """(H, W, C) read from the file's header; C is 1 for grey images, otherwise 3."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
-    except _DAMAGE as err:
-        raise InputError(_unreadable(path, err)) from err
+    with _opened(path) as image:
+        return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
 
 
 def pixels_from(image: Image.Image) -> Pixels:
@@ -69,11 +65,9 @@ def picture_from(pixels: Pixels) -> Image.Image:
 
 def is_turned(path: Path) -> bool:
     """Whether the file asks to be shown rotated or mirrored (EXIF orientation); not if it is damaged."""
-    try:
-        with Image.open(path) as image:
-            return image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-    except _DAMAGE:
-        return False
+    with suppress(InputError), _opened(path) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    return False
 
 
 def upright(image: Image.Image, preprocess: Preprocess) -> Image.Image:
@@ -152,13 +146,16 @@ def _centre_cropped(image: Image.Image, size: tuple[int, int], label: str) -> Im
     return image.crop((left, top, left + width, top + height))
 
 
-def _unreadable(path: Path, err: BaseException) -> str:
-    if path.is_symlink() and not path.exists():
-        return f"{path} is a link to nothing: {path.readlink()} is not there; bring it back, or remove the link"
-    if isinstance(err, FileNotFoundError):
-        return f"{path} does not exist"
-    return f"{path} is not a readable image ({_one_line(err)}); replace or remove it"
-
-
-def _one_line(err: BaseException) -> str:
-    return " ".join(str(err).split())[:120] or type(err).__name__
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image file, not decoded yet; raises InputError where it, or what is read of it inside, is damaged."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except _DAMAGE as err:
+        if path.is_symlink() and not path.exists():
+            gone = f"{path} is a link to nothing: {path.readlink()} is not there; bring it back, or remove the link"
+            raise InputError(gone) from err
+        if isinstance(err, FileNotFoundError):
+            raise InputError(f"{path} does not exist") from err
+        raise InputError(f"{path} is not a readable image ({reason_of(err, 120)}); replace or remove it") from err

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,22 +35,6 @@ _FILES_A_TASK = 128  # a 32x32 JPEG takes 0.2 ms, as long as handing it to a thr
 _FILES_WORTH_A_BAR = 2000
 
 
-class Source(Protocol):
-    """Images by row number."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def label(self, row: int) -> str:
-        """How an error message calls the image."""
-
-    def image(self, row: int) -> Image.Image:
-        """The image in mode L or RGB."""
-
-    def pixels(self, rows: Rows) -> Pixels | None:
-        """uint8 (n, H, W, C) of the rows, or None if the images are too large or differ in size."""
-
-
 class ArraySource:
     """Images in memory: uint8 (N, H, W, C), C = 1 or 3."""
 
@@ -61,15 +45,15 @@ class ArraySource:
         return len(self._array)
 
     def label(self, row: int) -> str:
-        """`digits image 17`."""
+        """How an error message calls the image: `digits image 17`."""
         return f"{self._name} image {row}"
 
     def image(self, row: int) -> Image.Image:
         """The image in mode L or RGB."""
         return picture_from(self._array[row])
 
-    def pixels(self, rows: Rows) -> Pixels | None:
-        """Always in memory."""
+    def pixels(self, rows: Rows) -> Pixels:
+        """uint8 (n, H, W, C) of the rows."""
         return self._array[rows]
 
 
@@ -107,7 +91,7 @@ class FileSource:
         return sum(in_threads(lambda row: is_turned(self._paths[row]), chosen)), len(chosen)
 
     def pixels(self, rows: Rows) -> Pixels | None:
-        """Decodes those of `rows` that have not been yet; None once an image of another size is met."""
+        """Decodes those of `rows` that have not been yet; None if images are too large or differ in size."""
         if self._differ or self.shape is None or len(self) * math.prod(self.shape) > MEMORY_LIMIT_BYTES:
             return None
         self._differ = not self._decode(rows[~self._decoded[rows]])
@@ -142,6 +126,9 @@ class FileSource:
             self._array[row] = pixels_from(with_channels(image, channels))
         self._decoded[rows] = True
         return True
+
+
+Source = ArraySource | FileSource  # images by row number
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None) -> Iterator[R]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeres.core.errors import InputError
+from edgeres.core.files import sha256_of
 from edgeres.core.spec import ModelSpec
 from edgeres.data.images import Images, Pixels, fitted, normalised, picture_from
 from edgeres.data.sources import MEMORY_LIMIT_BYTES, ArraySource, FileSource, Rows, Source, in_threads
@@ -32,6 +35,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def ids_sha256(self) -> str:
+        """Hash of the ids, joined by newlines."""
+        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
     def subset(self, indices: ArrayLike) -> Split:
         """The images at `indices`, in that order."""
@@ -69,7 +77,7 @@ class Split:
         """Model inputs float32 (N, C, H, W) and labels int64 (N,), in order; the last may be short."""
         pixels = self.inputs(spec)
         if pixels is None:
-            yield from self._streamed(spec, batch)
+            yield from self.streamed(spec, batch)
             return
         for start in range(0, len(self), batch):
             part = slice(start, start + batch)
@@ -95,7 +103,8 @@ class Split:
         row = int(self.rows[index])
         return fitted(self.source.image(row), spec, self.source.label(row))
 
-    def _streamed(self, spec: ModelSpec, batch: int) -> Iterator[tuple[Images, Labels]]:
+    def streamed(self, spec: ModelSpec, batch: int) -> Iterator[tuple[Images, Labels]]:
+        """`batches` that keep no decoded image, for what is read once."""
         decoded = in_threads(partial(self.fitted, spec=spec), range(len(self)))
         for start in range(0, len(self), batch):
             labels = self.labels[start : start + batch]
@@ -140,3 +149,27 @@ def _chosen(labels: Labels, n: int, seed: int) -> Rows:
         for value, share in zip(values, shares, strict=True)
     ]
     return generator.permutation(np.concatenate(parts))
+
+
+def shared_images(chosen: Split, other: Split) -> tuple[str, ...]:
+    """Ids of `chosen` whose very image is in `other` too; of files only those of equal size are read."""
+    if isinstance(chosen.source, FileSource) and isinstance(other.source, FileSource):
+        return _shared_files(chosen, other)
+    known = set(_pixel_hashes(other))
+    return tuple(name for name, one in zip(chosen.ids, _pixel_hashes(chosen), strict=False) if one in known)
+
+
+def _shared_files(chosen: Split, other: Split) -> tuple[str, ...]:
+    mine, others = ([Path(split.source.label(int(row))) for row in split.rows] for split in (chosen, other))
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in others:
+        by_size[path.stat().st_size].append(path)
+    hashes = cache(lambda size: {sha256_of(path) for path in by_size.get(size, ())})
+    found = [(name, path, hashes(path.stat().st_size)) for name, path in zip(chosen.ids, mine, strict=True)]
+    return tuple(name for name, path, known in found if known and sha256_of(path) in known)
+
+
+def _pixel_hashes(split: Split) -> list[bytes]:
+    """One hash an image; none where the source holds files of different sizes."""
+    pixels = split.source.pixels(split.rows)
+    return [] if pixels is None else [hashlib.sha256(image.tobytes()).digest() for image in pixels]

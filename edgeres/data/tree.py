@@ -24,10 +24,11 @@ _SUFFIXES_SAID = 4
 _NEVER_IMAGES = frozenset({"Thumbs.db", "desktop.ini", "Icon\r"})
 
 
-class Walk:
+class FilesBelow:
     """What was found: lists `files[i]` and `links[i]` (to files, or to nothing) are of the i-th root.
 
     again    (path, real path) of folders that are loops or have been entered under another name
+    entered  real paths of the folders whose files have been listed
     closed   folders that may not be read
     hidden   folders that were not entered for their names
     """
@@ -38,7 +39,7 @@ class Walk:
         self.again: list[tuple[str, str]] = []
         self.closed: list[str] = []
         self.hidden: list[str] = []
-        self._entered: set[str] = set()
+        self.entered: set[str] = set()
         self._linked = deque((number, str(root)) for number, root in enumerate(roots) if root.is_symlink())
         for number, root in enumerate(roots):
             if not root.is_symlink():
@@ -47,10 +48,6 @@ class Walk:
             number, path = self._linked.popleft()
             self._enter(number, path, os.path.realpath(path))
 
-    def has_entered(self, real: str) -> bool:
-        """Whether the files of the folder with this real path have been listed."""
-        return real in self._entered
-
     def _enter(self, number: int, path: str, real: str) -> None:
         if Path(path).is_symlink() and _lies_in(_real_folder(_folder_of(path)), real):
             self.again.append((path, real))
@@ -58,10 +55,10 @@ class Walk:
         stack = [(path, real)]
         while stack:
             path, real = stack.pop()
-            if real in self._entered:
+            if real in self.entered:
                 self.again.append((path, real))
                 continue
-            self._entered.add(real)
+            self.entered.add(real)
             stack += [
                 (folder, f"{real.rstrip(os.sep)}{os.sep}{_name_of(folder)}") for folder in self._listed(number, path)
             ]
@@ -105,7 +102,7 @@ def images_below(roots: Sequence[Path]) -> list[list[Path]]:
     What is left out is said in a line. Raises InputError for a folder that may not be read and a name that is no UTF-8.
     """
     _real_folder.cache_clear()
-    walk = Walk(roots)
+    walk = FilesBelow(roots)
     if walk.closed:
         raise InputError(f"cannot read the folder {walk.closed[0]}; allow it, or move it out of the data set")
     again, seen = [path for path, _ in walk.again], set[str]()
@@ -113,7 +110,7 @@ def images_below(roots: Sequence[Path]) -> list[list[Path]]:
     for paths, links in zip(found, walk.links, strict=True):
         for link in sorted(filter(_is_image, links)):
             real = _real_file(link)
-            if real in seen or (walk.has_entered(_folder_of(real)) and _is_image(real) and Path(real).exists()):
+            if real in seen or (_folder_of(real) in walk.entered and _is_image(real) and Path(real).exists()):
                 again.append(link)
             else:
                 seen.add(real)
@@ -124,7 +121,7 @@ def images_below(roots: Sequence[Path]) -> list[list[Path]]:
     return [sorted(paths) for paths in found]
 
 
-def _say_left_out(walk: Walk, again: Sequence[str], taken: Collection[str]) -> None:
+def _say_left_out(walk: FilesBelow, again: Sequence[str], taken: Collection[str]) -> None:
     """Says what of `walk` is not counted; `taken` are the real paths of links that are."""
     if again:
         what = "link leads" if len(again) == 1 else "links lead"
@@ -132,10 +129,8 @@ def _say_left_out(walk: Walk, again: Sequence[str], taken: Collection[str]) -> N
     if walk.hidden:
         what = "folder is" if len(walk.hidden) == 1 else "folders are"
         _log.warning("warning: %d hidden %s left out: %s", len(walk.hidden), what, min(walk.hidden))
-    others = [
-        path for path in chain(*walk.files, *walk.links) if _is_left_out(path) and os.path.realpath(path) not in taken
-    ]
-    if others:
+    every = (path for path in chain(*walk.files, *walk.links) if not (_is_image(path) or _is_no_image(_name_of(path))))
+    if others := [path for path in every if os.path.realpath(path) not in taken]:
         counts = Counter(Path(path).suffix.lower() or "without a suffix" for path in others)
         listed = ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common(_SUFFIXES_SAID))
         what = f"{len(others)} {'file is' if len(others) == 1 else 'files are'}"
@@ -147,9 +142,8 @@ def _is_image(path: str) -> bool:
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
-def _is_left_out(path: str) -> bool:
-    name = _name_of(path)
-    return not (_is_image(path) or name.startswith(".") or name in _NEVER_IMAGES)
+def _is_no_image(name: str) -> bool:
+    return name.startswith(".") or name in _NEVER_IMAGES
 
 
 def _lies_in(real: str, folder: str) -> bool:
@@ -190,7 +184,7 @@ def data_fingerprint(name: str) -> str:
     if kind != "folder":
         return name
     root = Path(argument).expanduser().resolve()
-    walk = Walk([root])
+    walk = FilesBelow([root])
     lines = [f"{os.path.relpath(path, root)}\tis\t{os.path.relpath(real, root)}" for path, real in walk.again]
     for path in map(Path, (*walk.files[0], *walk.links[0])):
         if path.is_file():

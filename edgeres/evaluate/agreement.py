@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,31 @@ class Pair(Record):
     def p_value(self) -> float:
         """Exact McNemar test of equal accuracy."""
         return mcnemar(self.only_a, self.only_b)
+
+
+@dataclass
+class Comparison:
+    """B against A, counted batch by batch: `right_a` and `right_b` are how often each is right, `only_a` A alone."""
+
+    n: int = 0
+    same: int = 0
+    right_a: int = 0
+    right_b: int = 0
+    only_a: int = 0
+
+    def count(self, guess_a: Any, guess_b: Any, labels: Any = None) -> None:
+        """Counts first guesses (N,) of both, arrays or tensors, and who is right where there are labels."""
+        self.n += len(guess_a)
+        self.same += int((guess_a == guess_b).sum())
+        if labels is not None:
+            is_a, is_b = guess_a == labels, guess_b == labels
+            self.right_a, self.right_b = self.right_a + int(is_a.sum()), self.right_b + int(is_b.sum())
+            self.only_a += int((is_a & ~is_b).sum())
+
+    @property
+    def pair(self) -> Pair:
+        """What was counted."""
+        return Pair(n=self.n, same=self.same, only_a=self.only_a, only_b=self.only_a + self.right_b - self.right_a)
 
 
 class Side(Record):
@@ -159,13 +185,8 @@ class ScaledSimilarity:
         """The figures of what was added."""
         power_a, power_b, product = self.sums
         fit = np.divide(product, power_b, out=np.zeros_like(product), where=power_b > 0)
-        whole = Similarity(
-            power_a=float(power_a.sum()),
-            power_b=float((fit**2 * power_b).sum()),
-            product=float((fit * product).sum()),
-            noise=float(np.maximum(power_a - fit * product, 0).sum()),
-        )
-        return whole.likeness(name)
+        sums = power_a, fit**2 * power_b, fit * product, np.maximum(power_a - fit * product, 0)
+        return Similarity(*(float(one.sum()) for one in sums)).likeness(name)
 
 
 def kl_sum(a: Logits, b: Logits) -> float:

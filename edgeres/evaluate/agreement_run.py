@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -14,10 +12,10 @@ from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stated import InputOptions, as_in, with_input
-from edgeres.data import Split
-from edgeres.evaluate.accuracy import check_scores
-from edgeres.evaluate.agreement import Agreement, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
-from edgeres.evaluate.agreement_probes import LOGITS, Probe, Values, probe_for
+from edgeres.data import dataset_for
+from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
+from edgeres.evaluate.agreement_probes import LOGITS, Values, probe_for
+from edgeres.evaluate.stage import check_scores
 from edgeres.runtime import runtime_of
 
 WAYS = {
@@ -59,8 +57,6 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
         InputError: they take other images or have other classes, or a runtime does not execute a file.
         StageError: a logit is not finite.
     """
-    from edgeres.data import dataset_for
-
     config.check()
     a, b = _fed_alike(a, b, config)
     spec = _common_spec(a, b)
@@ -71,10 +67,10 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
         probe_for(a, way_a, config.threads) as (name_a, probe_a),
         probe_for(b, way_b, config.threads) as (name_b, probe_b),
     ):
-        scaled = a.sha256 != b.sha256 and (_is_scaled(a) or _is_scaled(b))
-        tally = _Tally((a.path, b.path), spec.num_classes, scaled=scaled)
-        _run(tally, (probe_a, probe_b), images, spec=spec, batch=config.batch)
-    return tally.agreement((_side(a, name_a, tally.right_a), _side(b, name_b, tally.right_b)), dataset.name, config)
+        tally = _Tally(a, b)
+        for x, labels in track(images.batches(spec, config.batch), "agree", -(-len(images) // config.batch)):
+            tally.add(probe_a(x), probe_b(x), labels)
+    return tally.agreement((name_a, name_b), dataset.name, config)
 
 
 def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
@@ -90,22 +86,17 @@ def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
 class _Tally:
     """Sums over the batches."""
 
-    def __init__(self, paths: tuple[Path, Path], classes: int, *, scaled: bool) -> None:
-        self._paths, self._classes, self._scaled = paths, classes, scaled
-        self._logits, self._kl = Similarity(), 0.0
+    def __init__(self, a: Model, b: Model) -> None:
+        has_scaled = any(isinstance(one, OnnxModel) and one.has_scaled_channels for one in (a, b))
+        self._models, self._scaled = (a, b), a.sha256 != b.sha256 and has_scaled
+        self._guesses, self._logits, self._kl = Comparison(), Similarity(), 0.0
         self._modules: dict[str, Similarity | ScaledSimilarity] = {}
-        self.n = self.same = self.only_a = self.only_b = self.right_a = self.right_b = 0
 
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
         """Counts one batch."""
-        for path, values in zip(self._paths, (a, b), strict=True):
-            check_scores(values[LOGITS], self._classes, f"agree: {path}")
-        first, second = a[LOGITS].argmax(1), b[LOGITS].argmax(1)
-        is_a, is_b = first == labels, second == labels
-        self.n += len(labels)
-        self.same += int((first == second).sum())
-        self.only_a, self.only_b = self.only_a + int((is_a & ~is_b).sum()), self.only_b + int((is_b & ~is_a).sum())
-        self.right_a, self.right_b = self.right_a + int(is_a.sum()), self.right_b + int(is_b.sum())
+        for model, values in zip(self._models, (a, b), strict=True):
+            check_scores(values[LOGITS], model.spec.num_classes, f"agree: {model.path}")
+        self._guesses.count(a[LOGITS].argmax(1), b[LOGITS].argmax(1), labels)
         self._kl += kl_sum(a[LOGITS], b[LOGITS])
         self._logits.add(a[LOGITS], b[LOGITS])
         for name in (name for name in a if name != LOGITS and name in b and a[name].shape == b[name].shape):
@@ -113,38 +104,32 @@ class _Tally:
                 self._modules[name] = ScaledSimilarity() if self._scaled else Similarity()
             self._modules[name].add(a[name], b[name])
 
-    def agreement(self, sides: tuple[Side, Side], dataset: str, config: AgreeConfig) -> Agreement:
+    def agreement(self, runtimes: tuple[str, str], dataset: str, config: AgreeConfig) -> Agreement:
         """The figures of what was added."""
+        pair, rights = self._guesses.pair, (self._guesses.right_a, self._guesses.right_b)
+        first, second = (
+            Side(path=str(one.path), sha256=one.sha256, precision=one.precision, runtime=name, correct_top1=right)
+            for one, name, right in zip(self._models, runtimes, rights, strict=True)
+        )
         modules = tuple(similarity.likeness(name) for name, similarity in self._modules.items())
-        drift = first_drift(modules, fall_db=config.fall_db, floor_db=config.floor_db)
         note = () if modules else ("no module outputs to compare: fused kernels show none, or no names in common",)
         if modules and self._scaled:
             note = ("channels of one file were scaled by quantize: each is compared up to a factor",)
         return Agreement(
-            a=sides[0],
-            b=sides[1],
+            a=first,
+            b=second,
             dataset=dataset,
             split="val",
-            n=self.n,
-            same_top1=self.same,
-            only_a=self.only_a,
-            only_b=self.only_b,
+            n=pair.n,
+            same_top1=pair.same,
+            only_a=pair.only_a,
+            only_b=pair.only_b,
             logits=self._logits.likeness("logits"),
-            kl=self._kl / self.n,
+            kl=self._kl / pair.n,
             modules=modules,
-            drift=drift,
+            drift=first_drift(modules, fall_db=config.fall_db, floor_db=config.floor_db),
             notes=note,
         )
-
-
-def _run(tally: _Tally, probes: tuple[Probe, Probe], images: Split, *, spec: ModelSpec, batch: int) -> None:
-    total = -(-len(images) // batch)
-    for x, labels in track(images.batches(spec, batch), "agree", total):
-        tally.add(probes[0](x), probes[1](x), labels)
-
-
-def _is_scaled(model: Model) -> bool:
-    return isinstance(model, OnnxModel) and model.has_scaled_channels
 
 
 def _ways(a: Model, b: Model) -> tuple[str, str]:
@@ -155,12 +140,6 @@ def _ways(a: Model, b: Model) -> tuple[str, str]:
         return "torch", "literal"
     first, second = ("torch" if isinstance(model, Checkpoint) else "literal" for model in (a, b))
     return first, second
-
-
-def _side(model: Model, runtime: str, correct: int) -> Side:
-    return Side(
-        path=str(model.path), sha256=model.sha256, precision=model.precision, runtime=runtime, correct_top1=correct
-    )
 
 
 def _fed_alike(a: Model, b: Model, config: AgreeConfig) -> tuple[Model, Model]:

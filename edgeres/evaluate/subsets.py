@@ -10,7 +10,7 @@ what has been walked before. Numbers do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -49,7 +49,7 @@ def walk_subsets(
 
 @torch.inference_mode()
 def tallies_of(
-    network: Network, batches: Sequence[Batch], subsets: Collection[Subset], cache: PrefixCache | None = None
+    network: Network, batches: Iterable[Batch], subsets: Collection[Subset], cache: PrefixCache | None = None
 ) -> dict[Subset, Tally]:
     """The tally of every subset over all batches."""
     tallies = {subset: Tally() for subset in subsets}

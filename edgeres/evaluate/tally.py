@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -107,10 +107,7 @@ class Tally:
     @property
     def sums(self) -> tuple[float, ...]:
         """The numbers without the single images, in the order of the fields."""
-        return tuple(getattr(self, name) for name in _SUMS)
-
-
-_SUMS = tuple(item.name for item in fields(Tally) if item.name != "right")
+        return tuple(value for name, value in vars(self).items() if name != "right")
 
 
 def tally_from_sums(rows: Iterable[tuple[float, ...]]) -> Tally:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
-from edgeres.core.durations import text_from
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import made_folder, set_aside, sha256_of, write_text
+from edgeres.core.progress import text_from
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures

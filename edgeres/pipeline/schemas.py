@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from edgeres.core.config import json_schema_of
 from edgeres.core.names import lookup, resolve
-from edgeres.core.schema import json_schema_of
 
 
 class Schema(NamedTuple):

@@ -88,7 +88,7 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "train": Stage(None, Checkpoint, "train.stage:TrainConfig", "train.stage:train"),
+    "train": Stage(None, Checkpoint, "train.config:TrainConfig", "train.stage:train"),
     "import": Stage(None, Checkpoint, "models.importing:ImportConfig", "models.importing:import_checkpoint"),
     "lesion": Stage(Checkpoint, LesionTableFile, "study.lesion:LesionConfig", "study.lesion:lesion"),
     "reorder": Stage(Checkpoint, StudyFile, "study.reorder:ReorderConfig", "study.reorder:reorder"),
@@ -111,18 +111,18 @@ STAGES = {
     ),
     "export": Stage(Checkpoint, OnnxModel, "export.stage:ExportConfig", "export.stage:export"),
     "calibrate": Stage(
-        OnnxModel, ScaleTableFile, "quantize.scales:CalibrateConfig", "quantize.scales:calibrate", float_only=True
+        OnnxModel, ScaleTableFile, "quantize.config:CalibrateConfig", "quantize.scales:calibrate", float_only=True
     ),
     "quantize": Stage(
         OnnxModel,
         OnnxModel,
-        "quantize.stage:QuantizeConfig",
+        "quantize.config:QuantizeConfig",
         "quantize.stage:quantize",
         fills=("scales", "latency"),
         float_only=True,
     ),
     "qat": Stage(
-        OnnxModel, OnnxModel, "quantize.qat:QatConfig", "quantize.qat:qat", fills=("scales",), float_only=True
+        OnnxModel, OnnxModel, "quantize.config:QatConfig", "quantize.qat:qat", fills=("scales",), float_only=True
     ),
     "compile": Stage(
         OnnxModel,

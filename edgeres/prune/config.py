@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from edgeres.core.config import Config
-from edgeres.core.durations import seconds_from
 from edgeres.core.errors import InputError
+from edgeres.core.progress import seconds_from
 from edgeres.train.config import LoopConfig
 
 Score = Literal["kl", "adaptive", "solved", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"]

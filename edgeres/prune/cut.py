@@ -64,7 +64,7 @@ def judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path, split: Liter
 
     Where there are none, those of `checkpoint` are put there.
     """
-    from edgeres.evaluate.accuracy import accuracy_of
+    from edgeres.evaluate.stage import accuracy_of
 
     whole, mine = out_dir / WHOLE_NAME, out_dir / "last.npy"
     target = mine if whole.is_file() else whole

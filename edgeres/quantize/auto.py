@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from edgeres.core.errors import InputError
 from edgeres.core.progress import track
 from edgeres.graph.execute import GraphNetwork
+from edgeres.quantize.config import AUTO
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, batches_of, fake_quantizer
-from edgeres.quantize.walk import Images, live_after
+from edgeres.quantize.simulate import Images, Simulation, batches_of, fake_quantizer, live_after
 
-AUTO = "auto"
 HELD_OUT_SHARE = 0.25  # of the calibration images
 _CHOOSING_IMAGES = 128  # errors of one tensor differ by far more between methods than between samples of this size
 _BATCH = 64
@@ -74,11 +73,7 @@ def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Boun
     method_of = {tensor: min(by_method, key=lambda name: by_method[name]) for tensor, by_method in errors.items()}
     mixed = {tensor: bounds[method][tensor] for tensor, method in method_of.items()}
     candidates = {**bounds, AUTO: mixed}
-    reference = logits_of(GraphNetwork(model), held_out)
-    found = {
-        name: fidelity_of(reference, logits_of(Simulation(model, placement, Decision(amax)), held_out)).sqnr_db
-        for name, amax in candidates.items()
-    }
+    found = decibels_of(model, placement, {name: Decision(one) for name, one in candidates.items()}, images=held_out)
     chosen = max(found, key=lambda name: found[name])  # a tie goes to the fixed method, which comes first
     amax = {tensor: candidates[chosen][tensor] for tensor in placement.observed}
     if chosen != AUTO:
@@ -109,11 +104,22 @@ def tensor_errors(
                 for method in bounds:
                     amax = bounds[method][tensor]
                     if amax not in noise:
-                        _quantize_only(network, placement, tensor, amax=amax)
+                        points = [point for point in placement.points if point.scale_of == tensor]
+                        network.substitutes = {point.tensor: fake_quantizer(amax) for point in points}
+                        network.readers = {reader: point.tensor for point in points for reader in point.readers}
                         changed = network.run(feeds, [network.output])[network.output]
                         noise[amax] = float((changed - logits).square().sum())
                     by_method[method] += noise[amax]
     return errors
+
+
+def decibels_of(
+    model: onnx.ModelProto, placement: Placement, candidates: Mapping[str, Decision], *, images: Images
+) -> dict[str, float]:
+    """SQNR of the logits of `images` under each of the `candidates`, against the float model's."""
+    reference = logits_of(GraphNetwork(model), images)
+    simulated = {name: Simulation(model, placement, decision) for name, decision in candidates.items()}
+    return {name: fidelity_of(reference, logits_of(one, images)).sqnr_db for name, one in simulated.items()}
 
 
 def logits_of(network: nn.Module, images: Images) -> Tensor:
@@ -133,9 +139,3 @@ def held_out_parts(images: Images) -> tuple[Images, Images]:
     """(all but the last quarter to choose on, that quarter to confirm on); calibration images are in random order."""
     n = max(1, round(HELD_OUT_SHARE * len(images)))
     return images[:-n], images[-n:]
-
-
-def _quantize_only(network: GraphNetwork, placement: Placement, tensor: str, *, amax: float) -> None:
-    points = [point for point in placement.points if point.scale_of == tensor]
-    network.substitutes = {point.tensor: fake_quantizer(amax) for point in points}
-    network.readers = {reader: point.tensor for point in points for reader in point.readers}

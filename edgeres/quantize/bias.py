@@ -19,8 +19,7 @@ from torch import Tensor
 from edgeres.core.progress import track
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, float_network, replace_tensors
-from edgeres.quantize.walk import Images, Walk
+from edgeres.quantize.simulate import Images, Simulation, Walk, float_network, replace_tensors
 
 
 def bias_corrected(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images) -> Decision:

@@ -5,14 +5,27 @@
     add             both inputs' channels have one factor
     anything else   factor 1, as the graph's input and output
 
-`scaling` chooses the factors, `outliers` where it begins; both write them with `scaled`.
+`scaling` chooses the factors and writes them with `scaled`. Class 0 is factor 1. Channels of padded zeros have no class
+of their own: they take the other summand's.
 
-Class 0 is factor 1. Channels of padded zeros have no class of their own: they take the other summand's.
+It begins with the channels out of all proportion to the others of their tensor, found in the weights alone:
+
+    row_k   size of the weights and bias that make channel k,   col_k   of the weights that read it
+            (both over the median of their layer; of a class of channels the geometric mean over its layers)
+    r_k     = sqrt(row_k / col_k)
+
+A channel scaled by f, which is exact in float, has f row_k and col_k / f, so that r_k tells f but for its own natural
+share. A large f leaves every other channel of the tensor a step that is too coarse; a small one does so to the weights
+of every row that reads the channel. The factor that takes it back is no larger than the harm:
+
+    min(row_k, r_k)   where that is above `FAR`,      1 / min(col_k, 1 / r_k)   where that divisor is,      else 1
+
+Source: Nagel et al. 2019, arXiv 1906.04721, equation 11 (r_k, there for all channels).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -30,6 +43,10 @@ _PASS = frozenset(
 _MOVE = frozenset({"Slice", "Pad"})
 _SIDE = 8  # of the little map that tells where a slice or a padding puts the channels
 Classes = NDArray[np.int64]
+FAR = 4.0  # in the trained ResNets of the README r lies below 2.8; learning alone covers about e
+_SEEN = 16.0  # four of the seven bits of every other channel
+Floats = NDArray[np.float64]
+Sizes = tuple[Classes, Floats]
 
 
 def channel_classes(model: onnx.ModelProto) -> dict[str, Classes]:
@@ -59,29 +76,29 @@ def scaled(
     Rows are divided by the factors of the output's channels, columns multiplied by those of the input's. `given`:
     float tensors that stand in the place of the model's own.
     """
-    view, given = GraphView(model), given or {}
     changed: dict[str, NDArray[np.float32]] = {}
-    for layer in (layer for layer in view.layers if layer.output[0] in classes):
-        names = [str(name) for name in layer.input[1:] if name]
-        weight, *bias = [stored(view, given, name) for name in names]
-        rows, columns = factors[classes[str(layer.output[0])]], factors[read_by(layer, classes, weight.shape[1])]
-        tail = [1] * (weight.ndim - 2)
+    for names, (weight, *bias), labels, read in _layers(model, classes, given or {}):
+        rows, columns, tail = factors[labels], factors[read], [1] * (weight.ndim - 2)
         changed[names[0]] = weight * columns.reshape(1, -1, *tail) / rows.reshape(-1, 1, *tail)
         changed |= {name: array / rows for name, array in zip(names[1:], bias, strict=True)}
     return changed
 
 
-def read_by(layer: onnx.NodeProto, classes: Mapping[str, Classes], n: int) -> Classes:
-    """Class of the channel that each of the `n` columns of a layer's weights reads; FIXED where that is not known."""
-    labels = classes.get(str(layer.input[0]))
-    if labels is None or n % len(labels):
-        return np.full(n, FIXED)
-    return np.repeat(labels, n // len(labels))
+def _layers(
+    model: onnx.ModelProto, classes: Mapping[str, Classes], given: Mapping[str, NDArray[np.float32]]
+) -> Iterator[tuple[list[str], list[NDArray[np.float32]], Classes, Classes]]:
+    """(names of weight and bias, themselves or what is given in their place, class of each row, class of each column).
 
-
-def stored(view: GraphView, given: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
-    """The constant `name`, or what is `given` in its place."""
-    return given[name] if name in given else np.asarray(view.value(name))
+    A column is of the class of the channel it reads, FIXED where that is not known.
+    """
+    view = GraphView(model)
+    for layer in (layer for layer in view.layers if layer.output[0] in classes):
+        names = [str(name) for name in layer.input[1:] if name]
+        arrays = [given[name] if name in given else np.asarray(view.value(name)) for name in names]
+        labels, n = classes.get(str(layer.input[0])), arrays[0].shape[1]
+        is_known = labels is not None and n % len(labels) == 0
+        read = np.repeat(labels, n // len(labels)) if labels is not None and is_known else np.full(n, FIXED)
+        yield names, arrays, classes[str(layer.output[0])], read
 
 
 class _Union:
@@ -126,7 +143,10 @@ def _of_node(view: GraphView, node: onnx.NodeProto, found: dict[str, Classes], u
     if node.op_type in _MOVE:
         return _moved(view, node, known[0]) if known else None
     if node.op_type == "Add" and len(known) == len(node.input) and len({len(one) for one in known}) == 1:
-        return np.array([_summed(int(a), int(b), union) for a, b in zip(*known, strict=True)])
+        pairs = [(int(a), int(b)) for a, b in zip(*known, strict=True)]
+        for a, b in (pair for pair in pairs if _ZEROS not in pair):
+            union.join(a, b)
+        return np.array([max(pair) if _ZEROS in pair else pair[0] for pair in pairs])
     return None
 
 
@@ -141,13 +161,6 @@ def _of_layer(view: GraphView, node: onnx.NodeProto, found: dict[str, Classes], 
     return union.new(view.constants[node.input[1]].dims[0])
 
 
-def _summed(a: int, b: int, union: _Union) -> int:
-    if _ZEROS in (a, b):
-        return max(a, b)
-    union.join(a, b)
-    return a
-
-
 def _moved(view: GraphView, node: onnx.NodeProto, classes: Classes) -> Classes | None:
     """Runs the node on a map that holds the labels; padding leaves zeros."""
     if any(name and name not in view.constants for name in node.input[1:]):
@@ -157,3 +170,55 @@ def _moved(view: GraphView, node: onnx.NodeProto, classes: Classes) -> Classes |
     attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     labels: Classes = OPERATORS[node.op_type](attributes)(shifted, *parameters)[0].flatten(1).amax(1).long().numpy() - 1
     return labels
+
+
+def outlier_factors(
+    model: onnx.ModelProto, classes: Mapping[str, Classes], *, given: Mapping[str, NDArray[np.float32]] | None = None
+) -> NDArray[np.float32]:
+    """Factor of every class for `scaled`: 1 but for outliers. `given`: as there."""
+    n = 1 + max((int(one.max()) for one in classes.values()), default=FIXED)
+    made, read = _sizes(model, classes, given or {})
+    rows, columns = _proportions(made, n), _proportions(read, n)
+    r = np.sqrt(rows / columns)
+    large, small = np.minimum(rows, r), np.minimum(columns, 1 / r)
+    factors = np.where(large > FAR, large, np.where(small > FAR, 1 / small, 1.0))
+    return factors.astype(np.float32)
+
+
+def far_out(model: onnx.ModelProto, tensors: Iterable[str]) -> list[tuple[str, int, float]]:
+    """(tensor, channel, factor above 1) of what among `tensors` will be seen in the outputs, the worst first."""
+    classes = channel_classes(model)
+    factors = outlier_factors(model, classes)
+    found: dict[int, tuple[str, int, float]] = {}
+    for tensor in (tensor for tensor in tensors if tensor in classes):
+        for channel, label in enumerate(classes[tensor]):
+            factor = float(max(factors[label], 1 / factors[label]))
+            if factor >= _SEEN:
+                found.setdefault(int(label), (tensor, channel, factor))
+    return sorted(found.values(), key=lambda one: -one[2])
+
+
+def _sizes(
+    model: onnx.ModelProto, classes: Mapping[str, Classes], given: Mapping[str, NDArray[np.float32]]
+) -> tuple[list[Sizes], list[Sizes]]:
+    """(class, size) of each channel: of the rows that make it, and of the columns that read it, layer by layer."""
+    made, read = [], []
+    for _, arrays, labels, read_labels in _layers(model, classes, given):
+        weight, *bias = [array.astype(np.float64) for array in arrays]
+        rows = np.column_stack([weight.reshape(len(weight), -1), *bias])
+        made.append((labels, np.linalg.norm(rows, axis=1)))
+        read.append((read_labels, np.abs(weight).reshape(*weight.shape[:2], -1).max((0, 2))))
+    return made, read
+
+
+def _proportions(layers: Iterable[Sizes], n: int) -> Floats:
+    """Class -> geometric mean of its sizes over their layers' medians; 1 for FIXED and where nothing is known."""
+    total, seen = np.zeros(n), np.zeros(n)
+    for labels, sizes in layers:
+        free = (labels != FIXED) & (sizes > 0)
+        if free.any():
+            logarithms = np.log(sizes[free])
+            np.add.at(total, labels[free], logarithms - np.median(logarithms))
+            np.add.at(seen, labels[free], 1)
+    proportions: Floats = np.exp(total / np.maximum(seen, 1))
+    return proportions

@@ -21,30 +21,20 @@ from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.core.names import lookup, name_from_file, resolve
+from edgeres.core.names import name_from_file, resolve
 from edgeres.core.records.scales import ScaleTable
+from edgeres.data import Dataset, dataset_for
+from edgeres.quantize.config import IMPROVEMENTS
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.scales import ids_sha256
+from edgeres.quantize.placement import Placement
 
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
+if TYPE_CHECKING:  # they need torch
     from edgeres.quantize.kept_float import MixedChoice
-    from edgeres.quantize.placement import Placement
 
 Images = NDArray[np.float32]
 Improve = Callable[..., Decision]
-AUTO = "auto"
 FEWEST_HELD_OUT = 200
 _HELD_OUT = 1000
-
-# name -> function(model, placement, decision, images=...) -> Decision, in the order of application
-IMPROVEMENTS = {
-    "channels": "edgeres.quantize.scaling:channels_scaled",
-    "rounding": "edgeres.quantize.rounding:rounded",
-    "bias": "edgeres.quantize.bias:bias_corrected",
-}
-
-SCALING = "channels"  # changes what a channel is a multiple of
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +71,13 @@ class CalibrationImages:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        from edgeres.data import dataset_for
-
         return dataset_for(self.source.spec, self._name)
 
     @cached_property
     def _split(self) -> Any:
         name, train = self._name, self._dataset.train
         split = train.sample(min(self.table.n, len(train)), self.table.seed)
-        if ids_sha256(split) != self.table.ids_sha256:
+        if split.ids_sha256 != self.table.ids_sha256:
             raise InputError(
                 f"{name} does not hold the {self.table.n} images the scale table was made from; calibrate again, or"
                 " name their data set: --data"
@@ -147,11 +135,3 @@ def improved(
         function: Improve = resolve(IMPROVEMENTS[name])
         decision = function(model, placement, decision, images=images.same)
     return decision
-
-
-def check_improvements(names: tuple[str, ...]) -> None:
-    """Raises InputError for a name that is not known."""
-    if "equalize" in names:
-        raise InputError("--improve equalize is gone; channels does what it did")
-    for name in names:
-        lookup(IMPROVEMENTS, name, "improvement")

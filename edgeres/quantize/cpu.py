@@ -12,7 +12,7 @@ ONNX models", data type selection and reduce_range.
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -51,16 +51,11 @@ def affine_from(low: float, high: float) -> tuple[np.float32, np.uint8]:
 
 
 def with_affine_pairs(
-    model: onnx.ModelProto,
-    placement: Placement,
-    decision: Decision,
-    *,
-    extremes: Mapping[str, tuple[float, float]],
-    reduce_range: bool,
+    model: onnx.ModelProto, placement: Placement, decision: Decision, *, reduce_range: bool
 ) -> onnx.ModelProto:
     """A copy of the float `model` with the pairs of `cpu_placement_of`.
 
-    `extremes` are the smallest and largest value of each tensor: [lo, hi] = [-amax, amax] within them.
+    [lo, hi] = [-amax, amax] within the decision's `extremes`.
 
     Raises:
         InputError: weights were rounded to 8 bits elsewhere, and 7 are asked for.
@@ -68,7 +63,7 @@ def with_affine_pairs(
     if reduce_range and decision.weights:
         raise InputError("learned rounding is for 8-bit weights, this CPU needs 7; leave one out (reduce_range = off)")
     levels = _REDUCED_LEVELS if reduce_range else _LEVELS
-    affine = {point.tensor: _affine_of(point, decision, extremes) for point in placement.points}
+    affine = {point.tensor: _affine_of(point, decision) for point in placement.points}
     writer = PairWriter(model, placement, decision)
 
     def quantize(layer: onnx.NodeProto, source: str) -> None:
@@ -77,10 +72,8 @@ def with_affine_pairs(
     return writer.written(lambda point: affine[point.tensor], quantize)
 
 
-def _affine_of(
-    point: Point, decision: Decision, extremes: Mapping[str, tuple[float, float]]
-) -> tuple[np.float32, np.uint8]:
-    amax, (low, high) = decision.amax[point.scale_of], extremes[point.scale_of]
+def _affine_of(point: Point, decision: Decision) -> tuple[np.float32, np.uint8]:
+    amax, (low, high) = decision.amax[point.scale_of], decision.extremes[point.scale_of]
     if low == high == 0:  # never seen alive: what it may hold elsewhere is kept up to amax
         return affine_from(-amax, amax)
     return affine_from(max(low, -amax), min(high, amax))

@@ -36,11 +36,13 @@ class Decision:
 
     `amax`: clipping bound of each observed tensor, > 0. `weights`: integers of initializers that are not simply rounded
     to nearest. `tensors`: float initializers to put in the place of the graph's before anything is quantized.
+    `extremes`: smallest and largest value of each tensor, which only the profile `ort-cpu` reads.
     """
 
     amax: Mapping[str, float]
     weights: Mapping[str, IntegerWeight] = field(default_factory=dict)
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    extremes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def quantized_weight(weight: NDArray[Any], levels: int = LEVELS) -> IntegerWeight:

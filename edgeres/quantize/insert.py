@@ -7,6 +7,7 @@ channel, scale = amax / 127. Every zero point is an explicit int8 0, every activ
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,17 @@ def half_decision(model: onnx.ModelProto, placement: Placement, decision: Decisi
     their integers; their scales are rounded to the nearest float16.
     """
     view = GraphView(model)
-    weights = {name: IntegerWeight(given.values, _nearest(given.scale)) for name, given in decision.weights.items()}
+    least = np.finfo(np.float16).smallest_subnormal
+    weights = {}
+    for name, given in decision.weights.items():
+        weights[name] = replace(given, scale=np.maximum(given.scale.astype(np.float16), least).astype(np.float32))
     for layer in view.layers:
         name = layer.input[1]
         if layer.name in placement.layers and name not in weights:
             weight = decision.tensors[name] if name in decision.tensors else view.value(name)
             weights[name] = rounded_at(_up(row_scale(np.asarray(weight))), np.asarray(weight))
     amax = {name: float(_up(np.asarray(bound / LEVELS))) * LEVELS for name, bound in decision.amax.items()}
-    return Decision(amax, weights, decision.tensors)
+    return replace(decision, amax=amax, weights=weights)
 
 
 def _up(scale: NDArray[Any]) -> NDArray[np.float32]:
@@ -59,10 +63,6 @@ def _up(scale: NDArray[Any]) -> NDArray[np.float32]:
     half = scale.astype(np.float16)
     half = np.where(half.astype(np.float64) < scale, np.nextafter(half, np.float16(np.inf)), half)
     return np.maximum(half, np.finfo(np.float16).smallest_subnormal).astype(np.float32)
-
-
-def _nearest(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.maximum(scale.astype(np.float16), np.finfo(np.float16).smallest_subnormal).astype(np.float32)
 
 
 class PairWriter:

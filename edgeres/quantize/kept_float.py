@@ -31,9 +31,8 @@ from edgeres.graph.blocks import skips_in
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.partial import Labels, QuantizedNetwork
 from edgeres.quantize.profiles import Options
-from edgeres.quantize.walk import Images
+from edgeres.quantize.simulate import Images, Labels, QuantizedNetwork
 
 _RANKED_BY = 4  # a quarter of the images ranks the units, the limit is measured on the others
 Measured = Callable[[frozenset[str]], Fidelity]
@@ -202,8 +201,8 @@ def _loss_reason(
 ) -> str:
     all_int8, chosen = measured(frozenset()), measured(keep)
     limits = (
-        f"{chosen.n} train images: first guess changed on {chosen.disagreement:.2%}, at most"
-        f" {chosen.disagreement_bound:.2%} with 95 % confidence"
+        f"{chosen.n} train images: first guess changed on {chosen.disagreement.value:.2%}, at most"
+        f" {chosen.disagreement.high:.2%} with 95 % confidence"
     )
     kind = "measured" if chosen.labelled else "expected"
     before = f"{kind} loss with everything in INT8 {all_int8.loss:.2f} +- {all_int8.loss_half_width:.2f} points"

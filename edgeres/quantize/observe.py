@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.core.errors import require
+from edgeres.core.onnx_file import inferred_values
 from edgeres.graph.session import answering, session_from, with_outputs
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.quantize.histogram import Histogram
@@ -76,14 +77,10 @@ def images_at_a_time(model: onnx.ModelProto, tensors: Iterable[str], *, limit: i
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shape of every float tensor that the graph reads or computes; a dimension that is not known counts as 1."""
-    graph = onnx.GraphProto()
-    graph.CopyFrom(_without_weights(model).graph)
-    graph.input.extend(_stand_ins(model))
-    inferred = onnx.shape_inference.infer_shapes(_with_graph(model, graph)).graph
     weights = {tensor.name for tensor in model.graph.initializer}
     return {
         value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        for value in inferred_values(model, "the model")
         if value.name not in weights and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     }
 
@@ -138,14 +135,4 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
-    return _with_graph(model, graph)
-
-
-def _with_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
     return onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
-
-
-def _stand_ins(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs with the initializers' types and shapes, for shape inference without their values."""
-    make = onnx.helper.make_tensor_value_info
-    return [make(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in model.graph.initializer]

@@ -76,7 +76,6 @@ def placement_of(
     view = GraphView(model)
     _check(view)
     kept = _kept(view, stem=stem, head=head, keep=keep)
-    kept |= left_float_in(view).keys()
     layers = [layer for layer in view.layers if layer.name not in kept]
     readers: dict[str, list[Read]] = {}
     for layer in layers:
@@ -103,7 +102,7 @@ def cpu_placement_of(
     """
     view = GraphView(model)
     _check(view)
-    kept = _kept(view, stem=stem, head=head, keep=keep) | left_float_in(view).keys()
+    kept = _kept(view, stem=stem, head=head, keep=keep)
     integer = [node for node in view.nodes if node.name not in kept and _is_integer(view, node)]
     names = {node.name for node in integer}
     tensors = {tensor for node in integer for tensor in (*_data_inputs(view, node), result_of(view, node))}
@@ -163,7 +162,7 @@ def add_skip(readers: dict[str, list[Read]], view: GraphView, block: Block) -> s
 
 def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> set[str]:
     """Names of the nodes that stay float."""
-    kept = nodes_named(view, keep)
+    kept = nodes_named(view, keep) | left_float_in(view).keys()
     if view.layers and not stem:
         kept.add(view.layers[0].name)
     if not head:

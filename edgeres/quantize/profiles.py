@@ -10,8 +10,8 @@ executes TensorRT's placement slower than float. The profile's name stands in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeres.core.artifacts import PROFILE_KEY
@@ -24,33 +24,18 @@ if TYPE_CHECKING:
 WEIGHT_BITS_KEY = "edgeres.weight_bits"
 _BITS, _REDUCED_BITS = "8", "7"
 
-Extremes = Mapping[str, tuple[float, float]]
-
 
 @dataclass(frozen=True)
 class Profile:
-    """References, and `literal`: whether ONNX Runtime shall evaluate the pairs one by one.
+    """Where pairs go, who writes them, and `literal`: whether ONNX Runtime shall evaluate the pairs one by one.
 
     `prepare` rewrites the float graph before anything is placed, without changing what it computes.
     """
 
     placement: str
-    write: str
+    write: Callable[..., Any]
     literal: bool
     prepare: str | None = None
-
-
-_HERE = "edgeres.quantize.profiles"
-PROFILES = {
-    "tensorrt": Profile("edgeres.quantize.placement:placement_of", f"{_HERE}:tensorrt", True),
-    "tensorrt-fp16": Profile("edgeres.quantize.placement:placement_of", f"{_HERE}:tensorrt_fp16", True),
-    "ort-cpu": Profile(
-        "edgeres.quantize.placement:cpu_placement_of",
-        f"{_HERE}:ort_cpu",
-        False,
-        prepare="edgeres.quantize.zero_pad:with_padding_as_convolution",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -61,14 +46,6 @@ class Options:
     head: bool = True
     keep: tuple[str, ...] = ()
     reduce_range: Literal["auto", "on", "off"] = "auto"
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """A decision, and the smallest and largest value of each tensor, which only `ort-cpu` reads."""
-
-    decision: Decision
-    extremes: Extremes = field(default_factory=dict)
 
 
 def prepared(model: Any, profile: str) -> Any:
@@ -93,39 +70,36 @@ def placement_for(model: Any, profile: str, options: Options) -> Placement:
     return placement
 
 
-def quantized(model: Any, profile: str, bounds: Bounds, options: Options) -> Any:
+def quantized(model: Any, profile: str, decision: Decision, options: Options) -> Any:
     """The float onnx.ModelProto `model` as the profile writes it, its name in the metadata.
 
     Raises:
         InputError: as `placement_for`; a constant that float16 cannot hold; 8-bit weights where 7 bits are asked for.
     """
     placement = placement_for(model, profile, options)
-    result = resolve(PROFILES[profile].write)(prepared(model, profile), placement, bounds, options)
+    result = PROFILES[profile].write(prepared(model, profile), placement, decision, options)
     set_metadata(result, PROFILE_KEY, profile)
     return result
 
 
-def tensorrt(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
-    """See the module's table."""
+def _tensorrt(model: Any, placement: Placement, decision: Decision, options: Options) -> Any:
     from edgeres.quantize.insert import with_pairs
 
-    return with_pairs(model, placement, bounds.decision)
+    return with_pairs(model, placement, decision)
 
 
-def tensorrt_fp16(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
-    """See the module's table."""
+def _tensorrt_fp16(model: Any, placement: Placement, decision: Decision, options: Options) -> Any:
     from edgeres.graph.half import with_half
     from edgeres.quantize.insert import half_decision, with_pairs
 
-    return with_half(with_pairs(model, placement, half_decision(model, placement, bounds.decision)))
+    return with_half(with_pairs(model, placement, half_decision(model, placement, decision)))
 
 
-def ort_cpu(model: Any, placement: Placement, bounds: Bounds, options: Options) -> Any:
-    """See the module's table."""
+def _ort_cpu(model: Any, placement: Placement, decision: Decision, options: Options) -> Any:
     from edgeres.quantize.cpu import reduces_range, with_affine_pairs
 
     reduce_range = reduces_range(options.reduce_range)
-    result = with_affine_pairs(model, placement, bounds.decision, extremes=bounds.extremes, reduce_range=reduce_range)
+    result = with_affine_pairs(model, placement, decision, reduce_range=reduce_range)
     set_metadata(result, WEIGHT_BITS_KEY, _REDUCED_BITS if reduce_range else _BITS)
     return result
 
@@ -137,3 +111,15 @@ def set_metadata(model: Any, key: str, value: str) -> None:
             entry.value = value
             return
     model.metadata_props.add(key=key, value=value)
+
+
+PROFILES = {
+    "tensorrt": Profile("edgeres.quantize.placement:placement_of", _tensorrt, literal=True),
+    "tensorrt-fp16": Profile("edgeres.quantize.placement:placement_of", _tensorrt_fp16, literal=True),
+    "ort-cpu": Profile(
+        "edgeres.quantize.placement:cpu_placement_of",
+        _ort_cpu,
+        literal=False,
+        prepare="edgeres.quantize.zero_pad:with_padding_as_convolution",
+    ),
+}

@@ -17,50 +17,32 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from edgeres.core.config import Config
 from edgeres.core.progress import track
 from edgeres.graph.blocks import units_in
-from edgeres.graph.execute import Substitute
 from edgeres.graph.view import GraphView, called
 from edgeres.quantize.decision import Decision, IntegerWeight, row_scale
 from edgeres.quantize.placement import Placement, result_of
-from edgeres.quantize.simulate import Simulation, constant, float_network
-from edgeres.quantize.walk import Images, Walk
+from edgeres.quantize.simulate import Images, Simulation, Walk, constant, float_network
 
 _STRETCH, _OFFSET = 1.2, -0.1  # of the sigmoid, so that 0 and 1 are reached
 _WARM_UP = 0.2  # of the steps: no push towards 0 or 1
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _BATCH = 32
+_RATE, _PUSH, _SEED = 1e-2, 1.0, 0  # Adam's; lambda; of the order of the images
 _MEASURED = 128  # images for the error of rounding to nearest
 
 
-class RoundingConfig(Config):
-    """How long and how hard each module's rounding is learned."""
-
-    bits: int = Field(8, ge=2, le=8, description="of the weights; stored as int8 in any case")
-    steps: int = Field(100, ge=1, description="of each module")
-    lr: float = Field(1e-2, gt=0, description="Adam's, of the rounding variables")
-    push: float = Field(1.0, gt=0, description="lambda: weight of the term that drives them to 0 or 1")
-    seed: int = Field(0, ge=0, description="of the order of the images")
-
-
 def rounded(
-    model: onnx.ModelProto,
-    placement: Placement,
-    decision: Decision,
-    *,
-    images: Images,
-    config: RoundingConfig | None = None,
+    model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images, bits: int = 8, steps: int = 100
 ) -> Decision:
     """`decision` with integers for every quantized weight, learned on calibration images float32 (N, C, H, W).
 
-    Modules are held against those of `float_network`, so corrected biases come after this, not before.
+    Weights have `bits`, stored as int8 in any case; each module learns so many `steps`. Modules are held against those
+    of `float_network`, so corrected biases come after this, not before.
     """
-    config = config or RoundingConfig()
-    simulation = Simulation(model, placement, replace(decision, weights={}), weight_bits=config.bits)
+    simulation = Simulation(model, placement, replace(decision, weights={}), weight_bits=bits)
     simulation.requires_grad_(False)
     exact, walk = Walk(float_network(model, decision), images), Walk(simulation.network, images)
     units = list(stretches_of(model, placement))
@@ -71,7 +53,7 @@ def rounded(
         soft = {name: SoftWeight(simulation, name) for name in unit.weights}
         front = walk.front
         target = exact.advance(unit.output)
-        _learn(simulation, unit, soft, (front, target), config)
+        _learn(simulation, unit, soft, (front, target), steps)
         for name, one in soft.items():
             weights[name] = one.integers()
             simulation.substitute(name, constant(torch.from_numpy(weights[name].as_float)))
@@ -98,11 +80,10 @@ def stretches_of(model: onnx.ModelProto, placement: Placement) -> Iterator[Stret
             yield Stretch(str(first.input[0]), result_of(view, last), tuple(weights))
 
 
-class SoftWeight(nn.Module):
-    """One weight on its way to integers; called, it gives w^ with gradients."""
+class SoftWeight:
+    """One weight on its way to integers; `seen` gives w^ with gradients."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
-        super().__init__()
         weight = simulation.network.parameter(name).detach()
         self.levels = simulation.levels
         self.scale = row_scale(weight.numpy(), self.levels)
@@ -116,8 +97,8 @@ class SoftWeight(nn.Module):
         """H, between 0 (down) and 1 (up)."""
         return (torch.sigmoid(self.v) * _STRETCH + _OFFSET).clamp(0, 1)
 
-    def forward(self) -> Tensor:
-        """What the layer sees."""
+    def seen(self, _: Tensor | None = None) -> Tensor:
+        """What the layer sees in place of the weight."""
         return (self._floor + self.up()).clamp(-self.levels, self.levels) * self._rows
 
     def integers(self) -> IntegerWeight:
@@ -131,19 +112,19 @@ def _learn(
     unit: Stretch,
     soft: dict[str, SoftWeight],
     data: tuple[dict[str, Tensor], Tensor],
-    config: RoundingConfig,
+    steps: int,
 ) -> None:
     front, target = data
-    optimizer = torch.optim.Adam([one.v for one in soft.values()], lr=config.lr)
-    generator = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.Adam([one.v for one in soft.values()], lr=_RATE)
+    generator = torch.Generator().manual_seed(_SEED)
     nearest = _error_of_nearest(simulation, unit, (front, target))
     for name, one in soft.items():
-        simulation.substitute(name, _called(one))
-    for step in range(config.steps):
+        simulation.substitute(name, one.seen)
+    for step in range(steps):
         rows = torch.randint(0, len(target), (_BATCH,), generator=generator)
         feeds = {name: value[rows] for name, value in front.items()}
         output = simulation.network.run(feeds, [unit.output])[unit.output]
-        loss = (output - target[rows]).square().mean() / nearest + config.push * _undecided(soft, step / config.steps)
+        loss = (output - target[rows]).square().mean() / nearest + _PUSH * _undecided(soft, step / steps)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -165,7 +146,3 @@ def _undecided(soft: dict[str, SoftWeight], progress: float) -> Tensor:
     beta = _FIRST_BETA + (_LAST_BETA - _FIRST_BETA) * (progress - _WARM_UP) / (1 - _WARM_UP)
     terms = [(1 - (2 * one.up() - 1).abs().pow(beta)).flatten() for one in soft.values()]
     return torch.cat(terms).mean()
-
-
-def _called(soft: SoftWeight) -> Substitute:
-    return lambda _: soft()

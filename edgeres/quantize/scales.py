@@ -7,64 +7,34 @@ anything.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
-from edgeres.core.names import lookup
 from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, TensorScale
 from edgeres.core.stage import Recorder, StageResult, timed
-from edgeres.core.stated import InputOptions, with_input
-from edgeres.quantize.calibrators import CALIBRATORS, amax_from, hardest
-from edgeres.quantize.histogram import Histogram
-from edgeres.quantize.trt_cache import trt_cache_from, version_number
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset, Split
-    from edgeres.quantize.observe import Statistics
+from edgeres.core.stated import with_input
+from edgeres.data import Dataset, Split, dataset_for
+from edgeres.data.split import shared_images
+from edgeres.graph.plain import plain
+from edgeres.quantize.calibrators import amax_from, hardest
+from edgeres.quantize.config import FEWEST_IMAGES, CalibrateConfig
+from edgeres.quantize.observe import Statistics, shapes_of, statistics_of
+from edgeres.quantize.placement import observed_of
+from edgeres.quantize.trt_cache import trt_cache_from
 
 FILE_NAME = "scales.json"
 CACHE_NAME = f"{FILE_NAME}.cache"
-FEWEST_IMAGES = 32
 _USUAL_IMAGES = 500  # TensorRT's documentation asks for about as many
 _TOLERATED_SHARE = 0.01  # of calibration images that are in val too: public data sets hold a few doubles
 _NAMES_SHOWN = 8
 _BATCH = 32  # images decoded at a time; how many are run at a time is a matter of memory (observe.py)
 
 log = logging.getLogger(__name__)
-
-
-class CalibrateConfig(InputOptions):
-    """Which images are looked at; every method is decided from the same statistics."""
-
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
-    images: int = Field(512, ge=FEWEST_IMAGES, description="of train, stratified by class")
-    seed: int = Field(0, ge=0, description="of the choice of images")
-    methods: tuple[str, ...] = Field(tuple(CALIBRATORS), min_length=1, description="calibrators to decide by")
-    trt_cache: str | None = Field(None, description="TensorRT 8 to 10 to write scales.json.cache for, such as 8.6.1")
-    trt_method: str = Field("mse", description="calibrator whose bounds the cache takes")
-    download: bool = Field(False, description="fetch the data set if it is not here")
-
-    def check(self) -> None:
-        """The methods exist, and TensorRT of the version reads caches."""
-        for method in self.methods:
-            lookup(CALIBRATORS, method, "calibrator")
-        if self.trt_cache is not None:
-            version_number(self.trt_cache)
-            if self.trt_method not in self.methods:
-                raise InputError(f"--trt-method {self.trt_method} is not among --methods {', '.join(self.methods)}")
-
-    def needless(self) -> dict[str, str]:
-        """The cache's method without a cache."""
-        return {} if self.trt_cache else {"trt_method": "it is the method of --trt-cache"}
 
 
 def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> StageResult[ScaleTableFile]:
@@ -74,27 +44,29 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
         InputError: the model is quantized already, a method is unknown, there are too few training images or they
             are val's too, or a tensor has NaN or infinite values or always the same one.
     """
-    from edgeres.data import dataset_for
-    from edgeres.graph.plain import plain
-    from edgeres.quantize.images import streamed
-    from edgeres.quantize.observe import shapes_of, statistics_of
-    from edgeres.quantize.placement import observed_of
-
     recorder = Recorder("calibrate", config, source)
     config.check()
-    check_float(source)
+    source.check_float()
     source = plain(with_input(source, config))
     tensors = observed_of(source.proto) if config.trt_cache is None else tuple(shapes_of(source.proto))
     dataset = dataset_for(source.spec, config.data, download=config.download)
     split = _chosen(dataset, config, recorder)
     with timed(recorder.results, "statistics_s"):
         steps = -(-len(split) // _BATCH)
-        batches = track(streamed(split, source.spec, _BATCH), "calibrate", steps)
-        statistics = statistics_of(source.proto, tensors, batches)
+        batches = track(split.streamed(source.spec, _BATCH), "calibrate", steps)
+        statistics = statistics_of(source.proto, tensors, (images for images, _ in batches))
     _check_statistics(statistics, recorder)
     with timed(recorder.results, "calibrators_s"):
-        scales = {name: _tensor_scale(one.histogram, config.methods) for name, one in statistics.items()}
-    histograms = {name: one.histogram for name, one in statistics.items()}
+        histograms = {name: one.histogram for name, one in statistics.items()}
+        scales = {
+            name: TensorScale(
+                minimum=one.minimum,
+                maximum=one.maximum,
+                zeros=one.zeros / one.n,
+                amax={method: amax_from(one, method) for method in config.methods},
+            )
+            for name, one in histograms.items()
+        }
     recorder.results["histograms"] = hardest(histograms, {name: one.amax for name, one in scales.items()})
     table = ScaleTable(
         model_sha256=source.sha256,
@@ -102,7 +74,7 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
         split=split.name,
         n=len(split),
         seed=config.seed,
-        ids_sha256=ids_sha256(split),
+        ids_sha256=split.ids_sha256,
         methods=config.methods,
         tensors=scales,
         spec=source.stated,
@@ -112,8 +84,6 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
 
 def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Split:
     """The calibration images; raises InputError if they are too few or in val."""
-    from edgeres.quantize.images import shared_with
-
     if len(dataset.train) < FEWEST_IMAGES:
         raise InputError(f"{config.data} has {len(dataset.train)} training images, calibration needs {FEWEST_IMAGES}")
     split = dataset.train.sample(min(config.images, len(dataset.train)), config.seed)
@@ -122,7 +92,7 @@ def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Sp
         recorder.notes.append(f"{config.images} images were asked for, train has {len(split)}: all were used")
     if len(split) < _USUAL_IMAGES:
         recorder.warnings.append(f"{len(split)} calibration images; {_USUAL_IMAGES} or more are usual")
-    if shared := shared_with(split, dataset.val):
+    if shared := shared_images(split, dataset.val):
         found = f"{len(shared)} of {len(split)} calibration images are in {dataset.val.name} too (first: {shared[0]})"
         if len(shared) > _TOLERATED_SHARE * len(split):
             raise InputError(f"{found}; remove them from one of the two, or accuracy is not that of unseen images")
@@ -144,28 +114,6 @@ def _check_statistics(statistics: Mapping[str, Statistics], recorder: Recorder) 
         more = f" and {len(partly) - _NAMES_SHOWN} more" if len(partly) > _NAMES_SHOWN else ""
         shown = ", ".join(partly[:_NAMES_SHOWN])
         recorder.warnings.append(f"channels that were zero on every calibration image: {shown}{more}")
-
-
-def check_float(model: OnnxModel) -> None:
-    """Raises InputError if `model` holds Q/DQ nodes or is in half precision."""
-    if model.precision == "fp16":
-        raise InputError(f"{model.path} is in FP16; use the float32 model (edgeres export without --half)")
-    if "int8" in model.precision:
-        raise InputError(f"{model.path} is quantized already; use the float model it was made from")
-
-
-def _tensor_scale(histogram: Histogram, methods: tuple[str, ...]) -> TensorScale:
-    return TensorScale(
-        minimum=histogram.minimum,
-        maximum=histogram.maximum,
-        zeros=histogram.zeros / histogram.n,
-        amax={method: amax_from(histogram, method) for method in methods},
-    )
-
-
-def ids_sha256(split: Split) -> str:
-    """Hash of the ids of the images, joined by newlines."""
-    return hashlib.sha256("\n".join(split.ids).encode()).hexdigest()
 
 
 def _written(

@@ -5,9 +5,9 @@ The factor of each class of channels (`channel_classes`) and the bound of each t
     minimise  |z - z_float|^2 / |z_float|^2,   rounding of tensor p, channel c:  s = amax_p r_c / 127
 
 by Adam under fake quantization on unlabelled calibration images (a parameter for each channel of a stage and each
-tensor: few, so that some hundred images suffice). Some hundred steps move a factor about as far as e, so outliers are
-taken back first (`outliers`). Afterwards weights and biases carry the factors and nothing stays in the graph. The last
-quarter of the images decides whether the result is kept.
+tensor: few, so that some hundred images suffice). Some hundred steps move a factor about as far as e: outliers are
+taken back first. Afterwards weights and biases carry the factors and nothing stays in the graph. The last quarter of
+the images decides whether the result is kept.
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ from torch import Tensor, nn
 
 from edgeres.core.progress import track
 from edgeres.graph.execute import GraphNetwork, Substitute, key_of
-from edgeres.quantize.auto import fidelity_of, held_out_parts, logits_of
+from edgeres.quantize.auto import decibels_of, held_out_parts, logits_of
 from edgeres.quantize.calibrators import LEVELS, mse
-from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, scaled
+from edgeres.quantize.channel_classes import FIXED, Classes, channel_classes, outlier_factors, scaled
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.histogram import Histogram
-from edgeres.quantize.outliers import outlier_factors
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Simulation, batches_of, float_network, round_through
-from edgeres.quantize.walk import Images
+from edgeres.quantize.simulate import Images, Simulation, batches_of, float_network, round_through
 
 EPOCHS, BATCH, RATE = 8, 32, 0.02
 _BETAS = (0.9, 0.98)  # a hundred steps
@@ -51,12 +49,8 @@ def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Deci
     start = _without_outliers(model, classes, decision, learned_on)
     simulation = _Scaled(model, placement, start, classes=classes)
     _learn(simulation, logits_of(exact, learned_on), learned_on)
-    reference = logits_of(exact, held_out)
     candidates = {"as given": decision, "scaled": simulation.result(model, start)}
-    decibels = {
-        name: fidelity_of(reference, logits_of(Simulation(model, placement, found), held_out)).sqnr_db
-        for name, found in candidates.items()
-    }
+    decibels = decibels_of(model, placement, candidates, images=held_out)
     best = max(decibels, key=lambda name: decibels[name])
     verdict = "taken" if best == "scaled" else "not taken"
     log.info("channels %s: %.2f dB scaled, %.2f dB as given", verdict, decibels["scaled"], decibels["as given"])

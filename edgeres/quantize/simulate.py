@@ -1,15 +1,23 @@
-"""A float graph under fake quantization that can be trained: what `with_pairs` would write, with gradients.
+"""A float graph under fake quantization: what `with_pairs` would write, with gradients, or less the units left float.
 
     activation   x^ = s clip(round(x / s), -128, 127),   s = amax / 127,   log amax is a parameter
     weight       w^ = s clip(round(w / s), -q, q) per row,   s = max |w| of the row / q,   q = 2^(bits - 1) - 1
 
-Rounding passes gradients through; clipping does not, but it moves amax (learned step size).
+Rounding passes gradients through; clipping does not, but it moves amax (learned step size). A `QuantizedNetwork` learns
+nothing: any unit can be left float, from any unit on, without building it again, as a search over units needs it. Units
+are those of `units_in`; a module's skip can be left float alone (`skips_in`). A `Walk` goes through a network tensor
+by tensor with all images at once, so that every node is executed once; its front is what the rest needs: the
+tensors that are computed already and read later.
+
 Source: Esser et al. 2020, arXiv 1902.08153, equations 1 to 3; Bengio et al. 2013, arXiv 1308.3432.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,11 +27,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
+from edgeres.core.progress import track
+from edgeres.graph.blocks import SKIP, skips_in, units_in
 from edgeres.graph.execute import GraphNetwork, Substitute, key_of
+from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, quantized_weight
-from edgeres.quantize.placement import Placement
+from edgeres.quantize.fidelity import Fidelity
+from edgeres.quantize.placement import Placement, placement_of
+from edgeres.quantize.profiles import Options
 
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+_BATCH = 64
 _SMALLEST = 1e-8  # of a bound: its logarithm is learned
 
 
@@ -149,3 +165,161 @@ def quantized_reads(placement: Placement, nodes: Iterable[onnx.NodeProto]) -> di
     """(node, input index) -> the tensor or weight that is read quantized there, of the nodes among `nodes`."""
     reads = {reader: point.tensor for point in placement.points for reader in point.readers}
     return reads | {(node.name, 1): str(node.input[1]) for node in nodes if node.name in placement.layers}
+
+
+@dataclass(frozen=True)
+class KnownBatch:
+    """Images (N, C, H, W), the float network's logits (N, K) of them, labels (N,) or None."""
+
+    images: Tensor
+    reference: Tensor
+    labels: Tensor | None
+
+
+class QuantizedNetwork:
+    """`model` under fake quantization of `decision`, less the units named: what `with_pairs` would write.
+
+    `units` and `skips`: what `options` let be quantized. Raises InputError if `decision` has no bound for a tensor.
+    """
+
+    def __init__(self, model: onnx.ModelProto, options: Options, decision: Decision) -> None:
+        self._model, self._options, self._decision = model, options, decision
+        self._float, self._network = GraphNetwork(model), float_network(model, decision)
+        placement = placement_of(model, stem=options.stem, head=options.head, keep=options.keep)
+        view = GraphView(model)
+        self._nodes = units_in(view)
+        self.units = tuple(unit for unit, nodes in self._nodes.items() if set(nodes) & set(placement.layers))
+        self.skips = tuple(name for name, node in skips_in(view).items() if node in placement.additions)
+        first = {node.name: str(node.input[0]) for node in view.nodes if node.input}
+        self._fronts = {
+            name: live_after(self._network, first[self._nodes[name.removesuffix(SKIP)][0]])
+            for name in (*self.units, *self.skips)
+        }
+        self._network.substitutes = self._weights(placement.layers)
+        self._ways: dict[frozenset[str], tuple[dict[str, Substitute], dict[tuple[str, int], str]]] = {}
+
+    def batches(self, images: Images, labels: Labels | None = None) -> list[KnownBatch]:
+        """`images`, a few dozen at a time, with what the float network says of them."""
+        given = repeat(None) if labels is None else torch.split(torch.from_numpy(labels), _BATCH)
+        with torch.inference_mode():
+            return [KnownBatch(x, self._float(x), y) for x, y in zip(batches_of(images, _BATCH), given, strict=False)]
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, keep: frozenset[str]) -> Tensor:
+        """Logits with the units `keep` left float."""
+        self._set(keep)
+        logits: Tensor = self._network(images)
+        return logits
+
+    @torch.inference_mode()
+    def reached(self, images: Tensor, keep: frozenset[str]) -> dict[str, Tensor]:
+        """What the network can be continued from at every unit and every module with a skip."""
+        self._set(keep)
+        wanted = {name for front in self._fronts.values() for name in front} - {self._network.input}
+        return {**self._network.values(images, sorted(wanted)), self._network.input: images}
+
+    @torch.inference_mode()
+    def logits_from(self, reached: Mapping[str, Tensor], unit: str, keep: frozenset[str]) -> Tensor:
+        """Logits with the units `keep` left float, computed from where `unit` (or the module of a skip) starts."""
+        self._set(keep)
+        output = self._network.output
+        return self._network.run({name: reached[name] for name in self._fronts[unit]}, [output])[output]
+
+    def fidelity(self, keep: frozenset[str], batches: Iterable[KnownBatch]) -> Fidelity:
+        """With the units `keep` left float."""
+        result = Fidelity()
+        for batch in batches:
+            result.add(batch.reference, self.logits(batch.images, keep), batch.labels)
+        return result
+
+    def alone(self, names: tuple[str, ...], batches: list[KnownBatch]) -> dict[str, Fidelity]:
+        """Of each of the units or skips `names`: the logits with all others of them left float.
+
+        What lies before it is computed once.
+        """
+        every, found = frozenset(names), {name: Fidelity() for name in names}
+        for batch in track(batches, "sensitivity", len(batches)):
+            reached = self.reached(batch.images, every)
+            for name, fidelity in found.items():
+                fidelity.add(batch.reference, self.logits_from(reached, name, every - {name}), None)
+        return found
+
+    def macs(self, image: Images) -> dict[str, float]:
+        """Multiply-accumulates of every unit for one image (1, C, H, W)."""
+        view = GraphView(self._model)
+        values = self.sizes(image, [str(layer.output[0]) for layer in view.layers])
+        cost = {
+            layer.name: float(math.prod(view.constants[layer.input[1]].dims) * math.prod(values[layer.output[0]][2:]))
+            for layer in view.layers
+        }
+        return {unit: sum(cost.get(node, 0.0) for node in self._nodes[unit]) for unit in self.units}
+
+    @torch.inference_mode()
+    def sizes(self, image: Images, tensors: list[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes of `tensors` for `image`."""
+        values = self._float.values(torch.from_numpy(image), tensors)
+        return {name: tuple(value.shape) for name, value in values.items()}
+
+    def _set(self, keep: frozenset[str]) -> None:
+        if keep not in self._ways:
+            self._ways[keep] = self._way(keep)
+        substitutes, self._network.readers = self._ways[keep]
+        self._network.substitutes |= substitutes
+
+    def _way(self, keep: frozenset[str]) -> tuple[dict[str, Substitute], dict[tuple[str, int], str]]:
+        options = self._options
+        placement = placement_of(self._model, stem=options.stem, head=options.head, keep=(*options.keep, *keep))
+        bounds = {point.tensor: bound_of(self._decision, point.scale_of) for point in placement.points}
+        substitutes = {tensor: fake_quantizer(bound) for tensor, bound in bounds.items()}
+        return substitutes, quantized_reads(placement, self._model.graph.node)
+
+    def _weights(self, layers: Iterable[str]) -> dict[str, Substitute]:
+        """What a quantized layer reads in the place of each weight."""
+        names, found = {str(node.input[1]) for node in self._model.graph.node if node.name in layers}, {}
+        for name in names:
+            weight = self._decision.weights.get(name) or quantized_weight(
+                self._network.parameter(name).detach().numpy()
+            )
+            found[name] = constant(torch.from_numpy(weight.as_float))
+        return found
+
+
+class Walk:
+    """Values of `network` on `images` (N, C, H, W), from its input on; memory: the front, for all images."""
+
+    def __init__(self, network: GraphNetwork, images: Images) -> None:
+        self._network = network
+        self._values: dict[str, Tensor] = {network.input: torch.from_numpy(images)}
+
+    @property
+    def front(self) -> dict[str, Tensor]:
+        """What the rest of the network can be computed from."""
+        return dict(self._values)
+
+    @torch.no_grad()
+    def advance(self, tensor: str) -> Tensor:
+        """Moves the front to where `tensor` has just been computed; its value on all images."""
+        wanted = [name for name in live_after(self._network, tensor) if name not in self._values]
+        parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        n = len(next(iter(self._values.values())))
+        for start in range(0, n if wanted else 0, _BATCH):
+            feeds = {name: value[start : start + _BATCH] for name, value in self._values.items()}
+            for name, value in self._network.run(feeds, wanted).items():
+                parts[name].append(value)
+        self._values |= {name: torch.cat(part) for name, part in parts.items()}
+        self._values = {name: self._values[name] for name in live_after(self._network, tensor)}
+        return self._values[tensor]
+
+    @torch.no_grad()
+    def shift(self, tensor: str, by: Tensor) -> None:
+        """Adds `by` (C,) to the channels of a tensor of the front."""
+        value = self._values[tensor]
+        self._values[tensor] = value + by.reshape(1, -1, *[1] * (value.ndim - 2))
+
+
+def live_after(network: GraphNetwork, tensor: str) -> list[str]:
+    """`tensor`, and what is computed before it and read after it."""
+    made = {network.input: -1} | {str(node.output[0]): step for step, node in enumerate(network.nodes)}
+    now = made[tensor]
+    read = {name for node in network.nodes[now + 1 :] for name in node.input}
+    return [tensor, *(name for name, step in made.items() if step < now and name in read)]

@@ -6,38 +6,28 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
+import onnx
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
-from edgeres.core.config import Config
-from edgeres.core.errors import InputError, StageError, did_you_mean, require
+from edgeres.core.errors import InputError, StageError, did_you_mean
 from edgeres.core.files import write_bytes
-from edgeres.core.names import lookup
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import skips_in
+from edgeres.graph.plain import PlainModel, plain, put_back
 from edgeres.graph.view import GraphView
-from edgeres.quantize.calibrators import CALIBRATORS
-from edgeres.quantize.choosing import (
-    AUTO,
-    IMPROVEMENTS,
-    SCALING,
-    CalibrationImages,
-    Chosen,
-    bounds_by,
-    check_improvements,
-    chosen_by_auto,
-    improved,
-)
+from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by, chosen_by_auto, improved
+from edgeres.quantize.config import AUTO, FEWEST_IMAGES, IMPROVEMENTS, SCALING, QuantizeConfig
 from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.placement import left_float_in
-from edgeres.quantize.profiles import PROFILES, Bounds, Options, placement_for, quantized, set_metadata
-from edgeres.quantize.scales import FEWEST_IMAGES, check_float
+from edgeres.quantize.profiles import PROFILES, Options, placement_for, quantized, set_metadata
+from edgeres.quantize.repair.check import sqnr_db
 
 FILE_NAME = "model.int8.onnx"
 DEAD_AMAX = 1.0  # a tensor that was always zero; anything rare it may hold elsewhere is kept up to 1
@@ -50,56 +40,6 @@ _NAMES_SHOWN = 4
 log = logging.getLogger(__name__)
 
 
-class QuantizeConfig(Config):
-    """Who will run the file, which clipping bounds are used, what is improved and what stays float."""
-
-    scales: Path | None = Field(None, description="scale table of this model, made by edgeres calibrate")
-    method: str = Field("mse", description="calibrator, or auto: the best of each tensor if that is better")
-    profile: str = Field("tensorrt", description="tensorrt, tensorrt-fp16 or ort-cpu: who runs the file")
-    improve: tuple[str, ...] = Field((), description=f"{', '.join(IMPROVEMENTS)}: on the calibration images")
-    max_loss: float | None = Field(None, ge=0, description="points; leaves the cheapest modules float that keep it")
-    min_sqnr: float | None = Field(None, gt=0, description="dB; leaves the cheapest skips float: logits keep it")
-    labels: bool = Field(False, description="measure --max-loss with labels")
-    latency: Path | None = Field(None, description="latency table; what a module left float costs")
-    keep: tuple[str, ...] = Field((), description="modules, layers or skips (layer2.1.skip) that stay float")
-    stem: bool = Field(True, description="quantize the first layer")
-    head: bool = Field(True, description="quantize the last layer")
-    reduce_range: Literal["auto", "on", "off"] = Field(
-        "auto", description="ort-cpu: 7-bit weights for CPUs without VNNI"
-    )
-    data: str | None = Field(None, description="where the calibration images are now; default: as in the scale table")
-
-    def check(self) -> None:
-        """Names exist, and what is asked for goes together."""
-        lookup({**CALIBRATORS, AUTO: None}, self.method, "calibrator")
-        lookup(PROFILES, self.profile, "profile")
-        check_improvements(self.improve)
-        needless = [name for name, given in self._of_tensorrt().items() if given and self.profile == "ort-cpu"]
-        if needless:
-            raise InputError(f"{needless[0]} is for the tensorrt profiles; leave it out with --profile ort-cpu")
-        if self.labels and self.max_loss is None:
-            raise InputError("--labels belongs to --max-loss; leave it out, or say how much may be lost")
-        if self.reduce_range != "auto" and self.profile != "ort-cpu":
-            raise InputError("--reduce-range belongs to --profile ort-cpu; TensorRT has no use for it")
-
-    def needless(self) -> dict[str, str]:
-        """What only a choice on images or a limit of the loss looks at."""
-        needless = {}
-        if self.max_loss is None:
-            needless["latency"] = "it prices the modules that --max-loss leaves float"
-            if not (self.improve or self.method == AUTO or self.min_sqnr):
-                needless["data"] = "images are looked at for --method auto, --improve, --min-sqnr and --max-loss only"
-        return needless
-
-    def _of_tensorrt(self) -> dict[str, bool]:
-        return {
-            "--method auto": self.method == AUTO,
-            "--improve": bool(self.improve),
-            "--max-loss": self.max_loss is not None,
-            "--min-sqnr": self.min_sqnr is not None,
-        }
-
-
 def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageResult[OnnxModel]:
     """Writes `out_dir`/model.int8.onnx.
 
@@ -109,18 +49,15 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     """
     recorder = Recorder("quantize", config, source)
     config.check()
-    check_float(source)
-    table = table_for(source, config.scales, config.method)
-    source = source_of(table, source)
-    chosen = _chosen(source, table, config, recorder)
-    options = Options(
-        stem=config.stem, head=config.head, keep=(*config.keep, *chosen.keep), reduce_range=config.reduce_range
-    )
+    source, table = begun(source, config.scales, config.method)
+    options = Options(**config.model_dump(include={"stem", "head", "keep", "reduce_range"}))
+    chosen = _chosen(source, table, config, options, recorder)
+    options = replace(options, keep=(*options.keep, *chosen.keep))
     extremes = {name: (one.minimum, one.maximum) for name, one in table.tensors.items()}
     placement = placement_for(source.proto, config.profile, options)
     if not placement.layers:
         raise InputError(_NOTHING_LEFT)
-    model = quantized(source.proto, config.profile, Bounds(chosen.decision, extremes), options)
+    model = quantized(source.proto, config.profile, replace(chosen.decision, extremes=extremes), options)
     if SCALING in config.improve:
         set_metadata(model, SCALED_KEY, "1")
     skips = skips_in(GraphView(source.proto))
@@ -157,9 +94,10 @@ def _said_float(left: dict[str, str]) -> list[str]:
     ]
 
 
-def _chosen(source: OnnxModel, table: ScaleTable, config: QuantizeConfig, recorder: Recorder) -> Chosen:
+def _chosen(
+    source: OnnxModel, table: ScaleTable, config: QuantizeConfig, options: Options, recorder: Recorder
+) -> Chosen:
     """Bounds, improved weights and biases, and what stays float."""
-    options = Options(stem=config.stem, head=config.head, keep=config.keep)
     placement = placement_for(source.proto, config.profile, options)
     images = CalibrationImages(source, table, config.data)
     _check_bounds(table, placement.observed, config, recorder)
@@ -193,15 +131,12 @@ def _leave_float(
         chosen.leave(found, "left_float", "units")
 
 
-def source_of(table: ScaleTable, source: OnnxModel) -> OnnxModel:
-    """`source` as calibrate saw it: in its plain form, fed as the table says, if edgeres did not write it."""
-    from edgeres.graph.plain import plain
+def begun(source: OnnxModel, path: Path | None, method: str) -> tuple[OnnxModel, ScaleTable]:
+    """`source` as calibrate saw it, in its plain form and fed as the table says if edgeres did not write it; the table.
 
-    return plain(source if table.spec is None or source.has_card else replace(source, stated=table.spec))
-
-
-def table_for(source: OnnxModel, path: Path | None, method: str) -> ScaleTable:
-    """The scale table in `path`; raises InputError if it does not fit `source` or lacks `method`."""
+    Raises InputError if `source` is no float file, or the table in `path` does not fit it or lacks `method`.
+    """
+    source.check_float()
     if path is None:
         raise InputError(f"no scale table; make one first: edgeres calibrate {source.path}")
     table = scale_table_from(path)
@@ -214,7 +149,7 @@ def table_for(source: OnnxModel, path: Path | None, method: str) -> ScaleTable:
     if method not in (*table.methods, AUTO):
         guess = did_you_mean(method, table.methods)
         raise InputError(f"{path} has no method {method!r}{guess} (it has: {', '.join(table.methods)})")
-    return table
+    return plain(source if table.spec is None or source.has_card else replace(source, stated=table.spec)), table
 
 
 def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder) -> None:
@@ -233,7 +168,7 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
 
 def _far_out(model: Any, tensors: tuple[str, ...], config: QuantizeConfig) -> list[str]:
     """A warning about channels that one scale per tensor will not hold, unless `channels` takes them back."""
-    from edgeres.quantize.outliers import far_out
+    from edgeres.quantize.channel_classes import far_out
 
     found = [] if SCALING in config.improve else far_out(model, tensors)
     if not found:
@@ -247,8 +182,6 @@ def _far_out(model: Any, tensors: tuple[str, ...], config: QuantizeConfig) -> li
 
 def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
     """Signal to quantization noise of the worst layer's weights, in dB."""
-    from edgeres.quantize.repair.check import sqnr_db
-
     view, sqnr = GraphView(model), {}
     for node in view.layers:
         if node.name in layers:
@@ -259,17 +192,13 @@ def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _check(model: Any, source: OnnxModel, config: QuantizeConfig) -> None:
-    from edgeres.quantize.lint import lint, problems
-
     if PROFILES[config.profile].literal and (found := problems(lint(model))):
         raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {found[0]}")
-    require("onnx", "onnx").checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model, full_check=True)
 
 
 def write_quantized(model: Any, source: OnnxModel, path: Path) -> None:
     """Writes `model` made from `source`, with its card."""
-    from edgeres.graph.plain import PlainModel, put_back
-
     update = {"spec": source.spec, "stage": "quantize", "parent": source.sha256, "edgeres": edgeres.__version__}
     set_metadata(model, CARD_KEY, source.card.model_copy(update=update).model_dump_json())
     if isinstance(source, PlainModel) and source.softmax is not None:

@@ -52,7 +52,7 @@ def _strides(view: GraphView, slices: list[onnx.NodeProto]) -> list[int]:
     """Steps along height and width; empty if the slices do more than skip pixels."""
     strides = {2: 1, 3: 1}
     for node in slices:
-        starts, ends, axes, steps = (_constant(view, node, index) for index in range(1, 5))
+        starts, ends, axes, steps = ([view.value(name) for name in node.input[1:5]] + [None] * 4)[:4]
         if starts is None or ends is None or axes is None or steps is None:
             return []
         if np.any(starts) or np.any(ends < np.iinfo(np.int32).max) or not set(axes.tolist()) <= set(strides):
@@ -64,17 +64,12 @@ def _strides(view: GraphView, slices: list[onnx.NodeProto]) -> list[int]:
 
 def _channel_padding(view: GraphView, pad: onnx.NodeProto) -> tuple[int, int]:
     """(channels put before, channels added); added is 0 if `pad` does anything but add channels of zeros."""
-    amounts, value = _constant(view, pad, 1), _constant(view, pad, 2)
+    amounts, value = ([view.value(name) for name in pad.input[1:3]] + [None] * 2)[:2]
     modes = [entry.s for entry in pad.attribute if entry.name == "mode"]
     if amounts is None or len(amounts) != 2 * _RANK or modes not in ([], [b"constant"]) or np.any(value or 0):
         return 0, 0
     front, back = int(amounts[_CHANNELS]), int(amounts[_RANK + _CHANNELS])
     return (front, front + back) if front + back == int(np.abs(amounts).sum()) else (0, 0)
-
-
-def _constant(view: GraphView, node: onnx.NodeProto, index: int) -> NDArray[np.int64] | None:
-    name = node.input[index] if index < len(node.input) else ""
-    return view.value(name)
 
 
 def _kernel(channels: int, front: int, added: int) -> NDArray[np.float32]:

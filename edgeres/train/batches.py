@@ -78,7 +78,7 @@ class Batches:
     def places_at(self, step: int, part: Slice) -> NDArray[np.int64]:
         """Which images of the split the process sees at the step."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = order_of(epoch, n=len(self.split), seed=self.seed)
+        order = np.random.default_rng((self.seed, _ORDER, epoch)).permutation(len(self.split))
         return order[index * self.batch + part.start : index * self.batch + part.stop]
 
     def _gathered(
@@ -111,7 +111,9 @@ class Batches:
         return resized_crop(image, draws, self.augment, self.spec)
 
     def _draws_at(self, step: int, part: Slice) -> NDArray[np.float64]:
-        return draws_at(step, batch=self.batch, seed=self.seed)[part.start : part.stop]
+        """Uniform numbers in [0, 1), (n, 5): a row decides one image's augmentation."""
+        draws = np.random.default_rng((self.seed, _IMAGES, step)).random((self.batch, _DRAWS_AN_IMAGE))
+        return draws[part.start : part.stop]
 
 
 def batches_for(split: Split, spec: ModelSpec, config: LoopConfig) -> Batches:
@@ -126,16 +128,6 @@ def normalised_tensor(images: Tensor, preprocess: Preprocess) -> Tensor:
     """uint8 (N, H, W, C) to float32 (N, C, H, W) in channels-last memory: (x / 255 - mean) / std."""
     mean, std = (torch.tensor(v, device=images.device) for v in (preprocess.mean, preprocess.std))
     return images.float().div_(_MAX_BYTE).sub_(mean).div_(std).permute(0, 3, 1, 2)
-
-
-def order_of(epoch: int, *, n: int, seed: int) -> NDArray[np.int64]:
-    """The order of the n images in the epoch."""
-    return np.random.default_rng((seed, _ORDER, epoch)).permutation(n)
-
-
-def draws_at(step: int, *, batch: int, seed: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), (batch, 5): a row decides one image's augmentation."""
-    return np.random.default_rng((seed, _IMAGES, step)).random((batch, _DRAWS_AN_IMAGE))
 
 
 def torch_seed_at(step: int, *, process: int, seed: int) -> int:

@@ -1,12 +1,16 @@
-"""What every training has in common; stages add their own fields. Imports no torch."""
+"""What every training has in common, to which stages add their own fields, and the options of `edgeres train`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+from edgeres.core.stated import check_pixels
+from edgeres.models.family import Ordering
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Schedule = Literal["cosine", "step", "constant"]
@@ -33,3 +37,38 @@ class LoopConfig(Config):
     seed: int = Field(default=0, ge=0, description="of initial weights, order and augmentation")
     save_every_s: float = Field(default=30.0, ge=0, description="seconds between saved states")
     tensorboard: bool = Field(default=False, description="write TensorBoard events too")
+
+
+class TrainConfig(LoopConfig):
+    """Options of `edgeres train`."""
+
+    arch: str = Field(default="resnet20", description="network, see: edgeres ls models")
+    data: str = Field(default="digits", description="data set, see: edgeres ls data")
+    ordering: Ordering = Field(default="original", description="order of batch norm, activation, addition")
+    shortcut: Literal["A", "B", "C"] | None = Field(default=None, description="zero-pad or projections")
+    width: int | None = Field(default=None, ge=1, description="channels of the first stage")
+    layers: int | None = Field(default=None, ge=1, le=64, description="layers in a module")
+    bottleneck: bool | None = Field(default=None, description="1x1, 3x3, 1x1 modules")
+    image_size: int | None = Field(default=None, description="side of the input in pixels")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share given to all classes")
+    stochastic_depth: float = Field(default=0.0, ge=0, lt=1, description="chance of skipping the last module")
+    teacher: Path | None = Field(default=None, description="checkpoint to distil from")
+    distill_weight: float = Field(default=0.9, ge=0, le=1, description="share of the teacher in the loss")
+    temperature: float = Field(default=4.0, gt=0, description="softens both logits in distillation")
+    download: bool = Field(default=False, description="fetch the data set if it is not here")
+    val_every: int = Field(default=1, ge=0, description="epochs between glances at val, 0 for never")
+
+    def check(self) -> None:
+        """The network exists with these options, and so does the teacher's file."""
+        from edgeres.models import spec_from_arch
+
+        spec_from_arch(self.arch, num_classes=2, options=self.options)
+        check_pixels("image-size", self.image_size)
+        if self.teacher is not None and not self.teacher.is_file():
+            raise InputError(f"the teacher {self.teacher} does not exist")
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """Those of the network's family that are not its own default."""
+        chosen = self.model_dump(include={"ordering", "shortcut", "width", "layers", "bottleneck"})
+        return {name: value for name, value in chosen.items() if value not in (None, "original")}

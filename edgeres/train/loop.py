@@ -5,7 +5,8 @@ learning rate, torch's generator. So a killed run goes on from its last saved st
 many threads), and two processes see the batches one would have seen. Batch norm uses each process's part of a
 batch, and the first process's running statistics are kept, as in torch's DistributedDataParallel.
 
-Ctrl-C between two steps: the step is finished and the state saved; a second Ctrl-C stops at once.
+Ctrl-C between two steps: the step is finished and the state saved; a second Ctrl-C stops at once. log.csv has a row an
+epoch, always all of them, so that a resumed run leaves the usual log.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from edgeres.core.errors import StageError
+from edgeres.core.errors import StageError, require
+from edgeres.core.files import write_text
+from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
 from edgeres.data import data_fingerprint
 from edgeres.models.network import Network
 from edgeres.train.batches import Batches, torch_seed_at
 from edgeres.train.config import LoopConfig
 from edgeres.train.learner import Learner, fingerprint
-from edgeres.train.log import Journal, Pace, Row, described
 from edgeres.train.objectives import Objective
 from edgeres.train.plan import HeldOut, Looks, Plan, rate_at, weights_of
 from edgeres.train.processes import accelerator_for, slice_for, wait_for_all
@@ -41,6 +44,9 @@ from edgeres.train.state import Identity, load_state, put_aside, save_state
 
 Evaluate = Callable[[nn.Module], float]
 _log = logging.getLogger(__name__)
+Row = dict[str, float]
+LOG_NAME = "log.csv"
+COLUMNS = ("epoch", "step", "lr", "loss", "images_per_s", "val_top1")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CHECK_EVERY = 20  # steps between looks at the loss on a GPU, which has to wait for each
 
@@ -61,6 +67,11 @@ class Fitted:
     device: str
     precision: str
     looks: Looks = field(default_factory=list)
+
+    def results(self, *names: str) -> dict[str, Any]:
+        """Steps, loss and pace as they stand in reports, and the fields `names`."""
+        figures = {"final_loss": round(self.final_loss, 6), "images_per_s": round(self.images_per_s, 1)}
+        return figures | {name: getattr(self, name) for name in ("steps", "first_step", *names)}
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def fit(training: Training, plan: Plan | None = None) -> Fitted:
                 if run.held_out.has_given_up:
                     break
         except RuntimeError as err:
-            if stop.requested and not accelerator.is_main_process:
+            if stop.is_set() and not accelerator.is_main_process:
                 raise KeyboardInterrupt from err  # the main process has saved and left
             raise
     return run.fitted(first)
@@ -178,19 +189,19 @@ class _Run:
         is_whole = self.step % self.data.steps_per_epoch == 0
         return is_whole or self.step == self.steps or self.held_out.has_given_up
 
-    def keep(self, identity: Identity, stop: Stop) -> None:
+    def keep(self, identity: Identity, stop: threading.Event) -> None:
         """Saves the state when it is due; raises KeyboardInterrupt in the main process if asked to stop."""
         if not self.is_main:
             return
         now_s = time.perf_counter()
-        if stop.requested or self.ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
+        if stop.is_set() or self.ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
             self._check_loss(self.lr)
             here = {"step": self.step, "loss_sum": float(self.loss_sum), "rows": self.journal.rows}
             if self.plan.score is not None:
                 here["held_out"] = self.held_out.state()
             save_state({"identity": identity, **here, **self.learner.state()}, self.state_dir)
             self.saved_s = now_s
-        if stop.requested:
+        if stop.is_set():
             _log.warning("stopped at step %d of %d; the same command goes on from here", self.step, self.steps)
             raise KeyboardInterrupt
 
@@ -254,24 +265,17 @@ def _usual_plan(config: LoopConfig, data: Batches) -> Plan:
     return Plan(config.epochs * data.steps_per_epoch, round(config.warmup_epochs * data.steps_per_epoch))
 
 
-@dataclass
-class Stop:
-    """Whether the user has asked to stop."""
-
-    requested: bool = False
-
-
 @contextmanager
-def interruptible() -> Iterator[Stop]:
-    """Turns SIGINT and SIGTERM into `Stop.requested`; outside the main thread signals stay as they are."""
-    stop = Stop()
+def interruptible() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event, a request to stop; outside the main thread signals stay as they are."""
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def request(_number: int, _frame: FrameType | None) -> None:
-        stop.requested = True
+        stop.set()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -282,3 +286,57 @@ def interruptible() -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class Journal:
+    """The rows so far, and TensorBoard events if asked for."""
+
+    def __init__(self, out_dir: Path, *, tensorboard: bool) -> None:
+        self.rows: list[Row] = []
+        self._out_dir = out_dir
+        self._board: Any = None
+        if tensorboard:
+            require("tensorboard", "tensorboard")
+            writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
+            self._board = writer(str(out_dir / "tensorboard"))
+
+    def add(self, row: Row, *, write: bool) -> None:
+        """Appends the row; with `write`, to the files too."""
+        self.rows.append(row)
+        if write:
+            texts = [{name: f"{value:.6g}" for name, value in row.items()} for row in self.rows]
+            write_text(self._out_dir / LOG_NAME, csv_text(texts, COLUMNS))
+        if write and self._board is not None:
+            for name in row.keys() - {"epoch", "step"}:
+                self._board.add_scalar(name, row[name], int(row["step"]))
+            self._board.flush()
+
+
+class Pace:
+    """Images per second of training alone: what happens between `lap` and `start` is not counted."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch, self._steps, self._duration_s = batch, 0, 0.0
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begins to count at `step`."""
+        self._first, self._begun_s = step, time.perf_counter()
+
+    def lap(self, step: int) -> float:
+        """Images per second since `start`."""
+        steps, duration_s = step - self._first, time.perf_counter() - self._begun_s
+        self._steps += steps
+        self._duration_s += duration_s
+        return steps * self._batch / duration_s
+
+    @property
+    def images_per_s(self) -> float:
+        """Over all laps; 0 if there was none."""
+        return self._steps * self._batch / self._duration_s if self._steps else 0.0
+
+
+def described(row: Row) -> str:
+    """The row as one log line."""
+    text = f"loss {row['loss']:.4f}, lr {row['lr']:.4g}, {row['images_per_s']:.0f} images/s"
+    return text + (f", val top-1 {row['val_top1']:.2%}" if "val_top1" in row else "")

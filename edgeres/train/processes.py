@@ -22,7 +22,8 @@ def accelerator_for(precision: Precision) -> Accelerator:
     """This process's device, CUDA first, and its group; raises DeviceError for fp16 or bf16 without a GPU."""
     device = _state().device.type
     if precision == "auto":
-        precision = _best_precision(device)
+        has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "fp32" if device != "cuda" else "bf16" if has_bf16 else "fp16"
     elif precision != "fp32" and device == "cpu":
         raise DeviceError(f"--precision {precision} needs a GPU and there is none here; use fp32 or auto")
     return Accelerator(mixed_precision=_PRECISIONS[precision], cpu=device == "cpu")
@@ -78,9 +79,3 @@ def _leave_at_exit() -> None:
             torch.distributed.destroy_process_group()
 
     atexit.register(leave)
-
-
-def _best_precision(device: str) -> Precision:
-    if device != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

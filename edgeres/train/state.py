@@ -44,9 +44,11 @@ def load_state(state_dir: Path, identity: Identity) -> State | None:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises RuntimeError, UnpicklingError, EOFError and others for damaged files
         raise InputError(f"{path} is damaged; remove it to start over") from err
-    difference = _difference(state.get("identity", {}), identity)
-    if not difference:
+    saved: Identity = state.get("identity", {})
+    if saved == identity:
         return state
+    keys = sorted(key for key in {*saved, *identity} if saved.get(key) != identity.get(key))
+    difference = ", ".join(f"{key}: {saved.get(key)}, now {identity.get(key)}" for key in keys)
     _log.warning("%s is of another training (%s): starting over, keeping it as %s", path, difference, _OLD_NAME)
     return None
 
@@ -60,8 +62,3 @@ def put_aside(state_dir: Path) -> None:
 def clear_state(state_dir: Path) -> None:
     """Removes the state of a finished training."""
     (state_dir / STATE_NAME).unlink(missing_ok=True)
-
-
-def _difference(saved: Identity, wanted: Identity) -> str:
-    keys = sorted(key for key in {*saved, *wanted} if saved.get(key) != wanted.get(key))
-    return ", ".join(f"{key}: {saved.get(key)}, now {wanted.get(key)}" for key in keys)

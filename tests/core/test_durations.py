@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeres.core.durations import seconds_from, text_from
 from edgeres.core.errors import InputError
+from edgeres.core.progress import seconds_from, text_from
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from edgeres.core.config import Config, config_from, record_from_text
-from edgeres.core.names import canonical_data_name
+from edgeres.core.errors import MissingDependency
+from edgeres.core.names import canonical_data_name, resolve
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,12 @@ def test_options_keep_a_folder_by_the_name_that_leads_to_it_from_anywhere(tmp_pa
     assert Options(data="folder:photos").data == whole
     assert config_from(Options, {"data": "folder:./photos/"}, "eval").data == whole
     assert record_from_text(Options, '{"data": "folder:photos"}', "a file made elsewhere").data == "folder:photos"
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("torch", "train"), ("onnx", "onnx")])
+def test_a_module_that_needs_what_is_not_installed_names_the_extra(missing, extra, tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text(f"import {missing}\n\nfound = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingDependency, match=rf"{missing} is not installed.*edgeres\[{extra}\]"):
+        resolve("needs_more:found")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.core.process import process_began
+from edgeres.core.files import process_began
 from edgeres.core.runs import (
     LATEST,
     STARTED_NAME,

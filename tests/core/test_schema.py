@@ -7,9 +7,16 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgeres.core.config import Config, Record, config_from, record_from_json, record_from_text
+from edgeres.core.config import (
+    Config,
+    Record,
+    config_from,
+    json_schema_of,
+    record_from_json,
+    record_from_text,
+    version_of,
+)
 from edgeres.core.errors import InputError
-from edgeres.core.schema import json_schema_of, version_of
 
 
 class Options(Config):

@@ -1,6 +1,6 @@
 import pytest
 
-from edgeres.core.tensorrt import newest_opset
+from edgeres.core.jetpacks import newest_opset
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError, StageError
 from edgeres.data import dataset_for
-from edgeres.evaluate.accuracy import accuracy_of, hits
 from edgeres.evaluate.agreement_run import AgreeConfig, agree
+from edgeres.evaluate.stage import accuracy_of, hits
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models.weights import load_weights, save_checkpoint
 

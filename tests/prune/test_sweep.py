@@ -13,7 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.sweep import Sweep
 from edgeres.data import dataset_for
-from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.evaluate.stage import accuracy_of
 from edgeres.prune import sweep as stage
 from edgeres.prune.config import SweepConfig, counts_from
 from edgeres.prune.sweep import sweep
@@ -68,7 +68,7 @@ def test_each_row_is_a_network_on_disk_with_its_accuracy_on_val(checkpoint, tmp_
 
 
 def test_an_interrupted_sweep_judges_no_network_twice(checkpoint, tmp_path, monkeypatch):
-    from edgeres.evaluate import accuracy
+    from edgeres.evaluate import stage
 
     config, out, judged = SweepConfig(sweep="1..3", data="digits", images=60), tmp_path / "out", []
 
@@ -78,8 +78,8 @@ def test_an_interrupted_sweep_judges_no_network_twice(checkpoint, tmp_path, monk
             raise KeyboardInterrupt
         return original(model, dataset, **options)
 
-    original = accuracy.accuracy_of
-    monkeypatch.setattr(accuracy, "accuracy_of", counting)
+    original = stage.accuracy_of
+    monkeypatch.setattr(stage, "accuracy_of", counting)
     with pytest.raises(KeyboardInterrupt):
         sweep(checkpoint, config, out)
     sweep(checkpoint, config, out)

@@ -17,10 +17,10 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.kept_float import LossLimit, skips_left_float, units_left_float
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.partial import QuantizedNetwork
 from edgeres.quantize.placement import observed_of, placement_of
 from edgeres.quantize.profiles import Options, set_metadata
 from edgeres.quantize.repair import repair
+from edgeres.quantize.simulate import QuantizedNetwork
 
 IMAGES = np.random.default_rng(0).standard_normal((96, 1, 8, 8), np.float32)
 JUDGE = IMAGES[24:]

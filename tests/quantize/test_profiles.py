@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,12 +18,12 @@ from edgeres.quantize.cpu import affine_from, has_wide_sums, reduces_range
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import observed_of
-from edgeres.quantize.profiles import PROFILE_KEY, PROFILES, Bounds, Options, placement_for, quantized
+from edgeres.quantize.profiles import PROFILE_KEY, PROFILES, Options, placement_for, quantized
 
 IMAGES = np.random.default_rng(3).standard_normal((32, 1, 8, 8), dtype=np.float32)
 
 
-def bounds_of(model) -> Bounds:
+def bounds_of(model) -> Decision:
     """Exact extremes on IMAGES."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -35,7 +36,7 @@ def bounds_of(model) -> Bounds:
     for index, name in enumerate(names):
         values = np.stack([run[index] for run in runs])
         extremes[name] = float(values.min()), float(values.max())
-    return Bounds(Decision({name: max(-low, high) or 1.0 for name, (low, high) in extremes.items()}), extremes)
+    return Decision({name: max(-low, high) or 1.0 for name, (low, high) in extremes.items()}, extremes=extremes)
 
 
 def as_written(source: OnnxModel, profile: str, **options):
@@ -135,7 +136,7 @@ def test_rounded_weights_of_8_bits_are_refused_where_7_are_needed(onnx_of):
     bounds = bounds_of(source.proto)
     weight = {tensor.name: tensor for tensor in source.proto.graph.initializer}["conv1.weight"]
     given = {"conv1.weight": quantized_weight(onnx.numpy_helper.to_array(weight))}
-    decided = Bounds(Decision(bounds.decision.amax, given), bounds.extremes)
+    decided = replace(bounds, weights=given)
     with pytest.raises(InputError, match="8-bit weights"):
         quantized(source.proto, "ort-cpu", decided, Options(reduce_range="on"))
 
@@ -162,7 +163,7 @@ def test_fp16_scales_are_chosen_before_the_weights_are_rounded(onnx_of):
 def test_a_constant_beyond_float16_is_refused_by_name(onnx_of):
     source = onnx_of()
     bounds = bounds_of(source.proto)
-    decided = Bounds(Decision(bounds.decision.amax, {}, {"conv1.bias": np.full(16, 1e6, np.float32)}))
+    decided = replace(bounds, tensors={"conv1.bias": np.full(16, 1e6, np.float32)})
     with pytest.raises(InputError, match=r"'conv1.bias' holds 1e\+06"):
         quantized(source.proto, "tensorrt-fp16", decided, Options())
 

@@ -10,7 +10,7 @@ from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.rounding import RoundingConfig, SoftWeight, rounded, stretches_of
+from edgeres.quantize.rounding import SoftWeight, rounded, stretches_of
 from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
 
@@ -18,8 +18,7 @@ from edgeres.quantize.simulate import Simulation
 def test_four_bit_weights_lose_less_than_rounded_to_nearest(onnx_of, images_of, bounds_of):
     model = onnx_of().proto
     placement, decision = placement_of(model), Decision(bounds_of(model))
-    config = RoundingConfig(bits=4, steps=150)
-    learned = rounded(model, placement, decision, images=images_of(128), config=config)
+    learned = rounded(model, placement, decision, images=images_of(128), bits=4, steps=150)
     nearest = Simulation(model, placement, decision, weight_bits=4).decision()
     assert _sqnr_db(model, placement, learned, images_of) > _sqnr_db(model, placement, nearest, images_of) + 2
 
@@ -27,8 +26,7 @@ def test_four_bit_weights_lose_less_than_rounded_to_nearest(onnx_of, images_of, 
 def test_every_weight_goes_to_a_neighbour(onnx_of, images_of, bounds_of):
     model = onnx_of().proto
     placement = placement_of(model)
-    config = RoundingConfig(bits=4, steps=10)
-    learned = rounded(model, placement, Decision(bounds_of(model)), images=images_of(32), config=config)
+    learned = rounded(model, placement, Decision(bounds_of(model)), images=images_of(32), bits=4, steps=10)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert len(learned.weights) == len(placement.layers)
     for name, weight in learned.weights.items():
@@ -42,7 +40,7 @@ def test_eight_bits_do_no_harm_after_channels_were_scaled(onnx_of, images_of, bo
     placement = placement_of(model)
     scaled = channels_scaled(model, placement, Decision(bounds_of(model)), images=images_of(64))
     assert scaled.tensors
-    learned = rounded(model, placement, scaled, images=images_of(64), config=RoundingConfig(steps=60))
+    learned = rounded(model, placement, scaled, images=images_of(64), steps=60)
     assert _sqnr_db(model, placement, learned, images_of) > _sqnr_db(model, placement, scaled, images_of) - 1
 
 
@@ -51,7 +49,7 @@ def test_it_starts_from_the_float_weight(onnx_of, bounds_of):
     simulation = Simulation(model, placement_of(model), Decision(bounds_of(model)), weight_bits=4)
     name = simulation.weights[0]
     soft = SoftWeight(simulation, name)
-    shift = (soft() - simulation.network.parameter(name)).abs().flatten(1).amax(1)
+    shift = (soft.seen() - simulation.network.parameter(name)).abs().flatten(1).amax(1)
     assert (shift.detach() <= 0.011 * torch.from_numpy(soft.scale)).all()
 
 

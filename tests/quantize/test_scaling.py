@@ -7,9 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
-from edgeres.quantize.channel_classes import FIXED, channel_classes
+from edgeres.quantize.channel_classes import FIXED, channel_classes, far_out, outlier_factors
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.outliers import far_out, outlier_factors
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.scaling import _Scaled, channels_scaled
 from edgeres.quantize.simulate import Simulation, replace_tensors

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from edgeres.graph.execute import GraphNetwork
-from edgeres.quantize.walk import Walk, live_after
+from edgeres.quantize.simulate import Walk, live_after
 
 
 def test_a_walk_gives_the_values_of_one_run(onnx_of, images_of):

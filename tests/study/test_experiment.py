@@ -10,7 +10,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, StageError
 from edgeres.data import dataset_from
-from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.evaluate.stage import accuracy_of
 from edgeres.study import experiment
 from edgeres.study.experiment import (
     Experiment,

@@ -11,7 +11,7 @@ import pytest
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.data import dataset_for
-from edgeres.evaluate.accuracy import accuracy_of
+from edgeres.evaluate.stage import accuracy_of
 from edgeres.models import modules_of
 from edgeres.models.weights import load_weights, save_checkpoint, weights_without
 from edgeres.study.lesion import LesionConfig, lesion

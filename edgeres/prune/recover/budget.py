@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from edgeres.core.durations import text_from
 from edgeres.core.errors import InputError
+from edgeres.core.progress import text_from
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models.network import Network

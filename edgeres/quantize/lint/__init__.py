@@ -25,9 +25,8 @@ import onnx
 from edgeres.core.artifacts import float_skips_of
 from edgeres.graph.view import GraphView
 from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.lint.pairs import pair_findings
+from edgeres.quantize.lint.pairs import pair_findings, target_findings
 from edgeres.quantize.lint.structure import structure_findings
-from edgeres.quantize.lint.targets import target_findings
 
 __all__ = ["Finding", "is_quantized", "lint", "problems"]
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from edgeres.core.artifacts import OnnxModel, model_from
 from edgeres.core.config import Record, config_from
-from edgeres.core.errors import InputError, StageError, require
+from edgeres.core.errors import InputError, StageError, reason_of, require
 from edgeres.core.files import written
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
 from edgeres.core.stated import InputOptions, preprocess_from, with_input
+from edgeres.data import dataset_from
 from edgeres.graph.view import opset_of
+from edgeres.quantize.lint import is_quantized, lint
 from edgeres.quantize.lint.finding import Finding, problems
+from edgeres.quantize.lint.pairs import AXIS_OPSET, tensorrt_of
+from edgeres.quantize.repair import repair, without_pairs
 from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, closeness
-
-if TYPE_CHECKING:
-    from edgeres.quantize.repair.images import ImageInput
+from edgeres.quantize.repair.images import ImageInput, image_input_of
+from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
 _OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)
 _REASON_SHOWN = 300
@@ -57,8 +59,6 @@ class LintConfig(InputOptions):
 
     def check(self) -> None:
         """The release is known; options of the repair come with it."""
-        from edgeres.quantize.lint.targets import tensorrt_of
-
         if self.jetpack is not None:
             tensorrt_of(self.jetpack)
         given = [name for name in _OF_REPAIR if name in self.model_fields_set]
@@ -124,8 +124,6 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
             `config.jetpack`), or one that cannot be rewritten.
         StageError: the repaired graph computes something else; nothing is written.
     """
-    from edgeres.quantize.lint import is_quantized
-
     config.check()
     model = checked_model(path)
     if not (quantized := is_quantized(model)) and (config.jetpack is None or config.fix):
@@ -139,8 +137,7 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
     if out.resolve() == path.resolve():
         raise InputError(f"{out} is the source; name another file with --out")
-    found = _repaired(path, out, model, config)
-    if found is None:
+    if (found := _repaired(path, out, model, config)) is None:
         return report
     repaired, update = found
     return report.model_copy(update={**update, "repaired": _verdict(out, repaired, config, build)})
@@ -158,27 +155,27 @@ def checked_model(path: Path) -> Any:
 
 
 def _why_invalid(model: Any, err: Exception) -> str:
-    from edgeres.quantize.lint.pairs import AXIS_OPSET
-
-    said, opset = " ".join(str(err).split()), opset_of(model)
+    said, opset = reason_of(err, _REASON_SHOWN), opset_of(model)
     if opset < AXIS_OPSET and re.match(r"Unrecognized attribute: axis for operator (Q|Deq)uantizeLinear", said):
         return (
             f"it has scales per channel at opset {opset}, they came with {AXIS_OPSET}; export the float model at opset"
             f" {AXIS_OPSET} or later and quantize that, or quantize with one scale for each weight"
         )
-    return said[:_REASON_SHOWN]
+    return said
 
 
 def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[Any, dict[str, Any]] | None:
     """(the repaired model, written to `out`, what the report says of it); None if it is no better."""
-    from edgeres.quantize.lint import lint
-    from edgeres.quantize.repair import repair
-
     result = repair(model)
     if len(problems(lint(result.model))) >= len(problems(lint(model))):
         return None
+    try:
+        content = result.model.SerializeToString(deterministic=True)
+    except ValueError as err:
+        too_large = f"{path} is larger than an ONNX file without external data can be; it is not repaired"
+        raise InputError(too_large) from err
     with written(out) as temporary:
-        temporary.write_bytes(_serialized(result.model, path))
+        temporary.write_bytes(content)
         checked_model(temporary)
         found = _compared(path, temporary, model, config)
     return result.model, {"notes": result.notes, **found}
@@ -186,9 +183,6 @@ def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[An
 
 def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dict[str, Any]:
     """What the report says about the two files; raises StageError where they do not compute the same."""
-    from edgeres.quantize.repair import without_pairs
-    from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
-
     given, what = _shown(path, model, config)
     close = closeness(path, repaired, without_pairs(model), given)
     needed = close.needed_db if config.tolerance_db is None else config.tolerance_db
@@ -199,8 +193,8 @@ def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dic
             f" {_ADVICE if config.data else _OTHER_IMAGES}"
         )
     rounding = coarseness(model, OnnxModel(repaired).proto, given)
-    read, excess = rounding.worst or (None, -math.inf)
-    if read is not None and excess > COARSER_DB:
+    read, excess = rounding.worst or (None, None)
+    if read and excess and excess > COARSER_DB:
         raise StageError(
             f"lint: the repaired {path} rounds {_input_name(read)} more coarsely than the original's own ranges ask"
             f" for: {excess:.1f} dB more noise on {what}, at most {COARSER_DB:g} dB can be right; nothing was written;"
@@ -211,20 +205,10 @@ def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dic
         "needed_db": needed,
         "sqnr_db": close.sqnr_db,
         "top1_agreement": close.top1 if config.data else None,
-        "coarser_db": rounding.worst[1] if rounding.worst else None,
+        "coarser_db": excess,
         "inputs": len(rounding.excess_db),
         "unknown_inputs": tuple(_input_name(read) for read in rounding.unknown),
     }
-
-
-def _serialized(model: Any, path: Path) -> bytes:
-    try:
-        content: bytes = model.SerializeToString(deterministic=True)
-    except ValueError as err:
-        raise InputError(
-            f"{path} is larger than an ONNX file without external data can be; it is not repaired"
-        ) from err
-    return content
 
 
 def _input_name(read: tuple[str, int]) -> str:
@@ -233,13 +217,9 @@ def _input_name(read: tuple[str, int]) -> str:
 
 def _shown(path: Path, model: Any, config: LintConfig) -> tuple[ImageInput, str]:
     """(the graph's input with the images it is shown, in words what they are)."""
-    from edgeres.quantize.repair.images import image_input_of
-
     given = image_input_of(model, str(path), layout=config.layout, size=config.size)
     if config.data is None:
         return given.showing(config.images), "random images"
-    from edgeres.data import dataset_from
-
     spec = _spec(path, given, config)
     dataset = dataset_from(config.data, exif=spec.preprocess.exif)
     split = dataset.train.sample(min(config.images, len(dataset.train)), 0)
@@ -270,8 +250,6 @@ def _spec(path: Path, given: ImageInput, config: LintConfig) -> ModelSpec:
 
 
 def _verdict(path: Path, model: Any, config: LintConfig, build: Build) -> Verdict:
-    from edgeres.quantize.lint import lint
-
     verdict = Verdict(path=str(path), findings=lint(model, target=config.jetpack))
     if not config.build or (found := build(path, config.targets)) is None:
         return verdict

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import onnx
 
 from edgeres.core.config import Record
 from edgeres.graph.view import name_of
-
-if TYPE_CHECKING:
-    import onnx
 
 Severity = Literal["error", "speed", "note"]
 

@@ -1,4 +1,4 @@
-"""Rules about single Quantize/DequantizeLinear nodes: zero point, type, scale."""
+"""Rules about single Quantize/DequantizeLinear nodes: zero point, type, scale; and what a JetPack's TensorRT reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.core.jetpacks import RELEASES, newest_opset
+from edgeres.core.names import lookup
 from edgeres.graph.draft import Draft
-from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, attribute, weight_axis
+from edgeres.graph.view import DQ, QDQ, WEIGHTED, GraphView, Q, attribute, opset_of, weight_axis
 from edgeres.quantize.lint.finding import Finding, finding_at
 
 TYPE = onnx.TensorProto
@@ -18,6 +20,10 @@ HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
 HALF_SCALE_OPSET = 19
 AXIS_OPSET = 13
 _DEFAULT_AXIS = 1
+_TYPES_SINCE = 10
+_NEW_TYPES = frozenset(
+    kind for name, kind in onnx.TensorProto.DataType.items() if name.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4"))
+)
 _LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
 _AGAIN = "calibrate and quantize again: edgeres calibrate, edgeres quantize"
 
@@ -138,3 +144,37 @@ def _shown(values: NDArray[Any]) -> str:
     flat = np.asarray(values, np.float64).ravel()
     odd = flat[(flat != 0) | ~np.isfinite(flat)] if flat.size > 1 else flat
     return f"{(odd if odd.size else flat)[0]:g}"
+
+
+def tensorrt_of(jetpack: str) -> str:
+    """The TensorRT of a JetPack release, 7 being 7.0; raises InputError for one that is not known."""
+    known = {release.name: release.tensorrt for release in RELEASES}
+    return known.get(f"{jetpack}.0") or lookup(known, jetpack, "JetPack release")
+
+
+def target_findings(model: onnx.ModelProto, jetpack: str | None) -> Iterator[Finding]:
+    """Opset and integer types against the release; nothing without one."""
+    if jetpack is None:
+        return
+    tensorrt = tensorrt_of(jetpack)
+    where, newest = f"TensorRT {tensorrt} (JetPack {jetpack})", newest_opset(tensorrt) or 0
+    if opset_of(model) > newest:
+        reason, remedy = f"opset {opset_of(model)}, {where} reads up to {newest}", _remedy_for(model, newest)
+        graph = model.graph.name or "graph"
+        yield Finding(rule="opset", severity="error", node=graph, reason=reason, remedy=remedy, fixable=False)
+    if int(tensorrt.partition(".")[0]) < _TYPES_SINCE:
+        kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            new = [kinds[name] for name in node.input if kinds.get(name) in _NEW_TYPES]
+            if node.op_type in QDQ and new:
+                reason = f"{onnx.TensorProto.DataType.Name(new[0])} is not known to {where}"
+                yield finding_at(node, "type", reason, "quantize to int8", fixable=False)
+
+
+def _remedy_for(model: onnx.ModelProto, opset: int) -> str:
+    """An older opset, unless the file's scales are of a type that it does not have."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    scales = (node.input[1] for node in model.graph.node if node.op_type in QDQ)
+    if opset < HALF_SCALE_OPSET and any(kinds.get(name) in HALF for name in scales):
+        return f"half-precision scales need opset {HALF_SCALE_OPSET}; quantize with float scales (--profile tensorrt)"
+    return f"export at opset {opset}"

@@ -44,11 +44,6 @@ def _names(view: GraphView) -> Iterator[Finding]:
             yield Finding(rule="name", severity="error", node=name, reason=reason, remedy=remedy)
 
 
-def is_quantized_layer(view: GraphView, node: onnx.NodeProto) -> bool:
-    """Whether both inputs of a layer come from a DequantizeLinear."""
-    return _is_quantized(view, node.input[0]) and view.weight_pair(node) is not None
-
-
 def _is_quantized(view: GraphView, tensor: str) -> bool:
     """Whether `tensor` comes from a DequantizeLinear, through nothing but what TensorRT moves a pair across."""
     while view.op_of(tensor) in COMMUTING:
@@ -95,7 +90,7 @@ def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
         yield finding_at(node, "skip", reason, "quantize the skip only", severity="speed")
     elif not skip_is_quantized:
         layer = view.layer_before(block.branch)
-        if layer is not None and is_quantized_layer(view, layer):
+        if layer is not None and _is_quantized(view, layer.input[0]) and view.weight_pair(layer) is not None:
             known = any(reader.op_type == Q for reader, _ in view.readers[block.skip])
             remedy = "let it read the pair that is there" if known else "calibrate it and quantize it"
             reason = f"its skip {block.skip} is float, {name_of(layer)} cannot end in INT8 with it"

@@ -32,13 +32,13 @@ class Placed:
 
 def placed(draft: Draft, taken: Taken, float_skips: frozenset[str] = frozenset()) -> Placed:
     """Where pairs go in `draft`; the skips of the additions `float_skips` are float on purpose and stay so."""
-    placer = _Placer(draft, taken)
-    placer.place_layers()
-    placer.place_skips(float_skips)
-    bounds = {tensor: bound_of(draft, taken.bounds, tensor) for tensor in placer.readers}
+    readers: dict[str, list[Read]] = {}
+    layers, notes = _add_layers(readers, draft, taken)
+    notes += _add_skips(readers, draft, taken, layers=set(layers), float_skips=float_skips)
+    bounds = {tensor: bound_of(draft, taken.bounds, tensor) for tensor in readers}
     known = {tensor: bound for tensor, bound in bounds.items() if bound is not None}
-    points = tuple(Point(tensor, tuple(placer.readers[tensor]), tensor) for tensor in known)
-    return Placed(Placement(points, tuple(placer.layers), ()), known, tuple(placer.notes))
+    points = tuple(Point(tensor, tuple(readers[tensor]), tensor) for tensor in known)
+    return Placed(Placement(points, tuple(layers), ()), known, tuple(notes))
 
 
 def with_known_pairs(model: onnx.ModelProto, where: Placed, taken: Taken) -> onnx.ModelProto:
@@ -57,50 +57,42 @@ def with_known_pairs(model: onnx.ModelProto, where: Placed, taken: Taken) -> onn
     return writer.written(symmetric, quantize)
 
 
-class _Placer:
-    """Decides who reads a pair; `readers` is tensor -> (node, input index) of who does."""
+def _add_layers(readers: dict[str, list[Read]], draft: Draft, taken: Taken) -> tuple[list[str], list[str]]:
+    """Layers of which anything was quantized become so as a whole, or float: (those that do, notes on the others)."""
+    layers: list[str] = []
+    notes: list[str] = []
+    for node in draft.nodes:
+        if node.op_type not in WEIGHTED or not taken.has(node):
+            continue
+        inputs = [index for index in (0, 1) if node.input[index] not in draft.constants]
+        unknown = [node.input[index] for index in inputs if bound_of(draft, taken.bounds, node.input[index]) is None]
+        if unknown:
+            notes.append(f"{node.name} is float now: the range of {unknown[0]} is not known; {_AGAIN}")
+        elif len(inputs) < 2 or all((node.name, index) in taken.reads for index in inputs):
+            layers.append(node.name)
+            for index in inputs:
+                readers.setdefault(node.input[index], []).append((node.name, index))
+    return layers, notes
 
-    def __init__(self, draft: Draft, taken: Taken) -> None:
-        self.draft, self.taken = draft, taken
-        self.notes: list[str] = []
-        self.layers: list[str] = []
-        self.readers: dict[str, list[Read]] = {}
 
-    def place_layers(self) -> None:
-        """Layers of which anything was quantized become so as a whole, or float."""
-        for node in self.draft.nodes:
-            if node.op_type not in WEIGHTED or not self.taken.has(node):
-                continue
-            inputs = [index for index in (0, 1) if node.input[index] not in self.draft.constants]
-            unknown = [node.input[index] for index in inputs if not self._is_known(node.input[index])]
-            if unknown:
-                self.notes.append(f"{node.name} is float now: the range of {unknown[0]} is not known; {_AGAIN}")
-            elif len(inputs) < 2 or all((node.name, index) in self.taken.reads for index in inputs):
-                self.layers.append(node.name)
-                for index in inputs:
-                    self._add(node, index)
-
-    def place_skips(self, float_skips: frozenset[str]) -> None:
-        """Skips of residual additions behind a quantized layer, and what else had pairs before."""
-        view = self.draft.view()
-        residual = {block.addition.name: block for block in fusions_in(view)}
-        for name, block in residual.items():
-            layer = view.layer_before(block.branch)
-            fused = layer is not None and layer.name in self.layers and name not in float_skips
-            if not fused and (name, block.skip_index) not in self.taken.reads:
-                continue
-            if self._is_known(block.skip):
-                add_skip(self.readers, view, block)
-            else:
-                self.notes.append(f"{name} keeps a float skip: the range of {block.skip} is not known; {_AGAIN}")
-        for node in self.draft.nodes:
-            if node.op_type not in _FLOAT or (node.op_type == "Add" and node.name not in residual):
-                for index, tensor in enumerate(node.input):
-                    if (node.name, index) in self.taken.reads and tensor not in self.draft.constants:
-                        self._add(node, index)
-
-    def _add(self, node: onnx.NodeProto, index: int) -> None:
-        self.readers.setdefault(node.input[index], []).append((node.name, index))
-
-    def _is_known(self, tensor: str) -> bool:
-        return bound_of(self.draft, self.taken.bounds, tensor) is not None
+def _add_skips(
+    readers: dict[str, list[Read]], draft: Draft, taken: Taken, *, layers: set[str], float_skips: frozenset[str]
+) -> list[str]:
+    """Skips of residual additions behind a quantized layer, and what else had pairs before; notes on what has not."""
+    view, notes = draft.view(), []
+    residual = {block.addition.name: block for block in fusions_in(view)}
+    for name, block in residual.items():
+        layer = view.layer_before(block.branch)
+        fused = layer is not None and layer.name in layers and name not in float_skips
+        if not fused and (name, block.skip_index) not in taken.reads:
+            continue
+        if bound_of(draft, taken.bounds, block.skip) is not None:
+            add_skip(readers, view, block)
+        else:
+            notes.append(f"{name} keeps a float skip: the range of {block.skip} is not known; {_AGAIN}")
+    for node in draft.nodes:
+        if node.op_type not in _FLOAT or (node.op_type == "Add" and node.name not in residual):
+            for index, tensor in enumerate(node.input):
+                if (node.name, index) in taken.reads and tensor not in draft.constants:
+                    readers.setdefault(tensor, []).append((node.name, index))
+    return notes

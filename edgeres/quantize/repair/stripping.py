@@ -82,8 +82,8 @@ def span_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
 
 def _quantize_constant(draft: Draft, node: onnx.NodeProto) -> None:
     """Runs the Q of a float weight, so that only a DequantizeLinear of stored integers is left."""
-    parameters, weight = parameters_of(draft, node), draft.value(node.input[0])
-    if parameters is None or weight is None or not _fits(weight, node, parameters):
+    weight = draft.value(node.input[0])
+    if weight is None or (parameters := _fitting(draft, node, weight)) is None:
         return
     scale, zero = parameters
     limits = np.iinfo(zero.dtype)
@@ -97,8 +97,7 @@ def _strip_weight(draft: Draft, node: onnx.NodeProto, taken: Taken) -> None:
     values = draft.value(node.input[0])
     if values is None or values.dtype not in _PLAIN or node.output[0] in draft.outputs:
         return
-    parameters = parameters_of(draft, node)
-    if parameters is None or not _fits(values, node, parameters):
+    if (parameters := _fitting(draft, node, values)) is None:
         return
     scale, zero = parameters
     shifted = values.astype(np.int64) - _along(zero, node, values.ndim).astype(np.int64)
@@ -108,10 +107,12 @@ def _strip_weight(draft: Draft, node: onnx.NodeProto, taken: Taken) -> None:
     draft.remove([node])
 
 
-def _fits(values: NDArray[Any], node: onnx.NodeProto, parameters: tuple[NDArray[Any], NDArray[Any]]) -> bool:
-    """Whether there is one parameter, or one for each index of the axis; anything else is no valid node."""
-    sizes = {part.size for part in parameters} - {1}
-    return not sizes or (values.ndim > 0 and sizes == {values.shape[_axis(node, values.ndim)]})
+def _fitting(draft: Draft, node: onnx.NodeProto, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """`parameters_of` where there is one, or one for each index of the axis; anything else is no valid node."""
+    parameters = parameters_of(draft, node)
+    sizes = {part.size for part in parameters or ()} - {1}
+    is_valid = not sizes or (values.ndim > 0 and sizes == {values.shape[_axis(node, values.ndim)]})
+    return parameters if is_valid else None
 
 
 def _kept_integers(values: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], *, axis: int) -> IntegerWeight | None:

@@ -21,9 +21,11 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.files import write_text
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
-from edgeres.study.lesion import LesionConfig, lesion
+from edgeres.study.config import LesionConfig
+from edgeres.study.lesion import lesion
 from edgeres.study.lesion_table import LesionTable
-from edgeres.train.stage import MODEL_NAME, TrainConfig, train
+from edgeres.train.config import TrainConfig
+from edgeres.train.stage import MODEL_NAME, train
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -32,7 +32,7 @@ from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import RecoverConfig
 from edgeres.prune.recover.stage import recovered
 from edgeres.prune.scores import with_batch_statistics
-from edgeres.study.trend import rank_correlation
+from edgeres.study.outcomes import rank_correlation
 
 RESULTS = Path(__file__).parent / "results" / "score.json"
 _CHOOSE, _JUDGE, _BATCH = 1000, 2000, 250

@@ -13,18 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import Field
+from typing import Any
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageResult
-from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
+from edgeres.models.network import Network
+from edgeres.models.resnet_net import Residual
+from edgeres.study.config import ConnectConfig
+from edgeres.study.experiment import Experiment, Kind, Trained, trained
 from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, joined, judged, points
-
-if TYPE_CHECKING:
-    from edgeres.models.network import Network
 
 ADVANTAGE_POINTS = 1.0  # of test error: what is smaller does not count as one; table 3's largest difference is 0.84
 _HE_2015 = "He et al. 2015, arXiv 1512.03385"
@@ -34,14 +32,6 @@ _PANELS = {
     "connected": ("train_error_percent", "fully connected"),
     "projections": ("test_error_percent", "shortcuts"),
 }
-
-
-class ConnectConfig(DeepConfig):
-    """Which networks; the rest is the training."""
-
-    paper: ClassVar[dict[str, Any]] = {**DeepConfig.paper, "depth": 56}
-
-    fc_lr: float = Field(0.02, gt=0, description="learning rate of the fully connected networks")
 
 
 def connect(source: None, config: ConnectConfig, out_dir: Path) -> StageResult[StudyFile]:
@@ -90,8 +80,6 @@ def _kind(claim: str, label: str, arch: str, **options: str | int) -> Kind:
 
 def without_skips(network: Network) -> None:
     """Makes a residual network plain: only the branches are left, projections go."""
-    from edgeres.models.resnet_net import Residual
-
     for name, unit in network.units():
         if not isinstance(unit, Residual):
             raise InputError(f"{name} has no skip to remove")

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import Field
+from typing import Any
 
 from edgeres.core.artifacts import StudyFile
-from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
-from edgeres.study.experiment import Experiment, Kind, Trained, TrainingConfig, check_depth, trained
+from edgeres.study.config import DepthConfig
+from edgeres.study.experiment import Experiment, Kind, Trained, trained
 from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, integers, judged, points
 
 FAMILIES = ("plain", "resnet")
@@ -26,27 +24,14 @@ _PUBLISHED_TEST_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}  # r
 _HE_2015 = "He et al. 2015, arXiv 1512.03385, section 4.2"
 
 
-class DepthConfig(TrainingConfig):
-    """Which depths; the rest is the training."""
-
-    paper: ClassVar[dict[str, Any]] = {**TrainingConfig.paper, "lr": 0.1, "depths": (20, 32, 44, 56, 110)}
-
-    depths: tuple[int, ...] = Field((8, 20, 32), description="6n + 2, from shallow to deep; with --full 20 to 110")
-
-    lr: float = Field(0.03, gt=0, description="learning rate after the warm-up; with --full 0.1")
-
-    def check(self) -> None:
-        """The networks exist, and there are two depths to compare."""
-        if len(set(self.depths)) < 2 or list(self.depths) != sorted(set(self.depths)):
-            listed = ",".join(map(str, self.depths))
-            raise InputError(f"--depths {listed}: give at least two, rising, such as 8,20,32")
-        for depth in self.depths:
-            check_depth(depth)
-
-
 def depth(source: None, config: DepthConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
-    experiment = Experiment("depth", config, [_kind(f, depth) for depth in config.depths for f in FAMILIES], out_dir)
+    kinds = [
+        Kind(f"{f}{depth}", f"{f}{depth}", f"{f}{depth}cifar", {"family": f, "depth": depth})
+        for depth in config.depths
+        for f in FAMILIES
+    ]
+    experiment = Experiment("depth", config, kinds, out_dir)
     rows = experiment.rows(Trained, trained)
     claim, changes = degradation(rows)
     summary = {
@@ -55,11 +40,6 @@ def depth(source: None, config: DepthConfig, out_dir: Path) -> StageResult[Study
         "published_test_error_percent": {f"resnet{depth}": error for depth, error in _PUBLISHED_TEST_ERROR.items()},
     }
     return experiment.finish(claim, rows, summary, Picture(_draw, panels=2, width_in=8.4))
-
-
-def _kind(family: str, depth: int) -> Kind:
-    name = f"{family}{depth}"
-    return Kind(name, name, f"{name}cifar", {"family": family, "depth": depth})
 
 
 def degradation(rows: Sequence[Row]) -> tuple[Claim, dict[str, Interval]]:

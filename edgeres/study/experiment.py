@@ -14,86 +14,34 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, model_validator
+import torch
 
 from edgeres.core.artifacts import StudyFile
-from edgeres.core.config import Config, Record, record_from_json
+from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import StageError
 from edgeres.core.files import write_text
 from edgeres.core.progress import Countdown, quiet
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.data import Dataset, dataset_from
+from edgeres.evaluate.tally import right_on
+from edgeres.models import network_from
+from edgeres.models.network import Network
+from edgeres.models.weights import cost_of, save_checkpoint
+from edgeres.study.config import TrainingConfig
 from edgeres.study.result import Claim, Picture, Row, Study, Value, finish
-from edgeres.train.config import LoopConfig, Schedule
+from edgeres.train.batches import batches_for
+from edgeres.train.config import LoopConfig
+from edgeres.train.loop import Evaluate, Training, fit
+from edgeres.train.objectives import cross_entropy
 from edgeres.train.stage import spec_on
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
-    from edgeres.models.network import Network
-    from edgeres.train.loop import Evaluate
+from edgeres.train.state import clear_state
 
 NETWORKS = "networks"
-PAPER_EPOCHS = 164  # 64k steps of 128 of CIFAR-10's 50,000 images: He et al. 2015, section 4.2
 _LOOP_LOGGER = "edgeres.train.loop"  # a line an epoch of dozens of networks
 _log = logging.getLogger(__name__)
-
-
-class TrainingConfig(Config):
-    """What can be chosen for every study that trains; `paper` holds what --full puts in place of the defaults."""
-
-    paper: ClassVar[dict[str, Any]] = {
-        "data": "cifar10",
-        "epochs": PAPER_EPOCHS,
-        "batch": 128,
-        "schedule": "step",
-    }
-
-    data: str = Field("digits", description="data set; with --full cifar10")
-    full: bool = Field(False, description="the paper's own depth, data and schedule; hours on a GPU")
-    seeds: int = Field(3, ge=1, description="networks of each kind")
-    epochs: int = Field(8, ge=1, description=f"passes over the training images; with --full {PAPER_EPOCHS}")
-    batch: int = Field(64, ge=1, description="images a step; with --full 128")
-    lr: float = Field(0.1, gt=0, description="learning rate after the warm-up")
-    schedule: Schedule = Field("cosine", description="of the learning rate; with --full step")
-    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
-    threads: int = Field(1, ge=1, description="CPU threads; more than 1 pays for large images only")
-    download: bool = Field(False, description="fetch the data set if it is not here")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _in_full(cls, values: Any) -> Any:
-        return {**cls.paper, **values} if isinstance(values, dict) and values.get("full") is True else values
-
-    @property
-    def setting(self) -> Literal["short", "full"]:
-        """`full` only if nothing of the paper's setting was changed."""
-        kept = all(getattr(self, name) == value for name, value in self.paper.items())
-        return "full" if self.full and kept else "short"
-
-    def loop(self, seed: int) -> LoopConfig:
-        """The training of one network."""
-        shared = self.model_dump(include={"epochs", "batch", "lr", "schedule", "warmup_epochs", "clip_norm", "threads"})
-        return LoopConfig(**shared, seed=seed)
-
-
-class DeepConfig(TrainingConfig):
-    """For a study of one depth."""
-
-    depth: int = Field(20, ge=8, description="of every network, 6n + 2; with --full 56")
-
-    def check(self) -> None:
-        """The networks exist."""
-        check_depth(self.depth)
-
-
-def check_depth(depth: int) -> None:
-    """Raises InputError unless there is a network of the CIFAR kind that deep."""
-    from edgeres.models import spec_from_arch
-
-    spec_from_arch(f"resnet{depth}cifar", num_classes=2)
 
 
 @dataclass(frozen=True)
@@ -163,8 +111,6 @@ class Experiment:
     """One call of a study: `rows` trains the networks of every kind, `finish` writes what they say."""
 
     def __init__(self, name: str, config: TrainingConfig, kinds: Sequence[Kind], out_dir: Path) -> None:
-        from edgeres.data import dataset_from
-
         self._recorder, self._config, self._kinds, self._out_dir = Recorder(name, config, None), config, kinds, out_dir
         self.dataset = dataset_from(config.data, download=config.download)
 
@@ -173,9 +119,6 @@ class Experiment:
 
         What was finished before is read back. Raises StageError naming the network if a loss is not finite.
         """
-        from edgeres.models.weights import cost_of
-        from edgeres.train.state import clear_state
-
         rows: list[Row] = []
         jobs = [(kind, self._job(kind, seed)) for kind in self._kinds for seed in range(self._config.seeds)]
         paths = {job.name: self._out_dir / NETWORKS / job.name / record.file for _, job in jobs}
@@ -220,9 +163,6 @@ class Experiment:
 
 def trained(job: Job, dataset: Dataset, folder: Path) -> Trained:
     """The network of the job, trained; its weights are kept in `folder` where a spec can describe them."""
-    from edgeres.evaluate.tally import right_on
-    from edgeres.models.weights import save_checkpoint
-
     network, loss = network_trained(job, dataset, folder)
     if job.change is None:
         save_checkpoint(network.state_dict(), job.spec, folder / "model.safetensors", stage="train")
@@ -243,10 +183,6 @@ def network_trained(job: Job, dataset: Dataset, folder: Path, probe: Evaluate | 
     `probe(network)` is called after every epoch with the network as it stands; what it returns goes to log.csv and
     decides nothing. Raises StageError naming the network if a loss is not finite.
     """
-    from edgeres.train.batches import batches_for
-    from edgeres.train.loop import Training, fit
-    from edgeres.train.objectives import cross_entropy
-
     network = fresh(job)
     batches = batches_for(dataset.train, job.spec, job.loop)
     try:
@@ -259,10 +195,6 @@ def network_trained(job: Job, dataset: Dataset, folder: Path, probe: Evaluate | 
 
 def fresh(job: Job) -> Network:
     """The network before training, its weights a function of the seed."""
-    import torch
-
-    from edgeres.models import network_from
-
     torch.manual_seed(job.loop.seed)
     network = network_from(job.spec)
     if job.change is not None:

@@ -12,23 +12,27 @@ not vanishing ones that make deep ones fail); He et al. 2016, arXiv 1603.05027, 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+import torch
+from torch import Tensor, nn
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
-from edgeres.study.experiment import DeepConfig, Experiment, Job, Kind, NetworkResult, fresh, network_trained
+from edgeres.data import Dataset
+from edgeres.models.network import Network
+from edgeres.study.config import GradientsConfig
+from edgeres.study.experiment import Experiment, Job, Kind, NetworkResult, fresh, network_trained
 from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, integers, joined, judged, mean_interval
+from edgeres.train.state import clear_state
 
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
-
+Norms = tuple[tuple[float, float], ...]  # of the stem and each module: of its output, of its filters
 KINDS = {
     "plain": ("plain", True),
     "plain without BN": ("plain", False),
@@ -46,24 +50,12 @@ CLAIMS = {
 }
 
 
-class GradientsConfig(DeepConfig):
-    """Which network, and on how many images the gradient is taken; the rest is the training."""
-
-    paper: ClassVar[dict[str, Any]] = {**DeepConfig.paper, "lr": 0.1, "depth": 56}
-
-    depth: int = Field(32, ge=8, description="of every network, 6n + 2; with --full 56")
-    epochs: int = Field(4, ge=1, description="passes over the training images; with --full 164")
-    lr: float = Field(0.03, gt=0, description="learning rate after the warm-up; with --full 0.1")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient: without norms none is safe")
-    images: int = Field(128, ge=2, description="of train, on which the gradient is taken")
-
-
 class Gradients(NetworkResult):
     """The gradients of one network: epoch -> per module, the stem first, (of its output, of its weights)."""
 
     file: ClassVar[str] = "gradients.json"
 
-    norms: dict[int, tuple[tuple[float, float], ...]]
+    norms: dict[int, Norms]
     train_loss: float
 
     def rows(self) -> list[Row]:
@@ -103,8 +95,6 @@ def gradients(source: None, config: GradientsConfig, out_dir: Path) -> StageResu
 
 
 def _kind(name: str, depth: int) -> Kind:
-    from edgeres.study.signals import without_norm
-
     family, has_norm = KINDS[name]
     change = None if has_norm else without_norm
     return Kind(name.replace(" ", "-"), f"{name} {depth}", f"{family}{depth}cifar", {"network": name}, change=change)
@@ -112,11 +102,6 @@ def _kind(name: str, depth: int) -> Kind:
 
 def _measured(job: Job, dataset: Dataset, folder: Path, *, images: int) -> Gradients:
     """The gradients of one network on the same images of train; a training broken off begins anew."""
-    import torch
-
-    from edgeres.study.signals import Probe
-    from edgeres.train.state import clear_state
-
     clear_state(folder)
     x, labels = next(dataset.train.sample(images, seed=0).batches(job.spec, images))
     probe = Probe(torch.from_numpy(x), torch.from_numpy(labels), job.loop.epochs)
@@ -198,3 +183,65 @@ def _draw_kind(panel: Any, study: Study, kind: str, *, epoch: int, colour: str) 
     style = ":" if kind.endswith("without BN") else "-"
     panel.plot(modules, [each[len(each) // 2] for each in values], style, color=colour, label=kind)
     panel.fill_between(modules, [each[0] for each in values], [each[-1] for each in values], color=colour, alpha=0.2)
+
+
+class Shift(nn.Module):
+    """What is left of a batch norm without the norm: x + b, one b a channel: the bias of the layer it follows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) to the same shape."""
+        return x + self.bias.view(-1, *[1] * (x.ndim - 2))
+
+
+def without_norm(network: nn.Module) -> None:
+    """Puts a Shift in place of every batch norm."""
+    for name, child in network.named_children():
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            setattr(network, name, Shift(child.num_features))
+        else:
+            without_norm(child)
+
+
+def gradient_norms(network: Network, images: Tensor, labels: Tensor) -> Norms:
+    """For the stem and each module: the L2 norms of the gradients of its output and of its filters.
+
+    The loss is the mean cross-entropy of `images`, float32 (N, C, H, W), in training mode (batch norm sees the batch);
+    the network itself, its statistics and its gradients are left as they are.
+    """
+    network = copy.deepcopy(network).train().requires_grad_()
+    x = network.stem(images)
+    outputs, parts = [x], [[p for p in network.parameters() if p.ndim >= 2][:1]]
+    for _, unit in network.units():
+        x = unit(x)
+        outputs.append(x)
+        parts.append([p for p in unit.parameters() if p.ndim >= 2])
+    loss = nn.functional.cross_entropy(network.classify(network.tail(x)), labels)
+    filters = [p for part in parts for p in part]
+    found = torch.autograd.grad(loss, [*outputs, *filters])
+    of_outputs, of_filters = found[: len(outputs)], iter(found[len(outputs) :])
+    return tuple(
+        (float(gradient.norm()), math.sqrt(sum(float(next(of_filters).norm()) ** 2 for _ in part)))
+        for gradient, part in zip(of_outputs, parts, strict=True)
+    )
+
+
+class Probe:
+    """Takes the gradients of a network in training: called once an epoch, it keeps those of the epochs wanted."""
+
+    def __init__(self, images: Tensor, labels: Tensor, epochs: int) -> None:
+        self._images, self._labels = images, labels
+        self._wanted, self._epoch = {0, 1, epochs // 2, epochs}, 0
+        self.norms: dict[int, Norms] = {}
+
+    def __call__(self, network: nn.Module) -> float:
+        """Looks at the network at the end of an epoch (first of all before training); there is no accuracy to log."""
+        assert isinstance(network, Network)
+        if self._epoch in self._wanted:
+            device = next(network.parameters()).device
+            self.norms[self._epoch] = gradient_norms(network, self._images.to(device), self._labels.to(device))
+        self._epoch += 1
+        return math.nan

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field
+import torch
 
-from edgeres.core.artifacts import Checkpoint, LesionTableFile, model_from
-from edgeres.core.config import Config
+from edgeres.core.artifacts import Checkpoint, LesionTableFile
 from edgeres.core.errors import InputError, MissingDependency
-from edgeres.core.figures import COLOURS, MUTED, figure_file, whiskers
+from edgeres.core.figures import COLOURS, figure_file, whiskers
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, paired_difference
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.data import Dataset, dataset_for
+from edgeres.evaluate.subsets import tallies_of
+from edgeres.evaluate.tally import Batch, Tally
 from edgeres.models import modules_of
+from edgeres.models.fold import load_folded
+from edgeres.study.config import LesionConfig
 from edgeres.study.lesion_table import PAPER, LesionTable, NetworkLesions, claims_of, csv_rows, stages_of
-from edgeres.study.random_sets import couplings_of, draws_of, outcomes_without, random_sets, rows_of
-from edgeres.study.result import joined
-from edgeres.study.trend import Trend, trend_of
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
-    from edgeres.evaluate.tally import Tally
+from edgeres.study.outcomes import Draw, Trend, trend_of
+from edgeres.study.random_sets import couplings_of, outcomes_without, random_sets, rows_of
+from edgeres.study.result import draw_guessing, joined
 
 _MOST_NAMES = 30  # module names that fit below one panel
 _PANEL_IN = 5.4
@@ -38,26 +38,6 @@ _HEIGHT_IN = 3.8
 _LEGEND = {"fontsize": 8, "loc": "best", "frameon": True, "framealpha": 0.85, "edgecolor": "none"}
 _BARS = {"markersize": 4, "capsize": 2}
 _NAMED = 3  # cheap modules, and dear ones, that are told
-
-
-class LesionConfig(Config):
-    """How many images to judge each lesion on, and how many sets of modules to delete at random."""
-
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
-    images: int | None = Field(default=None, gt=0, description="of val, stratified; default: all")
-    batch: int = Field(default=250, gt=0, description="images at a time")
-    seed: int = Field(default=0, ge=0, description="of the choice of images and of the random sets")
-    draws: int = Field(default=8, ge=0, description="random sets for each number of modules, 0 for no sets")
-    largest: int = Field(default=20, ge=1, description="most modules deleted at random; only identity modules are")
-    set_images: int = Field(default=250, gt=0, description="of those images, to judge the random sets on")
-    full: bool = Field(default=False, description="judge the random sets on all images")
-    control: Path | None = Field(default=None, description="checkpoint without shortcuts (vgg, plain) to lesion beside")
-    download: bool = Field(default=False, description="fetch the data set if it is not here")
-
-    def check(self) -> None:
-        """The control is a checkpoint that exists."""
-        if self.control is not None and not isinstance(model_from(self.control), Checkpoint):
-            raise InputError(f"the control {self.control} is not a checkpoint; give a .safetensors file")
 
 
 def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResult[LesionTableFile]:
@@ -78,8 +58,6 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
 
 def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
     """The table without its claims."""
-    from edgeres.models.fold import load_folded
-
     lesions = _single_lesions(source, config)
     control = _single_lesions(Checkpoint(config.control), config) if config.control else None
     table = LesionTable(**dict(lesions), stages=tuple(stages_of(lesions.table)), control=control)
@@ -89,25 +67,22 @@ def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
     images = _judged_on(source, config).val.at_most(None if config.full else config.set_images, config.seed)
     sets = random_sets(candidates, largest=config.largest, draws=config.draws, seed=config.seed)
     outcomes = outcomes_without(load_folded(source), images, source.spec, sets, batch=config.batch)
+    draws = [Draw(len(modules), float(len(modules)), one) for modules, one in outcomes.items() if modules]
     found = {
         "sets_n": len(images),
         "sets": rows_of(outcomes),
-        "trend": trend_of(outcomes[()], draws_of(outcomes), seed=config.seed),
+        "trend": trend_of(outcomes[()], draws, seed=config.seed),
         "couplings": couplings_of(outcomes, seed=config.seed),
     }
     return table.model_copy(update=found)
 
 
 def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
-    from edgeres.data import dataset_for
-
     dataset = dataset_for(source.spec, config.data, download=config.download)
     return replace(dataset, val=dataset.val.at_most(config.images, config.seed))
 
 
 def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
-    import torch
-
     dataset = _judged_on(source, config)
     tallies, runtime = _tallies(source, dataset, config.batch), f"torch {torch.__version__} cpu"
     whole = tallies.pop("")
@@ -147,22 +122,13 @@ def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
 
 def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> dict[str, Tally]:
     """What the network makes of val without each of its modules, and whole under the name ""."""
-    import torch
-
-    from edgeres.evaluate.subsets import walk_subsets
-    from edgeres.evaluate.tally import Tally
-    from edgeres.models.fold import load_folded
-
     network = load_folded(source)
-    names = ["", *(name for name, unit in network.units() if not unit.dropped)]
-    tallies = {frozenset({name} - {""}): Tally() for name in names}
-    for images, labels in track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch)):
-        x, targets = torch.from_numpy(images), torch.from_numpy(labels)
-        with torch.inference_mode():
-            reference = network(x)
-            for gone, features in walk_subsets(network, x, tallies):
-                tallies[gone].add(network.classify(features), targets, reference)
-    return dict(zip(names, tallies.values(), strict=True))
+    names = [name for name, unit in network.units() if not unit.dropped]
+    pieces = track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch))
+    pairs = ((torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in pieces)
+    batches = (Batch(images, labels, network(images)) for images, labels in pairs)
+    found = tallies_of(network, batches, [frozenset(), *(frozenset({name}) for name in names)])
+    return {"".join(removed): tally for removed, tally in found.items()}
 
 
 def _record(recorder: Recorder, table: LesionTable) -> None:
@@ -213,7 +179,7 @@ def _draw_singles(axes: Any, table: LesionTable) -> None:
         axes.plot(place, row.error.value, "s", color=COLOURS[0], markersize=8, markerfacecolor="white")
     if table.control is not None:
         _draw_network(axes, table.control, COLOURS[1], "^")
-    _draw_chance(axes, table.num_classes)
+    draw_guessing(axes, 100 * (1 - 1 / table.num_classes))
     deleted = "module or layer deleted, in order"
     if table.control is None and len(table.table) <= _MOST_NAMES:
         deleted = "module deleted (stage.index)"
@@ -243,14 +209,7 @@ def _draw_sets(axes: Any, table: LesionTable, trend: Trend) -> None:
     axes.errorbar(sizes, means, reach, color=COLOURS[0], marker="o", label=label, **_BARS)
     axes.set_ylim(bottom=0)
     axes.legend(**_LEGEND)
-    _draw_chance(axes, table.num_classes)
+    draw_guessing(axes, 100 * (1 - 1 / table.num_classes))
     axes.set_xlabel("identity modules deleted at random")
     axes.set_ylabel("top-1 error, %")
     axes.set_title(f"{table.network}, n = {table.sets_n:,}", fontsize=10)
-
-
-def _draw_chance(axes: Any, num_classes: int) -> None:
-    chance = 100 * (1 - 1 / num_classes)
-    axes.axhline(chance, color=MUTED, linewidth=1, linestyle="--")
-    axes.set_ylim(top=max(axes.get_ylim()[1], chance * 1.12))
-    axes.annotate("guessing", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=MUTED)

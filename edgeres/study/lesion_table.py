@@ -14,9 +14,9 @@ from typing import Literal
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
 from edgeres.core.records.lesion import Lesion
+from edgeres.study.outcomes import Trend, is_smooth
 from edgeres.study.random_sets import Coupling, SetLesion
 from edgeres.study.result import Claim, Row, judged, judged_columns
-from edgeres.study.trend import Trend, is_smooth
 
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.1 and 4.2, figures 3 and 5a"
 PAPER_MODULES = 54
@@ -190,8 +190,4 @@ def _residual_suffers_less(table: LesionTable, control: NetworkLesions) -> Claim
 
 def _median(costs: Sequence[Interval]) -> Interval:
     """Medians of the costs and of the bounds of their intervals."""
-    return Interval(
-        value=median(cost.value for cost in costs),
-        low=median(cost.low for cost in costs),
-        high=median(cost.high for cost in costs),
-    )
+    return Interval(**{name: median(getattr(cost, name) for cost in costs) for name in Interval.model_fields})

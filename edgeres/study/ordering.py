@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import Field
+from typing import Any
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
 from edgeres.models.family import ORDERINGS, Ordering
-from edgeres.study.experiment import DeepConfig, Experiment, Kind, Trained, trained
+from edgeres.study.config import OrderingConfig
+from edgeres.study.experiment import Experiment, Kind, Trained, trained
 from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, judged, points
 
 PUBLISHED_ERROR_PERCENT: dict[str, float] = {
@@ -29,14 +28,6 @@ PUBLISHED_ERROR_PERCENT: dict[str, float] = {
 _SIGNS: dict[Ordering, int] = {"bn-after-add": 1, "relu-before-add": 1, "full-preact": -1}
 
 
-class OrderingConfig(DeepConfig):
-    """Which network; the rest is the training."""
-
-    paper: ClassVar[dict[str, Any]] = {**DeepConfig.paper, "depth": 110, "seeds": 5}
-
-    depth: int = Field(20, ge=8, description="of every network, 6n + 2; with --full 110")
-
-
 def ordering(source: None, config: OrderingConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
     experiment = Experiment("ordering", config, [_kind(order, config.depth) for order in ORDERINGS], out_dir)
@@ -45,10 +36,7 @@ def ordering(source: None, config: OrderingConfig, out_dir: Path) -> StageResult
         for row in experiment.rows(Trained, trained)
     )
     claim, differences = compared(rows)
-    summary = {
-        "test_error_minus_original_points": differences,
-        "published_error_percent": PUBLISHED_ERROR_PERCENT,
-    }
+    summary = {"test_error_minus_original_points": differences, "published_error_percent": PUBLISHED_ERROR_PERCENT}
     return experiment.finish(claim, rows, summary, Picture(_draw, panels=2, width_in=8.4))
 
 
@@ -69,7 +57,8 @@ def compared(rows: Sequence[Row]) -> tuple[Claim, dict[Ordering, Interval]]:
         for order in ORDERINGS
         if order != "original"
     }
-    signs = [wanted * _sign(differences[order]) for order, wanted in _SIGNS.items()]
+    found = {order: int(one.low > 0) - int(one.high < 0) for order, one in differences.items()}  # 0: it holds zero
+    signs = [wanted * found[order] for order, wanted in _SIGNS.items()]
     parts = ", ".join(f"{order} {points(change)}" for order, change in differences.items())
     claim = Claim(
         claim=(
@@ -81,11 +70,6 @@ def compared(rows: Sequence[Row]) -> tuple[Claim, dict[Ordering, Interval]]:
         because=f"test error minus the original ordering's, 95 %, {len(original)} of each: {parts}",
     )
     return claim, differences
-
-
-def _sign(interval: Interval) -> int:
-    """1 or -1 where the whole interval lies, 0 if it holds zero."""
-    return int(interval.low > 0) - int(interval.high < 0)
 
 
 def _draw(axes: Any, study: Study) -> None:

@@ -26,8 +26,8 @@ from edgeres.models.resnet_net import Residual
 
 
 @dataclass(frozen=True)
-class Step:
-    """A piece of the network at one batch: `out` computed from the leaf `at`."""
+class Passage:
+    """A passage of the network at one batch: `out` computed from the leaf `at`."""
 
     at: Tensor
     out: Tensor
@@ -44,9 +44,9 @@ class Step:
 class Module:
     """h, F and f of one module; `branch` is None where F has been dropped."""
 
-    shortcut: Step
-    branch: Step | None
-    after: Step
+    shortcut: Passage
+    branch: Passage | None
+    after: Passage
 
 
 class PathGradients:
@@ -57,7 +57,7 @@ class PathGradients:
 
     def __init__(self, network: Network, images: Tensor, labels: Tensor) -> None:
         x = _leaf(images)
-        self._stem = Step(x, network.stem(x))
+        self._stem = Passage(x, network.stem(x))
         self._modules: list[Module] = []
         y = self._stem.out
         for name, unit in network.units():
@@ -97,10 +97,10 @@ class PathGradients:
 
 def _module(unit: Residual, x: Tensor) -> Module:
     at_shortcut, at_branch = _leaf(x), _leaf(x)
-    shortcut = Step(at_shortcut, unit.shortcut(at_shortcut))
-    branch = None if unit.dropped else Step(at_branch, unit.branch(at_branch))
+    shortcut = Passage(at_shortcut, unit.shortcut(at_shortcut))
+    branch = None if unit.dropped else Passage(at_branch, unit.branch(at_branch))
     z = _leaf(shortcut.out if branch is None else shortcut.out + branch.out)
-    return Module(shortcut, branch, Step(z, unit.after(z)))
+    return Module(shortcut, branch, Passage(z, unit.after(z)))
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -13,25 +13,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
+import torch
 
 from edgeres.core.artifacts import Checkpoint, StudyFile
-from edgeres.core.config import Config, Record
+from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.figures import COLOURS, whiskers
 from edgeres.core.metrics import Interval
 from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import RESAMPLES, resampled_interval
+from edgeres.data import Dataset, dataset_for
+from edgeres.models.fold import load_folded
+from edgeres.study.config import PATHS_IN_FULL, PathsConfig
 from edgeres.study.outcomes import Floats
+from edgeres.study.path_gradients import PathGradients
 from edgeres.study.result import Claim, Picture, Row, Study, finish, joined, judged, numbers
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
-    from edgeres.study.path_gradients import PathGradients
 
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.3, figure 6"
 PAPER_MODULES = 54
@@ -40,37 +40,20 @@ GOOD_FIT = 0.9  # R2 of a straight line through the logarithms
 MINORITY = 0.5  # of the paths
 ROUNDING = 64 * np.finfo(float).eps  # of logarithm, power and fit; exact exponentials leave up to 4 eps
 MIN_MODULES = 9  # fewer make too few lengths for a fit
-_FULL_DRAWS = 1000  # measurements for each length in the paper
-
-
-class PathsConfig(Config):
-    """How many images and how many paths of each length."""
-
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
-    images: int = Field(default=128, gt=0, description="of train, stratified")
-    batch: int = Field(default=32, gt=0, description="images whose gradients are measured along one drawn path")
-    seed: int = Field(default=0, ge=0, description="of the choice of images and paths")
-    draws: int = Field(default=20, ge=2, description="random paths of each length")
-    full: bool = Field(default=False, description=f"{_FULL_DRAWS} random paths of each length, as in the paper")
-    download: bool = Field(default=False, description="fetch the data set if it is not here")
 
 
 def paths(source: Checkpoint, config: PathsConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, study.csv and study.svg; raises InputError for a network without shortcuts."""
-    from edgeres.data import dataset_for
-
     recorder = Recorder("paths", config, source)
     dataset = dataset_for(source.spec, config.data, download=config.download)
     magnitudes, along = _measured(source, dataset, config)
     lengths = lengths_of(magnitudes, along, seed=config.seed)
     claims, n = claims_of(lengths), len(lengths.rows) - 1
     said = joined(claims, PAPER)
+    because = f"{said.because}; the paper's network has {PAPER_MODULES} modules, this one {n}"
     study = Study(
         name="paths",
-        claim=said.claim,
-        source=PAPER,
-        verdict=said.verdict,
-        because=f"{said.because}; the paper's network has {PAPER_MODULES} modules, this one {n}",
+        **{**dict(said), "because": because},
         setting="full" if config.full else "short",
         data=dataset.name,
         n=min(config.images, len(dataset.train)),
@@ -89,7 +72,7 @@ def _measured(source: Checkpoint, dataset: Dataset, config: PathsConfig) -> tupl
     A magnitude is relative to the whole network's gradient on the same images, so that batches can be compared.
     """
     generator = np.random.default_rng(config.seed)
-    draws = _FULL_DRAWS if config.full else config.draws
+    draws = PATHS_IN_FULL if config.full else config.draws
     batches = _batches(source, dataset, config)
     total = min(config.images, len(dataset.train))
     projected, norms, columns = [], [], []
@@ -104,11 +87,6 @@ def _measured(source: Checkpoint, dataset: Dataset, config: PathsConfig) -> tupl
 
 
 def _batches(source: Checkpoint, dataset: Dataset, config: PathsConfig) -> Iterator[PathGradients]:
-    import torch
-
-    from edgeres.models.fold import load_folded
-    from edgeres.study.path_gradients import PathGradients
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = load_folded(source).to(device).requires_grad_(False)
     images = dataset.train.sample(min(config.images, len(dataset.train)), config.seed)
@@ -124,8 +102,6 @@ def _batches(source: Checkpoint, dataset: Dataset, config: PathsConfig) -> Itera
 
 def along_gradient(gradients: PathGradients) -> tuple[Floats, Floats]:
     """Each length's gradient projected on the whole one (n + 1, N), and the whole one's norm (N,), for N images."""
-    import torch
-
     by_length = torch.stack([gradient.flatten(1).double() for gradient in gradients.by_length()])
     whole = by_length.sum(0)
     norms = whole.norm(dim=1)
@@ -326,10 +302,7 @@ def _short_ones_carry(lengths: Lengths) -> Claim:
     return Claim(
         claim="almost all of the gradient comes from few paths that are short",
         source=PAPER,
-        verdict=judged(
-            holds=held.high < MINORITY and lengths.mean_length.high < n / 2,
-            fails=held.low >= MINORITY,
-        ),
+        verdict=judged(holds=held.high < MINORITY and lengths.mean_length.high < n / 2, fails=held.low >= MINORITY),
         because=(
             f"{100 * ALMOST_ALL:.0f} % of count times magnitude lies at lengths {bound.shortest} to {bound.longest},"
             f" {held.times(100).text('.3g')} % of all paths; of the gradient itself, where paths"

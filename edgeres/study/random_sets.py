@@ -18,8 +18,7 @@ import numpy as np
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
 from edgeres.core.statistics import resampled_interval
-from edgeres.study.outcomes import Floats, Indices, Outcome, outcomes_of, redrawn, resampled_means
-from edgeres.study.trend import Draw
+from edgeres.study.outcomes import Floats, Indices, Outcomes, outcomes_of, redrawn, resampled_means
 
 if TYPE_CHECKING:
     from edgeres.core.spec import ModelSpec
@@ -64,7 +63,7 @@ def random_sets(candidates: Sequence[str], *, largest: int, draws: int, seed: in
 
 def outcomes_without(
     network: Network, images: Split, spec: ModelSpec, sets: Sequence[Modules], *, batch: int
-) -> dict[Modules, Outcome]:
+) -> dict[Modules, Outcomes]:
     """The network without each of the sets; () is the whole network."""
     from edgeres.evaluate.subsets import walk_subsets
 
@@ -79,7 +78,7 @@ def outcomes_without(
     )
 
 
-def rows_of(outcomes: Mapping[Modules, Outcome]) -> tuple[SetLesion, ...]:
+def rows_of(outcomes: Mapping[Modules, Outcomes]) -> tuple[SetLesion, ...]:
     """One row a set, the whole network first, smaller sets before larger ones."""
     return tuple(
         SetLesion(
@@ -93,12 +92,7 @@ def rows_of(outcomes: Mapping[Modules, Outcome]) -> tuple[SetLesion, ...]:
     )
 
 
-def draws_of(outcomes: Mapping[Modules, Outcome]) -> list[Draw]:
-    """The sets as draws of a trend over k."""
-    return [Draw(len(modules), float(len(modules)), one) for modules, one in outcomes.items() if modules]
-
-
-def couplings_of(outcomes: Mapping[Modules, Outcome], *, seed: int = 0) -> tuple[Coupling, ...]:
+def couplings_of(outcomes: Mapping[Modules, Outcomes], *, seed: int = 0) -> tuple[Coupling, ...]:
     """For all sets of at least two modules together (k None), then for every k.
 
     `outcomes` holds the whole network () and every member by itself; empty if there is no set of two.

@@ -11,44 +11,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
+import torch
+from torch import Tensor
 
 from edgeres.core.artifacts import Checkpoint, StudyFile
-from edgeres.core.config import Config
 from edgeres.core.errors import InputError
-from edgeres.core.figures import COLOURS, MUTED
+from edgeres.core.figures import COLOURS
+from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.study.outcomes import Outcome, outcomes_of
-from edgeres.study.result import Picture, Row, Study, finish, judged_columns, numbers
-from edgeres.study.trend import Draw, is_smooth, trend_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edgeres.core.spec import ModelSpec
-    from edgeres.models.network import Network
+from edgeres.data import dataset_for
+from edgeres.models.fold import load_folded
+from edgeres.models.network import Network
+from edgeres.study.config import ReorderConfig
+from edgeres.study.outcomes import Draw, Outcomes, is_smooth, outcomes_of, trend_of
+from edgeres.study.result import Picture, Row, Study, draw_guessing, finish, judged_columns, numbers
 
 CLAIM = "error rises smoothly as the order of the modules moves away from the trained one"
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.2, figure 5b"
 _LEVELS = 8  # groups of orders whose mean errors are compared
 _TRIES = 100  # draws of an order until one is new
 Order = tuple[int, ...]
-
-
-class ReorderConfig(Config):
-    """How many pairs to swap, how often, and how many images to judge each order on."""
-
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
-    images: int = Field(default=500, gt=0, description="of val, stratified")
-    batch: int = Field(default=250, gt=0, description="images at a time")
-    seed: int = Field(default=0, ge=0, description="of the choice of images and of the swaps")
-    swaps: int = Field(default=8, ge=1, description="most pairs swapped")
-    draws: int = Field(default=6, ge=1, description="random orders for each number of pairs")
-    full: bool = Field(default=False, description="judge on all of val")
-    download: bool = Field(default=False, description="fetch the data set if it is not here")
 
 
 @dataclass(frozen=True)
@@ -62,9 +47,6 @@ class Swapped:
 
 def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, study.csv and study.svg; raises InputError if no two modules have the same shape."""
-    from edgeres.data import dataset_for
-    from edgeres.models.fold import load_folded
-
     recorder = Recorder("reorder", config, source)
     dataset = dataset_for(source.spec, config.data, download=config.download)
     images = dataset.val.at_most(None if config.full else config.images, config.seed)
@@ -113,8 +95,6 @@ def classes_of(network: Network, spec: ModelSpec) -> tuple[tuple[int, ...], ...]
 
     Equal shapes of the input, the output and every weight.
     """
-    import torch
-
     classes: dict[Any, list[int]] = {}
     with torch.inference_mode():
         x = network.stem(torch.zeros(1, *spec.input_shape))
@@ -188,7 +168,7 @@ def reordered(network: Network, x: Tensor, orders: Sequence[Order]) -> Iterator[
         yield order, network.classify(network.tail(y))
 
 
-def rows_of(whole: Outcome, orders: Sequence[Swapped], outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
+def rows_of(whole: Outcomes, orders: Sequence[Swapped], outcomes: Sequence[Outcomes]) -> tuple[Row, ...]:
     """One row an order, the trained one first."""
     trained = Swapped(0, (), 1.0)
     return tuple(
@@ -213,12 +193,7 @@ def _draw_orders(axes: Sequence[Any], study: Study) -> None:
         panel.set_ylim(bottom=0)
         panel.set_xlabel("Kendall tau to the trained order")
         panel.set_ylabel(label)
-    chance = float(study.summary["guessing_percent"])
-    axes[0].axhline(chance, color=MUTED, linewidth=1, linestyle="--")
-    axes[0].annotate(
-        "guessing", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=MUTED
-    )
-    axes[0].set_ylim(top=max(axes[0].get_ylim()[1], chance * 1.08))
+    draw_guessing(axes[0], float(study.summary["guessing_percent"]), at=1, align="right", room=1.08)
     axes[0].set_title(f"{study.networks[0]}, n = {study.n:,}, {len(taus) - 1} orders", fontsize=10)
     axes[1].legend(fontsize=8, loc="upper left")
     axes[1].figure.colorbar(dots, ax=axes[1], label="pairs swapped", ticks=sorted(set(swaps[1:])))

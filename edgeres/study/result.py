@@ -19,7 +19,7 @@ from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
-from edgeres.core.figures import figure_file
+from edgeres.core.figures import MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
 from edgeres.core.plain import csv_text
@@ -132,9 +132,7 @@ def _number(value: Value) -> float:
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean over seeds and its 95 % t interval; one value alone has an infinite one."""
     n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return Interval.around(mean, math.inf)
-    half = t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     return Interval.around(mean, half)
 
 
@@ -153,3 +151,11 @@ def difference(after: Sequence[float], before: Sequence[float]) -> Interval:
 def points(change: Interval) -> str:
     """`+1.20 points (+0.30 to +2.10)`."""
     return change.text("+.2f", "points")
+
+
+def draw_guessing(axes: Any, chance: float, *, at: float = 0.01, align: str = "left", room: float = 1.12) -> None:
+    """A line at the error of mere `chance` (%), named at that part of the width, with `room` above it."""
+    axes.axhline(chance, color=MUTED, linewidth=1, linestyle="--")
+    axes.set_ylim(top=max(axes.get_ylim()[1], chance * room))
+    place, style = (at, chance), {"ha": align, "va": "bottom", "fontsize": 8, "color": MUTED}
+    axes.annotate("guessing", place, xycoords=("axes fraction", "data"), **style)

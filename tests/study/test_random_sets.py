@@ -9,7 +9,7 @@ import torch
 from edgeres.data import dataset_for
 from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
-from edgeres.study.outcomes import Outcome, outcome_of
+from edgeres.study.outcomes import Outcomes, outcome_of
 from edgeres.study.random_sets import couplings_of, outcomes_without, random_sets
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -21,7 +21,7 @@ def _outcomes(sets, together, base=0.5, images=50):
     noise = np.random.default_rng(0).normal(0, 1e-3, images)
 
     def outcome(cost):
-        return Outcome(right=np.ones(images, bool), loss=base + cost + noise, kl=np.full(images, cost))
+        return Outcomes(right=np.ones(images, bool), loss=base + cost + noise, kl=np.full(images, cost))
 
     costs = {modules: sum(COST[name] for name in modules) for modules in sets}
     above = {m: together(cost, len(m)) if len(m) > 1 else cost for m, cost in costs.items()}
@@ -65,7 +65,7 @@ def test_coupling_that_grows_with_the_set_shows_by_size():
 
 def test_members_that_cost_nothing_have_no_ratio():
     images = 20
-    outcome = Outcome(right=np.ones(images, bool), loss=np.zeros(images), kl=np.zeros(images))
+    outcome = Outcomes(right=np.ones(images, bool), loss=np.zeros(images), kl=np.zeros(images))
     (over_all, pairs) = couplings_of({(): outcome, ("a",): outcome, ("b",): outcome, ("a", "b"): outcome})
     assert pairs.left_out == over_all.left_out == 1
     assert pairs.loss is None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgeres.models import network_from
-from edgeres.study.signals import Probe, gradient_norms, without_norm
+from edgeres.study.gradients import Probe, gradient_norms, without_norm
 
 
 @pytest.fixture

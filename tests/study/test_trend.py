@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeres.study.outcomes import Outcome
-from edgeres.study.trend import Draw, is_smooth, rank_correlation, trend_of
+from edgeres.study.outcomes import Draw, Outcomes, is_smooth, rank_correlation, trend_of
 
 IMAGES = 400
 
 
 def _outcome(error_percent, seed=0):
     right = np.random.default_rng(seed).random(IMAGES) * 100 >= error_percent
-    return Outcome(right=right, loss=np.zeros(IMAGES), kl=np.zeros(IMAGES))
+    return Outcomes(right=right, loss=np.zeros(IMAGES), kl=np.zeros(IMAGES))
 
 
 def _trend(errors, draws=5):

@@ -30,7 +30,7 @@ from edgeres.pipeline.recipe import MEASURES, Recipe, config_of, overridden, pla
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
-from edgeres.report.networks import Network, networks_in, pair_of
+from edgeres.report.networks import StageNetwork, networks_in, pair_of
 
 _CERTAIN = ("precision", "params", "macs", "dropped")  # figures that do not depend on chance
 _UNREAD = re.compile(r"report\.json (is not a readable|was written by a later)")
@@ -118,7 +118,7 @@ def rerun_verdict(run: Run, again: Run) -> Rerun:
     return Rerun(run=run.name, again=str(again.path), stages=tuple(found))
 
 
-def _network_verdict(before: Network, after: Network | None) -> Judged:
+def _network_verdict(before: StageNetwork, after: StageNetwork | None) -> Judged:
     if after is None:
         return "not judged", "the new run made no network here"
     certain = [(name, getattr(before, name), getattr(after, name)) for name in _CERTAIN]

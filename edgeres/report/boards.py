@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from edgeres.core.metrics import Accuracy, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
-from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, figure_from, run_folder_from
-from edgeres.report.networks import Network, by_wholeness, latency_between, networks_in, points_between
+from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, run_folder_from
+from edgeres.report.networks import StageNetwork, by_wholeness, latency_between, networks_in, points_between
 
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 UNSURE = "validity unknown"
@@ -89,9 +91,10 @@ class BoardFigure(Figure):
 
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
     """In order of the stages, and what could not be read."""
-    stages, networks = _stages_in(folder), networks_in(folder)
-    found = _figures((one.report, measured_in(one), _maker(one.report, networks)) for one in stages)
-    pairs = list(zip(stages, found, strict=True))
+    stages, makers = _stages_in(folder), {one.sha256: one for one in reversed(networks_in(folder))}
+    sources = [makers.get(one.report.source.sha256) if one.report.source else None for one in stages]
+    measured = ((one.report, measured_in(one), maker) for one, maker in zip(stages, sources, strict=True))
+    pairs = list(zip(stages, _figures(measured), strict=True))
     unread = [stage.name for stage, one in pairs if one is None]
     problems = (f"{name}: what the board measured cannot be read; measure again on the board" for name in unread)
     return _counted([(stage.report, one) for stage, one in pairs if one]), tuple(problems)
@@ -112,13 +115,7 @@ def _stages_in(folder: RunFolder) -> list[FinishedStage]:
     return [one for one in folder.stages if one.report.stage == BOARD_STAGE]
 
 
-def _maker(report: StageReport, networks: Sequence[Network]) -> Network | None:
-    """The network of this run whose file was measured."""
-    sha256 = report.source.sha256 if report.source else ""
-    return next((one for one in networks if one.sha256 == sha256), None)
-
-
-def _figures(measured: Iterable[tuple[StageReport, Network, Network | None]]) -> list[BoardFigure | None]:
+def _figures(measured: Iterable[tuple[StageReport, StageNetwork, StageNetwork | None]]) -> list[BoardFigure | None]:
     """Of (report, what it measured, the network of the run it was measured of); None for what cannot be read.
 
     A speed is against the first network, as a run's is, of the valid ones that one session timed together with it.
@@ -132,7 +129,7 @@ def _figures(measured: Iterable[tuple[StageReport, Network, Network | None]]) ->
     return [figure and _with_speed(figure, network.latency, valid) for figure, _, network, _ in read]
 
 
-def _with_speed(figure: BoardFigure, latency: Latency | None, valid: Sequence[Network]) -> BoardFigure:
+def _with_speed(figure: BoardFigure, latency: Latency | None, valid: Sequence[StageNetwork]) -> BoardFigure:
     place = next((place for place, one in enumerate(valid) if one.latency is latency), 0)
     changes = (latency_between(one, valid[place]) for one in valid[:place])
     return figure.model_copy(update={"speed": next(filter(None, changes), None)})
@@ -140,8 +137,10 @@ def _with_speed(figure: BoardFigure, latency: Latency | None, valid: Sequence[Ne
 
 def _counted(found: Sequence[tuple[StageReport, BoardFigure]]) -> tuple[BoardFigure, ...]:
     """Each with how often its file was timed (or only judged) on its board, and whether it is the last of them."""
-    files = [report.source.sha256 if report.source else one.model for report, one in found]
-    keys = [(file, one.board.name, one.latency is None) for file, (_, one) in zip(files, found, strict=True)]
+    keys = [
+        (one.source.sha256 if one.source else figure.model, figure.board.name, figure.latency is None)
+        for one, figure in found
+    ]
     last = {key: place for place, key in enumerate(keys)}
     return tuple(
         one.model_copy(update={"measurements": keys.count(key), "is_newest": last[key] == place})
@@ -149,7 +148,7 @@ def _counted(found: Sequence[tuple[StageReport, BoardFigure]]) -> tuple[BoardFig
     )
 
 
-def _figure(report: StageReport, measured: Network, maker: Network | None) -> BoardFigure | None:
+def _figure(report: StageReport, measured: StageNetwork, maker: StageNetwork | None) -> BoardFigure | None:
     figures, board = report.results.get("figures"), report.results.get("board")
     if not isinstance(figures, dict) or not isinstance(board, dict):
         return None
@@ -171,7 +170,10 @@ def _figure(report: StageReport, measured: Network, maker: Network | None) -> Bo
         "layers": _text(figures.get("layers")),
         "command": _text(figures.get("command")),
     }
-    return figure_from(BoardFigure, values)
+    try:
+        return BoardFigure.model_validate(values)
+    except ValidationError:
+        return None
 
 
 def _agreement(found: Any) -> dict[str, Any]:
@@ -233,7 +235,7 @@ class Seen:
 
     board: str
     sha256: str
-    network: Network
+    network: StageNetwork
     doubt: str
     is_sure: bool
 
@@ -254,7 +256,7 @@ def boards_of(folder: RunFolder, sha256s: Collection[str]) -> list[str]:
     return list(dict.fromkeys(reversed(named)))[::-1]
 
 
-def networks_on(board: str, networks: Sequence[Network], folder: RunFolder) -> list[Network]:
+def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder) -> list[StageNetwork]:
     """The networks with the newest that the board measured of them.
 
     A valid latency counts before one that is not, one timed together with others before one timed alone. Once the board
@@ -270,14 +272,14 @@ def networks_on(board: str, networks: Sequence[Network], folder: RunFolder) -> l
     return [_judged(one, judged[one.sha256], board) if one.sha256 in judged else one for one in found]
 
 
-def measured_in(stage: FinishedStage) -> Network:
+def measured_in(stage: FinishedStage) -> StageNetwork:
     """The measurements of a stage `board`, by its own name."""
     return replace(_measured(stage.report, stage.name, stage.path), accuracy=next(iter(stage.accuracy), None))
 
 
-def _measured(report: StageReport, name: str, folder: Path) -> Network:
+def _measured(report: StageReport, name: str, folder: Path) -> StageNetwork:
     accuracy, latency = next(iter(report.accuracy), None), next(iter(report.latency), None)
-    return Network(name, folder, report.source.size_bytes if report.source else 0, accuracy, latency)
+    return StageNetwork(name, folder, report.source.size_bytes if report.source else 0, accuracy, latency)
 
 
 def board_in(runtime: str) -> str:
@@ -297,7 +299,7 @@ def _seen_in(folder: RunFolder) -> Iterator[Seen]:
         yield Seen(*whose, measured_in(stage), doubt, is_valid is True)
 
 
-def _timed(network: Network, seen: Seen | None, last: Seen | None, board: str) -> Network:
+def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: str) -> StageNetwork:
     if seen is None or last is None or seen.network.latency is None:
         return replace(network, latency=None, not_timed=f"not timed on {board}")
     if seen.doubt:
@@ -308,7 +310,7 @@ def _timed(network: Network, seen: Seen | None, last: Seen | None, board: str) -
     return replace(network, latency=_on(board, latency), not_timed="")
 
 
-def _judged(network: Network, seen: Network, board: str) -> Network:
+def _judged(network: StageNetwork, seen: StageNetwork, board: str) -> StageNetwork:
     assert seen.accuracy is not None
     return replace(network, folder=seen.folder, accuracy=_on(board, seen.accuracy))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgeres.core.plain import one_line
-from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure, EnergyFigure
+from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure
 from edgeres.report.cells import Lines, flat, flat_interval, flat_latency, terminal_table
 from edgeres.report.wording import interval_lines, p99_lines, percent, points, size, speed, top1_lines
 
@@ -71,14 +71,10 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
 
 def _board(board: BoardFigure) -> Iterator[str]:
     facts = board.board
-    yield facts.name or board.stage
-    yield from (text for text in (facts.model or facts.gpu,) if text)
-    yield from (f"JetPack {text}" for text in (facts.jetpack,) if text)
-    yield from (f"TensorRT {text}" for text in (facts.tensorrt,) if text)
-    yield from (text for text in (facts.power_mode,) if text)
-    if facts.clocks_locked is not None:
-        yield "clocks locked" if facts.clocks_locked else "clocks not locked"
-    yield from (text for text in (board.heat,) if text)
+    jetpack, tensorrt = facts.jetpack and f"JetPack {facts.jetpack}", facts.tensorrt and f"TensorRT {facts.tensorrt}"
+    clocks = {None: "", True: "clocks locked", False: "clocks not locked"}[facts.clocks_locked]
+    said = (facts.model or facts.gpu, jetpack, tensorrt, facts.power_mode, clocks, board.heat)
+    yield from (facts.name or board.stage, *filter(None, said))
     if board.measurements > 1:
         yield f"measured {board.measured.replace('T', ' ')[:_MINUTE]} UTC"
         yield f"the newest of {board.measurements}" if board.is_newest else "measured again since"
@@ -103,25 +99,18 @@ def _energy(board: BoardFigure) -> Iterator[str]:
     if energy is None:
         yield "not measured"
         return
-    half = (energy.mj_per_image.high - energy.mj_per_image.low) / 2
-    places = places_for(half)
+    half, places = (energy.mj_per_image.high - energy.mj_per_image.low) / 2, _MOST_PLACES
+    if half > 0:  # two digits of it
+        places = min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half))))
     yield f"{energy.mj_per_image.value:.{places}f} mJ"
     yield f"± {half:.{places}f}"
     yield f"{energy.load_w:.2f} W loaded"
     yield f"{energy.idle_w:.2f} W at rest"
     yield f"n = {energy.samples:,}, {energy.source}"
-    yield from _less_than_all(energy)
-
-
-def _less_than_all(energy: EnergyFigure) -> Lines:
     if energy.is_partial:
-        return ("some rails unread: less than all",)
-    return () if energy.is_input else ("sum of rails: less than at the wall",)
-
-
-def places_for(half_width: float) -> int:
-    """Decimals that show a half-width, and what it belongs to, with two of its digits."""
-    return min(_MOST_PLACES, max(0, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else _MOST_PLACES
+        yield "some rails unread: less than all"
+    elif not energy.is_input:
+        yield "sum of rails: less than at the wall"
 
 
 def _accuracy(board: BoardFigure) -> Iterator[str]:

@@ -15,15 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.config import Record
+from edgeres.core.config import Config, Record
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, versions_in
-from edgeres.report.networks import Network, networks_in, pair_of
+from edgeres.report.networks import StageNetwork, networks_in, pair_of
 from edgeres.report.wording import count, size
 
-_INCIDENTAL = frozenset({"download"})
 _MODE = ("machine", "runtime", "batch", "threads")
 
 
@@ -85,7 +84,7 @@ def matched(a: Iterable[Any], b: Iterable[Any]) -> list[tuple[Any, Any]]:
     return [(left.get(key), right.get(key)) for key in [*left, *(key for key in right if key not in left)]]
 
 
-def stage_change(a: Network, b: Network, *, across: bool = False) -> StageChange:
+def stage_change(a: StageNetwork, b: StageNetwork, *, across: bool = False) -> StageChange:
     """The results of `b` against those of `a`."""
     pair = pair_of(a, b)
     ratio, latency_line = latency_change(a.latency, b.latency, across=across)
@@ -102,7 +101,7 @@ def stage_change(a: Network, b: Network, *, across: bool = False) -> StageChange
     return StageChange(a=a.name, b=b.name, same_file=same, lines=tuple(lines), pair=found, latency_ratio=ratio)
 
 
-def accuracy_line(a: Network, b: Network, pair: Pair | str) -> str:
+def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str) -> str:
     """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), McNemar p = 0.13, n = 5,000`."""
     missing = [name for name, one in (("A", a), ("B", b)) if one.accuracy is None]
     if missing:
@@ -131,7 +130,7 @@ def latency_change(a: Latency | None, b: Latency | None, *, across: bool) -> tup
         return None, f"latency: not compared, of {'; '.join(differing)} (all the same: --across)"
     ratio = _ratio_of_sessions(a, b)
     why = f"ACROSS {'; '.join(differing)}" if differing else "two sessions, drift between them is not in the interval"
-    return ratio, (f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x ({ratio.bounds()}; {why})")
+    return ratio, f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x ({ratio.bounds()}; {why})"
 
 
 def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:
@@ -147,7 +146,7 @@ def _by_turn(items: Iterable[Any]) -> dict[tuple[str, int], Any]:
     turns: Counter[str] = Counter()
     found = {}
     for item in items:
-        kind = item.stage if isinstance(item, Network) else item.report.stage
+        kind = item.stage if isinstance(item, StageNetwork) else item.report.stage
         turns[kind] += 1
         found[kind, turns[kind]] = item
     return found
@@ -164,7 +163,7 @@ def _recipe_differences(
             continue
         ours, theirs = _options(left.report.config, a), _options(right.report.config, b)
         for name in dict.fromkeys([*ours, *theirs]):
-            if ours.get(name) != theirs.get(name) and name not in _INCIDENTAL:
+            if ours.get(name) != theirs.get(name) and name not in Config.incidental:
                 yield Difference(what=f"{left.name} {name}", a=ours.get(name), b=theirs.get(name))
 
 

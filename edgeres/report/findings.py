@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -17,8 +17,7 @@ from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepFigure, figure_of
 from edgeres.core.stage import StageReport
 from edgeres.report.folder import Figure, FinishedStage, RunFolder, is_possible
 
-_F = TypeVar("_F")
-Problems = tuple[str, ...]
+Reader = Callable[[FinishedStage, RunFolder], Any]
 INVALID = "invalid"
 _QUANTIZERS = {"quantize", "qat"}
 _SCALING = {"channels", "equalize"}  # after which tensors hold other multiples than calibrated; once there was equalize
@@ -97,43 +96,17 @@ class TimedWay(Figure):
     parts_ms: dict[str, float] = Field(default_factory=dict)
 
 
-def lesions_in(folder: RunFolder) -> tuple[tuple[LesionFigure, ...], Problems]:
-    """The last lesion table of the run, and what could not be read; so are all below."""
-    found, problems = _newest(folder, "lesion", _lesions, "its lesion table cannot be read")
-    return found or (), problems
-
-
-def sweep_in(folder: RunFolder) -> tuple[SweepFigure | None, Problems]:
-    """The last sweep."""
-    return _newest(
-        folder, "sweep", _sweep, f"its {SWEEP_NAME} cannot be read; make it again: edgeres prune --sweep 1..6"
-    )
-
-
-def costs_in(folder: RunFolder) -> tuple[CostFigure | None, Problems]:
-    """What each module costs by the clock, as the last latency table has it."""
-    problem = "its latency table cannot be read; measure again: edgeres bench --per-module"
-    return _newest(folder, "latency", _costs, problem)
-
-
-def histograms_in(folder: RunFolder) -> tuple[HistogramFigure | None, Problems]:
-    """Of the last calibration, with the bounds the last quantization took."""
-    problem = "its histograms cannot be read; calibrate again: edgeres calibrate"
-    found, problems = _newest(folder, "calibrate", _histograms, problem)
-    taken = next((one.report for one in reversed(folder.stages) if one.report.stage in _QUANTIZERS), None)
-    if found is None:
-        return None, problems
-    note = _why_unknown(taken)
-    shown = found.shown if note or not taken else tuple(_with_choice(one, taken) for one in found.shown)
-    return found.model_copy(update={"shown": shown, "note": note}), problems
-
-
-def ways_in(folder: RunFolder) -> tuple[tuple[TimedWay, ...], Problems]:
-    """Throughput and end to end of the last bench."""
-    names = {one.report.output.sha256: one.name for one in folder.networks if one.report.output}
-    problem = "its throughput cannot be read; measure again: edgeres bench"
-    found, problems = _newest(folder, "bench", lambda stage: tuple(_ways(stage.report.results, names)), problem)
-    return found or (), problems
+def findings_in(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+    """What the last stage that looked for it has found, by its name in the summary, and what of it cannot be read."""
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, (stage_name, read, problem) in _READERS.items():
+        if stage := next((one for one in reversed(folder.stages) if one.report.stage == stage_name), None):
+            try:
+                found[name] = read(stage, folder)
+            except (ValidationError, InputError, KeyError, TypeError):
+                problems.append(f"{stage.name}: its {problem}")
+    return found, problems
 
 
 def verdicts_of(folder: RunFolder) -> dict[str, str]:
@@ -146,20 +119,7 @@ def verdicts_of(folder: RunFolder) -> dict[str, str]:
     return found
 
 
-def _newest(
-    folder: RunFolder, name: str, read: Callable[[FinishedStage], _F], problem: str
-) -> tuple[_F | None, Problems]:
-    """What `read` finds in the last finished stage of that name, None without one; the problem where it cannot."""
-    stage = folder.newest(name)
-    if stage is None:
-        return None, ()
-    try:
-        return read(stage), ()
-    except (ValidationError, InputError, KeyError, TypeError):
-        return None, (f"{stage.name}: {problem}",)
-
-
-def _lesions(stage: FinishedStage) -> tuple[LesionFigure, ...]:
+def _lesions(stage: FinishedStage, folder: RunFolder) -> tuple[LesionFigure, ...]:
     rows = [Lesion.model_validate(entry) for entry in stage.report.results["table"]]
     own = {"module", "kind", "change_points", "half_width_points"}
     return tuple(
@@ -167,7 +127,7 @@ def _lesions(stage: FinishedStage) -> tuple[LesionFigure, ...]:
     )
 
 
-def _sweep(stage: FinishedStage) -> SweepFigure:
+def _sweep(stage: FinishedStage, folder: RunFolder) -> SweepFigure:
     """Of sweep.json, or what the report repeats of it: runtime and machine stand in the file alone."""
     try:
         sweep = record_from_json(Sweep, stage.path / SWEEP_NAME)
@@ -175,12 +135,12 @@ def _sweep(stage: FinishedStage) -> SweepFigure:
         unknown: dict[str, Any] = {"runtime": "runtime unknown", "machine": "machine unknown", "batch": 1, "threads": 0}
         rows = stage.report.results.get("rows")
         sweep = Sweep.model_validate({"model_sha256": "", "recover": (), **unknown, "rows": rows})
-    _refuse_unless(bool(sweep.rows))
-    _refuse_unless(all(is_possible(one.accuracy) for row in sweep.rows for one in (row.bare, row.final)))
+    judged = [one.accuracy for row in sweep.rows for one in (row.bare, row.final)]
+    _refuse_unless(bool(judged) and all(map(is_possible, judged)))
     return figure_of(sweep, stage.name)
 
 
-def _costs(stage: FinishedStage) -> CostFigure:
+def _costs(stage: FinishedStage, folder: RunFolder) -> CostFigure:
     """Of latency.json, or what the report repeats of it: runtime and machine stand in the file alone."""
     try:
         table = record_from_json(LatencyTable, stage.path / LATENCY_NAME)
@@ -190,18 +150,16 @@ def _costs(stage: FinishedStage) -> CostFigure:
         values = {**results, **unknown, "rows": results.get("modules")}
     else:
         shared = table.model_dump(include={"whole_ms", "rest_ms", "fit_error", "machine"})
-        values = {**shared, "networks": len(table.timed), "conditions": _conditions(table), "rows": table.table}
+        threads = "" if table.is_of_board else f", threads {table.conditions.threads}"
+        said = f"{table.runtime}, {table.precision.lower()}, batch {table.conditions.batch}{threads}"
+        values = {**shared, "networks": len(table.timed), "conditions": said, "rows": table.table}
     figure = CostFigure.model_validate({"stage": stage.name, **values})
     _refuse_unless(bool(figure.rows))
     return figure
 
 
-def _conditions(table: LatencyTable) -> str:
-    threads = "" if table.is_of_board else f", threads {table.conditions.threads}"
-    return f"{table.runtime}, {table.precision.lower()}, batch {table.conditions.batch}{threads}"
-
-
-def _histograms(stage: FinishedStage) -> HistogramFigure | None:
+def _histograms(stage: FinishedStage, folder: RunFolder) -> HistogramFigure | None:
+    """With the bounds that the last quantization took."""
     results = stage.report.results
     if "histograms" not in results:
         return None
@@ -209,7 +167,10 @@ def _histograms(stage: FinishedStage) -> HistogramFigure | None:
     figure = HistogramFigure.model_validate({**results, **own})
     for one in figure.shown:
         _refuse_unless(one.top > 0 and bool(one.counts) and min(one.counts) >= 0 and sum(one.counts) > 0)
-    return figure
+    taken = next((one.report for one in reversed(folder.stages) if one.report.stage in _QUANTIZERS), None)
+    note = _why_unknown(taken)
+    shown = figure.shown if note or not taken else tuple(_with_choice(one, taken) for one in figure.shown)
+    return figure.model_copy(update={"shown": shown, "note": note})
 
 
 def _why_unknown(taken: StageReport | None) -> str:
@@ -234,19 +195,32 @@ def _with_choice(one: TensorHistogram, taken: StageReport) -> TensorHistogram:
     return one.model_copy(update={"chosen": method if method in one.amax else ""})
 
 
-def _ways(results: dict[str, Any], names: dict[str, str]) -> Iterator[TimedWay]:
-    whole = results.get("end_to_end")
+def _ways(stage: FinishedStage, folder: RunFolder) -> tuple[TimedWay, ...]:
+    """Throughput and end to end."""
+    names = {one.report.output.sha256: one.name for one in folder.networks if one.report.output}
+    results = stage.report.results
+    whole, found = results.get("end_to_end"), []
     several = {
         "inference": results.get("throughput"),
-        "end to end": whole.get("models") if isinstance(whole, dict) else None,
+        "end to end": whole.get("models") if isinstance(whole, dict) else (),
     }
-    for way, rows in several.items():
-        for row in rows if isinstance(rows, list) else ():
-            _refuse_unless(isinstance(row, dict))
-            name = names.get(str(row.get("artifact")), Path(str(row.get("path", "unknown"))).name)
-            yield TimedWay.model_validate({**row, "name": name, "way": way})
+    for way, row in ((way, row) for way, rows in several.items() if isinstance(rows, list) for row in rows):
+        _refuse_unless(isinstance(row, dict))
+        name = names.get(str(row.get("artifact")), Path(str(row.get("path", "unknown"))).name)
+        found.append(TimedWay.model_validate({**row, "name": name, "way": way}))
+    return tuple(found)
 
 
 def _refuse_unless(is_sound: bool) -> None:  # a condition, no flag
     if not is_sound:
         raise InputError("what the stage wrote cannot be")
+
+
+# Name in the summary -> stage, what reads it, what is said if it fails
+_READERS: dict[str, tuple[str, Reader, str]] = {
+    "lesion": ("lesion", _lesions, "lesion table cannot be read"),
+    "sweep": ("sweep", _sweep, f"{SWEEP_NAME} cannot be read; make it again: edgeres prune --sweep 1..6"),
+    "costs": ("latency", _costs, "latency table cannot be read; measure again: edgeres bench --per-module"),
+    "histograms": ("calibrate", _histograms, "histograms cannot be read; calibrate again: edgeres calibrate"),
+    "ways": ("bench", _ways, "throughput cannot be read; measure again: edgeres bench"),
+}

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
-from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import Environment
 from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
-from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 BOARD_STAGE = "board"
-_F = TypeVar("_F", bound="Figure")
 
 
 class Figure(Record):
@@ -81,10 +77,6 @@ class RunFolder:
         found = (stage for stage in self.stages if stage.report.output and stage.report.cost)
         return tuple(stage for stage in found if stage.report.stage != BOARD_STAGE)
 
-    def newest(self, stage: str) -> FinishedStage | None:
-        """The last finished stage of that name."""
-        return next((one for one in reversed(self.stages) if one.report.stage == stage), None)
-
     @property
     def skipped(self) -> dict[str, str]:
         """Why an artifact was not timed, by sha256."""
@@ -116,26 +108,6 @@ def versions_in(environments: Iterable[Environment]) -> dict[str, list[str]]:
         for name, value in {**own, **one.packages}.items():
             seen.setdefault(name, {})[str(value)] = None
     return {name: list(values) for name, values in seen.items()}
-
-
-def spec_in(stage: FinishedStage) -> ModelSpec | None:
-    """The spec of the stage's checkpoint; None if it made none or the file is gone or damaged."""
-    output = stage.report.output
-    path = stage.path / Path(output.path).name if output else None
-    if path is None or path.suffix != Checkpoint.suffix:
-        return None
-    try:
-        return Checkpoint(path).spec
-    except InputError:
-        return None
-
-
-def figure_from(kind: type[_F], values: Any) -> _F | None:
-    """`values` of a report as a `kind`; None if they are not what they should be."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError:
-        return None
 
 
 def is_possible(accuracy: Accuracy) -> bool:
@@ -184,12 +156,8 @@ def _read(path: Path, problems: list[str]) -> StageReport | None:
 def _sound(report: StageReport, name: str, problems: list[str]) -> StageReport:
     """`report` without measurements that cannot be: right answers beyond n, a latency without or with absurd calls."""
     accuracy = [one for one in report.accuracy if is_possible(one)]
-    latency = [one for one in report.latency if _is_latency(one.samples_ms)]
+    latency = [one for one in report.latency if all(math.isfinite(ms) and ms > 0 for ms in one.samples_ms)]
     for what, kept, found in (("accuracy", accuracy, report.accuracy), ("latency", latency, report.latency)):
         if len(kept) < len(found):
             problems.append(f"{name}: its {report.stage} report holds an impossible {what}, left out")
     return report.model_copy(update={"accuracy": tuple(accuracy), "latency": tuple(latency)})
-
-
-def _is_latency(samples_ms: Sequence[float]) -> bool:
-    return bool(samples_ms) and all(math.isfinite(sample) and sample > 0 for sample in samples_ms)

@@ -25,8 +25,9 @@ from edgeres.report.networks import ENGINE_STAGE
 
 _WHOLE = "newest network readable"
 _MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "sweep"}  # make no network
-_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_LATENCY = {"us": 1e-3, "ms": 1.0, "s": 1e3}, "a latency; write it as 5ms, 800us or 0.02s"
+_BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+_SIZE = _BYTES, "a file size; write it as 2MB, 800kB or 1.5MiB"
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 
 
@@ -80,10 +81,12 @@ class Rule:
         """In the unit of the rule's figure; raises InputError if it cannot be read."""
         if isinstance(self.given, float):
             return self.given
-        try:
-            return bytes_from(self.given) if self.name == "max_size" else milliseconds_from(self.given)
-        except InputError as err:
-            raise InputError(f"--{self.name.replace('_', '-')}: {err}") from err
+        units, what = _SIZE if self.name == "max_size" else _LATENCY
+        match = _AMOUNT.fullmatch(self.given.strip())
+        value = float(match[1]) * units.get(match[2], 0) if match else 0.0
+        if value <= 0:
+            raise InputError(f"--{self.name.replace('_', '-')}: {self.given!r} is not {what}")
+        return value
 
     def keeps(self, value: float) -> bool:
         """Whether `value` is on the right side of the limit."""
@@ -187,21 +190,3 @@ def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
         figure=interval,
         text=found.text + ("; the limit lies within the interval" if is_open else ""),
     )
-
-
-def milliseconds_from(text: str) -> float:
-    """The milliseconds of "5ms", "800us" or "0.02s"; raises InputError for anything else and for zero."""
-    return _amount(text, _MS, "a latency; write it as 5ms, 800us or 0.02s")
-
-
-def bytes_from(text: str) -> float:
-    """The bytes of "2MB", "800kB" (decimal) or "1.5MiB" (binary); raises InputError for anything else and for zero."""
-    return _amount(text, _BYTES, "a file size; write it as 2MB, 800kB or 1.5MiB")
-
-
-def _amount(text: str, units: dict[str, float] | dict[str, int], what: str) -> float:
-    match = _AMOUNT.fullmatch(text.strip())
-    value = float(match[1]) * units.get(match[2], 0) if match else 0.0
-    if value <= 0:
-        raise InputError(f"{text!r} is not {what}")
-    return value

@@ -15,14 +15,13 @@ from edgeres.report.boards import FOR_TENSORRT, board_in, boards_of, networks_on
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
     NOT_TIMED,
-    Network,
+    StageNetwork,
     base_of,
     by_wholeness,
     engines_of,
     files_of,
     latency_between,
     networks_in,
-    newest_evaluated,
     pair_of,
     points_between,
     timed_of,
@@ -42,10 +41,10 @@ class Subject:
 
     run: Path
     board: str
-    networks: Sequence[Network]
-    first: Network
-    end: Network
-    timed: Network
+    networks: Sequence[StageNetwork]
+    first: StageNetwork
+    end: StageNetwork
+    timed: StageNetwork
     problems: tuple[str, ...] = ()
     is_named: bool = False
 
@@ -56,7 +55,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Figure:
+class GateFigure:
     """A measured value and how it reads."""
 
     stage: str
@@ -78,9 +77,14 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
     here = networks_in(folder)
     board = _only_board(here, folder) if on is None else "" if on == HERE else on
     networks = networks_on(board, here, folder) if board else here
-    if on == board:
-        networks = [_of_board(one, board) for one in networks]
-    end = newest_evaluated(networks)
+    if on == board:  # without what another machine timed
+        networks = [
+            replace(one, latency=None, not_timed=f"{NOT_TIMED} on {board}")
+            if one.latency and board_in(one.latency.runtime) != board
+            else one
+            for one in networks
+        ]
+    end = next((one for one in reversed(networks) if one.accuracy), None)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
@@ -88,7 +92,7 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
     return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on == board)
 
 
-def _only_board(here: Sequence[Network], folder: RunFolder) -> str:
+def _only_board(here: Sequence[StageNetwork], folder: RunFolder) -> str:
     """The board that measured the newest network that is evaluated anywhere, or an engine of it; empty for none."""
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
     end = next(
@@ -100,26 +104,19 @@ def _only_board(here: Sequence[Network], folder: RunFolder) -> str:
     return boards[0] if boards else ""
 
 
-def _of_board(network: Network, board: str) -> Network:
-    """Without what another machine timed."""
-    if network.latency is None or board_in(network.latency.runtime) == board:
-        return network
-    return replace(network, latency=None, not_timed=f"{NOT_TIMED} on {board}")
-
-
-def _loss(subject: Subject) -> Figure:
+def _loss(subject: Subject) -> GateFigure:
     pair = _pair_in(subject)
     loss = pair.points.times(-1)
     loss = Interval(value=0.0 + loss.value, low=0.0 + loss.high, high=0.0 + loss.low)  # 0.0 + -0.0 is 0.0
     text = f"lost {loss.value:.2f} points ({loss.bounds('.2f')}){_against(subject, pair.n)}"
-    return Figure(subject.end.name, loss, text)
+    return GateFigure(subject.end.name, loss, text)
 
 
-def _agreement(subject: Subject) -> Figure:
+def _agreement(subject: Subject) -> GateFigure:
     pair = _pair_in(subject)
     same = pair.agreement
     text = f"same top-1 on {same.value:.4f} ({same.bounds('.4f')}){_against(subject, pair.n)}"
-    return Figure(subject.end.name, same, text)
+    return GateFigure(subject.end.name, same, text)
 
 
 def _pair_in(subject: Subject) -> Pair:
@@ -154,30 +151,26 @@ def _how_to_judge(subject: Subject) -> str:
     return f"{_judging(fewer, subject)} --data {more.accuracy.dataset}" + ("" if _board_of(fewer) else " --replace")
 
 
-def _judging(network: Network, subject: Subject) -> str:
+def _judging(network: StageNetwork, subject: Subject) -> str:
     """The command that judges it anew where it was judged."""
     board = _board_of(network)
     return f"edgeres eval {subject.run / network.path}" + (f" --on {board}" if board else "")
 
 
-def _board_of(network: Network) -> str:
+def _board_of(network: StageNetwork) -> str:
     return board_in(network.accuracy.runtime) if network.accuracy else ""
 
 
-def _top1(subject: Subject) -> Figure:
+def _top1(subject: Subject) -> GateFigure:
     accuracy = subject.end.accuracy
     assert accuracy is not None
     _check_judged_there(subject)
     top1 = accuracy.interval.times(100)
     text = f"top-1 {top1.value:.2f} % ({top1.bounds('.2f')}), n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
-    return Figure(subject.end.name, top1, text + _judged_where(subject))
+    return GateFigure(subject.end.name, top1, text + _judged_where(subject))
 
 
-def _p50(subject: Subject) -> Figure:
-    return _quantile(subject, _latency_in(subject), 50)
-
-
-def _p99(subject: Subject) -> Figure:
+def _p99(subject: Subject) -> GateFigure:
     latency = _latency_in(subject)
     if (calls := len(latency.samples_ms)) < P99_CALLS:
         enough_s = math.ceil(_ROOM * P99_CALLS * sum(latency.samples_ms) / calls / 1000)
@@ -186,13 +179,13 @@ def _p99(subject: Subject) -> Figure:
     return _quantile(subject, latency, 99)
 
 
-def _quantile(subject: Subject, latency: Latency, q: int) -> Figure:
+def _quantile(subject: Subject, latency: Latency, q: int) -> GateFigure:
     found = percentile_interval(latency, q)
     text = f"p{q} {found.value:.3f} ms ({found.bounds()}), {_conditions(latency)}"
-    return Figure(subject.timed.name, found, text)
+    return GateFigure(subject.timed.name, found, text)
 
 
-def _speedup(subject: Subject) -> Figure:
+def _speedup(subject: Subject) -> GateFigure:
     after = _latency_in(subject)
     first = subject.first
     for one in (first, *by_wholeness(subject.networks)):
@@ -203,7 +196,7 @@ def _speedup(subject: Subject) -> Figure:
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 raise NotMeasured(f"{text}, but {first.name}, the first network, {_how_to_time(subject)}")
-            return Figure(subject.timed.name, faster, text)
+            return GateFigure(subject.timed.name, faster, text)
     why = f" ({after.note})" if after.note else ""
     raise NotMeasured(f"no other network was timed in its session on {after.runtime}{why}: {subject.bench}")
 
@@ -216,11 +209,9 @@ def _how_to_time(subject: Subject) -> str:
     return f"was not timed together with it: {export}{subject.bench}"
 
 
-def _file_size(subject: Subject) -> Figure:
-    end = subject.end
-    return Figure(
-        end.name, Interval.around(end.size_bytes), f"{size(end.size_bytes)} ({end.size_bytes:,} bytes), {end.path}"
-    )
+def _file_size(subject: Subject) -> GateFigure:
+    name, path, size_bytes = subject.end.name, subject.end.path, subject.end.size_bytes
+    return GateFigure(name, Interval.around(size_bytes), f"{size(size_bytes)} ({size_bytes:,} bytes), {path}")
 
 
 def _latency_in(subject: Subject) -> Latency:
@@ -252,11 +243,11 @@ def _judged_where(subject: Subject) -> str:
     return f", on {board}" if board else f", here and not on {subject.board}" if subject.board else ""
 
 
-FIGURES: dict[str, Callable[[Subject], Figure]] = {
+FIGURES: dict[str, Callable[[Subject], GateFigure]] = {
     "max_loss": _loss,
     "min_top1": _top1,
     "min_agreement": _agreement,
-    "max_p50": _p50,
+    "max_p50": lambda subject: _quantile(subject, _latency_in(subject), 50),
     "max_p99": _p99,
     "min_speedup": _speedup,
     "max_size": _file_size,

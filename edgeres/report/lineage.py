@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from edgeres.core.config import Config
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, output_state
 
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
 STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
+_GONE = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
 _OFTEN_EMPTY: tuple[Any, ...] = (None, [], "")
-_INCIDENTAL = "download"  # changes nothing in the result
 
 
 class FileLine(Figure):
@@ -34,7 +35,8 @@ def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]
     """Every file that a stage's report names, in order, and what is gone or changed."""
     names = {one.report.output.sha256: f"{one.name}/{_name(one)}" for one in folder.stages if one.report.output}
     files = tuple(_line(stage, names, folder.stages) for stage in folder.stages if stage.report.output)
-    return files, tuple(problem for file in files if (problem := _problem(file)))
+    again = "the figures are those of its report; make it again with the command under Lineage"
+    return files, tuple(f"{file.path}: {_GONE[file.state]}, {again}" for file in files if file.state in _GONE)
 
 
 def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
@@ -61,7 +63,7 @@ def command_from(stage: str, config: dict[str, Any], *sources: str, on: str = ""
     name = f"study {stage}" if stage in STUDIES else _COMMANDS.get(stage, stage)
     argument = config.get(_ARGUMENTS.get(stage, ""))
     words = [str(word) for word in (argument, *sources) if word not in _OFTEN_EMPTY]
-    options = {key: value for key, value in config.items() if key not in {_ARGUMENTS.get(stage), _INCIDENTAL}}
+    options = {key: value for key, value in config.items() if key not in {_ARGUMENTS.get(stage), *Config.incidental}}
     return " ".join(["edgeres", name, *map(shlex.quote, words), *_options(options), *_options({"on": on})])
 
 
@@ -95,12 +97,3 @@ def _line(stage: FinishedStage, names: dict[str, str], stages: Iterable[Finished
 
 def _name(stage: FinishedStage) -> str:
     return Path(stage.report.output.path).name if stage.report.output else ""
-
-
-def _problem(file: FileLine) -> str:
-    again = "the figures are those of its report; make it again with the command under Lineage"
-    if file.state == "missing":
-        return f"{file.path}: the file is gone, {again}"
-    if file.state == "changed":
-        return f"{file.path}: not the file its report speaks of (another sha256), {again}"
-    return ""

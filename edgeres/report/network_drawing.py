@@ -126,7 +126,10 @@ def _module(module: ModuleState, x: float, bars: Bars) -> Iterator[str]:
     yield f'<rect x="{x:g}" y="{_ARC - _BOX_H / 2:g}" width="{_BOX_W}" height="{_BOX_H}" rx="2.5" class="box"/>'
     if module.dropped:
         yield f'<path d="M{x:g} {_ARC + _BOX_H / 2:g}l{_BOX_W} {-_BOX_H}" class="strike"/>'
-    yield _text(x + _BOX_W / 2, _ARC + 3.4, _short(module.name), "number", centred=True)
+    place = module.name.rpartition(".")[2][
+        -_LONGEST_NAME:
+    ]  # of the module in its stage, the end of a long name otherwise
+    yield _text(x + _BOX_W / 2, _ARC + 3.4, place, "number", centred=True)
     if module.name in bars.lost and bars.largest:
         height, start = bars.height(bars.lost[module.name]), x + (_BOX_W - _BAR_W) / 2
         yield f'<rect x="{start:g}" y="{_BARS_Y:g}" width="{_BAR_W}" height="{height:.2f}" class="bar"/>'
@@ -139,11 +142,6 @@ def _scale(end: float, bars: Bars) -> Iterator[str]:
         y = _BARS_Y + bars.height(tick)
         yield f'<path d="M{_LEFT - 2} {y:.2f}H{end:g}" class="hair"/>'
         yield _text(end + 1, y + 3, str(tick), "tick")
-
-
-def _short(name: str) -> str:
-    """What fits into a box: the module's place in its stage, the end of a long name otherwise."""
-    return name.rpartition(".")[2][-_LONGEST_NAME:]
 
 
 def _spoken(module: ModuleState, bars: Bars) -> str:

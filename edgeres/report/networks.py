@@ -24,7 +24,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Interval, Latency
 from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
-from edgeres.evaluate.agreement import Agreement, Pair
+from edgeres.evaluate.agreement import Agreement, Comparison, Pair
 from edgeres.report.figures import Change
 from edgeres.report.folder import Figure, FinishedStage, RunFolder
 
@@ -36,7 +36,7 @@ NOT_TIMED = "not timed"  # and nothing says why
 
 
 @dataclass(frozen=True)
-class Network:
+class StageNetwork:
     """What one stage made; `path` is relative to the run, `not_timed` says why there is no latency.
 
     The predictions lie in `folder`. Of a network on a board there are only the measurements.
@@ -88,17 +88,17 @@ class AgreementFigure(Figure):
     p_value: float
 
 
-def networks_in(folder: RunFolder) -> list[Network]:
+def networks_in(folder: RunFolder) -> list[StageNetwork]:
     """What the stages made, in their order, and what was measured here of it."""
     return [_network_from(stage, folder) for stage in folder.networks]
 
 
-def _network_from(stage: FinishedStage, folder: RunFolder) -> Network:
+def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     report, output = stage.report, stage.report.output
     assert output is not None
     assert report.cost is not None
     latency = folder.latencies.get(output.sha256)
-    return Network(
+    return StageNetwork(
         name=stage.name,
         folder=stage.path,
         size_bytes=output.size_bytes,
@@ -125,22 +125,22 @@ def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
     return line
 
 
-def by_wholeness(networks: Iterable[Network]) -> list[Network]:
+def by_wholeness(networks: Iterable[StageNetwork]) -> list[StageNetwork]:
     """The order in which they serve as the first: the least cut, FP32 before less, then the earliest."""
     return sorted(networks, key=lambda one: (len(one.dropped), one.precision not in {None, "fp32"}))
 
 
-def engines_of(network: Network, networks: Sequence[Network]) -> list[Network]:
+def engines_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
     """Compiled from it, the newest first."""
     return [one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == network.sha256]
 
 
-def timed_of(network: Network, networks: Sequence[Network]) -> Network:
+def timed_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:
     """Whose latency is the network's: the newest engine compiled from it that was timed, otherwise its own."""
     return next((engine for engine in engines_of(network, networks) if engine.latency), network)
 
 
-def base_of(judged: Network, networks: Sequence[Network]) -> Network:
+def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:
     """What is held against in every figure: the first network, as its export where that was timed together with this.
 
     A board cannot time a checkpoint; its ONNX file is the same network. `judged` itself if nothing came before it.
@@ -153,18 +153,13 @@ def base_of(judged: Network, networks: Sequence[Network]) -> Network:
     return next(same, first)
 
 
-def files_of(network: Network, networks: Sequence[Network]) -> list[Network]:
+def files_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
     """The network and its exports in the same precision: one network in several files."""
     export = "export", network.sha256, network.precision
     return [network, *(one for one in networks if (one.stage, one.parent, one.precision) == export)]
 
 
-def newest_evaluated(networks: Sequence[Network]) -> Network | None:
-    """The last network whose accuracy is known."""
-    return next((one for one in reversed(networks) if one.accuracy), None)
-
-
-def pair_of(a: Network, b: Network) -> Pair | str:
+def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:
     """How the two compare, or why that cannot be said."""
     judged = [one.accuracy and _images_of(one.accuracy) for one in (a, b)]
     for one, images in zip((a, b), judged, strict=True):
@@ -178,16 +173,12 @@ def pair_of(a: Network, b: Network) -> Pair | str:
         return f"the predictions of {a.name if first is None else b.name} are missing or damaged"
     if not np.array_equal(first[:, 1], second[:, 1]):
         return "judged on different images: their labels differ"
-    right_a, right_b = first[:, 0] == first[:, 1], second[:, 0] == second[:, 1]
-    return Pair(
-        n=len(first),
-        same=int((first[:, 0] == second[:, 0]).sum()),
-        only_a=int((right_a & ~right_b).sum()),
-        only_b=int((right_b & ~right_a).sum()),
-    )
+    compared = Comparison()
+    compared.count(first[:, 0], second[:, 0], first[:, 1])
+    return compared.pair
 
 
-def points_between(before: Network, after: Network) -> Change | None:
+def points_between(before: StageNetwork, after: StageNetwork) -> Change | None:
     """Percentage points of top-1; None unless both were judged on one split of one data set.
 
     The interval is paired and needs both predictions files, on the same images in the same order.
@@ -206,7 +197,7 @@ def _images_of(accuracy: Accuracy) -> tuple[str, str, int]:
     return canonical_data_name(accuracy.dataset), accuracy.split, accuracy.n
 
 
-def latency_between(before: Network, after: Network) -> Change | None:
+def latency_between(before: StageNetwork, after: StageNetwork) -> Change | None:
     """Ratio of medians; None unless both were timed in one session and runtime, whose gain is not the model's.
 
     Nor is a measurement held against itself, as that of a file which two stages made.
@@ -222,14 +213,7 @@ def latency_between(before: Network, after: Network) -> Change | None:
     return Change(**ratio.model_dump(), versus=before.name)
 
 
-def size_between(before: Network, after: Network) -> Change | None:
-    """Ratio of file sizes."""
-    if not before.size_bytes:
-        return None
-    return Change(value=after.size_bytes / before.size_bytes, versus=before.name)
-
-
-def agreements_in(networks: Sequence[Network]) -> tuple[AgreementFigure, ...]:
+def agreements_in(networks: Sequence[StageNetwork]) -> tuple[AgreementFigure, ...]:
     """Each network against the nearest one of its line judged on the same images, and the last against the first."""
     rows = [one for index in range(1, len(networks)) if (one := _against_line(networks, index))]
     judged = [one for one in networks if one.accuracy]
@@ -258,14 +242,14 @@ def _kept(path: Path) -> Agreement | None:
     return one if is_possible and min(one.same_top1, one.only_a, one.only_b) >= 0 else None
 
 
-def _against_line(networks: Sequence[Network], index: int) -> AgreementFigure | None:
+def _against_line(networks: Sequence[StageNetwork], index: int) -> AgreementFigure | None:
     """Against parent, grandparent, ..., the first of them that it can be held against."""
     one, earlier = networks[index], {other.sha256: other for other in networks[:index]}
     parents = {sha256: other.parent for sha256, other in earlier.items()}
     return next(filter(None, (_figure(earlier[sha256], one) for sha256 in line_of(one.parent, parents))), None)
 
 
-def _figure(a: Network, b: Network) -> AgreementFigure | None:
+def _figure(a: StageNetwork, b: StageNetwork) -> AgreementFigure | None:
     pair = pair_of(a, b)
     if not isinstance(pair, Pair) or a.accuracy is None or b.accuracy is None:
         return None

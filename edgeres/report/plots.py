@@ -71,8 +71,9 @@ def tradeoff_svg(summary: RunSummary) -> str:
     if not rows:
         return ""
     with drawing("tradeoff", _POINTS_IN) as ((axes,), done):
-        runtimes = sorted({runtime_name(row.latency.runtime) for row in timed if row.latency}) or [""]
-        spots = {runtime: [_spot(row) for row in rows if _runtime_of(row) == runtime] for runtime in runtimes}
+        spots: dict[str, list[Spot]] = {}
+        for row in sorted(rows, key=lambda row: runtime_name(row.latency.runtime) if row.latency else ""):
+            spots.setdefault(runtime_name(row.latency.runtime) if row.latency else "", []).append(_spot(row))
         for (runtime, shown), marker in zip(spots.items(), cycle(_MARKERS), strict=False):
             draw_points(axes, shown, marker, ink=ACCENT, muted=MUTED, label=runtime)
         n = max(row.accuracy.n for row in rows if row.accuracy)
@@ -81,8 +82,8 @@ def tradeoff_svg(summary: RunSummary) -> str:
         axes.margins(x=0.18, y=0.14)
         axes.set_xlim(left=0)
         with_grid(axes)
-        if len(runtimes) > 1:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runtimes), borderaxespad=0)
+        if len(spots) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(spots), borderaxespad=0)
         label_points(axes, [spot for shown in spots.values() for spot in shown])
     return done.svg
 
@@ -196,10 +197,6 @@ def _spot(row: Row) -> Spot:
         row.latency.p50_ms if row.latency else Interval.around(row.size_bytes / 1e6),
         row.accuracy.top1.times(100),
     )
-
-
-def _runtime_of(row: Row) -> str:
-    return runtime_name(row.latency.runtime) if row.latency else ""
 
 
 def _latency_label(rows: Sequence[Row]) -> str:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
+from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.boards import FOR_TENSORRT, board_in, boards_in, boards_of, networks_on
 from edgeres.report.claims import claims_from, headline_from
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
-from edgeres.report.findings import (
-    INVALID,
-    LesionFigure,
-    costs_in,
-    histograms_in,
-    lesions_in,
-    sweep_in,
-    verdicts_of,
-    ways_in,
-)
-from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, spec_in
+from edgeres.report.findings import INVALID, LesionFigure, findings_in, verdicts_of
+from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
 from edgeres.report.lineage import command_of, lineage_of
 from edgeres.report.networks import (
     ENGINE_STAGE,
     NOT_TIMED,
-    Network,
+    StageNetwork,
     agreements_in,
     base_of,
     by_wholeness,
@@ -36,11 +28,10 @@ from edgeres.report.networks import (
     latency_between,
     networks_in,
     points_between,
-    size_between,
 )
 from edgeres.report.summary import ModuleState, NotRun, Row, RunSummary, StageDetail
 
-Compare = Callable[[Network, Network], "Change | None"]
+Compare = Callable[[StageNetwork, StageNetwork], "Change | None"]
 _ELSEWHERE = "an engine runs only on the GPU it was built for; judge accuracy on the ONNX file it was built from"
 
 
@@ -48,12 +39,16 @@ def rows_from(run: Path) -> RunSummary:
     """The summary of the run folder; raises InputError if nothing in it is finished."""
     folder = run_folder_from(run)
     networks, verdicts = networks_in(folder), verdicts_of(folder)
-    steps = [_step(stage.report) for stage in folder.networks]
+    reports = [stage.report for stage in folder.networks]
+    steps = [_STEPS[report.stage](report) if report.stage in _STEPS else "" for report in reports]
     board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
     rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
     claims = claims_from(there or rows)
-    found, problems = _parts(folder)
+    found, unread = findings_in(folder)
+    kept, unread_kept = kept_agreements(folder)
+    boards, unread_boards = boards_in(folder)
+    files, changed = lineage_of(folder)
     name = run.resolve().name
     return RunSummary(
         run=name,
@@ -61,34 +56,27 @@ def rows_from(run: Path) -> RunSummary:
         claims=claims,
         rows=tuple(rows),
         rows_on_board=tuple(there),
-        modules=_modules_from(folder.networks, found["lesion"], rows),
+        modules=_modules_from(folder.networks, found.get("lesion", ()), rows),
         agreements=agreements_in(networks),
+        kept_agreements=kept,
+        boards=boards,
         absent=_absent_from(rows, there, board or "BOARD", run=name),
         stages=tuple(_detail_from(stage, folder) for stage in folder.stages),
         recipe=folder.recipe,
-        problems=(*folder.problems, *_lost_predictions(networks), *problems),
+        files=files,
+        problems=(*folder.problems, *_lost_predictions(networks), *unread, *unread_kept, *unread_boards, *changed),
         **found,
     )
 
 
-def _parts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
-    """What is read from one stage or file each, by its name in the summary; and what could not be read."""
-    found: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, read in _PARTS.items():
-        found[name], lines = read(folder)
-        problems += lines
-    return found, problems
-
-
-def _lost_predictions(networks: Sequence[Network]) -> Iterator[str]:
+def _lost_predictions(networks: Sequence[StageNetwork]) -> Iterator[str]:
     for one in networks:
         named = one.accuracy.predictions if one.accuracy else None
         if named and one.predictions is None:
             yield f"{one.name}: {named} is missing or damaged; changes of its accuracy have no interval: edgeres eval"
 
 
-def _rows(networks: Sequence[Network], steps: Sequence[str], verdicts: dict[str, str]) -> list[Row]:
+def _rows(networks: Sequence[StageNetwork], steps: Sequence[str], verdicts: dict[str, str]) -> list[Row]:
     plain = [_row_from(one, step, verdicts) for one, step in zip(networks, steps, strict=True)]
     return [_with_changes(index, plain, networks) for index in range(len(plain))]
 
@@ -103,7 +91,7 @@ def _told(row: Row, there: Row | None) -> Row:
     return row.model_copy(update=missing)
 
 
-def _row_from(one: Network, step: str, verdicts: dict[str, str]) -> Row:
+def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
     same = ("name", "stage", "precision", "path", "sha256", "parent", "params", "macs", "size_bytes", "dropped")
     latency = latency_figure(one.latency)
     why = "built, not run here" if one.stage == ENGINE_STAGE else one.not_timed.partition(":")[0]
@@ -118,7 +106,7 @@ def _row_from(one: Network, step: str, verdicts: dict[str, str]) -> Row:
     )
 
 
-def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[Network]) -> Row:
+def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[StageNetwork]) -> Row:
     if index == 0:
         return rows[0]
     ancestors = list(_ancestors(index, rows))
@@ -128,17 +116,15 @@ def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[Network]) 
     return rows[index].model_copy(update={"versus_first": first, "versus_previous": previous})
 
 
-def _changes(after: Network, candidates: Sequence[Network]) -> Changes:
+def _changes(after: StageNetwork, candidates: Sequence[StageNetwork]) -> Changes:
     """Each figure against the first candidate it can be compared with."""
 
     def against(compare: Compare) -> Change | None:
         return next((change for one in candidates if (change := compare(one, after))), None)
 
-    return Changes(
-        points=against(points_between),
-        latency_ratio=against(latency_between),
-        size_ratio=against(size_between),
-    )
+    sized = next((one for one in candidates if one.size_bytes), None)
+    ratio = sized and Change(value=after.size_bytes / sized.size_bytes, versus=sized.name)
+    return Changes(points=against(points_between), latency_ratio=against(latency_between), size_ratio=ratio)
 
 
 def _ancestors(index: int, rows: Sequence[Row]) -> Iterator[int]:
@@ -155,34 +141,26 @@ def _modules_from(
 ) -> tuple[ModuleState, ...]:
     """Modules in order of execution: from the first checkpoint's spec, otherwise from the lesion table."""
     dropped = {name for row in rows[-1:] for name in row.dropped}
-    spec = next((spec for stage in models if (spec := spec_in(stage))), None)
-    try:
-        kinds: dict[str, str] = {info.name: info.kind for info in modules_of(spec)} if spec else {}
-    except InputError:
-        kinds = {}
+    kinds: dict[str, str] = {}
+    for stage in models:
+        path = stage.path / Path(stage.report.output.path).name if stage.report.output else stage.path
+        if path.suffix == Checkpoint.suffix and not kinds:
+            with suppress(InputError):  # gone, damaged, or of a network that is not known
+                kinds = {info.name: info.kind for info in modules_of(Checkpoint(path).spec)}
     kinds = kinds or {entry.module: entry.kind for entry in lesion}
     return tuple(ModuleState(name=name, kind=kind, dropped=name in dropped) for name, kind in kinds.items())
 
 
 def _detail_from(stage: FinishedStage, folder: RunFolder) -> StageDetail:
-    shared = {"stage", "duration_s", "created", "config", "notes"}
-    report = stage.report
+    shared = {"stage", "duration_s", "created", "config", "notes", "source", "output", "environment"}
+    timed = stage.report.latency if stage.report.stage == "bench" else ()
     return StageDetail(
         name=stage.name,
         warnings=_warnings(stage),
-        source=report.source,
-        output=report.output,
-        environment=report.environment,
         command=command_of(stage, folder.stages),
-        superseded=_is_superseded(stage, folder),
-        **report.model_dump(include=shared),
+        superseded=bool(timed) and all(folder.latencies[one.artifact] != one for one in timed),
+        **stage.report.model_dump(include=shared),
     )
-
-
-def _is_superseded(stage: FinishedStage, folder: RunFolder) -> bool:
-    """Whether it is a bench session none of whose latencies is shown any more."""
-    timed = stage.report.latency if stage.report.stage == "bench" else ()
-    return bool(timed) and all(folder.latencies[one.artifact] != one for one in timed)
 
 
 def _warnings(stage: FinishedStage) -> tuple[str, ...]:
@@ -194,18 +172,6 @@ def _warnings(stage: FinishedStage) -> tuple[str, ...]:
     if stage.warnings and stage.warnings[0].startswith(reason):
         return (f"{INVALID}: {stage.warnings[0]}", *stage.warnings[1:])
     return (verdict, *stage.warnings)
-
-
-_PARTS: dict[str, Callable[[RunFolder], tuple[Any, tuple[str, ...]]]] = {
-    "lesion": lesions_in,
-    "sweep": sweep_in,
-    "costs": costs_in,
-    "histograms": histograms_in,
-    "kept_agreements": kept_agreements,
-    "boards": boards_in,
-    "files": lineage_of,
-    "ways": ways_in,
-}
 
 
 def _absent_from(rows: Sequence[Row], there: Sequence[Row], board: str, *, run: str) -> tuple[NotRun, ...]:
@@ -232,12 +198,6 @@ def _absent_of(row: Row, there: Row, board: str, timed: Set[str | None], *, run:
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)
 
 
-def _step(report: StageReport) -> str:
-    """What the stage did to the network in a few words, as `dropped layer2.1, layer3.4`; empty if nothing is known."""
-    said = _STEPS.get(report.stage)
-    return said(report) if said else ""
-
-
 def _train(report: StageReport) -> str:
     config, epochs = report.config, report.config.get("epochs")
     length = "" if epochs is None else f", {epochs} epoch{'' if epochs == 1 else 's'}"
@@ -257,10 +217,6 @@ def _recover(report: StageReport) -> str:
     return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:.3g} epochs' if epochs else None)}"
 
 
-def _file_name(path: object) -> str:
-    return Path(str(path)).name if path else ""
-
-
 def _listed(names: object) -> str:
     return ", ".join(map(str, names)) if isinstance(names, (list, tuple)) else ""
 
@@ -269,8 +225,11 @@ def _after(word: str, value: object) -> str:
     return f"{word}{value}" if value else ""
 
 
+# What a stage did to the network in a few words, as `dropped layer2.1, layer3.4`
 _STEPS: dict[str, Callable[[StageReport], str]] = {
-    "import": lambda of: (of.config.get("arch") or "weights") + _after(" from ", _file_name(of.config.get("file"))),
+    "import": lambda of: (
+        (of.config.get("arch") or "weights") + _after(" from ", Path(str(of.config.get("file") or "")).name)
+    ),
     "train": _train,
     "prune": _prune,
     "recover": _recover,

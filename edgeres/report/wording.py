@@ -41,7 +41,7 @@ def cells(row: Row) -> dict[str, Lines]:
         "stage": (row.name,),
         "what": (row.what or "–",),
         "precision": (row.precision or "–",),
-        "top1": _top1(row),
+        "top1": top1_lines(row.accuracy.top1, row.accuracy.n) if row.accuracy else (row.accuracy_missing,),
         "top5": (percent(row.accuracy.top5) if row.accuracy else "–",),
         "params": (count(row.params),),
         "macs": (count(row.macs),),
@@ -143,12 +143,6 @@ def top1_lines(top1: Interval, n: int) -> Lines:
     return *figure_lines(top1, percent), f"n = {n:,}"
 
 
-def _top1(row: Row) -> Lines:
-    if row.accuracy is None:
-        return (row.accuracy_missing,)
-    return top1_lines(row.accuracy.top1, row.accuracy.n)
-
-
 def p99_lines(latency: LatencyFigure) -> Lines:
     """The 99th percentile, or how many calls it takes."""
     return interval_lines("p99", latency.p99_ms) if latency.p99_ms.is_known else ("p99 needs", f"{P99_CALLS} calls")
@@ -174,11 +168,6 @@ def accuracy_line(accuracy: Accuracy) -> str:
     )
 
 
-def p99_text(latency: Latency) -> str:
-    """`p99 1.500 ms`, or how many calls it takes."""
-    return f"p99 {latency.p99_ms:.3f} ms" if len(latency.samples_ms) >= P99_CALLS else f"p99 needs {P99_CALLS} calls"
-
-
 def threads_text(threads: int) -> str:
     """`1 thread`, `2 threads`."""
     return f"{threads} thread{'' if threads == 1 else 's'}"
@@ -186,8 +175,10 @@ def threads_text(threads: int) -> str:
 
 def latency_line(latency: Latency) -> str:
     """`p50 1.234 ms, p99 1.500 ms, batch 1, n = 400, onnxruntime 1.32 cpu, 2 threads`."""
+    is_enough = len(latency.samples_ms) >= P99_CALLS
+    p99 = f"p99 {latency.p99_ms:.3f} ms" if is_enough else f"p99 needs {P99_CALLS} calls"
     text = (
-        f"p50 {latency.p50_ms:.3f} ms, {p99_text(latency)}, batch {latency.batch}, "
+        f"p50 {latency.p50_ms:.3f} ms, {p99}, batch {latency.batch}, "
         f"n = {len(latency.samples_ms)}, {latency.runtime}, {threads_text(latency.threads)}"
     )
     return f"{text} ({latency.note})" if latency.note else text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.report.networks import Network, latency_between
+from edgeres.report.networks import StageNetwork, latency_between
 from edgeres.report.rows import rows_from
 
 DROPPED = ("layer1.3", "layer2.5", "layer3.4", "layer3.7")
@@ -270,7 +270,7 @@ def test_a_measurement_is_not_held_against_itself(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     _, other = fake_run.model("prune", "model.safetensors", 900, source=first)
     one, again = (fake_run.latency(ref, 2.0) for ref in (first, other))
-    rows = [Network(name, fake_run.path, 1000, None, of) for name, of in (("00", one), ("05", one), ("06", again))]
+    rows = [StageNetwork(name, fake_run.path, 1000, None, of) for name, of in (("00", one), ("05", one), ("06", again))]
     assert latency_between(rows[0], rows[1]) is None
     assert latency_between(rows[0], rows[2]).value == pytest.approx(1, abs=0.02)
 

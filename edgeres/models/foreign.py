@@ -24,7 +24,7 @@ from torch import Tensor
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.models.class_names import names_in_checkpoint
 from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
-from edgeres.models.recognise import check_recognised
+from edgeres.models.recognise import check_recognised, other_names
 from edgeres.models.weights import Weights, few_of
 
 _TRUNK = re.compile(r"^((?:.*\.)?)layer1\.")
@@ -86,7 +86,7 @@ def translated(weights: Weights, where: str) -> tuple[Weights, list[str]]:
         raise InputError(f"{where}: {lost} is there twice, with {prefix} and without; save one of them")
     trunk = {name: weights[key] for name, key in named.items() if _LAYER.match(name) and _is_entry(name)}
     rest = {name: weights[key] for name, key in named.items() if name not in trunk}
-    head = _head_in(rest, _features_of(trunk), where)
+    head = _head_in(rest, trunk, where)
     inside = _shared(prefix, named[f"{head}.weight"])
     layers = {name for name in rest if named[name].startswith(inside) and _is_layer(name, rest, head)}
     kept = {f"fc.{name.rpartition('.')[2]}" if _container(name) == head else name: rest[name] for name in layers}
@@ -162,10 +162,14 @@ def _features_of(trunk: Weights) -> int:
     return convs[max(convs)].shape[0] if convs else 0
 
 
-def _head_in(rest: Weights, features: int, where: str) -> str:
+def _head_in(rest: Weights, trunk: Weights, where: str) -> str:
     """The name of the one linear layer behind the trunk; raises InputError if there is none, or there are several."""
+    features = _features_of(trunk)
     linear = {_container(name): one for name, one in rest.items() if name.endswith(".weight") and one.ndim == 2}
     fed = [name for name, one in linear.items() if one.shape[1] == features]
+    if not features:
+        own = sorted(name for name in trunk if name.startswith("layer"))
+        raise InputError(f"{where} has no convolutions under known names; its modules have {other_names(own, where)}")
     if not fed:
         keys = few_of(sorted(rest)) or "none"
         raise InputError(

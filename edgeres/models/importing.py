@@ -6,6 +6,7 @@ net.onnx, package.module:function, --arch timm/... brings its own structure (`mo
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,13 +24,14 @@ from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
 from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, Ordering
-from edgeres.models.recognise import Recognised, check_recognised, recognised
+from edgeres.models.recognise import Recognised, check_recognised, other_names, recognised
 from edgeres.models.resnet import RESNET
 
 if TYPE_CHECKING:
     from edgeres.models.weights import Weights
 
 _COLOURS = 3
+_STRANGE = re.compile(r"layer\d+\.\d+\.(?!conv\d*\.|bn\w*\.|downsample\.)")  # what no module here calls its own
 _SMALL = 64  # pixels a side up to which images have the network's size as they are
 _OF_THE_INPUT = (*FeedOptions.model_fields, "size", "labels")
 
@@ -206,9 +208,11 @@ def _check_fits(weights: Weights, spec: ModelSpec, config: ImportConfig) -> None
         check_weights(weights, spec, str(config.file))
     except InputError as err:
         seen = recognised({key: tuple(tensor.shape) for key, tensor in weights.items()})
-        if seen is None or seen.called == config.arch:
-            raise
-        raise InputError(f"{err}; it looks like {seen.called}") from err
+        if seen is not None and seen.called not in {config.arch, spec.variant}:
+            raise InputError(f"{err}; it looks like {seen.called}") from err
+        if names := sorted(filter(_STRANGE.match, weights)):
+            raise InputError(f"{err}; its modules have {other_names(names, str(config.file))}") from err
+        raise
 
 
 def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageResult[Checkpoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from edgeres.core.errors import InputError
@@ -12,6 +12,7 @@ from edgeres.models.vgg import STAGES as VGG_STAGES
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OF_A_MODULE = re.compile(r"layer1\.0\.conv\d+\.weight")  # convolutions (or linear layers) of the first
+_KEYS_SHOWN = 4
 _OTHERS = (  # key that gives away what is not rebuilt here, and what it is called
     (r"embedder\.embedder\.convolution\.", "a ResNet of Hugging Face transformers"),
     (r"stages\.\d+\.(blocks\.)?\d+\.(gamma|conv_dw\.)", "a ConvNeXt (timm)"),
@@ -54,17 +55,24 @@ def check_recognised(shapes: Shapes, where: str) -> Recognised:
     """What can be rebuilt; raises InputError that says what the network looks like, or which keys it has."""
     seen = recognised(shapes)
     if seen is None:
-        names = list(shapes)
-        raise InputError(
-            f"{where}: cannot tell the network by its {len(names)} keys ({', '.join(names[:4])}, ...); if it is one of"
-            " `edgeres ls models`, name it: --arch resnet50"
-        )
+        maybe = "if it is one of `edgeres ls models`, name it: --arch resnet50; " if _counts(shapes) else ""
+        raise InputError(f"{where}: cannot tell the network; {maybe}it has {other_names(shapes, where)}")
     if seen.arch is None:
         raise InputError(
             f"{where} looks like {seen.called}, which is not rebuilt here (see: edgeres ls models); export it to ONNX"
             " where it was made: calibrate, quantize and lint take that"
         )
     return seen
+
+
+def other_names(keys: Collection[str], where: str) -> str:
+    """`164 keys (a, b, ...)`, what they would be called here, and what takes any names: the end of a message."""
+    few = ", ".join([*keys][:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
+    return (
+        f"{len(keys)} keys ({few}); here they are called conv1, bn1, layer1.0.conv1, layer1.0.bn1,"
+        " layer1.0.downsample.0 (or shortcut), ..., fc; with names of its own a network comes by the"
+        f" function that makes it: edgeres import package.module:function --weights {where}"
+    )
 
 
 def _counts(shapes: Shapes) -> tuple[int, ...]:

@@ -93,10 +93,34 @@ def test_three_stages_of_unequal_length_are_no_network_of_ours():
 
 
 def test_what_nothing_gives_away_is_asked_for_with_its_keys():
-    with pytest.raises(
-        InputError, match=r"cannot tell the network by its 1 keys \(a.weight, ...\); .* --arch resnet50"
-    ):
+    told = r"cannot tell the network; it has 1 keys \(a.weight\); here they are called conv1, .* --weights x.pt$"
+    with pytest.raises(InputError, match=told):
         check_recognised({"a.weight": (2, 2)}, "x.pt")
+    with pytest.raises(InputError, match=r"cannot tell the network; if it is one of .* --arch resnet50; it has 1 keys"):
+        check_recognised({"layer1.0.conv1.weight": (2, 2, 3, 3)}, "x.pt")
+
+
+@pytest.mark.parametrize("arch", [None, "resnet8"])
+@pytest.mark.parametrize(
+    ("theirs", "own", "said"),
+    [
+        ("layer", "group", r"cannot tell the network; it has \d+ keys \(conv1.weight, .*\)"),
+        (
+            ".conv",
+            ".conv_",
+            r"no convolutions under known names; its modules have \d+ keys \(layer1.0.bn1.*\)",
+        ),
+        ("downsample", "skip", r"unexpected .*; its modules have 12 keys \(layer2.0.skip.0.weight, .*\)"),
+    ],
+)
+def test_names_of_ones_own_are_told_by_what_they_would_be_called_and_what_takes_them(tmp_path, arch, theirs, own, said):
+    spec = spec_from_arch("resnet8", num_classes=5, options={"shortcut": "B"})
+    state = {key.replace(theirs, own): torch.ones(shape) for key, shape in expected_shapes(spec).items()}
+    torch.save(state, tmp_path / "own.pt")
+    config = ImportConfig(file=tmp_path / "own.pt", arch=arch)
+    remedy = r"here they are called conv1, .*downsample.0 \(or shortcut\).* --weights \S+/own.pt$"
+    with pytest.raises(InputError, match=rf"{said}; {remedy}"):
+        import_checkpoint(None, config, tmp_path)
 
 
 def test_a_cifar_stem_on_an_imagenet_depth_is_rebuilt(tmp_path):

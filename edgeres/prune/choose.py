@@ -153,10 +153,15 @@ class Chooser:
             self._lesioned,
             self._batches,
             score=self.judged_by,
-            cache_mib=self._config.cache_mib,
+            cache_mib=self._cache_mib,
             journal=journal,
             unit_of=self._repairs,
         )
+
+    @property
+    def _cache_mib(self) -> float:
+        """Repairs have activations of their own, so each gets half of the memory."""
+        return self._config.cache_mib / (2 if self._config.ranks_by == "solved" else 1)
 
     @cached_property
     def _repairs(self) -> Repairs | None:
@@ -170,7 +175,7 @@ class Chooser:
         part = self.sample.subset(range(self.images, self.images + self._repaired_on))
         batches = part.batches(self._source.spec, max(1, len(part) // _REPAIR_BATCHES))
         images = [torch.from_numpy(x).contiguous(memory_format=torch.channels_last) for x, _ in batches]
-        return Repairs(self._network, images, cache_mib=self._config.cache_mib)
+        return Repairs(self._network, images, cache_mib=self._cache_mib)
 
     def _key(self) -> str:
         """What the measured sums depend on."""

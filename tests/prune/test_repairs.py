@@ -95,12 +95,13 @@ def test_choosing_with_it_judges_on_other_images_than_it_repairs_on(checkpoint, 
     seen = []
     original = Repairs.__init__
 
-    def noted(self, network, images, **options):
+    def noted(self, network, images, *, cache_mib):
         seen.extend(images)
-        original(self, network, images, **options)
+        assert cache_mib == 30  # and as much for the images judged on
+        original(self, network, images, cache_mib=cache_mib)
 
     monkeypatch.setattr(Repairs, "__init__", noted)
-    config = PruneConfig(drop=2, data="digits", images=100, score="solved", recover=("solve",), width=1)
+    config = PruneConfig(drop=2, data="digits", images=100, score="solved", recover=("solve",), cache_mib=60)
     result = prune(checkpoint, config, tmp_path / "out")
     results = result.report.results
     assert len(result.output.spec.dropped) == 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
-from edgeres.core.artifacts import Engine, Model, OnnxModel
+from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import image_input
 
@@ -24,7 +24,13 @@ def program_for(model: Model, language: str) -> str:
     source = files("edgeres").joinpath(f"help/device.{_SUFFIXES[language]}.txt").read_text(encoding="utf-8")
     comment, line = _LINES[language]
     about = f"{comment} Of {model.path.name}, sha256 {model.sha256}"
-    return source.replace(_PLACE, "\n".join([about, *(line(*one) for one in _constants_of(model).items())]))
+    constants = _constants_of(model) | ({"FUSED": _is_fused(model)} if language == "python" else {})
+    return source.replace(_PLACE, "\n".join([about, *(line(*one) for one in constants.items())]))
+
+
+def _is_fused(model: Model) -> bool:
+    """Whether ONNX Runtime fuses the graph's Q/DQ pairs into integer kernels, as `edgeres eval` has it."""
+    return isinstance(model, OnnxModel) and model.profile == FUSED_PROFILE
 
 
 def _constants_of(model: Model) -> dict[str, _Value]:

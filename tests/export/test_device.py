@@ -17,13 +17,15 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from edgeres.core.artifacts import CARD_KEY, OnnxModel
+from edgeres.core.artifacts import CARD_KEY, FUSED_PROFILE, PROFILE_KEY, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Card, Cost, Preprocess
 from edgeres.data.digits import PREPROCESS
 from edgeres.data.images import fitted, image_from, normalised
 from edgeres.export.device import program_for
 from edgeres.models import spec_from_arch
+from edgeres.runtime.ort import OrtRunner
+from edgeres.runtime.runner import RunnerOptions
 
 API = Path(__file__).parents[1] / "compile" / "data" / "api_names.txt"
 COLOUR = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
@@ -106,6 +108,27 @@ def test_the_python_program_runs_an_onnx_file_and_names_the_class(tmp_path, batc
     arguments = [sys.executable, "classify.py", model.path, photo]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f'{photo}: do"g\n 2.000\n'
+
+
+@pytest.mark.parametrize(("profile", "disabled"), [(None, "1"), ("tensorrt", "1"), (FUSED_PROFILE, "0")])
+def test_the_python_program_fuses_pairs_where_eval_does(tmp_path, monkeypatch, profile, disabled):
+    model = model_in(tmp_path, {})
+    proto = model.proto
+    said = {one.key: one.value for one in proto.metadata_props} | ({PROFILE_KEY: profile} if profile else {})
+    helper.set_model_props(proto, said)
+    model.path.write_bytes(proto.SerializeToString())
+    seen = []
+
+    def session(path, options, **more):
+        seen.append(options)
+        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="images", shape=[1])])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    model = OnnxModel(model.path)
+    names_in(program_for(model, "python"))["onnx_runner"](str(model.path))
+    with OrtRunner(model, RunnerOptions()):
+        pass
+    assert [one.get_session_config_entry("session.disable_quant_qdq") for one in seen] == [disabled] * 2
 
 
 def test_the_python_program_runs_a_plan_on_memory_that_cpu_and_gpu_share(tmp_path, monkeypatch):

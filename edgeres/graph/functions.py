@@ -93,6 +93,12 @@ def _gather(attributes: Attributes) -> Operator:
     return run
 
 
+def _shape(attributes: Attributes) -> Operator:
+    """Sizes are read by Python, wherever the images are."""
+    first, last = attributes.get("start", 0), attributes.get("end")
+    return lambda x: torch.tensor(x.shape[first:last], dtype=torch.int64, device="cpu")
+
+
 def _expand(_: Attributes) -> Operator:
     return lambda x, shape: x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))
 
@@ -206,6 +212,7 @@ FUNCTIONS: dict[str, Callable[[Attributes], Operator]] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Gather": _gather,
+    "Shape": _shape,
     "Expand": _expand,
     "Softmax": _softmax,
     "LayerNormalization": _layer_norm,

@@ -164,7 +164,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
 
     network, name, notes = brought(Named(config.file, config.arch, config.weights, config.key, config.size))
     shape = network.shape
-    names = names_in_list(config.labels, network.outputs) if config.labels else network.classes
+    classes = names_in_list(config.labels, network.outputs) if config.labels else network.classes
     if config.classes not in {None, network.outputs}:
         raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
     known = network.preprocess
@@ -175,15 +175,14 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         "num_classes": network.outputs,
         "input_shape": shape,
         "preprocess": preprocess_from(config, base, shape, config.size),
-        "classes": names,
+        "classes": classes,
         "structure": network.structure,
     }
     spec = config_from(ModelSpec, values, str(config.file))
     chain = chain_of(spec)
     recorder.notes += notes
-    recorder.notes.append(
-        f"{len(chain.links)} residual modules found in the graph: {_few([link.name for link in chain.links])}"
-    )
+    if names := [link.name for link in chain.links]:
+        recorder.notes.append(f"{len(names)} residual modules found in the graph: {_few(names)}")
     recorder.notes += [f"{sum_} is no module that can be dropped: {why}" for sum_, why in chain.others.items()]
     if not chain.links:
         recorder.warnings.append("no residual module was found that can be dropped: nothing of it can be pruned")

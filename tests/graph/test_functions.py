@@ -20,6 +20,8 @@ def integers(*values):
     return np.array(values, np.int64)
 
 
+_KINDS = {"Shape": TensorProto.INT64}
+
 CASES = [
     ("Sigmoid", [], {}, 17),
     ("HardSigmoid", [], {"alpha": 1 / 6, "beta": 0.5}, 17),
@@ -46,6 +48,8 @@ CASES = [
     ("Unsqueeze", [integers(-1, 0)], {}, 17),
     ("Gather", [integers(2, -1)], {"axis": 1}, 17),
     ("Gather", [np.int64(1)], {"axis": 2}, 17),
+    ("Shape", [], {}, 17),
+    ("Shape", [], {"start": 1, "end": -1}, 17),
     ("Expand", [integers(2, 1, 1, 1, 6)], {}, 17),
     ("Softmax", [], {"axis": 1}, 17),
     ("LayerNormalization", [np.ones(6, np.float32) * 1.5, np.ones(6, np.float32)], {"axis": -1}, 17),
@@ -78,7 +82,7 @@ def model_of(op, given, attributes, opset, outputs=("out",)):
         [helper.make_node(op, ["images", *names], list(outputs), "node", **attributes)],
         "g",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, IMAGES.shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [helper.make_tensor_value_info(name, _KINDS.get(op, TensorProto.FLOAT), None) for name in outputs],
         stored,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)

@@ -201,7 +201,8 @@ class GraphNet(Network):
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """By the user's name."""
-        return self.tree.get_parameter(target)
+        path, _, last = target.rpartition(".")
+        return getattr(self.tree.get_submodule(path), last)  # type: ignore[no-any-return]  # a proxy while it is traced
 
     def set_submodule(self, target: str, module: nn.Module, strict: bool = False) -> None:
         """By the user's name."""

@@ -338,6 +338,15 @@ def test_folding_keeps_the_logits_and_leaves_no_batch_norm(brought, images, tmp_
     torch.testing.assert_close(load_folded(checkpoint)(images), before, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_every_network_can_be_folded(name, brought, images):
+    network = network_of(*brought(NETS[name](), name))
+    before = network(images)
+    fold_batch_norms(network)
+    torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-5)
+
+
 def test_a_network_trains_as_its_module_does(brought, images):
     module = NETS["basic"]()
     spec, weights = brought(module)

@@ -136,7 +136,9 @@ class Session:
         if said.out.strip() != "holding":
             if self.link.run(["test", "-d", self.folder]).code:
                 raise DeviceError(f"{self.board.name}: the connection came back after the board had removed the run")
-            raise DeviceError(f"{self.board.name}: the run's folder cannot be kept there: {_last_line(said)}")
+            heard = (said.err.strip().splitlines() or said.out.strip().splitlines() or ["nothing"])[-1]
+            why = f"the run's folder cannot be kept there, python3 said: {line_of(heard)}"
+            raise DeviceError(f"{self.board.name}: {why}; {self._asked_python()}")
         self._keeper = channel
 
     def end(self) -> None:
@@ -183,9 +185,12 @@ class Session:
             else:
                 why = (
                     f"the answer to the job {job!r} is not understood: {line_of(first_problem(err, kind))};"
-                    f" is python3 there Python's own? try: ssh {self.board.host} python3 --version"
+                    f" {self._asked_python()}"
                 )
             raise DeviceError(f"{self.board.name}: {why}") from err
+
+    def _asked_python(self) -> str:
+        return f"is python3 there Python's own? try: ssh {self.board.host} python3 --version"
 
     def _say(self, line: str) -> None:
         prefix, _, text = line.partition("agent: ")

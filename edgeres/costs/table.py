@@ -105,11 +105,18 @@ def check_table(table: LatencyTable, spec: ModelSpec) -> None:
         seen, wanted = getattr(table.spec, name), getattr(spec, name)
         if seen != wanted:
             raise InputError(
-                f"the latency table is of another network: {name} {seen}, here {wanted}; measure this one: {AGAIN}"
+                f"the latency table is of another network: {name} {seen}, here {wanted}; measure this one:"
+                f" {again(table)}"
             )
     _known(table, spec.dropped)
     if back := sorted(set(table.spec.dropped) - set(spec.dropped)):
-        raise InputError(f"the latency table was measured without {', '.join(back)}; measure this network: {AGAIN}")
+        without = ", ".join(back)
+        raise InputError(f"the latency table was measured without {without}; measure this network: {again(table)}")
+
+
+def again(table: LatencyTable) -> str:
+    """The command that measures another network as this table was."""
+    return f"{AGAIN} MODEL.safetensors --on {table.machine.partition(':')[0]}" if table.is_of_board else AGAIN
 
 
 def doubts(table: LatencyTable) -> list[str]:
@@ -180,5 +187,5 @@ def _known(table: LatencyTable, dropped: Sequence[str]) -> list[str]:
     """Those of `dropped` that the table's network has; raises InputError for names it cannot tell the cost of."""
     new = sorted(set(dropped) - set(table.spec.dropped))
     if unknown := [name for name in new if name not in table.saved_ms]:
-        raise InputError(f"the latency table knows no module {', '.join(unknown)}; measure again: {AGAIN}")
+        raise InputError(f"the latency table knows no module {', '.join(unknown)}; measure again: {again(table)}")
     return new

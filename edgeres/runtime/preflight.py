@@ -115,6 +115,8 @@ def _other_version(own: str, manifest: EngineManifest | None, runtime: str, here
 def _way_out(manifest: EngineManifest | None, host: Host, runtime: str) -> str:
     """The command that builds one for this machine, whose `runtime` is the plan's own or the one that is installed."""
     onnx = (manifest.onnx_name if manifest else None) or "MODEL.onnx"
+    if host.gpu is None and manifest and manifest.options.get("builder") == "trtexec":
+        return f"a board built it ({manifest.gpu}) and runs it: edgeres eval or bench with --on NAME"
     if host.gpu is None:
         return f"run it where its GPU is; its accuracy can be judged here on its graph: edgeres eval {onnx}"
     if runtime == "tensorrt-rtx" and host.gpu.target in RTX_TARGETS:

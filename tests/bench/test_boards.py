@@ -146,7 +146,7 @@ def test_a_keeper_that_cannot_run_is_named(host, monkeypatch, tmp_path):
     (tmp_path / "keeper.py").write_text("raise SystemExit('no such thing here')\n")
     monkeypatch.setattr(board_session, "_KEEPER_SOURCE", tmp_path / "keeper.py")
     host.start()
-    with pytest.raises(DeviceError, match="cannot be kept there: no such thing here"), session(DESK):
+    with pytest.raises(DeviceError, match="cannot be kept there, python3 said: no such thing here"), session(DESK):
         pass
     assert host.left_behind() == []
 

@@ -57,7 +57,8 @@ def test_a_lie_is_one_line_and_leaves_nothing(host, hasty, edgeres, monkeypatch,
     [
         ("exec sleep 5", "did not end within 1 s and was ended"),
         ("exec cat /dev/zero", "says no end of it and was ended"),
-        ("echo no", "cannot be kept there: it said nothing"),
+        ("true", "cannot be kept there, python3 said: nothing; is python3 there Python's own? try: ssh "),
+        ("echo '{\"a\": 1}'", 'cannot be kept there, python3 said: {"a": 1}; is python3 there Python'),
     ],
 )
 def test_a_keeper_that_is_none_is_one_line(host, hasty, edgeres, monkeypatch, tmp_path, program, said):

@@ -137,6 +137,18 @@ def test_a_table_serves_its_network_and_what_is_cut_from_it_only(checkpoint_of, 
         predicted_ms(table, ("layer9.9",))
 
 
+def test_a_table_of_a_board_is_measured_again_on_that_board(checkpoint_of, spec_of, tmp_path):
+    table, _ = table_of(checkpoint_of(spec_of("resnet8").without(("layer1.0",))), tmp_path)
+    conditions = table.conditions.model_copy(update={"runtime": "tensorrt"})
+    there = table.model_copy(update={"conditions": conditions, "machine": "desk: Jetson Orin Nano"})
+    command = "edgeres bench --per-module MODEL.safetensors --on desk"
+    for other in ("resnet8", "resnet14"):
+        with pytest.raises(InputError, match=f": {command}$"):
+            check_table(there, spec_of(other))
+    with pytest.raises(InputError, match=f": {command}$"):
+        predicted_ms(there, ("layer9.9",))
+
+
 def test_another_machine_and_a_poor_fit_are_said(checkpoint, tmp_path):
     table, _ = table_of(checkpoint, tmp_path)
     assert "another machine" in doubts(table)[0]

@@ -48,7 +48,8 @@ class Environment(Record):
 
 def environment() -> Environment:
     """The present machine."""
-    cpu, cores, gpus = _cpu_name(), available_cores(), gpu_names()
+    cpu = _of_cpu("model name") or platform.processor() or platform.machine()
+    cores, gpus = available_cores(), gpu_names()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return Environment(
         machine=", ".join([f"{cpu}, {cores} cores", *gpus]),
@@ -121,10 +122,7 @@ def gpu_names() -> tuple[str, ...]:
 
 def cpu_flags() -> frozenset[str]:
     """Instruction sets of the CPU as Linux lists them; empty elsewhere."""
-    for line in _cpuinfo_lines():
-        if line.startswith(("flags", "Features")):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+    return frozenset(_of_cpu("flags", "Features").split())
 
 
 @lru_cache
@@ -142,18 +140,13 @@ def _of_core(core: int, name: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
-    for line in _cpuinfo_lines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cpuinfo_lines() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+def _of_cpu(*names: str) -> str:
+    """What Linux says of the CPU under the first of these names that it knows; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(names):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def _memory_gib() -> float:

@@ -34,8 +34,7 @@ Shape = tuple[int, ...]  # 0 where a size is open
 def external_files(path: Path) -> tuple[Path, ...]:
     """The files beside `path` that hold weights of it, each once; none for most.
 
-    Raises:
-        InputError: one is named outside the file's own folder, or is not there.
+    Raises InputError if one is named outside the file's own folder, or is not there.
     """
     if not path.is_file() or _MARK not in path.read_bytes():
         return ()

@@ -53,8 +53,7 @@ def bar(description: str) -> Iterator[Bar]:
     with Progress(console=Console(file=sys.__stderr__), transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield Bar(
-            lambda total: progress.update(task, total=total),
-            lambda amount: progress.update(task, advance=amount),
+            lambda total: progress.update(task, total=total), lambda amount: progress.update(task, advance=amount)
         )
 
 

@@ -54,8 +54,7 @@ class InputOptions(FeedOptions):
 def with_input(model: M, options: InputOptions) -> M:
     """`model`, knowing how images become its input if its file or `options` say it.
 
-    Raises:
-        InputError: the file says it already, or what is given is half of it or does not fit the network.
+    Raises InputError if the file says it already, or what is given is half of it or does not fit the network.
     """
     if not (given := options.said):
         return model

@@ -34,9 +34,7 @@ def probe_for(model: Model, way: str, threads: int | None = None) -> Iterator[tu
     """(runtime as it stands in reports, Probe) of `model` executed in a `way`: torch, literal or fused.
 
     `fused` shows no module: an output inside the graph would keep ONNX Runtime from fusing there.
-
-    Raises:
-        InputError: this `way` does not execute such a file.
+    Raises InputError if this `way` does not execute such a file.
     """
     runtime = "torch" if way == "torch" else "onnxruntime"
     runner = runner_for(model, RunnerOptions(threads=threads, literal_qdq=way != "fused"), runtime=runtime)

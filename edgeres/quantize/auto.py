@@ -61,11 +61,7 @@ class Auto:
 
 
 def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images) -> Auto:
-    """Chooses among `bounds` (method -> tensor -> amax) on calibration images float32 (N, C, H, W).
-
-    Raises:
-        InputError: no method, or fewer than two images.
-    """
+    """Chooses among `bounds` (method -> tensor -> amax) on at least two calibration images float32 (N, C, H, W)."""
     if not bounds or len(images) < 2:
         raise InputError(f"auto needs a method and two images, not {len(bounds)} and {len(images)}")
     chosen_on, held_out = held_out_parts(images)

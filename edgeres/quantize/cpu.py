@@ -55,10 +55,8 @@ def with_affine_pairs(
 ) -> onnx.ModelProto:
     """A copy of the float `model` with the pairs of `cpu_placement_of`.
 
-    [lo, hi] = [-amax, amax] within the decision's `extremes`.
-
-    Raises:
-        InputError: weights were rounded to 8 bits elsewhere, and 7 are asked for.
+    [lo, hi] = [-amax, amax] within the decision's `extremes`. Raises InputError if weights were
+    rounded to 8 bits elsewhere, and 7 are asked for.
     """
     if reduce_range and decision.weights:
         raise InputError("learned rounding is for 8-bit weights, this CPU needs 7; leave one out (reduce_range = off)")

@@ -105,10 +105,7 @@ def skips_left_float(
 ) -> MixedChoice:
     """The skips to leave float, besides what `options` do, so that logits keep `min_sqnr` dB against float.
 
-    `images`: float32 (N, C, H, W) of train that no scale comes from.
-
-    Raises:
-        StageError: the noise is larger even with every skip float.
+    `images`: float32 (N, C, H, W) of train that no scale comes from. Raises StageError if every skip is not enough.
     """
     network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
     rank, judge = network.batches(images[:cut]), network.batches(images[cut:])

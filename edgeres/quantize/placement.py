@@ -68,10 +68,7 @@ def placement_of(
 
     `keep` names layers and modules (`modules_in`) that stay float, with the additions that end them: an addition's skip
     is left alone where the addition lies in a kept module, the layer that feeds its branch is kept, or the skip
-    itself is (`skips_in`).
-
-    Raises:
-        InputError: the graph has layers the rule does not know, or `keep` a name that the graph does not.
+    itself is (`skips_in`). Raises InputError for layers the rule does not know, and a name the graph has not.
     """
     view = GraphView(model)
     _check(view)

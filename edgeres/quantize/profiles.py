@@ -49,11 +49,7 @@ class Options:
 
 
 def prepared(model: Any, profile: str) -> Any:
-    """The float onnx.ModelProto the profile's pairs are placed in; computes the same as `model`.
-
-    Raises:
-        InputError: an unknown profile.
-    """
+    """The float onnx.ModelProto the profile's pairs are placed in; computes the same as `model`."""
     prepare = lookup(PROFILES, profile, "profile").prepare
     return resolve(prepare)(model) if prepare else model
 
@@ -61,8 +57,7 @@ def prepared(model: Any, profile: str) -> Any:
 def placement_for(model: Any, profile: str, options: Options) -> Placement:
     """Where the profile puts its pairs in the float `model`; its `observed` tensors need bounds.
 
-    Raises:
-        InputError: an unknown profile, layers the rule does not know, or `keep` names what is not there.
+    Raises InputError for an unknown profile, for layers the rule does not know, and for what `keep` names in vain.
     """
     graph = prepared(model, profile)
     rule = resolve(PROFILES[profile].placement)
@@ -73,8 +68,7 @@ def placement_for(model: Any, profile: str, options: Options) -> Placement:
 def quantized(model: Any, profile: str, decision: Decision, options: Options) -> Any:
     """The float onnx.ModelProto `model` as the profile writes it, its name in the metadata.
 
-    Raises:
-        InputError: as `placement_for`; a constant that float16 cannot hold; 8-bit weights where 7 bits are asked for.
+    Raises InputError as `placement_for`, and for a constant that float16, or 8-bit weights that 7 bits cannot hold.
     """
     placement = placement_for(model, profile, options)
     result = PROFILES[profile].write(prepared(model, profile), placement, decision, options)

@@ -40,9 +40,8 @@ log = logging.getLogger(__name__)
 def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> StageResult[ScaleTableFile]:
     """Writes `out_dir`/scales.json, and scales.json.cache beside it if `config.trt_cache` is given.
 
-    Raises:
-        InputError: the model is quantized already, a method is unknown, there are too few training images or they
-            are val's too, or a tensor has NaN or infinite values or always the same one.
+    Raises InputError if the model is quantized already, a method is unknown, there are too few training images or they
+    are val's too, or a tensor has NaN or infinite values or always the same one.
     """
     recorder = Recorder("calibrate", config, source)
     config.check()

@@ -49,8 +49,7 @@ class Simulation(nn.Module):
     `weights` names the initializers that are rounded, `biases` those of the quantized layers. What `substitute` is told
     of a weight takes the place of rounding to nearest.
 
-    Raises:
-        InputError: `decision` has no bound for a tensor that the placement quantizes.
+    Raises InputError if `decision` has no bound for a tensor that the placement quantizes.
     """
 
     def __init__(

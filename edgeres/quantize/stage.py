@@ -43,9 +43,8 @@ log = logging.getLogger(__name__)
 def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageResult[OnnxModel]:
     """Writes `out_dir`/model.int8.onnx.
 
-    Raises:
-        InputError: no scale table, one of another model, or one that lacks a tensor or the method; a model that is
-            quantized already; the calibration images are needed again and are not there.
+    Raises InputError without a scale table, for one of another model or that lacks a tensor or the method, for a model
+    that is quantized already, and if the calibration images are needed again and are not there.
     """
     recorder = Recorder("quantize", config, source)
     config.check()

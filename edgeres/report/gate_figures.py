@@ -144,8 +144,7 @@ def _how_to_judge(subject: Subject) -> str:
     """The command after which the two were judged on the same images: on the larger set, where they are two."""
     first, end = subject.first, subject.end
     if first.accuracy is None or end.accuracy is None or points_between(first, end):
-        which = first if first.predictions is None else end
-        return _judging(which, subject)
+        return _judging(first if first.predictions is None else end, subject)
     fewer, more = sorted((first, end), key=lambda one: one.accuracy.n if one.accuracy else 0)
     assert more.accuracy is not None
     return f"{_judging(fewer, subject)} --data {more.accuracy.dataset}" + ("" if _board_of(fewer) else " --replace")

@@ -33,9 +33,7 @@ class Repaired:
 def repair(model: onnx.ModelProto) -> Repaired:
     """A repaired copy of `model`, which is left as it is.
 
-    Raises:
-        InputError: the graph cannot be rewritten: control flow, or an opset that cannot be raised to one with scales
-            per channel.
+    Raises InputError for control flow, and for an opset that cannot be raised to one with scales per channel.
     """
     draft, taken = floated(model)
     where = placed(draft, taken, frozenset(float_skips_of(model)))

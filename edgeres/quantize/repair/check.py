@@ -52,8 +52,7 @@ class Closeness:
 def closeness(original: Path, repaired: Path, floats: onnx.ModelProto, given: ImageInput) -> Closeness:
     """Compares two ONNX files on the images of `given`; `floats`: the graph between them, without pairs.
 
-    Raises:
-        InputError: ONNX Runtime cannot run a file; the original's outputs are not finite, or the same for all images.
+    Raises InputError if ONNX Runtime cannot run a file, or the original's outputs are not finite or always the same.
     """
     reference, other = outputs_of(original, given), outputs_of(repaired, given)
     if not all(np.isfinite(values).all() for values in reference):

@@ -57,8 +57,7 @@ def image_input_of(
 ) -> ImageInput:
     """What the graph takes; `layout` where its shape does not tell, `size` of the sides that it leaves open.
 
-    Raises:
-        InputError: it has not one float input, or what is said of it contradicts the graph, which errors call `name`.
+    Raises InputError if it has not one float input, or what is said of it contradicts the graph, called `name`.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncssh
 
+_AT_ONCE = 1 << 14
 _USUAL = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -27,6 +28,11 @@ class _Server(asyncssh.SSHServer):
     def begin_auth(self, username):
         self.conn.set_authorized_keys(str(self.folder / "authorized_keys"))
         return True
+
+    def password_auth_supported(self):
+        """Asked for each key refused, after which paramiko requests the service anew; OpenSSH grants it again."""
+        self.conn._next_service = b"ssh-userauth"
+        return False
 
     def connection_requested(self, dest_host, dest_port, orig_host, orig_port):
         return True
@@ -45,13 +51,40 @@ async def run(process):
         stderr=asyncio.subprocess.PIPE,
         env={**usual, **process.env},
     )
-    await process.redirect(program.stdin, program.stdout, program.stderr)
+    feeding = asyncio.create_task(_fed(process.stdin, program.stdin))
+    pipes = [program._transport.get_pipe_transport(number) for number in (1, 2)]
+    await asyncio.gather(
+        _passed_on(program.stdout, process.stdout, pipes[0]), _passed_on(program.stderr, process.stderr, pipes[1])
+    )
+    process.stdout.write_eof()
     code = await program.wait()
-    await process.stdout.drain()
+    feeding.cancel()
     if code < 0:
         process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
     else:
         process.exit(code)
+
+
+async def _fed(source, stdin):
+    """Closes stdin when the channel or the connection ends."""
+    try:
+        while some := await source.read(_AT_ONCE):
+            stdin.write(some)
+            await stdin.drain()
+    except (OSError, asyncssh.Error):
+        pass
+    finally:
+        stdin.close()
+
+
+async def _passed_on(source, target, pipe):
+    """To the end of a program's stdout or stderr; ends its pipe when the channel is closed before."""
+    try:
+        while some := await source.read(_AT_ONCE):
+            target.write(some)
+            await target.drain()
+    except (OSError, asyncssh.Error):
+        pipe.close()
 
 
 async def serve(port, folder):

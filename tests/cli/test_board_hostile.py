@@ -156,6 +156,7 @@ def test_a_transfer_that_is_never_answered_ends(host, hasty, edgeres, monkeypatc
     """The board falls silent after the handshake: its packets are taken and none comes back."""
     monkeypatch.setattr(board_link, "OPENED_S", PATIENCE_S)
     monkeypatch.setattr(board_link, "SHORT_S", PATIENCE_S)
+    monkeypatch.setattr(board_upload, "SHORT_S", PATIENCE_S)
     monkeypatch.setattr(board_link, "_CONNECT_S", PATIENCE_S)
     monkeypatch.setattr(board_upload, "RECONNECTS", 1)
     host.start(cuts=[])

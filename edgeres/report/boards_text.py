@@ -32,8 +32,12 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
 
     columns = [(title, {"width": width}) for title, width in zip(BOARD_COLUMNS, _TERMINAL_WIDTHS, strict=True)]
     rows = [list({**board_cells(board), _VALID: _state(board)[:1]}.values()) for board in boards]
-    said = {True: "", False: "is not valid", None: "may not be valid"}
-    reasons = [f"{one.stage} {said[one.is_valid]}: {why}" for one in boards for why in _state(one)[1:]]
+    said = {True: "", False: "not valid", None: "may not be valid"}
+    of: dict[str, list[str]] = {}
+    for one in boards:
+        for why in _state(one)[1:]:
+            of.setdefault(f"{said[one.is_valid]}: {why}", []).append(one.stage)
+    reasons = [f"{', '.join(names)} {reason}" for reason, names in of.items()]
     return Group(terminal_table("on boards", columns, rows), *(Text(one_line(reason)) for reason in reasons))
 
 

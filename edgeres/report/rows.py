@@ -48,6 +48,7 @@ def rows_from(run: Path) -> RunSummary:
     found, unread = findings_in(folder)
     kept, unread_kept = kept_agreements(folder)
     boards, unread_boards = boards_in(folder)
+    outdated = {one.stage for one in boards if not one.is_newest}
     files, changed = lineage_of(folder)
     name = run.resolve().name
     return RunSummary(
@@ -61,7 +62,7 @@ def rows_from(run: Path) -> RunSummary:
         kept_agreements=kept,
         boards=boards,
         absent=_absent_from(rows, there, board or "BOARD", run=name),
-        stages=tuple(_detail_from(stage, folder) for stage in folder.stages),
+        stages=tuple(_detail_from(stage, folder, outdated) for stage in folder.stages),
         recipe=folder.recipe,
         files=files,
         problems=(*folder.problems, *_lost_predictions(networks), *unread, *unread_kept, *unread_boards, *changed),
@@ -122,7 +123,8 @@ def _changes(after: StageNetwork, candidates: Sequence[StageNetwork]) -> Changes
     def against(compare: Compare) -> Change | None:
         return next((change for one in candidates if (change := compare(one, after))), None)
 
-    sized = next((one for one in candidates if one.size_bytes), None)
+    files = () if after.stage == ENGINE_STAGE else candidates  # an engine holds kernels for each GPU beside the weights
+    sized = next((one for one in files if one.size_bytes and one.stage != ENGINE_STAGE), None)
     ratio = sized and Change(value=after.size_bytes / sized.size_bytes, versus=sized.name)
     return Changes(points=against(points_between), latency_ratio=against(latency_between), size_ratio=ratio)
 
@@ -151,14 +153,16 @@ def _modules_from(
     return tuple(ModuleState(name=name, kind=kind, dropped=name in dropped) for name, kind in kinds.items())
 
 
-def _detail_from(stage: FinishedStage, folder: RunFolder) -> StageDetail:
+def _detail_from(stage: FinishedStage, folder: RunFolder, outdated: Set[str]) -> StageDetail:
+    """`outdated`: what boards have measured again since."""
     shared = {"stage", "duration_s", "created", "config", "notes", "source", "output", "environment"}
     timed = stage.report.latency if stage.report.stage == "bench" else ()
+    is_timed_again = bool(timed) and all(folder.latencies[one.artifact] != one for one in timed)
     return StageDetail(
         name=stage.name,
         warnings=_warnings(stage),
         command=command_of(stage, folder.stages),
-        superseded=bool(timed) and all(folder.latencies[one.artifact] != one for one in timed),
+        superseded=stage.name in outdated or is_timed_again,
         **stage.report.model_dump(include=shared),
     )
 

@@ -63,7 +63,7 @@ class StageDetail(Record):
     output: FileRef | None
     environment: Environment
     command: str = ""
-    superseded: bool = False  # a later session has timed all it timed
+    superseded: bool = False  # what it measured has been measured again since
 
 
 class NotRun(Record):
@@ -112,9 +112,12 @@ class RunSummary(Record):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes figures doubtful, with the stage that said so."""
-        shown = [stage for stage in self.stages if not stage.superseded]
-        said = [f"{stage.name}: {warning}" for stage in shown for warning in stage.warnings]
+        """What makes figures doubtful, once, with the stages that said so."""
+        said_by: dict[str, list[str]] = {}
+        for stage in self.stages:
+            for warning in () if stage.superseded else dict.fromkeys(stage.warnings):
+                said_by.setdefault(warning, []).append(stage.name)
+        said = [f"{', '.join(names)}: {warning}" for warning, names in said_by.items()]
         noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
         return (*said, *noted)
 

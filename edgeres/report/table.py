@@ -27,12 +27,13 @@ _TERMINAL = {  # title: (what shares the column, its width), 80 characters in al
 
 
 def table_from(summary: RunSummary) -> RenderableType:
-    """For `rich.print`: six columns of a few lines each, and below them what boards measured."""
-    if not summary.boards:
+    """For `rich.print`: six columns of a few lines each, and below them what boards measured last."""
+    newest = [one for one in summary.boards if one.is_newest]
+    if not newest:
         return _stages_table(summary)
     from rich.console import Group
 
-    return Group(_stages_table(summary), "", boards_table(summary.boards))
+    return Group(_stages_table(summary), "", boards_table(newest))
 
 
 def _stages_table(summary: RunSummary) -> Table:

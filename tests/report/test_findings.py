@@ -1,10 +1,13 @@
+import io
 import re
 
 import pytest
+from rich.console import Console
 
 from edgeres.core.records.sweep import best_of
 from edgeres.report.page import bounds_of, page_from, way_cells
 from edgeres.report.rows import rows_from
+from edgeres.report.table import table_from
 from edgeres.report.wording import cells
 
 from .conftest import interval
@@ -249,6 +252,18 @@ def test_what_made_a_session_invalid_is_said_once(fake_run):
     told = (f"{busy}; stop them and run again", "p90 over median is 2")
     summary = timed(fake_run, told, verdict=f"invalid: {busy} (and 1 more, see the warnings)")
     assert summary.warnings == (f"02-bench: invalid: {told[0]}", f"02-bench: {told[1]}")
+
+
+def test_a_doubt_that_several_stages_share_is_said_once_and_what_was_measured_again_says_none(fake_run):
+    files = [fake_run.model("export", f"{name}.onnx", 1000 + fake_run.count)[1] for name in "abc"]
+    for source in (files[0], *files):  # the first of them once more
+        path = fake_run.board(source) / "report.json"
+        path.write_text(path.read_text().replace('"warnings": []', '"warnings": ["its clock is unknown"]'))
+    summary = rows_from(fake_run.path)
+    assert summary.warnings == ("04-board, 05-board, 06-board: its clock is unknown",)
+    shown = Console(width=120, file=io.StringIO())
+    shown.print(table_from(summary))
+    assert shown.file.getvalue().count("JetPack") == len(files)
 
 
 def test_a_valid_session_is_not_called_invalid(fake_run):

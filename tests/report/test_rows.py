@@ -163,6 +163,13 @@ def test_a_parent_outside_the_run_is_replaced_by_the_row_before(fake_run):
     assert rows_of(fake_run)["export"].versus_previous.size_ratio.value == 0.5
 
 
+def test_the_size_of_an_engine_is_compared_with_no_files(fake_run):
+    _, first = fake_run.model("export", "model.onnx", 1000)
+    fake_run.model("compile", "model.plan", 8900, source=first)
+    engine = rows_of(fake_run)["compile"]
+    assert (engine.versus_first.size_ratio, engine.versus_previous.size_ratio) == (None, None)
+
+
 def test_an_unjudged_parent_is_passed_over_to_the_grandparent(fake_run):
     folder, first = fake_run.model("import", "model.safetensors", 1000)
     fake_run.evaluated(folder, first, 0.9)

@@ -80,8 +80,9 @@ def board_named(name: str, advice: str = "") -> Board:
     """The board; raises InputError with the closest name for an unknown one."""
     known = boards()
     if name not in known:
-        todo = f" {advice}" if advice else f"; add it: edgeres board add {name} HOST"
-        raise InputError(f"no board {name!r}{did_you_mean(name, known)}{todo}")
+        near = did_you_mean(name, known)
+        todo = f" {advice}" if advice else "" if near else f"; add it: edgeres board add {name} HOST"
+        raise InputError(f"no board {name!r}{near}{todo}")
     return known[name]
 
 

@@ -22,13 +22,13 @@ _CHANGES = {"points": "points_lost"}  # of accuracy: figures in reports, printed
 _NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
 
 
-def print_result(report: StageReport, *, as_json: bool) -> None:
-    """What a stage did: its figures, notes and warnings, and the file it wrote."""
+def print_result(report: StageReport, *, as_json: bool, whose: str | None = None) -> None:
+    """What a stage did: its figures, notes and warnings, and the file it wrote; `whose` of several an accuracy is."""
     if as_json:
         click.echo(report.model_dump_json())
         return
     for accuracy in report.accuracy:
-        say(accuracy_line(accuracy))
+        say(accuracy_line(accuracy) if whose is None else f"{whose}: {accuracy_line(accuracy)}")
     figures = list(_figure_lines(report))
     for line in (*report.notes, *figures) if report.stage in _NOTES_FIRST else (*figures, *report.notes):
         say(line)

@@ -17,6 +17,7 @@ from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.on_board import board_of_run, check_board
 from edgeres.pipeline.recipe import Step, planned, recipe_from
 from edgeres.pipeline.rerun import name_for, recipe_of, rerun_verdict
+from edgeres.report.boards import file_name
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
 
@@ -105,7 +106,7 @@ def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None
         head = f"[{done.step.index + 1}/{count}] {done.step.use}" + (" (reused)" if done.reused else "")
         say(click.style(head, bold=True))
     for report in done.reports:
-        print_result(report, as_json=as_json)
+        print_result(report, as_json=as_json, whose=file_name(report) if len(done.reports) > 1 else None)
     if done.summary is not None and is_last:
         print_summary(done.summary, done.where, as_json=as_json)
 

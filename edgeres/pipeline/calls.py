@@ -179,8 +179,9 @@ def new_run_of(stage: str) -> str:
 def _run_to_start(request: Call, config: Config) -> Run:
     """A new run for a stage that begins one, or the unfinished run of the very same call."""
     if (named := _named_run(request)) is not None:
-        log.info("new run %s", runs_root() / named)
-        return new_run(named, is_exact=True)
+        run = new_run(named, is_exact=True)
+        log.info("new run %s", run.path)
+        return run
     key = stage_key(request.stage, None, config)
     data = str(getattr(config, "data", "")).rstrip("/").rpartition("/")[2].rpartition(":")[2]
     name = f"{getattr(config, 'arch', request.stage)}-{data}".strip("-")

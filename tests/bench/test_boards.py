@@ -26,7 +26,7 @@ def test_boards_are_kept_by_name():
     boards.add_board("shelf", "me@192.168.1.5")
     boards.add_board("desk", "orin2")
     assert {one.name: one.host for one in boards.boards().values()} == {"desk": "orin2", "shelf": "me@192.168.1.5"}
-    with pytest.raises(InputError, match="no board 'dusk'; did you mean desk"):
+    with pytest.raises(InputError, match=r"no board 'dusk'; did you mean desk\?$"):
         boards.board_named("dusk")
 
 

@@ -5,6 +5,7 @@ import pytest
 from edgeres.cli.output import print_result
 from edgeres.core.config import Config
 from edgeres.core.doctor import Check, diagnosis
+from edgeres.core.metrics import Accuracy
 from edgeres.core.stage import Recorder
 from edgeres.report.wording import threads_text
 from edgeres.study.lesion import LesionConfig, lesion
@@ -47,6 +48,18 @@ def test_a_remedy_of_the_doctor_stands_on_a_line_of_its_own(edgeres, monkeypatch
         "missing  vision      no torchvision",
         "pip install edgeres[zoo]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("whose", "begins"), [(None, "top-1 90.00 %"), ("01-export/a.onnx", "01-export/a.onnx: top-1")]
+)
+def test_one_accuracy_of_several_says_of_which_file(capsys, whose, begins):
+    accuracy = Accuracy(
+        correct_top1=90, correct_top5=99, n=100, dataset="digits", split="val", runtime="torch", artifact="0" * 64
+    )
+    report = Recorder("eval", Config(), None, accuracy=[accuracy]).finish(None)
+    print_result(report, as_json=False, whose=whose)
+    assert capsys.readouterr().out.startswith(begins)
 
 
 def test_one_thread_is_not_several():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeres.train.loop import Fitted
 
 _FEWEST_TO_SHARE = 50
+_OVERRUN = 1.1  # of a budget: what the steps are planned by is no more certain
 _HELD_OUT = 0.1
 _HELD_OUT_BETWEEN = (30, 500)  # fewer say nothing, more cost time
 
@@ -187,6 +188,9 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
         notes.append(f"there are {results['images']} train images, fewer than --images {config.images}")
     if config.trains and not results["held_out"]:
         notes.append(f"{results['images']} images are too few to hold some out: the last weights are taken")
+    if config.budget_s is not None and results["duration_s"] > _OVERRUN * config.budget_s:
+        took = f"took {results['duration_s']:.0f} s of a --budget of {config.budget}"
+        warnings.append(f"{took}: the machine was busier than when the steps were planned; stop other programs")
     if results.get("stopped_early"):
         notes.append(
             f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain on held-out images"

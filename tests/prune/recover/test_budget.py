@@ -17,9 +17,10 @@ BUDGET_S = 30.0
 
 
 class Clock:
-    """Goes on only while images are read or seen."""
+    """Goes on only while images are read or seen, `slower` times as long once half of the budget is spent."""
 
     now_s = 0.0
+    slower = 1
 
     def reading(self, image_s, original):
         def batches(split, spec, batch):
@@ -32,7 +33,7 @@ class Clock:
     def seeing(self, image_s, original):
         def stem(network, x):
             if isinstance(x, Tensor):  # not while the network is traced
-                self.now_s += image_s * len(x)
+                self.now_s += image_s * len(x) * (self.slower if self.now_s > BUDGET_S / 2 else 1)
             return original(network, x)
 
         return stem
@@ -90,3 +91,15 @@ def test_one_that_is_enough_is_kept(teacher, tmp_path, monkeypatch, method):
     spent_s, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0.001, see_s=0.02, method=method)
     assert refused == ""
     assert spent_s < 1.1 * BUDGET_S
+
+
+@pytest.mark.parametrize("slower", [1, 4])
+def test_one_that_did_not_last_is_said(teacher, tmp_path, monkeypatch, slower):
+    pruned, clock = checkpoint_without(teacher, ("layer2.1",), tmp_path / "cut.safetensors"), Clock()
+    clock.slower, network = slower, type(load_network(teacher))
+    config = RecoverConfig(data="digits", images=300, batch=16, budget=f"{BUDGET_S}s", method=("mimic",), threads=1)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now_s)
+    monkeypatch.setattr(network, "stem", clock.seeing(0.02, network.stem))
+    done = recovered(pruned, teacher, config, tmp_path / "out")
+    said = [warning for warning in done.warnings if "of a --budget of 30.0s" in warning]
+    assert len(said) == (clock.now_s > 1.1 * BUDGET_S) == (slower > 1)

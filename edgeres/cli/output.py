@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _LONG = 160
 _OF_THE_RESULT = "of the result"
-_NOT_PRINTED = {"points_are"}  # said by the label
+_NOT_PRINTED = frozenset(  # said by a label or a note
+    {"points_are", "score_name", "first_step", "stopped_early", "held_out_first", "held_out_best", "held_out_last"}
+)
 _CHANGES = {"points": "points_lost"}  # of accuracy: figures in reports, printed as what is lost
 _NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
 

@@ -50,6 +50,11 @@ def test_a_remedy_of_the_doctor_stands_on_a_line_of_its_own(edgeres, monkeypatch
     ]
 
 
+def test_what_a_label_or_a_note_says_is_not_said_again(capsys):
+    said = {"score_name": "kl", "criterion": "kl", "first_step": 0, "stopped_early": False, "held_out_best": 0.3}
+    assert printed(capsys, **said) == ["criterion: kl"]
+
+
 @pytest.mark.parametrize(
     ("whose", "begins"), [(None, "top-1 90.00 %"), ("01-export/a.onnx", "01-export/a.onnx: top-1")]
 )

@@ -1,9 +1,9 @@
 """A fake trtexec of the version in fake.json: its options, its words, its files. It computes nothing.
 
 A plan it "builds" is a header as TensorRT's, a JSON line about the network, and the ONNX file itself, which the fake
-`tensorrt` module executes. A "10 s" measurement takes half a second; every query takes 2 ms, of a network with Q/DQ
-pairs FAKE_INT8_MS. What it was asked to time is in state/timed, a line a call. An "ONNX" file that begins with b"onnx"
-stands for any network and is not looked into.
+`tensorrt` module executes. A "10 s" measurement takes half a second, and as long as tegrastats beside it needs for its
+lines; every query takes 2 ms, of a network with Q/DQ pairs FAKE_INT8_MS. What it was asked to time is in state/timed,
+a line a call. An "ONNX" file that begins with b"onnx" stands for any network and is not looked into.
 """
 
 # ruff: noqa: T201 - a program
@@ -19,6 +19,7 @@ STATE, PRETEND = ROOT / "state", ROOT / "python"
 FAKE = json.loads((ROOT / "fake.json").read_text())
 QUERY_MS, QUERIES = 2.0, 200
 RUN_S = float(os.environ.get("FAKE_RUN_S", "0.45"))
+LINES_BEFORE, LINES_TIMED = 16, 32  # of tegrastats under load
 HEADER_BYTES, SIZE_AT, VERSION_AT = 64, 16, 24
 
 
@@ -178,10 +179,16 @@ def measure(options):
         time.sleep(600)
     network = network_in(options["loadEngine"])
     check_shapes(network, options)
+    (STATE / "said").unlink(missing_ok=True)
+    beside = tegrastats()
     flag.touch()
+    wait_for(LINES_BEFORE, beside)
     if "silent" not in MODE:
         say("Starting inference")
-    time.sleep(RUN_S)
+    start_s = time.monotonic()
+    is_there = wait_for(LINES_BEFORE + LINES_TIMED, beside)
+    took_s = time.monotonic() - start_s
+    time.sleep(max(0.0, RUN_S - took_s, 0.0 if is_there else 2 * took_s))
     disturb()
     with (STATE / "timed").open("a") as file:
         file.write(f"{Path(options['loadEngine']).name} {options['duration']}\n")
@@ -191,8 +198,32 @@ def measure(options):
         Path(options["exportTimes"]).write_text(json.dumps(rows))
     export(network, options)
     summarize([row["computeMs"] for row in rows])
-    flag.unlink()  # last: a slow machine would otherwise see power at rest while this program still runs
+    flag.unlink()
     end("PASSED")
+
+
+def tegrastats():
+    """The command line below /proc of the one that runs on this board; None where there is none."""
+    program = os.fsencode(str(ROOT / "bin/tegrastats"))
+    return next((path for path in Path("/proc").glob("[0-9]*/cmdline") if program in command_line(path)), None)
+
+
+def command_line(path):
+    """Empty when the program has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_for(lines, beside):
+    """Until tegrastats has said so many under load; False if it is not there, or ends before."""
+    said = STATE / "said"
+    while beside and command_line(beside):
+        if said.exists() and said.stat().st_size >= lines:
+            return True
+        time.sleep(0.005)
+    return False
 
 
 def disturb():

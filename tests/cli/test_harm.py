@@ -167,3 +167,11 @@ def test_a_function_the_user_names_is_run(edgeres, run, tmp_path):
     infected(run, "evil:f")
     assert edgeres("eval", "--images", 20, "--data", "evil:f")[0] == 0
     assert edgeres("run", run / "recipe.toml", "--name", "again", "--data", "evil:f", "--dry-run")[0] == 0
+
+
+def test_a_network_that_a_recipe_names_as_a_function_is_not_run(edgeres, run, tmp_path):
+    (tmp_path / "net.toml").write_text('name = "net"\n[[stage]]\nuse = "import"\nfile = "evil:f"\n')
+    code, _, err = edgeres("run", tmp_path / "net.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "if you trust it, name it yourself: edgeres import evil:f" in err
+    assert not (tmp_path / "PWNED").exists()

@@ -31,6 +31,7 @@ _OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
+_PADDED, _SAME = frozenset({"Conv", "MaxPool", "AveragePool"}), (b"SAME_UPPER", b"SAME_LOWER")
 _SAME_IN_BATCH = {"Reshape": 0, "Expand": 1}  # the size that leaves the number of images as it is
 _REASON_SHOWN = 120
 
@@ -58,6 +59,7 @@ def normalised(model: onnx.ModelProto, *, keeps_norms: bool = False) -> onnx.Mod
     _means_to_pooling(draft, ranks)
     _rows_to_flatten(draft, shapes)
     _free_batch(draft, shapes)
+    _explicit_pads(draft, shapes)
     return draft.finish()
 
 
@@ -233,6 +235,25 @@ def _fold_shapes(draft: Draft) -> None:
             draft.store(node.output[0], np.array(shapes[node.input[0]][first:last], np.int64))
         draft.remove(known)
         draft.fold_constants()
+
+
+def _explicit_pads(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:
+    """auto_pad, which keeps the size over the stride, becomes the numbers it stands for where sizes are known."""
+    for node in [node for node in draft.nodes if node.op_type in _PADDED]:
+        kind, sizes = attribute(node, "auto_pad", b"NOTSET"), shapes.get(node.input[0], ())[2:]
+        if kind not in _SAME or not sizes or not all(sizes):
+            continue
+        weight = draft.value(node.input[1]) if node.op_type == "Conv" else None
+        kernel = attribute(node, "kernel_shape", [] if weight is None else list(weight.shape[2:]))
+        ones = [1] * len(kernel)
+        steps, gaps = attribute(node, "strides", ones), attribute(node, "dilations", ones)
+        spans = zip(sizes, kernel, steps, gaps, strict=True)
+        missing = [max(0, (-(-size // step) - 1) * step + (k - 1) * gap + 1 - size) for size, k, step, gap in spans]
+        less, more = [one // 2 for one in missing], [one - one // 2 for one in missing]
+        kept = [entry for entry in node.attribute if entry.name not in {"auto_pad", "pads"}]
+        del node.attribute[:]
+        pads = [*less, *more] if kind == _SAME[0] else [*more, *less]
+        node.attribute.extend([*kept, helper.make_attribute("pads", pads)])
 
 
 def _free_batch(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:

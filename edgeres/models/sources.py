@@ -215,7 +215,15 @@ def _check_same(found: Brought, module: nn.Module, where: str) -> None:
     network.load_state_dict(found.weights)
     images = torch.randn(_TRACED_BATCH + 1, *found.shape, generator=torch.Generator().manual_seed(0))
     expected = module(images)
-    difference = float((network.eval()(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    try:
+        outputs = network.eval()(images)
+    except (RuntimeError, ValueError) as err:
+        reason = str(err).splitlines()[0]
+        raise InputError(
+            f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: its forward depends on their"
+            f" number ({reason})"
+        ) from err
+    difference = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= _MOST_DIFFERENCE:
         raise InputError(
             f"{where} computes something else than what was traced of it: outputs differ by {difference:.2g} of the"

@@ -231,3 +231,30 @@ def test_a_mean_over_computed_axes_stays_and_an_opset_that_cannot_be_raised_is_o
     old.opset_import[0].domain = "ai.onnx.preview.training"
     with pytest.raises(InputError, match=r"opset 0 cannot be raised to 17: .*; export it again"):
         normalised(old)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+@pytest.mark.parametrize("kind", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("op", ["Conv", "MaxPool"])
+def test_auto_pad_becomes_the_pads_it_stands_for(op, kind, side):
+    import onnxruntime as ort
+
+    images = np.random.default_rng(0).standard_normal((1, 2, side, side)).astype(np.float32)
+    weight = numpy_helper.from_array(np.random.default_rng(1).standard_normal((3, 2, 3, 3)).astype(np.float32), "w")
+    shape = {} if op == "Conv" else {"kernel_shape": [3, 3]}
+    node = helper.make_node(op, ["x", "w"][: 1 + (op == "Conv")], ["y"], "node", auto_pad=kind, strides=[2, 2], **shape)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, images.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weight] if op == "Conv" else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    plain = normalised(model)
+    assert not [entry for entry in plain.graph.node[0].attribute if entry.name == "auto_pad"]
+    before, after = (
+        ort.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": images})[0]
+        for one in (model, plain)
+    )
+    np.testing.assert_array_equal(before, after)

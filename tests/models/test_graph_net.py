@@ -485,3 +485,16 @@ def test_the_structure_holds_no_weights(brought):
     stored = [tensor for tensor in structure.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
     assert sum(int(np.prod(tensor.dims)) for tensor in stored) < 10
     assert weight_shapes(structure).keys() == {key for key in weights if not key.endswith("num_batches_tracked")}
+
+
+def test_a_network_that_counts_its_images_is_refused_in_one_line():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.head = nn.Parameter(torch.zeros(1, 3, 16)), nn.Linear(16, 10)
+
+        def forward(self, x):
+            return self.head(torch.cat([self.token.expand(len(x), -1, -1), x.mean(2)], 1).mean(1))
+
+    with pytest.raises(InputError, match=r"traced with 2 images and fails on 3: its forward depends on their number"):
+        from_module(Counts(), SHAPE, "counts")

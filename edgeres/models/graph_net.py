@@ -24,6 +24,7 @@ from edgeres.graph.structure import PARAMETERS, weight_shapes
 from edgeres.graph.view import GraphView, attribute, called
 from edgeres.models.network import Network, Parts, Unit
 
+_COMPUTES = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
 OPERATIONS = "_operations"  # where functions stand among the layers
 _OLD_SHARE = 0.9  # of the statistics in ONNX's momentum; torch's is the share of the new ones
 _IMAGE_RANK = 4
@@ -56,15 +57,12 @@ class Operation(nn.Module):
         """The node's output, or all of them."""
         if values and values[0].device != self._device:
             self._device = values[0].device
-            self._fixed = {place: _at(one, self._device) for place, one in self._fixed.items()}
+            if self.kind in _COMPUTES:  # what others are given, sizes and bounds, is read by Python
+                self._fixed = {
+                    place: one if one is None else one.to(self._device) for place, one in self._fixed.items()
+                }
         rest = iter(values)
         return self._run(*(self._fixed[place] if place in self._fixed else next(rest) for place in self._places))
-
-
-def _at(fixed: Tensor | None, device: torch.device) -> Tensor | None:
-    """Numbers to compute with go where the images are; sizes, bounds and single numbers are read by Python."""
-    is_read = fixed is None or not fixed.is_floating_point() or fixed.ndim == 0
-    return fixed if fixed is None or is_read else fixed.to(device)
 
 
 @dataclass(frozen=True)

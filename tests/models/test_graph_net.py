@@ -160,6 +160,12 @@ NETS = {
     "standardised": lambda: Net(
         *(Block(nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU(), Standardised(8, 8, 3))) for _ in range(2))
     ),
+    "raised": lambda: Net(
+        *(
+            Block(nn.Sequential(*conv(8, 8, stride=2), nn.ReLU(), nn.Upsample(scale_factor=2.0), *conv(8, 8)))
+            for _ in "ab"
+        )
+    ),
     "parallel": lambda: Net(Parallel(), last=16),
     "uneven": lambda: Net(basic(), nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, stride=2)), basic()),
     "pooled": lambda: Net(

@@ -125,6 +125,13 @@ def recover_table() -> Lines:
     return [*table_of(record_from_json(Content, RESULTS / "recover.json"))]
 
 
+def zoo_table() -> Lines:
+    """Which architectures come in."""
+    from zoo_figures import zoo_table as table
+
+    return table()
+
+
 def solve_table() -> Lines:
     """Accuracy after a solve."""
     from solve_figures import Lines as Content
@@ -187,6 +194,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "sweep": sweep_table,
     "recover": recover_table,
     "solve": solve_table,
+    "zoo": zoo_table,
     "practise": practise_table,
     "channels": channels_table,
     "studies": studies_table,

@@ -19,6 +19,7 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec
 
+INPUT_NAME, OUTPUT_NAME = "images", "logits"  # of every graph that edgeres writes
 _IMAGE_RANK, _LOGITS_RANK, _FEWEST_CLASSES = 4, 2, 2
 _CHANNELS = (1, 3)  # grey or colour
 _SMALL = 1024  # numbers of a constant that may be a shape; larger ones are weights, whose values decide no shape
@@ -45,7 +46,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         return ()
     named = {
         entry.value
-        for tensor in _tensors_in(graph)
+        for tensor in tensors_in(graph)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -53,7 +54,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
     return tuple(_beside(path, name) for name in sorted(named))
 
 
-def _tensors_in(graph: Any) -> Iterator[Any]:
+def tensors_in(graph: Any) -> Iterator[Any]:
     """Every tensor that is stored in the graph: its own, of its nodes, and of the graphs inside them."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
@@ -63,7 +64,7 @@ def _tensors_in(graph: Any) -> Iterator[Any]:
         for sparse in (entry.sparse_tensor, *entry.sparse_tensors):
             yield from (sparse.values, sparse.indices)
         for inner in (entry.g, *entry.graphs):
-            yield from _tensors_in(inner)
+            yield from tensors_in(inner)
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import tensors_in
 from edgeres.graph.draft import Draft
 from edgeres.graph.normal import fold_batch_norms
 from edgeres.graph.view import GraphView
@@ -31,6 +32,7 @@ PARAMETERS = {
     "Gemm": ("weight", "bias"),
     "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
 }
+_BESIDE = "weights"  # where a tensor's numbers are said to lie; no file is called so
 _MOST_BYTES = 64 << 20  # of a graph without weights; ResNet-152's has 160 kB
 _PART = re.compile(r"[^A-Za-z0-9_]")
 _SWITCH = frozenset({"Clip", "Pad", "Resize", "Slice", "Reshape", "Pow"})  # what they read besides is how they work
@@ -89,11 +91,30 @@ def unpacked(text: str) -> onnx.ModelProto:
         if engine.unconsumed_tail or not engine.eof:
             what = f"larger than {_MOST_BYTES >> 20} MiB" if engine.unconsumed_tail else "damaged: it is cut off"
             raise InputError(f"the structure in the file is {what}")
-        return onnx.load_model_from_string(data)
+        model = onnx.load_model_from_string(data)
+        _check_sound(model.graph)
+        return model
     except InputError:
         raise
     except Exception as err:  # base64, zlib and protobuf each raise their own
         raise InputError(f"the structure in the file is damaged: {err}") from err
+
+
+def _check_sound(graph: onnx.GraphProto) -> None:
+    """Raises InputError for a graph that no export writes: unsorted, or with numbers that lie in some file."""
+    beside = [tensor for tensor in tensors_in(graph) if tensor.data_location == TensorProto.EXTERNAL]
+    ours = {tensor.name for tensor in graph.initializer if _lies_in(tensor) == _BESIDE}
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    for node in graph.node:
+        if not known.issuperset(node.input) or not known.isdisjoint({*node.output} - {""}):
+            raise InputError(f"the structure in the file is damaged: node {node.name!r} reads what is made after it")
+        known.update(node.output)
+    if any(tensor.name not in ours for tensor in beside) or not known.issuperset(one.name for one in graph.output):
+        raise InputError("the structure in the file is damaged: it names what it does not hold")
+
+
+def _lies_in(tensor: TensorProto) -> str | None:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
 
 
 def without(structure: onnx.ModelProto, skips: Mapping[str, str]) -> onnx.ModelProto:
@@ -118,7 +139,7 @@ def _absent(name: str, shape: tuple[int, ...]) -> TensorProto:
     """A tensor of that shape whose numbers lie elsewhere."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="weights")
+    tensor.external_data.add(key="location", value=_BESIDE)
     return tensor
 
 

@@ -91,6 +91,12 @@ def require(module: str, extra: str) -> Any:
         raise MissingDependency(missing, extra) from err
 
 
+def few_of(names: Iterable[str], most: int = 4) -> str:
+    """The first of `names`, for a message."""
+    known = list(names)
+    return ", ".join(known[:most]) + (", ..." if len(known) > most else "")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` if one of `known` is close to `word`, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

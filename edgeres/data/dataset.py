@@ -9,13 +9,12 @@ package.module:function   your own function () -> Dataset
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.errors import InputError, did_you_mean, few_of
 from edgeres.core.names import canonical_data_name, plain_name, resolve
 from edgeres.core.own_code import result_of
 from edgeres.core.spec import ModelSpec, Preprocess
@@ -33,7 +32,6 @@ _UNSAID = (
     "does not say how an image becomes its input; add what it was trained with, as in --mean 0.485,0.456,0.406 --std"
     " 0.229,0.224,0.225 --resize 256, or --like FILE, a model of edgeres fed alike"
 )
-_NAMES_SHOWN = 4
 _log = logging.getLogger(__name__)
 
 
@@ -121,21 +119,20 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     dataset = dataset_from(name, download=download, seed=seed, exif=spec.preprocess.exif)
     if len(dataset.classes) != spec.num_classes:
         raise InputError(
-            f"{name} has {len(dataset.classes)} classes ({_some(dataset.classes)}) and the model has {spec.num_classes}"
-            " outputs; a network is judged by one output a class (an embedding has none: bring it with its classifier)"
+            f"{name} has {len(dataset.classes)} classes ({few_of(dataset.classes)}) and the model has"
+            f" {spec.num_classes} outputs; a network is judged by one output a class (an embedding has none: bring it"
+            " with its classifier)"
         )
     if not spec.classes or spec.classes == dataset.classes:
         return dataset
     numbers = {plain_name(label): number for number, label in enumerate(spec.classes)}
     if missing := [label for label in dataset.classes if plain_name(label) not in numbers]:
-        raise InputError(f"{name} has classes the model does not know: {_some(missing)} (it has {_some(spec.classes)})")
+        raise InputError(
+            f"{name} has classes the model does not know: {few_of(missing)} (it has {few_of(spec.classes)})"
+        )
     new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=spec.classes, train=train, val=val)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _dataset_from_function(reference: str) -> Dataset:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, few_of
 from edgeres.core.names import plain_name
 
 _NUMBERED = re.compile(r"\d+\s*[,;:\t]\s*\S")  # `0,airplane`, a table and not a name
@@ -40,8 +40,8 @@ def names_in_list(file: Path, rows: int) -> tuple[str, ...]:
     if times > 1:
         places = [str(place) for place, name in enumerate(names, 1) if name == double]
         raise InputError(
-            f"{file} gives the name {double!r} to the classes {', '.join(places[:3])}"
-            f"{', ...' if len(places) > 3 else ''}; data is told apart by these names, so give each its own"
+            f"{file} gives the name {double!r} to the classes {few_of(places, 3)};"
+            f" data is told apart by these names, so give each its own"
         )
     return names
 

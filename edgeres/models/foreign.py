@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.errors import InputError, did_you_mean, few_of
 from edgeres.models.class_names import names_in_checkpoint
 from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
 from edgeres.models.recognise import check_recognised, other_names
-from edgeres.models.weights import Weights, few_of
+from edgeres.models.weights import Weights
 
 _TRUNK = re.compile(r"^((?:.*\.)?)layer1\.")
 _LAYER = re.compile(r"(conv1|bn1|bn_last|layer\d+)\.")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel, safetensors_header
 from edgeres.core.config import config_from
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.files import sha256_of
 from edgeres.core.names import is_function_name
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess
@@ -277,7 +277,7 @@ def _spec_of(weights: Weights, classes: tuple[str, ...], config: ImportConfig, n
     names = names_in_list(config.labels, rows) if config.labels else ()
     if not names and len(classes) == rows:
         names = classes
-        notes.append(f"class names are the file's own: {', '.join(names[:3])}{', ...' if rows > 3 else ''}")
+        notes.append(f"class names are the file's own: {few_of(names, 3)}")
     return spec_from_arch(
         arch,
         num_classes=rows,

@@ -6,13 +6,12 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, few_of
 from edgeres.models.resnet import IMAGENET_STAGES
 from edgeres.models.vgg import STAGES as VGG_STAGES
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OF_A_MODULE = re.compile(r"layer1\.0\.conv\d+\.weight")  # convolutions (or linear layers) of the first
-_KEYS_SHOWN = 4
 _OTHERS = (  # key that gives away what is not rebuilt here, and what it is called
     (r"embedder\.embedder\.convolution\.", "a ResNet of Hugging Face transformers"),
     (r"stages\.\d+\.(blocks\.)?\d+\.(gamma|conv_dw\.)", "a ConvNeXt (timm)"),
@@ -59,17 +58,16 @@ def check_recognised(shapes: Shapes, where: str) -> Recognised:
         raise InputError(f"{where}: cannot tell the network; {maybe}it has {other_names(shapes, where)}")
     if seen.arch is None:
         raise InputError(
-            f"{where} looks like {seen.called}, which is not rebuilt here (see: edgeres ls models); export it to ONNX"
-            " where it was made: calibrate, quantize and lint take that"
+            f"{where} looks like {seen.called}, which no name of `edgeres ls models` rebuilds; say whose definition it"
+            " is, --arch torchvision/NAME or timm/NAME, or import an ONNX file or a function (edgeres help networks)"
         )
     return seen
 
 
 def other_names(keys: Collection[str], where: str) -> str:
     """`164 keys (a, b, ...)`, what they would be called here, and what takes any names: the end of a message."""
-    few = ", ".join([*keys][:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
     return (
-        f"{len(keys)} keys ({few}); here they are called conv1, bn1, layer1.0.conv1, layer1.0.bn1,"
+        f"{len(keys)} keys ({few_of(keys)}); here they are called conv1, bn1, layer1.0.conv1, layer1.0.bn1,"
         " layer1.0.downsample.0 (or shortcut), ..., fc; with names of its own a network comes by the"
         f" function that makes it: edgeres import package.module:function --weights {where}"
     )

@@ -22,22 +22,22 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, few_of, require
+from edgeres.core.onnx_file import INPUT_NAME, OUTPUT_NAME, image_input, is_channels_last
 from edgeres.core.own_code import result_of
 from edgeres.core.spec import Preprocess
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy
 from edgeres.graph.normal import normalised, with_batch
-from edgeres.graph.plain import plain
+from edgeres.graph.plain import logits_in, plain
+from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
 from edgeres.models.foreign import read_weights
 from edgeres.models.graph_net import GraphNet, outputs_of
-from edgeres.models.weights import few_of
 
 if TYPE_CHECKING:
     from edgeres.models.weights import Weights
 
-INPUT_NAME, OUTPUT_NAME = "images", "logits"
 LIBRARIES = ("timm", "torchvision")
 _TAKEN = frozenset(dir(nn.Module()))
 _OPSET = 17
@@ -104,9 +104,18 @@ def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
 
 
 def from_onnx(model: OnnxModel) -> Brought:
-    """The network of a float ONNX file; raises InputError for one that is quantized, damaged or takes no images."""
-    source = plain(model, keeps_norms=True)
-    return _brought(source.proto, model.card.spec.input_shape, {}, str(model.path))
+    """The network of a float ONNX file, which gives what ONNX Runtime makes of the file itself.
+
+    Raises InputError for one that is quantized, damaged, takes no images or computes something else in torch.
+    """
+    source, where = plain(model, keeps_norms=True), str(model.path)
+    found = _brought(source.proto, model.card.spec.input_shape, {}, where)
+    name, (batch, *image) = image_input(model.proto, model.path)
+    images, logits = _noise(batch or _TRACED_BATCH, found.shape), logits_in(model.proto)
+    given = images.movedim(1, -1) if is_channels_last(image) else images
+    made = GraphSession(model.proto, where, [logits]).run({name: given.numpy()})
+    _check_same(found, images, torch.from_numpy(made[logits]), where)
+    return found
 
 
 def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> Brought:
@@ -118,7 +127,10 @@ def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> B
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     traced = _with_every_weight(_traced(module, shape, where), state)
     found = _brought(normalised(traced, keeps_norms=True), shape, state, where)
-    _check_same(found, module, where)
+    images = _noise(_TRACED_BATCH + 1, shape)
+    with torch.no_grad():
+        expected = module(images)
+    _check_same(found, images, expected, where)
     return found
 
 
@@ -208,26 +220,28 @@ def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping
     return Brought(packed(structure), weights, shape, outputs_of(structure, shape, where))
 
 
+def _noise(batch: int, shape: tuple[int, int, int]) -> Tensor:
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+
+
 @torch.no_grad()
-def _check_same(found: Brought, module: nn.Module, where: str) -> None:
-    """Raises InputError if what was traced computes something else, of another number of images for one."""
+def _check_same(found: Brought, images: Tensor, expected: Tensor, where: str) -> None:
+    """Raises InputError if the network makes something else of `images` than what `where` names does."""
     network = GraphNet(unpacked(found.structure), {})
     network.load_state_dict(found.weights)
-    images = torch.randn(_TRACED_BATCH + 1, *found.shape, generator=torch.Generator().manual_seed(0))
-    expected = module(images)
     try:
         outputs = network.eval()(images)
     except (RuntimeError, ValueError) as err:
         reason = str(err).splitlines()[0]
         raise InputError(
-            f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: its forward depends on their"
-            f" number ({reason})"
+            f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
+            f" ({reason})"
         ) from err
     difference = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= _MOST_DIFFERENCE:
         raise InputError(
-            f"{where} computes something else than what was traced of it: outputs differ by {difference:.2g} of the"
-            " largest; its forward depends on values or on the number of images"
+            f"{where} computes something else than what was made of it: outputs differ by {difference:.2g} of the"
+            " largest; it depends on values or on the number of images"
         )
 
 

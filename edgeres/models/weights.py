@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, Checkpoint
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, few_of
 from edgeres.core.files import write_bytes
 from edgeres.core.spec import TRACED, Card, Cost, ModelSpec
 from edgeres.models import network_from
@@ -138,8 +138,3 @@ def check_weights(weights: Weights, spec: ModelSpec, where: str) -> None:
         problems.append(f"{len(shapes)} of another shape ({few_of(shapes)})")
     if problems:
         raise InputError(f"{where} does not fit {spec.variant}: keys {'; '.join(problems)}")
-
-
-def few_of(names: list[str], most: int = 4) -> str:
-    """The first of them, for a message."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

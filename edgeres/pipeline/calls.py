@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
-_NAMES_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,11 @@ def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
     dropped = source.spec.dropped
     if stage not in {"prune", "sweep"} or not dropped:
         return None
-    names = ", ".join(dropped[:_NAMES_SHOWN]) + (", ..." if len(dropped) > _NAMES_SHOWN else "")
     modules = f"{len(dropped)} module{'' if len(dropped) == 1 else 's'}"
     models = [model for _, model in run.models()] if run else []
     whole = next((one for one in reversed(models) if isinstance(one, Checkpoint) and not one.spec.dropped), None)
     other = f"; to start from the whole network: edgeres prune {whole.path}" if whole else ""
-    return f"{source.path} was taken, which already lacks {modules} ({names}){other}"
+    return f"{source.path} was taken, which already lacks {modules} ({few_of(dropped, 6)}){other}"
 
 
 def _completed(request: Call, config: Config, source: Model | None, run: Run | None) -> Config:

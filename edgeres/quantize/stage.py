@@ -13,7 +13,7 @@ import onnx
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
-from edgeres.core.errors import InputError, StageError, did_you_mean
+from edgeres.core.errors import InputError, StageError, did_you_mean, few_of
 from edgeres.core.files import write_bytes
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
@@ -36,7 +36,6 @@ _NOTHING_LEFT = "nothing is left to quantize, every layer stays float; allow mor
 _LEAST_SHARE = 1e-4  # of the largest value: below it everything would be clipped
 _BEYOND = 2.0  # a bound may be as far above the largest value seen as a wide bin, never more
 
-_NAMES_SHOWN = 4
 log = logging.getLogger(__name__)
 
 
@@ -87,10 +86,7 @@ def _said_float(left: dict[str, str]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for name, kind in left.items():
         kinds.setdefault(kind, []).append(name)
-    return [
-        f"stay float: {len(names)} of {kind} ({', '.join(names[:_NAMES_SHOWN])}{', ...' * (len(names) > _NAMES_SHOWN)})"
-        for kind, names in kinds.items()
-    ]
+    return [f"stay float: {len(names)} of {kind} ({few_of(names)})" for kind, names in kinds.items()]
 
 
 def _chosen(

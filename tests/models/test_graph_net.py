@@ -255,6 +255,7 @@ def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
         for one, unit in whole.units():
             x = unit.bypass(x) if one == path else unit(x)
         assert torch.equal(dropped(images), whole.classify(whole.tail(x)))
+        assert not torch.equal(dropped(images), whole(images))
         gone = {key for key in weights if key.startswith(f"{path}.branch.")}
         gone |= {key for key in weights if key.startswith(f"{path}.") and name == "standardised"}
         assert cut != spec
@@ -502,5 +503,16 @@ def test_a_network_that_counts_its_images_is_refused_in_one_line():
         def forward(self, x):
             return self.head(torch.cat([self.token.expand(len(x), -1, -1), x.mean(2)], 1).mean(1))
 
-    with pytest.raises(InputError, match=r"traced with 2 images and fails on 3: its forward depends on their number"):
+    with pytest.raises(InputError, match=r"traced with 2 images and fails on 3: it depends on their number"):
         from_module(Counts(), SHAPE, "counts")
+
+
+def test_outputs_of_zero_are_said_to_prove_nothing(brought, tmp_path):
+    module = NETS["basic"]()
+    nn.init.zeros_(module.head.weight)
+    nn.init.zeros_(module.head.bias)
+    spec, weights = brought(module)
+    checkpoint = save_checkpoint(weights, spec, tmp_path / "a.safetensors", stage="import")
+    done = export(checkpoint, ExportConfig(), tmp_path / "out")
+    assert done.report.results["max_relative_difference"] == 0
+    assert "all outputs are 0 on 8 random images: that both agree proves nothing" in done.report.warnings

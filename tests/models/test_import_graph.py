@@ -78,9 +78,11 @@ def agrees(checkpoint: Checkpoint, module: nn.Module, images: torch.Tensor) -> b
         {"opset_version": 11},
         {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False},
         {"dynamic_axes": {"x": {0: "n"}}, "input_names": ["x"]},
+        {"opset_version": 9},
+        {"opset_version": 20},
         {"dynamo": True, "opset_version": 18, "external_data": True},
     ],
-    ids=["folded", "opset 11", "norms kept", "dynamic", "dynamo, weights beside"],
+    ids=["folded", "opset 11", "norms kept", "dynamic", "opset 9", "opset 20", "dynamo, weights beside"],
 )
 def test_an_onnx_file_of_any_exporter_is_a_network(options, resnet, exported, imported, images):
     done = imported(exported(**options))
@@ -208,3 +210,11 @@ def test_weights_outside_the_folder_are_refused(exported, imported, tmp_path):
     onnx.save(model, tmp_path / "out.onnx")
     with pytest.raises(InputError, match="is not in its folder"):
         imported(tmp_path / "out.onnx")
+
+
+def test_a_file_that_torch_would_compute_otherwise_is_refused(exported, imported, monkeypatch):
+    from edgeres.graph.operators import OPERATORS
+
+    monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: x.clamp(min=0, max=0.5))
+    with pytest.raises(InputError, match=r"net.onnx computes something else than what was made of it: outputs differ"):
+        imported(exported())

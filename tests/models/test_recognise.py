@@ -60,7 +60,9 @@ def test_options_are_told_by_the_shapes_too(arch, options):
 def test_networks_that_are_not_rebuilt_are_called_what_they_are(name, called):
     with torch.device("meta"):
         state = torchvision.models.get_model(name).state_dict()
-    with pytest.raises(InputError, match=f"x.pt looks like {called}.*which is not rebuilt here"):
+    with pytest.raises(
+        InputError, match=f"x.pt looks like {called}.*say whose definition it is, --arch torchvision/NAME"
+    ):
         check_recognised({key: tuple(one.shape) for key, one in state.items()}, "x.pt")
 
 

@@ -183,7 +183,9 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     recorder.notes += notes
     if names := [link.name for link in chain.links]:
         recorder.notes.append(f"{len(names)} residual modules found in the graph: {_few(names)}")
-    recorder.notes += [f"{sum_} is no module that can be dropped: {why}" for sum_, why in chain.others.items()]
+    for why in dict.fromkeys(chain.others.values()):
+        sums = [name for name, other in chain.others.items() if other == why]
+        recorder.notes.append(f"no module that can be dropped: {few_of(sums)} ({len(sums)} in all), {why}")
     if not chain.links:
         recorder.warnings.append("no residual module was found that can be dropped: nothing of it can be pruned")
     said = config if known is None else config.model_copy(update={"mean": known.mean, "size": shape[1]})

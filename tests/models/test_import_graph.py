@@ -218,3 +218,26 @@ def test_a_file_that_torch_would_compute_otherwise_is_refused(exported, imported
     monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: x.clamp(min=0, max=0.5))
     with pytest.raises(InputError, match=r"net.onnx computes something else than what was made of it: outputs differ"):
         imported(exported())
+
+
+LINEAR = """
+class Unit(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.three, self.one = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return torch.relu(self.three(x) + self.one(x))
+
+def net():
+    return torch.nn.Sequential(Unit(), Unit(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+"""
+
+
+def test_sums_that_are_no_modules_are_named_with_the_reason_they_share(own, imported):
+    own(LINEAR, "nets_linear")
+    done = imported("nets_linear:net", size=32)
+    (said,) = [note for note in done.report.notes if "no module" in note]
+    assert said == (
+        "no module that can be dropped: 0, 1 (2 in all), its branch is linear, and so a part of one convolution"
+    )

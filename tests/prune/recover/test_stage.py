@@ -230,7 +230,7 @@ def test_a_resumed_call_keeps_the_plan_of_its_budget(pruned, teacher, tmp_path, 
     monkeypatch.setattr(start_module, "_timed_steps", lambda *a: repeat(0.1, 4))
     results = recovered(pruned, teacher, config, tmp_path).results
     assert results["first_step"] == 4
-    assert 20 <= results["planned_steps"] <= 28
+    assert 20 <= results["planned_steps"] <= 30
 
 
 def test_another_call_in_the_same_folder_makes_its_own_plan(pruned, teacher, tmp_path, monkeypatch):

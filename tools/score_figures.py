@@ -30,8 +30,8 @@ from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import RecoverConfig
+from edgeres.prune.measured import with_batch_statistics
 from edgeres.prune.recover.stage import recovered
-from edgeres.prune.scores import with_batch_statistics
 from edgeres.study.outcomes import rank_correlation
 
 RESULTS = Path(__file__).parent / "results" / "score.json"

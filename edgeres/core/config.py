@@ -54,6 +54,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     incidental: ClassVar[frozenset[str]] = frozenset({"download"})  # options that change nothing in the result
     unsaid: ClassVar[frozenset[str]] = frozenset()  # options that stand in no key and no report where they are None
+    gone: ClassVar[dict[str, Any]] = {}  # options that earlier versions recorded -> what is done now without asking
 
     def __init__(self, **options: Any) -> None:
         """Raises InputError with one line for an option that does not exist, or cannot have that value."""

@@ -48,23 +48,13 @@ def walk_subsets(
 
 
 @torch.inference_mode()
-def tallies_of(
-    network: Network, batches: Iterable[Batch], subsets: Collection[Subset], cache: PrefixCache | None = None
-) -> dict[Subset, Tally]:
+def tallies_of(network: Network, batches: Iterable[Batch], subsets: Collection[Subset]) -> dict[Subset, Tally]:
     """The tally of every subset over all batches."""
     tallies = {subset: Tally() for subset in subsets}
-    for number, batch in enumerate(batches):
-        stored = cache.of(number) if cache else None
-        for subset, features in walk_subsets(network, batch.images, tallies, stored):
-            count(tallies[subset], batch, features, network.classify(features))
+    for batch in batches:
+        for subset, features in walk_subsets(network, batch.images, tallies):
+            tallies[subset].add(network.classify(features), batch.labels, batch.reference)
     return tallies
-
-
-def count(tally: Tally, batch: Batch, features: Tensor, logits: Tensor) -> None:
-    """Adds what a network made of one batch."""
-    tally.add(logits, batch.labels, batch.reference)
-    if batch.features is not None:
-        tally.add_features(features, batch.features)
 
 
 def _paths(network: Network, subsets: Collection[Subset]) -> dict[Positions, Subset]:

@@ -1,4 +1,4 @@
-"""Sums over images of one network compared with a reference: accuracy, loss, divergence, distance of features."""
+"""Sums over images of one network compared with a reference: accuracy, loss, divergence."""
 
 from __future__ import annotations
 
@@ -18,27 +18,17 @@ from edgeres.models.network import Network
 
 
 class Batch(NamedTuple):
-    """Images float32 (N, C, H, W), labels int64 (N,) and what the whole network makes of them.
-
-    `reference`: logits (N, K); `features`: the feature map before pooling, or None where nobody compares it.
-    """
+    """Images float32 (N, C, H, W), labels int64 (N,) and the logits (N, K) of the whole network."""
 
     images: Tensor
     labels: Tensor
     reference: Tensor
-    features: Tensor | None = None
 
 
 @torch.inference_mode()
-def reference_batches(
-    network: Network, pairs: Iterable[tuple[Tensor, Tensor]], *, features: bool = False
-) -> list[Batch]:
-    """(images, labels) with the logits of the network as it is now, and its features if asked for."""
-    batches = []
-    for images, labels in pairs:
-        found = network.features(images)
-        batches.append(Batch(images, labels, network.classify(found), found if features else None))
-    return batches
+def reference_batches(network: Network, pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Batch]:
+    """(images, labels) with the logits of the network as it is now."""
+    return [Batch(images, labels, network(images)) for images, labels in pairs]
 
 
 @torch.inference_mode()
@@ -62,8 +52,6 @@ class Tally:
     correct_top5: int = 0
     loss_sum: float = 0.0
     kl_sum: float = 0.0
-    feature_error_sum: float = 0.0
-    feature_power_sum: float = 0.0
     right: list[Tensor] = field(default_factory=list)
 
     def add(self, logits: Tensor, labels: Tensor, reference: Tensor) -> None:
@@ -79,11 +67,6 @@ class Tally:
         self.kl_sum += float(F.kl_div(log_p, log_q, reduction="sum", log_target=True))
         self.right.append(right)
 
-    def add_features(self, features: Tensor, reference: Tensor) -> None:
-        """Counts the squared distance of one batch of feature maps to the reference's."""
-        self.feature_error_sum += float((features - reference).square().sum(dtype=torch.float64))
-        self.feature_power_sum += float(reference.square().sum(dtype=torch.float64))
-
     @property
     def accuracy(self) -> float:
         """Share of images whose first guess is right."""
@@ -98,11 +81,6 @@ class Tally:
     def kl(self) -> float:
         """Mean KL divergence from the reference's distribution to this one's, in nats."""
         return self.kl_sum / self.n
-
-    @property
-    def feature(self) -> float:
-        """Squared error of the features over the reference's power."""
-        return self.feature_error_sum / self.feature_power_sum
 
     @property
     def sums(self) -> tuple[float, ...]:

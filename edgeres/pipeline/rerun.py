@@ -175,7 +175,8 @@ def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str
     kind = config_of(use)
     taken = {name for name in (row.fills if row else ()) if Path(str(report.config.get(name))).parent.name in own}
     asked = report.config.items() if row else ()
-    if gone := [f"{name} {value}" for name, value in asked if value and name not in kind.model_fields]:
+    old = [(name, value) for name, value in asked if name not in kind.model_fields and kind.gone.get(name) != value]
+    if gone := [f"{name} {value}" for name, value in old if value]:
         raise InputError(
             f"{use} was asked for {', '.join(gone)}; this version has no such option: nothing to run again"
         )

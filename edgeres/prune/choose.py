@@ -19,7 +19,7 @@ from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.models import check_module_names, modules_of
 from edgeres.prune.config import ChoiceConfig
-from edgeres.prune.search import ranked, search
+from edgeres.prune.search import search
 from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _JOURNAL_NAME = "search.json"
 _REPAIRED_ON, _REPAIR_BATCHES = 250, 5
-_RANK_BY = "kl"  # what a set is judged by that a criterion of single modules has put together
 
 
 def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
@@ -57,16 +56,10 @@ class Chooser:
             from edgeres.prune.recover.stage import check_budget
 
             check_budget(self._source, config.recovery())
-        plan = SearchPlan(
-            method=config.search, images=self.images, width=config.carried, swaps=config.swaps, screen=config.screen
-        )
+        plan = SearchPlan(images=self.images, width=config.carried)
         with bar("prune: choosing") as shown:
             self._evaluator.advance = shown.advance
-            if self._criterion is None:
-                return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
-            found = ranked(self._evaluator, self._criterion, goal)
-        whole = self._evaluator([WHOLE])[0]
-        return Searched(best=found, independent=found, levels=(found,), whole=whole, singles=self._criterion)
+            return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
 
     def points(self, dropped: Iterable[str]) -> float:
         """The change of accuracy without `dropped`, in points, on the images chosen on."""
@@ -77,13 +70,6 @@ class Chooser:
         """Points of accuracy that each single module costs, on the images chosen on."""
         self._evaluator([WHOLE, *(frozenset({name}) for name in self.candidates)])
         return {name: -self.points({name}) for name in self.candidates}
-
-    @property
-    def judged_by(self) -> str:
-        """The score of sets: the one asked for, or the one that judges what a criterion has put together."""
-        from edgeres.prune.scores import SCORES
-
-        return self._config.ranks_by if self._config.ranks_by in SCORES else _RANK_BY
 
     def close(self) -> None:
         """Forgets what was kept for going on."""
@@ -124,7 +110,7 @@ class Chooser:
         import torch
 
         from edgeres.models.weights import load_network
-        from edgeres.prune.scores import with_batch_statistics
+        from edgeres.prune.measured import with_batch_statistics
 
         if self._config.ranks_by != "adaptive":
             return self._network
@@ -141,7 +127,7 @@ class Chooser:
             (torch.from_numpy(images), torch.from_numpy(labels))
             for images, labels in part.batches(self._source.spec, self._config.batch)
         ]
-        return reference_batches(self._network, pairs, features=self._config.ranks_by == "feature")
+        return reference_batches(self._network, pairs)
 
     @cached_property
     def _evaluator(self) -> MeasuredEvaluator:
@@ -152,7 +138,6 @@ class Chooser:
         return MeasuredEvaluator(
             self._lesioned,
             self._batches,
-            score=self.judged_by,
             cache_mib=self._cache_mib,
             journal=journal,
             unit_of=self._repairs,
@@ -186,22 +171,11 @@ class Chooser:
         parts = [self._source.sha256, data_fingerprint(config.data or ""), *numbers]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    @cached_property
-    def _criterion(self) -> dict[str, float] | None:
-        """The published criterion per module that is asked for, None for a score of sets."""
-        from edgeres.models.weights import load_network
-        from edgeres.prune.scores import CRITERIA
-
-        criterion = CRITERIA.get(self._config.ranks_by)
-        if criterion is None:
-            return None
-        return criterion(load_network(self._source), self._batches, self.candidates, self._config.seed)
-
 
 def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:
     """What was chosen and what independent ranking would have, both on the images chosen on."""
     return {
-        "score_name": chooser.judged_by,
+        "score_name": config.ranks_by,
         "criterion": config.ranks_by,
         "score": found.best.score,
         "points": chooser.points(found.best.dropped),
@@ -227,10 +201,8 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
 
     def cost(one: Found) -> str:
         lost = round(-chooser.points(one.dropped), 1) + 0.0  # no -0.0
-        return f"{chooser.judged_by} {one.score:.4g}, {lost:.1f} points lost"
+        return f"{config.ranks_by} {one.score:.4g}, {lost:.1f} points lost"
 
-    if config.ranks_by != chooser.judged_by:
-        return [f"ranked once by {config.ranks_by}: {cost(found.best)} {on}"]
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
     if {*alone.dropped} == {*found.best.dropped}:
         return [f"{together}; ranked one by one the set is the same"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.progress import seconds_from
 from edgeres.train.config import LoopConfig
 
-Score = Literal["kl", "adaptive", "solved", "loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"]
-SWEPT_BY = ("kl", "adaptive", "solved", "loss", "accuracy", "feature")
+Score = Literal["kl", "adaptive", "solved"]
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 FEWEST_TO_CHOOSE_ON = 16
 Method = Literal["bn", "solve", "mimic", "distill", "finetune"]
@@ -91,6 +90,7 @@ class ChoiceConfig(Config):
     """What prune and its sweep have in common; only training images are looked at."""
 
     incidental: ClassVar[frozenset[str]] = frozenset({"download", "cache_mib"})
+    gone: ClassVar[dict[str, Any]] = {"search": "beam", "swaps": True, "screen": 250}
 
     keep: tuple[str, ...] = Field((), description="never drop these")
     data: str | None = Field(None, description="digits, cifar10, folder:PATH, package.module:function")
@@ -100,12 +100,9 @@ class ChoiceConfig(Config):
         None,
         description="what a set costs; default: kl, solved if --recover solve follows, adaptive if another does",
     )
-    search: Literal["beam", "greedy", "independent", "exhaustive"] = Field("beam", description="how sets are tried")
     width: int | None = Field(
         None, ge=1, description="sets the beam carries from one size to the next; default: 4, 1 if each is repaired"
     )
-    swaps: bool = Field(True, description="exchange modules in the found set while that helps")
-    screen: int = Field(250, gt=0, description="images to screen on; the best are confirmed on all")
     cache_mib: int = Field(2048, ge=0, description="memory for activations that sets share")
     batch: int = Field(250, gt=0, description="images at a time")
     recover: tuple[Method, ...] = Field(
@@ -201,10 +198,6 @@ class SweepConfig(ChoiceConfig):
     def check(self) -> None:
         """The range can be read, and there are images."""
         counts_from(self.sweep)
-        if self.search == "exhaustive":
-            raise InputError("--search exhaustive looks at one number of modules; sweep with beam or greedy")
-        if self.ranks_by not in SWEPT_BY:
-            raise InputError(f"--score {self.ranks_by} ranks modules once; sweep with {', '.join(SWEPT_BY)}")
         if self.data is None:
             raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
         super().check()

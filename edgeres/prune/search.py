@@ -1,11 +1,10 @@
-"""Which modules to drop: independent ranking, conditional greedy, beam, or every set there is.
+"""Which modules to drop: a beam of sets that grow by one module at a time.
 
-Single lesions do not add up (two modules of one stage can replace each other, but not both be gone), so all but the
-first look at modules given what is gone already. Nothing here knows networks: an `Evaluator` gives scores of sets.
+Single lesions do not add up (two modules of one stage can replace each other, but not both be gone), so modules are
+looked at given what is gone already. Nothing here knows networks: an `Evaluator` gives scores of sets.
 
-In a beam each level adds one module to each of the `width` sets kept; sets reached twice count once. Three filters,
-each cheaper than the next, decide which children are evaluated on all images (successive halving, Jamieson & Talwalkar
-2016):
+Each level adds one module to each of the `width` sets kept; sets reached twice count once. Three filters, each cheaper
+than the next, decide which children are evaluated on all images (successive halving, Jamieson & Talwalkar 2016):
 
 1. All are estimated for nothing. Lesions nearly add up in the logits although they do not in the divergence, so
 
@@ -14,8 +13,8 @@ each cheaper than the next, decide which children are evaluated on all images (s
    with Q the largest parts of P for which both were evaluated; the score is taken of that sum. On ResNet-56 (CIFAR-10,
    500 images) this ranks the 351 pairs like their measured KL with a correlation of 0.98, and the milder third of them
    with 0.91; adding single KLs up gives 0.95 and 0.68, measuring on half of the images 0.99 and 0.86.
-2. The first look * width by estimate are screened on few images.
-3. The first confirm * width by screening are evaluated on all, and the best `width` of these go on.
+2. The first LOOK * width by estimate are screened on few images.
+3. The first CONFIRM * width by screening are evaluated on all, and the best `width` of these go on.
 
 Sets are ranked by score lost over gain^1.5, so that sets of unequal gain compare. One that reaches the goal goes no
 further; one that has lost more than the best that reaches it is given up. The answer is the lowest score of all sets
@@ -28,15 +27,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations
 
 from edgeres.core.errors import InputError
-from edgeres.prune.sets import WHOLE, Evaluator, Found, Goal, Searched, SearchPlan, SeenSets, Subset
+from edgeres.prune.sets import WHOLE, Evaluator, Goal, Searched, SearchPlan, SeenSets, Subset
 
+LOOK, CONFIRM = 4, 2  # sets of a level for each place in the beam: that are screened, that are evaluated on all images
 _SLACK = 1.1  # screened losses this much above the best's may still be below it on all images
 _SPARE = 2  # single lesions confirmed beyond those the independent ranking needs
-_MOST_LISTED = 1 << 20  # sets of an exhaustive search with unequal gains that are listed to see which reach the goal
 
 
 def search(
@@ -50,20 +47,21 @@ def search(
     """The best set found that reaches `goal`, and what was seen on the way.
 
     candidates: in order of execution. expect: told how many (set, image) pairs the search is likely to evaluate.
-    Raises InputError if dropping all candidates is not enough, or for more sets than an exhaustive search may evaluate.
+    Raises InputError if dropping all candidates is not enough.
     """
     candidates = goal.useful(candidates)
-    _check(candidates, goal)
-    plan = _settled(plan, candidates)
+    if not goal.is_reached(frozenset(candidates)):
+        most = goal.of(frozenset(candidates))
+        raise InputError(f"dropping all {len(candidates)} candidates brings {most:g}, but {goal.needed:g} is needed")
     if expect is not None:
         expect(expected_work(candidates, goal, plan))
     seen = SeenSets(evaluate, candidates, goal, plan)
     singles = [frozenset({name}) for name in candidates]
     seen.screen([WHOLE, *singles])
     independent = _independent(seen)
-    best = _best(seen, independent)
+    _grow(seen)
     return Searched(
-        best=seen.found(best),
+        best=seen.found(_refined(seen)),
         independent=seen.found(independent),
         levels=seen.levels(),
         whole=seen.all[WHOLE],
@@ -74,58 +72,24 @@ def search(
     )
 
 
-def ranked(evaluate: Evaluator, ranking: Mapping[str, float], goal: Goal) -> Found:
-    """The set that a criterion per module gives: lowest first, the later one of two equal, until the goal is reached.
-
-    ranking: in order of execution.
-    """
-    ranking = {name: ranking[name] for name in goal.useful(list(ranking))}
-    _check(list(ranking), goal)
-    places = {name: place for place, name in enumerate(ranking)}
-    order = sorted(ranking, key=lambda name: (ranking[name], -places[name]))
-    chosen = _until_reached([frozenset({name}) for name in order], goal)
-    return Found(chosen, evaluate([frozenset(chosen)])[0], goal.of(frozenset(chosen)))
-
-
 def expected_work(candidates: Sequence[str], goal: Goal, plan: SearchPlan) -> float:
     """(set, image) pairs the search is likely to evaluate, swaps included."""
-    n, size = len(candidates), min(_size(candidates, goal), len(candidates))
-    if plan.method == "exhaustive":
-        return plan.images * (math.comb(n, size) + n)
-    screen = plan.screened or plan.images
-    if plan.method == "independent":
-        return float(n * screen + (size + 1) * plan.images)
-    looked, confirmed = (min(k * plan.width, plan.width * n) for k in (plan.look, plan.confirm))
+    n, screen = len(candidates), plan.screened or plan.images
+    mean = math.fsum(goal.gain[name] for name in candidates) / n
+    size = min(max(1, math.ceil(goal.needed / mean - 1e-9)), n)
+    looked, confirmed = (min(k * plan.width, plan.width * n) for k in (LOOK, CONFIRM))
     level = looked * screen + confirmed * (plan.images - screen)
-    return float(n * screen + level * (size - 1 + 2 * plan.swaps) + (confirmed + 2) * plan.images)
+    return float(n * screen + level * (size + 1) + (confirmed + 2) * plan.images)
 
 
-def _best(seen: SeenSets, independent: Subset) -> Subset:
-    if seen.plan.method == "independent":
-        order = seen.order(independent)
-        smaller = [order[:size] for size in range(1, len(order))]
-        for names in smaller:
-            seen.remember(frozenset(names), names)
-        seen.confirm(map(frozenset, smaller))
-        return independent
-    if seen.plan.method == "exhaustive":
-        sets = _all_that_reach(seen.candidates, seen.goal, seen.plan.limit)
-        seen.confirm(sets)
-        return seen.best(sets)
-    best = _grown(seen)
-    return _refined(seen) if seen.plan.swaps else best
-
-
-def _grown(seen: SeenSets) -> Subset:
-    """The best set that reaches the goal; the single lesions have been screened."""
+def _grow(seen: SeenSets) -> None:
+    """Evaluates ever larger sets until none is left to grow; the single lesions have been screened."""
     parents: list[Subset] = [WHOLE]
     while parents:
         children = _advance(seen, parents)
-        reached = seen.reached()
-        most = min((seen.all[subset] for subset in reached), default=float("inf"))
+        most = min((seen.all[subset] for subset in seen.reached()), default=float("inf"))
         open_ = [child for child in children if not seen.goal.is_reached(child) and seen.all[child] < most]
         parents = seen.leading(open_, seen.all, seen.plan.width)
-    return seen.best(reached)
 
 
 def _refined(seen: SeenSets) -> Subset:
@@ -145,7 +109,7 @@ def _swapped(seen: SeenSets, start: Subset) -> Subset:
         seen.screen([best, *bases])
         children = _children(seen, bases)
         children = {child: of for child, of in children.items() if child != best and seen.goal.is_reached(child)}
-        others = _most_likely(seen, children, seen.plan.look * seen.plan.width)
+        others = _most_likely(seen, children)
         seen.screen(others)
         hopeful = seen.leading(_hopeful(seen, (*bases, *others), best), seen.screened, seen.plan.width)
         seen.confirm(hopeful)
@@ -168,9 +132,9 @@ def _advance(seen: SeenSets, parents: Sequence[Subset]) -> list[Subset]:
     children = _children(seen, parents)
     for is_reached in (False, True):
         group = {child: of for child, of in children.items() if seen.goal.is_reached(child) == is_reached}
-        looked = _most_likely(seen, group, seen.plan.look * seen.plan.width)
+        looked = _most_likely(seen, group)
         seen.screen(looked)
-        confirmed += seen.leading(looked, seen.screened, seen.plan.confirm * seen.plan.width)
+        confirmed += seen.leading(looked, seen.screened, CONFIRM * seen.plan.width)
     seen.confirm(confirmed)
     return confirmed
 
@@ -186,8 +150,9 @@ def _children(seen: SeenSets, parents: Sequence[Subset]) -> dict[Subset, tuple[S
     return children
 
 
-def _most_likely(seen: SeenSets, children: Mapping[Subset, tuple[Subset, str]], count: int) -> list[Subset]:
-    """The first `count` by estimate; nothing is estimated if there are no more."""
+def _most_likely(seen: SeenSets, children: Mapping[Subset, tuple[Subset, str]]) -> list[Subset]:
+    """Those to be screened, the first by estimate; nothing is estimated if there are no more."""
+    count = LOOK * seen.plan.width
     if len(children) <= count:
         return list(children)
     estimates = {child: seen.estimate(*origin) for child, origin in children.items()}
@@ -214,48 +179,3 @@ def _until_reached(singles: Sequence[Subset], goal: Goal) -> tuple[str, ...]:
             break
         chosen = (*chosen, *single)
     return chosen
-
-
-def _all_that_reach(candidates: Sequence[str], goal: Goal, limit: int) -> list[Subset]:
-    """Every set that reaches the goal and would not without any of its members; InputError if they are too many."""
-    n = len(candidates)
-    gains = [goal.gain[name] for name in candidates]
-    sizes = range(1, n + 1)
-    if len(set(gains)) == 1:
-        sizes = range(_size(candidates, goal), _size(candidates, goal) + 1)
-    listed = sum(math.comb(n, size) for size in sizes)
-    if listed > (limit if len(sizes) == 1 else _MOST_LISTED):
-        raise InputError(_too_many(listed, n, limit))
-    sets = [frozenset(names) for size in sizes for names in combinations(candidates, size)]
-    sets = [s for s in sets if goal.is_reached(s) and not any(goal.is_reached(s - {name}) for name in s)]
-    if len(sets) > limit:
-        raise InputError(_too_many(len(sets), n, limit))
-    return sets
-
-
-def _too_many(sets: int, modules: int, limit: int) -> str:
-    return (
-        f"an exhaustive search over {modules} modules would evaluate {sets:,} sets, more than {limit:,};"
-        " search by beam, or keep some modules out of it"
-    )
-
-
-def _size(candidates: Sequence[str], goal: Goal) -> int:
-    """How many modules of mean gain reach the goal."""
-    mean = math.fsum(goal.gain[name] for name in candidates) / len(candidates)
-    return max(1, math.ceil(goal.needed / mean - 1e-9))
-
-
-def _settled(plan: SearchPlan, candidates: Sequence[str]) -> SearchPlan:
-    """Greedy is a beam of one that evaluates every child on all images."""
-    if plan.method == "greedy":
-        return replace(plan, width=1, look=len(candidates), confirm=len(candidates), screen=None, swaps=False)
-    if plan.method in {"independent", "exhaustive"}:
-        return replace(plan, screen=None)
-    return plan
-
-
-def _check(candidates: Sequence[str], goal: Goal) -> None:
-    if not goal.is_reached(frozenset(candidates)):
-        most = goal.of(frozenset(candidates))
-        raise InputError(f"dropping all {len(candidates)} candidates brings {most:g}, but {goal.needed:g} is needed")

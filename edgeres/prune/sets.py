@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 Subset = frozenset[str]
-Method = Literal["independent", "greedy", "beam", "exhaustive"]
 WHOLE: Subset = frozenset()
 GROWTH = 1.5  # loss grows with gain to a power between 1 (lesions that do not interact) and 2 (logits that add up)
 _ROUNDING = 1e-9  # a goal is reached although its gains were summed in another order
@@ -52,27 +51,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How to search.
+    """`width` sets are kept from level to level; the first `screen` of the `images` decide which are seen on all."""
 
-    width: sets kept from level to level. screen: first so many of the `images` decide which sets are evaluated on all
-    (None: no screening). look, confirm: per place in the beam, how many sets of a level are screened and how many are
-    evaluated on all images. swaps: exchange members of the set found while it gets better. limit: most sets that
-    the exhaustive search evaluates.
-    """
-
-    method: Method = "beam"
-    images: int = 1000
+    images: int
     width: int = 4
-    swaps: bool = True
-    screen: int | None = 250
-    look: int = 4
-    confirm: int = 2
-    limit: int = 5000
+    screen: int = 250
 
     @property
     def screened(self) -> int | None:
         """Images to screen on, None if screening would see all of them."""
-        return self.screen if self.screen is not None and self.screen < self.images else None
+        return self.screen if self.screen < self.images else None
 
 
 @dataclass(frozen=True)
@@ -98,10 +86,10 @@ class Searched:
     independent: Found
     levels: tuple[Found, ...]
     whole: float
-    singles: Mapping[str, float] = field(default_factory=dict)
-    evaluated: int = 0
-    screened: int = 0
-    passes: float = 0.0
+    singles: Mapping[str, float]
+    evaluated: int
+    screened: int
+    passes: float
 
 
 class SeenSets:

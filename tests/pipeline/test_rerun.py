@@ -159,9 +159,12 @@ def test_a_run_with_a_damaged_report_says_which(run):
 def test_an_option_of_another_version_is_left_out_if_it_did_nothing_and_named_if_it_did(run, copy):
     (copy.path / "recipe.toml").unlink()
     report = copy.path / "02-prune" / REPORT_NAME
-    edited(report, lambda content: content["config"].update(adaptors=0))
+    edited(report, lambda content: content["config"].update(adaptors=0, search="beam", swaps=True))
     assert [entry["use"] for entry in recipe_of(copy).stage][:3] == ["import", "lesion", "prune"]
-    edited(report, lambda content: content["config"].update(adaptors=200))
+    edited(report, lambda content: content["config"].update(search="greedy"))
+    with pytest.raises(InputError, match=r"prune was asked for search greedy; this version has no such option"):
+        recipe_of(copy)
+    edited(report, lambda content: content["config"].update(search="beam", adaptors=200))
     with pytest.raises(InputError, match=r"prune was asked for adaptors 200; this version has no such option"):
         recipe_of(copy)
 

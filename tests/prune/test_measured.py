@@ -7,14 +7,13 @@ import json
 import pytest
 import torch
 
-from edgeres.core.errors import InputError, StageError
+from edgeres.core.errors import StageError
 from edgeres.evaluate.subsets import walk_subsets
 from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
 from edgeres.prune import measured
 from edgeres.prune.measured import MeasuredEvaluator, journal_in
-from edgeres.prune.scores import SCORES
 from edgeres.prune.search import search
 from edgeres.prune.sets import Goal, SearchPlan
 
@@ -38,7 +37,7 @@ def batches(network):
         (torch.randn(8, 1, 8, 8, generator=generator), torch.randint(0, 10, (8,), generator=generator))
         for _ in range(3)
     ]
-    return reference_batches(network, pairs, features=True)
+    return reference_batches(network, pairs)
 
 
 @pytest.fixture
@@ -56,26 +55,23 @@ def walked(monkeypatch):
     return counted
 
 
-def by_rebuilding(checkpoint, dropped, batches, score):
+def by_rebuilding(checkpoint, dropped, batches):
     spec = checkpoint.spec.without(tuple(dropped))
     network = network_from(spec).eval()
     network.load_state_dict(weights_without(load_weights(checkpoint), spec))
     tally = Tally()
     with torch.inference_mode():
         for batch in batches:
-            features = network.features(batch.images)
-            tally.add(network.classify(features), batch.labels, batch.reference)
-            tally.add_features(features, batch.features)
-    return SCORES[score](tally)
+            tally.add(network(batch.images), batch.labels, batch.reference)
+    return tally.kl
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_scores_are_those_of_rebuilt_networks(checkpoint, network, batches, score):
-    evaluate = MeasuredEvaluator(network, batches, score=score, cache_mib=1)
+def test_scores_are_those_of_rebuilt_networks(checkpoint, network, batches):
+    evaluate = MeasuredEvaluator(network, batches, cache_mib=1)
     sets = [frozenset(s) for s in ((), ("layer1.1",), ("layer1.1", "layer3.0"), ("layer2.2", "layer3.1", "layer3.2"))]
-    expected = [by_rebuilding(checkpoint, s, batches, score) for s in sets]
+    expected = [by_rebuilding(checkpoint, s, batches) for s in sets]
     assert evaluate(sets) == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    expected = [by_rebuilding(checkpoint, s, batches[:1], score) for s in sets]
+    expected = [by_rebuilding(checkpoint, s, batches[:1]) for s in sets]
     assert evaluate(sets, images=8) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
@@ -97,21 +93,17 @@ def sorted_walk(network, batch, sets):
     return [(subset, found[subset]) for subset in sets]
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_a_prediction_adds_the_difference_to_the_logits(network, batches, score):
-    evaluate = MeasuredEvaluator(network, batches, score=score)
+def test_a_prediction_adds_the_difference_to_the_logits(network, batches):
+    evaluate = MeasuredEvaluator(network, batches)
     base, smaller, larger = frozenset({"layer1.1"}), WHOLE, frozenset({"layer2.1"})
-    scores = dict(zip((base, smaller, larger), evaluate([base, smaller, larger]), strict=True))
+    evaluate([base, smaller, larger])
     found = evaluate.predict(base, [(larger, smaller)], images=None)
-    if score == "feature":
-        assert found == pytest.approx(scores[base] + scores[larger] - scores[smaller])
-        return
     tally = Tally()
     for batch in batches:
         with torch.inference_mode():
             logits = [network.classify(f) for _, f in sorted_walk(network, batch, (base, larger, smaller))]
         tally.add(logits[0] + logits[1] - logits[2], batch.labels, batch.reference)
-    assert found == pytest.approx(SCORES[score](tally))
+    assert found == pytest.approx(tally.kl)
 
 
 def test_a_prediction_from_what_is_to_be_predicted_is_the_measurement(network, batches):
@@ -125,7 +117,7 @@ def test_a_prediction_from_what_is_to_be_predicted_is_the_measurement(network, b
 def run(network, batches, path, key="k"):
     evaluate = MeasuredEvaluator(network, batches, journal=journal_in(path, key))
     names = [name for name, _ in network.units()]
-    plan = SearchPlan(images=24, screen=8, width=2, look=3)
+    plan = SearchPlan(images=24, screen=8, width=1)
     return search(evaluate, names, Goal(dict.fromkeys(names, 1.0), 3), plan)
 
 
@@ -151,7 +143,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end_without_measuring_twice(
     resumed = run(network, batches, tmp_path / "search.json")
     assert resumed == whole
     again = len(walked) - (total - after)
-    assert 0 <= again <= 1 + 9 + 4  # at most logits for predictions: whole, singles, two parents of two levels
+    assert 0 <= again <= 1 + 9 + 2  # at most logits for predictions: whole, singles, a parent of two levels
     walked.clear()
     assert run(network, batches, tmp_path / "search.json") == whole
     assert not walked
@@ -182,10 +174,5 @@ def test_progress_counts_pairs_done_and_those_found_in_the_journal(network, batc
 def test_a_network_that_gives_no_number_is_a_failure(network, batches):
     with torch.no_grad():
         network.get_submodule("layer1.1.conv1").weight.fill_(float("nan"))
-    with pytest.raises(StageError, match=r"without layer2\.1 the network gives a kl that is not finite"):
+    with pytest.raises(StageError, match=r"without layer2\.1 the network gives a KL divergence that is not finite"):
         MeasuredEvaluator(network, batches)([frozenset({"layer2.1"})])
-
-
-def test_an_unknown_score_is_refused(network, batches):
-    with pytest.raises(InputError, match=r"unknown score 'lost'; did you mean loss\?"):
-        MeasuredEvaluator(network, batches, score="lost")

@@ -13,7 +13,6 @@ from edgeres.core.errors import InputError
 from edgeres.models import modules_of
 from edgeres.models.weights import load_network
 from edgeres.prune.config import PruneConfig
-from edgeres.prune.scores import SCORES
 from edgeres.prune.stage import prune
 
 
@@ -159,14 +158,6 @@ def test_an_interrupted_choice_goes_on_with_what_it_had_measured(checkpoint, tmp
     assert resumed.report.results["chosen"] == fresh.report.results["chosen"]
     assert resumed.report.results["score"] == pytest.approx(fresh.report.results["score"], rel=1e-6)
     assert after < len(walked)
-
-
-@pytest.mark.parametrize("score", ["loss", "accuracy", "feature", "block-influence", "l1", "taylor", "random"])
-def test_every_score_chooses(checkpoint, tmp_path, score):
-    result = prune(checkpoint, PruneConfig(drop=2, data="digits", images=40, score=score), tmp_path / "out")
-    assert len(result.output.spec.dropped) == 2
-    note = next(note for note in result.report.notes if "train images chosen on" in note)
-    assert note.startswith(f"chosen together: {score} " if score in SCORES else f"ranked once by {score}: kl ")
 
 
 def test_max_loss_leaves_images_to_judge_on_by_itself(checkpoint, tmp_path, monkeypatch):

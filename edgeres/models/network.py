@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 
@@ -30,11 +29,6 @@ class Parts:
 def live_in(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """What passes between two units, as tensors."""
     return x if isinstance(x, tuple) else (x,)
-
-
-def rows_of(x: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """All of it, one row an image: (N, features)."""
-    return torch.cat([one.flatten(1) for one in live_in(x)], 1)
 
 
 class Unit(nn.Module):

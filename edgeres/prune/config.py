@@ -25,6 +25,8 @@ FEWEST_TO_RECOVER_ON = 8  # a batch norm needs a batch
 class RecoverConfig(LoopConfig):
     """What to learn from, and for how long; nothing is selected on val."""
 
+    gone: ClassVar[dict[str, Any]] = dict.fromkeys(("mimic", "distill", "finetune"), 1.0)
+
     data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
     teacher: Path | None = Field(
         default=None, description="checkpoint before pruning; default: the pruned one's source"
@@ -41,10 +43,6 @@ class RecoverConfig(LoopConfig):
     scope: Literal["behind", "all"] = Field(
         default="behind", description="train what comes after the first dropped module, or all"
     )
-    mimic: float = Field(default=1.0, ge=0, description="weight of the features before pooling")
-    stages: float = Field(default=0.0, ge=0, description="weight of the features at the ends of the stages")
-    distill: float = Field(default=1.0, ge=0, description="weight of the logits")
-    finetune: float = Field(default=1.0, ge=0, description="weight of the cross-entropy with labels")
     temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
     epochs: int = Field(
         default=0, ge=0, description="passes over the images at most; 0: 10, or what fits into the budget"
@@ -72,15 +70,11 @@ class RecoverConfig(LoopConfig):
         return None if self.budget is None else seconds_from(self.budget)
 
     def check(self) -> None:
-        """The methods leave something to learn from, and the budget can be read."""
-        weights = {"mimic": self.mimic, "distill": self.distill, "finetune": self.finetune}
+        """Each method is named once, there are images, and the budget can be read."""
         if not self.method or len({*self.method}) < len(self.method):
             raise InputError(
                 f"--method {','.join(self.method)}: name each of bn, solve, mimic, distill, finetune at most once"
             )
-        if self.trains and not any(weights.get(name) for name in self.method):
-            zeros = " and ".join(f"--{name} 0" for name in self.method if name not in WITHOUT_STEPS)
-            raise InputError(f"{zeros} leave nothing to learn from")
         if self.images < FEWEST_TO_RECOVER_ON:
             raise InputError(f"--images {self.images} are too few to recover on; take {FEWEST_TO_RECOVER_ON} or more")
         _ = self.budget_s

@@ -1,21 +1,19 @@
 """What a pruned network learns from and what it need not learn, how it is judged, batch norms estimated anew.
 
     mimic     MSE(f_s, f_t) / mean(f_t^2)              f: the feature map before global pooling
-    stages    the same at the end of every stage but the last, mean over stages
     distill   T^2 KL(p_t^T || p_s^T)                   p^T: softmax of the logits over T
     finetune  cross-entropy of p_s and the label       the only one that reads labels
 
-s is the pruned network, t the one before pruning; the loss is the weighted sum of the chosen terms. mimic is the
-feature mimicking of Wang & Wu 2023 (PRACTISE, arXiv 2303.15254), divided by the teacher's own power so that one weight
-fits all networks; distill is Hinton et al. 2015, arXiv 1503.02531.
+s is the pruned network, t the one before pruning; the loss is the sum of the chosen terms. mimic is the feature
+mimicking of Wang & Wu 2023 (PRACTISE, arXiv 2303.15254), divided by the teacher's own power so that one weight fits all
+networks; distill is Hinton et al. 2015, arXiv 1503.02531.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, takewhile
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +21,7 @@ from torch.nn import functional as F
 
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
-from edgeres.models import modules_of
-from edgeres.models.network import Network, live_in, rows_of
+from edgeres.models.network import Network
 from edgeres.models.weights import Weights
 from edgeres.train.objectives import Objective, soft_divergence
 
@@ -32,44 +29,27 @@ if TYPE_CHECKING:
     from edgeres.prune.config import RecoverConfig
 
 BATCH = 250  # images at a time where no gradient is taken
-Stages = Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Of one batch: the ends of all stages but the last, the features before pooling, the logits."""
+class Outputs(NamedTuple):
+    """Of one batch: the features before pooling, the logits."""
 
-    ends: list[Tensor]
     features: Tensor
     logits: Tensor
 
 
-def stages_of(spec: ModelSpec) -> list[list[str]]:
-    """The original modules of each stage, dropped ones included, in order of execution."""
-    names = [info.name for info in modules_of(spec)]
-    return [list(members) for _, members in groupby(names, lambda name: name.partition(".")[0])]
-
-
-def through(network: Network, x: Tensor, names: Iterable[str]) -> Tensor:
-    """`x` after those of the modules `names` that are still there."""
-    units = dict(network.units())
-    for name in names:
-        if name in units:
-            x = units[name](x)
+def through(network: Network, x: Tensor, shared: Collection[str], *, behind: bool) -> Tensor:
+    """`x` after the leading modules that are `shared`, or from what those give after all `behind` them."""
+    for name, unit in network.units():
+        if (name not in shared) == behind:
+            x = unit(x)
     return x
 
 
-def outputs_from(network: Network, x: Tensor, stages: Stages) -> Outputs:
-    """What `network` makes of `x`, the input of the first module of `stages`, which lead to its last.
-
-    The end of a stage is what flows after its last original module, whether that one is still there or not.
-    """
-    ends = []
-    for names in stages:
-        x = through(network, x, names)
-        ends.append(x if len(live_in(x)) == 1 else rows_of(x))
-    features = network.tail(x)
-    return Outputs(ends[:-1], features, network.classify(features))
+def outputs_from(network: Network, x: Tensor, shared: Collection[str] = ()) -> Outputs:
+    """What `network` makes of `x`, which the leading modules `shared` give, the stem if there are none."""
+    features = network.tail(through(network, x, shared, behind=True))
+    return Outputs(features, network.classify(features))
 
 
 def relative_error(found: Tensor, goal: Tensor) -> Tensor:
@@ -77,15 +57,12 @@ def relative_error(found: Tensor, goal: Tensor) -> Tensor:
     return (found - goal).square().mean() / goal.square().mean()
 
 
-def objective_for(teacher: Network | None, spec: ModelSpec, config: RecoverConfig, *, shared: int = 0) -> Objective:
+def objective_for(teacher: Network | None, config: RecoverConfig, *, shared: Collection[str] = ()) -> Objective:
     """The loss of (student, images, labels) that `config.method` asks for; only finetune can do without a teacher.
 
-    The first `shared` original modules are taken from the teacher, without gradient, for both.
+    The leading modules `shared` are taken from the teacher, without gradient, for both.
     """
-    stages = stages_of(spec)
-    leading = [name for names in stages for name in names][:shared]
     imitates = not {"mimic", "distill"}.isdisjoint(config.method)
-    behind = [left for names in stages if (left := [name for name in names if name not in leading])]
     if teacher is not None:
         teacher = teacher.eval().requires_grad_(False)
 
@@ -93,30 +70,19 @@ def objective_for(teacher: Network | None, spec: ModelSpec, config: RecoverConfi
         with torch.no_grad():
             x = goal = None
             if teacher is not None and (shared or imitates):
-                x = through(teacher.to(images.device), teacher.stem(images), leading)
-                goal = outputs_from(teacher, x, behind) if imitates else None
-        found = outputs_from(student, x if x is not None and shared else student.stem(images), behind)
+                x = through(teacher.to(images.device), teacher.stem(images), shared, behind=False)
+                goal = outputs_from(teacher, x, shared) if imitates else None
+        found = outputs_from(student, x if x is not None and shared else student.stem(images), shared)
         loss = images.new_zeros(())
-        if goal is not None:
-            loss = loss + _imitation(found, goal, config, stages=len(stages) - 1)
+        if goal is not None and "mimic" in config.method:
+            loss = loss + relative_error(found.features, goal.features)
+        if goal is not None and "distill" in config.method:
+            loss = loss + soft_divergence(found.logits, goal.logits, config.temperature)
         if "finetune" in config.method:
-            loss = loss + config.finetune * F.cross_entropy(found.logits, labels)
+            loss = loss + F.cross_entropy(found.logits, labels)
         return loss
 
     return objective
-
-
-def _imitation(found: Outputs, goal: Outputs, config: RecoverConfig, *, stages: int) -> Tensor:
-    """`stages`: over how many ends the mean goes; those that are shared have no error."""
-    loss = found.features.new_zeros(())
-    if "mimic" in config.method:
-        loss = loss + config.mimic * relative_error(found.features, goal.features)
-    if "distill" in config.method:
-        loss = loss + config.distill * soft_divergence(found.logits, goal.logits, config.temperature)
-    if config.stages and goal.ends:
-        errors = [relative_error(a, b) for a, b in zip(found.ends, goal.ends, strict=True)]
-        loss = loss + config.stages * torch.stack(errors).sum() / stages
-    return loss
 
 
 class HeldOutScore:
@@ -128,7 +94,7 @@ class HeldOutScore:
 
     def __init__(self, split: Split, spec: ModelSpec, teacher: Network | None, methods: Collection[str]) -> None:
         self._by_labels, self._by_features = "finetune" in methods or teacher is None, "mimic" in methods
-        self._stages, self._n = stages_of(spec), len(split)
+        self._n = len(split)
         self._batches: list[tuple[Tensor, Tensor, Outputs | None]] = []
         for images, labels in split.batches(spec, BATCH):
             x = torch.from_numpy(images).to(memory_format=torch.channels_last)
@@ -153,7 +119,7 @@ class HeldOutScore:
     @torch.no_grad()
     def _outputs(self, network: Network, images: Tensor) -> Outputs:
         images = images.to(next(network.eval().parameters()).device)
-        return outputs_from(network, network.stem(images), self._stages)
+        return outputs_from(network, network.stem(images))
 
     def _score(self, found: Outputs, labels: Tensor, goal: Outputs | None) -> float:
         device = found.logits.device

@@ -171,10 +171,13 @@ def test_sharing_what_is_equal_changes_no_loss(pruned, teacher, method):
     from edgeres.models.weights import load_network
     from edgeres.prune.recover.losses import objective_for
 
-    config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 1.0}, "test")
+    config, names = (
+        config_from(RecoverConfig, {**QUICK, "method": method}, "test"),
+        ["layer1.0", "layer1.1", "layer2.0"],
+    )
     images, labels = torch.randn(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64)
     student, whole = load_network(pruned), load_network(teacher)
-    losses = [objective_for(whole, pruned.spec, config, shared=n)(student, images, labels) for n in (0, 3)]
+    losses = [objective_for(whole, config, shared=shared)(student, images, labels) for shared in ([], names)]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
 
 
@@ -183,28 +186,6 @@ def test_mimicking_alone_leaves_the_classifier_as_it_is(pruned, teacher, tmp_pat
     changed = moved(load_weights(pruned), done.weights)
     assert "layer3.1.conv2.weight" in changed
     assert not any(key.startswith("fc.") for key in changed)
-
-
-def test_stages_are_aligned_by_original_names(spec_of, pruned, teacher):
-    from edgeres.models.weights import load_network
-    from edgeres.prune.recover.losses import outputs_from, stages_of
-
-    images = torch.randn(3, 1, 8, 8)
-    spec = teacher.spec.without(("layer1.1", "layer2.1"))
-    whole = load_network(teacher)
-    from edgeres.models import network_from
-
-    short = network_from(spec).eval()
-    short.load_state_dict(weights_without(load_weights(teacher), spec))
-    stages = stages_of(spec)
-    assert [names[-1] for names in stages] == ["layer1.1", "layer2.1", "layer3.1"]
-    found, goal = (outputs_from(network, network.stem(images), stages) for network in (short, whole))
-    assert [a.shape for a in found.ends] == [b.shape for b in goal.ends]
-    units = dict(short.units())
-    first = units["layer1.0"](short.stem(images))
-    assert torch.equal(found.ends[0], first)
-    assert torch.equal(found.ends[1], units["layer2.0"](first))
-    assert torch.equal(goal.logits, whole(images))
 
 
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(pruned, teacher, tmp_path, monkeypatch):
@@ -273,8 +254,6 @@ def test_a_damaged_start_is_made_anew(pruned, teacher, tmp_path, name):
     [
         ({"method": ()}, "name each of bn, solve, mimic, distill, finetune at most once"),
         ({"method": ("mimic", "mimic")}, "at most once"),
-        ({"mimic": 0, "distill": 0}, "--mimic 0 and --distill 0 leave nothing to learn from"),
-        ({"method": ("bn", "finetune"), "finetune": 0}, "--finetune 0 leave nothing to learn from"),
         ({"images": 7}, "--images 7 are too few to recover on; take 8 or more"),
         ({"budget": "soon"}, "'soon' is no length of time"),
     ],

@@ -20,7 +20,7 @@ AugmentChoice = Literal["auto", "none", "crop", "crop-flip"]
 class LoopConfig(Config):
     """Options of the loop: SGD with Nesterov momentum; `batch` is shared by all processes."""
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"download", "save_every_s", "tensorboard", "val_every"})
+    incidental: ClassVar[frozenset[str]] = frozenset({"download", "save_every_s", "val_every"})
 
     epochs: int = Field(default=30, ge=1, description="passes over the training images")
     batch: int = Field(default=128, ge=1, description="images per step, over all processes")
@@ -36,7 +36,6 @@ class LoopConfig(Config):
     threads: int | None = Field(default=None, ge=1, description="CPU threads of each process")
     seed: int = Field(default=0, ge=0, description="of initial weights, order and augmentation")
     save_every_s: float = Field(default=30.0, ge=0, description="seconds between saved states")
-    tensorboard: bool = Field(default=False, description="write TensorBoard events too")
 
 
 class TrainConfig(LoopConfig):

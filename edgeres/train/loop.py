@@ -28,7 +28,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from edgeres.core.errors import StageError, require
+from edgeres.core.errors import StageError
 from edgeres.core.files import write_text
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
@@ -139,7 +139,7 @@ class _Run:
         self.step, self.steps = 0, plan.steps
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
         self.is_main = learner.accelerator.is_main_process
-        self.journal = Journal(self.state_dir, tensorboard=self.config.tensorboard and self.is_main)
+        self.rows: list[Row] = []
         self.pace, self.saved_s = Pace(self.config.batch), time.perf_counter()
 
     def resume(self, identity: Identity) -> int:
@@ -151,7 +151,7 @@ class _Run:
                 put_aside(self.state_dir)
             return 0
         self.learner.restore(state)
-        self.step, self.journal.rows = state["step"], state["rows"]
+        self.step, self.rows = state["step"], state["rows"]
         self.loss_sum.fill_(state["loss_sum"])
         if self.plan.score is not None:
             self.held_out.restore(state["held_out"])
@@ -196,7 +196,7 @@ class _Run:
         now_s = time.perf_counter()
         if stop.is_set() or self.ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
             self._check_loss(self.lr)
-            here = {"step": self.step, "loss_sum": float(self.loss_sum), "rows": self.journal.rows}
+            here = {"step": self.step, "loss_sum": float(self.loss_sum), "rows": self.rows}
             if self.plan.score is not None:
                 here["held_out"] = self.held_out.state()
             save_state({"identity": identity, **here, **self.learner.state()}, self.state_dir)
@@ -211,7 +211,7 @@ class _Run:
         precision = accelerator.mixed_precision
         return Fitted(
             weights=self.held_out.weights or weights_of(self.learner.result),
-            final_loss=self.journal.rows[-1]["loss"],
+            final_loss=self.rows[-1]["loss"],
             steps=self.step,
             first_step=first_step,
             images_per_s=self.pace.images_per_s,
@@ -223,7 +223,7 @@ class _Run:
 
     def _close_epoch(self, lr: float) -> None:
         epoch, images_per_s = math.ceil(self.step / self.data.steps_per_epoch), self.pace.lap(self.step)
-        steps = self.step - int(self.journal.rows[-1]["step"] if self.journal.rows else 0)
+        steps = self.step - int(self.rows[-1]["step"] if self.rows else 0)
         row: Row = {"epoch": epoch, "step": self.step, "lr": lr, "images_per_s": images_per_s}
         row["loss"] = float(self.loss_sum) / steps
         self.loss_sum.zero_()
@@ -232,7 +232,10 @@ class _Run:
                 row["val_top1"] = self.glance(self.learner.result)
             epochs = math.ceil(self.steps / self.data.steps_per_epoch)
             _log.info("epoch %d/%d: %s", epoch, epochs, described(row))
-        self.journal.add(row, write=self.is_main)
+        self.rows.append(row)
+        if self.is_main:
+            texts = [{name: f"{value:.6g}" for name, value in row.items()} for row in self.rows]
+            write_text(self.state_dir / LOG_NAME, csv_text(texts, COLUMNS))
         self.pace.start(self.step)
 
     def _check_loss(self, lr: float) -> None:
@@ -286,30 +289,6 @@ def interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-class Journal:
-    """The rows so far, and TensorBoard events if asked for."""
-
-    def __init__(self, out_dir: Path, *, tensorboard: bool) -> None:
-        self.rows: list[Row] = []
-        self._out_dir = out_dir
-        self._board: Any = None
-        if tensorboard:
-            require("tensorboard", "tensorboard")
-            writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
-            self._board = writer(str(out_dir / "tensorboard"))
-
-    def add(self, row: Row, *, write: bool) -> None:
-        """Appends the row; with `write`, to the files too."""
-        self.rows.append(row)
-        if write:
-            texts = [{name: f"{value:.6g}" for name, value in row.items()} for row in self.rows]
-            write_text(self._out_dir / LOG_NAME, csv_text(texts, COLUMNS))
-        if write and self._board is not None:
-            for name in row.keys() - {"epoch", "step"}:
-                self._board.add_scalar(name, row[name], int(row["step"]))
-            self._board.flush()
 
 
 class Pace:

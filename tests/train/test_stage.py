@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeres.core.config import config_from
-from edgeres.core.errors import DeviceError, InputError, MissingDependency
+from edgeres.core.errors import DeviceError, InputError
 from edgeres.data import dataset_from
 from edgeres.models.weights import load_network
 from edgeres.train.stage import TrainConfig, spec_on, train
@@ -73,12 +73,6 @@ def test_half_precision_without_a_gpu_is_refused(tmp_path: Path, monkeypatch) ->
         pytest.skip("there is a GPU")
     with pytest.raises(DeviceError, match="--precision bf16 needs a GPU"):
         train(None, quick(precision="bf16"), tmp_path)
-
-
-def test_tensorboard_that_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'edgeres\[tensorboard\]'"):
-        train(None, quick(tensorboard=True), tmp_path)
 
 
 def test_another_image_size_brings_its_resize() -> None:

@@ -88,7 +88,7 @@ def test_estimated_statistics_are_those_of_the_images(pruned, tmp_path):
 
 @pytest.mark.parametrize("method", ["mimic", "distill", "mimic,distill", "bn,mimic", "solve,mimic", "finetune"])
 def test_only_finetune_reads_labels(pruned, teacher, tmp_path, monkeypatch, method):
-    config = config_from(RecoverConfig, {**QUICK, "method": method, "stages": 0.5}, "test")
+    config = config_from(RecoverConfig, {**QUICK, "method": method}, "test")
     with_labels = recovered(pruned, teacher, config, tmp_path / "a")
     original = Split.sample
 

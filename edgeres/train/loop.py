@@ -38,7 +38,7 @@ from edgeres.train.batches import Batches, torch_seed_at
 from edgeres.train.config import LoopConfig
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.objectives import Objective
-from edgeres.train.plan import HeldOut, Looks, Plan, rate_at, weights_of
+from edgeres.train.plan import Course, HeldOut, Looks, Plan, rate_at, weights_of
 from edgeres.train.processes import accelerator_for, slice_for, wait_for_all
 from edgeres.train.state import Identity, load_state, put_aside, save_state
 
@@ -55,7 +55,8 @@ _CHECK_EVERY = 20  # steps between looks at the loss on a GPU, which has to wait
 class Fitted:
     """What came out. `weights` are the averaged ones if asked for; `first_step` > 0 after a resume.
 
-    With a plan that scores, `weights` are those of the best of the `looks`, and `steps` may be fewer than planned.
+    With a plan that scores, `weights` are those of the best of the `looks`, and `steps` may be fewer than planned;
+    `moved` says (after which step, to how many in all) where the clock moved the end.
     """
 
     weights: dict[str, Tensor]
@@ -67,6 +68,7 @@ class Fitted:
     device: str
     precision: str
     looks: Looks = field(default_factory=list)
+    moved: Looks = field(default_factory=list)
 
     def results(self, *names: str) -> dict[str, Any]:
         """Steps, loss and pace as they stand in reports, and the fields `names`."""
@@ -110,17 +112,18 @@ def fit(training: Training, plan: Plan | None = None) -> Fitted:
     run = _Run(training, plan, Learner(training.network, training.objective, config, accelerator))
     first = run.resume(identity)
     data.load()
+    run.course.begin()
     run.look(first)
     run.pace.start(first)
     with interruptible() as stop:
-        batches = data.from_step(first, first if run.held_out.has_given_up else plan.steps, part)
+        batches = data.from_step(first, first if run.is_over else plan.steps, part)
         if accelerator.is_main_process:
-            batches = track(batches, "training", total=plan.steps - first)
+            batches = track(batches, "training", total=run.course.steps - first)
         try:
             for images, labels in batches:
                 run.advance(images, labels)
                 run.keep(identity, stop)
-                if run.held_out.has_given_up:
+                if run.is_over:
                     break
         except RuntimeError as err:
             if stop.is_set() and not accelerator.is_main_process:
@@ -135,8 +138,8 @@ class _Run:
     def __init__(self, training: Training, plan: Plan, learner: Learner) -> None:
         self.data, self.config, self.state_dir = training.data, training.config, training.state_dir
         self.glance, self.glance_every = training.glance, training.glance_every
-        self.learner, self.plan, self.held_out = learner, plan, HeldOut(plan)
-        self.step, self.steps = 0, plan.steps
+        self.learner, self.plan, self.course = learner, plan, Course(plan)
+        self.held_out, self.step = HeldOut(plan, self.course), 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
         self.is_main = learner.accelerator.is_main_process
         self.rows: list[Row] = []
@@ -152,22 +155,25 @@ class _Run:
             return 0
         self.learner.restore(state)
         self.step, self.rows = state["step"], state["rows"]
+        self.course.moved = [(int(step), int(steps)) for step, steps in state.get("end_moved", ())]
         self.loss_sum.fill_(state["loss_sum"])
         if self.plan.score is not None:
             self.held_out.restore(state["held_out"])
         if self.is_main:
-            _log.info("going on from step %d of %d", self.step, self.steps)
+            _log.info("going on from step %d of %d", self.step, self.course.steps)
         return self.step
 
     @property
     def lr(self) -> float:
         """The learning rate of the present step."""
-        return self.config.lr * rate_at(self.step, steps=self.steps, warmup=self.plan.warmup, kind=self.config.schedule)
+        place, plan = self.course.place(self.step), self.plan
+        return self.config.lr * rate_at(place, steps=plan.steps, warmup=plan.warmup, kind=self.config.schedule)
 
     def look(self, step: int) -> None:
         """Scores the weights after `step` steps if that is due and has not been done before a resume."""
-        if self.plan.is_due(step) and step not in dict(self.held_out.looks):
+        if self.course.is_due(step) and step not in dict(self.held_out.looks):
             self.held_out.look(step, self.learner.result)
+            self.course.went_on(looked=True)
 
     def advance(self, images: Tensor, labels: Tensor) -> None:
         """One step, and the end of the epoch if it was the last."""
@@ -176,6 +182,8 @@ class _Run:
         lr = self.lr
         self.loss_sum += self.learner.learn(images, labels, lr)
         self.step += 1
+        self.course.went_on()
+        self.course.keep_in_time(self.step)
         self.look(self.step)
         ends_epoch = self.ends_epoch
         if ends_epoch or self.loss_sum.device.type == "cpu" or self.step % _CHECK_EVERY == 0:
@@ -186,8 +194,12 @@ class _Run:
     @property
     def ends_epoch(self) -> bool:
         """Whether a row of the log is due: after an epoch, and after the last step."""
-        is_whole = self.step % self.data.steps_per_epoch == 0
-        return is_whole or self.step == self.steps or self.held_out.has_given_up
+        return self.step % self.data.steps_per_epoch == 0 or self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step has been taken."""
+        return self.step >= self.course.steps or self.held_out.has_given_up
 
     def keep(self, identity: Identity, stop: threading.Event) -> None:
         """Saves the state when it is due; raises KeyboardInterrupt in the main process if asked to stop."""
@@ -197,12 +209,13 @@ class _Run:
         if stop.is_set() or self.ends_epoch or now_s - self.saved_s >= self.config.save_every_s:
             self._check_loss(self.lr)
             here = {"step": self.step, "loss_sum": float(self.loss_sum), "rows": self.rows}
+            here["end_moved"] = self.course.moved
             if self.plan.score is not None:
                 here["held_out"] = self.held_out.state()
             save_state({"identity": identity, **here, **self.learner.state()}, self.state_dir)
             self.saved_s = now_s
         if stop.is_set():
-            _log.warning("stopped at step %d of %d; the same command goes on from here", self.step, self.steps)
+            _log.warning("stopped at step %d of %d; the same command goes on from here", self.step, self.course.steps)
             raise KeyboardInterrupt
 
     def fitted(self, first_step: int) -> Fitted:
@@ -219,6 +232,7 @@ class _Run:
             device=accelerator.device.type,
             precision="fp32" if precision == "no" else precision,
             looks=self.held_out.looks,
+            moved=[*self.course.moved],
         )
 
     def _close_epoch(self, lr: float) -> None:
@@ -228,9 +242,9 @@ class _Run:
         row["loss"] = float(self.loss_sum) / steps
         self.loss_sum.zero_()
         if self.is_main:
-            if self.glance is not None and (epoch % self.glance_every == 0 or self.step == self.steps):
+            if self.glance is not None and (epoch % self.glance_every == 0 or self.is_over):
                 row["val_top1"] = self.glance(self.learner.result)
-            epochs = math.ceil(self.steps / self.data.steps_per_epoch)
+            epochs = math.ceil(self.course.steps / self.data.steps_per_epoch)
             _log.info("epoch %d/%d: %s", epoch, epochs, described(row))
         self.rows.append(row)
         if self.is_main:

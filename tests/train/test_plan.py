@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 from edgeres.core.spec import Preprocess
 from edgeres.data import split_from_arrays
 from edgeres.models import network_from, spec_from_arch
+from edgeres.train import plan as plan_module
 from edgeres.train.batches import batches_for
 from edgeres.train.config import LoopConfig
 from edgeres.train.loop import Training, fit
 from edgeres.train.objectives import cross_entropy
-from edgeres.train.plan import HeldOut, Plan
+from edgeres.train.plan import Course, HeldOut, Plan, rate_at
 
 CONFIG = LoopConfig(batch=8, warmup_epochs=0.5, save_every_s=0.0, threads=1, epochs=1)
 SPEC = spec_from_arch(
@@ -115,7 +117,8 @@ def test_it_stops_in_the_last_quarter_once_nothing_gets_better(tmp_path):
 
 
 def test_patience_counts_looks_since_the_best():
-    held_out = HeldOut(Plan(10, 0, patience=3))
+    plan = Plan(10, 0, patience=3)
+    held_out = HeldOut(plan, Course(plan))
     held_out.looks = [(0, 3.0), (5, 1.0), (6, 2.0), (7, 2.0)]
     assert not held_out.has_given_up
     held_out.looks.append((8, 1.0))
@@ -149,3 +152,91 @@ def test_a_state_of_another_plan_is_not_continued(tmp_path):
     with pytest.raises(ZeroDivisionError):
         planned(tmp_path, Plan(7, 1), fails_at(3))
     assert planned(tmp_path, Plan(8, 1)).first_step == 0
+
+
+class Clock:
+    """Stands for time.perf_counter."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 0.0
+        monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=lambda: self.now_s))
+
+    def course(self, plan, takes_s, look_s=0.0):
+        """What became of a training with `plan` whose steps and looks take so long; the steps that it took."""
+        course, step = Course(plan), 0
+        while step < course.steps:
+            self.now_s += takes_s(step)
+            step += 1
+            course.went_on()
+            course.keep_in_time(step)
+            if course.is_due(step):
+                self.now_s += look_s
+                course.went_on(looked=True)
+        return course, step
+
+    def objective(self, takes_s):
+        """A loss that takes so long at each step."""
+        calls, loss = count(), cross_entropy()
+
+        def objective(network, images, labels):
+            self.now_s += takes_s(next(calls))
+            return loss(network, images, labels)
+
+        return objective
+
+
+@pytest.mark.parametrize("slower", [1.5, 3, 10])
+@pytest.mark.parametrize("look_s", [0.0, 2.0])
+def test_on_a_machine_that_gets_slower_it_ends_in_time_and_its_rate_comes_down(monkeypatch, slower, look_s):
+    clock = Clock(monkeypatch)
+    plan = Plan(100, 5, lambda network: 0.0, look_every=25, until_s=120.0)
+    course, steps = clock.course(plan, lambda step: 1.0 if step < 20 else slower, look_s)
+    assert 0.9 * 120 <= clock.now_s <= 120 + slower
+    assert steps == course.moved[-1][1] < 100
+    rates = [rate_at(course.place(step), steps=100, warmup=5, kind="cosine") for step in range(steps)]
+    assert rates[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert all(after <= before for before, after in pairwise(rates[5:]))
+    assert rates[-1] < 0.1
+    assert course.place(steps) == pytest.approx(100)
+
+
+def test_a_machine_that_was_slow_for_a_while_gets_its_steps_back(monkeypatch):
+    clock = Clock(monkeypatch)
+    course, steps = clock.course(Plan(100, 0, until_s=150.0), lambda step: 3.0 if 30 <= step < 50 else 1.0)
+    assert min(end for _, end in course.moved) < 80
+    assert 95 <= steps <= 100
+    assert clock.now_s <= 151
+
+
+def test_a_pause_of_the_machine_costs_its_own_time_only(monkeypatch):
+    course, steps = Clock(monkeypatch).course(Plan(100, 0, until_s=120.0), lambda step: 31.0 if step == 50 else 1.0)
+    assert 85 <= steps <= 90
+    assert course.moved[0][0] == 51
+
+
+def test_with_time_enough_the_clock_changes_nothing(tmp_path, monkeypatch):
+    without = planned(tmp_path / "no end", Plan(7, 1))
+    objective = Clock(monkeypatch).objective(lambda step: 1.0)
+    done = planned(tmp_path, Plan(7, 1, until_s=8.0), objective)
+    assert (done.steps, done.moved) == (7, [])
+    assert same(done.weights, without.weights)
+
+
+def test_interrupted_after_its_end_was_moved_it_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+    def times(step):
+        return 1.0 if step < 3 else 4.0
+
+    undisturbed = planned(tmp_path / "a", Plan(20, 2, until_s=30.0), Clock(monkeypatch).objective(times))
+    timed, calls = Clock(monkeypatch).objective(times), count(1)
+
+    def objective(network, images, labels):
+        if next(calls) == 8:
+            raise ZeroDivisionError
+        return timed(network, images, labels)
+
+    with pytest.raises(ZeroDivisionError):
+        planned(tmp_path / "b", Plan(20, 2, until_s=30.0), objective)
+    assert undisturbed.moved[-1][0] < 7, "before the interruption"
+    resumed = planned(tmp_path / "b", Plan(20, 2, until_s=11.0), Clock(monkeypatch).objective(lambda step: 4.0))
+    assert (resumed.first_step, resumed.moved) == (7, undisturbed.moved)
+    assert same(resumed.weights, undisturbed.weights)

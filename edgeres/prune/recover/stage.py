@@ -86,7 +86,8 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
     network, planned = started(job, out_dir)
     fitted = None
     if config.trains:
-        plan = Plan(planned.steps, planned.warmup, score=job.score, look_every=planned.look_every)
+        until_s = None if config.budget_s is None else job.begun_s + config.budget_s
+        plan = Plan(planned.steps, planned.warmup, job.score, planned.look_every, until_s=until_s)
         fitted = fit(Training(network, job.objective, job.data, job.config, out_dir), plan)
     weights = fitted.weights if fitted else network.state_dict()
     results = _results(job, planned, fitted)
@@ -169,14 +170,14 @@ def _results(job: Job, planned: Planned, fitted: Fitted | None) -> dict[str, Any
     if planned.solved is not None:
         results["solved"] = planned.solved.model_dump()
     if fitted is not None:
-        results["planned_steps"] = planned.steps
+        results |= {"planned_steps": planned.steps, "end_moved": [list(leg) for leg in fitted.moved]}
         results |= {name: getattr(fitted, name) for name in ("final_loss", "images_per_s", "first_step")}
         results["epochs"] = round(fitted.steps * job.config.batch / learnt, 3)
     if fitted is not None and fitted.looks:
         best = min(fitted.looks, key=lambda look: look[1])
         results |= {"held_out_best": best[1], "best_step": best[0], "held_out_last": fitted.looks[-1][1]}
         results["looks"] = [list(look) for look in fitted.looks]
-        results["stopped_early"] = fitted.steps < planned.steps
+        results["stopped_early"] = fitted.steps < (fitted.moved or [(0, planned.steps)])[-1][1]
     return results | {"measure": job.score.measure if job.score else None}
 
 
@@ -190,7 +191,10 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
         notes.append(f"{results['images']} images are too few to hold some out: the last weights are taken")
     if config.budget_s is not None and results["duration_s"] > _OVERRUN * config.budget_s:
         took = f"took {results['duration_s']:.0f} s of a --budget of {config.budget}"
-        warnings.append(f"{took}: the machine was busier than when the steps were planned; stop other programs")
+        warnings.append(f"{took}: single steps or looks at held-out images last too long here; stop other programs")
+    if (moved := results.get("end_moved")) and moved[-1][1] < results["planned_steps"]:
+        fit = f"{moved[-1][1]} of the {results['planned_steps']} planned steps fit into --budget {config.budget}"
+        notes.append(f"{fit}: the machine was busier than when they were planned")
     if results.get("stopped_early"):
         notes.append(
             f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain on held-out images"

@@ -195,7 +195,6 @@ class MeasureDone(JobDone):
     p50_ms: Time
     p99_ms: Time
     images_per_s: Time | None
-    summary: dict[Name, dict[Name, Number]]
     energy: Weighed | NotWeighed
     heat: Heat
     damaged_samples: Count

@@ -43,7 +43,6 @@ def joined(weighed: MeasureDone, turns: Sequence[MeasureDone]) -> MeasureDone:
         "p50_ms": percentile(samples, 50),
         "p99_ms": percentile(samples, 99),
         "images_per_s": _rate_of(turns),
-        "summary": {},
         "heat": heat,
         "damaged_samples": sum(answer.damaged_samples for answer in answers),
         "problems": tuple(distinct(problems)),
@@ -90,7 +89,7 @@ def _heat_of(answers: Sequence[MeasureDone]) -> Heat:
 
 def figures_of(answer: MeasureDone) -> dict[str, Any]:
     """What a report keeps beside the samples."""
-    shared = {"p50_ms", "images_per_s", "heat", "problems", "summary", "damaged_samples"}
+    shared = {"p50_ms", "images_per_s", "heat", "problems", "damaged_samples"}
     enough = len(answer.samples_ms) >= P99_CALLS
     return {
         **answer.model_dump(include=shared, mode="json"),

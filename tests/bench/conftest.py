@@ -69,7 +69,6 @@ MEASURED = {
     "p50_ms": 1.375,
     "p99_ms": 1.5,
     "images_per_s": 700.0,
-    "summary": {"Latency": {"p99": 1.5}},
     "energy": WEIGHED,
     "heat": HEAT,
     "damaged_samples": 0,

@@ -26,28 +26,22 @@ def text_of(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "p50", "terms", "capability"),
+    ("name", "version", "gpu"),
     [
-        ("synthetic_8.2.txt", "8.2.1", 31.8594, {"min", "max", "mean", "median", "p99"}, "5.3"),
-        ("synthetic_8.6.txt", "8.6.2", 0.929688, {"min", "max", "mean", "median", "p90", "p95", "p99"}, "8.7"),
-        ("synthetic_10.16.txt", "10.16.2", 0.826172, {"min", "max", "mean", "median", "p90", "p95", "p99"}, "8.7"),
-        ("synthetic_11.1.txt", "11.1.0", 0.155273, {"min", "max", "mean", "median", "p90", "p95", "p99"}, "8.9"),
+        ("synthetic_8.2.txt", "8.2.1", "NVIDIA Tegra X1"),
+        ("synthetic_8.6.txt", "8.6.2", "Orin"),
+        ("synthetic_10.16.txt", "10.16.2", "Orin"),
+        ("synthetic_11.1.txt", "11.1.0", "NVIDIA Test GPU"),
     ],
 )
-def test_the_summary_of_every_version_is_read(name, version, p50, terms, capability):
+def test_what_every_version_says_is_read(name, version, gpu):
     log = log_from(text_of(name))
-    assert (log.tensorrt, log.status, log.facts["capability"]) == (version, "PASSED", capability)
-    assert log.summary["GPU Compute Time"]["median"] == p50
-    assert log.summary["GPU Compute Time"].keys() == terms
+    assert (log.tensorrt, log.status, log.facts["gpu"]) == (version, "PASSED", gpu)
 
 
 def test_a_failed_run_says_why():
     good, bad = text_of("synthetic_10.3.txt").split("## trt10.3 failed run")
-    assert (log_from(good).status, log_from(good).facts["build_s"], log_from(good).facts["engine_mib"]) == (
-        "PASSED",
-        40.1875,
-        11.875,
-    )
+    assert (log_from(good).status, log_from(good).facts["build_s"]) == ("PASSED", 40.1875)
     log = log_from(bad)
     assert log.status == "FAILED"
     assert "While parsing node number 3" in log.errors[0]
@@ -67,11 +61,6 @@ def test_other_output_is_one_clear_line():
     assert "\n" not in str(caught.value)
 
 
-def test_a_percentile_of_too_few_runs_is_left_out():
-    text = re.sub(r"percentile\(99%\) = [\d.]+ ms", "percentile(99%) = nan ms", text_of("synthetic_8.2.txt"))
-    assert "p99" not in log_from(text).summary["Latency"]
-
-
 @pytest.mark.parametrize(
     ("number", "version"), [(8201, "8.2.1"), (8602, "8.6.2"), (100300, "10.3.0"), (101602, "10.16.2")]
 )
@@ -88,9 +77,7 @@ def test_garbled_output_never_crashes_and_invents_no_number(cut, junk, skip):
     except DamagedOutput:
         return
     seen = {float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", garbled)}
-    read = [value for terms in log.summary.values() for value in terms.values()]
-    read += [value for value in log.facts.values() if isinstance(value, float)]
-    assert set(read) <= seen
+    assert {value for value in log.facts.values() if isinstance(value, float)} <= seen
 
 
 def test_options_are_read_from_help():

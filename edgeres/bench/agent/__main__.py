@@ -37,7 +37,7 @@ def _answer(options: "argparse.Namespace") -> "dict[str, object]":
     job = _JOBS[options.job]
     if options.job == "detect" or getattr(options, "here", False):
         return job(options)
-    with lock.held(options.wait_s):
+    with lock.held():
         restored = settings.put_back_left()
         for line in restored:
             process.say(line)
@@ -85,15 +85,13 @@ def _parser() -> "argparse.ArgumentParser":
     builder = jobs.add_parser("build", help="ONNX to engine")
     timer = jobs.add_parser("measure", help="latency and energy of an engine")
     judge = jobs.add_parser("eval", help="the logits of an engine for packed images")
-    restorer = jobs.add_parser("restore", help="power mode and clocks put back, which a run that was killed has left")
+    jobs.add_parser("restore", help="power mode and clocks put back, which a run that was killed has left")
     _add_build(builder)
     _add_measure(timer)
     _add_eval(judge)
     for one in (builder, timer, judge):
         one.add_argument("--engine", required=True, metavar="E.plan", help="the engine")
         one.add_argument("--timeout-s", type=float, default=_HOUR_S, help="what hangs is ended after so long (3600)")
-    for one in (builder, timer, judge, restorer):
-        one.add_argument("--wait-s", type=float, default=0.0, help="wait so long for another run to end (0)")
     for one in (builder, timer):
         one.add_argument(
             "--trtexec", dest="extra", action="append", default=[], metavar="OPTION", help="one more option of trtexec"

@@ -8,13 +8,11 @@ import hashlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import images, process
 from .engine import opened
-from .measure import sha256_of
 from .process import Refused
 
 _HERE = "--here"
@@ -56,25 +54,13 @@ def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
 
 
 def evaluate(job: "Job") -> "dict[str, object]":
-    """Writes float32 (N, K), little-endian; `seconds` are those of the engine's loop, images read and copied."""
+    """Writes float32 (N, K), little-endian."""
     pictures = images.images_in(job.images)
     with opened(job.engine, job.batch) as engine:
         if engine.image_shape != pictures.shape:
             raise Refused(f"the engine takes images of {engine.image_shape}, these are {pictures.shape}")
-        start_s = time.monotonic()
         digest = _write_logits(engine, pictures, job)
-        seconds = time.monotonic() - start_s
-        return {
-            "n": pictures.n,
-            "classes": engine.classes,
-            "batch": engine.batch,
-            "seconds": seconds,
-            "tensorrt": engine.version,
-            "logits_sha256": digest,
-            "engine_sha256": sha256_of(job.engine),
-            "input": engine.input,
-            "output": engine.output,
-        }
+        return {"n": pictures.n, "classes": engine.classes, "tensorrt": engine.version, "logits_sha256": digest}
 
 
 def _write_logits(engine: "Any", pictures: "images.Images", job: "Job") -> "str":

@@ -11,7 +11,7 @@ itself is off is not in it.
 import math
 import statistics
 
-from .sampler import Sample, gpu_clocks, powers_w, rails_w, temperatures_c
+from .sampler import Sample, gpu_clocks, powers_w, temperatures_c
 from .tegrastats import total_power
 
 BLOCKS = 8
@@ -54,8 +54,6 @@ def energy(
         "source": total.source,
         "is_input": total.is_input,
         "is_partial": total.is_partial,
-        "idle_rails_w": rails_w(idle),
-        "load_rails_w": rails_w(load),
     }
 
 

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Iterator  # noqa: UP035 - Python 3.6
 
@@ -15,15 +14,14 @@ from . import process
 from .process import Refused
 
 NAME = "edgeres.lock"
-_AGAIN_S = 0.2
 _PID_BYTES = 20
 
 
 @contextlib.contextmanager
-def held(wait_s: "float") -> "Iterator[None]":
-    """Holds the board for the block; raises Refused if another run still holds it after `wait_s`."""
+def held() -> "Iterator[None]":
+    """Holds the board for the block; raises Refused if another run does."""
     path = str(Path(tempfile.gettempdir()) / NAME)
-    descriptor = _taken(path, time.monotonic() + wait_s)
+    descriptor = _taken(path)
 
     def give_back() -> "None":
         with contextlib.suppress(OSError):
@@ -49,19 +47,16 @@ def is_held() -> "bool":
     return False
 
 
-def _taken(path: "str", until_s: "float") -> "int":
-    while True:
-        descriptor = _opened(path)
-        if _is_mine(descriptor, path):
-            with contextlib.suppress(OSError):  # another user's file
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-            return descriptor
-        owner = os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        if time.monotonic() >= until_s:
-            raise Refused(f"another edgeres run (pid {owner}) is using this board; try again when it has ended")
-        time.sleep(_AGAIN_S)
+def _taken(path: "str") -> "int":
+    descriptor = _opened(path)
+    if _is_mine(descriptor, path):
+        with contextlib.suppress(OSError):  # another user's file
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+        return descriptor
+    owner = os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
+    os.close(descriptor)
+    raise Refused(f"another edgeres run (pid {owner}) is using this board; try again when it has ended")
 
 
 def _opened(path: "str") -> "int":

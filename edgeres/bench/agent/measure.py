@@ -75,7 +75,6 @@ def build(onnx: "str", engine: "str", precision: "str", timeout_s: "float", extr
         "warnings": log.warnings,
         "engine_sha256": sha256_of(engine),
         "engine_bytes": Path(engine).stat().st_size,
-        "onnx_sha256": sha256_of(onnx),
         "is_strongly_typed": "--stronglyTyped" in arguments,
     }
 
@@ -108,15 +107,12 @@ def measure(plan: "Plan") -> "dict[str, object]":
         "clocks_locked": clock is not None and bool(clock["is_locked"]),
         "tensorrt": fast.log.tensorrt,
         "gpu": fast.log.facts.get("gpu"),
-        "capability": fast.log.facts.get("capability"),
         "command": arguments + plan.extra,
-        "engine_sha256": sha256_of(plan.engine),
         "batch": plan.batch,
         "samples_ms": [round(value, 6) for value in samples_ms],
         "p50_ms": figures.percentile(samples_ms, 50),
         "p99_ms": figures.percentile(samples_ms, 99),
         "images_per_s": 1000.0 * plan.batch * len(fast.times) / span_ms if span_ms > 0 else None,
-        "summary": fast.log.summary,
         "energy": _energy(idle, heavy, weighed, plan.batch) if plan.has_energy else {"reason": "not asked for"},
         "heat": heat,
         "damaged_samples": sum(sampler.damaged for sampler in {idle, watch, heavy}),

@@ -71,15 +71,6 @@ def powers_w(samples: "list[Sample]") -> "list[float]":
     return [total.mw / 1000.0 for total in totals if total is not None]
 
 
-def rails_w(samples: "list[Sample]") -> "dict[str, float]":
-    """Mean power of each rail."""
-    values = {}  # type: dict[str, list[float]]
-    for sample in samples:
-        for name, mw in sample.reading.power_mw.items():
-            values.setdefault(name, []).append(mw / 1000.0)
-    return {name: sum(seen) / len(seen) for name, seen in sorted(values.items())}
-
-
 def gpu_clocks(samples: "list[Sample]") -> "tuple[str | None, list[int]]":
     """Who said the GPU's clock, and the MHz of its fastest part in each sample that has one; the two are never mixed.
 

@@ -15,11 +15,10 @@ _UNCLEAR_RAILS = ("VDDQ_VDD2_1V8AO",)  # may hang below VIN_SYS_5V0; left out, s
 _THOR_GPU_RAIL, _SYSTEM_RAIL = "VDD_GPU", "VIN_SYS_5V0"  # a plain user of a Thor sees the first without the second
 SENSOR_OFF_C = -200.0  # -256C is what a sensor without power reads
 
-_START = re.compile(r"(?:(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) )?RAM (\d+)/(\d+)MB(?= )")
+_START = re.compile(r"(?:\d\d-\d\d-\d{4} \d\d:\d\d:\d\d )?RAM \d+/\d+MB(?= )")
 _CORE = r"(?:off|\d+%(?:@\d+)?)"
-_CPU = re.compile(r" CPU \[(" + _CORE + "(?:," + _CORE + r")*)\](?= |$)")
-_EMC = re.compile(r" EMC_FREQ (\d+)%(?:@(\d+))?(?= |$)")
-_GPU = re.compile(r" GR3D_FREQ (?:(\d+)%)?(?:@(?:\[(\d+(?:,\d+)*)\]|(\d+)))?(?= |$)")
+_CPU = re.compile(r" CPU \[" + _CORE + "(?:," + _CORE + r")*\](?= |$)")
+_GPU = re.compile(r" GR3D_FREQ (?:\d+%)?@(?:\[(\d+(?:,\d+)*)\]|(\d+))(?= |$)")
 _TEMPERATURE = re.compile(r" ([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?(?= |$)")
 _POWER = re.compile(r" ([A-Za-z]\w*) (?:(\d+)mW/\d+mW(?:/\d+mW)?|(\d+)/\d+)(?= |$)")
 
@@ -29,14 +28,9 @@ class DamagedLine(ValueError):
 
 
 class Reading(NamedTuple):
-    """One sample; what a board does not print is None or empty. CPU cores that are off have no clock."""
+    """One sample; what a board does not print is empty."""
 
-    date: "str"
-    ram_mb: "int"
-    cpu_mhz: "list[int]"
-    gpu_load: "int | None"
     gpu_mhz: "list[int]"
-    emc_mhz: "int | None"
     temperature_c: "dict[str, float]"
     power_mw: "dict[str, int]"
 
@@ -53,18 +47,11 @@ class Power(NamedTuple):
 def reading_from(line: "str") -> "Reading":
     """The numbers of one line; raises DamagedLine for anything else, also for two lines run into one."""
     text = line.rstrip("\r\n ")
-    start = _START.match(text)
-    if start is None or text.count("RAM ") != text.count("IRAM ") + 1 or len(_CPU.findall(text)) != 1:
+    if _START.match(text) is None or text.count("RAM ") != text.count("IRAM ") + 1 or len(_CPU.findall(text)) != 1:
         raise DamagedLine(f"not a line of tegrastats: {text[:100]!r}")
-    load, mhz = _gpu_of(text)
-    emc = _EMC.search(text)
+    clocks = _GPU.search(text)
     return Reading(
-        start.group(1) or "",
-        int(start.group(2)),
-        [int(core.split("@")[1]) for core in _CPU.findall(text)[0].split(",") if "@" in core],
-        load,
-        mhz,
-        int(emc.group(2)) if emc and emc.group(2) else None,
+        [int(mhz) for mhz in (clocks.group(1) or clocks.group(2)).split(",")] if clocks else [],
         {name: float(value) for name, value in _TEMPERATURE.findall(text) if float(value) > SENSOR_OFF_C},
         _rails_of(text),
     )
@@ -81,14 +68,6 @@ def total_power(reading: "Reading") -> "Power | None":
         return None
     is_partial = _THOR_GPU_RAIL in added and _SYSTEM_RAIL not in added
     return Power(sum(added.values()), "sum of " + " + ".join(sorted(added)), False, is_partial)
-
-
-def _gpu_of(text: "str") -> "tuple[int | None, list[int]]":
-    found = _GPU.search(text)
-    if found is None:
-        return None, []
-    clocks = found.group(2) or found.group(3) or ""
-    return int(found.group(1)) if found.group(1) else None, [int(mhz) for mhz in clocks.split(",") if mhz]
 
 
 def _rails_of(text: "str") -> "dict[str, int]":

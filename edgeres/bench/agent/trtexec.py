@@ -14,37 +14,17 @@ PINNED = ("noDataTransfers", "useCudaGraph", "useSpinWait", "separateProfileRun"
 
 _PREFIX = re.compile(r"^\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] \[([VIWEF])\] ?(.*)$")
 _BANNER = re.compile(r"^&&&& (RUNNING|PASSED|FAILED) TensorRT\.trtexec \[TensorRT v(\d+)\]")
-_SUMMARY = re.compile(
-    r"^(Latency|End-to-End Host Latency|Enqueue Time|H2D Latency|GPU Compute Time|D2H Latency): (min = .*)$"
-)
-_TERM = re.compile(
-    r"^(min|max|mean|median|percentile\((\d+(?:\.\d+)?)%\)) = (\d+(?:\.\d+)?(?:e[+-]?\d+)?|inf|-?nan) ms$"
-)
 _OPTION = re.compile(r"(?:^|[\s,|\[(])--(\w+)")
-_NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-_FACTS = {
-    "throughput_qps": re.compile(r"^Throughput: " + _NUMBER + r" qps$"),
-    "build_s": re.compile(r"^Engine built in " + _NUMBER + r" sec\.$"),
-    "engine_mib": re.compile(
-        r"^(?:Created engine with size|Loaded engine with size|\[TRT\] Loaded engine size): " + _NUMBER + r" MiB$"
-    ),
-    "gpu": re.compile(r"^Selected Device: (.+)$"),
-    "capability": re.compile(r"^Compute Capability: (\d+\.\d+)$"),
-}
-_NUMERIC = ("throughput_qps", "build_s", "engine_mib")
+_BUILT = re.compile(r"^Engine built in (\d+(?:\.\d+)?(?:e[+-]?\d+)?) sec\.$")
+_DEVICE = re.compile(r"^Selected Device: (.+)$")
 
 
 class Log(NamedTuple):
-    """One run: version as "10.3.0", status PASSED, FAILED or "" (cut off), `_FACTS`, summary, warnings, errors.
-
-    `summary` has per name of the performance summary its terms in ms, "p99" for percentile(99%); a term printed as
-    inf or nan is left out.
-    """
+    """One run: version as "10.3.0", status PASSED, FAILED or "" (cut off), `build_s` and `gpu`, warnings, errors."""
 
     tensorrt: "str"
     status: "str"
     facts: "dict[str, float | str]"
-    summary: "dict[str, dict[str, float]]"
     warnings: "list[str]"
     errors: "list[str]"
 
@@ -56,7 +36,7 @@ class DamagedOutput(ValueError):
 def log_from(text: "str") -> "Log":
     """What a run said; raises DamagedOutput if no line of it is trtexec's banner."""
     facts = {}  # type: dict[str, float | str]
-    summary, said, version, status = {}, [], "", ""  # type: dict[str, dict[str, float]], list[tuple[str, str]], str, str
+    said, version, status = [], "", ""  # type: list[tuple[str, str]], str, str
     for line in text.splitlines():
         banner = _BANNER.match(line)
         if banner:
@@ -65,11 +45,16 @@ def log_from(text: "str") -> "Log":
             continue
         prefix = _PREFIX.match(line)
         if prefix:
-            said.append((prefix.group(1), prefix.group(2).strip()))
-            _take(said[-1][1], facts, summary)
+            line = prefix.group(2).strip()
+            said.append((prefix.group(1), line))
+            built, device = _BUILT.match(line), _DEVICE.match(line)
+            if built:
+                facts["build_s"] = float(built.group(1))
+            if device:
+                facts["gpu"] = device.group(1)
     if not version:
         raise DamagedOutput("no output of trtexec: it lacks the line '&&&& RUNNING TensorRT.trtexec [TensorRT v...]'")
-    return Log(version, status, facts, summary, _of_level("W", said), _of_level("EF", said))
+    return Log(version, status, facts, _of_level("W", said), _of_level("EF", said))
 
 
 def version_from(number: "int") -> "str":
@@ -112,26 +97,6 @@ def times_from(text: "str") -> "list[dict[str, float]]":
     if not isinstance(rows, list) or not rows:
         raise DamagedOutput("the times file of trtexec holds no query")
     return rows
-
-
-def _take(line: "str", facts: "dict[str, float | str]", summary: "dict[str, dict[str, float]]") -> "None":
-    found = _SUMMARY.match(line)
-    if found:
-        summary[found.group(1)] = _terms_of(found.group(2))
-        return
-    for name, pattern in _FACTS.items():
-        match = pattern.match(line)
-        if match:
-            facts[name] = float(match.group(1)) if name in _NUMERIC else match.group(1).strip()
-
-
-def _terms_of(text: "str") -> "dict[str, float]":
-    terms = {}
-    for part in text.split(", "):
-        found = _TERM.match(part)
-        if found and found.group(3)[-1] not in "fn":
-            terms["p" + found.group(2) if found.group(2) else found.group(1)] = float(found.group(3))
-    return terms
 
 
 def _of_level(levels: "str", said: "list[tuple[str, str]]") -> "list[str]":

@@ -113,7 +113,6 @@ def test_the_logits_equal_onnx_runtimes(board, jetpack):
     assert code == 0, answer
     check(one, answer, expected(normalised(images)))
     assert answer["tensorrt"] == ".".join(map(str, one.fakes.jetpacks()[jetpack]["tensorrt"]))
-    assert (answer["input"], answer["output"], answer["batch"]) == ("images", "logits", 2)
     assert (one.root / "state" / "cuda.txt").read_text().split() == ["given", "2", "taken", "2", "streams", "0"]
 
 

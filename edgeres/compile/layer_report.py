@@ -1,19 +1,26 @@
-"""What became of every residual module in an engine: its kernels, their precision, where its addition is done."""
+"""What became of every residual module in an engine: its kernels, their precision, their time, where its addition is.
+
+The engine comes as layers in order of execution, with the graph it was built from, or without: then with what the
+layers tell of it (`told`). A layer belongs to the module whose nodes it computes, a copy and a stray Q or DQ to the
+module whose kernel reads what they write.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from edgeres.compile.layers import UNKNOWN, Graph, Layer, Origin
+from edgeres.compile.layer_times import Times, timed
+from edgeres.compile.layers import UNKNOWN, Graph, Layer, Origin, Port
+from edgeres.compile.told import graph_told_by
 from edgeres.core.config import Record
-from edgeres.graph.blocks import module_of
 from edgeres.graph.view import QDQ, WEIGHTED
 
 INT8 = "INT8"
 FUSED, STANDALONE, OPAQUE, ABSENT = "fused", "standalone", "inside a region", "not found"
 _OWN_CHOICE = "the graph allows it, TensorRT chose otherwise"
+_Layers = Sequence[tuple[Layer, Origin]]
 
 
 class Kernel(Record):
@@ -25,11 +32,26 @@ class Kernel(Record):
     nodes: tuple[str, ...]
 
 
+class Stray(Record):
+    """A Q or DQ that became a kernel of its own. `module`: that reads it, None for none; `place`: between what.
+
+    `reads`, `writes`: precision; `time_ms` by the profile, None without one.
+    """
+
+    name: str
+    reads: str
+    writes: str
+    module: str | None
+    place: str
+    time_ms: float | None = None
+
+
 class ModuleLayers(Record):
     """One residual module. `addition`: fused, standalone, inside a region (Myelin's, not opened) or not found.
 
-    `precision`: of the kernel that adds, INT8 only if all it reads is INT8. `reason`: why it is not fused in INT8.
-    `reformats`: copies in front of its kernels.
+    `precision`: of the kernel that adds, INT8 only if all it reads is INT8; `writes`: of the sum it puts out.
+    `reads`: of what comes from outside of the module. `reason`: why it is not fused in INT8, or why it does not end so.
+    `reformats`: copies in front of its kernels. `time_ms`, `share`: of the profile, where there is one.
     """
 
     module: str
@@ -38,76 +60,200 @@ class ModuleLayers(Record):
     addition: str
     precision: str
     reason: str | None = None
+    reads: str | None = None
+    writes: str | None = None
+    time_ms: float | None = None
+    share: float | None = None
 
     @property
     def is_int8(self) -> bool:
-        """Whether the addition costs nothing: done inside an INT8 kernel."""
-        return self.addition == FUSED and self.precision == INT8
+        """Whether the addition costs nothing: done inside an INT8 kernel that writes INT8."""
+        return self.addition == FUSED and self.precision == INT8 and not self.writes_float
+
+    @property
+    def writes_float(self) -> bool:
+        """Whether the addition reads INT8 only and writes something wider."""
+        return self.precision == INT8 and self.writes not in (None, INT8, UNKNOWN)
 
     @property
     def place(self) -> str:
         """`fused in INT8`, `standalone in FP32`, ..., `not found`."""
-        return self.addition if self.precision == UNKNOWN else f"{self.addition} in {self.precision}"
+        where = self.addition if self.precision == UNKNOWN else f"{self.addition} in {self.precision}"
+        return f"{where} with {self.writes} out" if self.writes_float else where
+
+
+class ProfileSums(Record):
+    """`sum_ms`: of the layers, each timed by itself, which is no latency; `outside_ms`: of those of no module.
+
+    `engine_ms`: median GPU compute time of the engine in one piece, on `device`; None where it is not known.
+    """
+
+    sum_ms: float
+    outside_ms: float
+    engine_ms: float | None = None
+    device: str | None = None
 
 
 class LayerReport(Record):
-    """`kernels`: number by precision. `quantizers`: Q or DQ nodes that became kernels of their own."""
+    """`kernels`: number by precision. `quantizers`: Q or DQ nodes that became kernels of their own, the `strays`."""
 
     schema_version: int = 1
     modules: tuple[ModuleLayers, ...]
     kernels: dict[str, int]
     reformats: int
     quantizers: int
+    strays: tuple[Stray, ...] = ()
+    profile: ProfileSums | None = None
 
     @property
     def headline(self) -> str:
-        """`16/16 residual adds fused in INT8`, or where the others are done."""
-        if not self.modules:
-            return "no residual adds"
+        """`16/16 residual adds fused in INT8`, or where the others are done; `1 stray Q/DQ` if there are any."""
         int8 = sum(module.is_int8 for module in self.modules)
         others = Counter(module.place for module in self.modules if not module.is_int8)
-        parts = [f"{int8}/{len(self.modules)} residual adds fused in INT8"]
-        return ", ".join(parts + [f"{count} {what}" for what, count in others.items()])
+        parts = [f"{int8}/{len(self.modules)} residual adds fused in INT8" if self.modules else "no residual adds"]
+        stray = [f"{self.quantizers} stray Q/DQ"] if self.quantizers else []
+        return ", ".join(parts + [f"{count} {what}" for what, count in others.items()] + stray)
 
 
-def layer_report(layers: Sequence[Layer], model: Any) -> LayerReport:
-    """The report about the engine with `layers`, built from the onnx.ModelProto `model`."""
-    graph = Graph(model)
-    origins = [graph.origin(layer) for layer in layers]
-    kernels = [pair for pair in zip(layers, origins, strict=True) if pair[0].is_kernel]
-    copies = Counter(_destination(layer, kernels, graph) for layer in layers if layer.is_reformat)
+def layer_report(layers: Sequence[Layer], model: Any = None, times: Times | None = None) -> LayerReport:
+    """The report about the engine with `layers`, built from the onnx.ModelProto `model` if that is known.
+
+    `times`: how long the layers took.
+    """
+    graph = Graph(model) if model is not None else graph_told_by(layers)
+    described = [_described(layer, graph) for layer in layers]
+    owners = _owners(described, graph)
+    spent = _spent([layer for layer, _ in described], owners, times)
+    kernels = Counter(layer.precision for layer, _ in described if layer.is_kernel)
+    strays = tuple(_stray(at, described, owners, graph, spent) for at, (one, _) in enumerate(described) if one.is_stray)
     return LayerReport(
-        modules=tuple(_module(graph, name, kernels, copies[name]) for name in graph.additions),
-        kernels=dict(Counter(layer.precision for layer, _ in kernels).most_common()),
-        reformats=sum(layer.is_reformat for layer in layers),
-        quantizers=sum(bool(origin.nodes) and graph.operators(origin.nodes) <= QDQ for _, origin in kernels),
+        modules=tuple(_module(graph, name, described, owners, spent) for name in graph.additions),
+        kernels=dict(kernels.most_common()),
+        reformats=sum(layer.is_reformat for layer, _ in described),
+        quantizers=len(strays),
+        strays=strays,
+        profile=spent.profile,
     )
 
 
-def _module(graph: Graph, name: str, kernels: Sequence[tuple[Layer, Origin]], reformats: int) -> ModuleLayers:
+def _described(layer: Layer, graph: Graph) -> tuple[Layer, Origin]:
+    """The layer, stray also if an inspector without origins shows it by the nodes in it."""
+    origin = graph.origin(layer)
+    pairs_only = bool(origin.nodes) and graph.operators(origin.nodes) <= QDQ and not layer.is_reformat
+    return (layer.model_copy(update={"is_stray": True}) if pairs_only else layer), origin
+
+
+class _Spent:
+    """Milliseconds by index of the layer and by module, "" for none of them; all None without a profile."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, float] = {}
+        self.modules: defaultdict[str, float] = defaultdict(float)
+        self.profile: ProfileSums | None = None
+
+    def share(self, module: str) -> float | None:
+        """The module's part of the sum."""
+        total = self.profile.sum_ms if self.profile else 0
+        return self.modules[module] / total if total else None
+
+
+def _spent(layers: Sequence[Layer], owners: Sequence[tuple[str, ...]], times: Times | None) -> _Spent:
+    spent = _Spent()
+    if times is None:
+        return spent
+    index = {id(layer): at for at, layer in enumerate(layers)}
+    for layer, time_ms in timed(layers, times.rows):
+        at = index.get(id(layer))
+        owner = owners[at] if at is not None else ()
+        spent.modules[owner[0] if len(owner) == 1 else ""] += time_ms
+        if at is not None:
+            spent.layers[at] = time_ms
+    total = sum(time_ms for _, time_ms in times.rows)
+    spent.profile = ProfileSums(
+        sum_ms=total, outside_ms=spent.modules[""], engine_ms=times.engine_ms, device=times.device
+    )
+    return spent
+
+
+def _owners(described: _Layers, graph: Graph) -> list[tuple[str, ...]]:
+    """The modules that each layer works for: several if it is a region; none outside of them."""
+    own = [graph.modules_of(origin) if layer.is_kernel else () for layer, origin in described]
+    readers: dict[str, int] = {}
+    for at, (layer, _) in enumerate(described):
+        for port in layer.inputs:
+            readers.setdefault(port.name, at)
+    for at in reversed(range(len(described))):  # what reads a copy comes later, another copy perhaps
+        layer, origin = described[at]
+        if not layer.is_kernel:
+            after = [readers[port.name] for port in layer.outputs if readers.get(port.name, at) > at]
+            own[at] = own[min(after)] if after else () if layer.is_stray else graph.modules_of(origin)
+    return own
+
+
+def _stray(at: int, described: _Layers, owners: Sequence[tuple[str, ...]], graph: Graph, spent: _Spent) -> Stray:
+    layer = described[at][0]
+    before, after = _neighbour(at, described, back=True), _neighbour(at, described, back=False)
+    ends = [
+        usual if i is None else owners[i][-1] if owners[i] else _short(described[i], graph)
+        for i, usual in ((before, "the input"), (after, "the output"))
+    ]
+    return Stray(
+        name=layer.name,
+        reads=_precisions(layer.inputs),
+        writes=_precisions(layer.outputs),
+        module=next(iter(owners[at]), None),
+        place=f"inside {ends[0]}" if ends[0] == ends[1] else f"between {ends[0]} and {ends[1]}",
+        time_ms=spent.layers.get(at),
+    )
+
+
+def _neighbour(at: int, described: _Layers, *, back: bool) -> int | None:
+    """The kernel that made what a copy reads, or the first that reads what it writes, other copies passed over."""
+    layer = described[at][0]
+    names = {port.name for port in (layer.inputs if back else layer.outputs)}
+    for i in reversed(range(at)) if back else range(at + 1, len(described)):
+        other = described[i][0]
+        if names & {port.name for port in (other.outputs if back else other.inputs)}:
+            return i if other.is_kernel else _neighbour(i, described, back=back)
+    return None
+
+
+def _short(described: tuple[Layer, Origin], graph: Graph) -> str:
+    """A layer by the first node that it computes."""
+    layer, origin = described
+    return next((node for node in origin.nodes if not graph.operators((node,)) & QDQ), layer.name)
+
+
+def _precisions(ports: Iterable[Port]) -> str:
+    """`INT8`, or of several `INT8 and FP32`."""
+    return " and ".join(dict.fromkeys(port.precision for port in ports)) or UNKNOWN
+
+
+def _module(
+    graph: Graph, name: str, described: _Layers, owners: Sequence[tuple[str, ...]], spent: _Spent
+) -> ModuleLayers:
     addition = graph.additions[name]
-    own = [(layer, origin) for layer, origin in kernels if _belongs(graph, origin, name, addition)]
-    adding = next(((layer, origin) for layer, origin in own if addition in origin.nodes), None)
+    own = [pair for pair, of in zip(described, owners, strict=True) if name in of]
+    kernels = [(layer, origin) for layer, origin in own if layer.is_kernel]
+    adding = next(((layer, origin) for layer, origin in kernels if addition in origin.nodes), None)
     where, precision = _where(graph, adding)
-    return ModuleLayers(
+    made = {port.name for layer, _ in own for port in layer.outputs}
+    writes = _precisions(adding[0].outputs) if adding else None
+    module = ModuleLayers(
         module=name,
         kernels=tuple(
             Kernel(name=layer.name, kind=layer.kind, precision=layer.precision, nodes=origin.nodes)
-            for layer, origin in own
+            for layer, origin in kernels
         ),
-        reformats=reformats,
+        reformats=sum(layer.is_reformat for layer, _ in own),
         addition=where,
         precision=precision,
-        reason=_reason(graph, addition, where, precision),
+        reads=_precisions(port for layer, _ in own for port in layer.inputs if port.name not in made) if own else None,
+        writes=writes,
+        time_ms=spent.modules[name] if spent.profile else None,
+        share=spent.share(name),
     )
-
-
-def _belongs(graph: Graph, origin: Origin, name: str, addition: str) -> bool:
-    """By what it computes; the pairs it takes in may bear the name of the module before."""
-    if addition in origin.nodes:
-        return True
-    computing = [node for node in origin.nodes if not graph.operators((node,)) & QDQ]
-    return any(module_of(node) == name for node in computing or origin.nodes)
+    return module.model_copy(update={"reason": _reason(graph, addition, module)})
 
 
 def _where(graph: Graph, adding: tuple[Layer, Origin] | None) -> tuple[str, str]:
@@ -124,27 +270,13 @@ def _where(graph: Graph, adding: tuple[Layer, Origin] | None) -> tuple[str, str]
     return FUSED, " and ".join([layer.precision, *others])
 
 
-def _reason(graph: Graph, addition: str, where: str, precision: str) -> str | None:
-    if where == ABSENT:
+def _reason(graph: Graph, addition: str, module: ModuleLayers) -> str | None:
+    if module.addition == ABSENT:
         return f"no layer names the node {addition}; was the engine built from this graph?"
-    if where == OPAQUE:
+    if module.addition == OPAQUE:
         return "it is inside a region that TensorRT does not describe node by node"
-    if where == FUSED and precision == INT8:
+    if module.is_int8 or graph.told:
         return None
+    if module.addition == FUSED and module.writes_float:
+        return graph.float_reader(addition) or _OWN_CHOICE
     return graph.obstacle(addition) or _OWN_CHOICE
-
-
-def _destination(reformat: Layer, kernels: Sequence[tuple[Layer, Origin]], graph: Graph) -> str | None:
-    """The module whose kernel reads what `reformat` writes; None if it is no module's."""
-    written = {port.name for port in reformat.outputs}
-    for layer, origin in kernels:
-        if written & {port.name for port in layer.inputs}:
-            return _module_of_kernel(graph, origin)
-    return _module_of_kernel(graph, graph.origin(reformat))
-
-
-def _module_of_kernel(graph: Graph, origin: Origin) -> str | None:
-    for name, addition in graph.additions.items():
-        if _belongs(graph, origin, name, addition):
-            return name
-    return None

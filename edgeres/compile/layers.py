@@ -6,7 +6,9 @@ A tensor is {"Name", "Dimensions", "Format/Datatype": "Row major Int8 format"} u
 "DataType" apart from 11 on. With other than detailed profiling verbosity a layer is its name and nothing else.
 
 TensorRT names layers after nodes of the ONNX graph: "conv1 + relu", "PWN(PWN(add), relu)", "[ONNX Layer: conv1]", and a
-region it does not open "ForeignNode[first...last]". A node without a name goes by its output, "node_of_TENSOR".
+region it does not open "ForeignNode[first...last]". A node without a name goes by its output, "node_of_TENSOR". A pair
+that is fused into a layer stands in its name; a Q or DQ that became a kernel of its own, a stray one, is a "Reformat"
+whose "Origin" is "QDQ". Any other copy into another format has the Origin "REFORMAT", or none.
 
 Source: NVIDIA/TensorRT, sampleEngines.cpp; TensorRT 11 migration guide, IEngineInspector; NVIDIA/TensorRT issue 4020.
 """
@@ -15,14 +17,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.graph.blocks import blocks_in, module_of
-from edgeres.graph.view import DQ, WEIGHTED, GraphView
+from edgeres.graph.blocks import Block, blocks_in, module_of
+from edgeres.graph.view import DQ, QDQ, WEIGHTED, GraphView, Q, called
 from edgeres.runtime.manifest import plan_header
 
 UNKNOWN = "unknown"
@@ -39,10 +42,11 @@ _TYPES = {
 _PRECISION = {
     name: re.compile(rf"(?<![a-z0-9])k?(?:{words})(?![a-z0-9])", re.IGNORECASE) for name, words in _TYPES.items()
 }
-_REFORMAT = "Reformat"
+_REFORMAT, _QDQ_ORIGIN = "Reformat", "QDQ"
 _NO_KERNEL = frozenset({"NoOp", "Constant", "Signal", "Wait"})
-_WORD = re.compile(r"[^\s+(),\[\]{}\x1e]+")
+WORD = re.compile(r"[^\s+(),\[\]{}\x1e]+")
 _RANGE = "..."
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
 class Port(Record):
@@ -61,16 +65,22 @@ class Layer(Record):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     weights: str | None = None
+    is_stray: bool = False
 
     @property
     def is_reformat(self) -> bool:
-        """Whether it only copies a tensor into another format or type."""
-        return self.kind == _REFORMAT or self.name.startswith("Reformatting CopyNode")
+        """Whether it only copies a tensor into another format or type, and no Q or DQ asked for it."""
+        return not self.is_stray and (self.kind == _REFORMAT or self.name.startswith("Reformatting CopyNode"))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it does nothing but write a tensor anew: a reformat or a stray Q or DQ."""
+        return self.is_stray or self.is_reformat
 
     @property
     def is_kernel(self) -> bool:
         """Whether it computes."""
-        return not self.is_reformat and self.kind not in _NO_KERNEL
+        return not self.is_copy and self.kind not in _NO_KERNEL
 
     @property
     def precision(self) -> str:
@@ -143,6 +153,7 @@ def _layer(fields: dict[str, Any]) -> Layer:
         inputs=_ports(fields.get("Inputs")),
         outputs=_ports(fields.get("Outputs")),
         weights=None if kind == UNKNOWN else kind,
+        is_stray=fields.get("Origin") == _QDQ_ORIGIN,
     )
 
 
@@ -167,23 +178,51 @@ class Origin(NamedTuple):
 
 
 class Graph:
-    """An onnx.ModelProto by names of nodes."""
+    """An onnx.ModelProto by names of nodes; `names`: addition -> what its module is called, where the node cannot say.
 
-    def __init__(self, model: Any) -> None:
+    `told`: it was made from the layers themselves, and knows no more than they do.
+    """
+
+    def __init__(self, model: Any, names: Mapping[str, str] | None = None, *, told: bool = False) -> None:
         self._view = GraphView(model)
         self.nodes = {_name_in_engine(node): node for node in self._view.nodes}
+        self.told, self._names = told, names or {}
         self._order = {name: index for index, name in enumerate(self.nodes)}
+
+    @cached_property
+    def _blocks(self) -> dict[str, Block]:
+        found = {}
+        for block in blocks_in(self._view):
+            name = _name_in_engine(block.addition)
+            found[module_of(name) or self._names.get(name) or name] = block
+        return found
 
     @cached_property
     def additions(self) -> dict[str, str]:
         """Residual module -> the addition that ends it."""
-        names = [_name_in_engine(block.addition) for block in blocks_in(self._view)]
-        return {module_of(name) or name: name for name in names}
+        return {module: _name_in_engine(block.addition) for module, block in self._blocks.items()}
+
+    @cached_property
+    def _homes(self) -> dict[str, str]:
+        """Node -> the first module between whose fork and addition it stands."""
+        engine_names = {called(node): name for name, node in self.nodes.items()}
+        found: dict[str, str] = {}
+        for module, block in self._blocks.items():
+            for node in block.nodes:
+                found.setdefault(engine_names[node], module)
+        return found
+
+    def modules_of(self, origin: Origin) -> tuple[str, ...]:
+        """The modules whose work a kernel does; the pairs it takes in may bear the name of the module before."""
+        computing = [node for node in origin.nodes if not self.operators((node,)) & QDQ] or origin.nodes
+        named = {module_of(node) for node in computing} & self.additions.keys()
+        homes = named or {self._homes[node] for node in computing if node in self._homes}
+        return tuple(name for name, addition in self.additions.items() if name in homes or addition in origin.nodes)
 
     def origin(self, layer: Layer) -> Origin:
         """The nodes of `layer` that are in the graph."""
         found, opaque = set[str](), False
-        for word in _WORD.findall(layer.text):
+        for word in WORD.findall(layer.text):
             first, dots, last = word.partition(_RANGE)
             if dots and first in self.nodes and last in self.nodes:
                 opaque = True
@@ -210,6 +249,18 @@ class Graph:
             return "its skip has no Q/DQ pair"
         readers = self._view.readers[branches[-1].output[0]]
         return "its convolution's output is read elsewhere too" if len(readers) > 1 else None
+
+    def float_reader(self, addition: str) -> str | None:
+        """Who has the sum written in float: what reads it without a pair, or the graph's end."""
+        tensor = self.nodes[addition].output[0]
+        readers = [reader for reader, _ in self._view.readers[tensor]]
+        if len(readers) == 1 and readers[0].op_type in _ACTIVATIONS:
+            tensor = readers[0].output[0]
+            readers = [reader for reader, _ in self._view.readers[tensor]]
+        if tensor in self._view.outputs:
+            return f"{tensor} leaves the graph"
+        found = next((reader for reader in readers if reader.op_type != Q), None)
+        return f"{_name_in_engine(found)} reads it without a pair" if found is not None else None
 
     def _maker(self, tensor: str) -> Any:
         """The node that computes `tensor`, casts passed over."""

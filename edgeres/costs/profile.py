@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeres.compile.layers import UNKNOWN, Graph, Layer, layers_in
+from edgeres.compile.layer_times import timed, times_in
+from edgeres.compile.layers import Graph, Layer, layers_in
 from edgeres.core.artifacts import LatencyTableFile, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Z_95, Interval, Latency
@@ -103,29 +104,13 @@ def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[st
     rows = list(_timed_layers(texts))
     owners = [_owner(graph, layer, modules) for layer, _ in rows]
     for (layer, time_ms), owner in zip(rows, owners, strict=True):
-        times[_around(layer, rows, owners) if layer.is_reformat else owner] += time_ms
+        times[_around(layer, rows, owners) if layer.is_copy else owner] += time_ms
     if missing := [name for name in modules if name not in owners]:
         raise InputError(
             f"no layer of the profile was made from {', '.join(missing)} of {source.path}: was the engine built from"
             " this graph?"
         )
     return times
-
-
-def times_in(profile: str) -> list[tuple[str, float]]:
-    """(layer, its median in ms, the mean where an old trtexec gives none) in the file of `trtexec --exportProfile`.
-
-        [{"count": N}, {"name", "timeMs", "averageMs", "medianMs", "percentage"}, ...]
-
-    Raises InputError with one line if it is damaged or another file.
-    """
-    try:
-        head, *rows = json.loads(profile)
-        int(head["count"])
-        return [(str(row["name"]), float(row["medianMs"] if "medianMs" in row else row["averageMs"])) for row in rows]
-    except (KeyError, TypeError, ValueError, RecursionError) as err:
-        reason = " ".join(str(err).split())
-        raise InputError(f"damaged layer profile of trtexec: {type(err).__name__}: {reason}") from err
 
 
 def _timed_layers(texts: ProfileTexts) -> Iterator[tuple[Layer, float]]:
@@ -135,12 +120,7 @@ def _timed_layers(texts: ProfileTexts) -> Iterator[tuple[Layer, float]]:
         content = json.loads(texts.layers)
     except ValueError as err:
         raise InputError(f"damaged layer information of trtexec: {err}") from err
-    known: dict[str, list[Layer]] = {}
-    for layer in layers_in(content, "the layer information"):
-        known.setdefault(layer.name, []).append(layer)
-    for name, time_ms in times:
-        same = known.get(name)
-        yield same.pop(0) if same else Layer(name=name, kind=UNKNOWN, text=name, inputs=(), outputs=()), time_ms
+    return timed(layers_in(content, "the layer information"), times)
 
 
 def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:
@@ -150,7 +130,7 @@ def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:
     heavy = [node for node in computing if graph.operators((node,)) & WEIGHTED]
     names = [module_of(node) or "" for node in heavy or computing]
     found = {name if name in modules else "" for name in names}
-    if layer.is_reformat or not found - {""}:
+    if layer.is_copy or not found - {""}:
         return ""
     convolutions = [node for node in origin.nodes if "Conv" in graph.operators((node,))]
     is_mixed = len({_SHORTCUT in node for node in convolutions}) > 1  # of the branch and of the shortcut

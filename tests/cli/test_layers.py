@@ -29,8 +29,13 @@ def graph(tmp_path):
 @pytest.fixture
 def description(tmp_path):
     path = tmp_path / "layers.json"
-    ports = [{"Name": "x", "Format": "kCHW32", "DataType": "Int8"}]
-    layer = {"Name": "layer1.0.conv1 + layer1.0.add", "LayerType": "CaskConvolution", "Inputs": ports, "Outputs": ports}
+    reads, writes = ([{"Name": name, "Format": "kCHW32", "DataType": "Int8"}] for name in "xy")
+    layer = {
+        "Name": "layer1.0.conv1 + layer1.0.add",
+        "LayerType": "CaskConvolution",
+        "Inputs": reads * 2,
+        "Outputs": writes,
+    }
     path.write_text(json.dumps({"Layers": [layer]}))
     return path
 
@@ -39,8 +44,30 @@ def test_the_report_names_every_module_and_ends_in_one_line(edgeres, graph, desc
     code, out, _ = edgeres("layers", description, "--onnx", graph)
     assert code == 0
     assert out.splitlines() == [
-        "layer1.0  kernels INT8; add fused in INT8",
-        "kernels: 1 INT8; 0 reformats, 0 standalone Q or DQ",
+        "module    kernels  in    out   addition",
+        "layer1.0  1 INT8   INT8  INT8  fused in INT8",
+        "kernels: 1 INT8; 0 reformats, 0 stray Q/DQ",
+        "1/1 residual adds fused in INT8",
+    ]
+
+
+def test_without_the_graph_a_profile_beside_tells_the_time_and_its_sum_is_labelled(edgeres, description):
+    (layer,) = json.loads(description.read_text())["Layers"]
+    rows = [{"count": 9}, {"name": layer["Name"], "timeMs": 3.0, "averageMs": 0.3}, {"name": "rest", "averageMs": 0.1}]
+    description.with_name("profile.json").write_text(json.dumps(rows))
+    whole = {"performance_summary": {"GPU Compute Time": [0.1, 0.3, 0.2, 0.2, 0.3]}}
+    description.with_name("profile.metadata.json").write_text(json.dumps(whole))
+    code, out, _ = edgeres("layers", description)
+    assert code == 0
+    assert out.splitlines() == [
+        "module    kernels  in    out   time    share  addition",
+        "layer1.0  1 INT8   INT8  INT8  0.3 ms  75.0%  fused in INT8",
+        "outside                        0.1 ms  25.0%",
+        "kernels: 1 INT8; 0 reformats, 0 stray Q/DQ",
+        (
+            "times: each layer profiled by itself, 0.4 ms in all, 2.00 times the 0.2 ms of the engine in one piece;"
+            " their sum is no latency"
+        ),
         "1/1 residual adds fused in INT8",
     ]
 

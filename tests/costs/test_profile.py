@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeres.compile.layer_times import times_in
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
@@ -15,7 +16,6 @@ from edgeres.costs.profile import (
     ProfileTexts,
     latency_from_profile,
     table_from_profile,
-    times_in,
 )
 from edgeres.costs.table import doubts, predicted_ms
 from edgeres.prune.goals import latency_goal

@@ -63,6 +63,7 @@ class Images:
         key = _labels_of(spec)
         if key not in self._datasets:
             whole = dataset_for(spec, self.data, download=self.download)
+            whole.val.check_labelled("accuracy on a board")
             self._whole[key] = len(whole.val)
             self._datasets[key] = replace(whole, val=whole.val.at_most(self.images, 0))
         return self._datasets[key]

@@ -129,17 +129,18 @@ def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None
 
 def _print_agreement(result: Agreement) -> None:
     for letter, side in (("A", result.a), ("B", result.b)):
-        top1 = 100 * side.correct_top1 / result.n
-        say(f"{letter}: {side.path} ({side.precision}, {side.runtime}): top-1 {top1:.2f} %")
+        top1 = "" if side.correct_top1 is None else f": top-1 {100 * side.correct_top1 / result.n:.2f} %"
+        say(f"{letter}: {side.path} ({side.precision}, {side.runtime}){top1}")
     same, (change, half) = result.pair.agreement, result.pair.difference
     say(
         f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
         f" {same.value:.2%} ({same.times(100).bounds('.2f')})"
     )
-    say(
-        f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
-        f" only B {result.only_b}, McNemar p = {result.pair.p_value:.2g})"
-    )
+    if result.is_labelled:
+        say(
+            f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
+            f" only B {result.only_b}, McNemar p = {result.pair.p_value:.2g})"
+        )
     say(f"logits: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}, KL {result.kl:.2g} nats")
     width = max([len(module.name) for module in result.modules], default=0)
     for module in result.modules:

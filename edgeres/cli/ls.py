@@ -11,6 +11,7 @@ import click
 from edgeres.bench.devices import devices
 from edgeres.cli.terminal import say
 from edgeres.core.config import toml_from
+from edgeres.core.names import FILES_OF_DATA
 from edgeres.core.runs import Run, StageFolder, runs_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
@@ -20,10 +21,14 @@ from edgeres.pipeline.stages import STAGES
 
 
 def _datasets() -> dict[str, str]:
-    known = {name: "" for name in DATASETS if name != "folder"}
+    known = {name: "" for name in DATASETS if name not in FILES_OF_DATA}
     return {
         **known,
-        "folder:PATH": "train/ and val/ with one folder a class, or one tree that is split",
+        FILES_OF_DATA["folder"]: "train/ and val/ with one folder a class, or one tree that is split",
+        FILES_OF_DATA["images"]: "all images below a folder, flat or nested, without labels",
+        FILES_OF_DATA["csv"]: "a table: path,label or path,label,split, or path alone",
+        FILES_OF_DATA["npy"]: "an array of images, without labels",
+        FILES_OF_DATA["npz"]: "images, and labels if it has some",
         "package.module:function": "your own: () -> edgeres.data.Dataset",
     }
 

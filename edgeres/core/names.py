@@ -11,6 +11,15 @@ from typing import Any, TypeVar
 from edgeres.core.errors import InputError, MissingDependency, did_you_mean
 
 T = TypeVar("T")
+# kinds of data that are files of the user's, as they are named; a file may name them, as they run nothing
+FILES_OF_DATA = {
+    "folder": "folder:PATH",
+    "images": "images:DIR",
+    "csv": "csv:FILE",
+    "npy": "npy:FILE",
+    "npz": "npz:FILE",
+}
+DATA_NAMES = f"digits, cifar10, cifar100, {', '.join(FILES_OF_DATA.values())}, package.module:function"
 _EXTRA_OF = {
     **dict.fromkeys(("torch", "torchvision", "safetensors", "accelerate"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
@@ -45,7 +54,7 @@ def is_function_name(name: str) -> bool:
 
 def name_from_file(name: str, where: str) -> str:
     """`name` of a data set as the file `where` has it; raises InputError for a function, which only the user names."""
-    if ":" not in name or name.startswith("folder:"):
+    if ":" not in name or name.partition(":")[0] in FILES_OF_DATA:
         return name
     raise InputError(
         f"{where} names a Python function as its data set, and no function runs because a file says so;"
@@ -54,11 +63,11 @@ def name_from_file(name: str, where: str) -> str:
 
 
 def canonical_data_name(name: str) -> str:
-    """What a data set is called in every report: a folder by its whole path, which leads to it from anywhere."""
+    """What a data set is called in every report: a file or folder by its whole path, found from anywhere."""
     kind, _, argument = name.partition(":")
-    if kind != "folder" or not argument or "\0" in argument:
+    if kind not in FILES_OF_DATA or not argument or "\0" in argument:
         return name
-    return f"folder:{os.path.realpath(os.path.expanduser(argument))}"  # noqa: PTH111  # Path's raises for ~nobody
+    return f"{kind}:{os.path.realpath(os.path.expanduser(argument))}"  # noqa: PTH111  # Path's raises for ~nobody
 
 
 def plain_name(name: str) -> str:

@@ -3,6 +3,9 @@
 digits               scikit-learn's handwritten digits, 8x8, inside the package
 cifar10, cifar100    the usual files, from $EDGERES_DATA or ~/.cache/edgeres
 folder:PATH          PATH/train and PATH/val with one folder a class, or PATH with one folder a class
+images:DIR           the images below DIR, without labels
+csv:FILE             path,label rows, paths relative to the file
+npy:FILE, npz:FILE   arrays, labels in an npz
 package.module:function   your own function () -> Dataset
 """
 
@@ -15,19 +18,23 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.core.errors import InputError, did_you_mean, few_of
-from edgeres.core.names import canonical_data_name, plain_name, resolve
+from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve
 from edgeres.core.own_code import result_of
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.sources import FileSource
-from edgeres.data.split import Split
+from edgeres.data.split import UNLABELLED, Split
 
 DATASETS = {
     "digits": "edgeres.data.digits:digits",
     "cifar10": "edgeres.data.cifar:cifar10",
     "cifar100": "edgeres.data.cifar:cifar100",
     "folder": "edgeres.data.folder:folder",
+    "images": "edgeres.data.folder:images",
+    "csv": "edgeres.data.listed:listed",
+    "npy": "edgeres.data.arrays:npy",
+    "npz": "edgeres.data.arrays:npz",
 }
-_KNOWN = "digits, cifar10, cifar100, folder:PATH, package.module:function"
+_FOLDERS = frozenset({"folder", "images"})
 _UNSAID = (
     "does not say how an image becomes its input; add what it was trained with, as in --mean 0.485,0.456,0.406 --std"
     " 0.229,0.224,0.225 --resize 256, or --like FILE, a model of edgeres fed alike"
@@ -46,7 +53,11 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """`preprocess` and `input_shape` (C, H, W) are what a new model gets; an existing one keeps its own."""
+    """`preprocess` and `input_shape` (C, H, W) are what a new model gets; an existing one keeps its own.
+
+    Without `classes` no image has a label. `train` is empty where there is only something to judge on. `numbered`:
+    labels are places among a network's outputs, whatever these are called.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -54,12 +65,15 @@ class Dataset:
     val: Split
     preprocess: Preprocess
     input_shape: tuple[int, int, int]
+    numbered: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError if a split is empty or a label has no class."""
-        for split in (self.train, self.val):
-            if len(split) == 0:
-                raise InputError(f"{self.name}: {split.name} has no images")
+        """Raises InputError if nothing is there to judge on or a label has no class."""
+        if len(self.val) == 0:
+            raise InputError(f"{self.name}: {self.val.name} has no images")
+        for split in (one for one in (self.train, self.val) if len(one)):
+            if not self.classes and (split.labels == UNLABELLED).all():
+                continue
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(self.classes):
                 wrong, known = low if low < 0 else high, len(self.classes)
@@ -70,11 +84,18 @@ def check_data_name(name: str) -> None:
     """Raises InputError if there cannot be a data set called `name`; opens none."""
     kind, _, argument = name.partition(":")
     if kind not in DATASETS and not argument:
-        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {_KNOWN})")
-    if kind in DATASETS and bool(argument) != (kind == "folder"):
-        raise InputError(f"data set {name!r} should read {'folder:PATH' if kind == 'folder' else kind}")
-    if kind == "folder" and not (root := Path(argument).expanduser()).is_dir():
-        raise InputError(f"{root} is not a folder" if root.exists() else f"{root} does not exist")
+        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {DATA_NAMES})")
+    if kind in DATASETS and bool(argument) != (kind in FILES_OF_DATA):
+        raise InputError(f"data set {name!r} should read {FILES_OF_DATA.get(kind, kind)}")
+    if kind not in FILES_OF_DATA:
+        return
+    path = Path(argument).expanduser()
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if kind in _FOLDERS and not path.is_dir():
+        raise InputError(f"{path} is not a folder")
+    if kind not in _FOLDERS and not path.is_file():
+        raise InputError(f"{path} is a folder; {FILES_OF_DATA[kind]} takes a file, images:DIR a folder of images")
 
 
 def dataset_from(name: str, *, download: bool = False, seed: int = 0, exif: bool = False) -> Dataset:
@@ -112,11 +133,16 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     """The data set with labels numbered as in `spec`.
 
     The same class names in another order are renumbered, names that look alike are one; a model without class names is
-    checked for their number only. Raises InputError if number or names differ, or how it is fed was never said.
+    checked for their number only, images without labels for nothing. Raises InputError if number or names differ, or
+    how it is fed was never said.
     """
     if not spec.preprocess.is_known:
         raise InputError(f"{spec.variant} {_UNSAID}")
     dataset = dataset_from(name, download=download, seed=seed, exif=spec.preprocess.exif)
+    if not dataset.classes:
+        return dataset
+    if dataset.numbered:
+        return _as_outputs(dataset, spec)
     if len(dataset.classes) != spec.num_classes:
         raise InputError(
             f"{name} has {len(dataset.classes)} classes ({few_of(dataset.classes)}) and the model has"
@@ -133,6 +159,16 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=spec.classes, train=train, val=val)
+
+
+def _as_outputs(dataset: Dataset, spec: ModelSpec) -> Dataset:
+    """The data set whose labels are numbers of the network's outputs, of which not every one need occur."""
+    if len(dataset.classes) > spec.num_classes:
+        raise InputError(
+            f"{dataset.name} has label {len(dataset.classes) - 1} and the model has {spec.num_classes} outputs,"
+            f" 0 to {spec.num_classes - 1}"
+        )
+    return replace(dataset, classes=spec.classes or tuple(map(str, range(spec.num_classes))))
 
 
 def _dataset_from_function(reference: str) -> Dataset:

@@ -2,9 +2,12 @@
 
     PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg   (or Training, training_set; Valid, validation, Test, test_set ...)
     PATH/CLASS/*.jpg                                  (about a fifth of each class is set aside by the seed)
+    PATH/val/CLASS/*.jpg alone                        (to judge on, nothing else)
 
-In the second form an image's name alone decides where it goes, so that images added later never move one that a model
-has been trained on into the split it is judged on (but where a class has so few that each split must get one).
+`images:` takes all images below a folder, flat or nested, and no labels; train/ and val/ are its splits if both are
+there.
+
+In the second form an image's name alone decides where it goes.
 
 Classes are numbered in alphabetical order of their names, composed (NFC). Files are found in sub-folders too; hidden
 ones are left out. Links are followed; a file that several lead to counts once in its split.
@@ -12,26 +15,21 @@ ones are left out. Links are followed; a file that several lead to counts once i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from edgeres.core.errors import InputError
 from edgeres.core.names import plain_name
 from edgeres.core.spec import Preprocess
 from edgeres.data.dataset import Dataset, Request
 from edgeres.data.images import SUFFIXES
-from edgeres.data.sources import FileSource
-from edgeres.data.split import Split, SplitName, split_from_files
+from edgeres.data.split import UNLABELLED, Split, SplitName, drawn_apart, split_from_files
 from edgeres.data.tree import check_is_utf8, images_below, is_hidden
 from edgeres.models.family import CIFAR_PREPROCESS, IMAGENET_PREPROCESS
 
-VAL_FRACTION = 0.2
 _TRAIN_NAMES = ("train", "training")
 _VAL_NAMES = ("val", "valid", "validation", "test", "testing")  # the first that is there is taken
 _SPLIT_NAME = re.compile(rf"({'|'.join((*_TRAIN_NAMES, *_VAL_NAMES))})[ _-]?(?:set|data|images)?", re.IGNORECASE)
@@ -49,9 +47,40 @@ def folder(request: Request) -> Dataset:
     train = _split_folder(root, _TRAIN_NAMES)
     if train is None:
         _refuse_a_split(root)
+    if train is None and [_split_folder(root, _VAL_NAMES)] == [root / name for name in _folders_in(root)]:
+        return dataset_of(f"folder:{request.argument}", *_only_val(root))
     splits = _two_splits(root, train) if train else _one_tree(root, request.seed)
-    preprocess, shape = _input_of(splits[0])
-    return Dataset(f"folder:{request.argument}", splits[2], *splits[:2], preprocess, shape)
+    return dataset_of(f"folder:{request.argument}", *splits)
+
+
+def images(request: Request) -> Dataset:
+    """The images below the path, without labels; raises InputError naming the folder if it holds none."""
+    root = Path(request.argument).expanduser()
+    train_root, val_root = (_split_folder(root, names) for names in (_TRAIN_NAMES, _VAL_NAMES))
+    if train_root and val_root:
+        train, val = _split(train_root, "train", (), {"": train_root}), _split(val_root, "val", (), {"": val_root})
+    else:
+        _refuse_a_split(root)
+        train, val = drawn_apart(_split(root, "train", (), {"": root}), (), request.seed, str(root))
+    return dataset_of(f"images:{request.argument}", train, val)
+
+
+def dataset_of(
+    name: str, train: Split, val: Split, classes: tuple[str, ...] = (), *, numbered: bool = False
+) -> Dataset:
+    """The data set of the two; a new network takes small images of one size as they are, others cropped to 224."""
+    preprocess, shape = _input_of(train if len(train) else val)
+    return Dataset(name, classes, train, val, preprocess, shape, numbered)
+
+
+def _only_val(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """(no images to train on, those to judge on, their classes)."""
+    val_root = _split_folder(root, _VAL_NAMES)
+    assert val_root is not None
+    folders = _classes(val_root)
+    val = _split(val_root, "val", tuple(folders), folders)
+    _log.info("%s holds %s/ alone: to judge on, nothing can be chosen or trained on it", root, val_root.name)
+    return val.subset([]).named("train"), val, tuple(folders)
 
 
 def _refuse_a_split(root: Path) -> None:
@@ -111,16 +140,7 @@ def _one_tree(root: Path, seed: int) -> tuple[Split, Split, tuple[str, ...]]:
             " class in them train and val"
         )
     whole = _split(root, "train", classes, folders)
-    held_out = np.zeros(len(whole), bool)
-    for number, label in enumerate(classes):
-        places = np.flatnonzero(whole.labels == number)
-        if len(places) < 2:
-            raise InputError(f"class {label!r} of {root} has one image; add some, or make train/ and val/")
-        draws = np.asarray([_draw(whole.ids[place], seed) for place in places])
-        chosen = draws < VAL_FRACTION
-        chosen[draws.argmin()], chosen[draws.argmax()] = True, False
-        held_out[places[chosen]] = True
-    return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)).named("val"), classes
+    return *drawn_apart(whole, classes, seed, str(root)), classes
 
 
 def _are_splits(folders: Folders) -> bool:
@@ -128,12 +148,6 @@ def _are_splits(folders: Folders) -> bool:
     parts = {label: set(re.split(r"[ _-]", label.lower())) for label in folders}
     called = [[label for label, words in parts.items() if words & set(names)] for names in (_TRAIN_NAMES, _VAL_NAMES)]
     return all(called) and not any(entry.is_file() for label in chain(*called) for entry in folders[label].iterdir())
-
-
-def _draw(image_id: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the image's path below the root and the seed only."""
-    path = image_id.partition("/")[2]
-    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:7], "big") / 2**56
 
 
 def _classes(root: Path) -> Folders:
@@ -156,13 +170,15 @@ def _split(root: Path, name: SplitName, classes: tuple[str, ...], folders: Folde
     labels: list[int] = []
     for (label, path), found in zip(folders.items(), images_below(list(folders.values())), strict=True):
         if not found:
-            raise InputError(_no_image_in(path))
+            raise InputError(_no_image_in(path, label))
         paths += found
-        labels += [classes.index(label)] * len(found)
+        labels += [classes.index(label) if classes else UNLABELLED] * len(found)
     return split_from_files(name, paths, labels, [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths])
 
 
-def _no_image_in(folder: Path) -> str:
+def _no_image_in(folder: Path, label: str) -> str:
+    if not label:
+        return f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"
     if folder.is_symlink():
         return f"class folder {folder} is a link to {folder.readlink()}, which adds no image to the other classes"
     return f"class folder {folder} holds no image ({', '.join(sorted(SUFFIXES))})"
@@ -170,7 +186,7 @@ def _no_image_in(folder: Path) -> str:
 
 def _input_of(train: Split) -> tuple[Preprocess, tuple[int, int, int]]:
     """Small images of one size as they are, all others resized to 256 and cropped to 224."""
-    shape = train.source.shape if isinstance(train.source, FileSource) else None
+    shape = train.source.shape
     if shape is None or max(shape) > _SMALL_SIDE:
         return IMAGENET_PREPROCESS, (3, 224, 224)
     height, width, channels = shape

@@ -44,6 +44,12 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self._array)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width, channels = self._array.shape[1:]
+        return height, width, channels
+
     def label(self, row: int) -> str:
         """How an error message calls the image: `digits image 17`."""
         return f"{self._name} image {row}"

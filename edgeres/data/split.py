@@ -20,7 +20,10 @@ from edgeres.data.images import Images, Pixels, fitted, normalised, picture_from
 from edgeres.data.sources import MEMORY_LIMIT_BYTES, ArraySource, FileSource, Rows, Source, in_threads
 
 Labels = NDArray[np.int64]
+VAL_FRACTION = 0.2
 SplitName = Literal["train", "val"]
+UNLABELLED = -1  # the label of every image of a data set that has no classes
+OWN_GUESSES = "no labels: an answer counts as right where it is the whole network's own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +50,27 @@ class Split:
         ids = tuple(self.ids[i] for i in chosen)
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], ids=ids)
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether its images have labels; all of them have, or none."""
+        return bool((self.labels != UNLABELLED).any())
+
+    def check_labelled(self, what: str) -> None:
+        """Raises InputError if there are no labels, which `what` needs."""
+        if not self.is_labelled:
+            raise InputError(
+                f"the {self.name} images have no labels, which {what} needs; folder:PATH has them, csv:FILE and"
+                " npz:FILE may"
+            )
+
     def named(self, name: SplitName) -> Split:
         """The same images as another split."""
         return replace(self, name=name)
 
     def sample(self, n: int, seed: int) -> Split:
         """`n` different images in random order, each class in its share; InputError if there are fewer."""
+        if not len(self):
+            raise InputError(f"there are no {self.name} images, only some to judge on; add {self.name}/")
         if not 0 < n <= len(self):
             raise InputError(f"cannot take {n} images from {self.name}, which has {len(self)}")
         return self.subset(_chosen(self.labels, n, seed))
@@ -123,6 +141,31 @@ def split_from_arrays(name: SplitName, images: Pixels, labels: ArrayLike, ids: S
         raise InputError(f"{name} images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
     source = ArraySource(images, name)
     return _split(name, source, labels, ids or [f"{name}/{i}" for i in range(len(images))])
+
+
+def drawn_apart(whole: Split, classes: Sequence[str], seed: int, where: str) -> tuple[Split, Split]:
+    """(train, val): about a fifth of each class is val, by the images' names and the seed alone.
+
+    So images added later never move one that a model has been trained on, but where a class has so few that each split
+    must get one. Raises InputError for a class of one image; `where` it lies.
+    """
+    held_out = np.zeros(len(whole), bool)
+    for number in np.unique(whole.labels):
+        places = np.flatnonzero(whole.labels == number)
+        if len(places) < 2:
+            what = f"class {classes[number]!r} of {where}" if classes else where
+            raise InputError(f"{what} has one image; add some, or make train/ and val/")
+        draws = np.asarray([_draw(whole.ids[place], seed) for place in places])
+        chosen = draws < VAL_FRACTION
+        chosen[draws.argmin()], chosen[draws.argmax()] = True, False
+        held_out[places[chosen]] = True
+    return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)).named("val")
+
+
+def _draw(image_id: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the image's path below the root and the seed only."""
+    path = image_id.partition("/")[2]
+    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:7], "big") / 2**56
 
 
 def split_from_files(name: SplitName, paths: Sequence[Path], labels: ArrayLike, ids: Sequence[str]) -> Split:

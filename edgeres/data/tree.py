@@ -6,6 +6,7 @@ folders, and those that systems leave behind, are not entered.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from edgeres.core.errors import InputError
+from edgeres.core.names import FILES_OF_DATA
 from edgeres.data.images import SUFFIXES
 
 _log = logging.getLogger(__name__)
@@ -176,14 +178,16 @@ def _real_folder(path: str) -> str:
 
 @lru_cache(maxsize=8)
 def data_fingerprint(name: str) -> str:
-    """Changes when the data set called `name` does: for a folder sha256 of every file's path, size and date.
+    """Changes when the data set called `name` does: for files sha256 of every one's path, size and date.
 
     Data sets that come with a package, and the user's own functions, are taken to be what their name says.
     """
     kind, _, argument = name.partition(":")
-    if kind != "folder":
+    if kind not in FILES_OF_DATA:
         return name
     root = Path(argument).expanduser().resolve()
+    if kind not in {"folder", "images"}:
+        return _fingerprint_of(root, is_table=kind == "csv")
     walk = FilesBelow([root])
     lines = [f"{os.path.relpath(path, root)}\tis\t{os.path.relpath(real, root)}" for path, real in walk.again]
     for path in map(Path, (*walk.files[0], *walk.links[0])):
@@ -191,4 +195,15 @@ def data_fingerprint(name: str) -> str:
             status = path.stat()
             lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
     lines.sort()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _fingerprint_of(file: Path, *, is_table: bool) -> str:
+    """Of one file, and of those that its cells name."""
+    named: list[Path] = []
+    if is_table:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as table:
+            named = [file.parent / Path(cell.strip()).expanduser() for line in csv.reader(table) for cell in line]
+    found = [(path, path.stat()) for path in (file, *named) if path.is_file()]
+    lines = sorted(f"{path}\t{status.st_size}\t{status.st_mtime_ns}" for path, status in found)
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

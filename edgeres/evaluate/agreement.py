@@ -80,13 +80,13 @@ class Comparison:
 
 
 class Side(Record):
-    """One of the two: the file, who executed it, and how often it was right."""
+    """One of the two: the file, who executed it, and how often it was right, None where there are no labels."""
 
     path: str
     sha256: str
     precision: str
     runtime: str
-    correct_top1: int
+    correct_top1: int | None
 
 
 class Likeness(Record):
@@ -114,6 +114,11 @@ class Agreement(Record):
     modules: tuple[Likeness, ...] = ()
     drift: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether anybody could be right."""
+        return self.a.correct_top1 is not None
 
     @property
     def pair(self) -> Pair:

@@ -8,11 +8,12 @@ from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.core.names import lookup
+from edgeres.core.names import DATA_NAMES, lookup
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import dataset_for
+from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.agreement_probes import LOGITS, Values, probe_for
 from edgeres.evaluate.stage import check_scores
@@ -29,7 +30,7 @@ _USUAL = "default: literal, torch for a checkpoint, torch,literal for one ONNX f
 class AgreeConfig(InputOptions):
     """What is compared on which images, and the rules a script may set."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function; its val split")
+    data: str = Field(description=f"{DATA_NAMES}; its val split")
     runtimes: tuple[str, ...] = Field(
         (), description=f"how A and B are executed, two of torch, literal, fused; {_USUAL}"
     )
@@ -90,13 +91,15 @@ class _Tally:
         has_scaled = any(isinstance(one, OnnxModel) and one.has_scaled_channels for one in (a, b))
         self._models, self._scaled = (a, b), a.sha256 != b.sha256 and has_scaled
         self._guesses, self._logits, self._kl = Comparison(), Similarity(), 0.0
+        self._labelled = True
         self._modules: dict[str, Similarity | ScaledSimilarity] = {}
 
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
         """Counts one batch."""
         for model, values in zip(self._models, (a, b), strict=True):
             check_scores(values[LOGITS], model.spec.num_classes, f"agree: {model.path}")
-        self._guesses.count(a[LOGITS].argmax(1), b[LOGITS].argmax(1), labels)
+        self._labelled = bool((labels != UNLABELLED).all())
+        self._guesses.count(a[LOGITS].argmax(1), b[LOGITS].argmax(1), labels if self._labelled else None)
         self._kl += kl_sum(a[LOGITS], b[LOGITS])
         self._logits.add(a[LOGITS], b[LOGITS])
         for name in (name for name in a if name != LOGITS and name in b and a[name].shape == b[name].shape):
@@ -106,7 +109,8 @@ class _Tally:
 
     def agreement(self, runtimes: tuple[str, str], dataset: str, config: AgreeConfig) -> Agreement:
         """The figures of what was added."""
-        pair, rights = self._guesses.pair, (self._guesses.right_a, self._guesses.right_b)
+        pair, counted = self._guesses.pair, (self._guesses.right_a, self._guesses.right_b)
+        rights = counted if self._labelled else (None, None)
         first, second = (
             Side(path=str(one.path), sha256=one.sha256, precision=one.precision, runtime=name, correct_top1=right)
             for one, name, right in zip(self._models, runtimes, rights, strict=True)

@@ -13,6 +13,7 @@ from edgeres.core.artifacts import Model
 from edgeres.core.errors import InputError, StageError
 from edgeres.core.files import written
 from edgeres.core.metrics import Accuracy
+from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import track
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
@@ -25,7 +26,7 @@ from edgeres.runtime.runner import Logits, RunnerOptions, infer_all
 class EvalConfig(InputOptions):
     """What to evaluate on; always the whole val split unless `images` says otherwise."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     images: int | None = Field(None, gt=0, description="evaluate on this many images of val only (stratified)")
     batch: int = Field(250, gt=0, description="images at a time")
     threads: int | None = Field(None, gt=0, description="CPU threads; default: the runtime's choice")
@@ -62,6 +63,7 @@ def accuracy_of(
     if the outputs are no scores of the classes, StageError if one is not finite.
     """
     images = dataset.train if split == "train" else dataset.val
+    images.check_labelled("top-1")
     guesses, labels, in_top5 = [], [], 0
     with runner_for(model, RunnerOptions(threads=threads)) as runner:
         total = -(-len(images) // batch)

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
-from edgeres.data.split import Split
+from edgeres.data.split import UNLABELLED, Split
 from edgeres.models.network import Network
 
 
 class Batch(NamedTuple):
-    """Images float32 (N, C, H, W), labels int64 (N,) and the logits (N, K) of the whole network."""
+    """Images float32 (N, C, H, W), labels int64 (N,) and the logits (N, K) of the whole network.
+
+    Where images have no labels, what it guesses first counts as right.
+    """
 
     images: Tensor
     labels: Tensor
@@ -28,7 +31,16 @@ class Batch(NamedTuple):
 @torch.inference_mode()
 def reference_batches(network: Network, pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Batch]:
     """(images, labels) with the logits of the network as it is now."""
-    return [Batch(images, labels, network(images)) for images, labels in pairs]
+    batches = []
+    for images, labels in pairs:
+        logits = network(images)
+        batches.append(Batch(images, labels_or_guesses(labels, logits), logits))
+    return batches
+
+
+def labels_or_guesses(labels: Tensor, reference: Tensor) -> Tensor:
+    """The labels (N,), or the first guesses of the reference logits (N, K) where there are none."""
+    return reference.argmax(1) if (labels == UNLABELLED).all() else labels
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from
 from edgeres.core.errors import InputError
+from edgeres.core.names import DATA_NAMES
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import Call, with_default_data
@@ -56,7 +57,7 @@ def evaluate_on_board(request: Call) -> StageReport:
     models = [model_from(request.source)] if request.source else _of_run(run_named(request.run))[-1:]
     config = board_config(request.values, _run_for(models, request), _JUDGED)
     if config.data is None:
-        raise InputError("on which data set? --data digits, cifar10, folder:PATH or package.module:function")
+        raise InputError(f"on which data set? --data {DATA_NAMES}")
     if request.source is None:
         log.info("eval: takes %s", models[0].path)
     (report,) = _measured(board, models, config, request, accuracy_only=True)

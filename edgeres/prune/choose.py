@@ -96,6 +96,8 @@ class Chooser:
     def sample(self) -> Split:
         """The train images that may be chosen and recovered on, in random order."""
         train = self.dataset.train
+        if "finetune" in self._config.recover:
+            train.check_labelled("--recover finetune")
         return train.sample(min(self._config.images, len(train)), self._config.seed)
 
     @cached_property
@@ -203,7 +205,10 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
         lost = round(-chooser.points(one.dropped), 1) + 0.0  # no -0.0
         return f"{config.ranks_by} {one.score:.4g}, {lost:.1f} points lost"
 
+    from edgeres.data.split import OWN_GUESSES
+
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
+    said = [] if chooser.sample.is_labelled else [OWN_GUESSES]
     if {*alone.dropped} == {*found.best.dropped}:
-        return [f"{together}; ranked one by one the set is the same"]
-    return [together, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})"]
+        return [f"{together}; ranked one by one the set is the same", *said]
+    return [together, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})", *said]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
+from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
 from edgeres.train.config import LoopConfig
 
@@ -27,7 +28,7 @@ class RecoverConfig(LoopConfig):
 
     gone: ClassVar[dict[str, Any]] = dict.fromkeys(("mimic", "distill", "finetune"), 1.0)
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     teacher: Path | None = Field(
         default=None, description="checkpoint before pruning; default: the pruned one's source"
     )
@@ -87,7 +88,7 @@ class ChoiceConfig(Config):
     gone: ClassVar[dict[str, Any]] = {"search": "beam", "swaps": True, "screen": 250}
 
     keep: tuple[str, ...] = Field((), description="never drop these")
-    data: str | None = Field(None, description="digits, cifar10, folder:PATH, package.module:function")
+    data: str | None = Field(None, description=DATA_NAMES)
     images: int = Field(2000, gt=0, description="of train, to choose and to recover on; all if there are fewer")
     choose_on: int = Field(1000, gt=0, description="of these images, to choose on")
     score: Score | None = Field(

@@ -52,10 +52,11 @@ class CalibrationImages:
         """float32 (N, C, H, W), normalised; raises InputError if they are not the very same images."""
         return self._pixels(self._split)[0]
 
-    @cached_property
-    def others(self) -> tuple[Images, NDArray[Any]]:
-        """(images, labels) of train that were not calibrated on; raises InputError if there are too few."""
+    def others(self, *, labelled: bool) -> tuple[Images, NDArray[Any]]:
+        """(images, labels) of train that were not calibrated on; InputError if there are too few, or no labels."""
         train, used = self._dataset.train, set(self._split.ids)
+        if labelled:
+            train.check_labelled("--labels")
         free = [index for index, name in enumerate(train.ids) if name not in used]
         if len(free) < FEWEST_HELD_OUT:
             raise InputError(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
-from edgeres.core.names import lookup
+from edgeres.core.names import DATA_NAMES, lookup
 from edgeres.core.stated import InputOptions
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.profiles import PROFILES
@@ -32,7 +32,7 @@ SCALING = "channels"  # changes what a channel is a multiple of
 class CalibrateConfig(InputOptions):
     """Which images are looked at; every method is decided from the same statistics."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     images: int = Field(512, ge=FEWEST_IMAGES, description="of train, stratified by class")
     seed: int = Field(0, ge=0, description="of the choice of images")
     methods: tuple[str, ...] = Field(tuple(CALIBRATORS), min_length=1, description="calibrators to decide by")
@@ -100,7 +100,7 @@ class QuantizeConfig(Config):
 class QatConfig(LoopConfig):
     """What is learned from, and for how long; the teacher is the float graph itself."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     scales: Path | None = Field(default=None, description="scale table of this model, made by edgeres calibrate")
     method: str = Field(default="mse", description="calibrator whose bounds are started from")
     images: int = Field(default=4000, ge=FEWEST_TO_LEARN, description="of train; all if there are fewer")

@@ -101,6 +101,8 @@ def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:
     train = dataset_for(source.spec, config.data, download=config.download).train
     if len(train) < FEWEST_TO_LEARN:
         raise InputError(f"{config.data} has {len(train)} train images; training needs {FEWEST_TO_LEARN} or more")
+    if config.finetune:
+        train.check_labelled("--finetune")
     sample = train.sample(min(config.images, len(train)), config.seed)
     n = min(round(_HELD_OUT * len(sample)), _MOST_HELD_OUT)
     return sample.subset(range(n, len(sample))), sample.subset(range(n))

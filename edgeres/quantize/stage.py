@@ -115,7 +115,7 @@ def _leave_float(
 ) -> None:
     from edgeres.quantize.kept_float import LossLimit, skips_left_float, units_left_float
 
-    pixels, labels = images.others
+    pixels, labels = images.others(labelled=config.labels)
     if config.min_sqnr is not None:
         found = skips_left_float(source.proto, chosen.decision, options, images=pixels, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from edgeres.core.artifacts import Checkpoint, model_from
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
+from edgeres.core.names import DATA_NAMES
 from edgeres.train.config import LoopConfig, Schedule
 
 PAPER_EPOCHS = 164  # 64k steps of 128 of CIFAR-10's 50,000 images: He et al. 2015, section 4.2
@@ -116,7 +117,7 @@ class GradientsConfig(DeepConfig):
 class LesionConfig(Config):
     """How many images to judge each lesion on, and how many sets of modules to delete at random."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     images: int | None = Field(default=None, gt=0, description="of val, stratified; default: all")
     batch: int = Field(default=250, gt=0, description="images at a time")
     seed: int = Field(default=0, ge=0, description="of the choice of images and of the random sets")
@@ -136,7 +137,7 @@ class LesionConfig(Config):
 class ReorderConfig(Config):
     """How many pairs to swap, how often, and how many images to judge each order on."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     images: int = Field(default=500, gt=0, description="of val, stratified")
     batch: int = Field(default=250, gt=0, description="images at a time")
     seed: int = Field(default=0, ge=0, description="of the choice of images and of the swaps")
@@ -149,7 +150,7 @@ class ReorderConfig(Config):
 class PathsConfig(Config):
     """How many images and how many paths of each length."""
 
-    data: str = Field(description="digits, cifar10, folder:PATH, package.module:function")
+    data: str = Field(description=DATA_NAMES)
     images: int = Field(default=128, gt=0, description="of train, stratified")
     batch: int = Field(default=32, gt=0, description="images whose gradients are measured along one drawn path")
     seed: int = Field(default=0, ge=0, description="of the choice of images and paths")

@@ -22,8 +22,9 @@ from edgeres.core.progress import track
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
+from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.subsets import tallies_of
-from edgeres.evaluate.tally import Batch, Tally
+from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
 from edgeres.study.config import LesionConfig
@@ -45,6 +46,8 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
     recorder = Recorder("lesion", config, source)
     table = _measured(source, config)
     table = table.model_copy(update={"claims": claims_of(table)})
+    if not _judged_on(source, config).val.is_labelled:
+        recorder.notes.append(OWN_GUESSES)
     output = LesionTableFile(out_dir / "lesions.json")
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
     write_text(out_dir / "lesions.csv", csv_text(list(csv_rows(table))))
@@ -126,7 +129,7 @@ def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> dict[str, Tall
     names = [name for name, unit in network.units() if not unit.dropped]
     pieces = track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch))
     pairs = ((torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in pieces)
-    batches = (Batch(images, labels, network(images)) for images, labels in pairs)
+    batches = (batch for pair in pairs for batch in reference_batches(network, [pair]))
     found = tallies_of(network, batches, [frozenset(), *(frozenset({name}) for name in names)])
     return {"".join(removed): tally for removed, tally in found.items()}
 

@@ -72,11 +72,14 @@ def outcomes_of(
     """
     import torch
 
+    from edgeres.evaluate.tally import labels_or_guesses
+
     parts: dict[K, list[Outcomes]] = {}
     for x, labels in track(images.batches(spec, batch), description, -(-len(images) // batch)):
         inputs, targets = torch.from_numpy(x), torch.from_numpy(labels)
         with torch.inference_mode():
             reference = network(inputs)
+            targets = labels_or_guesses(targets, reference)
             for name, logits in variants(inputs):
                 parts.setdefault(name, []).append(outcome_of(logits, targets, reference))
     names = ("right", "loss", "kl")

@@ -68,6 +68,7 @@ def spec_on(
 
     Raises InputError if there is no such network.
     """
+    dataset.train.check_labelled("training")
     preprocess, shape = dataset.preprocess, dataset.input_shape
     if image_size is not None and shape[1:] != (image_size, image_size):
         shape = (shape[0], image_size, image_size)

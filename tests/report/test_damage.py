@@ -67,7 +67,10 @@ def test_each_file_damaged_in_turn_is_told_and_the_rest_shown(copy, damages):
         found = told(copy)
         name = f"{path.parent.name}/{path.name}"
         if damage == "gone" and path.name == "eval.json":
-            assert any(one.what == "accuracy" and path.parent.name in one.name for one in found.absent), name
+            measured = {row.path for row in found.rows_on_board if row.accuracy}
+            absent = {one.name for one in found.absent if one.what == "accuracy"}
+            assert any(path.parent.name in one for one in measured | absent), name
+            assert not measured & absent, name
         elif path.name not in TOLD_NOWHERE:
             assert any(path.parent.name in problem for problem in found.problems), name
         assert len(found.rows) >= len(whole.rows) - 1, name

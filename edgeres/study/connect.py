@@ -10,6 +10,7 @@ have 25.03, 24.52 and 24.19 % top-1 error). Here all networks are of the CIFAR k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +18,18 @@ from typing import Any
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
 from edgeres.models.network import Network
 from edgeres.models.resnet_net import Residual
 from edgeres.study.config import ConnectConfig
 from edgeres.study.experiment import Experiment, Kind, Trained, trained
-from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, joined, judged, points
+from edgeres.study.result import Claim, Picture, Row, Study, by_seed, difference, draw_strips, joined, points, within
 
 ADVANTAGE_POINTS = 1.0  # of test error: what is smaller does not count as one; table 3's largest difference is 0.84
 _HE_2015 = "He et al. 2015, arXiv 1512.03385"
 _PUBLISHED_ERROR_PERCENT = {"A": 25.03, "B": 24.52, "C": 24.19}
-_PANELS = {
-    "one layer": ("test_error_percent", "layers in a module"),
-    "connected": ("train_error_percent", "fully connected"),
-    "projections": ("test_error_percent", "shortcuts"),
-}
+_PANELS = {"one layer": "test_error_percent", "connected": "train_error_percent", "projections": "test_error_percent"}
 
 
 def connect(source: None, config: ConnectConfig, out_dir: Path) -> StageResult[StudyFile]:
@@ -87,73 +85,43 @@ def without_skips(network: Network) -> None:
 
 
 def claims_of(rows: Sequence[Row]) -> dict[str, Claim]:
-    """The claims with their verdicts."""
+    """The claims with their verdicts: which differences, in points, have to lie between which bounds."""
+
+    def change(claim: str, network: str, base: str) -> Interval:
+        after, before = (by_seed(rows, _PANELS[claim], claim=claim, network=name) for name in (network, base))
+        return difference(after, before)
+
+    seeds = len({row["seed"] for row in rows})
+    one, two = (change("one layer", "plain", layers) for layers in ("1 layer", "2 layers"))
+    connected = change("connected", "fc plain", "fc residual")
+    projections = {name: change("projections", name, "A") for name in "BC"}
     return {
-        "one layer": _no_advantage_of_one_layer(rows),
-        "connected": _gain_of_connected(rows),
-        "projections": _small_differences(rows),
+        "one layer": Claim(
+            claim="modules of one layer have no advantage over a plain network",
+            source=f"{_HE_2015}, section 3.2",
+            verdict=within([(one, -math.inf, ADVANTAGE_POINTS)], seeds),
+            because=f"test error of plain minus residual {points(one)} with one layer, {points(two)} with two",
+        ),
+        "connected": Claim(
+            claim="shortcuts serve fully connected layers too",
+            source=f"{_HE_2015}, section 3.2",
+            verdict=within([(connected, 0, math.inf)], seeds),
+            because=f"training error of fully connected plain minus residual {points(connected)}",
+        ),
+        "projections": Claim(
+            claim="projection shortcuts are not essential",
+            source=f"{_HE_2015}, section 4.1 and table 3",
+            verdict=within(((one, -ADVANTAGE_POINTS, ADVANTAGE_POINTS) for one in projections.values()), seeds),
+            because="test error minus A's: "
+            + ", ".join(f"{name} {points(each)}" for name, each in projections.items()),
+        ),
     }
 
 
-def _no_advantage_of_one_layer(rows: Sequence[Row]) -> Claim:
-    """Supported if plain networks are worse by less than ADVANTAGE_POINTS, not if by more, with the whole interval."""
-    values = {name: _errors(rows, "one layer", name) for name in ("plain", "1 layer", "2 layers")}
-    gain = difference(values["plain"], values["1 layer"])
-    verdict = judged(
-        enough=len(values["plain"]) >= MIN_SEEDS, holds=gain.high < ADVANTAGE_POINTS, fails=gain.low > ADVANTAGE_POINTS
-    )
-    two = difference(values["plain"], values["2 layers"])
-    return Claim(
-        claim="modules of one layer have no advantage over a plain network",
-        source=f"{_HE_2015}, section 3.2",
-        verdict=verdict,
-        because=f"test error of plain minus residual {points(gain)} with one layer, {points(two)} with two",
-    )
-
-
-def _gain_of_connected(rows: Sequence[Row]) -> Claim:
-    """Supported if shortcuts lower the training error, not supported if they raise it, with the whole interval."""
-    plain, residual = _errors(rows, "connected", "fc plain"), _errors(rows, "connected", "fc residual")
-    gain = difference(plain, residual)
-    verdict = judged(enough=len(plain) >= MIN_SEEDS, holds=gain.low > 0, fails=gain.high < 0)
-    return Claim(
-        claim="shortcuts serve fully connected layers too",
-        source=f"{_HE_2015}, section 3.2",
-        verdict=verdict,
-        because=f"training error of fully connected plain minus residual {points(gain)}",
-    )
-
-
-def _small_differences(rows: Sequence[Row]) -> Claim:
-    """Supported if B and C differ from A by less than ADVANTAGE_POINTS, not if one by more, with the whole interval."""
-    option_a = _errors(rows, "projections", "A")
-    changes = {name: difference(_errors(rows, "projections", name), option_a) for name in "BC"}
-    verdict = judged(
-        enough=len(option_a) >= MIN_SEEDS,
-        holds=all(max(abs(each.low), abs(each.high)) < ADVANTAGE_POINTS for each in changes.values()),
-        fails=any(each.low > ADVANTAGE_POINTS or each.high < -ADVANTAGE_POINTS for each in changes.values()),
-    )
-    return Claim(
-        claim="projection shortcuts are not essential",
-        source=f"{_HE_2015}, section 4.1 and table 3",
-        verdict=verdict,
-        because="test error minus A's: " + ", ".join(f"{name} {points(each)}" for name, each in changes.items()),
-    )
-
-
-def _errors(rows: Sequence[Row], claim: str, network: str) -> list[float]:
-    return by_seed(rows, _PANELS[claim][0], claim=claim, network=network)
-
-
 def _draw(axes: Any, study: Study) -> None:
-    for panel, (claim, (column, title)) in zip(axes, _PANELS.items(), strict=True):
-        names = list(dict.fromkeys(str(row["network"]) for row in study.rows if row["claim"] == claim))
-        for place, name in enumerate(names):
-            values = by_seed(study.rows, column, claim=claim, network=name)
-            panel.plot([place] * len(values), values, "o", color="C0", alpha=0.5)
-            panel.plot(place, sum(values) / len(values), "_", color="C0", markersize=24, markeredgewidth=2)
-        of = "training" if column.startswith("train") else "test"
-        panel.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, None), ylabel=f"{of} error (%)")
-        panel.set_xticks(range(len(names)), names)
-        panel.set_title(title, loc="left", fontsize=10)
-    axes[1].set_xlabel(f"{study.data}, {len(study.seeds)} seeds and their mean, n = {study.n:,}")
+    for panel, (claim, column) in zip(axes, _PANELS.items(), strict=True):
+        names = dict.fromkeys(str(row["network"]) for row in study.rows if row["claim"] == claim)
+        values = {name: by_seed(study.rows, column, claim=claim, network=name) for name in names}
+        draw_strips(panel, values, f"{column.partition('_')[0]} error (%)")
+        panel.set_title(claim, loc="left", fontsize=10)
+    axes[1].set_title(f"connected: {study.data}, {len(study.seeds)} seeds, n = {study.n:,}", loc="left", fontsize=10)

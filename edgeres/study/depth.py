@@ -7,6 +7,7 @@ So the verdict is about the training error; the test error stands beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
 from edgeres.study.config import DepthConfig
 from edgeres.study.experiment import Experiment, Kind, Trained, trained
-from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, difference, integers, judged, points
+from edgeres.study.result import Claim, Picture, Row, Study, by_seed, difference, integers, points, within
 
 FAMILIES = ("plain", "resnet")
 TOLERANCE_POINTS = 1.0  # a rise of the training error that is no degradation: figure 6 cannot be read closer
@@ -45,8 +46,7 @@ def depth(source: None, config: DepthConfig, out_dir: Path) -> StageResult[Study
 def degradation(rows: Sequence[Row]) -> tuple[Claim, dict[str, Interval]]:
     """The claim, and each family's change of the training error from the shallowest to the deepest network.
 
-    Supported if the plain networks' change is above zero and the residual networks' below the tolerance, both with
-    their whole interval; not supported if either interval lies wholly on the other side.
+    The plain networks' has to be above zero, the residual networks' below the tolerance.
     """
     depths = integers(rows, "depth")
     shallow, deep = (
@@ -58,11 +58,7 @@ def degradation(rows: Sequence[Row]) -> tuple[Claim, dict[str, Interval]]:
     claim = Claim(
         claim="deeper plain networks have a higher training error, deeper residual networks have not",
         source=_HE_2015,
-        verdict=judged(
-            enough=seeds >= MIN_SEEDS,
-            holds=plain.low > 0 and residual.high < TOLERANCE_POINTS,
-            fails=plain.high <= 0 or residual.low > TOLERANCE_POINTS,
-        ),
+        verdict=within([(plain, 0, math.inf), (residual, -math.inf, TOLERANCE_POINTS)], seeds),
         because=(
             f"training error from depth {depths[0]} to {depths[-1]}: plain {points(plain)}, residual"
             f" {points(residual)}; 95 %, seeds: {seeds}"

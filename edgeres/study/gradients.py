@@ -29,7 +29,7 @@ from edgeres.data import Dataset
 from edgeres.models.network import Network
 from edgeres.study.config import GradientsConfig
 from edgeres.study.experiment import Experiment, Job, Kind, NetworkResult, fresh, network_trained
-from edgeres.study.result import MIN_SEEDS, Claim, Picture, Row, Study, by_seed, integers, joined, judged, mean_interval
+from edgeres.study.result import Claim, Picture, Row, Study, by_seed, integers, joined, mean_interval, within
 from edgeres.train.state import clear_state
 
 Norms = tuple[tuple[float, float], ...]  # of the stem and each module: of its output, of its filters
@@ -113,8 +113,7 @@ def _measured(job: Job, dataset: Dataset, folder: Path, *, images: int) -> Gradi
 def claims_of(rows: Sequence[Row]) -> tuple[list[Claim], dict[str, dict[int, Interval]]]:
     """The claims with their verdicts, and g_0 / g_L by kind and epoch: geometric means with their 95 % intervals.
 
-    A claim is supported if, at every epoch, the whole interval of every kind it names lies above VANISHED, and not
-    supported if one lies wholly below.
+    For a claim, those of every kind it names have to lie above VANISHED at every epoch.
     """
     ratios = {kind: _ratios(rows, kind) for kind in KINDS}
     seeds = len({row["seed"] for row in rows})
@@ -127,11 +126,7 @@ def claims_of(rows: Sequence[Row]) -> tuple[list[Claim], dict[str, dict[int, Int
 
 def _judged(claim: str, source: str, ratios: dict[str, dict[int, Interval]], *, seeds: int) -> Claim:
     intervals = [interval for of_epoch in ratios.values() for interval in of_epoch.values()]
-    verdict = judged(
-        enough=seeds >= MIN_SEEDS,
-        holds=all(interval.low > VANISHED for interval in intervals),
-        fails=any(interval.high < VANISHED for interval in intervals),
-    )
+    verdict = within(((interval, VANISHED, math.inf) for interval in intervals), seeds)
     parts = [
         f"{kind} {of_epoch[min(of_epoch)].value:.3g} at the start and {of_epoch[max(of_epoch)].value:.3g} at the end"
         for kind, of_epoch in ratios.items()

@@ -9,7 +9,7 @@ interval holds the luck of initial weights, order and augmentation; how far the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
-from edgeres.core.figures import MUTED, figure_file
+from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
 from edgeres.core.plain import csv_text
@@ -98,6 +98,19 @@ def judged(*, holds: bool, fails: bool, enough: bool = True) -> Verdict:
     return "supported" if holds else "not supported"
 
 
+def within(parts: Iterable[tuple[Interval, float, float]], seeds: int) -> Verdict:
+    """Whether each change (interval, low, high) is between its bounds, with its whole interval.
+
+    Not supported if one lies wholly outside; fewer than MIN_SEEDS decide nothing.
+    """
+    changes = list(parts)
+    return judged(
+        enough=seeds >= MIN_SEEDS,
+        holds=all(low < one.low and one.high < high for one, low, high in changes),
+        fails=any(one.high < low or one.low > high for one, low, high in changes),
+    )
+
+
 def joined(claims: Sequence[Claim], source: str) -> Claim:
     """Several as one: as good as the weakest, each verdict told with its reason; there must be one."""
     return Claim(
@@ -151,6 +164,15 @@ def difference(after: Sequence[float], before: Sequence[float]) -> Interval:
 def points(change: Interval) -> str:
     """`+1.20 points (+0.30 to +2.10)`."""
     return change.text("+.2f", "points")
+
+
+def draw_strips(panel: Any, values: Mapping[str, Sequence[float]], label: str) -> None:
+    """A line a kind of network: a dot for each seed and a bar at their mean; `label` says what is measured."""
+    for place, each in enumerate(values.values()):
+        panel.plot(each, [place] * len(each), "o", color=COLOURS[0], alpha=0.5)
+        panel.plot(sum(each) / len(each), place, "|", color=COLOURS[0], markersize=16, markeredgewidth=2)
+    panel.set(ylim=(len(values) - 0.5, -0.5), xlim=(0, None), xlabel=label)
+    panel.set_yticks(range(len(values)), values)
 
 
 def draw_guessing(axes: Any, chance: float, *, at: float = 0.01, align: str = "left", room: float = 1.12) -> None:

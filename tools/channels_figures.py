@@ -47,6 +47,7 @@ from channels_report import (
 )
 from channels_worker import Weights, latencies_of, network_of, save_weights, widths_of, with_convolutions, write_onnx
 from safetensors.torch import load_file
+from torch import Tensor
 
 from edgeres.bench.measure import Turn
 from edgeres.bench.watch import busy_cores
@@ -66,7 +67,7 @@ from edgeres.prune.stage import prune
 from edgeres.train.batches import batches_for
 from edgeres.train.config import LoopConfig
 from edgeres.train.loop import Training, fit
-from edgeres.train.objectives import distilled
+from edgeres.train.objectives import Objective, soft_divergence
 
 TORCH_PRUNING = "torch-pruning==1.6.1"
 WHOLE = "whole"
@@ -364,6 +365,20 @@ class Study:
             for batch, labels in images.batches(self.source.spec, _BATCH):
                 found.append(network(torch.from_numpy(batch)).argmax(1).numpy() == labels)
         return np.concatenate(found)
+
+
+def distilled(teacher: Network, *, weight: float, temperature: float) -> Objective:
+    """(1 - weight) cross-entropy + weight T^2 KL(teacher || student), both softened by T: Hinton et al. 2015."""
+    teacher = teacher.eval().requires_grad_(False)
+
+    def objective(network: Network, images: Tensor, labels: Tensor) -> Tensor:
+        logits = network(images)
+        with torch.no_grad():
+            goal = teacher(images)
+        soft = soft_divergence(logits, goal, temperature)
+        return (1 - weight) * torch.nn.functional.cross_entropy(logits, labels) + weight * soft
+
+    return objective
 
 
 def python_with(requirement: str, folder: Path) -> Path:

@@ -28,7 +28,6 @@ class Residual(Unit):
 
     def __init__(self, info: ModuleInfo, layout: Layout, *, first: bool, dropped: bool) -> None:
         super().__init__()
-        self.survival = 1.0
         self.skips, self.dropped = layout.skips, dropped
         self.downsample = _shortcut(info, layout)
         self._order: list[str] = []
@@ -88,14 +87,10 @@ class Residual(Unit):
         return self.after(self.shortcut(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(h(x) + F(x)); F is skipped at random in training when `survival` < 1 (Huang et al. 2016)."""
+        """f(h(x) + F(x))."""
         if self.dropped:
             return self.bypass(x)
         y = self.branch(x)
-        if self.training and self.survival < 1.0:
-            from torchvision.ops import stochastic_depth
-
-            y = stochastic_depth(y, 1.0 - self.survival, "row")
         return self.after(self.shortcut(x) + y if self.skips else y)
 
 

@@ -187,7 +187,7 @@ def network_trained(job: Job, dataset: Dataset, folder: Path, probe: Evaluate | 
     batches = batches_for(dataset.train, job.spec, job.loop)
     try:
         with quiet(_LOOP_LOGGER):
-            fitted = fit(Training(network, cross_entropy(), batches, job.loop, folder, probe))
+            fitted = fit(Training(network, cross_entropy, batches, job.loop, folder, probe))
     except StageError as err:
         raise StageError(f"{job.name}: {err}") from err
     return network, fitted.final_loss

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from edgeres.core.config import Config
-from edgeres.core.errors import InputError
 from edgeres.core.stated import check_pixels
 from edgeres.models.family import Ordering
 
@@ -41,6 +39,8 @@ class LoopConfig(Config):
 class TrainConfig(LoopConfig):
     """Options of `edgeres train`."""
 
+    gone: ClassVar[dict[str, Any]] = {"distill_weight": 0.9, "temperature": 4.0}
+
     arch: str = Field(default="resnet20", description="network, see: edgeres ls models")
     data: str = Field(default="digits", description="data set, see: edgeres ls data")
     ordering: Ordering = Field(default="original", description="order of batch norm, activation, addition")
@@ -49,22 +49,15 @@ class TrainConfig(LoopConfig):
     layers: int | None = Field(default=None, ge=1, le=64, description="layers in a module")
     bottleneck: bool | None = Field(default=None, description="1x1, 3x3, 1x1 modules")
     image_size: int | None = Field(default=None, description="side of the input in pixels")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share given to all classes")
-    stochastic_depth: float = Field(default=0.0, ge=0, lt=1, description="chance of skipping the last module")
-    teacher: Path | None = Field(default=None, description="checkpoint to distil from")
-    distill_weight: float = Field(default=0.9, ge=0, le=1, description="share of the teacher in the loss")
-    temperature: float = Field(default=4.0, gt=0, description="softens both logits in distillation")
     download: bool = Field(default=False, description="fetch the data set if it is not here")
     val_every: int = Field(default=1, ge=0, description="epochs between glances at val, 0 for never")
 
     def check(self) -> None:
-        """The network exists with these options, and so does the teacher's file."""
+        """The network exists with these options."""
         from edgeres.models import spec_from_arch
 
         spec_from_arch(self.arch, num_classes=2, options=self.options)
         check_pixels("image-size", self.image_size)
-        if self.teacher is not None and not self.teacher.is_file():
-            raise InputError(f"the teacher {self.teacher} does not exist")
 
     @property
     def options(self) -> dict[str, str | int | float]:

@@ -9,18 +9,16 @@ import torch
 from torch import nn
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.data import Dataset, dataset_for, dataset_from
+from edgeres.data import Dataset, dataset_from
 from edgeres.evaluate.tally import right_on
 from edgeres.models import network_from, spec_from_arch
-from edgeres.models.network import Network
-from edgeres.models.weights import load_network, save_checkpoint
+from edgeres.models.weights import save_checkpoint
 from edgeres.train.batches import batches_for
 from edgeres.train.config import TrainConfig
 from edgeres.train.loop import Evaluate, Fitted, Training, fit
-from edgeres.train.objectives import Objective, cross_entropy, distilled, renormaliser, set_survival
+from edgeres.train.objectives import cross_entropy
 from edgeres.train.processes import is_main, wait_for_all
 from edgeres.train.state import clear_state
 
@@ -35,23 +33,17 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     The report holds the training loss only; accuracy is measured by `eval`.
 
     Raises:
-        InputError: the data, the architecture or the teacher do not fit together.
+        InputError: the data and the architecture do not fit together.
         StageError: the loss is not finite.
     """
     recorder = Recorder("train", config, source)
-    teacher = Checkpoint(config.teacher) if config.teacher else None
-    dataset = (
-        dataset_for(teacher.spec, config.data, download=config.download)
-        if teacher
-        else dataset_from(config.data, download=config.download)
-    )
+    dataset = dataset_from(config.data, download=config.download)
     spec = spec_on(dataset, config.arch, config.options, config.image_size)
     torch.manual_seed(config.seed)
     network = network_from(spec)
-    objective = _objective(config, spec, network, teacher)
     batches = batches_for(dataset.train, spec, config)
     glance = _top1_on(dataset, spec) if config.val_every else None
-    fitted = fit(Training(network, objective, batches, config, out_dir, glance, config.val_every))
+    fitted = fit(Training(network, cross_entropy, batches, config, out_dir, glance, config.val_every))
     output = Checkpoint(out_dir / MODEL_NAME)
     if is_main():
         save_checkpoint(fitted.weights, spec, output.path, stage="train")
@@ -80,25 +72,6 @@ def spec_on(
         input_shape=shape,
         classes=dataset.classes,
         options=options,
-    )
-
-
-def _objective(config: TrainConfig, spec: ModelSpec, network: Network, teacher: Checkpoint | None) -> Objective:
-    if config.stochastic_depth:
-        set_survival(network, 1 - config.stochastic_depth)
-    if teacher is None:
-        return cross_entropy(config.label_smoothing)
-    if teacher.spec.input_shape != spec.input_shape:
-        raise InputError(
-            f"the teacher {teacher.path} takes images {teacher.spec.input_shape}, {spec.variant} takes"
-            f" {spec.input_shape}; they must be equal"
-        )
-    return distilled(
-        load_network(teacher),
-        weight=config.distill_weight,
-        temperature=config.temperature,
-        label_smoothing=config.label_smoothing,
-        adapt=renormaliser(spec.preprocess, teacher.spec.preprocess),
     )
 
 

@@ -147,17 +147,6 @@ def test_every_family_trains_a_step():
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-def test_stochastic_depth_skips_branches_in_training_only():
-    network = shaken(spec_from_arch("resnet8", num_classes=10, input_shape=(3, 16, 16)))
-    images = torch.randn(2, 3, 16, 16)
-    _, unit = network.units()[0]
-    x = network.stem(images)
-    unit.survival = 1e-9
-    assert torch.equal(unit(x), unit.after(x + unit.branch(x)))
-    unit.train()
-    assert torch.equal(unit(x), unit.bypass(x))
-
-
 @pytest.mark.parametrize(
     ("arch", "options", "message"),
     [

@@ -3,17 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
 from edgeres.models import network_from, spec_from_arch
 from edgeres.models.network import Network
 from edgeres.train.learner import averaged_model
 from edgeres.train.objectives import (
-    cross_entropy,
     decay_groups,
-    distilled,
-    renormaliser,
-    set_survival,
     soft_divergence,
 )
 
@@ -35,44 +30,6 @@ def test_the_soft_divergence_is_zero_for_equal_logits_and_its_gradient_that_of_s
     # d/dz T^2 KL = T (softmax(z / T) - softmax(g / T)) / N, Hinton et al. 2015, eq. 2 times T^2
     expected = temperature * ((logits / temperature).softmax(1) - (goal / temperature).softmax(1)) / 5
     torch.testing.assert_close(logits.grad, expected)
-
-
-def test_distillation_without_weight_is_cross_entropy() -> None:
-    student, teacher = tiny().eval(), tiny()
-    images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
-    plain = cross_entropy(0.1)(student, images, labels)
-    mixed = distilled(teacher, weight=0.0, temperature=2.0, label_smoothing=0.1)(student, images, labels)
-    torch.testing.assert_close(mixed, plain)
-
-
-def test_the_teacher_learns_nothing() -> None:
-    teacher, student = tiny(), tiny()
-    loss = distilled(teacher, weight=1.0, temperature=2.0)(student, torch.randn(4, 1, 8, 8), torch.zeros(4).long())
-    loss.backward()
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert not teacher.training
-
-
-def test_renormalising_equals_normalising_anew() -> None:
-    raw = torch.rand(2, 3, 4, 4)
-    a = Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    b = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-
-    def normalised(by: Preprocess) -> torch.Tensor:
-        return (raw - torch.tensor(by.mean).view(-1, 1, 1)) / torch.tensor(by.std).view(-1, 1, 1)
-
-    torch.testing.assert_close(renormaliser(a, b)(normalised(a)), normalised(b))
-
-
-def test_survival_falls_linearly_to_the_last_module() -> None:
-    network = tiny("resnet20")
-    set_survival(network, 0.5)
-    assert [unit.survival for _, unit in network.units()] == pytest.approx([1 - i / 18 for i in range(1, 10)])
-
-
-def test_a_network_without_skips_has_no_stochastic_depth() -> None:
-    with pytest.raises(InputError, match="needs a network with skips"):
-        set_survival(tiny("plain8"), 0.5)
 
 
 def test_every_learned_tensor_is_in_one_group_and_only_matrices_decay() -> None:

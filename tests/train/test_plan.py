@@ -42,7 +42,7 @@ def fresh():
 
 
 def planned(state_dir, plan, objective=None):
-    return fit(Training(fresh(), objective or cross_entropy(), data(), CONFIG, state_dir), plan)
+    return fit(Training(fresh(), objective or cross_entropy, data(), CONFIG, state_dir), plan)
 
 
 def scores(*values):
@@ -61,7 +61,7 @@ def fails_at(step):
     def objective(network, images, labels):
         if next(calls) == step:
             raise ZeroDivisionError
-        return cross_entropy()(network, images, labels)
+        return cross_entropy(network, images, labels)
 
     return objective
 
@@ -74,7 +74,7 @@ def test_a_part_of_an_epoch_can_be_planned_and_has_its_row(tmp_path):
 
 
 def test_as_many_steps_as_usual_give_the_usual_bits(tmp_path):
-    usual = fit(Training(fresh(), cross_entropy(), data(), CONFIG, tmp_path / "a"))
+    usual = fit(Training(fresh(), cross_entropy, data(), CONFIG, tmp_path / "a"))
     assert same(usual.weights, planned(tmp_path / "b", Plan(4, 2)).weights)
 
 

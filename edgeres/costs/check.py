@@ -37,7 +37,6 @@ from edgeres.costs.networks import Measure, as_executed, session_config
 from edgeres.costs.table import check_table, predicted_ms
 
 log = logging.getLogger(__name__)
-_TICK_MS = 0.0005  # of CUDA events, with which trtexec times. Source: CUDA Runtime API, cudaEventElapsedTime
 _COPIES = (3, 6)  # processes of each network, first and where that leaves it open: starts differ by up to 1 %
 
 
@@ -170,7 +169,6 @@ def check_prediction(
 def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Checked:
     """What the table says, and how to measure it: only its board can, where it is of one."""
     before, after = predicted_ms(table, whole.spec.dropped), predicted_ms(table, pruned.spec.dropped)
-    finest_ms = _TICK_MS if table.is_of_board else 0.0
     board = table.machine.partition(":")[0]
     steps = ["edgeres export", *(["edgeres calibrate", "edgeres quantize"] if table.is_int8 else [])]
     return Checked(
@@ -178,19 +176,13 @@ def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Ch
         session=table.session,
         machine=table.machine,
         table_whole_ms=before.value,
-        predicted_ms=_not_finer(after, finest_ms),
+        predicted_ms=after,
         predicted_ratio=after.value / before.value,
         is_measured=False,
-        predicted_whole_ms=_not_finer(before, finest_ms),
+        predicted_whole_ms=before,
         engine=f"as an {table.precision} engine ({table.title})",
         advice=f"{', '.join(steps)}, then edgeres bench --on {board}",
     )
-
-
-def _not_finer(predicted: Interval, finest_ms: float) -> Interval:
-    """The interval, not narrower than what the clock of the table's session can tell."""
-    low, high = predicted.value - finest_ms, predicted.value + finest_ms
-    return Interval(value=predicted.value, low=min(predicted.low, low), high=max(predicted.high, high))
 
 
 def _measured(predicted: Checked, session: Session) -> Checked:

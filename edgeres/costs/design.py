@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.spec import ModelSpec
-from edgeres.core.statistics import RESAMPLES, by_round, resampled_interval, round_medians, t_95
+from edgeres.core.statistics import by_round, round_medians, t_95
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -106,17 +106,6 @@ def fitted(classes: Classes, dropped: Sequence[Sequence[str]], latency_ms: Seque
 def row_of(classes: Classes, dropped: Sequence[str]) -> list[float]:
     """(1, -k_1, ..., -k_C): times the coefficients it gives the latency without `dropped`."""
     return [1.0, *(-float(sum(name in dropped for name in names)) for names in classes.values())]
-
-
-def saved_by_round(whole: Sequence[Latency], without: Latency, *, seed: int = 0) -> Interval:
-    """Median over rounds of (whole - without), milliseconds; the interval draws rounds with replacement.
-
-    The latencies come from one session; each side counts with its median of the very same round.
-    """
-    before = np.mean([round_medians(latency) for latency in whole], axis=0)
-    saved = before - round_medians(without)
-    picks = np.random.default_rng(seed).integers(0, len(saved), (RESAMPLES, len(saved)))
-    return resampled_interval(float(np.median(saved)), np.median(saved[picks], axis=1))
 
 
 def pooled(latencies: Sequence[Latency]) -> Latency:

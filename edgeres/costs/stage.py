@@ -8,7 +8,6 @@ latency.json holds what `edgeres.core.records.latency.LatencyTable` describes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from edgeres.bench.stage import Session
@@ -19,7 +18,7 @@ from edgeres.core.files import scratch_in
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, Timed
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import round_medians
-from edgeres.costs.design import Classes, design, fitted, median_ms, pooled, saved_by_round
+from edgeres.costs.design import Classes, design, fitted, median_ms, pooled
 from edgeres.costs.networks import Measure, as_executed, session_config, shortened
 from edgeres.costs.table import classes_to_time, table_from, written
 
@@ -47,17 +46,15 @@ def latency_table(
     recorder = Recorder("latency", config, source)
     config.check(on_board=measure is not measure_here)
     classes = classes_to_time(source)
-    singles = [name for names in classes.values() for name in names] if config.every_module else []
     if config.networks is not None and config.networks <= (shapes := len(classes)):
         raise InputError(f"--networks {config.networks} cannot tell {shapes} shapes apart; use {shapes + 1} or more")
     networks = config.networks or max(_FEWEST, 2 * len(classes) + 2)  # about two for each unknown
-    drawn = design(classes, networks=networks, seed=config.seed)
-    sets: Sets = [*[()] * _WHOLES, *drawn, *((name,) for name in singles)]
+    sets: Sets = [*[()] * _WHOLES, *design(classes, networks=networks, seed=config.seed)]
     log.info("latency: %d networks with modules of %d shapes", len(sets), len(classes))
     with scratch_in(out_dir) as folder:
         models = as_executed(shortened(source, sets, folder), config, folder)
         session = measure(models, session_config(config))
-    table = _table(source, config, session, sets=sets, classes=classes, singles=singles)
+    table = _table(source, config, session, sets=sets, classes=classes)
     recorder.results["busy_cores"] = session.busy_cores
     if config.precision == "int8" and not table.is_of_board:
         recorder.notes.append(_QDQ_NOTE.format(runtime=table.runtime))
@@ -70,19 +67,16 @@ def latency_table(
 
 
 def _table(
-    source: Checkpoint, config: LatencyConfig, session: Session, *, sets: Sets, classes: Classes, singles: Sequence[str]
+    source: Checkpoint, config: LatencyConfig, session: Session, *, sets: Sets, classes: Classes
 ) -> LatencyTable:
-    """The fit to all of the session's latencies; the last of them are without one of the `singles` each."""
-    latencies, wholes = session.latencies, session.latencies[:_WHOLES]
-    whole = pooled(wholes)
-    apart = zip(singles, latencies[len(sets) - len(singles) :], strict=True)
+    """The fit to all of the session's latencies."""
+    latencies, whole = session.latencies, pooled(session.latencies[:_WHOLES])
     table = table_from(
         source,
         config.model_copy(update={"threads": whole.threads or None}),
         fitted(classes, sets, [median_ms(latency) for latency in latencies]),
         whole=whole,
         classes=classes,
-        alone={name: saved_by_round(wholes, latency) for name, latency in apart},
     )
     timed = tuple(
         Timed(dropped=tuple(sorted(names)), rounds_ms=tuple(map(float, round_medians(latency))))

@@ -49,7 +49,7 @@ def table_from(
     *,
     whole: Latency,
     classes: Classes,
-    alone: Mapping[str, Interval],
+    alone: Mapping[str, Interval] | None = None,
 ) -> LatencyTable:
     """The table of `source` with its latency `whole`; `fit` has a figure for each of `classes`, `alone` for modules."""
     from edgeres.models import modules_of
@@ -57,7 +57,7 @@ def table_from(
     shape_of = {name: shape for shape, names in classes.items() for name in names}
     saved = {shape: fit.interval(place) for place, shape in enumerate(classes, start=1)}
     costs = tuple(
-        ModuleCost(module=name, kind=info.kind, shape=shape, saved_ms=saved[shape], alone_ms=alone.get(name))
+        ModuleCost(module=name, kind=info.kind, shape=shape, saved_ms=saved[shape], alone_ms=(alone or {}).get(name))
         for info in modules_of(source.spec)
         if (shape := shape_of.get(name := info.name))
     )

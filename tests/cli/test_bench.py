@@ -78,7 +78,6 @@ def test_a_session_that_is_not_kept_says_why_and_how(
     [
         (["--per-module", "--samples", "9"], "--samples does not go with --per-module"),
         (["--per-module", "--include-qdq"], "--include-qdq does not go with --per-module"),
-        (["--every-module"], "--every-module is for --per-module"),
         (["--networks", "9"], "--networks is for --per-module"),
         (["-o", "table.json"], "--out is for --per-module"),
         (["--per-module", "a.safetensors", "b.safetensors"], "takes one checkpoint, got 2"),

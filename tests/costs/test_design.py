@@ -10,7 +10,6 @@ from edgeres.costs.design import (
     median_ms,
     pooled,
     row_of,
-    saved_by_round,
     shape_classes,
 )
 
@@ -89,13 +88,6 @@ def test_a_design_beats_the_difference_to_the_network_without_one_module():
         by_design.append(np.dot(row_of(CLASSES, dropped), fit.coefficients) / truth - 1)
         by_single.append((noisy[0] - sum(singles[name] for name in dropped)) / truth - 1)
     assert np.std(by_design) < np.std(by_single) / 5
-
-
-def test_a_saving_is_paired_by_round():
-    whole = [latency([[1.0], [2.0], [3.0], [4.0], [5.0]]), latency([[1.2], [2.2], [3.2], [4.2], [5.2]])]
-    saved = saved_by_round(whole, latency([[0.9], [1.9], [2.9], [3.9], [4.9]]))
-    assert saved.value == pytest.approx(0.2)
-    assert saved.high - saved.low == pytest.approx(0)
 
 
 def test_copies_of_a_network_are_pooled_round_by_round():

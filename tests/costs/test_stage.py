@@ -76,14 +76,6 @@ def test_what_was_timed_has_the_whole_batch_and_leaves_no_file(checkpoint, tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["latency.json"]
 
 
-def test_each_module_alone_is_kept_beside_its_class(checkpoint, tmp_path):
-    config = FEW.model_copy(update={"every_module": True})
-    table, _ = table_of(checkpoint, tmp_path / "out", config)
-    assert {row.module: row.alone_ms.value for row in table.table} == pytest.approx(SAVED_MS)
-    assert len(table.timed) == 3 + 4 + 3
-    assert all(row.alone_ms is None for row in table_of(checkpoint, tmp_path / "b")[0].table)
-
-
 def test_int8_times_graphs_with_pairs_and_says_what_that_is_worth(checkpoint, tmp_path):
     machine = FakeMachine()
     _, report = table_of(checkpoint, tmp_path, FEW.model_copy(update={"precision": "int8"}), machine)

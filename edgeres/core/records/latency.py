@@ -34,7 +34,6 @@ class LatencyConfig(SessionConfig):
     )
     precision: Literal["fp32", "int8"] = Field("fp32", description="int8 times Q/DQ graphs")
     networks: int | None = Field(None, ge=2, description="shortened networks to time; default: by number of shapes")
-    every_module: bool = Field(False, description="also time the network without each single module")
 
     def check(self, *, on_board: bool = False) -> None:
         """A Q/DQ graph needs ONNX Runtime, TensorRT a board."""
@@ -45,7 +44,7 @@ class LatencyConfig(SessionConfig):
 
 
 class ModuleCost(Record):
-    """What dropping one module saves: its class's figure, and its own where it was timed alone."""
+    """What dropping one module saves: its class's figure, and its own where a profile tells it."""
 
     module: str
     kind: str

@@ -85,7 +85,7 @@ def written(table: LatencyTable, recorder: Recorder, out_dir: Path) -> StageResu
     output = LatencyTableFile(out_dir / LATENCY_NAME)
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
     recorder.results = summary_of(table) | recorder.results
-    recorder.notes[:0] = _lines_of(table)
+    recorder.notes[:0] = table.lines()
     return StageResult(output, recorder.finish(output))
 
 
@@ -154,33 +154,6 @@ def summary_of(table: LatencyTable) -> dict[str, Any]:
         "session": table.session,
         "modules": [row.model_dump(mode="json") for row in table.table],
     }
-
-
-def _lines_of(table: LatencyTable) -> list[str]:
-    """One line for each shape, and what no module accounts for."""
-    lines = []
-    for shape, names in table.classes.items():
-        saved = next(row.saved_ms for row in table.table if row.shape == shape)
-        who = names[0] if len(names) == 1 else f"each of {', '.join(names)}"
-        lines.append(f"{who} ({shape}): {saved.value:.4f} ms ({saved.bounds('.4f')})")
-    share = 100 * table.rest_ms / table.whole_ms.value
-    total = (
-        f"whole {table.whole_ms.value:.3f} ms, of which {table.rest_ms:.3f} ms ({share:.0f} %) are stem, head and"
-        f" overhead; batch {table.conditions.batch}, {_how(table)}"
-    )
-    return [*lines, total]
-
-
-def _how(table: LatencyTable) -> str:
-    percent = f"{100 * table.fit_error:.1f} %"
-    if table.method == "profile":
-        return (
-            f"{table.runtime} {table.engine_precision} on {table.machine}, by the layer profile, scaled to the measured"
-            f" median (its layers add up to {percent} more or less)"
-        )
-    where = f"on {table.machine}" if table.is_of_board else f"{table.conditions.threads} threads"
-    how = "one after the other" if table.is_of_board else "in one session"
-    return f"{table.runtime}, {where}, {len(table.timed)} networks {how}, which differ from the sum by {percent}"
 
 
 def _known(table: LatencyTable, dropped: Sequence[str]) -> list[str]:

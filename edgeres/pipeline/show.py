@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 _MANIFEST_SUFFIX = ".plan.json"
 _BELOW = ("modules", "size_bytes", "params", "macs", "classes")  # of a network of ours, said below its other facts
 _NAME_SHOWN = 80
-_TAKES = "show takes a .safetensors, .onnx, .plan or .json file of edgeres, a run folder, an architecture or a recipe"
-_OTHERS = {
-    ".html": "a page for reading",
-    ".md": "a text for reading",
-    ".csv": "a table for reading",
-    ".svg": "a figure for reading",
-    ".npy": "an array of NumPy",
-}
 _FOREIGN = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt"})  # refused by name, with what to do, by `model_from`
 _UNKNOWN = ("unknown architecture", "unknown variant")  # other refusals say what is wrong with a known name
 
@@ -93,20 +85,10 @@ def _file_exhibit(path: Path) -> Exhibit:
         path = path.with_name(path.name.removesuffix(".json"))
     if path.suffix == ".json":
         return _json_exhibit(path)
-    _refuse_what_is_for_others(path)
+    if path.suffix.lower() not in SUFFIXES | _FOREIGN:
+        takes = "a .safetensors, .onnx, .plan or .json file, a run folder, an architecture or a recipe"
+        raise InputError(f"{path} is not what show takes: {takes}" if path.is_file() else f"{path} does not exist")
     return _facts_exhibit(facts_of_file(path))
-
-
-def _refuse_what_is_for_others(path: Path) -> None:
-    """Raises InputError for what is no model: what the file is, where its name tells, and what to show instead."""
-    if path.suffix.lower() in SUFFIXES | _FOREIGN:
-        return
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    what, data = _OTHERS.get(path.suffix), path.with_suffix(".json")
-    if what is None:
-        raise InputError(f"{path}: cannot tell what this is by its name; {_TAKES}")
-    raise InputError(f"{path} is {what}; {f'the same as data: edgeres show {data}' if data.is_file() else _TAKES}")
 
 
 def _recipe_exhibit(path: Path) -> Exhibit:
@@ -241,12 +223,8 @@ def _lesions(table: LesionTable) -> Iterable[str]:
 
 
 def _latencies(table: LatencyTable) -> Iterable[str]:
-    kept = table.conditions
-    yield f"latency of every module of {table.spec.variant}, checkpoint {short(table.model_sha256)}"
-    yield f"{table.runtime}, batch {kept.batch}, {kept.threads or 'all'} threads, {kept.precision}, {table.machine}"
-    yield f"whole: {table.whole_ms.text('.4f')} ms; outside the modules: {table.rest_ms:.4f} ms"
-    rows = [[row.module, row.kind, row.shape, row.saved_ms.text(".4f")] for row in table.table]
-    yield from aligned(["module", "kind", "shape", "saves ms"], rows)
+    yield f"latency of every module of {table.spec.variant}, checkpoint {short(table.model_sha256)}; {table.machine}"
+    yield from table.lines()
 
 
 def _study(study: Study) -> Iterable[str]:
@@ -259,20 +237,10 @@ def _study(study: Study) -> Iterable[str]:
 
 
 def _sweep(sweep: Sweep) -> Iterable[str]:
-    yield f"sweep of checkpoint {short(sweep.model_sha256)}, recovered by {', '.join(sweep.recover) or 'nothing'}"
-    yield f"{sweep.runtime}, batch {sweep.batch}, {sweep.threads} threads, {sweep.machine}"
-    rows = [
-        [
-            str(row.count),
-            f"{100 * row.final.accuracy.top1:.2f} %",
-            f"{row.final.lost_points:.2f} +- {row.final.half_width_points:.2f}",
-            f"{row.macs:,}",
-            row.latency_ms.text(".4f") if row.latency_ms else "not timed",
-            ", ".join(row.dropped) or "none",
-        ]
-        for row in sweep.rows
-    ]
-    yield from aligned(["drop", "top-1", "points lost", "MACs", "p50 ms", "modules"], rows, ends_in_words=True)
+    from edgeres.core.records.sweep import lines_of
+
+    yield f"sweep of checkpoint {short(sweep.model_sha256)}; {sweep.machine}"
+    yield from lines_of(sweep)
 
 
 def _stage_report(report: StageReport) -> Iterable[str]:
@@ -293,16 +261,14 @@ def _run_report(summary: RunSummary) -> Iterable[str]:
     yield from (f"  {row.path}: {row.what or row.stage}" for row in summary.rows)
 
 
-def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], *, ends_in_words: bool = False) -> list[str]:
-    """A table in columns two spaces apart: figures to the right, the first column and a last one of words left."""
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in columns two spaces apart: figures to the right, the first column left."""
     table = [list(head), *map(list, rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = []
     for row in table:
         cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)]
         cells[0] = f"{row[0]:{widths[0]}}"
-        if ends_in_words:
-            cells[-1] = row[-1]
         lines.append(f"  {'  '.join(cells)}".rstrip())
     return lines
 

@@ -24,7 +24,7 @@ from edgeres.core.metrics import Latency
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import Countdown
 from edgeres.core.records.latency import LatencyConfig
-from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, draw_sweep, figure_of
+from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, draw_sweep, figure_of, lines_of
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.prune.choose import Chooser
@@ -75,7 +75,7 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
         "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
         " NAME.sweep.svg, NAME.sweep.csv, NAME.drop-NN.safetensors"
     )
-    recorder.notes += [*_lines_of(result), beside]
+    recorder.notes += [*lines_of(result), beside]
     return StageResult(output, recorder.finish(output))
 
 
@@ -128,22 +128,6 @@ def _with_latencies(
         threads=whole.threads,
         rows=timed,
     )
-
-
-def _lines_of(result: Sweep) -> list[str]:
-    """The table for the terminal, a line a row."""
-    lines = ["drop   top-1 %     lost, points    latency p50    of whole   modules of this size"]
-    for row in result.rows:
-        final, latency, ratio = row.final, row.latency_ms, row.ratio
-        lost = f"{final.lost_points:6.2f} ± {final.half_width_points:.2f}" if row.count else ""
-        time = f"{latency.value:8.3f} ms" if latency else "not timed"
-        share = f"{ratio.value:.3f}" if ratio else ""
-        names = ", ".join(row.dropped)
-        lines.append(f"{row.count:4}   {100 * final.accuracy.top1:7.2f}   {lost:15} {time:>13}   {share:>8}   {names}")
-    how = f"recovered by {', '.join(result.recover)}" if result.recover else "without recovery"
-    n = result.rows[0].bare.accuracy.n
-    lines.append(f"{how}; n = {n:,} of val; {result.runtime}, batch {result.batch}, {result.threads} threads")
-    return lines
 
 
 def _flat(row: SweepRow) -> dict[str, Any]:

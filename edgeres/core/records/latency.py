@@ -122,6 +122,32 @@ class LatencyTable(Record):
         """Module -> milliseconds that dropping it saves."""
         return {row.module: row.saved_ms.value for row in self.table}
 
+    def lines(self) -> list[str]:
+        """One line for each shape, and what no module accounts for."""
+        lines = []
+        for shape, names in self.classes.items():
+            saved = next(row.saved_ms for row in self.table if row.shape == shape)
+            who = names[0] if len(names) == 1 else f"each of {', '.join(names)}"
+            lines.append(f"{who} ({shape}): {saved.value:.4f} ms ({saved.bounds('.4f')})")
+        share = 100 * self.rest_ms / self.whole_ms.value
+        total = (
+            f"whole {self.whole_ms.value:.3f} ms, of which {self.rest_ms:.3f} ms ({share:.0f} %) are stem, head and"
+            f" overhead; batch {self.conditions.batch}, {self._how}"
+        )
+        return [*lines, total]
+
+    @property
+    def _how(self) -> str:
+        percent = f"{100 * self.fit_error:.1f} %"
+        if self.method == "profile":
+            return (
+                f"{self.runtime} {self.engine_precision} on {self.machine}, by the layer profile, scaled to the"
+                f" measured median (its layers add up to {percent} more or less)"
+            )
+        where = f"on {self.machine}" if self.is_of_board else f"{self.conditions.threads} threads"
+        how = "one after the other" if self.is_of_board else "in one session"
+        return f"{self.runtime}, {where}, {len(self.timed)} networks {how}, which differ from the sum by {percent}"
+
 
 def latency_table_from(path: Path) -> LatencyTable:
     """The table in latency.json; raises InputError if it is damaged or something else."""

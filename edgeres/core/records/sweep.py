@@ -91,6 +91,22 @@ class SweepFigure(Record):
     points: tuple[SweepPoint, ...]
 
 
+def lines_of(result: Sweep) -> list[str]:
+    """The table for people, a line a row."""
+    lines = ["drop   top-1 %     lost, points    latency p50    of whole   modules of this size"]
+    for row in result.rows:
+        final, latency, ratio = row.final, row.latency_ms, row.ratio
+        lost = f"{final.lost_points:6.2f} ± {final.half_width_points:.2f}" if row.count else ""
+        time = f"{latency.value:8.3f} ms" if latency else "not timed"
+        share = f"{ratio.value:.3f}" if ratio else ""
+        names = ", ".join(row.dropped)
+        lines.append(f"{row.count:4}   {100 * final.accuracy.top1:7.2f}   {lost:15} {time:>13}   {share:>8}   {names}")
+    how = f"recovered by {', '.join(result.recover)}" if result.recover else "without recovery"
+    n = result.rows[0].bare.accuracy.n
+    lines.append(f"{how}; n = {n:,} of val; {result.runtime}, batch {result.batch}, {result.threads} threads")
+    return lines
+
+
 def figure_of(sweep: Sweep, stage: str) -> SweepFigure:
     """The points of a sweep that was timed; raises ValidationError for a figure that is missing or not finite."""
     points = [_point(row) for row in sweep.rows]

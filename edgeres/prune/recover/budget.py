@@ -44,17 +44,17 @@ class Budget:
     begun_s: float
     most: int
 
-    def steps(self, *, step_s: float, look_s: float, ahead_s: float = 0.0) -> int:
+    def steps(self, *, step_s: float, look_s: float, ahead_s: float = 0.0, fewest: int = FEWEST_STEPS) -> int:
         """Those there is time for beside what is `ahead_s` of the first, at most `most`.
 
-        Raises InputError if they are too few to be worth it.
+        Raises InputError if they are fewer than `fewest`, too few to be worth it.
         """
         if self.config.budget_s is None or not self.config.trains:
             return self.most
         used_s = time.perf_counter() - self.begun_s + ahead_s + (LOOKS + 1) * look_s
         fitting = int((self.config.budget_s * (1 - _SPARE_SHARE) - used_s) / max(step_s, _CLOCK_S))
-        if fitting >= min(FEWEST_STEPS, self.most):
-            return min(fitting, self.most)
+        if max(0, fitting) >= min(fewest, self.most):
+            return min(max(0, fitting), self.most)
         needed_s = (used_s + FEWEST_STEPS * step_s) / (1 - _SPARE_SHARE)
         raise InputError(
             f"--budget {self.config.budget} is too short: {max(0, fitting)} steps of {self.config.batch} images fit"

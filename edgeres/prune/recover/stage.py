@@ -85,7 +85,7 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
     job = _job(source, teacher, config)
     network, planned = started(job, out_dir)
     fitted = None
-    if config.trains:
+    if planned.steps:
         until_s = None if config.budget_s is None else job.begun_s + config.budget_s
         plan = Plan(planned.steps, planned.warmup, job.score, planned.look_every, until_s=until_s)
         fitted = fit(Training(network, job.objective, job.data, job.config, out_dir), plan)
@@ -189,6 +189,11 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
     warnings: list[str] = []
     if results["images"] < config.images:
         notes.append(f"there are {results['images']} train images, fewer than --images {config.images}")
+    if config.trains and not results["steps"]:
+        steps = ", ".join(name for name in config.method if name not in WITHOUT_STEPS)
+        warnings.append(
+            f"no time was left for {steps}: a longer --budget than {config.budget}, or fewer other programs"
+        )
     if config.trains and not results["held_out"]:
         notes.append(f"{results['images']} images are too few to hold some out: the last weights are taken")
     if config.budget_s is not None and results["duration_s"] > _OVERRUN * config.budget_s:

@@ -264,15 +264,21 @@ def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
 
 
 def _steps(network: Network, job: Job, pace: ImageTime) -> int:
-    """As many as the epochs ask for or the budget has room for, whichever are fewer; a few are taken on a copy."""
+    """As many as the epochs ask for or the budget has room for, whichever are fewer; a few are taken on a copy.
+
+    None at all may be too few, but not after methods without steps: what those have made is kept.
+    """
     if job.config.budget_s is None:
         return job.budget.most
     look_s, (fewest, most) = len(job.judged_on or ()) * pace.see_s, _TRIAL_STEPS
+    fewest_steps = FEWEST_STEPS if WITHOUT_STEPS.isdisjoint(job.config.method) else 0
     durations_s: list[float] = []
     for step_s in _timed_steps(network, job, 1 + most):
         durations_s.append(step_s)
         if len(durations_s) > 1:
-            steps = job.budget.steps(step_s=fmean(durations_s[1:]), look_s=look_s)
+            steps = job.budget.steps(step_s=fmean(durations_s[1:]), look_s=look_s, fewest=fewest_steps)
+            if not steps:
+                break
         if len(durations_s) > fewest and sum(durations_s) > _TRIAL_SHARE * job.config.budget_s:
             break
     return steps

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor
 
 from edgeres.core.errors import InputError
 from edgeres.data import Split
 from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import PruneConfig, RecoverConfig, SweepConfig
+from edgeres.prune.recover import start as start_module
 from edgeres.prune.recover.stage import recovered
 from edgeres.prune.stage import prune
 from edgeres.prune.sweep import sweep
@@ -105,3 +107,22 @@ def test_one_ends_by_the_clock_where_the_machine_gets_slower(teacher, tmp_path, 
     assert len([said for said in done.warnings if "of a --budget of 30.0s" in said]) == (slower == 60)
     assert len([said for said in done.notes if "planned steps fit into --budget 30.0s" in said]) == (slower > 1)
     assert done.results["steps"] == (done.results["end_moved"] or [[0, done.results["planned_steps"]]])[-1][1]
+
+
+def test_what_was_solved_is_kept_where_no_time_is_left_to_train(teacher, tmp_path, monkeypatch):
+    pruned, clock = checkpoint_without(teacher, ("layer2.1",), tmp_path / "cut.safetensors"), Clock()
+    solved = start_module.solve
+
+    def slowly(*args, **options):
+        found = solved(*args, **options)
+        clock.now_s += BUDGET_S
+        return found
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now_s)
+    monkeypatch.setattr(start_module, "solve", slowly)
+    options = {"data": "digits", "images": 300, "budget": f"{BUDGET_S}s", "threads": 1}
+    done = recovered(pruned, teacher, RecoverConfig(**options, method=("solve", "mimic")), tmp_path / "out")
+    alone = recovered(pruned, teacher, RecoverConfig(**options, method=("solve",)), tmp_path / "alone")
+    assert (done.results["steps"], done.results["methods"]) == (0, ["solve", "mimic"])
+    assert any(said.startswith("no time was left for mimic: a longer --budget than 30.0s") for said in done.warnings)
+    assert all(torch.equal(value, alone.weights[key]) for key, value in done.weights.items())

@@ -22,6 +22,7 @@ from edgeres.core.spec import Cost
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 SCHEMA_VERSION = 1
 REPORT_NAME = "report.json"
+REPORT_SUFFIX = ".report.json"  # of a file outside of a run, which has its report beside it
 
 
 class FileRef(Record):

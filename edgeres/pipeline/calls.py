@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
@@ -18,20 +18,17 @@ from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
-from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out, with_teacher
+from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
+from edgeres.pipeline.parents import filled
 from edgeres.pipeline.stages import (
     STAGES,
     Function,
     execute,
-    filled,
     is_main_process,
     leave_no_trace,
     source_in,
     stage_key,
 )
-
-if TYPE_CHECKING:
-    from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +68,7 @@ def call(request: Call) -> StageResult[Artifact]:
         warning = _lacking(request.stage, source, run)
         lacks = f", which already lacks {', '.join(source.spec.dropped)}" if warning else ""
         log.info("%s: takes %s%s", request.stage, source.path, lacks)
-    config = _completed(request, config, source, run)
+    config = _completed(request.stage, config, source, run)
     if request.out is not None:
         return written_to(request.out, request.stage, source, config, stage_key(request.stage, source, config))
     if run is None and row.source is None:
@@ -109,15 +106,12 @@ def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
     return f"{source.path} was taken, which already lacks {modules} ({few_of(dropped, 6)}){other}"
 
 
-def _completed(request: Call, config: Config, source: Model | None, run: Run | None) -> Config:
+def _completed(stage: str, config: Config, source: Model | None, run: Run | None) -> Config:
     """`config` with what the stage takes from the run or from beside its source, checked where it is a network."""
-    config = filled(request.stage, config, source, list(run.reports()) if run else [])
-    if request.stage != "recover":
-        return config
-    assert source is not None
-    recovery = with_teacher(cast("RecoverConfig", config), source, is_given="teacher" in request.values)
-    _check_finite(Checkpoint(recovery.teacher) if recovery.teacher else None)
-    return recovery
+    config = filled(stage, config, source, list(run.reports()) if run else [])
+    teacher: Path | None = getattr(config, "teacher", None)
+    _check_finite(Checkpoint(teacher) if teacher else None)
+    return config
 
 
 def with_default_data(kind: type[Config], values: dict[str, Any], run: Run | None) -> dict[str, Any]:

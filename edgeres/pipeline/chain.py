@@ -17,8 +17,9 @@ from edgeres.core.progress import text_from
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.pipeline import measures
+from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
-from edgeres.pipeline.stages import STAGES, Made, execute, filled, stage_key
+from edgeres.pipeline.stages import STAGES, Made, execute, stage_key
 
 if TYPE_CHECKING:
     from edgeres.report.stage import ReportConfig

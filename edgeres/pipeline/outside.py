@@ -1,8 +1,7 @@
 """`--out DIR/NAME`: a result goes outside the runs, and may not name what the stage reads: it never changes its input.
 
 The stage works in the hidden folder DIR/.NAME.KEY, where the same call goes on; then the result, its companions (a
-manifest, a log) as NAME.* and its report as NAME.report.json are moved beside it. Through these reports, or those in a
-run, the network is found that a pruned checkpoint was cut from: its teacher.
+manifest, a log) as NAME.* and its report as NAME.report.json are moved beside it.
 """
 
 from __future__ import annotations
@@ -12,25 +11,19 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from edgeres.core.artifacts import Artifact, Checkpoint
-from edgeres.core.config import Config, record_from_json
-from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import made_folder, set_aside, sha256_of
-from edgeres.core.plain import short
+from edgeres.core.artifacts import Artifact
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+from edgeres.core.files import made_folder, set_aside
 from edgeres.core.runs import STARTED_NAME, StageFolder
-from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
+from edgeres.core.stage import REPORT_NAME, REPORT_SUFFIX, StageResult, file_ref, write_report
 from edgeres.pipeline.stages import is_main_process, leave_no_trace
-
-if TYPE_CHECKING:
-    from edgeres.prune.config import RecoverConfig
 
 log = logging.getLogger(__name__)
 _KEY_SHOWN = 12
 
 _CALLED = {"teacher": "the teacher", "latency": "the latency table", "scales": "the scale table", "file": "the input"}
-REPORT_SUFFIX = ".report.json"
 
 
 def check_out(out: Path, kind: type[Artifact], command: str, source: Artifact | None, config: Config) -> None:
@@ -118,73 +111,3 @@ def _is_same(a: Path, b: Path) -> bool:
     with suppress(OSError):
         return a.samefile(b)
     return False
-
-
-def with_teacher(config: RecoverConfig, source: Artifact, *, is_given: bool) -> RecoverConfig:
-    """`config` with a teacher that is there, where one is needed.
-
-    Raises InputError if it is gone or cannot be found; the message names what was looked for.
-    """
-    if config.teacher is None:
-        if not config.imitates:
-            return config
-        return config.model_copy(update={"teacher": _found_beside(source)})
-    if config.teacher.is_file():
-        return config
-    if is_given:
-        raise InputError(f"--teacher {config.teacher} does not exist")
-    if not config.imitates:
-        return config.model_copy(update={"teacher": None})
-    raise InputError(
-        f"{config.teacher}, the teacher (the network {source.path} was cut from), is gone;"
-        " name where it is now: --teacher FILE"
-    )
-
-
-def _found_beside(source: Artifact) -> Path:
-    """The source of the pruning that led to `source`, by the reports from file to file."""
-    path, sha256 = source.path, source.sha256
-    looked: list[str] = []
-    while True:
-        looked.append(f"{path}{REPORT_SUFFIX}")
-        report = _report_of(path, sha256)
-        if report is None:
-            break
-        if (ref := report.source) is None:
-            original = _copied_from(report, path)
-            if original is None:
-                break
-            path, sha256 = original
-            continue
-        if report.stage == "prune":
-            for place in (Path(ref.path), path.with_name(Path(ref.path).name)):
-                if place.is_file() and sha256_of(place) == ref.sha256:
-                    return place
-            raise InputError(
-                f"the report on {path} says that {source.path} was cut from {ref.path} (sha256 {short(ref.sha256)}...),"
-                " which is not there any more or has changed: it is the teacher, name where it is now: --teacher FILE"
-            )
-        path, sha256 = Path(ref.path), ref.sha256
-    raise InputError(
-        f"say which network {source.path} was cut from: --teacher FILE (looked for a report of the pruning in"
-        f" its run and in {', '.join(dict.fromkeys(looked))})"
-    )
-
-
-def _report_of(path: Path, sha256: str) -> StageReport | None:
-    """The report on the file, beside it or in its folder of a run, if it is of this content."""
-    for place in (path.with_name(path.name + REPORT_SUFFIX), path.with_name(REPORT_NAME)):
-        with suppress(EdgeresError):
-            report = record_from_json(StageReport, place)
-            if report.output is not None and report.output.sha256 == sha256:
-                return report
-    return None
-
-
-def _copied_from(report: StageReport, copy: Path) -> tuple[Path, str] | None:
-    """(the checkpoint that a run began with a copy of, its sha256)."""
-    file = report.config.get("file") if report.stage == "import" else None
-    with suppress(EdgeresError):
-        parent = Checkpoint(copy).card.parent
-        return (Path(str(file)), parent) if file and parent else None
-    return None

@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import MODEL_KINDS, Checkpoint, Engine, Model, OnnxModel, model_from, safetensors_header
-from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, require
-from edgeres.core.plain import short
-from edgeres.core.runs import run_holding
 from edgeres.core.spec import FROM_ONNX, ModelSpec
-from edgeres.core.stage import StageReport
 from edgeres.graph.blocks import modules_in, skips_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
-from edgeres.pipeline.outside import REPORT_SUFFIX
+from edgeres.pipeline.parents import lineage_of
 from edgeres.report.wording import size
 
 if TYPE_CHECKING:
@@ -203,41 +199,6 @@ def _derived(model: OnnxModel) -> Facts:
 def _shape(value: Any) -> str:
     dims = value.type.tensor_type.shape.dim
     return " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
-
-
-def lineage_of(model: Model) -> list[str]:
-    """From `model` back to where its run began, each `NN-stage/file (sha256)`.
-
-    The parent of a file outside a run is told by the report that --out writes beside it; without one by its sha256.
-    """
-    run = run_holding(model.path)
-    line, sha256 = [_named(model.path, model.sha256)], model.card.parent
-    made = {report.output.sha256: (folder, report) for folder, report in run.reports() if report.output} if run else {}
-    while sha256 and sha256 in made:
-        folder, report = made.pop(sha256)
-        assert report.output is not None
-        line.append(_named(folder.path / Path(report.output.path).name, sha256))
-        sha256 = report.source.sha256 if report.source else None
-    return line if not sha256 else [*line, *_parents_beside(model.path, sha256)]
-
-
-def _parents_beside(path: Path, sha256: str) -> list[str]:
-    """The parent with this content and what came before it, by the report beside `path`."""
-    try:
-        source = record_from_json(StageReport, path.with_name(path.name + REPORT_SUFFIX)).source
-    except InputError:
-        source = None
-    if source is None or source.sha256 != sha256:
-        return [f"({short(sha256)}, not in a run here)"]
-    name = Path(source.path)
-    for parent in (name, path.with_name(name.name)):
-        if parent.suffix in SUFFIXES and parent.is_file() and (found := model_from(parent)).sha256 == sha256:
-            return lineage_of(found)
-    return [f"{_named(name, sha256)}, gone or changed since"]
-
-
-def _named(path: Path, sha256: str) -> str:
-    return f"{path.parent.name}/{path.name} ({short(sha256)})".lstrip("/")
 
 
 def module_precisions(model: OnnxModel) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,49 +214,3 @@ def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model |
             stage,
         )
     return found[1]
-
-
-def filled(stage: str, config: Config, source: Artifact | None, made: Sequence[Made]) -> Config:
-    """`config` with the fields the stage takes from what was `made` before: scales of `source`, its teacher, ..."""
-    if source is None:
-        return config
-    finders: dict[str, Callable[[str, Sequence[Made]], Path | None]] = {
-        "scales": lambda sha256, made: _newest("calibrate", {sha256}, made),
-        "teacher": _teacher_of,
-        "latency": _latency_of,
-    }
-    wanted = [name for name in STAGES[stage].fills if getattr(config, name) is None]
-    return config.model_copy(update={name: finders[name](source.sha256, made) for name in wanted})
-
-
-def _newest(stage: str, sources: set[str], made: Sequence[Made]) -> Path | None:
-    """What the stage made last of one of `sources`, told by their sha256."""
-    for folder, report in reversed(made):
-        if folder.stage == stage and report.output and report.source and report.source.sha256 in sources:
-            return folder.path / Path(report.output.path).name
-    return None
-
-
-def _latency_of(sha256: str, made: Sequence[Made]) -> Path | None:
-    """The newest latency table measured on the model or on one it descends from."""
-    parents = {r.output.sha256: r.source.sha256 for _, r in made if r.output and r.source}
-    line = {sha256}
-    while (parent := parents.get(sha256)) and parent not in line:
-        line.add(sha256 := parent)
-    return _newest("latency", line, made)
-
-
-def _teacher_of(sha256: str, made: Sequence[Made]) -> Path | None:
-    """The network as it was before the last prune that led to the model."""
-    by_output = {report.output.sha256: (folder, report) for folder, report in made if report.output}
-    while sha256 in by_output:
-        _, report = by_output.pop(sha256)
-        if report.source is None:
-            return None
-        sha256 = report.source.sha256
-        if report.stage == "prune":
-            parent, recorded = by_output.get(sha256), Path(report.source.path)
-            if parent:
-                return parent[0].path / recorded.name
-            return recorded if not recorded.is_file() or sha256_of(recorded) == sha256 else None
-    return None

@@ -78,6 +78,8 @@ class RecoverConfig(LoopConfig):
             )
         if self.images < FEWEST_TO_RECOVER_ON:
             raise InputError(f"--images {self.images} are too few to recover on; take {FEWEST_TO_RECOVER_ON} or more")
+        if self.teacher is not None and not self.teacher.is_file():
+            raise InputError(f"--teacher {self.teacher} does not exist")
         _ = self.budget_s
 
 

@@ -49,7 +49,7 @@ def test_another_file_at_the_recorded_place_is_not_the_teacher(whole, cut, tmp_p
     sha256 = whole.sha256
     checkpoint_of(whole.spec, "whole.safetensors", seed=1)
     with pytest.raises(
-        InputError, match=rf"whole\.safetensors \(sha256 {sha256[:12]}.*it is the teacher.*--teacher FILE"
+        InputError, match=rf"whole\.safetensors \(sha256 {sha256[:12]}.*is gone or has changed; .*--teacher FILE"
     ):
         recovered(cut, tmp_path)
 
@@ -67,7 +67,7 @@ def test_a_teacher_of_the_run_that_is_gone_is_called_that(whole):
     call(Call("prune", values={"modules": "layer2.0"}))
     (path,) = whole.path.parent.glob("runs/whole/00-import/model.safetensors")
     path.unlink()
-    with pytest.raises(InputError, match=r"the teacher .* is gone; .*--teacher FILE"):
+    with pytest.raises(InputError, match=r"the teacher .* is gone or has changed; .*--teacher FILE"):
         call(Call("recover", values=QUICK))
     with pytest.raises(InputError, match=r"--teacher gone\.safetensors does not exist"):
         call(Call("recover", values={**QUICK, "teacher": Path("gone.safetensors")}))

@@ -1,0 +1,136 @@
+"""What a file was made from, by the report on it: in its run, or beside it where --out put it.
+
+So a pruned checkpoint finds its teacher, the network it was cut from, a quantization its scale table, and
+`edgeres show` the line of a file back to where it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from edgeres.core.artifacts import Checkpoint, Model, model_from
+from edgeres.core.config import Config, record_from_json
+from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.plain import short
+from edgeres.core.runs import run_holding
+from edgeres.core.stage import REPORT_SUFFIX, StageReport
+from edgeres.pipeline.stages import STAGES, Made
+
+
+class Parent(NamedTuple):
+    """The source of the `stage` that made the file before it: where it is, or was if it is not there unchanged."""
+
+    stage: str
+    path: Path
+    sha256: str
+    is_here: bool
+
+
+def parents_of(path: Path, sha256: str) -> Iterator[Parent]:
+    """From the file with this content to what it was made from, and on to where the reports end.
+
+    A copy that a run began with was made from its original.
+    """
+    seen: set[str] = set()
+    while sha256 not in seen and (report := _report_on(path, sha256)):
+        seen.add(sha256)
+        source = (Path(report.source.path), report.source.sha256) if report.source else _copied_from(report, path)
+        if source is None:
+            return
+        path, sha256, is_here = _found(*source, near=path)
+        yield Parent(report.stage, path, sha256, is_here)
+
+
+def teacher_of(source: Model) -> Path:
+    """The network that `source` was cut from; raises InputError if it is gone or no report tells it."""
+    looked = [source.path]
+    for parent in parents_of(source.path, source.sha256):
+        if parent.stage == "prune" and parent.is_here:
+            return parent.path
+        if parent.stage == "prune":
+            raise InputError(
+                f"the teacher {parent.path} (sha256 {short(parent.sha256)}...), which {source.path} was cut from, is"
+                " gone or has changed; name where it is now: --teacher FILE"
+            )
+        looked.append(parent.path)
+    raise InputError(
+        f"say which network {source.path} was cut from: --teacher FILE (looked for a report of the pruning in its run"
+        f" and in {', '.join(f'{path}{REPORT_SUFFIX}' for path in dict.fromkeys(looked))})"
+    )
+
+
+def filled(stage: str, config: Config, source: Model | None, made: Sequence[Made]) -> Config:
+    """`config` with the fields the stage takes from what was `made` before: scales of `source`, its teacher, ..."""
+    if source is None:
+        return config
+    found: dict[str, Path | None] = {}
+    for name in (name for name in STAGES[stage].fills if getattr(config, name) is None):
+        if name == "scales":
+            found[name] = _newest("calibrate", {source.sha256}, made)
+        elif name == "latency":
+            line = {source.sha256, *(parent.sha256 for parent in parents_of(source.path, source.sha256))}
+            found[name] = _newest("latency", line, made)
+        else:
+            with nullcontext() if getattr(config, "imitates", False) else suppress(InputError):
+                found[name] = teacher_of(source)
+    return config.model_copy(update=found)
+
+
+def lineage_of(model: Model) -> list[str]:
+    """From `model` back to where its run began, each `NN-stage/file (sha256)`."""
+    parents = takewhile(lambda one: one.stage != "import", parents_of(model.path, model.sha256))
+    line = [_named(model.path, model.sha256)]
+    line += [_named(one.path, one.sha256) + ("" if one.is_here else ", gone or changed since") for one in parents]
+    if len(line) == 1 and model.card.parent and run_holding(model.path) is None:
+        line.append(f"({short(model.card.parent)}, not in a run here)")
+    return line
+
+
+def _named(path: Path, sha256: str) -> str:
+    return f"{path.parent.name}/{path.name} ({short(sha256)})".lstrip("/")
+
+
+def _report_on(path: Path, sha256: str) -> StageReport | None:
+    run = run_holding(path)
+    reports = [report for _, report in run.reports()] if run else []
+    with suppress(EdgeresError):
+        reports.append(record_from_json(StageReport, path.with_name(path.name + REPORT_SUFFIX)))
+    return next((one for one in reports if one.output is not None and one.output.sha256 == sha256), None)
+
+
+def _found(named: Path, sha256: str, *, near: Path) -> tuple[Path, str, bool]:
+    """(where the file with this content is, else where it was `named`; its sha256; whether it is there).
+
+    Looked for in the run of the file made from it, where it was, and beside that file.
+    """
+    run = run_holding(near)
+    for folder, report in run.reports() if run else ():
+        if report.output is not None and report.output.sha256 == sha256:
+            path = folder.path / Path(report.output.path).name
+            return path, sha256, path.is_file()
+    for place in (named, near.with_name(named.name)):
+        with suppress(EdgeresError):
+            if model_from(place).sha256 == sha256:
+                return place, sha256, True
+    return named, sha256, False
+
+
+def _copied_from(report: StageReport, copy: Path) -> tuple[Path, str] | None:
+    """(the checkpoint that a run began with a copy of, its sha256)."""
+    file = report.config.get("file") if report.stage == "import" else None
+    with suppress(EdgeresError):
+        parent = Checkpoint(copy).card.parent
+        return (Path(str(file)), parent) if file and parent else None
+    return None
+
+
+def _newest(stage: str, sources: set[str], made: Sequence[Made]) -> Path | None:
+    """What the stage made last of one of `sources`, told by their sha256."""
+    for folder, report in reversed(made):
+        if folder.stage == stage and report.output and report.source and report.source.sha256 in sources:
+            return folder.path / Path(report.output.path).name
+    return None

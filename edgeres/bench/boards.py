@@ -14,13 +14,14 @@ import re
 import zipfile
 from pathlib import Path
 
-from edgeres.core import jetpacks
+import edgeres
 from edgeres.core.config import Record, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.files import write_text
 
 _AGENT = Path(__file__).with_name("agent")
-_SHARED = Path(jetpacks.__file__)  # what the agent shares with this side
+_HOUSE = Path(edgeres.__file__).parent
+SHARED = ("core/jetpacks.py", "runtime/cuda.py", "runtime/engine.py")  # what the agent takes along
 _MOST_PORT = 65535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same sources are the same bytes
@@ -99,7 +100,8 @@ def agent_bytes() -> bytes:
         archive.writestr(zipfile.ZipInfo("__main__.py", _ZIP_DATE), main)
         for path in sorted(_AGENT.glob("*.py")):
             archive.writestr(zipfile.ZipInfo(f"edgeres_agent/{path.name}", _ZIP_DATE), path.read_bytes())
-        for name in ("edgeres/__init__.py", "edgeres/core/__init__.py"):
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), "")
-        archive.writestr(zipfile.ZipInfo("edgeres/core/jetpacks.py", _ZIP_DATE), _SHARED.read_bytes())
+        for package in ("edgeres", "edgeres/core", "edgeres/runtime"):
+            archive.writestr(zipfile.ZipInfo(f"{package}/__init__.py", _ZIP_DATE), "")
+        for name in SHARED:
+            archive.writestr(zipfile.ZipInfo(f"edgeres/{name}", _ZIP_DATE), (_HOUSE / name).read_bytes())
     return buffer.getvalue()

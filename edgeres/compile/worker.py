@@ -19,7 +19,7 @@ from edgeres.compile.builder import build
 from edgeres.compile.job import BuildError, BuildJob, Built
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.files import write_bytes, write_text
-from edgeres.runtime.tensorrt import logger_of
+from edgeres.runtime.engine import logger_of
 
 PHASE = "phase: "
 TORCH_TENSORRT = "torch_tensorrt"

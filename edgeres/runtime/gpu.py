@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.runtime.cuda import CudaError, first_gpu
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 JETSON_TARGETS = {
@@ -16,8 +16,6 @@ JETSON_TARGETS = {
     "sm101": "Jetson Thor",
     "sm110": "Jetson Thor",
 }
-_CAPABILITY = (75, 76)  # CUdevice_attribute, the driver's ABI: major and minor
-_NAME_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -40,28 +38,9 @@ def capability(target: str) -> int:
 def local_gpu() -> Gpu:
     """The first GPU, asked of the CUDA driver; raises DeviceError if there is none."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as err:
-        raise _no_gpu("no CUDA driver is installed") from err
-    _checked(driver.cuInit(0))
-    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
-    _checked(driver.cuDeviceGet(ctypes.byref(device), 0))
-    _checked(driver.cuDeviceGetName(name, _NAME_BYTES, device))
-    _checked(driver.cuDriverGetVersion(ctypes.byref(version)))
-    target, value = "sm", ctypes.c_int()
-    for key in _CAPABILITY:
-        _checked(driver.cuDeviceGetAttribute(ctypes.byref(value), key, device))
-        target += str(value.value)
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"  # 12060 is 12.6, as cuda.h numbers its versions
-    return Gpu(target, name.value.decode(errors="replace"), cuda)
-
-
-def _checked(code: int) -> None:
-    if code:
-        raise _no_gpu(f"the CUDA driver reports error {code}")
-
-
-def _no_gpu(reason: str) -> DeviceError:
-    return DeviceError(
-        f"TensorRT builds engines for the GPU it runs on and finds none here: {reason}; run this on the board"
-    )
+        found = first_gpu()
+    except CudaError as err:
+        raise DeviceError(
+            f"TensorRT builds engines for the GPU it runs on and finds none here: {err}; run this on the board"
+        ) from err
+    return Gpu("sm{}{}".format(*found.capability), found.name, found.cuda)

@@ -2,7 +2,7 @@
 
 One board each of JetPack 4.6, 5.1, 6.2 and 7.2 (`pretend/boards.py`): trtexec with the options of its version,
 tegrastats in its grammar, nvpmodel, jetson_clocks, sudo, a `tensorrt` module that executes the plans with ONNX
-Runtime, and a libcudart that keeps count of memory.
+Runtime, and a CUDA driver that keeps count of memory.
 
 FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses what goes wrong, several by commas:
     build           bad, crash, full (no engine), nospace (half an engine), hang
@@ -12,7 +12,7 @@ FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses wh
     jetson_clocks   unlockable
     evaluation      evalcrash, evalhang
 FAKE_ROOT=no: nvpmodel and jetson_clocks refuse. FAKE_SUDO=asks: sudo wants a password. FAKE_TENSORRT=8201: trtexec is
-of another version than the `tensorrt` module. FAKE_CUDA_BYTES: the most that one cudaMalloc gives.
+of another version than the `tensorrt` module. FAKE_CUDA_BYTES: the most that one call for memory gives.
 FAKE_RUN_S: how long a measurement takes, longer where tegrastats needs it for its lines. FAKE_INT8_MS: how long a
 query of a network with Q/DQ pairs takes, otherwise 2 ms as of any other.
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 _PRETEND = Path(__file__).with_name("pretend")
 LINES = (Path(__file__).parent / "data" / "tegrastats_synthetic.txt").read_text().splitlines()
 PROGRAMS = ("trtexec", "tegrastats", "nvpmodel", "jetson_clocks", "dpkg-query", "sudo")
-_SUPPORT = ("tensorrt.py", "cudart.py", "ort_worker.py", "layers.py", "trtexec_options.json")
+_SUPPORT = ("tensorrt.py", "cuda_driver.py", "ort_worker.py", "layers.py", "trtexec_options.json")
 
 
 def jetpacks() -> dict[str, dict]:
@@ -52,9 +52,6 @@ def pretend_jetson(root: Path, *, jetpack: str = "6.2") -> dict[str, str]:
         source = (_PRETEND / f"{name.replace('-', '_')}.py").read_text()
         _program(root / "bin" / name, f"#!{sys.executable} -S\n{source}")
     _program(root / "bin" / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    library = f"usr/local/cuda-{board['cuda']}/lib64/libcudart.so.{board['cuda'].partition('.')[0]}"
-    (root / library).parent.mkdir()
-    (root / library).write_text("see pretend/cudart.py")
     return {
         "PATH": f"{root / 'bin'}:/usr/bin:/bin",
         "PYTHONPATH": str(root / "python"),

@@ -12,7 +12,7 @@ import pytest
 
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.spec import Card, Cost
-from edgeres.runtime import cuda, preflight, tensorrt
+from edgeres.runtime import cuda, engine, preflight
 from edgeres.runtime.gpu import Gpu
 from edgeres.runtime.manifest import EngineManifest, this_system
 
@@ -59,7 +59,7 @@ def gpu_machine(monkeypatch):
         monkeypatch.setattr(cuda, "_driver", lambda: driver)
         monkeypatch.setattr(preflight, "this_host", lambda: host)
         monkeypatch.setitem(sys.modules, runtime.replace("-", "_"), binding)
-        tensorrt._logger.cache_clear()
+        engine.logger_for.cache_clear()
         return SimpleNamespace(driver=driver, binding=binding, host=host, fakes=fakes)
 
     return make

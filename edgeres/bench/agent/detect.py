@@ -4,7 +4,6 @@ Files are looked for below the folder in EDGERES_BOARD_ROOT ("/" if unset), whic
 What cannot be found is None or empty: nothing is guessed.
 """
 
-import ctypes
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 from edgeres.core.jetpacks import jetpack_of
+from edgeres.runtime.cuda import CudaError, first_gpu
 
 from . import process, trtexec
 from .tegrastats import SENSOR_OFF_C
@@ -25,8 +25,6 @@ _CLOCKS = ("cur_freq", "min_freq", "max_freq")
 _HZ_PER_MHZ = 1000000
 _PER_DEGREE = 1000.0
 _ZONE_END = re.compile(r"-therm(al)?$")
-_NAME_BYTES = 256
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 
 def board() -> "dict[str, object]":
@@ -148,20 +146,11 @@ def _cuda() -> "str | None":
 
 def _gpu() -> "dict[str, str | None]":
     """Name and compute capability of the first GPU, asked of the CUDA driver."""
-    found = {"gpu": None, "capability": None}  # type: dict[str, str | None]
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return found
-    device, parts, name = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()], ctypes.create_string_buffer(_NAME_BYTES)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return found
-    if not driver.cuDeviceGetName(name, _NAME_BYTES, device):
-        found["gpu"] = name.value.decode(errors="replace")
-    keys = (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
-    if not any(driver.cuDeviceGetAttribute(ctypes.byref(part), key, device) for part, key in zip(parts, keys)):  # noqa: B905
-        found["capability"] = f"{parts[0].value}.{parts[1].value}"
-    return found
+        found = first_gpu()
+    except CudaError:
+        return {"gpu": None, "capability": None}
+    return {"gpu": found.name, "capability": "{}.{}".format(*found.capability)}
 
 
 def _fan() -> "dict[str, int]":
@@ -195,11 +184,6 @@ def _read(name: "str") -> "str":
 def found(folder: "str", pattern: "str") -> "list[Path]":
     """Files of this board, sorted by name."""
     return sorted(path_of(folder).glob(pattern))
-
-
-def is_this_machine() -> "bool":
-    """Whether the board's root is this machine's own."""
-    return path_of("") == Path("/")
 
 
 def path_of(name: "str") -> "Path":

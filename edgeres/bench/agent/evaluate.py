@@ -5,14 +5,17 @@ TensorRT may crash the process that runs it, so a second agent does the work and
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgeres.runtime.cuda import CudaError
+from edgeres.runtime.engine import EngineError, LoadedEngine, UnfitEngine
+
 from . import images, process
-from .engine import opened
 from .process import Refused
 
 _HERE = "--here"
@@ -55,21 +58,56 @@ def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
 
 def evaluate(job: "Job") -> "dict[str, object]":
     """Writes float32 (N, K), little-endian."""
-    pictures = images.images_in(job.images)
-    with opened(job.engine, job.batch) as engine:
-        if engine.image_shape != pictures.shape:
-            raise Refused(f"the engine takes images of {engine.image_shape}, these are {pictures.shape}")
-        digest = _write_logits(engine, pictures, job)
-        return {"n": pictures.n, "classes": engine.classes, "tensorrt": engine.version, "logits_sha256": digest}
+    pictures, trt = images.images_in(job.images), _binding()
+    try:
+        with contextlib.closing(LoadedEngine(trt, _plan_of(job.engine))) as engine:
+            _check(engine, pictures)
+            engine.bind(job.batch)
+            classes, digest = engine.output.shape[0], _write_logits(engine, pictures, job)
+    except EngineError as err:
+        raise Refused(f"TensorRT {trt.__version__} of this board {err}") from err
+    except UnfitEngine as err:
+        raise Refused(f"the engine {err}") from err
+    except CudaError as err:
+        raise Refused(str(err)) from err
+    return {"n": pictures.n, "classes": classes, "tensorrt": str(trt.__version__), "logits_sha256": digest}
 
 
-def _write_logits(engine: "Any", pictures: "images.Images", job: "Job") -> "str":
+def _binding() -> "Any":
+    try:
+        return importlib.import_module("tensorrt")
+    except (ImportError, OSError) as err:
+        reason = " ".join(str(err).split())
+        raise Refused(f"python3 of this board has no tensorrt ({reason}): sudo apt install python3-libnvinfer") from err
+
+
+def _plan_of(path: "str") -> "bytes":
+    try:
+        return Path(path).read_bytes()
+    except OSError as err:
+        raise Refused(f"cannot read {path}: {err.strerror}") from err
+
+
+def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
+    """Raises UnfitEngine unless it takes such images and gives a row of scores for each, both in float32."""
+    if engine.input.shape != pictures.shape:
+        raise UnfitEngine(f"takes images of {engine.input.shape}, these are {pictures.shape}")
+    if len(engine.output.shape) != 1:
+        raise UnfitEngine(f"gives {engine.output.shape} for an image, not a row of scores")
+    for port in (engine.input, engine.output):
+        if port.kind != "FLOAT":
+            raise UnfitEngine(f"has {port.name} in {port.kind}, not in float32")
+
+
+def _write_logits(engine: "LoadedEngine", pictures: "images.Images", job: "Job") -> "str":
     """Under a temporary name first; returns the sha256."""
-    digest, row = hashlib.sha256(), images.FLOAT_BYTES * engine.classes
+    digest, row = hashlib.sha256(), engine.output.size_bytes(1)
     try:
         with job.unfinished.open("wb") as file:
             for batch, count in images.batches(pictures, job.batch):
-                logits = engine.infer(batch)[: count * row]
+                engine.buffers[0].host[:] = batch
+                engine.run()
+                logits = bytes(engine.buffers[1].host)[: count * row]
                 digest.update(logits)
                 file.write(logits)
         os.replace(str(job.unfinished), job.logits)

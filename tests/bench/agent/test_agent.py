@@ -9,11 +9,12 @@ import pytest
 import edgeres.bench.agent
 from edgeres.bench.agent import detect, figures, measure
 from edgeres.bench.agent.process import Refused
-from edgeres.bench.boards import agent_bytes
-from edgeres.core import jetpacks
+from edgeres.bench.boards import SHARED, agent_bytes
 
 AGENT = Path(edgeres.bench.agent.__file__).parent
-SOURCES = [*sorted(AGENT.glob("*.py")), AGENT.with_name("board_keeper.py"), Path(jetpacks.__file__)]
+HOUSE = AGENT.parents[1]
+OURS = {f"edgeres.{name.removesuffix('.py')}".replace("/", ".") for name in SHARED}
+SOURCES = [*sorted(AGENT.glob("*.py")), AGENT.with_name("board_keeper.py"), *(HOUSE / name for name in SHARED)]
 
 
 def further(*values):
@@ -27,7 +28,7 @@ def test_what_runs_on_the_board_is_python_3_6_and_needs_nothing_but_itself_and_t
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     absolute = [name.name for node in imports if isinstance(node, ast.Import) for name in node.names]
     absolute += [node.module for node in imports if isinstance(node, ast.ImportFrom) and node.level == 0]
-    needed = {name.partition(".")[0] for name in absolute if name != jetpacks.__name__}
+    needed = {name.partition(".")[0] for name in absolute if name not in OURS}
     assert needed <= sys.stdlib_module_names - {
         "dataclasses",
         "__future__",

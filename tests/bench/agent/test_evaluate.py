@@ -113,7 +113,7 @@ def test_the_logits_equal_onnx_runtimes(board, jetpack):
     assert code == 0, answer
     check(one, answer, expected(normalised(images)))
     assert answer["tensorrt"] == ".".join(map(str, one.fakes.jetpacks()[jetpack]["tensorrt"]))
-    assert (one.root / "state" / "cuda.txt").read_text().split() == ["given", "2", "taken", "2", "streams", "0"]
+    assert (one.root / "state" / "cuda.txt").read_text() == "given 4 taken 4 streams 0 contexts 0\n"
 
 
 @pytest.mark.parametrize("jetpack", DYNAMIC)
@@ -152,10 +152,10 @@ def test_a_mistake_in_the_input_would_be_seen(board):
 @pytest.mark.parametrize(
     ("batch", "plan", "message"),
     [
-        (4, "static.plan", "the engine is for a batch of 2, not of 4; give --batch 2"),
-        (8, "dynamic.plan", "the engine takes no batch of 8 (at most 4): "),
-        (2, "old.plan", "TensorRT 10.3.0.30 of this board cannot load the engine: The engine plan file is not"),
-        (2, "half.plan", "cannot load the engine: "),
+        (4, "static.plan", "the engine takes 2 images at once, not 4"),
+        (8, "dynamic.plan", "the engine takes 1 to 4 images at once, not 8"),
+        (2, "old.plan", "TensorRT 10.3.0.30 of this board cannot load it: The engine plan file is not"),
+        (2, "half.plan", "cannot load it: "),
         (2, "static.onnx", "magic tag does not match"),
         (2, "none.plan", "cannot read none.plan: No such file or directory"),
     ],
@@ -177,7 +177,7 @@ def test_an_engine_that_does_not_fit_is_one_line(board, jetpack, batch, plan, me
     [
         ({"FAKE_MODE": "evalcrash"}, "the evaluation crashed inside TensorRT or CUDA with signal 11"),
         ({"FAKE_MODE": "evalhang"}, "the evaluation hung: it was ended after 2 s"),
-        ({"FAKE_CUDA_BYTES": "100"}, "cudaMalloc of 1536 bytes failed: out of memory (CUDA error 2)"),
+        ({"FAKE_CUDA_BYTES": "100"}, "CUDA: cuMemAlloc_v2 failed: out of memory (error 2)"),
         ({"PYTHONPATH": ""}, "python3 of this board has no tensorrt"),
     ],
 )
@@ -189,17 +189,6 @@ def test_a_failure_while_it_runs_is_one_line_and_leaves_nothing(board, mode, mes
     assert one.strays() == []
     assert one.left() == []
     assert one.run(*job("static.plan", 2))[0] == 0
-
-
-def test_a_board_without_cuda_says_what_to_install(board):
-    one = board()
-    one.pack("images", pixels(2), tables())
-    cuda = one.root / "usr/local"
-    cuda.rename(one.root / "usr/elsewhere")
-    try:
-        assert "no libcudart on this board; install it" in one.refusal(*job("static.plan", 2))
-    finally:
-        (one.root / "usr/elsewhere").rename(cuda)
 
 
 def test_logits_that_cannot_be_written_are_one_line(board):

@@ -1,6 +1,6 @@
 """A fake `tensorrt` for tests: the names of the binding that a JetPack has, ONNX Runtime behind them.
 
-It loads the plans of the fake trtexec, reads and writes "device memory" of the fake libcudart by address, and refuses
+It loads the plans of the fake trtexec, reads and writes "device memory" of the fake driver by address, and refuses
 what the real one refuses: another version's plan, a wrong tensor, an address that was not set or is not the device's,
 a shape outside the profile. Python 3.6, as on the oldest board.
 """
@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import cudart
+import cuda_driver
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FAKE = json.loads((_ROOT / "fake.json").read_text())
@@ -23,7 +23,7 @@ _HEADER_BYTES, _VERSION_AT, _SIZE_AT = 64, 24, 16
 _HAS_TENSORS, _HAS_BINDINGS = _VERSION >= [8, 5], _VERSION < [10]
 _FLOAT_BYTES = 4
 __version__ = ".".join(map(str, _VERSION))
-cudart.pretend()
+cuda_driver.pretend(is_old=_VERSION < [8, 4])  # CUDA 10
 
 
 def _modes():
@@ -89,12 +89,10 @@ class Dims:
         return self._lengths[index]
 
 
-def _cudart():
-    folder = _ROOT / "usr/local/cuda/lib64"
-    library = ctypes.CDLL(str(sorted(folder.glob("libcudart.so.*"))[0]))
-    library.fake_is_device.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+def _driver():
+    library = ctypes.CDLL("libcuda.so.1")
+    library.fake_is_device.argtypes = [ctypes.c_uint64, ctypes.c_size_t]
     library.fake_is_stream.argtypes = [ctypes.c_void_p]
-    library.cudaStreamSynchronize.argtypes = [ctypes.c_void_p]
     return library
 
 
@@ -228,7 +226,7 @@ class _Context:
             os.kill(os.getpid(), signal.SIGSEGV)
         if "evalhang" in _modes():
             time.sleep(600)
-        self._library = self._library or _cudart()
+        self._library = self._library or _driver()
         engine, network = self.engine, self.engine._network
         (name,), (output,) = network["inputs"], network["outputs"]
         if name not in self._shapes:
@@ -237,13 +235,13 @@ class _Context:
         size = _FLOAT_BYTES
         for length in shape:
             size *= length
-        if not self._library.fake_is_stream(stream) or self._library.cudaStreamSynchronize(stream):
+        if not self._library.fake_is_stream(stream) or self._library.cuStreamSynchronize(ctypes.c_void_p(stream)):
             return engine._fail("enqueue: invalid stream")
-        if not self._library.fake_is_device(addresses.get(name), size):
+        if not self._library.fake_is_device(addresses.get(name) or 0, size):
             return engine._fail(f"enqueue: the address of input {name} is not set or no device memory of that size")
         self._worker = self._worker or _Worker(engine._onnx)
         result = self._worker.run(shape, ctypes.string_at(addresses[name], size))
-        if not self._library.fake_is_device(addresses.get(output), len(result)):
+        if not self._library.fake_is_device(addresses.get(output) or 0, len(result)):
             return engine._fail(f"enqueue: the address of output {output} is not set or no device memory of that size")
         ctypes.memmove(addresses[output], result, len(result))
         return True

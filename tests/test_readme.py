@@ -66,7 +66,8 @@ def make_workplace(folder: Path) -> None:
     save_model(folder / "model.pth")
     export_elsewhere(folder / "net.onnx")
     (folder / "mynets.py").write_text(
-        "import torchvision\n\n\ndef small():\n    return torchvision.models.resnet18(num_classes=3)\n"
+        "import torch\nimport torchvision\n\n\ndef small():\n    return torchvision.models.resnet18(num_classes=3)\n"
+        "\n\ndef embedding():\n    net = small()\n    net.fc = torch.nn.Identity()\n    return net\n"
     )
     with at(folder):
         for line in (

@@ -74,7 +74,7 @@ def main() -> None:
 def _sets(network: Network, choose: list[Batch], options: argparse.Namespace) -> list[frozenset[str]]:
     names = [name for name, _ in network.units()]
     singles = tallies_of(network, choose[:2], [frozenset({name}) for name in names])
-    pool = sorted(names, key=lambda name: singles[frozenset({name})].kl)[: options.pool]
+    pool = sorted(names, key=lambda name: singles[frozenset({name})].apart)[: options.pool]
     generator, sets = random.Random(options.seed), dict[frozenset[str], None]()
     while len(sets) < options.sets:
         sets[frozenset(generator.sample(pool, options.drop))] = None
@@ -86,7 +86,7 @@ def _scores(
 ) -> dict[frozenset[str], dict[str, float]]:
     plain = tallies_of(network, choose, sets)
     adaptive = tallies_of(with_batch_statistics(load_network(source)), choose, sets)
-    return {names: {"kl": plain[names].kl, "adaptive": adaptive[names].kl} for names in sets}
+    return {names: {"kl": plain[names].apart, "adaptive": adaptive[names].apart} for names in sets}
 
 
 def _recovered_kl(source: Checkpoint, names: frozenset[str], judge: list[Batch], options: argparse.Namespace) -> float:
@@ -100,7 +100,7 @@ def _recovered_kl(source: Checkpoint, names: frozenset[str], judge: list[Batch],
     with torch.inference_mode():
         for batch in judge:
             tally.add(network.eval()(batch.images), batch.labels, batch.reference)
-    return tally.kl
+    return tally.apart
 
 
 def _batches(network: Network, source: Checkpoint, split: Split) -> list[Batch]:

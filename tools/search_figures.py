@@ -113,7 +113,7 @@ def lesion(options: argparse.Namespace, folder: Path) -> Results:
         "seconds": seconds,
         "ratio": seconds["walk"] / seconds["plain"],
         "max_logit_difference": difference,
-        "max_kl_difference": max(abs(walked[name].kl - plain[name].kl) for name in names),
+        "max_kl_difference": max(abs(walked[name].apart - plain[name].apart) for name in names),
         "max_loss_difference": max(abs(walked[name].loss - plain[name].loss) for name in names),
     }
 
@@ -166,13 +166,13 @@ def _among_all(checkpoint: Checkpoint, count: int, options: argparse.Namespace) 
     found = _searched(network, batches, names, count)
     sets = [frozenset(chosen) for chosen in combinations(names, count)]
     tallies = tallies_of(network, batches, sets)
-    ours, best = tallies[frozenset(found.best.dropped)], min(tallies.values(), key=lambda tally: tally.kl)
+    ours, best = tallies[frozenset(found.best.dropped)], min(tallies.values(), key=lambda tally: tally.apart)
     return {
         "sets": len(sets),
-        "rank": 1 + sum(tally.kl < ours.kl for tally in tallies.values()),
-        "kl": ours.kl,
-        "best_kl": best.kl,
-        "kl_gap": ours.kl / best.kl - 1,
+        "rank": 1 + sum(tally.apart < ours.apart for tally in tallies.values()),
+        "kl": ours.apart,
+        "best_kl": best.apart,
+        "kl_gap": ours.apart / best.apart - 1,
         "loss": ours.loss,
         "best_loss": best.loss,
         "loss_gap": ours.loss / best.loss - 1,
@@ -181,7 +181,7 @@ def _among_all(checkpoint: Checkpoint, count: int, options: argparse.Namespace) 
         "passes": found.passes,
         "passes_share": found.passes / len(sets),
         "dropped": list(found.best.dropped),
-        "independent_rank": 1 + sum(tally.kl < found.independent.score for tally in tallies.values()),
+        "independent_rank": 1 + sum(tally.apart < found.independent.score for tally in tallies.values()),
         "independent_kl": found.independent.score,
     }
 
@@ -239,7 +239,7 @@ def _plain_kl(network: Network, batches: Sequence[Batch], dropped: Sequence[str]
         for name, unit in network.units():
             x = unit.bypass(x) if name in dropped else unit(x)
         tally.add(network.classify(network.tail(x)), batch.labels, batch.reference)
-    return tally.kl
+    return tally.apart
 
 
 def _worth(network: Network, dropped: Sequence[str], chosen_on: Sequence[Batch], others: Sequence[Batch]) -> Results:
@@ -249,7 +249,7 @@ def _worth(network: Network, dropped: Sequence[str], chosen_on: Sequence[Batch],
 
 
 def _figures(tally: Tally) -> Results:
-    return {"n": tally.n, "kl": tally.kl, "loss": tally.loss, "top1": tally.accuracy}
+    return {"n": tally.n, "kl": tally.apart, "loss": tally.loss, "top1": tally.accuracy}
 
 
 def _fifteen(options: argparse.Namespace, folder: Path) -> Checkpoint:

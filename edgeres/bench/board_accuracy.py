@@ -36,7 +36,7 @@ from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
 from edgeres.data.sources import in_threads
 from edgeres.evaluate.agreement import Similarity
-from edgeres.evaluate.stage import check_scores, hits
+from edgeres.evaluate.stage import check_outputs, hits
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, infer_all
 
@@ -60,6 +60,7 @@ class Images:
 
     def dataset(self, spec: ModelSpec) -> Dataset:
         """The data set, cut to `images` of val if that is given; raises InputError if it does not suit `spec`."""
+        spec.check_classes("accuracy on a board")
         key = _labels_of(spec)
         if key not in self._datasets:
             whole = dataset_for(spec, self.data, download=self.download)
@@ -112,7 +113,7 @@ def logits_of(
 
 def accuracy_from(logits: Logits, dataset: Dataset, *, runtime: str, artifact: str, out: Path | None) -> Accuracy:
     """Right answers on the board; with `out` the predictions are written there as `edgeres eval` does."""
-    check_scores(logits, len(dataset.classes), runtime)
+    check_outputs(logits, len(dataset.classes), runtime)
     guesses, labels = logits.argmax(1), dataset.val.labels
     if out is not None:
         with written(out) as temporary, temporary.open("wb") as file:

@@ -1,7 +1,7 @@
 """What an ONNX file that edgeres did not write says of itself: where its weights lie, and the card it would have.
 
     input     one, float32 images (N, C, H, W) or, where only the last axis can be channels, (N, H, W, C)
-    output    the first: float32 (N, K), K classes
+    output    the first: float32 (N, K) of K classes, (N, D) of an embedding, or anything else an image
     params    stored numbers that nodes compute with, statistics of batch norms, scales and zero points excluded
     MACs      of an image: convolutions and matrix products whose shapes can be inferred
 
@@ -11,13 +11,13 @@ How an image becomes the input is nowhere in the graph: the preprocessing is unk
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, reason_of, require
-from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec
+from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec, Task
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"  # of every graph that edgeres writes
 _IMAGE_RANK, _LOGITS_RANK, _FEWEST_CLASSES = 4, 2, 2
@@ -27,6 +27,10 @@ _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
 _FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
 _NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Dropout"})
+_POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "ReduceMean"})
+_NORMS = frozenset({"BatchNormalization", "LayerNormalization", "LpNormalization"})
+_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "Gelu", "Mul"})
 _MARK = b"location"  # the key of every weight that lies elsewhere
 
 Shape = tuple[int, ...]  # 0 where a size is open
@@ -104,24 +108,54 @@ def is_channels_last(image: Sequence[int]) -> bool:
 
 
 def derived_card(model: Any, path: Path) -> Card:
-    """The card of the onnx.ModelProto `model` of another tool; raises InputError if it classifies no images."""
+    """The card of the onnx.ModelProto `model` of another tool; raises InputError if it takes no images."""
     _, (batch, *image) = image_input(model, path)
     if not model.graph.output:
         raise InputError(f"{path} is not a network: the graph has no output")
     shapes, output = _inferred(model, path), model.graph.output[0]
     declared, inferred = _shape_of(output), shapes.get(output.name, ())
-    logits = declared if len(declared) == _LOGITS_RANK and declared[1] else inferred or declared
-    if len(logits) != _LOGITS_RANK or logits[1] < _FEWEST_CLASSES:
-        raise InputError(f"{path} gives {_worded(logits)}, no numbers for classes: N x classes")
+    given = declared if declared and all(declared[1:]) else inferred or declared
+    if len(given) < _LOGITS_RANK or not all(given[1:]):
+        raise InputError(
+            f"{path} gives {_worded(given)}, not so many numbers for each image: N x classes, or N x others"
+        )
     spec = {
         "family": FROM_ONNX,
         "variant": path.stem,
-        "num_classes": logits[1],
+        "num_classes": math.prod(given[1:]),
+        "task": told_task(model.graph, given[1:]),
         "input_shape": (image[2], image[0], image[1]) if is_channels_last(image) else tuple(image),
         "preprocess": UNKNOWN_PREPROCESS,
     }
     cost = Cost(params=_params(model), macs=_macs(model, shapes) // (batch or 1))
     return Card(spec=config_from(ModelSpec, spec, str(path)), cost=cost, stage=FROM_ONNX)
+
+
+def told_task(graph: Any, shape: Sequence[int]) -> Task:
+    """What the graph of one output is for, which has `shape` for an image, by how it ends.
+
+    A row of numbers is an embedding if it is normalised, or pooled from what a residual sum or a batch norm made;
+    behind a linear layer, a convolution or a softmax it is scores of classes.
+    """
+    if len(shape) != 1 or shape[0] < _FEWEST_CLASSES:
+        return "tensors"
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name for tensor in graph.initializer}
+    node = _before(makers.get(graph.output[0].name), makers, _RESHAPES)
+    if node is None or node.op_type in _NORMS or (node.op_type == "Div" and node.input[1] not in weights):
+        return "classes" if node is None else "embedding"
+    if node.op_type not in _POOLS:
+        return "classes"
+    node = _before(node, makers, _POOLS | _RESHAPES)
+    node = _before(node, makers, _ACTIVATIONS)
+    return "embedding" if node is not None and node.op_type in {"Add", *_NORMS} else "classes"
+
+
+def _before(node: Any, makers: Mapping[str, Any], kinds: Collection[str]) -> Any:
+    """The first node that is none of `kinds`, from `node` back along first inputs."""
+    while node is not None and node.op_type in kinds:
+        node = makers.get(node.input[0])
+    return node
 
 
 def _shape_of(value: Any) -> Shape:

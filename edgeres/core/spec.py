@@ -8,13 +8,18 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from typing_extensions import Self
 
 from edgeres.core.config import Config
+from edgeres.core.errors import InputError
 
 _LONGEST = 64 << 20  # characters of a packed graph
+_FEWEST_CLASSES = 2
 _MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
 FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the network, no name rebuilds it
 TRACED = "graph"  # family of a checkpoint that brings its structure along
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Fit = Literal["crop", "squash", "letterbox"]
+# What a network gives for an image: scores of classes, one vector that is compared by its direction, or other numbers.
+# It decides how far two networks are apart without labels (evaluate/distance.py) and by what a network is judged.
+Task = Literal["classes", "embedding", "tensors"]
 
 
 class Preprocess(Config):
@@ -70,7 +75,8 @@ class ModelSpec(Config):
     """A network by name or by its structure, and the modules it has lost.
 
     By name: `family` and `variant` as in `edgeres ls models`. `structure` is the whole network's graph without weights,
-    of a family called graph, which no name rebuilds; a file without it has no such entry.
+    of a family called graph, which no name rebuilds; a file without it has no such entry, nor one of the task classes.
+    `num_classes` is how many numbers the network gives for an image, classes or not.
 
     `input_shape` is (C, H, W). `options` are the family's own (ordering, shortcut, ...), only those that differ from
     its defaults. `dropped` holds the ORIGINAL names of removed modules, sorted.
@@ -78,20 +84,26 @@ class ModelSpec(Config):
 
     family: str
     variant: str
-    num_classes: int = Field(gt=1)
+    num_classes: int = Field(gt=0)
     input_shape: tuple[int, int, int]
     preprocess: Preprocess
     classes: tuple[str, ...] = ()
     options: dict[str, str | int | float] = Field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    task: Task = "classes"
     structure: str | None = Field(None, max_length=_LONGEST, repr=False, description="the graph (graph/structure.py)")
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "structure" or value is not None}
+        later = {"structure": None, "task": "classes"}
+        return {name: value for name, value in write(self).items() if name not in later or value != later[name]}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.task == "classes" and self.num_classes < _FEWEST_CLASSES:
+            raise ValueError(f"{self.num_classes} class: a network that classifies has two or more")
+        if self.task != "classes" and self.classes:
+            raise ValueError(f"class names of a network that gives no classes ({self.task})")
         if self.classes and len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.num_classes} classes")
         if min(self.input_shape) < 1:
@@ -101,6 +113,20 @@ class ModelSpec(Config):
         if tuple(sorted(set(self.dropped))) != self.dropped:
             raise ValueError("dropped names must be sorted and unique")
         return self
+
+    def check_classes(self, what: str) -> None:
+        """Raises InputError if the network gives no scores of classes, which `what` needs."""
+        if self.task != "classes":
+            raise InputError(
+                f"{what} is for networks that give scores of classes; {self.variant} gives {self.outputs_text}"
+            )
+
+    @property
+    def outputs_text(self) -> str:
+        """`10 classes`, `an embedding of 64 numbers`, `tensors of 3136 numbers`."""
+        numbers = f"{self.num_classes} number{'' if self.num_classes == 1 else 's'}"
+        kinds = {"embedding": f"an embedding of {numbers}", "tensors": f"tensors of {numbers}"}
+        return kinds.get(self.task, f"{self.num_classes} classes")
 
     def without(self, names: tuple[str, ...]) -> ModelSpec:
         """The spec after dropping `names` as well."""

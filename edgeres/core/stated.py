@@ -77,7 +77,8 @@ def as_in(model: M, other: Model) -> M:
     if seen.input_shape != wanted.input_shape:
         sizes = [" x ".join(map(str, spec.input_shape)) for spec in (wanted, seen)]
         raise InputError(f"{model.path} takes {sizes[0]}, {other.path} {sizes[1]}: give --mean, --std and --resize")
-    return with_preprocess(model, seen.preprocess, seen.classes if seen.num_classes == wanted.num_classes else ())
+    classes = seen.classes if (seen.num_classes, seen.task) == (wanted.num_classes, wanted.task) else ()
+    return with_preprocess(model, seen.preprocess, classes)
 
 
 def with_preprocess(model: M, preprocess: Preprocess, classes: tuple[str, ...]) -> M:

@@ -139,6 +139,8 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     if not spec.preprocess.is_known:
         raise InputError(f"{spec.variant} {_UNSAID}")
     dataset = dataset_from(name, download=download, seed=seed, exif=spec.preprocess.exif)
+    if spec.task != "classes":
+        return without_labels(dataset)
     if not dataset.classes:
         return dataset
     if dataset.numbered:
@@ -146,8 +148,8 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     if len(dataset.classes) != spec.num_classes:
         raise InputError(
             f"{name} has {len(dataset.classes)} classes ({few_of(dataset.classes)}) and the model has"
-            f" {spec.num_classes} outputs; a network is judged by one output a class (an embedding has none: bring it"
-            " with its classifier)"
+            f" {spec.num_classes} outputs; a network is judged by one output a class (of an embedding, say --task"
+            " embedding where it is imported)"
         )
     if not spec.classes or spec.classes == dataset.classes:
         return dataset
@@ -159,6 +161,12 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=spec.classes, train=train, val=val)
+
+
+def without_labels(dataset: Dataset) -> Dataset:
+    """The same images for a network that gives no classes."""
+    train, val = (replace(split, labels=np.full(len(split), UNLABELLED)) for split in (dataset.train, dataset.val))
+    return replace(dataset, classes=(), train=train, val=val, numbered=False)
 
 
 def _as_outputs(dataset: Dataset, spec: ModelSpec) -> Dataset:

@@ -16,7 +16,7 @@ from edgeres.data import dataset_for
 from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.agreement_probes import LOGITS, Values, probe_for
-from edgeres.evaluate.stage import check_scores
+from edgeres.evaluate.stage import check_outputs
 from edgeres.runtime import runtime_of
 
 WAYS = {
@@ -61,6 +61,7 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     config.check()
     a, b = _fed_alike(a, b, config)
     spec = _common_spec(a, b)
+    spec.check_classes("agree")
     dataset = dataset_for(spec, config.data, download=config.download)
     images = dataset.val.at_most(config.images, 0)
     way_a, way_b = config.runtimes or _ways(a, b)
@@ -97,7 +98,7 @@ class _Tally:
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
         """Counts one batch."""
         for model, values in zip(self._models, (a, b), strict=True):
-            check_scores(values[LOGITS], model.spec.num_classes, f"agree: {model.path}")
+            check_outputs(values[LOGITS], model.spec.num_classes, f"agree: {model.path}", model.spec.task)
         self._labelled = bool((labels != UNLABELLED).all())
         self._guesses.count(a[LOGITS].argmax(1), b[LOGITS].argmax(1), labels if self._labelled else None)
         self._kl += kl_sum(a[LOGITS], b[LOGITS])
@@ -158,7 +159,7 @@ def _fed_alike(a: Model, b: Model, config: AgreeConfig) -> tuple[Model, Model]:
 def _common_spec(a: Model, b: Model) -> ModelSpec:
     """Raises InputError if they take other images."""
     first, last = a.spec, b.spec
-    for what in ("num_classes", "input_shape", "preprocess"):
+    for what in ("task", "num_classes", "input_shape", "preprocess"):
         if getattr(first, what) != getattr(last, what):
             raise InputError(
                 f"{a.path} and {b.path} cannot be compared: {what} is {getattr(first, what)} and {getattr(last, what)}"

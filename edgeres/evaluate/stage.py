@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from edgeres.core.files import written
 from edgeres.core.metrics import Accuracy
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import track
-from edgeres.core.spec import FROM_ONNX
+from edgeres.core.spec import FROM_ONNX, Task
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, with_input
 from edgeres.data import Dataset, dataset_for
@@ -38,6 +39,7 @@ def evaluate(source: Model, config: EvalConfig, predictions: Path | None = None)
     runtime_of(source)  # what cannot run here is refused before any data is fetched
     recorder = Recorder("eval", config, source)
     source = with_input(source, config)
+    source.spec.check_classes("eval")
     dataset = dataset_for(source.spec, config.data, download=config.download)
     if source.spec.family == FROM_ONNX and not source.spec.classes:
         recorder.warnings.append("its file names no classes: outputs were taken in the order of the data set's")
@@ -69,7 +71,7 @@ def accuracy_of(
         total = -(-len(images) // batch)
         for x, y in track(images.batches(model.spec, batch), f"eval {model.path.name}", total):
             logits = infer_all(runner, x)
-            check_scores(logits, model.spec.num_classes, f"eval: {model.path}")
+            check_outputs(logits, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
             guesses.append(logits.argmax(1))
             labels.append(y)
             in_top5 += hits(logits, y, 5)
@@ -90,16 +92,17 @@ def accuracy_of(
     )
 
 
-def check_scores(logits: Logits, classes: int, what: str) -> None:
-    """Raises InputError unless `logits` are one score a class (n, K), StageError if one is not finite."""
-    if logits.shape[1:] != (classes,):
-        shape = " x ".join(map(str, logits.shape[1:]))
+def check_outputs(outputs: Logits, count: int, what: str, task: Task = "classes") -> None:
+    """Raises InputError unless `outputs` (n, ...) are `count` numbers an image, StageError if one is not finite."""
+    is_fit = math.prod(outputs.shape[1:]) == count and (outputs.ndim == 2 or task == "tensors")
+    if not is_fit:
+        shape = " x ".join(map(str, outputs.shape[1:]))
         raise InputError(
-            f"{what} gives {shape or 'one number'} for an image, not {classes} scores of classes: an embedding or a map"
-            " cannot be right or wrong by the data's classes; name the file that ends with the classifier"
+            f"{what} gives {shape or 'one number'} for an image, not {count} "
+            + ("scores of classes; name the file that ends with the classifier" if task == "classes" else "numbers")
         )
-    if not np.isfinite(logits).all():
-        raise StageError(f"{what} gives logits that are not finite")
+    if not np.isfinite(outputs).all():
+        raise StageError(f"{what} gives {'logits' if task == 'classes' else 'outputs'} that are not finite")
 
 
 def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edgeres.core.errors import InputError
+from edgeres.evaluate.distance import KL, Distance
 from edgeres.evaluate.tally import Batch, Tally
 from edgeres.models.network import Network, live_in
 
@@ -48,9 +49,11 @@ def walk_subsets(
 
 
 @torch.inference_mode()
-def tallies_of(network: Network, batches: Iterable[Batch], subsets: Collection[Subset]) -> dict[Subset, Tally]:
+def tallies_of(
+    network: Network, batches: Iterable[Batch], subsets: Collection[Subset], distance: Distance = KL
+) -> dict[Subset, Tally]:
     """The tally of every subset over all batches."""
-    tallies = {subset: Tally() for subset in subsets}
+    tallies = {subset: Tally(distance=distance) for subset in subsets}
     for batch in batches:
         for subset, features in walk_subsets(network, batch.images, tallies):
             tallies[subset].add(network.classify(features), batch.labels, batch.reference)

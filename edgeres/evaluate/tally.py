@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from edgeres.core.spec import ModelSpec
 from edgeres.data.split import UNLABELLED, Split
+from edgeres.evaluate.distance import KL, Distance
 from edgeres.models.network import Network
+
+_LOGITS_RANK = 2
 
 
 class Batch(NamedTuple):
-    """Images float32 (N, C, H, W), labels int64 (N,) and the logits (N, K) of the whole network.
+    """Images float32 (N, C, H, W), labels int64 (N,) and the outputs of the whole network, logits (N, K) mostly.
 
     Where images have no labels, what it guesses first counts as right.
     """
@@ -30,17 +33,18 @@ class Batch(NamedTuple):
 
 @torch.inference_mode()
 def reference_batches(network: Network, pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Batch]:
-    """(images, labels) with the logits of the network as it is now."""
+    """(images, labels) with the outputs of the network as it is now."""
     batches = []
     for images, labels in pairs:
-        logits = network(images)
-        batches.append(Batch(images, labels_or_guesses(labels, logits), logits))
+        outputs = network(images)
+        batches.append(Batch(images, labels_or_guesses(labels, outputs), outputs))
     return batches
 
 
 def labels_or_guesses(labels: Tensor, reference: Tensor) -> Tensor:
-    """The labels (N,), or the first guesses of the reference logits (N, K) where there are none."""
-    return reference.argmax(1) if (labels == UNLABELLED).all() else labels
+    """The labels (N,), or the first guesses of the reference (N, K) where there are none."""
+    is_row = reference.ndim == _LOGITS_RANK
+    return reference.argmax(1) if is_row and (labels == UNLABELLED).all() else labels
 
 
 @torch.inference_mode()
@@ -57,27 +61,37 @@ def right_on(network: nn.Module, split: Split, spec: ModelSpec, batch: int = 250
 
 @dataclass
 class Tally:
-    """Sums over images; means are derived. `right` tells for every image whether the first guess was right."""
+    """Sums over images; means are derived. `each` tells of every image whether the first guess was right.
+
+    Of outputs that are no scores of classes nothing is right: `each` has their distance, float64.
+    """
 
     n: int = 0
     correct_top1: int = 0
     correct_top5: int = 0
     loss_sum: float = 0.0
-    kl_sum: float = 0.0
-    right: list[Tensor] = field(default_factory=list)
+    distance_sum: float = 0.0
+    each: list[Tensor] = field(default_factory=list)
+    distance: Distance = KL
 
-    def add(self, logits: Tensor, labels: Tensor, reference: Tensor) -> None:
-        """Counts one batch: logits (N, K), labels (N,), reference logits (N, K)."""
+    def add(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> None:
+        """Counts one batch: outputs (N, K), labels (N,), outputs of the reference (N, K)."""
+        self.n += len(labels)
+        if self.distance.has_classes:
+            self._count(outputs, labels)
+            self.distance_sum += self.distance.total(outputs, reference)
+        else:
+            self.each.append(self.distance.each(outputs, reference))
+            self.distance_sum += float(self.each[-1].sum())
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
         log_p = F.log_softmax(logits.double(), dim=1)
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         right = top[:, 0] == labels
-        self.n += len(labels)
         self.correct_top1 += int(right.sum())
         self.correct_top5 += int((top == labels[:, None]).any(1).sum())
         self.loss_sum += float(F.nll_loss(log_p, labels, reduction="sum"))
-        log_q = F.log_softmax(reference.double(), dim=1)
-        self.kl_sum += float(F.kl_div(log_p, log_q, reduction="sum", log_target=True))
-        self.right.append(right)
+        self.each.append(right)
 
     @property
     def accuracy(self) -> float:
@@ -90,14 +104,14 @@ class Tally:
         return self.loss_sum / self.n
 
     @property
-    def kl(self) -> float:
-        """Mean KL divergence from the reference's distribution to this one's, in nats."""
-        return self.kl_sum / self.n
+    def apart(self) -> float:
+        """Mean distance from the reference: of scores the KL divergence in nats."""
+        return self.distance_sum / self.n
 
     @property
     def sums(self) -> tuple[float, ...]:
         """The numbers without the single images, in the order of the fields."""
-        return tuple(value for name, value in vars(self).items() if name != "right")
+        return tuple(value for name, value in vars(self).items() if name not in {"each", "distance"})
 
 
 def tally_from_sums(rows: Iterable[tuple[float, ...]]) -> Tally:

@@ -36,6 +36,7 @@ def _is_fused(model: Model) -> bool:
 def _constants_of(model: Model) -> dict[str, _Value]:
     name, output, (batch, *shape) = _tensors_of(model)
     spec, preprocess = model.spec, model.spec.preprocess
+    spec.check_classes("the program, which prints classes,")
     if not preprocess.is_known:
         raise InputError(f"{model.path} does not say how images become its input; calibrate says it with --mean")
     if tuple(shape) != spec.input_shape:

@@ -360,8 +360,8 @@ class _Builder:
         return kind(shape[0], eps=attribute(node, "epsilon", 1e-5), momentum=round(momentum, 6))
 
 
-def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: str) -> int:
-    """How many numbers the network gives for an image of `shape`; raises InputError if they are not one row each."""
+def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: str) -> tuple[int, ...]:
+    """The shape of what the network gives for an image of `shape`; raises InputError if it gives nothing for each."""
     network = GraphNet(structure, {}).eval()
     try:
         with torch.no_grad():
@@ -369,8 +369,6 @@ def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: s
     except RuntimeError as err:
         reason = str(err).splitlines()[0]
         raise InputError(f"{where} cannot be run on two images at once: {reason}") from err
-    if found.ndim != 2 or len(found) != 2:
-        raise InputError(
-            f"{where} gives {' x '.join(map(str, found.shape))} for two images, no row of numbers for each"
-        )
-    return int(found.shape[1])
+    if found.ndim < 2 or len(found) != 2 or not found.numel():
+        raise InputError(f"{where} gives {' x '.join(map(str, found.shape))} for two images, no numbers for each")
+    return tuple(found.shape[1:])

@@ -17,7 +17,7 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.files import sha256_of
 from edgeres.core.names import is_function_name
-from edgeres.core.spec import TRACED, ModelSpec, Preprocess
+from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import FeedOptions, check_crop, check_pixels, preprocess_from
 from edgeres.models import spec_from_arch
@@ -28,6 +28,7 @@ from edgeres.models.recognise import Recognised, check_recognised, other_names, 
 from edgeres.models.resnet import RESNET
 
 if TYPE_CHECKING:
+    from edgeres.models.sources import Brought
     from edgeres.models.weights import Weights
 
 _COLOURS = 3
@@ -51,6 +52,9 @@ class ImportConfig(FeedOptions):
     )
     weights: Path | None = Field(None, description="what the network of a function is filled with; default: its own")
     classes: int | None = Field(None, gt=1, description="number of classes; default: the classifier's rows")
+    task: Task | None = Field(
+        None, description="what a network that brings its graph gives; default: told by the output and what makes it"
+    )
     labels: Path | None = Field(None, description="class names in the order of the outputs: one a line, or JSON")
     size: int | None = Field(None, gt=0, description="input height and width in pixels")
     shortcut: str | None = Field(None, description="A, B or C; default: told by the keys")
@@ -95,6 +99,8 @@ class ImportConfig(FeedOptions):
         """Raises InputError for an option that says nothing of what is imported."""
         if self.weights is not None and not self.is_function:
             raise InputError("--weights fills the network of a package.module:function; leave it out")
+        if self.task is not None and not self.brings_structure:
+            raise InputError(f"--task {self.task}: {self.file} is a network of classes by its name; leave it out")
         needless = {"shortcut", "ordering"} | (
             {"arch", "key"} if self.is_onnx else {"arch"} if self.is_function else set()
         )
@@ -147,7 +153,7 @@ def _assumed(config: ImportConfig, spec: ModelSpec) -> list[str]:
         warnings.append(
             f"the input's size was not given: assumed {size} ({how}); if the network was trained at another, set --size"
         )
-    if not spec.classes:
+    if not spec.classes and spec.task == "classes":
         warnings.append(
             "class names were not given: outputs are taken to be in the order of the data set's classes (for folders"
             " the alphabet's); if they are not, name them with --labels"
@@ -164,6 +170,10 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
 
     network, name, notes = brought(Named(config.file, config.arch, config.weights, config.key, config.size))
     shape = network.shape
+    task = network.task(config.task, str(config.file))
+    for option in ("classes", "labels") if task != "classes" else ():
+        if getattr(config, option) is not None:
+            raise InputError(f"--{option} is for scores of classes, {config.file} gives {_told(network, task)}")
     classes = names_in_list(config.labels, network.outputs) if config.labels else network.classes
     if config.classes not in {None, network.outputs}:
         raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
@@ -175,12 +185,16 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         "num_classes": network.outputs,
         "input_shape": shape,
         "preprocess": preprocess_from(config, base, shape, config.size),
-        "classes": classes,
+        "classes": classes if task == "classes" else (),
+        "task": task,
         "structure": network.structure,
     }
     spec = config_from(ModelSpec, values, str(config.file))
     chain = chain_of(spec)
     recorder.notes += notes
+    if task != "classes":
+        how = "as --task says" if config.task else "told by what makes it; --task says otherwise"
+        recorder.notes.append(f"gives {_told(network, task)} for an image, {how}")
     if names := [link.name for link in chain.links]:
         recorder.notes.append(f"{len(names)} residual modules found in the graph: {_few(names)}")
     for why in dict.fromkeys(chain.others.values()):
@@ -195,6 +209,11 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     recorder.results |= {} if hashed is None else {"file_sha256": sha256_of(hashed)}
     output = save_checkpoint(network.weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
+
+
+def _told(network: Brought, task: Task) -> str:
+    shape = " x ".join(map(str, network.gives))
+    return f"an embedding of {shape} numbers" if task == "embedding" else f"tensors, {shape}"
 
 
 def _few(names: list[str]) -> str:

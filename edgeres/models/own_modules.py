@@ -66,6 +66,7 @@ def _traced(
         "family": TRACED,
         "variant": name,
         "num_classes": found.outputs,
+        "task": "classes" if classes else found.told,
         "input_shape": found.shape,
         "preprocess": preprocess,
         "classes": classes,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError, few_of, require
-from edgeres.core.onnx_file import INPUT_NAME, OUTPUT_NAME, image_input, is_channels_last
+from edgeres.core.onnx_file import INPUT_NAME, OUTPUT_NAME, image_input, is_channels_last, told_task
 from edgeres.core.own_code import result_of
-from edgeres.core.spec import Preprocess
+from edgeres.core.spec import Preprocess, Task
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy
 from edgeres.graph.normal import normalised, with_batch
@@ -50,18 +51,34 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Brought:
-    """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides."""
+    """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides.
+
+    `gives` is the shape of what it gives for an image, `told` what that is for by the graph's end.
+    """
 
     structure: str
     weights: Weights
     shape: tuple[int, int, int]
-    outputs: int
+    gives: tuple[int, ...]
+    told: Task
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
 
     def fed(self, preprocess: Preprocess | None, classes: tuple[str, ...]) -> Brought:
         """With what is known of its images and classes besides."""
         return replace(self, preprocess=preprocess, classes=classes if len(classes) == self.outputs else ())
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers it gives for an image."""
+        return math.prod(self.gives)
+
+    def task(self, asked: Task | None, where: str) -> Task:
+        """What the outputs are; raises InputError if they cannot be what is `asked`."""
+        if asked in {"classes", "embedding"} and (len(self.gives) != 1 or self.outputs < 2):
+            shape = " x ".join(map(str, self.gives))
+            raise InputError(f"--task {asked}: {where} gives {shape} for an image, no row of two numbers or more")
+        return asked or self.told
 
 
 @dataclass(frozen=True)
@@ -208,16 +225,15 @@ def _with_every_weight(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> o
 
 def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping[str, Tensor], where: str) -> Brought:
     if len(model.graph.output) != 1:
-        raise InputError(
-            f"{where} gives {len(model.graph.output)} outputs; edgeres takes networks with one, the classes'"
-        )
+        raise InputError(f"{where} gives {len(model.graph.output)} outputs; edgeres takes networks with one")
     tidied = with_batch(_with_usual_ends(tidy(model)), 1)
     structure, arrays = taken_apart(tidied, _TAKEN)
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
     for name in [name for name in weights if name.endswith(".running_mean")]:
         counter = f"{name.rpartition('.')[0]}.{_COUNTER}"
         weights[counter] = state.get(counter, torch.tensor(0))
-    return Brought(packed(structure), weights, shape, outputs_of(structure, shape, where))
+    gives = outputs_of(structure, shape, where)
+    return Brought(packed(structure), weights, shape, gives, told_task(model.graph, gives))
 
 
 def _noise(batch: int, shape: tuple[int, int, int]) -> Tensor:

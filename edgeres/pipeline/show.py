@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeres.core.config import bytes_in, record_from_text, toml_from
 from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.plain import short
 from edgeres.core.runs import Run, runs_root
 from edgeres.core.stage import StageReport
@@ -212,12 +213,15 @@ def _scales(table: ScaleTable) -> Iterable[str]:
 
 def _lesions(table: LesionTable) -> Iterable[str]:
     yield f"lesions of {table.network or 'a network'}, checkpoint {short(table.model_sha256)}"
-    yield f"whole: {accuracy_line(table.whole.accuracy)}"
+    if table.whole.accuracy:
+        yield f"whole: {accuracy_line(table.whole.accuracy)}"
     rows = [
         [one.module, one.kind, f"{one.cost.value:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
         for one in table.table
     ]
-    yield from aligned(["without", "kind", "points lost", "95 %", "KL"], rows)
+    measure = table.whole.measure
+    lost = "points lost" if measure == "kl" else f"{LOST_OF[measure]} lost"
+    yield from aligned(["without", "kind", lost, "95 %", NAME_OF[measure]], rows)
     for claim in table.claims:
         yield f"{claim.claim} ({claim.source}): {claim.verdict}, {claim.because}"
 

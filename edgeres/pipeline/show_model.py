@@ -109,11 +109,16 @@ def _spec_facts(spec: ModelSpec) -> Facts:
         "variant": spec.variant,
         "options": spec.options,
         "input_shape": list(spec.input_shape),
-        "num_classes": spec.num_classes,
-        "classes": list(spec.classes),
+        **_outputs_of(spec),
+        **({"classes": list(spec.classes)} if spec.task == "classes" else {}),
         "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess.is_known else None,
         "modules": modules,
     }
+
+
+def _outputs_of(spec: ModelSpec) -> Facts:
+    """How many numbers the network gives for an image, and what they are."""
+    return {"num_classes": spec.num_classes} if spec.task == "classes" else {"gives": spec.outputs_text}
 
 
 def _graph_facts(model: OnnxModel) -> Facts:
@@ -192,7 +197,7 @@ def _derived(model: OnnxModel) -> Facts:
         spec, cost = model.spec, model.card.cost
     except InputError as err:
         return {"not_taken": str(err).removeprefix(f"{model.path} ")}
-    facts = {"input_shape": list(spec.input_shape), "num_classes": spec.num_classes, "params": cost.params}
+    facts = {"input_shape": list(spec.input_shape), **_outputs_of(spec), "params": cost.params}
     return {**facts, "macs": cost.macs, "preprocess": "unknown: --mean and --std, or --like, where images are shown"}
 
 

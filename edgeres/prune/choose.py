@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.measures import LOST_OF
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.models import check_module_names, modules_of
@@ -24,6 +25,7 @@ from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset, Split
+    from edgeres.evaluate.distance import Distance
     from edgeres.evaluate.tally import Batch
     from edgeres.models.network import Network
     from edgeres.prune.measured import MeasuredEvaluator
@@ -62,12 +64,14 @@ class Chooser:
             return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
 
     def points(self, dropped: Iterable[str]) -> float:
-        """The change of accuracy without `dropped`, in points, on the images chosen on."""
+        """The change without `dropped` on the images chosen on: points of accuracy, or hundredths of the distance."""
         whole, without = self._evaluator.tally(WHOLE), self._evaluator.tally(frozenset(dropped))
-        return 100 * (without.accuracy - whole.accuracy)
+        if self.distance.has_classes:
+            return 100 * (without.accuracy - whole.accuracy)
+        return 100 * (whole.apart - without.apart)
 
     def lost_by_module(self) -> dict[str, float]:
-        """Points of accuracy that each single module costs, on the images chosen on."""
+        """What each single module costs, as `points` are counted, on the images chosen on."""
         self._evaluator([WHOLE, *(frozenset({name}) for name in self.candidates)])
         return {name: -self.points({name}) for name in self.candidates}
 
@@ -97,6 +101,7 @@ class Chooser:
         """The train images that may be chosen and recovered on, in random order."""
         train = self.dataset.train
         if "finetune" in self._config.recover:
+            self._source.spec.check_classes("--recover finetune")
             train.check_labelled("--recover finetune")
         return train.sample(min(self._config.images, len(train)), self._config.seed)
 
@@ -132,6 +137,25 @@ class Chooser:
         return reference_batches(self._network, pairs)
 
     @cached_property
+    def distance(self) -> Distance:
+        """What tells a network without modules from the whole one."""
+        from edgeres.evaluate.distance import distance_for
+
+        return distance_for(self._source.spec.task, [batch.reference for batch in self._batches])
+
+    @property
+    def measured_by(self) -> dict[str, str]:
+        """The measure that decided and why, where it is not the divergence of scores."""
+        distance = self.distance
+        found = {} if distance.measure == "kl" else {"measure": distance.measure}
+        return found | ({"measured_so_because": distance.why} if distance.why else {})
+
+    @property
+    def lost_are(self) -> str:
+        """What a hundredth that is lost is called."""
+        return "points" if self.distance.has_classes else LOST_OF[self.distance.measure]
+
+    @cached_property
     def _evaluator(self) -> MeasuredEvaluator:
         from edgeres.prune.measured import MeasuredEvaluator, journal_in
 
@@ -143,6 +167,7 @@ class Chooser:
             cache_mib=self._cache_mib,
             journal=journal,
             unit_of=self._repairs,
+            distance=self.distance,
         )
 
     @property
@@ -169,7 +194,7 @@ class Chooser:
         from edgeres.data import data_fingerprint
 
         config = self._config
-        numbers = (config.images, config.choose_on, config.seed, config.batch, config.ranks_by)
+        numbers = (config.images, config.choose_on, config.seed, config.batch, config.ranks_by, self.distance.measure)
         parts = [self._source.sha256, data_fingerprint(config.data or ""), *numbers]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -182,6 +207,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
         "score": found.best.score,
         "points": chooser.points(found.best.dropped),
         "points_are": config.points_are,
+        **chooser.measured_by,
         "independent": {
             "dropped": list(found.independent.dropped),
             "score": found.independent.score,
@@ -203,12 +229,17 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
 
     def cost(one: Found) -> str:
         lost = round(-chooser.points(one.dropped), 1) + 0.0  # no -0.0
-        return f"{config.ranks_by} {one.score:.4g}, {lost:.1f} points lost"
+        if not distance.has_classes:
+            return f"{distance.name} {one.score:.4g}"
+        score = config.ranks_by if distance.measure == "kl" else distance.name
+        return f"{score} {one.score:.4g}, {lost:.1f} points lost"
 
     from edgeres.data.split import OWN_GUESSES
 
+    distance = chooser.distance
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
-    said = [] if chooser.sample.is_labelled else [OWN_GUESSES]
+    said = [f"decided by the {distance.name}: {distance.why}"] if distance.why else []
+    said += [] if chooser.sample.is_labelled or not distance.has_classes else [OWN_GUESSES]
     if {*alone.dropped} == {*found.best.dropped}:
         return [f"{together}; ranked one by one the set is the same", *said]
     return [together, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})", *said]

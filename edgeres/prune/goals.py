@@ -99,7 +99,7 @@ def macs_text(macs: float) -> str:
     return f"{macs / factor:.4g}{unit}"
 
 
-def worth(table: LatencyTable, points: Mapping[str, float]) -> list[str]:
+def worth(table: LatencyTable, points: Mapping[str, float], lost_are: str = "points") -> list[str]:
     """Which modules are not worth dropping, dearest first: `layer2.1 saves 0.02 ms and costs 0.4 points`.
 
     `points` are the points of accuracy that each module's loss costs. Not worth it is a module that costs some and
@@ -114,7 +114,7 @@ def worth(table: LatencyTable, points: Mapping[str, float]) -> list[str]:
         if points[name] > 0 and (name not in prices or prices[name] > _DEAR * usual)
     }
     return [
-        f"{name} saves {saved[name].value:.2g} ms and costs {points[name]:.2g} points"
+        f"{name} saves {saved[name].value:.2g} ms and costs {points[name]:.2g} {lost_are}"
         for name in sorted(dear, key=lambda name: (-dear[name], name))
     ]
 

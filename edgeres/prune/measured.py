@@ -1,7 +1,8 @@
 """Scores of sets of dropped modules, measured on a network: the `Evaluator` that a real search uses.
 
-A score is the mean over images of KL(p_whole || p_without S) in nats, lower is better; it needs no labels. What stands
-for the network without S is what `--score` says:
+A score is the mean distance to the whole network over images, lower is better; it needs no labels: of classes
+KL(p_whole || p_without S) in nats, of other outputs what `core.measures` says. What stands for the network without S
+is what `--score` says:
 
     kl          the rest as it is
     adaptive    the rest, its batch norms using the statistics of the batch at hand: what a recovery will make of it.
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from edgeres.core.errors import StageError
 from edgeres.core.kept import Kept
+from edgeres.evaluate.distance import KL, Distance
 from edgeres.evaluate.subsets import PrefixCache, UnitOf, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
@@ -60,8 +62,9 @@ class MeasuredEvaluator:
         cache_mib: float = 512,
         journal: Journal | None = None,
         unit_of: UnitOf | None = None,
+        distance: Distance = KL,
     ) -> None:
-        self._network, self._batches, self._unit_of = network, batches, unit_of
+        self._network, self._batches, self._unit_of, self._distance = network, batches, unit_of, distance
         self._cache = PrefixCache(cache_mib, len(batches))
         self._journal = journal or journal_in()
         self._logits: dict[tuple[Subset, int], Tensor] = {}
@@ -77,7 +80,7 @@ class MeasuredEvaluator:
                 self._measure(sets, number)
         finally:
             self._journal.save()
-        return [self._checked(self._tally(subset, upto).kl, subset) for subset in sets]
+        return [self._checked(self._tally(subset, upto).apart, subset) for subset in sets]
 
     def tally(self, subset: Subset) -> Tally:
         """All that is known of a set, over all images (without the single images)."""
@@ -94,14 +97,14 @@ class MeasuredEvaluator:
         return self._journal.records[key][0][0]
 
     def _score_of_logits(self, base: Subset, differences: Sequence[Difference], images: int | None) -> float:
-        tally = Tally()
+        tally = Tally(distance=self._distance)
         for number in range(self._batches_for(images)):
             sets = {base, *(subset for pair in differences for subset in pair)}
             logits = self._logits_of(sets, number)
             rises = [logits[larger] - logits[smaller] for larger, smaller in differences]
             total = logits[base] + torch.stack(rises).mean(0)
             tally.add(total, self._batches[number].labels, self._batches[number].reference)
-        return tally.kl
+        return tally.apart
 
     def _measure(self, sets: Sequence[Subset], number: int) -> None:
         """Fills in the sums of one batch; batches are always filled in order."""
@@ -122,7 +125,7 @@ class MeasuredEvaluator:
     @torch.inference_mode()
     def _record(self, subset: Subset, number: int, features: Tensor) -> None:
         logits = self._network.classify(features)
-        tally = Tally()
+        tally = Tally(distance=self._distance)
         tally.add(logits, self._batches[number].labels, self._batches[number].reference)
         self._journal.keep(name_of(subset), [*self._sums(subset), tally.sums])
         self._keep(subset, number, logits)
@@ -160,7 +163,7 @@ class MeasuredEvaluator:
     def _checked(self, score: float, subset: Subset) -> float:
         if not math.isfinite(score):
             without = ", ".join(sorted(subset)) or "any lesion"
-            raise StageError(f"prune: without {without} the network gives a KL divergence that is not finite")
+            raise StageError(f"prune: without {without} the network gives a {self._distance.name} that is not finite")
         return score
 
 

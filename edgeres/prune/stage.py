@@ -66,6 +66,8 @@ def _for_a_goal(
     """The modules that go, the network without them, and what there is to say about the choice."""
     chooser, checked = Chooser(source, config, path.parent), None
     if config.max_loss is not None:
+        source.spec.check_classes("--max-loss")
+        chooser.dataset.train.check_labelled("--max-loss")
         config = leaving_some(config, len(chooser.dataset.train))
         chooser = Chooser(source, config, path.parent)
         found, done = within_loss(source, config, chooser, path)
@@ -79,7 +81,7 @@ def _for_a_goal(
     results, notes = choice_results(chooser, found, config), choice_notes(chooser, found, config)
     warnings: list[str] = []
     if table is not None:
-        dear = worth(table, chooser.lost_by_module())
+        dear = worth(table, chooser.lost_by_module(), chooser.lost_are)
         notes += [f"not worth dropping: {line}" for line in dear[:_WORTH_SHOWN]]
     if table is not None and checked is not None:
         results["prediction"] = checked.model_dump(mode="json")

@@ -47,7 +47,9 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     recorder = Recorder("sweep", config, source)
     config.check()
     require("matplotlib", "report")
+    source.spec.check_classes("--sweep")
     chooser, counts = Chooser(source, config, out_dir), counts_from(config.sweep)
+    chooser.dataset.val.check_labelled("--sweep")
     goal = count_goal(counts[-1], chooser.candidates, source.spec)
     levels = {len(level.dropped): level for level in chooser.choose(goal).levels}
     kept: Kept[SweepRow] = Kept(out_dir / "rows.json", source.sha256, SweepRow)

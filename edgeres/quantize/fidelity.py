@@ -17,6 +17,8 @@ from torch import Tensor, arange
 from edgeres.core.metrics import Z_95, Interval, wilson
 from edgeres.evaluate.agreement import Comparison
 
+_LOGITS_RANK = 2
+
 
 @dataclass
 class Fidelity(Comparison):
@@ -30,12 +32,16 @@ class Fidelity(Comparison):
 
     def add(self, reference: Tensor, logits: Tensor, labels: Tensor | None) -> None:
         """Counts one batch: float logits and logits (N, K), labels (N,) or None."""
+        self.noise_power += float((reference - logits).double().square().sum())
+        self.power += float(reference.double().square().sum())
+        if reference.ndim == _LOGITS_RANK:  # what has no row of scores has no guess
+            self._count_guesses(reference, logits, labels)
+
+    def _count_guesses(self, reference: Tensor, logits: Tensor, labels: Tensor | None) -> None:
         before, after = reference.double().log_softmax(1), logits.double().log_softmax(1)
         top, guess, rows = reference.argmax(1), logits.argmax(1), arange(len(logits))
         self.count(top, guess, labels)
         self.labelled |= labels is not None
-        self.noise_power += float((reference - logits).double().square().sum())
-        self.power += float(reference.double().square().sum())
         self.kl_sum += float((before.exp() * (before - after)).sum())
         self.lost += (before.exp()[rows, top] - before.exp()[rows, guess]).tolist()
 

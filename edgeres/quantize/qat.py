@@ -98,6 +98,7 @@ def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: Q
 
 def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:
     """(images to learn from, images held out)."""
+    source.spec.check_classes("qat")
     train = dataset_for(source.spec, config.data, download=config.download).train
     if len(train) < FEWEST_TO_LEARN:
         raise InputError(f"{config.data} has {len(train)} train images; training needs {FEWEST_TO_LEARN} or more")

@@ -120,6 +120,7 @@ def _leave_float(
         found = skips_left_float(source.proto, chosen.decision, options, images=pixels, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
+        source.spec.check_classes("--max-loss")
         limit = LossLimit(config.max_loss, latency_table_from(config.latency).saved_ms if config.latency else None)
         kept, asked = replace(options, keep=(*options.keep, *chosen.keep)), labels if config.labels else None
         found = units_left_float(source.proto, chosen.decision, kept, images=pixels, limit=limit, labels=asked)

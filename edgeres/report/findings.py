@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError
+from edgeres.core.measures import LOST_OF
 from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LATENCY_NAME, LatencyTable, ModuleCost
 from edgeres.core.records.lesion import Lesion
@@ -24,7 +25,7 @@ _SCALING = {"channels", "equalize"}  # after which tensors hold other multiples 
 
 
 class LesionFigure(Record):
-    """Change of top-1 in points without one module, and the half-width of its paired 95 % interval."""
+    """Change without one module, in points of top-1 or what else is lost, and half of its 95 % interval."""
 
     module: str
     kind: str
@@ -32,10 +33,16 @@ class LesionFigure(Record):
     half_width_points: float
     n: int
     dataset: str
+    lost_are: str = LOST_OF["kl"]
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = "lost_are", LOST_OF["kl"]
+        return {name: value for name, value in write(self).items() if (name, value) != usual}
 
     @property
     def lost_points(self) -> float:
-        """Of top-1, without it."""
+        """Without it, positive."""
         return 0.0 - self.change_points
 
 
@@ -123,7 +130,10 @@ def _lesions(stage: FinishedStage, folder: RunFolder) -> tuple[LesionFigure, ...
     rows = [Lesion.model_validate(entry) for entry in stage.report.results["table"]]
     own = {"module", "kind", "change_points", "half_width_points"}
     return tuple(
-        LesionFigure(n=row.accuracy.n, dataset=row.accuracy.dataset, **row.model_dump(include=own)) for row in rows
+        LesionFigure(
+            n=row.n, dataset=row.judged_on.dataset, lost_are=LOST_OF[row.measure], **row.model_dump(include=own)
+        )
+        for row in rows
     )
 
 

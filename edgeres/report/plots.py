@@ -48,14 +48,14 @@ Timed = tuple[str, LatencyFigure]
 
 
 def lesion_svg(summary: RunSummary) -> str:
-    """One bar a module: points of top-1 lost without it, dropped ones marked; empty without a lesion table."""
+    """One bar a module: what is lost without it, dropped ones marked; empty without a lesion table."""
     lesion = summary.lesion
     if not lesion:
         return ""
     losses = {entry.module: Interval.around(entry.lost_points, entry.half_width_points) for entry in lesion}
     with bars("lesion", losses, summary.gone) as (axes, done):
         scale = _set_scale(axes, [entry.lost_points for entry in lesion])
-        axes.set_xlabel(f"points of top-1 lost{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
+        axes.set_xlabel(f"{lesion[0].lost_are} lost{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
         _write_values(axes, lesion)
     return done.svg
 

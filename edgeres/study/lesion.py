@@ -6,6 +6,7 @@ reports, it chooses nothing; `edgeres prune` makes its own choice on training im
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from edgeres.core.artifacts import Checkpoint, LesionTableFile
 from edgeres.core.errors import InputError, MissingDependency
 from edgeres.core.figures import COLOURS, figure_file, whiskers
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Accuracy, paired_difference
+from edgeres.core.measures import LOST_OF, NAME_OF
+from edgeres.core.metrics import Z_95, Accuracy, paired_difference
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
-from edgeres.core.records.lesion import Lesion
+from edgeres.core.records.lesion import Images, Lesion
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
 from edgeres.data.split import OWN_GUESSES
+from edgeres.evaluate.distance import KL, distance_for
 from edgeres.evaluate.subsets import tallies_of
 from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import modules_of
@@ -46,7 +49,7 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
     recorder = Recorder("lesion", config, source)
     table = _measured(source, config)
     table = table.model_copy(update={"claims": claims_of(table)})
-    if not _judged_on(source, config).val.is_labelled:
+    if source.spec.task == "classes" and not _judged_on(source, config).val.is_labelled:
         recorder.notes.append(OWN_GUESSES)
     output = LesionTableFile(out_dir / "lesions.json")
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
@@ -55,17 +58,21 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
         draw_lesions(table, out_dir / "lesions.svg")
     except MissingDependency as err:
         recorder.warnings.append(f"no figure: {err}")
+    if table.whole.accuracy is None:
+        recorder.notes.append("no random sets: what they are held against are claims on classes")
     _record(recorder, table)
     return StageResult(output, recorder.finish(output))
 
 
 def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
     """The table without its claims."""
+    if config.control is not None:
+        source.spec.check_classes("--control")
     lesions = _single_lesions(source, config)
     control = _single_lesions(Checkpoint(config.control), config) if config.control else None
     table = LesionTable(**dict(lesions), stages=tuple(stages_of(lesions.table)), control=control)
     candidates = [row.module for row in table.table if row.kind == "identity"]
-    if config.draws == 0 or not candidates:
+    if config.draws == 0 or not candidates or lesions.whole.accuracy is None:
         return table
     images = _judged_on(source, config).val.at_most(None if config.full else config.set_images, config.seed)
     sets = random_sets(candidates, largest=config.largest, draws=config.draws, seed=config.seed)
@@ -93,7 +100,10 @@ def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
         raise InputError(f"{source.path}: no module is left to delete")
 
     def row(name: str, kind: str, tally: Tally) -> Lesion:
-        change, half = paired_difference(*(torch.cat(one.right).tolist() for one in (whole, tally)))
+        if not tally.distance.has_classes:
+            on = Images(n=tally.n, dataset=dataset.name, split="val", runtime=runtime)
+            return _lesion_of_outputs(name, kind, tally, on)
+        change, half = paired_difference(*(torch.cat(one.each).tolist() for one in (whole, tally)))
         return Lesion(
             module=name,
             kind=kind,
@@ -107,7 +117,7 @@ def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
                 artifact=source.sha256,
             ),
             loss=tally.loss,
-            kl=tally.kl,
+            kl=tally.apart,
             change_points=100 * change,
             half_width_points=100 * half,
         )
@@ -123,6 +133,21 @@ def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
     )
 
 
+def _lesion_of_outputs(name: str, kind: str, tally: Tally, images: Images) -> Lesion:
+    """Of a network without classes: how far its outputs are from the whole one's, with the interval of the mean."""
+    each = torch.cat(tally.each)
+    half = Z_95 * float(each.std()) / math.sqrt(tally.n) if tally.n > 1 else 0.0
+    return Lesion(
+        module=name,
+        kind=kind,
+        kl=tally.apart,
+        change_points=-100 * tally.apart,
+        half_width_points=100 * half,
+        measure=tally.distance.measure,
+        images=images,
+    )
+
+
 def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> dict[str, Tally]:
     """What the network makes of val without each of its modules, and whole under the name ""."""
     network = load_folded(source)
@@ -130,26 +155,32 @@ def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> dict[str, Tall
     pieces = track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch))
     pairs = ((torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in pieces)
     batches = (batch for pair in pairs for batch in reference_batches(network, [pair]))
-    found = tallies_of(network, batches, [frozenset(), *(frozenset({name}) for name in names)])
+    distance = KL
+    if source.spec.task != "classes":  # a study of classes counts right answers
+        seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, batch))
+        with torch.inference_mode():
+            distance = distance_for(source.spec.task, map(network, seen))
+    found = tallies_of(network, batches, [frozenset(), *(frozenset({name}) for name in names)], distance)
     return {"".join(removed): tally for removed, tally in found.items()}
 
 
 def _record(recorder: Recorder, table: LesionTable) -> None:
-    claim = joined(table.claims, PAPER)
-    recorder.results |= {"claim": f"{claim.claim} ({PAPER})", "verdict": claim.verdict, "because": claim.because}
+    if table.claims:
+        claim = joined(table.claims, PAPER)
+        recorder.results |= {"claim": f"{claim.claim} ({PAPER})", "verdict": claim.verdict, "because": claim.because}
     shown = {"whole", "table", "stages", "trend", "couplings", "claims"}
     recorder.results |= table.model_dump(mode="json", include=shown)
     recorder.notes += [*_cheap_and_dear(table), *_coupling_note(table)]
 
 
 def _cheap_and_dear(table: LesionTable) -> list[str]:
-    """Which modules cost least and most, in points of top-1 lost; a module of a short network is in one list only."""
+    """Which modules cost least and most; a module of a short network is in one list only."""
     ranked = sorted(table.table, key=lambda row: row.cost.value)
     few = min(_NAMED, (len(ranked) + 1) // 2)
     halves = {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}
     return [
-        f"{word} to drop, in points of top-1 lost [95 %]:"
-        f" {', '.join(f'{row.module} {row.cost.text()}' for row in rows)}; n = {table.whole.accuracy.n:,}"
+        f"{word} to drop, in {LOST_OF[table.whole.measure]} lost [95 %]:"
+        f" {', '.join(f'{row.module} {row.cost.text()}' for row in rows)}; n = {table.whole.n:,}"
         for word, rows in halves.items()
         if rows
     ]
@@ -162,7 +193,8 @@ def _coupling_note(table: LesionTable) -> list[str]:
         return []
     shown = dict([by_k[0], by_k[(len(by_k) - 1) // 2], by_k[-1]])
     figures = ", ".join(f"{kl.text()} for {k}" for k, kl in shown.items())
-    text = f"coupling {figures} modules at once: KL of a random set over the sum of its members' (1: costs add up)"
+    name = NAME_OF[table.whole.measure]
+    text = f"coupling {figures} modules at once: {name} of a random set over the sum of its members' (1: costs add up)"
     return [f"{text}, n = {table.sets_n:,}"]
 
 
@@ -182,17 +214,23 @@ def _draw_singles(axes: Any, table: LesionTable) -> None:
         axes.plot(place, row.error.value, "s", color=COLOURS[0], markersize=8, markerfacecolor="white")
     if table.control is not None:
         _draw_network(axes, table.control, COLOURS[1], "^")
-    draw_guessing(axes, 100 * (1 - 1 / table.num_classes))
+    if table.whole.accuracy is not None:
+        draw_guessing(axes, 100 * (1 - 1 / table.num_classes))
     deleted = "module or layer deleted, in order"
     if table.control is None and len(table.table) <= _MOST_NAMES:
         deleted = "module deleted (stage.index)"
         names = [row.module.removeprefix("layer") for row in table.table]
         axes.set_xticks(range(1, len(names) + 1), names, rotation=90, fontsize=8)
     axes.set_xlabel(deleted + (", □ changes the shape" if projections else ""))
-    axes.set_ylabel("top-1 error, %")
+    axes.set_ylabel(_error_of(table))
     axes.set_ylim(bottom=0)
-    axes.set_title(f"one deletion each, 95 % whiskers, n = {table.whole.accuracy.n:,}", fontsize=10)
+    axes.set_title(f"one deletion each, 95 % whiskers, n = {table.whole.n:,}", fontsize=10)
     axes.legend(**_LEGEND)
+
+
+def _error_of(table: LesionTable) -> str:
+    measure = table.whole.measure
+    return "top-1 error, %" if measure == "kl" else f"{NAME_OF[measure]}, hundredths"
 
 
 def _draw_network(axes: Any, lesions: NetworkLesions, colour: str, marker: str) -> None:
@@ -212,7 +250,8 @@ def _draw_sets(axes: Any, table: LesionTable, trend: Trend) -> None:
     axes.errorbar(sizes, means, reach, color=COLOURS[0], marker="o", label=label, **_BARS)
     axes.set_ylim(bottom=0)
     axes.legend(**_LEGEND)
-    draw_guessing(axes, 100 * (1 - 1 / table.num_classes))
+    if table.whole.accuracy is not None:
+        draw_guessing(axes, 100 * (1 - 1 / table.num_classes))
     axes.set_xlabel("identity modules deleted at random")
-    axes.set_ylabel("top-1 error, %")
+    axes.set_ylabel(_error_of(table))
     axes.set_title(f"{table.network}, n = {table.sets_n:,}", fontsize=10)

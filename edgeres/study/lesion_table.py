@@ -104,7 +104,7 @@ def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
             "without": one.module,
             "modules": int(bool(one.module)),
             "kind": one.kind,
-            "n": one.accuracy.n,
+            "n": one.n,
             "error_percent": figures.pop("error_percent"),
             "change_points": round(one.change_points, 4),
             "half_width_points": round(one.half_width_points, 4),
@@ -114,6 +114,8 @@ def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
 
 def claims_of(table: LesionTable) -> tuple[Claim, ...]:
     """One verdict a claim; those that nothing was measured for are left out."""
+    if table.whole.accuracy is None:  # they speak of classes
+        return ()
     claims = [_one_hardly_matters(table)]
     if table.trend is not None:
         verdict, because = is_smooth(table.trend)
@@ -142,7 +144,7 @@ def _one_hardly_matters(table: LesionTable) -> Claim:
         because=(
             f"of {len(costs)} {table.typical[0].kind} modules {harmless} surely cost at most {HARDLY_POINTS:g} point,"
             f" {costly} surely more and {severe} more than {MUCH_POINTS:g} (95 % intervals, n ="
-            f" {table.whole.accuracy.n:,}); the median costs {median(cost.value for cost in costs):.1f} points"
+            f" {table.whole.n:,}); the median costs {median(cost.value for cost in costs):.1f} points"
             f"{_shape_changers(table)}; the paper's network has {PAPER_MODULES} modules, this one {len(table.table)}"
         ),
     )
@@ -157,7 +159,7 @@ def _shape_changers(table: LesionTable) -> str:
 
 def _control_collapses(control: NetworkLesions) -> Claim:
     limit = 1 / control.num_classes + NEAR_CHANCE
-    bounds = [row.accuracy.interval for row in control.table]
+    bounds = [row.accuracy.interval for row in control.table if row.accuracy]
     near = sum(one.high <= limit for one in bounds)
     far = sum(one.low > limit for one in bounds)
     errors = [row.error.value for row in control.table]
@@ -169,7 +171,7 @@ def _control_collapses(control: NetworkLesions) -> Claim:
             f"{near} of {len(bounds)} layers of {control.network} surely leave at most {100 * limit:.0f} % right, {far}"
             f" surely more; error {control.whole.error.value:.1f} % whole, median {median(errors):.1f} %"
             f" and at least {min(errors):.1f} % without a layer (chance {100 * (1 - 1 / control.num_classes):.0f} %,"
-            f" n = {control.whole.accuracy.n:,})"
+            f" n = {control.whole.n:,})"
         ),
     )
 

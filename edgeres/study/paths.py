@@ -45,7 +45,9 @@ MIN_MODULES = 9  # fewer make too few lengths for a fit
 def paths(source: Checkpoint, config: PathsConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, study.csv and study.svg; raises InputError for a network without shortcuts."""
     recorder = Recorder("paths", config, source)
+    source.spec.check_classes("study paths")
     dataset = dataset_for(source.spec, config.data, download=config.download)
+    dataset.train.check_labelled("study paths")
     magnitudes, along = _measured(source, dataset, config)
     lengths = lengths_of(magnitudes, along, seed=config.seed)
     claims, n = claims_of(lengths), len(lengths.rows) - 1

@@ -48,6 +48,7 @@ class Swapped:
 def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, study.csv and study.svg; raises InputError if no two modules have the same shape."""
     recorder = Recorder("reorder", config, source)
+    source.spec.check_classes("study reorder")
     dataset = dataset_for(source.spec, config.data, download=config.download)
     images = dataset.val.at_most(None if config.full else config.images, config.seed)
     network = load_folded(source)

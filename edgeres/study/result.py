@@ -121,8 +121,10 @@ def joined(claims: Sequence[Claim], source: str) -> Claim:
     )
 
 
-def judged_columns(error_percent: float, loss: float, kl: float) -> Row:
-    """What a table says of one network."""
+def judged_columns(error_percent: float, loss: float | None, kl: float) -> Row:
+    """What a table says of one network; without a loss it has no classes, and the error is a distance."""
+    if loss is None:
+        return {"error_percent": round(error_percent, 4), "loss_nats": "", "kl_nats": ""}
     return {"error_percent": round(error_percent, 4), "loss_nats": round(loss, 6), "kl_nats": round(kl, 6)}
 
 

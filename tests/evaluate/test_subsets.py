@@ -144,7 +144,7 @@ def test_tallies_are_those_of_the_plain_way_over_batches():
             features = alone(network, subset, batch.images)
             plain.add(network.classify(features), batch.labels, batch.reference)
         assert tally.sums == pytest.approx(plain.sums, rel=1e-5)
-    assert found[WHOLE].kl == pytest.approx(0, abs=1e-9)
+    assert found[WHOLE].apart == pytest.approx(0, abs=1e-9)
 
 
 def test_sums_of_parts_are_the_sums_of_all():
@@ -158,7 +158,7 @@ def test_sums_of_parts_are_the_sums_of_all():
         parts.append(tally.sums)
     merged = tally_from_sums(parts)
     assert (merged.n, merged.correct_top1, merged.correct_top5) == (9, whole.correct_top1, whole.correct_top5)
-    assert merged.kl == pytest.approx(whole.kl)
+    assert merged.apart == pytest.approx(whole.apart)
     assert merged.loss == pytest.approx(whole.loss)
 
 

@@ -140,7 +140,11 @@ def test_a_library_defines_the_network_and_its_preprocessing(resnet, imported, i
 
 REFUSED = [
     ("return 3", {}, "must return a torch.nn.Module, got int"),
-    ("return torchvision.models.resnet18(num_classes=10).conv1", {}, "for two images"),
+    (
+        "return torch.nn.Sequential(torchvision.models.resnet18(num_classes=10).conv1, torch.nn.Flatten(0))",
+        {},
+        "for two",
+    ),
     ("raise RuntimeError('no such file')", {}, "RuntimeError: no such file (.*, line 3)"),
     ("return torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3))", {}, "cannot be traced"),
 ]
@@ -241,3 +245,48 @@ def test_sums_that_are_no_modules_are_named_with_the_reason_they_share(own, impo
     assert said == (
         "no module that can be dropped: 0, 1 (2 in all), its branch is linear, and so a part of one convolution"
     )
+
+
+BODY = "torchvision.models.resnet18(num_classes=10)"
+HEADLESS = f"net = {BODY}\n    net.fc = torch.nn.Identity()\n    return net"
+MAPS = f"net = {BODY}\n    return torch.nn.Sequential(net.conv1, net.bn1, net.relu, net.layer1)"
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "task", "count", "said"),
+    [
+        (HEADLESS, {}, "embedding", 512, "gives an embedding of 512 numbers for an image, told by what makes it"),
+        (HEADLESS, {"task": "classes"}, "classes", 512, ""),
+        (MAPS, {}, "tensors", 64 * 16 * 16, "gives tensors, 64 x 16 x 16 for an image"),
+        (
+            f"return {BODY}",
+            {"task": "embedding"},
+            "embedding",
+            10,
+            "an embedding of 10 numbers for an image, as --task",
+        ),
+        (f"return {BODY}", {}, "classes", 10, ""),
+    ],
+    ids=["headless", "headless, said to be classes", "maps", "classifier, said to be none", "classifier"],
+)
+def test_what_a_network_gives_is_told_by_its_end_or_said(body, options, task, count, said, own, imported):
+    name = f"nets_{abs(hash((body, task)))}"
+    own(f"def net():\n    {body}", name)
+    done = imported(f"{name}:net", size=32, **options)
+    assert (done.output.spec.task, done.output.spec.num_classes) == (task, count)
+    assert any(said in note for note in done.report.notes)
+    assert any("class names were not given" in one for one in done.report.warnings) == (task == "classes")
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "said"),
+    [
+        (MAPS, {"task": "embedding"}, "--task embedding: .* gives 64 x 16 x 16 for an image, no row of two numbers"),
+        (HEADLESS, {"classes": 512}, "--classes is for scores of classes, .* gives an embedding of 512 numbers"),
+    ],
+)
+def test_what_it_cannot_give_is_refused(body, options, said, own, imported):
+    name = f"nets_{abs(hash((body, said)))}"
+    own(f"def net():\n    {body}", name)
+    with pytest.raises(InputError, match=said):
+        imported(f"{name}:net", size=32, **options)

@@ -63,7 +63,7 @@ def by_rebuilding(checkpoint, dropped, batches):
     with torch.inference_mode():
         for batch in batches:
             tally.add(network(batch.images), batch.labels, batch.reference)
-    return tally.kl
+    return tally.apart
 
 
 def test_scores_are_those_of_rebuilt_networks(checkpoint, network, batches):
@@ -103,7 +103,7 @@ def test_a_prediction_adds_the_difference_to_the_logits(network, batches):
         with torch.inference_mode():
             logits = [network.classify(f) for _, f in sorted_walk(network, batch, (base, larger, smaller))]
         tally.add(logits[0] + logits[1] - logits[2], batch.labels, batch.reference)
-    assert found == pytest.approx(tally.kl)
+    assert found == pytest.approx(tally.apart)
 
 
 def test_a_prediction_from_what_is_to_be_predicted_is_the_measurement(network, batches):
@@ -174,5 +174,5 @@ def test_progress_counts_pairs_done_and_those_found_in_the_journal(network, batc
 def test_a_network_that_gives_no_number_is_a_failure(network, batches):
     with torch.no_grad():
         network.get_submodule("layer1.1.conv1").weight.fill_(float("nan"))
-    with pytest.raises(StageError, match=r"without layer2\.1 the network gives a KL divergence that is not finite"):
+    with pytest.raises(StageError, match=r"without layer2\.1 the network gives a KL that is not finite"):
         MeasuredEvaluator(network, batches)([frozenset({"layer2.1"})])

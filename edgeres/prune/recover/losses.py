@@ -1,7 +1,8 @@
 """What a pruned network learns from and what it need not learn, how it is judged, batch norms estimated anew.
 
     mimic     MSE(f_s, f_t) / mean(f_t^2)              f: the feature map before global pooling
-    distill   T^2 KL(p_t^T || p_s^T)                   p^T: softmax of the logits over T
+    distill   T^2 KL(p_t^T || p_s^T)                   p^T: softmax of the logits over T; of an embedding 1 - cosine,
+              of other outputs MSE(s, t) / mean(t^2)
     finetune  cross-entropy of p_s and the label       the only one that reads labels
 
 s is the pruned network, t the one before pruning; the loss is the sum of the chosen terms. mimic is the feature
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeres.core.spec import ModelSpec
+from edgeres.core.measures import MEASURE_OF, NAME_OF
+from edgeres.core.spec import ModelSpec, Task
 from edgeres.data import Split
 from edgeres.models.network import Network
 from edgeres.models.weights import Weights
@@ -57,7 +59,18 @@ def relative_error(found: Tensor, goal: Tensor) -> Tensor:
     return (found - goal).square().mean() / goal.square().mean()
 
 
-def objective_for(teacher: Network | None, config: RecoverConfig, *, shared: Collection[str] = ()) -> Objective:
+def apart(found: Tensor, goal: Tensor, task: Task, temperature: float = 1.0) -> Tensor:
+    """How far outputs are from the teacher's, by what they are for: the mean of `core.measures`, differentiable."""
+    if task == "classes":
+        return soft_divergence(found, goal, temperature)
+    if task == "embedding":
+        return (1 - F.cosine_similarity(found, goal, dim=1)).mean()
+    return relative_error(found, goal)
+
+
+def objective_for(
+    teacher: Network | None, config: RecoverConfig, *, shared: Collection[str] = (), task: Task = "classes"
+) -> Objective:
     """The loss of (student, images, labels) that `config.method` asks for; only finetune can do without a teacher.
 
     The leading modules `shared` are taken from the teacher, without gradient, for both.
@@ -77,7 +90,7 @@ def objective_for(teacher: Network | None, config: RecoverConfig, *, shared: Col
         if goal is not None and "mimic" in config.method:
             loss = loss + relative_error(found.features, goal.features)
         if goal is not None and "distill" in config.method:
-            loss = loss + soft_divergence(found.logits, goal.logits, config.temperature)
+            loss = loss + apart(found.logits, goal.logits, task, config.temperature)
         if "finetune" in config.method:
             loss = loss + F.cross_entropy(found.logits, labels)
         return loss
@@ -88,13 +101,13 @@ def objective_for(teacher: Network | None, config: RecoverConfig, *, shared: Col
 class HeldOutScore:
     """Held-out images with what the teacher makes of them; smaller scores are better.
 
-    With finetune among the `methods` cross-entropy; otherwise KL(p_t || p_s) in nats, plus the relative error of the
-    features with mimic.
+    With finetune among the `methods` cross-entropy; otherwise KL(p_t || p_s) in nats, or what else the task has, plus
+    the relative error of the features with mimic.
     """
 
     def __init__(self, split: Split, spec: ModelSpec, teacher: Network | None, methods: Collection[str]) -> None:
         self._by_labels, self._by_features = "finetune" in methods or teacher is None, "mimic" in methods
-        self._n = len(split)
+        self._n, self._task = len(split), spec.task
         self._batches: list[tuple[Tensor, Tensor, Outputs | None]] = []
         for images, labels in split.batches(spec, BATCH):
             x = torch.from_numpy(images).to(memory_format=torch.channels_last)
@@ -106,7 +119,8 @@ class HeldOutScore:
         """What `__call__` returns, in words."""
         if self._by_labels:
             return "cross-entropy"
-        return "KL + relative feature error" if self._by_features else "KL"
+        measure = NAME_OF[MEASURE_OF[self._task]]
+        return f"{measure} + relative feature error" if self._by_features else measure
 
     def __call__(self, network: Network) -> float:
         """The score of `network`, which is put into evaluation mode."""
@@ -125,7 +139,7 @@ class HeldOutScore:
         device = found.logits.device
         if goal is None:
             return float(F.cross_entropy(found.logits, labels.to(device)))
-        divergence = float(soft_divergence(found.logits, goal.logits.to(device), 1.0))
+        divergence = float(apart(found.logits, goal.logits.to(device), self._task))
         if not self._by_features:
             return divergence
         return divergence + float(relative_error(found.features, goal.features.to(device)))

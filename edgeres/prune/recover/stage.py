@@ -150,6 +150,7 @@ def _parts(source: Checkpoint, config: RecoverConfig) -> tuple[Split, Split | No
             f"{config.data} has {len(train)} train images, too few to recover on; {FEWEST_TO_RECOVER_ON} are the least"
         )
     if "finetune" in config.method:
+        source.spec.check_classes("--method finetune")
         train.check_labelled("--method finetune")
     sample = train.sample(min(config.images, len(train)), config.seed)
     if len(sample) < _FEWEST_TO_SHARE:

@@ -113,7 +113,7 @@ class Job:
     @cached_property
     def objective(self) -> Objective:
         """The loss, what a network shares with the teacher computed once."""
-        return objective_for(self.teaching, self.config, shared=self.shared[0])
+        return objective_for(self.teaching, self.config, shared=self.shared[0], task=self.source.spec.task)
 
     @cached_property
     def score(self) -> HeldOutScore | None:

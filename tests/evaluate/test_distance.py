@@ -1,0 +1,71 @@
+"""Distances without labels: each by its formula, and the choice among them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from edgeres.evaluate.distance import Distance, distance_for
+from edgeres.evaluate.tally import Tally
+
+GENERATOR = torch.Generator().manual_seed(0)
+GOAL = torch.randn(40, 6, generator=GENERATOR)
+FOUND = GOAL + 0.3 * torch.randn(40, 6, generator=GENERATOR)
+
+
+def test_of_an_embedding_only_the_direction_counts() -> None:
+    distance = distance_for("embedding", [])
+    assert distance.each(3 * GOAL, GOAL) == pytest.approx(0, abs=1e-12)
+    turned = torch.tensor([[0.0, 2.0]])
+    assert float(distance.each(turned, torch.tensor([[1.0, 1.0]]))) == pytest.approx(1 - 1 / math.sqrt(2))
+
+
+def test_of_tensors_it_is_the_squared_error_over_the_power_of_the_whole() -> None:
+    goal, found = GOAL.reshape(40, 2, 3), FOUND.reshape(40, 2, 3)
+    distance = distance_for("tensors", [goal[:10], goal[10:]])
+    expected = float((found - goal).double().square().sum() / goal.double().square().sum())
+    assert float(distance.each(found, goal).mean()) == pytest.approx(expected)
+
+
+def test_scores_with_many_first_guesses_are_told_apart_by_the_divergence() -> None:
+    assert distance_for("classes", [GOAL]) == Distance("kl")
+
+
+def one_sided(margins: torch.Tensor) -> torch.Tensor:
+    """Scores of two classes, the first of which is always the guess."""
+    return torch.stack([12 + margins, torch.zeros_like(margins)], 1)
+
+
+def test_one_sided_scores_are_judged_by_their_order_not_by_a_divergence_that_is_nothing() -> None:
+    margins = torch.linspace(-2, 2, 100)
+    whole, lost, kept = one_sided(margins), one_sided(margins.flip(0)), one_sided(1.05 * margins)
+    distance = distance_for("classes", [whole])
+    assert distance.measure == "centred"
+    assert "100.0% of the images have the same first guess" in distance.why
+    divergence = Distance("kl")
+    assert float(divergence.each(lost, whole).mean()) < 1e-4  # "harmless", though the order is turned round
+    assert float(distance.each(lost, whole).mean()) == pytest.approx(4, rel=1e-3)
+    assert float(distance.each(kept, whole).mean()) == pytest.approx(0.05**2, rel=1e-3)
+
+
+def test_what_a_softmax_does_not_see_is_no_error_of_the_scores() -> None:
+    whole = one_sided(torch.linspace(-2, 2, 100))
+    assert float(distance_for("classes", [whole]).each(whole + 5, whole).mean()) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("guesses", "measure"), [(94, "kl"), (95, "centred")])
+def test_nineteen_in_twenty_with_one_guess_are_one_sided(guesses: int, measure: str) -> None:
+    scores = torch.zeros(100, 3)
+    scores[:guesses, 1] = 1
+    scores[guesses:, 2] = 1
+    assert distance_for("classes", [scores]).measure == measure
+
+
+def test_a_tally_of_an_embedding_counts_nothing_right() -> None:
+    tally = Tally(distance=Distance("cosine"))
+    tally.add(FOUND, torch.full((40,), -1), GOAL)
+    expected = 1 - torch.cosine_similarity(FOUND.double(), GOAL.double()).mean()
+    assert tally.apart == pytest.approx(float(expected))
+    assert (tally.n, tally.correct_top1, tally.loss_sum) == (40, 0, 0.0)

@@ -21,7 +21,7 @@ from edgeres.prune.sweep import sweep
 
 @pytest.fixture
 def checkpoint(checkpoint_of, spec_of):
-    return checkpoint_of(spec_of("resnet14"))
+    return checkpoint_of(spec_of("resnet14", width=4))
 
 
 @pytest.fixture(autouse=True)

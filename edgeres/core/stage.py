@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -54,6 +54,10 @@ class StageReport(Record):
     created: str
     duration_s: float
     key: str | None = None
+
+    def saying(self, *, notes: Iterable[str] = (), warnings: Iterable[str] = ()) -> StageReport:
+        """The same with more to say."""
+        return self.model_copy(update={"notes": (*self.notes, *notes), "warnings": (*self.warnings, *warnings)})
 
 
 @dataclass(frozen=True)

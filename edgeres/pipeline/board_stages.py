@@ -208,7 +208,7 @@ def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[Laten
             " instead of the ONNX file: then shortened networks are timed"
         )
     result = latency_from_profile(model, report.latency[0], ProfileTexts(answer.profile, answer.layers), folder)
-    return _with(result, warnings=report.warnings)
+    return replace(result, report=result.report.saying(warnings=report.warnings))
 
 
 def _timed(
@@ -222,12 +222,5 @@ def _timed(
     in_plan = sorted(kept.records, key=lambda name: int(name.partition(" ")[0]))
     warnings = tuple(dict.fromkeys(warning for name in in_plan for warning in kept.records[name].warnings))
     reused = f"{kept.reused} of {len(kept.records)} networks had been timed by an earlier call of this command"
-    return _with(result, warnings=warnings, notes=(reused,) if kept.reused else ())
-
-
-def _with(
-    result: StageResult[LatencyTableFile], *, warnings: tuple[str, ...], notes: tuple[str, ...] = ()
-) -> StageResult[LatencyTableFile]:
-    report = result.report
-    more = {"warnings": (*report.warnings, *warnings), "notes": (*report.notes, *notes)}
-    return StageResult(result.output, report.model_copy(update=more))
+    report = result.report.saying(warnings=warnings, notes=[reused] if kept.reused else [])
+    return replace(result, report=report)

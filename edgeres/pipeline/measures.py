@@ -50,8 +50,7 @@ def evaluate_call(
     if home is None:
         return evaluate(model, config)
     if reason := _why_not_kept(home, config, replace=replace):
-        report = evaluate(model, config)
-        return report.model_copy(update={"notes": (*report.notes, reason)})
+        return evaluate(model, config).saying(notes=[reason])
     return evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
 
 
@@ -91,7 +90,7 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
         names = ", ".join(str(model.path) for model in strange)
         whole = "without FILES bench keeps a session of all its models"
         reason = f"not kept in {run.path}, which did not make {names}; {whole}"
-    return report.model_copy(update={"notes": (*report.notes, *filter(None, (reason,)))})
+    return report.saying(notes=filter(None, (reason,)))
 
 
 def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageReport:

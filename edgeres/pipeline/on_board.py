@@ -161,18 +161,14 @@ def _kept(bench: Bench, run: Run | None, one: Loaded) -> StageReport:
     is_part = bench.config.images is not None
     if run is None or (is_part and bench.accuracy_only):
         report = _with_layers(bench.finished(one), one)
-        return report if run is None else _noting(report, "notes", _PART)
+        return report if run is None else report.saying(notes=[_PART])
     key = key_on(bench.session.board, _JUDGED if bench.accuracy_only else STAGE, one.model, bench.config)
     with claimed(run, STAGE, key) as folder:
         report = _with_layers(bench.finished(one, None if is_part else folder), one)
         report = report.model_copy(update={"key": key})
         write_report(_as_measured(report, is_part=is_part), folder / REPORT_NAME)
     log.info("%s: written", folder / REPORT_NAME)
-    return _noting(report, "notes", _PART) if is_part else report
-
-
-def _noting(report: StageReport, where: str, line: str) -> StageReport:
-    return report.model_copy(update={where: (*getattr(report, where), line)})
+    return report.saying(notes=[_PART]) if is_part else report
 
 
 def _with_figures(report: StageReport, **more: Any) -> StageReport:
@@ -213,7 +209,7 @@ def _with_layers(report: StageReport, one: Loaded) -> StageReport:
     try:
         headline = layer_report(layers_in(json.loads(text), "the board's layer file"), source.proto).headline
     except (InputError, ValueError) as err:
-        return _noting(report, "warnings", f"no layer report: {err}")
+        return report.saying(warnings=[f"no layer report: {err}"])
     return _with_figures(report, layers=headline)
 
 

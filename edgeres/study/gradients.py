@@ -3,8 +3,8 @@
     g_l = || d(mean cross-entropy) / d(x_l) ||_2     x_l: output of module l for a fixed batch, x_0: output of the stem
 
 Four networks of one depth: plain and residual, each with batch norm and with a learned shift in its place. A gradient
-vanishes if g_0 / g_L is small. The weights' own gradients stand in the table too, but between layers they say little:
-in a plain network of ReLUs without norms <dE/dW, W> is the same for every layer, whatever is lost on the way (Euler).
+vanishes if g_0 / g_L is small. The weights' own gradients would say little between layers: in a plain network of ReLUs
+without norms <dE/dW, W> is the same for every layer, whatever is lost on the way (Euler).
 
 Source: He et al. 2015, arXiv 1512.03385, section 4.1 (plain networks with batch norm have healthy gradients, so it is
 not vanishing ones that make deep ones fail); He et al. 2016, arXiv 1603.05027, eq. 5 (identity shortcuts pass them on).
@@ -32,7 +32,7 @@ from edgeres.study.experiment import Experiment, Job, Kind, NetworkResult, fresh
 from edgeres.study.result import Claim, Picture, Row, Study, by_seed, integers, joined, mean_interval, within
 from edgeres.train.state import clear_state
 
-Norms = tuple[tuple[float, float], ...]  # of the stem and each module: of its output, of its filters
+Norms = tuple[float, ...]  # of the output of the stem and of each module
 KINDS = {
     "plain": ("plain", True),
     "plain without BN": ("plain", False),
@@ -51,7 +51,7 @@ CLAIMS = {
 
 
 class Gradients(NetworkResult):
-    """The gradients of one network: epoch -> per module, the stem first, (of its output, of its weights)."""
+    """The gradients of one network: epoch -> per module, the stem first, that of its output."""
 
     file: ClassVar[str] = "gradients.json"
 
@@ -65,11 +65,10 @@ class Gradients(NetworkResult):
                 "epoch": epoch,
                 "module": module,
                 "gradient_norm": gradient,
-                "filter_gradient_norm": of_filters,
                 "train_loss_at_the_end": self.train_loss,
             }
             for epoch, norms in sorted(self.norms.items())
-            for module, (gradient, of_filters) in enumerate(norms)
+            for module, gradient in enumerate(norms)
         ]
 
 
@@ -202,26 +201,19 @@ def without_norm(network: nn.Module) -> None:
 
 
 def gradient_norms(network: Network, images: Tensor, labels: Tensor) -> Norms:
-    """For the stem and each module: the L2 norms of the gradients of its output and of its filters.
+    """For the stem and each module: the L2 norm of the gradient of its output.
 
     The loss is the mean cross-entropy of `images`, float32 (N, C, H, W), in training mode (batch norm sees the batch);
     the network itself, its statistics and its gradients are left as they are.
     """
     network = copy.deepcopy(network).train().requires_grad_()
     x = network.stem(images)
-    outputs, parts = [x], [[p for p in network.parameters() if p.ndim >= 2][:1]]
+    outputs = [x]
     for _, unit in network.units():
         x = unit(x)
         outputs.append(x)
-        parts.append([p for p in unit.parameters() if p.ndim >= 2])
     loss = nn.functional.cross_entropy(network.classify(network.tail(x)), labels)
-    filters = [p for part in parts for p in part]
-    found = torch.autograd.grad(loss, [*outputs, *filters])
-    of_outputs, of_filters = found[: len(outputs)], iter(found[len(outputs) :])
-    return tuple(
-        (float(gradient.norm()), math.sqrt(sum(float(next(of_filters).norm()) ** 2 for _ in part)))
-        for gradient, part in zip(of_outputs, parts, strict=True)
-    )
+    return tuple(float(gradient.norm()) for gradient in torch.autograd.grad(loss, outputs))
 
 
 class Probe:

@@ -32,17 +32,7 @@ def test_the_last_modules_gradient_is_that_of_pooling_and_classifier(network, ba
     features = network.train().features(images).detach().requires_grad_()
     loss = nn.functional.cross_entropy(network.classify(features), labels)
     (gradient,) = torch.autograd.grad(loss, features)
-    assert norms[-1][0] == pytest.approx(float(gradient.norm()), rel=1e-5)
-
-
-def test_the_filters_gradients_are_those_of_a_training_step(network, batch):
-    norms = gradient_norms(network, *batch)
-    network.train()
-    nn.functional.cross_entropy(network(batch[0]), batch[1]).backward()
-    assert norms[0][1] == pytest.approx(float(network.conv1.weight.grad.norm()), rel=1e-4)
-    for (name, unit), (_, of_filters) in zip(network.units(), norms[1:], strict=True):
-        squares = [float(p.grad.norm()) ** 2 for p in unit.parameters() if p.ndim >= 2]
-        assert of_filters == pytest.approx(math.sqrt(sum(squares)), rel=1e-4), name
+    assert norms[-1] == pytest.approx(float(gradient.norm()), rel=1e-5)
 
 
 def test_looking_at_a_network_changes_nothing_in_it(network, batch):

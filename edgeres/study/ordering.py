@@ -37,10 +37,7 @@ _SIGNS: dict[Ordering, tuple[float, float]] = {
 def ordering(source: None, config: OrderingConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
     experiment = Experiment("ordering", config, [_kind(order, config.depth) for order in ORDERINGS], out_dir)
-    rows = tuple(
-        {**row, "published_resnet110_cifar10_error_percent": PUBLISHED_ERROR_PERCENT[str(row["ordering"])]}
-        for row in experiment.rows(Trained, trained)
-    )
+    rows = experiment.rows(Trained, trained)
     claim, differences = compared(rows)
     summary = {"test_error_minus_original_points": differences, "published_error_percent": PUBLISHED_ERROR_PERCENT}
     return experiment.finish(claim, rows, summary, Picture(_draw, panels=2, width_in=8.4))

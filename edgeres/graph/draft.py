@@ -59,7 +59,8 @@ class Draft:
 
     def view(self) -> GraphView:
         """The graph as it is now; what is changed later does not show."""
-        graph = onnx.GraphProto(node=self.nodes, initializer=self.constants.values())
+        ends = [onnx.ValueInfoProto(name=name) for name in sorted(self.outputs)]
+        graph = onnx.GraphProto(node=self.nodes, initializer=self.constants.values(), output=ends)
         return GraphView(onnx.ModelProto(graph=graph, opset_import=self.model.opset_import))
 
     def value(self, name: str) -> NDArray[Any] | None:

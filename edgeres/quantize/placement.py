@@ -6,19 +6,22 @@
       projection    the pair stands after the projection
       zero-pad      slice and pad read the pair of the first convolution; a second pair with the same scale
                     stands before the addition
-    anything else   nothing: ReLU and pooling commute with the pair that follows them, gates and norms are float
+    average pool    its input, where INT8 makes it and reads the average: such a pool is a layer, it does not commute
+                    with the pair behind it, and float in front of it is what the addition before has to write
+    anything else   nothing: ReLU and maximum pooling commute with the pair that follows them, gates and norms are float
 
 Matrix products of attention, transposed and 1-d convolutions and layers whose weights are computed stay float.
 
 Which of an addition's inputs is the skip is said by `edgeres.graph.blocks`.
 
 Source: TensorRT developer guide, "Explicit quantization: Q/DQ placement recommendations";
-pytorch-quantization and ModelOpt place the pairs of their ResNets in the same way.
+pytorch-quantization and ModelOpt place the pairs of their ResNets in the same way. The pair in front of the pool takes
+a ResNet-18 on an A100, batch 32, from 0.546 to 0.500 ms: engines published with NVIDIA's trt-engine-explorer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import onnx
@@ -28,8 +31,11 @@ from edgeres.graph.blocks import Block, fusions_in, nodes_named
 from edgeres.graph.view import LAYERS, WEIGHTED, GraphView, attribute
 
 MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
+RESHAPERS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
+COMMUTING = RESHAPERS | {"MaxPool"}  # with a pair; their output reaches the input's maximum
+_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
 _KEEP_SCALE = MOVERS | {"MaxPool", "Flatten"}
-_INTEGER = _KEEP_SCALE | LAYERS | {"Add", "GlobalAveragePool"}
+_INTEGER = _KEEP_SCALE | LAYERS | _AVERAGES | {"Add"}
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _IMAGE_WEIGHT, _MATRIX = 4, 2  # dimensions of the weights of what is quantized
 Read = tuple[str, int]  # name of a node, index of its input
@@ -84,6 +90,7 @@ def placement_of(
             continue
         additions.append(name)
         scale_of[block.skip] = add_skip(readers, view, block)
+    add_pools(readers, view, int8={layer.name for layer in layers}.union(additions), kept=kept)
     points = tuple(Point(tensor, tuple(who), scale_of.get(tensor, tensor)) for tensor, who in readers.items())
     return Placement(points, tuple(layer.name for layer in layers), tuple(additions))
 
@@ -155,6 +162,51 @@ def add_skip(readers: dict[str, list[Read]], view: GraphView, block: Block) -> s
         source = block.skip
     readers.setdefault(block.skip, []).append((block.addition.name, block.skip_index))
     return source
+
+
+def add_pools(readers: dict[str, list[Read]], view: GraphView, *, int8: set[str], kept: Iterable[str] = ()) -> None:
+    """Lets average pools read a pair, except those in `kept`: INT8 reads the average, and makes what is averaged.
+
+    `readers`: tensor -> who reads its pair; `int8`: the layers, and the additions behind them, that do so in INT8.
+    A tensor that something reads in float gets none: it is written in float, and the pair would be a kernel more.
+    """
+    quantized = {reader for who in readers.values() for reader in who}
+    for pool in reversed(view.nodes):  # what is behind a pool decides first
+        if not is_average(view, pool) or pool.name in kept:
+            continue
+        source, read = str(pool.input[0]), (pool.name, 0)
+        is_made = source in readers or _is_made_by(view, source, int8)
+        is_read = is_read_by(view, str(pool.output[0]), quantized) and is_read_by(view, source, {*quantized, read})
+        if is_made and is_read:
+            readers.setdefault(source, []).append(read)
+            quantized.add(read)
+
+
+def is_average(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether it averages over height and width, in whichever form."""
+    if node.op_type != "ReduceMean":
+        return node.op_type in _AVERAGES
+    stored = view.value(node.input[1]) if len(node.input) > 1 else None
+    axes = attribute(node, "axes", list[int]()) if stored is None else stored.tolist()
+    return sorted(axes) in ([2, 3], [-2, -1])
+
+
+def is_read_by(view: GraphView, tensor: str, reads: Collection[Read]) -> bool:
+    """Whether nothing reads `tensor` but the `reads`, perhaps behind what commutes with a pair."""
+    if tensor in view.outputs or not view.readers[tensor]:
+        return False
+    return all(
+        (node.name, index) in reads or (node.op_type in COMMUTING and is_read_by(view, str(node.output[0]), reads))
+        for node, index in view.readers[tensor]
+    )
+
+
+def _is_made_by(view: GraphView, tensor: str, names: Collection[str]) -> bool:
+    """Whether the nearest layer or residual addition on the way back from `tensor` is one of `names`."""
+    ends, node = {block.addition.name for block in fusions_in(view)}, view.producers.get(tensor)
+    while node is not None and node.op_type not in WEIGHTED and node.name not in ends and node.input:
+        node = view.producers.get(view.passed_on(node))
+    return node is not None and node.name in names
 
 
 def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> set[str]:

@@ -34,7 +34,7 @@ from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.placement import Placement, placement_of
+from edgeres.quantize.placement import COMMUTING, Placement, is_average, placement_of
 from edgeres.quantize.profiles import Options
 
 Images = NDArray[np.float32]
@@ -191,7 +191,7 @@ class QuantizedNetwork:
         self.skips = tuple(name for name, node in skips_in(view).items() if node in placement.additions)
         first = {node.name: str(node.input[0]) for node in view.nodes if node.input}
         self._fronts = {
-            name: live_after(self._network, first[self._nodes[name.removesuffix(SKIP)][0]])
+            name: live_after(self._network, _before_pools(view, first[self._nodes[name.removesuffix(SKIP)][0]]))
             for name in (*self.units, *self.skips)
         }
         self._network.substitutes = self._weights(placement.layers)
@@ -314,6 +314,13 @@ class Walk:
         """Adds `by` (C,) to the channels of a tensor of the front."""
         value = self._values[tensor]
         self._values[tensor] = value + by.reshape(1, -1, *[1] * (value.ndim - 2))
+
+
+def _before_pools(view: GraphView, tensor: str) -> str:
+    """From where what reads `tensor` decides how it is computed: in front of the average pools it comes from."""
+    while (node := view.producers.get(tensor)) is not None and (node.op_type in COMMUTING or is_average(view, node)):
+        tensor = str(node.input[0])
+    return tensor
 
 
 def live_after(network: GraphNetwork, tensor: str) -> list[str]:

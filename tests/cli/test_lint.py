@@ -58,7 +58,7 @@ def test_a_float_file_is_not_called_clean(edgeres, float_file):
 def test_findings_are_lines_and_exit_code_one(edgeres, uint8_file):
     code, out, err = edgeres("lint", uint8_file, "--no-build")
     assert code == 1
-    assert "error: zero-point: 10 nodes: not zero (128); quantize symmetrically\n  images.quantized, relu" in out
+    assert "error: zero-point: 11 nodes: not zero (128); quantize symmetrically\n  images.quantized, relu" in out
     assert len(err.splitlines()) == 1
 
 
@@ -90,6 +90,25 @@ def test_real_images_bring_top1_agreement(edgeres, uint8_file, tmp_path):
     assert code == 0, out
     assert "top-1 agrees on" in out
     assert out_file.exists()
+
+
+def test_a_pool_without_a_pair_is_found_and_repaired_with_images(edgeres, clean_file, tmp_path):
+    model = onnx.load(clean_file)
+    pool = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
+    pair = [node for node in model.graph.node if node.name.removesuffix(".dequantized") in pool.input[0]]
+    pool.input[0] = pool.input[0].removesuffix(".dequantized")
+    kept = [node for node in model.graph.node if not node.name.startswith(f"{pool.input[0]}.")]
+    assert pair
+    del model.graph.node[:]
+    model.graph.node.extend([onnx.NodeProto.FromString(node.SerializeToString()) for node in kept])
+    onnx.save(model, tmp_path / "older.onnx")
+    code, out, _ = edgeres("lint", tmp_path / "older.onnx", "--no-build", "--fix")
+    assert code == 1
+    assert "speed: pool: " in out
+    assert "--fix --data DATA takes its range from images" in out
+    code, out, _ = edgeres("lint", tmp_path / "older.onnx", "--no-build", "--fix", "--data", "digits")
+    assert code == 0, out
+    assert "older.fixed.onnx: clean" in out
 
 
 def test_json_holds_both_verdicts(edgeres, uint8_file):

@@ -70,6 +70,12 @@ def float_skip(graph: Graph) -> None:
     find(graph, "layer1.0.add").input[0] = "relu"
 
 
+def float_pool(graph: Graph) -> None:
+    find(graph, "avgpool").input[0] = "layer3.0.relu_1"
+    for name in ("quantized", "dequantized"):
+        graph.node.remove(find(graph, f"layer3.0.relu_1.{name}"))
+
+
 def both_inputs(graph: Graph) -> None:
     pair(graph, "layer1.0.conv2", "layer1.0.add", 1)
 
@@ -148,6 +154,10 @@ def clean(onnx_of) -> onnx.ModelProto:
         (float_input, "speed: half: layer1.0.conv2: only its weights quantized"),
         (quantized_bias, "error: bias: bias: an int32 DequantizeLinear is refused"),
         (float_skip, "speed: skip: layer1.0.add: its skip relu is float"),
+        (
+            float_pool,
+            "speed: pool: avgpool: its input layer3.0.relu_1 is float, layer3.0.add cannot end in INT8 with it",
+        ),
         (both_inputs, "speed: skip: layer1.0.add: both inputs quantized"),
         (before_relu, "speed: split: q: stands between layer1.0.conv1 and layer1.0.relu"),
         (unfolded, "speed: batch-norm: bn1: not folded into conv1"),
@@ -179,6 +189,22 @@ def test_a_layer_left_float_on_purpose_is_no_finding(onnx_of):
     source = onnx_of("resnet8").proto
     placement = placement_of(source, stem=False, head=False)
     assert lint(with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))) == ()
+
+
+@pytest.mark.parametrize("options", [{"head": False}, {"keep": ["layer3.0"]}, {"keep": ["layer3.0.skip"]}])
+def test_a_pool_that_averages_for_float_or_after_float_is_no_finding(options, onnx_of):
+    source = onnx_of("resnet8").proto
+    placement = placement_of(source, **options)
+    model = with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))
+    assert "avgpool" not in {name for point in placement.points for name, _ in point.readers}
+    assert not [finding for finding in lint(model) if finding.rule == "pool"]
+
+
+def test_a_pool_beside_the_pair_it_could_read_is_repaired_from_the_file(clean):
+    pool = find(clean.graph, "avgpool")
+    pool.input[0] = "layer3.0.relu_1"
+    (finding,) = lint(clean)
+    assert (finding.rule, finding.fixable, finding.remedy) == ("pool", True, "let it read the pair that is there")
 
 
 def test_problems_are_errors_and_speed_but_not_notes(clean):

@@ -10,6 +10,10 @@ from edgeres.models.family import ORDERINGS
 from edgeres.quantize.placement import cpu_placement_of, left_float_in, placement_of
 
 
+def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, [output], name=output)
+
+
 def readers_of(placement, tensor: str) -> list[str]:
     return [name for point in placement.points if point.tensor == tensor for name, _ in point.readers]
 
@@ -95,7 +99,63 @@ def test_stem_and_head_can_stay_float(onnx_of):
     whole = placement_of(model)
     part = placement_of(model, stem=False, head=False)
     assert set(whole.layers) - set(part.layers) == {"conv1", "fc"}
-    assert set(whole.observed) - set(part.observed) == {"images", "flatten"}
+    assert set(whole.observed) - set(part.observed) == {"images", "flatten", "layer3.0.relu_1"}
+
+
+@pytest.mark.covering(2)
+@pytest.mark.parametrize(("arch", "options"), cases())
+def test_the_pool_before_the_last_layer_reads_a_pair_where_an_int8_kernel_makes_what_it_averages(
+    arch, options, onnx_of
+):
+    model = onnx_of(arch, **options).proto
+    view = GraphView(model)
+    for pool in (one for one in view.nodes if one.op_type == "GlobalAveragePool"):
+        assert readers_of(placement_of(model), pool.input[0]) == [pool.name]
+        assert readers_of(placement_of(model, head=False), pool.input[0]) == []
+
+
+def test_a_pool_behind_a_module_that_stays_float_is_float(onnx_of):
+    model = onnx_of("resnet8").proto
+    assert readers_of(placement_of(model), "layer3.0.relu_1") == ["avgpool"]
+    for keep in ("layer3.0", "layer3.0.skip", "layer3.0.conv2"):
+        placement = placement_of(model, keep=[keep])
+        assert readers_of(placement, "layer3.0.relu_1") == []
+        assert readers_of(placement, "flatten") == ["fc"]
+
+
+POOLED = [node("Conv", ["x", "w"], "a"), node("AveragePool", ["a"], "p"), node("Conv", ["p", "w"], "y")]
+
+
+@pytest.mark.parametrize(
+    ("more", "readers"),
+    [
+        ([], ["p"]),
+        ([node("MaxPool", ["a"], "m"), node("Conv", ["m", "w"], "z")], ["p"]),  # its pair moves in front of it
+        ([node("Conv", ["a", "w"], "z")], ["z", "p"]),  # as in the shortcut of a ResNet-D: one pair serves both
+        ([node("Mul", ["a", "y"], "z")], []),  # as a gate does: a is written in float for it
+        ([node("Relu", ["p"], "z")], []),  # the average itself is wanted in float
+    ],
+)
+def test_an_average_pool_between_int8_layers_reads_a_pair(more, readers):
+    assert readers_of(placement_of(graph_of([*POOLED, *more])), "a") == readers
+
+
+def test_a_mean_over_height_and_width_is_an_average_pool():
+    mean = onnx.helper.make_node("ReduceMean", ["a"], ["p"], name="p", axes=[-2, -1])
+    assert readers_of(placement_of(graph_of([POOLED[0], mean, POOLED[2]])), "a") == ["p"]
+    del mean.attribute[:]
+    assert readers_of(placement_of(graph_of([POOLED[0], mean, POOLED[2]])), "a") == []
+
+
+def test_a_cpu_adds_in_integers_what_an_average_pool_reads():
+    nodes = [node("Conv", ["x", "w"], "a"), node("Add", ["a", "x"], "s"), node("AveragePool", ["s"], "p")]
+    assert cpu_placement_of(graph_of([*nodes, POOLED[2]])).additions == ("s",)
+
+
+def test_pools_one_behind_the_other_are_all_in_int8():
+    nodes = [POOLED[0], node("AveragePool", ["a"], "b"), node("AveragePool", ["b"], "p"), POOLED[2]]
+    placement = placement_of(graph_of(nodes))
+    assert (readers_of(placement, "a"), readers_of(placement, "b")) == (["b"], ["p"])
 
 
 def test_an_addition_of_unrelated_tensors_has_no_skip():
@@ -124,10 +184,6 @@ def test_layers_without_an_integer_kernel_here_stay_float_with_the_reason(rule, 
     placement = rule(model)
     assert placement.layers == ("y",)
     assert all("z" not in dict(point.readers) for point in placement.points)
-
-
-def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
-    return helper.make_node(op, inputs, [output], name=output)
 
 
 def graph_of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:

@@ -231,6 +231,24 @@ def test_a_skip_whose_range_is_not_known_stays_a_finding(onnx_of):
     assert result.notes[0].startswith("layer2.0.add keeps a float skip")
 
 
+def test_a_pool_whose_range_the_file_has_not_gets_one_that_is_measured(by_edgeres):
+    whole = onnx.ModelProto.FromString(by_edgeres.SerializeToString())
+    without_pair(by_edgeres, "layer3.0.relu_1")
+    assert [finding.rule for finding in lint(by_edgeres)] == ["pool"]
+    (note,) = repair(by_edgeres).notes
+    assert note.startswith("avgpool averages in float: the range of layer3.0.relu_1 is not known")
+    asked = []
+
+    def measured(floats: onnx.ModelProto, tensors: list[str]) -> dict[str, float]:
+        asked.extend(tensors)
+        assert not any(node.op_type == "QuantizeLinear" for node in floats.graph.node)
+        return dict.fromkeys(tensors, 2.0)
+
+    result = repair(by_edgeres, measured)
+    assert (asked, result.notes, lint(result.model)) == (["layer3.0.relu_1"], (), ())
+    assert np.array_equal(outputs(result.model), outputs(whole))
+
+
 def test_a_pair_before_a_relu_moves_behind_it(by_edgeres):
     graph = by_edgeres.graph
     pair_of = {node.name: node for node in graph.node}

@@ -7,6 +7,7 @@
     scale          constant, positive, finite; a scalar for activations, one per output channel for weights
     half           a layer has its input and its weights quantized, or neither
     skip           a residual addition has exactly one quantized input, the skip
+    pool           an average pool between INT8 kernels has its input quantized, as what it makes is
     split          no pair between a layer and the ReLU or batch norm that is fused into it
     batch-norm     folded into the quantized convolution before it
     two-scales     one pair serves all readers of a tensor

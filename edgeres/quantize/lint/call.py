@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,14 @@ from edgeres.core.files import written
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
 from edgeres.core.stated import InputOptions, preprocess_from, with_input
 from edgeres.data import dataset_from
+from edgeres.graph.session import GraphSession
 from edgeres.graph.view import opset_of
+from edgeres.quantize.calibrators import amax_from
+from edgeres.quantize.histogram import Histogram
 from edgeres.quantize.lint import is_quantized, lint
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.lint.pairs import AXIS_OPSET, tensorrt_of
+from edgeres.quantize.lint.structure import POOL
 from edgeres.quantize.repair import repair, without_pairs
 from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, closeness
 from edgeres.quantize.repair.images import ImageInput, image_input_of
@@ -27,6 +32,7 @@ from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
 _OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)
 _REASON_SHOWN = 300
+_METHOD, _BATCH = "mse", 16  # of a range that is measured; images at a time
 _ADVICE = "calibrate and quantize the float model again: edgeres calibrate, edgeres quantize"
 _OTHER_IMAGES = "random images may lie outside the ranges it was calibrated for: check it on real ones with --data"
 _ANY_CLASSES = 2  # of a spec that only says how images are fed
@@ -132,7 +138,7 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
             " opset with --jetpack"
         )
     report = LintReport(quantized=quantized, source=_verdict(path, model, config, build))
-    if not config.fix or not any(finding.fixable for finding in report.source.findings):
+    if not config.fix or not any(_is_fixable(finding, config) for finding in report.source.findings):
         return report
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
     if out.resolve() == path.resolve():
@@ -141,6 +147,10 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
         return report
     repaired, update = found
     return report.model_copy(update={**update, "repaired": _verdict(out, repaired, config, build)})
+
+
+def _is_fixable(finding: Finding, config: LintConfig) -> bool:
+    return finding.fixable or (finding.rule == POOL and config.data is not None)
 
 
 def checked_model(path: Path) -> Any:
@@ -166,7 +176,8 @@ def _why_invalid(model: Any, err: Exception) -> str:
 
 def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[Any, dict[str, Any]] | None:
     """(the repaired model, written to `out`, what the report says of it); None if it is no better."""
-    result = repair(model)
+    given, what = _shown(path, model, config)
+    result = repair(model, partial(_ranges, given) if config.data else None)
     if len(problems(lint(result.model))) >= len(problems(lint(model))):
         return None
     try:
@@ -177,13 +188,24 @@ def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[An
     with written(out) as temporary:
         temporary.write_bytes(content)
         checked_model(temporary)
-        found = _compared(path, temporary, model, config)
+        found = _compared(path, temporary, model, config, (given, what))
     return result.model, {"notes": result.notes, **found}
 
 
-def _compared(path: Path, repaired: Path, model: Any, config: LintConfig) -> dict[str, Any]:
+def _ranges(given: ImageInput, floats: Any, tensors: list[str]) -> dict[str, float]:
+    """Clipping bounds of `tensors` by the float graph `floats` on the images of `given`."""
+    found, session = {name: Histogram(name) for name in tensors}, GraphSession(floats, "the float graph", tensors)
+    for feeds, count in given.batches(_BATCH):
+        for name, values in session.run(feeds).items():
+            found[name].add(values[:count])
+    return {name: amax_from(one, _METHOD) for name, one in found.items()}
+
+
+def _compared(
+    path: Path, repaired: Path, model: Any, config: LintConfig, shown: tuple[ImageInput, str]
+) -> dict[str, Any]:
     """What the report says about the two files; raises StageError where they do not compute the same."""
-    given, what = _shown(path, model, config)
+    given, what = shown
     close = closeness(path, repaired, without_pairs(model), given)
     needed = close.needed_db if config.tolerance_db is None else config.tolerance_db
     if close.sqnr_db < needed:

@@ -12,9 +12,11 @@ from edgeres.graph.blocks import Block, fusions_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, name_of
 from edgeres.quantize.lint.finding import Finding, finding_at
 from edgeres.quantize.lint.pairs import TYPE, integer_type
-from edgeres.quantize.repair.bounds import COMMUTING
+from edgeres.quantize.placement import COMMUTING, is_average
 
 _OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")
+POOL = "pool"
+POOL_REMEDY = "calibrate it and quantize it; --fix --data DATA takes its range from images"
 _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
 
 
@@ -33,6 +35,7 @@ def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset(
             yield from _batch_norm(view, node)
     for block in fusions_in(view):
         yield from _skip(view, block, meant=block.addition.name in float_skips)
+    yield from _pools(view, float_skips)
     yield from _two_scales(view)
 
 
@@ -99,6 +102,45 @@ def _skip(view: GraphView, block: Block, *, meant: bool) -> Iterator[Finding]:
                 yield finding_at(node, "skip", reason, remedy, severity="note", fixable=False)
                 return
             yield finding_at(node, "skip", reason, remedy, severity="speed", fixable=known)
+
+
+def _pools(view: GraphView, float_skips: frozenset[str]) -> Iterator[Finding]:
+    """Average pools between an INT8 kernel and a pair, without a pair in front."""
+    ends = {block.output: block for block in fusions_in(view)}
+    for pool in (node for node in view.nodes if is_average(view, node)):
+        source = str(pool.input[0])
+        if _is_quantized(view, source) or not _is_quantized_next(view, str(pool.output[0])):
+            continue
+        if not all(is_average(view, reader) or _leads_to_pair(view, reader) for reader, _ in view.readers[source]):
+            continue
+        maker, tensor = view.producers.get(source), source
+        while maker is not None and tensor not in ends and maker.op_type not in WEIGHTED and maker.input:
+            tensor = view.passed_on(maker)
+            maker = view.producers.get(tensor)
+        if maker is None or source in view.outputs or not _is_int8(view, maker, ends.get(tensor), float_skips):
+            continue
+        known = any(reader.op_type == Q for reader, _ in view.readers[source])
+        remedy = "let it read the pair that is there" if known else POOL_REMEDY
+        reason = f"its input {source} is float, {name_of(maker)} cannot end in INT8 with it"
+        yield finding_at(pool, POOL, reason, remedy, severity="speed", fixable=known)
+
+
+def _is_int8(view: GraphView, node: onnx.NodeProto, block: Block | None, float_skips: frozenset[str]) -> bool:
+    """Whether the layer `node`, or the addition that ends `block`, reads INT8 alone."""
+    layer = view.layer_before(block.branch) if block else node
+    if block and (block.addition.name in float_skips or not _is_quantized(view, block.skip)):
+        return False
+    return layer is not None and view.weight_pair(layer) is not None and _is_quantized(view, layer.input[0])
+
+
+def _is_quantized_next(view: GraphView, tensor: str) -> bool:
+    """Whether pairs alone read `tensor`, perhaps behind what they are moved across."""
+    readers = view.readers[tensor]
+    return bool(readers) and tensor not in view.outputs and all(_leads_to_pair(view, reader) for reader, _ in readers)
+
+
+def _leads_to_pair(view: GraphView, reader: onnx.NodeProto) -> bool:
+    return reader.op_type == Q or (reader.op_type in COMMUTING and _is_quantized_next(view, str(reader.output[0])))
 
 
 def _two_scales(view: GraphView) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ All pairs are taken out, their ranges kept, and put back where they belong; batc
                 that already are symmetric int8 keep their integers
     bounds      pass through what cannot enlarge a tensor: ReLU, pooling, slicing, padding with zeros, reshaping
 
-A layer whose input has no known bound becomes float. Pairs before average pooling and on outputs are not put back.
+A layer whose input has no known bound becomes float. An average pool between INT8 kernels gets a pair; its range is
+the file's own, or is measured on images. Pairs on outputs are not put back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import onnx
 
 from edgeres.core.artifacts import float_skips_of
-from edgeres.quantize.repair.placing import placed, with_known_pairs
+from edgeres.quantize.repair.placing import Measure, placed, with_known_pairs
 from edgeres.quantize.repair.stripping import floated
 
 
@@ -30,13 +31,13 @@ class Repaired:
     notes: tuple[str, ...]
 
 
-def repair(model: onnx.ModelProto) -> Repaired:
-    """A repaired copy of `model`, which is left as it is.
+def repair(model: onnx.ModelProto, measure: Measure | None = None) -> Repaired:
+    """A repaired copy of `model`, which is left as it is; `measure` tells what ranges the file lacks.
 
     Raises InputError for control flow, and for an opset that cannot be raised to one with scales per channel.
     """
     draft, taken = floated(model)
-    where = placed(draft, taken, frozenset(float_skips_of(model)))
+    where = placed(draft, taken, frozenset(float_skips_of(model)), measure)
     return Repaired(with_known_pairs(draft.finish(), where, taken), where.notes)
 
 

@@ -10,12 +10,10 @@ import numpy as np
 
 from edgeres.graph.draft import Draft
 from edgeres.graph.view import attribute
-from edgeres.quantize.placement import MOVERS
+from edgeres.quantize.placement import COMMUTING, MOVERS, RESHAPERS
 
-_RESHAPERS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"})
-SHRINKING = frozenset({"Relu"}) | MOVERS | _RESHAPERS | _POOLS
-COMMUTING = _RESHAPERS | {"MaxPool"}  # with a pair; their output reaches the input's maximum
+SHRINKING = frozenset({"Relu"}) | MOVERS | RESHAPERS | _POOLS
 _NONNEGATIVE = frozenset({"Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,13 @@ from edgeres.graph.view import QDQ, WEIGHTED
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.insert import PairWriter, Parameters
-from edgeres.quantize.placement import Placement, Point, Read, add_skip
+from edgeres.quantize.placement import Placement, Point, Read, add_pools, add_skip
 from edgeres.quantize.repair.bounds import SHRINKING, Bound, bound_of
 from edgeres.quantize.repair.stripping import Taken
 
 _FLOAT = SHRINKING | WEIGHTED | QDQ | {"Add", "BatchNormalization", "Clip", "LeakyRelu"}
+_MEASURE = "images tell it: --data"
+Measure = Callable[[onnx.ModelProto, list[str]], dict[str, float]]  # (float graph, tensors) -> their clipping bounds
 _AGAIN = "calibrate the float model and quantize it again"
 
 
@@ -30,11 +33,17 @@ class Placed:
     notes: tuple[str, ...]
 
 
-def placed(draft: Draft, taken: Taken, float_skips: frozenset[str] = frozenset()) -> Placed:
-    """Where pairs go in `draft`; the skips of the additions `float_skips` are float on purpose and stay so."""
+def placed(
+    draft: Draft, taken: Taken, float_skips: frozenset[str] = frozenset(), measure: Measure | None = None
+) -> Placed:
+    """Where pairs go in `draft`; the skips of the additions `float_skips` are float on purpose and stay so.
+
+    `measure`: what tells the ranges that average pools lack.
+    """
     readers: dict[str, list[Read]] = {}
     layers, notes = _add_layers(readers, draft, taken)
     notes += _add_skips(readers, draft, taken, layers=set(layers), float_skips=float_skips)
+    notes += _add_pools(readers, draft, taken, layers=set(layers), measure=measure)
     bounds = {tensor: bound_of(draft, taken.bounds, tensor) for tensor in readers}
     known = {tensor: bound for tensor, bound in bounds.items() if bound is not None}
     points = tuple(Point(tensor, tuple(readers[tensor]), tensor) for tensor in known)
@@ -73,6 +82,26 @@ def _add_layers(readers: dict[str, list[Read]], draft: Draft, taken: Taken) -> t
             for index in inputs:
                 readers.setdefault(node.input[index], []).append((node.name, index))
     return layers, notes
+
+
+def _add_pools(
+    readers: dict[str, list[Read]], draft: Draft, taken: Taken, *, layers: set[str], measure: Measure | None
+) -> list[str]:
+    """Average pools between quantized layers; notes on those whose range nothing tells."""
+    view, notes, wanted = draft.view(), [], {tensor: list(reads) for tensor, reads in readers.items()}
+    skips = {node for reads in readers.values() for node, _ in reads} & {node.name for node in view.additions}
+    add_pools(wanted, view, int8=layers | skips)
+    new = [tensor for tensor, reads in wanted.items() if reads != readers.get(tensor)]
+    unknown = [tensor for tensor in new if bound_of(draft, taken.bounds, tensor) is None]
+    if unknown and measure is not None:
+        kind = next(iter(taken.bounds.values())).dtype
+        taken.bounds |= {tensor: Bound(-amax, amax, kind) for tensor, amax in measure(draft.written(), unknown).items()}
+    for tensor in new:
+        if bound_of(draft, taken.bounds, tensor) is not None:
+            readers[tensor] = wanted[tensor]
+        else:
+            notes.append(f"{wanted[tensor][-1][0]} averages in float: the range of {tensor} is not known; {_MEASURE}")
+    return notes
 
 
 def _add_skips(

@@ -36,9 +36,9 @@ from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
 from edgeres.data.sources import in_threads
 from edgeres.evaluate.agreement import Similarity
-from edgeres.evaluate.stage import check_outputs, hits
+from edgeres.evaluate.stage import hits
 from edgeres.runtime import runner_for
-from edgeres.runtime.runner import Logits, infer_all
+from edgeres.runtime.runner import Logits, check_outputs, infer_all
 
 PART_BYTES = 16 << 20  # kept in memory; a lost connection repeats at most the packets under way
 _BYTES = 256

@@ -19,7 +19,7 @@ from edgeres.evaluate.agreement import Agreement, Likeness
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
 from edgeres.report.changes import RunChanges, changes_between
 from edgeres.report.networks import AGREE_NAME
-from edgeres.report.wording import threads_text
+from edgeres.report.wording import closeness_text, threads_text
 
 _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
 
@@ -132,16 +132,20 @@ def _print_agreement(result: Agreement) -> None:
         top1 = "" if side.correct_top1 is None else f": top-1 {100 * side.correct_top1 / result.n:.2f} %"
         say(f"{letter}: {side.path} ({side.precision}, {side.runtime}){top1}")
     same, (change, half) = result.pair.agreement, result.pair.difference
-    say(
-        f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
-        f" {same.value:.2%} ({same.times(100).bounds('.2f')})"
-    )
+    if result.closeness is not None:
+        say(f"B to A: {closeness_text(result.closeness)}")
+    else:
+        say(
+            f"same top-1 on {result.same_top1} of {result.n} images of {result.dataset} {result.split}:"
+            f" {same.value:.2%} ({same.times(100).bounds('.2f')})"
+        )
     if result.is_labelled:
         say(
             f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
             f" only B {result.only_b}, McNemar p = {result.pair.p_value:.2g})"
         )
-    say(f"logits: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}, KL {result.kl:.2g} nats")
+    what, kl = ("outputs", "") if result.kl is None else ("logits", f", KL {result.kl:.2g} nats")
+    say(f"{what}: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}{kl}")
     width = max([len(module.name) for module in result.modules], default=0)
     for module in result.modules:
         mark = "  <- drifts first" if module.name == result.drift else ""

@@ -10,7 +10,7 @@ import click
 
 from edgeres.cli.terminal import say
 from edgeres.core.stage import StageReport
-from edgeres.report.wording import accuracy_line, latency_line, size
+from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
 
 if TYPE_CHECKING:
     from edgeres.report.summary import RunSummary
@@ -31,6 +31,8 @@ def print_result(report: StageReport, *, as_json: bool, whose: str | None = None
         return
     for accuracy in report.accuracy:
         say(accuracy_line(accuracy) if whose is None else f"{whose}: {accuracy_line(accuracy)}")
+    for closeness in report.closeness:
+        say(closeness_line(closeness) if whose is None else f"{whose}: {closeness_line(closeness)}")
     figures = list(_figure_lines(report))
     for line in (*report.notes, *figures) if report.stage in _NOTES_FIRST else (*figures, *report.notes):
         say(line)

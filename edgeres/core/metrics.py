@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -84,6 +85,32 @@ class Accuracy(Record):
     def interval(self) -> Interval:
         """Top-1 with its 95 % Wilson score interval."""
         return wilson(self.correct_top1, self.n)
+
+
+Likened = Literal["cosine", "error", "guess"]
+
+
+class Closeness(Record):
+    """How near one model's outputs are to those of `reference` (a sha256) on the same images.
+
+    `measure`: the cosine of each image's outputs; their squared error over the reference's mean power; or whether the
+    first guess is the same. `mean` goes over images, one image in a hundred is worse than `worst` (None of guesses).
+    """
+
+    measure: Likened
+    mean: float
+    worst: float | None
+    n: int = Field(gt=0)
+    dataset: str
+    split: str
+    runtime: str
+    artifact: str
+    reference: str
+
+    @property
+    def is_of_itself(self) -> bool:
+        """Whether it is what others are held against."""
+        return self.artifact == self.reference
 
 
 class Latency(Record):

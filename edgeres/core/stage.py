@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeres.core.artifacts import Artifact, Model
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Accuracy, Energy, Latency
+from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency
 from edgeres.core.spec import Cost
 
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
@@ -45,6 +45,7 @@ class StageReport(Record):
     precision: str | None = None
     dropped: tuple[str, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
+    closeness: tuple[Closeness, ...] = ()
     latency: tuple[Latency, ...] = ()
     energy: tuple[Energy, ...] = ()
     results: dict[str, Any] = Field(default_factory=dict)
@@ -58,6 +59,10 @@ class StageReport(Record):
     def saying(self, *, notes: Iterable[str] = (), warnings: Iterable[str] = ()) -> StageReport:
         """The same with more to say."""
         return self.model_copy(update={"notes": (*self.notes, *notes), "warnings": (*self.warnings, *warnings)})
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "closeness" or value}
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Recorder:
     source: Artifact | None
     results: dict[str, Any] = field(default_factory=dict)
     accuracy: list[Accuracy] = field(default_factory=list)
+    closeness: list[Closeness] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
     energy: list[Energy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -87,7 +93,7 @@ class Recorder:
         """The report, with everything recorded and the time since the stage began."""
         model = output if isinstance(output, Model) else None
         counted = self.config.counted().keys() - set(self.config.needless_of(self.source))
-        collected = ("stage", "results", "accuracy", "latency", "energy", "notes", "warnings")
+        collected = ("stage", "results", "accuracy", "closeness", "latency", "energy", "notes", "warnings")
         return StageReport(
             config=self.config.model_dump(mode="json", include=counted),
             source=file_ref(self.source),

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from edgeres.core.config import Record
-from edgeres.core.metrics import Interval, difference_of, wilson
+from edgeres.core.metrics import Closeness, Interval, difference_of, wilson
 from edgeres.runtime.runner import Logits
 
 HARMLESS_DB = 40.0  # above it the noise is less than 1 % of the signal's amplitude
@@ -98,7 +99,10 @@ class Likeness(Record):
 
 
 class Agreement(Record):
-    """`only_a`, `only_b`: images on which it alone is right; `modules`: their outputs, in order of execution."""
+    """`only_a`, `only_b`: images on which it alone is right; `modules`: their outputs, in order of execution.
+
+    Networks without classes have a `closeness` of B to A instead of first guesses and a KL.
+    """
 
     schema_version: int = 1
     a: Side
@@ -106,14 +110,19 @@ class Agreement(Record):
     dataset: str
     split: str
     n: int
-    same_top1: int
+    same_top1: int | None
     only_a: int
     only_b: int
     logits: Likeness
-    kl: float
+    kl: float | None
     modules: tuple[Likeness, ...] = ()
     drift: str | None = None
     notes: tuple[str, ...] = ()
+    closeness: Closeness | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "closeness" or value is not None}
 
     @property
     def is_labelled(self) -> bool:
@@ -123,7 +132,7 @@ class Agreement(Record):
     @property
     def pair(self) -> Pair:
         """What was counted, without the noise."""
-        return Pair(n=self.n, same=self.same_top1, only_a=self.only_a, only_b=self.only_b)
+        return Pair(n=self.n, same=self.same_top1 or 0, only_a=self.only_a, only_b=self.only_b)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

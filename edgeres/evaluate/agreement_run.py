@@ -16,8 +16,9 @@ from edgeres.data import dataset_for
 from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.agreement_probes import LOGITS, Values, probe_for
-from edgeres.evaluate.stage import check_outputs
+from edgeres.evaluate.closeness import Nearness
 from edgeres.runtime import runtime_of
+from edgeres.runtime.runner import check_outputs
 
 WAYS = {
     "torch": "a checkpoint, or an ONNX graph with fake quantization",
@@ -61,7 +62,8 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     config.check()
     a, b = _fed_alike(a, b, config)
     spec = _common_spec(a, b)
-    spec.check_classes("agree")
+    if config.min_agreement is not None:
+        spec.check_classes("--min-agreement")
     dataset = dataset_for(spec, config.data, download=config.download)
     images = dataset.val.at_most(config.images, 0)
     way_a, way_b = config.runtimes or _ways(a, b)
@@ -77,7 +79,7 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
 
 def broken_rules(agreement: Agreement, config: AgreeConfig) -> tuple[str, ...]:
     """One line for every rule of `config` that is not met."""
-    lines, sqnr, same = [], agreement.logits.sqnr_db, agreement.pair.agreement.value
+    lines, sqnr, same = list[str](), agreement.logits.sqnr_db, agreement.pair.agreement.value
     if config.min_agreement is not None and same < config.min_agreement:
         lines.append(f"top-1 agreement {same:.2%} is below {config.min_agreement:.2%}")
     if config.min_sqnr is not None and sqnr is not None and sqnr < config.min_sqnr:
@@ -91,17 +93,22 @@ class _Tally:
     def __init__(self, a: Model, b: Model) -> None:
         has_scaled = any(isinstance(one, OnnxModel) and one.has_scaled_channels for one in (a, b))
         self._models, self._scaled = (a, b), a.sha256 != b.sha256 and has_scaled
-        self._guesses, self._logits, self._kl = Comparison(), Similarity(), 0.0
-        self._labelled = True
+        self._guesses, self._logits, self._kl, self._n = Comparison(), Similarity(), 0.0, 0
+        self._has_classes = a.spec.task == "classes"
+        self._labelled, self._nearness = True, Nearness(a.spec.task)
         self._modules: dict[str, Similarity | ScaledSimilarity] = {}
 
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
         """Counts one batch."""
         for model, values in zip(self._models, (a, b), strict=True):
             check_outputs(values[LOGITS], model.spec.num_classes, f"agree: {model.path}", model.spec.task)
+        self._n += len(labels)
         self._labelled = bool((labels != UNLABELLED).all())
-        self._guesses.count(a[LOGITS].argmax(1), b[LOGITS].argmax(1), labels if self._labelled else None)
-        self._kl += kl_sum(a[LOGITS], b[LOGITS])
+        if self._has_classes:
+            self._guesses.count(a[LOGITS].argmax(1), b[LOGITS].argmax(1), labels if self._labelled else None)
+            self._kl += kl_sum(a[LOGITS], b[LOGITS])
+        else:
+            self._nearness.add(b[LOGITS], a[LOGITS])
         self._logits.add(a[LOGITS], b[LOGITS])
         for name in (name for name in a if name != LOGITS and name in b and a[name].shape == b[name].shape):
             if name not in self._modules:
@@ -111,6 +118,12 @@ class _Tally:
     def agreement(self, runtimes: tuple[str, str], dataset: str, config: AgreeConfig) -> Agreement:
         """The figures of what was added."""
         pair, counted = self._guesses.pair, (self._guesses.right_a, self._guesses.right_b)
+        closeness = None
+        if not self._has_classes:
+            model, reference = self._models[1].sha256, self._models[0].sha256
+            closeness = self._nearness.closeness(
+                n=self._n, dataset=dataset, split="val", runtime=runtimes[1], artifact=model, reference=reference
+            )
         rights = counted if self._labelled else (None, None)
         first, second = (
             Side(path=str(one.path), sha256=one.sha256, precision=one.precision, runtime=name, correct_top1=right)
@@ -125,15 +138,16 @@ class _Tally:
             b=second,
             dataset=dataset,
             split="val",
-            n=pair.n,
-            same_top1=pair.same,
+            n=self._n,
+            same_top1=pair.same if self._has_classes else None,
             only_a=pair.only_a,
             only_b=pair.only_b,
             logits=self._logits.likeness("logits"),
-            kl=self._kl / pair.n,
+            kl=self._kl / self._n if self._has_classes else None,
             modules=modules,
             drift=first_drift(modules, fall_db=config.fall_db, floor_db=config.floor_db),
             notes=note,
+            closeness=closeness,
         )
 
 

@@ -2,52 +2,85 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgeres.core.artifacts import Model
-from edgeres.core.errors import InputError, StageError
+from edgeres.core.artifacts import Model, model_from
+from edgeres.core.errors import InputError
 from edgeres.core.files import written
 from edgeres.core.metrics import Accuracy
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import track
-from edgeres.core.spec import FROM_ONNX, Task
+from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
-from edgeres.core.stated import InputOptions, with_input
+from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Dataset, dataset_for
 from edgeres.runtime import runner_for, runtime_of
-from edgeres.runtime.runner import Logits, RunnerOptions, infer_all
+from edgeres.runtime.runner import Logits, RunnerOptions, check_outputs, infer_all
 
 
 class EvalConfig(InputOptions):
     """What to evaluate on; always the whole val split unless `images` says otherwise."""
+
+    unsaid: ClassVar[frozenset[str]] = InputOptions.unsaid | {"reference"}
 
     data: str = Field(description=DATA_NAMES)
     images: int | None = Field(None, gt=0, description="evaluate on this many images of val only (stratified)")
     batch: int = Field(250, gt=0, description="images at a time")
     threads: int | None = Field(None, gt=0, description="CPU threads; default: the runtime's choice")
     download: bool = Field(False, description="fetch the data set if it is not here")
+    reference: Path | None = Field(
+        None, description="whose outputs count as right where no label can; default: the run's whole float network"
+    )
 
 
-def evaluate(source: Model, config: EvalConfig, predictions: Path | None = None) -> StageReport:
-    """A report with the accuracy of `source`; the predictions are written to `predictions` if given."""
+def evaluate(
+    source: Model, config: EvalConfig, predictions: Path | None = None, whole: Model | None = None
+) -> StageReport:
+    """A report with the accuracy of `source`; the predictions are written to `predictions` if given.
+
+    Without classes or without labels it has the closeness to `config.reference`, or to `whole`, instead.
+    """
     runtime_of(source)  # what cannot run here is refused before any data is fetched
     recorder = Recorder("eval", config, source)
     source = with_input(source, config)
-    source.spec.check_classes("eval")
     dataset = dataset_for(source.spec, config.data, download=config.download)
     if source.spec.family == FROM_ONNX and not source.spec.classes:
         recorder.warnings.append("its file names no classes: outputs were taken in the order of the data set's")
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))
         recorder.warnings.append(f"evaluated on {config.images} of the val images only")
-    recorder.accuracy.append(accuracy_of(source, dataset, batch=config.batch, threads=config.threads, out=predictions))
+    how: dict[str, Any] = {"batch": config.batch, "threads": config.threads}
+    if dataset.val.is_labelled:
+        if config.reference is not None:
+            raise InputError(f"{config.data} has labels, by which {source.path} is judged; leave out --reference")
+        recorder.accuracy.append(accuracy_of(source, dataset, out=predictions, **how))
+    else:
+        from edgeres.evaluate.closeness import closeness_of
+
+        recorder.closeness.append(closeness_of(source, _reference(source, config, whole), dataset, **how))
     return recorder.finish(None)
+
+
+def _reference(source: Model, config: EvalConfig, whole: Model | None) -> Model:
+    """What `source` is held against; raises InputError if that takes other images or gives something else."""
+    reference = whole if config.reference is None else model_from(config.reference)
+    if reference is None:
+        why = "no labels are there" if source.spec.task == "classes" else f"it gives {source.spec.outputs_text}"
+        raise InputError(
+            f"{source.path} is judged by another network, {why}: --reference FILE, the float network it comes from"
+        )
+    reference = reference if reference.spec.preprocess.is_known else as_in(reference, source)
+    for what in ("task", "num_classes", "input_shape", "preprocess"):
+        mine, theirs = getattr(source.spec, what), getattr(reference.spec, what)
+        if mine != theirs:
+            raise InputError(f"{source.path} cannot be held against {reference.path}: {what} is {mine} and {theirs}")
+    return reference
 
 
 def accuracy_of(
@@ -90,19 +123,6 @@ def accuracy_of(
         artifact=model.sha256,
         predictions=out.name if out else None,
     )
-
-
-def check_outputs(outputs: Logits, count: int, what: str, task: Task = "classes") -> None:
-    """Raises InputError unless `outputs` (n, ...) are `count` numbers an image, StageError if one is not finite."""
-    is_fit = math.prod(outputs.shape[1:]) == count and (outputs.ndim == 2 or task == "tensors")
-    if not is_fit:
-        shape = " x ".join(map(str, outputs.shape[1:]))
-        raise InputError(
-            f"{what} gives {shape or 'one number'} for an image, not {count} "
-            + ("scores of classes; name the file that ends with the classifier" if task == "classes" else "numbers")
-        )
-    if not np.isfinite(outputs).all():
-        raise StageError(f"{what} gives {'logits' if task == 'classes' else 'outputs'} that are not finite")
 
 
 def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:

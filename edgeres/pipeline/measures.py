@@ -50,7 +50,7 @@ def evaluate_call(
     if home is None:
         return evaluate(model, config)
     if reason := _why_not_kept(home, config, replace=replace):
-        return evaluate(model, config).saying(notes=[reason])
+        return evaluate(model, config, whole=_whole_of(home)).saying(notes=[reason])
     return evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
 
 
@@ -133,13 +133,23 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
     from edgeres.evaluate.stage import evaluate
 
     key = stage_key("eval", model, config)
-    if not fresh and (folder / PREDICTIONS_NAME).is_file() and (known := report_with(folder / EVAL_NAME, key)):
+    known = None if fresh else report_with(folder / EVAL_NAME, key)
+    if known and (known.closeness or (folder / PREDICTIONS_NAME).is_file()):
         return known, True
     log.info("eval %s", model.path)
-    report = evaluate(model, cast("EvalConfig", config), folder / PREDICTIONS_NAME)
+    home = run_holding(model.path)
+    report = evaluate(
+        model, cast("EvalConfig", config), folder / PREDICTIONS_NAME, None if home is None else _whole_of(home)
+    )
     report = report.model_copy(update={"key": key})
     write_report(report, folder / EVAL_NAME)
     return report, False
+
+
+def _whole_of(run: Run) -> Model | None:
+    """The network that the others of the run come from: the least cut, FP32 before less, then the earliest."""
+    models = [model for _, model in run.models() if not isinstance(model, Engine)]
+    return min(models, key=lambda one: (len(one.spec.dropped), one.precision != "fp32"), default=None)
 
 
 def judged_on(run: Run) -> set[str]:
@@ -148,7 +158,8 @@ def judged_on(run: Run) -> set[str]:
     for folder in run.finished():
         with suppress(EdgeresError):
             report = record_from_json(StageReport, folder.path / EVAL_NAME)
-            found |= {*(one.dataset for one in report.accuracy), str(report.config.get("data"))}
+            found |= {*(one.dataset for one in report.accuracy), *(one.dataset for one in report.closeness)}
+            found.add(str(report.config.get("data")))
     return {canonical_data_name(name) for name in found - {str(None)}}
 
 

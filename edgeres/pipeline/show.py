@@ -21,7 +21,7 @@ from edgeres.models import example_variants
 from edgeres.pipeline.recipe import shipped_recipes
 from edgeres.pipeline.schemas import SCHEMAS, schema_in
 from edgeres.pipeline.show_model import SUFFIXES, Facts, facts_of_arch, facts_of_file
-from edgeres.report.wording import accuracy_line, latency_line, size
+from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
 
 if TYPE_CHECKING:
     from edgeres.core.records.latency import LatencyTable
@@ -256,6 +256,7 @@ def _stage_report(report: StageReport) -> Iterable[str]:
     options = {name: value for name, value in report.config.items() if value not in (None, [], "")}
     yield f"options: {', '.join(f'{name} {value}' for name, value in options.items()) or 'none'}"
     yield from map(accuracy_line, report.accuracy)
+    yield from map(closeness_line, report.closeness)
     yield from map(latency_line, report.latency)
     yield from (f"warning: {warning}" for warning in report.warnings)
 

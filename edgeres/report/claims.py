@@ -8,6 +8,7 @@ from edgeres.report.boards import UNSURE, board_in
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
+    closeness_lines,
     count,
     interval_lines,
     is_same,
@@ -44,7 +45,7 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
         return f"One model so far: {rows[0].what or rows[0].name}."
     said = ", ".join(f"{claim.figure} {claim.what}" for claim in claims) or "no change that can be told"
     of = f" ({end.name} against {_first(rows, end).name})" if end else ""
-    if newest is None or newest.accuracy is not None or len(rows) == 1:
+    if newest is None or newest.is_judged or len(rows) == 1:
         return f"{said}{of}."
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
@@ -57,7 +58,7 @@ def _newest(rows: Sequence[Row]) -> Row | None:
 
 
 def _end(rows: Sequence[Row]) -> Row | None:
-    judged = [row for row in rows if row.accuracy]
+    judged = [row for row in rows if row.is_judged]
     return judged[-1] if judged else _newest(rows)
 
 
@@ -144,6 +145,13 @@ def _runtime(row: Row) -> str:
 
 def _points_claim(first: Row, end: Row) -> Claim | None:
     change, accuracy = end.versus_first.points, end.accuracy
+    if end.closeness is not None and not end.closeness.is_of_itself:
+        figure, *worst = closeness_lines(end.closeness)
+        return Claim(
+            figure=figure,
+            what=f"to the network it comes from ({', '.join(worst)})",
+            detail=f"{end.name} on {end.closeness.dataset} {end.closeness.split}",
+        )
     if change is None or accuracy is None:
         return None
     before = percent(accuracy.top1.value - change.value / 100)

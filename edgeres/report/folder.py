@@ -13,7 +13,7 @@ from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import Environment
 from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
-from edgeres.core.metrics import Accuracy, Latency
+from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
 from edgeres.core.stage import REPORT_NAME, StageReport
 
@@ -44,6 +44,11 @@ class FinishedStage:
         """What eval.json says, before what the stage itself measured on val."""
         own = tuple(one for one in self.report.accuracy if one.split == "val")
         return (*self.evaluation.accuracy, *own) if self.evaluation else own
+
+    @property
+    def closeness(self) -> tuple[Closeness, ...]:
+        """What eval.json says where nobody can be right."""
+        return self.evaluation.closeness if self.evaluation else ()
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Accuracy, Interval, Latency
+from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency
 from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Comparison, Pair
@@ -56,6 +56,7 @@ class StageNetwork:
     precision: str | None = None
     dropped: tuple[str, ...] = ()
     not_timed: str = ""
+    closeness: Closeness | None = None
 
     @cached_property
     def predictions(self) -> Table | None:
@@ -103,6 +104,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         folder=stage.path,
         size_bytes=output.size_bytes,
         accuracy=next((one for one in stage.accuracy if one.artifact == output.sha256), None),
+        closeness=next((one for one in stage.closeness if one.artifact == output.sha256), None),
         latency=latency,
         stage=report.stage,
         path=f"{stage.name}/{Path(output.path).name}",
@@ -238,8 +240,9 @@ def _kept(path: Path) -> Agreement | None:
         one = record_from_json(Agreement, path)
     except InputError:
         return None
-    is_possible = one.n > 0 and max(one.same_top1, one.only_a + one.only_b) <= one.n
-    return one if is_possible and min(one.same_top1, one.only_a, one.only_b) >= 0 else None
+    counts = one.same_top1 or 0, one.only_a, one.only_b
+    is_possible = one.n > 0 and max(counts[0], one.only_a + one.only_b) <= one.n and min(counts) >= 0
+    return one if is_possible and (one.same_top1 is None) == (one.closeness is not None) else None
 
 
 def _against_line(networks: Sequence[StageNetwork], index: int) -> AgreementFigure | None:

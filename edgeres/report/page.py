@@ -18,7 +18,18 @@ from edgeres.report.findings import HistogramFigure, TimedWay
 from edgeres.report.folder import versions_in
 from edgeres.report.networks import AgreementFigure
 from edgeres.report.summary import RunSummary
-from edgeres.report.wording import COLUMNS, cells, figure_lines, lost, milliseconds, percent, runtime_name, signed, size
+from edgeres.report.wording import (
+    cells,
+    closeness_text,
+    columns_of,
+    figure_lines,
+    lost,
+    milliseconds,
+    percent,
+    runtime_name,
+    signed,
+    size,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_NAME = "page.html.j2"
@@ -40,7 +51,7 @@ def page_from(summary: RunSummary) -> str:
         summary=summary,
         plots=plots,
         network=network_drawing,
-        columns=COLUMNS,
+        columns=columns_of(summary.rows),
         rows=[(row, cells(row)) for row in summary.rows],
         board_columns=BOARD_COLUMNS,
         commands=commands_for(summary),
@@ -119,6 +130,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "thousands": "{:,}".format,
     "tensor_title": plots.tensor_title,
     "agreement_cells": agreement_cells,
+    "closeness": closeness_text,
     "board_cells": lambda board: board_cells(board).values(),
     "bounds": bounds_of,
     "sweep_cells": sweep_cells,

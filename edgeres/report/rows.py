@@ -99,7 +99,8 @@ def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
     return Row(
         what=step,
         accuracy=accuracy_figure(one.accuracy),
-        accuracy_missing="" if one.accuracy else "not evaluated",
+        accuracy_missing="" if one.accuracy or one.closeness else "not evaluated",
+        closeness=one.closeness,
         latency=latency and latency.model_copy(update={"verdict": verdicts.get(latency.session, "")}),
         latency_missing="" if latency else why,
         latency_reason="" if one.not_timed == NOT_TIMED else one.not_timed,
@@ -193,7 +194,7 @@ def _absent_of(row: Row, there: Row, board: str, timed: Set[str | None], *, run:
                 name=row.path, what="built, not run here", why=_ELSEWHERE, todo=on_a_board.format("MODEL.onnx")
             )
         return
-    if row.accuracy is None and there.accuracy is None:
+    if not row.is_judged and not there.is_judged:
         yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval {path}")
     if row.latency is None and there.latency is None:
         is_for_a_board = FOR_TENSORRT in row.latency_reason

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeres.core.config import Record
 from edgeres.core.environment import Environment
+from edgeres.core.metrics import Closeness
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
@@ -34,11 +35,21 @@ class Row(Record):
     dropped: tuple[str, ...]
     accuracy: AccuracyFigure | None = None
     accuracy_missing: str = ""
+    closeness: Closeness | None = None
     latency: LatencyFigure | None = None
     latency_missing: str = ""
     latency_reason: str = ""
     versus_first: Changes = Changes()
     versus_previous: Changes = Changes()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "closeness" or value is not None}
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is known how good it is."""
+        return self.accuracy is not None or self.closeness is not None
 
 
 class ModuleState(Record):

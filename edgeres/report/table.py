@@ -10,7 +10,7 @@ from edgeres.report.boards_text import BOARD_COLUMNS, board_cells, boards_table,
 from edgeres.report.cells import flat, flat_interval, flat_latency, markdown_table, markdown_text, terminal_table
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary
-from edgeres.report.wording import COLUMNS, cells
+from edgeres.report.wording import COLUMNS, cells, columns_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TERMINAL = {  # title: (what shares the column, its width), 80 characters in all; the first takes what more there is
     "Stage": (("stage", "what", "precision"), {"min_width": 11}),
-    "Top-1 %": (("top1",), {"width": 13}),
+    COLUMNS["top1"]: (("top1",), {"width": 13}),
     "Cost": (("params", "macs", "size"), {"width": 7}),
     "Latency ms": (("latency",), {"width": 13}),
     "Against first": (("first",), {"width": 13}),
@@ -37,16 +37,17 @@ def table_from(summary: RunSummary) -> RenderableType:
 
 
 def _stages_table(summary: RunSummary) -> Table:
-    texts = [cells(row) for row in summary.rows]
+    texts, titles = [cells(row) for row in summary.rows], {COLUMNS["top1"]: columns_of(summary.rows)["top1"]}
     rows = [[tuple(line for name in names for line in text[name]) for names, _ in _TERMINAL.values()] for text in texts]
-    return terminal_table(summary.run, [(title, width) for title, (_, width) in _TERMINAL.items()], rows)
+    columns = [(titles.get(title, title), width) for title, (_, width) in _TERMINAL.items()]
+    return terminal_table(summary.run, columns, rows)
 
 
 def markdown_from(summary: RunSummary) -> str:
     """The whole table with the headline above it and what is missing below it."""
     lines = [f"# {markdown_text(summary.run)}", "", markdown_text(summary.headline), ""]
     rows = [cells(row) for row in summary.rows]
-    lines += markdown_table(COLUMNS.values(), [[texts[name] for name in COLUMNS] for texts in rows])
+    lines += markdown_table(columns_of(summary.rows).values(), [[texts[name] for name in COLUMNS] for texts in rows])
     if summary.boards:
         boards = [board_cells(board).values() for board in summary.boards]
         lines += ["", "## On boards", "", *markdown_table(BOARD_COLUMNS, boards)]
@@ -70,6 +71,8 @@ def _conditions(summary: RunSummary) -> Iterator[str]:
     yield from (f"Latency: {condition}." for condition in summary.timed_conditions)
     judged = {f"{row.accuracy.dataset} {row.accuracy.split}" for row in summary.rows if row.accuracy}
     yield from (f"Accuracy: {condition}." for condition in sorted(judged))
+    near = {f"{row.closeness.dataset} {row.closeness.split}" for row in summary.rows if row.closeness}
+    yield from (f"Closeness to the first network: {condition}." for condition in sorted(near))
     yield from (f"Not run: {one.name}, {one.what}: {one.why}; {one.todo}." for one in summary.absent)
     yield from (f"Warning: {warning}." for warning in summary.warnings)
     yield from (f"Missing: {problem}." for problem in summary.problems)
@@ -89,7 +92,14 @@ def _flat(row: Row) -> dict[str, object]:
         **_flat_change("latency_ratio_vs_previous", previous.latency_ratio),
         **flat_interval(first.size_ratio, "size_ratio_vs_first"),
         **flat(row, "accuracy_missing", "latency_missing"),
+        **_flat_closeness(row),
     }
+
+
+def _flat_closeness(row: Row) -> dict[str, object]:
+    """Nothing where networks are judged by right answers."""
+    one = row.closeness
+    return {} if one is None else {"closeness": one.measure, "closeness_mean": one.mean, "closeness_worst": one.worst}
 
 
 def _flat_change(name: str, change: Change | None) -> dict[str, object]:

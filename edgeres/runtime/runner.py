@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
+
+from edgeres.core.errors import InputError, StageError
+from edgeres.core.spec import Task
 
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -71,3 +75,16 @@ def infer_all(runner: Runner, images: Images) -> Logits:
         padding = [(0, size - len(piece))] + [(0, 0)] * (piece.ndim - 1)
         pieces.append(runner.infer(np.pad(piece, padding))[: len(piece)])
     return np.concatenate(pieces)
+
+
+def check_outputs(outputs: Logits, count: int, what: str, task: Task = "classes") -> None:
+    """Raises InputError unless `outputs` (n, ...) are `count` numbers an image, StageError if one is not finite."""
+    is_fit = math.prod(outputs.shape[1:]) == count and (outputs.ndim == 2 or task == "tensors")
+    if not is_fit:
+        shape = " x ".join(map(str, outputs.shape[1:]))
+        raise InputError(
+            f"{what} gives {shape or 'one number'} for an image, not {count} "
+            + ("scores of classes; name the file that ends with the classifier" if task == "classes" else "numbers")
+        )
+    if not np.isfinite(outputs).all():
+        raise StageError(f"{what} gives {'logits' if task == 'classes' else 'outputs'} that are not finite")

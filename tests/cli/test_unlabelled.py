@@ -63,7 +63,6 @@ def test_recover_calibrate_quantize_and_agree_need_no_labels(aloud, model, photo
 @pytest.mark.parametrize(
     ("command", "what"),
     [
-        (("eval",), "top-1"),
         (("prune", "--drop", 1, "--recover", "finetune"), "--recover finetune"),
     ],
 )
@@ -71,6 +70,19 @@ def test_what_needs_labels_says_so(edgeres, model, photos, command, what):
     code, _, err = edgeres(command[0], model, *command[1:], "--data", photos)
     assert code == 2
     assert f"images have no labels, which {what} needs; folder:PATH has them" in err
+
+
+def test_eval_takes_the_first_guesses_of_another_network_for_right(edgeres, model, photos):
+    code, _, err = edgeres("eval", model, "--data", photos)
+    assert code == 2
+    assert "is judged by another network, no labels are there: --reference FILE" in err
+    assert edgeres("prune", model, "--modules", "layer1.1", "-o", "short.safetensors")[0] == 0
+    code, out, _ = edgeres("eval", "short.safetensors", "--reference", model, "--data", photos)
+    assert code == 0
+    assert out.startswith("same guess ")
+    code, _, err = edgeres("eval", model, "--reference", model, "--data", "digits")
+    assert code == 2
+    assert "digits has labels, by which" in err
 
 
 def test_training_needs_labels(edgeres, photos):

@@ -18,7 +18,7 @@ from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.repair import repair, stripping, without_pairs
-from edgeres.quantize.repair.check import Closeness, closeness
+from edgeres.quantize.repair.check import RepairCheck, check_of
 from edgeres.quantize.repair.images import image_input_of
 from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
@@ -92,9 +92,9 @@ def by_edgeres(onnx_of) -> onnx.ModelProto:
     return with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 2.0)))
 
 
-def compared(before: Path, after: Path, images: int) -> Closeness:
+def compared(before: Path, after: Path, images: int) -> RepairCheck:
     model = onnx.load(before)
-    return closeness(before, after, without_pairs(model), image_input_of(model, str(before)).showing(images))
+    return check_of(before, after, without_pairs(model), image_input_of(model, str(before)).showing(images))
 
 
 def without_pair(model: onnx.ModelProto, tensor: str) -> None:

@@ -26,7 +26,7 @@ from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.lint.pairs import AXIS_OPSET, tensorrt_of
 from edgeres.quantize.lint.structure import POOL
 from edgeres.quantize.repair import repair, without_pairs
-from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, closeness
+from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, check_of
 from edgeres.quantize.repair.images import ImageInput, image_input_of
 from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
@@ -206,7 +206,7 @@ def _compared(
 ) -> dict[str, Any]:
     """What the report says about the two files; raises StageError where they do not compute the same."""
     given, what = shown
-    close = closeness(path, repaired, without_pairs(model), given)
+    close = check_of(path, repaired, without_pairs(model), given)
     needed = close.needed_db if config.tolerance_db is None else config.tolerance_db
     if close.sqnr_db < needed:
         raise StageError(

@@ -37,7 +37,7 @@ Outputs = Sequence[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Closeness:
+class RepairCheck:
     """Of a repaired file's outputs: the least SQNR of one against the original's, and the least that is right.
 
     `top1`: share of equal first guesses, by the first output; `n`: images seen.
@@ -49,7 +49,7 @@ class Closeness:
     n: int
 
 
-def closeness(original: Path, repaired: Path, floats: onnx.ModelProto, given: ImageInput) -> Closeness:
+def check_of(original: Path, repaired: Path, floats: onnx.ModelProto, given: ImageInput) -> RepairCheck:
     """Compares two ONNX files on the images of `given`; `floats`: the graph between them, without pairs.
 
     Raises InputError if ONNX Runtime cannot run a file, or the original's outputs are not finite or always the same.
@@ -70,7 +70,7 @@ def closeness(original: Path, repaired: Path, floats: onnx.ModelProto, given: Im
     before, after = (min(min(sqnr_db(exact[at], one[at]), _MOST_DB) for at in telling) for one in (reference, other))
     needed = DEEP_DB if abs(before - after) <= BALANCE_DB else TOLERANCE_DB
     first, second = (one[telling[0]].reshape(n, -1).argmax(1) for one in (reference, other))
-    return Closeness(least, needed, float((first == second).mean()), n)
+    return RepairCheck(least, needed, float((first == second).mean()), n)
 
 
 def outputs_of(model: Path | onnx.ModelProto, given: ImageInput) -> list[NDArray[np.float64]]:

@@ -1,0 +1,95 @@
+"""How near a network's outputs are to another's on the same images: what it is judged by where nobody can be right.
+
+    cosine    a b / (|a| |b|) of each image's outputs                an embedding
+    error     |a - b|^2 over the mean of |a|^2                       other tensors
+    guess     the share of images with the same first guess          scores of classes, images without labels
+
+Of the first two the mean stands beside what one image in a hundred is worse than.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.core.artifacts import Model
+from edgeres.core.metrics import Closeness, Likened
+from edgeres.core.progress import track
+from edgeres.core.spec import Task
+from edgeres.data import Dataset
+from edgeres.runtime import runner_for
+from edgeres.runtime.runner import Images, Runner, RunnerOptions, check_outputs, infer_all
+
+Outputs = NDArray[np.float32]
+_LIKENED_BY: dict[Task, Likened] = {"classes": "guess", "embedding": "cosine", "tensors": "error"}
+_WORST_PERCENT = 1
+
+
+@dataclass
+class Nearness:
+    """Counted batch by batch; what is kept is a number an image, and its power."""
+
+    task: Task
+    _each: list[NDArray[np.float64]] = field(default_factory=list)
+    _powers: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, outputs: Outputs, reference: Outputs) -> None:
+        """Counts (N, ...) of both."""
+        b, a = (one.reshape(len(one), -1).astype(np.float64) for one in (outputs, reference))
+        power = (a * a).sum(1)
+        if self.task == "classes":
+            each = (a.argmax(1) == b.argmax(1)).astype(np.float64)
+        elif self.task == "embedding":
+            lengths = np.sqrt(power * (b * b).sum(1))
+            is_known = lengths > 0  # two vectors of zeros are the same, one has no direction
+            each = np.where(is_known, (a * b).sum(1) / np.where(is_known, lengths, 1), (a == b).all(1))
+        else:
+            each = np.square(a - b).sum(1)
+        self._each.append(each)
+        self._powers.append(power)
+
+    def closeness(self, **of: Any) -> Closeness:
+        """The figures; `worst` is the first percentile of cosines, the 99th of errors, of guesses there is none."""
+        each = np.concatenate(self._each)
+        if self.task == "tensors":
+            each = each / (float(np.concatenate(self._powers).mean()) or 1.0)
+        worst = {"embedding": _WORST_PERCENT, "tensors": 100 - _WORST_PERCENT}.get(self.task)
+        return Closeness(
+            measure=_LIKENED_BY[self.task],
+            mean=float(each.mean()),
+            worst=None if worst is None else float(np.percentile(each, worst)),
+            **of,
+        )
+
+
+def closeness_of(
+    model: Model, reference: Model, dataset: Dataset, *, batch: int = 250, threads: int | None = None
+) -> Closeness:
+    """Of `model` to `reference`, both fed alike, on val.
+
+    Raises InputError if the outputs are no such numbers, StageError if one is not finite.
+    """
+    nearness, images, options = Nearness(model.spec.task), dataset.val, RunnerOptions(threads=threads)
+    is_itself = model.sha256 == reference.sha256
+    with runner_for(model, options) as runner, runner_for(reference, options) as whole:
+        for x, _ in track(images.batches(model.spec, batch), f"eval {model.path.name}", -(-len(images) // batch)):
+            outputs = _outputs(runner, model, x)
+            nearness.add(outputs, outputs if is_itself else _outputs(whole, reference, x))
+        name = runner.name
+    return nearness.closeness(
+        n=len(images),
+        dataset=dataset.name,
+        split=images.name,
+        runtime=name,
+        artifact=model.sha256,
+        reference=reference.sha256,
+    )
+
+
+def _outputs(runner: Runner, model: Model, images: Images) -> Outputs:
+    outputs = infer_all(runner, images)
+    check_outputs(outputs, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
+    return outputs

@@ -1,0 +1,125 @@
+"""A network without classes and images without labels, through every stage, as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Module(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
+
+
+class Net(nn.Module):
+    def __init__(self, pools):
+        super().__init__()
+        self.stem, self.pools = nn.Conv2d(1, 8, 3, padding=1), pools
+        self.blocks = nn.Sequential(*(Module() for _ in range(4)))
+
+    def forward(self, x):
+        x = self.blocks(torch.relu(self.stem(x)))
+        return x.mean((2, 3)) if self.pools else x
+
+
+def embedding():
+    torch.manual_seed(0)
+    return Net(True)
+
+
+def maps():
+    torch.manual_seed(0)
+    return Net(False)
+"""
+SAID = {
+    "embedding": ("gives an embedding of 8 numbers", "1 - cosine", "hundredths of cosine", "cosine"),
+    "maps": ("gives tensors, 8 x 8 x 8", "relative error", "% of relative error", "rel. error"),
+}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(160):
+        base = random.integers(0, 256, (2, 2), np.uint8)
+        Image.fromarray(base).resize((8, 8)).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "nets.py").write_text(NETS)
+    return f"images:{tmp_path / 'photos'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SAID)
+def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, photos, kind, tmp_path, runs_folder):
+    told, distance, lost, measure = SAID[kind]
+
+    def done(*command, said=""):
+        code, out, err = edgeres(*command)
+        assert code == 0, err
+        assert said in out
+        assert not re.search(r"top-1 \d|\b0\.00 %", out)
+        return out
+
+    feed = ("--mean", "0.5", "--std", "0.25", "--fit", "none", "--size", 8)
+    done("import", f"nets:{kind}", *feed, said=told)
+    done("study", "lesion", "--data", photos, said=f"in {lost} lost")
+    done("prune", "--drop", 1, "--data", photos, said=f"chosen together: {distance}")
+    done(
+        "recover",
+        "--method",
+        "solve,mimic,distill",
+        "--epochs",
+        1,
+        "--data",
+        photos,
+        said=f"{distance} + relative",
+    )
+    done("export")
+    done("calibrate", "--data", photos, "--images", 100)
+    done("quantize")
+    walk = runs_folder / "latest"
+    for path in sorted(walk.glob("*/model*")):
+        done("eval", path, "--data", photos, said="what others" if "00-import" in str(path) else measure)
+    files = [next(walk.glob(f"*-{stage}/model*.onnx")) for stage in ("export", "quantize")]
+    done("agree", *files, "--data", photos, said=f"B to A: {measure}")
+    done("bench", "--rounds", 2, "--seconds", 0.2, "--samples", 4)
+    table = done("report", said="Closeness")
+    assert "not evaluated" not in table
+    page = (walk / "report.html").read_text()
+    assert "to the network it comes from" in page
+    assert "Top-1 %" not in page
+    rows = list(csv.DictReader((walk / "report.csv").read_text().splitlines()))
+    assert float(rows[0]["closeness_mean"]) == (1 if kind == "embedding" else 0)
+    assert all(row["top1"] == "" for row in rows)
+    found = json.loads((walk / "report.json").read_text())
+    assert [row["closeness"]["n"] for row in found["rows"]] == [found["rows"][0]["closeness"]["n"]] * len(rows)
+
+
+def test_outside_a_run_eval_asks_for_the_network_it_comes_from(edgeres, photos, tmp_path):
+    feed = ("--mean", "0.5", "--std", "0.25", "--fit", "none", "--size", 8)
+    assert edgeres("import", "nets:embedding", *feed, "-o", "whole.safetensors")[0] == 0
+    code, _, err = edgeres("eval", "whole.safetensors", "--data", photos)
+    assert code == 2
+    assert "whole.safetensors is judged by another network, it gives an embedding of 8 numbers: --reference FILE" in err
+    assert edgeres("prune", "whole.safetensors", "--modules", "blocks.1", "-o", "short.safetensors")[0] == 0
+    code, out, _ = edgeres("eval", "short.safetensors", "--reference", "whole.safetensors", "--data", photos)
+    assert code == 0
+    assert out.startswith("cosine 0.9")
+    for option in (("prune", "whole.safetensors", "--max-loss", 1), ("prune", "whole.safetensors", "--sweep", "1..2")):
+        code, _, err = edgeres(*option, "--data", photos)
+        assert code == 2
+        assert f"{option[2]} is for networks that give scores of classes; embedding gives an embedding of 8" in err

@@ -127,7 +127,7 @@ def logits_of(network: nn.Module, images: Images) -> Tensor:
 def fidelity_of(reference: Tensor, logits: Tensor) -> Fidelity:
     """How far `logits` are from `reference`, (N, K) each."""
     fidelity = Fidelity()
-    fidelity.add(reference, logits, None)
+    fidelity.add(reference, logits)
     return fidelity
 
 

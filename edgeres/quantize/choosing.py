@@ -50,13 +50,12 @@ class CalibrationImages:
     @cached_property
     def same(self) -> Images:
         """float32 (N, C, H, W), normalised; raises InputError if they are not the very same images."""
-        return self._pixels(self._split)[0]
+        return self._pixels(self._split)
 
-    def others(self, *, labelled: bool) -> tuple[Images, NDArray[Any]]:
-        """(images, labels) of train that were not calibrated on; InputError if there are too few, or no labels."""
+    @property
+    def others(self) -> Images:
+        """The same of train images that were not calibrated on; raises InputError if there are too few."""
         train, used = self._dataset.train, set(self._split.ids)
-        if labelled:
-            train.check_labelled("--labels")
         free = [index for index, name in enumerate(train.ids) if name not in used]
         if len(free) < FEWEST_HELD_OUT:
             raise InputError(
@@ -85,9 +84,8 @@ class CalibrationImages:
             )
         return split
 
-    def _pixels(self, split: Any) -> tuple[Images, NDArray[Any]]:
-        pieces = list(split.batches(self.source.spec, 64))
-        return np.concatenate([x for x, _ in pieces]), np.concatenate([y for _, y in pieces])
+    def _pixels(self, split: Any) -> Images:
+        return np.concatenate([x for x, _ in split.batches(self.source.spec, 64)])
 
 
 @dataclass

@@ -63,7 +63,6 @@ class QuantizeConfig(Config):
     improve: tuple[str, ...] = Field((), description=f"{', '.join(IMPROVEMENTS)}: on the calibration images")
     max_loss: float | None = Field(None, ge=0, description="points; leaves the cheapest modules float that keep it")
     min_sqnr: float | None = Field(None, gt=0, description="dB; leaves the cheapest skips float: logits keep it")
-    labels: bool = Field(False, description="measure --max-loss with labels")
     latency: Path | None = Field(None, description="latency table; what a module left float costs")
     keep: tuple[str, ...] = Field((), description="modules, layers or skips (layer2.1.skip) that stay float")
     stem: bool = Field(True, description="quantize the first layer")
@@ -82,8 +81,6 @@ class QuantizeConfig(Config):
         of_tensorrt = {"--method auto": self.method == AUTO, "--improve": bool(self.improve), **limits}
         if self.profile == "ort-cpu" and (name := next((name for name, given in of_tensorrt.items() if given), "")):
             raise InputError(f"{name} is for the tensorrt profiles; leave it out with --profile ort-cpu")
-        if self.labels and self.max_loss is None:
-            raise InputError("--labels belongs to --max-loss; leave it out, or say how much may be lost")
         if self.reduce_range != "auto" and self.profile != "ort-cpu":
             raise InputError("--reduce-range belongs to --profile ort-cpu; TensorRT has no use for it")
 

@@ -28,20 +28,18 @@ class Fidelity(Comparison):
     power: float = 0.0
     kl_sum: float = 0.0
     lost: list[float] = field(default_factory=list)
-    labelled: bool = False
 
-    def add(self, reference: Tensor, logits: Tensor, labels: Tensor | None) -> None:
-        """Counts one batch: float logits and logits (N, K), labels (N,) or None."""
+    def add(self, reference: Tensor, logits: Tensor) -> None:
+        """Counts one batch: float logits and logits (N, K)."""
         self.noise_power += float((reference - logits).double().square().sum())
         self.power += float(reference.double().square().sum())
         if reference.ndim == _LOGITS_RANK:  # what has no row of scores has no guess
-            self._count_guesses(reference, logits, labels)
+            self._count_guesses(reference, logits)
 
-    def _count_guesses(self, reference: Tensor, logits: Tensor, labels: Tensor | None) -> None:
+    def _count_guesses(self, reference: Tensor, logits: Tensor) -> None:
         before, after = reference.double().log_softmax(1), logits.double().log_softmax(1)
         top, guess, rows = reference.argmax(1), logits.argmax(1), arange(len(logits))
-        self.count(top, guess, labels)
-        self.labelled |= labels is not None
+        self.count(top, guess)
         self.kl_sum += float((before.exp() * (before - after)).sum())
         self.lost += (before.exp()[rows, top] - before.exp()[rows, guess]).tolist()
 
@@ -62,13 +60,11 @@ class Fidelity(Comparison):
 
     @property
     def loss(self) -> float:
-        """Points of accuracy: float's minus this one's where there are labels, else what is expected."""
-        return 100 * (self.right_a - self.right_b if self.labelled else sum(self.lost)) / self.n
+        """Points of accuracy that are expected to be lost."""
+        return 100 * sum(self.lost) / self.n
 
     @property
     def loss_half_width(self) -> float:
         """Of the 95 % interval of `loss`, in points; one more changed image is assumed, or it might be 0."""
-        if self.labelled:
-            return 100 * Z_95 * math.sqrt(self.only_a + self.pair.only_b + 1) / self.n
         values = np.asarray([*self.lost, 1.0])
         return 100 * Z_95 * float(values.std()) / math.sqrt(len(values))

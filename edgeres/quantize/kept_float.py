@@ -4,11 +4,10 @@ A quarter of the images tells what each unit does alone. Units are taken in the 
 many as are needed on the other images (found by bisection, each try measured with all of them together), and then
 given back one by one, from the end, where the limit is kept without them.
 
-`units_left_float` keeps a loss of accuracy. It is measured with labels where there are any. Without, it is the expected
-loss (`fidelity`), not the share of images whose first guess changes: most changes are between two classes that float
-cannot tell apart either, they go both ways and cost no accuracy, so a bound on them would leave half of the network in
-FP16 for nothing. That share and its upper bound stand in the reason. n images cannot resolve less than about 1 / n; the
-half-width is said too.
+`units_left_float` keeps a loss of accuracy, the expected one (`fidelity`), not the share of images whose first guess
+changes: most changes are between two classes that float cannot tell apart either, they go both ways and cost no
+accuracy, so a bound on them would leave half of the network in FP16 for nothing. That share and its upper bound stand
+in the reason. n images cannot resolve less than about 1 / n; the half-width is said too.
 
 `skips_left_float` keeps a signal-to-noise ratio of the logits. Every INT8 skip rounds the residual stream once more,
 with 7 bits behind a ReLU; in a deep network this is most of the noise. A module whose skip stays float keeps its INT8
@@ -32,7 +31,7 @@ from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.profiles import Options
-from edgeres.quantize.simulate import Images, Labels, QuantizedNetwork
+from edgeres.quantize.simulate import Images, QuantizedNetwork
 
 _RANKED_BY = 4  # a quarter of the images ranks the units, the limit is measured on the others
 Measured = Callable[[frozenset[str]], Fidelity]
@@ -72,22 +71,17 @@ def units_left_float(
     *,
     images: Images,
     limit: LossLimit,
-    labels: Labels | None = None,
 ) -> MixedChoice:
     """The units to leave out of INT8, besides those that `options` do, so that `limit` is kept.
 
-    `images`: float32 (N, C, H, W) of train that no scale comes from; `labels` (N,) if the loss is to be measured.
-
-    Raises:
-        InputError: a maximum below zero, or below what one labelled image counts.
-        StageError: the loss is larger even with every unit left float, so it does not come from INT8.
+    `images`: float32 (N, C, H, W) of train that no scale comes from. Raises StageError if the loss is larger even with
+    every unit left float, so that it does not come from INT8.
     """
     network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
-    _check(limit, len(images) - cut, labelled=labels is not None)
     costs, what = _costs(network, images[:1], limit)
     alone = network.alone(network.units, network.batches(images[:cut]))
     noise = {unit: one.noise_power / one.power for unit, one in alone.items()}
-    judge = network.batches(images[cut:], None if labels is None else labels[cut:])
+    judge = network.batches(images[cut:])
     measured = cache(lambda keep: network.fidelity(keep, judge))
     keep = _cheapest(noise, costs, lambda keep: measured(keep).loss <= limit.max_loss)
     if keep is None:
@@ -151,17 +145,6 @@ def _choice(noise: Mapping[str, float], costs: Mapping[str, float], keep: frozen
     return MixedChoice(tuple(unit for unit in noise if unit in keep), rows, reason)
 
 
-def _check(limit: LossLimit, images: int, *, labelled: bool) -> None:
-    if not limit.max_loss >= 0:
-        raise InputError(f"a maximum loss of {limit.max_loss} points cannot be kept; give 0 or more")
-    one_image = 100 / images
-    if labelled and limit.max_loss < one_image:
-        raise InputError(
-            f"{images} images cannot measure a loss of {limit.max_loss:g} points, one image is {one_image:.2f}; take"
-            " more images, or leave the labels out"
-        )
-
-
 def _costs(network: QuantizedNetwork, image: Images, limit: LossLimit) -> tuple[dict[str, float], str]:
     """(cost of each unit, in words what it is); units that `limit.costs` lacks cost as much as their MACs say."""
     macs = network.macs(image)
@@ -201,8 +184,7 @@ def _loss_reason(
         f"{chosen.n} train images: first guess changed on {chosen.disagreement.value:.2%}, at most"
         f" {chosen.disagreement.high:.2%} with 95 % confidence"
     )
-    kind = "measured" if chosen.labelled else "expected"
-    before = f"{kind} loss with everything in INT8 {all_int8.loss:.2f} +- {all_int8.loss_half_width:.2f} points"
+    before = f"expected loss with everything in INT8 {all_int8.loss:.2f} +- {all_int8.loss_half_width:.2f} points"
     if not keep:
         return f"{before}, at most {max_loss:g} allowed: nothing is left float ({limits})"
     share = sum(costs[unit] for unit in keep) / sum(costs.values())

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ from edgeres.quantize.placement import COMMUTING, Placement, is_average, placeme
 from edgeres.quantize.profiles import Options
 
 Images = NDArray[np.float32]
-Labels = NDArray[np.int64]
 _BATCH = 64
 _SMALLEST = 1e-8  # of a bound: its logarithm is learned
 
@@ -168,11 +166,10 @@ def quantized_reads(placement: Placement, nodes: Iterable[onnx.NodeProto]) -> di
 
 @dataclass(frozen=True)
 class KnownBatch:
-    """Images (N, C, H, W), the float network's logits (N, K) of them, labels (N,) or None."""
+    """Images (N, C, H, W) and the float network's logits (N, K) of them."""
 
     images: Tensor
     reference: Tensor
-    labels: Tensor | None
 
 
 class QuantizedNetwork:
@@ -197,11 +194,10 @@ class QuantizedNetwork:
         self._network.substitutes = self._weights(placement.layers)
         self._ways: dict[frozenset[str], tuple[dict[str, Substitute], dict[tuple[str, int], str]]] = {}
 
-    def batches(self, images: Images, labels: Labels | None = None) -> list[KnownBatch]:
+    @torch.inference_mode()
+    def batches(self, images: Images) -> list[KnownBatch]:
         """`images`, a few dozen at a time, with what the float network says of them."""
-        given = repeat(None) if labels is None else torch.split(torch.from_numpy(labels), _BATCH)
-        with torch.inference_mode():
-            return [KnownBatch(x, self._float(x), y) for x, y in zip(batches_of(images, _BATCH), given, strict=False)]
+        return [KnownBatch(x, self._float(x)) for x in batches_of(images, _BATCH)]
 
     @torch.inference_mode()
     def logits(self, images: Tensor, keep: frozenset[str]) -> Tensor:
@@ -228,7 +224,7 @@ class QuantizedNetwork:
         """With the units `keep` left float."""
         result = Fidelity()
         for batch in batches:
-            result.add(batch.reference, self.logits(batch.images, keep), batch.labels)
+            result.add(batch.reference, self.logits(batch.images, keep))
         return result
 
     def alone(self, names: tuple[str, ...], batches: list[KnownBatch]) -> dict[str, Fidelity]:
@@ -240,7 +236,7 @@ class QuantizedNetwork:
         for batch in track(batches, "sensitivity", len(batches)):
             reached = self.reached(batch.images, every)
             for name, fidelity in found.items():
-                fidelity.add(batch.reference, self.logits_from(reached, name, every - {name}), None)
+                fidelity.add(batch.reference, self.logits_from(reached, name, every - {name}))
         return found
 
     def macs(self, image: Images) -> dict[str, float]:

@@ -115,15 +115,15 @@ def _leave_float(
 ) -> None:
     from edgeres.quantize.kept_float import LossLimit, skips_left_float, units_left_float
 
-    pixels, labels = images.others(labelled=config.labels)
+    pixels = images.others
     if config.min_sqnr is not None:
         found = skips_left_float(source.proto, chosen.decision, options, images=pixels, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
         source.spec.check_classes("--max-loss")
         limit = LossLimit(config.max_loss, latency_table_from(config.latency).saved_ms if config.latency else None)
-        kept, asked = replace(options, keep=(*options.keep, *chosen.keep)), labels if config.labels else None
-        found = units_left_float(source.proto, chosen.decision, kept, images=pixels, limit=limit, labels=asked)
+        kept = replace(options, keep=(*options.keep, *chosen.keep))
+        found = units_left_float(source.proto, chosen.decision, kept, images=pixels, limit=limit)
         chosen.leave(found, "left_float", "units")
 
 

@@ -98,23 +98,15 @@ def test_a_flip_costs_the_difference_of_the_probabilities():
     fidelity = Fidelity()
     before = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
     after = torch.tensor([[0.4, 0.6], [0.9, 0.1]]).log()
-    fidelity.add(before, after, None)
+    fidelity.add(before, after)
     assert fidelity.loss == pytest.approx(100 * 0.2 / 2, abs=1e-4)
     assert fidelity.disagreement.value == 0.5
     assert fidelity.disagreement.high > 0.5
 
 
-def test_with_labels_the_loss_is_the_accuracy_lost_on_the_same_images():
-    fidelity, eye = Fidelity(), torch.eye(3)
-    labels = torch.tensor([0, 1, 2, 2])
-    fidelity.add(eye[[0, 1, 2, 0]], eye[[0, 2, 0, 2]], labels)
-    assert fidelity.loss == pytest.approx(100 * (3 - 2) / 4)
-    assert fidelity.loss_half_width == pytest.approx(100 * 1.96 * math.sqrt(2 + 1 + 1) / 4, rel=1e-3)
-
-
 def test_equal_logits_lose_nothing_and_still_leave_doubt():
     fidelity = Fidelity()
-    fidelity.add(torch.eye(3), torch.eye(3), None)
+    fidelity.add(torch.eye(3), torch.eye(3))
     assert math.isinf(fidelity.sqnr_db)
     assert fidelity.loss == fidelity.kl == 0
     assert fidelity.loss_half_width > 0

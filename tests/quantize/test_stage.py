@@ -243,11 +243,7 @@ def test_a_bound_that_cannot_be_of_these_values_is_refused(bound, calibrated, tm
         quantize(source, QuantizeConfig(scales=scales), tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"labels": True}, "belongs to --max-loss"), ({"reduce_range": "on"}, "belongs to --profile ort-cpu")],
-)
-def test_an_option_without_effect_is_refused(options, message, calibrated, tmp_path):
+def test_an_option_without_effect_is_refused(calibrated, tmp_path):
     source, scales = calibrated
-    with pytest.raises(InputError, match=message):
-        quantize(source, QuantizeConfig(scales=scales, **options), tmp_path / "out")
+    with pytest.raises(InputError, match="belongs to --profile ort-cpu"):
+        quantize(source, QuantizeConfig(scales=scales, reduce_range="on"), tmp_path / "out")

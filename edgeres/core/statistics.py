@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,7 @@ def t_95(degrees: int) -> float:
     return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
 
 
+@lru_cache(maxsize=256)  # a report asks several times
 def percentile_interval(latency: Latency, q: float, seed: int = 0) -> Interval:
     """The q-th percentile in milliseconds, q in [0, 100]."""
     return interval_of(latency.samples_ms, latency.rounds, q=q, seed=seed)
@@ -87,6 +89,7 @@ def by_round(latency: Latency) -> list[NDArray[np.float64]]:
     return np.split(samples, np.cumsum(latency.rounds)[:-1]) if latency.rounds else [samples]
 
 
+@lru_cache(maxsize=256)
 def ratio_interval(before: Latency, after: Latency, seed: int = 0) -> Interval:
     """Median of `after` over median of `before`; raises InputError if they must not be compared."""
     check_comparable(before, after)

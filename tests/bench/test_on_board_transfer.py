@@ -24,12 +24,6 @@ def hasty(monkeypatch):
 
 
 @pytest.fixture
-def strict(monkeypatch):
-    """A board that waits no longer than a test can."""
-    monkeypatch.setattr(board_session, "GRACE_S", 5.0)
-
-
-@pytest.fixture
 def file(tmp_path):
     path = tmp_path / "big.bin"
     path.write_bytes(os.urandom(SIZE))
@@ -67,7 +61,8 @@ def test_a_download_goes_on_where_the_connection_was_cut(host, hosts, file, tmp_
     assert host.wire.opened == 2
 
 
-def test_a_laptop_that_vanishes_during_an_upload_leaves_nothing(host, hosts, strict):
+def test_a_laptop_that_vanishes_during_an_upload_leaves_nothing(host, hosts, monkeypatch):
+    monkeypatch.setattr(board_session, "GRACE_S", 0.5)
     host.start(cuts=[])
     link = Link(DESK).__enter__()
     folder = link.run(["mktemp", "-d", "-t", "edgeres-run-XXXXXXXX"]).out.strip()

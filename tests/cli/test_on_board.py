@@ -319,10 +319,10 @@ def heed_interrupts():
 )
 def test_a_laptop_that_is_interrupted_leaves_nothing_on_the_board(host, hosts, models, number, code):
     host.start()
-    host.mode("slowly")
+    host.mode("hang")
     command = [sys.executable, "-m", "edgeres.cli.main", "bench", str(models[0].path), "--on", "desk", *SHORT]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
-        hosts.wait_until(lambda: (host.root / "jetson" / "state" / "load").exists(), seconds=60)
+        hosts.wait_until(lambda: any("--saveEngine" in program for program in host.programs()), seconds=60)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code

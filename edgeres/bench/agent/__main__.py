@@ -81,58 +81,48 @@ def _parser() -> "argparse.ArgumentParser":
     parser.add_argument("--remove", metavar="DIR", help="with --leash: the run's folder, removed when stdin ends")
     jobs = parser.add_subparsers(dest="job", metavar="JOB")
     jobs.required = True
-    jobs.add_parser("detect", help="what board this is")
-    builder = jobs.add_parser("build", help="ONNX to engine")
-    timer = jobs.add_parser("measure", help="latency and energy of an engine")
-    judge = jobs.add_parser("eval", help="the logits of an engine for packed images")
-    jobs.add_parser("restore", help="power mode and clocks put back, which a run that was killed has left")
-    _add_build(builder)
-    _add_measure(timer)
-    _add_eval(judge)
-    for one in (builder, timer, judge):
-        one.add_argument("--engine", required=True, metavar="E.plan", help="the engine")
-        one.add_argument("--timeout-s", type=float, default=_HOUR_S, help="what hangs is ended after so long (3600)")
-    for one in (builder, timer):
-        one.add_argument(
-            "--trtexec", dest="extra", action="append", default=[], metavar="OPTION", help="one more option of trtexec"
-        )
-    for one in (timer, judge):
-        one.add_argument("--batch", type=int, default=1, help="images in a call; the engine must take it (1)")
+    for job, text in _TEXTS.items():
+        one = jobs.add_parser(job, help=text)
+        for takers, option, meaning in _OPTIONS:
+            if job in takers:
+                one.add_argument(option, **meaning)
     return parser
 
 
-def _add_build(parser: "argparse.ArgumentParser") -> "None":
-    parser.add_argument("--onnx", required=True, metavar="M.onnx", help="the network")
-    parser.add_argument(
-        "--precision",
-        choices=sorted(trtexec.PRECISIONS),
-        default="int8",
-        help="what TensorRT 8 may use (int8); from 10 on the types are the ONNX file's",
-    )
+def _left_out(name: "str", text: "str") -> "tuple[tuple[str, ...], str, dict[str, Any]]":
+    return ("measure",), f"--no-{name}", {"dest": f"has_{name}", "action": "store_false", "help": text}
 
 
-def _add_measure(parser: "argparse.ArgumentParser") -> "None":
-    parser.add_argument("--warmup-s", type=int, default=1, help="before each of the two runs (1)")
-    parser.add_argument("--duration-s", type=int, default=10, help="of each of the two runs (10)")
-    parser.add_argument("--idle-s", type=float, default=5.0, help="power at rest is measured so long (5)")
-    left_out = {
-        "energy": "the latency alone: no rest and no second run",
-        "latency": "rest and energy alone: no first run",
-        "profile": "neither the layers nor their times",
-    }
-    for name, text in left_out.items():
-        parser.add_argument(f"--no-{name}", dest=f"has_{name}", action="store_false", help=text)
-    parser.add_argument("--folder", default=".", metavar="DIR", help="where trtexec's files go (.)")
-    parser.add_argument("--lock-clocks", action="store_true", help="jetson_clocks, put back at the end; needs root")
-    parser.add_argument("--power-mode", metavar="NAME|ID", help="nvpmodel -m, put back at the end; needs root")
-
-
-def _add_eval(parser: "argparse.ArgumentParser") -> "None":
-    parser.add_argument("--images", required=True, metavar="DIR", help="index.json and the parts it names")
-    parser.add_argument("--logits", required=True, metavar="OUT", help="float32 (N, K) goes here, little-endian")
-    parser.add_argument("--here", action="store_true", help="in this process: if TensorRT crashes, so does the agent")
-
-
+_TEXTS = {
+    "detect": "what board this is",
+    "build": "ONNX to engine",
+    "measure": "latency and energy of an engine",
+    "eval": "the logits of an engine for packed images",
+    "restore": "power mode and clocks put back, which a run that was killed has left",
+}
+_PRECISION = "what TensorRT 8 may use (int8); from 10 on the types are the ONNX file's"
+_TIMEOUT = "what hangs is ended after so long (3600)"
+_FLAG = "store_true"
+_OPTIONS = (
+    (("build",), "--onnx", {"required": True, "metavar": "M.onnx", "help": "the network"}),
+    (("build", "measure", "eval"), "--engine", {"required": True, "metavar": "E.plan", "help": "the engine"}),
+    (("build",), "--precision", {"choices": sorted(trtexec.PRECISIONS), "default": "int8", "help": _PRECISION}),
+    (("measure",), "--warmup-s", {"type": int, "default": 1, "help": "before each of the two runs (1)"}),
+    (("measure",), "--duration-s", {"type": int, "default": 10, "help": "of each of the two runs (10)"}),
+    (("measure",), "--idle-s", {"type": float, "default": 5.0, "help": "power at rest is measured so long (5)"}),
+    _left_out("energy", "the latency alone: no rest and no second run"),
+    _left_out("latency", "rest and energy alone: no first run"),
+    _left_out("profile", "neither the layers nor their times"),
+    (("measure",), "--folder", {"default": ".", "metavar": "DIR", "help": "where trtexec's files go (.)"}),
+    (("measure",), "--lock-clocks", {"action": _FLAG, "help": "jetson_clocks, put back at the end; needs root"}),
+    (("measure",), "--power-mode", {"metavar": "NAME|ID", "help": "nvpmodel -m, put back at the end; needs root"}),
+    (("eval",), "--images", {"required": True, "metavar": "DIR", "help": "index.json and the parts it names"}),
+    (("eval",), "--logits", {"required": True, "metavar": "OUT", "help": "float32 (N, K) goes here, little-endian"}),
+    (("eval",), "--here", {"action": _FLAG, "help": "in this process: if TensorRT crashes, so does the agent"}),
+    (("measure", "eval"), "--batch", {"type": int, "default": 1, "help": "images in a call; the engine takes it (1)"}),
+    (("build", "measure"), "--trtexec", {"dest": "extra", "action": "append", "default": [], "metavar": "OPTION"}),
+    (("build", "measure", "eval"), "--timeout-s", {"type": float, "default": _HOUR_S, "help": _TIMEOUT}),
+)  # type: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...]
 _DESCRIPTION = (
     "Builds, measures and evaluates a TensorRT engine on this board. The last line of stdout is the answer, one JSON"
     ' object; {"error": ...} and exit code 4 if it cannot be done.'

@@ -9,15 +9,14 @@ taken. So on these images it is never worse than the best fixed method.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from edgeres.core.errors import InputError
 from edgeres.core.progress import track
 from edgeres.graph.execute import GraphNetwork
+from edgeres.quantize.choosing import Chosen
 from edgeres.quantize.config import AUTO
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
@@ -33,37 +32,13 @@ _LARGE_BATCH = 4
 Bounds = Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Auto:
-    """`chosen` is `auto`, or the fixed method that was better on the held-out images.
+def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images) -> Chosen:
+    """Chooses among `bounds` (method -> tensor -> amax) on calibration images float32 (N, C, H, W).
 
-    `method_of`: the method of each tensor. `held_out_db`: logit SQNR there, of every method and of `auto`.
+    Tensors that the placement does not observe get the bounds of the best method for all. The results: `auto`, or the
+    fixed method that was better; logit SQNR on the held-out images, of every method and of `auto`; each tensor's
+    method.
     """
-
-    decision: Decision
-    chosen: str
-    method_of: dict[str, str]
-    held_out_db: dict[str, float]
-
-    @property
-    def best_fixed(self) -> str:
-        """The best method for all tensors."""
-        return max((name for name in self.held_out_db if name != AUTO), key=lambda name: self.held_out_db[name])
-
-    @property
-    def note(self) -> str:
-        """One line on what was chosen and why."""
-        best = self.best_fixed
-        figures = f"{self.held_out_db[AUTO]:.2f} dB against {self.held_out_db[best]:.2f} dB of {best}"
-        if self.chosen == AUTO:
-            return f"auto: the best method of each tensor, {figures} on held-out calibration images"
-        return f"auto: {best} for all tensors, the best method of each was no better: {figures}"
-
-
-def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images) -> Auto:
-    """Chooses among `bounds` (method -> tensor -> amax) on at least two calibration images float32 (N, C, H, W)."""
-    if not bounds or len(images) < 2:
-        raise InputError(f"auto needs a method and two images, not {len(bounds)} and {len(images)}")
     chosen_on, held_out = held_out_parts(images)
     errors = tensor_errors(model, placement, bounds, images=chosen_on[:_CHOOSING_IMAGES])
     method_of = {tensor: min(by_method, key=lambda name: by_method[name]) for tensor, by_method in errors.items()}
@@ -71,10 +46,18 @@ def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Boun
     candidates = {**bounds, AUTO: mixed}
     found = decibels_of(model, placement, {name: Decision(one) for name, one in candidates.items()}, images=held_out)
     chosen = max(found, key=lambda name: found[name])  # a tie goes to the fixed method, which comes first
-    amax = {tensor: candidates[chosen][tensor] for tensor in placement.observed}
+    best = max(bounds, key=lambda name: found[name])
+    figures = f"{found[AUTO]:.2f} dB against {found[best]:.2f} dB of {best}"
+    note = f"auto: the best method of each tensor, {figures} on held-out calibration images"
     if chosen != AUTO:
         method_of = dict.fromkeys(placement.observed, chosen)
-    return Auto(Decision(amax), chosen, method_of, found)
+        note = f"auto: {best} for all tensors, the best method of each was no better: {figures}"
+    results = {
+        "auto": chosen,
+        "held_out_sqnr_db": {name: round(value, 2) for name, value in found.items()},
+        "method_of": method_of,
+    }
+    return Chosen(Decision({**bounds[best], **candidates[chosen]}), results=results, notes=[note])
 
 
 def tensor_errors(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -108,21 +108,6 @@ def bounds_by(table: ScaleTable, method: str, tensors: tuple[str, ...]) -> dict[
     """Tensor -> amax by `method`, where the table has one; tensors that were always zero are left at 0."""
     found = {name: table.tensors[name].amax.get(method) for name in tensors if name in table.tensors}
     return {name: bound for name, bound in found.items() if bound is not None}
-
-
-def chosen_by_auto(model: Any, placement: Placement, table: ScaleTable, images: CalibrationImages) -> Chosen:
-    """The best method of each tensor, where that beats every fixed one on images it was not chosen on."""
-    from edgeres.quantize.auto import auto
-
-    bounds = {method: bounds_by(table, method, placement.observed) for method in table.methods}
-    found = auto(model, placement, bounds, images=images.same)
-    amax = {**bounds_by(table, found.best_fixed, tuple(table.tensors)), **found.decision.amax}
-    results = {
-        "auto": found.chosen,
-        "held_out_sqnr_db": {name: round(value, 2) for name, value in found.held_out_db.items()},
-        "method_of": found.method_of,
-    }
-    return Chosen(replace(found.decision, amax=amax), results=results, notes=[found.note])
 
 
 def improved(

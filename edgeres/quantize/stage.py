@@ -21,7 +21,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import skips_in
 from edgeres.graph.plain import PlainModel, plain, put_back
 from edgeres.graph.view import GraphView
-from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by, chosen_by_auto, improved
+from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by, improved
 from edgeres.quantize.config import AUTO, FEWEST_IMAGES, IMPROVEMENTS, SCALING, QuantizeConfig
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint, problems
@@ -98,7 +98,10 @@ def _chosen(
     _check_bounds(table, placement.observed, config, recorder)
     recorder.warnings += _far_out(source.proto, placement.observed, config)
     if config.method == AUTO:
-        chosen = chosen_by_auto(source.proto, placement, table, images)
+        from edgeres.quantize.auto import auto
+
+        bounds = {method: bounds_by(table, method, tuple(table.tensors)) for method in table.methods}
+        chosen = auto(source.proto, placement, bounds, images=images.same)
     else:
         chosen = Chosen(Decision(bounds_by(table, config.method, tuple(table.tensors))))
     better = improved(source.proto, placement, chosen.decision, config.improve, images)

@@ -228,16 +228,17 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one stage `board` measured of one file, and why its latency does not count if it does not.
+    """What one stage `board` measured of one file."""
 
-    `is_sure`: nothing was seen that speaks against it, and all was seen that could.
-    """
-
-    board: str
+    figure: BoardFigure
     sha256: str
     network: StageNetwork
-    doubt: str
-    is_sure: bool
+
+    @property
+    def doubt(self) -> str:
+        """Why the latency does not count, if it does not."""
+        why = "; ".join(self.figure.problems) or "it does not say why"
+        return why if self.figure.is_valid is False else ""
 
     @property
     def session(self) -> str:
@@ -247,12 +248,12 @@ class Seen:
 
 def boards_that_measured(run: Path) -> set[str]:
     """The boards by which the run in the folder `run` can be judged."""
-    return {one.board for one in _seen_in(run_folder_from(run))}
+    return {one.figure.board.name for one in _seen_in(run_folder_from(run))}
 
 
 def boards_of(folder: RunFolder, sha256s: Collection[str]) -> list[str]:
     """The boards that measured one of these files; the last is who did so last."""
-    named = [one.board for one in _seen_in(folder) if one.sha256 in sha256s]
+    named = [one.figure.board.name for one in _seen_in(folder) if one.sha256 in sha256s]
     return list(dict.fromkeys(reversed(named)))[::-1]
 
 
@@ -262,7 +263,7 @@ def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder)
     A valid latency counts before one that is not, one timed together with others before one timed alone. Once the board
     has timed one, none has a latency of another machine. What it has not judged keeps its accuracy of here.
     """
-    seen = [one for one in _seen_in(folder) if one.board == board]
+    seen = [one for one in _seen_in(folder) if one.figure.board.name == board]
     judged = {one.sha256: one.network for one in seen if one.network.accuracy}
     timed = [one for one in seen if one.network.latency]
     count = Counter(session for session, _ in {(one.session, one.sha256) for one in timed})
@@ -289,14 +290,10 @@ def board_in(runtime: str) -> str:
 
 def _seen_in(folder: RunFolder) -> Iterator[Seen]:
     for stage in _stages_in(folder):
-        board, figures = (stage.report.results.get(name) for name in ("board", "figures"))
-        if not isinstance(board, dict) or not isinstance(figures, dict) or stage.report.source is None:
-            continue
-        is_valid, problems = figures.get("is_valid"), figures.get("problems")
-        why = "; ".join(map(str, problems)) if isinstance(problems, list) and problems else "it does not say why"
-        doubt = why if is_valid is False else ""
-        whose = str(board.get("name") or ""), stage.report.source.sha256
-        yield Seen(*whose, measured_in(stage), doubt, is_valid is True)
+        network = measured_in(stage)
+        figure = _figure(stage.report, network, None)
+        if figure and stage.report.source:
+            yield Seen(figure, stage.report.source.sha256, network)
 
 
 def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: str) -> StageNetwork:
@@ -304,7 +301,7 @@ def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: s
         return replace(network, latency=None, not_timed=f"not timed on {board}")
     if seen.doubt:
         return replace(network, latency=None, not_timed=f"timed on {board}, but not validly: {seen.doubt}")
-    notes = [seen.network.latency.note, *([] if seen.is_sure else [f"{UNSURE}: {UNKNOWN_VALIDITY}"])]
+    notes = [seen.network.latency.note, *([] if seen.figure.is_valid else [f"{UNSURE}: {UNKNOWN_VALIDITY}"])]
     notes += [f"{last.network.name} timed it later, but not validly: {last.doubt}"] if last.doubt else []
     latency = seen.network.latency.model_copy(update={"note": "; ".join(filter(None, notes))})
     return replace(network, latency=_on(board, latency), not_timed="")

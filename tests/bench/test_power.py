@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgeres.bench import power
-from edgeres.bench.power import Load, Meter, energy_of, nvml_meter
+from edgeres.bench.power import engine_energy, power_of_gpu, watched
 from edgeres.bench.tasks import Task
 from edgeres.bench.worker import Job
 from edgeres.core.artifacts import Engine, OnnxModel
@@ -50,61 +50,68 @@ class FakeNvml:
 
 @pytest.fixture
 def nvml(monkeypatch):
-    def make(**values):
+    """`nvml(load_mw=...)`: a GPU read every 2 ms, and workers that keep it busy until it was read `readings` times."""
+
+    def make(*, readings=40, **values):
         fake = FakeNvml(**values)
+        fake.asked = []
+
+        class FakeWorker(contextlib.nullcontext):
+            def __enter__(self):
+                return self
+
+            def measure(self, turn):
+                fake.asked.append((self.enter_result, turn.seconds))
+                fake.is_busy, before = True, fake.reads
+                while fake.reads - before < readings:
+                    time.sleep(0.001)
+                return SimpleNamespace(samples_ms=[1.0] * 50)
+
         monkeypatch.setitem(sys.modules, "pynvml", fake)
+        monkeypatch.setattr(power, "Worker", FakeWorker)
+        for name, seconds in {"AVERAGED_S": 0.01, "INTERVAL_S": 0.002, "IDLE_S": 0.5, "LOAD_S": 3.0}.items():
+            monkeypatch.setattr(power, name, seconds)
         return fake
 
     return make
 
 
-def busy(fake, readings=40):
-    """Keeps the fake busy until it was read that often; it stays so, the load being the last window."""
-
-    def run():
-        fake.is_busy, before = True, fake.reads
-        while fake.reads - before < readings:
-            time.sleep(0.001)
-        return Load(calls=100, seconds=0.5, batch=4)
-
-    return run
+JOB = Job(path="model.plan", batch=4, threads=1)
 
 
-def quick(meter):
-    meter.settle_s, meter.interval_s = 0.01, 0.002
-    return meter
-
-
-def test_the_energy_of_an_image_is_added_power_times_its_time(nvml):
+def test_the_energy_of_an_image_is_added_power_times_its_time(nvml, monkeypatch):
     fake = nvml()
-    with nvml_meter() as meter:
-        energy = energy_of(quick(meter), busy(fake), idle_s=0.5, artifact="0", machine="m")
+    seen = []
+    monkeypatch.setattr(power, "watched", lambda *given: seen.append(watched(*given)) or seen[-1])
+    energy = engine_energy(JOB, artifact="0", machine="m")
     assert (energy.idle_w, energy.load_w) == (pytest.approx(50, abs=1), pytest.approx(250, abs=10))
-    assert energy.mj_per_image == pytest.approx((energy.load_w - energy.idle_w) * 1.25)
+    image_ms = 1000 * seen[1][1] / 50 / 4
+    assert energy.mj_per_image == pytest.approx((energy.load_w - energy.idle_w) * image_ms)
     assert energy.half_width_mj > 0
-    assert energy.batch == 4
+    assert (energy.batch, energy.artifact, energy.machine) == (4, "0", "m")
+    assert fake.asked == [(JOB, 3.0)]
     assert not fake.is_open
 
 
-def test_readings_that_average_over_the_time_before_are_left_out():
-    meter = Meter(lambda: 1.0, settle_s=0.05, interval_s=0.005)
-    assert meter.watch(lambda: time.sleep(0.02)) == []
-    assert meter.watch(lambda: time.sleep(0.2))
+def test_readings_that_average_over_the_time_before_are_left_out(monkeypatch):
+    monkeypatch.setattr(power, "AVERAGED_S", 0.05)
+    monkeypatch.setattr(power, "INTERVAL_S", 0.005)
+    assert watched(lambda: 1.0, lambda: time.sleep(0.02))[0] == []
+    assert watched(lambda: 1.0, lambda: time.sleep(0.2))[0]
 
 
 def test_too_few_readings_give_no_energy(nvml):
-    fake = nvml()
-    with nvml_meter() as meter, pytest.raises(DeviceError, match=r"too few power readings .*measure longer"):
-        energy_of(quick(meter), busy(fake, 0), idle_s=0.0, artifact="0", machine="m")
+    nvml(readings=0)
+    with pytest.raises(DeviceError, match=r"too few power readings .*measure longer"):
+        engine_energy(JOB, artifact="0", machine="m")
 
 
 def test_a_reading_that_fails_ends_the_measurement(nvml):
     fake = nvml()
-    with nvml_meter() as meter:
-        quick(meter)
+    with power_of_gpu() as read_w:
         fake.tells_power = False
         with pytest.raises(DeviceError, match="NVML tells no power of GPU 0: Not Supported"):
-            meter.watch(lambda: time.sleep(0.05))
+            watched(read_w, lambda: time.sleep(0.05))
 
 
 @pytest.mark.parametrize(
@@ -113,30 +120,24 @@ def test_a_reading_that_fails_ends_the_measurement(nvml):
 )
 def test_a_machine_without_a_gpu_that_tells_its_power_is_a_device_error(values, message, nvml):
     fake = nvml(**values)
-    with pytest.raises(DeviceError, match=message), nvml_meter():
+    with pytest.raises(DeviceError, match=message), power_of_gpu():
         pass
     assert not fake.is_open
 
 
 def test_without_the_package_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(MissingDependency, match=r"edgeres\[gpu\]"), nvml_meter():
+    with pytest.raises(MissingDependency, match=r"edgeres\[gpu\]"), power_of_gpu():
         pass
 
 
-def test_the_time_of_an_image_counts_the_batch():
-    assert Load(calls=10, seconds=1.0, batch=5).image_ms == pytest.approx(20)
-
-
 def test_engines_are_weighed_and_a_missing_energy_has_its_reason(tmp_path, monkeypatch, nvml):
-    fake = nvml()
-    with nvml_meter() as meter:
-        energy = energy_of(quick(meter), busy(fake), idle_s=0.5, artifact="0", machine="here")
+    nvml()
 
-    def weigh(job, **conditions):
+    def weigh(job, **whose):
         if job.path.name == "dark.plan":
             raise DeviceError("NVML tells no power of GPU 0")
-        return energy.model_copy(update={"artifact": conditions["artifact"], "machine": conditions["machine"]})
+        return engine_energy(job, **whose)
 
     monkeypatch.setattr(power, "engine_energy", weigh)
     tasks = []
@@ -147,24 +148,3 @@ def test_engines_are_weighed_and_a_missing_energy_has_its_reason(tmp_path, monke
     energies, reasons = power.energies_of(tasks, "m")
     assert [(one.artifact, one.machine) for one in energies] == [(tasks[0].model.sha256, "m")]
     assert reasons == ["dark.plan: no energy: NVML tells no power of GPU 0"]
-
-
-def test_an_engine_is_weighed_in_a_process_of_its_own(nvml, monkeypatch):
-    fake, asked = nvml(), []
-
-    class FakeWorker(contextlib.nullcontext):
-        def __enter__(self):
-            return self
-
-        def measure(self, turn):
-            asked.append((self.enter_result, turn.seconds))
-            busy(fake)()
-            return SimpleNamespace(samples_ms=[1.0] * 50)
-
-    monkeypatch.setattr(power, "Worker", FakeWorker)
-    monkeypatch.setattr(power, "Meter", lambda read: Meter(read, settle_s=0.01, interval_s=0.002))
-    job = Job(path="model.plan", batch=2, threads=1)
-    energy = power.engine_energy(job, idle_s=0.5, load_s=3.0, artifact="0", machine="m")
-    assert asked == [(job, 3.0)]
-    assert (energy.batch, energy.artifact) == (2, "0")
-    assert 0 < energy.mj_per_image < 200 * 1000

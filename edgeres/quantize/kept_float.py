@@ -38,14 +38,6 @@ Measured = Callable[[frozenset[str]], Fidelity]
 
 
 @dataclass(frozen=True)
-class LossLimit:
-    """`max_loss` in points of top-1; `costs`: unit -> latency in ms of FP16 minus INT8, None: counted in MACs."""
-
-    max_loss: float
-    costs: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
 class KeptUnit:
     """One unit of the answer or not: what it costs to leave it out of INT8, what it does alone, whether it is kept."""
 
@@ -70,27 +62,29 @@ def units_left_float(
     options: Options,
     *,
     images: Images,
-    limit: LossLimit,
+    max_loss: float,
+    latency: Mapping[str, float] | None = None,
 ) -> MixedChoice:
-    """The units to leave out of INT8, besides those that `options` do, so that `limit` is kept.
+    """The units to leave out of INT8, besides those that `options` do, so that no more points of top-1 are lost.
 
-    `images`: float32 (N, C, H, W) of train that no scale comes from. Raises StageError if the loss is larger even with
-    every unit left float, so that it does not come from INT8.
+    `images`: float32 (N, C, H, W) of train that no scale comes from. `latency`: unit -> ms of FP16 minus INT8, None:
+    MACs are counted. Raises StageError if the loss is larger even with every unit left float, so that it does not come
+    from INT8.
     """
     network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
-    costs, what = _costs(network, images[:1], limit)
+    costs, what = _costs(network, images[:1], latency)
     alone = network.alone(network.units, network.batches(images[:cut]))
     noise = {unit: one.noise_power / one.power for unit, one in alone.items()}
     judge = network.batches(images[cut:])
     measured = cache(lambda keep: network.fidelity(keep, judge))
-    keep = _cheapest(noise, costs, lambda keep: measured(keep).loss <= limit.max_loss)
+    keep = _cheapest(noise, costs, lambda keep: measured(keep).loss <= max_loss)
     if keep is None:
         loss = measured(frozenset(noise)).loss
         raise StageError(
-            f"quantize: {loss:.2f} points are lost with no unit in INT8, more than {limit.max_loss:g}; this loss"
+            f"quantize: {loss:.2f} points are lost with no unit in INT8, more than {max_loss:g}; this loss"
             " comes from replaced weights or biases"
         )
-    reason = _loss_reason(measured, keep, costs=costs, what=what, noise=noise, max_loss=limit.max_loss)
+    reason = _loss_reason(measured, keep, costs=costs, what=what, noise=noise, max_loss=max_loss)
     return _choice(noise, costs, keep, reason)
 
 
@@ -145,12 +139,14 @@ def _choice(noise: Mapping[str, float], costs: Mapping[str, float], keep: frozen
     return MixedChoice(tuple(unit for unit in noise if unit in keep), rows, reason)
 
 
-def _costs(network: QuantizedNetwork, image: Images, limit: LossLimit) -> tuple[dict[str, float], str]:
-    """(cost of each unit, in words what it is); units that `limit.costs` lacks cost as much as their MACs say."""
+def _costs(
+    network: QuantizedNetwork, image: Images, latency: Mapping[str, float] | None
+) -> tuple[dict[str, float], str]:
+    """(cost of each unit, in words what it is); units that `latency` lacks cost as much as their MACs say."""
     macs = network.macs(image)
-    if limit.costs is None:
+    if latency is None:
         return macs, "multiply-accumulates (there is no latency table)"
-    known = {unit: max(cost, 0.0) for unit, cost in limit.costs.items() if unit in macs}
+    known = {unit: max(cost, 0.0) for unit, cost in latency.items() if unit in macs}
     if not sum(known.values()) > 0:
         raise InputError("the latency table has no unit of this network that takes any time; leave it out")
     rate = sum(known.values()) / sum(macs[unit] for unit in known)

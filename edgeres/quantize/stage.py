@@ -116,7 +116,7 @@ def _chosen(
 def _leave_float(
     source: OnnxModel, chosen: Chosen, config: QuantizeConfig, options: Options, images: CalibrationImages
 ) -> None:
-    from edgeres.quantize.kept_float import LossLimit, skips_left_float, units_left_float
+    from edgeres.quantize.kept_float import skips_left_float, units_left_float
 
     pixels = images.others
     if config.min_sqnr is not None:
@@ -124,9 +124,11 @@ def _leave_float(
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
         source.spec.check_classes("--max-loss")
-        limit = LossLimit(config.max_loss, latency_table_from(config.latency).saved_ms if config.latency else None)
+        latency = latency_table_from(config.latency).saved_ms if config.latency else None
         kept = replace(options, keep=(*options.keep, *chosen.keep))
-        found = units_left_float(source.proto, chosen.decision, kept, images=pixels, limit=limit)
+        found = units_left_float(
+            source.proto, chosen.decision, kept, images=pixels, max_loss=config.max_loss, latency=latency
+        )
         chosen.leave(found, "left_float", "units")
 
 

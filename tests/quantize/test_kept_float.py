@@ -15,7 +15,7 @@ from edgeres.graph.execute import GraphNetwork
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.kept_float import LossLimit, skips_left_float, units_left_float
+from edgeres.quantize.kept_float import skips_left_float, units_left_float
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.placement import observed_of, placement_of
 from edgeres.quantize.profiles import Options, set_metadata
@@ -60,8 +60,7 @@ def decision_from(model: onnx.ModelProto) -> Decision:
 
 def choose(model, *, max_loss=1.0, costs=None, decision=None):
     decision = decision or decision_from(model)
-    limit = LossLimit(max_loss, costs)
-    return units_left_float(model, decision, Options(), images=IMAGES, limit=limit)
+    return units_left_float(model, decision, Options(), images=IMAGES, max_loss=max_loss, latency=costs)
 
 
 def loss_with(model, keep) -> float:

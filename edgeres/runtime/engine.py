@@ -132,7 +132,8 @@ class LoadedEngine:
         low, high = self.input.batch
         if not low <= count <= high:
             takes = f"{low}" if low == high else f"{low} to {high}"
-            raise UnfitEngine(f"takes {takes} images at once, not {count}")
+            todo = f"--batch {high}, or compile with --batch-max {count}"
+            raise UnfitEngine(f"takes {takes} images at once, not {count}: {todo}")
         if count == self.bound:
             return
         if count > self._capacity:

@@ -69,12 +69,6 @@ class TensorRtRunner:
         Raises InputError if the engine does not take that many images at once.
         """
         images = self._checked(images)
-        low, high = self._engine.input.batch
-        if not low <= len(images) <= high:
-            raise InputError(
-                f"{self._file.path} takes {low} to {high} images at once, {len(images)} were asked for:"
-                f" --batch {high}, or compile with --batch-max {len(images)}"
-            )
         with self._in_words():
             self._fill(images, len(images))
             self._engine.upload()

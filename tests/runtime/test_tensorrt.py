@@ -92,7 +92,7 @@ def test_an_engine_that_reads_and_writes_half_takes_and_gives_float32(graph, gpu
 def test_more_images_than_the_engine_takes_at_once_are_not_timed(graph, gpu_machine, engine_from):
     machine = gpu_machine()
     with runner_for(engine_from(graph())) as runner:
-        with pytest.raises(InputError, match=r"takes 1 to 4 images at once, 5 were asked for: --batch 4, or compile"):
+        with pytest.raises(InputError, match=r"takes 1 to 4 images at once, not 5: --batch 4, or compile"):
             runner.load(IMAGES[:5])
         with pytest.raises(InputError, match=r"reads images \(1, 8, 8\)"):
             runner.infer(np.zeros((1, 3, 8, 8), np.float32))

@@ -13,8 +13,7 @@ FAKE_MODE, or the file state/mode that counts before it (`set_mode`), chooses wh
     evaluation      evalcrash, evalhang
 FAKE_ROOT=no: nvpmodel and jetson_clocks refuse. FAKE_SUDO=asks: sudo wants a password. FAKE_TENSORRT=8201: trtexec is
 of another version than the `tensorrt` module. FAKE_CUDA_BYTES: the most that one call for memory gives.
-FAKE_RUN_S: how long a measurement takes, longer where tegrastats needs it for its lines. FAKE_INT8_MS: how long a
-query of a network with Q/DQ pairs takes, otherwise 2 ms as of any other.
+FAKE_INT8_MS: how long a query of a network with Q/DQ pairs takes, otherwise 2 ms as of any other.
 """
 
 import importlib.util

@@ -116,7 +116,7 @@ def test_a_command_is_told_without_the_folder_that_is_gone():
 )
 def test_a_board_is_as_right_as_onnx_runtime_at_the_batch_asked_for(host, hosts, jetpack, tmp_path):
     model = hosts.onnx_file(tmp_path / "onnx", batch=None, opset=13 if jetpack == "4.6" else 17)
-    host.start(jetpack=jetpack, FAKE_RUN_S="0.05")
+    host.start(jetpack=jetpack)
     with session(DESK) as opened:
         bench = bench_of(opened, model, batch=4, data="digits", images=98)
         (one,) = bench.measured([model])
@@ -221,7 +221,7 @@ ROUNDS = {**SHORT, "duration_s": 5}
 
 @pytest.mark.slow
 def test_engines_of_one_call_take_turns_and_share_one_session(host, float_onnx, int8_onnx):
-    host.start(FAKE_RUN_S="0.1", FAKE_INT8_MS="1.25")
+    host.start(FAKE_INT8_MS="1.25")
     with session(DESK) as opened:
         bench = Bench(opened, BoardConfig(**ROUNDS))
         measured = bench.measured([float_onnx, int8_onnx])
@@ -241,7 +241,7 @@ def test_engines_of_one_call_take_turns_and_share_one_session(host, float_onnx, 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [{**SHORT, "duration_s": 4}, ROUNDS])
 def test_one_model_or_a_short_duration_is_one_run_each(host, float_onnx, config):
-    host.start(FAKE_RUN_S="0.1")
+    host.start()
     models = [float_onnx] * (2 if config["duration_s"] == 4 else 1)
     with session(DESK) as opened:
         bench = Bench(opened, BoardConfig(**config))
@@ -254,7 +254,7 @@ def test_one_model_or_a_short_duration_is_one_run_each(host, float_onnx, config)
 
 @pytest.mark.slow
 def test_a_model_that_cannot_be_built_does_not_keep_the_others(host, float_onnx, int8_onnx, tmp_path, caplog):
-    host.start(FAKE_RUN_S="0.1")
+    host.start()
     plan = tmp_path / "x.plan"
     plan.write_bytes(b"vtrt" + bytes(100))
     with session(DESK) as opened:
@@ -270,7 +270,7 @@ def test_a_model_that_cannot_be_built_does_not_keep_the_others(host, float_onnx,
 @pytest.mark.slow
 @pytest.mark.parametrize("is_noticed", [True, False])
 def test_a_lost_connection_ends_all(host, float_onnx, int8_onnx, monkeypatch, is_noticed):
-    host.start(FAKE_RUN_S="0.1", cuts=[])
+    host.start(cuts=[])
     with session(DESK) as opened:
         if not is_noticed:  # the transport learns of it a moment later than who reads from it
             monkeypatch.setattr(type(opened.link), "is_up", True)

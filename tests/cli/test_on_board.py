@@ -232,7 +232,7 @@ def test_a_recipe_ends_on_the_board_and_is_not_measured_twice(edgeres, host, run
 @pytest.mark.slow
 def test_the_answer_of_a_run_is_how_much_faster_it_is_on_the_board(edgeres, host, runs_folder, tmp_path, quick):
     quick(5)
-    host.start(FAKE_RUN_S="0.2", FAKE_INT8_MS="1.25")
+    host.start(FAKE_INT8_MS="1.25")
     (tmp_path / "tiny.toml").write_text(RECIPE + '[[stage]]\nuse = "eval"\n')
     code, out, err = edgeres("run", "tiny.toml", "--on", "desk")
     assert code == 0, err
@@ -263,7 +263,7 @@ def test_the_answer_of_a_run_is_how_much_faster_it_is_on_the_board(edgeres, host
 def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models, tmp_path):
     from edgeres.core.records.latency import latency_table_from
 
-    host.start(FAKE_RUN_S="0.05")
+    host.start()
     out = tmp_path / "latency.json"
     code, _, err = edgeres("bench", "--per-module", models[1].path, "--on", "desk", "-o", out, *SHORT[:-2])
     assert code == 0, err
@@ -280,7 +280,7 @@ def test_the_costs_of_modules_come_from_networks_built_on_the_board_from_a_check
 ):
     from edgeres.core.records.latency import latency_table_from
 
-    host.start(FAKE_RUN_S="0.05")
+    host.start()
     checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"
     command = ("bench", "--per-module", checkpoint.path, "--on", "desk", "--networks", 4, "-o", out, *SHORT[:-2])
     code, _, err = edgeres(*command)

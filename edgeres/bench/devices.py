@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from edgeres.core.config import Record, toml_from
+from edgeres.core.config import Record, first_problem, toml_from
 from edgeres.core.errors import InputError
 
 _WORDS = r"(?<![^\W_]){}(?![^\W_])"  # an A1000 is no A100
@@ -69,9 +69,7 @@ def device_from(path: Path) -> Device:
     try:
         return Device.model_validate({"name": path.stem, **toml_from(path)})
     except ValidationError as err:
-        problem = err.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{path}: {where}: {problem['msg']}, got {problem['input']!r}") from err
+        raise InputError(f"{path}: {first_problem(err, Device)}") from err
 
 
 def device_of(model: str, compatible: tuple[str, ...] = ()) -> Device | None:

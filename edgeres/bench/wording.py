@@ -29,7 +29,7 @@ def _model(row: dict[str, Any]) -> Iterator[str]:
     if "batch" in row:
         threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
         conditions = f"batch {row['batch']}, {threads}, {row['runtime']}, "
-    yield f"{_label(row['path'])}  {conditions}n = {row['samples']:,}"
+    yield f"{label_of(Path(row['path']))}  {conditions}n = {row['samples']:,}"
     if note := row.get("note"):
         yield f"  {note}"
     for q in PERCENTILES:
@@ -47,10 +47,6 @@ def _model(row: dict[str, Any]) -> Iterator[str]:
         yield f"  outliers {100 * stray['share']:.1f} % of the calls (kept); {steady}"
 
 
-def _label(path: str) -> str:
-    return label_of(Path(path))
-
-
 def _ms(found: dict[str, float]) -> str:
     return f"{found['value']:.3f} ms ({Interval(**found).bounds()})"
 
@@ -62,7 +58,7 @@ def _rate(found: dict[str, float]) -> str:
 def _throughput(rows: list[dict[str, Any]]) -> Iterator[str]:
     if not rows:
         return
-    names = [_label(row["path"]) for row in rows]
+    names = [label_of(Path(row["path"])) for row in rows]
     width = max(map(len, [*names, "throughput"]))
     yield f"{'throughput':<{width}}  {'batch':>5}  {'ms a call':>10}  images/s"
     for name, row in zip(names, rows, strict=True):
@@ -78,7 +74,7 @@ def _end_to_end(found: dict[str, Any] | None) -> Iterator[str]:
     yield f"end to end, one image after the other ({found['files']} files, from the page cache; Pillow, one thread)"
     for row in found["models"]:
         rate = f"{row['images_per_s']['value']:,.1f} images/s"
-        yield f"  {_label(row['path'])}: {_ms(row['p50_ms'])}, {rate}, n = {row['samples']:,}"
+        yield f"  {label_of(Path(row['path']))}: {_ms(row['p50_ms'])}, {rate}, n = {row['samples']:,}"
         yield "    " + ", ".join(
             f"{part} {milliseconds:.3f} ms {100 * row['shares'][part]:.0f} %"
             for part, milliseconds in row["parts_ms"].items()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from edgeres.bench.tasks import label_of
 from edgeres.core.metrics import Accuracy, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
@@ -106,9 +107,8 @@ def boards_from(reports: Iterable[StageReport]) -> list[BoardFigure]:
 
 
 def file_name(report: StageReport) -> str:
-    """`03-export/model.onnx`: stages call their files alike, so the folder tells them apart."""
-    path = Path(report.source.path) if report.source else Path("unknown file")
-    return f"{path.parent.name}/{path.name}".lstrip("/")
+    """Of what the report is on, `03-export/model.onnx`."""
+    return label_of(Path(report.source.path if report.source else "unknown file"))
 
 
 def _stages_in(folder: RunFolder) -> list[FinishedStage]:

@@ -68,9 +68,9 @@ def test_jetpacks_of_devices_are_those_of_the_one_table():
     ("change", "message"),
     [
         (("sm87", "87"), "target: String should match"),
-        (('["a page"]', "[]"), "sources: "),
+        (('["a page"]', "[]"), "sources is empty"),
         (('"jetson"', '"phone"'), "kind: "),
-        (('"none"', '"none"\nint8_top = 3'), "int8_top: Extra inputs"),
+        (('"none"', '"none"\nint8_top = 3'), "unknown key 'int8_top'; did you mean"),
         (("title", "title ="), "not valid TOML"),
     ],
 )

@@ -48,16 +48,21 @@ def walk_subsets(
         yield paths[path], features
 
 
-@torch.inference_mode()
 def tallies_of(
     network: Network, batches: Iterable[Batch], subsets: Collection[Subset], distance: Distance = KL
 ) -> dict[Subset, Tally]:
     """The tally of every subset over all batches."""
     tallies = {subset: Tally(distance=distance) for subset in subsets}
     for batch in batches:
-        for subset, features in walk_subsets(network, batch.images, tallies):
-            tallies[subset].add(network.classify(features), batch.labels, batch.reference)
+        add_batch(tallies, network, batch)
     return tallies
+
+
+@torch.inference_mode()
+def add_batch(tallies: dict[Subset, Tally], network: Network, batch: Batch, unit_of: UnitOf | None = None) -> None:
+    """Counts one batch in the tally of every subset."""
+    for subset, features in walk_subsets(network, batch.images, tallies, unit_of=unit_of):
+        tallies[subset].add(network.classify(features), batch.labels, batch.reference)
 
 
 def _paths(network: Network, subsets: Collection[Subset]) -> dict[Positions, Subset]:

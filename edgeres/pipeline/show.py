@@ -25,6 +25,7 @@ from edgeres.report.wording import accuracy_line, closeness_line, latency_line, 
 
 if TYPE_CHECKING:
     from edgeres.core.records.latency import LatencyTable
+    from edgeres.core.records.lesion import Lesion, Refitted
     from edgeres.core.records.scales import ScaleTable
     from edgeres.core.records.sweep import Sweep
     from edgeres.report.summary import RunSummary
@@ -211,17 +212,23 @@ def _scales(table: ScaleTable) -> Iterable[str]:
     yield from aligned(["tensor", "min", "max", *table.methods], rows)
 
 
+def _lost(one: Lesion | Refitted) -> list[str]:
+    return [f"{one.cost.value:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
+
+
 def _lesions(table: LesionTable) -> Iterable[str]:
     yield f"lesions of {table.network or 'a network'}, checkpoint {short(table.model_sha256)}"
     if table.whole.accuracy:
         yield f"whole: {accuracy_line(table.whole.accuracy)}"
-    rows = [
-        [one.module, one.kind, f"{one.cost.value:.2f}", f"+- {one.half_width_points:.2f}", f"{one.kl:.3g}"]
-        for one in table.table
-    ]
     measure = table.whole.measure
-    lost = "points lost" if measure == "kl" else f"{LOST_OF[measure]} lost"
-    yield from aligned(["without", "kind", lost, "95 %", NAME_OF[measure]], rows)
+    lost = ["points lost" if measure == "kl" else f"{LOST_OF[measure]} lost", "95 %", NAME_OF[measure]]
+    heads, rows = ["without", "kind", *lost], [[one.module, one.kind, *_lost(one)] for one in table.table]
+    if any(one.refitted for one in table.table):
+        heads += [f"{head}, refitted" for head in lost]
+        rows = [
+            [*row, *(_lost(one.refitted) if one.refitted else ())] for row, one in zip(rows, table.table, strict=True)
+        ]
+    yield from aligned(heads, rows)
     for claim in table.claims:
         yield f"{claim.claim} ({claim.source}): {claim.verdict}, {claim.because}"
 

@@ -22,6 +22,7 @@ from edgeres.models import check_module_names, modules_of
 from edgeres.prune.config import ChoiceConfig
 from edgeres.prune.search import search
 from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
+from edgeres.refit import REPAIRED_ON
 
 if TYPE_CHECKING:
     from edgeres.data import Dataset, Split
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
     from edgeres.evaluate.tally import Batch
     from edgeres.models.network import Network
     from edgeres.prune.measured import MeasuredEvaluator
-    from edgeres.prune.repairs import Repairs
+    from edgeres.refit.repairs import Repairs
 
 _JOURNAL_NAME = "search.json"
-_REPAIRED_ON, _REPAIR_BATCHES = 250, 5
 
 
 def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
@@ -87,7 +87,7 @@ class Chooser:
     @property
     def _repaired_on(self) -> int:
         """How many others sets are repaired on."""
-        return min(_REPAIRED_ON, len(self.sample) // 2) if self._config.ranks_by == "solved" else 0
+        return min(REPAIRED_ON, len(self.sample) // 2) if self._config.ranks_by == "solved" else 0
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -180,14 +180,10 @@ class Chooser:
         """What makes up for gaps before a set is judged; None if sets are judged as they are."""
         if self._config.ranks_by != "solved":
             return None
-        import torch
-
-        from edgeres.prune.repairs import Repairs
+        from edgeres.refit.repairs import repairs_on
 
         part = self.sample.subset(range(self.images, self.images + self._repaired_on))
-        batches = part.batches(self._source.spec, max(1, len(part) // _REPAIR_BATCHES))
-        images = [torch.from_numpy(x).contiguous(memory_format=torch.channels_last) for x, _ in batches]
-        return Repairs(self._network, images, cache_mib=self._cache_mib)
+        return repairs_on(part, self._network, self._source.spec, cache_mib=self._cache_mib)
 
     def _key(self) -> str:
         """What the measured sums depend on."""

@@ -1,5 +1,8 @@
 """`edgeres study lesion`: delete every module in turn, then k at random, and measure.
 
+What a deletion costs is told twice: as it is, and once the module behind the gap was refitted, on a few training
+images without their labels, to what the whole network gives there. The second is what a recovery has to start from.
+
 Source: Veit, Wilber & Belongie 2016, arXiv 1605.06431, sections 4.1 and 4.2. The split measured is val: a study
 reports, it chooses nothing; `edgeres prune` makes its own choice on training images.
 """
@@ -7,6 +10,7 @@ reports, it chooses nothing; `edgeres prune` makes its own choice on training im
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,20 @@ from edgeres.core.errors import InputError, MissingDependency
 from edgeres.core.figures import COLOURS, figure_file, whiskers
 from edgeres.core.files import write_text
 from edgeres.core.measures import LOST_OF, NAME_OF
-from edgeres.core.metrics import Z_95, Accuracy, paired_difference
+from edgeres.core.metrics import Z_95, Accuracy, Interval, paired_difference
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
-from edgeres.core.records.lesion import Images, Lesion
+from edgeres.core.records.lesion import Images, Lesion, Refitted
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
 from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import KL, distance_for
-from edgeres.evaluate.subsets import tallies_of
+from edgeres.evaluate.subsets import add_batch
 from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
+from edgeres.refit import FEWEST_REPAIRED_ON, REPAIRED_ON
+from edgeres.refit.repairs import Repairs, repairs_on
 from edgeres.study.config import LesionConfig
 from edgeres.study.lesion_table import PAPER, LesionTable, NetworkLesions, claims_of, csv_rows, stages_of
 from edgeres.study.outcomes import Draw, Trend, trend_of
@@ -47,7 +53,10 @@ _NAMED = 3  # cheap modules, and dear ones, that are told
 def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResult[LesionTableFile]:
     """Writes out_dir/lesions.json, lesions.csv and lesions.svg."""
     recorder = Recorder("lesion", config, source)
-    table = _measured(source, config)
+    repairs = _repairs(source, config)
+    if isinstance(repairs, str):
+        recorder.notes.append(f"what a deletion costs once the module behind is refitted is not told: {repairs}")
+    table = _measured(source, config, None if isinstance(repairs, str) else repairs)
     table = table.model_copy(update={"claims": claims_of(table)})
     if source.spec.task == "classes" and not _judged_on(source, config).val.is_labelled:
         recorder.notes.append(OWN_GUESSES)
@@ -64,11 +73,22 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
     return StageResult(output, recorder.finish(output))
 
 
-def _measured(source: Checkpoint, config: LesionConfig) -> LesionTable:
+def _repairs(source: Checkpoint, config: LesionConfig) -> Repairs | str:
+    """What refits the module behind a gap, or why there is none."""
+    train = dataset_for(source.spec, config.data, download=config.download).train
+    if len(train) < FEWEST_REPAIRED_ON:
+        return f"{config.data} has {len(train)} train images, {FEWEST_REPAIRED_ON} are the least"
+    try:
+        return repairs_on(train.sample(min(REPAIRED_ON, len(train)), config.seed), load_folded(source), source.spec)
+    except InputError as err:  # other branches run beside a module
+        return str(err)
+
+
+def _measured(source: Checkpoint, config: LesionConfig, repairs: Repairs | None) -> LesionTable:
     """The table without its claims."""
     if config.control is not None:
         source.spec.check_classes("--control")
-    lesions = _single_lesions(source, config)
+    lesions = _single_lesions(source, config, repairs)
     control = _single_lesions(Checkpoint(config.control), config) if config.control else None
     table = LesionTable(**dict(lesions), stages=tuple(stages_of(lesions.table)), control=control)
     candidates = [row.module for row in table.table if row.kind == "identity"]
@@ -92,21 +112,21 @@ def _judged_on(source: Checkpoint, config: LesionConfig) -> Dataset:
     return replace(dataset, val=dataset.val.at_most(config.images, config.seed))
 
 
-def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
+def _single_lesions(source: Checkpoint, config: LesionConfig, repairs: Repairs | None = None) -> NetworkLesions:
     dataset = _judged_on(source, config)
-    tallies, runtime = _tallies(source, dataset, config.batch), f"torch {torch.__version__} cpu"
-    whole = tallies.pop("")
+    tallies, refitted = _tallies(source, dataset, config, repairs)
+    whole, runtime = tallies.pop(""), f"torch {torch.__version__} cpu"
     if not tallies:
         raise InputError(f"{source.path}: no module is left to delete")
 
     def row(name: str, kind: str, tally: Tally) -> Lesion:
+        named = {"module": name, "kind": kind, **_change(whole, tally)}
+        if name in refitted:
+            named["refitted"] = Refitted(**_change(whole, refitted[name]))
         if not tally.distance.has_classes:
             on = Images(n=tally.n, dataset=dataset.name, split="val", runtime=runtime)
-            return _lesion_of_outputs(name, kind, tally, on)
-        change, half = paired_difference(*(torch.cat(one.each).tolist() for one in (whole, tally)))
+            return Lesion(measure=tally.distance.measure, images=on, **named)
         return Lesion(
-            module=name,
-            kind=kind,
             accuracy=Accuracy(
                 correct_top1=tally.correct_top1,
                 correct_top5=tally.correct_top5,
@@ -117,9 +137,7 @@ def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
                 artifact=source.sha256,
             ),
             loss=tally.loss,
-            kl=tally.apart,
-            change_points=100 * change,
-            half_width_points=100 * half,
+            **named,
         )
 
     return NetworkLesions(
@@ -133,35 +151,38 @@ def _single_lesions(source: Checkpoint, config: LesionConfig) -> NetworkLesions:
     )
 
 
-def _lesion_of_outputs(name: str, kind: str, tally: Tally, images: Images) -> Lesion:
-    """Of a network without classes: how far its outputs are from the whole one's, with the interval of the mean."""
+def _change(whole: Tally, tally: Tally) -> dict[str, Any]:
+    """Points of top-1 lost, paired; without classes how far outputs are from the whole one's, as that was counted."""
     each = torch.cat(tally.each)
-    half = Z_95 * float(each.std()) / math.sqrt(tally.n) if tally.n > 1 else 0.0
-    return Lesion(
-        module=name,
-        kind=kind,
-        kl=tally.apart,
-        change_points=-100 * tally.apart,
-        half_width_points=100 * half,
-        measure=tally.distance.measure,
-        images=images,
-    )
+    if tally.distance.has_classes:
+        change, half = paired_difference(torch.cat(whole.each).tolist(), each.tolist())
+    else:
+        change, half = -tally.apart, Z_95 * float(each.std()) / math.sqrt(tally.n) if tally.n > 1 else 0.0
+    return {"kl": tally.apart, "change_points": 100 * change, "half_width_points": 100 * half}
 
 
-def _tallies(source: Checkpoint, dataset: Dataset, batch: int) -> dict[str, Tally]:
-    """What the network makes of val without each of its modules, and whole under the name ""."""
-    network = load_folded(source)
-    names = [name for name, unit in network.units() if not unit.dropped]
-    pieces = track(dataset.val.batches(source.spec, batch), "lesion", -(-len(dataset.val) // batch))
-    pairs = ((torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in pieces)
-    batches = (batch for pair in pairs for batch in reference_batches(network, [pair]))
-    distance = KL
+Tallies = dict[str, Tally]
+
+
+def _tallies(
+    source: Checkpoint, dataset: Dataset, config: LesionConfig, repairs: Repairs | None
+) -> tuple[Tallies, Tallies]:
+    """What the network makes of val without each of its modules, and whole under the name ""; the same refitted."""
+    network, distance = load_folded(source), KL
     if source.spec.task != "classes":  # a study of classes counts right answers
-        seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, batch))
+        seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, config.batch))
         with torch.inference_mode():
             distance = distance_for(source.spec.task, map(network, seen))
-    found = tallies_of(network, batches, [frozenset(), *(frozenset({name}) for name in names)], distance)
-    return {"".join(removed): tally for removed, tally in found.items()}
+    alone = [frozenset({name}) for name, unit in network.units() if not unit.dropped]
+    bare = {removed: Tally(distance=distance) for removed in (frozenset(), *alone)}
+    refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}
+    pieces = track(dataset.val.batches(source.spec, config.batch), "lesion", -(-len(dataset.val) // config.batch))
+    for images, labels in pieces:
+        (batch,) = reference_batches(network, [(torch.from_numpy(images), torch.from_numpy(labels))])
+        add_batch(bare, network, batch)
+        add_batch(refitted, network, batch, repairs)
+    by_name = [{"".join(removed): tally for removed, tally in found.items()} for found in (bare, refitted)]
+    return by_name[0], by_name[1]
 
 
 def _record(recorder: Recorder, table: LesionTable) -> None:
@@ -174,16 +195,22 @@ def _record(recorder: Recorder, table: LesionTable) -> None:
 
 
 def _cheap_and_dear(table: LesionTable) -> list[str]:
-    """Which modules cost least and most; a module of a short network is in one list only."""
-    ranked = sorted(table.table, key=lambda row: row.cost.value)
+    """Which modules cost least and most; a module of a short network is in one list only.
+
+    First once the module behind was refitted, where that is known, then as it is.
+    """
+    refitted = {row.module: row.refitted.cost for row in table.table if row.refitted is not None}
+    ways = [(" once the module behind is refitted", refitted), ("", {row.module: row.cost for row in table.table})]
+    return [line for way, costs in ways for line in _ranked(costs, way, table.whole)]
+
+
+def _ranked(costs: dict[str, Interval], way: str, whole: Lesion) -> Iterator[str]:
+    ranked = sorted(costs.items(), key=lambda pair: pair[1].value)
     few = min(_NAMED, (len(ranked) + 1) // 2)
-    halves = {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}
-    return [
-        f"{word} to drop, in {LOST_OF[table.whole.measure]} lost [95 %]:"
-        f" {', '.join(f'{row.module} {row.cost.text()}' for row in rows)}; n = {table.whole.n:,}"
-        for word, rows in halves.items()
-        if rows
-    ]
+    for word, rows in {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}.items():
+        if rows:
+            named = ", ".join(f"{module} {cost.text()}" for module, cost in rows)
+            yield f"{word} to drop{way}, in {LOST_OF[whole.measure]} lost [95 %]: {named}; n = {whole.n:,}"
 
 
 def _coupling_note(table: LesionTable) -> list[str]:
@@ -212,6 +239,11 @@ def _draw_singles(axes: Any, table: LesionTable) -> None:
     projections = [(place, row) for place, row in enumerate(table.table, 1) if row.kind == "projection"]
     for place, row in projections:
         axes.plot(place, row.error.value, "s", color=COLOURS[0], markersize=8, markerfacecolor="white")
+    refitted = [(place, row.refitted.cost) for place, row in enumerate(table.table, 1) if row.refitted is not None]
+    if refitted:
+        places, costs = zip(*refitted, strict=True)
+        errors = [table.whole.error.value + cost.value for cost in costs]
+        axes.plot(places, errors, "_", color=COLOURS[2], markersize=9, label="the module behind refitted")
     if table.control is not None:
         _draw_network(axes, table.control, COLOURS[1], "^")
     if table.whole.accuracy is not None:

@@ -109,7 +109,14 @@ def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
             "change_points": round(one.change_points, 4),
             "half_width_points": round(one.half_width_points, 4),
             **figures,
+            **_refitted_columns(one),
         }
+
+
+def _refitted_columns(one: Lesion) -> Row:
+    if one.refitted is None:
+        return {}
+    return {f"refitted_{name}": round(value, 6) for name, value in one.refitted.model_dump().items()}
 
 
 def claims_of(table: LesionTable) -> tuple[Claim, ...]:

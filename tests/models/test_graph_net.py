@@ -25,7 +25,7 @@ from edgeres.models.weights import (
     save_checkpoint,
     weights_without,
 )
-from edgeres.prune.recover.folded import folded_module, run
+from edgeres.refit.folded import folded_module, run
 
 SHAPE = (3, 16, 16)
 

@@ -51,6 +51,26 @@ def test_fewer_images_are_said_to_be_fewer(checkpoint_of, spec_of, tmp_path):
     assert "n = 50" in result.report.notes[0]
 
 
+def test_each_deletion_is_told_once_more_with_the_module_behind_refitted(checkpoint_of, spec_of, tmp_path):
+    checkpoint = checkpoint_of(spec_of("resnet14"))
+    result = lesion(checkpoint, LesionConfig(data="digits", images=100, draws=0), tmp_path / "out")
+    rows = record_from_json(LesionTable, result.output.path).table
+    assert sum(row.refitted.kl for row in rows) < 0.5 * sum(row.kl for row in rows)
+    assert rows[-1].refitted.kl == pytest.approx(rows[-1].kl), "nothing is behind the last"
+    cheapest = min(rows, key=lambda row: row.refitted.cost.value)
+    assert f"refitted, in points of top-1 lost [95 %]: {cheapest.module} " in result.report.notes[0]
+    header, first = (tmp_path / "out" / "lesions.csv").read_text().splitlines()[::2][:2]
+    column = dict(zip(header.split(","), first.split(","), strict=True))
+    assert float(column["refitted_kl"]) == pytest.approx(rows[0].refitted.kl, abs=1e-6)
+
+
+def test_without_train_images_nothing_is_refitted_and_that_is_said(checkpoint_of, spec_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeres.study.lesion.FEWEST_REPAIRED_ON", 10**6)
+    result = lesion(checkpoint_of(spec_of("resnet8")), LesionConfig(data="digits", images=50, draws=0), tmp_path / "o")
+    assert all(row.refitted is None for row in record_from_json(LesionTable, result.output.path).table)
+    assert any("is refitted is not told: digits has 1" in note for note in result.report.notes)
+
+
 @pytest.mark.parametrize("ordering", ["original", "bn-after-add"])
 def test_a_module_that_is_gone_has_no_row(checkpoint_of, spec_of, tmp_path, ordering):
     checkpoint = checkpoint_of(spec_of("resnet14", ordering=ordering))
@@ -93,7 +113,8 @@ def test_the_control_is_lesioned_on_the_same_images(checkpoint_of, spec_of, tmp_
     source = checkpoint_of(spec_of("resnet8"))
     table = _table(source, tmp_path / "out", images=50, control=control.path)
     assert table.control.network == "plain8"
-    assert table.control.table == _table(control, tmp_path / "alone", images=50).table
+    alone = _table(control, tmp_path / "alone", images=50).table
+    assert table.control.table == tuple(row.model_copy(update={"refitted": None}) for row in alone)
     assert {row.accuracy.n for row in (*table.table, *table.control.table)} == {50}
     assert len(table.claims) == 3
     assert "plain8" in table.claims[1].because
@@ -118,7 +139,10 @@ def test_the_report_says_claim_verdict_and_figures(checkpoint_of, spec_of, tmp_p
     assert "Veit" in report.results["claim"]
     assert report.results["verdict"] in {"supported", "not supported", "undecided"}
     assert "54 modules, this one 6" in report.results["because"]
-    cheap, dear, coupling = report.notes
+    *refitted, cheap, dear, coupling = report.notes
+    assert ["once the module behind is refitted" in note for note in (*refitted, cheap, dear)] == [True] * 2 + [
+        False
+    ] * 2
     assert coupling.startswith("coupling ")
     assert "n = 30" in coupling
     costs = {row["module"]: -row["change_points"] for row in report.results["table"]}

@@ -20,6 +20,19 @@ class Images(Record):
     runtime: str
 
 
+class Refitted(Record):
+    """The same once the module behind the gap was refitted to what the whole network gives there."""
+
+    kl: float
+    change_points: float
+    half_width_points: float
+
+    @property
+    def cost(self) -> Interval:
+        """As of the lesion."""
+        return Interval.around(0.0 - self.change_points, self.half_width_points)
+
+
 class Lesion(Record):
     """The network without one module, on the images the whole network was judged on.
 
@@ -36,6 +49,7 @@ class Lesion(Record):
     half_width_points: float
     measure: Measure = "kl"
     images: Images | None = None
+    refitted: Refitted | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

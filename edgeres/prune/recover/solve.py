@@ -28,8 +28,8 @@ from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models.network import Network
-from edgeres.prune.recover.folded import FoldedModule, drawn, folded_module, run
-from edgeres.prune.recover.ridge import Refit, Rows
+from edgeres.refit.folded import FoldedModule, drawn, folded_module, run
+from edgeres.refit.ridge import Refit, Rows
 
 _ROWS = 40_000  # of a layer: more gain nothing
 _MOST_BYTES = 256 << 20  # of a layer's rows, and of what waits between two modules

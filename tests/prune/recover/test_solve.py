@@ -18,13 +18,13 @@ from edgeres.models.fold import load_folded
 from edgeres.models.network import Network, Parts, Unit
 from edgeres.models.weights import checkpoint_without, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import RecoverConfig
-from edgeres.prune.recover import folded as folded_code
-from edgeres.prune.recover import ridge
 from edgeres.prune.recover import solve as solve_module
-from edgeres.prune.recover.folded import FoldedLayer, folded_module
-from edgeres.prune.recover.ridge import Affine, Rows, fitted
 from edgeres.prune.recover.solve import Material, goals_of, solve
 from edgeres.prune.recover.stage import recover, recovered
+from edgeres.refit import folded as folded_code
+from edgeres.refit import ridge
+from edgeres.refit.folded import FoldedLayer, folded_module
+from edgeres.refit.ridge import Affine, Rows, fitted
 from edgeres.train import loop
 
 QUICK = {"data": "digits", "images": 200, "batch": 16, "epochs": 1, "threads": 1, "lr": 0.005, "method": ("solve",)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeres.models.network import Parts, Unit
-from edgeres.prune.recover.ridge import Affine, Refit, Rows, fitted, joined
+from edgeres.refit.ridge import Affine, Refit, Rows, fitted, joined
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Conv2d, nn.Linear)

@@ -11,12 +11,12 @@ from edgeres.data import dataset_for
 from edgeres.evaluate.subsets import walk_subsets
 from edgeres.models.fold import load_folded
 from edgeres.models.weights import save_checkpoint
-from edgeres.prune import repairs as repairs_module
 from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.measured import name_of
 from edgeres.prune.recover.stage import recovered
-from edgeres.prune.repairs import Repairs
 from edgeres.prune.stage import prune
+from edgeres.refit import repairs as repairs_module
+from edgeres.refit.repairs import Repairs
 
 SETS = [frozenset(names) for names in ({"layer1.1"}, {"layer1.1", "layer2.1"}, {"layer1.1", "layer1.2", "layer3.0"})]
 

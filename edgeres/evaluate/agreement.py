@@ -23,6 +23,7 @@ from edgeres.core.config import Record
 from edgeres.core.metrics import Closeness, Interval, difference_of, wilson
 from edgeres.runtime.runner import Logits
 
+FALL_DB, FLOOR_DB = 6.0, 20.0  # a module drifts that loses more, or leaves less
 HARMLESS_DB = 40.0  # above it the noise is less than 1 % of the signal's amplitude
 
 
@@ -216,15 +217,15 @@ def log_softmax(logits: Logits) -> NDArray[np.float64]:
     return result
 
 
-def first_drift(modules: Sequence[Likeness], *, fall_db: float, floor_db: float) -> str | None:
-    """The first module at which SQNR falls under `floor_db`, or by more than `fall_db` below its predecessor's.
+def first_drift(modules: Sequence[Likeness]) -> str | None:
+    """The first module at which SQNR falls under FLOOR_DB, or by more than FALL_DB below its predecessor's.
 
     A fall that ends above HARMLESS_DB is none: a single rounding that goes the other way takes equal tensors there.
     """
     before = math.inf
     for module in modules:
         sqnr = math.inf if module.sqnr_db is None else module.sqnr_db
-        if sqnr < floor_db or (sqnr < min(HARMLESS_DB, before - fall_db) and before < math.inf):
+        if sqnr < FLOOR_DB or (sqnr < min(HARMLESS_DB, before - FALL_DB) and before < math.inf):
             return module.name
         before = sqnr
     return None

@@ -38,8 +38,6 @@ class AgreeConfig(InputOptions):
     images: int | None = Field(None, gt=0, description="this many images of val only (stratified)")
     batch: int = Field(125, gt=0, description="images at a time")
     threads: int | None = Field(None, gt=0, description="CPU threads; default: the runtime's choice")
-    fall_db: float = Field(6.0, gt=0, description="a module drifts if SQNR falls by more than this within it")
-    floor_db: float = Field(20.0, description="or if it falls under this")
     min_agreement: float | None = Field(None, ge=0, le=1, description="exit code 1 if top-1 agreement is lower")
     min_sqnr: float | None = Field(None, description="exit code 1 if the SQNR of the logits in dB is lower")
     download: bool = Field(False, description="fetch the data set if it is not here")
@@ -145,7 +143,7 @@ class _Tally:
             logits=self._logits.likeness("logits"),
             kl=self._kl / self._n if self._has_classes else None,
             modules=modules,
-            drift=first_drift(modules, fall_db=config.fall_db, floor_db=config.floor_db),
+            drift=first_drift(modules),
             notes=note,
             closeness=closeness,
         )

@@ -11,14 +11,14 @@ from edgeres.core.stated import check_pixels
 from edgeres.models.family import Ordering
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-Schedule = Literal["cosine", "step", "constant"]
+Schedule = Literal["cosine", "step"]
 AugmentChoice = Literal["auto", "none", "crop", "crop-flip"]
 
 
 class LoopConfig(Config):
     """Options of the loop: SGD with Nesterov momentum; `batch` is shared by all processes."""
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"download", "save_every_s", "val_every"})
+    incidental: ClassVar[frozenset[str]] = frozenset({"download", "save_every_s"})
 
     epochs: int = Field(default=30, ge=1, description="passes over the training images")
     batch: int = Field(default=128, ge=1, description="images per step, over all processes")
@@ -39,7 +39,7 @@ class LoopConfig(Config):
 class TrainConfig(LoopConfig):
     """Options of `edgeres train`."""
 
-    gone: ClassVar[dict[str, Any]] = {"distill_weight": 0.9, "temperature": 4.0}
+    gone: ClassVar[dict[str, Any]] = {"distill_weight": 0.9, "temperature": 4.0, "val_every": 1}
 
     arch: str = Field(default="resnet20", description="network, see: edgeres ls models")
     data: str = Field(default="digits", description="data set, see: edgeres ls data")
@@ -50,7 +50,6 @@ class TrainConfig(LoopConfig):
     bottleneck: bool | None = Field(default=None, description="1x1, 3x3, 1x1 modules")
     image_size: int | None = Field(default=None, description="side of the input in pixels")
     download: bool = Field(default=False, description="fetch the data set if it is not here")
-    val_every: int = Field(default=1, ge=0, description="epochs between glances at val, 0 for never")
 
     def check(self) -> None:
         """The network exists with these options."""

@@ -81,7 +81,7 @@ class Training:
     """What is trained in place, on what, how, and where its state is kept.
 
     `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features. What
-    `glance(network)` finds after every so many epochs and the last is the top-1 in log.csv and decides nothing.
+    `glance(network)` finds after every epoch is the top-1 in log.csv and decides nothing.
     """
 
     network: Network
@@ -90,7 +90,6 @@ class Training:
     config: LoopConfig
     state_dir: Path
     glance: Evaluate | None = None
-    glance_every: int = 1
 
 
 def fit(training: Training, plan: Plan | None = None) -> Fitted:
@@ -137,7 +136,7 @@ class _Run:
 
     def __init__(self, training: Training, plan: Plan, learner: Learner) -> None:
         self.data, self.config, self.state_dir = training.data, training.config, training.state_dir
-        self.glance, self.glance_every = training.glance, training.glance_every
+        self.glance = training.glance
         self.learner, self.plan, self.course = learner, plan, Course(plan)
         self.held_out, self.step = HeldOut(plan, self.course), 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
@@ -242,7 +241,7 @@ class _Run:
         row["loss"] = float(self.loss_sum) / steps
         self.loss_sum.zero_()
         if self.is_main:
-            if self.glance is not None and (epoch % self.glance_every == 0 or self.is_over):
+            if self.glance is not None:
                 row["val_top1"] = self.glance(self.learner.result)
             epochs = math.ceil(self.course.steps / self.data.steps_per_epoch)
             _log.info("epoch %d/%d: %s", epoch, epochs, described(row))

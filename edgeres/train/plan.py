@@ -126,9 +126,7 @@ def rate_at(step: float, *, steps: int, warmup: int, kind: Schedule) -> float:
     progress = (step - warmup) / max(1, steps - warmup)
     if kind == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
-    if kind == "step":
-        return _STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT)
-    return 1.0
+    return _STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT)
 
 
 class HeldOut:

@@ -42,8 +42,7 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
     torch.manual_seed(config.seed)
     network = network_from(spec)
     batches = batches_for(dataset.train, spec, config)
-    glance = _top1_on(dataset, spec) if config.val_every else None
-    fitted = fit(Training(network, cross_entropy, batches, config, out_dir, glance, config.val_every))
+    fitted = fit(Training(network, cross_entropy, batches, config, out_dir, _top1_on(dataset, spec)))
     output = Checkpoint(out_dir / MODEL_NAME)
     if is_main():
         save_checkpoint(fitted.weights, spec, output.path, stage="train")

@@ -76,15 +76,15 @@ def test_mcnemar_is_a_probability_and_takes_either_side(only_a, only_b):
 
 
 def test_the_first_module_that_falls_drifts():
-    assert first_drift(likenesses(36.0, 35.0, 27.0, 15.0), fall_db=6, floor_db=20) == "2"
+    assert first_drift(likenesses(36.0, 35.0, 27.0, 15.0)) == "2"
 
 
 def test_a_slow_decline_drifts_where_it_crosses_the_floor():
-    assert first_drift(likenesses(24.0, 21.0, 19.0, 18.0), fall_db=6, floor_db=20) == "2"
+    assert first_drift(likenesses(24.0, 21.0, 19.0, 18.0)) == "2"
 
 
 def test_falls_from_equality_to_little_noise_are_no_drift():
-    assert first_drift(likenesses(None, 90.0, 55.0, 41.0, 38.0), fall_db=6, floor_db=20) is None
+    assert first_drift(likenesses(None, 90.0, 55.0, 41.0, 38.0)) is None
 
 
 @pytest.mark.parametrize("options", [{"shortcut": "A"}, {"shortcut": "B"}, {"ordering": "full-preact"}])

@@ -107,7 +107,7 @@ def test_max_loss_drops_as_many_as_it_may_and_judges_them_on_unused_train_images
     from edgeres.data import Split
     from edgeres.train.stage import TrainConfig, train
 
-    config = TrainConfig(arch="resnet14", data="digits", epochs=3, width=8, val_every=0, threads=1)
+    config = TrainConfig(arch="resnet14", data="digits", epochs=3, width=8, threads=1)
     trained = train(None, config, tmp_path / "train").output
     seen = []
     original = Split.batches

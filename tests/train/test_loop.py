@@ -204,13 +204,6 @@ def test_a_glance_at_val_changes_no_weight(tmp_path: Path) -> None:
     assert [row["val_top1"] for row in log_of(tmp_path / "b")] == ["0.5"] * 3
 
 
-def test_a_glance_falls_on_its_epochs_and_on_the_last(tmp_path: Path) -> None:
-    seen: list[int] = []
-    fitted(tmp_path, glance=lambda network: float(seen.append(len(seen)) or 1), glance_every=2)
-    assert [row["val_top1"] for row in log_of(tmp_path)] == ["", "1", "1"]
-    assert len(seen) == 2
-
-
 def test_frozen_parameters_stay_and_features_may_be_the_goal(tmp_path: Path) -> None:
     network = fresh()
     before = network.fc.weight.detach().clone()  # type: ignore[operator, union-attr]

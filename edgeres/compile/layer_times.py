@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeres.compile.layers import UNKNOWN, Layer
+from edgeres.compile.layers import UNKNOWN, Layer, layers_path
 from edgeres.core.errors import InputError
 
 _LAYERS = ("graph.json", "layers.json")
@@ -56,10 +56,12 @@ def timed(layers: Sequence[Layer], rows: Sequence[tuple[str, float]]) -> Iterato
 
 
 def times_beside(described: Path) -> Times | None:
-    """What stands beside the layers in `described`; None without a profile there.
+    """What stands beside the layers in `described`, or beside those of that plan; None without a profile there.
 
     Raises InputError if it is damaged.
     """
+    if described.suffix == ".plan":
+        described = layers_path(described)
     end = next((end for end in _LAYERS if described.name.endswith(end)), None)
     if end is None:
         return None

@@ -146,6 +146,15 @@ def test_an_addition_of_its_own_is_found_too(described):
     assert (module.module, module.place, len(module.kernels)) == ("Add_42", "standalone in FP32", 3)
 
 
+def test_a_plan_leads_to_the_profile_beside_its_layers(described):
+    path, times = described(engine())
+    for kind in ("graph", "profile"):
+        found = path.with_name(f"engine.{kind}.json")
+        found.rename(path.with_name(f"engine.plan.{'layers' if kind == 'graph' else kind}.json"))
+    assert dict(times_beside(path.with_name("engine.plan")).rows) == times
+    assert times_beside(path.with_name("other.plan")) is None
+
+
 @pytest.mark.parametrize("content", ['[{"name": "no count"}]', "{", '[{"count": 1}, {"name": "x"}]'])
 def test_a_damaged_profile_is_named(described, content):
     path, _ = described(engine())

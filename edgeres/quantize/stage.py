@@ -48,6 +48,8 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     recorder = Recorder("quantize", config, source)
     config.check()
     source, table = begun(source, config.scales, config.method)
+    if config.max_loss is not None:
+        source.spec.check_classes("--max-loss")
     options = Options(**config.model_dump(include={"stem", "head", "keep", "reduce_range"}))
     chosen = _chosen(source, table, config, options, recorder)
     options = replace(options, keep=(*options.keep, *chosen.keep))
@@ -123,7 +125,6 @@ def _leave_float(
         found = skips_left_float(source.proto, chosen.decision, options, images=pixels, min_sqnr=config.min_sqnr)
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
-        source.spec.check_classes("--max-loss")
         latency = latency_table_from(config.latency).saved_ms if config.latency else None
         kept = replace(options, keep=(*options.keep, *chosen.keep))
         found = units_left_float(

@@ -103,7 +103,13 @@ def stage_change(a: StageNetwork, b: StageNetwork, *, across: bool = False) -> S
 
 def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str) -> str:
     """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), McNemar p = 0.13, n = 5,000`."""
-    missing = [name for name, one in (("A", a), ("B", b)) if one.accuracy is None]
+    near = a.closeness, b.closeness
+    if near[0] and near[1]:
+        if near[0].measure != near[1].measure:
+            return f"closeness: not compared, {near[0].measure} and {near[1].measure}"
+        worded = [f"{one.mean:.5f} (n = {one.n:,})" for one in near if one]
+        return f"{near[0].measure} to the network each comes from: {' -> '.join(worded)}"
+    missing = [name for name, one in (("A", a), ("B", b)) if not one.is_judged]
     if missing:
         return f"top-1: not compared, not evaluated in {' and '.join(missing)}: edgeres eval"
     if isinstance(pair, str):

@@ -84,7 +84,7 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
             else one
             for one in networks
         ]
-    end = next((one for one in reversed(networks) if one.accuracy), None)
+    end = next((one for one in reversed(networks) if one.is_judged), None)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
@@ -96,7 +96,7 @@ def _only_board(here: Sequence[StageNetwork], folder: RunFolder) -> str:
     """The board that measured the newest network that is evaluated anywhere, or an engine of it; empty for none."""
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
     end = next(
-        (here[place] for place in reversed(range(len(here))) if any(view[place].accuracy for view in views)), None
+        (here[place] for place in reversed(range(len(here))) if any(view[place].is_judged for view in views)), None
     )
     boards = boards_of(folder, {one.sha256 for one in (end, *engines_of(end, here))}) if end else []
     if end and len(boards) > 1:
@@ -122,6 +122,7 @@ def _agreement(subject: Subject) -> GateFigure:
 def _pair_in(subject: Subject) -> Pair:
     """The pair; raises NotMeasured, saying why there is none and what to do."""
     first, end = subject.first, subject.end
+    _check_right_answers(end)
     if end is first:
         raise NotMeasured(
             f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
@@ -131,6 +132,12 @@ def _pair_in(subject: Subject) -> Pair:
     if isinstance(pair, str):
         raise NotMeasured(f"{pair}: {_how_to_judge(subject)}")
     return pair
+
+
+def _check_right_answers(network: StageNetwork) -> None:
+    """Raises NotMeasured where none can be counted."""
+    if network.accuracy is None:
+        raise NotMeasured(f"{network.name} is judged by how near it is to another, not by right answers: no such rule")
 
 
 def _check_judged_there(subject: Subject) -> None:
@@ -161,6 +168,7 @@ def _board_of(network: StageNetwork) -> str:
 
 
 def _top1(subject: Subject) -> GateFigure:
+    _check_right_answers(subject.end)
     accuracy = subject.end.accuracy
     assert accuracy is not None
     _check_judged_there(subject)

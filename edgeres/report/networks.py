@@ -58,6 +58,11 @@ class StageNetwork:
     not_timed: str = ""
     closeness: Closeness | None = None
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is known how good it is."""
+        return self.accuracy is not None or self.closeness is not None
+
     @cached_property
     def predictions(self) -> Table | None:
         """uint16 (n, 2) of prediction and label; None if absent, damaged or of other images than the accuracy."""
@@ -166,7 +171,8 @@ def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:
     judged = [one.accuracy and _images_of(one.accuracy) for one in (a, b)]
     for one, images in zip((a, b), judged, strict=True):
         if not images:
-            return f"{one.name} is not evaluated"
+            how = "judged by how near it is to another, not by right answers" if one.closeness else "not evaluated"
+            return f"{one.name} is {how}"
     if judged[0] != judged[1]:
         said = (f"{images[0]} {images[1]}, n = {images[2]:,}" for images in judged if images)
         return f"judged on different images: {'; '.join(said)}"

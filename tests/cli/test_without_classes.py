@@ -102,6 +102,11 @@ def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, phot
     page = (walk / "report.html").read_text()
     assert "to the network it comes from" in page
     assert "Top-1 %" not in page
+    code, out, _ = edgeres("gate", "--max-loss", 1, "--max-size", "2MB", walk)
+    assert code == 1
+    assert "is judged by how near it is to another, not by right answers" in out
+    assert "pass  --max-size 2MB" in out
+    done("compare", walk, walk, said="to the network each comes from")
     rows = list(csv.DictReader((walk / "report.csv").read_text().splitlines()))
     assert float(rows[0]["closeness_mean"]) == (1 if kind == "embedding" else 0)
     assert all(row["top1"] == "" for row in rows)

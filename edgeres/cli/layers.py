@@ -43,6 +43,10 @@ def layers(file: Path, model: Path | None, as_json: bool) -> None:
         click.echo(report.model_dump_json())
     else:
         _print(report)
+        if not report.modules and graph is None:
+            say(
+                "no layer names an addition between kernels, as where TensorRT keeps a region closed: --onnx tells more"
+            )
 
 
 def _print(report: LayerReport) -> None:

@@ -45,7 +45,7 @@ _PRECISION = {
 _REFORMAT, _QDQ_ORIGIN = "Reformat", "QDQ"
 _NO_KERNEL = frozenset({"NoOp", "Constant", "Signal", "Wait"})
 WORD = re.compile(r"[^\s+(),\[\]{}\x1e]+")
-_RANGE = "..."
+RANGE = "..."
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
@@ -223,7 +223,7 @@ class Graph:
         """The nodes of `layer` that are in the graph."""
         found, opaque = set[str](), False
         for word in WORD.findall(layer.text):
-            first, dots, last = word.partition(_RANGE)
+            first, dots, last = word.partition(RANGE)
             if dots and first in self.nodes and last in self.nodes:
                 opaque = True
                 found.update(list(self.nodes)[self._order[first] : self._order[last] + 1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from edgeres.compile.layers import WORD, Graph, Layer
+from edgeres.compile.layers import RANGE, WORD, Graph, Layer
 from edgeres.core.errors import require
 from edgeres.graph.blocks import module_of
 from edgeres.graph.view import WEIGHTED
@@ -80,6 +80,6 @@ def _chain(layer: Layer, index: int) -> list[tuple[str, str]]:
 
 
 def _operator(word: str) -> str | None:
-    """Conv of "Conv_34", "/layer1/layer1.0/conv1/Conv" and "layer1.0.conv1"; None of what names no operator."""
-    match = _LAST.fullmatch(word)
+    """Conv of "Conv_34", "/layer1/layer1.0/conv1/Conv" and "layer1.0.conv1"; None of what names no one operator."""
+    match = _LAST.fullmatch(word) if RANGE not in word else None
     return _OPERATORS.get(match[1].lower()) if match else None

@@ -72,6 +72,14 @@ def test_without_the_graph_a_profile_beside_tells_the_time_and_its_sum_is_labell
     ]
 
 
+def test_a_region_that_names_no_addition_is_no_claim_about_the_network(edgeres, description):
+    region = {"Name": "{ForeignNode[conv1...fc]}", "LayerType": "Myelin", "Inputs": [], "Outputs": []}
+    description.write_text(json.dumps({"Layers": [region]}))
+    code, out, _ = edgeres("layers", description)
+    assert code == 0
+    assert out.splitlines()[-1].endswith("--onnx tells more")
+
+
 def test_the_report_as_json(edgeres, graph, description):
     code, out, _ = edgeres("layers", description, "--onnx", graph, "--json")
     assert code == 0

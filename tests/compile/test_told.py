@@ -146,6 +146,12 @@ def test_an_addition_of_its_own_is_found_too(described):
     assert (module.module, module.place, len(module.kernels)) == ("Add_42", "standalone in FP32", 3)
 
 
+def test_a_region_is_no_addition_though_its_name_ends_in_one(described):
+    layers = [layer("Conv_1", "x:INT8", "y:INT8")]
+    layers.append(layer("{ForeignNode[layer1.0.conv2...layer2.0.add]}", "y:INT8 x:INT8", "z:INT8", "Myelin"))
+    assert report_of(described(layers)[0]).modules == ()
+
+
 def test_a_plan_leads_to_the_profile_beside_its_layers(described):
     path, times = described(engine())
     for kind in ("graph", "profile"):

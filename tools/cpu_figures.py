@@ -182,7 +182,7 @@ def results_of(source: OnnxModel, nncf_python: Path, work: Path, settings: Setti
         reduce_range_auto=not has_wide_sums(flags, platform.machine()),
         runtime=latencies[FLOAT].runtime,
         nncf=version,
-        busy_cores=session.busy_cores,
+        busy_cores=session.around.busy_cores,
         warnings=session.warnings,
         rows=tuple(_row(name, logits, val.labels, latencies) for name in files),
     )

@@ -17,6 +17,7 @@ _WIDE = 1.3  # p90 over p50; an undisturbed CPU stays below 1.1
 _SHOWN = 3
 _MANY = 0.05  # of the calls; p95 and above are then of disturbed ones
 BENCH = "edgeres bench"
+INVALID = "invalid"  # begins the verdict on measurements that do not count
 
 
 class Around(NamedTuple):
@@ -88,7 +89,7 @@ def verdict_from(around: Around, warnings: Sequence[str]) -> str:
     is_invalid = is_busy(around.busy_cores) or fallen_clock(around.readings)
     first = warnings[0].partition(";")[0]
     more = f" (and {len(warnings) - 1} more, see the warnings)" if len(warnings) > 1 else ""
-    return f"{'invalid' if is_invalid else 'doubtful'}: {first}{more}"
+    return f"{INVALID if is_invalid else 'doubtful'}: {first}{more}"
 
 
 def changed(level: Level) -> str:

@@ -43,10 +43,14 @@ class Session(NamedTuple):
     """
 
     latencies: tuple[Latency, ...]
-    busy_cores: float | None
     warnings: tuple[str, ...] = ()
     around: Around = Around(None, None)
     parts_ms: tuple[tuple[Parts, ...], ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What the machine and the samples say of it."""
+        return verdict_from(self.around, self.warnings)
 
 
 def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
@@ -101,7 +105,7 @@ def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: s
     names = [task.name for task in tasks]
     warnings = warnings_for(names, latencies, measured=measured, around=around, command=command)
     parts = tuple(tuple(one.parts_ms) for one in measured)
-    return Session(latencies, around.busy_cores, tuple(warnings), around, parts)
+    return Session(latencies, tuple(warnings), around, parts)
 
 
 def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:
@@ -117,7 +121,7 @@ def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> N
     recorder.warnings += [*done.warnings, *precision_warning(precision, config)]
     recorder.notes += [*tasks.notes, *few_calls([task.name for task in tasks.plain], plain), *unweighed]
     recorder.results.update(results_of(tasks, done.latencies, parts_ms=done.parts_ms, around=done.around))
-    recorder.results.update(precision=precision, verdict=verdict_from(done.around, done.warnings))
+    recorder.results.update(precision=precision, verdict=done.verdict)
 
 
 def _latency_from(task: Task, measured: Measured, session: str) -> Latency:

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgeres.bench.config import BenchConfig
-from edgeres.bench.doubts import is_busy
+from edgeres.bench.doubts import INVALID
 from edgeres.bench.stage import Session, measure
 from edgeres.bench.tasks import label_of, reason_to_skip
-from edgeres.bench.watch import fallen_clock
 from edgeres.core.artifacts import Model
 from edgeres.core.config import Record
-from edgeres.core.environment import Environment, available_cores, environment
+from edgeres.core.environment import Environment, environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.records.latency import SessionConfig
@@ -106,7 +105,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
     series = [[session.latencies[index] for session in done] for index in range(len(models))]
     names = _names_of(models)
     warned = [f"{_session_name(index, done)}: {line}" for index, one in enumerate(done) for line in one.warnings]
-    overload = "" if config.any_load else overloaded(done) or clock_fell(done)
+    overload = "" if config.any_load else why_invalid(done)
     verdicts = tuple(
         verdict_on((names[0], names[index]), ratios_of(series[0], series[index]), config, invalid=overload)
         for index in range(1, len(models))
@@ -117,7 +116,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
         sessions=config.sessions,
         rounds=config.rounds,
         resolution=config.resolution,
-        busy_cores=max((load for one in done if (load := one.busy_cores) is not None), default=None),
+        busy_cores=max((load for one in done if (load := one.around.busy_cores) is not None), default=None),
         warnings=(*warned, *_drifts(names, series)),
         environment=environment(),
     )
@@ -156,22 +155,11 @@ def word_for(speed: Interval, resolution: float) -> VerdictWord:
     return "not distinguishable" if speed.low >= low and speed.high <= high else "open"
 
 
-def overloaded(sessions: Sequence[Session]) -> str:
-    """In which session other programs kept the machine busy, the worst, or an empty string."""
-    loads = {session.busy_cores: index for index, session in enumerate(sessions) if session.busy_cores is not None}
-    worst = max(loads, default=None)
-    if worst is None or not is_busy(worst):
-        return ""
-    where = _session_name(loads[worst], sessions)
-    return f"machine busy, other programs kept {worst:.1f} of {available_cores()} cores in {where}; stop them"
-
-
-def clock_fell(sessions: Sequence[Session]) -> str:
-    """In which session the clock fell, or an empty string."""
+def why_invalid(sessions: Sequence[Session]) -> str:
+    """What the first session that is not valid says against itself, or an empty string."""
     for index, session in enumerate(sessions):
-        if fell := fallen_clock(session.around.readings):
-            change = f"from {fell[0]:,.0f} to {fell[1]:,.0f} MHz in {_session_name(index, sessions)}"
-            return f"clock fell {change}; cool the machine or fix the frequency"
+        if session.verdict.startswith(INVALID):
+            return f"{session.verdict.removeprefix(f'{INVALID}: ')} ({_session_name(index, sessions)})"
     return ""
 
 
@@ -183,7 +171,7 @@ def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config
     a, b = names
     percent, figure = f"{100 * config.resolution:g} %", f"{speed.value:.3f}x, {speed.bounds()}"
     if word == "invalid":
-        return f"invalid: {invalid}, or judge all the same with --any-load ({b} against {a} {figure})"
+        return f"invalid: {invalid}; measure again, or judge all the same with --any-load ({b} against {a} {figure})"
     if word in {"faster", "slower"}:
         factor = speed if speed.value >= 1 else speed.inverse()
         return f"{b} is {factor.value:.2f}x {word} than {a} ({factor.bounds()})"

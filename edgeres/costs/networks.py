@@ -117,7 +117,7 @@ def on_board(
             known.keep(names[place], NetworkTime(dropped=model.spec.dropped, latency=latency, warnings=warnings))
             countdown.advance()
         session = uuid.uuid4().hex[:12]
-        return Session(tuple(_in_session(known.records[name].latency, session) for name in names), None)
+        return Session(tuple(_in_session(known.records[name].latency, session) for name in names))
 
     return measure
 

@@ -55,7 +55,7 @@ def latency_table(
         models = as_executed(shortened(source, sets, folder), config, folder)
         session = measure(models, session_config(config))
     table = _table(source, config, session, sets=sets, classes=classes)
-    recorder.results["busy_cores"] = session.busy_cores
+    recorder.results["busy_cores"] = session.around.busy_cores
     if config.precision == "int8" and not table.is_of_board:
         recorder.notes.append(_QDQ_NOTE.format(runtime=table.runtime))
     different = list(dict.fromkeys(session.warnings))

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from edgeres.bench.doubts import INVALID
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF
@@ -19,7 +20,6 @@ from edgeres.core.stage import StageReport
 from edgeres.report.folder import Figure, FinishedStage, RunFolder, is_possible
 
 Reader = Callable[[FinishedStage, RunFolder], Any]
-INVALID = "invalid"
 _QUANTIZERS = {"quantize", "qat"}
 _SCALING = {"channels", "equalize"}  # after which tensors hold other multiples than calibrated; once there was equalize
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
+from edgeres.bench.doubts import INVALID
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
@@ -14,7 +15,7 @@ from edgeres.models import modules_of
 from edgeres.report.boards import FOR_TENSORRT, board_in, boards_in, boards_of, networks_on
 from edgeres.report.claims import claims_from, headline_from
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
-from edgeres.report.findings import INVALID, LesionFigure, findings_in, verdicts_of
+from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
 from edgeres.report.lineage import command_of, lineage_of
 from edgeres.report.networks import (

@@ -5,17 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeres.bench.doubts import Around
+from edgeres.bench.doubts import Around, machine_doubts
 from edgeres.bench.session import Measured
 from edgeres.bench.stage import Session
 from edgeres.bench.versus import (
     VersusConfig,
-    clock_fell,
-    overloaded,
     ratios_of,
     speed_interval,
     verdict_on,
     versus,
+    why_invalid,
     word_for,
 )
 from edgeres.bench.watch import Reading
@@ -114,26 +113,27 @@ def test_sentences_say_who_is_faster_by_how_much():
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    for module in ("versus", "doubts"):
-        monkeypatch.setattr(f"edgeres.bench.{module}.available_cores", lambda: 4)
+    monkeypatch.setattr("edgeres.bench.doubts.available_cores", lambda: 4)
 
 
 def test_one_busy_session_makes_it_invalid_and_is_named(four_cores):
-    sessions = [Session((), 0.7), Session((), 1.1), Session((), None)]
-    assert overloaded(sessions) == "machine busy, other programs kept 1.1 of 4 cores in session 2 of 3; stop them"
-    assert overloaded([Session((), 0.5), Session((), None)]) == ""
-    verdict = verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=overloaded(sessions))
+    reason = why_invalid([session_in(Around(0.5, None)), session_in(Around(1.1, 0.7)), session_in(Around(None, None))])
+    assert reason == "machine busy: other programs kept 1.1 of 4 cores (session 2 of 3)"
+    assert why_invalid([session_in(Around(0.5, None)), session_in(Around(None, None))]) == ""
+    verdict = verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=reason)
     assert verdict.word == "invalid"
     assert verdict.sentence.startswith("invalid: machine busy")
 
 
+def session_in(around):
+    """Of nothing, with what the machine around it says."""
+    return Session((), tuple(machine_doubts(around)), around)
+
+
 def test_a_clock_that_fell_makes_it_invalid():
     readings = [Reading(at_s=second, other_cores=0.0, clock_mhz=4000 if second < 5 else 2800) for second in range(10)]
-    sessions = [Session((), 0.0), Session((), 0.0, around=Around(0.0, 0.0, tuple(readings)))]
-    assert clock_fell(sessions[:1]) == ""
-    reason = clock_fell(sessions)
-    assert reason.startswith("clock fell from 4,000 to 2,800 MHz in session 2 of 2")
-    assert verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=reason).sentence.startswith("invalid: clock fell")
+    reason = why_invalid([session_in(Around(0.0, 0.0)), session_in(Around(0.0, 0.0, tuple(readings)))])
+    assert reason == "the clock fell from 4,000 to 2,800 MHz during the session (session 2 of 2)"
 
 
 @pytest.fixture

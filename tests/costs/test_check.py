@@ -1,5 +1,6 @@
 import pytest
 
+from edgeres.bench.doubts import Around
 from edgeres.bench.stage import Session
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
@@ -53,7 +54,7 @@ def session_of(pruned_ms, whole_ms):
                 machine="m",
             )
 
-        return Session(tuple(latency(model) for model in models), 0.0)
+        return Session(tuple(latency(model) for model in models), around=Around(0.0, 0.0))
 
     return measure
 
@@ -119,7 +120,7 @@ def unsteady(pruned_ms, calls):
             for one in session.latencies[1::2]
         ]
         whole = session.latencies[::2]
-        return Session(tuple(x for pair in zip(whole, spread, strict=True) for x in pair), 0.0)
+        return Session(tuple(x for pair in zip(whole, spread, strict=True) for x in pair), around=Around(0.0, 0.0))
 
     return measure
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from edgeres.bench.doubts import Around
 from edgeres.bench.stage import Session
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
@@ -26,7 +27,7 @@ class FakeMachine:
         self.models, self.config = list(models), config
         self.precisions = [model.precision for model in models]
         self.kinds = [type(model) for model in models]
-        return Session(tuple(self.latency(model) for model in models), 0.0, ("the same words",) * 9)
+        return Session(tuple(self.latency(model) for model in models), ("the same words",) * 9, Around(0.0, 0.0))
 
     def latency(self, model):
         whole = WHOLE_MS - sum(SAVED_MS[name] for name in model.spec.dropped)

@@ -34,7 +34,6 @@ def fake_clock(monkeypatch):
             tuple(
                 Latency(samples_ms=(6.0 - len(c.spec.dropped),) * 10, artifact=c.sha256, **shared) for c in checkpoints
             ),
-            busy_cores=0.0,
         )
 
     monkeypatch.setattr(stage, "_timed", timed)

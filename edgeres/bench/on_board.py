@@ -160,7 +160,6 @@ class Bench:
 
     def _loaded(self, numbered: tuple[int, Model]) -> Loaded:
         number, model = numbered
-        check_model(model)
         recorder, plan = Recorder("eval" if self.accuracy_only else "board", self.config, model), f"{number}-{PLAN}"
         if isinstance(model, Engine):
             built = brought(self.session, model, recorder, plan)
@@ -294,7 +293,6 @@ def built_on(
     plan: str = PLAN,
 ) -> Built:
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
-    check_model(model)
     check_opset(session, model)
     session.need(_ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
     log.info("%s: sending %s", session.board.name, model.path.name)

@@ -26,7 +26,6 @@ UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 UNSURE = "validity unknown"
 FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
 _M = TypeVar("_M", Accuracy, Latency)
-_NO_SAMPLES = "no samples under load"
 _UNSAID = "heat said neither by tegrastats nor by the kernel"
 
 
@@ -206,7 +205,7 @@ def _heat(heat: Any) -> str:
     """`48 to 61 °C, GPU 1,020 MHz`, as far as the board said."""
     if not isinstance(heat, dict):
         return ""
-    return ", ".join(_heat_parts(heat)) or (_UNSAID if heat.get("samples") else _NO_SAMPLES)
+    return ", ".join(_heat_parts(heat)) or (_UNSAID if heat.get("samples") else "no samples under load")
 
 
 def _heat_parts(heat: dict[str, Any]) -> Iterator[str]:

@@ -28,7 +28,7 @@ class AccuracyFigure(Record):
 
 
 class Percentile(Record):
-    """A percentile in milliseconds; without an interval where its calls are too few for one."""
+    """A figure, mostly a percentile in milliseconds; without an interval where its calls are too few for one."""
 
     value: float
     low: float | None = None
@@ -36,7 +36,7 @@ class Percentile(Record):
 
     @property
     def is_known(self) -> bool:
-        """Whether its calls are enough; where they are not it is not shown."""
+        """Whether its calls are enough; a percentile of too few is not shown."""
         return self.low is not None
 
 
@@ -77,12 +77,9 @@ class LatencyFigure(Record):
         return f"{self.runtime}, batch {self.batch}, {threads}{self.machine}"
 
 
-class Change(Record):
+class Change(Percentile):
     """A difference or ratio against the row `versus`; without an interval where none can be given."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
     versus: str
 
 

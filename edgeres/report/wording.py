@@ -18,7 +18,7 @@ _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TENS = 10
 _SAME = 0.005  # ratios closer to 1 than half a percent are called no change
 
-Figured = Interval | Percentile | Change
+Figured = Interval | Percentile
 COLUMNS: dict[str, str] = {
     "stage": "Stage",
     "what": "What changed",

@@ -101,12 +101,8 @@ class QatConfig(LoopConfig):
     scales: Path | None = Field(default=None, description="scale table of this model, made by edgeres calibrate")
     method: str = Field(default="mse", description="calibrator whose bounds are started from")
     images: int = Field(default=4000, ge=FEWEST_TO_LEARN, description="of train; all if there are fewer")
-    distill: float = Field(default=1.0, ge=0, description="weight of the float graph's logits")
-    finetune: float = Field(default=0.0, ge=0, description="weight of the cross-entropy with labels")
-    temperature: float = Field(default=2.0, gt=0, description="softening of the logits")
+    finetune: bool = Field(default=False, description="learn from the labels too")
     improve: tuple[str, ...] = Field(default=(), description="start from channels, bias of edgeres quantize")
-    stem: bool = Field(default=True, description="quantize the first layer")
-    head: bool = Field(default=True, description="quantize the last layer")
     epochs: int = Field(default=3, ge=1, description="passes over the images")
     batch: int = Field(default=64, ge=1, description="images per step, over all processes")
     lr: float = Field(default=3e-5, gt=0, description="learning rate after the warm-up")
@@ -117,17 +113,11 @@ class QatConfig(LoopConfig):
     download: bool = Field(default=False, description="fetch the data set if it is not here")
 
     def check(self) -> None:
-        """The calibrator exists and something is learned from."""
+        """The calibrator exists, and the improvements do."""
         lookup(CALIBRATORS, self.method, "calibrator")
         check_improvements(self.improve)
         if "rounding" in self.improve:
             raise InputError("--improve rounding fixes the weights that are to be trained; leave it out")
-        if not (self.distill or self.finetune):
-            raise InputError("--distill 0 and --finetune 0 leave nothing to learn from")
-
-    def needless(self) -> dict[str, str]:
-        """What belongs to the float graph's logits, where they are not looked at."""
-        return {} if self.distill else {"temperature": "it softens the logits of --distill"}
 
 
 def check_improvements(names: tuple[str, ...]) -> None:

@@ -43,6 +43,7 @@ _HELD_OUT = 0.1
 _MOST_HELD_OUT = 500
 _FEW_HELD_OUT = 100  # fewer choose the weights by the luck of single images
 _LOOKS = 10
+_TEMPERATURE = 2.0  # softening of the logits
 _WARMUP_SHARE = 0.1  # of the steps, at most
 
 
@@ -57,7 +58,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     recorder = Recorder("qat", config, source)
     config.check()
     source, table = begun(source, config.scales, config.method)
-    placement = placement_of(source.proto, stem=config.stem, head=config.head)
+    placement = placement_of(source.proto)
     start = _start(source, table, placement, config)
     decision, fitted, held_out = _trained(source, placement, start, config=config, out_dir=out_dir)
     path = out_dir / FILE_NAME
@@ -122,7 +123,7 @@ def _plan(teacher: Any, held_out: tuple[Split, OnnxModel], learned: int, config:
         with torch.inference_mode():
             logits = torch.cat([network(torch.from_numpy(x).to(device)).cpu() for x in np.array_split(images, _LOOKS)])
         loss = float(functional.cross_entropy(logits, labels)) if config.finetune else 0.0
-        return config.distill * fidelity_of(reference, logits).kl + config.finetune * loss
+        return fidelity_of(reference, logits).kl + loss
 
     per_epoch = learned // config.batch
     steps = config.epochs * per_epoch
@@ -133,15 +134,11 @@ def _plan(teacher: Any, held_out: tuple[Split, OnnxModel], learned: int, config:
 def _objective(teacher: Any, config: QatConfig) -> Objective:
     def objective(network: Any, images: Any, labels: Any) -> Any:
         logits = network(images)
-        loss = logits.new_zeros(())
-        if config.distill:
-            teacher.to(images.device)
-            with torch.no_grad():
-                goal = teacher(images)
-            loss = loss + config.distill * soft_divergence(logits, goal, config.temperature)
-        if config.finetune:
-            loss = loss + config.finetune * functional.cross_entropy(logits, labels)
-        return loss
+        teacher.to(images.device)
+        with torch.no_grad():
+            goal = teacher(images)
+        loss = soft_divergence(logits, goal, _TEMPERATURE)
+        return loss + functional.cross_entropy(logits, labels) if config.finetune else loss
 
     return objective
 
@@ -151,7 +148,7 @@ def _record(recorder: Recorder, fitted: Fitted, held_out: int, config: QatConfig
     (_, first), (best_step, best) = fitted.looks[0], min(fitted.looks, key=lambda look: look[1])
     recorder.results |= fitted.results() | {"held_out_loss": best, "held_out_loss_first": first}
     recorder.results |= {"method": config.method, "held_out": held_out, "best_step": best_step}
-    what = "loss (KL from float and cross-entropy, as weighted)" if config.finetune else "KL from float"
+    what = "loss (KL from float and cross-entropy)" if config.finetune else "KL from float"
     where = f"on {held_out} held-out train images"
     recorder.notes.append(f"{what} {where}: {first:.2g} before training, {best:.2g} after")
     if held_out < _FEW_HELD_OUT:

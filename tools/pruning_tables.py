@@ -15,6 +15,7 @@ import cpu_figures
 import engine_cases
 import fidelity_figures
 import lint_cases
+import pool_figures
 import qat_figures
 import quantize_figures
 
@@ -207,6 +208,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     ).splitlines(),
     "lint": lambda: lint_cases.render(record_from_json(lint_cases.Results, RESULTS / "lint.json")).splitlines(),
     "schemas": schemas_table,
+    "pool": lambda: pool_figures.render(json_of("pool")).splitlines(),
     "qat": lambda: qat_figures.render(json_of("qat")).splitlines(),
     "fidelity": lambda: fidelity_figures.render(json_of("fidelity")).splitlines(),
     "quantize": lambda: quantize_figures.render(json_of("quantize")).splitlines(),

@@ -5,7 +5,7 @@
 
 The interval draws sessions with replacement, then rounds within each (a two-level bootstrap): both sides of a round
 shared what disturbed it, which cancels, and every session starts its processes anew, so that the luck of one start
-(memory layout) is in the interval too. A verdict is passed only outside 1 +- `resolution`: below 1 % the luck of
+(memory layout) is in the interval too. A verdict is passed only outside 1 +- `RESOLUTION`: below 1 % the luck of
 process starts is all there is to see. One session on a busy machine, by the rule of `edgeres bench`, makes it invalid.
 
 Source: Kalibera & Jones 2013, doi:10.1145/2464157.2464160 (levels of repetition); Efron & Tibshirani 1993, chapter 8.
@@ -35,6 +35,7 @@ from edgeres.core.statistics import percentile_interval, resampled_interval, rou
 VerdictWord = Literal["faster", "slower", "not distinguishable", "open", "invalid"]
 Ratios = NDArray[np.float64]
 
+RESOLUTION = 0.01  # differences that are smaller are not told apart
 _RESAMPLES = 2000
 _COMMAND = "edgeres compare"
 _DRIFT = 1.25  # slowest over fastest session of one model; the ratio survives it, the milliseconds do not
@@ -44,7 +45,6 @@ class VersusConfig(SessionConfig):
     """How to hold models against each other; rounds and seconds are those of one session."""
 
     sessions: int = Field(3, ge=2, description="sessions of so many rounds and seconds: process starts of each model")
-    resolution: float = Field(0.01, gt=0, lt=1, description="smaller differences are not told apart, as a fraction")
     include_qdq: bool = Field(False, description="time Q/DQ graphs on the CPU too")
     any_load: bool = Field(False, description="pass a verdict even if other programs keep the machine busy")
 
@@ -115,7 +115,7 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
         verdicts=verdicts,
         sessions=config.sessions,
         rounds=config.rounds,
-        resolution=config.resolution,
+        resolution=RESOLUTION,
         busy_cores=max((load for one in done if (load := one.around.busy_cores) is not None), default=None),
         warnings=(*warned, *_drifts(names, series)),
         environment=environment(),
@@ -131,7 +131,7 @@ def verdict_on(names: tuple[str, str], ratios: Sequence[Ratios], config: VersusC
     """What `ratios` allow to say; `invalid` is the reason why nothing may be said."""
     a, b = names
     speed = speed_interval(ratios, config.seed)
-    word = "invalid" if invalid else word_for(speed, config.resolution)
+    word = "invalid" if invalid else word_for(speed)
     return Verdict(a=a, b=b, word=word, speed=speed, sentence=_sentence(names, word, speed, config, invalid))
 
 
@@ -145,9 +145,9 @@ def speed_interval(ratios: Sequence[Ratios], seed: int = 0) -> Interval:
     return resampled_interval(float(np.median(table)), np.median(table[chosen, within], axis=(1, 2)))
 
 
-def word_for(speed: Interval, resolution: float) -> VerdictWord:
-    """`open` if the interval is too wide to tell: neither outside 1 +- resolution nor inside it."""
-    low, high = 1 / (1 + resolution), 1 + resolution
+def word_for(speed: Interval) -> VerdictWord:
+    """`open` if the interval is too wide to tell: neither outside 1 +- RESOLUTION nor inside it."""
+    low, high = 1 / (1 + RESOLUTION), 1 + RESOLUTION
     if speed.low > high:
         return "faster"
     if speed.high < low:
@@ -169,7 +169,7 @@ def _session_name(index: int, sessions: Sequence[Session]) -> str:
 
 def _sentence(names: tuple[str, str], word: VerdictWord, speed: Interval, config: VersusConfig, invalid: str) -> str:
     a, b = names
-    percent, figure = f"{100 * config.resolution:g} %", f"{speed.value:.3f}x, {speed.bounds()}"
+    percent, figure = f"{100 * RESOLUTION:g} %", f"{speed.value:.3f}x, {speed.bounds()}"
     if word == "invalid":
         return f"invalid: {invalid}; measure again, or judge all the same with --any-load ({b} against {a} {figure})"
     if word in {"faster", "slower"}:

@@ -100,7 +100,7 @@ def test_swapping_the_models_turns_the_speed_around(speed, seed):
     ],
 )
 def test_words_follow_from_the_interval_and_the_resolution(low, high, word):
-    assert word_for(Interval(value=(low + high) / 2, low=low, high=high), 0.01) == word
+    assert word_for(Interval(value=(low + high) / 2, low=low, high=high)) == word
 
 
 def test_sentences_say_who_is_faster_by_how_much():

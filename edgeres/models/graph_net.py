@@ -24,7 +24,7 @@ from edgeres.graph.structure import PARAMETERS, weight_shapes
 from edgeres.graph.view import GraphView, attribute, called
 from edgeres.models.network import Network, Parts, Unit
 
-_COMPUTES = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu"})
+_BY_NUMBERS = frozenset({"Clip", "Pad", "Resize"})  # bounds and scales, which Python reads as it does all integers
 OPERATIONS = "_operations"  # where functions stand among the layers
 _OLD_SHARE = 0.9  # of the statistics in ONNX's momentum; torch's is the share of the new ones
 _IMAGE_RANK = 4
@@ -57,10 +57,9 @@ class Operation(nn.Module):
         """The node's output, or all of them."""
         if values and values[0].device != self._device:
             self._device = values[0].device
-            if self.kind in _COMPUTES:  # what others are given, sizes and bounds, is read by Python
-                self._fixed = {
-                    place: one if one is None else one.to(self._device) for place, one in self._fixed.items()
-                }
+            for place, one in self._fixed.items():
+                if one is not None and one.is_floating_point() and self.kind not in _BY_NUMBERS:
+                    self._fixed[place] = one.to(self._device)
         rest = iter(values)
         return self._run(*(self._fixed[place] if place in self._fixed else next(rest) for place in self._places))
 

@@ -181,6 +181,8 @@ class _Run:
         lr = self.lr
         self.loss_sum += self.learner.learn(images, labels, lr)
         self.step += 1
+        if self.plan.until_s is not None:
+            float(self.loss_sum)  # waits for a GPU, whose time counts
         self.course.went_on()
         self.course.keep_in_time(self.step)
         self.look(self.step)

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeres.core.errors import InputError
 from edgeres.graph.execute import GraphNetwork
 from edgeres.graph.operators import OPERATORS
+from edgeres.models.graph_net import Operation
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 4, 6, 6)).astype(np.float32)
 ROW = np.linspace(-1, 2, 4, dtype=np.float32)
@@ -111,6 +112,15 @@ def test_a_node_of_several_outputs_gives_all(given, attributes, opset):
         found = GraphNetwork(model).values(torch.from_numpy(IMAGES), ["a", "b"])
     for name, expected in zip(("a", "b"), onnx_runtime(model), strict=True):
         np.testing.assert_array_equal(found[name].numpy(), expected)
+
+
+@pytest.mark.parametrize(("op", "given", "attributes", "opset"), CASES)
+def test_an_operator_goes_where_its_input_is(op, given, attributes, opset):
+    fixed = {place: None if one is None else torch.from_numpy(np.array(one)) for place, one in enumerate(given, 1)}
+    operation, images = Operation(model_of(op, given, attributes, opset).graph.node[0], fixed), torch.from_numpy(IMAGES)
+    here, there = operation(images), operation(images.to("meta"))
+    assert there.shape == here.shape
+    assert there.device.type == "cpu" if op == "Shape" else "meta"
 
 
 def test_every_function_has_a_case():

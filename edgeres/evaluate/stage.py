@@ -50,7 +50,7 @@ def evaluate(
     recorder = Recorder("eval", config, source)
     source = with_input(source, config)
     dataset = dataset_for(source.spec, config.data, download=config.download)
-    if source.spec.family == FROM_ONNX and not source.spec.classes:
+    if source.spec.family == FROM_ONNX and not source.spec.classes and dataset.val.is_labelled:
         recorder.warnings.append("its file names no classes: outputs were taken in the order of the data set's")
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))

@@ -7,6 +7,7 @@ import json
 import re
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -124,6 +125,15 @@ def test_outside_a_run_eval_asks_for_the_network_it_comes_from(edgeres, photos, 
     code, out, _ = edgeres("eval", "short.safetensors", "--reference", "whole.safetensors", "--data", photos)
     assert code == 0
     assert out.startswith("cosine 0.9")
+    for file in ("whole", "short"):  # as files of another tool, which say nothing of themselves
+        assert edgeres("export", f"{file}.safetensors", "-o", f"{file}.onnx")[0] == 0
+        model = onnx.load(f"{file}.onnx")
+        del model.metadata_props[:]
+        onnx.save(model, f"{file}.onnx")
+    code, out, err = edgeres("eval", "short.onnx", "--reference", "whole.onnx", "--data", photos, *feed[:-2])
+    assert code == 0, err
+    assert out.startswith("cosine 0.9")
+    assert "its file names no classes" not in err
     for option in (("prune", "whole.safetensors", "--max-loss", 1), ("prune", "whole.safetensors", "--sweep", "1..2")):
         code, _, err = edgeres(*option, "--data", photos)
         assert code == 2

@@ -478,10 +478,14 @@ def test_what_cannot_be_traced_says_why():
         from_module(Broken(), SHAPE, "broken")
 
 
-@pytest.mark.parametrize(("module", "said"), [(nn.Conv2d(3, 4, 3), "gives 2 x 4 x 14 x 14 for two images")])
-def test_outputs_that_are_no_row_of_numbers_are_refused(module, said):
-    with pytest.raises(InputError, match=said):
-        from_module(module, SHAPE, "net")
+def test_outputs_that_are_no_row_of_numbers_are_tensors():
+    found = from_module(nn.Conv2d(3, 4, 3), SHAPE, "net")
+    assert (found.gives, found.told) == ((4, 14, 14), "tensors")
+
+
+def test_outputs_that_are_not_told_apart_by_image_are_refused():
+    with pytest.raises(InputError, match="net cannot be run on two images at once"):
+        from_module(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(0)), SHAPE, "net")
 
 
 def test_the_structure_holds_no_weights(brought):

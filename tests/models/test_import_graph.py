@@ -143,7 +143,7 @@ REFUSED = [
     (
         "return torch.nn.Sequential(torchvision.models.resnet18(num_classes=10).conv1, torch.nn.Flatten(0))",
         {},
-        "for two",
+        "cannot be run on two images at once",
     ),
     ("raise RuntimeError('no such file')", {}, "RuntimeError: no such file (.*, line 3)"),
     ("return torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3))", {}, "cannot be traced"),

@@ -47,6 +47,7 @@ _PANEL_IN = 5.4
 _HEIGHT_IN = 3.8
 _LEGEND = {"fontsize": 8, "loc": "best", "frameon": True, "framealpha": 0.85, "edgecolor": "none"}
 _BARS = {"markersize": 4, "capsize": 2}
+_LOOKED_AT = 250  # images, to see whether all first guesses are the same
 _NAMED = 3  # cheap modules, and dear ones, that are told
 
 
@@ -69,8 +70,19 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
         recorder.warnings.append(f"no figure: {err}")
     if table.whole.accuracy is None:
         recorder.notes.append("no random sets: what they are held against are claims on classes")
+    else:
+        recorder.warnings += _hidden(source, config)
     _record(recorder, table)
     return StageResult(output, recorder.finish(output))
+
+
+def _hidden(source: Checkpoint, config: LesionConfig) -> list[str]:
+    """A warning where the scores of classes hide what a deletion does; a part of the images tells."""
+    network, images = load_folded(source), _judged_on(source, config).val.at_most(_LOOKED_AT, config.seed)
+    with torch.inference_mode():
+        seen = [network(torch.from_numpy(x)) for x, _ in images.batches(source.spec, config.batch)]
+    distance = distance_for(source.spec.task, seen)
+    return [f"{distance.why}, nor points of top-1; prune goes by the {distance.name}"] if distance.why else []
 
 
 def _repairs(source: Checkpoint, config: LesionConfig) -> Repairs | str:

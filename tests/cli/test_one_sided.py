@@ -46,6 +46,15 @@ def test_the_choice_says_which_measure_decided_and_why(edgeres, sure):
     assert said == f"decided by the relative error of the centred outputs: {found['measured_so_because']}"
 
 
+def test_a_study_of_lesions_warns_that_it_sees_nothing(edgeres, sure):
+    code, _, err = edgeres(
+        "study", "lesion", sure, "--data", "digits", "--images", 60, "--draws", 0, "-o", "lesions.json"
+    )
+    assert code == 0
+    said = "have the same first guess, so that KL tells nothing apart, nor points of top-1; prune goes by the relative"
+    assert said in " ".join(err.split())
+
+
 def test_scores_of_many_guesses_say_nothing_of_a_measure(edgeres, spec_of, checkpoint_of):
     model = checkpoint_of(spec_of("resnet14")).path
     code, out, _ = edgeres(

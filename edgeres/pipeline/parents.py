@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,15 +29,16 @@ class Parent(NamedTuple):
     is_here: bool
 
 
-def parents_of(path: Path, sha256: str) -> Iterator[Parent]:
+def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator[Parent]:
     """From the file with this content to what it was made from, and on to where the reports end.
 
-    A copy that a run began with was made from its original.
+    A copy that a run began with was made from its original, which is opened; not so without `to_original`.
     """
     seen: set[str] = set()
     while sha256 not in seen and (report := _report_on(path, sha256)):
         seen.add(sha256)
-        source = (Path(report.source.path), report.source.sha256) if report.source else _copied_from(report, path)
+        original = _copied_from(report, path) if to_original else None
+        source = (Path(report.source.path), report.source.sha256) if report.source else original
         if source is None:
             return
         path, sha256, is_here = _found(*source, near=path)
@@ -82,7 +82,7 @@ def filled(stage: str, config: Config, source: Model | None, made: Sequence[Made
 
 def lineage_of(model: Model) -> list[str]:
     """From `model` back to where its run began, each `NN-stage/file (sha256)`."""
-    parents = takewhile(lambda one: one.stage != "import", parents_of(model.path, model.sha256))
+    parents = parents_of(model.path, model.sha256, to_original=False)
     line = [_named(model.path, model.sha256)]
     line += [_named(one.path, one.sha256) + ("" if one.is_here else ", gone or changed since") for one in parents]
     if len(line) == 1 and model.card.parent and run_holding(model.path) is None:

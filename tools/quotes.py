@@ -139,7 +139,8 @@ def solving() -> Lines:
         lines.append(table_row(dropped, *cells))
     about = (
         f"Points of top-1 lost, ± 95 % by image; ResNet-56, {100 * found.whole_top1:.2f} %, {found.data} val, n ="
-        f" {found.lines[0].n:,}; 500 train images, `solve` with {len(SEEDS)} draws of them; one thread,"
+        f" {found.lines[0].n:,}; 500 train images, {len(SEEDS)} draws of them. By `adaptive`: one set, solved. By"
+        " `solved`: what `prune --drop N --recover solve --images 500` gives, the set of each draw its own. One thread,"
         f" {found.machine}."
     )
     return [*lines, "", *_text(about)]

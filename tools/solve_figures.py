@@ -2,10 +2,10 @@
 
     python tools/solve_figures.py whole.safetensors --data folder:cifar10-jpeg --work work
 
-Sets of 4, 8 and 12 modules as the sweep chose them by `adaptive` (tools/results/sweep.json), and as one search for 12
-finds them by `solved`. Each line of the plan is one recovery in
-a process of its own, one thread, judged on val against the whole network, paired. Writes tools/results/solve.json after
-each; lines already there are not run again.
+Sets of 4, 8 and 12 modules as the sweep chose them by `adaptive` (tools/results/sweep.json), recovered; and what
+`edgeres prune --drop N --recover solve` makes, which chooses by `solved` and solves on the photos of a seed.
+Each line of the plan is a process of its own, one thread, judged on val against the whole network, paired. Writes
+tools/results/solve.json after each; lines already there are not run again.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ _FLAT_UNTIL = 5000
 
 
 class Case(Record):
-    """`method`: of `edgeres recover`, empty for none; `score`: what the modules were chosen by."""
+    """`method`: of `edgeres recover`, empty for none; `score`: what the modules were or are chosen by, so many."""
 
     score: str = "adaptive"
-    dropped: tuple[str, ...]
+    drop: int
+    dropped: tuple[str, ...] = ()
     method: tuple[str, ...] = ()
     images: int = 0
     seed: int = 0
@@ -48,6 +49,7 @@ class Line(Record):
     """What became of a case: points of top-1 on val against the whole, and what it took."""
 
     case: Case
+    dropped: tuple[str, ...]
     top1: float
     change_points: float
     half_width_points: float
@@ -64,8 +66,6 @@ class Lines(Record):
     data: str
     machine: str
     lines: tuple[Line, ...] = ()
-    chosen: tuple[tuple[str, ...], ...] = ()
-    choosing_s: float = 0.0
 
 
 def main() -> int:
@@ -80,11 +80,7 @@ def main() -> int:
     whole = accuracy_of(source, dataset_for(source.spec, options.data), out=options.work / "whole.npy")
     done = record_from_json(Lines, path) if path.is_file() else None
     done = done or Lines(whole_top1=whole.top1, data=options.data, machine=environment().machine)
-    if not done.chosen:
-        chosen, choosing_s = choose(source, options.data, options.work)
-        done = done.model_copy(update={"chosen": chosen, "choosing_s": choosing_s})
-        write_text(path, done.model_dump_json(indent=1) + "\n")
-    for case in plan(done.chosen):
+    for case in plan():
         if any(line.case == case for line in done.lines):
             continue
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -95,58 +91,33 @@ def main() -> int:
     return 0
 
 
-def choose(source: Checkpoint, data: str, work: Path) -> tuple[tuple[tuple[str, ...], ...], float]:
-    """(the sets of each size that a search for the largest finds by `solved`, CPU seconds)."""
-    import torch
-
-    from edgeres.prune.choose import Chooser
-    from edgeres.prune.config import PruneConfig
-    from edgeres.prune.goals import count_goal
-
-    torch.set_num_threads(1)
-    begun_s = time.process_time()
-    chooser = Chooser(source, PruneConfig(drop=_SIZES[-1], data=data, images=_IMAGES, recover=("solve",)), work)
-    found = chooser.choose(count_goal(_SIZES[-1], chooser.candidates, source.spec))
-    levels = {len(level.dropped): level.dropped for level in found.levels} | {_SIZES[-1]: found.best.dropped}
-    return tuple(levels[size] for size in _SIZES), round(time.process_time() - begun_s, 1)
-
-
-def plan(chosen: tuple[tuple[str, ...], ...]) -> list[Case]:
+def plan() -> list[Case]:
     """The sizes with three choices of images, then more and fewer images."""
     rows = {row.count: row.dropped for row in record_from_json(Sweep, RESULTS / "sweep.json").rows}
-    sets = [rows[size] for size in _SIZES]
-    cases = [Case(dropped=names, method=("solve",), images=_IMAGES, seed=seed) for seed in SEEDS for names in sets]
-    cases += [Case(dropped=names) for names in sets]
-    cases += [Case(dropped=names, method=("bn",), images=_IMAGES) for names in sets]
-    ours = [
-        Case(score="solved", dropped=names, method=("solve",), images=_IMAGES, seed=seed)
-        for seed in SEEDS
-        for names in chosen
-    ]
-    fewer = [Case(dropped=sets[-1], method=("solve",), images=images) for images in _FEWER_AND_MORE]
-    return [*cases, *fewer, *ours, Case(dropped=sets[0], method=("solve",), images=_FLAT_UNTIL)]
+    sets = [Case(drop=size, dropped=rows[size]) for size in _SIZES]
+    few, many = sets[0], sets[-1]
+    solved = [case.model_copy(update={"method": ("solve",), "images": _IMAGES}) for case in sets]
+    typed = [case.model_copy(update={"score": "solved", "dropped": ()}) for case in solved]
+    drawn = [case.model_copy(update={"seed": seed}) for case in (*solved, *typed) for seed in SEEDS]
+    norms = [case.model_copy(update={"method": ("bn",), "images": _IMAGES}) for case in sets]
+    others = [(many, images) for images in _FEWER_AND_MORE] + [(few, _FLAT_UNTIL)]
+    fewer = [case.model_copy(update={"method": ("solve",), "images": images}) for case, images in others]
+    return [*sets, *norms, *drawn, *fewer]
 
 
 def run(case: Case, source: Checkpoint, data: str, work: Path) -> Line:
     """One case, in this process alone."""
     import torch
 
-    from edgeres.models.weights import checkpoint_without, save_checkpoint
-    from edgeres.prune.config import RecoverConfig
-    from edgeres.prune.recover.stage import recovered
-
     torch.set_num_threads(1)
-    cut, alone, begun_s = checkpoint_without(source, case.dropped, work / "cut.safetensors"), 0, time.process_time()
-    if case.method:
-        options = {"method": case.method, "images": case.images, "seed": case.seed, "threads": 1}
-        done = recovered(cut, source, RecoverConfig(data=data, **options), work / "recover")
-        alone = len(done.results.get("solved", {}).get("left_alone", ()))
-        cut = save_checkpoint(done.weights, cut.spec, cut.path, stage="recover", parent=cut.sha256)
+    begun_s = time.process_time()
+    cut, alone = (_pruned if case.score == "solved" else _recovered)(case, source, data, work)
     cpu_s, peak_mib = time.process_time() - begun_s, _peak_mib()
     accuracy = accuracy_of(cut, dataset_for(source.spec, data), out=work / "last.npy")
     change, half = paired_difference(*(_right(work / name) for name in ("whole.npy", "last.npy")))
     return Line(
         case=case,
+        dropped=cut.spec.dropped,
         top1=accuracy.top1,
         change_points=100 * change,
         half_width_points=100 * half,
@@ -155,6 +126,31 @@ def run(case: Case, source: Checkpoint, data: str, work: Path) -> Line:
         peak_mib=round(peak_mib),
         left_alone=alone,
     )
+
+
+def _recovered(case: Case, source: Checkpoint, data: str, work: Path) -> tuple[Checkpoint, int]:
+    """The network without `case.dropped`, recovered, and how many modules stayed as they were."""
+    from edgeres.models.weights import checkpoint_without, save_checkpoint
+    from edgeres.prune.config import RecoverConfig
+    from edgeres.prune.recover.stage import recovered
+
+    cut, alone = checkpoint_without(source, case.dropped, work / "cut.safetensors"), 0
+    if case.method:
+        options = {"method": case.method, "images": case.images, "seed": case.seed, "threads": 1}
+        done = recovered(cut, source, RecoverConfig(data=data, **options), work / "recover")
+        alone = len(done.results.get("solved", {}).get("left_alone", ()))
+        cut = save_checkpoint(done.weights, cut.spec, cut.path, stage="recover", parent=cut.sha256)
+    return cut, alone
+
+
+def _pruned(case: Case, source: Checkpoint, data: str, work: Path) -> tuple[Checkpoint, int]:
+    """What `edgeres prune --recover solve` makes, and how many modules stayed as they were."""
+    from edgeres.prune.config import PruneConfig
+    from edgeres.prune.stage import prune
+
+    config = PruneConfig(drop=case.drop, data=data, images=case.images, seed=case.seed, recover=case.method)
+    done = prune(source, config, work / f"prune-{case.drop}-{case.seed}")
+    return done.output, len(done.report.results["recovery"].get("solved", {}).get("left_alone", ()))
 
 
 def table_of(done: Lines) -> list[str]:
@@ -171,14 +167,10 @@ def table_of(done: Lines) -> list[str]:
         spent = f"{line.cpu_s:.0f} | {peak}" if took else " | "
         method = ", ".join(case.method) or "nothing"
         lines.append(
-            f"| {len(case.dropped)}, `{case.score}` | {method} | {images} |"
-            f" {100 * line.top1:.2f} | {change} | {spent} |"
+            f"| {case.drop}, `{case.score}` | {method} | {images} | {100 * line.top1:.2f} | {change} | {spent} |"
         )
     about = f"{done.data} val, n = {done.lines[0].n:,}, whole network {100 * done.whole_top1:.2f} %; {done.machine}."
-    if done.chosen:
-        about += (
-            f" One search for the three sets by `solved`: {done.choosing_s:.0f} CPU seconds, listing the photos too."
-        )
+    about += " By `solved` the seconds are those of the whole command, choosing too."
     return [*lines, "", about]
 
 
@@ -187,13 +179,13 @@ def solve_rows(done: Lines) -> list[tuple[str, dict[tuple[str, ...], list[Line]]
     rows: dict[str, dict[tuple[str, ...], list[Line]]] = {}
     for line in sorted(done.lines, key=_order):
         if line.case.images in (0, _IMAGES):
-            row = rows.setdefault(f"{len(line.case.dropped)}, by `{line.case.score}`", {})
+            row = rows.setdefault(f"{line.case.drop}, by `{line.case.score}`", {})
             row.setdefault(line.case.method, []).append(line)
     return list(rows.items())
 
 
 def _order(line: Line) -> tuple[int, str, str, int, int]:
-    return len(line.case.dropped), line.case.score, "".join(line.case.method), line.case.images, line.case.seed
+    return line.case.drop, line.case.score, "".join(line.case.method), line.case.images, line.case.seed
 
 
 def _peak_mib() -> float:

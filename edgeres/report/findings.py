@@ -25,7 +25,10 @@ _SCALING = {"channels", "equalize"}  # after which tensors hold other multiples 
 
 
 class LesionFigure(Record):
-    """Change without one module, in points of top-1 or what else is lost, and half of its 95 % interval."""
+    """Change without one module, in points of top-1 or what else is lost, and half of its 95 % interval.
+
+    `refitted_points`: what is lost once the module behind was refitted.
+    """
 
     module: str
     kind: str
@@ -34,11 +37,12 @@ class LesionFigure(Record):
     n: int
     dataset: str
     lost_are: str = LOST_OF["kl"]
+    refitted_points: float | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual = "lost_are", LOST_OF["kl"]
-        return {name: value for name, value in write(self).items() if (name, value) != usual}
+        usual = {("lost_are", LOST_OF["kl"]), ("refitted_points", None)}
+        return {name: value for name, value in write(self).items() if (name, value) not in usual}
 
     @property
     def lost_points(self) -> float:
@@ -131,7 +135,11 @@ def _lesions(stage: FinishedStage, folder: RunFolder) -> tuple[LesionFigure, ...
     own = {"module", "kind", "change_points", "half_width_points"}
     return tuple(
         LesionFigure(
-            n=row.n, dataset=row.judged_on.dataset, lost_are=LOST_OF[row.measure], **row.model_dump(include=own)
+            n=row.n,
+            dataset=row.judged_on.dataset,
+            lost_are=LOST_OF[row.measure],
+            refitted_points=row.refitted.cost.value if row.refitted else None,
+            **row.model_dump(include=own),
         )
         for row in rows
     )

@@ -56,6 +56,8 @@ def lesion_svg(summary: RunSummary) -> str:
     with bars("lesion", losses, summary.gone) as (axes, done):
         scale = _set_scale(axes, [entry.lost_points for entry in lesion])
         axes.set_xlabel(f"{lesion[0].lost_are} lost{scale} (n = {lesion[0].n:,}, 95 % whiskers)")
+        refitted = [(entry.refitted_points, place) for place, entry in enumerate(lesion)]
+        axes.plot(*zip(*refitted, strict=True), "D", color=INK, markeredgecolor=RULE, markersize=5, zorder=3)
         _write_values(axes, lesion)
     return done.svg
 

@@ -1,9 +1,11 @@
+import json
 import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from edgeres.evaluate.agreement import Agreement, Likeness, Side
+from edgeres.report.page import page_from
 from edgeres.report.plots import (
     agreement_svg,
     calls_svg,
@@ -50,6 +52,22 @@ def test_a_few_huge_lesions_do_not_hide_the_rest(whole_run):
     assert any("log scale" in text for text in texts(lesion_svg(summary)))
     even = tuple(entry.model_copy(update={"change_points": -2.0}) for entry in summary.lesion)
     assert not any("log scale" in text for text in texts(lesion_svg(summary.model_copy(update={"lesion": even}))))
+
+
+def test_what_is_lost_with_the_module_behind_refitted_is_a_mark_on_each_bar(whole_run):
+    path = whole_run.path / "01-lesion/report.json"
+    assert "Diamonds" not in page_from(rows_from(whole_run.path))
+    report = json.loads(path.read_text())
+    for row in report["results"]["table"]:
+        row["refitted"] = {"kl": 0.1, "change_points": -0.25, "half_width_points": 0.2}
+    path.write_text(json.dumps(report))
+    summary = rows_from(whole_run.path)
+    assert {entry.refitted_points for entry in summary.lesion} == {0.25}
+    assert "Diamonds" in page_from(summary)
+    bare = summary.model_copy(
+        update={"lesion": tuple(one.model_copy(update={"refitted_points": None}) for one in summary.lesion)}
+    )
+    assert lesion_svg(summary).count("<use") == lesion_svg(bare).count("<use") + len(summary.lesion)
 
 
 def test_every_timed_stage_is_a_named_point(whole_run):

@@ -9,8 +9,8 @@ module is refitted in turn, on what the student, repaired up to there, feeds it:
 The last module, if only dropped ones followed it, aims at what the last of those gave. `ridge` has the maths. A module
 stays as it was if on held-out images its output is no nearer to the teacher's.
 
-Memory does not grow with the number of images: the rows of a layer are positions drawn evenly from all of them, and as
-many images walk along as fit; where maps are smaller, more.
+Memory has a bound, whatever the number of images: the rows of a layer are positions drawn evenly from all of them, and
+as many images walk along as fit; where maps are smaller, more.
 """
 
 from __future__ import annotations

@@ -39,6 +39,13 @@ class GateConfig(Config):
     min_agreement: float | None = Field(
         None, gt=0, le=1, description="share of images with the first network's top-1, at least"
     )
+    min_closeness: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="mean closeness to the run's float network, at least: cosine of an embedding, 1 - relative error of"
+        " tensors, or without labels the share of images with its first guess",
+    )
     max_p50: str | None = Field(None, description="median latency, at most, such as 3ms")
     max_p99: str | None = Field(None, description="99th percentile of latency, at most, such as 5ms")
     min_speedup: float | None = Field(None, gt=0, description="times as fast as the first network, at least")
@@ -181,6 +188,9 @@ def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
         missing = {"passed": False, "stage": subject.end.name, "figure": None, "text": f"not measured: {why}"}
         return Outcome.model_validate({"rule": rule.option, "limit": rule.limit, **missing})
     interval = found.interval
+    if strict and not found.has_interval:
+        text = f"{found.text}; no interval is kept of it, as --strict asks: judge it without --strict"
+        return Outcome(rule=rule.option, passed=False, stage=found.stage, limit=rule.limit, figure=interval, text=text)
     is_open = rule.keeps(interval.low) != rule.keeps(interval.high)
     return Outcome(
         rule=rule.option,

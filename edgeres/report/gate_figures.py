@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Interval, Latency
+from edgeres.core.metrics import Interval, Latency, wilson
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import FOR_TENSORRT, board_in, boards_of, networks_on
@@ -26,7 +26,7 @@ from edgeres.report.networks import (
     points_between,
     timed_of,
 )
-from edgeres.report.wording import size
+from edgeres.report.wording import closeness_text, size
 
 HERE = "here"  # this machine, where a board is named
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
@@ -56,11 +56,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class GateFigure:
-    """A measured value and how it reads."""
+    """A measured value and how it reads; a mean of which no interval is kept is one number."""
 
     stage: str
     interval: Interval
     text: str
+    has_interval: bool = True
 
 
 class NotMeasured(Exception):
@@ -119,6 +120,25 @@ def _agreement(subject: Subject) -> GateFigure:
     return GateFigure(subject.end.name, same, text)
 
 
+def _closeness(subject: Subject) -> GateFigure:
+    """The mean, 1 where the outputs are the same; raises NotMeasured if it is to another than the first network."""
+    end, first, near = subject.end, subject.first, subject.end.closeness
+    if near is None:
+        raise NotMeasured(f"{end.name} is judged by right answers: use --max-loss, --min-top1 or --min-agreement")
+    if near.is_of_itself:
+        raise NotMeasured(f"{end.name} is what others are held against; evaluate one that was made from it")
+    kinds = [(one.name, one.dropped, one.precision) for one in subject.networks if one.sha256 == near.reference]
+    name = next((name for name, *kind in kinds if kind == [first.dropped, first.precision]), None)
+    if name is None:
+        again = f"edgeres eval {subject.run / end.path} --data {near.dataset} --replace"
+        raise NotMeasured(f"{end.name} was held against another file than {first.name}: {again}")
+    is_guess = near.measure == "guess"
+    value = 1 - near.mean if near.measure == "error" else near.mean
+    interval = wilson(round(value * near.n), near.n) if is_guess else Interval.around(value)
+    text = f"{closeness_text(near)}, to {name}, {near.runtime}"
+    return GateFigure(end.name, interval, text, has_interval=is_guess)
+
+
 def _pair_in(subject: Subject) -> Pair:
     """The pair; raises NotMeasured, saying why there is none and what to do."""
     first, end = subject.first, subject.end
@@ -137,7 +157,10 @@ def _pair_in(subject: Subject) -> Pair:
 def _check_right_answers(network: StageNetwork) -> None:
     """Raises NotMeasured where none can be counted."""
     if network.accuracy is None:
-        raise NotMeasured(f"{network.name} is judged by how near it is to another, not by right answers: no such rule")
+        raise NotMeasured(
+            f"{network.name} gives no classes or was given no labels, so no answer is right; it is judged by how near"
+            " it is to the float network: --min-closeness"
+        )
 
 
 def _check_judged_there(subject: Subject) -> None:
@@ -254,6 +277,7 @@ FIGURES: dict[str, Callable[[Subject], GateFigure]] = {
     "max_loss": _loss,
     "min_top1": _top1,
     "min_agreement": _agreement,
+    "min_closeness": _closeness,
     "max_p50": lambda subject: _quantile(subject, _latency_in(subject), 50),
     "max_p99": _p99,
     "min_speedup": _speedup,

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from edgeres.core.errors import InputError
-from edgeres.core.stage import write_report
+from edgeres.core.metrics import Closeness
+from edgeres.core.stage import StageReport, write_report
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate, write_junit
 from edgeres.report.networks import networks_in
+
+from .conftest import ENVIRONMENT
 
 
 def judged(run, **rules):
@@ -186,6 +189,58 @@ def test_a_network_judged_on_a_board_is_told_to_be_judged_there_again(fake_run):
     path.write_text(json.dumps(report))
     outcome = only(judged(fake_run, max_loss=1))
     assert outcome.text.endswith(f": edgeres eval {fake_run.path}/01-quantize/model.onnx --on orin --data cifar10")
+
+
+def likened(run, measure, mean, *, of=None, **changes):
+    """A float network and its quantized one, judged by how near it is to the first, or to `of`."""
+    folder, first = run.model("export", "model.onnx", 3000)
+    seen = {"measure": measure, "worst": None if measure == "guess" else mean, "n": 400, "dataset": "images:x"}
+    seen |= {"split": "val", "runtime": "onnxruntime"}
+    made, last = run.model("quantize", "model.onnx", 1000, source=first, precision="int8", **changes)
+    for place, output, value in ((folder, first, float(measure != "error")), (made, last, mean)):
+        near = Closeness(**seen, mean=value, artifact=output.sha256, reference=of or first.sha256)
+        told = {"environment": ENVIRONMENT, "created": "2025-01-31T12:00:00+00:00", "duration_s": 3.0}
+        report = StageReport(stage="eval", config={}, source=output, closeness=(near,), **told)
+        write_report(report, place / "eval.json")
+
+
+@pytest.mark.parametrize(
+    ("measure", "mean", "near"), [("cosine", 0.98, 0.98), ("error", 0.02, 0.98), ("guess", 0.98, 0.98)]
+)
+def test_closeness_is_judged_whatever_it_is_measured_by(fake_run, measure, mean, near):
+    likened(fake_run, measure, mean)
+    outcome = only(judged(fake_run, min_closeness=0.979))
+    assert (outcome.passed, outcome.stage) == (True, "01-quantize")
+    assert outcome.figure.value == pytest.approx(near)
+    assert "n = 400" in outcome.text or "on 400 images of images:x val" in outcome.text
+    assert ", to 00-export, " in outcome.text
+    assert not only(judged(fake_run, min_closeness=0.981)).passed
+
+
+def test_a_mean_without_an_interval_keeps_no_strict_rule(fake_run):
+    likened(fake_run, "cosine", 0.98)
+    outcome = only(judged(fake_run, min_closeness=0.5, strict=True))
+    assert not outcome.passed
+    assert "judge it without --strict" in outcome.text
+
+
+def test_closeness_to_another_network_is_not_that_to_the_first(fake_run):
+    likened(fake_run, "cosine", 0.99, of="0" * 64)
+    outcome = only(judged(fake_run, min_closeness=0.5))
+    assert "not measured: 01-quantize was held against another file than 00-export: edgeres eval" in outcome.text
+
+
+def test_without_classes_size_is_judged_and_points_say_what_to_use(fake_run):
+    likened(fake_run, "cosine", 0.98)
+    size, *others = judged(fake_run, max_size="1MB", max_loss=1, min_top1=50, min_agreement=0.5).outcomes[::-1]
+    assert size.passed
+    assert all(
+        "gives no classes or was given no labels" in one.text and "--min-closeness" in one.text for one in others
+    )
+
+
+def test_with_classes_closeness_names_the_rules_there_are(whole_run):
+    assert "is judged by right answers: use --max-loss" in only(judged(whole_run, min_closeness=0.5)).text
 
 
 def test_a_run_that_was_never_evaluated_is_refused(fake_run):

@@ -174,7 +174,6 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     for option in ("classes", "labels") if task != "classes" else ():
         if getattr(config, option) is not None:
             raise InputError(f"--{option} is for scores of classes, {config.file} gives {_told(network, task)}")
-    classes = names_in_list(config.labels, network.outputs) if config.labels else network.classes
     if config.classes not in {None, network.outputs}:
         raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
     known = network.preprocess
@@ -185,7 +184,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         "num_classes": network.outputs,
         "input_shape": shape,
         "preprocess": preprocess_from(config, base, shape, config.size),
-        "classes": classes if task == "classes" else (),
+        "classes": _class_names(config, network.classes, network.outputs, recorder.notes) if task == "classes" else (),
         "task": task,
         "structure": network.structure,
     }
@@ -295,18 +294,28 @@ def _spec_of(weights: Weights, classes: tuple[str, ...], config: ImportConfig, n
     base = spec_from_arch(arch, num_classes=rows)
     shape, preprocess = CIFAR_INPUT if "stem" in options else (base.input_shape, base.preprocess)
     channels = _input_channels(weights)
-    names = names_in_list(config.labels, rows) if config.labels else ()
-    if not names and len(classes) == rows:
-        names = classes
-        notes.append(f"class names are the file's own: {few_of(names, 3)}")
     return spec_from_arch(
         arch,
         num_classes=rows,
         preprocess=preprocess_from(config, _for_channels(preprocess, channels), (channels, *shape[1:]), config.size),
         input_shape=(channels, config.size or shape[1], config.size or shape[2]),
-        classes=names,
+        classes=_class_names(config, classes, rows, notes),
         options=options,
     )
+
+
+def _class_names(config: ImportConfig, own: tuple[str, ...], rows: int, notes: list[str]) -> tuple[str, ...]:
+    """Those of --labels, or the file's `own` if they are as many as the outputs; `notes` gets which."""
+    if config.labels:
+        return names_in_list(config.labels, rows)
+    if len(own) == rows:
+        notes.append(f"class names are the file's own: {few_of(own, 3)}")
+        return own
+    if own:
+        notes.append(
+            f"the file's {len(own)} class names ({few_of(own, 3)}) are left out: the network has {rows} outputs"
+        )
+    return ()
 
 
 def _arch_of(weights: Weights, config: ImportConfig, notes: list[str]) -> tuple[str, dict[str, str | int | float]]:

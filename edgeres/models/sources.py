@@ -33,7 +33,7 @@ from edgeres.graph.normal import normalised, with_batch
 from edgeres.graph.plain import logits_in, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
-from edgeres.models.foreign import read_weights
+from edgeres.models.foreign import ForeignWeights, read_weights
 from edgeres.models.graph_net import GraphNet, outputs_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ _COUNTER = "num_batches_tracked"
 class Brought:
     """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides.
 
-    `gives` is the shape of what it gives for an image, `told` what that is for by the graph's end.
+    `gives` is the shape of what it gives for an image, `told` what that is for by the graph's end; `classes` are names
+    that the weights' file holds, of however many.
     """
 
     structure: str
@@ -63,10 +64,6 @@ class Brought:
     told: Task
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
-
-    def fed(self, preprocess: Preprocess | None, classes: tuple[str, ...]) -> Brought:
-        """With what is known of its images and classes besides."""
-        return replace(self, preprocess=preprocess, classes=classes if len(classes) == self.outputs else ())
 
     @property
     def outputs(self) -> int:
@@ -101,14 +98,14 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
     made = result_of(str(named.file), "network")
     if not isinstance(made, nn.Module):
         raise InputError(f"{named.file} must return a torch.nn.Module, got {type(made).__name__}")
-    notes: list[str] = []
+    found = ForeignWeights({}, [], ())
     if named.weights is not None:
         found = read_weights(named.weights, named.key)
-        notes += found.notes
         made = with_state(lambda _: made, found.weights, str(named.weights))
     first = next((one for one in made.parameters() if one.ndim == _IMAGE_RANK), None)
     channels, size = _COLOURS if first is None else int(first.shape[1]), named.size or _USUAL
-    return from_module(made, (channels, size, size), str(named.file)), str(named.file).partition(":")[2], notes
+    network = from_module(made, (channels, size, size), str(named.file))
+    return replace(network, classes=found.classes), str(named.file).partition(":")[2], found.notes
 
 
 def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
@@ -117,7 +114,8 @@ def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
     module = with_state(make, found.weights, f"{named.file}, as {arch},")
     height, width = (named.size, named.size) if named.size else usual
     network = from_module(module, (channels, height, width), str(named.file))
-    return network.fed(preprocess, found.classes), arch.rpartition("/")[2], found.notes
+    network = replace(network, preprocess=preprocess, classes=found.classes)
+    return network, arch.rpartition("/")[2], found.notes
 
 
 def from_onnx(model: OnnxModel) -> Brought:

@@ -138,6 +138,23 @@ def test_a_library_defines_the_network_and_its_preprocessing(resnet, imported, i
     assert not any("mean and std were not given" in warning for warning in done.report.warnings)
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(10, "are the file's own: j, i, h, ..."), (9, "are left out: the network")]
+)
+@pytest.mark.parametrize("named", ["function", "definition"])
+def test_class_names_beside_the_weights_are_used_if_they_fit(named, count, said, resnet, own, imported, tmp_path):
+    own("def net():\n    return torchvision.models.resnet18(num_classes=10)", "nets_names")
+    names = "jihgfedcba"[:count]
+    order = {name: row for row, name in enumerate(names)}
+    torch.save({"state_dict": resnet.state_dict(), "class_to_idx": order}, tmp_path / "w.pt")
+    if named == "function":
+        done = imported("nets_names:net", size=32, weights=tmp_path / "w.pt")
+    else:
+        done = imported(tmp_path / "w.pt", arch="torchvision/resnet18")
+    assert done.output.spec.classes == (tuple(names) if count == 10 else ())
+    assert any(said in note for note in done.report.notes)
+
+
 REFUSED = [
     ("return 3", {}, "must return a torch.nn.Module, got int"),
     (

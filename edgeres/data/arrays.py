@@ -85,10 +85,12 @@ def _why(err: Exception) -> str:
 
 def _pixels(images: NDArray[Any], path: Path) -> Pixels:
     """uint8 (N, H, W, C); raises InputError for another type, shape or range."""
+    shape = " x ".join(map(str, images.shape))
+    if images.ndim == 3 and max(_CHANNELS) in (images.shape[0], images.shape[2]):
+        raise InputError(f"{path} is {shape}, one image; save several as N x H x W x 3, or x 1")
     if images.ndim == 3:
         images = images[..., None]
     is_last, is_first = (images.ndim == 4 and images.shape[axis] in _CHANNELS for axis in (3, 1))
-    shape = " x ".join(map(str, images.shape))
     if is_first == is_last:
         why = "the channels may be first or last" if is_first else "no axis is 1 or 3 channels"
         raise InputError(f"{path} is {shape}: {why}; save images as N x H x W x 3, or x 1")
@@ -104,7 +106,9 @@ def _pixels(images: NDArray[Any], path: Path) -> Pixels:
 
 def _rounded(images: NDArray[Any], path: Path) -> Pixels:
     parts = [slice(start, start + _AT_A_TIME) for start in range(0, len(images), _AT_A_TIME)]
-    low, high = min(float(images[part].min()) for part in parts), max(float(images[part].max()) for part in parts)
+    low, high = np.min([images[part].min() for part in parts]), np.max([images[part].max() for part in parts])
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"{path} holds values that are not finite; pixels are 0 to 1 or 0 to 255")
     if not (low >= 0 and high <= _MAX_BYTE):
         raise InputError(
             f"{path} holds values from {low:.3g} to {high:.3g}; pixels are 0 to 1 or 0 to 255: undo the normalisation"

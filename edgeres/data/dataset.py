@@ -84,7 +84,7 @@ def check_data_name(name: str) -> None:
     """Raises InputError if there cannot be a data set called `name`; opens none."""
     kind, _, argument = name.partition(":")
     if kind not in DATASETS and not argument:
-        raise InputError(f"unknown data set {name!r}{did_you_mean(name, DATASETS)} (known: {DATA_NAMES})")
+        raise InputError(f"unknown data set {name!r}{_meant(name)} (known: {DATA_NAMES})")
     if kind in DATASETS and bool(argument) != (kind in FILES_OF_DATA):
         raise InputError(f"data set {name!r} should read {FILES_OF_DATA.get(kind, kind)}")
     if kind not in FILES_OF_DATA:
@@ -96,6 +96,15 @@ def check_data_name(name: str) -> None:
         raise InputError(f"{path} is not a folder")
     if kind not in _FOLDERS and not path.is_file():
         raise InputError(f"{path} is a folder; {FILES_OF_DATA[kind]} takes a file, images:DIR a folder of images")
+
+
+def _meant(name: str) -> str:
+    """`; did you mean X?`, X the same path with its kind if there is something of that name."""
+    path = Path(name).expanduser()
+    kind = "folder" if path.is_dir() else path.suffix.lower().removeprefix(".")
+    if path.exists() and kind in FILES_OF_DATA:
+        return f"; did you mean {kind}:{name}?"
+    return did_you_mean(name, DATASETS)
 
 
 def dataset_from(name: str, *, download: bool = False, seed: int = 0, exif: bool = False) -> Dataset:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeres.core.errors import InputError, reason_of
+from edgeres.core.errors import InputError, did_you_mean, reason_of
 from edgeres.core.names import plain_name
 from edgeres.data.dataset import Dataset, Request
 from edgeres.data.folder import dataset_of
@@ -24,6 +24,7 @@ from edgeres.data.split import UNLABELLED, drawn_apart, split_from_files
 from edgeres.data.tree import check_is_utf8
 
 _PATH, _LABEL, _SPLIT = "path", "label", "split"
+_COLUMNS = (_PATH, _LABEL, _SPLIT)
 _SPLITS = {"train": "train", "training": "train", **dict.fromkeys(("val", "valid", "validation", "test"), "val")}
 
 
@@ -73,7 +74,7 @@ def _rows(table: Path, lines: Iterator[list[str]]) -> Iterator[Listed]:
     columns, seen = [_PATH, _LABEL], dict[str, int]()
     for number, cells in enumerate(([cell.strip() for cell in line] for line in lines), start=1):
         if number == 1 and _PATH in (names := [cell.lower() for cell in cells]):
-            columns = names
+            columns = _known(table, names)
             continue
         if not any(cells):
             continue
@@ -93,10 +94,22 @@ def _rows(table: Path, lines: Iterator[list[str]]) -> Iterator[Listed]:
         yield Listed(number, path, said.get(_LABEL, ""), _SPLITS.get(split, ""))
 
 
+def _known(table: Path, names: list[str]) -> list[str]:
+    """The columns; raises InputError for one that is close to a known name, or there twice: others are passed over."""
+    for name in names:
+        if name not in _COLUMNS and (hint := did_you_mean(name, _COLUMNS)):
+            raise InputError(f"{table}, line 1: unknown column {name!r}{hint}")
+        if names.count(name) > 1:
+            raise InputError(f"{table}, line 1: column {name!r} stands there twice; keep one of them")
+    return names
+
+
 def _checked(table: Path, row: Listed) -> Path:
     check_is_utf8(row.path)
     path = table.parent / Path(row.path).expanduser()
     if not path.is_file():
+        if row.line == 1 and (mark := next((mark for mark in ";\t|" if mark in row.path), None)):
+            raise InputError(f"{table} separates its columns by {mark!r}; save it with commas: path,label")
         raise InputError(f"{table}, line {row.line}: {path} {'is no file' if path.exists() else 'does not exist'}")
     return path
 

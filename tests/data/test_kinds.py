@@ -131,6 +131,9 @@ def test_a_table_of_paths_alone_has_no_labels(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"list.csv lists no image"),
+        ("path,lable\nx/a.png,cat\n", r"list.csv, line 1: unknown column 'lable'; did you mean label\?"),
+        ("path,label,label\nx/a.png,cat,cat\n", r"list.csv, line 1: column 'label' stands there twice"),
+        ("path;label\nx/a.png;cat\n", r"list.csv separates its columns by ';'; save it with commas"),
         ("x/a.png,cat\nx/b.png\n", r"list.csv, line 2: x/b.png has no label, others have"),
         ("x/a.png,cat\nx/z.png,dog\n", r"list.csv, line 2: .*z.png does not exist"),
         ("x/a.png,cat\nx,dog\n", r"list.csv, line 2: .*x is no file"),
@@ -184,7 +187,11 @@ def test_an_archive_may_bring_labels(tmp_path: Path) -> None:
     [
         (PIXELS.astype(np.uint16), "has more than 8 bits a channel, or a sign .uint16.; convert it to uint8"),
         ((PIXELS / 255 - 0.5).astype(np.float32), "holds values from -0.5 to 0.5.*undo the normalisation"),
-        (np.full((2, 4, 4, 3), np.nan, np.float32), "holds values from nan to nan"),
+        (np.full((2, 4, 4, 3), np.nan, np.float32), "holds values that are not finite"),
+        (np.full((2, 4, 4, 3), np.inf, np.float32), "holds values that are not finite"),
+        (np.append(np.ones((300, 2, 2, 3)), np.full((1, 2, 2, 3), np.nan), 0), "holds values that are not finite"),
+        (np.zeros((3, 32, 32), np.uint8), "is 3 x 32 x 32, one image; save several as N x H x W x 3"),
+        (np.zeros((32, 32, 3), np.uint8), "is 32 x 32 x 3, one image"),
         (np.zeros((2, 4, 4, 5), np.uint8), "is 2 x 4 x 4 x 5: no axis is 1 or 3 channels"),
         (np.zeros((2, 3, 4, 3), np.uint8), "2 x 3 x 4 x 3: the channels may be first or last"),
         (np.zeros((2, 4), np.uint8), "is 2 x 4: no axis"),
@@ -224,6 +231,15 @@ def test_damaged_arrays_are_refused_in_one_line(tmp_path: Path, kind: str) -> No
         path.write_bytes(content)
         with pytest.raises(InputError, match="readable array"):
             dataset_from(f"{kind}:{path}")
+
+
+def test_a_path_without_its_kind_is_told_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10-jpeg").mkdir()
+    for name, said in {"cifar10-jpeg": "folder:cifar10-jpeg", "a.npy": "npy:a.npy", "list.CSV": "csv:list.CSV"}.items():
+        Path(name).touch() if "." in name else None
+        with pytest.raises(InputError, match=rf"unknown data set '{name}'; did you mean {said}\?"):
+            dataset_from(name)
 
 
 def test_arrays_and_archives_are_not_taken_for_each_other(tmp_path: Path) -> None:

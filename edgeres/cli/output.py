@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeres.cli.terminal import say
+from edgeres.core.measures import LOST_OF, OF_CLASSES
 from edgeres.core.stage import StageReport
 from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
 
@@ -88,12 +89,19 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
     are = report.results.get("points_are", _OF_THE_RESULT)  # others come before a recovery, or after cheap repairs
     told = "" if are == _OF_THE_RESULT else f"_{are.replace(' ', '_')}"
     images = report.results.get("images_chosen_on")
-    chosen = f" of top-1 on {images:,} train images" if isinstance(images, int) else ""
+    measure = report.results.get("measure", "kl")
+    has_points = measure in OF_CLASSES  # otherwise hundredths of the distance
+    chosen = (
+        f" {'of top-1' if has_points else LOST_OF[measure]} on {images:,} train images"
+        if isinstance(images, int)
+        else ""
+    )
     for name, value in report.results.items():
         shown = 0.0 - value if name in _CHANGES else value  # no -0.0
         if name not in _NOT_PRINTED and (text := _short(shown)):
             more, unit = (told, chosen) if name == "points" else ("", "")
-            yield f"{_CHANGES.get(name, name)}{more}: {text}{unit}"
+            label = _CHANGES.get(name, name)
+            yield f"{label if has_points else label.removeprefix('points_')}{more}: {text}{unit}"
 
 
 def _short(value: Any) -> str:

@@ -22,6 +22,7 @@ NAME_OF: dict[Measure, str] = {
     "error": "relative error",
     "centred": "relative error of the centred outputs",
 }
+OF_CLASSES = frozenset[Measure]({"kl", "centred"})  # the first of the scores is a guess, so points are of accuracy
 # what a hundredth of what is lost is called, where a report has points of accuracy
 LOST_OF: dict[Measure, str] = {
     "kl": "points of top-1",

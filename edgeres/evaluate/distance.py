@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeres.core.measures import MEASURE_OF, NAME_OF, Measure
+from edgeres.core.measures import MEASURE_OF, NAME_OF, OF_CLASSES, Measure
 from edgeres.core.spec import Task
 
 ONE_SIDED = 0.95  # of the images with one and the same first guess
@@ -52,7 +52,7 @@ class Distance:
     @property
     def has_classes(self) -> bool:
         """Whether the outputs are scores of classes, the first of which is a guess."""
-        return self.measure in {"kl", "centred"}
+        return self.measure in OF_CLASSES
 
     @property
     def name(self) -> str:

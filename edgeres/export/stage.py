@@ -78,10 +78,11 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
     with written(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         difference = _difference(expected, OnnxModel(temporary), images)
+        what = "logit" if source.spec.task == "classes" else "output"
         if not difference <= limit:
             raise StageError(
-                f"export: {source.path} gives other logits in ONNX Runtime than in torch: they differ by"
-                f" {difference:.2g} of the largest logit (limit {limit:g}); nothing was written"
+                f"export: {source.path} gives other {what}s in ONNX Runtime than in torch: they differ by"
+                f" {difference:.2g} of the largest {what} (limit {limit:g}); nothing was written"
             )
     recorder.results |= {
         "opset": config.opset,
@@ -93,7 +94,7 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
     if not np.abs(expected).max():
         recorder.warnings.append(f"all outputs are 0 on {len(images)} random images: that both agree proves nothing")
     output = OnnxModel(path)
-    log.info("agrees with torch to %.1e of the largest logit on %d images", difference, len(images))
+    log.info("agrees with torch to %.1e of the largest %s on %d images", difference, what, len(images))
     return StageResult(output, recorder.finish(output))
 
 

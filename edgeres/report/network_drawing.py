@@ -1,7 +1,8 @@
 """The network as a drawing: modules as boxes on the signal's path, shortcuts as arcs, dropped ones struck through.
 
 Written as SVG by hand: lines of a few boxes, as wide as a phone, so that a network of hundreds of modules grows in
-height only. Under each box hangs a bar, log(1 + points of top-1 lost without the module).
+height only. Under each box hangs a bar, log(1 + points of top-1 lost without the module), or
+hundredths of the distance where there are no classes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
+from edgeres.core.measures import LOST_OF
 from edgeres.report.summary import ModuleState
 from edgeres.report.wording import lost
 
@@ -30,9 +32,10 @@ Group = tuple[str, list[ModuleState]]
 
 @dataclass(frozen=True)
 class Bars:
-    """Points of top-1 lost without each module; nothing hangs under the boxes where none was measured."""
+    """What is lost without each module, `are` says in what; nothing hangs under the boxes where none was measured."""
 
     lost: Mapping[str, float]
+    are: str = LOST_OF["kl"]
 
     @property
     def largest(self) -> float:
@@ -50,11 +53,10 @@ def module_groups(modules: Sequence[ModuleState]) -> Iterator[Group]:
         yield name or "modules", list(members)
 
 
-def network_svg(modules: Sequence[ModuleState], lost: Mapping[str, float]) -> str:
-    """The drawing, empty without modules; lost: points of top-1 lost without a module, where that was measured."""
+def network_svg(modules: Sequence[ModuleState], bars: Bars) -> str:
+    """The drawing, empty without modules; bars: what is lost without a module, where that was measured."""
     if not modules:
         return ""
-    bars = Bars(lost)
     parts, y = [_text(0, 11, "image, stem", "muted")], 18.0
     for row in _rows(module_groups(modules)):
         x = 0.0
@@ -145,7 +147,7 @@ def _scale(end: float, bars: Bars) -> Iterator[str]:
 
 
 def _spoken(module: ModuleState, bars: Bars) -> str:
-    worth = f", {lost(bars.lost[module.name])} points of top-1 lost without it" if module.name in bars.lost else ""
+    worth = f", {lost(bars.lost[module.name])} {bars.are} lost without it" if module.name in bars.lost else ""
     return f"{module.name}, {module.kind}, {'dropped' if module.dropped else 'kept'}{worth}"
 
 

@@ -24,6 +24,14 @@ def printed(capsys, **results):
             {"points": -2.5, "points_are": "before recovery", "images_chosen_on": 60},
             "points_lost_before_recovery: 2.5 of top-1 on 60 train images",
         ),
+        (
+            {"points": -3.035, "points_are": "after repairs", "measure": "cosine", "images_chosen_on": 150},
+            "lost_after_repairs: 3.035 hundredths of cosine on 150 train images",
+        ),
+        (
+            {"points": -3.0, "measure": "centred", "images_chosen_on": 150},
+            "points_lost: 3 of top-1 on 150 train images",
+        ),
         ({"points": -2.5}, "points_lost: 2.5"),
         ({"points": 0.0}, "points_lost: 0"),
     ],

@@ -147,6 +147,14 @@ def test_a_graph_that_disagrees_with_torch_is_not_written(spec_of, checkpoint_of
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(("task", "what"), [("classes", "logit"), ("embedding", "output")])
+def test_what_differs_is_called_what_the_network_gives(spec_of, checkpoint_of, tmp_path, monkeypatch, task, what):
+    monkeypatch.setattr(stage, "_difference", lambda *_: 1.0)
+    source = checkpoint_of(spec_of().model_copy(update={"task": task}))
+    with pytest.raises(StageError, match=rf"other {what}s in .* differ by 1 of the largest {what} "):
+        export(source, ExportConfig(), tmp_path / "out")
+
+
 @pytest.mark.parametrize("values", [{"opset": 12}, {"opset": 21}, {"batch": 0}, {"bach": 1}])
 def test_impossible_options_are_refused(values):
     with pytest.raises(InputError):

@@ -20,7 +20,7 @@ def modules_in(svg):
 
 @pytest.mark.parametrize(("arch", "count"), [("resnet20", 9), ("resnet56", 27), ("resnet152", 50), ("resnet1202", 600)])
 def test_every_module_is_a_box_inside_the_picture(arch, count):
-    svg = network_svg(states(arch), {})
+    svg = network_svg(states(arch), Bars({}))
     root = ET.fromstring(svg)
     _, _, width, height = map(float, root.get("viewBox").split())
     boxes = 0
@@ -35,7 +35,7 @@ def test_every_module_is_a_box_inside_the_picture(arch, count):
 
 
 def test_a_dropped_module_differs_by_more_than_colour():
-    svg = network_svg(states("resnet20", ("layer2.1",)), {})
+    svg = network_svg(states("resnet20", ("layer2.1",)), Bars({}))
     dropped = [group for group in modules_in(svg) if "dropped" in group.get("class")]
     assert [group.find(f"{SVG}title").text for group in dropped] == ["layer2.1, identity, dropped"]
     assert [path.get("class") for path in dropped[0].iter(f"{SVG}path")] == ["arc", "strike"]
@@ -44,7 +44,7 @@ def test_a_dropped_module_differs_by_more_than_colour():
 
 def test_projections_have_their_shortcut_marked():
     marked = [
-        g for g in modules_in(network_svg(states("resnet20"), {})) if g.find(f"{SVG}rect[@class='w']") is not None
+        g for g in modules_in(network_svg(states("resnet20"), Bars({}))) if g.find(f"{SVG}rect[@class='w']") is not None
     ]
     assert [group.find(f"{SVG}title").text.partition(",")[0] for group in marked] == ["layer2.0", "layer3.0"]
 
@@ -52,12 +52,14 @@ def test_projections_have_their_shortcut_marked():
 def test_bars_grow_with_what_is_lost_and_a_gain_has_none():
     bars = Bars({"a": 80.0, "b": 5.0, "c": -1.0})
     assert bars.height(80) > bars.height(5) > bars.height(-1) == 0
-    title = modules_in(network_svg(states("resnet20"), {"layer1.0": 12.5}))[0].find(f"{SVG}title").text
+    title = modules_in(network_svg(states("resnet20"), Bars({"layer1.0": 12.5})))[0].find(f"{SVG}title").text
     assert title == "layer1.0, identity, kept, 12.5 points of top-1 lost without it"
+    (box, *_) = modules_in(network_svg(states("resnet20"), Bars({"layer1.0": 12.5}, "hundredths of cosine")))
+    assert box.find(f"{SVG}title").text == "layer1.0, identity, kept, 12.5 hundredths of cosine lost without it"
 
 
 def test_names_from_elsewhere_cannot_become_markup():
-    svg = network_svg([ModuleState(name="<b>.&x", kind="identity", dropped=False)], {})
+    svg = network_svg([ModuleState(name="<b>.&x", kind="identity", dropped=False)], Bars({}))
     assert len(modules_in(svg)) == 1
     assert "<b>" not in svg
 
@@ -68,4 +70,4 @@ def test_the_drawing_is_told_in_words():
 
 
 def test_no_modules_are_no_picture():
-    assert network_svg([], {}) == ""
+    assert network_svg([], Bars({})) == ""

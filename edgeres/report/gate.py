@@ -60,6 +60,9 @@ class GateConfig(Config):
         """There is a rule, and amounts can be read."""
         if not self.rules:
             raise InputError("no rule given; name one, such as --max-loss 0.5 (see: edgeres gate --help)")
+        if self.min_top1 is not None and self.min_top1 <= 1:
+            percent = f"{100 * self.min_top1:g}"
+            raise InputError(f"--min-top1 {self.min_top1:g} is in percent; did you mean {percent}?")
         for rule in self.rules:
             rule.limit  # noqa: B018  # raises for an amount that cannot be read
 

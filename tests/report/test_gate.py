@@ -251,7 +251,13 @@ def test_a_run_that_was_never_evaluated_is_refused(fake_run):
 
 @pytest.mark.parametrize(
     ("rules", "message"),
-    [({}, "no rule given"), ({"max_p99": "5"}, "--max-p99: '5'"), ({"max_size": "2 tons"}, "--max-size: '2 tons'")],
+    [
+        ({"min_top1": 0.7}, "--min-top1 0.7 is in percent; did you mean 70?"),
+        ({"min_top1": 1}, "did you mean 100?"),
+        ({}, "no rule given"),
+        ({"max_p99": "5"}, "--max-p99: '5'"),
+        ({"max_size": "2 tons"}, "--max-size: '2 tons'"),
+    ],
 )
 def test_rules_that_cannot_be_judged_are_refused(rules, message):
     with pytest.raises(InputError, match=message):

@@ -34,6 +34,7 @@ _EPSILON = 1e-5
 _PADDED, _SAME = frozenset({"Conv", "MaxPool", "AveragePool"}), (b"SAME_UPPER", b"SAME_LOWER")
 _SAME_IN_BATCH = {"Reshape": 0, "Expand": 1}  # the size that leaves the number of images as it is
 _REASON_SHOWN = 120
+_OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 def normalised(model: onnx.ModelProto, *, keeps_norms: bool = False) -> onnx.ModelProto:
@@ -49,6 +50,7 @@ def normalised(model: onnx.ModelProto, *, keeps_norms: bool = False) -> onnx.Mod
     ranks = {name: len(shape) for name, shape in shapes.items()}
     draft.inputs = [value for value in draft.inputs if value.name not in draft.constants]
     draft.fold_constants()
+    _refuse_other_floats(draft)
     _fold_shapes(draft)
     _refuse_training(draft)
     _pass_on(draft)
@@ -78,13 +80,22 @@ def _check(model: onnx.ModelProto) -> None:
         if node.op_type in QDQ or node.op_type.startswith("QLinear"):
             raise InputError("the model is quantized already; use the float model it was made from")
     for tensor in model.graph.initializer:
-        if tensor.data_type in {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}:
-            kind = TensorProto.DataType.Name(tensor.data_type).lower()
-            raise InputError(f"weights of {tensor.name!r} are {kind}; export the model in float32")
-        try:
-            numpy_helper.to_array(tensor)
-        except (ValueError, KeyError) as err:
-            raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
+        _check_whole(tensor)
+
+
+def _check_whole(tensor: TensorProto) -> None:
+    try:
+        numpy_helper.to_array(tensor)
+    except (ValueError, KeyError) as err:
+        raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
+
+
+def _refuse_other_floats(draft: Draft) -> None:
+    """What is cast from a constant of another kind is float32 by now: an exporter's epsilon is written in double."""
+    for name in [name for node in draft.nodes for name in node.input if name in draft.constants]:
+        if (number := draft.constants[name].data_type) in _OTHER_FLOATS:
+            kind = TensorProto.DataType.Name(number).lower()
+            raise InputError(f"weights of {name!r} are {kind}; export the model in float32")
 
 
 def at_opset(model: onnx.ModelProto, wanted: int | None = None) -> onnx.ModelProto:

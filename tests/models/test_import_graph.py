@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 
@@ -293,6 +294,44 @@ def test_what_a_network_gives_is_told_by_its_end_or_said(body, options, task, co
     assert (done.output.spec.task, done.output.spec.num_classes) == (task, count)
     assert any(said in note for note in done.report.notes)
     assert any("class names were not given" in one for one in done.report.warnings) == (task == "classes")
+
+
+NORMALISED = """
+class Unit(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+    def forward(self, x):
+        x = self.net(x)
+        return EXPRESSION
+
+def net():
+    torch.manual_seed(0)
+    return Unit()
+"""
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "torch.nn.functional.normalize(x, dim=1)",
+        "x / x.norm(dim=1, keepdim=True).clamp(min=1e-6)",
+        "x / x.norm(dim=1, keepdim=True).clamp(1e-6, 1e6)",
+    ],
+)
+def test_a_small_number_that_the_exporter_writes_in_double_is_float32(expression, own, imported, images):
+    name = f"nets_{abs(hash(expression))}"
+    own(NORMALISED.replace("EXPRESSION", expression), name)
+    done = imported(f"{name}:net", size=32)
+    assert done.output.spec.task == "embedding"
+    assert agrees(done.output, importlib.import_module(name).net().eval(), images)
+
+
+def test_what_computes_in_double_is_refused(own, imported):
+    own(NORMALISED.replace("EXPRESSION", "(x.double() * 1.5).float()"), "nets_double")
+    with pytest.raises(InputError, match="are double; export the model in float32"):
+        imported("nets_double:net", size=32)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,52 @@ def _save_random(spec: ModelSpec, seed: int, path: Path) -> None:
 
 
 @pytest.fixture
+def gated(kept: FileKeeper) -> Checkpoint:
+    """A traced network with squeeze-and-excitation and SiLU; its modules: backbone.s1.0, s1.1, s2.0 and s2.1."""
+    import torch
+    from torch import nn
+
+    from edgeres import api
+
+    class Gated(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.conv1, self.norm = nn.Conv2d(before, after, 3, after // before, 1), nn.BatchNorm2d(after)
+            self.conv2, self.squeeze = nn.Conv2d(after, after, 3, 1, 1), nn.Conv2d(after, 4, 1)
+            self.excite, self.act = nn.Conv2d(4, after, 1), nn.SiLU()
+            self.short = nn.Identity() if before == after else nn.Conv2d(before, after, 1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv2(self.act(self.norm(self.conv1(x))))
+            gate = self.excite(self.act(self.squeeze(y.mean((2, 3), keepdim=True))))
+            return self.act(self.short(x) + y * torch.sigmoid(gate))  # type: ignore[no-any-return]
+
+    class Stages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.s1 = nn.Sequential(Gated(8, 8), Gated(8, 8))
+            self.s2 = nn.Sequential(Gated(8, 16), Gated(16, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.s2(self.s1(x))  # type: ignore[no-any-return]
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.backbone, self.head = nn.Conv2d(3, 8, 3, 1, 1), Stages(), nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.backbone(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+    def write(path: Path) -> None:
+        torch.manual_seed(0)
+        preprocess = api.Preprocess(mean=(0.5,), std=(0.25,))
+        api.trace(Mine().eval(), torch.zeros(1, 3, 16, 16), path, preprocess=preprocess, classes=list("abcdefghij"))
+
+    return Checkpoint(kept("gated", write))
+
+
+@pytest.fixture
 def exported(kept: FileKeeper, tmp_path: Path) -> Callable[..., OnnxModel]:
     """`exported(checkpoint, dynamic=True, opset=13)`: what export writes of it, in a folder `float` of the test."""
 
@@ -192,11 +238,11 @@ def exported_once(kept: FileKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = networks._exported
 
-    def once(checkpoint: Checkpoint, folder: Path, how: Any) -> OnnxModel:
+    def once(checkpoint: Checkpoint, folder: Path, how: Any, newest: int | None) -> OnnxModel:
         def write(path: Path) -> None:
-            real(checkpoint, path.parent / "folder", how).path.replace(path)
+            real(checkpoint, path.parent / "folder", how, newest).path.replace(path)
 
-        source = kept(f"{checkpoint.sha256} {how.batch} {how.precision}", write)
+        source = kept(f"{checkpoint.sha256} {how.batch} {how.precision} {newest}", write)
         folder.mkdir(parents=True)
         return OnnxModel(Path(shutil.copyfile(source, folder / "model.onnx")))
 

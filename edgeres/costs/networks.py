@@ -21,10 +21,10 @@ from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.progress import Countdown, quiet, track
 from edgeres.core.records.latency import LatencyConfig, SessionConfig
+from edgeres.core.spec import ModelSpec
 
 Measure = Callable[[Sequence[Model], BenchConfig], Session]
 _ANY_AMAX = 1.0  # a clipping bound changes the numbers, not the time they take
-_OPSET = 13  # the oldest that is written: TensorRT 8.2, a Jetson Nano's, reads no newer one
 _ROUNDS = 20  # pieces in a row that a board's samples are cut into: neighbours are not independent
 _NAMED = 4  # modules of a shortened network that a line of progress names; more are counted
 log = logging.getLogger(__name__)
@@ -48,8 +48,13 @@ def shortened(source: Checkpoint, dropped: Sequence[Sequence[str]], folder: Path
     return [made[frozenset(names)] for names in dropped]
 
 
-def as_executed(checkpoints: Sequence[Checkpoint], how: LatencyConfig, folder: Path) -> list[Model]:
-    """The checkpoints as the runtime of `how` executes them: exported below `folder`, quantized where asked for."""
+def as_executed(
+    checkpoints: Sequence[Checkpoint], how: LatencyConfig, folder: Path, *, newest: int | None = None
+) -> list[Model]:
+    """The checkpoints as the runtime of `how` executes them: exported below `folder`, quantized where asked for.
+
+    They have the opset that `edgeres export` writes; an older one where the runtime reads no newer than `newest`.
+    """
     if how.runtime == "torch":
         return list(checkpoints)
     made: dict[Path, Model] = {}
@@ -57,15 +62,28 @@ def as_executed(checkpoints: Sequence[Checkpoint], how: LatencyConfig, folder: P
         for checkpoint in track(checkpoints, "export", len(checkpoints)):
             if checkpoint.path not in made:
                 place = folder / f"onnx-{len(made):02}-without-{len(checkpoint.spec.dropped)}"
-                made[checkpoint.path] = _exported(checkpoint, place, how)
+                made[checkpoint.path] = _exported(checkpoint, place, how, newest)
     return [made[checkpoint.path] for checkpoint in checkpoints]
 
 
-def _exported(checkpoint: Checkpoint, folder: Path, how: LatencyConfig) -> OnnxModel:
+def _exported(checkpoint: Checkpoint, folder: Path, how: LatencyConfig, newest: int | None) -> OnnxModel:
     from edgeres.export.stage import ExportConfig, export
 
-    model = export(checkpoint, ExportConfig.model_validate({"batch": how.batch, "opset": _OPSET}), folder).output
+    options = {"batch": how.batch, "opset": _opset_for(checkpoint.spec, ExportConfig().opset, newest)}
+    model = export(checkpoint, ExportConfig.model_validate(options), folder).output
     return _with_pairs(model) if how.precision == "int8" else model
+
+
+def _opset_for(spec: ModelSpec, usual: int, newest: int | None) -> int:
+    """The `usual` opset, or `newest` if that is older; a newer one where a network's own graph needs it."""
+    asked = min(usual, newest or usual)
+    if spec.structure is None:
+        return asked
+    from edgeres.graph.opset import oldest_opset
+    from edgeres.models.graph import graph_without
+
+    oldest = oldest_opset(graph_without(spec), asked)
+    return oldest if newest is None or oldest <= newest else asked  # export says what is in the way
 
 
 def _with_pairs(model: OnnxModel) -> OnnxModel:

@@ -35,9 +35,16 @@ log = logging.getLogger(__name__)
 
 
 def latency_table(
-    source: Checkpoint, config: LatencyConfig, out_dir: Path, *, measure: Measure = measure_here
+    source: Checkpoint,
+    config: LatencyConfig,
+    out_dir: Path,
+    *,
+    measure: Measure = measure_here,
+    newest_opset: int | None = None,
 ) -> StageResult[LatencyTableFile]:
     """Writes out_dir/latency.json; `measure` times model files in the place of this machine, such as a board.
+
+    `newest_opset`: that is read there, where it is known.
 
     Raises:
         InputError: no module is left to drop, or int8 on torch.
@@ -52,7 +59,7 @@ def latency_table(
     sets: Sets = [*[()] * _WHOLES, *design(classes, networks=networks, seed=config.seed)]
     log.info("latency: %d networks with modules of %d shapes", len(sets), len(classes))
     with scratch_in(out_dir) as folder:
-        models = as_executed(shortened(source, sets, folder), config, folder)
+        models = as_executed(shortened(source, sets, folder), config, folder, newest=newest_opset)
         session = measure(models, session_config(config))
     table = _table(source, config, session, sets=sets, classes=classes)
     recorder.results["busy_cores"] = session.around.busy_cores

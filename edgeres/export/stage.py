@@ -122,7 +122,8 @@ def _of_modules(network: Network, spec: ModelSpec, config: ExportConfig) -> tupl
 def _of_graph(network: Network, spec: ModelSpec, config: ExportConfig) -> tuple[Any, int]:
     """The same of a network that brings its graph, which is written as it is."""
     onnx = require("onnx", "onnx")
-    from edgeres.graph.normal import at_opset, with_batch
+    from edgeres.graph.normal import with_batch
+    from edgeres.graph.opset import at_opset
     from edgeres.graph.structure import folded, with_weights
     from edgeres.models.graph import graph_without
 

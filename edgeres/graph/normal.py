@@ -21,19 +21,18 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgeres.core.errors import InputError
 from edgeres.graph.draft import Draft
-from edgeres.graph.view import QDQ, attribute, opset_of
+from edgeres.graph.opset import at_opset
+from edgeres.graph.view import QDQ, attribute
 
-_OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8.4 and later
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
 _PADDED, _SAME = frozenset({"Conv", "MaxPool", "AveragePool"}), (b"SAME_UPPER", b"SAME_LOWER")
 _SAME_IN_BATCH = {"Reshape": 0, "Expand": 1}  # the size that leaves the number of images as it is
-_REASON_SHOWN = 120
 _OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
@@ -96,23 +95,6 @@ def _refuse_other_floats(draft: Draft) -> None:
         if (number := draft.constants[name].data_type) in _OTHER_FLOATS:
             kind = TensorProto.DataType.Name(number).lower()
             raise InputError(f"weights of {name!r} are {kind}; export the model in float32")
-
-
-def at_opset(model: onnx.ModelProto, wanted: int | None = None) -> onnx.ModelProto:
-    """`model` at the opset `wanted`, or without one raised to 17 if it is below 13; InputError where that cannot be."""
-    version = opset_of(model)
-    if version == wanted or (wanted is None and version >= _OLDEST):
-        return model
-    aim = wanted or _OPSET
-    try:
-        converted = version_converter.convert_version(model, aim)
-    except (RuntimeError, shape_inference.InferenceError) as err:
-        reason = " ".join(str(err).split())[:_REASON_SHOWN]
-        how = "raised" if aim > version else "lowered"
-        raise InputError(f"opset {version} cannot be {how} to {aim}: {reason}; export it again") from err
-    del converted.metadata_props[:]
-    converted.metadata_props.extend(model.metadata_props)
-    return converted
 
 
 def with_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:

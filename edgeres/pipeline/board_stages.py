@@ -16,7 +16,7 @@ from typing import Any
 
 import edgeres
 from edgeres.bench.board_answers import MeasureDone
-from edgeres.bench.board_facts import facts_of, without_int8
+from edgeres.bench.board_facts import facts_of, opsets_of, without_int8
 from edgeres.bench.board_figures import distinct
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import board_named
@@ -218,7 +218,9 @@ def _timed(
         report = bench.run(network)
         return report.latency[0], report.warnings
 
-    result = latency_table(model, config, folder, measure=on_board(measure_one, kept))
+    known = opsets_of(bench.session.found)
+    newest = known[1] if known else None
+    result = latency_table(model, config, folder, measure=on_board(measure_one, kept), newest_opset=newest)
     in_plan = sorted(kept.records, key=lambda name: int(name.partition(" ")[0]))
     warnings = tuple(dict.fromkeys(warning for name in in_plan for warning in kept.records[name].warnings))
     reused = f"{kept.reused} of {len(kept.records)} networks had been timed by an earlier call of this command"

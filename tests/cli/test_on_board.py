@@ -1,6 +1,7 @@
 """`--on NAME` as a user types it, against a pretend board over real ssh."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,21 +276,27 @@ def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("jetpack", "is_traced"), [("6.2", False), ("4.6", True)])  # TensorRT 8.2 reads opset 13
 def test_the_costs_of_modules_come_from_networks_built_on_the_board_from_a_checkpoint(
-    edgeres, host, spec_of, checkpoint_of, tmp_path
+    edgeres, host, spec_of, checkpoint_of, gated, tmp_path, jetpack, is_traced
 ):
     from edgeres.core.records.latency import latency_table_from
 
-    host.start()
-    checkpoint, out = checkpoint_of(spec_of()), tmp_path / "latency.json"
-    command = ("bench", "--per-module", checkpoint.path, "--on", "desk", "--networks", 4, "-o", out, *SHORT[:-2])
+    host.start(jetpack=jetpack)
+    checkpoint, out = gated if is_traced else checkpoint_of(spec_of()), tmp_path / "latency.json"
+    shutil.copyfile(checkpoint.path, source := tmp_path / "mine.safetensors")
+    command = ("bench", "--per-module", source, "--on", "desk", "--networks", 4, "-o", out, *SHORT[:-2])
     code, _, err = edgeres(*command)
     assert code == 0, err
     table = latency_table_from(out)
     assert table.method == "networks"
     assert table.machine.startswith("desk: ")
     assert {one.dropped for one in table.timed} > {()}
-    assert [row.module for row in table.table] == ["layer1.0", "layer2.0", "layer3.0"]
+    ours, traced = (
+        ["layer1.0", "layer2.0", "layer3.0"],
+        ["backbone.s1.0", "backbone.s1.1", "backbone.s2.0", "backbone.s2.1"],
+    )
+    assert [row.module for row in table.table] == (traced if is_traced else ours)
     assert sorted(path.name for path in tmp_path.glob("*latency*")) == ["latency.json", "latency.json.report.json"]
     assert host.left_behind() == []
 

@@ -9,7 +9,7 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
-from edgeres.costs.networks import NetworkTime, on_board
+from edgeres.costs.networks import NetworkTime, as_executed, on_board
 from edgeres.costs.stage import latency_table
 
 pytestmark = pytest.mark.usefixtures("exported_once")
@@ -47,6 +47,13 @@ def test_shortened_networks_are_timed_on_the_board_in_drawn_order(checkpoint_of,
     assert len(table.timed[0].rounds_ms) == 20
     assert asked[:3] != [(), (), ()]
     assert not any("says nothing of INT8" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize(("newest", "opset"), [(None, 17), (13, 13), (24, 17)])
+def test_a_network_of_ones_own_has_the_usual_opset_or_what_the_board_reads(gated, tmp_path, newest, opset):
+    (model,) = as_executed([gated], LatencyConfig(), tmp_path, newest=newest)
+    assert model.proto.opset_import[0].version == opset
+    assert "Sigmoid" in {node.op_type for node in model.proto.graph.node}
 
 
 def test_every_latency_of_a_session_stands_where_its_network_does(onnx_of):

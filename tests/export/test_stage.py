@@ -90,6 +90,12 @@ def test_the_opset_is_the_one_asked_for(opset, spec_of, checkpoint_of, tmp_path)
     assert output.proto.opset_import[0].version == opset
 
 
+@pytest.mark.parametrize("opset", [13, 20])
+def test_a_network_of_ones_own_goes_to_other_opsets_as_well(opset, gated, tmp_path):
+    output = export(gated, ExportConfig(opset=opset), tmp_path / "out").output
+    assert output.proto.opset_import[0].version == opset
+
+
 def test_nodes_and_tensors_bear_the_names_of_their_modules(spec_of, checkpoint_of, tmp_path):
     output = export(checkpoint_of(spec_of(shortcut="B")), ExportConfig(), tmp_path / "out").output
     graph = output.proto.graph

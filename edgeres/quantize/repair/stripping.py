@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.graph.draft import Draft, inlined
-from edgeres.graph.normal import at_opset, fold_batch_norms
+from edgeres.graph.normal import fold_batch_norms
+from edgeres.graph.opset import at_opset
 from edgeres.graph.view import DQ, GraphView, Q, attribute
 from edgeres.quantize.decision import IntegerWeight
 from edgeres.quantize.lint.pairs import integer_type

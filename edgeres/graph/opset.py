@@ -1,0 +1,93 @@
+"""A graph at another opset: onnx's converter raises it; lowered it is here, where its operators stay what they are.
+
+The converter has no way back for the Mul of a squeeze-and-excitation. Yet of the operators below only the list of types
+grew between the opsets, or attributes came that change nothing at their defaults: for float32 they are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import onnx
+from onnx import defs, shape_inference, version_converter
+
+from edgeres.core.errors import InputError, few_of
+from edgeres.graph.view import opset_of
+
+_OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8.4 and later
+_SAME = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "GreaterOrEqual", "LessOrEqual"),
+        *("Relu", "LeakyRelu", "PRelu", "BatchNormalization", "AveragePool"),
+        *("Cast", "Constant", "ConstantOfShape", "Identity", "Reshape", "Shape"),
+    }
+)
+_ONNX = ("", "ai.onnx")
+_REASON_SHOWN = 120
+
+
+def at_opset(model: onnx.ModelProto, wanted: int | None = None) -> onnx.ModelProto:
+    """`model` at the opset `wanted`, or without one raised to 17 if it is below 13; InputError where that cannot be."""
+    version = opset_of(model)
+    if version == wanted or (wanted is None and version >= _OLDEST):
+        return model
+    aim = wanted or _OPSET
+    try:
+        if aim < version and oldest_opset(model, aim) == aim:
+            return _lowered(model, aim)
+        converted = version_converter.convert_version(model, aim)
+    except (RuntimeError, shape_inference.InferenceError, onnx.checker.ValidationError) as err:
+        raise InputError(_refusal(model, version, aim, str(err))) from err
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
+    return converted
+
+
+def oldest_opset(model: onnx.ModelProto, wanted: int) -> int:
+    """The first opset from `wanted` on that `model` is lowered to; `wanted` itself where it is not newer than that."""
+    version = opset_of(model)
+    return next((aim for aim in range(wanted, version) if not list(_in_the_way(model, aim))), max(version, wanted))
+
+
+def _refusal(model: onnx.ModelProto, version: int, aim: int, said: str) -> str:
+    reason = " ".join(said.split())[:_REASON_SHOWN]
+    if aim > version:
+        return f"opset {version} cannot be raised to {aim}: {reason}; export it again"
+    operators = few_of(sorted({node.op_type for node in _in_the_way(model, aim)}))
+    reason = f"{operators} cannot be written so" if operators else reason
+    return f"opset {version} cannot be lowered to {aim}: {reason}; take {oldest_opset(model, aim + 1)} (--opset)"
+
+
+def _in_the_way(model: onnx.ModelProto, aim: int) -> Iterator[onnx.NodeProto]:
+    """Nodes that are not the same at the older opset `aim`."""
+    version = opset_of(model)
+    for node in (node for node in model.graph.node if node.domain in _ONNX):
+        try:
+            new, old = (defs.get_schema(node.op_type, opset, "") for opset in (version, aim))
+        except defs.SchemaError:  # it came later
+            yield node
+            continue
+        if new.since_version != old.since_version and not (node.op_type in _SAME and _is_plain(node, new, old)):
+            yield node
+
+
+def _is_plain(node: onnx.NodeProto, new: defs.OpSchema, old: defs.OpSchema) -> bool:
+    """Whether all attributes that the older operator lacks are at their defaults."""
+    more = [entry for entry in node.attribute if entry.name not in old.attributes]
+    return all(entry == new.attributes[entry.name].default_value for entry in more)
+
+
+def _lowered(model: onnx.ModelProto, aim: int) -> onnx.ModelProto:
+    """A copy of `model` that asks for the older opset; checked."""
+    lowered = deepcopy(model)
+    for node in (node for node in lowered.graph.node if node.domain in _ONNX):
+        old = defs.get_schema(node.op_type, aim, "")
+        kept = [entry for entry in node.attribute if entry.name in old.attributes]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    for entry in lowered.opset_import:
+        if entry.domain in _ONNX:
+            entry.version = aim
+    onnx.checker.check_model(lowered, full_check=True)
+    return lowered

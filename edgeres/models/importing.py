@@ -201,6 +201,9 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         recorder.notes.append(f"no module that can be dropped: {few_of(sums)} ({len(sums)} in all), {why}")
     if not chain.links:
         recorder.warnings.append("no residual module was found that can be dropped: nothing of it can be pruned")
+    if config.is_function and config.weights is None:
+        said_of = recorder.warnings if _is_fresh(network.weights) else recorder.notes
+        said_of.append(f"weights are those that {config.file} gives itself; if it loads none, add --weights FILE")
     said = config if known is None else config.model_copy(update={"mean": known.mean, "size": shape[1]})
     recorder.warnings += _assumed(said, spec)
     hashed = config.weights if config.is_function else config.file
@@ -208,6 +211,12 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     recorder.results |= {} if hashed is None else {"file_sha256": sha256_of(hashed)}
     output = save_checkpoint(network.weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
+
+
+def _is_fresh(weights: Weights) -> bool:
+    """Whether its batch norms have seen no image, as where nothing was trained or loaded."""
+    means = [tensor for key, tensor in weights.items() if key.endswith("running_mean")]
+    return bool(means) and not any(tensor.any() for tensor in means)
 
 
 def _told(network: Brought, task: Task) -> str:

@@ -156,6 +156,21 @@ def test_class_names_beside_the_weights_are_used_if_they_fit(named, count, said,
     assert any(said in note for note in done.report.notes)
 
 
+TRAINED = "\n    torch.nn.init.ones_(net.bn1.running_mean)"
+
+
+@pytest.mark.parametrize(
+    ("more", "filled", "place"), [("", False, "warnings"), (TRAINED, False, "notes"), ("", True, "")]
+)
+def test_weights_that_the_function_itself_gives_are_said(more, filled, place, resnet, own, imported, tmp_path):
+    name = f"nets_own_{len(more)}_{filled}"
+    own(f"def net():\n    net = torchvision.models.resnet18(num_classes=10){more}\n    return net", name)
+    torch.save(resnet.state_dict(), tmp_path / "w.pt")
+    report = imported(f"{name}:net", size=32, **({"weights": tmp_path / "w.pt"} if filled else {})).report
+    line = f"weights are those that {name}:net gives itself; if it loads none, add --weights FILE"
+    assert [one for one in ("warnings", "notes") if line in getattr(report, one)] == ([place] if place else [])
+
+
 REFUSED = [
     ("return 3", {}, "must return a torch.nn.Module, got int"),
     (

@@ -222,7 +222,8 @@ def _ranked(costs: dict[str, Interval], way: str, whole: Lesion) -> Iterator[str
     for word, rows in {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}.items():
         if rows:
             named = ", ".join(f"{module} {cost.text()}" for module, cost in rows)
-            yield f"{word} to drop{way}, in {LOST_OF[whole.measure]} lost [95 %]: {named}; n = {whole.n:,}"
+            on = f"n = {whole.n:,} of {whole.judged_on.split}"
+            yield f"{word} to drop{way}, in {LOST_OF[whole.measure]} lost [95 %]: {named}; {on}"
 
 
 def _coupling_note(table: LesionTable) -> list[str]:
@@ -234,7 +235,7 @@ def _coupling_note(table: LesionTable) -> list[str]:
     figures = ", ".join(f"{kl.text()} for {k}" for k, kl in shown.items())
     name = NAME_OF[table.whole.measure]
     text = f"coupling {figures} modules at once: {name} of a random set over the sum of its members' (1: costs add up)"
-    return [f"{text}, n = {table.sets_n:,}"]
+    return [f"{text}, n = {table.sets_n:,} of {table.whole.judged_on.split}"]
 
 
 def draw_lesions(table: LesionTable, path: Path) -> None:

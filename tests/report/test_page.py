@@ -54,6 +54,11 @@ def test_the_page_fetches_nothing_and_is_small(page):
     assert len(page.encode()) < 2_000_000
 
 
+def test_lesions_name_the_split_and_that_nothing_was_chosen_on_it(page):
+    assert "n = 5,000 of val" in page
+    assert "cifar10 val, n = 5,000); what prune chose was chosen on train images" in page
+
+
 def test_the_page_has_a_dark_and_a_printed_form_and_fits_a_phone(page):
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page

@@ -48,7 +48,7 @@ def test_fewer_images_are_said_to_be_fewer(checkpoint_of, spec_of, tmp_path):
     config = LesionConfig(data="digits", images=50, draws=0)
     result = lesion(checkpoint_of(spec_of("resnet8")), config, tmp_path / "out")
     assert result.report.results["whole"]["accuracy"]["n"] == 50
-    assert "n = 50" in result.report.notes[0]
+    assert "n = 50 of val" in result.report.notes[0]
 
 
 def test_each_deletion_is_told_once_more_with_the_module_behind_refitted(checkpoint_of, spec_of, tmp_path):
@@ -144,7 +144,7 @@ def test_the_report_says_claim_verdict_and_figures(checkpoint_of, spec_of, tmp_p
         False
     ] * 2
     assert coupling.startswith("coupling ")
-    assert "n = 30" in coupling
+    assert "n = 30 of val" in coupling
     costs = {row["module"]: -row["change_points"] for row in report.results["table"]}
     assert re.findall(r"layer\d\.\d", cheap) == sorted(costs, key=costs.get)[:3]
     assert re.findall(r"layer\d\.\d", dear) == sorted(costs, key=costs.get)[:2:-1]

@@ -85,6 +85,11 @@ class Chooser:
         return min(self._config.choose_on, len(self.sample) - self._repaired_on)
 
     @property
+    def used(self) -> Split:
+        """The part of `sample` that is looked at: chosen on, or all of it if a recovery follows."""
+        return self.sample if self._config.recover else self.sample.subset(range(self.images))
+
+    @property
     def _repaired_on(self) -> int:
         """How many others sets are repaired on."""
         return min(REPAIRED_ON, len(self.sample) // 2) if self._config.ranks_by == "solved" else 0

@@ -7,6 +7,7 @@ taken to rise with the number of modules: numbers are doubled until the loss is 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +57,8 @@ def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path:
     one, images = judge.tried(best or 1), f"{judge.images:,} train images"
     if best == 0:
         raise InputError(
-            f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {one.lost_points:.2f} points"
-            f" ({images}); allow more, or recover longer"
+            f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {one.lost_points:.2f}"
+            f" ± {one.half_width_points:.2f} points ({images}); allow more, or recover longer"
         )
     found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
     said = (
@@ -72,7 +73,7 @@ def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path:
     for left in (*path.parent.glob("try-*"), path.parent / WHOLE_NAME):
         left.unlink()
     judge.kept.clear()
-    return found, Cut(Checkpoint(path), results, (said, *one.notes), one.warnings)
+    return found, Cut(Checkpoint(path), results, (said, *one.notes), (*judge.doubts_on(one), *one.warnings))
 
 
 def _largest(lost: Callable[[int], float], most: float, modules: int) -> int:
@@ -102,6 +103,20 @@ class _Judge:
         """Where the network without `count` modules lies."""
         return self._out_dir / f"try-{count:02}.safetensors"
 
+    def doubts_on(self, one: Try) -> list[str]:
+        """A warning where the interval of what was lost is wider than the limit, with how many images would do."""
+        most, half = self._config.max_loss or 0.0, one.half_width_points
+        if half <= most:
+            return []
+        told = (
+            f"{one.lost_points:.2f} ± {half:.2f} points on {self.images:,} images are too few for --max-loss {most:g}"
+        )
+        needed = math.ceil(self.images * (half / most) ** 2)
+        left = len(self._chooser.dataset.train) - needed
+        if left >= FEWEST_TO_CHOOSE_ON and needed <= _MOST_IMAGES:
+            return [f"{told}: about {needed:,} are needed, which --images {left} leaves"]
+        return [f"{told}: about {needed:,} are needed; name a larger data set, or allow {half:.1f} points"]
+
     def tried(self, count: int) -> Try:
         """Without the best `count` modules: what an interrupted call left of this try, or the try made now."""
         dropped = self._chooser.choose(count_goal(count, self._chooser.candidates, self._source.spec)).best.dropped
@@ -126,7 +141,8 @@ class _Judge:
 def leaving_some(config: PruneConfig, train_images: int) -> PruneConfig:
     """`config` with fewer --images if none were asked for and all would leave none to judge on."""
     most = train_images - _FEWEST_IMAGES
-    if "images" in config.model_fields_set or config.images <= most or most < FEWEST_TO_CHOOSE_ON:
+    used = config.images if config.recover else min(config.images, config.choose_on)
+    if "images" in config.model_fields_set or used <= most or most < FEWEST_TO_CHOOSE_ON:
         return config
     log.info("--images %d, so that %d of the %d train images are left to judge on", most, _FEWEST_IMAGES, train_images)
     return config.model_copy(update={"images": most})
@@ -134,7 +150,7 @@ def leaving_some(config: PruneConfig, train_images: int) -> PruneConfig:
 
 def _unused(chooser: Chooser) -> Dataset:
     """The data set, its train split cut down to images that nothing else looks at."""
-    train, used = chooser.dataset.train, set(chooser.sample.ids)
+    train, used = chooser.dataset.train, set(chooser.used.ids)
     left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
     if len(left) >= _FEWEST_IMAGES:
         return replace(chooser.dataset, train=left.sample(min(_MOST_IMAGES, len(left)), 0))

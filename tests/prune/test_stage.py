@@ -64,7 +64,10 @@ def test_pruning_twice_adds_up(checkpoint, tmp_path):
         ({"macs": "0.001x", "data": "digits"}, "cannot be reached; best reachable"),
         ({"macs": "half", "data": "digits"}, "say a share such as 0.5x"),
         ({"target_latency": "3ms", "data": "digits"}, "needs a latency table"),
-        ({"max_loss": 0.5, "data": "digits", "images": 1300}, "48 of 1348 are left, .*say --images 1148 or fewer"),
+        (
+            {"max_loss": 0.5, "data": "digits", "images": 1300, "recover": ("bn",)},
+            "48 of 1348 are left, .*say --images 1148 or fewer",
+        ),
         ({"drop": 1, "data": "digits", "recover": ("mimic",), "budget": "0.01s", "images": 200}, "budget"),
         ({"drop": 1}, "--data"),
         ({"drop": 10, "data": "digits"}, "cannot drop 10 modules: resnet20 has 9"),
@@ -172,7 +175,35 @@ def test_max_loss_with_too_few_images_in_all_does_not_ask_for_fewer():
     asked = PruneConfig(max_loss=1, data="digits")
     assert leaving_some(asked, 119) is asked
     assert leaving_some(asked, 500).images == 300
+    assert leaving_some(asked, 1200) is asked  # 1000 are chosen on, nothing recovers on the others
+    assert leaving_some(asked.model_copy(update={"recover": ("bn",)}), 1200).images == 1000
     assert leaving_some(asked, 5000).images == asked.images
+
+
+def test_max_loss_judges_on_all_that_was_not_chosen_on_and_doubts_an_interval_wider_than_the_limit(
+    checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("edgeres.prune.max_loss._largest", lambda *_: 1)
+    goal = {"data": "digits", "choose_on": 500, "keep": tuple(i.name for i in modules_of(checkpoint.spec)[1:])}
+    wide = prune(checkpoint, PruneConfig(max_loss=0.01, **goal), tmp_path / "wide").report
+    assert any("on 848 train images neither chosen nor recovered on" in note for note in wide.notes)
+    (doubt,) = wide.warnings
+    assert "points on 848 images are too few for --max-loss 0.01: about " in doubt
+    assert "name a larger data set, or allow " in doubt
+    assert prune(checkpoint, PruneConfig(max_loss=90, **goal), tmp_path / "sure").report.warnings == ()
+
+
+def test_a_doubted_loss_says_which_images_would_settle_it(checkpoint, tmp_path):
+    from edgeres.prune.choose import Chooser
+    from edgeres.prune.max_loss import Try, _Judge
+
+    config = PruneConfig(max_loss=1, data="digits", images=1148, recover=("bn",))
+    judge = _Judge(checkpoint, Chooser(checkpoint, config, tmp_path), config, tmp_path)
+    tried = Try(count=1, dropped=("layer1.0",), lost_points=-0.5, half_width_points=2.0)
+    (doubt,) = judge.doubts_on(tried)
+    assert doubt.startswith("-0.50 ± 2.00 points on 200 images are too few for --max-loss 1: ")
+    assert doubt.endswith(": about 800 are needed, which --images 548 leaves")
+    assert judge.doubts_on(tried.model_copy(update={"half_width_points": 1.0})) == []
 
 
 def test_macs_say_what_became_of_them(checkpoint, tmp_path):

@@ -147,9 +147,14 @@ def _assumed(config: ImportConfig, spec: ModelSpec) -> list[str]:
             f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
             " trained with others its accuracy suffers silently, set --mean and --std"
         )
-    if config.size is None and config.fit is None:
-        size, resize = " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
-        how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
+    size, resize = " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
+    how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
+    if config.is_onnx and config.resize is None and config.fit is None:
+        warnings.append(
+            f"how images come to the input's {size} was not given: assumed {how}; if it is otherwise, set --resize or"
+            " --fit"
+        )
+    if not config.is_onnx and config.size is None and config.fit is None:
         warnings.append(
             f"the input's size was not given: assumed {size} ({how}); if the network was trained at another, set --size"
         )

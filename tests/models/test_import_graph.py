@@ -171,6 +171,20 @@ def test_weights_that_the_function_itself_gives_are_said(more, filled, place, re
     assert [one for one in ("warnings", "notes") if line in getattr(report, one)] == ([place] if place else [])
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["how images come to the input's 32 x 32 was not given: assumed all images have it; if it is otherwise"]),
+        ({"resize": 40}, []),
+        ({"fit": "none"}, []),
+    ],
+)
+def test_of_a_file_that_says_its_size_only_the_resizing_is_asked_for(options, expected, exported, imported):
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
+    warned = [one for one in imported(exported(small), **options).report.warnings if "input's" in one]
+    assert [one.rpartition(",")[0] for one in warned] == expected
+
+
 REFUSED = [
     ("return 3", {}, "must return a torch.nn.Module, got int"),
     (

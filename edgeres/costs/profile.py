@@ -35,10 +35,10 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval
 from edgeres.costs.design import Classes, Fit
 from edgeres.costs.table import classes_to_time, table_from, written
-from edgeres.graph.blocks import module_of
-from edgeres.graph.view import QDQ, WEIGHTED
+from edgeres.graph.blocks import Block, blocks_in
+from edgeres.graph.view import QDQ, WEIGHTED, GraphView, called
+from edgeres.models.graph import module_names
 
-_SHORTCUT = ".downsample"
 _OTHER_WAY = "time shortened networks instead: edgeres bench --per-module --on BOARD MODEL.safetensors"
 
 
@@ -100,9 +100,9 @@ def _fit(classes: Classes, own: Mapping[str, float], whole: Interval, *, error: 
 
 def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[str]) -> dict[str, float]:
     """Module -> ms of its layers in the profile; "" for what belongs to none."""
-    graph, times = Graph(source.proto), dict.fromkeys(["", *modules], 0.0)
+    graph, homes, times = Graph(source.proto), _homes(source, modules), dict.fromkeys(["", *modules], 0.0)
     rows = list(_timed_layers(texts))
-    owners = [_owner(graph, layer, modules) for layer, _ in rows]
+    owners = [_owner(graph, layer, homes) for layer, _ in rows]
     for (layer, time_ms), owner in zip(rows, owners, strict=True):
         times[_around(layer, rows, owners) if layer.is_copy else owner] += time_ms
     if missing := [name for name in modules if name not in owners]:
@@ -123,23 +123,41 @@ def _timed_layers(texts: ProfileTexts) -> Iterator[tuple[Layer, float]]:
     return timed(layers_in(content, "the layer information"), times)
 
 
-def _owner(graph: Graph, layer: Layer, modules: Sequence[str]) -> str:
+def _homes(source: OnnxModel, modules: Sequence[str]) -> dict[str, str]:
+    """What a node makes -> the one of `modules` that it goes with."""
+    view, names = GraphView(source.proto), module_names(source.spec)
+    blocks = {names.get(called(block.addition), block.name): block for block in blocks_in(view)}
+    return {tensor: name for name, block in blocks.items() if name in modules for tensor in _gone_without(view, block)}
+
+
+def _gone_without(view: GraphView, block: Block) -> set[str]:
+    """What nobody reads any more once the sum's readers read its skip; a ReLU of what a ReLU made goes as well."""
+    needed, open_ = set[str](), list(view.outputs)
+    while open_:
+        tensor = block.skip if (read := open_.pop()) == block.output else read
+        node = view.producers.get(tensor)
+        if node is not None and tensor not in needed:
+            needed.update(node.output)
+            open_ += node.input
+    again = view.readers.get(block.output, ()) if view.op_of(block.skip) == "Relu" else ()
+    needed.difference_update(node.output[0] for node, _ in again if node.op_type == "Relu")
+    return view.producers.keys() - needed
+
+
+def _owner(graph: Graph, layer: Layer, homes: Mapping[str, str]) -> str:
     """The module that would take the layer with it; "" if none would."""
     origin = graph.origin(layer)
     computing = [node for node in origin.nodes if not graph.operators((node,)) & QDQ] or list(origin.nodes)
     heavy = [node for node in computing if graph.operators((node,)) & WEIGHTED]
-    names = [module_of(node) or "" for node in heavy or computing]
-    found = {name if name in modules else "" for name in names}
+    found = {homes.get(graph.nodes[node].output[0], "") for node in heavy or computing}
     if layer.is_copy or not found - {""}:
         return ""
-    convolutions = [node for node in origin.nodes if "Conv" in graph.operators((node,))]
-    is_mixed = len({_SHORTCUT in node for node in convolutions}) > 1  # of the branch and of the shortcut
-    if heavy and (len(found) > 1 or is_mixed):
+    if heavy and len(found) > 1:
         raise InputError(
             f"the layer {layer.name} does the work of {' and '.join(sorted(found - {''}))} and more in one: what each"
             f" takes cannot be told; {_OTHER_WAY}"
         )
-    return "" if any(_SHORTCUT in node for node in computing) else max(found)
+    return max(found)
 
 
 def _around(copy: Layer, rows: Sequence[tuple[Layer, float]], owners: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from edgeres.costs.profile import (
     table_from_profile,
 )
 from edgeres.costs.table import doubts, predicted_ms
+from edgeres.models.weights import checkpoint_without
 from edgeres.prune.goals import latency_goal
 
 PROFILE = Path(__file__).parents[1] / "bench" / "data" / "trtexec_profile.json"
@@ -109,6 +110,17 @@ def test_a_shortcuts_own_convolution_stays_and_a_copy_inside_a_module_goes(onnx_
     table = table_from_profile(model, latency_of([whole] * 50), texts_of([*layers, *copies], rows))
     assert table.saved_ms["layer2.0"] == pytest.approx(0.1 + 0.1 + 0.5)
     assert table.saved_ms["layer3.0"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("dropped", [(), ("backbone.s1.1",)])
+def test_modules_of_any_name_are_charged_all_that_goes_with_them(gated, exported, tmp_path, dropped):
+    model = exported(checkpoint_without(gated, dropped, tmp_path / "model.safetensors"))
+    layers = [layer(node.name) for node in model.proto.graph.node]
+    rows = [row(one["Name"], 0.1) for one in layers]
+    table = table_from_profile(model, latency_of([0.1 * len(rows)] * 50), texts_of(layers, rows))
+    left = {"backbone.s1.0", "backbone.s1.1", "backbone.s2.0", "backbone.s2.1"}.difference(dropped)
+    # four convolutions, two SiLUs, the mean, the gate and the sum; the shortcut and the SiLU behind the sum stay
+    assert table.saved_ms == pytest.approx(dict.fromkeys(left, 0.1 * (4 + 4 + 1 + 2 + 1)))
 
 
 def test_what_cannot_be_told_apart_or_is_of_another_graph_is_refused(onnx_of):

@@ -98,13 +98,14 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
     made = result_of(str(named.file), "network")
     if not isinstance(made, nn.Module):
         raise InputError(f"{named.file} must return a torch.nn.Module, got {type(made).__name__}")
-    found = ForeignWeights({}, [], ())
+    found, where = ForeignWeights({}, [], ()), str(named.file)
     if named.weights is not None:
+        where += f" with {named.weights}"
         found = read_weights(named.weights, named.key)
         made = with_state(lambda _: made, found.weights, str(named.weights))
     first = next((one for one in made.parameters() if one.ndim == _IMAGE_RANK), None)
     channels, size = _COLOURS if first is None else int(first.shape[1]), named.size or _USUAL
-    network = from_module(made, (channels, size, size), str(named.file))
+    network = from_module(made, (channels, size, size), where)
     return replace(network, classes=found.classes), str(named.file).partition(":")[2], found.notes
 
 
@@ -240,7 +241,13 @@ def _noise(batch: int, shape: tuple[int, int, int]) -> Tensor:
 
 @torch.no_grad()
 def _check_same(found: Brought, images: Tensor, expected: Tensor, where: str) -> None:
-    """Raises InputError if the network makes something else of `images` than what `where` names does."""
+    """Raises InputError if the network makes something else of `images` than what `where` names does, or no numbers."""
+    if not expected.isfinite().all():
+        keys = [key for key, tensor in found.weights.items() if not tensor.isfinite().all()]
+        held = (
+            f"in {few_of(keys)} ({len(keys)} of {len(found.weights)} keys)" if keys else "in what it gives for images"
+        )
+        raise InputError(f"{where}: NaN or infinite values {held}")
     network = GraphNet(unpacked(found.structure), {})
     network.load_state_dict(found.weights)
     try:

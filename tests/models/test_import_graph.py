@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib
 import warnings
 from pathlib import Path
@@ -183,6 +184,27 @@ def test_of_a_file_that_says_its_size_only_the_resizing_is_asked_for(options, ex
     small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
     warned = [one for one in imported(exported(small), **options).report.warnings if "input's" in one]
     assert [one.rpartition(",")[0] for one in warned] == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("named", ["function", "own weights", "definition", "onnx"])
+def test_the_weight_that_holds_no_number_is_named(named, value, resnet, own, exported, imported, tmp_path):
+    broken = copy.deepcopy(resnet)
+    with torch.no_grad():
+        broken.layer1[0].conv1.weight[0, 0, 0, 0] = value
+    torch.save(broken.state_dict(), tmp_path / "w.pt")
+    body = "    net = torchvision.models.resnet18(num_classes=10)"
+    own(f"def net():\n{body}\n    return net", "nets_nan_a")
+    own(f"def net():\n{body}\n    net.load_state_dict(torch.load('w.pt'))\n    return net", "nets_nan_b")
+    file, options, where = {
+        "function": ("nets_nan_a:net", {"size": 32, "weights": tmp_path / "w.pt"}, r"nets_nan_a:net with .*w\.pt"),
+        "own weights": ("nets_nan_b:net", {"size": 32}, "nets_nan_b:net"),
+        "definition": (tmp_path / "w.pt", {"arch": "torchvision/resnet18"}, r"w\.pt"),
+        "onnx": (exported(broken) if named == "onnx" else "", {}, r"net\.onnx"),
+    }[named]
+    key = r"layer1\.0\.conv1\.weight|.*Conv.*" if named == "onnx" else r"layer1\.0\.conv1\.weight"
+    with pytest.raises(InputError, match=rf"{where}: NaN or infinite values in ({key}) \(1 of \d+ keys\)$"):
+        imported(file, **options)
 
 
 REFUSED = [

@@ -45,9 +45,10 @@ def _users_own(reference: str, what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as err:
         frames = [frame for frame in traceback.extract_tb(err.__traceback__) if _is_users(frame.filename)]
-        place = (err.filename, err.lineno) if isinstance(err, SyntaxError) else None
-        file, line = place or ((frames[-1].filename, frames[-1].lineno) if frames else (reference, None))
-        raise InputError(f"{what} {reference!r}: {type(err).__name__}: {err} ({file}, line {line})") from err
+        place = (err.filename, err.lineno) if isinstance(err, SyntaxError) and err.lineno else None
+        file, line = place or ((frames[-1].filename, frames[-1].lineno) if frames else ("", None))
+        where = f" ({file}, line {line})" if file else ""
+        raise InputError(f"{what} {reference!r}: {type(err).__name__}: {err}{where}") from err
 
 
 def _is_users(file: str) -> bool:

@@ -134,6 +134,7 @@ def test_arrays_that_are_no_images_are_refused() -> None:
     [
         ("def f():\n    return {}['x']\n", r"KeyError: 'x' \(.*mine_\d+\.py, line 2\)"),
         ("import numpy as np\ndef f():\n    return np.load('none.npy')\n", r"FileNotFoundError: .*none.npy.*line 3\)"),
+        ("def f(x):\n    pass\n", r"TypeError: f\(\) missing 1 required positional argument: 'x'$"),
         ("def f(:\n", r"SyntaxError: .*mine_\d+\.py, line 1\)"),
         ("raise ValueError('at import')\n", r"ValueError: at import \(.*line 1\)"),
         ("def f():\n    raise SystemExit(3)\n", r"SystemExit: 3 \(.*line 2\)"),

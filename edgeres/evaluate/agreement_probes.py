@@ -1,14 +1,15 @@
 """Models that show what their modules put out beside their logits.
 
 A module's output is the last tensor whose node bears its name (`layer2.1.relu_1`), in a checkpoint what the unit of
-that name returns. In graphs that name no modules it is what each residual addition makes, under the tensor's name.
+that name returns. A network that brings its graph has its modules from there, whatever they are called. In other graphs
+that name no modules it is what each residual addition makes, under the tensor's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,17 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import image_input
+from edgeres.core.spec import ModelSpec
 from edgeres.graph.blocks import blocks_in, module_of
 from edgeres.graph.plain import last_softmax, logits_in, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView
+from edgeres.models.graph import chain_of, graph_without
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Images, Runner, RunnerOptions, fed, infer_all
+
+if TYPE_CHECKING:
+    from edgeres.models.graph_net import GraphNet
 
 LOGITS = ""
 Values = dict[str, NDArray[np.float32]]
@@ -69,9 +75,13 @@ def _in_logarithms(probe: Probe, *, are_logits: bool) -> Probe:
     return logarithms
 
 
-def module_tensors(model: Any) -> dict[str, str]:
-    """Module -> tensor, in the graph's order."""
+def module_tensors(model: Any, spec: ModelSpec) -> dict[str, str]:
+    """Module -> tensor, in the graph's order; of a network that brings its graph the modules are those of that."""
     view = GraphView(model)
+    if spec.structure:
+        links = [link for link in chain_of(spec).links if link.name not in spec.dropped]
+        if found := {link.name: link.end for link in links if link.end in view.producers}:
+            return found
     nodes = [node for node in view.nodes if node.op_type not in _PAIR]
     named = {module: str(node.output[0]) for node in nodes if (module := module_of(node.name))}
     return named or {block.output: block.output for block in blocks_in(view)}
@@ -80,9 +90,12 @@ def module_tensors(model: Any) -> dict[str, str]:
 def _network_probe(checkpoint: Checkpoint) -> Probe:
     import torch
 
+    from edgeres.models.graph_net import GraphNet
     from edgeres.models.weights import load_network
 
     network, seen = load_network(checkpoint), dict[str, Any]()
+    if isinstance(network, GraphNet):
+        return _traced_probe(network, checkpoint.spec)
     for name, unit in network.units():
         unit.register_forward_hook(lambda _, __, output, name=name: seen.__setitem__(name, output.numpy()))
 
@@ -94,13 +107,30 @@ def _network_probe(checkpoint: Checkpoint) -> Probe:
     return probe
 
 
+def _traced_probe(network: GraphNet, spec: ModelSpec) -> Probe:
+    """A graph's steps run in one go, in which no module is called."""
+    import torch
+
+    graph = graph_without(spec)
+    tensors = {**module_tensors(graph, spec), LOGITS: logits_in(graph)}
+    steps = network.segment(tuple(GraphView(graph).inputs[:1]), tuple(dict.fromkeys(tensors.values())))
+
+    @torch.inference_mode()
+    def probe(images: Images) -> Values:
+        made = steps.run(network, torch.from_numpy(images))
+        values = dict(zip(steps.targets, made if isinstance(made, tuple) else (made,), strict=True))
+        return {name: values[tensor].numpy() for name, tensor in tensors.items()}
+
+    return probe
+
+
 def _graph_probe(model: OnnxModel) -> Probe:
     import torch
 
     from edgeres.graph.execute import GraphNetwork
 
     graph = plain(model).proto
-    network, tensors, logits = GraphNetwork(graph), module_tensors(graph), logits_in(graph)
+    network, tensors, logits = GraphNetwork(graph), module_tensors(graph, model.spec), logits_in(graph)
 
     @torch.inference_mode()
     def probe(images: Images) -> Values:
@@ -113,7 +143,7 @@ def _graph_probe(model: OnnxModel) -> Probe:
 
 def _session_probe(model: OnnxModel, threads: int | None) -> Probe:
     """A session of a copy whose modules' outputs are the graph's too."""
-    tensors, batch = module_tensors(model.proto), model.batch
+    tensors, batch = module_tensors(model.proto, model.spec), model.batch
     feed, shape = image_input(model.proto, model.path)
     names = [logits_in(model.proto), *tensors.values()]
     session = GraphSession(model.proto, str(model.path), names, threads=threads)

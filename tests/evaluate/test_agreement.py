@@ -14,6 +14,7 @@ from edgeres.core.errors import DeviceError, InputError, StageError
 from edgeres.evaluate.agreement import Likeness, ScaledSimilarity, Similarity, first_drift, kl_sum, mcnemar
 from edgeres.evaluate.agreement_probes import LOGITS, module_tensors, probe_for
 from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
+from edgeres.models.weights import checkpoint_without
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
@@ -99,6 +100,24 @@ def test_every_probe_of_a_float_network_shows_the_same_modules_and_values(files_
     assert all(np.allclose(seen[0][name], values[name], atol=1e-4) for values in seen for name in names)
 
 
+@pytest.mark.parametrize("dropped", [(), ("backbone.s1.1",)])
+def test_the_modules_of_a_network_of_ones_own_have_their_names_in_every_file(gated, exported, tmp_path, dropped):
+    checkpoint = checkpoint_without(gated, dropped, tmp_path / "model.safetensors")
+    graph = exported(checkpoint, dynamic=True)
+    placement = placement_of(graph.proto)
+    int8 = with_pairs(graph.proto, placement, Decision(dict.fromkeys(placement.observed, 6.0)))
+    onnx.save(int8, tmp_path / "int8.onnx")
+    images, seen = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32), []
+    ways = [(checkpoint, "torch"), (graph, "torch"), (graph, "literal"), (OnnxModel(tmp_path / "int8.onnx"), "literal")]
+    for model, way in ways:
+        with probe_for(model, way, 1) as (_, probe):
+            seen.append(probe(images))
+    names = {LOGITS, "backbone.s1.0", "backbone.s1.1", "backbone.s2.0", "backbone.s2.1"}.difference(dropped)
+    assert [set(values) for values in seen] == [names] * 4
+    assert all(np.allclose(seen[0][name], values[name], atol=1e-4) for values in seen[:3] for name in names)
+    assert all(np.corrcoef(seen[0][name].ravel(), seen[3][name].ravel())[0, 1] > 0.9 for name in names)
+
+
 def test_fused_kernels_show_logits_only(files_of):
     with probe_for(files_of()[2], "fused", 1) as (name, probe):
         assert set(probe(IMAGES)) == {LOGITS}
@@ -106,11 +125,11 @@ def test_fused_kernels_show_logits_only(files_of):
 
 
 def test_graphs_without_module_names_show_their_additions(files_of):
-    model = onnx.ModelProto()
-    model.CopyFrom(files_of()[1].proto)
+    graph, model = files_of()[1], onnx.ModelProto()
+    model.CopyFrom(graph.proto)
     for node in model.graph.node:
         node.name = ""
-    assert list(module_tensors(model)) == ["layer1.0.add", "layer2.0.add", "layer3.0.add"]
+    assert list(module_tensors(model, graph.spec)) == ["layer1.0.add", "layer2.0.add", "layer3.0.add"]
 
 
 def test_an_int8_file_alone_is_fake_quantization_on_torch_against_onnx_runtime(files_of):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any
 from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
-from edgeres.core.names import resolve
+from edgeres.core.names import is_function_name, resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
@@ -176,14 +177,25 @@ def _run_to_start(request: Call, config: Config) -> Run:
         return run
     key = stage_key(request.stage, None, config)
     data = str(getattr(config, "data", "")).rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    name = f"{getattr(config, 'arch', request.stage)}-{data}".strip("-")
+    name = _suiting(f"{getattr(config, 'arch', request.stage)}-{data}".strip("-"))
     if request.stage == "import":
-        name = str(getattr(config, "file", Path("imported")).stem)
+        name = _named_after(getattr(config, "file", Path("imported")))
     for path in sorted(runs_root().glob(f"{glob.escape(name)}*")) if runs_root().is_dir() else ():
         if any(folder.started_key == key and not folder.is_busy for folder in Run(path).folders()):
             log.info("goes on in %s", path)
             return Run(path)
     return new_run(name)
+
+
+def _named_after(path: Path) -> str:
+    """What a run is called that begins with a file, or with the network of a function: `mynet-classifier`."""
+    name = str(path)
+    return _suiting(name.rpartition(".")[2] if is_function_name(name) else path.stem)
+
+
+def _suiting(name: str) -> str:
+    """`name` without what a folder of some system cannot be called."""
+    return re.sub(r'[<>:"|?*\\]', "-", name)
 
 
 def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[Artifact]:
@@ -195,7 +207,7 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
         raise InputError(f"{source.path} is in no run: say where the result goes, --out FILE or --run NAME")
     kind = STAGES["import"].config_class()
     copying = config_from(kind, {"file": source.path}, "import")
-    run = new_run(source.path.stem)
+    run = new_run(_named_after(source.path))
     try:
         run = Run(_executed(run, "import", None, copying)[0].parent)
     except (Exception, KeyboardInterrupt):

@@ -112,6 +112,23 @@ def test_a_second_run_of_the_same_name_is_numbered(checkpoint_of, spec_of):
     assert names == ["mine", "mine-2"]
 
 
+OWN = """
+import torch
+def classifier():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+"""
+
+
+def test_a_run_is_called_what_a_folder_of_any_system_can_be(checkpoint_of, spec_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "package_of_run").mkdir()
+    (tmp_path / "package_of_run" / "mynet.py").write_text(OWN)
+    file = checkpoint_of(spec_of("resnet8"), "a:b.safetensors").path
+    calls = [{"file": Path("package_of_run.mynet:classifier"), "size": 32}, {"file": file}]
+    names = [call(Call("import", values=values)).output.path.parent.parent.name for values in calls]
+    assert names == ["mynet-classifier", "a-b"]
+
+
 def test_a_checkpoint_called_latest_begins_a_run_like_any_other(checkpoint_of, spec_of):
     for name in ("latest.safetensors", "next.safetensors"):
         made = call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), name).path}))

@@ -46,7 +46,8 @@ def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator
 
 
 def teacher_of(source: Model) -> Path:
-    """The network that `source` was cut from; raises InputError if it is gone or no report tells it."""
+    """The network that `source` was cut from; raises InputError if it is whole, or that is gone or told by none."""
+    source.spec.check_cut(source.path)
     looked = [source.path]
     for parent in parents_of(source.path, source.sha256):
         if parent.stage == "prune" and parent.is_here:

@@ -54,6 +54,11 @@ def test_another_file_at_the_recorded_place_is_not_the_teacher(whole, cut, tmp_p
         recovered(cut, tmp_path)
 
 
+def test_a_whole_network_is_told_that_nothing_was_dropped_from_it(whole, tmp_path):
+    with pytest.raises(InputError, match=r"^nothing was dropped from .*whole\.safetensors, .*edgeres prune"):
+        recovered(whole, tmp_path)
+
+
 def test_without_a_report_the_message_names_what_was_looked_for(cut, tmp_path):
     report = cut.path.with_name("cut.safetensors.report.json")
     report.unlink()

@@ -53,6 +53,7 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
     recorder = Recorder("recover", config, source)
     config.check()
     if config.teacher is None and config.imitates:
+        source.spec.check_cut(source.path)
         raise InputError(f"say which network {source.path} was cut from: --teacher FILE")
     teacher = None if config.teacher is None else Checkpoint(config.teacher)
     done = recovered(source, teacher, config, out_dir)

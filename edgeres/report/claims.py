@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeres.report.boards import UNSURE, board_in
+from edgeres.report.boards import board_in
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,
     count,
+    doubt_on,
     interval_lines,
     is_same,
     milliseconds,
@@ -103,12 +104,9 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
         return Claim(figure="no", what=f"change of speed that can be told{on}", detail=detail)
     against = "" if change.versus == _first(rows, end).name else f" than {change.versus}"
     what = ("faster" if change.value < 1 else "slower") + on + against
-    if latency.verdict:
-        detail = f"{latency.verdict}; {detail}"
-        what += " in an invalid session"
-    elif UNSURE in latency.note:
-        detail = f"{latency.note}; {detail}"
-        what += f", {UNSURE}"
+    if doubt := doubt_on(latency):
+        detail = f"{latency.verdict or latency.note}; {detail}"
+        what += f" in an {doubt}" if latency.verdict else f", {doubt}"
     whose = "" if last is end else f" ({last.precision}, {runtime_name(latency.runtime)})"
     return Claim(figure=_times(1 / change.value), what=what + whose, detail=detail)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from edgeres.core.metrics import Interval, Latency, wilson
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import FOR_TENSORRT, board_in, boards_of, networks_on
+from edgeres.report.findings import verdicts_of
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
     NOT_TIMED,
@@ -85,12 +86,21 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
             else one
             for one in networks
         ]
+    networks = [_with_verdict(one, verdicts_of(folder)) for one in networks]
     end = next((one for one in reversed(networks) if one.is_judged), None)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
     first, timed = base_of(end, networks), timed_of(end, networks)
     return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on == board)
+
+
+def _with_verdict(network: StageNetwork, verdicts: Mapping[str, str]) -> StageNetwork:
+    """With what its session says against itself as the note that goes with each of its times."""
+    latency = network.latency
+    if latency is None or latency.session not in verdicts:
+        return network
+    return replace(network, latency=latency.model_copy(update={"note": verdicts[latency.session]}))
 
 
 def _only_board(here: Sequence[StageNetwork], folder: RunFolder) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, Likened, wilson
 from edgeres.core.statistics import P99_CALLS
+from edgeres.report.boards import UNSURE
 from edgeres.report.cells import Lines
 from edgeres.report.figures import Change, Changes, LatencyFigure, Percentile
 from edgeres.report.summary import Row
@@ -36,6 +37,7 @@ COLUMNS: dict[str, str] = {
 
 def cells(row: Row) -> dict[str, Lines]:
     """The row's text by column of COLUMNS: the figure first, then what qualifies it."""
+    doubt = doubt_on(row.latency) if row.latency else ""
     just_before = row.versus_previous.size_ratio  # which the size can always be held against
     return {
         "stage": (row.name,),
@@ -47,8 +49,8 @@ def cells(row: Row) -> dict[str, Lines]:
         "macs": (count(row.macs),),
         "size": (size(row.size_bytes),),
         "latency": _latency(row),
-        "first": changes_text(row.versus_first),
-        "previous": changes_text(row.versus_previous, against=just_before.versus if just_before else ""),
+        "first": changes_text(row.versus_first, doubt=doubt),
+        "previous": changes_text(row.versus_previous, against=just_before.versus if just_before else "", doubt=doubt),
     }
 
 
@@ -116,16 +118,25 @@ def speed(change: Change) -> Lines:
     return figure_lines(Percentile(value=1 / change.value, low=low, high=high), _factor, "speed ×")
 
 
-def changes_text(changes: Changes, against: str = "") -> Lines:
-    """A figure and its interval for all that can be compared; if not with the row `against`, it says with which."""
+def changes_text(changes: Changes, against: str = "", *, doubt: str = "") -> Lines:
+    """A figure and its interval for all that can be compared; if not with the row `against`, it says with which.
+
+    What `doubt_on` says of the latency stands below the speed.
+    """
     lines: Lines = ()
     for change, worded in ((changes.points, points), (changes.latency_ratio, speed)):
         if change:
             figure, *interval = worded(change)
             lines += (f"{figure} to {change.versus}" if against not in {"", change.versus} else figure, *interval)
+            lines += (doubt,) if doubt and worded is speed else ()
     if changes.size_ratio:
         lines += (f"size ×{changes.size_ratio.value:.2f}",)
     return lines or ("–",)
+
+
+def doubt_on(latency: LatencyFigure) -> str:
+    """What stands beside every speed of a session that was not valid, or of which that is not known."""
+    return "invalid session" if latency.verdict else UNSURE if UNSURE in latency.note else ""
 
 
 def is_same(ratio: float) -> bool:
@@ -162,7 +173,7 @@ def _latency(row: Row) -> Lines:
         *p99_lines(row.latency),
         f"n = {row.latency.samples:,}",
         runtime_name(row.latency.runtime),
-        *(("session invalid",) if row.latency.verdict else ()),
+        *filter(None, [doubt_on(row.latency)]),
     )
 
 

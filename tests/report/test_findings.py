@@ -244,6 +244,11 @@ def test_an_invalid_session_is_said_in_headline_table_and_warnings(fake_run):
     summary = timed(fake_run, verdict=VERDICT)
     assert "2.0× faster in an invalid session" in summary.headline
     assert summary.rows[0].latency.verdict == VERDICT
+    faster = cells(summary.rows[1])
+    for column in ("latency", "first", "previous"):
+        assert "invalid session" in faster[column]
+    lines = faster["first"]
+    assert lines[lines.index("speed ×2.00") + 2] == "invalid session"
     assert f"02-bench: {VERDICT}" in summary.warnings
 
 

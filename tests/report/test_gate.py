@@ -93,6 +93,17 @@ def test_latency_is_of_the_network_or_of_the_engine_made_from_it(fake_run, engin
     assert "00-export" in speed.text
 
 
+def test_times_of_an_invalid_session_say_so(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 3000)
+    fake_run.evaluated(folder, first, 0.9)
+    folder, last = fake_run.model("quantize", "model.onnx", 1000, source=first, precision="int8")
+    fake_run.evaluated(folder, last, 0.9)
+    said = {"session": "fake", "verdict": "invalid: machine busy"}
+    fake_run.stage("bench", latency=(fake_run.latency(first, 4.0), fake_run.latency(last, 2.0)), results=said)
+    for outcome in judged(fake_run, min_speedup=1.5, max_p50="3ms").outcomes:
+        assert outcome.text.partition("; the limit")[0].endswith("; invalid: machine busy")
+
+
 def test_few_calls_have_no_p99(fake_run):
     folder, first = fake_run.model("export", "model.onnx", 3000)
     fake_run.evaluated(folder, first, 0.9)

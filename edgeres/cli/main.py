@@ -236,6 +236,11 @@ def _interrupted(arguments: list[str]) -> str:
 
 
 def _say_for_click(err: click.ClickException) -> int:
+    is_run = isinstance(err, click.NoSuchOption) and err.option_name in {"--run", "--in-run"}
+    context = err.ctx if isinstance(err, click.UsageError) else None
+    if is_run and context and any(one.name == "run" for one in context.command.params):
+        command = context.command_path
+        return _say(f"{command} takes the run without --run: {command} NAME", 2)
     if not err.message.startswith("Usage:"):
         return _say(err.format_message().replace("\n", " "), 2)
     err.show()  # a group without a command (NoArgsIsHelpError of click 8.2): its message is the whole help

@@ -279,6 +279,8 @@ def model_from(path: Path) -> Model:
             if not path.is_file():
                 raise InputError(f"{path} does not exist")
             return kind(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, no model; if it is a run, name it as such: --run {path.name}")
     if path.suffix in {".pt", ".pth", ".th", ".bin", ".ckpt"}:
         raise InputError(f"{path} is a foreign checkpoint; bring it in first: edgeres import {path}")
     known = ", ".join(kind.suffix for kind in MODEL_KINDS)

@@ -50,6 +50,17 @@ CASES = {
     "no current run": (["prune", "--drop", "1"], 2, "no current run"),
     "no such run": (["report", "nothing"], 2, "nothing"),
     "no such file": (["eval", "none.safetensors", "--data", "digits"], 2, "does not exist"),
+    "a folder as a file": (
+        ["eval", "/tmp", "--data", "digits"],
+        2,
+        "/tmp is a folder, no model; if it is a run, name",
+    ),
+    "a run that is no option": (
+        ["report", "--run", "x"],
+        2,
+        "edgeres report takes the run without --run: edgeres report",
+    ),
+    "a run to judge": (["gate", "--run", "x", "--max-size", "1MB"], 2, "edgeres gate takes the run without --run"),
     "foreign file": (["eval", "none.pth", "--data", "digits"], 2, "edgeres import"),
     "no such recipe": (["run", "dmo"], 2, "did you mean demo"),
     "no such recipe file": (["run", "my.toml"], 2, "my.toml"),

@@ -47,7 +47,8 @@ def markdown_from(summary: RunSummary) -> str:
     """The whole table with the headline above it and what is missing below it."""
     lines = [f"# {markdown_text(summary.run)}", "", markdown_text(summary.headline), ""]
     rows = [cells(row) for row in summary.rows]
-    lines += markdown_table(columns_of(summary.rows).values(), [[texts[name] for name in COLUMNS] for texts in rows])
+    columns = columns_of(summary.rows)
+    lines += markdown_table(columns.values(), [[texts[name] for name in columns] for texts in rows])
     if summary.boards:
         boards = [board_cells(board).values() for board in summary.boards]
         lines += ["", "## On boards", "", *markdown_table(BOARD_COLUMNS, boards)]

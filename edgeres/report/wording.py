@@ -178,10 +178,14 @@ def _latency(row: Row) -> Lines:
 
 
 def accuracy_line(accuracy: Accuracy) -> str:
-    """`top-1 89.38 % (95 %: 88.50 to 90.20), top-5 99.50 %, n = 5000, folder:x val, onnxruntime 1.32 cpu`."""
+    """`top-1 89.38 % (95 %: 88.50 to 90.20), top-5 99.50 %, n = 5000, folder:x val, onnxruntime 1.32 cpu`.
+
+    A top-5 of all images, as five classes or fewer always have, tells nothing and is left out.
+    """
+    top5 = f", top-5 {100 * accuracy.top5:.2f} %" if accuracy.top5 < 1 else ""
     return (
-        f"top-1 {100 * accuracy.top1:.2f} % ({accuracy.interval.times(100).bounds('.2f')}), "
-        f"top-5 {100 * accuracy.top5:.2f} %, n = {accuracy.n}, {accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
+        f"top-1 {100 * accuracy.top1:.2f} % ({accuracy.interval.times(100).bounds('.2f')}){top5}, "
+        f"n = {accuracy.n}, {accuracy.dataset} {accuracy.split}, {accuracy.runtime}"
     )
 
 
@@ -213,8 +217,13 @@ def _closeness(one: Closeness) -> Lines:
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, str]:
-    """COLUMNS, with another title where networks are judged by how near they are to one of them."""
-    return {**COLUMNS, "top1": "Closeness"} if any(row.closeness for row in rows) else COLUMNS
+    """COLUMNS, with another title where networks are judged by how near they are to one of them.
+
+    Without a top-5 where it is all of the images in every row.
+    """
+    likened = {"top1": "Closeness"} if any(row.closeness for row in rows) else {}
+    told = any(row.accuracy and row.accuracy.top5 < 1 for row in rows)
+    return {name: likened.get(name, title) for name, title in COLUMNS.items() if told or name != "top5"}
 
 
 _LIKENED: dict[Likened, str] = {"cosine": "cosine", "error": "rel. error", "guess": "same guess"}

@@ -85,3 +85,11 @@ def test_an_empty_run_has_an_empty_table(fake_run):
     summary = rows_from(fake_run.path)
     assert csv_from(summary) == "name\n"
     assert "No model yet." in markdown_from(summary)
+
+
+def test_a_top5_of_all_images_has_no_column(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 1.0)
+    assert "Top-5" not in markdown_from(rows_from(fake_run.path))
+    fake_run.evaluated(folder, first, 0.9)
+    assert "Top-5" in markdown_from(rows_from(fake_run.path))

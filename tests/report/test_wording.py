@@ -1,7 +1,8 @@
 import pytest
 
+from edgeres.core.metrics import Accuracy
 from edgeres.report.figures import Change, Changes
-from edgeres.report.wording import changes_text, count, milliseconds, points, signed, size, speed
+from edgeres.report.wording import accuracy_line, changes_text, count, milliseconds, points, signed, size, speed
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,13 @@ def test_what_rounds_to_nothing_has_no_sign(value, text):
 @pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123")])
 def test_milliseconds_have_three_digits(value, text):
     assert milliseconds(value) == text
+
+
+@pytest.mark.parametrize(("hits", "told"), [(100, ""), (99, ", top-5 99.00 %")])
+def test_a_top5_of_all_images_is_left_out(hits, told):
+    where = {"n": 100, "dataset": "digits", "split": "val", "runtime": "torch", "artifact": ""}
+    line = accuracy_line(Accuracy(correct_top1=90, correct_top5=hits, **where))
+    assert line.partition(")")[2] == f"{told}, n = 100, digits val, torch"
 
 
 def test_half_the_latency_is_twice_the_speed():

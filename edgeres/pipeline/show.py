@@ -136,15 +136,18 @@ def _module_lines(modules: list[Facts]) -> list[str]:
     labels = [(one["name"], "dropped" if one["dropped"] else one.get("precision") or "kept") for one in modules]
     dropped = sum(one["dropped"] for one in modules)
     kept = f", {dropped} dropped [----]" if dropped else ""
-    return [f"{len(modules)} modules{kept}", *drawing_of(labels), "", *map(_module_line, modules)]
+    widths = [max(12, *(len(one[key]) + 2 for one in modules)) for key in ("name", "kind")]
+    return [f"{len(modules)} modules{kept}", *drawing_of(labels), "", *(_module_line(one, *widths) for one in modules)]
 
 
-def _module_line(module: Facts) -> str:
+def _module_line(module: Facts, name_width: int, kind_width: int) -> str:
     a, b = module["channels"]
     shape = f"{a}" if a == b else f"{a} -> {b}"
     stride = f", stride {module['stride']}" if module["stride"] > 1 else ""
     state = "dropped" if module["dropped"] else module.get("precision") or ""
-    return f"  {module['name']:12}{module['kind']:12}{f'{shape} channels{stride}':30}{state}".rstrip()
+    return (
+        f"  {module['name']:{name_width}}{module['kind']:{kind_width}}{f'{shape} channels{stride}':30}{state}".rstrip()
+    )
 
 
 def drawing_of(modules: Iterable[tuple[str, str]], width: int = 80) -> list[str]:

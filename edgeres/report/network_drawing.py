@@ -25,7 +25,8 @@ _BAR_W, _BAR_H = 9, 30
 _BARS_Y = _ARC + _BOX_H / 2 + 3  # where bars begin, from the top of the arcs
 _TICKS = (1, 10, 50)
 _LONGEST_NAME = 3  # letters that fit into a box
-_TICK_W, _NAME_W = 16, 118  # room for the scale's figures, and for a stage's name
+_TICK_W, _NAME_W = 16, 118  # room for the scale's figures, and at least for a stage's name
+_LETTER_W = 5.5  # of a heading, on the safe side of 9.5 px letters
 
 Group = tuple[str, list[ModuleState]]
 
@@ -62,7 +63,7 @@ def network_svg(modules: Sequence[ModuleState], bars: Bars) -> str:
         x = 0.0
         for group, members in row:
             parts += _group(group, members, (x, y), bars=bars)
-            x += _width(members)
+            x += _width(group, members)
         y += _HEAD + _height_of(row[0][1], bars)
     parts.append(_text(0, y + 11, "pooling, head", "muted"))
     body = "\n".join(parts)
@@ -80,15 +81,23 @@ def _rows(groups: Iterable[Group]) -> Iterator[list[Group]]:
     """Stages side by side as long as they fit; one that needs several lines has its rows for itself."""
     row: list[Group] = []
     for group in groups:
-        if row and sum(_width(members) for _, members in [*row, group]) > _WIDTH:
+        if row and sum(_width(*one) for one in [*row, group]) > _WIDTH:
             yield row
             row = []
         row.append(group)
     yield row
 
 
-def _width(members: Sequence[ModuleState]) -> float:
-    return max(_LEFT + _PITCH * min(len(members), _A_LINE) + _TICK_W, _NAME_W)
+def _width(name: str, members: Sequence[ModuleState]) -> float:
+    boxes = _LEFT + _PITCH * min(len(members), _A_LINE) + _TICK_W
+    return max(boxes, _NAME_W, _LETTER_W * (len(_heading(name, members)) + 1))
+
+
+def _heading(name: str, members: Sequence[ModuleState]) -> str:
+    """`layer2: 3 of 4 modules`; of a name too long for a phone its end."""
+    told = f": {sum(not module.dropped for module in members)} of {len(members)} modules"
+    room = int(_WIDTH / _LETTER_W) - len(told) - 1
+    return (name if len(name) <= room else f"…{name[1 - room :]}") + told
 
 
 def _height_of(members: Sequence[ModuleState], bars: Bars) -> float:
@@ -98,8 +107,7 @@ def _height_of(members: Sequence[ModuleState], bars: Bars) -> float:
 def _group(name: str, members: Sequence[ModuleState], at: tuple[float, float], *, bars: Bars) -> Iterator[str]:
     """One stage of the network, its name above it; at: (x, y) of its upper left corner."""
     x, y = at
-    kept = sum(not module.dropped for module in members)
-    yield _text(x, y + 11, f"{name}: {kept} of {len(members)} modules", "ink")
+    yield _text(x, y + 11, _heading(name, members), "ink")
     for start in range(0, len(members), _A_LINE):
         line = members[start : start + _A_LINE]
         yield f'<g transform="translate({x:g} {y + _HEAD + _height_of(members[:start], bars):g})">'

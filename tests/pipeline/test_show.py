@@ -15,7 +15,7 @@ from edgeres.core.stage import REPORT_NAME
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.parents import lineage_of
 from edgeres.pipeline.recipe import MEASURES, shipped_recipes
-from edgeres.pipeline.show import aligned, exhibit_of
+from edgeres.pipeline.show import _module_lines, aligned, exhibit_of
 from edgeres.pipeline.stages import STAGES
 
 GREY = Preprocess(mean=(0.3,), std=(0.4,))
@@ -39,6 +39,13 @@ def test_a_pruned_checkpoint_is_drawn_with_what_it_lacks(made):
     assert f"{gone.partition('.')[0]}  [----]" in text
     assert text.count("[FP32]") == 2
     assert "preprocess:     mean" in text
+
+
+def test_columns_of_long_names_stay_apart():
+    named = {"kind": "identity", "channels": [8, 8], "stride": 1, "dropped": False}
+    names = ("backbone.s1.0", "s")
+    lines = _module_lines([{"name": name, **named} for name in names])[-2:]
+    assert [line.split()[:2] for line in lines] == [[name, "identity"] for name in names]
 
 
 def test_an_int8_file_shows_the_precision_of_every_module_and_its_line_of_parents(made):

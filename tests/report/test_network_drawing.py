@@ -34,6 +34,17 @@ def test_every_module_is_a_box_inside_the_picture(arch, count):
     assert boxes == count == len(modules_in(svg))
 
 
+@pytest.mark.parametrize("letters", [0, 12, 200])
+def test_headings_of_long_names_do_not_meet(letters):
+    stages = [f"backbone.{'x' * letters}s{stage}" for stage in range(4)]
+    modules = [ModuleState(name=f"{name}.{i}", kind="identity", dropped=False) for name in stages for i in range(3)]
+    texts = [text for text in ET.fromstring(network_svg(modules, Bars({}))).iter(f"{SVG}text") if "of 3" in text.text]
+    ends = [(float(text.get("y")), float(text.get("x")), 5.2 * len(text.text)) for text in texts]
+    assert len(ends) == 4
+    for (y, x, length), (next_y, next_x, _) in zip(ends, [*ends[1:], (0.0, 0.0, 0.0)], strict=True):
+        assert x + length <= (next_x if next_y == y else 360)
+
+
 def test_a_dropped_module_differs_by_more_than_colour():
     svg = network_svg(states("resnet20", ("layer2.1",)), Bars({}))
     dropped = [group for group in modules_in(svg) if "dropped" in group.get("class")]

@@ -194,7 +194,7 @@ class Graph:
         found = {}
         for block in blocks_in(self._view):
             name = _name_in_engine(block.addition)
-            found[module_of(name) or self._names.get(name) or name] = block
+            found[self._names.get(name) or module_of(name) or name] = block
         return found
 
     @cached_property

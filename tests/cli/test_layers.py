@@ -118,3 +118,12 @@ def test_the_graph_of_another_engine_is_refused(edgeres, graph, description, giv
     code, _, err = edgeres("layers", tmp_path / given, "--onnx", graph)
     assert code == 2
     assert f"model.plan was built from another graph (sha256 {'f' * 12}) than {graph}" in err
+
+
+def test_modules_of_a_network_of_ones_own_have_its_names(edgeres, gated, exported, tmp_path):
+    graph = exported(gated)
+    layers = [{"Name": node.name, "LayerType": "Conv"} for node in graph.proto.graph.node]
+    (tmp_path / "layers.json").write_text(json.dumps({"Layers": layers}))
+    code, out, _ = edgeres("layers", tmp_path / "layers.json", "--onnx", graph.path, "--json")
+    names = [module["module"] for module in json.loads(out)["modules"]]
+    assert (code, names) == (0, ["backbone.s1.0", "backbone.s1.1", "backbone.s2.0", "backbone.s2.1"])

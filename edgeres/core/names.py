@@ -6,6 +6,7 @@ import importlib
 import os
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeres.core.errors import InputError, MissingDependency, did_you_mean
@@ -50,6 +51,13 @@ def is_function_name(name: str) -> bool:
     """Whether it reads `package.module:function`."""
     module, colon, function = name.partition(":")
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
+
+
+def function_meant(name: str) -> str:
+    """`; did you mean package.module:function?` if `name` is a Python file and a function in it."""
+    file, _, function = name.rpartition(":")
+    meant = f"{'.'.join(Path(file).with_suffix('').parts)}:{function}" if file.endswith(".py") else ""
+    return f"; did you mean {meant}?" if is_function_name(meant) else ""
 
 
 def name_from_file(name: str, where: str) -> str:

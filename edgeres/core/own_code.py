@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.errors import EdgeresError, InputError, did_you_mean
+from edgeres.core.names import function_meant
 
 
 def result_of(reference: str, what: str) -> Any:
@@ -23,12 +24,13 @@ def result_of(reference: str, what: str) -> Any:
     """
     module_name, _, name = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
-        raise InputError(f"{what} {reference!r} should read package.module:function")
+        raise InputError(f"{what} {reference!r} should read package.module:function{function_meant(reference)}")
     with _present_directory_importable(), _users_own(reference, what):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as err:
-            raise InputError(f"{what} {reference!r}: there is no module {err.name}") from err
+            hint = function_meant(reference) if err.name == module_name else ""
+            raise InputError(f"{what} {reference!r}: there is no module {err.name}{hint}") from err
         function = getattr(module, name, None)
         if not callable(function):
             hint = did_you_mean(name, vars(module))

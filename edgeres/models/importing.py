@@ -16,7 +16,7 @@ from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel, safetensors_
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.files import sha256_of
-from edgeres.core.names import is_function_name
+from edgeres.core.names import function_meant, is_function_name
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import FeedOptions, check_crop, check_pixels, preprocess_from
@@ -65,7 +65,8 @@ class ImportConfig(FeedOptions):
         """The file is there and the network exists."""
         weights = self.weights if self.is_function else self.file
         if weights is not None and not weights.is_file():
-            raise InputError(f"{weights} {'is a folder' if weights.is_dir() else 'does not exist'}")
+            what = "is a folder" if weights.is_dir() else "does not exist"
+            raise InputError(f"{weights} {what}{function_meant(str(weights))}")
         if weights is not None and not self.is_onnx:
             check_content(weights)
         self._check_graph()

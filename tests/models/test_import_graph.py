@@ -207,6 +207,16 @@ def test_the_weight_that_holds_no_number_is_named(named, value, resnet, own, exp
         imported(file, **options)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("nets_file.py:net", "nets_file:net"), ("./nets_file.py:net", "nets_file:net"), ("a/b.py:net", "a.b:net")],
+)
+def test_a_file_and_a_function_in_it_are_told_how_to_be_named(typed, meant, own, imported):
+    own("def net():\n    return None", "nets_file")
+    with pytest.raises(InputError, match=rf"; did you mean {meant}\?$"):
+        imported(typed)
+
+
 REFUSED = [
     ("return 3", {}, "must return a torch.nn.Module, got int"),
     (

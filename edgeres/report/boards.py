@@ -24,7 +24,6 @@ from edgeres.report.networks import StageNetwork, by_wholeness, latency_between,
 
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 UNSURE = "validity unknown"
-FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
 _M = TypeVar("_M", Accuracy, Latency)
 _UNSAID = "heat said neither by tegrastats nor by the kernel"
 

@@ -11,10 +11,11 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency, wilson
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.boards import FOR_TENSORRT, board_in, boards_of, networks_on
+from edgeres.report.boards import board_in, boards_of, networks_on
 from edgeres.report.findings import verdicts_of
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
+    FOR_TENSORRT,
     NOT_TIMED,
     StageNetwork,
     base_of,

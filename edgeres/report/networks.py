@@ -19,10 +19,12 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeres.core.artifacts import FUSED_PROFILE
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency
 from edgeres.core.names import canonical_data_name
+from edgeres.core.stage import StageReport
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Comparison, Pair
 from edgeres.report.figures import Change
@@ -33,6 +35,8 @@ _COLUMNS = 2  # prediction and label
 ENGINE_STAGE = "compile"
 AGREE_NAME = "agree.json"
 NOT_TIMED = "not timed"  # and nothing says why
+FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
+_ON_A_BOARD = f"{NOT_TIMED}: a Q/DQ graph {FOR_TENSORRT} is timed on a board only"
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,16 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         params=report.cost.params,
         precision=report.precision,
         dropped=report.dropped,
-        not_timed="" if latency else folder.skipped.get(output.sha256, NOT_TIMED),
+        not_timed=""
+        if latency
+        else folder.skipped.get(output.sha256, _ON_A_BOARD if _is_for_tensorrt(report) else NOT_TIMED),
     )
+
+
+def _is_for_tensorrt(report: StageReport) -> bool:
+    """Whether the stage made a Q/DQ graph that `edgeres bench` leaves out on this machine."""
+    is_graph = report.stage in {"quantize", "qat"} and report.output is not None
+    return is_graph and report.results.get("profile", "tensorrt") != FUSED_PROFILE
 
 
 def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:

@@ -12,7 +12,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
-from edgeres.report.boards import FOR_TENSORRT, board_in, boards_in, boards_of, networks_on
+from edgeres.report.boards import board_in, boards_in, boards_of, networks_on
 from edgeres.report.claims import claims_from, headline_from
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
@@ -20,6 +20,7 @@ from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
 from edgeres.report.lineage import command_of, lineage_of
 from edgeres.report.networks import (
     ENGINE_STAGE,
+    FOR_TENSORRT,
     NOT_TIMED,
     StageNetwork,
     agreements_in,

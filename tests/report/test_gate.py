@@ -70,6 +70,18 @@ def test_what_was_not_timed_breaks_its_rules_and_says_why(whole_run):
     assert all(outcome.figure is None for outcome in report.outcomes)
 
 
+@pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16", "ort-cpu"])
+def test_what_bench_would_leave_out_here_is_not_sent_to_bench(fake_run, profile):
+    folder, first = fake_run.model("export", "model.onnx", 3000)
+    fake_run.evaluated(folder, first, 0.9)
+    told = {"source": first, "precision": "int8", "results": {"profile": profile}}
+    fake_run.evaluated(*fake_run.model("quantize", "model.int8.onnx", 1000, **told), 0.9)
+    text = only(judged(fake_run, max_p50="3ms", on="here")).text
+    here = "not measured: 01-quantize was not timed: edgeres bench --run fake"
+    there = "not timed: a Q/DQ graph placed for TensorRT is timed on a board only: edgeres bench --run fake --on BOARD"
+    assert text == here if profile == "ort-cpu" else text.endswith(there)
+
+
 def timed(run, *, engine=False):
     """A float network and its quantized one, timed in one session; with `engine` the engine instead."""
     folder, first = run.model("export", "model.onnx", 3000)

@@ -159,8 +159,16 @@ def test_an_output_below_a_file(edgeres, checkpoint, tmp_path):
     assert_refused(outcome, 2, "cannot write")
 
 
-def test_recovering_without_a_teacher(edgeres, checkpoint):
+def test_recovering_what_is_whole(edgeres, checkpoint):
     outcome = edgeres("recover", checkpoint, "--data", "digits", "-o", "x.safetensors")
+    assert_refused(outcome, 2, "nothing was dropped from")
+
+
+def test_recovering_without_a_teacher(edgeres, checkpoint, tmp_path):
+    pruned = tmp_path / "pruned.safetensors"
+    assert edgeres("prune", checkpoint, "--modules", "layer1.0", "-o", pruned)[0] == 0
+    checkpoint.unlink()
+    outcome = edgeres("recover", pruned, "--data", "digits", "-o", "x.safetensors")
     assert_refused(outcome, 2, "--teacher")
 
 

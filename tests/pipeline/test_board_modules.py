@@ -28,7 +28,7 @@ class FakeBoard:
         self.always = {}
 
     def bench(self, opened, config):
-        return SimpleNamespace(run=self.run)
+        return SimpleNamespace(run=self.run, session=SimpleNamespace(found=self.found))
 
     def run(self, model):
         if len(self.asked) == self.lasts:

@@ -120,7 +120,7 @@ def test_an_operator_goes_where_its_input_is(op, given, attributes, opset):
     operation, images = Operation(model_of(op, given, attributes, opset).graph.node[0], fixed), torch.from_numpy(IMAGES)
     here, there = operation(images), operation(images.to("meta"))
     assert there.shape == here.shape
-    assert there.device.type == "cpu" if op == "Shape" else "meta"
+    assert there.device.type == ("cpu" if op == "Shape" else "meta")
 
 
 def test_every_function_has_a_case():

@@ -14,7 +14,6 @@ from edgeres.compile.layer_report import LayerReport, ModuleLayers, ProfileSums,
 from edgeres.compile.layer_times import times_beside
 from edgeres.compile.layers import layers_from
 from edgeres.core.artifacts import OnnxModel
-from edgeres.models.graph import module_names
 
 _TITLES = ("module", "kernels", "in", "out", "copies", "time", "share", "addition")
 
@@ -39,8 +38,7 @@ def layers(file: Path, model: Path | None, as_json: bool) -> None:
     described = layers_from(file)
     if graph is not None:
         check_graph(file, graph)
-    names = module_names(graph.spec) if graph is not None and graph.has_card else None
-    report = layer_report(described, graph.proto if graph else None, times_beside(file), names)
+    report = layer_report(described, graph.proto if graph else None, times_beside(file))
     if as_json:
         click.echo(report.model_dump_json())
     else:

@@ -8,7 +8,7 @@ module whose kernel reads what they write.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgeres.compile.layer_times import Times, timed
@@ -115,14 +115,12 @@ class LayerReport(Record):
         return ", ".join(parts + [f"{count} {what}" for what, count in others.items()] + stray)
 
 
-def layer_report(
-    layers: Sequence[Layer], model: Any = None, times: Times | None = None, names: Mapping[str, str] | None = None
-) -> LayerReport:
+def layer_report(layers: Sequence[Layer], model: Any = None, times: Times | None = None) -> LayerReport:
     """The report about the engine with `layers`, built from the onnx.ModelProto `model` if that is known.
 
-    `times`: how long the layers took; `names`: residual addition of `model` -> its module, where no node tells it.
+    `times`: how long the layers took.
     """
-    graph = Graph(model, names) if model is not None else graph_told_by(layers)
+    graph = Graph(model) if model is not None else graph_told_by(layers)
     described = [_described(layer, graph) for layer in layers]
     owners = _owners(described, graph)
     spent = _spent([layer for layer, _ in described], owners, times)

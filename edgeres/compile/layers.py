@@ -178,9 +178,9 @@ class Origin(NamedTuple):
 
 
 class Graph:
-    """An onnx.ModelProto by names of nodes; `names`: addition -> what its module is called, where the node cannot say.
+    """An onnx.ModelProto by names of nodes.
 
-    `told`: it was made from the layers themselves, and knows no more than they do.
+    `told`: it was made from the layers themselves, and knows no more than they do; `names`: addition -> its module.
     """
 
     def __init__(self, model: Any, names: Mapping[str, str] | None = None, *, told: bool = False) -> None:
@@ -193,8 +193,8 @@ class Graph:
     def _blocks(self) -> dict[str, Block]:
         found = {}
         for block in blocks_in(self._view):
-            name = _name_in_engine(block.addition)
-            found[self._names.get(name) or module_of(name) or name] = block
+            if not block.is_inside:
+                found[self._names.get(_name_in_engine(block.addition), block.name)] = block
         return found
 
     @cached_property

@@ -36,8 +36,7 @@ from edgeres.core.statistics import percentile_interval
 from edgeres.costs.design import Classes, Fit
 from edgeres.costs.table import classes_to_time, table_from, written
 from edgeres.graph.blocks import Block, blocks_in
-from edgeres.graph.view import QDQ, WEIGHTED, GraphView, called
-from edgeres.models.graph import module_names
+from edgeres.graph.view import QDQ, WEIGHTED, GraphView
 
 _OTHER_WAY = "time shortened networks instead: edgeres bench --per-module --on BOARD MODEL.safetensors"
 
@@ -125,9 +124,9 @@ def _timed_layers(texts: ProfileTexts) -> Iterator[tuple[Layer, float]]:
 
 def _homes(source: OnnxModel, modules: Sequence[str]) -> dict[str, str]:
     """What a node makes -> the one of `modules` that it goes with."""
-    view, names = GraphView(source.proto), module_names(source.spec)
-    blocks = {names.get(called(block.addition), block.name): block for block in blocks_in(view)}
-    return {tensor: name for name, block in blocks.items() if name in modules for tensor in _gone_without(view, block)}
+    view = GraphView(source.proto)
+    blocks = [block for block in blocks_in(view) if block.name in modules]
+    return {tensor: block.name for block in blocks for tensor in _gone_without(view, block)}
 
 
 def _gone_without(view: GraphView, block: Block) -> set[str]:

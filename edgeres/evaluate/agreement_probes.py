@@ -1,8 +1,7 @@
 """Models that show what their modules put out beside their logits.
 
 A module's output is the last tensor whose node bears its name (`layer2.1.relu_1`), in a checkpoint what the unit of
-that name returns. A network that brings its graph has its modules from there, whatever they are called. In other graphs
-that name no modules it is what each residual addition makes, under the tensor's name.
+that name returns. In every other graph it is what the module's addition makes, or the activation right behind.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import image_input
 from edgeres.core.spec import ModelSpec
-from edgeres.graph.blocks import blocks_in, module_of
+from edgeres.graph.blocks import blocks_in, end_of, module_of
 from edgeres.graph.plain import last_softmax, logits_in, plain
 from edgeres.graph.session import GraphSession
-from edgeres.graph.view import QDQ, GraphView
+from edgeres.graph.view import QDQ, GraphView, called
 from edgeres.models.graph import chain_of, graph_without
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Images, Runner, RunnerOptions, fed, infer_all
@@ -82,9 +81,10 @@ def module_tensors(model: Any, spec: ModelSpec) -> dict[str, str]:
         links = [link for link in chain_of(spec).links if link.name not in spec.dropped]
         if found := {link.name: link.end for link in links if link.end in view.producers}:
             return found
-    nodes = [node for node in view.nodes if node.op_type not in _PAIR]
-    named = {module: str(node.output[0]) for node in nodes if (module := module_of(node.name))}
-    return named or {block.output: block.output for block in blocks_in(view)}
+    nodes = {called(node): node for node in view.nodes if node.op_type not in _PAIR}
+    named = {module: str(node.output[0]) for name, node in nodes.items() if (module := module_of(name))}
+    blocks = {block.name: end_of(view, block) for block in blocks_in(view) if not block.is_inside}
+    return named if blocks.keys() <= named.keys() else blocks
 
 
 def _network_probe(checkpoint: Checkpoint) -> Probe:

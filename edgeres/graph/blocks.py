@@ -1,4 +1,4 @@
-r"""Which nodes of a graph are a residual module: ONE rule, used to place pairs, to lint, to leave float and to report.
+r"""Which nodes of a graph are a residual module, and its name: ONE rule, for every file that a network passes through.
 
     x --(fork)--> branch: the side with more layers --> Add      A module is what lies between the fork and the
       \---------> skip: the other one ---------------^           addition, with the addition.
@@ -6,22 +6,34 @@ r"""Which nodes of a graph are a residual module: ONE rule, used to place pairs,
 Ways back from an addition follow first computed inputs. The skip has fewer layers back to the fork, then fewer weights,
 then it comes first. Where no layer stands on either way, or where the ways never meet, the addition ends no module.
 
-layer2.1.conv1, layer2.1.add, ...   module layer2.1: the names that edgeres export writes
-any other graph                     the module is named after its addition
-layer2.1.skip                       the skip of a module alone: its layers stay in INT8, its sum is float
+A module can be dropped where its sum is all that is read of its branch, and it lies in no other module's branch. Its
+skip leads back to the fork through nothing or what only moves, scales or projects; its branch is computed from the
+fork alone and has layers and something that is not linear (a linear branch is a part of one convolution, as in a RepVGG
+unit).
+
+A module is called, by the first of these that is there and is no other's:
+1. what it was called in the whole network, where the file brings that network's structure
+2. the scope of its addition: layer2.1 of layer2.1.add and of /layer2/layer2.1/Add
+3. what the names of all its layers begin with
+4. what its addition is called
+An addition inside the branch of another module has its own name. layer2.1.skip is the skip of a module alone: its
+layers stay in INT8, its sum is float.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.graph.view import QDQ, WEIGHTED, GraphView, called
+from edgeres.graph.view import QDQ, WEIGHTED, GraphView, called, scope_of
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +41,15 @@ if TYPE_CHECKING:
 SKIP = ".skip"
 _SEEN_THROUGH = QDQ | {"BatchNormalization"}
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
+_AFTER_A_SUM = _ACTIVATIONS | {"PRelu", "HardSwish", "Elu", "BatchNormalization"}
+_MOVES = QDQ | {
+    *("Identity", "Transpose", "Reshape", "Flatten", "Split", "Slice", "Pad", "Gather", "Squeeze", "Unsqueeze", "Cast"),
+}
+_SCALES = frozenset({"BatchNormalization", "Mul", "Div", "AveragePool", "GlobalAveragePool", "ReduceMean"})
+_LINEAR = WEIGHTED | _MOVES | _SCALES | {"Add", "Sub", "Concat"}
+_OF_A_SKIP = WEIGHTED | _MOVES | _SCALES | {"MaxPool"}
+_IS_LINEAR = "its branch is linear, and so a part of one convolution"
+_ROLE = ".weight"
 _OURS = re.compile(r"(layer\d+\.\d+)\.")
 _Way = dict[str, tuple[int, int]]  # tensor, nearest first -> (layers, weights) on the way back to it
 
@@ -37,14 +58,17 @@ _Way = dict[str, tuple[int, int]]  # tensor, nearest first -> (layers, weights) 
 class Block:
     """The nodes between the tensor `source` and the residual `addition`, whose input `skip_index` is the skip.
 
-    `nodes`: their names in the graph's order, a nameless one's output.
+    `nodes`: their names in the graph's order, a nameless one's output. `why_not`: the reason for which it cannot be
+    dropped, nothing if it can. `is_inside`: it lies in the branch of another one.
     """
 
     name: str
     addition: onnx.NodeProto
     skip_index: int
     source: str
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+    why_not: str = ""
+    is_inside: bool = False
 
     @property
     def skip(self) -> str:
@@ -64,29 +88,67 @@ class Block:
 
 def blocks_in(view: GraphView) -> list[Block]:
     """The residual modules in the graph's order of their additions."""
-    found = []
-    for addition in view.additions:
-        ways, source = _ways_to_fork(view, addition)
-        if source is None or not any(way[source][0] for way in ways):
-            continue
-        skip = 0 if ways[0][source] <= ways[1][source] else 1
-        own = {addition.output[0]}.union(*(takewhile(source.__ne__, way) for way in ways))
-        nodes = tuple(called(node) for node in view.nodes if own.intersection(node.output))
-        found.append(Block(module_of(addition.name) or called(addition), addition, skip, source, nodes))
+    blocks, live = list(_additions_in(view)), live_after(view)
+    at = {output: index for index, node in enumerate(view.nodes) for output in node.output}
+    branches = {block.output: _made_from(view, block.branch, block.source) for block in blocks}
+    reasons = {one.output: _why_not(view, one, branches[one.output], live[at[one.output]]) for one in blocks}
+    whole = [output for output, reason in reasons.items() if reason in {"", _IS_LINEAR}]
+    inside = {output for end in whole for node in branches[end] for output in node.output}
+    names = _names_of(view, [block for block in blocks if block.output not in inside], branches)
+    return [
+        replace(
+            block,
+            name=names.get(block.output, block.name),
+            nodes=_between(view, block),
+            why_not=reasons[block.output],
+            is_inside=block.output in inside,
+        )
+        for block in blocks
+    ]
+
+
+def live_after(view: GraphView) -> list[tuple[str, ...]]:
+    """After each node, the computed tensors that a later one reads, the oldest first."""
+    last = {tensor: index for index, node in enumerate(view.nodes) for tensor in node.input}
+    last |= dict.fromkeys(view.outputs, len(view.nodes))
+    live, found = tuple(view.inputs[:1]), []
+    for index, node in enumerate(view.nodes):
+        made = (one for one in (*live, *node.output) if one not in view.constants)
+        live = tuple(dict.fromkeys(one for one in made if last.get(one, -1) > index))
+        found.append(live)
     return found
 
 
+def end_of(view: GraphView, block: Block) -> str:
+    """The sum, or what the activation right behind makes of it that alone reads it."""
+    index = next(index for index, node in enumerate(view.nodes) if node is block.addition)
+    while len(readers := view.readers.get(view.nodes[index].output[0], [])) == 1:
+        node, place = readers[0]
+        if place or node.op_type not in _AFTER_A_SUM or node is not view.nodes[index + 1]:
+            break
+        index += 1
+    return str(view.nodes[index].output[0])
+
+
 def fusions_in(view: GraphView) -> list[Block]:
-    """`blocks_in` as their additions are fused: `branch` ends in the layer, `skip` is what has to be quantized for it.
+    """The additions of `blocks_in` as they are fused: `branch` ends in the layer, `skip` has to be quantized for it.
 
     They are those of the module, unless its skip alone is a layer's output, as the lateral convolution of a feature
     pyramid is.
     """
     found = []
-    for block in blocks_in(view):
+    for block in _additions_in(view):
         turned = _ends_layer(view, block.skip) and not _ends_layer(view, block.branch, _ACTIVATIONS)
         found.append(replace(block, skip_index=1 - block.skip_index) if turned else block)
     return found
+
+
+def _additions_in(view: GraphView) -> Iterator[Block]:
+    """The blocks with nothing known but the two ways, named after their additions."""
+    for addition in view.additions:
+        ways, source = _ways_to_fork(view, addition)
+        if source is not None and any(way[source][0] for way in ways):
+            yield Block(called(addition), addition, 0 if ways[0][source] <= ways[1][source] else 1, source)
 
 
 def module_of(node_name: str) -> str | None:
@@ -96,14 +158,21 @@ def module_of(node_name: str) -> str | None:
 
 
 def modules_in(view: GraphView) -> dict[str, tuple[str, ...]]:
-    """Module -> its nodes, in the graph's order; only modules with a convolution or fully connected layer."""
+    """Module -> its nodes, in the graph's order, each once; only modules with a convolution or fully connected layer.
+
+    Those of networks of our own are told by the nodes' names, which networks without additions have as well.
+    """
     named: dict[str, tuple[str, ...]] = {}
     for node in view.nodes:
         if module := module_of(node.name):
             named[module] = (*named.get(module, ()), node.name)
-    layers = {called(layer) for layer in view.layers}
-    by_name = {name: nodes for name, nodes in named.items() if layers.intersection(nodes)}  # a weight's pair is none
-    return by_name or {block.name: block.nodes for block in blocks_in(view) if layers.intersection(block.nodes)}
+    layers, found, seen = {called(layer) for layer in view.layers}, dict[str, tuple[str, ...]](), set[str]()
+    for block in (one for one in blocks_in(view) if not one.is_inside):
+        found[block.name] = tuple(node for node in block.nodes if node not in seen)
+        seen.update(block.nodes)
+    if found.keys() <= named.keys():
+        found = named
+    return {name: nodes for name, nodes in found.items() if layers.intersection(nodes)}  # a weight's pair is none
 
 
 def units_in(view: GraphView) -> dict[str, tuple[str, ...]]:
@@ -166,6 +235,92 @@ def _way_back(view: GraphView, tensor: str) -> Iterator[tuple[str, tuple[int, in
             return
         seen.add(tensor)
         yield tensor, (layers, weights)
+
+
+def _between(view: GraphView, block: Block) -> tuple[str, ...]:
+    """The nodes through which the sum depends on the fork, the addition among them."""
+    needed = _made_from(view, block.output, block.source)
+    reached, found = {block.source}, []
+    for node in needed:
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            found.append(called(node))
+    return tuple(found)
+
+
+def _made_from(view: GraphView, tensor: str, source: str) -> list[onnx.NodeProto]:
+    """Every node that `tensor` needs, back to `source`, in the graph's order."""
+    needed, open_ = set[str](), [tensor]
+    while open_:
+        one = open_.pop()
+        node = view.producers.get(one)
+        if node is None or one in view.constants or one == source or node.output[0] in needed:
+            continue
+        needed.add(node.output[0])
+        open_ += node.input
+    return [node for node in view.nodes if node.output and node.output[0] in needed]
+
+
+def _why_not(view: GraphView, block: Block, branch: Sequence[onnx.NodeProto], live: Sequence[str]) -> str:
+    """The reason for which a block cannot be dropped; nothing if it can. `live`: what is read after its sum."""
+    made = {output for node in branch for output in node.output}
+    if made.intersection(live) or block.output not in live:
+        return f"{min(made.intersection(live), default=block.output)!r} of its branch is read elsewhere"
+    skip = [
+        view.producers[tensor]
+        for tensor, _ in takewhile(lambda one: one[0] != block.source, _way_back(view, block.skip))
+    ]
+    odd = next((node for node in skip if node.op_type not in _OF_A_SKIP), None)
+    if odd is not None:
+        return f"its skip goes through {odd.op_type}, node {called(odd)!r}"
+    if sum(node.op_type in WEIGHTED for node in skip) > 1:
+        return "its skip has several layers"
+    if all(node.op_type in _LINEAR for node in branch):
+        return _IS_LINEAR
+    beside = {one for node in branch for one in node.input if one and one not in view.constants} - made - {block.source}
+    return f"its branch also reads {min(beside)!r}" if beside else ""
+
+
+def _names_of(
+    view: GraphView, blocks: Sequence[Block], branches: Mapping[str, Sequence[onnx.NodeProto]]
+) -> dict[str, str]:
+    """Sum -> what its module is called."""
+    if told := _told(view.card) if view.card is not None else {}:
+        return {block.output: told[block.name] for block in blocks if block.name in told}
+    scopes = [scope_of(block.name) for block in blocks]
+    weights = [_shared_path(view, branches[block.output]) for block in blocks]
+    names, counts = dict[str, str](), (Counter(scopes), Counter(weights))
+    for block, *proposed in zip(blocks, scopes, weights, strict=True):
+        fit = (name for name, count in zip(proposed, counts, strict=True) if name and count[name] == 1)
+        names[block.output] = next((name for name in fit if name not in names.values()), block.name)
+    return names
+
+
+@lru_cache(maxsize=8)
+def _told(card: str) -> dict[str, str]:
+    """Addition -> its module in the whole network, of a card that brings the network's structure."""
+    from edgeres.graph.structure import unpacked
+
+    structure = json.loads(card).get("spec", {}).get("structure")
+    blocks = blocks_in(GraphView(unpacked(structure))) if structure else []
+    return {called(block.addition): block.name for block in blocks if not block.is_inside}
+
+
+def _shared_path(view: GraphView, branch: Sequence[onnx.NodeProto]) -> str:
+    """What the names of all its layers begin with, up to a dot."""
+    paths = [
+        _path_of(view, node).split(".")[:-1] for node in branch if node.op_type in WEIGHTED and len(node.input) > 1
+    ]
+    same = takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))
+    return ".".join(parts[0] for parts in same)
+
+
+def _path_of(view: GraphView, layer: onnx.NodeProto) -> str:
+    """What a layer is called: as its weight, behind its pair, or as on import where that has no name of torch's."""
+    weight, pair, name = str(layer.input[1]), view.weight_pair(layer), called(layer)
+    if pair is not None:
+        weight = str(pair.input[0] if pair.input[0] in view.constants else view.source_of(pair))
+    return weight.rpartition(_ROLE)[0] or (scope_of(name) if "/" in name else name)
 
 
 def _ends_layer(view: GraphView, tensor: str, behind: frozenset[str] = frozenset()) -> bool:

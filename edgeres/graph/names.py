@@ -3,6 +3,7 @@
     /layer2.0/downsample/downsample.0/Conv  ->  layer2.0.downsample.0      module that is one operator
     /layer1.0/Add                           ->  layer1.0.add               operator inside a module
     onnx::Slice_123                         ->  layer2.0.downsample.slice.starts
+    Conv_34, layer1.0.add                   ->  as they are: they tell no scope, or are names of this kind
 
 A node's output bears the node's name; graph inputs, graph outputs and parameters keep theirs.
 """
@@ -13,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgeres.graph.draft import Draft
+from edgeres.graph.view import scope_of
 
 _MODULE_OPERATORS = frozenset({"Conv", "Gemm", "Relu", "MaxPool", "GlobalAveragePool", "BatchNormalization"})
 
@@ -43,8 +45,8 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 def _node_names(nodes: list[onnx.NodeProto]) -> list[str]:
     names: dict[str, None] = {}
     for node in nodes:
-        base = _module_path(node.name)
-        if node.op_type not in _MODULE_OPERATORS or not base:
+        base = scope_of(node.name) if "/" in node.name else node.name
+        if "/" in node.name and (node.op_type not in _MODULE_OPERATORS or not base):
             base = ".".join(filter(None, (base, node.op_type.lower())))
         name, repeat = base, 0
         while name in names:
@@ -52,16 +54,6 @@ def _node_names(nodes: list[onnx.NodeProto]) -> list[str]:
             name = f"{base}_{repeat}"
         names[name] = None
     return list(names)
-
-
-def _module_path(scoped: str) -> str:
-    """`layer2.0.downsample.0` from `/layer2.0/downsample/downsample.0/Conv`."""
-    parts: list[str] = []
-    for part in scoped.strip("/").split("/")[:-1]:
-        if parts and part.startswith(parts[-1] + "."):
-            parts.pop()
-        parts.append(part)
-    return ".".join(parts)
 
 
 def _parameter_name(node: onnx.NodeProto, name: str, index: int, tensor: str) -> str:

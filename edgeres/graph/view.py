@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from edgeres.core.artifacts import CARD_KEY, properties_of
+
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
@@ -31,7 +33,8 @@ class GraphView:
     """Indices over `model.graph`, which must not change while the view is used.
 
     `body`: a graph inside of it, an If's or a Loop's, which sees the constants of the view `outer` around it.
-    `inputs` are those that must be fed; `constants`: tensor -> its value, of an initializer or of a Constant node.
+    `inputs` are those that must be fed; `constants`: tensor -> its value, of an initializer or of a Constant node;
+    `card`: what edgeres wrote into the file about the network, None in files of others.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class GraphView:
         graph = model.graph if body is None else body
         self.nodes: list[onnx.NodeProto] = list(graph.node)
         self.opset = opset_of(model)
+        self.card = properties_of(model).get(CARD_KEY)
         self.constants: dict[str, onnx.TensorProto] = dict(outer.constants) if outer else {}
         self.constants |= {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
@@ -133,6 +137,18 @@ def name_of(node: onnx.NodeProto) -> str:
 def called(node: onnx.NodeProto) -> str:
     """The node's name, or its first output if it has none."""
     return str(node.name or next(iter(node.output), ""))
+
+
+def scope_of(name: str) -> str:
+    """The module that a node's name tells: `layer2.0` of /layer2/layer2.0/Add and of layer2.0.add; "" if none."""
+    if "/" not in name:
+        return name.rpartition(".")[0]
+    parts: list[str] = []
+    for part in name.strip("/").split("/")[:-1]:
+        if parts and part.startswith(parts[-1] + "."):
+            parts.pop()
+        parts.append(part)
+    return ".".join(parts)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: T) -> T:

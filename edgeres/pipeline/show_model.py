@@ -207,10 +207,7 @@ def _shape(value: Any) -> str:
 
 
 def module_precisions(model: OnnxModel) -> dict[str, tuple[str, ...]]:
-    """Module -> the format of each of its layers in order, `outside` for layers of no module.
-
-    Modules of files that edgeres wrote have their names, those of others the name of their residual addition.
-    """
+    """Module -> the format of each of its layers in order, `outside` for layers of no module."""
     require("onnx", "onnx")
     view = GraphView(model.proto)
     owner = {node: module for module, nodes in modules_in(view).items() for node in nodes}

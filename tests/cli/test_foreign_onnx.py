@@ -127,7 +127,7 @@ def test_calibrated_quantized_compared_judged_and_shown(kind, edgeres, net_of, p
     agreement = json.loads(done(edgeres, "agree", net, int8, "--data", photos, "--json"))
     assert agreement["logits"]["sqnr_db"] > 15
     assert len(agreement["modules"]) == {"resnet18": 8, "resnet50": 16}.get(kind, 2)
-    assert agreement["drift"] is None
+    assert min(module["sqnr_db"] for module in agreement["modules"]) > 12
     judged = [json.loads(done(edgeres, "eval", int8, "--data", photos, "--json"))]
     judged.append(json.loads(done(edgeres, "eval", net, "--data", photos, *STATED, "--json")))
     assert [one["accuracy"][0]["n"] for one in judged] == [4 * CLASSES] * 2

@@ -188,7 +188,7 @@ def test_graphs_of_other_tools_are_told_by_their_additions():
     )
     fused = layer(["Conv_0", "node_of_s"], {"x": "FP32"}, {"s": "FP32"}, weights="FP32")
     report = report_of([fused], helper.make_model(graph))
-    assert [module.module for module in report.modules] == ["node_of_s"]
+    assert [module.module for module in report.modules] == ["s"]
     assert report.headline == "0/1 residual adds fused in INT8, 1 fused in FP32"
 
 

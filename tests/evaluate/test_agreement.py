@@ -124,12 +124,13 @@ def test_fused_kernels_show_logits_only(files_of):
         assert "fused" in name
 
 
-def test_graphs_without_module_names_show_their_additions(files_of):
+def test_graphs_without_names_of_nodes_show_what_the_activation_behind_an_addition_makes(files_of):
     graph, model = files_of()[1], onnx.ModelProto()
     model.CopyFrom(graph.proto)
     for node in model.graph.node:
         node.name = ""
-    assert list(module_tensors(model, graph.spec)) == ["layer1.0.add", "layer2.0.add", "layer3.0.add"]
+    expected = {f"layer{stage}.0": f"layer{stage}.0.relu_1" for stage in (1, 2, 3)}
+    assert module_tensors(model, graph.spec) == expected == module_tensors(graph.proto, graph.spec)
 
 
 def test_an_int8_file_alone_is_fake_quantization_on_torch_against_onnx_runtime(files_of):

@@ -76,6 +76,34 @@ def test_the_way_back_through_a_circle_ends():
     assert blocks_in(view) == []
 
 
+def test_a_module_is_called_as_its_addition_or_its_layers_say_and_never_as_another():
+    sums = {"/net/net.s1/net.s1.0/Add": "a", "/net/Add": "b", "/net/Add_1": "c", "Add_7": "d"}
+    layers, tensor, nodes = ["/x/Conv", "net.s2.conv", "/net/net.s3/net.s3.1/conv/Conv", "Conv_6"], "x", []
+    for layer, (name, made) in zip(layers, sums.items(), strict=True):
+        nodes += [node("Conv", [tensor, "w"], f"{made}.c", layer), node("Relu", [f"{made}.c"], f"{made}.r")]
+        nodes += [node("Conv", [f"{made}.r", "w"], f"{made}.d", f"{layer}_1")]
+        nodes += [node("Add", [tensor, f"{made}.d"], made, name)]
+        tensor = made
+    assert [block.name for block in blocks_in(view_of(*nodes))] == ["net.s1.0", "net.s2", "net.s3.1", "Add_7"]
+
+
+def test_a_module_holds_the_gate_of_its_branch_and_no_module_inside_of_it_is_one():
+    nodes = [
+        node("Conv", ["x", "w"], "a", "conv"),
+        node("Relu", ["a"], "b", "relu"),
+        node("Conv", ["b", "w"], "c", "inner"),
+        node("Add", ["b", "c"], "d", "sum"),
+        node("GlobalAveragePool", ["d"], "e", "pool"),
+        node("Conv", ["e", "w"], "f", "squeeze"),
+        node("Mul", ["d", "f"], "g", "gate"),
+        node("Add", ["g", "x"], "y", "/m.0/Add"),
+        node("Relu", ["y"], "z", "last"),
+    ]
+    view = view_of(*nodes)
+    assert modules_in(view) == {"m.0": ("conv", "relu", "inner", "sum", "pool", "squeeze", "gate", "/m.0/Add")}
+    assert [(block.name, block.is_inside) for block in blocks_in(view)] == [("sum", True), ("m.0", False)]
+
+
 def test_nodes_without_names_go_by_what_they_make():
     block = block_of(node("Conv", ["x", "w"], "y"), node("Add", ["x", "y"], "z"))
     assert (block.name, block.nodes) == ("z", ("y", "z"))

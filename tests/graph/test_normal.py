@@ -13,7 +13,7 @@ from torch import nn
 from edgeres.core.errors import InputError
 from edgeres.graph.blocks import modules_in
 from edgeres.graph.normal import normalised
-from edgeres.graph.view import GraphView
+from edgeres.graph.view import GraphView, scope_of
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
@@ -87,7 +87,7 @@ def test_a_torch_export_keeps_its_function_and_gets_the_usual_pairs(options):
     amax = dict.fromkeys(placement.observed, 4.0)
     assert lint(with_pairs(made, placement, Decision(amax))) == ()
     modules = modules_in(GraphView(made))
-    assert list(modules) == list(placement.additions)
+    assert [*map(scope_of, placement.additions)] == list(modules) == ["blocks.0", "blocks.1"]
     assert [len(set(placement.layers) & set(nodes)) for nodes in modules.values()] == [2, 2]
 
 

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
+from edgeres import api
 from edgeres.core.errors import InputError
+from edgeres.export.stage import ExportConfig, export
 from edgeres.graph.blocks import modules_in, nodes_named
 from edgeres.graph.view import GraphView
+from edgeres.models import modules_of
+from edgeres.models.weights import checkpoint_without
+from edgeres.quantize.decision import Decision
+from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 
 
@@ -27,8 +35,8 @@ def test_a_graph_of_other_names_has_the_nodes_between_fork_and_addition(onnx_of)
     for node in model.graph.node:
         node.name = node.name.replace("layer", "stage")
     modules = modules_in(GraphView(model))
-    assert list(modules) == ["stage1.0.add", "stage2.0.add", "stage3.0.add"]
-    assert set(modules["stage2.0.add"]) == {
+    assert list(modules) == ["stage1.0", "stage2.0", "stage3.0"]
+    assert set(modules["stage2.0"]) == {
         "stage2.0.conv1",
         "stage2.0.relu",
         "stage2.0.conv2",
@@ -57,6 +65,41 @@ def test_a_kept_first_layer_leaves_the_addition_quantized(onnx_of):
     placement = placement_of(onnx_of("resnet14").proto, keep={"layer1.1.conv1"})
     assert "layer1.1.add" in placement.additions
     assert "layer1.1.conv1" not in placement.layers
+
+
+@pytest.mark.parametrize("dropped", [(), ("backbone.s1.1", "backbone.s2.1")])
+def test_modules_of_a_network_of_ones_own_are_named_as_lesion_and_prune_name_them(gated, exported, tmp_path, dropped):
+    source = checkpoint_without(gated, dropped, tmp_path / "model.safetensors")
+    graph = exported(source).proto
+    names = [one for one in ("backbone.s1.0", "backbone.s1.1", "backbone.s2.0", "backbone.s2.1") if one not in dropped]
+    placement = placement_of(graph, keep=names[:1])
+    int8 = with_pairs(graph, placement, Decision(dict.fromkeys(placement.observed, 4.0)))
+    for model in (graph, int8):
+        assert list(modules_in(GraphView(model))) == names
+    del int8.metadata_props[:]
+    assert list(modules_in(GraphView(int8))) == names
+    own = {f"{names[0]}.{part}" for part in ("conv1", "conv2", "squeeze", "excite")}
+    assert set(placement_of(graph).layers) - set(placement.layers) == own
+
+
+def test_a_module_keeps_its_name_where_what_it_shared_its_scope_with_is_gone(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, 1, 1) for _ in range(2))
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = x + layer(x).relu()
+            return self.head(x.mean((2, 3)))
+
+    preprocess = api.Preprocess(mean=(0.5,), std=(0.25,))
+    whole = api.trace(Two().eval(), torch.zeros(1, 3, 8, 8), tmp_path / "two.safetensors", preprocess=preprocess)
+    first, second = (module.name for module in modules_of(whole.spec))
+    left = checkpoint_without(whole, (first,), tmp_path / "one.safetensors")
+    graph = export(left, ExportConfig(), tmp_path / "float").output.proto
+    assert list(modules_in(GraphView(graph))) == [second]
 
 
 def test_layers_and_modules_can_be_named_and_nothing_else(onnx_of):

@@ -16,7 +16,7 @@ from edgeres.pipeline.calls import Call
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.on_board import board_of_run, check_board
 from edgeres.pipeline.recipe import Step, planned, recipe_from
-from edgeres.pipeline.rerun import name_for, recipe_of, rerun_verdict
+from edgeres.pipeline.rerun import name_for, recipe_of, recorded_of, rerun_verdict
 from edgeres.report.boards import file_name
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
@@ -118,17 +118,18 @@ def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None
 @click.argument("run", required=False)
 @click.option("--name", help="Name of the new run; an unfinished one goes on.  [default: RUN-again]")
 @click.option("--data", help="Data set for every stage that takes images; a function is never taken from the record.")
+@click.option("--source", metavar="MODULE:FUNCTION", help="The function that made the network of a run begun with one.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON on stdout.")
-def rerun_command(run: str | None, name: str | None, data: str | None, as_json: bool) -> None:
+def rerun_command(run: str | None, name: str | None, data: str | None, source: str | None, as_json: bool) -> None:
     """See the help text."""
     old = run_named(run)
-    recipe = recipe_of(old, data)
+    recipe = recipe_of(old, data, source)
     chosen = name_for(old, name)
     steps = planned(recipe, str(old.path))
     again = run_of_recipe(recipe, chosen)
-    on = f" --data {data}" if data else ""
+    on = "".join(f" --{option} {value}" for option, value in (("data", data), ("source", source)) if value)
     say(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}{on}", err=True)
-    for done in Chain(again, steps).execute():
+    for done in Chain(again, steps, recorded=recorded_of(old, steps)).execute():
         say(f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True)
     verdict = rerun_verdict(old, again)
     if as_json:

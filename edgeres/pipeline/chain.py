@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from edgeres.core.artifacts import Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
@@ -20,6 +20,7 @@ from edgeres.pipeline import measures
 from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
 from edgeres.pipeline.stages import STAGES, Made, execute, stage_key
+from edgeres.prune.config import ChoiceConfig, RecoverConfig
 
 if TYPE_CHECKING:
     from edgeres.report.stage import ReportConfig
@@ -40,11 +41,15 @@ class Done(NamedTuple):
 
 @dataclass
 class Chain:
-    """A recipe at work. `redo_from` is the index from which finished steps are not reused."""
+    """A recipe at work. `redo_from` is the index from which finished steps are not reused.
+
+    `recorded`: of a run that is made again, a step's folder -> what its report said, where the clock had a say.
+    """
 
     run: Run
     steps: list[Step]
     redo_from: int | None = None
+    recorded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _models: list[tuple[StageFolder, Model]] = field(default_factory=list)
     _made: list[Made] = field(default_factory=list)
 
@@ -64,6 +69,8 @@ class Chain:
         config = filled(step.use, step.config, source, self._made)
         key = stage_key(step.use, source, config)
         folder = StageFolder(self.run.path / step.folder_name, step.index, step.use)
+        if isinstance(config, RecoverConfig | ChoiceConfig) and step.folder_name in self.recorded:
+            config = config.following(self.recorded[step.folder_name])
         report = self._reusable(step, folder, key)
         if reused := report is not None:
             log.info("%s: done already, reused", folder.path)

@@ -82,10 +82,11 @@ def shipped_recipes() -> dict[str, Traversable]:
     return {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
 
 
-def recipe_from(name: str, overrides: Mapping[str, str]) -> tuple[Recipe, list[Step]]:
+def recipe_from(name: str, overrides: Mapping[str, str], *, naming: str | None = None) -> tuple[Recipe, list[Step]]:
     """The recipe in the file `name`, or shipped under that name, with `overrides` applied, and its checked steps.
 
-    Overrides are `data=...` for the recipe or `STAGE.OPTION=...` for every stage of that kind. Raises InputError.
+    Overrides are `data=...` for the recipe or `STAGE.OPTION=...` for every stage of that kind; `naming` is what a user
+    types before a function that he trusts. Raises InputError.
     """
     shipped = shipped_recipes()
     path = Path(name)
@@ -99,18 +100,19 @@ def recipe_from(name: str, overrides: Mapping[str, str]) -> tuple[Recipe, list[S
         raise InputError(f"no recipe {name!r}{hint} (shipped: {', '.join(sorted(shipped))}; or a .toml file)")
     recipe = overridden(config_from(Recipe, content, name), overrides)
     steps = planned(recipe, name)
-    refuse_functions(steps, name, typed=overrides.values())
+    again = naming or f"edgeres run {name} --set import.file="
+    refuse_functions(steps, name, typed=overrides.values(), naming=again)
     return recipe, steps
 
 
-def refuse_functions(steps: Sequence[Step], where: str, *, typed: Collection[str] = ()) -> None:
-    """Raises InputError if a step's data set or network is a function that the user has not `typed`."""
+def refuse_functions(steps: Sequence[Step], where: str, *, naming: str, typed: Collection[str] = ()) -> None:
+    """Raises InputError if a step's data set or network is a function that the user has not `typed` after `naming`."""
     for step in steps:
         network = str(getattr(step.config, "file", ""))
         if is_function_name(network) and network not in typed:
             raise InputError(
                 f"{where} names a Python function as its network, and no function runs because a file says so; if you"
-                f" trust it, name it yourself: edgeres import {network}"
+                f" trust it, name it yourself: {naming}{'' if naming.endswith('=') else ' '}{network}"
             )
         data = getattr(step.config, "data", None)
         if data is not None and data not in typed:

@@ -22,11 +22,21 @@ from pydantic_core import to_jsonable_python
 
 from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError
+from edgeres.core.names import function_meant, is_function_name
 from edgeres.core.runs import RECIPE_NAME, Run, new_run, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.pipeline.recipe import MEASURES, Recipe, config_of, overridden, planned, recipe_from, refuse_functions
+from edgeres.pipeline.recipe import (
+    MEASURES,
+    Recipe,
+    Step,
+    config_of,
+    overridden,
+    planned,
+    recipe_from,
+    refuse_functions,
+)
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched
 from edgeres.report.folder import FinishedStage, run_folder_from
@@ -61,14 +71,21 @@ class Rerun(Record):
         return tuple(stage for stage in self.stages if stage.outcome == "differs")
 
 
-def recipe_of(run: Run, data: str | None = None) -> Recipe:
-    """What to do to get the run again, on the data set the user names or on the recorded one.
+def recipe_of(run: Run, data: str | None = None, source: str | None = None) -> Recipe:
+    """What to do to get the run again, on the data set and with the function the user names, or as recorded.
 
-    Raises InputError if nothing is finished, or if stages were made by hand from sources a recipe cannot name.
+    Raises InputError if nothing is finished, if stages were made by hand from sources a recipe cannot name, or if the
+    network is a function that the user has not named.
     """
     overrides = {"data": data} if data else {}
+    if source:
+        if is_function_name(source):
+            overrides["import.file"] = source
+        else:
+            raise InputError(f"--source {source} should read package.module:function{function_meant(source)}")
+    again = f"edgeres rerun {run.name} --source"
     if (run.path / RECIPE_NAME).is_file():
-        return recipe_from(str(run.path / RECIPE_NAME), overrides)[0]
+        return recipe_from(str(run.path / RECIPE_NAME), overrides, naming=again)[0]
     folder = run_folder_from(run.path)
     stages = folder.stages
     if damaged := [problem for problem in folder.problems if _UNREAD.search(problem)]:
@@ -83,8 +100,20 @@ def recipe_of(run: Run, data: str | None = None) -> Recipe:
         entries.append({"use": "eval", **_options_of("eval", evaluated[-1], own)})
     values = {"name": run.name, "about": f"{run.name}, from the reports of its stages", "stage": entries}
     recipe = overridden(config_from(Recipe, values, str(run.path)), overrides)
-    refuse_functions(planned(recipe, str(run.path)), str(run.path), typed=overrides.values())
+    refuse_functions(planned(recipe, str(run.path)), str(run.path), typed=overrides.values(), naming=again)
     return recipe
+
+
+def recorded_of(run: Run, steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
+    """Folder of a step -> the results of the stage of `run` that it makes again, where a --budget had a say in them."""
+    left, found = list(run_folder_from(run.path).stages), dict[str, dict[str, Any]]()
+    for step in steps:
+        old = next((stage for stage in left if stage.report.stage == step.use), None)
+        if old is not None:
+            left.remove(old)
+            if getattr(step.config, "budget", None) is not None:
+                found[step.folder_name] = dict(old.report.results)
+    return found
 
 
 def name_for(run: Run, name: str | None) -> str:

@@ -54,7 +54,8 @@ class Chooser:
     def choose(self, goal: Goal) -> Searched:
         """The best set found that reaches `goal`; raises InputError if none does, or there is no time to recover."""
         config = self._config
-        if config.budget is not None and not (self._out_dir / _JOURNAL_NAME).exists():  # nothing was chosen yet
+        is_begun = config.is_again or (self._out_dir / _JOURNAL_NAME).exists()
+        if config.budget is not None and not is_begun:
             from edgeres.prune.recover.stage import check_budget
 
             check_budget(self._source, config.recovery())

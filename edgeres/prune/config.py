@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from edgeres.core.config import Config
+from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
@@ -23,8 +24,25 @@ MOST_EPOCHS = 1000  # with a budget, which is what ends it
 FEWEST_TO_RECOVER_ON = 8  # a batch norm needs a batch
 
 
+class Timetable(Record):
+    """What the clock decided in a recovery, by the results of its report: a run made again does not ask it."""
+
+    planned_steps: int = 0
+    end_moved: tuple[tuple[int, int], ...] = ()
+    out_of_time: tuple[str, ...] = ()
+
+    @classmethod
+    def recorded_in(cls, results: Mapping[str, Any]) -> Timetable:
+        """Of a report's results; modules that were not solved for want of time among them."""
+        late = (results.get("solved") or {}).get("out_of_time", ())
+        known = {name: results[name] for name in ("planned_steps", "end_moved") if name in results}
+        return cls(out_of_time=late, **known)
+
+
 class RecoverConfig(LoopConfig):
     """What to learn from, and for how long; nothing is selected on val."""
+
+    _course: Timetable | None = PrivateAttr(None)
 
     gone: ClassVar[dict[str, Any]] = dict.fromkeys(("mimic", "distill", "finetune"), 1.0)
 
@@ -70,6 +88,17 @@ class RecoverConfig(LoopConfig):
         """The budget in seconds."""
         return None if self.budget is None else seconds_from(self.budget)
 
+    @property
+    def course(self) -> Timetable | None:
+        """What is made again, whatever the clock says."""
+        return self._course
+
+    def following(self, results: Mapping[str, Any]) -> RecoverConfig:
+        """The same recovery as in the report with these results, to the step."""
+        copy = self.model_copy()
+        copy._course = Timetable.recorded_in(results)
+        return copy
+
     def check(self) -> None:
         """Each method is named once, there are images, and the budget can be read."""
         if not self.method or len({*self.method}) < len(self.method):
@@ -88,6 +117,8 @@ class ChoiceConfig(Config):
 
     incidental: ClassVar[frozenset[str]] = frozenset({"download", "cache_mib"})
     gone: ClassVar[dict[str, Any]] = {"search": "beam", "swaps": True, "screen": 250}
+
+    _courses: dict[int, Mapping[str, Any]] = PrivateAttr(default_factory=dict)
 
     keep: tuple[str, ...] = Field((), description="never drop these")
     data: str | None = Field(None, description=DATA_NAMES)
@@ -144,11 +175,23 @@ class ChoiceConfig(Config):
             return "of the result"
         return "after repairs" if self.ranks_by == "solved" else "before recovery"
 
-    def recovery(self, teacher: Path | None = None) -> RecoverConfig:
-        """What `recover` is asked for after dropping; everything not named here as `edgeres recover` has it."""
-        return RecoverConfig(
+    @property
+    def is_again(self) -> bool:
+        """Whether the clock has nothing to say, as what it said is known."""
+        return bool(self._courses)
+
+    def following(self, results: Mapping[str, Any]) -> Self:
+        """The same recoveries as in the report with these results, to the step."""
+        copy, tries = self.model_copy(), results.get("tries", ())
+        copy._courses = {one["count"]: one["recovery"] for one in tries if one.get("recovery")}
+        if not tries and results.get("recovery"):
+            copy._courses = {len(results["chosen"]): results["recovery"]}
+        return copy
+
+    def recovery(self, dropped: int = 0) -> RecoverConfig:
+        """What `recover` is asked for after dropping so many; what is not named here as `edgeres recover` has it."""
+        asked = RecoverConfig(
             data=self.data or "",
-            teacher=teacher,
             method=self.recover,
             images=self.images,
             budget=self.budget,
@@ -156,6 +199,7 @@ class ChoiceConfig(Config):
             seed=self.seed,
             download=self.download,
         )
+        return asked.following(self._courses[dropped]) if dropped in self._courses else asked
 
 
 class PruneConfig(ChoiceConfig):

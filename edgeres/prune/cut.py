@@ -45,7 +45,7 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
     folder = path.with_name(f".{path.stem}-recover")
     bare = checkpoint_without(source, dropped, folder / "dropped.safetensors")
     try:
-        done = recovered(bare, source, config.recovery(), folder)
+        done = recovered(bare, source, config.recovery(len(dropped)), folder)
     except InputError:
         if list(folder.iterdir()) == [bare.path]:  # nothing to go on from
             shutil.rmtree(folder)

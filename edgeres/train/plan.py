@@ -40,7 +40,8 @@ class Plan:
     """`steps` in all, `warmup` of them with a rising rate; with `score`, a look every `look_every` and at the end.
 
     After `patience` looks without a better one the training stops, in its last quarter only. `until_s`, on
-    time.perf_counter: when it is to be over, with fewer steps if need be.
+    time.perf_counter: when it is to be over, with fewer steps if need be. `moves`: where the end was moved when this
+    training was done before, (after which step, to how many).
     """
 
     steps: int
@@ -49,6 +50,7 @@ class Plan:
     look_every: int = 1
     patience: int = 3
     until_s: float | None = field(default=None, compare=False)
+    moves: tuple[tuple[int, int], ...] = ()
 
 
 class Course:
@@ -95,7 +97,8 @@ class Course:
         self._last_s = now_s
 
     def keep_in_time(self, step: int) -> None:
-        """After `step` steps: moves the end, in all processes alike, if the clock says so."""
+        """After `step` steps: moves the end, in all processes alike, if the clock says so, or did."""
+        self.moved += [move for move in self._plan.moves if move[0] == step]
         if self._plan.until_s is not None and step < self.steps:
             steps = int(_agreed(lambda: self._in_time(step)))
             if steps != self.steps:

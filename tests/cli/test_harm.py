@@ -173,5 +173,5 @@ def test_a_network_that_a_recipe_names_as_a_function_is_not_run(edgeres, run, tm
     (tmp_path / "net.toml").write_text('name = "net"\n[[stage]]\nuse = "import"\nfile = "evil:f"\n')
     code, _, err = edgeres("run", tmp_path / "net.toml")
     assert (code, err.count("\n")) == (2, 1)
-    assert "if you trust it, name it yourself: edgeres import evil:f" in err
+    assert f"if you trust it, name it yourself: edgeres run {tmp_path / 'net.toml'} --set import.file=evil:f" in err
     assert not (tmp_path / "PWNED").exists()

@@ -83,12 +83,14 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
     from edgeres.train.loop import Training, fit
     from edgeres.train.plan import Plan
 
-    job = _job(source, teacher, config)
+    course = config.course
+    job = _job(source, teacher, config if course is None else config.model_copy(update={"budget": None}))
     network, planned = started(job, out_dir)
     fitted = None
     if planned.steps:
-        until_s = None if config.budget_s is None else job.begun_s + config.budget_s
-        plan = Plan(planned.steps, planned.warmup, job.score, planned.look_every, until_s=until_s)
+        until_s = None if job.config.budget_s is None else job.begun_s + job.config.budget_s
+        moves = () if course is None else course.end_moved
+        plan = Plan(planned.steps, planned.warmup, job.score, planned.look_every, until_s=until_s, moves=moves)
         fitted = fit(Training(network, job.objective, job.data, job.config, out_dir), plan)
     weights = fitted.weights if fitted else network.state_dict()
     results = _results(job, planned, fitted)
@@ -198,7 +200,8 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
         )
     if config.trains and not results["held_out"]:
         notes.append(f"{results['images']} images are too few to hold some out: the last weights are taken")
-    if config.budget_s is not None and results["duration_s"] > _OVERRUN * config.budget_s:
+    limit_s = config.budget_s if config.course is None else None
+    if limit_s is not None and results["duration_s"] > _OVERRUN * limit_s:
         took = f"took {results['duration_s']:.0f} s of a --budget of {config.budget}"
         warnings.append(f"{took}: single steps or looks at held-out images last too long here; stop other programs")
     if (moved := results.get("end_moved")) and moved[-1][1] < results["planned_steps"]:

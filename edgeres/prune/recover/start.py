@@ -216,7 +216,8 @@ def _solved(network: Network, job: Job, figures: dict[str, float]) -> Solved:
     until_s = None
     if job.config.budget_s is not None:
         until_s = job.begun_s + (_SOLVE_SHARE if job.config.trains else 1.0) * job.config.budget_s
-    solved = solve(network, job.teaching, material, until_s=until_s)
+    late = job.config.course.out_of_time if job.config.course else ()
+    solved = solve(network, job.teaching, material, until_s=until_s, late=late)
     if job.score is None or figure is None:
         return solved
     figures["held_out_solve"] = job.score(network)
@@ -268,6 +269,8 @@ def _steps(network: Network, job: Job, pace: ImageTime) -> int:
 
     None at all may be too few, but not after methods without steps: what those have made is kept.
     """
+    if job.config.course is not None:
+        return job.config.course.planned_steps
     if job.config.budget_s is None:
         return job.budget.most
     look_s, (fewest, most) = len(job.judged_on or ()) * pace.see_s, _TRIAL_STEPS

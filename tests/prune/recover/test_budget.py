@@ -109,6 +109,29 @@ def test_one_ends_by_the_clock_where_the_machine_gets_slower(teacher, tmp_path, 
     assert done.results["steps"] == (done.results["end_moved"] or [[0, done.results["planned_steps"]]])[-1][1]
 
 
+@pytest.mark.parametrize(("method", "slower"), [(("mimic",), 4), (("solve", "mimic"), 1)], ids=str)
+def test_one_that_the_clock_shortened_is_made_again_to_the_bit(teacher, tmp_path, monkeypatch, method, slower):
+    pruned, clock = checkpoint_without(teacher, ("layer2.0",), tmp_path / "cut.safetensors"), Clock()
+    clock.slower, network = slower, type(load_network(teacher))
+    config = RecoverConfig(data="digits", images=300, batch=16, budget=f"{BUDGET_S}s", method=method, threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: clock.now_s)
+        patch.setattr(network, "stem", clock.seeing(0.02, network.stem))
+        done = recovered(pruned, teacher, config, tmp_path / "first")
+    assert done.results["planned_steps"] > (done.results["end_moved"] or [[0, 0]])[-1][1]
+    again = recovered(pruned, teacher, config.following(done.results), tmp_path / "again")
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in done.weights.items())
+    same = ("planned_steps", "steps", "end_moved", "looks")
+    assert [again.results[name] for name in same] == [done.results[name] for name in same]
+
+
+def test_modules_that_there_was_no_time_to_solve_are_left_alone_again(teacher, tmp_path):
+    pruned = checkpoint_without(teacher, ("layer2.1",), tmp_path / "cut.safetensors")
+    config = RecoverConfig(data="digits", images=300, batch=16, budget="1h", method=("solve",), threads=1)
+    again = config.following({"solved": {"refitted": ["layer3.0"], "out_of_time": ["layer3.1"]}})
+    assert recovered(pruned, teacher, again, tmp_path / "out").results["solved"]["out_of_time"] == ("layer3.1",)
+
+
 def test_what_was_solved_is_kept_where_no_time_is_left_to_train(teacher, tmp_path, monkeypatch):
     pruned, clock = checkpoint_without(teacher, ("layer2.1",), tmp_path / "cut.safetensors"), Clock()
     solved = start_module.solve

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from edgeres.core.artifacts import Engine, Model
+from edgeres.core.artifacts import Checkpoint, Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.files import made_folder, set_aside, sha256_of, write_text
+from edgeres.core.files import made_folder, scratch_in, set_aside, sha256_of, write_text
 from edgeres.core.progress import text_from
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
@@ -21,6 +21,7 @@ from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
 from edgeres.pipeline.stages import STAGES, Made, execute, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
+from edgeres.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from edgeres.report.stage import ReportConfig
@@ -76,6 +77,9 @@ class Chain:
             log.info("%s: done already, reused", folder.path)
         else:
             _refuse_if_busy(folder)
+            if isinstance(config, TrainConfig) and (ahead := self._with_budget(step)):
+                with scratch_in(self.run.path) as scratch:
+                    _check_budgets(_untrained(config, scratch / "untrained.safetensors"), ahead)
             if folder.path.exists() and (folder.is_finished or folder.started_key not in {key, None}):
                 set_aside(folder.path)  # it belongs to another call; nothing is deleted
             report = execute(step.use, source, config, folder.path, key).report
@@ -83,7 +87,14 @@ class Chain:
         self._made.append((folder, report))
         if model := folder.model():
             self._models.append((folder, model))
+        if isinstance(model, Checkpoint) and step.use == "import":
+            _check_budgets(model, self._with_budget(step))
         return Done(step, folder.path, (report,), reused)
+
+    def _with_budget(self, step: Step) -> list[tuple[Step, RecoverConfig]]:
+        """The steps behind `step` that are still to recover for so long, on no record."""
+        later = [one for one in self.steps[step.index + 1 :] if one.folder_name not in self.recorded]
+        return _with_budget(one for one in later if not (self.run.path / one.folder_name).exists())
 
     def _source(self, step: Step) -> Model | None:
         row = STAGES[step.use]
@@ -113,6 +124,43 @@ class Chain:
         from edgeres.report.stage import report
 
         return Done(step, self.run.path, (), False, report(self.run.path, cast("ReportConfig", step.config)))
+
+
+def _with_budget(steps: Iterable[Step]) -> list[tuple[Step, RecoverConfig]]:
+    """The steps that recover for so long, and how."""
+    found = []
+    for step in steps:
+        config = step.config.recovery() if isinstance(step.config, ChoiceConfig) else step.config
+        if isinstance(config, RecoverConfig) and config.budget is not None:
+            found.append((step, config))
+    return found
+
+
+def _check_budgets(network: Checkpoint, steps: Iterable[tuple[Step, RecoverConfig]]) -> None:
+    """Raises InputError that names the first step whose budget is too short for `network`, or what is left of it."""
+    for step, config in steps:
+        _check_budget(network, step, config)
+
+
+def _check_budget(network: Checkpoint, step: Step, config: RecoverConfig) -> None:
+    from edgeres.prune.recover.stage import check_budget
+
+    try:
+        check_budget(network, config)
+    except InputError as err:
+        raise InputError(f"stage {step.index + 1} ({step.use}): {err}") from err
+
+
+def _untrained(config: TrainConfig, path: Path) -> Checkpoint:
+    """The network that training will begin with, at `path`: it takes as long as the trained one."""
+    from edgeres.data import dataset_from
+    from edgeres.models import network_from
+    from edgeres.models.weights import save_checkpoint
+    from edgeres.train.stage import spec_on
+
+    dataset = dataset_from(config.data, download=config.download)
+    spec = spec_on(dataset, config.arch, config.options, config.image_size)
+    return save_checkpoint(network_from(spec).state_dict(), spec, path, stage="train")
 
 
 def _took_before(run: Run) -> tuple[str, dict[str, float]]:

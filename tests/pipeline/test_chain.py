@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from edgeres.core.artifacts import Engine
+from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.data import data_fingerprint
 from edgeres.pipeline.calls import Call, call
@@ -49,6 +50,25 @@ def test_a_chain_makes_every_artifact_and_reuses_all_of_it_the_second_time(recip
     before = {path: path.read_bytes() for path in runs_folder.rglob("*") if path.is_file()}
     assert [done.reused for done in run(recipe)] == [True] * 5
     assert {path: path.read_bytes() for path in runs_folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("first", ["import", "train"])
+@pytest.mark.parametrize(
+    "late",
+    [{"use": "recover", "method": ["mimic"]}, {"use": "prune", "drop": 1, "recover": ["mimic"]}],
+    ids=lambda entry: entry["use"],
+)
+def test_a_budget_that_is_too_short_is_refused_before_what_takes_long(
+    first, late, checkpoint_of, spec_of, runs_folder, monkeypatch
+):
+    path = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+    begins = {"use": "import", "file": str(path)} if first == "import" else {"use": "train", "arch": "resnet8"}
+    entries = (begins, {"use": "prune", "drop": 1, "images": 50}, {**late, "budget": "1s", "images": 200})
+    recipe, now_s = Recipe(name="short", data="digits", stage=entries), iter(range(100_000))
+    monkeypatch.setattr("edgeres.prune.recover.budget.time.perf_counter", lambda: float(next(now_s)))
+    with pytest.raises(InputError, match=rf"^stage 3 \({late['use']}\): --budget 1s is too short"):
+        run(recipe)
+    assert [folder.path.name for folder in Run(runs_folder / "short").folders()] == ["00-import"] * (first == "import")
 
 
 def test_each_step_is_announced_with_the_time_that_another_run_of_the_recipe_took(recipe, runs_folder, caplog):

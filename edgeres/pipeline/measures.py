@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
+_NOT_KEPT_OF_PART = "not kept in the run, whose networks are judged on {} images of val: leave out --images"
 Measured = tuple[tuple[StageReport, ...], bool]
 
 
@@ -33,8 +34,8 @@ def evaluate_call(
 ) -> StageReport:
     """The accuracy of `source`, or of the newest model of the run; recorded beside it if it lies in a run.
 
-    A run keeps what was judged on the whole val split of the data set its networks were judged on before; with
-    `replace`, of any.
+    A run keeps what was judged on the images its networks were judged on before, which are taken where none are named;
+    with `replace`, on the whole val split of any data set.
     """
     from edgeres.evaluate.stage import EvalConfig, evaluate
 
@@ -45,8 +46,13 @@ def evaluate_call(
         if (model := newest_in(run, lambda one: not isinstance(one, Engine), "eval")) is None:
             raise InputError(f"{run.path} holds no model that can be evaluated here")
         log.info("eval: takes %s", model.path)
-    config = config_from(EvalConfig, with_default_data(EvalConfig, values, run), "eval", as_options=True)
     home = run_holding(model.path)
+    part = None if home is None or replace else part_judged_on(home)
+    values = with_default_data(EvalConfig, values, run)
+    if home is not None and part is not None and values.get("images") is None:
+        log.info("images: %d of val, as before in %s; all of them with --replace", part, home.path)
+        values = {**values, "images": part}
+    config = config_from(EvalConfig, values, "eval", as_options=True)
     if home is None:
         return evaluate(model, config)
     if reason := _why_not_kept(home, config, replace=replace):
@@ -56,8 +62,9 @@ def evaluate_call(
 
 def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
     """Why an evaluation does not belong beside the others of the run, or an empty string."""
-    if config.images is not None:
-        return _NOT_KEPT
+    part = part_judged_on(run)
+    if config.images is not None and (replace or config.images != part):
+        return _NOT_KEPT if part is None or replace else _NOT_KEPT_OF_PART.format(part)
     judged = judged_on(run)
     if replace or not judged or config.data in judged:
         return ""
@@ -161,6 +168,18 @@ def judged_on(run: Run) -> set[str]:
             found |= {*(one.dataset for one in report.accuracy), *(one.dataset for one in report.closeness)}
             found.add(str(report.config.get("data")))
     return {canonical_data_name(name) for name in found - {str(None)}}
+
+
+def part_judged_on(run: Run) -> int | None:
+    """On how many images of val all networks of the run were judged that were; None for the whole of it."""
+    counts: set[int | None] = set()
+    for folder in run.finished():
+        with suppress(EdgeresError):
+            report = record_from_json(StageReport, folder.path / EVAL_NAME)
+            asked = report.config.get("images")
+            of = [*(one.n for one in report.accuracy), *(one.n for one in report.closeness)]
+            counts |= {asked if n == asked else None for n in of}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def bench_models(

@@ -47,7 +47,7 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
     said = ", ".join(f"{claim.figure} {claim.what}" for claim in claims) or "no change that can be told"
     of = f" ({end.name} against {_first(rows, end).name})" if end else ""
     if newest is None or newest.is_judged or len(rows) == 1:
-        return f"{said}{of}."
+        return f"{said}{of}.{_not_compared(_first(rows, end), end) if end else ''}"
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
     return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
@@ -109,6 +109,14 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
         what += f" in an {doubt}" if latency.verdict else f", {doubt}"
     whose = "" if last is end else f" ({last.precision}, {runtime_name(latency.runtime)})"
     return Claim(figure=_times(1 / change.value), what=what + whose, detail=detail)
+
+
+def _not_compared(first: Row, end: Row) -> str:
+    """A sentence where both accuracies are known, of different images."""
+    if first is end or first.accuracy is None or end.accuracy is None or end.versus_first.points is not None:
+        return ""
+    said = [f"{row.name} on {one.n:,} of {one.dataset} {one.split}" for row in (first, end) if (one := row.accuracy)]
+    return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 
 
 def _time_claim(row: Row) -> Claim:

@@ -13,8 +13,10 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
+from edgeres.evaluate.stage import EvalConfig
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.measures import evaluate_call
+from edgeres.pipeline.measures import evaluate_call, evaluate_in_place
+from edgeres.report.stage import ReportConfig, report
 
 
 @pytest.fixture
@@ -222,6 +224,23 @@ def test_a_partial_evaluation_does_not_replace_the_whole_one(imported):
     assert part.accuracy[0].n == 50
     kept = record_from_json(StageReport, imported.output.path.parent / "eval.json")
     assert kept.accuracy == whole.accuracy
+
+
+def test_a_run_judged_on_part_of_val_goes_on_with_that_part(imported, caplog):
+    folder = imported.output.path.parent
+    evaluate_in_place(folder, imported.output, EvalConfig(data="digits", images=50))
+    call(Call("export"))
+    (*_, exported) = latest_run().folders()
+    with caplog.at_level("INFO", "edgeres"):
+        assert evaluate_call(None, None, {}).accuracy[0].n == 50
+    assert "images: 50 of val, as before in" in caplog.text
+    assert record_from_json(StageReport, exported.path / "eval.json").accuracy[0].n == 50
+    (note,) = evaluate_call(None, None, {"images": 60}).notes
+    assert note == "not kept in the run, whose networks are judged on 50 images of val: leave out --images"
+    assert evaluate_call(None, None, {}, replace=True).accuracy[0].n == 449
+    assert record_from_json(StageReport, exported.path / "eval.json").accuracy[0].n == 449
+    said = report(latest_run().path, ReportConfig(html=False)).headline
+    assert "they are of different images: 00-import on 50 of digits val, 01-export on 449 of digits val." in said
 
 
 def test_an_evaluation_on_another_data_set_replaces_none_unless_asked(imported):

@@ -29,6 +29,7 @@ import onnx
 from edgeres.core.errors import InputError
 from edgeres.graph.blocks import Block, fusions_in, nodes_named
 from edgeres.graph.view import LAYERS, WEIGHTED, GraphView, attribute
+from edgeres.quantize.zero_pad import with_padding_as_convolution
 
 MOVERS = frozenset({"Slice", "Pad"})  # change no value, add zeros at most
 RESHAPERS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
@@ -125,7 +126,8 @@ def cpu_placement_of(
 
 def observed_of(model: onnx.ModelProto) -> tuple[str, ...]:
     """Every tensor whose statistics some profile needs, in the graph's order."""
-    needed = {*placement_of(model).observed, *cpu_placement_of(model).observed}
+    for_cpu = cpu_placement_of(with_padding_as_convolution(model))  # as that profile prepares it
+    needed = {*placement_of(model).observed, *cpu_placement_of(model).observed, *for_cpu.observed}
     for addition in GraphView(model).additions:
         needed.update(addition.input)  # a placement that keeps layers float may lose the pair whose scale it shared
     return tuple(tensor for tensor in _in_order(GraphView(model)) if tensor in needed)

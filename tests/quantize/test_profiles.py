@@ -247,3 +247,11 @@ def test_every_network_runs_fused_on_onnx_runtime(arch, options, onnx_of):
     model = as_written(source, "ort-cpu")
     onnx.checker.check_model(model, full_check=True)
     assert sqnr_db(logits_of(source.proto, literal=True), logits_of(model, literal=False)) > 20
+
+
+def test_scales_of_a_network_with_nothing_but_shortcuts_left_serve_every_profile(checkpoint_of, spec_of, exported):
+    spec = spec_of("resnet14").without(tuple(f"layer{stage}.{place}" for stage in (1, 2, 3) for place in (0, 1)))
+    source = exported(checkpoint_of(spec))
+    for profile in PROFILES:
+        assert set(placement_for(source.proto, profile, Options()).observed) <= set(observed_of(source.proto))
+        as_written(source, profile)

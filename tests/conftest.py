@@ -250,7 +250,7 @@ def exported_once(kept: FileKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
         def write(path: Path) -> None:
             real(checkpoint, path.parent / "folder", how, newest).path.replace(path)
 
-        source = kept(f"{checkpoint.sha256} {how.batch} {how.precision} {newest}", write)
+        source = kept(f"{checkpoint.sha256} {how.batch} {how.precision} {how.runtime} {newest}", write)
         folder.mkdir(parents=True)
         return OnnxModel(Path(shutil.copyfile(source, folder / "model.onnx")))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeres.bench.stage import BenchConfig, Session
-from edgeres.core.artifacts import Checkpoint, Model, OnnxModel
+from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model, OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.environment import default_threads
 from edgeres.core.files import write_bytes
@@ -71,7 +71,9 @@ def _exported(checkpoint: Checkpoint, folder: Path, how: LatencyConfig, newest: 
 
     options = {"batch": how.batch, "opset": _opset_for(checkpoint.spec, ExportConfig().opset, newest)}
     model = export(checkpoint, ExportConfig.model_validate(options), folder).output
-    return _with_pairs(model) if how.precision == "int8" else model
+    if how.precision != "int8":
+        return model
+    return _with_pairs(model, "tensorrt" if how.runtime == "tensorrt" else FUSED_PROFILE)
 
 
 def _opset_for(spec: ModelSpec, usual: int, newest: int | None) -> int:
@@ -86,16 +88,15 @@ def _opset_for(spec: ModelSpec, usual: int, newest: int | None) -> int:
     return oldest if newest is None or oldest <= newest else asked  # export says what is in the way
 
 
-def _with_pairs(model: OnnxModel) -> OnnxModel:
-    """The graph with Q/DQ pairs where `edgeres quantize` puts them."""
+def _with_pairs(model: OnnxModel, profile: str) -> OnnxModel:
+    """The graph with Q/DQ pairs where `edgeres quantize` puts them for who runs it."""
     from edgeres.quantize.decision import Decision
-    from edgeres.quantize.insert import with_pairs
-    from edgeres.quantize.placement import placement_of
+    from edgeres.quantize.profiles import Options, placement_for, quantized
 
-    placement = placement_of(model.proto)
-    quantized = with_pairs(model.proto, placement, Decision(dict.fromkeys(placement.observed, _ANY_AMAX)))
+    observed = placement_for(model.proto, profile, Options()).observed
+    bounds = Decision(dict.fromkeys(observed, _ANY_AMAX), extremes=dict.fromkeys(observed, (-_ANY_AMAX, _ANY_AMAX)))
     path = model.path.with_name("model.int8.onnx")
-    write_bytes(path, quantized.SerializeToString(deterministic=True))
+    write_bytes(path, quantized(model.proto, profile, bounds, Options()).SerializeToString(deterministic=True))
     return OnnxModel(path)
 
 

@@ -26,8 +26,7 @@ _WHOLES = 3  # processes of the whole network: the luck of one start would shift
 _FEWEST = 10  # shortened networks: leaves enough beyond the unknowns to estimate the error of the sum
 _WARNINGS_SHOWN = 3  # the same sentence for a dozen throw-away networks is noise
 _QDQ_NOTE = (
-    "int8: Q/DQ graphs placed for TensorRT, here on {runtime}: this says nothing of INT8 speed on a GPU;"
-    " clipping bounds are placeholders, which changes no time"
+    "int8: graphs as --profile ort-cpu writes them, fused by {runtime}: this says nothing of INT8 speed on a GPU"
 )
 
 Sets = list[tuple[str, ...]]

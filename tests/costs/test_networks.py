@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeres.bench.stage import BenchConfig
-from edgeres.core.artifacts import OnnxModel
+from edgeres.core.artifacts import OnnxModel, properties_of
 from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
@@ -96,3 +96,10 @@ def test_an_interrupted_table_goes_on_with_the_networks_that_were_timed(checkpoi
     assert all(name.partition(" ")[2] == " ".join(one.dropped) for name, one in kept.records.items())
     undisturbed = boards_table(checkpoint, tmp_path / "c", measure_one, None)
     assert table.saved_ms == latency_table_from(undisturbed.path).saved_ms
+
+
+def test_int8_networks_are_written_for_who_runs_them(checkpoint_of, spec_of, tmp_path):
+    for runtime, profile in (("ort", "ort-cpu"), ("tensorrt", "tensorrt")):
+        how = LatencyConfig(precision="int8", runtime=runtime)
+        (model,) = as_executed([checkpoint_of(spec_of())], how, tmp_path / runtime)
+        assert properties_of(model.proto)["edgeres.profile"] == profile

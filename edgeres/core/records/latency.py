@@ -32,7 +32,9 @@ class LatencyConfig(SessionConfig):
     runtime: Literal["ort", "torch", "tensorrt"] = Field(
         "ort", description="what executes the networks; tensorrt: on a board"
     )
-    precision: Literal["fp32", "int8"] = Field("fp32", description="int8 times Q/DQ graphs")
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="int8 times Q/DQ graphs, as who runs them wants them"
+    )
     networks: int | None = Field(None, ge=2, description="shortened networks to time; default: by number of shapes")
 
     def check(self, *, on_board: bool = False) -> None:

@@ -33,6 +33,7 @@ STAGE_COMMANDS = {
 }
 COMMANDS = {
     "study": ("edgeres.cli.study:study", "Why modules can be dropped: lesion, reorder, paths, depth, ..."),
+    "optimize": ("edgeres.cli.optimize:optimize", "From a network and a budget to three networks."),
     "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
     "eval": ("edgeres.cli.measures:evaluate", "Accuracy of a model."),
     "agree": ("edgeres.cli.compare:agree_command", "How well two models agree, module by module."),
@@ -51,6 +52,7 @@ COMMANDS = {
 }
 CHAPTERS = {
     "models": ("train", "import", "export", "show", "ls"),
+    "optimizing": ("optimize",),
     "choosing": ("prune",),
     "recovering": ("recover",),
     "quantizing": ("calibrate", "quantize", "qat", "agree"),
@@ -65,7 +67,7 @@ CHAPTERS = {
 _CHAPTER_OF = {name: chapter for chapter, names in CHAPTERS.items() for name in names}
 INTERRUPTED = 130
 _GOES_ON = {
-    *("train", "prune", "recover", "qat", "run", "rerun"),
+    *("train", "optimize", "prune", "recover", "qat", "run", "rerun"),
     *("study depth", "study ordering", "study connect", "study gradients"),
 }
 _DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")

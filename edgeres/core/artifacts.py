@@ -255,6 +255,10 @@ class StudyFile(_Json):
     """What a study found; its content is `edgeres.study.result.Study`, a table and a figure lie beside it."""
 
 
+class FrontierFile(_Json):
+    """What optimize tried and hands over; its content is `edgeres.core.records.frontier.Frontier`."""
+
+
 class SweepFile(_Json):
     """Accuracy and latency for each number of modules; its content is `edgeres.core.records.sweep.Sweep`."""
 

@@ -57,8 +57,10 @@ class Chain:
     def execute(self) -> Iterator[Done]:
         """Runs the steps in order and yields each when it is done."""
         made_folder(self.run.path)
-        self.run.make_latest()
-        like, took_s = _took_before(self.run)
+        is_within = self.run.path.parent != runs_root()  # another run's
+        if not is_within:
+            self.run.make_latest()
+        like, took_s = ("", {}) if is_within else _took_before(self.run)
         for step in self.steps:
             left_s = sum(took_s.get(later.folder_name, took_s.get(later.use, 0)) for later in self.steps[step.index :])
             left = f"; about {text_from(left_s)} left, as {like} took" if left_s else ""

@@ -32,6 +32,7 @@ SCHEMAS = {
     "latencies": Schema("edgeres.core.records.latency:LatencyTable", "latency.json of bench --per-module"),
     "study": Schema("edgeres.study.result:Study", "study.json of study"),
     "sweep": Schema("edgeres.core.records.sweep:Sweep", "sweep.json of prune --sweep"),
+    "frontier": Schema("edgeres.core.records.frontier:Frontier", "frontier.json of optimize"),
     "gate": Schema("edgeres.report.gate:GateReport", "gate --json"),
     "changes": Schema("edgeres.report.changes:RunChanges", "compare RUN RUN --json"),
     "versus": Schema("edgeres.bench.versus:Versus", "compare MODEL MODEL --json"),
@@ -44,7 +45,7 @@ SCHEMAS = {
     "board-diagnosis": Schema("edgeres.bench.board_facts:BoardDiagnosis", "doctor --on NAME --json"),
 }
 
-_BY_KIND = ("scales", "lesions", "latencies", "study", "sweep")
+_BY_KIND = ("scales", "lesions", "latencies", "study", "sweep", "frontier")
 _BY_FIELDS = {
     "stage-report": {"stage", "config", "environment"},
     "run-report": {"run", "rows", "headline"},

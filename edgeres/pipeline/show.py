@@ -24,6 +24,7 @@ from edgeres.pipeline.show_model import SUFFIXES, Facts, facts_of_arch, facts_of
 from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
 
 if TYPE_CHECKING:
+    from edgeres.core.records.frontier import Frontier
     from edgeres.core.records.latency import LatencyTable
     from edgeres.core.records.lesion import Lesion, Refitted
     from edgeres.core.records.scales import ScaleTable
@@ -257,6 +258,13 @@ def _sweep(sweep: Sweep) -> Iterable[str]:
     yield from lines_of(sweep)
 
 
+def _frontier(found: Frontier) -> Iterable[str]:
+    from edgeres.core.records.frontier import lines_of
+
+    yield f"what optimize found for checkpoint {short(found.model_sha256)}; {found.machine}"
+    yield from lines_of(found)
+
+
 def _stage_report(report: StageReport) -> Iterable[str]:
     yield f"report of the stage {report.stage}, {report.created}, {report.duration_s:.1f} s"
     yield f"machine: {report.environment.machine}"
@@ -294,6 +302,7 @@ _READERS: dict[str, Callable[[Any], Iterable[str]]] = {
     "latencies": _latencies,
     "study": _study,
     "sweep": _sweep,
+    "frontier": _frontier,
     "stage-report": _stage_report,
     "run-report": _run_report,
 }

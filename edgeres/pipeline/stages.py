@@ -25,6 +25,7 @@ from edgeres.core.artifacts import (
     Artifact,
     Checkpoint,
     Engine,
+    FrontierFile,
     LatencyTableFile,
     LesionTableFile,
     Model,
@@ -124,6 +125,7 @@ STAGES = {
     "qat": Stage(
         OnnxModel, OnnxModel, "quantize.config:QatConfig", "quantize.qat:qat", fills=("scales",), float_only=True
     ),
+    "optimize": Stage(Checkpoint, FrontierFile, "optimize.config:OptimizeConfig", "optimize.stage:optimize"),
     "compile": Stage(
         OnnxModel,
         Engine,
@@ -134,7 +136,7 @@ STAGES = {
 }
 
 
-_OF_THIS_MACHINE = {"compile", "eval", "bench", "latency", "sweep"}
+_OF_THIS_MACHINE = {"compile", "eval", "bench", "latency", "sweep", "optimize"}
 
 
 def stage_key(stage: str, source: Artifact | None, config: Config) -> str:

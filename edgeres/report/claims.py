@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeres.bench.doubts import INVALID
+from edgeres.core.records.frontier import Frontier, Result
 from edgeres.report.boards import board_in
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
@@ -13,6 +15,7 @@ from edgeres.report.wording import (
     doubt_on,
     interval_lines,
     is_same,
+    lost,
     milliseconds,
     percent,
     points,
@@ -51,6 +54,35 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
     return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
+
+
+def claims_of(found: Frontier) -> tuple[Claim, ...]:
+    """One for each network that is handed over, the fastest last."""
+    return tuple(_answer_claim(one, found) for one in found.results)
+
+
+def headline_of(found: Frontier) -> str:
+    """What `balanced` gains and costs, or the last of those handed over."""
+    one = next((one for one in found.results if one.name == "balanced"), found.results[-1])
+    claim = _answer_claim(one, found)
+    return f"{claim.figure} {claim.what}{_on_val(one)}."
+
+
+def _answer_claim(one: Result, found: Frontier) -> Claim:
+    low, high = 1 / one.tried.ratio.high, 1 / one.tried.ratio.low
+    detail = f"{one.name}{_on_val(one)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
+    if low <= 1 <= high:
+        return Claim(figure="no", what=f"change of speed that can be told ({one.tried.name})", detail=detail)
+    doubt = " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
+    what = f"{'faster' if low > 1 else 'slower'}{doubt} (95 %: {low:.2f} to {high:.2f}; {one.tried.name})"
+    return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
+
+
+def _on_val(one: Result) -> str:
+    on_val = one.val_lost_points
+    if on_val is None:
+        return ""
+    return f", {lost(on_val.value, 2)} ± {(on_val.high - on_val.low) / 2:.2f} points lost (n = {one.val_n:,})"
 
 
 def _newest(rows: Sequence[Row]) -> Row | None:

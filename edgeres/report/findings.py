@@ -13,6 +13,7 @@ from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF
 from edgeres.core.metrics import Interval
+from edgeres.core.records.frontier import Frontier
 from edgeres.core.records.latency import LATENCY_NAME, LatencyTable, ModuleCost
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepFigure, figure_of
@@ -234,10 +235,18 @@ def _refuse_unless(is_sound: bool) -> None:  # a condition, no flag
         raise InputError("what the stage wrote cannot be")
 
 
+def _frontier(stage: FinishedStage, folder: RunFolder) -> Frontier | None:
+    """None of a plan alone."""
+    found = Frontier.model_validate(stage.report.results["frontier"])
+    _refuse_unless(bool(found.tried))
+    return found if found.results else None
+
+
 # Name in the summary -> stage, what reads it, what is said if it fails
 _READERS: dict[str, tuple[str, Reader, str]] = {
     "lesion": ("lesion", _lesions, "lesion table cannot be read"),
     "sweep": ("sweep", _sweep, f"{SWEEP_NAME} cannot be read; make it again: edgeres prune --sweep 1..6"),
+    "frontier": ("optimize", _frontier, "frontier cannot be read; make it again: edgeres optimize"),
     "costs": ("latency", _costs, "latency table cannot be read; measure again: edgeres bench --per-module"),
     "histograms": ("calibrate", _histograms, "histograms cannot be read; calibrate again: edgeres calibrate"),
     "ways": ("bench", _ways, "throughput cannot be read; measure again: edgeres bench"),

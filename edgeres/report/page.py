@@ -10,6 +10,7 @@ from typing import Any
 import edgeres
 from edgeres.core.errors import require
 from edgeres.core.plain import short
+from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
 from edgeres.report import network_drawing, plots
 from edgeres.report.boards_text import BOARD_COLUMNS, board_cells
@@ -66,6 +67,34 @@ def commands_for(summary: RunSummary) -> list[str]:
     if summary.recipe:
         return ["edgeres run recipe.toml"]
     return list(dict.fromkeys(stage.command for stage in summary.stages if stage.command))
+
+
+def result_cells(one: Result) -> list[Lines]:
+    """One row a network that is handed over."""
+    on_val, n = one.val_lost_points, f"n = {one.val_n:,}"
+    return [
+        (one.name, one.why),
+        (one.tried.name,),
+        figure_lines(one.tried.ratio, "{:.3f}".format),
+        (milliseconds(one.tried.latency_ms.value),),
+        (*figure_lines(on_val, lambda points: lost(points, 2)), n) if on_val else ("no labels",),
+    ]
+
+
+def tried_cells(found: Frontier) -> list[list[Lines]]:
+    """One row a network that was tried, the slowest first."""
+    front = on_front(found.tried)
+    return [
+        [
+            (one.name,),
+            figure_lines(one.ratio, "{:.3f}".format),
+            (milliseconds(one.latency_ms.value),),
+            figure_lines(one.lost_points, lambda points: lost(points, 2)),
+            ("yes" if one in front else "no",),
+            (", ".join(one.dropped) or "–",),
+        ]
+        for one in sorted(found.tried, key=lambda one: -one.ratio.value)
+    ]
 
 
 def sweep_cells(point: SweepPoint) -> list[Lines]:
@@ -133,6 +162,9 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "closeness": closeness_text,
     "board_cells": lambda board: board_cells(board).values(),
     "bounds": bounds_of,
+    "run_path": lambda folder: "/".join(Path(folder).parts[-2:]),
+    "result_cells": result_cells,
+    "tried_cells": tried_cells,
     "sweep_cells": sweep_cells,
     "way_cells": way_cells,
     "fields": lambda record, *names: [(getattr(record, name),) for name in names],

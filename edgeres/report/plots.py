@@ -15,6 +15,7 @@ from typing import Any
 from edgeres.core.errors import require
 from edgeres.core.figures import Drawing, Spot, canvas, draw_points, label_points, whiskers, with_grid
 from edgeres.core.metrics import Interval
+from edgeres.core.records.frontier import Frontier, draw_frontier
 from edgeres.core.records.sweep import SweepFigure, draw_sweep
 from edgeres.evaluate.agreement import Agreement
 from edgeres.report.boards import board_in
@@ -87,6 +88,13 @@ def tradeoff_svg(summary: RunSummary) -> str:
         if len(spots) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(spots), borderaxespad=0)
         label_points(axes, [spot for shown in spots.values() for spot in shown])
+    return done.svg
+
+
+def frontier_svg(found: Frontier) -> str:
+    """Points lost against latency for every network that was tried."""
+    with drawing("frontier", _POINTS_IN) as ((axes,), done):
+        draw_frontier(axes, found, ink=ACCENT, muted=MUTED)
     return done.svg
 
 

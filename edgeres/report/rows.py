@@ -13,7 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.boards import board_in, boards_in, boards_of, networks_on
-from edgeres.report.claims import claims_from, headline_from
+from edgeres.report.claims import claims_from, claims_of, headline_from, headline_of
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
 from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
@@ -52,11 +52,11 @@ def rows_from(run: Path) -> RunSummary:
     boards, unread_boards = boards_in(folder)
     outdated = {one.stage for one in boards if not one.is_newest}
     files, changed = lineage_of(folder)
-    name = run.resolve().name
+    name, answers = run.resolve().name, found.get("frontier")
     return RunSummary(
         run=name,
-        headline=headline_from(claims, there or rows, run=name),
-        claims=claims,
+        headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=name),
+        claims=claims_of(answers) if answers else claims,
         rows=tuple(rows),
         rows_on_board=tuple(there),
         modules=_modules_from(folder.networks, found.get("lesion", ()), rows),

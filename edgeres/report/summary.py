@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from edgeres.core.config import Record
 from edgeres.core.environment import Environment
 from edgeres.core.metrics import Closeness
+from edgeres.core.records.frontier import Frontier
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
@@ -107,6 +108,7 @@ class RunSummary(Record):
     rows: tuple[Row, ...]
     rows_on_board: tuple[Row, ...] = ()
     ways: tuple[TimedWay, ...] = ()
+    frontier: Frontier | None = None
     sweep: SweepFigure | None = None
     lesion: tuple[LesionFigure, ...] = ()
     modules: tuple[ModuleState, ...] = ()
@@ -120,6 +122,10 @@ class RunSummary(Record):
     stages: tuple[StageDetail, ...] = Field(default=())
     recipe: str | None = None
     problems: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "frontier" or value is not None}
 
     @property
     def warnings(self) -> tuple[str, ...]:

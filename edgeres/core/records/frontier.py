@@ -1,0 +1,156 @@
+"""What `edgeres optimize` found: the networks it tried, loss against latency, the three handed over, their picture.
+
+A loss is in points of top-1 on train images that nothing else looked at, paired with the whole network; a latency is a
+share of the whole float network's, from a session in which both took turns. Where no label says what is right, the
+whole network's own guess does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from edgeres.core.config import Record
+from edgeres.core.figures import draw_points, label_points, with_grid
+from edgeres.core.metrics import Interval
+
+FRONTIER_NAME = "frontier.json"
+Precision = Literal["fp32", "int8"]
+ResultName = Literal["accurate", "balanced", "fast"]
+_MARKERS: dict[Precision, str] = {"fp32": "s", "int8": "o"}
+
+
+class Tried(Record):
+    """One network: what it lacks, what it lost, and its share of the whole float network's latency."""
+
+    dropped: tuple[str, ...]
+    precision: Precision
+    lost_points: Interval
+    ratio: Interval
+    latency_ms: Interval
+
+    @property
+    def name(self) -> str:
+        """`less 8, int8`, `whole, fp32`."""
+        return f"{f'less {len(self.dropped)}' if self.dropped else 'whole'}, {self.precision}"
+
+
+class Result(Record):
+    """One of the three: which network it is and why, and what it lost on val.
+
+    `folder` is a run of its own beside this file. `val_lost_points` is None where val has no labels.
+    """
+
+    name: ResultName
+    tried: Tried
+    folder: str
+    file: str
+    val_lost_points: Interval | None
+    val_n: int
+    top1: float | None
+    why: str
+
+
+class Frontier(Record):
+    """Content of frontier.json; the first of `tried` is the whole float network, which every share is of.
+
+    `spent_s`: seconds by what they went for; `misses`: goals that were not reached, with what is nearest; `verdict`: of
+    the session that the latencies are of.
+    """
+
+    kind: Literal["frontier"] = "frontier"
+    schema_version: int = 1
+    model_sha256: str
+    dataset: str
+    n: int
+    is_labelled: bool
+    runtime: str
+    machine: str
+    batch: int
+    threads: int
+    latency: str | None
+    max_loss: float
+    tried: tuple[Tried, ...]
+    results: tuple[Result, ...]
+    spent_s: dict[str, float]
+    misses: tuple[str, ...] = ()
+    verdict: str = ""
+
+    @property
+    def named(self) -> dict[Tried, str]:
+        """Those that are handed over, by all their names."""
+        names: dict[Tried, list[str]] = {}
+        for one in self.results:
+            names.setdefault(one.tried, []).append(one.name)
+        return {tried: ", ".join(several) for tried, several in names.items()}
+
+
+def on_front(tried: Sequence[Tried]) -> list[Tried]:
+    """Those that no other beats in latency without losing more, fastest first, by the values as measured."""
+    front: list[Tried] = []
+    for one in sorted(tried, key=lambda one: (one.ratio.value, one.lost_points.value)):
+        if not front or one.lost_points.value < front[-1].lost_points.value:
+            front.append(one)
+    return front
+
+
+def lines_of(found: Frontier) -> Iterable[str]:
+    """The tables for people, a line a row: what was tried, then the three."""
+    front, named = on_front(found.tried), found.named
+    yield f"{'network':<16}{'of whole':>9}{'p50':>11}   {'points lost':<15} front"
+    for one in sorted(found.tried, key=lambda one: -one.ratio.value):
+        lost = "" if one is found.tried[0] else _points(one.lost_points)
+        mark = ("*" if one in front else " ") + f" {named.get(one, '')}"
+        time = f"{one.latency_ms.value:8.3f} ms"
+        yield f"{one.name:<16}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
+    right = "" if found.is_labelled else "; right is what the whole network says"
+    yield (
+        f"judged on {found.n:,} train images that nothing else used ({found.dataset}){right}; {found.runtime}, batch"
+        f" {found.batch}, {found.threads} thread{'s' if found.threads > 1 else ''}"
+    )
+    for result in found.results:
+        yield result_line(result)
+    yield from found.misses
+
+
+def result_line(result: Result) -> str:
+    """`balanced: 0.47 of the latency (95 %: 0.46 to 0.48), ... lost on val (n = 5,000): ...`."""
+    lost, ratio = result.val_lost_points, result.tried.ratio
+    on_val = f"{_points(lost)} points lost on val (n = {result.val_n:,})" if lost else "val has no labels"
+    return (
+        f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}),"
+        f" {on_val}; {result.why}: {result.folder}/"
+    )
+
+
+def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
+    """Points lost against the share of the latency: full on the front, hollow off it; the three by name."""
+    front, named = on_front(found.tried), found.named
+    for precision, marker in _MARKERS.items():
+        for is_best, fill in ((True, ink), (False, "none")):
+            shown = [
+                (named.get(one, ""), one.ratio, one.lost_points)
+                for one in found.tried
+                if one.precision == precision and (one in front) == is_best
+            ]
+            label = {"label": precision} if is_best or not any(one.precision == precision for one in front) else {}
+            if shown:
+                draw_points(axes, shown, marker, ink=ink, muted=muted, markerfacecolor=fill, **label)
+    axes.plot(
+        [one.ratio.value for one in front],
+        [one.lost_points.value for one in front],
+        color=ink,
+        linewidth=1.2,
+        drawstyle="steps-post",
+    )
+    axes.invert_yaxis()
+    axes.set_xlabel(f"share of the whole float network's latency\n({found.runtime}, batch {found.batch})")
+    axes.set_ylabel(f"points lost (n = {found.n:,} train images, 95 %)")
+    axes.margins(x=0.1, y=0.14)
+    with_grid(axes)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    label_points(axes, [(named[one], one.ratio, one.lost_points) for one in found.tried if one in named])
+
+
+def _points(lost: Interval) -> str:
+    return f"{lost.value:.2f} ± {(lost.high - lost.low) / 2:.2f}"

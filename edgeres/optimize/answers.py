@@ -1,0 +1,115 @@
+"""Which network is tried next, and which three of those that were tried are handed over: figures in, figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from edgeres.core.metrics import Z_95
+from edgeres.core.records.frontier import ResultName, Tried, on_front
+from edgeres.costs.check import Target
+
+ACCURATE_POINTS = 0.1  # that `accurate` may lose
+_LITTLE = f"{ACCURATE_POINTS:g} points, or the standard error of what was lost"
+
+
+class Winner(NamedTuple):
+    """One of the three and why it is that."""
+
+    name: ResultName
+    tried: Tried
+    why: str
+
+
+class Question(NamedTuple):
+    """Up to which place of a row something holds: `known` of those looked at, `guess` of where it ends.
+
+    It is taken to hold at every place before one at which it does.
+    """
+
+    known: Mapping[int, bool]
+    guess: int
+
+    def next_place(self, places: int) -> int | None:
+        """Where to look next of `places`, the guess first, then halfway between; None if there is nothing to ask."""
+        holds = max((place for place, is_so in self.known.items() if is_so), default=-1)
+        ends = min((place for place, is_so in self.known.items() if not is_so and place > holds), default=places)
+        if ends - holds <= 1:
+            return None
+        guess = min(self.guess, places - 1)
+        return guess if holds < guess < ends else (holds + ends) // 2
+
+
+def next_place(questions: Iterable[Question], places: int) -> int | None:
+    """The first place that a question still asks for, in their order."""
+    return next((place for one in questions if (place := one.next_place(places)) is not None), None)
+
+
+def meets(one: Tried, target: Target) -> bool:
+    """Whether it is as fast as asked for."""
+    return (one.ratio if target.is_ratio else one.latency_ms).value <= target.value
+
+
+def three(tried: Sequence[Tried], *, max_loss: float, target: Target | None) -> tuple[list[Winner], list[str]]:
+    """The answers there are, and a line for each goal that was not reached; the first of `tried` is whole and float."""
+    whole, found, missed = tried[0], [], []
+    accurate = _fastest(filter(loses_little, tried))  # the whole float network loses nothing
+    if accurate is whole:
+        missed.append(f"accurate: no network that was tried is faster and loses at most {_LITTLE}")
+    else:
+        found.append(Winner("accurate", accurate, f"the fastest that loses at most {_LITTLE}"))
+    fast = _fastest(one for one in tried if one.lost_points.value <= max_loss)
+    balanced = _balanced(tried, fast, target)
+    if balanced is not None and balanced.tried is not whole:
+        found.append(balanced)
+    if target is not None and not any(meets(one, target) for one in tried):
+        missed.append(_nearest(tried, target))
+    if fast is whole:
+        missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} points")
+    else:
+        found.append(Winner("fast", fast, f"the fastest that loses at most {max_loss:g} points"))
+    return found, missed
+
+
+def loses_little(one: Tried) -> bool:
+    """Whether `accurate` may be it: by what is allowed, or where its images cannot tell, by one standard error."""
+    error = (one.lost_points.high - one.lost_points.value) / Z_95
+    return one.lost_points.value <= max(ACCURATE_POINTS, error)
+
+
+def _fastest(tried: Iterable[Tried]) -> Tried:
+    return min(tried, key=lambda one: one.ratio.value)
+
+
+def _balanced(tried: Sequence[Tried], fast: Tried, target: Target | None) -> Winner | None:
+    """What loses least at the latency asked for; without one the knee of the front between the whole and `fast`."""
+    if target is not None:
+        fitting = [one for one in tried if meets(one, target)]
+        if not fitting:
+            return None if fast is tried[0] else Winner("balanced", fast, f"the nearest to {target}")
+        best = min(fitting, key=lambda one: (one.lost_points.value, one.ratio.value))
+        return Winner("balanced", best, f"what loses least of those that take at most {target}")
+    front = [one for one in on_front(tried) if one.ratio.value >= fast.ratio.value]
+    best = max(front, key=lambda one: _beyond_chord(one, front[0], front[-1]))
+    return Winner("balanced", best, "the knee of the front")
+
+
+def _beyond_chord(one: Tried, fastest: Tried, slowest: Tried) -> float:
+    """How far it lies on the better side of the line between the ends, each axis as a share of its range."""
+    width = slowest.ratio.value - fastest.ratio.value
+    height = fastest.lost_points.value - slowest.lost_points.value
+    if width <= 0 or height <= 0:
+        return 0.0
+    x = (one.ratio.value - fastest.ratio.value) / width
+    y = (one.lost_points.value - slowest.lost_points.value) / height
+    return 1 - x - y
+
+
+def _nearest(tried: Sequence[Tried], target: Target) -> str:
+    """What came nearest to the latency, and how much of the whole is not in modules that were dropped."""
+    fastest = min(tried, key=lambda one: one.ratio.value)
+    return (
+        f"--latency {target}: not reached; the fastest that was tried is {fastest.name} with"
+        f" {fastest.latency_ms.value:.3f} ms, {fastest.ratio.value:.3f} of the whole, and loses"
+        f" {fastest.lost_points.value:.2f} points"
+    )

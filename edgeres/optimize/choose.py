@@ -1,0 +1,118 @@
+"""Chooses the sets that are worth trying: what each module costs by the clock, and what a set loses, both measured.
+
+Ever more is asked to be saved of what all modules take, with one search that keeps what it has measured, until sets
+lose far more than is allowed; then what lies between is searched more closely, while choosing has time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeres.core.errors import InputError
+from edgeres.core.files import scratch_in
+from edgeres.core.records.frontier import Precision
+from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
+from edgeres.costs.stage import latency_table
+from edgeres.costs.table import doubts, predicted_ms
+from edgeres.optimize.plan import Plan, PlannedSet
+from edgeres.optimize.tries import Workbench
+from edgeres.prune.choose import Chooser
+from edgeres.prune.config import PruneConfig
+from edgeres.prune.sets import Found, Goal
+
+CHOOSING_SHARE = 1 / 3  # of the budget
+_SHARES = (0.25, 0.5, 0.75, 0.125, 0.375, 0.625)  # of what all modules cost; each size on the way is found too
+_HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit takes about half of it back
+_TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
+_SHORTEST_S, _LONGEST_S = 0.3, 2.0
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Choice:
+    """The plan, what each module costs, what it loses alone, and what speaks against relying on that."""
+
+    plan: Plan
+    table: LatencyTable
+    alone: dict[str, float]
+    warnings: list[str]
+
+
+def chosen(bench: Workbench, precision: Precision, share: float, *, until_s: float) -> Choice:
+    """What to try of a network whose latency in `precision` is `share` of float; `until_s`: on time.perf_counter.
+
+    Raises InputError if no module may be dropped.
+    """
+    config = bench.config
+    options = {"images": bench.images, "choose_on": bench.images, "keep": config.keep, "seed": config.seed}
+    chooser = Chooser(
+        bench.source,
+        PruneConfig(drop=1, data=config.data, recover=("solve",), download=config.download, **options),
+        bench.out_dir,
+    )
+    if not chooser.candidates:
+        raise InputError(f"{bench.source.path} has no residual module left to drop")
+    table = _table(bench, precision)
+    gain = {name: table.saved_ms[name] for name in chooser.candidates}
+    most = sum(value for value in gain.values() if value > 0)
+    found: dict[int, Found] = {}
+    hopeless = 1.0
+    for share in _SHARES:
+        began_s = time.perf_counter()
+        if share > hopeless:
+            continue
+        searched = chooser.choose(Goal(gain, most * share))
+        found = {len(one.dropped): one for one in searched.levels}
+        lost = -chooser.points(searched.best.dropped)
+        log.info("choosing: %s, %.1f points lost before a refit", _said(searched.best), lost)
+        if lost > _HOPELESS * config.max_loss:
+            hopeless = share
+        if 2 * time.perf_counter() - began_s > until_s:
+            break
+    sets = [_planned(one, table, share, lost=-chooser.points(one.dropped)) for one in found.values()]
+    plan = Plan(
+        model_sha256=bench.source.sha256,
+        precision=precision,
+        images=chooser.images,
+        tries=tuple(sorted(_undominated(sets), key=lambda one: -one.ratio[0])),
+    )
+    alone = chooser.lost_by_module()
+    return Choice(plan, table, alone, doubts(table))
+
+
+def _table(bench: Workbench, precision: Precision) -> LatencyTable:
+    """What each module costs; of an interrupted call if it is there."""
+    path = bench.out_dir / "latency.json"
+    if not path.is_file():
+        config = bench.config
+        seconds = min(max(_TABLE_SHARE * config.budget_s, _SHORTEST_S), _LONGEST_S)
+        how = LatencyConfig(
+            precision=precision, seconds=seconds, batch=config.batch, threads=config.threads, seed=config.seed
+        )
+        log.info("timing shortened networks in %s: what each module costs", precision)
+        with scratch_in(bench.out_dir) as folder:
+            latency_table(bench.source, how, folder, measure=bench.measure).output.path.replace(path)
+    return latency_table_from(path)
+
+
+def _planned(one: Found, table: LatencyTable, share: float, *, lost: float) -> PlannedSet:
+    """What the table says of a set, as a share of the whole float network's latency."""
+    ms, whole = predicted_ms(table, one.dropped), table.whole_ms.value
+    ratio = [round(share * value / whole, 4) for value in (ms.value, ms.low, ms.high)]
+    return PlannedSet(drop=one.dropped, ratio=tuple(ratio), lost=round(lost, 2) + 0.0)
+
+
+def _undominated(sets: Sequence[PlannedSet]) -> list[PlannedSet]:
+    """Without those that another one beats in both; that they lose little may be luck, so equals stay."""
+    return [
+        one
+        for one in sets
+        if not any(other.ratio[0] < one.ratio[0] and (other.lost or 0) < (one.lost or 0) for other in sets)
+    ]
+
+
+def _said(one: Found) -> str:
+    return f"without {len(one.dropped)} module{'' if len(one.dropped) == 1 else 's'}"

@@ -1,0 +1,68 @@
+"""Options of `edgeres optimize`. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+from edgeres.core.names import DATA_NAMES
+from edgeres.core.progress import seconds_from
+from edgeres.costs.check import Target, amount_from
+from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
+
+_LEAST_IMAGES = 2 * FEWEST_TO_CHOOSE_ON  # half of them repair what the other half judges
+
+
+class OptimizeConfig(Config):
+    """What is to be reached, and the time there is for it."""
+
+    incidental: ClassVar[frozenset[str]] = Config.incidental | {"plan_only"}
+    unsaid: ClassVar[frozenset[str]] = frozenset({"plan"})
+
+    data: str = Field(description=f"{DATA_NAMES}; train is used, val is looked at once, for the last table")
+    latency: str | None = Field(None, description="what balanced may take: 0.6x of the float network, or 4ms")
+    max_loss: float = Field(2.0, gt=0, le=100, description="points of top-1 that fast may lose")
+    budget: str = Field("30m", description="time for all of it: 3m, 1h; it ends by the clock")
+    images: int = Field(
+        500, ge=_LEAST_IMAGES, description="of train, to choose modules and to refit on; fewer if train is small"
+    )
+    keep: tuple[str, ...] = Field((), description="never drop these modules")
+    batch: int = Field(1, ge=1, description="images a call where latency is measured")
+    threads: int | None = Field(None, ge=1, description="CPU threads; OMP_NUM_THREADS or else all cores if not given")
+    seed: int = Field(0, ge=0, description="of the choice of images and the order of turns")
+    plan: Path | None = Field(None, description="try the networks of this plan.toml, instead of choosing them")
+    plan_only: bool = Field(False, description="choose, write plan.toml and stop")
+    download: bool = Field(False, description="fetch the data set if it is not here")
+
+    @property
+    def budget_s(self) -> float:
+        """The budget in seconds."""
+        return seconds_from(self.budget)
+
+    @property
+    def target(self) -> Target | None:
+        """What `balanced` may take; raises InputError for what is no latency."""
+        if self.latency is None:
+            return None
+        target = amount_from(self.latency, {"ms": 1.0, "": 1.0})
+        if target is None or (target.is_ratio and target.value >= 1):
+            raise InputError(f"--latency {self.latency}: say milliseconds such as 4ms, or a share below 1 such as 0.6x")
+        return target
+
+    def check(self) -> None:
+        """The budget and the latency can be read, and one of --plan and --plan-only is given at most."""
+        _ = self.budget_s, self.target
+        if self.plan is not None and self.plan_only:
+            raise InputError("--plan gives a plan, --plan-only makes one; leave one out")
+        if self.plan is not None and not self.plan.is_file():
+            raise InputError(f"--plan {self.plan} does not exist; make one: edgeres optimize ... --plan-only")
+
+    def cut(self, modules: tuple[str, ...], images: int) -> PruneConfig:
+        """What `prune` is asked for so that just these modules go, and what is left is refitted."""
+        return PruneConfig(
+            modules=modules, data=self.data, images=images, recover=("solve",), seed=self.seed, download=self.download
+        )

@@ -1,0 +1,289 @@
+"""`edgeres optimize`: from a network, images and a budget to three networks with their reports.
+
+    frontier.json, frontier.svg    every network that was tried, loss against latency
+    plan.toml                      the sets of modules that were chosen to be tried
+    accurate/ balanced/ fast/      the three, each a run with its recipe, checkpoint, ONNX files and report
+
+The whole network is tried first, in float and in INT8, then sets of modules, each in both, those first that decide a
+question: how few modules meet the latency, how many the loss allows, how many go for nothing. Time is looked at before
+every step, and what the end needs is kept back.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeres.bench.stage import measure as measure_here
+from edgeres.core.artifacts import CARD_KEY, Artifact, Checkpoint, FrontierFile, safetensors_header
+from edgeres.core.config import config_from, refuse
+from edgeres.core.environment import default_threads, environment
+from edgeres.core.errors import InputError, require
+from edgeres.core.figures import COLOURS, MUTED, figure_file
+from edgeres.core.files import write_text
+from edgeres.core.progress import text_from
+from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
+from edgeres.core.runs import Run, runs_root
+from edgeres.core.stage import Recorder, StageResult
+from edgeres.models.importing import ImportConfig
+from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
+from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
+from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.plan import PLAN_NAME, Plan, PlannedSet, plan_from, toml_text
+from edgeres.optimize.results import handed_over
+from edgeres.optimize.tries import Measure, Workbench
+from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.stages import stage_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
+_SPARE = 1.2  # times what the last step of a kind took
+_TURN_S = 4.0  # of a network in the session that decides, its start included
+_WARNINGS_SHOWN = 3  # the same sentence for each network is noise
+_HEIGHT_IN = 3.9
+log = logging.getLogger(__name__)
+
+
+class Clock:
+    """What is left of the budget, and what the time went for."""
+
+    def __init__(self, budget_s: float) -> None:
+        self.began_s, self.spent_s = time.perf_counter(), {}  # type: tuple[float, dict[str, float]]
+        self.until_s = self.began_s + budget_s
+
+    @property
+    def left_s(self) -> float:
+        """Until the budget is over."""
+        return self.until_s - time.perf_counter()
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Counts the seconds inside as spent on `what`."""
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent_s[what] = round(self.spent_s.get(what, 0.0) + time.perf_counter() - began_s, 1)
+
+
+def optimize(
+    source: Checkpoint, config: OptimizeConfig, out_dir: Path, *, measure: Measure = measure_here
+) -> StageResult[FrontierFile]:
+    """Writes out_dir/frontier.json and the three results beside it; interrupted, the same call goes on.
+
+    `measure` times model files in the place of this machine.
+
+    Raises InputError for data with too few images, a latency that the whole network meets already, a plan of another
+    network, and a budget too short to try anything.
+    """
+    clock, recorder = Clock(config.budget_s), Recorder("optimize", config, source)
+    config.check()
+    require("matplotlib", "report")
+    source.spec.check_classes("optimize")
+    plan = plan_from(config.plan, source.sha256) if config.plan else None
+    bench = Workbench(source, config, out_dir, measure=measure)
+    with clock.on("whole network"):
+        whole = _whole(bench, clock)
+    _check_goal(config, whole[0])
+    precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
+    choice = None
+    if plan is None:
+        with clock.on("choosing"):
+            until_s = clock.began_s + CHOOSING_SHARE * config.budget_s
+            choice = chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
+        plan = choice.plan
+        recorder.warnings += choice.warnings
+        log.info("the plan:")
+        for line in plan.lines():
+            log.info("%s", line)
+    write_text(out_dir / PLAN_NAME, toml_text(plan))
+    tried, results, misses = list(whole), list[Result](), list[str]()
+    if not config.plan_only:
+        tried = Search(bench, plan.tries, whole, precision, clock).tried()
+        recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
+        answers, misses = three(tried, max_loss=config.max_loss, target=config.target)
+        with clock.on("results"):
+            for answer in answers:
+                results.append(handed_over(bench, answer, results))
+    found = Frontier(
+        model_sha256=source.sha256,
+        dataset=bench.dataset.name,
+        n=len(bench.judged_on.train),
+        is_labelled=bench.held_out.is_labelled,
+        runtime=bench.last.latencies[0].runtime,
+        machine=environment().machine,
+        batch=config.batch,
+        threads=config.threads or default_threads(),
+        latency=config.latency,
+        max_loss=config.max_loss,
+        tried=tuple(tried),
+        results=tuple(results),
+        spent_s=clock.spent_s,
+        misses=tuple(misses),
+        verdict=bench.last.verdict,
+    )
+    return _written(found, recorder, out_dir, choice, plan, clock)
+
+
+def _whole(bench: Workbench, clock: Clock) -> tuple[Tried, ...]:
+    """The whole network in float and INT8; raises InputError if that leaves no time for anything else."""
+    began_s = time.perf_counter()
+    whole = bench.try_without((), ("fp32", "int8"))
+    took_s = time.perf_counter() - began_s
+    if (needed_s := took_s + _SPARE * took_s + bench.ending_s) > bench.config.budget_s:
+        raise InputError(
+            f"--budget {bench.config.budget} is too short to try anything: the whole network alone took"
+            f" {text_from(took_s)}, and as much again and the last tables are needed: {text_from(needed_s)} or more"
+        )
+    return whole
+
+
+def _check_goal(config: OptimizeConfig, whole: Tried) -> None:
+    if config.target is not None and meets(whole, config.target):
+        raise InputError(
+            f"--latency {config.latency} is met already: the whole float network takes {whole.latency_ms.value:.3f} ms"
+        )
+
+
+@dataclass
+class Search:
+    """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time."""
+
+    bench: Workbench
+    sets: Sequence[PlannedSet]
+    whole: tuple[Tried, ...]
+    precision: Precision
+    clock: Clock
+    found: dict[int, tuple[Tried, ...]] = field(default_factory=dict)
+
+    def tried(self) -> list[Tried]:
+        """What was tried, the whole float network first; those that count have the figures of one session.
+
+        Where that session leaves a question open again, and there is time, the search goes on.
+        """
+        while self._try_more() or not self.found:
+            with self.clock.on("timing"):
+                self._time_together()
+            if not self.found:
+                break
+        return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place])]
+
+    def _try_more(self) -> bool:
+        """Whether any was tried."""
+        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.precision == "int8" else ("fp32",)
+        before, longest_s = len(self.found), 0.0
+        while (place := self._next()) is not None:
+            if self.clock.left_s - self.bench.ending_s - self._session_s < _SPARE * longest_s:
+                log.info("no time for another network")
+                break
+            began_s = time.perf_counter()
+            with self.clock.on("trying"):
+                self.found[place] = self.bench.try_without(self.sets[place].drop, precisions)
+            longest_s = max(longest_s, time.perf_counter() - began_s)
+            log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
+        return len(self.found) > before
+
+    def _time_together(self) -> None:
+        """In one session: the whole network and all that may be an answer."""
+        asked = [
+            *self.whole,
+            *(one for tries in self.found.values() for one in tries if one.precision == self.precision),
+        ]
+        log.info("timing %d networks together", len(asked))
+        told = {(one.dropped, one.precision): one for one in self.bench.timed(asked)}
+        self.whole = tuple(told[one.dropped, one.precision] for one in self.whole)
+        for place, tries in self.found.items():
+            self.found[place] = tuple(told.get((one.dropped, one.precision), one) for one in tries)
+
+    @property
+    def _session_s(self) -> float:
+        """What the session takes that decides."""
+        return _TURN_S * (len(self.whole) + len(self.found) + 1)
+
+    def _next(self) -> int | None:
+        """The place of the set that is to be tried next."""
+        config, target = self.bench.config, self.bench.config.target
+        judged = {
+            place: next(one for one in tries if one.precision == self.precision) for place, tries in self.found.items()
+        }
+        questions = []
+        if target is not None and not any(meets(one, target) for one in self.whole):
+            share = target.value if target.is_ratio else target.value / self.whole[0].latency_ms.value
+            slow = {place: not meets(one, target) for place, one in judged.items()}
+            fast_enough = (i for i, one in enumerate(self.sets) if one.predicted and one.predicted.value <= share)
+            questions.append(Question(slow, next(fast_enough, len(self.sets) - 1)))
+        few = {place: one.lost_points.value <= config.max_loss for place, one in judged.items()}
+        none = {place: loses_little(one) for place, one in judged.items()}
+        for most, known in ((config.max_loss, few), (ACCURATE_POINTS, none)):
+            mild = (i for i, one in enumerate(self.sets) if one.lost is not None and one.lost <= 2 * most)
+            questions.append(Question(known, max(mild, default=0)))
+        return next_place(questions, len(self.sets))
+
+
+def _written(
+    found: Frontier, recorder: Recorder, out_dir: Path, choice: Choice | None, plan: Plan, clock: Clock
+) -> StageResult[FrontierFile]:
+    output = FrontierFile(out_dir / FRONTIER_NAME)
+    write_text(output.path, found.model_dump_json(indent=1) + "\n")
+    with figure_file(out_dir / "frontier.svg", height_in=_HEIGHT_IN) as axes:
+        draw_frontier(axes, found, ink=COLOURS[0], muted=MUTED)
+    recorder.results |= {"frontier": found.model_dump(mode="json")}
+    if choice is not None:
+        saved = {row.module: row.saved_ms.value for row in choice.table.table}
+        recorder.results["modules"] = {
+            name: {"saved_ms": saved[name], "lost_points_alone": lost} for name, lost in choice.alone.items()
+        }
+    if recorder.config.plan_only:  # type: ignore[attr-defined]
+        recorder.notes += [*plan.lines(), f"{out_dir / PLAN_NAME}: try it with --plan"]
+    else:
+        recorder.notes += lines_of(found)
+        shutil.rmtree(out_dir / "tried")
+        (out_dir / "tried.json").unlink(missing_ok=True)
+    spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in clock.spent_s.items())
+    recorder.notes.append(f"time went for: {spent}")
+    for left in ("search.json", "latency.json"):
+        (out_dir / left).unlink(missing_ok=True)
+    return StageResult(output, recorder.finish(output))
+
+
+def optimize_call(
+    source: Path | None, run: str | None, values: dict[str, Any], brought: dict[str, Any]
+) -> StageResult[Artifact]:
+    """`brought`: options of `edgeres import`; raises InputError for those where nothing is imported."""
+    if source is None or _is_checkpoint(source):
+        refuse(brought, "says how a network is imported; this one is edgeres' own" if source else "needs a network")
+        return call(Call("optimize", source, run, values=values))
+    asked = {"file": source, **brought}
+    config = config_from(ImportConfig, asked, "optimize", as_options=True)
+    config.check()
+    known = _imported(stage_key("import", None, config)) if run is None else None
+    if known is not None:
+        log.info("imported before: %s", known)
+        return call(Call("optimize", known, values=values))
+    made = call(Call("import", run=run, values=asked))
+    for warning in made.report.warnings:
+        log.warning("warning: %s", warning)
+    return call(Call("optimize", made.output.path, values=values))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if path.suffix != Checkpoint.suffix or not path.is_file():
+        return False
+    return CARD_KEY in (safetensors_header(path).get("__metadata__") or {})
+
+
+def _imported(key: str) -> Path | None:
+    """What the very same import made before."""
+    for path in sorted(runs_root().glob("*/00-import")) if runs_root().is_dir() else ():
+        for folder, report in Run(path.parent).reports():
+            if folder.path == path and report.key == key and (model := folder.model()) is not None:
+                return model.path
+    return None

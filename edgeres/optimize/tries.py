@@ -1,0 +1,246 @@
+"""Makes a network without some modules, in float and in INT8, judges both on held-out train images and times them.
+
+What is made lies in NN-optimize/tried/less-08/, a stage a folder as in any run; interrupted, what is there is reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeres.bench.config import BenchConfig
+from edgeres.bench.stage import Session
+from edgeres.bench.stage import measure as measure_here
+from edgeres.core.artifacts import Checkpoint, Model
+from edgeres.core.config import Config
+from edgeres.core.environment import default_threads
+from edgeres.core.errors import InputError
+from edgeres.core.kept import Kept
+from edgeres.core.metrics import Interval, paired_difference
+from edgeres.core.progress import quiet
+from edgeres.core.records.frontier import Precision, Tried
+from edgeres.core.runs import StageFolder
+from edgeres.core.stage import REPORT_NAME
+from edgeres.core.statistics import percentile_interval, ratio_interval
+from edgeres.evaluate.stage import accuracy_of
+from edgeres.export.stage import ExportConfig
+from edgeres.optimize.config import OptimizeConfig
+from edgeres.pipeline.measures import report_with
+from edgeres.pipeline.stages import execute, stage_key
+from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
+
+if TYPE_CHECKING:
+    from edgeres.data import Dataset, Split
+
+Measure = Callable[[Sequence[Model], BenchConfig], Session]
+MOST_JUDGED, FEWEST_JUDGED = 5000, 200
+_JUDGING_SHARE = 0.02  # of the budget, to judge the whole float network
+_VAL_SHARE = 0.15  # of the budget, to judge the results on val
+_FEWEST_ON_VAL = 500
+_EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
+_RESULT_S = 8.0  # five networks on the clock, a page and its pictures
+_PACE_IMAGES = 64
+_ROUNDS = 10  # of the session that tries a network; it has `turn_s` for each
+_SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Workbench:
+    """Where networks are made and tried; `profile` says who runs the INT8 files, `measure` times all of them."""
+
+    source: Checkpoint
+    config: OptimizeConfig
+    out_dir: Path
+    profile: str = "ort-cpu"
+    measure: Measure = measure_here
+    turn_s: float = 1.5  # of each network in the session that tries it
+    last: Session = field(default=Session(()), init=False)  # on the clock
+
+    @cached_property
+    def kept(self) -> Kept[tuple[Tried, ...]]:
+        """Sets of modules, in words -> what was found of them."""
+        return Kept(self.out_dir / "tried.json", self.source.sha256, tuple[Tried, ...])
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The user's images."""
+        from edgeres.data import dataset_for
+
+        return dataset_for(self.source.spec, self.config.data, download=self.config.download)
+
+    @property
+    def images(self) -> int:
+        """Of train to choose and refit on: as asked for, a third of them where there are fewer."""
+        return min(self.config.images, len(self.dataset.train) // 3)
+
+    @cached_property
+    def calibration(self) -> CalibrateConfig:
+        """The images that scales come from."""
+        usual = CalibrateConfig(data=self.config.data)
+        return usual.model_copy(update={"images": min(usual.images, len(self.dataset.train))})
+
+    @cached_property
+    def held_out(self) -> Split:
+        """The train images to judge on, which nothing else looks at; raises InputError if they are too few."""
+        train = self.dataset.train
+        used = {*train.sample(self.images, self.config.seed).ids}
+        used |= {*train.sample(self.calibration.images, self.calibration.seed).ids}
+        left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
+        if len(left) < FEWEST_JUDGED:
+            raise InputError(
+                f"{self.config.data} has {len(train)} train images, of which {len(used)} are chosen, refitted and"
+                f" calibrated on: {len(left)} are left to judge on, {FEWEST_JUDGED} are needed; add images"
+            )
+        return left
+
+    def folder(self, dropped: Sequence[str]) -> Path:
+        """Where the networks without `dropped` lie."""
+        which = hashlib.sha256(" ".join(sorted(dropped)).encode()).hexdigest()[:4]
+        return self.out_dir / "tried" / (f"less-{len(dropped):02}-{which}" if dropped else "whole")
+
+    def exported(self, dropped: Sequence[str]) -> Model:
+        """The network without `dropped`, refitted, as float ONNX."""
+        folder, checkpoint = self.folder(dropped), self.source
+        if dropped:
+            made = self._made("prune", self.source, self.config.cut(tuple(dropped), self.images), folder)
+            assert isinstance(made, Checkpoint)
+            checkpoint = made
+        return self._made("export", checkpoint, ExportConfig(batch=self.config.batch), folder)
+
+    def quantized(self, model: Model, dropped: Sequence[str]) -> Model:
+        """The float `model` in INT8."""
+        folder = self.folder(dropped)
+        self._made("calibrate", model, self.calibration, folder)
+        scales = next(folder.glob("*-calibrate")) / "scales.json"
+        how = QuantizeConfig(scales=scales, profile=self.profile, data=self.config.data)
+        return self._made("quantize", model, how, folder)
+
+    def model_of(self, one: Tried) -> Model:
+        """Its file."""
+        model = self.exported(one.dropped)
+        return self.quantized(model, one.dropped) if one.precision == "int8" else model
+
+    def try_without(self, dropped: Sequence[str], precisions: Sequence[Precision]) -> tuple[Tried, ...]:
+        """In each precision: judged, and timed with the whole float network."""
+        name = " ".join(sorted(dropped))
+        if (known := self.kept.records.get(name)) is not None:
+            return known
+        began_s, nothing = time.perf_counter(), Interval.around(math.nan)
+        asked = [
+            Tried(dropped=tuple(dropped), precision=one, lost_points=nothing, ratio=nothing, latency_ms=nothing)
+            for one in precisions
+        ]
+        lost = [self._lost(self.model_of(one)) for one in asked]
+        judged = [one.model_copy(update={"lost_points": of}) for one, of in zip(asked, lost, strict=True)]
+        tried = self.timed(judged, seconds=self.turn_s, rounds=_ROUNDS)
+        for one in tried:
+            log.info(
+                "%s: %.3f of the latency, %.2f points lost (%.0f s)",
+                *(one.name, one.ratio.value, one.lost_points.value, time.perf_counter() - began_s),
+            )
+        return self.kept.keep(name, tuple(tried))
+
+    def timed(self, tried: Sequence[Tried], *, seconds: float = _SECONDS, rounds: int = _LAST_ROUNDS) -> list[Tried]:
+        """The same with the figures of one session, in which they and the whole float network take turns."""
+        whole, models = self.exported(()), [self.model_of(one) for one in tried]
+        distinct = {one.sha256: one for one in (whole, *models)}
+        session = self.session(list(distinct.values()), seconds=seconds, rounds=rounds)
+        latencies = dict(zip(distinct, session.latencies, strict=True))
+        found = []
+        for one, model in zip(tried, models, strict=True):
+            latency, base = latencies[model.sha256], latencies[whole.sha256]
+            ratio = Interval.around(1.0) if model.sha256 == whole.sha256 else ratio_interval(base, latency)
+            found.append(one.model_copy(update={"ratio": ratio, "latency_ms": percentile_interval(latency, 50)}))
+        return found
+
+    @property
+    def on_val(self) -> int:
+        """How many val images the results are judged on: all, or what takes a share of the budget."""
+        count, fitting = len(self.dataset.val), int(_VAL_SHARE * self.config.budget_s / (_EVALUATED * self._pace_s))
+        return min(count, max(fitting, _FEWEST_ON_VAL))
+
+    @property
+    def ending_s(self) -> float:
+        """What the three results will take, at the pace of what was judged."""
+        return _EVALUATED * self._pace_s * self.on_val + 3 * _RESULT_S
+
+    def session(self, models: Sequence[Model], *, seconds: float, rounds: int) -> Session:
+        """The models in turns."""
+        threads = self.config.threads or default_threads()
+        own = {"batch": self.config.batch, "threads": threads, "seed": self.config.seed}
+        found = self.measure(models, BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own))
+        self.last = found
+        return found
+
+    @cached_property
+    def judged_on(self) -> Dataset:
+        """The held-out images, as many as the budget allows; the whole network labels them where nobody else has."""
+        fitting = int(_JUDGING_SHARE * self.config.budget_s / self._pace_s)
+        split = self.held_out.sample(min(MOST_JUDGED, len(self.held_out), max(fitting, 2 * FEWEST_JUDGED)), 0)
+        if not split.is_labelled:
+            guesses = self._guesses(self.exported(()), self._to_judge(split))
+            split = replace(split, labels=guesses[:, 0].astype(np.int64))
+        return self._to_judge(split)
+
+    @cached_property
+    def _pace_s(self) -> float:
+        """Seconds for the whole float network to read and judge an image."""
+        few, whole = self._to_judge(self.held_out.sample(_PACE_IMAGES, 0)), self.exported(())
+        began_s = time.perf_counter()
+        accuracy_of(whole, few, split="train", threads=self.config.threads)
+        return (time.perf_counter() - began_s) / _PACE_IMAGES
+
+    def _to_judge(self, split: Split) -> Dataset:
+        """`split` in the place of both splits; with a class where there is none, if guesses alone are asked for."""
+        if split.is_labelled and self.dataset.classes:
+            return replace(self.dataset, train=split, val=split.named("val"))
+        labels = split.labels if split.is_labelled else np.zeros(len(split), np.int64)
+        named = replace(split, labels=labels)
+        classes = tuple(map(str, range(self.source.spec.num_classes)))
+        return replace(self.dataset, classes=classes, train=named, val=named.named("val"))
+
+    def _lost(self, model: Model) -> Interval:
+        """Points lost against the whole float network on the same images."""
+        found = self._guesses(model, self.judged_on)
+        change, half = paired_difference(list(self._whole_right), list(found[:, 0] == found[:, 1]))
+        return Interval.around(0.0 - 100 * change, 100 * half)
+
+    @cached_property
+    def _whole_right(self) -> NDArray[Any]:
+        found = self._guesses(self.exported(()), self.judged_on)
+        return np.asarray(found[:, 0] == found[:, 1])
+
+    def _guesses(self, model: Model, dataset: Dataset) -> NDArray[Any]:
+        path = self.out_dir / "guesses.npy"
+        accuracy_of(model, dataset, split="train", threads=self.config.threads, out=path)
+        found = np.load(path, allow_pickle=False)
+        path.unlink()
+        return np.asarray(found)
+
+    def _made(self, stage: str, source: Model, config: Config, folder: Path) -> Model:
+        """What the stage makes of `source`, or made before, in `folder`/NN-stage."""
+        key = stage_key(stage, source, config)
+        place = next(iter(sorted(folder.glob(f"*-{stage}"))), None)
+        if place is None or not report_with(place / REPORT_NAME, key):
+            place = place or folder / f"{self._number(folder):02}-{stage}"
+            place.mkdir(parents=True, exist_ok=True)
+            with quiet("edgeres"):
+                execute(stage, source, config, place, key)
+        model = StageFolder(place, 0, stage).model()
+        return source if model is None else model
+
+    def _number(self, folder: Path) -> int:
+        """Of the next stage in `folder`, as in the recipes of results: what brings the network, and its export."""
+        first = 1 if folder == self.folder(()) else 2
+        return first + sum((one / REPORT_NAME).is_file() for one in folder.glob("*-*"))

@@ -1,0 +1,102 @@
+"""Which set is tried next, and which three are handed over: closed forms on made-up figures."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeres.core.metrics import Interval
+from edgeres.core.records.frontier import Tried, on_front
+from edgeres.costs.check import Target
+from edgeres.optimize.answers import Question, loses_little, next_place, three
+
+
+def one(modules: int, ratio: float, lost: float, *, half: float = 0.1, precision: str = "int8") -> Tried:
+    return Tried(
+        dropped=tuple(f"layer1.{i}" for i in range(modules)),
+        precision=precision,
+        lost_points=Interval.around(lost, half),
+        ratio=Interval.around(ratio, 0.01),
+        latency_ms=Interval.around(10 * ratio, 0.1),
+    )
+
+
+WHOLE = one(0, 1.0, 0.0, half=0.0, precision="fp32")
+INT8 = one(0, 0.5, 0.05)
+TRIED = (WHOLE, INT8, one(2, 0.45, 0.08), one(4, 0.4, 0.5), one(8, 0.3, 1.2), one(12, 0.2, 3.0))
+
+
+@given(places=st.integers(1, 40), ends=st.integers(0, 40), guess=st.integers(0, 60))
+def test_a_question_finds_where_something_ends_in_few_looks(places, ends, guess):
+    known: dict[int, bool] = {}
+    while (place := Question(known, guess).next_place(places)) is not None:
+        assert place not in known
+        assert 0 <= place < places
+        known[place] = place < ends
+    holds = max((place for place, is_so in known.items() if is_so), default=-1)
+    assert holds == min(ends, places) - 1
+    assert len(known) <= places.bit_length() + 2  # halving, and the guess
+
+
+@given(st.dictionaries(st.integers(0, 9), st.booleans()), st.integers(0, 12))
+def test_a_question_ends_whatever_luck_has_measured(known, guess):
+    known = dict(known)
+    for _ in range(11):
+        if (place := Question(known, guess).next_place(10)) is None:
+            return
+        assert place not in known
+        known[place] = place % 2 == 0
+    pytest.fail("asked more often than there are places")
+
+
+def test_the_first_question_that_is_open_is_asked():
+    closed = Question({0: True, 1: False}, 0)
+    assert next_place([closed, Question({}, 3)], 5) == 3
+    assert next_place([closed], 5) is None
+    assert next_place([closed], 0) is None
+
+
+def test_the_three_for_a_latency():
+    answers, missed = three(TRIED, max_loss=2.0, target=Target(0.42, True))
+    assert [(one.name, len(one.tried.dropped)) for one in answers] == [("accurate", 2), ("balanced", 4), ("fast", 8)]
+    assert missed == []
+
+
+def test_milliseconds_are_held_against_milliseconds():
+    answers, _ = three(TRIED, max_loss=2.0, target=Target(4.6, False))
+    assert {one.name: len(one.tried.dropped) for one in answers}["balanced"] == 2
+
+
+def test_a_latency_that_nothing_reaches_says_what_is_nearest():
+    answers, missed = three(TRIED, max_loss=2.0, target=Target(0.1, True))
+    assert {one.name: len(one.tried.dropped) for one in answers}["balanced"] == 8  # the fastest that may be lost
+    (line,) = missed
+    assert line == (
+        "--latency 0.1x: not reached; the fastest that was tried is less 12, int8 with 2.000 ms, 0.200 of the whole,"
+        " and loses 3.00 points"
+    )
+
+
+def test_where_nothing_is_worth_it_that_is_said():
+    slower = (WHOLE, one(0, 1.2, 0.0), one(2, 0.9, 5.0, precision="fp32"))
+    answers, missed = three(slower, max_loss=2.0, target=None)
+    assert answers == []
+    assert [line.partition(":")[0] for line in missed] == ["accurate", "fast"]
+
+
+def test_without_a_latency_the_knee_is_balanced():
+    knee = one(6, 0.32, 0.2)
+    answers, _ = three((*TRIED, knee), max_loss=2.0, target=None)
+    assert {one.name: one.tried for one in answers}["balanced"] == knee
+
+
+@pytest.mark.parametrize(("lost", "half", "expected"), [(0.1, 0.01, True), (0.15, 0.1, False), (0.3, 0.8, True)])
+def test_little_is_what_the_images_cannot_tell_from_nothing(lost, half, expected):
+    assert loses_little(one(2, 0.4, lost, half=half)) == expected
+
+
+def test_the_front_is_what_no_other_beats():
+    beaten = one(3, 0.5, 0.6)
+    assert beaten not in on_front((*TRIED, beaten))
+    assert on_front(TRIED) == sorted(TRIED, key=lambda one: one.ratio.value)

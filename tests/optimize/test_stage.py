@@ -1,0 +1,211 @@
+"""From a network to three: real networks of random weights, judged on real digits, timed by a clock that is made up."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from edgeres.bench.stage import Session
+from edgeres.core.artifacts import Checkpoint, OnnxModel
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import InputError
+from edgeres.core.metrics import Latency
+from edgeres.core.records.frontier import Frontier
+from edgeres.core.runs import Run
+from edgeres.core.stage import Recorder, write_report
+from edgeres.models import modules_of
+from edgeres.optimize import results, tries
+from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.plan import plan_from
+from edgeres.optimize.stage import optimize
+from edgeres.pipeline import measures
+from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.recipe import recipe_from
+from edgeres.report.rows import rows_from
+from edgeres.report.stage import ReportConfig, report
+
+pytestmark = pytest.mark.slow
+SHARED = {"batch": 1, "runtime": "fake", "threads": 1, "session": "s", "warmup": 1, "machine": "fake"}
+
+
+@pytest.fixture
+def checkpoint(checkpoint_of, spec_of):
+    return checkpoint_of(spec_of("resnet8", width=4))
+
+
+@pytest.fixture
+def longer(checkpoint_of, spec_of):
+    return checkpoint_of(spec_of("resnet14", width=4))
+
+
+def clock(models, config):
+    """A millisecond for the stem and each module that is left; half of it in INT8."""
+    whole = len(modules_of(models[0].spec)) + 1
+    times = [(whole - len(one.spec.dropped)) * (0.5 if "int8" in one.precision else 1.0) for one in models]
+    return Session(
+        tuple(
+            Latency(samples_ms=(ms,) * 40, artifact=one.sha256, rounds=(10,) * 4, **SHARED)
+            for one, ms in zip(models, times, strict=True)
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_bench(monkeypatch, exported_once):
+    """The bench of the results' recipes is tested in tests/bench."""
+
+    def bench(models, config, folder, *, fresh=False):
+        return (Recorder("bench", config, None).finish(None),), False
+
+    monkeypatch.setattr(measures, "bench_models", bench)
+
+
+@pytest.fixture
+def one_set(checkpoint, tmp_path):
+    """A plan of one set, so that nothing is to be chosen."""
+    path = tmp_path / "one.toml"
+    path.write_text(f'model_sha256 = "{checkpoint.sha256}"\n[[tries]]\ndrop = ["layer2.0"]\n')
+    return path
+
+
+def config_of(**options):
+    return OptimizeConfig(**{"data": "digits", "images": 64, "max_loss": 100.0, "budget": "10m", **options})
+
+
+def test_three_networks_with_recipes_and_reports(longer, tmp_path):
+    call(Call("import", run="mine", values={"file": longer.path}))
+    out = tmp_path / "runs" / "mine" / "01-optimize"
+    source = Checkpoint(out.parent / "00-import" / "model.safetensors")
+    done = optimize(source, config_of(latency="0.3x"), out, measure=clock)
+    found = record_from_json(Frontier, done.output.path)
+    assert (found.tried[0].precision, found.tried[0].dropped, found.tried[0].ratio.value) == ("fp32", (), 1.0)
+    for one in found.tried:
+        left = (7 - len(one.dropped)) / 7
+        assert one.ratio.value == pytest.approx(left if one.precision == "fp32" else left / 2)
+    assert {one.name for one in found.results} >= {"balanced", "fast"}
+    balanced = next(one for one in found.results if one.name == "balanced")
+    assert balanced.tried.ratio.value <= 0.3
+    for one in found.results:
+        run = Run(out / one.name)
+        file = OnnxModel(run.path / one.file)
+        assert file.spec.dropped == tuple(sorted(one.tried.dropped))
+        assert file.precision == one.tried.precision
+        assert len(rows_from(run.path).rows) == 5 if one.tried.dropped else 3
+        assert (run.path / "report.html").is_file()
+        _, steps = recipe_from(str(run.path / "recipe.toml"), {"data": "digits"})
+        assert [step.use for step in steps][-3:] == ["eval", "bench", "report"]
+        judged = json.loads((file.path.parent / "eval.json").read_text())["accuracy"][0]
+        assert judged["split"] == "val"
+        assert one.top1 == pytest.approx(judged["correct_top1"] / judged["n"])
+    assert not (out / "tried").exists()
+    assert set(found.spent_s) == {"whole network", "choosing", "trying", "timing", "results"}
+    write_report(done.report, out / "report.json")
+    summary = report(out.parent, ReportConfig())
+    page = (out.parent / "report.html").read_text()
+    headings = re.findall(r'<h2 id="(\w+)">', page)
+    assert headings.index("frontier") < headings.index("stages")
+    assert "faster" in summary.headline
+    names = [one.name for one in summary.frontier.results]
+    assert [claim.detail.partition(",")[0] for claim in summary.claims] == names
+    assert all(f'href="01-optimize/{name}/report.html"' in page for name in names)
+
+
+def test_val_is_not_looked_at_before_the_results(checkpoint, one_set, tmp_path, monkeypatch):
+    seen = []
+    real = tries.accuracy_of
+
+    def watched(model, dataset, **options):
+        seen.append(options["split"])
+        return real(model, dataset, **options)
+
+    monkeypatch.setattr(tries, "accuracy_of", watched)
+    monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
+    monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
+    optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", measure=clock)
+    assert seen
+    assert {*seen} == {"train"}
+
+
+def test_what_is_judged_on_was_not_used_for_anything_else(checkpoint, tmp_path):
+    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", measure=clock)
+    train = bench.dataset.train
+    chosen = {*train.sample(bench.images, 0).ids}
+    calibrated = {*train.sample(bench.calibration.images, bench.calibration.seed).ids}
+    assert not {*bench.held_out.ids} & (chosen | calibrated)
+    assert len(bench.held_out) == len(train) - len(chosen | calibrated)
+
+
+def test_a_plan_is_made_and_another_followed(checkpoint, one_set, tmp_path):
+    out = tmp_path / "plan"
+    done = optimize(checkpoint, config_of(plan_only=True), out, measure=clock)
+    plan = plan_from(out / "plan.toml", checkpoint.sha256)
+    assert plan.tries
+    assert not record_from_json(Frontier, done.output.path).results
+    assert any("try it with --plan" in note for note in done.report.notes)
+    assert all(one.predicted.low <= one.predicted.value <= one.predicted.high for one in plan.tries)
+    done = optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", measure=clock)
+    tried = record_from_json(Frontier, done.output.path).tried
+    assert {one.dropped for one in tried} == {(), ("layer2.0",)}
+
+
+def test_an_interrupted_call_goes_on_from_what_it_kept(checkpoint, one_set, tmp_path, monkeypatch):
+    out, made = tmp_path / "out", []
+    real = results.handed_over
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeres.optimize.stage.handed_over", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimize(checkpoint, config_of(plan=one_set), out, measure=clock)
+    kept = (out / "tried.json").read_text()
+    monkeypatch.setattr("edgeres.optimize.stage.handed_over", real)
+    monkeypatch.setattr(tries, "execute", lambda stage, *_: made.append(stage))
+    optimize(checkpoint, config_of(plan=one_set), out, measure=clock)
+    assert kept.count("lost_points") >= 4
+    assert made == []
+
+
+def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set, tmp_path):
+    import numpy as np
+
+    from edgeres.data import dataset_for
+
+    digits = dataset_for(checkpoint.spec, "digits")
+    pixels = digits.train.inputs(checkpoint.spec)
+    np.savez(tmp_path / "mine.npz", images=pixels[..., 0])
+    config = config_of(data=f"npz:{tmp_path / 'mine.npz'}", plan=one_set)
+    done = optimize(checkpoint, config, tmp_path / "out", measure=clock)
+    found = record_from_json(Frontier, done.output.path)
+    assert not found.is_labelled
+    assert all(one.val_lost_points is None for one in found.results)
+    assert any("right is what the whole network says" in note for note in done.report.notes)
+    assert all(one.lost_points.value >= 0 for one in found.tried)  # nobody agrees more with a network than itself
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"latency": "8ms"}, r"--latency 8ms is met already: the whole float network takes 4\.000 ms"),
+        ({"latency": "1.5x"}, r"--latency 1\.5x: say milliseconds such as 4ms, or a share below 1"),
+        ({"budget": "1s"}, r"--budget 1s is too short to try anything: .* or more"),
+        ({"plan": "gone.toml"}, r"--plan gone\.toml does not exist"),
+        ({"keep": ("layer9.9",)}, r"layer9\.9"),
+        ({"keep": tuple(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0,))}, "none may be dropped"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(checkpoint, tmp_path, options, said):
+    with pytest.raises(InputError, match=said) as err:
+        optimize(checkpoint, config_of(**options), tmp_path / "out", measure=clock)
+    assert "\n" not in str(err.value)
+
+
+def test_too_few_images_to_judge_on(checkpoint, tmp_path):
+    import numpy as np
+
+    images = np.zeros((300, 8, 8), np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(300) % 10)
+    with pytest.raises(InputError, match=r"are left to judge on, 200 are needed; add images"):
+        optimize(checkpoint, config_of(data=f"npz:{tmp_path / 'few.npz'}"), tmp_path / "out", measure=clock)

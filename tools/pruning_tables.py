@@ -106,10 +106,10 @@ def sweep_table() -> Lines:
     for row in found.rows:
         final, ratio = row.final, row.ratio
         change = f"{final.change_points:+.2f} ± {final.half_width_points:.2f}" if row.count else ""
-        bare, top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, final))
+        bare, top1 = (f"{100 * one.quality.value:.2f}" for one in (row.bare, final))
         time = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
         lines.append(table_row(str(row.count), bare, top1, with_minus(change), time, f"{row.macs / 1e6:.1f} M"))
-    accuracy = found.rows[0].bare.accuracy
+    accuracy = found.rows[0].bare.judged_on
     about = (
         f"Recovered by {', '.join(found.recover)}. {accuracy.dataset} val, n = {accuracy.n:,}, changes paired."
         f" Latency over the whole network's, {found.runtime}, batch {found.batch}, {found.threads} threads,"

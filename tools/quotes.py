@@ -77,9 +77,9 @@ def sweep() -> Lines:
     for row in found.rows:
         if row.count in _SWEPT and row.ratio is not None:
             lost = f"{row.final.lost_points:.2f} ± {row.final.half_width_points:.2f}" if row.count else ""
-            top1 = (f"{100 * one.accuracy.top1:.2f}" for one in (row.bare, row.final))
+            top1 = (f"{100 * one.quality.value:.2f}" for one in (row.bare, row.final))
             lines.append(table_row(str(row.count), *top1, with_minus(lost), f"{row.ratio.value:.3f}"))
-    accuracy = found.rows[0].bare.accuracy
+    accuracy = found.rows[0].bare.judged_on
     about = (
         f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)}."
         f" Latency as a share of the whole network's: {found.runtime}, batch {found.batch},"

@@ -9,6 +9,7 @@ Of the first two the mean stands beside what one image in a hundred is worse tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Model
-from edgeres.core.metrics import Closeness, Likened
+from edgeres.core.metrics import Z_95, Closeness, Likened
 from edgeres.core.progress import track
 from edgeres.core.spec import Task
-from edgeres.data import Dataset
+from edgeres.data import Dataset, Split
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Images, Runner, RunnerOptions, check_outputs, infer_all
 
@@ -51,11 +52,20 @@ class Nearness:
         self._each.append(each)
         self._powers.append(power)
 
+    @property
+    def each(self) -> NDArray[np.float64]:
+        """The figure of every image."""
+        each = np.concatenate(self._each)
+        return each / (float(np.concatenate(self._powers).mean()) or 1.0) if self.task == "tensors" else each
+
+    @property
+    def half_width(self) -> float:
+        """Of the mean's 95 % interval."""
+        return Z_95 * float(self.each.std()) / math.sqrt(len(self.each))
+
     def closeness(self, **of: Any) -> Closeness:
         """The figures; `worst` is the first percentile of cosines, the 99th of errors, of guesses there is none."""
-        each = np.concatenate(self._each)
-        if self.task == "tensors":
-            each = each / (float(np.concatenate(self._powers).mean()) or 1.0)
+        each = self.each
         worst = {"embedding": _WORST_PERCENT, "tensors": 100 - _WORST_PERCENT}.get(self.task)
         return Closeness(
             measure=_LIKENED_BY[self.task],
@@ -72,14 +82,21 @@ def closeness_of(
 
     Raises InputError if the outputs are no such numbers, StageError if one is not finite.
     """
-    nearness, images, options = Nearness(model.spec.task), dataset.val, RunnerOptions(threads=threads)
+    return nearness_of(model, reference, dataset, dataset.val, batch=batch, threads=threads)[0]
+
+
+def nearness_of(
+    model: Model, reference: Model, dataset: Dataset, images: Split, *, batch: int = 250, threads: int | None = None
+) -> tuple[Closeness, float]:
+    """The same on a split of `dataset`, and the half-width of the mean's 95 % interval."""
+    nearness, options = Nearness(model.spec.task), RunnerOptions(threads=threads)
     is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
         for x, _ in track(images.batches(model.spec, batch), f"eval {model.path.name}", -(-len(images) // batch)):
             outputs = _outputs(runner, model, x)
             nearness.add(outputs, outputs if is_itself else _outputs(whole, reference, x))
         name = runner.name
-    return nearness.closeness(
+    found = nearness.closeness(
         n=len(images),
         dataset=dataset.name,
         split=images.name,
@@ -87,6 +104,7 @@ def closeness_of(
         artifact=model.sha256,
         reference=reference.sha256,
     )
+    return found, nearness.half_width
 
 
 def _outputs(runner: Runner, model: Model, images: Images) -> Outputs:

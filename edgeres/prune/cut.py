@@ -59,13 +59,21 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
     return Cut(output, {"recovery": done.results}, (said, *done.notes), tuple(done.warnings))
 
 
-def judged(checkpoint: Checkpoint, dataset: Dataset, out_dir: Path, split: Literal["train", "val"] = "val") -> Judged:
-    """Accuracy on the split, and its change against the network whose guesses are in `out_dir`.
+def judged(
+    checkpoint: Checkpoint, source: Checkpoint, dataset: Dataset, out_dir: Path, split: Literal["train", "val"] = "val"
+) -> Judged:
+    """Accuracy on the split, and its change against `source`, whose guesses are put into `out_dir` the first time.
 
-    Where there are none, those of `checkpoint` are put there.
+    Without classes the closeness to `source`.
     """
+    from edgeres.evaluate.closeness import nearness_of
     from edgeres.evaluate.stage import accuracy_of
 
+    if source.spec.task != "classes":
+        images = dataset.val if split == "val" else dataset.train
+        near, half_width = nearness_of(checkpoint, source, dataset, images)
+        lost = near.mean if near.measure == "error" else 1 - near.mean
+        return Judged(accuracy=None, closeness=near, change_points=-100 * lost, half_width_points=100 * half_width)
     whole, mine = out_dir / WHOLE_NAME, out_dir / "last.npy"
     target = mine if whole.is_file() else whole
     accuracy = accuracy_of(checkpoint, dataset, split=split, out=target)

@@ -1,4 +1,6 @@
-"""As many modules as can go while no more than so many points of accuracy are lost, after the recovery asked for.
+"""As many modules as can go while no more than so many points are lost, after the recovery asked for.
+
+Points are of top-1, without classes hundredths of cosine or of relative error to the whole network.
 
 The loss is judged on train images that were neither chosen nor recovered on, paired with the whole network. It is
 taken to rise with the number of modules: numbers are doubled until the loss is passed, then halved in between.
@@ -34,7 +36,7 @@ _FEWEST_IMAGES = 200  # one of them is half a point
 
 
 class Try(Record):
-    """One number of modules: what it cost, in points, with the half-width of the paired 95 % interval."""
+    """One number of modules: what it cost, in points, with the half-width of the 95 % interval, of top-1 paired."""
 
     count: int
     dropped: tuple[str, ...]
@@ -58,20 +60,22 @@ def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path:
     if best == 0:
         raise InputError(
             f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {one.lost_points:.2f}"
-            f" ± {one.half_width_points:.2f} points ({images}); allow more, or recover longer"
+            f" ± {one.half_width_points:.2f} {chooser.lost_are} ({images}); allow more, or recover longer"
         )
     found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
     said = (
-        f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} points on {images} neither chosen nor"
-        f" recovered on; --max-loss {config.max_loss:g}"
+        f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} {chooser.lost_are} on {images}"
+        f" neither chosen nor recovered on; --max-loss {config.max_loss:g}"
     )
     tries = sorted(judge.kept.records.values(), key=lambda one: one.count)
     results: dict[str, Any] = {"tries": [one.model_dump(mode="json", exclude={"notes", "warnings"}) for one in tries]}
+    if source.spec.task != "classes":
+        results["lost_are"] = chooser.lost_are
     if one.recovery:
         results["recovery"] = one.recovery
     judge.path(best).replace(path)
     for left in (*path.parent.glob("try-*"), path.parent / WHOLE_NAME):
-        left.unlink()
+        left.unlink(missing_ok=True)
     judge.kept.clear()
     return found, Cut(Checkpoint(path), results, (said, *one.notes), (*judge.doubts_on(one), *one.warnings))
 
@@ -97,7 +101,7 @@ class _Judge:
         self._dataset = _unused(chooser)
         self.images = len(self._dataset.train)
         (out_dir / WHOLE_NAME).unlink(missing_ok=True)
-        judged(source, self._dataset, out_dir, "train")
+        judged(source, source, self._dataset, out_dir, "train")
 
     def path(self, count: int) -> Path:
         """Where the network without `count` modules lies."""
@@ -108,14 +112,15 @@ class _Judge:
         most, half = self._config.max_loss or 0.0, one.half_width_points
         if half <= most:
             return []
-        told = (
-            f"{one.lost_points:.2f} ± {half:.2f} points on {self.images:,} images are too few for --max-loss {most:g}"
-        )
+        lost = f"{one.lost_points:.2f} ± {half:.2f} {self._chooser.lost_are}"
+        told = f"{lost} on {self.images:,} images are too few for --max-loss {most:g}"
         needed = math.ceil(self.images * (half / most) ** 2)
         left = len(self._chooser.dataset.train) - needed
         if left >= FEWEST_TO_CHOOSE_ON and needed <= _MOST_IMAGES:
             return [f"{told}: about {needed:,} are needed, which --images {left} leaves"]
-        return [f"{told}: about {needed:,} are needed; name a larger data set, or allow {half:.1f} points"]
+        return [
+            f"{told}: about {needed:,} are needed; name a larger data set, or allow {half:.1f} {self._chooser.lost_are}"
+        ]
 
     def tried(self, count: int) -> Try:
         """Without the best `count` modules: what an interrupted call left of this try, or the try made now."""
@@ -124,7 +129,7 @@ class _Judge:
         if known is not None and known.dropped == dropped and self.path(count).is_file():
             return known
         cut = cut_and_recovered(self._source, dropped, self._config, self.path(count))
-        found = judged(cut.output, self._dataset, self._out_dir, "train")
+        found = judged(cut.output, self._source, self._dataset, self._out_dir, "train")
         tried = Try(
             count=count,
             dropped=dropped,
@@ -134,7 +139,7 @@ class _Judge:
             notes=cut.notes,
             warnings=cut.warnings,
         )
-        log.info("%d modules: %.2f points lost", count, tried.lost_points)
+        log.info("%d modules: %.2f %s lost", count, tried.lost_points, self._chooser.lost_are)
         return self.kept.keep(str(count), tried)
 
 

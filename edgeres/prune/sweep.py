@@ -47,9 +47,9 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     recorder = Recorder("sweep", config, source)
     config.check()
     require("matplotlib", "report")
-    source.spec.check_classes("--sweep")
     chooser, counts = Chooser(source, config, out_dir), counts_from(config.sweep)
-    chooser.dataset.val.check_labelled("--sweep")
+    if source.spec.task == "classes":
+        chooser.dataset.val.check_labelled("--sweep")
     goal = count_goal(counts[-1], chooser.candidates, source.spec)
     levels = {len(level.dropped): level for level in chooser.choose(goal).levels}
     kept: Kept[SweepRow] = Kept(out_dir / "rows.json", source.sha256, SweepRow)
@@ -71,7 +71,7 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     write_text(output.path, result.model_dump_json(indent=1) + "\n")
     kept.clear()
     chooser.close()
-    (out_dir / WHOLE_NAME).unlink()
+    (out_dir / WHOLE_NAME).unlink(missing_ok=True)
     recorder.results["rows"] = [row.model_dump(mode="json") for row in result.rows]
     beside = (
         "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
@@ -89,10 +89,10 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
     if found is not None:
         path = out_dir / f"drop-{len(dropped):02}.safetensors"
         checkpoint = checkpoint_without(source, dropped, path)
-    bare = judged(checkpoint, dataset, out_dir)
+    bare = judged(checkpoint, source, dataset, out_dir)
     if found is not None and config.recover:
         checkpoint = cut_and_recovered(source, dropped, config, path).output
-        recovered = judged(checkpoint, dataset, out_dir)
+        recovered = judged(checkpoint, source, dataset, out_dir)
     return SweepRow(
         count=len(dropped),
         dropped=dropped,
@@ -136,16 +136,17 @@ def _flat(row: SweepRow) -> dict[str, Any]:
     """A line of the CSV: plain numbers, their units in the column names."""
     assert row.latency_ms is not None
     assert row.ratio is not None
+    name = "closeness" if row.final.accuracy is None else "top1"
     return {
         "count": row.count,
         "dropped": " ".join(row.dropped),
-        "top1": row.final.accuracy.top1,
+        name: row.final.quality.value,
         "change_points": row.final.change_points,
         "half_width_points": row.final.half_width_points,
-        "top1_without_recovery": row.bare.accuracy.top1,
+        f"{name}_without_recovery": row.bare.quality.value,
         "p50_ms": row.latency_ms.value,
         "latency_ratio": row.ratio.value,
         "params": row.params,
         "macs": row.macs,
-        "n": row.final.accuracy.n,
+        "n": row.final.judged_on.n,
     }

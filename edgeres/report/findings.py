@@ -155,7 +155,9 @@ def _sweep(stage: FinishedStage, folder: RunFolder) -> SweepFigure:
         rows = stage.report.results.get("rows")
         sweep = Sweep.model_validate({"model_sha256": "", "recover": (), **unknown, "rows": rows})
     judged = [one.accuracy for row in sweep.rows for one in (row.bare, row.final)]
-    _refuse_unless(bool(judged) and all(map(is_possible, judged)))
+    near = [one.closeness for row in sweep.rows for one in (row.bare, row.final)]
+    _refuse_unless(bool(judged) and all(map(is_possible, filter(None, judged))))
+    _refuse_unless(all((a is None) != (b is None) for a, b in zip(judged, near, strict=True)))
     return figure_of(sweep, stage.name)
 
 

@@ -101,7 +101,7 @@ def sweep_cells(point: SweepPoint) -> list[Lines]:
     """One row a number of modules."""
     return [
         (str(point.count),),
-        figure_lines(point.top1, percent),
+        figure_lines(point.quality, percent if point.top1 else "{:.5f}".format),
         (f"{lost(-point.change_points, 2)} ± {point.half_width_points:.2f}" if point.count else "–",),
         (milliseconds(point.latency_ms.value),),
         figure_lines(point.ratio, "{:.3f}".format),

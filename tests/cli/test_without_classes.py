@@ -135,7 +135,54 @@ def test_outside_a_run_eval_asks_for_the_network_it_comes_from(edgeres, photos, 
     assert code == 0, err
     assert out.startswith("cosine 0.9")
     assert "its file names no classes" not in err
-    for option in (("prune", "whole.safetensors", "--max-loss", 1), ("prune", "whole.safetensors", "--sweep", "1..2")):
-        code, _, err = edgeres(*option, "--data", photos)
-        assert code == 2
-        assert f"{option[2]} is for networks that give scores of classes; embedding gives an embedding of 8" in err
+    code, _, err = edgeres("prune", "whole.safetensors", "--drop", 1, "--recover", "finetune", "--data", photos)
+    assert code == 2
+    assert "--recover finetune is for networks that give scores of classes; embedding gives an embedding of 8" in err
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_as_many_go_as_cost_no_more_than_asked_in_the_networks_own_unit(
+    edgeres, photos, kind, monkeypatch, runs_folder
+):
+    monkeypatch.setattr("edgeres.prune.max_loss._FEWEST_IMAGES", 50)
+    feed = ("--mean", "0.5", "--std", "0.25", "--fit", "none", "--size", 8)
+    assert edgeres("import", f"nets:{kind}", *feed)[0] == 0
+    lost = SAID[kind][2]
+    data = ("--data", photos, "--images", 60)
+    code, out, err = edgeres("prune", "--max-loss", 99, *data)
+    assert code == 0, err
+    report = json.loads(next((runs_folder / "latest").glob("*-prune/report.json")).read_text())
+    tries = {one["count"]: one for one in report["results"]["tries"]}
+    assert 0 < tries[1]["lost_points"] < tries[2]["lost_points"]
+    assert 0 < tries[1]["half_width_points"] < tries[1]["lost_points"]
+    assert f" ± {tries[2]['half_width_points']:.2f} {lost} on " in out or len(report["results"]["chosen"]) != 2
+    assert report["results"]["lost_are"] == lost
+    whole = next((runs_folder / "latest").glob("*-import/model.safetensors"))
+    code, _, err = edgeres("prune", whole, "--max-loss", 0.001, *data)
+    assert code == 2
+    assert f"{lost} (" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SAID)
+def test_a_sweep_tells_what_is_lost_in_the_networks_own_unit(edgeres, photos, kind, runs_folder):
+    feed = ("--mean", "0.5", "--std", "0.25", "--fit", "none", "--size", 8)
+    assert edgeres("import", f"nets:{kind}", *feed)[0] == 0
+    how = ("--recover", "mimic", "--epochs", 1, "--images", 60)
+    code, out, err = edgeres("prune", "--sweep", "1..2", *how, "--data", photos)
+    assert code == 0, err
+    assert f"lost, {SAID[kind][2]}" in out
+    folder = next((runs_folder / "latest").glob("*-sweep"))
+    rows = json.loads((folder / "sweep.json").read_text())["rows"]
+    assert [row["bare"]["accuracy"] for row in rows] == [None] * 3
+    assert rows[0]["bare"]["change_points"] == 0 > rows[1]["bare"]["change_points"] > rows[2]["bare"]["change_points"]
+    near = rows[1]["bare"]["closeness"]
+    assert -rows[1]["bare"]["change_points"] == pytest.approx(
+        100 * (near["mean"] if kind == "maps" else 1 - near["mean"])
+    )
+    table = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert float(table[0]["closeness"]) == pytest.approx(1)
+    assert edgeres("report")[0] == 0
+    page = (runs_folder / "latest" / "report.html").read_text()
+    assert f"Lost, {SAID[kind][2]}" in page
+    assert edgeres("show", folder / "sweep.json")[0] == 0

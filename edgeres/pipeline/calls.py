@@ -264,9 +264,9 @@ def agreed(choose: Callable[[], Path]) -> Path:
     """What the main process chooses, in every process that torchrun started."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return choose()
-    from edgeres.train.processes import agreed_text
+    from edgeres.train import processes
 
-    return Path(agreed_text(lambda: str(choose())))
+    return processes.agreed(choose)
 
 
 def written_to(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeres.models.network import Parts, Unit
-from edgeres.refit.ridge import Affine, Refit, Rows, fitted, joined
+from edgeres.refit.ridge import Affine, Refit, Rows, Total, as_it_is, fitted, joined
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Conv2d, nn.Linear)
@@ -169,12 +169,11 @@ class FoldedModule:
             return rows
         return rows.less(layer.outputs(self.parts.skip(x), positions), inside=bool(self.trailing))
 
-    def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows]) -> Refit:
-        """What layer `number` should be."""
+    def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows], total: Total = as_it_is) -> Refit:
+        """What layer `number` should be; `total` as in `fitted`."""
         rectified, has_bias = self.is_rectified(number), self.has_bias(number)
-        return fitted(
-            joined(learn), joined(held_out), self.layers[number].present, rectified=rectified, has_bias=has_bias
-        )
+        present = self.layers[number].present
+        return fitted(joined(learn), joined(held_out), present, rectified=rectified, has_bias=has_bias, total=total)
 
     def is_rectified(self, number: int) -> bool:
         """Whether a ReLU follows layer `number`, or the sum it is added to."""

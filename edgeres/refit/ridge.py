@@ -12,18 +12,25 @@ max(T, 0) where T > 0 or y > 0, and y itself elsewhere, again and again: majoris
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Total = Callable[[Tensor], Tensor]  # of what each process has: the same in all of them
+
 _RIDGES = (0.003, 0.03, 0.3, 3.0)
 _ROUNDS = 4  # more gain a little more
 _ROWS_AT_ONCE = 2048  # summed in single precision
 _SMALLEST = 1e-12  # of m: inputs that are always zero
+
+
+def as_it_is(ours: Tensor) -> Tensor:
+    """The total where there is one process."""
+    return ours
 
 
 class Affine(NamedTuple):
@@ -35,23 +42,35 @@ class Affine(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """`inputs`: (groups, rows, columns); `targets` and what is `added` to the output: (groups, rows, outputs)."""
+    """`inputs`: (groups, rows, columns); `targets` and what is `added` to the output: (groups, rows, outputs).
+
+    `counts`: of the rows that were joined.
+    """
 
     inputs: Tensor
     targets: Tensor
     added: Tensor | None = None
+    counts: tuple[int, ...] = ()
+
+    @property
+    def pieces(self) -> list[int]:
+        """Numbers of rows to be summed at once: none of two parts, so that it does not matter where those are."""
+        counts = self.counts or (self.inputs.shape[1],)
+        return [min(_ROWS_AT_ONCE, count - start) for count in counts for start in range(0, count, _ROWS_AT_ONCE)]
 
     def predicted(self, layer: Affine) -> Tensor:
         """Outputs, what is added included."""
         found = torch.baddbmm(layer.bias.float(), self.inputs, layer.weight.float())
         return found if self.added is None else found.add_(self.added)
 
-    def error(self, layer: Affine, *, rectified: bool) -> float:
+    def error(self, layer: Affine, *, rectified: bool, total: Total = as_it_is) -> float:
         """Mean square of what the outputs are off, behind a ReLU if `rectified`."""
         found, wanted = self.predicted(layer), self.targets
         if rectified:
             found, wanted = found.relu_(), wanted.relu()
-        return float((found - wanted).square().mean())
+        squares = (found - wanted).square().sum(dtype=torch.float64)
+        summed, n = total(torch.stack([squares, torch.full_like(squares, wanted.numel())]))
+        return float(summed / n)
 
     def less(self, brought: Tensor, *, inside: bool) -> Rows:
         """The same, where a skip has `brought` some of the targets; `inside`: a ReLU stands before it is added."""
@@ -62,7 +81,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     """One after the other."""
     inputs, targets = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("inputs", "targets"))
     added = [part.added for part in parts if part.added is not None]
-    return Rows(inputs, targets, torch.cat(added, 1) if added else None)
+    counts = tuple(part.inputs.shape[1] for part in parts)
+    return Rows(inputs, targets, torch.cat(added, 1) if added else None, counts)
 
 
 @dataclass(frozen=True)
@@ -78,23 +98,28 @@ class Refit:
     variance: Tensor
 
 
-def fitted(learn: Rows, held_out: Rows, layer: Affine, *, rectified: bool, has_bias: bool) -> Refit:
-    """`layer` fitted to `learn`; its bias moves if it `has_bias`, only what is above zero counts if `rectified`."""
-    equations, present = _Equations(learn.inputs, centred=has_bias), learn.predicted(layer)
-    lacking = learn.targets - present
+def fitted(
+    learn: Rows, held_out: Rows, layer: Affine, *, rectified: bool, has_bias: bool, total: Total = as_it_is
+) -> Refit:
+    """`layer` fitted to `learn`; its bias moves if it `has_bias`, only what is above zero counts if `rectified`.
+
+    Where processes have rows each, `total` adds up over all of them.
+    """
+    equations, present = _Equations(learn, total, centred=has_bias), learn.predicted(layer)
+    lacking, error = learn.targets - present, partial(held_out.error, rectified=rectified, total=total)
     moment = equations.moment(lacking)
-    found, chosen, best = layer, None, held_out.error(layer, rectified=rectified)
+    found, chosen, best = layer, None, error(layer)
     for ridge in _RIDGES:
         tried = equations.moved(layer, lacking, moment, ridge)
-        if (error := held_out.error(tried, rectified=rectified)) < best:
-            found, chosen, best = tried, ridge, error
+        if (off := error(tried)) < best:
+            found, chosen, best = tried, ridge, off
     if chosen is not None and rectified:
         refined, wanted = found, learn.targets.relu()
         for _ in range(_ROUNDS):
             now = learn.predicted(refined)
             lacking = torch.where((wanted > 0) | (now > 0), wanted, now).sub_(present)
             refined = equations.moved(layer, lacking, equations.moment(lacking), chosen)
-        if held_out.error(refined, rectified=True) < best:
+        if error(refined) < best:
             found = refined
     return Refit(found, chosen, *equations.output(found.weight))
 
@@ -102,28 +127,34 @@ def fitted(learn: Rows, held_out: Rows, layer: Affine, *, rectified: bool, has_b
 class _Equations:
     """The normal equations of some rows A, of A less its mean if `centred`."""
 
-    def __init__(self, inputs: Tensor, *, centred: bool) -> None:
-        self._parts, self._n, self._is_centred = torch.split(inputs, _ROWS_AT_ONCE, dim=1), inputs.shape[1], centred
-        self._mean = _added(part.double().sum(1, keepdim=True) for part in self._parts) / self._n
-        self._normal = _added((part.mT @ part).double() for part in self._centred()) / self._n
+    def __init__(self, rows: Rows, total: Total, *, centred: bool) -> None:
+        inputs, self._pieces, self._is_centred, self._total = rows.inputs, rows.pieces, centred, total
+        self._parts = torch.split(inputs, self._pieces, dim=1)
+        self._n = total(torch.tensor(float(inputs.shape[1]), dtype=torch.float64, device=inputs.device))
+        self._mean = self._averaged(part.double().sum(1, keepdim=True) for part in self._parts)
+        self._normal = self._averaged((part.mT @ part).double() for part in self._centred())
         self._factors: dict[float, Tensor] = {}
 
     def moment(self, lacking: Tensor) -> Tensor:
         """cov(A, R)."""
-        parts = zip(self._centred(), torch.split(lacking, _ROWS_AT_ONCE, dim=1), strict=True)
-        return _added((rows.mT @ part).double() for rows, part in parts) / self._n
+        parts = zip(self._centred(), torch.split(lacking, self._pieces, dim=1), strict=True)
+        return self._averaged((rows.mT @ part).double() for rows, part in parts)
 
     def moved(self, layer: Affine, lacking: Tensor, moment: Tensor, ridge: float) -> Affine:
         """`layer` brought as near to what is `lacking` as the ridge lets it."""
         change = torch.cholesky_solve(moment, self._factor(ridge))
         if not self._is_centred:
             return Affine(layer.weight + change, layer.bias)
-        return Affine(layer.weight + change, layer.bias + lacking.double().mean(1, keepdim=True) - self._mean @ change)
+        moved = self._averaged([lacking.double().sum(1, keepdim=True)]) - self._mean @ change
+        return Affine(layer.weight + change, layer.bias + moved)
 
     def output(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, variance) of A W, (groups, 1, outputs)."""
         mean, spread = self._mean @ weight, (weight * (self._normal @ weight)).sum(1, keepdim=True)
         return mean, (spread if self._is_centred else spread - mean.square()).clamp_min(0)
+
+    def _averaged(self, parts: Iterable[Tensor]) -> Tensor:
+        return self._total(reduce(torch.add, parts)) / self._n
 
     def _centred(self) -> Iterator[Tensor]:
         mean = self._mean.float()
@@ -136,7 +167,3 @@ class _Equations:
             factor: Tensor = torch.linalg.cholesky(self._normal + torch.diag_embed(added.expand_as(diagonal)))
             self._factors[ridge] = factor
         return self._factors[ridge]
-
-
-def _added(parts: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.add, parts)

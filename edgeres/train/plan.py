@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from edgeres.models.network import Network
 from edgeres.train.config import Schedule
-from edgeres.train.processes import is_main
+from edgeres.train.processes import agreed
 
 Score = Callable[[Network], float]
 Looks = list[tuple[int, float]]
@@ -178,6 +177,5 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 
 def _agreed(measure: Callable[[], float]) -> float:
     """What the main process measures, told to all; infinite if it is no number."""
-    box: list[Any] = [measure() if is_main() else None]
-    value = float(broadcast_object_list(box)[0])
+    value = float(agreed(measure))
     return value if math.isfinite(value) else math.inf

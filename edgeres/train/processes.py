@@ -5,16 +5,18 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, reduce
+from torch import Tensor
 
 from edgeres.core.errors import DeviceError, EdgeresError, InputError
 from edgeres.train.batches import Slice
 from edgeres.train.config import LoopConfig, Precision
 
+T = TypeVar("T")
 _PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -40,18 +42,31 @@ def slice_for(config: LoopConfig, accelerator: Accelerator) -> Slice:
     return Slice(start, start + each, accelerator.device)
 
 
-def agreed_text(choose: Callable[[], str]) -> str:
-    """What `choose` says in the main process, told to all; its EdgeresError is raised in all."""
+def agreed(choose: Callable[[], T]) -> T:
+    """What `choose` returns in the main process, told to all; its EdgeresError is raised in all."""
     box: list[Any] = [None, None]
     if _state().is_main_process:
         try:
             box = [choose(), None]
         except EdgeresError as err:
             box = [None, err]
-    text, error = broadcast_object_list(box)
+    chosen, error = broadcast_object_list(box)
     if error is not None:
         raise error
-    return str(text)
+    found: T = chosen
+    return found
+
+
+def own_of(count: int) -> range:
+    """Which of `count` pieces of work are this process's; all of them if there are fewer than processes."""
+    state = _state()
+    return range(state.process_index, count, state.num_processes) if count >= state.num_processes else range(count)
+
+
+def summed(ours: Tensor) -> Tensor:
+    """What all processes have, added up: the same in all of them."""
+    total: Tensor = reduce(ours, "sum")
+    return total
 
 
 def wait_for_all() -> None:

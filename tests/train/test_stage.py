@@ -176,14 +176,14 @@ import torch
 from pathlib import Path
 from edgeres.core.errors import InputError
 from edgeres.train.config import LoopConfig
-from edgeres.train.processes import accelerator_for, agreed_text, is_main, slice_for, wait_for_all
+from edgeres.train.processes import accelerator_for, agreed, is_main, slice_for, wait_for_all
 
 accelerator = accelerator_for("fp32")
 part = slice_for(LoopConfig(batch=6), accelerator)
-lines = [f"{part.start}-{part.stop}", agreed_text(lambda: f"chosen by {accelerator.process_index}")]
+lines = [f"{part.start}-{part.stop}", agreed(lambda: f"chosen by {accelerator.process_index}")]
 def fail():
     raise InputError("no such run")
-for attempt in (lambda: agreed_text(fail), lambda: slice_for(LoopConfig(batch=7), accelerator)):
+for attempt in (lambda: agreed(fail), lambda: slice_for(LoopConfig(batch=7), accelerator)):
     try:
         attempt()
     except InputError as err:

@@ -10,7 +10,8 @@ The last module, if only dropped ones followed it, aims at what the last of thos
 stays as it was if on held-out images its output is no nearer to the teacher's.
 
 Memory has a bound, whatever the number of images: the rows of a layer are positions drawn evenly from all of them, and
-as many images walk along as fit; where maps are smaller, more.
+as many images walk along as fit; where maps are smaller, more. Processes take a part of the batches each and add up
+what they find, so that the weights are those of one process.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
+from operator import lt
 from typing import NamedTuple
 
 import torch
@@ -30,6 +33,7 @@ from edgeres.data import Split
 from edgeres.models.network import Network
 from edgeres.refit.folded import FoldedModule, drawn, folded_module, run
 from edgeres.refit.ridge import Refit, Rows
+from edgeres.train.processes import agreed, own_of, summed
 
 _ROWS = 40_000  # of a layer: more gain nothing
 _MOST_BYTES = 256 << 20  # of a layer's rows, and of what waits between two modules
@@ -84,7 +88,8 @@ def solve(
 ) -> Solved:
     """Refits `student` in place, on the device where both are; begins no module that would end after `until_s`.
 
-    `until_s` is on time.perf_counter; there was no time for those in `late` when this was done before.
+    `until_s` is on time.perf_counter; there was no time for those in `late` when this was done before. To be called in
+    all processes, which get the same.
     """
     walk, last_s = _Walk(student.eval(), teacher.eval(), material), 0.0
     solved: dict[str, tuple[str, ...]] = {}
@@ -93,7 +98,8 @@ def solve(
         shown.expect(len(goals))
         for name, goal in goals.items():
             begun_s = time.perf_counter()
-            if name in late or (until_s is not None and begun_s + last_s > until_s):
+            is_late = until_s is not None and agreed(partial(lt, until_s, begun_s + last_s))
+            if is_late or name in late:
                 became = "out_of_time"
             else:
                 became = "refitted" if walk.refit(name, goal) else "left_alone"
@@ -118,8 +124,9 @@ def goals_of(student: Network, teacher: Network) -> dict[str, str]:
 
 @dataclass
 class _Batch:
-    """What the next module gets in teacher and student, and what its output is to be."""
+    """What the next module gets in teacher and student, and what its output is to be; `seed`: of what is drawn."""
 
+    seed: int
     theirs: Tensor
     mine: Tensor
     is_held_out: bool
@@ -141,7 +148,7 @@ class _Walk:
         self._mine, self._theirs = dict(student.units()), dict(teacher.units())
         self._names = list(self._theirs)
         self._device = next(student.parameters()).device
-        self._place, self._batches = 0, list[_Batch]()
+        self._place, self._n, self._batches = 0, 0, list[_Batch]()
 
     def refit(self, name: str, goal: str) -> bool:
         """Whether module `name`, aimed at the teacher's `goal`, gets nearer to it on held-out images."""
@@ -156,7 +163,7 @@ class _Walk:
             rows: tuple[list[Rows], list[Rows]] = [], []
             for batch, target in zip(self._batches, targets[number], strict=True):
                 rows[batch.is_held_out].append(module.rows(number, batch.mine, target.positions, target.rows))
-            fits.append(module.refitted(number, *rows))
+            fits.append(module.refitted(number, *rows, summed))
             layer.take(fits[-1])
         is_better = self._error(module) < self._error(unit)
         if is_better:
@@ -172,8 +179,7 @@ class _Walk:
         taught, aimed = folded_module(self._theirs[name]), folded_module(self._theirs[goal])
         between = self._names[self._names.index(name) + 1 : self._names.index(goal)]
         found: list[list[_Target]] = [[] for _ in module.layers]
-        n = sum(len(batch.mine) for batch in self._batches)
-        for place, batch in enumerate(self._batches):
+        for batch in self._batches:
             wanted, total = taught.goals(batch.theirs)
             batch.theirs = batch.goal = taught.after(total)
             if goal != name:
@@ -183,14 +189,15 @@ class _Walk:
                     wanted[-1], batch.goal = last, aimed.after(beyond)
             for layer, y, targets in zip(module.layers, wanted, found, strict=True):
                 rows = min(_ROWS, _MOST_BYTES // (layer.columns * y.element_size()))
-                positions = drawn(y, rows // n, self._material.seed + place)
+                positions = drawn(y, rows // self._n, batch.seed)
                 targets.append(_Target(positions, layer.outputs(y, positions)))
         return found
 
     def _error(self, module: Callable[[Tensor], Tensor]) -> float:
         """How far from its goal is what `module` makes of the held-out images."""
         pairs = [(batch.mine, batch.goal) for batch in self._batches if batch.is_held_out and batch.goal is not None]
-        return sum(float((module(x) - goal).double().square().sum()) for x, goal in pairs)
+        squares = [(module(x) - goal).double().square().sum() for x, goal in pairs]
+        return float(summed(torch.stack(squares).sum()))
 
     def _go_to(self, place: int) -> None:
         """Brings all before the teacher's module number `place`, and more images if they fit by now."""
@@ -199,23 +206,26 @@ class _Walk:
         self._place = place
         if not self._batches:
             self._begin(_FIRST)
-        n, most = sum(len(batch.mine) for batch in self._batches), len(self._material)
+        most = len(self._material)
         bytes_each = sum(x[0].numel() * x.element_size() for x in (self._batches[0].theirs, self._batches[0].mine))
         fit = min(most, _MOST_BYTES // bytes_each)
-        if fit >= min(most, 2 * n) > n:
+        if fit >= min(most, 2 * self._n) > self._n:
             self._begin(fit)
 
     def _begin(self, most: int) -> None:
-        """The first `most` images, from the start to where the walk is."""
-        self._batches = []
+        """The first `most` images, this process's part of them, from the start to where the walk is."""
+        self._batches, self._n, seed = [], 0, self._material.seed
         stem_is_shared = bool(self._material.shared)
         for split, is_held_out in zip(self._material.first(most), (False, True), strict=True):
-            for images, _ in split.batches(self._material.spec, _BATCH):
+            numbers = own_of(-(-len(split) // _BATCH))
+            ours = split.subset([place for place in range(len(split)) if place // _BATCH in numbers])
+            for number, (images, _) in zip(numbers, ours.batches(self._material.spec, _BATCH), strict=True):
                 x = torch.from_numpy(images).to(self._device).contiguous(memory_format=torch.channels_last)
                 theirs = self._teacher.stem(x)
                 mine = theirs if stem_is_shared else self._student.stem(x)
                 theirs, mine = self._advanced(theirs, mine, range(self._place))
-                self._batches.append(_Batch(theirs, mine, is_held_out))
+                self._batches.append(_Batch(seed + number, theirs, mine, is_held_out))
+            self._n, seed = self._n + len(split), seed - (-len(split) // _BATCH)
 
     def _advanced(self, theirs: Tensor, mine: Tensor, places: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Both after the modules at `places`, computed once where they are the same."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 
@@ -29,7 +30,7 @@ from edgeres.data import Split, data_fingerprint
 from edgeres.models import modules_of
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
-from edgeres.models.weights import load_network, load_weights, save_checkpoint
+from edgeres.models.weights import Weights, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, WITHOUT_STEPS, RecoverConfig
 from edgeres.prune.recover.budget import FEWEST_STEPS, LOOKS, Budget, ImageTime, pace_of
 from edgeres.prune.recover.losses import (
@@ -44,7 +45,7 @@ from edgeres.prune.recover.solve import Material, Solved, solve
 from edgeres.train.batches import Batches, batches_for
 from edgeres.train.objectives import Objective, decay_groups
 from edgeres.train.plan import weights_of
-from edgeres.train.processes import accelerator_for, agreed_text, slice_for
+from edgeres.train.processes import accelerator_for, agreed, slice_for, wait_for_all
 
 _START_NAME, _PLAN_NAME, _PLAN = "start.safetensors", "start.json", "plan"
 _TRIAL_STEPS = (3, 12)  # timed, after one that is not
@@ -61,6 +62,14 @@ class Planned(Record):
     solved: Solved | None = None
     warmup: int = 0
     look_every: int = 1
+    figures: dict[str, float]
+
+
+class _Begun(NamedTuple):
+    """What there is before solving; `figures` as in `Planned`."""
+
+    weights: Weights
+    pace: ImageTime
     figures: dict[str, float]
 
 
@@ -154,26 +163,32 @@ class Job:
 def started(job: Job, out_dir: Path) -> tuple[Network, Planned]:
     """The network to train and the plan in `out_dir`, made there by the main process if they are not there yet.
 
-    Raises InputError if the budget is too short.
+    Solving is for all processes. Raises InputError if the budget is too short.
     """
     start = Checkpoint(out_dir / _START_NAME)
-
-    def make() -> str:
-        kept = job.kept_in(out_dir)
-        with contextlib.suppress(InputError):  # missing or damaged
-            if kept.records and load_weights(start):
-                return "as it was"
-        network, planned = _made(job)
-        save_checkpoint(network.state_dict(), job.source.spec, start.path, stage="recover", parent=job.source.sha256)
-        kept.keep(_PLAN, planned)
-        return "made"
-
     if job.config.threads is not None:
         torch.set_num_threads(job.config.threads)
-    agreed_text(make)
-    network = load_network(start)
+
+    def begun() -> _Begun | None:
+        with contextlib.suppress(InputError):  # missing or damaged
+            if job.kept_in(out_dir).records and load_weights(start):
+                return None
+        return _begun(job)
+
+    def kept(network: Network, planned: Planned) -> None:
+        spec, parent = job.source.spec, job.source.sha256
+        save_checkpoint(network.state_dict(), spec, start.path, stage="recover", parent=parent)
+        job.kept_in(out_dir).keep(_PLAN, planned)
+
+    if (so_far := agreed(begun)) is not None:
+        network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
+        network.load_state_dict(so_far.weights)
+        solved = _solved(network, job) if "solve" in job.config.method else None
+        agreed(lambda: kept(network, _planned(network, job, so_far, solved)))
+    network, planned = load_network(start), job.kept_in(out_dir).records[_PLAN]
+    wait_for_all()  # until every process has read them
     job.freeze_in(network)
-    return network, job.kept_in(out_dir).records[_PLAN]
+    return network, planned
 
 
 def clear_start(out_dir: Path) -> None:
@@ -182,8 +197,8 @@ def clear_start(out_dir: Path) -> None:
         (out_dir / name).unlink(missing_ok=True)
 
 
-def _made(job: Job) -> tuple[Network, Planned]:
-    """The network after bn, and the plan."""
+def _begun(job: Job) -> _Begun:
+    """The network after bn, its pace and its figures."""
     network, pace = foreseen(job)
     figures: dict[str, float] = {}
     if job.score is not None:
@@ -194,36 +209,35 @@ def _made(job: Job) -> tuple[Network, Planned]:
         reestimate_batch_norms(network, images, keep=job.shared[1])
         if job.score is not None:
             figures["held_out_bn"], pace = _looked(network, job, pace)
-    solved = None
     if "solve" in job.config.method:
         _hold(job, pace, looks=1)
-        solved = _solved(network, job, figures)
-    if not job.config.trains:
-        return network, Planned(solved=solved, figures=figures)
-    steps = _steps(network, job, pace)
-    wanted = round(job.config.warmup_epochs * (len(job.learn) // job.config.batch))
-    warmup = min(wanted, max(1, round(_WARMUP_SHARE * steps)))
-    return network, Planned(
-        steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), solved=solved, figures=figures
-    )
+    return _Begun(weights_of(network), pace, figures)
 
 
-def _solved(network: Network, job: Job, figures: dict[str, float]) -> Solved:
-    """What became of the modules of `network`, which is refitted in place unless that does harm on held-out images."""
+def _solved(network: Network, job: Job) -> Solved:
+    """What became of the modules of `network`, which is refitted in place."""
     assert job.teaching is not None
-    before, figure = weights_of(network), figures.get("held_out_bn", figures.get("held_out_first"))
     material = Material(job.learn, job.held_out, job.source.spec, job.shared[0], job.config.seed)
     until_s = None
     if job.config.budget_s is not None:
         until_s = job.begun_s + (_SOLVE_SHARE if job.config.trains else 1.0) * job.config.budget_s
     late = job.config.course.out_of_time if job.config.course else ()
-    solved = solve(network, job.teaching, material, until_s=until_s, late=late)
-    if job.score is None or figure is None:
-        return solved
-    figures["held_out_solve"] = job.score(network)
-    if figures["held_out_solve"] > figure:
-        network.load_state_dict(before)
-    return solved
+    return solve(network, job.teaching, material, until_s=until_s, late=late)
+
+
+def _planned(network: Network, job: Job, begun: _Begun, solved: Solved | None) -> Planned:
+    """The plan; `network` is as it was before it was solved if that did harm on held-out images."""
+    weights, pace, figures = begun
+    if solved is not None and job.score is not None:
+        figures["held_out_solve"] = job.score(network)
+        if figures["held_out_solve"] > figures.get("held_out_bn", figures["held_out_first"]):
+            network.load_state_dict(weights)
+    if not job.config.trains:
+        return Planned(solved=solved, figures=figures)
+    steps = _steps(network, job, pace)
+    wanted = round(job.config.warmup_epochs * (len(job.learn) // job.config.batch))
+    warmup = min(wanted, max(1, round(_WARMUP_SHARE * steps)))
+    return Planned(steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), solved=solved, figures=figures)
 
 
 def foreseen(job: Job) -> tuple[Network, ImageTime]:

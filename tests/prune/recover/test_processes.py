@@ -1,0 +1,70 @@
+"""Processes that torchrun starts share the images of a solve and find what one process finds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edgeres.models.weights import checkpoint_without, load_weights
+from edgeres.prune.config import RecoverConfig
+from edgeres.prune.recover import solve as solve_module
+from edgeres.prune.recover.stage import recovered
+
+OPTIONS = {"data": "digits", "images": 300, "threads": 1, "method": ("solve",)}
+BATCH = 40  # 7 batches to learn from, of which the first process takes 4; one to judge on, which both take
+SHARED = f"""
+import os, time
+from pathlib import Path
+from edgeres.core.artifacts import Checkpoint
+from edgeres.prune.config import RecoverConfig
+from edgeres.prune.recover import solve as solve_module, start
+from edgeres.prune.recover.stage import recover
+
+rank = int(os.environ["RANK"])
+if rank:  # what the first process then removes has to be there still
+    load = start.load_network
+    def slow(checkpoint):
+        time.sleep(3 * (checkpoint.path.name == "start.safetensors"))
+        return load(checkpoint)
+    start.load_network = slow
+solve_module._BATCH = {BATCH}
+seen, begin = [], solve_module._Walk._begin
+def noted(walk, most):
+    begin(walk, most)
+    seen.append(len(walk._batches))
+solve_module._Walk._begin = noted
+config = RecoverConfig(teacher=Path("whole.safetensors"), **{OPTIONS})
+found = recover(Checkpoint(Path("cut.safetensors")), config, Path("out")).report.results
+Path(f"{{rank}}.txt").write_text(f"{{seen[-1]}} {{found['held_out_solve']}} {{found['solved']}}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_solve_what_one_does(checkpoint_of, spec_of, tmp_path, monkeypatch):
+    teacher = checkpoint_of(spec_of("resnet14", width=8), "whole.safetensors")
+    pruned = checkpoint_without(teacher, ("layer1.1",), tmp_path / "cut.safetensors")
+    (tmp_path / "script.py").write_text(SHARED)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(solve_module, "_BATCH", BATCH)
+    alone = recovered(pruned, teacher, RecoverConfig(**OPTIONS), tmp_path / "alone")
+    first, second = ((tmp_path / f"{rank}.txt").read_text().split(" ", 2) for rank in (0, 1))
+    assert (first[0], second[0]) == ("5", "4")
+    assert first[1:] == second[1:]
+    assert first[2] == str(alone.results["solved"])
+    before = load_weights(pruned)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == alone.weights.keys()
+    for key, weight in alone.weights.items():
+        assert torch.allclose(found[key], weight, rtol=1e-5, atol=1e-5), key
+    assert not all(torch.equal(before[key], alone.weights[key]) for key in before)

@@ -26,6 +26,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
+from edgeres.data import dataset_for
 from edgeres.pipeline.calls import Call, with_default_data
 from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import stage_key
@@ -45,7 +46,7 @@ def bench_on_board(paths: Sequence[Path], request: Call) -> Iterator[StageReport
     board = board_named(request.on)
     models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
     config = board_config(request.values, _run_for(models, request), "bench")
-    yield from _measured(board, models, config, request)
+    yield from _measured(board, models, _judging_what_has_labels(config, models, request), request)
 
 
 def evaluate_on_board(request: Call) -> StageReport:
@@ -67,8 +68,8 @@ def evaluate_on_board(request: Call) -> StageReport:
 def board_of_run(run: Run, request: Call) -> Iterator[StageReport]:
     """Measures the whole network and the last file in each precision, unless one session has measured them all."""
     board = board_named(request.on)
-    config = board_config(request.values, run, "run --on")
     models = whole_and_last(_of_run(run))
+    config = _judging_what_has_labels(board_config(request.values, run, "run --on"), models, request)
     known = [report for model in models if (report := _known(run, key_on(board, STAGE, model, config)))]
     sessions = {report.latency[0].session for report in known if report.latency}
     if len(known) < len(models) or (len(sessions) > 1 and shares_of(config.duration_s)):
@@ -94,6 +95,20 @@ def board_config(values: dict[str, Any], run: Run | None, command: str) -> Board
     if command != _JUDGED:
         config.check_time()
     return config
+
+
+def _judging_what_has_labels(config: BoardConfig, models: Sequence[Model], request: Call) -> BoardConfig:
+    """`config` without the run's data set, which nobody named, where no answer of the models can be right on it."""
+    known = [model for model in models if not isinstance(model, Engine) or model.manifest_path.is_file()]
+    if config.data is None or request.values.get("data") is not None or not known:
+        return config
+    spec, why = known[0].spec, f"{config.data} has no labels"
+    if spec.task != "classes":
+        why = f"{spec.variant} gives {spec.outputs_text}"
+    elif dataset_for(spec, config.data, download=config.download).val.is_labelled:
+        return config
+    log.info("no accuracy on %s: %s", request.on, why)
+    return config.model_copy(update={"data": None, "images": None})
 
 
 def whole_and_last(models: Sequence[Model]) -> list[Model]:

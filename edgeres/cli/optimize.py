@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeres.cli.options import given, options_of
+from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
@@ -22,13 +22,17 @@ _OWN = frozenset(OptimizeConfig.model_fields)
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[NETWORK]")
 @options_of(OptimizeConfig)
 @options_of(ImportConfig, skip=_OWN | {"file"})
+@timeout_on_a_board
+@click.option("--on", metavar="NAME", help="Build, time and decide on this board instead (edgeres board add).")
 @click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: the network's]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
-def optimize(source: Path | None, run: str | None, as_json: bool, **values: Any) -> None:
+def optimize(source: Path | None, run: str | None, on: str | None, as_json: bool, **values: Any) -> None:
     """See the help text."""
-    from edgeres.optimize.stage import optimize_call
+    from edgeres.optimize.calls import optimize_call
 
     chosen = given(values)
-    own = {name: value for name, value in chosen.items() if name in _OWN}
-    brought = {name: value for name, value in chosen.items() if name not in _OWN}
-    print_result(optimize_call(source, run, own, brought).report, as_json=as_json)
+    if on is None:
+        refuse_timeout(chosen)
+    own = {name: value for name, value in chosen.items() if name in _OWN | {"timeout_s"}}
+    brought = {name: value for name, value in chosen.items() if name not in own}
+    print_result(optimize_call(source, run, own, brought, on or "").report, as_json=as_json)

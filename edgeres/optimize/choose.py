@@ -16,7 +16,7 @@ from edgeres.core.files import scratch_in
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.costs.stage import latency_table
-from edgeres.costs.table import doubts, predicted_ms
+from edgeres.costs.table import classes_to_time, doubts, predicted_ms
 from edgeres.optimize.plan import Plan, PlannedSet
 from edgeres.optimize.tries import Workbench
 from edgeres.prune.choose import Chooser
@@ -28,6 +28,7 @@ _SHARES = (0.25, 0.5, 0.75, 0.125, 0.375, 0.625)  # of what all modules cost; ea
 _HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit takes about half of it back
 _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
 _SHORTEST_S, _LONGEST_S = 0.3, 2.0
+_MORE = 3  # networks of the table beyond its shapes: what is chosen by it is timed itself
 log = logging.getLogger(__name__)
 
 
@@ -89,12 +90,14 @@ def _table(bench: Workbench, precision: Precision) -> LatencyTable:
     if not path.is_file():
         config = bench.config
         seconds = min(max(_TABLE_SHARE * config.budget_s, _SHORTEST_S), _LONGEST_S)
-        how = LatencyConfig(
-            precision=precision, seconds=seconds, batch=config.batch, threads=config.threads, seed=config.seed
-        )
-        log.info("timing shortened networks in %s: what each module costs", precision)
+        own = {"batch": config.batch, "threads": config.threads, "seed": config.seed}
+        networks = len(classes_to_time(bench.source)) + _MORE
+        how = LatencyConfig(precision=precision, seconds=seconds, networks=networks, **own)
+        log.info("timing what each module costs, in %s", precision)
         with scratch_in(bench.out_dir) as folder:
-            latency_table(bench.source, how, folder, measure=bench.measure).output.path.replace(path)
+            if bench.place.costs is not None:
+                return bench.place.costs(bench.in_precision(precision), folder)
+            latency_table(bench.source, how, folder, measure=bench.place.measure).output.path.replace(path)
     return latency_table_from(path)
 
 

@@ -36,7 +36,10 @@ def handed_over(bench: Workbench, answer: Winner, before: Sequence[Result]) -> R
     if twin is not None and not path.exists():
         shutil.copytree(twin, path)
     run = _made(bench, answer)
-    file = run.models()[-1][1].path
+    model = run.models()[-1][1]
+    for made in bench.place.files_of(model):
+        shutil.copyfile(made, run.path / made.name)
+    file = model.path
     return Result(
         name=answer.name,
         tried=answer.tried,
@@ -82,9 +85,10 @@ def recipe_for(bench: Workbench, answer: Winner) -> list[dict[str, Any]]:
         entries += [{"use": "prune", **cut}, {"use": "export", **batch}]
     if answer.tried.precision == "int8":
         scales = bench.calibration.model_dump(mode="json", exclude_defaults=True, exclude={"data"})
-        entries += [{"use": "calibrate", **scales}, {"use": "quantize", "profile": bench.profile}]
+        entries += [{"use": "calibrate", **scales}, {"use": "quantize", "profile": bench.place.profile}]
     few = {"images": bench.on_val} if bench.on_val < len(bench.dataset.val) else {}
-    return [*entries, {"use": "eval", **few, **threads}, {"use": "bench", **batch, **threads}, {"use": "report"}]
+    clock = {"use": "bench", "seconds": bench.bench_s, **batch, **threads}
+    return [*entries, {"use": "eval", **few, **threads}, clock, {"use": "report"}]
 
 
 def _brought(bench: Workbench) -> dict[str, Any]:

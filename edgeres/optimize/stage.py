@@ -18,28 +18,21 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgeres.bench.stage import measure as measure_here
-from edgeres.core.artifacts import CARD_KEY, Artifact, Checkpoint, FrontierFile, safetensors_header
-from edgeres.core.config import config_from, refuse
-from edgeres.core.environment import default_threads, environment
+from edgeres.core.artifacts import Checkpoint, FrontierFile
 from edgeres.core.errors import InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
-from edgeres.core.runs import Run, runs_root
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.models.importing import ImportConfig
 from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
 from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, Plan, PlannedSet, plan_from, toml_text
 from edgeres.optimize.results import handed_over
-from edgeres.optimize.tries import Measure, Workbench
-from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.stages import stage_key
+from edgeres.optimize.tries import HERE, Place, Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,11 +68,9 @@ class Clock:
 
 
 def optimize(
-    source: Checkpoint, config: OptimizeConfig, out_dir: Path, *, measure: Measure = measure_here
+    source: Checkpoint, config: OptimizeConfig, out_dir: Path, *, place: Place = HERE
 ) -> StageResult[FrontierFile]:
     """Writes out_dir/frontier.json and the three results beside it; interrupted, the same call goes on.
-
-    `measure` times model files in the place of this machine.
 
     Raises InputError for data with too few images, a latency that the whole network meets already, a plan of another
     network, and a budget too short to try anything.
@@ -89,7 +80,7 @@ def optimize(
     require("matplotlib", "report")
     source.spec.check_classes("optimize")
     plan = plan_from(config.plan, source.sha256) if config.plan else None
-    bench = Workbench(source, config, out_dir, measure=measure)
+    bench = Workbench(source, config, out_dir, place)
     with clock.on("whole network"):
         whole = _whole(bench, clock)
     _check_goal(config, whole[0])
@@ -119,9 +110,9 @@ def optimize(
         n=len(bench.judged_on.train),
         is_labelled=bench.held_out.is_labelled,
         runtime=bench.last.latencies[0].runtime,
-        machine=environment().machine,
+        machine=bench.last.latencies[0].machine,
         batch=config.batch,
-        threads=config.threads or default_threads(),
+        threads=bench.last.latencies[0].threads,
         latency=config.latency,
         max_loss=config.max_loss,
         tried=tuple(tried),
@@ -178,7 +169,8 @@ class Search:
 
     def _try_more(self) -> bool:
         """Whether any was tried."""
-        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.precision == "int8" else ("fp32",)
+        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.costs is None else (self.precision,)
+        precisions = precisions if self.precision == "int8" else ("fp32",)
         before, longest_s = len(self.found), 0.0
         while (place := self._next()) is not None:
             if self.clock.left_s - self.bench.ending_s - self._session_s < _SPARE * longest_s:
@@ -252,38 +244,3 @@ def _written(
     for left in ("search.json", "latency.json"):
         (out_dir / left).unlink(missing_ok=True)
     return StageResult(output, recorder.finish(output))
-
-
-def optimize_call(
-    source: Path | None, run: str | None, values: dict[str, Any], brought: dict[str, Any]
-) -> StageResult[Artifact]:
-    """`brought`: options of `edgeres import`; raises InputError for those where nothing is imported."""
-    if source is None or _is_checkpoint(source):
-        refuse(brought, "says how a network is imported; this one is edgeres' own" if source else "needs a network")
-        return call(Call("optimize", source, run, values=values))
-    asked = {"file": source, **brought}
-    config = config_from(ImportConfig, asked, "optimize", as_options=True)
-    config.check()
-    known = _imported(stage_key("import", None, config)) if run is None else None
-    if known is not None:
-        log.info("imported before: %s", known)
-        return call(Call("optimize", known, values=values))
-    made = call(Call("import", run=run, values=asked))
-    for warning in made.report.warnings:
-        log.warning("warning: %s", warning)
-    return call(Call("optimize", made.output.path, values=values))
-
-
-def _is_checkpoint(path: Path) -> bool:
-    if path.suffix != Checkpoint.suffix or not path.is_file():
-        return False
-    return CARD_KEY in (safetensors_header(path).get("__metadata__") or {})
-
-
-def _imported(key: str) -> Path | None:
-    """What the very same import made before."""
-    for path in sorted(runs_root().glob("*/00-import")) if runs_root().is_dir() else ():
-        for folder, report in Run(path.parent).reports():
-            if folder.path == path and report.key == key and (model := folder.model()) is not None:
-                return model.path
-    return None

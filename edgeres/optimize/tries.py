@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgeres.bench.config import BenchConfig
 from edgeres.bench.stage import Session
 from edgeres.bench.stage import measure as measure_here
-from edgeres.core.artifacts import Checkpoint, Model
+from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model
 from edgeres.core.config import Config
 from edgeres.core.environment import default_threads
 from edgeres.core.errors import InputError
@@ -29,6 +29,7 @@ from edgeres.core.kept import Kept
 from edgeres.core.metrics import Interval, paired_difference
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried
+from edgeres.core.records.latency import LatencyTable
 from edgeres.core.runs import StageFolder
 from edgeres.core.stage import REPORT_NAME
 from edgeres.core.statistics import percentile_interval, ratio_interval
@@ -48,22 +49,39 @@ _JUDGING_SHARE = 0.02  # of the budget, to judge the whole float network
 _VAL_SHARE = 0.15  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
 _EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
-_RESULT_S = 8.0  # five networks on the clock, a page and its pictures
+_FILES, _START_S, _PAGE_S = 5, 1.0, 4.0  # on the clock of a result: networks, the start of one, page and pictures
+_BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
 _PACE_IMAGES = 64
 _ROUNDS = 10  # of the session that tries a network; it has `turn_s` for each
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where networks are to run: `profile` says who runs the INT8 files, `measure` times files of either precision.
+
+    `costs` tells what each module costs by one file; without it shortened networks are timed. `files_of`: what was
+    made of a file there, to be handed over.
+    """
+
+    profile: str = FUSED_PROFILE
+    measure: Measure = measure_here
+    costs: Callable[[Model, Path], LatencyTable] | None = None
+    files_of: Callable[[Model], Sequence[Path]] = lambda model: ()
+
+
+HERE = Place()
+
+
 @dataclass
 class Workbench:
-    """Where networks are made and tried; `profile` says who runs the INT8 files, `measure` times all of them."""
+    """Makes networks and tries them where they are to run."""
 
     source: Checkpoint
     config: OptimizeConfig
     out_dir: Path
-    profile: str = "ort-cpu"
-    measure: Measure = measure_here
+    place: Place = HERE
     turn_s: float = 1.5  # of each network in the session that tries it
     last: Session = field(default=Session(()), init=False)  # on the clock
 
@@ -123,13 +141,17 @@ class Workbench:
         folder = self.folder(dropped)
         self._made("calibrate", model, self.calibration, folder)
         scales = next(folder.glob("*-calibrate")) / "scales.json"
-        how = QuantizeConfig(scales=scales, profile=self.profile, data=self.config.data)
+        how = QuantizeConfig(scales=scales, profile=self.place.profile, data=self.config.data)
         return self._made("quantize", model, how, folder)
 
     def model_of(self, one: Tried) -> Model:
         """Its file."""
-        model = self.exported(one.dropped)
-        return self.quantized(model, one.dropped) if one.precision == "int8" else model
+        return self.in_precision(one.precision, one.dropped)
+
+    def in_precision(self, precision: Precision, dropped: Sequence[str] = ()) -> Model:
+        """The file of the network without `dropped`."""
+        model = self.exported(dropped)
+        return self.quantized(model, dropped) if precision == "int8" else model
 
     def try_without(self, dropped: Sequence[str], precisions: Sequence[Precision]) -> tuple[Tried, ...]:
         """In each precision: judged, and timed with the whole float network."""
@@ -173,13 +195,18 @@ class Workbench:
     @property
     def ending_s(self) -> float:
         """What the three results will take, at the pace of what was judged."""
-        return _EVALUATED * self._pace_s * self.on_val + 3 * _RESULT_S
+        return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + _START_S) + _PAGE_S)
+
+    @property
+    def bench_s(self) -> float:
+        """For each network on the clock of a result."""
+        return round(min(max(_BENCH_SHARE * self.config.budget_s, _SHORTEST_S), _LONGEST_S), 1)
 
     def session(self, models: Sequence[Model], *, seconds: float, rounds: int) -> Session:
         """The models in turns."""
         threads = self.config.threads or default_threads()
         own = {"batch": self.config.batch, "threads": threads, "seed": self.config.seed}
-        found = self.measure(models, BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own))
+        found = self.place.measure(models, BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own))
         self.last = found
         return found
 

@@ -68,10 +68,10 @@ def compile_on_board(request: Call) -> StageResult[Artifact]:
 
     def build(model: OnnxModel, config: CompileConfig, folder: Path) -> StageResult[Engine]:
         with session(board) as opened:
-            return _built(opened, timeout_s, model, config, Engine(folder / PLAN))
+            return built_there(opened, timeout_s, model, config, Engine(folder / PLAN))
 
     said = config.model_dump(mode="json", include=_FOR_BOARDS - config.needless_of(model))
-    return _placed(request, model, config, key_on(board, "compile", model, config), build, said)
+    return placed(request, model, config, key_on(board, "compile", model, config), build, said)
 
 
 def module_costs_on_board(request: Call) -> StageResult[Artifact]:
@@ -101,7 +101,7 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
             opened.always.update(_LATENCY_ALONE)
             bench = Bench(opened, conditions)
             if isinstance(model, OnnxModel):
-                return _profiled(bench, model, folder)
+                return profiled(bench, model, folder)
             state = _state_of(opened, conditions)
             kept = Kept[NetworkTime](folder / _KEPT_NAME, f"{key} {state}", NetworkTime)
             result = _timed(bench, model, config, folder=folder, kept=kept)
@@ -109,10 +109,10 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
         return result
 
     said = config.model_dump(mode="json", include=_OWN) | conditions.model_dump(mode="json", include=_SHARED)
-    return _placed(request, model, config, key, cost, said)
+    return placed(request, model, config, key, cost, said)
 
 
-def _placed(
+def placed(
     request: Call, model: Model, config: Config, key: str, act: Function, said: dict[str, Any]
 ) -> StageResult[Artifact]:
     """What `act` makes of the model on a board in the place of the stage's function: in --out, or in the model's run.
@@ -138,9 +138,10 @@ def _placed(
         leave_or_say_where(folder)
 
 
-def _built(
+def built_there(
     opened: Session, timeout_s: int, model: OnnxModel, config: CompileConfig, engine: Engine
 ) -> StageResult[Engine]:
+    """The engine of `model`, built on the board and brought to `engine`."""
     recorder = Recorder("compile", config, model)
     recorder.notes += opened.claim()
     smallest, usual, largest = (model.batch or getattr(config, name) for name in BATCHES)
@@ -199,7 +200,8 @@ def _state_of(opened: Session, conditions: BoardConfig) -> str:
     return json.dumps([*parts, mode, is_locked])
 
 
-def _profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[LatencyTableFile]:
+def profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[LatencyTableFile]:
+    """What each module costs, by one engine's profile; raises InputError where the board's trtexec gives none."""
     (one,) = bench.measured([model])
     report, answer = bench.finished(one), one.answer
     if answer is None or answer.profile is None or answer.layers is None:

@@ -125,7 +125,13 @@ STAGES = {
     "qat": Stage(
         OnnxModel, OnnxModel, "quantize.config:QatConfig", "quantize.qat:qat", fills=("scales",), float_only=True
     ),
-    "optimize": Stage(Checkpoint, FrontierFile, "optimize.config:OptimizeConfig", "optimize.stage:optimize"),
+    "optimize": Stage(
+        Checkpoint,
+        FrontierFile,
+        "optimize.config:OptimizeConfig",
+        "optimize.stage:optimize",
+        on_board="optimize.calls:optimize_on_board",
+    ),
     "compile": Stage(
         OnnxModel,
         Engine,

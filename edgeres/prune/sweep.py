@@ -86,12 +86,14 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
     from edgeres.models.weights import checkpoint_without
 
     checkpoint, path, dropped, recovered = source, source.path, found.dropped if found else (), None
+    took_s = None
     if found is not None:
         path = out_dir / f"drop-{len(dropped):02}.safetensors"
         checkpoint = checkpoint_without(source, dropped, path)
     bare = judged(checkpoint, source, dataset, out_dir)
     if found is not None and config.recover:
-        checkpoint = cut_and_recovered(source, dropped, config, path).output
+        cut = cut_and_recovered(source, dropped, config, path)
+        checkpoint, took_s = cut.output, cut.results["recovery"]["duration_s"]
         recovered = judged(checkpoint, source, dataset, out_dir)
     return SweepRow(
         count=len(dropped),
@@ -102,6 +104,7 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
         checkpoint=path.name if found else str(path),
         bare=bare,
         recovered=recovered,
+        recovery_s=took_s,
     )
 
 

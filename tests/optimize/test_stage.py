@@ -20,6 +20,7 @@ from edgeres.optimize import results, tries
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import plan_from
 from edgeres.optimize.stage import optimize
+from edgeres.optimize.tries import Place
 from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.recipe import recipe_from
@@ -78,7 +79,7 @@ def test_three_networks_with_recipes_and_reports(longer, tmp_path):
     call(Call("import", run="mine", values={"file": longer.path}))
     out = tmp_path / "runs" / "mine" / "01-optimize"
     source = Checkpoint(out.parent / "00-import" / "model.safetensors")
-    done = optimize(source, config_of(latency="0.3x"), out, measure=clock)
+    done = optimize(source, config_of(latency="0.3x"), out, place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
     assert (found.tried[0].precision, found.tried[0].dropped, found.tried[0].ratio.value) == ("fp32", (), 1.0)
     for one in found.tried:
@@ -123,13 +124,13 @@ def test_val_is_not_looked_at_before_the_results(checkpoint, one_set, tmp_path, 
     monkeypatch.setattr(tries, "accuracy_of", watched)
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", measure=clock)
+    optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", place=Place(measure=clock))
     assert seen
     assert {*seen} == {"train"}
 
 
 def test_what_is_judged_on_was_not_used_for_anything_else(checkpoint, tmp_path):
-    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", measure=clock)
+    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", place=Place(measure=clock))
     train = bench.dataset.train
     chosen = {*train.sample(bench.images, 0).ids}
     calibrated = {*train.sample(bench.calibration.images, bench.calibration.seed).ids}
@@ -139,13 +140,13 @@ def test_what_is_judged_on_was_not_used_for_anything_else(checkpoint, tmp_path):
 
 def test_a_plan_is_made_and_another_followed(checkpoint, one_set, tmp_path):
     out = tmp_path / "plan"
-    done = optimize(checkpoint, config_of(plan_only=True), out, measure=clock)
+    done = optimize(checkpoint, config_of(plan_only=True), out, place=Place(measure=clock))
     plan = plan_from(out / "plan.toml", checkpoint.sha256)
     assert plan.tries
     assert not record_from_json(Frontier, done.output.path).results
     assert any("try it with --plan" in note for note in done.report.notes)
     assert all(one.predicted.low <= one.predicted.value <= one.predicted.high for one in plan.tries)
-    done = optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", measure=clock)
+    done = optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", place=Place(measure=clock))
     tried = record_from_json(Frontier, done.output.path).tried
     assert {one.dropped for one in tried} == {(), ("layer2.0",)}
 
@@ -159,11 +160,11 @@ def test_an_interrupted_call_goes_on_from_what_it_kept(checkpoint, one_set, tmp_
 
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        optimize(checkpoint, config_of(plan=one_set), out, measure=clock)
+        optimize(checkpoint, config_of(plan=one_set), out, place=Place(measure=clock))
     kept = (out / "tried.json").read_text()
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", real)
     monkeypatch.setattr(tries, "execute", lambda stage, *_: made.append(stage))
-    optimize(checkpoint, config_of(plan=one_set), out, measure=clock)
+    optimize(checkpoint, config_of(plan=one_set), out, place=Place(measure=clock))
     assert kept.count("lost_points") >= 4
     assert made == []
 
@@ -177,7 +178,7 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
     pixels = digits.train.inputs(checkpoint.spec)
     np.savez(tmp_path / "mine.npz", images=pixels[..., 0])
     config = config_of(data=f"npz:{tmp_path / 'mine.npz'}", plan=one_set)
-    done = optimize(checkpoint, config, tmp_path / "out", measure=clock)
+    done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
     assert not found.is_labelled
     assert all(one.val_lost_points is None for one in found.results)
@@ -198,7 +199,7 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
 )
 def test_what_cannot_be_done_is_one_line(checkpoint, tmp_path, options, said):
     with pytest.raises(InputError, match=said) as err:
-        optimize(checkpoint, config_of(**options), tmp_path / "out", measure=clock)
+        optimize(checkpoint, config_of(**options), tmp_path / "out", place=Place(measure=clock))
     assert "\n" not in str(err.value)
 
 
@@ -208,4 +209,6 @@ def test_too_few_images_to_judge_on(checkpoint, tmp_path):
     images = np.zeros((300, 8, 8), np.uint8)
     np.savez(tmp_path / "few.npz", images=images, labels=np.arange(300) % 10)
     with pytest.raises(InputError, match=r"are left to judge on, 200 are needed; add images"):
-        optimize(checkpoint, config_of(data=f"npz:{tmp_path / 'few.npz'}"), tmp_path / "out", measure=clock)
+        optimize(
+            checkpoint, config_of(data=f"npz:{tmp_path / 'few.npz'}"), tmp_path / "out", place=Place(measure=clock)
+        )

@@ -66,6 +66,7 @@ class SweepRow(Record):
     checkpoint: str
     bare: Judged
     recovered: Judged | None = None
+    recovery_s: float | None = None
     latency_ms: Interval | None = None
     ratio: Interval | None = None
 

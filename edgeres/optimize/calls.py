@@ -1,0 +1,134 @@
+"""The command: a network of any source, here or on a board (`--on NAME`).
+
+On a board engines are built and timed there, the graphs they come from are judged here.
+
+Each engine is built once, brought here and handed over with its network. What a module costs is told by the profile of
+the whole network's engine, since a build takes minutes there; for the same reason sets of modules are tried in the
+faster precision alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgeres.bench.board_session import session
+from edgeres.bench.boards import Board, board_named
+from edgeres.bench.config import BenchConfig, BoardConfig
+from edgeres.bench.on_board import PLAN, Bench
+from edgeres.bench.stage import Session
+from edgeres.compile.config import CompileConfig
+from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, OnnxModel, model_from
+from edgeres.core.config import config_from, refuse
+from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LatencyTable, latency_table_from
+from edgeres.core.runs import Run, run_holding, run_named, runs_root
+from edgeres.core.stage import StageResult
+from edgeres.models.importing import ImportConfig
+from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.stage import optimize
+from edgeres.optimize.tries import Place
+from edgeres.pipeline.board_stages import built_there, placed, profiled
+from edgeres.pipeline.calls import Call, call
+from edgeres.pipeline.on_board import key_on
+from edgeres.pipeline.stages import source_in, stage_key
+
+_DURATION_S, _WARMUP_S, _IDLE_S = 10, 1, 1.0  # of each engine in a session
+log = logging.getLogger(__name__)
+
+
+def optimize_call(
+    source: Path | None, run: str | None, values: dict[str, Any], brought: dict[str, Any], on: str = ""
+) -> StageResult[Artifact]:
+    """The stage, once a network that lies in no run is imported, or found where the same call did so before.
+
+    `brought`: options of `edgeres import`; raises InputError for those where nothing is imported.
+    """
+    if source is None or run_holding(source) is not None:
+        refuse(brought, "says how a network is imported; this one is in a run" if source else "needs a network")
+        return call(Call("optimize", source, run, values=values, on=on))
+    asked = {"file": source, **brought}
+    config = config_from(ImportConfig, asked, "optimize", as_options=True)
+    config.check()
+    known = _imported(stage_key("import", None, config)) if run is None else None
+    if known is not None:
+        log.info("imported before: %s", known)
+        return call(Call("optimize", known, values=values, on=on))
+    made = call(Call("import", run=run, values=asked))
+    for warning in made.report.warnings:
+        log.warning("warning: %s", warning)
+    return call(Call("optimize", made.output.path, values=values, on=on))
+
+
+def optimize_on_board(request: Call) -> StageResult[Artifact]:
+    """The frontier in the network's run; raises InputError for what cannot be asked of a board."""
+    board, values = board_named(request.on), dict(request.values)
+    refuse(values.keys() & {"threads"}, "is for this machine's CPU; leave it out with --on")
+    limit = {"timeout_s": values.pop("timeout_s")} if "timeout_s" in values else {}
+    own = {"duration_s": _DURATION_S, "warmup_s": _WARMUP_S, "idle_s": _IDLE_S, **limit}
+    conditions = config_from(BoardConfig, own, "optimize", as_options=True)
+    config = config_from(OptimizeConfig, values, "optimize", as_options=True)
+    config.check()
+    model = model_from(request.source) if request.source else source_in(run_named(request.run), "optimize")
+    if not isinstance(model, Checkpoint):
+        raise InputError(f"`edgeres optimize` needs a .safetensors file, got {request.source}")
+
+    def act(model: Checkpoint, config: OptimizeConfig, folder: Path) -> StageResult[Artifact]:
+        return optimize(model, config, folder, place=_Board(board, conditions, folder).place)
+
+    key, said = key_on(board, "optimize", model, config), config.model_dump(mode="json")
+    return placed(request, model, config, key, act, said)
+
+
+class _Board:
+    """Engines built there so far lie in `folder`/engines."""
+
+    def __init__(self, board: Board, conditions: BoardConfig, folder: Path) -> None:
+        self._board, self._conditions, self._folder = board, conditions, folder / "engines"
+
+    @property
+    def place(self) -> Place:
+        """The board as a place to run."""
+        return Place("tensorrt", self._measured, self._costs, self._files_of)
+
+    def _measured(self, models: Sequence[Model], config: BenchConfig) -> Session:
+        """In turns, their engines built before where they are not."""
+        conditions = self._conditions.model_copy(update={"batch": config.batch})
+        with session(self._board) as opened:
+            engines = [self._engine(model, partial(built_there, opened, conditions.timeout_s)) for model in models]
+        with session(self._board) as opened:
+            bench = Bench(opened, conditions)
+            loaded = bench.measured(engines)
+            if bench.failures:
+                raise bench.failures[0]
+            reports = [bench.finished(one) for one in loaded]
+        warnings = dict.fromkeys(warning for report in reports for warning in report.warnings)
+        return Session(tuple(report.latency[0] for report in reports), tuple(warnings))
+
+    def _engine(self, model: Model, build: partial[StageResult[Engine]]) -> Engine:
+        engine = Engine(self._folder / model.sha256[:12] / PLAN)
+        if not engine.path.is_file() or not engine.manifest_path.is_file():
+            engine.path.parent.mkdir(parents=True, exist_ok=True)
+            build(model, CompileConfig(runtime="tensorrt"), engine)
+        return engine
+
+    def _costs(self, model: Model, folder: Path) -> LatencyTable:
+        assert isinstance(model, OnnxModel)
+        with session(self._board) as opened:
+            return latency_table_from(profiled(Bench(opened, self._conditions), model, folder).output.path)
+
+    def _files_of(self, model: Model) -> Sequence[Path]:
+        """Its engine, the manifest and what lies beside them."""
+        return sorted((self._folder / model.sha256[:12]).glob("*"))
+
+
+def _imported(key: str) -> Path | None:
+    """What the very same import made before."""
+    for path in sorted(runs_root().glob("*/00-import")) if runs_root().is_dir() else ():
+        for folder, report in Run(path.parent).reports():
+            if folder.path == path and report.key == key and (model := folder.model()) is not None:
+                return model.path
+    return None

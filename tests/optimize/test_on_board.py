@@ -1,0 +1,83 @@
+"""The same on a board: a pretend Jetson behind a real ssh server; its trtexec takes 2 ms, 1.25 for Q/DQ networks."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeres.core.artifacts import Engine
+from edgeres.core.config import record_from_json
+from edgeres.core.errors import InputError
+from edgeres.core.records.frontier import Frontier
+from edgeres.core.runs import Run
+from edgeres.optimize import calls
+from edgeres.optimize.calls import optimize_call
+from edgeres.pipeline.calls import Call, call
+from edgeres.report.rows import rows_from
+
+
+@pytest.fixture
+def checkpoint(checkpoint_of, spec_of):
+    outside = checkpoint_of(spec_of("resnet8", width=4))
+    return call(Call("import", run="mine", values={"file": outside.path})).output
+
+
+@pytest.fixture(autouse=True)
+def briefly(monkeypatch):
+    monkeypatch.setattr(calls, "_DURATION_S", 5)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_what_a_board_times_decides_and_its_engines_are_handed_over(host, checkpoint, tmp_path):
+    host.start(FAKE_INT8_MS="1.25")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'model_sha256 = "{checkpoint.sha256}"\n[[tries]]\ndrop = ["layer2.0"]\n')
+    asked = {"data": "digits", "images": 64, "budget": "20m", "max_loss": 100.0, "latency": "0.7x", "plan": plan}
+    done = optimize_call(checkpoint.path, None, asked, {}, "desk")
+    found = record_from_json(Frontier, done.output.path)
+    assert found.runtime == "tensorrt 10.3.0"
+    assert "NVIDIA Jetson Orin Nano" in found.machine
+    assert [(one.precision, len(one.dropped)) for one in found.tried] == [("fp32", 0), ("int8", 0), ("int8", 1)]
+    assert [round(one.ratio.value, 3) for one in found.tried] == [1.0, 0.625, 0.625]
+    balanced = next(one for one in found.results if one.name == "balanced")
+    folder = done.output.path.parent / "balanced"
+    engine = Engine(folder / "model.plan")
+    assert engine.manifest.onnx_sha256 == Run(folder).models()[-1][1].sha256
+    assert engine.manifest.targets == ("sm87",)
+    assert balanced.tried.precision == "int8"
+    assert rows_from(folder).rows[-1].latency_missing == "not timed"  # here, where TensorRT's placement says nothing
+    assert done.report.results["on"] == "desk"
+    assert host.left_behind() == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_what_each_module_costs_is_told_by_one_profile(host, checkpoint):
+    host.start(FAKE_INT8_MS="1.25")
+    asked = {"data": "digits", "images": 64, "budget": "20m", "plan_only": True}
+    done = optimize_call(checkpoint.path, None, asked, {}, "desk")
+    modules = done.report.results["modules"]
+    assert set(modules) == {"layer1.0", "layer2.0", "layer3.0"}
+    built = [line for line in host.programs() if "--onnx=" in line]
+    assert built == []  # nothing is left at work there
+
+
+def test_threads_are_this_machines(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
+    (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    with pytest.raises(InputError, match="--threads is for this machine's CPU; leave it out with --on"):
+        optimize_call(checkpoint.path, None, {"data": "digits", "threads": 1}, {}, "desk")
+
+
+def test_a_network_outside_of_runs_is_imported_once(checkpoint, tmp_path, monkeypatch):
+    import shutil
+
+    outside = shutil.copyfile(checkpoint.path, tmp_path / "elsewhere.safetensors")
+    taken = []
+    monkeypatch.setattr("edgeres.optimize.stage.optimize", lambda source, *_: taken.append(source) or 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            optimize_call(outside, None, {"data": "digits"}, {})
+    assert [one.path for one in taken] == [tmp_path / "runs" / "elsewhere" / "00-import" / "model.safetensors"] * 2
+    with pytest.raises(InputError, match="--arch says how a network is imported; this one is in a run"):
+        optimize_call(checkpoint.path, None, {"data": "digits"}, {"arch": "resnet8"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +20,8 @@ _OTHERS = (
     ((b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"\x28\xb5\x2f\xfd"), "a compressed file; unpack it and name the file inside"),
 )
 _SAVE = "where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
-_WANTED = "import takes the weights of a network: .pt, .pth, .th or .safetensors"
+_SCRIPT = "import torch; torch.save(torch.jit.load({0!r}, 'cpu').state_dict(), {1!r})"
+_WANTED = "import takes the weights of a network: .pt, .pth, .th, .ckpt, .pt2 or .safetensors"
 
 
 def check_content(path: Path) -> None:
@@ -48,7 +50,10 @@ def why_unreadable(path: Path) -> str:
         if names and not any(name.endswith("/data.pkl") for name in names):
             return f"{path} is a zip archive that torch.save did not write ({names[0]}, ...); {_WANTED}"
         if any(name.endswith("/constants.pkl") for name in names):
-            return f"{path} is a TorchScript program; {_SAVE}"
+            return (
+                f"{path} is a TorchScript program, and reading it may run what is in it; if you trust it: python -c"
+                f" {shlex.quote(_SCRIPT.format(str(path), str(path.with_suffix('.weights.pth'))))}"
+            )
         if is_whole:
             return f"{path} is whole, and this version of torch cannot read it; {_SAVE}"
     if head.startswith(_PICKLES) and _TORCH_MAGIC not in head:

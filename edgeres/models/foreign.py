@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgeres.core.errors import InputError, did_you_mean, few_of
+from edgeres.models import exported
 from edgeres.models.class_names import names_in_checkpoint
 from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
 from edgeres.models.recognise import check_recognised, other_names
@@ -241,6 +242,8 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     check_content(path)
+    if path.suffix.lower() == exported.SUFFIX:
+        return exported.exported_weights(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -43,7 +43,7 @@ class ImportConfig(FeedOptions):
     unsaid: ClassVar[frozenset[str]] = FeedOptions.unsaid | {"weights"}
 
     file: Path = Field(
-        description="weights (.pt, .pth, .th, .safetensors), a network (.onnx), or package.module:function"
+        description="weights (.pt, .pth, .ckpt, .pt2, .safetensors), a network (.onnx), or package.module:function"
     )
     arch: str | None = Field(
         None,

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 _MANIFEST_SUFFIX = ".plan.json"
 _BELOW = ("modules", "size_bytes", "params", "macs", "classes")  # of a network of ours, said below its other facts
 _NAME_SHOWN = 80
-_FOREIGN = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt"})  # refused by name, with what to do, by `model_from`
+_FOREIGN = frozenset(
+    {".pt", ".pth", ".th", ".bin", ".ckpt", ".pt2"}
+)  # refused by name, with what to do, by `model_from`
 _UNKNOWN = ("unknown architecture", "unknown variant")  # other refusals say what is wrong with a known name
 
 

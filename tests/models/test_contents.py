@@ -7,7 +7,10 @@ import gzip
 import io
 import json
 import lzma
+import shlex
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -67,7 +70,7 @@ OTHERS = {
     "bytes": (b"\xf0\x01\x02\x03" * 9, "is no checkpoint, or damaged (36 bytes, the first f0 01 02 03)"),
     "pickle": (b"\x80\x02]q\x00K\x01a.", "is a Python pickle that torch.save did not write; where it was made"),
     "safetensors": (save(STATE), "is a safetensors file; rename it to x.safetensors"),
-    "torchscript": (torchscript, "is a TorchScript program; where it was made, save the weights alone"),
+    "torchscript": (torchscript, "is a TorchScript program, and reading it may run what is in it; if you trust it: py"),
     "cut": (saved()[:-400], f"is cut off or damaged ({len(saved()) - 400:,} bytes); copy it again"),
     "cut, old": (saved(_use_new_zipfile_serialization=False)[:-400], "is cut off or damaged"),
     "corrupted": (corrupted(saved()), "is cut off or damaged"),
@@ -101,6 +104,59 @@ def test_a_file_named_safetensors_is_held_to_it(tmp_path: Path, content: bytes, 
     file.write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_weights(file)
+
+
+def exported(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A .pt2 of a network with tied and transposed weights, a counter and a half-precision buffer; its state dict."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    network.register_buffer("kept", torch.arange(6.0).half().reshape(2, 3).t())
+    torch.export.save(torch.export.export(network, (torch.zeros(2, 3, 8, 8),)), path)
+    return path, network.state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_torch_export_are_read_as_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, state = exported(tmp_path / "x.pt2")
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("something was unpickled"))
+    weights = read_weights(path).weights
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[key], one) and weights[key].dtype == one.dtype for key, one in state.items())
+    content = path.read_bytes()
+    for damaged in (content[:-400], content.replace(b'"as_int": 4', b'"as_int": 9')):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"x\.pt2 .*cut off"):
+            read_weights(path)
+    path.write_bytes(zipped("notes.txt"))
+    with pytest.raises(
+        InputError, match=r"x\.pt2 is no file of torch\.export\.save, or cut off: it holds no data/weights/"
+    ):
+        read_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_weights_of_an_earlier_torch_export_are_read_without_code(tmp_path: Path) -> None:
+    for content, message in ((saved(), ""), (torchscript(), "is cut off or damaged")):
+        with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
+            archive.writestr("serialized_state_dict.pt", content)
+        if message:
+            with pytest.raises(InputError, match=message):
+                read_weights(tmp_path / "x.pt2")
+        else:
+            assert torch.equal(read_weights(tmp_path / "x.pt2").weights["layer.weight"], STATE["layer.weight"])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_the_command_printed_for_a_torchscript_file_takes_its_weights(tmp_path: Path) -> None:
+    file = tmp_path / "it's.pt"
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).eval()
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 4, 4)), file)
+    with pytest.raises(InputError) as caught:
+        read_weights(file)
+    command = shlex.split(str(caught.value).partition("if you trust it: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    assert torch.equal(read_weights(tmp_path / "it's.weights.pth").weights["0.weight"], network[0].weight)
 
 
 def test_an_onnx_file_is_called_one(tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ def without(structure: onnx.ModelProto, skips: Mapping[str, str]) -> onnx.ModelP
     """
     draft = Draft(structure)
     for output, skip in skips.items():
+        while skip in skips:  # a module behind another that goes, with nothing between the two
+            skip = skips[skip]
         draft.remove([draft.producers[output]])
         draft.replace_tensor(output, skip)
     producers = draft.producers

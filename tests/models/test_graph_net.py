@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -235,6 +236,21 @@ def test_its_multiply_accumulates_are_the_modules(name, brought):
 
 def is_statistic(key):
     return key.rpartition(".")[2] in {"running_mean", "running_var", "num_batches_tracked"}
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_dropping_modules_in_a_row_equals_zeroing_their_branches(name, brought, images):
+    module = NETS[name]()
+    spec, weights = brought(module, name)
+    paths = [info.name for info in modules_of(spec)]
+    for gone in (*pairwise(paths), tuple(paths)):
+        zeroed = copy.deepcopy(module)
+        for path in gone:
+            zeroed.get_submodule(path).branch.register_forward_hook(lambda _, __, output: 0 * output)
+        cut = spec.without(gone)
+        dropped = network_of(cut, weights_without(weights, cut))
+        torch.testing.assert_close(dropped(images), zeroed(images), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETS)

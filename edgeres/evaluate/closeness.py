@@ -75,6 +75,11 @@ class Nearness:
         )
 
 
+def lost_of(near: Closeness) -> float:
+    """What is between it and the reference itself: 1 - cosine, the relative error, or the share of other guesses."""
+    return near.mean if near.measure == "error" else 1 - near.mean
+
+
 def closeness_of(
     model: Model, reference: Model, dataset: Dataset, *, batch: int = 250, threads: int | None = None
 ) -> Closeness:

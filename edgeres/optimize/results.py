@@ -15,11 +15,12 @@ import numpy as np
 
 from edgeres.core.config import config_from, record_from_json
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Interval, paired_difference
+from edgeres.core.metrics import Interval, paired_difference, wilson
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Result
-from edgeres.core.runs import PREDICTIONS_NAME, RECIPE_NAME, Run, run_holding
+from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, RECIPE_NAME, Run, run_holding
 from edgeres.core.stage import REPORT_NAME, StageReport
+from edgeres.evaluate.closeness import lost_of
 from edgeres.optimize.answers import Winner
 from edgeres.optimize.tries import Workbench
 from edgeres.pipeline.chain import Chain
@@ -104,15 +105,17 @@ def _brought(bench: Workbench) -> dict[str, Any]:
 
 
 def _on_val(run: Run) -> Mapping[str, Any]:
-    """What the last network lost against the first on val, paired; nothing where no label says what is right."""
-    judged = [folder.path for folder, _ in run.models() if (folder.path / PREDICTIONS_NAME).is_file()]
+    """What the last network lost against the first on val, paired; how near it is where no label says what is right."""
+    judged = [folder.path for folder, _ in run.models() if (folder.path / EVAL_NAME).is_file()]
     if not judged:
         return {"val_lost_points": None, "val_n": 0, "top1": None}
+    for near in record_from_json(StageReport, judged[-1] / EVAL_NAME).closeness:
+        lost = Interval.around(lost_of(near))
+        if near.measure == "guess":
+            lost = wilson(round(lost.value * near.n), near.n)
+        return {"val_lost_points": lost.times(100), "val_n": near.n, "top1": None}
     whole, last = (np.load(path / PREDICTIONS_NAME, allow_pickle=False) for path in (judged[0], judged[-1]))
     right = [table[:, 0] == table[:, 1] for table in (whole, last)]
     change, half = paired_difference(*right)
-    return {
-        "val_lost_points": Interval.around(0.0 - 100 * change, 100 * half),
-        "val_n": len(last),
-        "top1": float(right[1].mean()),
-    }
+    lost = Interval.around(0.0 - 100 * change, 100 * half)
+    return {"val_lost_points": lost, "val_n": len(last), "top1": float(right[1].mean())}

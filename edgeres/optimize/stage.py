@@ -24,6 +24,7 @@ from edgeres.core.artifacts import Checkpoint, FrontierFile
 from edgeres.core.errors import InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
+from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.stage import Recorder, StageResult
@@ -78,9 +79,9 @@ def optimize(
     clock, recorder = Clock(config.budget_s), Recorder("optimize", config, source)
     config.check()
     require("matplotlib", "report")
-    source.spec.check_classes("optimize")
     plan = plan_from(config.plan, source.sha256) if config.plan else None
     bench = Workbench(source, config, out_dir, place)
+    _ = bench.held_out  # images that do not do are refused before anything is made of them
     with clock.on("whole network"):
         whole = _whole(bench, clock)
     _check_goal(config, whole[0])
@@ -107,8 +108,9 @@ def optimize(
     found = Frontier(
         model_sha256=source.sha256,
         dataset=bench.dataset.name,
-        n=len(bench.judged_on.train),
-        is_labelled=bench.held_out.is_labelled,
+        n=len(bench.judged_on),
+        is_labelled=bench.is_labelled,
+        lost_are="points" if source.spec.task == "classes" else LOST_OF[MEASURE_OF[source.spec.task]],
         runtime=bench.last.latencies[0].runtime,
         machine=bench.last.latencies[0].machine,
         batch=config.batch,

@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeres.bench.config import BenchConfig
 from edgeres.bench.stage import Session
@@ -33,6 +32,7 @@ from edgeres.core.records.latency import LatencyTable
 from edgeres.core.runs import StageFolder
 from edgeres.core.stage import REPORT_NAME
 from edgeres.core.statistics import percentile_interval, ratio_interval
+from edgeres.evaluate.closeness import lost_of, nearness_of
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.export.stage import ExportConfig
 from edgeres.optimize.config import OptimizeConfig
@@ -210,50 +210,45 @@ class Workbench:
         self.last = found
         return found
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether labels say what is right; otherwise the whole float network does."""
+        return self.source.spec.task == "classes" and self.dataset.train.is_labelled
+
     @cached_property
-    def judged_on(self) -> Dataset:
-        """The held-out images, as many as the budget allows; the whole network labels them where nobody else has."""
+    def judged_on(self) -> Split:
+        """The held-out images, as many as the budget allows."""
         fitting = int(_JUDGING_SHARE * self.config.budget_s / self._pace_s)
-        split = self.held_out.sample(min(MOST_JUDGED, len(self.held_out), max(fitting, 2 * FEWEST_JUDGED)), 0)
-        if not split.is_labelled:
-            guesses = self._guesses(self.exported(()), self._to_judge(split))
-            split = replace(split, labels=guesses[:, 0].astype(np.int64))
-        return self._to_judge(split)
+        return self.held_out.sample(min(MOST_JUDGED, len(self.held_out), max(fitting, 2 * FEWEST_JUDGED)), 0)
 
     @cached_property
     def _pace_s(self) -> float:
         """Seconds for the whole float network to read and judge an image."""
-        few, whole = self._to_judge(self.held_out.sample(_PACE_IMAGES, 0)), self.exported(())
+        few, whole = self.held_out.sample(_PACE_IMAGES, 0), self.exported(())
         began_s = time.perf_counter()
-        accuracy_of(whole, few, split="train", threads=self.config.threads)
+        nearness_of(whole, whole, self.dataset, few, threads=self.config.threads)
         return (time.perf_counter() - began_s) / _PACE_IMAGES
 
-    def _to_judge(self, split: Split) -> Dataset:
-        """`split` in the place of both splits; with a class where there is none, if guesses alone are asked for."""
-        if split.is_labelled and self.dataset.classes:
-            return replace(self.dataset, train=split, val=split.named("val"))
-        labels = split.labels if split.is_labelled else np.zeros(len(split), np.int64)
-        named = replace(split, labels=labels)
-        classes = tuple(map(str, range(self.source.spec.num_classes)))
-        return replace(self.dataset, classes=classes, train=named, val=named.named("val"))
-
     def _lost(self, model: Model) -> Interval:
-        """Points lost against the whole float network on the same images."""
-        found = self._guesses(model, self.judged_on)
-        change, half = paired_difference(list(self._whole_right), list(found[:, 0] == found[:, 1]))
+        """Points lost against the whole float network on the same images; without labels hundredths of nearness."""
+        if not self.is_labelled:
+            whole, threads = self.exported(()), self.config.threads
+            near, half = nearness_of(model, whole, self.dataset, self.judged_on, threads=threads)
+            return Interval.around(100 * lost_of(near), 100 * half)
+        change, half = paired_difference(self._whole_right, self._right(model))
         return Interval.around(0.0 - 100 * change, 100 * half)
 
     @cached_property
-    def _whole_right(self) -> NDArray[Any]:
-        found = self._guesses(self.exported(()), self.judged_on)
-        return np.asarray(found[:, 0] == found[:, 1])
+    def _whole_right(self) -> Sequence[bool]:
+        return self._right(self.exported(()))
 
-    def _guesses(self, model: Model, dataset: Dataset) -> NDArray[Any]:
-        path = self.out_dir / "guesses.npy"
+    def _right(self, model: Model) -> Sequence[bool]:
+        """Of each image judged on, whether the first guess is right."""
+        path, dataset = self.out_dir / "guesses.npy", replace(self.dataset, train=self.judged_on)
         accuracy_of(model, dataset, split="train", threads=self.config.threads, out=path)
-        found = np.load(path, allow_pickle=False)
+        guesses, labels = np.load(path, allow_pickle=False).T
         path.unlink()
-        return np.asarray(found)
+        return list(guesses == labels)
 
     def _made(self, stage: str, source: Model, config: Config, folder: Path) -> Model:
         """What the stage makes of `source`, or made before, in `folder`/NN-stage."""

@@ -66,14 +66,14 @@ def judged(
 
     Without classes the closeness to `source`.
     """
-    from edgeres.evaluate.closeness import nearness_of
+    from edgeres.evaluate.closeness import lost_of, nearness_of
     from edgeres.evaluate.stage import accuracy_of
 
     if source.spec.task != "classes":
         images = dataset.val if split == "val" else dataset.train
         near, half_width = nearness_of(checkpoint, source, dataset, images)
-        lost = near.mean if near.measure == "error" else 1 - near.mean
-        return Judged(accuracy=None, closeness=near, change_points=-100 * lost, half_width_points=100 * half_width)
+        change = 0.0 - 100 * lost_of(near)
+        return Judged(accuracy=None, closeness=near, change_points=change, half_width_points=100 * half_width)
     whole, mine = out_dir / WHOLE_NAME, out_dir / "last.npy"
     target = mine if whole.is_file() else whole
     accuracy = accuracy_of(checkpoint, dataset, split=split, out=target)

@@ -65,12 +65,12 @@ def headline_of(found: Frontier) -> str:
     """What `balanced` gains and costs, or the last of those handed over."""
     one = next((one for one in found.results if one.name == "balanced"), found.results[-1])
     claim = _answer_claim(one, found)
-    return f"{claim.figure} {claim.what}{_on_val(one)}."
+    return f"{claim.figure} {claim.what}{_on_val(one, found)}."
 
 
 def _answer_claim(one: Result, found: Frontier) -> Claim:
     low, high = 1 / one.tried.ratio.high, 1 / one.tried.ratio.low
-    detail = f"{one.name}{_on_val(one)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
+    detail = f"{one.name}{_on_val(one, found)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
     if low <= 1 <= high:
         return Claim(figure="no", what=f"change of speed that can be told ({one.tried.name})", detail=detail)
     doubt = " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
@@ -78,11 +78,13 @@ def _answer_claim(one: Result, found: Frontier) -> Claim:
     return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
 
 
-def _on_val(one: Result) -> str:
+def _on_val(one: Result, found: Frontier) -> str:
     on_val = one.val_lost_points
     if on_val is None:
         return ""
-    return f", {lost(on_val.value, 2)} ± {(on_val.high - on_val.low) / 2:.2f} points lost (n = {one.val_n:,})"
+    half = (on_val.high - on_val.low) / 2
+    figure = lost(on_val.value, 2) + (f" ± {half:.2f}" if half else "")
+    return f", {figure} {found.lost_are} lost (n = {one.val_n:,})"
 
 
 def _newest(rows: Sequence[Row]) -> Row | None:

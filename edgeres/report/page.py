@@ -77,7 +77,7 @@ def result_cells(one: Result) -> list[Lines]:
         (one.tried.name,),
         figure_lines(one.tried.ratio, "{:.3f}".format),
         (milliseconds(one.tried.latency_ms.value),),
-        (*figure_lines(on_val, lambda points: lost(points, 2)), n) if on_val else ("no labels",),
+        (*figure_lines(on_val, lambda points: lost(points, 2)), n) if on_val else ("not judged",),
     ]
 
 

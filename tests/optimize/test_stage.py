@@ -181,9 +181,40 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
     done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
     assert not found.is_labelled
-    assert all(one.val_lost_points is None for one in found.results)
-    assert any("right is what the whole network says" in note for note in done.report.notes)
+    assert all(one.top1 is None and one.val_lost_points.value >= 0 for one in found.results)
+    assert any("as no label says what is right" in note for note in done.report.notes)
     assert all(one.lost_points.value >= 0 for one in found.tried)  # nobody agrees more with a network than itself
+
+
+def test_an_embedding_is_held_against_the_whole_networks(tmp_path):
+    import torch
+    from torch import nn
+
+    from edgeres import api
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()) for _ in range(2))
+            self.stem = nn.Conv2d(1, 4, 3, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            for one in self.body:
+                x = x + one(x)
+            return nn.functional.normalize(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    path = tmp_path / "embedding.safetensors"
+    api.trace(Pooled().eval(), torch.zeros(1, 1, 8, 8), path, preprocess=api.Preprocess(mean=(0.5,), std=(0.25,)))
+    source = Checkpoint(path)
+    assert source.spec.task == "embedding"
+    done = optimize(source, config_of(budget="20m"), tmp_path / "out", place=Place(measure=clock))
+    found = record_from_json(Frontier, done.output.path)
+    assert found.lost_are == "hundredths of cosine"
+    assert found.tried[0].lost_points.value == pytest.approx(0, abs=1e-3)
+    assert all(one.lost_points.value >= -1e-3 for one in found.tried)
+    assert all(one.top1 is None and one.val_lost_points is not None for one in found.results)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What `edgeres optimize` found: the networks it tried, loss against latency, the three handed over, their picture.
 
-A loss is in points of top-1 on train images that nothing else looked at, paired with the whole network; a latency is a
-share of the whole float network's, from a session in which both took turns. Where no label says what is right, the
-whole network's own guess does.
+A loss is in points of top-1 on train images that nothing else looked at, paired with the whole network, or, where no
+label says what is right, in hundredths of what its outputs are away from the whole network's (`core.measures`). A
+latency is a share of the whole float network's, from a session in which both took turns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Tried(Record):
 class Result(Record):
     """One of the three: which network it is and why, and what it lost on val.
 
-    `folder` is a run of its own beside this file. `val_lost_points` is None where val has no labels.
+    `folder` is a run of its own beside this file. `val_lost_points` is None where val was not judged, `top1` where no
+    label says what is right.
     """
 
     name: ResultName
@@ -64,6 +65,7 @@ class Frontier(Record):
     dataset: str
     n: int
     is_labelled: bool
+    lost_are: str = "points"
     runtime: str
     machine: str
     batch: int
@@ -97,26 +99,26 @@ def on_front(tried: Sequence[Tried]) -> list[Tried]:
 def lines_of(found: Frontier) -> Iterable[str]:
     """The tables for people, a line a row: what was tried, then the three."""
     front, named = on_front(found.tried), found.named
-    yield f"{'network':<16}{'of whole':>9}{'p50':>11}   {'points lost':<15} front"
+    yield f"{'network':<16}{'of whole':>9}{'p50':>11}   {f'{found.lost_are} lost':<15} front"
     for one in sorted(found.tried, key=lambda one: -one.ratio.value):
         lost = "" if one is found.tried[0] else _points(one.lost_points)
         mark = ("*" if one in front else " ") + f" {named.get(one, '')}"
         time = f"{one.latency_ms.value:8.3f} ms"
         yield f"{one.name:<16}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
-    right = "" if found.is_labelled else "; right is what the whole network says"
+    right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
     yield (
         f"judged on {found.n:,} train images that nothing else used ({found.dataset}){right}; {found.runtime}, batch"
         f" {found.batch}, {found.threads} thread{'s' if found.threads > 1 else ''}"
     )
     for result in found.results:
-        yield result_line(result)
+        yield result_line(result, found.lost_are)
     yield from found.misses
 
 
-def result_line(result: Result) -> str:
+def result_line(result: Result, lost_are: str) -> str:
     """`balanced: 0.47 of the latency (95 %: 0.46 to 0.48), ... lost on val (n = 5,000): ...`."""
     lost, ratio = result.val_lost_points, result.tried.ratio
-    on_val = f"{_points(lost)} points lost on val (n = {result.val_n:,})" if lost else "val has no labels"
+    on_val = f"{_points(lost)} {lost_are} lost on val (n = {result.val_n:,})" if lost else "not judged on val"
     return (
         f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}),"
         f" {on_val}; {result.why}: {result.folder}/"
@@ -145,7 +147,7 @@ def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
     )
     axes.invert_yaxis()
     axes.set_xlabel(f"share of the whole float network's latency\n({found.runtime}, batch {found.batch})")
-    axes.set_ylabel(f"points lost (n = {found.n:,} train images, 95 %)")
+    axes.set_ylabel(f"{found.lost_are} lost (n = {found.n:,} train images, 95 %)")
     axes.margins(x=0.1, y=0.14)
     with_grid(axes)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
@@ -153,4 +155,5 @@ def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
 
 
 def _points(lost: Interval) -> str:
-    return f"{lost.value:.2f} ± {(lost.high - lost.low) / 2:.2f}"
+    half = (lost.high - lost.low) / 2
+    return f"{lost.value:.2f} ± {half:.2f}" if half else f"{lost.value:.2f}"

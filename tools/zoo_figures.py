@@ -112,7 +112,7 @@ def line_of(name: str, *, engines: bool) -> ZooLine:
     torch.manual_seed(0)
     begun_s = time.perf_counter()
     try:
-        make, (channels, *_), _ = definition(name)
+        make, (channels, *_), *_ = definition(name)
         size = 224 if any(part in name for part in ("vit", "deit", "mixer", "swin")) else SIDE
         module = _steady(lambda: make(CLASSES), torch.randn(2, channels, size, size))
         brought = from_module(module, (channels, size, size), name)

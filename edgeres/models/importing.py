@@ -47,8 +47,8 @@ class ImportConfig(FeedOptions):
     )
     arch: str | None = Field(
         None,
-        description="resnet20, resnet50, ... (edgeres ls models), timm/NAME or torchvision/NAME; default: told by keys"
-        " and shapes",
+        description="resnet20, resnet50, ... (edgeres ls models), timm/NAME, torchvision/NAME or hf/FOLDER; default:"
+        " told by keys and shapes",
     )
     weights: Path | None = Field(None, description="what the network of a function is filled with; default: its own")
     classes: int | None = Field(None, gt=1, description="number of classes; default: the classifier's rows")

@@ -2,7 +2,7 @@
 
     net.onnx                      a float ONNX graph of any exporter, batch norms folded or not
     package.module:function       the user's own function () -> nn.Module
-    FILE --arch timm/resnet50d    a definition of timm or torchvision, weights from the file alone
+    FILE --arch timm/resnet50d    a definition of timm, torchvision or transformers, weights from the file alone
 
 A module is traced in evaluation mode with its batch norms kept, so that the network can be trained on.
 """
@@ -35,11 +35,12 @@ from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
 from edgeres.models.foreign import ForeignWeights, read_weights
 from edgeres.models.graph_net import GraphNet, outputs_of
+from edgeres.models.hugging_face import Made, of_folder
 
 if TYPE_CHECKING:
     from edgeres.models.weights import Weights
 
-LIBRARIES = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision", "hf")
 _TAKEN = frozenset(dir(nn.Module()))
 _OPSET = 17
 _TRACED_BATCH = 2  # what depends on the number of images is told by it
@@ -110,13 +111,13 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
 
 
 def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
-    make, (channels, *usual), preprocess = definition(arch)
+    make, (channels, *usual), preprocess, classes = definition(arch)
     found = read_weights(named.file, named.key)
     module = with_state(make, found.weights, f"{named.file}, as {arch},")
     height, width = (named.size, named.size) if named.size else usual
     network = from_module(module, (channels, height, width), str(named.file))
-    network = replace(network, preprocess=preprocess, classes=found.classes)
-    return network, arch.rpartition("/")[2], found.notes
+    network = replace(network, preprocess=preprocess, classes=found.classes or classes)
+    return network, arch.rstrip("/").rpartition("/")[2], found.notes
 
 
 def from_onnx(model: OnnxModel) -> Brought:
@@ -150,12 +151,17 @@ def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> B
     return found
 
 
-def definition(arch: str) -> tuple[Callable[[int | None], nn.Module], tuple[int, int, int], Preprocess | None]:
-    """`timm/NAME` or `torchvision/NAME`: (classes -> network with random weights, usual input, usual preprocessing)."""
+def definition(arch: str) -> Made:
+    """`timm/NAME`, `torchvision/NAME` or `hf/FOLDER`.
+
+    (classes -> network with random weights, usual input, usual preprocessing, names of its classes where it has any).
+    """
     library, _, name = arch.partition("/")
     if library not in LIBRARIES:
-        raise InputError(f"--arch {arch}: definitions come from {' and '.join(LIBRARIES)}, as in timm/resnet50d")
-    return (_of_timm if library == "timm" else _of_torchvision)(name)
+        raise InputError(f"--arch {arch}: definitions come from {', '.join(LIBRARIES)}, as in timm/resnet50d")
+    if library == "hf":
+        return of_folder(Path(name))
+    return (*(_of_timm if library == "timm" else _of_torchvision)(name), ())
 
 
 def with_state(make: Callable[[int | None], nn.Module], weights: Mapping[str, Tensor], where: str) -> nn.Module:

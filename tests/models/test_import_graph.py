@@ -266,7 +266,7 @@ def test_an_option_that_says_nothing_of_an_onnx_file_is_refused(options, said, e
     ("arch", "said"),
     [
         ("torchvision/resnet19", "torchvision has no classifier 'resnet19'"),
-        ("keras/resnet", "definitions come from timm"),
+        ("keras/resnet", "definitions come from timm, torchvision, hf, as in timm/resnet50d"),
     ],
 )
 def test_a_definition_that_does_not_exist_is_refused(arch, said, resnet, imported, tmp_path):

@@ -57,8 +57,9 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
 
 
 def claims_of(found: Frontier) -> tuple[Claim, ...]:
-    """One for each network that is handed over, the fastest last."""
-    return tuple(_answer_claim(one, found) for one in found.results)
+    """One for each network that is handed over, the fastest last, by all its names."""
+    named = {one.tried: one for one in reversed(found.results)}
+    return tuple(_answer_claim(named[one], found) for one in found.named)
 
 
 def headline_of(found: Frontier) -> str:
@@ -70,7 +71,7 @@ def headline_of(found: Frontier) -> str:
 
 def _answer_claim(one: Result, found: Frontier) -> Claim:
     low, high = 1 / one.tried.ratio.high, 1 / one.tried.ratio.low
-    detail = f"{one.name}{_on_val(one, found)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
+    detail = f"{found.named[one.tried]}{_on_val(one, found)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
     if low <= 1 <= high:
         return Claim(figure="no", what=f"change of speed that can be told ({one.tried.name})", detail=detail)
     doubt = " in an invalid measurement" if found.verdict.startswith(INVALID) else ""

@@ -73,8 +73,8 @@ def result_cells(one: Result) -> list[Lines]:
     """One row a network that is handed over."""
     on_val, n = one.val_lost_points, f"n = {one.val_n:,}"
     return [
-        (one.name, one.why),
-        (one.tried.name,),
+        (one.name,),
+        (one.tried.name, one.why),
         figure_lines(one.tried.ratio, "{:.3f}".format),
         (milliseconds(one.tried.latency_ms.value),),
         (*figure_lines(on_val, lambda points: lost(points, 2)), n) if on_val else ("not judged",),

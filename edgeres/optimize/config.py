@@ -61,8 +61,8 @@ class OptimizeConfig(Config):
         if self.plan is not None and not self.plan.is_file():
             raise InputError(f"--plan {self.plan} does not exist; make one: edgeres optimize ... --plan-only")
 
-    def cut(self, modules: tuple[str, ...], images: int) -> PruneConfig:
+    def cut(self, modules: tuple[str, ...], images: int, seed: int) -> PruneConfig:
         """What `prune` is asked for so that just these modules go, and what is left is refitted."""
         return PruneConfig(
-            modules=modules, data=self.data, images=images, recover=("solve",), seed=self.seed, download=self.download
+            modules=modules, data=self.data, images=images, recover=("solve",), seed=seed, download=self.download
         )

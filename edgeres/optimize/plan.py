@@ -8,6 +8,7 @@
     drop = ["layer1.3", "layer2.4"]
     ratio = [0.46, 0.44, 0.48]  of the whole float network's latency: predicted, and its 95 % interval
     lost = 0.4                  points, after no more than the modules right behind the gaps were refitted
+    seed = 1                    of the images it is refitted on; 0 unless said
 
 A plan may be edited: `ratio` and `lost` of a set may be left out, they only say where to begin.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -29,12 +31,28 @@ PLAN_NAME = "plan.toml"
 _INTERVAL = 3
 
 
+class Shortened(NamedTuple):
+    """What the network is to lack; `seed` is of the images that the rest is refitted on."""
+
+    dropped: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """As one string."""
+        return " ".join((*sorted(self.dropped), str(self.seed)))
+
+
+WHOLE = Shortened()
+
+
 class PlannedSet(Config):
     """One set to be tried."""
 
     drop: tuple[str, ...] = Field(min_length=1)
     ratio: tuple[float, ...] = Field((), description="predicted, low, high")
     lost: float | None = None
+    seed: int = Field(0, ge=0)
 
     @field_validator("drop")
     @classmethod
@@ -49,6 +67,11 @@ class PlannedSet(Config):
         if len(figures) not in {0, _INTERVAL}:
             raise ValueError(f"has {len(figures)} figures; write value, low, high, or leave it out")
         return figures
+
+    @property
+    def cut(self) -> Shortened:
+        """What is to be made."""
+        return Shortened(self.drop, self.seed)
 
     @property
     def predicted(self) -> Interval | None:

@@ -22,7 +22,8 @@ from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, RECIPE_NAME, Run, run
 from edgeres.core.stage import REPORT_NAME, StageReport
 from edgeres.evaluate.closeness import lost_of
 from edgeres.optimize.answers import Winner
-from edgeres.optimize.tries import Workbench
+from edgeres.optimize.plan import WHOLE
+from edgeres.optimize.tries import Workbench, shortened_of
 from edgeres.pipeline.chain import Chain
 from edgeres.pipeline.recipe import Recipe, planned, toml_text
 
@@ -59,8 +60,8 @@ def _made(bench: Workbench, answer: Winner) -> Run:
     log.info("%s: %s, %s", answer.name, answer.tried.name, answer.why)
     known = [
         bench.source.path.parent,
-        *bench.folder(()).glob("01-export"),
-        *bench.folder(answer.tried.dropped).glob("*"),
+        *bench.folder(WHOLE).glob("01-export"),
+        *bench.folder(shortened_of(answer.tried)).glob("*"),
     ]
     known += sorted(bench.out_dir.glob("*/0[01]-*"))  # of an answer before it, evaluated by now
     for number, entry in enumerate(recipe.stage):
@@ -82,7 +83,9 @@ def recipe_for(bench: Workbench, answer: Winner) -> list[dict[str, Any]]:
     threads = {} if config.threads is None else {"threads": config.threads}
     entries: list[dict[str, Any]] = [_brought(bench), {"use": "export", **batch}]
     if dropped:
-        cut = config.cut(dropped, bench.images).model_dump(mode="json", exclude_defaults=True, exclude={"data"})
+        cut = config.cut(dropped, bench.images, answer.tried.seed).model_dump(
+            mode="json", exclude_defaults=True, exclude={"data"}
+        )
         entries += [{"use": "prune", **cut}, {"use": "export", **batch}]
     if answer.tried.precision == "int8":
         scales = bench.calibration.model_dump(mode="json", exclude_defaults=True, exclude={"data"})

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,11 @@ from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
-from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
+from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen, drawn_again
 from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.plan import PLAN_NAME, Plan, PlannedSet, plan_from, toml_text
+from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, plan_from, toml_text
 from edgeres.optimize.results import handed_over
-from edgeres.optimize.tries import HERE, Place, Workbench
+from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ def optimize(
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
     if not config.plan_only:
-        tried = Search(bench, plan.tries, whole, precision, clock).tried()
+        tried = Search(bench, plan.tries, whole, precision, clock, choice).tried()
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target)
         with clock.on("results"):
@@ -129,7 +130,7 @@ def optimize(
 def _whole(bench: Workbench, clock: Clock) -> tuple[Tried, ...]:
     """The whole network in float and INT8; raises InputError if that leaves no time for anything else."""
     began_s = time.perf_counter()
-    whole = bench.try_without((), ("fp32", "int8"))
+    whole = bench.attempt(WHOLE, ("fp32", "int8"))
     took_s = time.perf_counter() - began_s
     if (needed_s := took_s + _SPARE * took_s + bench.ending_s) > bench.config.budget_s:
         raise InputError(
@@ -148,14 +149,20 @@ def _check_goal(config: OptimizeConfig, whole: Tried) -> None:
 
 @dataclass
 class Search:
-    """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time."""
+    """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time.
+
+    `drawn`: what was tried besides, of sets as fast as one that decides, chosen on other images.
+    """
 
     bench: Workbench
     sets: Sequence[PlannedSet]
     whole: tuple[Tried, ...]
     precision: Precision
     clock: Clock
+    choice: Choice | None
     found: dict[int, tuple[Tried, ...]] = field(default_factory=dict)
+    drawn: list[tuple[Tried, ...]] = field(default_factory=list)
+    longest_s: float = 0.0
 
     def tried(self) -> list[Tried]:
         """What was tried, the whole float network first; those that count have the figures of one session.
@@ -167,47 +174,67 @@ class Search:
                 self._time_together()
             if not self.found:
                 break
-        return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place])]
+        return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place]), *chain(*self.drawn)]
 
     def _try_more(self) -> bool:
         """Whether any was tried."""
-        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.costs is None else (self.precision,)
-        precisions = precisions if self.precision == "int8" else ("fp32",)
-        before, longest_s = len(self.found), 0.0
-        while (place := self._next()) is not None:
-            if self.clock.left_s - self.bench.ending_s - self._session_s < _SPARE * longest_s:
-                log.info("no time for another network")
+        before = len(self.found) + len(self.drawn)
+        while (place := self._next()) is not None and self._has_time():
+            self.found[place] = self._attempt(self.sets[place])
+        seeds = self.bench.seeds[1 + len(self.drawn) :] if self._next() is None and self.found else ()
+        for seed in seeds:
+            if self.choice is None or not self._has_time(self.choice.searched_s):
                 break
-            began_s = time.perf_counter()
-            with self.clock.on("trying"):
-                self.found[place] = self.bench.try_without(self.sets[place].drop, precisions)
-            longest_s = max(longest_s, time.perf_counter() - began_s)
-            log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
-        return len(self.found) > before
+            with self.clock.on("choosing again"):
+                other = drawn_again(self.bench, self.choice, self._deciding(), seed)
+            self.drawn.append(self._attempt(other))
+        return len(self.found) + len(self.drawn) > before
+
+    def _attempt(self, one: PlannedSet) -> tuple[Tried, ...]:
+        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.costs is None else (self.precision,)
+        began_s = time.perf_counter()
+        with self.clock.on("trying"):
+            tried = self.bench.attempt(one.cut, precisions if self.precision == "int8" else ("fp32",))
+        self.longest_s = max(self.longest_s, time.perf_counter() - began_s)
+        log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
+        return tried
+
+    def _has_time(self, before_s: float = 0.0) -> bool:
+        """For another network, and `before_s` to find it."""
+        session_s = _TURN_S * (len(self.whole) + len(self.found) + len(self.drawn) + 1)
+        left_s = self.clock.left_s - self.bench.ending_s - session_s
+        return left_s > _SPARE * (self.longest_s + before_s)
+
+    def _deciding(self) -> PlannedSet:
+        """The mildest set that is fast enough, or that loses too much: one as fast that loses less is wanted."""
+        judged, target = self._judged, self.bench.config.target
+        fast = [place for place, one in judged.items() if target is not None and meets(one, target)]
+        failing = [place for place, one in judged.items() if one.lost_points.value > self.bench.config.max_loss]
+        return self.sets[min(fast or failing, default=max(judged))]
+
+    @property
+    def _judged(self) -> dict[int, Tried]:
+        """By place in the plan, in the precision that counts."""
+        return {
+            place: next(one for one in tries if one.precision == self.precision) for place, tries in self.found.items()
+        }
 
     def _time_together(self) -> None:
         """In one session: the whole network and all that may be an answer."""
-        asked = [
-            *self.whole,
-            *(one for tries in self.found.values() for one in tries if one.precision == self.precision),
-        ]
+        tries = [*chain(*self.found.values()), *chain(*self.drawn)]
+        asked = [*self.whole, *(one for one in tries if one.precision == self.precision)]
         log.info("timing %d networks together", len(asked))
-        told = {(one.dropped, one.precision): one for one in self.bench.timed(asked)}
-        self.whole = tuple(told[one.dropped, one.precision] for one in self.whole)
-        for place, tries in self.found.items():
-            self.found[place] = tuple(told.get((one.dropped, one.precision), one) for one in tries)
+        told = {(shortened_of(one), one.precision): one for one in self.bench.timed(asked)}
 
-    @property
-    def _session_s(self) -> float:
-        """What the session takes that decides."""
-        return _TURN_S * (len(self.whole) + len(self.found) + 1)
+        def anew(several: tuple[Tried, ...]) -> tuple[Tried, ...]:
+            return tuple(told.get((shortened_of(one), one.precision), one) for one in several)
+
+        self.whole, self.drawn = anew(self.whole), [anew(several) for several in self.drawn]
+        self.found = {place: anew(several) for place, several in self.found.items()}
 
     def _next(self) -> int | None:
         """The place of the set that is to be tried next."""
-        config, target = self.bench.config, self.bench.config.target
-        judged = {
-            place: next(one for one in tries if one.precision == self.precision) for place, tries in self.found.items()
-        }
+        config, target, judged = self.bench.config, self.bench.config.target, self._judged
         questions = []
         if target is not None and not any(meets(one, target) for one in self.whole):
             share = target.value if target.is_ratio else target.value / self.whole[0].latency_ms.value

@@ -36,6 +36,7 @@ from edgeres.evaluate.closeness import lost_of, nearness_of
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.export.stage import ExportConfig
 from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.plan import WHOLE, Shortened
 from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import execute, stage_key
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
@@ -52,6 +53,7 @@ _EVALUATED = 11  # networks on val, at most, for three results: whole twice, the
 _FILES, _START_S, _PAGE_S = 5, 1.0, 4.0  # on the clock of a result: networks, the start of one, page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
 _PACE_IMAGES = 64
+_PLENTY, _DRAWS = 8, 3  # times the images of a draw, and more than one are drawn
 _ROUNDS = 10  # of the session that tries a network; it has `turn_s` for each
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
 log = logging.getLogger(__name__)
@@ -108,12 +110,18 @@ class Workbench:
         usual = CalibrateConfig(data=self.config.data)
         return usual.model_copy(update={"images": min(usual.images, len(self.dataset.train))})
 
+    @property
+    def seeds(self) -> range:
+        """Of the images that sets may be chosen and refitted on: a second and a third draw where train has plenty."""
+        plenty = len(self.dataset.train) >= _PLENTY * self.images
+        return range(self.config.seed, self.config.seed + (_DRAWS if plenty else 1))
+
     @cached_property
     def held_out(self) -> Split:
         """The train images to judge on, which nothing else looks at; raises InputError if they are too few."""
         train = self.dataset.train
-        used = {*train.sample(self.images, self.config.seed).ids}
-        used |= {*train.sample(self.calibration.images, self.calibration.seed).ids}
+        used = {*train.sample(self.calibration.images, self.calibration.seed).ids}
+        used = used.union(*(train.sample(self.images, seed).ids for seed in self.seeds))
         left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
         if len(left) < FEWEST_JUDGED:
             raise InputError(
@@ -122,48 +130,40 @@ class Workbench:
             )
         return left
 
-    def folder(self, dropped: Sequence[str]) -> Path:
-        """Where the networks without `dropped` lie."""
-        which = hashlib.sha256(" ".join(sorted(dropped)).encode()).hexdigest()[:4]
-        return self.out_dir / "tried" / (f"less-{len(dropped):02}-{which}" if dropped else "whole")
+    def folder(self, cut: Shortened) -> Path:
+        """Where the files of the network lie."""
+        which = hashlib.sha256(cut.name.encode()).hexdigest()[:4]
+        return self.out_dir / "tried" / (f"less-{len(cut.dropped):02}-{which}" if cut.dropped else "whole")
 
-    def exported(self, dropped: Sequence[str]) -> Model:
-        """The network without `dropped`, refitted, as float ONNX."""
-        folder, checkpoint = self.folder(dropped), self.source
-        if dropped:
-            made = self._made("prune", self.source, self.config.cut(tuple(dropped), self.images), folder)
+    def exported(self, cut: Shortened = WHOLE) -> Model:
+        """The network, refitted where it is cut, as float ONNX."""
+        folder, checkpoint = self.folder(cut), self.source
+        if cut.dropped:
+            made = self._made("prune", self.source, self.config.cut(cut.dropped, self.images, cut.seed), folder)
             assert isinstance(made, Checkpoint)
             checkpoint = made
         return self._made("export", checkpoint, ExportConfig(batch=self.config.batch), folder)
 
-    def quantized(self, model: Model, dropped: Sequence[str]) -> Model:
-        """The float `model` in INT8."""
-        folder = self.folder(dropped)
+    def in_precision(self, precision: Precision, cut: Shortened = WHOLE) -> Model:
+        """The ONNX file of the network."""
+        model, folder = self.exported(cut), self.folder(cut)
+        if precision == "fp32":
+            return model
         self._made("calibrate", model, self.calibration, folder)
         scales = next(folder.glob("*-calibrate")) / "scales.json"
         how = QuantizeConfig(scales=scales, profile=self.place.profile, data=self.config.data)
         return self._made("quantize", model, how, folder)
 
-    def model_of(self, one: Tried) -> Model:
-        """Its file."""
-        return self.in_precision(one.precision, one.dropped)
-
-    def in_precision(self, precision: Precision, dropped: Sequence[str] = ()) -> Model:
-        """The file of the network without `dropped`."""
-        model = self.exported(dropped)
-        return self.quantized(model, dropped) if precision == "int8" else model
-
-    def try_without(self, dropped: Sequence[str], precisions: Sequence[Precision]) -> tuple[Tried, ...]:
+    def attempt(self, cut: Shortened, precisions: Sequence[Precision]) -> tuple[Tried, ...]:
         """In each precision: judged, and timed with the whole float network."""
-        name = " ".join(sorted(dropped))
-        if (known := self.kept.records.get(name)) is not None:
+        if (known := self.kept.records.get(cut.name)) is not None:
             return known
         began_s, nothing = time.perf_counter(), Interval.around(math.nan)
         asked = [
-            Tried(dropped=tuple(dropped), precision=one, lost_points=nothing, ratio=nothing, latency_ms=nothing)
+            Tried(**cut._asdict(), precision=one, lost_points=nothing, ratio=nothing, latency_ms=nothing)
             for one in precisions
         ]
-        lost = [self._lost(self.model_of(one)) for one in asked]
+        lost = [self._lost(self.in_precision(one.precision, cut)) for one in asked]
         judged = [one.model_copy(update={"lost_points": of}) for one, of in zip(asked, lost, strict=True)]
         tried = self.timed(judged, seconds=self.turn_s, rounds=_ROUNDS)
         for one in tried:
@@ -171,11 +171,11 @@ class Workbench:
                 "%s: %.3f of the latency, %.2f points lost (%.0f s)",
                 *(one.name, one.ratio.value, one.lost_points.value, time.perf_counter() - began_s),
             )
-        return self.kept.keep(name, tuple(tried))
+        return self.kept.keep(cut.name, tuple(tried))
 
     def timed(self, tried: Sequence[Tried], *, seconds: float = _SECONDS, rounds: int = _LAST_ROUNDS) -> list[Tried]:
         """The same with the figures of one session, in which they and the whole float network take turns."""
-        whole, models = self.exported(()), [self.model_of(one) for one in tried]
+        whole, models = self.exported(), [self.in_precision(one.precision, shortened_of(one)) for one in tried]
         distinct = {one.sha256: one for one in (whole, *models)}
         session = self.session(list(distinct.values()), seconds=seconds, rounds=rounds)
         latencies = dict(zip(distinct, session.latencies, strict=True))
@@ -224,7 +224,7 @@ class Workbench:
     @cached_property
     def _pace_s(self) -> float:
         """Seconds for the whole float network to read and judge an image."""
-        few, whole = self.held_out.sample(_PACE_IMAGES, 0), self.exported(())
+        few, whole = self.held_out.sample(_PACE_IMAGES, 0), self.exported()
         began_s = time.perf_counter()
         nearness_of(whole, whole, self.dataset, few, threads=self.config.threads)
         return (time.perf_counter() - began_s) / _PACE_IMAGES
@@ -232,7 +232,7 @@ class Workbench:
     def _lost(self, model: Model) -> Interval:
         """Points lost against the whole float network on the same images; without labels hundredths of nearness."""
         if not self.is_labelled:
-            whole, threads = self.exported(()), self.config.threads
+            whole, threads = self.exported(), self.config.threads
             near, half = nearness_of(model, whole, self.dataset, self.judged_on, threads=threads)
             return Interval.around(100 * lost_of(near), 100 * half)
         change, half = paired_difference(self._whole_right, self._right(model))
@@ -240,7 +240,7 @@ class Workbench:
 
     @cached_property
     def _whole_right(self) -> Sequence[bool]:
-        return self._right(self.exported(()))
+        return self._right(self.exported())
 
     def _right(self, model: Model) -> Sequence[bool]:
         """Of each image judged on, whether the first guess is right."""
@@ -264,5 +264,10 @@ class Workbench:
 
     def _number(self, folder: Path) -> int:
         """Of the next stage in `folder`, as in the recipes of results: what brings the network, and its export."""
-        first = 1 if folder == self.folder(()) else 2
+        first = 1 if folder == self.folder(WHOLE) else 2
         return first + sum((one / REPORT_NAME).is_file() for one in folder.glob("*-*"))
+
+
+def shortened_of(one: Tried) -> Shortened:
+    """What it lacks."""
+    return Shortened(one.dropped, one.seed)

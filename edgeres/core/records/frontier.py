@@ -21,9 +21,13 @@ _MARKERS: dict[Precision, str] = {"fp32": "s", "int8": "o"}
 
 
 class Tried(Record):
-    """One network: what it lacks, what it lost, and its share of the whole float network's latency."""
+    """One network: what it lacks, what it lost, and its share of the whole float network's latency.
+
+    `seed`: of the images it was chosen and refitted on.
+    """
 
     dropped: tuple[str, ...]
+    seed: int = 0
     precision: Precision
     lost_points: Interval
     ratio: Interval

@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from edgeres.models.network import Network
 from edgeres.train.config import LoopConfig
-from edgeres.train.objectives import Objective, decay_groups
+from edgeres.train.objectives import Objective
+from edgeres.train.optimizers import optimizer_for
 
 _RAMP = 10
 
@@ -32,13 +33,20 @@ class LossModule(nn.Module):
 class Learner:
     """One step at a time, and everything that must be saved to go on later."""
 
-    def __init__(self, network: Network, objective: Objective, config: LoopConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective,
+        config: LoopConfig,
+        accelerator: Accelerator,
+        *,
+        refines: bool = False,
+    ) -> None:
         self.accelerator, self._clip_norm = accelerator, config.clip_norm
-        self.network = network.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network, optimizer = network, optimizer_for(network, config, refines=refines)
         self._average: AveragedModel | None = averaged_model(network, config.ema) if config.ema else None
-        groups, momentum = decay_groups(network, config.weight_decay), config.momentum
-        sgd = torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0)
-        self._loss, self._optimizer = accelerator.prepare(LossModule(network, objective), sgd)
+        self._loss, self._optimizer = accelerator.prepare(LossModule(network, objective), optimizer)
 
     def learn(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
         """Takes one step; the loss of the global batch before it, float64, detached."""

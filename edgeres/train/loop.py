@@ -81,7 +81,8 @@ class Training:
     """What is trained in place, on what, how, and where its state is kept.
 
     `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features. What
-    `glance(network)` finds after every epoch is the top-1 in log.csv and decides nothing.
+    `glance(network)` finds after every epoch is the top-1 in log.csv and decides nothing. `refines`: the network is
+    good already (`optimizers`), and of what learns there are matrices and filters only.
     """
 
     network: Network
@@ -90,6 +91,7 @@ class Training:
     config: LoopConfig
     state_dir: Path
     glance: Evaluate | None = None
+    refines: bool = False
 
 
 def fit(training: Training, plan: Plan | None = None) -> Fitted:
@@ -108,7 +110,8 @@ def fit(training: Training, plan: Plan | None = None) -> Fitted:
     accelerator = accelerator_for(config.precision)
     part = slice_for(config, accelerator)
     identity = _identity(training, plan, accelerator)
-    run = _Run(training, plan, Learner(training.network, training.objective, config, accelerator))
+    learner = Learner(training.network, training.objective, config, accelerator, refines=training.refines)
+    run = _Run(training, plan, learner)
     first = run.resume(identity)
     data.load()
     run.course.begin()
@@ -273,6 +276,8 @@ def _identity(training: Training, plan: Plan, accelerator: Accelerator) -> Ident
         "processes": str(accelerator.num_processes),
         "mixed_precision": accelerator.mixed_precision,
     }
+    if training.refines:
+        identity["refines"] = "orthogonal steps"
     if plan != _usual_plan(config, data):
         looks = f", a look every {plan.look_every}" if plan.score is not None else ""
         identity["plan"] = f"{plan.steps} steps, {plan.warmup} of warm-up{looks}"

@@ -91,7 +91,8 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         until_s = None if job.config.budget_s is None else job.begun_s + job.config.budget_s
         moves = () if course is None else course.end_moved
         plan = Plan(planned.steps, planned.warmup, job.score, planned.look_every, until_s=until_s, moves=moves)
-        fitted = fit(Training(network, job.objective, job.data, job.config, out_dir), plan)
+        training = Training(network, job.objective, job.data, job.config, out_dir, refines=planned.refines)
+        fitted = fit(training, plan)
     weights = fitted.weights if fitted else network.state_dict()
     results = _results(job, planned, fitted)
     results["duration_s"] = round(time.perf_counter() - job.begun_s, 3)
@@ -251,11 +252,14 @@ def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
     best, steps = results["held_out_best"], results["steps"]
     on = f"on {results['held_out']} held-out train images"
     if results["best_step"] > 0 and best < before:
-        start = results["held_out_first"]
+        start = results["held_out_first"] if "solve" not in config.method else before
         return f"{results['measure']} {on}: {start:.4g} before, {best:.4g} after (0 is best)", True
     weights = "as they were before the training" if WITHOUT_STEPS & {*config.method} else "as before"
+    advice = f"lower the learning rate (--lr of edgeres recover, here {config.lr:g})"
+    if {"solve", "distill"} <= {*config.method}:
+        advice = "leave distill out: what was solved gains by mimic alone"
     said = (
         f"nothing gained in {steps} steps {on} ({before:.4g} before, {results['held_out_last']:.4g} at the end):"
-        f" weights {weights}; lower the learning rate (--lr of edgeres recover, here {config.lr:g})"
+        f" weights {weights}; {advice}"
     )
     return said, False

@@ -43,7 +43,8 @@ from edgeres.prune.recover.losses import (
 )
 from edgeres.prune.recover.solve import Material, Solved, solve
 from edgeres.train.batches import Batches, batches_for
-from edgeres.train.objectives import Objective, decay_groups
+from edgeres.train.objectives import Objective
+from edgeres.train.optimizers import optimizer_for
 from edgeres.train.plan import weights_of
 from edgeres.train.processes import accelerator_for, agreed, slice_for, wait_for_all
 
@@ -56,10 +57,11 @@ _AT_LEAST = 0.5  # of the time that an image takes among few, it takes among man
 
 
 class Planned(Record):
-    """How the training goes; `figures` are scores on held-out images so far."""
+    """How the training goes: `refines` what was solved, or begins anew; `figures` are scores on held-out images."""
 
     steps: int = 0
     solved: Solved | None = None
+    refines: bool = False
     warmup: int = 0
     look_every: int = 1
     figures: dict[str, float]
@@ -107,8 +109,11 @@ class Job:
         leading = shared_modules(network.state_dict(), load_weights(self.teacher), names, stem)
         return leading, {*leading, *stem} if leading else set()
 
-    def freeze_in(self, network: Network) -> None:
-        """Takes out of training what is shared, and the classifier if no method looks at logits."""
+    def freeze_in(self, network: Network, *, refines: bool) -> None:
+        """Takes out of training what is shared, the classifier if no method looks at logits, biases if it `refines`.
+
+        Those and the batch norms' gained nothing: KL 0.0584 without, 0.0580 with them (ResNet-56, 12 dropped).
+        """
         frozen = set(self.shared[1])
         if {"distill", "finetune"}.isdisjoint(self.config.method):
             image = self._no_image.to(next(network.parameters()).device)
@@ -118,6 +123,9 @@ class Job:
         for name, module in network.named_modules():
             if name in frozen:
                 module.requires_grad_(False)
+        if refines:
+            for vector in (one for one in network.parameters() if one.ndim < 2):
+                vector.requires_grad_(False)
 
     @cached_property
     def objective(self) -> Objective:
@@ -187,7 +195,7 @@ def started(job: Job, out_dir: Path) -> tuple[Network, Planned]:
         agreed(lambda: kept(network, _planned(network, job, so_far, solved)))
     network, planned = load_network(start), job.kept_in(out_dir).records[_PLAN]
     wait_for_all()  # until every process has read them
-    job.freeze_in(network)
+    job.freeze_in(network, refines=planned.refines)
     return network, planned
 
 
@@ -227,17 +235,25 @@ def _solved(network: Network, job: Job) -> Solved:
 
 def _planned(network: Network, job: Job, begun: _Begun, solved: Solved | None) -> Planned:
     """The plan; `network` is as it was before it was solved if that did harm on held-out images."""
-    weights, pace, figures = begun
+    (weights, pace, figures), refines = begun, solved is not None and bool(solved.refitted)
     if solved is not None and job.score is not None:
         figures["held_out_solve"] = job.score(network)
         if figures["held_out_solve"] > figures.get("held_out_bn", figures["held_out_first"]):
             network.load_state_dict(weights)
+            refines = False
     if not job.config.trains:
         return Planned(solved=solved, figures=figures)
-    steps = _steps(network, job, pace)
+    steps = _steps(network, job, pace, refines=refines)
     wanted = round(job.config.warmup_epochs * (len(job.learn) // job.config.batch))
     warmup = min(wanted, max(1, round(_WARMUP_SHARE * steps)))
-    return Planned(steps=steps, warmup=warmup, look_every=max(1, round(steps / LOOKS)), solved=solved, figures=figures)
+    return Planned(
+        steps=steps,
+        solved=solved,
+        refines=refines,
+        warmup=warmup,
+        look_every=max(1, round(steps / LOOKS)),
+        figures=figures,
+    )
 
 
 def foreseen(job: Job) -> tuple[Network, ImageTime]:
@@ -278,7 +294,7 @@ def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
     job.budget.steps(step_s=job.config.batch * pace.see_s, look_s=judged * pace.see_s, ahead_s=ahead_s)
 
 
-def _steps(network: Network, job: Job, pace: ImageTime) -> int:
+def _steps(network: Network, job: Job, pace: ImageTime, *, refines: bool) -> int:
     """As many as the epochs ask for or the budget has room for, whichever are fewer; a few are taken on a copy.
 
     None at all may be too few, but not after methods without steps: what those have made is kept.
@@ -290,7 +306,7 @@ def _steps(network: Network, job: Job, pace: ImageTime) -> int:
     look_s, (fewest, most) = len(job.judged_on or ()) * pace.see_s, _TRIAL_STEPS
     fewest_steps = FEWEST_STEPS if WITHOUT_STEPS.isdisjoint(job.config.method) else 0
     durations_s: list[float] = []
-    for step_s in _timed_steps(network, job, 1 + most):
+    for step_s in _timed_steps(network, job, 1 + most, refines=refines):
         durations_s.append(step_s)
         if len(durations_s) > 1:
             steps = job.budget.steps(step_s=fmean(durations_s[1:]), look_s=look_s, fewest=fewest_steps)
@@ -301,13 +317,12 @@ def _steps(network: Network, job: Job, pace: ImageTime) -> int:
     return steps
 
 
-def _timed_steps(network: Network, job: Job, count: int) -> Iterator[float]:
+def _timed_steps(network: Network, job: Job, count: int, *, refines: bool) -> Iterator[float]:
     """Seconds of each of the first steps, on a copy; what processes tell each other is left out."""
     config, trial, accelerator = job.config, copy.deepcopy(network), accelerator_for(job.config.precision)
-    job.freeze_in(trial)
-    trial.train()
+    job.freeze_in(trial, refines=refines)
     job.data.load()
-    optimizer = torch.optim.SGD(decay_groups(trial, config.weight_decay), config.lr, config.momentum)
+    optimizer = optimizer_for(trial, config, refines=refines)
     last_s = time.perf_counter()
     for images, labels in job.data.from_step(0, count, slice_for(config, accelerator)):
         optimizer.zero_grad()

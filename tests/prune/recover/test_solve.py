@@ -456,6 +456,29 @@ def test_gradients_go_on_from_what_was_solved_and_a_killed_run_to_the_same_bits(
     assert resumed.results["solved"] == results["solved"]
 
 
+def test_what_was_solved_is_refined_batch_norms_and_biases_staying(pruned, teacher, tmp_path):
+    solved = recovered(pruned, teacher, quick(), tmp_path / "a").weights
+    done = recovered(pruned, teacher, quick(method=("solve", "mimic"), epochs=8, lr=0.01), tmp_path / "b")
+    assert done.results["held_out_best"] < done.results["looks"][0][1]
+    moved = {key for key, weight in done.weights.items() if not torch.equal(weight, solved[key])}
+    assert moved == {f"layer{name}.conv{i}.weight" for name in ("2.0", "2.1", "3.0", "3.1") for i in (1, 2)}
+
+
+def test_a_solve_that_was_given_back_is_not_refined(pruned, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(solve_module._Walk, "refit", lambda walk, *_: bool(spoil(walk._student)))
+    done = recovered(pruned, teacher, quick(method=("solve", "mimic")), tmp_path / "a")
+    monkeypatch.undo()
+    plain = recovered(pruned, teacher, quick(method=("mimic",)), tmp_path / "b")
+    assert done.results["looks"] == plain.results["looks"]
+    assert same(done.weights, plain.weights)
+
+
+def spoil(network):
+    for weight in network.parameters():
+        weight.fill_(0.3)
+    return network
+
+
 def test_batch_norms_come_before_solving(pruned, teacher, tmp_path):
     results = recovered(pruned, teacher, quick(method=("solve", "bn")), tmp_path / "out").results
     assert results["held_out_solve"] < results["held_out_bn"] < results["held_out_first"]

@@ -143,12 +143,32 @@ def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> B
     module = copy.deepcopy(module).cpu().float().eval()
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     traced = _with_every_weight(_traced(module, shape, where), state)
-    found = _brought(normalised(traced, keeps_norms=True), shape, state, where)
     images = _noise(_TRACED_BATCH + 1, shape)
-    with torch.no_grad():
-        expected = module(images)
+    expected = _given(module, images, where)
+    found = _brought(normalised(traced, keeps_norms=True), shape, state, where)
     _check_same(found, images, expected, where)
     return found
+
+
+@torch.no_grad()
+def _given(module: nn.Module, images: Tensor, where: str) -> Tensor:
+    """What the module makes of `images`; raises InputError if that is not one tensor."""
+    try:
+        found = module(images)
+    except Exception as err:  # whatever the user's own forward raises
+        reason = str(err).strip().partition("\n")[0] or type(err).__name__
+        raise InputError(
+            f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
+            f" ({reason})"
+        ) from err
+    if isinstance(found, Tensor):
+        return found
+    kind = type(found).__name__
+    kind += f" of {len(found)}" if isinstance(found, tuple | list | dict) else ""
+    raise InputError(
+        f"{where} gives a {kind}, edgeres takes networks that give one tensor: write a function that returns a module"
+        " whose forward returns the one to go by, and import that"
+    )
 
 
 def definition(arch: str) -> Made:
@@ -230,7 +250,10 @@ def _with_every_weight(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> o
 
 def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping[str, Tensor], where: str) -> Brought:
     if len(model.graph.output) != 1:
-        raise InputError(f"{where} gives {len(model.graph.output)} outputs; edgeres takes networks with one")
+        count = len(model.graph.output)
+        raise InputError(
+            f"{where} gives {count} outputs, edgeres takes networks with one: export it with the one to go by"
+        )
     tidied = with_batch(_with_usual_ends(tidy(model)), 1)
     structure, arrays = taken_apart(tidied, _TAKEN)
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}

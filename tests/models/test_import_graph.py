@@ -317,6 +317,37 @@ def net():
 """
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{'scores': x}", "gives a dict of 1"),
+        ("[x]", "gives a list of 1"),
+        ("(x, x + 1)", "gives a tuple of 2"),
+        ("x.reshape(2, 5)", "was traced with 2 images and fails on 3: it depends on their number"),
+    ],
+)
+def test_what_gives_no_one_tensor_is_refused_with_what_to_do(own, imported, given, said):
+    own(
+        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.conv, self.head = torch.nn.Conv2d(3, 3, 1), torch.nn.Linear(3, 5)\n"
+        f"    def forward(self, x):\n        x = self.head(self.conv(x).mean((2, 3)))\n        return {given}\n",
+        name := f"nets_{abs(hash(given))}",
+    )
+    with pytest.raises(InputError, match=said) as caught:
+        imported(f"{name}:Net", size=32)
+    assert "write a function that returns a module whose forward returns the one to go by" in str(
+        caught.value
+    ) or said.startswith("was")
+
+
+def test_a_file_of_several_outputs_is_refused_with_what_to_do(exported, imported, tmp_path):
+    model = onnx.load(exported())
+    model.graph.output.append(helper.make_tensor_value_info(model.graph.node[0].output[0], 1, None))
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(InputError, match=r"gives 2 outputs, .*: export it with the one to go by"):
+        imported(tmp_path / "two.onnx")
+
+
 def test_sums_that_are_no_modules_are_named_with_the_reason_they_share(own, imported):
     own(LINEAR, "nets_linear")
     done = imported("nets_linear:net", size=32)

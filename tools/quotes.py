@@ -17,7 +17,7 @@ from practise_figures import Results as Practise
 from practise_figures import table_of
 from pruning_tables import json_of, table_head, table_row, with_minus
 from recover_figures import Lines as Recovered
-from solve_figures import SEEDS, solve_rows
+from solve_figures import SEEDS, refined_rows, solve_rows
 from solve_figures import Line as SolveLine
 from solve_figures import Lines as Solved
 
@@ -141,6 +141,20 @@ def solving() -> Lines:
         f"Points of top-1 lost, ± 95 % by image; ResNet-56, {100 * found.whole_top1:.2f} %, {found.data} val, n ="
         f" {found.lines[0].n:,}; 500 train images, {len(SEEDS)} draws of them. By `adaptive`: one set, solved. By"
         " `solved`: what `prune --drop N --recover solve --images 500` gives, the set of each draw its own. One thread,"
+        f" {found.machine}."
+    )
+    return [*lines, "", *_text(about)]
+
+
+def refining() -> Lines:
+    """What gradients bring after a solve."""
+    found = record_from_json(Solved, RESULTS / "solve.json")
+    lines = table_head("dropped, by `solved`", "`solve`", "`solve,mimic`")
+    for drop, by_method in refined_rows(found).items():
+        lines.append(table_row(str(drop), *(_lost(by_method.get(way, [])) for way in (("solve",), ("solve", "mimic")))))
+    about = (
+        f"Points of top-1 lost, ± 95 % by image; ResNet-56, {100 * found.whole_top1:.2f} %, {found.data} val, n ="
+        f" {found.lines[0].n:,}; the same sets, 2,000 train images without labels, ten epochs. One seed, one thread,"
         f" {found.machine}."
     )
     return [*lines, "", *_text(about)]
@@ -272,8 +286,8 @@ def schemas() -> Lines:
 QUOTES: dict[str, Callable[[], Lines]] = {
     f"short-{maker.__name__}": maker
     for maker in (
-        headline, sweep, choosing, recovering, solving, peers, quantizing, skips, memory, cpu, lint, engines, compare,
-        studies, schemas,
+        headline, sweep, choosing, recovering, solving, refining, peers, quantizing, skips, memory, cpu, lint, engines,
+        compare, studies, schemas,
     )
 }  # fmt: skip
 

@@ -3,7 +3,8 @@
     python tools/solve_figures.py whole.safetensors --data folder:cifar10-jpeg --work work
 
 Sets of 4, 8 and 12 modules as the sweep chose them by `adaptive` (tools/results/sweep.json), recovered; and what
-`edgeres prune --drop N --recover solve` makes, which chooses by `solved` and solves on the photos of a seed.
+`edgeres prune --drop N --recover solve` makes, which chooses by `solved` and solves on the photos of a seed; with 2,000
+photos also after `--recover solve,mimic`, which chooses the same.
 Each line of the plan is a process of its own, one thread, judged on val against the whole network, paired. Writes
 tools/results/solve.json after each; lines already there are not run again.
 """
@@ -80,7 +81,7 @@ def main() -> int:
     whole = accuracy_of(source, dataset_for(source.spec, options.data), out=options.work / "whole.npy")
     done = record_from_json(Lines, path) if path.is_file() else None
     done = done or Lines(whole_top1=whole.top1, data=options.data, machine=environment().machine)
-    for case in plan():
+    for case in [*plan(), *refined(done)]:
         if any(line.case == case for line in done.lines):
             continue
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -102,7 +103,21 @@ def plan() -> list[Case]:
     norms = [case.model_copy(update={"method": ("bn",), "images": _IMAGES}) for case in sets]
     others = [(many, images) for images in _FEWER_AND_MORE] + [(few, _FLAT_UNTIL)]
     fewer = [case.model_copy(update={"method": ("solve",), "images": images}) for case, images in others]
-    return [*sets, *norms, *drawn, *fewer]
+    return [*sets, *norms, *drawn, *fewer, *_many()]
+
+
+def refined(done: Lines) -> list[Case]:
+    """What was chosen and solved on many images, and then trained as well."""
+    chosen = {line.case.drop: line.dropped for line in done.lines if line.case in _many()}
+    return [
+        case.model_copy(update={"dropped": chosen[case.drop], "method": ("solve", "mimic")})
+        for case in _many()
+        if case.drop in chosen
+    ]
+
+
+def _many() -> list[Case]:
+    return [Case(score="solved", drop=size, method=("solve",), images=_FEWER_AND_MORE[-1]) for size in _SIZES]
 
 
 def run(case: Case, source: Checkpoint, data: str, work: Path) -> Line:
@@ -111,7 +126,7 @@ def run(case: Case, source: Checkpoint, data: str, work: Path) -> Line:
 
     torch.set_num_threads(1)
     begun_s = time.process_time()
-    cut, alone = (_pruned if case.score == "solved" else _recovered)(case, source, data, work)
+    cut, alone = (_recovered if case.dropped or case.score != "solved" else _pruned)(case, source, data, work)
     cpu_s, peak_mib = time.process_time() - begun_s, _peak_mib()
     accuracy = accuracy_of(cut, dataset_for(source.spec, data), out=work / "last.npy")
     change, half = paired_difference(*(_right(work / name) for name in ("whole.npy", "last.npy")))
@@ -170,7 +185,7 @@ def table_of(done: Lines) -> list[str]:
             f"| {case.drop}, `{case.score}` | {method} | {images} | {100 * line.top1:.2f} | {change} | {spent} |"
         )
     about = f"{done.data} val, n = {done.lines[0].n:,}, whole network {100 * done.whole_top1:.2f} %; {done.machine}."
-    about += " By `solved` the seconds are those of the whole command, choosing too."
+    about += " By `solved` the seconds are those of the whole command, choosing too; with mimic of the recovery alone."
     return [*lines, "", about]
 
 
@@ -182,6 +197,16 @@ def solve_rows(done: Lines) -> list[tuple[str, dict[tuple[str, ...], list[Line]]
             row = rows.setdefault(f"{line.case.drop}, by `{line.case.score}`", {})
             row.setdefault(line.case.method, []).append(line)
     return list(rows.items())
+
+
+def refined_rows(done: Lines) -> dict[int, dict[tuple[str, ...], list[Line]]]:
+    """Number dropped -> method -> its lines, where the same sets were solved, and refined as well."""
+    rows: dict[int, dict[tuple[str, ...], list[Line]]] = {}
+    for case in _many():
+        for line in done.lines:
+            if line.case == case or (line.case in refined(done) and line.case.drop == case.drop):
+                rows.setdefault(case.drop, {}).setdefault(line.case.method, []).append(line)
+    return rows
 
 
 def _order(line: Line) -> tuple[int, str, str, int, int]:

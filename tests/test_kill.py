@@ -21,7 +21,7 @@ import pytest
 SHARES = (0.45, 0.7, 0.9)  # of the undisturbed call's time; the first third is Python's start
 MOVING = ("_s", "_ms", "created", "environment", "key", "path", "config", "duration", "plan")
 COMMANDS = {
-    "quantize": ("quantize m.onnx --scales scales.json --improve channels,bias -o q.onnx", "q.onnx"),
+    "quantize": ("quantize m.onnx --scales scales.json --effort default -o q.onnx", "q.onnx"),
     "calibrate": ("calibrate m.onnx --data digits --images 256 -o s.json", "s.json"),
     "lint": ("lint foreign.onnx --fix --no-build --images 4 --tolerance-db 5 -o fixed.onnx", "fixed.onnx"),
     "lesion": ("lesion m.safetensors --data digits --images 300 --draws 2 -o l.json", "l.json"),

@@ -181,7 +181,7 @@ def quantized(model: OnnxModel, data: str, folder: Path, *, with_peer: bool) -> 
     config = CalibrateConfig(data=data, images=IMAGES)
     table = calibrate(model, config, folder).output.path
     for method in config.methods:
-        result = quantize(model, QuantizeConfig(scales=table, method=method), folder / method)
+        result = quantize(model, QuantizeConfig(scales=table, method=method, effort="quick"), folder / method)
         yield "ours", method, result.output.path
     for method in ("entropy", "percentile") if with_peer else ():
         out = folder / f"onnxruntime-{method}"

@@ -47,7 +47,7 @@ def ours(method: str) -> Any:
             return
         chosen = config.CalibrateConfig(data=data, images=images)
         table = scales.calibrate(source, chosen, out).output.path
-        stage.quantize(source, config.QuantizeConfig(scales=table, method=method), out)
+        stage.quantize(source, config.QuantizeConfig(scales=table, method=method, effort="quick"), out)
 
     def noise_scales(source: OnnxModel, images: int) -> None:
         tensors = placement.observed_of(source.proto)

@@ -39,7 +39,7 @@ prune --drop 1 --data digits --images 300 --choose-on 200
 recover --data digits --images 300 --epochs 2 --threads 1
 export
 calibrate --data digits --trt-cache 8.6.1
-quantize --improve channels,rounding,bias
+quantize --effort best
 eval --data digits
 gate --max-loss 100 --min-agreement 0.1 --json
 show runs/resnet8-digits --json
@@ -47,12 +47,12 @@ train resnet20 --data digits --epochs 1 --threads 1
 prune --drop 3 --data digits --images 300 --choose-on 200 --recover bn,mimic --epochs 1
 export
 calibrate --data digits --images 64
-quantize -o mse.onnx
-quantize --profile tensorrt-fp16 --method auto -o fp16.onnx
+quantize --effort quick -o mse.onnx
+quantize --effort quick --profile tensorrt-fp16 --method auto -o fp16.onnx
 quantize --profile ort-cpu -o cpu.onnx
-quantize --min-sqnr 28 -o skips.onnx
-quantize --max-loss 0.5 -o left.onnx
-qat --data digits --images 128 --epochs 1 --threads 1 -o qat.onnx
+quantize --effort quick --min-sqnr 28 -o skips.onnx
+quantize --effort quick --max-loss 0.5 -o left.onnx
+qat --effort quick --data digits --images 128 --epochs 1 --threads 1 -o qat.onnx
 export --half -o half.onnx
 export --opset 13 --dynamic -o dynamic.onnx
 prune runs/resnet20-digits/00-train/model.safetensors --modules layer1.1 --data digits -o named.safetensors

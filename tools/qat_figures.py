@@ -80,7 +80,6 @@ def trained(source: OnnxModel, options: argparse.Namespace, rate: float, seed: i
             images=options.train_images,
             epochs=options.epochs,
             lr=rate,
-            improve=("channels",),
             seed=seed,
         )
         made = qat(source, config, folder)

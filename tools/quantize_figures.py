@@ -1,10 +1,10 @@
-"""What each technique of INT8 quantization contributes: literal Q/DQ on ONNX Runtime against the float network.
+"""What each calibration method reaches alone: literal Q/DQ on ONNX Runtime against the float network.
 
     python tools/quantize_figures.py --data folder:cifar10-jpeg --work FOLDER resnet20=r20.onnx resnet56=r56.onnx
 
-For every float ONNX file: each calibrator alone, `auto`, then corrections one by one and together, all decided on the
-same calibration images (train). Measured on val, which decides nothing: accuracy (paired), top-1 agreement and logit
-SQNR. Every cell is kept in tools/results/quantize.json as soon as it is there; the same command goes on from it.
+For every float ONNX file: each calibrator alone and `auto`, all decided on the same calibration images (train).
+Measured on val, which decides nothing: accuracy (paired), top-1 agreement and logit SQNR. Every cell is kept in
+tools/results/quantize.json as soon as it is there; the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -30,22 +30,17 @@ from edgeres.core.records.scales import scale_table_from
 from edgeres.data import dataset_for
 from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
-from edgeres.quantize.bias import bias_corrected
 from edgeres.quantize.choosing import bounds_by
 from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
-from edgeres.quantize.rounding import rounded
 from edgeres.quantize.scales import calibrate
-from edgeres.quantize.scaling import channels_scaled
-from edgeres.quantize.simulate import Simulation
 
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
-START = "mse"  # the fixed method that corrections start from
+START = "mse"  # the method that `edgeres quantize` starts from
 _BATCH = 50
 Images = np.ndarray[Any, np.dtype[np.float32]]
-Step = Callable[[Decision], Decision]
 
 
 @dataclass(frozen=True)
@@ -110,29 +105,8 @@ def measure(source: OnnxModel, cells: dict[str, Any], options: argparse.Namespac
 def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
     """Row -> what decides it."""
     model, placement, images = bench.model, bench.placement, bench.images
-    start = Decision(bench.bounds[START])
-
-    def bias(decision: Decision) -> Decision:
-        return bias_corrected(model, placement, decision, images=images)
-
-    def round_(decision: Decision) -> Decision:
-        return rounded(model, placement, decision, images=images)
-
-    def channels(decision: Decision) -> Decision:
-        return channels_scaled(model, placement, decision, images=images)
-
     rows: dict[str, Callable[[], Decision]] = {name: partial(Decision, amax) for name, amax in bench.bounds.items()}
     rows["auto"] = lambda: auto(model, placement, bench.bounds, images=images).decision
-    combined: dict[str, tuple[Step, ...]] = {
-        f"{START} + bias": (bias,),
-        f"{START} + rounding": (round_,),
-        "channels": (channels,),
-        "channels + rounding": (channels, round_),
-        "channels + rounding + bias": (channels, round_, bias),
-    }
-    rows |= {name: partial(_after, start, steps) for name, steps in combined.items()}
-    rows["4-bit weights, nearest"] = lambda: Simulation(model, placement, start, weight_bits=4).decision()
-    rows["4-bit weights, learned"] = lambda: rounded(model, placement, start, images=images, bits=4)
     return rows
 
 
@@ -204,12 +178,6 @@ def _line(row: str, figures: dict[str, Any]) -> str:
     change = f"{figures['change_points']:+.2f} ± {figures['half_width_points']:.2f}".replace("-", "−")
     same, decibels = f"{100 * figures['agreement']:.2f} %", f"{figures['sqnr_db']:.1f} dB"
     return f"| {row} | {change} | {same} | {decibels} | {figures['duration_s']:.0f} |"
-
-
-def _after(decision: Decision, steps: tuple[Step, ...]) -> Decision:
-    for step in steps:
-        decision = step(decision)
-    return decision
 
 
 if __name__ == "__main__":

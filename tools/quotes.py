@@ -29,7 +29,7 @@ from edgeres.report.wording import count, percent, points, size, speed
 
 RESULTS = Path(__file__).parent / "results"
 _WIDTH = 80
-_QUANTIZED = ("minmax", "percentile", "entropy", "mse", "channels", "channels + rounding + bias")
+_QUANTIZED = ("minmax", "percentile", "entropy", "mse")
 _HEADLINE = (1, 2, 4, 5)  # rows of the run: exported, pruned, exported again, quantized
 _SWEPT = (0, 2, 4, 6, 8, 10, 12)
 Lines = list[str]
@@ -185,30 +185,26 @@ def peers() -> Lines:
 
 
 def quantizing() -> Lines:
-    """ResNet-56: methods and improvements."""
-    content = json_of("quantize")["ResNet-56"]
+    """ResNet-56: calibrators alone, and what each effort makes of the last."""
+    content, runs = json_of("quantize")["ResNet-56"], list(json_of("fidelity")["ResNet-56"]["seeds"].values())
     lines = table_head("ResNet-56", "change, points", "same top-1", "logit SQNR")
-    for name in _QUANTIZED:
-        row = content["rows"][name]
-        change = with_minus(f"{row['change_points']:+.2f} ± {row['half_width_points']:.2f}")
-        lines.append(table_row(name, change, f"{100 * row['agreement']:.2f} %", f"{row['sqnr_db']:.1f} dB"))
-    return [*lines, "", *_text(f"Against float, n = {content['n']:,} val, {content['images']} calibration images.")]
-
-
-def skips() -> Lines:
-    """What limits INT8."""
-    runs = list(json_of("fidelity")["ResNet-56"]["seeds"].values())
-    last = next(name for name in runs[0]["steps"] if "skips" in name)
-
-    def decibels(step: str) -> str:
-        return f"{statistics.median(run['steps'][step]['sqnr_db'] for run in runs):.1f}"
-
-    rows = [run["steps"][last] for run in runs]
-    many = statistics.median(row["float_skips"] for row in rows)
-    return _text(
-        f"In ResNet-56 all improvements together reach {decibels('+ bias')} dB; with {many:g} of its"
-        f" {rows[0]['skips']} skips float it is {decibels(last)} dB."
-    )
+    cells = {f"{name} alone": [content["rows"][name]] for name in _QUANTIZED}
+    for effort in ("default", "best"):
+        if rows := [run["steps"][effort] for run in runs if effort in run["steps"]]:
+            cells[f"`--effort {effort}`"] = rows
+    for name, rows in cells.items():
+        change, same, decibels = (
+            statistics.median(row[key] for row in rows) for key in ("change_points", "agreement", "sqnr_db")
+        )
+        lines.append(table_row(name, with_minus(f"{change:+.2f}"), f"{100 * same:.2f} %", f"{decibels:.1f} dB"))
+    return [
+        *lines,
+        "",
+        *_text(
+            f"Against float, n = {content['n']:,} val, {content['images']} calibration images; of an effort the"
+            f" median of {len(runs)} draw{'s' if len(runs) > 1 else ''} of them."
+        ),
+    ]
 
 
 def memory() -> Lines:
@@ -286,7 +282,7 @@ def schemas() -> Lines:
 QUOTES: dict[str, Callable[[], Lines]] = {
     f"short-{maker.__name__}": maker
     for maker in (
-        headline, sweep, choosing, recovering, solving, refining, peers, quantizing, skips, memory, cpu, lint, engines,
+        headline, sweep, choosing, recovering, solving, refining, peers, quantizing, memory, cpu, lint, engines,
         compare, studies, schemas,
     )
 }  # fmt: skip

@@ -207,7 +207,7 @@ def _road(checkpoint: Checkpoint, folder: Path, engines: bool) -> dict[str, obje
     exported = export(checkpoint, ExportConfig(), folder / "float")
     data = _photos(folder / "photos", checkpoint.spec.input_shape[1])
     table = calibrate(exported.output, CalibrateConfig(data=data, images=40), folder / "scales").output
-    done = quantize(exported.output, QuantizeConfig(scales=table.path), folder / "int8")
+    done = quantize(exported.output, QuantizeConfig(scales=table.path, effort="quick"), folder / "int8")
     said = {
         "difference": exported.report.results["max_relative_difference"],
         "int8_layers": done.report.results["quantized_layers"],

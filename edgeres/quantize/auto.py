@@ -8,6 +8,7 @@ taken. So on these images it is never worse than the best fixed method.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import onnx
@@ -21,15 +22,14 @@ from edgeres.quantize.config import AUTO
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import Placement
-from edgeres.quantize.simulate import Images, Simulation, batches_of, fake_quantizer, live_after
+from edgeres.quantize.simulate import Images, Simulation, batch_for, batches_of, fake_quantizer, live_after
 
-HELD_OUT_SHARE = 0.25  # of the calibration images
+HELD_OUT_SHARE, _MOST_HELD_OUT = 0.25, 256  # of the calibration images
 _CHOOSING_IMAGES = 128  # errors of one tensor differ by far more between methods than between samples of this size
 _BATCH = 64
-_LARGE_SIDE = 64  # pixels; of larger images fewer are run at a time
-_LARGE_BATCH = 4
 
 Bounds = Mapping[str, float]
+log = logging.getLogger(__name__)
 
 
 def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images) -> Chosen:
@@ -71,7 +71,7 @@ def tensor_errors(
     fronts = {name: live_after(network, name) for name in placement.observed}
     wanted = sorted({name for front in fronts.values() for name in front} | {network.output})
     errors: dict[str, dict[str, float]] = {name: dict.fromkeys(bounds, 0.0) for name in placement.observed}
-    batch = _BATCH if images.shape[-1] <= _LARGE_SIDE else _LARGE_BATCH
+    batch = batch_for(images, _BATCH)
     with torch.inference_mode():
         for x in track(batches_of(images, batch), "auto", -(-len(images) // batch)):
             network.readers = {}
@@ -101,6 +101,17 @@ def decibels_of(
     return {name: fidelity_of(reference, logits_of(one, images)).sqnr_db for name, one in simulated.items()}
 
 
+def closest_of(
+    model: onnx.ModelProto, placement: Placement, candidates: Mapping[str, Decision], *, images: Images
+) -> Decision:
+    """The candidate whose logits of `images` are closest to float's; of equal ones the first."""
+    decibels = decibels_of(model, placement, candidates, images=images)
+    best = max(decibels, key=lambda name: decibels[name])
+    figures = ", ".join(f"{value:.2f} dB {name}" for name, value in decibels.items())
+    log.info("taken: %s (on held-out images: %s)", best, figures)
+    return candidates[best]
+
+
 def logits_of(network: nn.Module, images: Images) -> Tensor:
     """Logits (N, K) of all images."""
     with torch.inference_mode():
@@ -115,6 +126,6 @@ def fidelity_of(reference: Tensor, logits: Tensor) -> Fidelity:
 
 
 def held_out_parts(images: Images) -> tuple[Images, Images]:
-    """(all but the last quarter to choose on, that quarter to confirm on); calibration images are in random order."""
-    n = max(1, round(HELD_OUT_SHARE * len(images)))
+    """(all but the last quarter, 256 at most, to choose on, those to confirm on); images are in random order."""
+    n = min(max(1, round(HELD_OUT_SHARE * len(images))), _MOST_HELD_OUT)
     return images[:-n], images[-n:]

@@ -19,14 +19,8 @@ from edgeres.train.config import LoopConfig
 AUTO = "auto"
 FEWEST_IMAGES = 32  # to calibrate with
 FEWEST_TO_LEARN = 64
-# name -> function(model, placement, decision, images=...) -> Decision, in the order of application
-IMPROVEMENTS = {
-    "channels": "edgeres.quantize.scaling:channels_scaled",
-    "rounding": "edgeres.quantize.rounding:rounded",
-    "bias": "edgeres.quantize.bias:bias_corrected",
-}
-
-SCALING = "channels"  # changes what a channel is a multiple of
+QUICK, DEFAULT, BEST = "quick", "default", "best"
+BEST_SQNR = 33.0  # dB of the logits that `best` leaves skips float for
 
 
 class CalibrateConfig(InputOptions):
@@ -60,7 +54,11 @@ class QuantizeConfig(Config):
     scales: Path | None = Field(None, description="scale table of this model, made by edgeres calibrate")
     method: str = Field("mse", description="calibrator, or auto: the best of each tensor if that is better")
     profile: str = Field("tensorrt", description="tensorrt, tensorrt-fp16 or ort-cpu: who runs the file")
-    improve: tuple[str, ...] = Field((), description=f"{', '.join(IMPROVEMENTS)}: on the calibration images")
+    effort: Literal["quick", "default", "best"] | None = Field(
+        None,
+        description="quick: bounds alone; default: a minute of learning (ort-cpu: quick); best: minutes, skips float"
+        f" for {BEST_SQNR:g} dB",
+    )
     max_loss: float | None = Field(None, ge=0, description="points; leaves the cheapest modules float that keep it")
     min_sqnr: float | None = Field(None, gt=0, description="dB; leaves the cheapest skips float: logits keep it")
     latency: Path | None = Field(None, description="latency table; what a module left float costs")
@@ -76,9 +74,9 @@ class QuantizeConfig(Config):
         """Names exist, and what is asked for goes together."""
         lookup({**CALIBRATORS, AUTO: None}, self.method, "calibrator")
         lookup(PROFILES, self.profile, "profile")
-        check_improvements(self.improve)
         limits = {"--max-loss": self.max_loss is not None, "--min-sqnr": self.min_sqnr is not None}
-        of_tensorrt = {"--method auto": self.method == AUTO, "--improve": bool(self.improve), **limits}
+        learns = self.effort in (DEFAULT, BEST)
+        of_tensorrt = {"--method auto": self.method == AUTO, f"--effort {self.effort}": learns, **limits}
         if self.profile == "ort-cpu" and (name := next((name for name, given in of_tensorrt.items() if given), "")):
             raise InputError(f"{name} is for the tensorrt profiles; leave it out with --profile ort-cpu")
         if self.reduce_range != "auto" and self.profile != "ort-cpu":
@@ -89,9 +87,19 @@ class QuantizeConfig(Config):
         needless = {}
         if self.max_loss is None:
             needless["latency"] = "it prices the modules that --max-loss leaves float"
-            if not (self.improve or self.method == AUTO or self.min_sqnr):
-                needless["data"] = "images are looked at for --method auto, --improve, --min-sqnr and --max-loss only"
+            if not (self.spent != QUICK or self.method == AUTO or self.min_sqnr):
+                needless["data"] = "no image is looked at by --effort quick without --min-sqnr or --max-loss"
         return needless
+
+    @property
+    def spent(self) -> str:
+        """The effort itself."""
+        return self.effort or (QUICK if self.profile == "ort-cpu" else DEFAULT)
+
+    @property
+    def kept_sqnr(self) -> float | None:
+        """What skips are left float for, in dB."""
+        return self.min_sqnr or (BEST_SQNR if self.effort == BEST else None)
 
 
 class QatConfig(LoopConfig):
@@ -102,7 +110,7 @@ class QatConfig(LoopConfig):
     method: str = Field(default="mse", description="calibrator whose bounds are started from")
     images: int = Field(default=4000, ge=FEWEST_TO_LEARN, description="of train; all if there are fewer")
     finetune: bool = Field(default=False, description="learn from the labels too")
-    improve: tuple[str, ...] = Field(default=(), description="start from channels, bias of edgeres quantize")
+    effort: Literal["quick", "default"] = Field(default="default", description="of quantize, which this starts from")
     epochs: int = Field(default=3, ge=1, description="passes over the images")
     batch: int = Field(default=64, ge=1, description="images per step, over all processes")
     lr: float = Field(default=3e-5, gt=0, description="learning rate after the warm-up")
@@ -113,16 +121,5 @@ class QatConfig(LoopConfig):
     download: bool = Field(default=False, description="fetch the data set if it is not here")
 
     def check(self) -> None:
-        """The calibrator exists, and the improvements do."""
+        """The calibrator exists."""
         lookup(CALIBRATORS, self.method, "calibrator")
-        check_improvements(self.improve)
-        if "rounding" in self.improve:
-            raise InputError("--improve rounding fixes the weights that are to be trained; leave it out")
-
-
-def check_improvements(names: tuple[str, ...]) -> None:
-    """Raises InputError for a name that is not known."""
-    if "equalize" in names:
-        raise InputError("--improve equalize is gone; channels does what it did")
-    for name in names:
-        lookup(IMPROVEMENTS, name, "improvement")

@@ -89,11 +89,18 @@ def units_left_float(
 
 
 def skips_left_float(
-    model: onnx.ModelProto, decision: Decision, options: Options, *, images: Images, min_sqnr: float
+    model: onnx.ModelProto,
+    decision: Decision,
+    options: Options,
+    *,
+    images: Images,
+    min_sqnr: float,
+    or_all: bool = False,
 ) -> MixedChoice:
     """The skips to leave float, besides what `options` do, so that logits keep `min_sqnr` dB against float.
 
-    `images`: float32 (N, C, H, W) of train that no scale comes from. Raises StageError if every skip is not enough.
+    `images`: float32 (N, C, H, W) of train that no scale comes from. If every skip is not enough it is all of them, or,
+    unless `or_all`, StageError.
     """
     network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
     rank, judge = network.batches(images[:cut]), network.batches(images[cut:])
@@ -103,10 +110,12 @@ def skips_left_float(
     costs = _values(model, network, images[:1])
     measured = cache(lambda keep: network.fidelity(keep, judge))
     keep = _cheapest(noise, costs, lambda keep: measured(keep).sqnr_db >= min_sqnr)
+    if keep is None and or_all:
+        keep = every
     if keep is None:
         raise StageError(
             f"quantize: the logits keep {measured(every).sqnr_db:.1f} dB with every skip float, less than"
-            f" {min_sqnr:g}; ask for less, or add --improve channels,rounding, or --keep modules"
+            f" {min_sqnr:g}; ask for less, or --keep modules"
         )
     return _choice(noise, costs, keep, _noise_reason(measured, keep, costs=costs, min_sqnr=min_sqnr))
 

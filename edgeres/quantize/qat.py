@@ -24,7 +24,7 @@ from edgeres.graph.execute import GraphNetwork
 from edgeres.models.network import Network
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.choosing import CalibrationImages, bounds_by, improved
-from edgeres.quantize.config import FEWEST_TO_LEARN, SCALING, QatConfig
+from edgeres.quantize.config import FEWEST_TO_LEARN, QUICK, QatConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
@@ -64,7 +64,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     path = out_dir / FILE_NAME
     if is_main():
         model = with_pairs(source.proto, placement, decision)
-        if SCALING in config.improve:
+        if config.effort != QUICK:
             set_metadata(model, SCALED_KEY, "1")
         write_quantized(model, source, path)
         clear_state(out_dir)
@@ -93,8 +93,9 @@ def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: Q
     """The table's bounds by the method; tensors that were always zero get a usual one."""
     bounds = bounds_by(table, config.method, placement.observed)
     start = Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()})
-    images = CalibrationImages(source, table, config.data)
-    return improved(source.proto, placement, start, config.improve, images)
+    if config.effort == QUICK:
+        return start
+    return improved(source, placement, start, CalibrationImages(source, table, config.data), effort=config.effort)
 
 
 def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:

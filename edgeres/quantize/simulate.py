@@ -1,13 +1,11 @@
 """A float graph under fake quantization: what `with_pairs` would write, with gradients, or less the units left float.
 
     activation   x^ = s clip(round(x / s), -128, 127),   s = amax / 127,   log amax is a parameter
-    weight       w^ = s clip(round(w / s), -q, q) per row,   s = max |w| of the row / q,   q = 2^(bits - 1) - 1
+    weight       w^ = s clip(round(w / s), -127, 127) per row,   s = max |w| of the row / 127
 
 Rounding passes gradients through; clipping does not, but it moves amax (learned step size). A `QuantizedNetwork` learns
 nothing: any unit can be left float, from any unit on, without building it again, as a search over units needs it. Units
-are those of `units_in`; a module's skip can be left float alone (`skips_in`). A `Walk` goes through a network tensor
-by tensor with all images at once, so that every node is executed once; its front is what the rest needs: the
-tensors that are computed already and read later.
+are those of `units_in`; a module's skip can be left float alone (`skips_in`).
 
 Source: Esser et al. 2020, arXiv 1902.08153, equations 1 to 3; Bengio et al. 2013, arXiv 1308.3432.
 """
@@ -16,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,25 +36,21 @@ from edgeres.quantize.profiles import Options
 
 Images = NDArray[np.float32]
 _BATCH = 64
+_LARGE_SIDE, _LARGE_BATCH = 64, 4  # pixels; images at a time
 _SMALLEST = 1e-8  # of a bound: its logarithm is learned
 
 
 class Simulation(nn.Module):
     """`model` under fake quantization, started from `decision`; `forward` gives logits float32 (N, K).
 
-    `weights` names the initializers that are rounded, `biases` those of the quantized layers. What `substitute` is told
-    of a weight takes the place of rounding to nearest.
-
-    Raises InputError if `decision` has no bound for a tensor that the placement quantizes.
+    `weights` names the initializers that are rounded to nearest, `biases` those of the quantized layers. Raises
+    InputError if `decision` has no bound for a tensor that the placement quantizes.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, placement: Placement, decision: Decision, *, weight_bits: int = 8
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, placement: Placement, decision: Decision) -> None:
         super().__init__()
         self.network = GraphNetwork(model)
-        self.levels = levels_of(weight_bits)
-        self._placement, self._given = placement, dict(decision.weights)
+        self._placement, self._start = placement, decision
         replace_tensors(self.network, decision.tensors)
         bounds = {name: bound_of(decision, name) for name in placement.observed}
         self.log_amax = nn.ParameterDict({key_of(name): torch.tensor(np.log(bound)) for name, bound in bounds.items()})
@@ -66,31 +60,23 @@ class Simulation(nn.Module):
         for point in placement.points:
             self.network.substitutes[point.tensor] = self._activation(point.scale_of)
         self.network.readers |= quantized_reads(placement, nodes)
-        for name in self.weights:
-            given = self._given.get(name)
-            self.substitute(name, self._rounded if given is None else constant(torch.from_numpy(given.as_float)))
+        self.network.substitutes |= dict.fromkeys(self.weights, self._rounded)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 (N, K)."""
         logits: Tensor = self.network(images)
         return logits
 
-    def substitute(self, weight: str, function: Substitute) -> None:
-        """Lets layers see `function` of the float weight."""
-        self.network.substitutes[weight] = function
-
     def bounds(self) -> dict[str, float]:
         """Clipping bound of every observed tensor as it stands."""
         return {name: float(self.log_amax[key_of(name)].detach().exp()) for name in self._placement.observed}
 
     def decision(self) -> Decision:
-        """What has been learned, ready for `with_pairs`; weights of less than 8 bits as integers."""
+        """The one it was started from with what has been learned, ready for `with_pairs`."""
         names = (*self.weights, *self.biases)
-        tensors = {name: self.network.parameter(name).detach().numpy().copy() for name in names}
-        weights = dict(self._given)
-        if self.levels != LEVELS:
-            weights |= {name: quantized_weight(tensors[name], self.levels) for name in self.weights}
-        return Decision(self.bounds(), weights, tensors)
+        learned = {name: self.network.parameter(name).detach().numpy().copy() for name in names}
+        amax, tensors = {**self._start.amax, **self.bounds()}, {**self._start.tensors, **learned}
+        return replace(self._start, amax=amax, tensors=tensors)
 
     def _activation(self, name: str) -> Substitute:
         def quantize(x: Tensor) -> Tensor:
@@ -101,16 +87,9 @@ class Simulation(nn.Module):
         return quantize
 
     def _rounded(self, weight: Tensor) -> Tensor:
-        rows = weight.detach().flatten(1).abs().amax(1).clamp_min(_SMALLEST) / self.levels
+        rows = weight.detach().flatten(1).abs().amax(1).clamp_min(_SMALLEST) / LEVELS
         scale = rows.reshape(-1, *[1] * (weight.ndim - 1))
         return round_through(weight / scale) * scale
-
-
-def levels_of(bits: int) -> int:
-    """Positive steps of a symmetric weight of `bits` bits; raises InputError outside 2 to 8."""
-    if not 2 <= bits <= 8:
-        raise InputError(f"weights of {bits} bits cannot be stored as int8; choose 2 to 8")
-    return int(2 ** (bits - 1) - 1)
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -144,6 +123,11 @@ def float_network(model: onnx.ModelProto, decision: Decision) -> GraphNetwork:
 def batches_of(images: NDArray[np.float32], batch: int) -> Iterator[Tensor]:
     """`images` in order, `batch` at a time."""
     return (torch.from_numpy(images[start : start + batch]) for start in range(0, len(images), batch))
+
+
+def batch_for(images: NDArray[np.float32], usual: int = 32) -> int:
+    """How many images are run at a time: of large ones fewer than `usual`."""
+    return usual if images.shape[-1] <= _LARGE_SIDE else _LARGE_BATCH
 
 
 def constant(value: Tensor) -> Substitute:
@@ -272,44 +256,9 @@ class QuantizedNetwork:
         """What a quantized layer reads in the place of each weight."""
         names, found = {str(node.input[1]) for node in self._model.graph.node if node.name in layers}, {}
         for name in names:
-            weight = self._decision.weights.get(name) or quantized_weight(
-                self._network.parameter(name).detach().numpy()
-            )
+            weight = quantized_weight(self._network.parameter(name).detach().numpy())
             found[name] = constant(torch.from_numpy(weight.as_float))
         return found
-
-
-class Walk:
-    """Values of `network` on `images` (N, C, H, W), from its input on; memory: the front, for all images."""
-
-    def __init__(self, network: GraphNetwork, images: Images) -> None:
-        self._network = network
-        self._values: dict[str, Tensor] = {network.input: torch.from_numpy(images)}
-
-    @property
-    def front(self) -> dict[str, Tensor]:
-        """What the rest of the network can be computed from."""
-        return dict(self._values)
-
-    @torch.no_grad()
-    def advance(self, tensor: str) -> Tensor:
-        """Moves the front to where `tensor` has just been computed; its value on all images."""
-        wanted = [name for name in live_after(self._network, tensor) if name not in self._values]
-        parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
-        n = len(next(iter(self._values.values())))
-        for start in range(0, n if wanted else 0, _BATCH):
-            feeds = {name: value[start : start + _BATCH] for name, value in self._values.items()}
-            for name, value in self._network.run(feeds, wanted).items():
-                parts[name].append(value)
-        self._values |= {name: torch.cat(part) for name, part in parts.items()}
-        self._values = {name: self._values[name] for name in live_after(self._network, tensor)}
-        return self._values[tensor]
-
-    @torch.no_grad()
-    def shift(self, tensor: str, by: Tensor) -> None:
-        """Adds `by` (C,) to the channels of a tensor of the front."""
-        value = self._values[tensor]
-        self._values[tensor] = value + by.reshape(1, -1, *[1] * (value.ndim - 2))
 
 
 def _before_pools(view: GraphView, tensor: str) -> str:

@@ -21,11 +21,11 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import skips_in
 from edgeres.graph.plain import PlainModel, plain, put_back
 from edgeres.graph.view import GraphView
-from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by, improved
-from edgeres.quantize.config import AUTO, FEWEST_IMAGES, IMPROVEMENTS, SCALING, QuantizeConfig
+from edgeres.quantize.choosing import IMPROVEMENTS, CalibrationImages, Chosen, bounds_by, improved
+from edgeres.quantize.config import AUTO, FEWEST_IMAGES, QUICK, QuantizeConfig
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.placement import left_float_in
+from edgeres.quantize.placement import Placement, left_float_in
 from edgeres.quantize.profiles import PROFILES, Options, placement_for, quantized, set_metadata
 from edgeres.quantize.repair.check import sqnr_db
 
@@ -51,14 +51,14 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     if config.max_loss is not None:
         source.spec.check_classes("--max-loss")
     options = Options(**config.model_dump(include={"stem", "head", "keep", "reduce_range"}))
+    _check_left(placement_for(source.proto, config.profile, options))
     chosen = _chosen(source, table, config, options, recorder)
     options = replace(options, keep=(*options.keep, *chosen.keep))
     extremes = {name: (one.minimum, one.maximum) for name, one in table.tensors.items()}
     placement = placement_for(source.proto, config.profile, options)
-    if not placement.layers:
-        raise InputError(_NOTHING_LEFT)
+    _check_left(placement)
     model = quantized(source.proto, config.profile, replace(chosen.decision, extremes=extremes), options)
-    if SCALING in config.improve:
+    if config.spent != QUICK:
         set_metadata(model, SCALED_KEY, "1")
     skips = skips_in(GraphView(source.proto))
     if names := [node for name, node in skips.items() if name in options.keep]:
@@ -81,6 +81,11 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     output = OnnxModel(path)
     log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
     return StageResult(output, recorder.finish(output))
+
+
+def _check_left(placement: Placement) -> None:
+    if not placement.layers:
+        raise InputError(_NOTHING_LEFT)
 
 
 def _said_float(left: dict[str, str]) -> list[str]:
@@ -106,13 +111,19 @@ def _chosen(
         chosen = auto(source.proto, placement, bounds, images=images.same)
     else:
         chosen = Chosen(Decision(bounds_by(table, config.method, tuple(table.tensors))))
-    better = improved(source.proto, placement, chosen.decision, config.improve, images)
-    chosen.decision = replace(better, amax={name: value or DEAD_AMAX for name, value in better.amax.items()})
-    if config.improve:
-        chosen.results["improve"] = [name for name in IMPROVEMENTS if name in config.improve]
-    if config.min_sqnr is not None or config.max_loss is not None:
+    chosen.decision = _alive(chosen.decision)
+    chosen.results["effort"] = config.spent
+    if config.spent != QUICK:
+        chosen.decision = improved(source, placement, chosen.decision, images, effort=config.spent)
+        chosen.results["improve"] = list(IMPROVEMENTS)
+    if config.kept_sqnr is not None or config.max_loss is not None:
         _leave_float(source, chosen, config, options, images)
     return chosen
+
+
+def _alive(decision: Decision) -> Decision:
+    """With a bound above 0 for every tensor."""
+    return replace(decision, amax={name: value or DEAD_AMAX for name, value in decision.amax.items()})
 
 
 def _leave_float(
@@ -121,8 +132,15 @@ def _leave_float(
     from edgeres.quantize.kept_float import skips_left_float, units_left_float
 
     pixels = images.others
-    if config.min_sqnr is not None:
-        found = skips_left_float(source.proto, chosen.decision, options, images=pixels, min_sqnr=config.min_sqnr)
+    if config.kept_sqnr is not None:
+        found = skips_left_float(
+            source.proto,
+            chosen.decision,
+            options,
+            images=pixels,
+            min_sqnr=config.kept_sqnr,
+            or_all=config.min_sqnr is None,
+        )
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
         latency = latency_table_from(config.latency).saved_ms if config.latency else None
@@ -169,14 +187,14 @@ def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeC
 
 
 def _far_out(model: Any, tensors: tuple[str, ...], config: QuantizeConfig) -> list[str]:
-    """A warning about channels that one scale per tensor will not hold, unless `channels` takes them back."""
+    """A warning about channels that one scale per tensor will not hold, unless they are taken back."""
     from edgeres.quantize.channel_classes import far_out
 
-    found = [] if SCALING in config.improve else far_out(model, tensors)
+    found = far_out(model, tensors) if config.spent == QUICK else []
     if not found:
         return []
     (tensor, channel, factor), *more = found
-    advice = "--keep its layers" if config.profile == "ort-cpu" else "--improve channels takes it back"
+    advice = "--keep its layers" if config.profile == "ort-cpu" else "--effort default takes it back"
     others = f", and {len(more)} more are out" if more else ""
     where = f"channel {channel} of {tensor} is {factor:.0f} times out of proportion to the others{others}"
     return [f"{where}: one INT8 scale cannot hold them all; {advice}"]

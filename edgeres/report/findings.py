@@ -200,7 +200,7 @@ def _why_unknown(taken: StageReport | None) -> str:
         return "Nothing was quantized with these bounds in this run."
     if taken.stage == "qat":
         return "The bounds were trained further, from those drawn here."
-    improve = taken.config.get("improve")
+    improve = taken.results.get("improve", taken.config.get("improve"))
     scaled = ", ".join(sorted(_SCALING.intersection(map(str, improve if isinstance(improve, list) else ()))))
     if scaled:
         return f"Channels were scaled ({scaled}): the file's bounds belong to other values than these."

@@ -321,9 +321,7 @@ def test_a_name_in_capitals_and_a_pointer_of_git_lfs(edgeres, net_of, tmp_path):
 def test_improved_left_float_and_trained_like_our_own(edgeres, net_of, photos, tmp_path):
     net, scales = net_of("softmax"), tmp_path / "s.json"
     done(edgeres, "calibrate", net, "--data", photos, "--images", 32, *STATED, "-o", scales)
-    done(
-        edgeres, "quantize", net, "--scales", scales, "--method", "auto", "--improve", "bias", "-o", tmp_path / "a.onnx"
-    )
+    done(edgeres, "quantize", net, "--scales", scales, "--method", "auto", "-o", tmp_path / "a.onnx")
     (skip, *_) = [
         f"{name}.skip"
         for name in json.loads(done(edgeres, "show", tmp_path / "a.onnx", "--json"))["precision_of_modules"]

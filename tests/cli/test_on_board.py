@@ -23,7 +23,7 @@ def models(hosts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     model = hosts.onnx_file(folder)
     scales = calibrate(model, CalibrateConfig(data="digits", images=32), folder).output
-    return model, quantize(model, QuantizeConfig(scales=scales.path), folder).output
+    return model, quantize(model, QuantizeConfig(scales=scales.path, effort="quick"), folder).output
 
 
 @pytest.fixture(scope="module")

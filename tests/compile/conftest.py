@@ -21,7 +21,9 @@ def float_model(onnx_of) -> OnnxModel:
 def int8_model(float_model, kept, tmp_path) -> OnnxModel:
     def write(path: Path) -> None:
         scales = calibrate(float_model, CalibrateConfig(data="digits", images=64), path.parent / "scales").output
-        quantize(float_model, QuantizeConfig(scales=scales.path), path.parent / "int8").output.path.replace(path)
+        quantize(
+            float_model, QuantizeConfig(scales=scales.path, effort="quick"), path.parent / "int8"
+        ).output.path.replace(path)
 
     (tmp_path / "int8").mkdir()
     source = kept(f"int8 {float_model.sha256}", write)

@@ -41,7 +41,7 @@ def model_of(onnx_of, tmp_path):
             return source
         scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output
         return quantize(
-            source, QuantizeConfig(scales=scales.path, profile=PROFILES[precision]), tmp_path / "int8"
+            source, QuantizeConfig(scales=scales.path, effort="quick", profile=PROFILES[precision]), tmp_path / "int8"
         ).output
 
     return make

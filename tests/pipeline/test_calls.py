@@ -307,7 +307,7 @@ def test_an_interrupted_call_leaves_nothing_or_says_where(checkpoint_of, spec_of
 def test_an_option_that_changes_nothing_is_refused(checkpoint_of, spec_of, tmp_path, option, value):
     model = call(Call("export", source=checkpoint_of(spec_of("resnet8")).path, out=tmp_path / "a.onnx")).output.path
     with pytest.raises(InputError, match=f"quantize: --{option} changes nothing here"):
-        call(Call("quantize", source=model, out=tmp_path / "b.onnx", values={option: value}))
+        call(Call("quantize", source=model, out=tmp_path / "b.onnx", values={"effort": "quick", option: value}))
 
 
 def test_a_damaged_source_is_named_before_an_option_that_is_lacking(checkpoint_of, spec_of):

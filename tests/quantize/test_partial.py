@@ -11,7 +11,7 @@ from edgeres.core.errors import InputError
 from edgeres.graph.blocks import units_in
 from edgeres.graph.execute import GraphNetwork
 from edgeres.graph.view import GraphView
-from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import observed_of, placement_of
@@ -44,12 +44,12 @@ def test_it_computes_what_the_written_graph_computes(onnx_of, options, keep):
     assert torch.equal(QuantizedNetwork(model, Options(), decision_of(model)).logits(x, frozenset(keep)), expected)
 
 
-def test_integers_and_tensors_of_the_decision_are_used(onnx_of):
+def test_tensors_of_the_decision_are_used(onnx_of):
     model = onnx_of().proto
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    weight = quantized_weight(arrays["layer2.0.conv1.weight"] * np.float32(0.9))
+    weight = arrays["layer2.0.conv1.weight"] * np.float32(0.9)
     bias = arrays["layer2.0.conv1.bias"] + np.float32(0.1)
-    decision = decision_of(model, weights={"layer2.0.conv1.weight": weight}, tensors={"layer2.0.conv1.bias": bias})
+    decision = decision_of(model, tensors={"layer2.0.conv1.weight": weight, "layer2.0.conv1.bias": bias})
     x = torch.from_numpy(IMAGES[:8])
     with torch.inference_mode():
         expected = GraphNetwork(with_pairs(model, placement_of(model), decision))(x)

@@ -89,11 +89,11 @@ def test_what_cannot_be_done_is_refused_in_one_line(values, message, onnx_of, tm
 def test_a_quantized_model_is_refused(onnx_of, tmp_path):
     source = onnx_of("resnet8")
     scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
-    done = quantize(source, QuantizeConfig(scales=scales), tmp_path / "out").output
+    done = quantize(source, QuantizeConfig(scales=scales, effort="quick"), tmp_path / "out").output
     with pytest.raises(InputError, match="quantized already"):
         calibrate(done, CalibrateConfig(data="digits"), tmp_path / "again")
     with pytest.raises(InputError, match="quantized already"):
-        quantize(done, QuantizeConfig(scales=scales), tmp_path / "again")
+        quantize(done, QuantizeConfig(scales=scales, effort="quick"), tmp_path / "again")
 
 
 def test_a_dead_tensor_is_named(onnx_of, tmp_path):

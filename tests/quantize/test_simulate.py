@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from edgeres.core.errors import InputError
 from edgeres.graph.execute import GraphNetwork
-from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.simulate import Simulation, levels_of
+from edgeres.quantize.simulate import Simulation
 
 
 @pytest.mark.parametrize("options", [{}, {"shortcut": "B"}, {"ordering": "full-preact"}], ids=str)
@@ -36,7 +35,7 @@ def test_everything_that_is_learned_gets_a_gradient(onnx_of, images_of, bounds_o
 def test_the_decision_reproduces_what_was_learned(onnx_of, images_of, bounds_of):
     model = onnx_of().proto
     placement = placement_of(model)
-    simulation = Simulation(model, placement, Decision(bounds_of(model)), weight_bits=4)
+    simulation = Simulation(model, placement, Decision(bounds_of(model)))
     with torch.no_grad():
         for parameter in simulation.parameters():
             if parameter.is_floating_point():
@@ -50,12 +49,3 @@ def test_a_missing_bound_is_named(onnx_of):
     model = onnx_of().proto
     with pytest.raises(InputError, match="no clipping bound for tensor 'images'"):
         Simulation(model, placement_of(model), Decision({}))
-
-
-def test_four_bits_have_seven_steps():
-    weight = np.array([[0.7, -0.31], [0.0, 0.0]], np.float32)
-    integers = quantized_weight(weight, levels_of(4))
-    assert integers.values.tolist() == [[7, -3], [0, 0]]
-    assert integers.scale == pytest.approx([0.1, 0.1])
-    with pytest.raises(InputError, match="9 bits"):
-        levels_of(9)

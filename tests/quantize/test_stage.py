@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from edgeres.quantize import kept_float
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.kept_float import MixedChoice
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.qat import QatConfig, qat
 from edgeres.quantize.repair.check import sqnr_db
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
@@ -38,14 +36,14 @@ def logits_of(model: OnnxModel) -> np.ndarray:
 @pytest.mark.parametrize("method", sorted(CALIBRATORS))
 def test_int8_logits_are_close_to_the_float_ones(method, calibrated, tmp_path):
     source, scales = calibrated
-    result = quantize(source, QuantizeConfig(scales=scales, method=method), tmp_path / "out")
+    result = quantize(source, QuantizeConfig(scales=scales, effort="quick", method=method), tmp_path / "out")
     expected = logits_of(source)
     assert sqnr_db(expected, logits_of(result.output)) > 15
 
 
 def test_the_file_says_what_it_is_and_obeys_the_rules(calibrated, tmp_path):
     source, scales = calibrated
-    result = quantize(source, QuantizeConfig(scales=scales), tmp_path / "out")
+    result = quantize(source, QuantizeConfig(scales=scales, effort="quick"), tmp_path / "out")
     output = result.output
     assert output.precision == "int8"
     assert (output.spec, output.card.parent, output.card.stage) == (source.spec, source.sha256, "quantize")
@@ -62,7 +60,7 @@ def test_quantizing_twice_gives_the_same_bytes(calibrated, tmp_path):
 
 def test_stem_and_head_stay_float_when_asked(calibrated, tmp_path):
     source, scales = calibrated
-    config = QuantizeConfig(scales=scales, stem=False, head=False)
+    config = QuantizeConfig(scales=scales, effort="quick", stem=False, head=False)
     view = GraphView(quantize(source, config, tmp_path / "out").output.proto)
     layers = {layer.name: layer for layer in view.layers}
     assert list(layers["conv1"].input[:2]) == ["images", "conv1.weight"]
@@ -92,7 +90,7 @@ def test_an_unsuitable_scale_table_is_refused_in_one_line(change, message, calib
     source, scales = calibrated
     changed(scales, change)
     with pytest.raises(InputError, match=message) as caught:
-        quantize(source, QuantizeConfig(scales=scales, method="entropy"), tmp_path / "out")
+        quantize(source, QuantizeConfig(scales=scales, effort="quick", method="entropy"), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -105,7 +103,7 @@ def test_no_scale_table_at_all_is_an_error_that_says_what_to_do(calibrated, tmp_
 def test_a_dead_tensor_is_quantized_with_a_warning(calibrated, tmp_path):
     source, scales = calibrated
     changed(scales, lambda t: t["tensors"]["relu"].update(minimum=0, maximum=0, amax={"entropy": 0}))
-    result = quantize(source, QuantizeConfig(scales=scales, method="entropy"), tmp_path / "out")
+    result = quantize(source, QuantizeConfig(scales=scales, effort="quick", method="entropy"), tmp_path / "out")
     assert any("relu was zero on every calibration image" in warning for warning in result.report.warnings)
 
 
@@ -116,19 +114,25 @@ def test_sqnr_is_twenty_db_for_a_tenth():
 
 def test_auto_says_which_method_each_tensor_got(calibrated, tmp_path):
     source, scales = calibrated
-    result = quantize(source, QuantizeConfig(scales=scales, method="auto"), tmp_path / "out")
+    result = quantize(source, QuantizeConfig(scales=scales, effort="quick", method="auto"), tmp_path / "out")
     assert set(result.report.results["held_out_sqnr_db"]) == {*CALIBRATORS, "auto"}
     assert result.report.results["auto"] in {*CALIBRATORS, "auto"}
     assert any(note.startswith("auto: ") and " dB " in note for note in result.report.notes)
 
 
-def test_improvements_are_applied_and_named(calibrated, tmp_path):
+def test_efforts_are_named_and_the_default_learns(calibrated, tmp_path):
     source, scales = calibrated
-    plain = quantize(source, QuantizeConfig(scales=scales), tmp_path / "a").output
-    better = quantize(source, QuantizeConfig(scales=scales, improve=("bias",)), tmp_path / "b")
-    assert better.report.results["improve"] == ["bias"]
-    assert lint(better.output.proto) == ()
-    assert better.output.sha256 != plain.sha256
+    quick, usual, best = (
+        quantize(source, QuantizeConfig(scales=scales, effort=effort), tmp_path / str(effort))
+        for effort in ("quick", None, "best")
+    )
+    assert [one.report.results["effort"] for one in (quick, usual, best)] == ["quick", "default", "best"]
+    assert "improve" not in quick.report.results
+    assert usual.report.results["improve"] == best.report.results["improve"] == ["channels", "tuned"]
+    assert "float_skips" in best.report.results
+    assert lint(usual.output.proto) == ()
+    exact = logits_of(source)
+    assert sqnr_db(exact, logits_of(usual.output)) > sqnr_db(exact, logits_of(quick.output)) + 0.5
 
 
 def test_channels_out_of_proportion_are_warned_of_unless_they_are_scaled(onnx_of, scaled_by, tmp_path):
@@ -140,26 +144,23 @@ def test_channels_out_of_proportion_are_warned_of_unless_they_are_scaled(onnx_of
     plain, scaled, kept, cpu = (
         quantize(source, QuantizeConfig(scales=scales, **options), tmp_path / str(number)).report.warnings
         for number, options in enumerate(
-            ({}, {"improve": ("channels",)}, {"keep": ("layer1.0", "layer2.0")}, {"profile": "ort-cpu"})
+            (
+                {"effort": "quick"},
+                {},
+                {"effort": "quick", "keep": ("layer1.0", "layer2.0")},
+                {"profile": "ort-cpu"},
+            )
         )
     )
     assert (scaled, kept) == ((), ())
     (warning,) = plain
-    assert re.match(r"channel 3 of layer1\.0\.relu is \d+ times .*, and 1 more are out: .* --improve channels", warning)
+    assert re.match(r"channel 3 of layer1\.0\.relu is \d+ times .*, and 1 more are out: .* --effort default", warning)
     assert "--keep its layers" in cpu[0]
-
-
-@pytest.mark.parametrize("config", [QuantizeConfig, partial(QatConfig, data="digits")])
-def test_equalize_says_what_took_its_place(config, calibrated, tmp_path):
-    source, scales = calibrated
-    stage = quantize if config is QuantizeConfig else qat
-    with pytest.raises(InputError, match="equalize is gone; channels does what it did"):
-        stage(source, config(scales=scales, improve=("equalize",)), tmp_path / "out")
 
 
 def test_a_kept_module_stays_float(calibrated, tmp_path):
     source, scales = calibrated
-    result = quantize(source, QuantizeConfig(scales=scales, keep=("layer2.0",)), tmp_path / "out")
+    result = quantize(source, QuantizeConfig(scales=scales, effort="quick", keep=("layer2.0",)), tmp_path / "out")
     layers = {layer.name: layer for layer in GraphView(result.output.proto).layers}
     assert layers["layer2.0.conv1"].input[1] == "layer2.0.conv1.weight"
     assert layers["layer3.0.conv1"].input[1] == "layer3.0.conv1.weight.dequantized"
@@ -167,7 +168,7 @@ def test_a_kept_module_stays_float(calibrated, tmp_path):
 
 def test_a_loss_that_is_kept_leaves_nothing_out_and_says_so(calibrated, tmp_path):
     source, scales = calibrated
-    result = quantize(source, QuantizeConfig(scales=scales, max_loss=50.0), tmp_path / "out")
+    result = quantize(source, QuantizeConfig(scales=scales, effort="quick", max_loss=50.0), tmp_path / "out")
     assert result.report.results["left_float"] == []
     assert any("nothing is left float" in note for note in result.report.notes)
 
@@ -175,10 +176,10 @@ def test_a_loss_that_is_kept_leaves_nothing_out_and_says_so(calibrated, tmp_path
 @pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16"])
 def test_skips_are_left_float_until_the_logits_keep_the_ratio_asked_for(profile, calibrated, tmp_path):
     source, scales = calibrated
-    plain = quantize(source, QuantizeConfig(scales=scales, profile=profile), tmp_path / "plain").output
+    plain = quantize(source, QuantizeConfig(scales=scales, effort="quick", profile=profile), tmp_path / "plain").output
     expected = logits_of(source)
     before = sqnr_db(expected, logits_of(plain))
-    config = QuantizeConfig(scales=scales, profile=profile, min_sqnr=before + 0.5)
+    config = QuantizeConfig(scales=scales, effort="quick", profile=profile, min_sqnr=before + 0.5)
     result = quantize(source, config, tmp_path / "out")
     kept = result.report.results["float_skips"]
     assert kept
@@ -192,7 +193,7 @@ def test_skips_are_left_float_until_the_logits_keep_the_ratio_asked_for(profile,
 @pytest.mark.parametrize("profile", ["tensorrt-fp16", "ort-cpu"])
 def test_other_profiles_name_themselves_and_stay_close(profile, calibrated, tmp_path):
     source, scales = calibrated
-    output = quantize(source, QuantizeConfig(scales=scales, profile=profile), tmp_path / "out").output
+    output = quantize(source, QuantizeConfig(scales=scales, effort="quick", profile=profile), tmp_path / "out").output
     assert output.profile == profile
     expected = logits_of(source)
     assert sqnr_db(expected, logits_of(output)) > 15
@@ -205,7 +206,7 @@ def test_other_profiles_name_themselves_and_stay_close(profile, calibrated, tmp_
         ({"profile": "ort-cpu", "max_loss": 1.0}, "--max-loss is for the tensorrt profiles"),
         ({"profile": "ort-cpu", "min_sqnr": 30.0}, "--min-sqnr is for the tensorrt profiles"),
         ({"profile": "tensort"}, "did you mean tensorrt"),
-        ({"improve": ("bais",)}, "did you mean bias"),
+        ({"profile": "ort-cpu", "effort": "default"}, "--effort default is for the tensorrt profiles"),
         ({"keep": ("layer2.7",)}, "layer2.7"),
         ({"method": "auto", "data": "tests.data:nowhere"}, "tests.data"),
     ],
@@ -220,7 +221,7 @@ def test_other_images_than_those_of_the_table_are_refused(calibrated, tmp_path):
     source, scales = calibrated
     changed(scales, lambda table: table.update(seed=5))
     with pytest.raises(InputError, match="does not hold the 64 images the scale table was made from"):
-        quantize(source, QuantizeConfig(scales=scales, method="auto"), tmp_path / "out")
+        quantize(source, QuantizeConfig(scales=scales, effort="quick", method="auto"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("options", [{"keep": ("layer1.0", "layer2.0", "layer3.0", "conv1", "fc")}, {"max_loss": 0.0}])
@@ -240,7 +241,7 @@ def test_a_bound_that_cannot_be_of_these_values_is_refused(bound, calibrated, tm
     source, scales = calibrated
     changed(scales, lambda table: table["tensors"]["relu"]["amax"].update(mse=bound))
     with pytest.raises(InputError, match="'relu'; calibrate again"):
-        quantize(source, QuantizeConfig(scales=scales), tmp_path / "out")
+        quantize(source, QuantizeConfig(scales=scales, effort="quick"), tmp_path / "out")
 
 
 def test_an_option_without_effect_is_refused(calibrated, tmp_path):

@@ -15,6 +15,7 @@ import cpu_figures
 import engine_cases
 import fidelity_figures
 import lint_cases
+import outlier_figures
 import pool_figures
 import qat_figures
 import quantize_figures
@@ -210,6 +211,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "schemas": schemas_table,
     "pool": lambda: pool_figures.render(json_of("pool")).splitlines(),
     "qat": lambda: qat_figures.render(json_of("qat")).splitlines(),
+    "outliers": lambda: outlier_figures.render(json_of("outliers")).splitlines(),
     "fidelity": lambda: fidelity_figures.render(json_of("fidelity")).splitlines(),
     "quantize": lambda: quantize_figures.render(json_of("quantize")).splitlines(),
 }

@@ -7,11 +7,9 @@ lose far more than is allowed; then what lies between is searched more closely, 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in
@@ -36,17 +34,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Choice:
-    """The plan, what each module costs, what it loses alone, and what speaks against relying on that.
-
-    `whole_ratio`: of the whole network in the plan's precision; `searched_s`: what searching all sets took.
-    """
+    """The plan, what each module costs, what it loses alone, and what speaks against relying on that."""
 
     plan: Plan
     table: LatencyTable
     alone: dict[str, float]
     warnings: list[str]
-    whole_ratio: float
-    searched_s: float
 
 
 def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_s: float) -> Choice:
@@ -55,14 +48,16 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
     `until_s`, on time.perf_counter: when to be done. Raises InputError if no module may be dropped.
     """
     config = bench.config
-    chooser = _chooser(bench, config.seed, bench.out_dir)
+    options = {"images": bench.images, "choose_on": bench.images, "keep": config.keep, "seed": config.seed}
+    asked = PruneConfig(drop=1, data=config.data, recover=("solve",), download=config.download, **options)
+    chooser = Chooser(bench.source, asked, bench.out_dir)
     if not chooser.candidates:
         raise InputError(f"{bench.source.path} has no residual module left to drop")
     table = _table(bench, precision)
     gain = {name: table.saved_ms[name] for name in chooser.candidates}
     most = sum(value for value in gain.values() if value > 0)
     found: dict[int, Found] = {}
-    hopeless, searching_s = 1.0, time.perf_counter()
+    hopeless = 1.0
     for share in _SHARES:
         began_s = time.perf_counter()
         if share > hopeless:
@@ -75,36 +70,14 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
             hopeless = share
         if 2 * time.perf_counter() - began_s > until_s:
             break
-    searched_s = time.perf_counter() - searching_s
-    sets = [
-        _planned(one, table, whole_ratio, lost=-chooser.points(one.dropped), seed=config.seed) for one in found.values()
-    ]
+    sets = [_planned(one, table, whole_ratio, lost=-chooser.points(one.dropped)) for one in found.values()]
     plan = Plan(
         model_sha256=bench.source.sha256,
         precision=precision,
         images=chooser.images,
         tries=tuple(sorted(_undominated(sets), key=lambda one: -one.ratio[0])),
     )
-    return Choice(plan, table, chooser.lost_by_module(), doubts(table), whole_ratio, searched_s)
-
-
-def drawn_again(bench: Workbench, choice: Choice, wanted: PlannedSet, seed: int) -> PlannedSet:
-    """A set that saves as much as `wanted`, chosen and to be refitted on another draw of images."""
-    folder = bench.out_dir / f"draw-{seed}"
-    chooser, saved_ms = _chooser(bench, seed, folder), choice.table.saved_ms
-    gain = {name: saved_ms[name] for name in chooser.candidates}
-    best = chooser.choose(Goal(gain, sum(saved_ms[name] for name in wanted.drop))).best
-    lost = -chooser.points(best.dropped)
-    log.info("choosing on other images: %s, %.1f points lost before a refit", _said(best), lost)
-    shutil.rmtree(folder)
-    return _planned(best, choice.table, choice.whole_ratio, lost=lost, seed=seed)
-
-
-def _chooser(bench: Workbench, seed: int, folder: Path) -> Chooser:
-    config = bench.config
-    options = {"images": bench.images, "choose_on": bench.images, "keep": config.keep, "seed": seed}
-    asked = PruneConfig(drop=1, data=config.data, recover=("solve",), download=config.download, **options)
-    return Chooser(bench.source, asked, folder)
+    return Choice(plan, table, chooser.lost_by_module(), doubts(table))
 
 
 def _table(bench: Workbench, precision: Precision) -> LatencyTable:
@@ -124,11 +97,11 @@ def _table(bench: Workbench, precision: Precision) -> LatencyTable:
     return latency_table_from(path)
 
 
-def _planned(one: Found, table: LatencyTable, whole_ratio: float, *, lost: float, seed: int) -> PlannedSet:
+def _planned(one: Found, table: LatencyTable, whole_ratio: float, *, lost: float) -> PlannedSet:
     """What the table says of a set, as a share of the whole float network's latency."""
     ms, whole = predicted_ms(table, one.dropped), table.whole_ms.value
     ratio = [round(whole_ratio * value / whole, 4) for value in (ms.value, ms.low, ms.high)]
-    return PlannedSet(drop=one.dropped, ratio=tuple(ratio), lost=round(lost, 2) + 0.0, seed=seed)
+    return PlannedSet(drop=one.dropped, ratio=tuple(ratio), lost=round(lost, 2) + 0.0)
 
 
 def _undominated(sets: Sequence[PlannedSet]) -> list[PlannedSet]:

@@ -61,8 +61,11 @@ class OptimizeConfig(Config):
         if self.plan is not None and not self.plan.is_file():
             raise InputError(f"--plan {self.plan} does not exist; make one: edgeres optimize ... --plan-only")
 
-    def cut(self, modules: tuple[str, ...], images: int, seed: int) -> PruneConfig:
-        """What `prune` is asked for so that just these modules go, and what is left is refitted."""
-        return PruneConfig(
-            modules=modules, data=self.data, images=images, recover=("solve",), seed=seed, download=self.download
-        )
+    def cut(self, modules: tuple[str, ...], images: int, refined: str = "") -> PruneConfig:
+        """What `prune` is asked for so that just these modules go, and what is left is refitted.
+
+        `refined`: the time in which it is refitted and then trained by imitation.
+        """
+        how = {"recover": ("solve", "mimic"), "budget": refined} if refined else {"recover": ("solve",)}
+        own = {"modules": modules, "data": self.data, "images": images, "seed": self.seed, "download": self.download}
+        return PruneConfig(**own, **how)

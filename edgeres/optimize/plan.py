@@ -8,7 +8,6 @@
     drop = ["layer1.3", "layer2.4"]
     ratio = [0.46, 0.44, 0.48]  of the whole float network's latency: predicted, and its 95 % interval
     lost = 0.4                  points, after no more than the modules right behind the gaps were refitted
-    seed = 1                    of the images it is refitted on; 0 unless said
 
 A plan may be edited: `ratio` and `lost` of a set may be left out, they only say where to begin.
 """
@@ -32,15 +31,15 @@ _INTERVAL = 3
 
 
 class Shortened(NamedTuple):
-    """What the network is to lack; `seed` is of the images that the rest is refitted on."""
+    """What the network is to lack, and the time, as `90s`, in which the rest is trained after its refit if at all."""
 
     dropped: tuple[str, ...] = ()
-    seed: int = 0
+    refined: str = ""
 
     @property
     def name(self) -> str:
         """As one string."""
-        return " ".join((*sorted(self.dropped), str(self.seed)))
+        return " ".join((*sorted(self.dropped), self.refined))
 
 
 WHOLE = Shortened()
@@ -52,7 +51,6 @@ class PlannedSet(Config):
     drop: tuple[str, ...] = Field(min_length=1)
     ratio: tuple[float, ...] = Field((), description="predicted, low, high")
     lost: float | None = None
-    seed: int = Field(0, ge=0)
 
     @field_validator("drop")
     @classmethod
@@ -67,11 +65,6 @@ class PlannedSet(Config):
         if len(figures) not in {0, _INTERVAL}:
             raise ValueError(f"has {len(figures)} figures; write value, low, high, or leave it out")
         return figures
-
-    @property
-    def cut(self) -> Shortened:
-        """What is to be made."""
-        return Shortened(self.drop, self.seed)
 
     @property
     def predicted(self) -> Interval | None:

@@ -83,7 +83,7 @@ def recipe_for(bench: Workbench, answer: Winner) -> list[dict[str, Any]]:
     threads = {} if config.threads is None else {"threads": config.threads}
     entries: list[dict[str, Any]] = [_brought(bench), {"use": "export", **batch}]
     if dropped:
-        cut = config.cut(dropped, bench.images, answer.tried.seed).model_dump(
+        cut = config.cut(dropped, bench.images_for(answer.tried.refined), answer.tried.refined).model_dump(
             mode="json", exclude_defaults=True, exclude={"data"}
         )
         entries += [{"use": "prune", **cut}, {"use": "export", **batch}]

@@ -30,9 +30,9 @@ from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
-from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen, drawn_again
+from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, plan_from, toml_text
+from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, Shortened, plan_from, toml_text
 from edgeres.optimize.results import handed_over
 from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
 _SPARE = 1.2  # times what the last step of a kind took
+_TRAINING_SHARE = 0.15  # of the budget, for the training of one network
 _TURN_S = 4.0  # of a network in the session that decides, its start included
 _WARNINGS_SHOWN = 3  # the same sentence for each network is noise
 _HEIGHT_IN = 3.9
@@ -100,7 +101,7 @@ def optimize(
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
     if not config.plan_only:
-        tried = Search(bench, plan.tries, whole, precision, clock, choice).tried()
+        tried = Search(bench, plan.tries, whole, precision, clock).tried()
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target)
         with clock.on("results"):
@@ -149,19 +150,14 @@ def _check_goal(config: OptimizeConfig, whole: Tried) -> None:
 
 @dataclass
 class Search:
-    """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time.
-
-    `drawn`: what was tried besides, of sets as fast as one that decides, chosen on other images.
-    """
+    """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time."""
 
     bench: Workbench
     sets: Sequence[PlannedSet]
     whole: tuple[Tried, ...]
     precision: Precision
     clock: Clock
-    choice: Choice | None
     found: dict[int, tuple[Tried, ...]] = field(default_factory=dict)
-    drawn: list[tuple[Tried, ...]] = field(default_factory=list)
     longest_s: float = 0.0
 
     def tried(self) -> list[Tried]:
@@ -174,62 +170,66 @@ class Search:
                 self._time_together()
             if not self.found:
                 break
-        return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place]), *chain(*self.drawn)]
+        return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place])]
 
     def _try_more(self) -> bool:
-        """Whether any was tried."""
-        before = len(self.found) + len(self.drawn)
-        while (place := self._next()) is not None and self._has_time():
-            self.found[place] = self._attempt(self.sets[place])
-        seeds = self.bench.seeds[1 + len(self.drawn) :] if self._next() is None and self.found else ()
-        for seed in seeds:
-            if self.choice is None or not self._has_time(self.choice.searched_s):
+        """Whether any was tried: those that decide a question, then those that training may bring within a limit."""
+        before = sum(map(len, self.found.values()))
+        while (place := self._next()) is not None and self._has_time(self.longest_s):
+            self._attempt(place, "")
+        while self._next() is None and (place := self._worth_training()) is not None:
+            if not self._has_time(2 * self._training_s):
+                log.info("no time to train a network")
                 break
-            with self.clock.on("choosing again"):
-                other = drawn_again(self.bench, self.choice, self._deciding(), seed)
-            self.drawn.append(self._attempt(other))
-        return len(self.found) + len(self.drawn) > before
+            self._attempt(place, text_from(self._training_s))
+        return sum(map(len, self.found.values())) > before
 
-    def _attempt(self, one: PlannedSet) -> tuple[Tried, ...]:
+    def _attempt(self, place: int, refined: str) -> None:
         precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.costs is None else (self.precision,)
-        began_s = time.perf_counter()
-        with self.clock.on("trying"):
-            tried = self.bench.attempt(one.cut, precisions if self.precision == "int8" else ("fp32",))
-        self.longest_s = max(self.longest_s, time.perf_counter() - began_s)
+        precisions, began_s = precisions if self.precision == "int8" else ("fp32",), time.perf_counter()
+        with self.clock.on("training" if refined else "trying"):
+            tried = self.bench.attempt(Shortened(self.sets[place].drop, refined), precisions)
+        self.found[place] = (*self.found.get(place, ()), *tried)
+        self.longest_s = self.longest_s if refined else max(self.longest_s, time.perf_counter() - began_s)
         log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
-        return tried
 
-    def _has_time(self, before_s: float = 0.0) -> bool:
-        """For another network, and `before_s` to find it."""
-        session_s = _TURN_S * (len(self.whole) + len(self.found) + len(self.drawn) + 1)
-        left_s = self.clock.left_s - self.bench.ending_s - session_s
-        return left_s > _SPARE * (self.longest_s + before_s)
+    def _has_time(self, for_s: float) -> bool:
+        """Beside the session that decides, and what comes after it."""
+        session_s = _TURN_S * (len(self.whole) + sum(map(len, self.found.values())) + 1)
+        return self.clock.left_s - self.bench.ending_s - session_s > _SPARE * for_s
 
-    def _deciding(self) -> PlannedSet:
-        """The mildest set that is fast enough, or that loses too much: one as fast that loses less is wanted."""
+    @property
+    def _training_s(self) -> float:
+        """For one network: a share of the budget, and more than its refit takes."""
+        return max(_TRAINING_SHARE * self.bench.config.budget_s, 2 * self.longest_s)
+
+    def _worth_training(self) -> int | None:
+        """A set not trained so far: the mildest that is fast enough, that loses too much for `fast`, for `accurate`."""
         judged, target = self._judged, self.bench.config.target
         fast = [place for place, one in judged.items() if target is not None and meets(one, target)]
-        failing = [place for place, one in judged.items() if one.lost_points.value > self.bench.config.max_loss]
-        return self.sets[min(fast or failing, default=max(judged))]
+        dear = [place for place, one in judged.items() if one.lost_points.value > self.bench.config.max_loss]
+        some = [place for place, one in judged.items() if not loses_little(one)]
+        first = [min(places) for places in (fast, dear, some) if places]
+        return next((place for place in first if not any(one.refined for one in self.found[place])), None)
 
     @property
     def _judged(self) -> dict[int, Tried]:
-        """By place in the plan, in the precision that counts."""
+        """By place in the plan the best of its set, in the precision that counts."""
         return {
-            place: next(one for one in tries if one.precision == self.precision) for place, tries in self.found.items()
+            place: min((one for one in tries if one.precision == self.precision), key=lambda one: one.lost_points.value)
+            for place, tries in self.found.items()
         }
 
     def _time_together(self) -> None:
         """In one session: the whole network and all that may be an answer."""
-        tries = [*chain(*self.found.values()), *chain(*self.drawn)]
-        asked = [*self.whole, *(one for one in tries if one.precision == self.precision)]
+        asked = [*self.whole, *(one for one in chain(*self.found.values()) if one.precision == self.precision)]
         log.info("timing %d networks together", len(asked))
         told = {(shortened_of(one), one.precision): one for one in self.bench.timed(asked)}
 
         def anew(several: tuple[Tried, ...]) -> tuple[Tried, ...]:
             return tuple(told.get((shortened_of(one), one.precision), one) for one in several)
 
-        self.whole, self.drawn = anew(self.whole), [anew(several) for several in self.drawn]
+        self.whole = anew(self.whole)
         self.found = {place: anew(several) for place, several in self.found.items()}
 
     def _next(self) -> int | None:

@@ -53,7 +53,7 @@ _EVALUATED = 11  # networks on val, at most, for three results: whole twice, the
 _FILES, _START_S, _PAGE_S = 5, 1.0, 4.0  # on the clock of a result: networks, the start of one, page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
 _PACE_IMAGES = 64
-_PLENTY, _DRAWS = 8, 3  # times the images of a draw, and more than one are drawn
+_REFINED_ON = 2000  # images, as many as `recover` takes unless told
 _ROUNDS = 10  # of the session that tries a network; it has `turn_s` for each
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
 log = logging.getLogger(__name__)
@@ -110,18 +110,17 @@ class Workbench:
         usual = CalibrateConfig(data=self.config.data)
         return usual.model_copy(update={"images": min(usual.images, len(self.dataset.train))})
 
-    @property
-    def seeds(self) -> range:
-        """Of the images that sets may be chosen and refitted on: a second and a third draw where train has plenty."""
-        plenty = len(self.dataset.train) >= _PLENTY * self.images
-        return range(self.config.seed, self.config.seed + (_DRAWS if plenty else 1))
+    def images_for(self, refined: str) -> int:
+        """Of train to make up for what is cut, with or without training."""
+        return min(_REFINED_ON, len(self.dataset.train) // 3) if refined else self.images
 
     @cached_property
     def held_out(self) -> Split:
         """The train images to judge on, which nothing else looks at; raises InputError if they are too few."""
         train = self.dataset.train
         used = {*train.sample(self.calibration.images, self.calibration.seed).ids}
-        used = used.union(*(train.sample(self.images, seed).ids for seed in self.seeds))
+        for images in {self.images, self.images_for("refined")}:
+            used.update(train.sample(images, self.config.seed).ids)
         left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
         if len(left) < FEWEST_JUDGED:
             raise InputError(
@@ -139,7 +138,9 @@ class Workbench:
         """The network, refitted where it is cut, as float ONNX."""
         folder, checkpoint = self.folder(cut), self.source
         if cut.dropped:
-            made = self._made("prune", self.source, self.config.cut(cut.dropped, self.images, cut.seed), folder)
+            made = self._made(
+                "prune", self.source, self.config.cut(cut.dropped, self.images_for(cut.refined), cut.refined), folder
+            )
             assert isinstance(made, Checkpoint)
             checkpoint = made
         return self._made("export", checkpoint, ExportConfig(batch=self.config.batch), folder)
@@ -270,4 +271,4 @@ class Workbench:
 
 def shortened_of(one: Tried) -> Shortened:
     """What it lacks."""
-    return Shortened(one.dropped, one.seed)
+    return Shortened(one.dropped, one.refined)

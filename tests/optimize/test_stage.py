@@ -75,6 +75,11 @@ def config_of(**options):
     return OptimizeConfig(**{"data": "digits", "images": 64, "max_loss": 100.0, "budget": "10m", **options})
 
 
+@pytest.fixture(autouse=True)
+def few_to_train_on(monkeypatch):
+    monkeypatch.setattr(tries, "_REFINED_ON", 80)
+
+
 def test_three_networks_with_recipes_and_reports(longer, tmp_path):
     call(Call("import", run="mine", values={"file": longer.path}))
     out = tmp_path / "runs" / "mine" / "01-optimize"
@@ -101,8 +106,7 @@ def test_three_networks_with_recipes_and_reports(longer, tmp_path):
         assert judged["split"] == "val"
         assert one.top1 == pytest.approx(judged["correct_top1"] / judged["n"])
     assert not (out / "tried").exists()
-    spent = {"whole network", "choosing", "trying", "choosing again", "timing", "results"}
-    assert set(found.spent_s) == spent
+    assert {*found.spent_s} == {"whole network", "choosing", "trying", "training", "timing", "results"}
     write_report(done.report, out / "report.json")
     summary = report(out.parent, ReportConfig())
     page = (out.parent / "report.html").read_text()
@@ -135,7 +139,7 @@ def test_val_is_not_looked_at_before_the_results(checkpoint, one_set, tmp_path, 
 def test_what_is_judged_on_was_not_used_for_anything_else(checkpoint, tmp_path):
     bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", Place(measure=clock))
     train = bench.dataset.train
-    chosen = {name for seed in (0, 1, 2) for name in train.sample(bench.images, seed).ids}
+    chosen = {name for refined in ("", "60s") for name in train.sample(bench.images_for(refined), 0).ids}
     calibrated = {*train.sample(bench.calibration.images, bench.calibration.seed).ids}
     assert not {*bench.held_out.ids} & (chosen | calibrated)
     assert len(bench.held_out) == len(train) - len(chosen | calibrated)
@@ -190,16 +194,20 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
     assert all(one.lost_points.value >= 0 for one in found.tried)  # nobody agrees more with a network than itself
 
 
-def test_time_that_is_left_draws_other_images_for_a_set_that_decides(checkpoint, tmp_path, monkeypatch):
+def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    done = optimize(checkpoint, config_of(latency="0.4x"), tmp_path / "out", place=Place(measure=clock))
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.02)
+    config = config_of(latency="0.4x", plan=one_set)
+    done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
-    drawn = [one for one in found.tried if one.seed]
-    assert {one.seed for one in drawn} == {1, 2}
-    assert {len(one.dropped) for one in drawn} == {1}  # three eighths of the latency, as few as are fast enough
-    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "other", Place(measure=clock))
-    used = {name for seed in bench.seeds for name in bench.dataset.train.sample(bench.images, seed).ids}
+    trained = [one for one in found.tried if one.refined]
+    assert {one.precision for one in trained} == {"fp32", "int8"}
+    assert {one.dropped for one in trained} == {("layer2.0",)}
+    assert trained[0].name == "less 1 trained, fp32"
+    bench = tries.Workbench(checkpoint, config, tmp_path / "other", Place(measure=clock))
+    used = {*bench.dataset.train.sample(bench.images_for(trained[0].refined), 0).ids}
+    assert len(used) > bench.images
     assert not {*bench.held_out.ids} & used
 
 

@@ -23,11 +23,11 @@ _MARKERS: dict[Precision, str] = {"fp32": "s", "int8": "o"}
 class Tried(Record):
     """One network: what it lacks, what it lost, and its share of the whole float network's latency.
 
-    `seed`: of the images it was chosen and refitted on.
+    `refined`: the time it was given to be trained in after the refit, as options of `prune` have it; empty for none.
     """
 
     dropped: tuple[str, ...]
-    seed: int = 0
+    refined: str = ""
     precision: Precision
     lost_points: Interval
     ratio: Interval
@@ -35,8 +35,9 @@ class Tried(Record):
 
     @property
     def name(self) -> str:
-        """`less 8, int8`, `whole, fp32`."""
-        return f"{f'less {len(self.dropped)}' if self.dropped else 'whole'}, {self.precision}"
+        """`less 8, int8`, `less 8 trained, int8`, `whole, fp32`."""
+        less = f"less {len(self.dropped)}{' trained' if self.refined else ''}"
+        return f"{less if self.dropped else 'whole'}, {self.precision}"
 
 
 class Result(Record):
@@ -103,12 +104,12 @@ def on_front(tried: Sequence[Tried]) -> list[Tried]:
 def lines_of(found: Frontier) -> Iterable[str]:
     """The tables for people, a line a row: what was tried, then the three."""
     front, named = on_front(found.tried), found.named
-    yield f"{'network':<16}{'of whole':>9}{'p50':>11}   {f'{found.lost_are} lost':<15} front"
+    yield f"{'network':<22}{'of whole':>9}{'p50':>11}   {f'{found.lost_are} lost':<15} front"
     for one in sorted(found.tried, key=lambda one: -one.ratio.value):
         lost = "" if one is found.tried[0] else _points(one.lost_points)
         mark = ("*" if one in front else " ") + f" {named.get(one, '')}"
         time = f"{one.latency_ms.value:8.3f} ms"
-        yield f"{one.name:<16}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
+        yield f"{one.name:<22}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
     right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
     yield (
         f"judged on {found.n:,} train images that nothing else used ({found.dataset}){right}; {found.runtime}, batch"

@@ -53,7 +53,11 @@ def optimize_call(
     asked = {"file": source, **brought}
     config = config_from(ImportConfig, asked, "optimize", as_options=True)
     config.check()
-    known = _imported(stage_key("import", None, config)) if run is None else None
+    own = {name: value for name, value in values.items() if name != "timeout_s"}
+    config_from(OptimizeConfig, own, "optimize", as_options=True).check()  # before anything is imported
+    if on:
+        board_named(on)
+    known = _imported(stage_key("import", None, config), run)
     if known is not None:
         log.info("imported before: %s", known)
         return call(Call("optimize", known, values=values, on=on))
@@ -125,9 +129,10 @@ class _Board:
         return sorted((self._folder / model.sha256[:12]).glob("*"))
 
 
-def _imported(key: str) -> Path | None:
-    """What the very same import made before."""
-    for path in sorted(runs_root().glob("*/00-import")) if runs_root().is_dir() else ():
+def _imported(key: str, run: str | None) -> Path | None:
+    """What the very same import made before, in the run of that name if one is named."""
+    places = runs_root().glob("*/*-import") if run is None else (runs_root() / run).glob("*-import")
+    for path in sorted(places):
         for folder, report in Run(path.parent).reports():
             if folder.path == path and report.key == key and (model := folder.model()) is not None:
                 return model.path

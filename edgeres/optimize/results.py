@@ -25,7 +25,7 @@ from edgeres.optimize.answers import Winner
 from edgeres.optimize.plan import WHOLE
 from edgeres.optimize.tries import Workbench, shortened_of
 from edgeres.pipeline.chain import Chain
-from edgeres.pipeline.recipe import Recipe, planned, toml_text
+from edgeres.pipeline.recipe import Recipe, config_of, planned, toml_text
 
 _BRINGS = {"import", "train"}
 log = logging.getLogger(__name__)
@@ -101,10 +101,9 @@ def _brought(bench: Workbench) -> dict[str, Any]:
     report = record_from_json(StageReport, path) if path.is_file() else None
     if report is None or report.stage not in _BRINGS:
         return {"use": "import", "file": str(bench.source.path)}
-    return {
-        "use": report.stage,
-        **{name: value for name, value in report.config.items() if value not in (None, [], ())},
-    }
+    known = {name: value for name, value in report.config.items() if value is not None}
+    how = config_from(config_of(report.stage), known, str(path))
+    return {"use": report.stage, **how.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _on_val(run: Run) -> Mapping[str, Any]:

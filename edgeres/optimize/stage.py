@@ -29,12 +29,14 @@ from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.models import check_module_names
 from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
 from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, Shortened, plan_from, toml_text
 from edgeres.optimize.results import handed_over
 from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
+from edgeres.prune.choose import candidates_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
 _SPARE = 1.2  # times what the last step of a kind took
 _TRAINING_SHARE = 0.15  # of the budget, for the training of one network
-_TURN_S = 4.0  # of a network in the session that decides, its start included
+_TURN_S = 3.0  # of a network in the session that decides
 _WARNINGS_SHOWN = 3  # the same sentence for each network is noise
 _HEIGHT_IN = 3.9
 log = logging.getLogger(__name__)
@@ -83,6 +85,9 @@ def optimize(
     require("matplotlib", "report")
     plan = plan_from(config.plan, source.sha256) if config.plan else None
     bench = Workbench(source, config, out_dir, place)
+    candidates_of(source.spec, config.keep)
+    for one in plan.tries if plan else ():
+        check_module_names(source.spec, one.drop)
     _ = bench.held_out  # images that do not do are refused before anything is made of them
     with clock.on("whole network"):
         whole = _whole(bench, clock)
@@ -95,8 +100,7 @@ def optimize(
             choice = chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
         plan = choice.plan
         recorder.warnings += choice.warnings
-        log.info("the plan:")
-        for line in plan.lines():
+        for line in () if config.plan_only else plan.lines():
             log.info("%s", line)
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
@@ -104,6 +108,8 @@ def optimize(
         tried = Search(bench, plan.tries, whole, precision, clock).tried()
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target)
+        if plan.tries and len(tried) == len(whole):
+            misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
         with clock.on("results"):
             for answer in answers:
                 results.append(handed_over(bench, answer, results))
@@ -130,10 +136,15 @@ def optimize(
 
 def _whole(bench: Workbench, clock: Clock) -> tuple[Tried, ...]:
     """The whole network in float and INT8; raises InputError if that leaves no time for anything else."""
-    began_s = time.perf_counter()
+    began_s, asked_s = time.perf_counter(), bench.config.budget_s
+    if (needed_s := bench.least_s) > asked_s:
+        raise InputError(
+            f"--budget {bench.config.budget} is too short to try anything: judging the whole network twice and the last"
+            f" tables take {text_from(needed_s)} here; give twice that or more"
+        )
     whole = bench.attempt(WHOLE, ("fp32", "int8"))
     took_s = time.perf_counter() - began_s
-    if (needed_s := took_s + _SPARE * took_s + bench.ending_s) > bench.config.budget_s:
+    if (needed_s := took_s + _SPARE * took_s + bench.ending_s) > asked_s:
         raise InputError(
             f"--budget {bench.config.budget} is too short to try anything: the whole network alone took"
             f" {text_from(took_s)}, and as much again and the last tables are needed: {text_from(needed_s)} or more"
@@ -195,7 +206,7 @@ class Search:
 
     def _has_time(self, for_s: float) -> bool:
         """Beside the session that decides, and what comes after it."""
-        session_s = _TURN_S * (len(self.whole) + sum(map(len, self.found.values())) + 1)
+        session_s = (_TURN_S + self.bench.start_s) * (len(self.whole) + sum(map(len, self.found.values())) + 1)
         return self.clock.left_s - self.bench.ending_s - session_s > _SPARE * for_s
 
     @property
@@ -263,7 +274,7 @@ def _written(
             name: {"saved_ms": saved[name], "lost_points_alone": lost} for name, lost in choice.alone.items()
         }
     if recorder.config.plan_only:  # type: ignore[attr-defined]
-        recorder.notes += [*plan.lines(), f"{out_dir / PLAN_NAME}: try it with --plan"]
+        recorder.notes += [*plan.lines(), f"to try them: edgeres optimize ... --plan {out_dir / PLAN_NAME}"]
     else:
         recorder.notes += lines_of(found)
         shutil.rmtree(out_dir / "tried")

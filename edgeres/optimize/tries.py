@@ -50,9 +50,9 @@ _JUDGING_SHARE = 0.02  # of the budget, to judge the whole float network
 _VAL_SHARE = 0.15  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
 _EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
-_FILES, _START_S, _PAGE_S = 5, 1.0, 4.0  # on the clock of a result: networks, the start of one, page and pictures
+_FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
-_PACE_IMAGES = 64
+_PACE_IMAGES = 16
 _REFINED_ON = 2000  # images, as many as `recover` takes unless told
 _ROUNDS = 10  # of the session that tries a network; it has `turn_s` for each
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
@@ -86,6 +86,7 @@ class Workbench:
     place: Place = HERE
     turn_s: float = 1.5  # of each network in the session that tries it
     last: Session = field(default=Session(()), init=False)  # on the clock
+    start_s: float = field(default=1.0, init=False)  # of a network in a session, the slowest seen
 
     @cached_property
     def kept(self) -> Kept[tuple[Tried, ...]]:
@@ -195,8 +196,14 @@ class Workbench:
 
     @property
     def ending_s(self) -> float:
-        """What the three results will take, at the pace of what was judged."""
-        return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + _START_S) + _PAGE_S)
+        """What the three results will take, at the pace of what was judged and timed."""
+        page_s = _PAGE_S * max(1.0, self.start_s)  # a busy machine is slow at everything
+        return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + self.start_s) + page_s)
+
+    @property
+    def least_s(self) -> float:
+        """What judging the whole network, twice and on few images, and the end need at least."""
+        return self._pace_s * (self.calibration.images + 2 * len(self.judged_on)) + self.ending_s
 
     @property
     def bench_s(self) -> float:
@@ -207,8 +214,10 @@ class Workbench:
         """The models in turns."""
         threads = self.config.threads or default_threads()
         own = {"batch": self.config.batch, "threads": threads, "seed": self.config.seed}
+        began_s = time.perf_counter()
         found = self.place.measure(models, BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own))
-        self.last = found
+        self.last, took_s = found, time.perf_counter() - began_s
+        self.start_s = max(self.start_s, took_s / len(models) - seconds)
         return found
 
     @property

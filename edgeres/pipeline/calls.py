@@ -98,7 +98,7 @@ def _check_finite(model: Model | None) -> None:
 def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
     """A warning where pruning, asked for without a source, goes on from what is already pruned."""
     dropped = source.spec.dropped
-    if stage not in {"prune", "sweep"} or not dropped:
+    if stage not in {"prune", "sweep", "optimize"} or not dropped:
         return None
     modules = f"{len(dropped)} module{'' if len(dropped) == 1 else 's'}"
     models = [model for _, model in run.models()] if run else []

@@ -81,3 +81,17 @@ def test_a_network_outside_of_runs_is_imported_once(checkpoint, tmp_path, monkey
     assert [one.path for one in taken] == [tmp_path / "runs" / "elsewhere" / "00-import" / "model.safetensors"] * 2
     with pytest.raises(InputError, match="--arch says how a network is imported; this one is in a run"):
         optimize_call(checkpoint.path, None, {"data": "digits"}, {"arch": "resnet8"})
+
+
+def test_options_are_read_before_anything_is_imported(checkpoint_of, spec_of, tmp_path):
+    outside = checkpoint_of(spec_of("resnet8", width=4))
+    for values, said in (
+        ({}, "data"),
+        ({"data": "digits", "budget": "soon"}, "soon"),
+        ({"data": "digits", "batch": 0}, "batch"),
+    ):
+        with pytest.raises(InputError, match=said):
+            optimize_call(outside.path, None, values, {})
+    with pytest.raises(InputError, match="nosuch"):
+        optimize_call(outside.path, None, {"data": "digits"}, {}, "nosuch")
+    assert not (tmp_path / "runs").exists()

@@ -76,7 +76,9 @@ def config_of(**options):
 
 
 @pytest.fixture(autouse=True)
-def few_to_train_on(monkeypatch):
+def no_training(monkeypatch):
+    """There is no time for it, and few images."""
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 10.0)
     monkeypatch.setattr(tries, "_REFINED_ON", 80)
 
 
@@ -106,7 +108,7 @@ def test_three_networks_with_recipes_and_reports(longer, tmp_path):
         assert judged["split"] == "val"
         assert one.top1 == pytest.approx(judged["correct_top1"] / judged["n"])
     assert not (out / "tried").exists()
-    assert {*found.spent_s} == {"whole network", "choosing", "trying", "training", "timing", "results"}
+    assert {*found.spent_s} == {"whole network", "choosing", "trying", "timing", "results"}
     write_report(done.report, out / "report.json")
     summary = report(out.parent, ReportConfig())
     page = (out.parent / "report.html").read_text()
@@ -151,7 +153,7 @@ def test_a_plan_is_made_and_another_followed(checkpoint, one_set, tmp_path):
     plan = plan_from(out / "plan.toml", checkpoint.sha256)
     assert plan.tries
     assert not record_from_json(Frontier, done.output.path).results
-    assert any("try it with --plan" in note for note in done.report.notes)
+    assert any("--plan" in note for note in done.report.notes)
     for one in plan.tries:  # by the clock: half of it for INT8, a quarter for the stem and each module
         assert one.predicted.value == pytest.approx((4 - len(one.drop)) / 8, abs=1e-4)
     done = optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", place=Place(measure=clock))
@@ -249,11 +251,14 @@ def test_an_embedding_is_held_against_the_whole_networks(tmp_path):
         ({"latency": "1.5x"}, r"--latency 1\.5x: say milliseconds such as 4ms, or a share below 1"),
         ({"budget": "1s"}, r"--budget 1s is too short to try anything: .* or more"),
         ({"plan": "gone.toml"}, r"--plan gone\.toml does not exist"),
+        ({"plan": "unknown.toml"}, r"layer9\.9"),
         ({"keep": ("layer9.9",)}, r"layer9\.9"),
         ({"keep": tuple(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0,))}, "none may be dropped"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(checkpoint, tmp_path, options, said):
+    text = f'model_sha256 = "{checkpoint.sha256}"\n[[tries]]\ndrop = ["layer9.9"]\n'
+    (tmp_path / "unknown.toml").write_text(text)
     with pytest.raises(InputError, match=said) as err:
         optimize(checkpoint, config_of(**options), tmp_path / "out", place=Place(measure=clock))
     assert "\n" not in str(err.value)
@@ -268,3 +273,23 @@ def test_too_few_images_to_judge_on(checkpoint, tmp_path):
         optimize(
             checkpoint, config_of(data=f"npz:{tmp_path / 'few.npz'}"), tmp_path / "out", place=Place(measure=clock)
         )
+
+
+def test_a_recipe_says_of_how_the_network_was_brought_only_what_was_said(checkpoint, tmp_path):
+    made = call(Call("import", run="mine", values={"file": checkpoint.path})).output
+    bench = tries.Workbench(Checkpoint(made.path), config_of(), tmp_path / "out", Place(measure=clock))
+    assert results._brought(bench) == {"use": "import", "file": str(checkpoint.path)}
+
+
+def test_a_budget_that_the_pace_of_a_few_images_forbids_is_refused_at_once(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(tries.Workbench, "_pace_s", 1.0)
+    monkeypatch.setattr(tries.Workbench, "attempt", lambda *_: pytest.fail("the whole network was judged"))
+    with pytest.raises(InputError, match="judging the whole network twice and the last tables take"):
+        optimize(checkpoint, config_of(), tmp_path / "out", place=Place(measure=clock))
+
+
+def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path):
+    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", Place(measure=clock))
+    quick = bench.ending_s
+    bench.start_s = 4.0
+    assert bench.ending_s == pytest.approx(quick + 3 * (5 * 3 + 4 * 3))

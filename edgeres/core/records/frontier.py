@@ -115,8 +115,11 @@ def lines_of(found: Frontier) -> Iterable[str]:
         f"judged on {found.n:,} train images that nothing else used ({found.dataset}){right}; {found.runtime}, batch"
         f" {found.batch}, {found.threads} thread{'s' if found.threads > 1 else ''}"
     )
+    told: dict[Tried, str] = {}
     for result in found.results:
-        yield result_line(result, found.lost_are)
+        twin = told.setdefault(result.tried, result.name)
+        same = "" if twin == result.name else f"; the same network as {twin}"
+        yield result_line(result, found.lost_are) + same
     yield from found.misses
 
 

@@ -222,7 +222,7 @@ def latency_between(before: StageNetwork, after: StageNetwork) -> Change | None:
 
     Nor is a measurement held against itself, as that of a file which two stages made.
     """
-    if before.latency is None or after.latency is None or before.latency.runtime != after.latency.runtime:
+    if before.latency is None or after.latency is None or before.latency.executor != after.latency.executor:
         return None
     if before.latency == after.latency:
         return None

@@ -6,6 +6,7 @@ from typing_extensions import Self
 
 from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
 from edgeres.core.errors import require
+from edgeres.core.metrics import FUSED
 from edgeres.graph.session import answering, session_from
 from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
 
@@ -21,7 +22,7 @@ class OrtRunner:
         self.batch = model.batch
         self.name = f"onnxruntime {self._ort.__version__} cpu"
         if "int8" in model.precision:
-            self.name += " literal Q/DQ" if self._literal else " fused Q/DQ"
+            self.name += " literal Q/DQ" if self._literal else FUSED
 
     def __enter__(self) -> Self:
         """Creates the session; raises InputError if ONNX Runtime refuses the graph."""

@@ -295,6 +295,22 @@ def test_a_pruned_graph_is_compared_with_the_whole_one_on_its_runtime(fake_run):
     assert "2.00× faster" in summary.headline
 
 
+def test_pairs_that_a_runtime_fuses_make_no_other_runtime_of_it(fake_run):
+    _, whole = fake_run.model("export", "model.onnx", 1000)
+    _, small = fake_run.model("quantize", "model.int8.onnx", 300, source=whole)
+    _, other = fake_run.model("qat", "model.int8.onnx", 301, source=whole)
+    ort = "onnxruntime 1.20.0 cpu"
+    latencies = (
+        fake_run.latency(whole, 2.0, ort),
+        fake_run.latency(small, 1.0, f"{ort} fused Q/DQ"),
+        fake_run.latency(other, 1.0, f"{ort} literal Q/DQ"),
+    )
+    fake_run.stage("bench", latency=latencies)
+    rows = rows_from(fake_run.path).rows
+    assert rows[1].versus_first.latency_ratio.value == pytest.approx(0.5, rel=0.05)
+    assert rows[2].versus_first.latency_ratio is None
+
+
 def test_a_speed_that_cannot_be_told_apart_is_no_gain(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     _, second = fake_run.model("recover", "model.safetensors", 1001, source=first)

@@ -186,13 +186,14 @@ class Search:
     def _try_more(self) -> bool:
         """Whether any was tried: those that decide a question, then those that training may bring within a limit."""
         before = sum(map(len, self.found.values()))
-        while (place := self._next()) is not None and self._has_time(self.longest_s):
+        while (place := self._next()) is not None and self._spare_s > _SPARE * self.longest_s:
             self._attempt(place, "")
         while self._next() is None and (place := self._worth_training()) is not None:
-            if not self._has_time(2 * self._training_s):
+            training_s = min(_TRAINING_SHARE * self.bench.config.budget_s, self._spare_s / _SPARE - self.longest_s)
+            if training_s < 2 * self.longest_s:  # of which a refit and little else would come
                 log.info("no time to train a network")
                 break
-            self._attempt(place, text_from(self._training_s))
+            self._attempt(place, text_from(training_s))
         return sum(map(len, self.found.values())) > before
 
     def _attempt(self, place: int, refined: str) -> None:
@@ -204,15 +205,11 @@ class Search:
         self.longest_s = self.longest_s if refined else max(self.longest_s, time.perf_counter() - began_s)
         log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
 
-    def _has_time(self, for_s: float) -> bool:
-        """Beside the session that decides, and what comes after it."""
-        session_s = (_TURN_S + self.bench.start_s) * (len(self.whole) + sum(map(len, self.found.values())) + 1)
-        return self.clock.left_s - self.bench.ending_s - session_s > _SPARE * for_s
-
     @property
-    def _training_s(self) -> float:
-        """For one network: a share of the budget, and more than its refit takes."""
-        return max(_TRAINING_SHARE * self.bench.config.budget_s, 2 * self.longest_s)
+    def _spare_s(self) -> float:
+        """What is left beside the session that decides, and what comes after it."""
+        session_s = (_TURN_S + self.bench.start_s) * (len(self.whole) + sum(map(len, self.found.values())) + 1)
+        return self.clock.left_s - self.bench.ending_s - session_s
 
     def _worth_training(self) -> int | None:
         """A set not trained so far: the mildest that is fast enough, that loses too much for `fast`, for `accurate`."""

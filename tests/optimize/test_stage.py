@@ -78,7 +78,7 @@ def config_of(**options):
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
     """There is no time for it, and few images."""
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 10.0)
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.0)
     monkeypatch.setattr(tries, "_REFINED_ON", 80)
 
 

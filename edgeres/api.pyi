@@ -12,6 +12,7 @@ from edgeres.compile.stage import compile_engine as _compile_engine
 from edgeres.core.artifacts import Artifact as Artifact
 from edgeres.core.artifacts import Checkpoint as Checkpoint
 from edgeres.core.artifacts import Engine as Engine
+from edgeres.core.artifacts import FrontierFile as FrontierFile
 from edgeres.core.artifacts import LatencyTableFile as LatencyTableFile
 from edgeres.core.artifacts import LesionTableFile as LesionTableFile
 from edgeres.core.artifacts import Model as Model
@@ -40,6 +41,8 @@ from edgeres.models.importing import import_checkpoint as _import_checkpoint
 from edgeres.models.own_modules import drop as _drop
 from edgeres.models.own_modules import load as _load
 from edgeres.models.own_modules import trace as _trace
+from edgeres.optimize.config import OptimizeConfig as OptimizeConfig
+from edgeres.optimize.stage import optimize as _optimize
 from edgeres.prune.config import PruneConfig as PruneConfig
 from edgeres.prune.config import RecoverConfig as RecoverConfig
 from edgeres.prune.config import SweepConfig as SweepConfig
@@ -96,6 +99,7 @@ gradients: _Source[GradientsConfig, StudyFile]
 import_checkpoint: _Source[ImportConfig, Checkpoint]
 latency_table: _Stage[Checkpoint, LatencyConfig, LatencyTableFile]
 lesion: _Stage[Checkpoint, LesionConfig, LesionTableFile]
+optimize: _Stage[Checkpoint, OptimizeConfig, FrontierFile]
 ordering: _Source[OrderingConfig, StudyFile]
 paths: _Stage[Checkpoint, PathsConfig, StudyFile]
 prune: _Stage[Checkpoint, PruneConfig, Checkpoint]

@@ -58,6 +58,7 @@ BASES = {
     "train": "resnet8 --data digits -o t.safetensors",
     "import": "m.safetensors -o i.safetensors",
     "lesion": "m.safetensors --data digits -o l.json",
+    "optimize": "m.safetensors --data digits --budget 2s",
     "prune": "m.safetensors --data digits --drop 1 -o p.safetensors",
     "recover": "p.safetensors --data digits --teacher m.safetensors -o r.safetensors",
     "export": "m.safetensors -o x.onnx",

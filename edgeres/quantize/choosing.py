@@ -83,7 +83,7 @@ class CalibrationImages:
     @cached_property
     def _others(self) -> Any:
         rest = self._without(set(self._split.ids))
-        return rest.sample(min(_HELD_OUT, len(rest)), self.table.seed)
+        return rest.sample(min(_HELD_OUT, len(rest)), self.table.seed) if len(rest) else rest
 
     def _without(self, used: set[str]) -> Any:
         train = self._dataset.train

@@ -102,7 +102,7 @@ def test_every_study_has_help(name):
 
 
 def test_every_stage_is_a_command():
-    others = {"latency": "bench --per-module", "sweep": "prune --sweep"}
+    others = {"latency": "bench --per-module", "sweep": "prune --sweep", "optimize": "optimize"}
     assert STAGE_COMMANDS.keys() | STUDIES.keys() | others.keys() == STAGES.keys()
     assert MEASURES.keys() <= COMMANDS.keys()
 

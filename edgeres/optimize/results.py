@@ -23,7 +23,7 @@ from edgeres.core.stage import REPORT_NAME, StageReport
 from edgeres.evaluate.closeness import lost_of
 from edgeres.optimize.answers import Winner
 from edgeres.optimize.plan import WHOLE
-from edgeres.optimize.tries import Workbench, shortened_of
+from edgeres.optimize.tries import EFFORT, Workbench, shortened_of
 from edgeres.pipeline.chain import Chain
 from edgeres.pipeline.recipe import Recipe, config_of, planned, toml_text
 
@@ -89,7 +89,10 @@ def recipe_for(bench: Workbench, answer: Winner) -> list[dict[str, Any]]:
         entries += [{"use": "prune", **cut}, {"use": "export", **batch}]
     if answer.tried.precision == "int8":
         scales = bench.calibration.model_dump(mode="json", exclude_defaults=True, exclude={"data"})
-        entries += [{"use": "calibrate", **scales}, {"use": "quantize", "profile": bench.place.profile}]
+        entries += [
+            {"use": "calibrate", **scales},
+            {"use": "quantize", "profile": bench.place.profile, "effort": EFFORT},
+        ]
     few = {"images": bench.on_val} if bench.on_val < len(bench.dataset.val) else {}
     clock = {"use": "bench", "seconds": bench.bench_s, **batch, **threads}
     return [*entries, {"use": "eval", **few, **threads}, clock, {"use": "report"}]

@@ -90,7 +90,7 @@ def optimize(
         check_module_names(source.spec, one.drop)
     _ = bench.held_out  # images that do not do are refused before anything is made of them
     with clock.on("whole network"):
-        whole = _whole(bench, clock)
+        whole = _whole(bench)
     _check_goal(config, whole[0])
     precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
     choice = None
@@ -134,7 +134,7 @@ def optimize(
     return _written(found, recorder, out_dir, choice, plan, clock)
 
 
-def _whole(bench: Workbench, clock: Clock) -> tuple[Tried, ...]:
+def _whole(bench: Workbench) -> tuple[Tried, ...]:
     """The whole network in float and INT8; raises InputError if that leaves no time for anything else."""
     began_s, asked_s = time.perf_counter(), bench.config.budget_s
     if (needed_s := bench.least_s) > asked_s:
@@ -208,8 +208,14 @@ class Search:
     @property
     def _spare_s(self) -> float:
         """What is left beside the session that decides, and what comes after it."""
-        session_s = (_TURN_S + self.bench.start_s) * (len(self.whole) + sum(map(len, self.found.values())) + 1)
+        asked = len(self.whole) + len(self._that_count) + 1
+        session_s = (_TURN_S + self.bench.start_s) * asked
         return self.clock.left_s - self.bench.ending_s - session_s
+
+    @property
+    def _that_count(self) -> list[Tried]:
+        """Those in the faster precision."""
+        return [one for one in chain(*self.found.values()) if one.precision == self.precision]
 
     def _worth_training(self) -> int | None:
         """A set not trained so far: the mildest that is fast enough, that loses too much for `fast`, for `accurate`."""
@@ -230,7 +236,7 @@ class Search:
 
     def _time_together(self) -> None:
         """In one session: the whole network and all that may be an answer."""
-        asked = [*self.whole, *(one for one in chain(*self.found.values()) if one.precision == self.precision)]
+        asked = [*self.whole, *self._that_count]
         log.info("timing %d networks together", len(asked))
         told = {(shortened_of(one), one.precision): one for one in self.bench.timed(asked)}
 

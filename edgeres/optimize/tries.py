@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 Measure = Callable[[Sequence[Model], BenchConfig], Session]
 MOST_JUDGED, FEWEST_JUDGED = 5000, 200
+EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images that are judged on
 _JUDGING_SHARE = 0.02  # of the budget, to judge the whole float network
 _VAL_SHARE = 0.15  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
@@ -54,7 +55,7 @@ _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page 
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
 _PACE_IMAGES = 16
 _REFINED_ON = 2000  # images, as many as `recover` takes unless told
-_ROUNDS = 10  # of the session that tries a network; it has `turn_s` for each
+_TURN_S, _ROUNDS = 1.5, 10  # of each network in the session that tries one
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,6 @@ class Workbench:
     config: OptimizeConfig
     out_dir: Path
     place: Place = HERE
-    turn_s: float = 1.5  # of each network in the session that tries it
     last: Session = field(default=Session(()), init=False)  # on the clock
     start_s: float = field(default=1.0, init=False)  # of a network in a session, the slowest seen
 
@@ -153,7 +153,7 @@ class Workbench:
             return model
         self._made("calibrate", model, self.calibration, folder)
         scales = next(folder.glob("*-calibrate")) / "scales.json"
-        how = QuantizeConfig(scales=scales, profile=self.place.profile, data=self.config.data)
+        how = QuantizeConfig(scales=scales, profile=self.place.profile, effort=EFFORT, data=self.config.data)
         return self._made("quantize", model, how, folder)
 
     def attempt(self, cut: Shortened, precisions: Sequence[Precision]) -> tuple[Tried, ...]:
@@ -166,8 +166,9 @@ class Workbench:
             for one in precisions
         ]
         lost = [self._lost(self.in_precision(one.precision, cut)) for one in asked]
-        judged = [one.model_copy(update={"lost_points": of}) for one, of in zip(asked, lost, strict=True)]
-        tried = self.timed(judged, seconds=self.turn_s, rounds=_ROUNDS)
+        n = len(self.judged_on)
+        judged = [one.model_copy(update={"lost_points": of, "n": n}) for one, of in zip(asked, lost, strict=True)]
+        tried = self.timed(judged, seconds=_TURN_S, rounds=_ROUNDS)
         for one in tried:
             log.info(
                 "%s: %.3f of the latency, %.2f points lost (%.0f s)",
@@ -227,8 +228,9 @@ class Workbench:
 
     @cached_property
     def judged_on(self) -> Split:
-        """The held-out images, as many as the budget allows."""
-        fitting = int(_JUDGING_SHARE * self.config.budget_s / self._pace_s)
+        """The held-out images: as many as the budget allows, or as an interrupted call has judged on."""
+        before = [one.n for tried in self.kept.records.values() for one in tried]
+        fitting = before[0] if before else int(_JUDGING_SHARE * self.config.budget_s / self._pace_s)
         return self.held_out.sample(min(MOST_JUDGED, len(self.held_out), max(fitting, 2 * FEWEST_JUDGED)), 0)
 
     @cached_property

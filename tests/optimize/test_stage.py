@@ -169,13 +169,17 @@ def test_an_interrupted_call_goes_on_from_what_it_kept(checkpoint, one_set, tmp_
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", interrupted)
+    monkeypatch.setattr(tries.Workbench, "_pace_s", 0.03)  # of a slow moment: few images
     with pytest.raises(KeyboardInterrupt):
         optimize(checkpoint, config_of(plan=one_set), out, place=Place(measure=clock))
     kept = (out / "tried.json").read_text()
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", real)
     monkeypatch.setattr(tries, "execute", lambda stage, *_: made.append(stage))
+    monkeypatch.setattr(tries.Workbench, "_pace_s", 1e-6)
     optimize(checkpoint, config_of(plan=one_set), out, place=Place(measure=clock))
     assert kept.count("lost_points") >= 4
+    found = record_from_json(Frontier, out / "frontier.json")
+    assert {one.n for one in found.tried} == {found.n}  # although the pace is another now
     assert made == []
 
 
@@ -293,3 +297,11 @@ def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path
     quick = bench.ending_s
     bench.start_s = 4.0
     assert bench.ending_s == pytest.approx(quick + 3 * (5 * 3 + 4 * 3))
+
+
+def test_nothing_that_quantizes_learns_from_images_that_are_judged_on(checkpoint, tmp_path):
+    for profile in ("ort-cpu", "tensorrt"):
+        bench = tries.Workbench(checkpoint, config_of(), tmp_path / profile, Place(profile, measure=clock))
+        bench.in_precision("int8")
+        (report,) = bench.folder(tries.WHOLE).glob("*-quantize/report.json")
+        assert json.loads(report.read_text())["results"]["effort"] == "quick"

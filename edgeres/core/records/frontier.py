@@ -1,8 +1,8 @@
 """What `edgeres optimize` found: the networks it tried, loss against latency, the three handed over, their picture.
 
-A loss is in points of top-1 on train images that nothing else looked at, paired with the whole network, or, where no
-label says what is right, in hundredths of what its outputs are away from the whole network's (`core.measures`). A
-latency is a share of the whole float network's, from a session in which both took turns.
+A loss is in points of top-1 on train images that were not chosen, refitted or calibrated on, paired with the whole
+network, or, where no label says what is right, in hundredths of what its outputs are away from the whole network's
+(`core.measures`). A latency is a share of the whole float network's, from a session in which both took turns.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ _MARKERS: dict[Precision, str] = {"fp32": "s", "int8": "o"}
 class Tried(Record):
     """One network: what it lacks, what it lost, and its share of the whole float network's latency.
 
-    `refined`: the time it was given to be trained in after the refit, as options of `prune` have it; empty for none.
+    `n`: images it was judged on. `refined`: the time it was given to be trained in after the refit, as options of
+    `prune` have it; empty for none.
     """
 
     dropped: tuple[str, ...]
     refined: str = ""
+    n: int = 0
     precision: Precision
     lost_points: Interval
     ratio: Interval
@@ -112,8 +114,8 @@ def lines_of(found: Frontier) -> Iterable[str]:
         yield f"{one.name:<22}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
     right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
     yield (
-        f"judged on {found.n:,} train images that nothing else used ({found.dataset}){right}; {found.runtime}, batch"
-        f" {found.batch}, {found.threads} thread{'s' if found.threads > 1 else ''}"
+        f"judged on {found.n:,} train images not chosen, refitted or calibrated on ({found.dataset}){right};"
+        f" {found.runtime}, batch {found.batch}, {found.threads} thread{'s' if found.threads > 1 else ''}"
     )
     told: dict[Tried, str] = {}
     for result in found.results:

@@ -63,7 +63,9 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
         if share > hopeless:
             continue
         searched = chooser.choose(Goal(gain, most * share))
-        found = {len(one.dropped): one for one in searched.levels}
+        for one in searched.levels:
+            before = found.setdefault(len(one.dropped), one)
+            found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
         lost = -chooser.points(searched.best.dropped)
         log.info("choosing: %s, %.1f points lost before a refit", _said(searched.best), lost)
         if lost > _HOPELESS * config.max_loss:

@@ -12,7 +12,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
 from edgeres.costs.check import Target, amount_from
-from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
+from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, USUAL_EPOCHS, PruneConfig
 
 _LEAST_IMAGES = 2 * FEWEST_TO_CHOOSE_ON  # half of them repair what the other half judges
 
@@ -64,8 +64,10 @@ class OptimizeConfig(Config):
     def cut(self, modules: tuple[str, ...], images: int, refined: str = "") -> PruneConfig:
         """What `prune` is asked for so that just these modules go, and what is left is refitted.
 
-        `refined`: the time in which it is refitted and then trained by imitation.
+        `refined`: the time in which it is refitted and then trained by imitation, for ten epochs at most: with a number
+        of steps that does not go by the clock, as long as it suffices, the same call gives the same network.
         """
-        how = {"recover": ("solve", "mimic"), "budget": refined} if refined else {"recover": ("solve",)}
+        trained = {"recover": ("solve", "mimic"), "budget": refined, "epochs": USUAL_EPOCHS}
+        how = trained if refined else {"recover": ("solve",)}
         own = {"modules": modules, "data": self.data, "images": images, "seed": self.seed, "download": self.download}
         return PruneConfig(**own, **how)

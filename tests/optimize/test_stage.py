@@ -152,6 +152,7 @@ def test_a_plan_is_made_and_another_followed(checkpoint, one_set, tmp_path):
     done = optimize(checkpoint, config_of(plan_only=True), out, place=Place(measure=clock))
     plan = plan_from(out / "plan.toml", checkpoint.sha256)
     assert plan.tries
+    assert max(len(one.drop) for one in plan.tries) == 3  # what the deepest search found stays
     assert not record_from_json(Frontier, done.output.path).results
     assert any("--plan" in note for note in done.report.notes)
     for one in plan.tries:  # by the clock: half of it for INT8, a quarter for the stem and each module
@@ -211,6 +212,7 @@ def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_
     assert {one.precision for one in trained} == {"fp32", "int8"}
     assert {one.dropped for one in trained} == {("layer2.0",)}
     assert trained[0].name == "less 1 trained, fp32"
+    assert config.cut(("layer2.0",), 80, trained[0].refined).recovery().epochs == 10  # whatever time there is
     bench = tries.Workbench(checkpoint, config, tmp_path / "other", Place(measure=clock))
     used = {*bench.dataset.train.sample(bench.images_for(trained[0].refined), 0).ids}
     assert len(used) > bench.images

@@ -130,8 +130,9 @@ def render(content: dict[str, Any]) -> str:
     one = next(iter(content.values()))
     lines.append("")
     lines.append(
-        f"Median and range over sets of {one['images']} calibration images; n = {one['n']:,} val, {one['held_out']:,}"
-        f" other train images. Seconds are of the whole command, one thread. Limits are the default's, by {_LIMITS:,}"
+        f"Median and range over sets of {one['images']} calibration images, points paired ± 95 % of the widest;"
+        f" n = {one['n']:,} val, {one['held_out']:,} other train images. Networks with modules dropped: `prune --drop N"
+        f" --recover solve`. Seconds are of the whole command, one thread. Limits are the default's, by {_LIMITS:,}"
         " of val; each pair of activations is added to the weights alone."
     )
     return "\n".join(lines)
@@ -144,9 +145,10 @@ def _counts(rows: list[dict[str, Any]]) -> str:
 
 
 def _step(rows: list[dict[str, Any]]) -> str:
+    half_width = max(row["half_width_points"] for row in rows)
     return " | ".join(
         (
-            _spread([row["change_points"] for row in rows], "", 2, "+"),
+            f"{_spread([row['change_points'] for row in rows], '', 2, '+')} ± {half_width:.2f}",
             _spread([100 * row["agreement"] for row in rows], " %", 2),
             _spread([row["sqnr_db"] for row in rows], " dB", 1),
             _spread([row["held_out_db"] for row in rows], " dB", 1),

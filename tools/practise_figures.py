@@ -8,9 +8,11 @@ For every number of modules k and every seed (which picks the images, their orde
     practise   the k lowest recoverability scores, each module judged alone; then mimicking, all of the network learns
     mixed      the same modules; then our recovery: mimicking and distillation of what comes after the first gap
     ours       the modules `edgeres prune --drop k --score adaptive` chooses; then our recovery
+    solved     `edgeres prune --drop k --recover solve,mimic`, which chooses by what a solve leaves
 
-mixed - practise is what the recovery gives, ours - mixed what the choice gives. No label is read but to report top-1
-on val. Written to --out after every cell; the same call goes on where it stopped.
+mixed - practise is what the recovery gives, ours - mixed what the choice gives, solved - ours what is advised today.
+The same images and as many gradient steps for each. No label is read but to report top-1 on val. Written to --out
+after every cell; the same call goes on where it stopped.
 
 Source: Wang & Wu 2023, arXiv 2303.15254; their recovery is He et al. 2021 (MiR): SGD, rate 0.02, batch 64.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -42,8 +45,8 @@ from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.recover.stage import recover
 from edgeres.prune.stage import prune
 
-Arm = Literal["practise", "mixed", "ours"]
-ARMS: tuple[Arm, ...] = ("practise", "mixed", "ours")
+Arm = Literal["practise", "mixed", "ours", "solved"]
+ARMS: tuple[Arm, ...] = ("practise", "mixed", "ours", "solved")
 
 
 class Settings(Config):
@@ -61,7 +64,10 @@ class Settings(Config):
 
 
 class Cell(Record):
-    """One set of modules, recovered. `right`: packed bits, hexadecimal, whether each val image was classified right."""
+    """One set of modules, recovered. `right`: packed bits, hexadecimal, whether each val image was classified right.
+
+    cpu_s: of choosing and recovering, all threads; adaptors that serve every number of modules are left out.
+    """
 
     arm: Arm
     drop: int
@@ -70,6 +76,7 @@ class Cell(Record):
     macs: int
     steps: int
     duration_s: float
+    cpu_s: float | None = None
     n: int
     right: str
 
@@ -92,6 +99,9 @@ def main() -> int:
     checkpoint, work, out = (options.pop(name) for name in ("checkpoint", "work", "out"))
     try:
         settings = config_from(Settings, {k: v for k, v in options.items() if v is not None}, "options")
+        settings = settings.model_copy(
+            update={"data": options["data"]}
+        )  # as typed: results hold no folder of a machine
         study = Study(Checkpoint(checkpoint), settings, work, out)
         study.run()
     except EdgeresError as err:
@@ -123,7 +133,7 @@ class Study:
         """Every cell that is not there yet."""
         if not self.results.whole_right:
             self._keep(whole_right=self._right(self.whole))
-        for arm in ("practise", "ours", "mixed"):
+        for arm in ("practise", "ours", "mixed", "solved"):
             for seed in self.settings.seeds:
                 for drop in self.settings.drops:
                     if not any((cell.arm, cell.drop, cell.seed) == (arm, drop, seed) for cell in self.results.cells):
@@ -150,29 +160,45 @@ class Study:
 
     def _cell(self, arm: Arm, drop: int, seed: int) -> Cell:
         folder = self.work / f"k{drop}-seed{seed}-{arm}"
-        common = {"data": self.settings.data, "images": self.settings.images, "seed": seed}
-        if arm == "ours":
-            goal: dict[str, object] = {"drop": drop, "choose_on": self.settings.images, "score": "adaptive"}
-        else:
-            goal = {"modules": lowest(self._scores(seed), drop)}
-        pruned = prune(self.whole, config_from(PruneConfig, common | goal, "prune"), folder / "pruned").output
-        report = recover(pruned, self._recovery(arm, common), folder / "recovered").report
-        output = Checkpoint(folder / "recovered" / "model.safetensors")
+        goal = self._goal(arm, drop, seed)
+        begun_cpu_s = time.process_time()
+        done = prune(self.whole, self._pruning(goal, seed), folder / "pruned")
+        results = done.report.results.get("recovery")
+        if results is None:
+            done = recover(done.output, self._recovery(arm, seed), folder / "recovered")
+            results = done.report.results
+        output = done.output
         return Cell(
             arm=arm,
             drop=drop,
             seed=seed,
-            dropped=pruned.spec.dropped,
-            macs=pruned.card.cost.macs,
-            steps=report.results["planned_steps"],
-            duration_s=report.duration_s,
+            dropped=output.spec.dropped,
+            macs=output.card.cost.macs,
+            steps=results["planned_steps"],
+            duration_s=done.report.duration_s,
+            cpu_s=round(time.process_time() - begun_cpu_s, 1),
             n=len(self.dataset.val),
             right=self._right(output),
         )
 
-    def _recovery(self, arm: Arm, common: dict[str, object]) -> RecoverConfig:
+    def _goal(self, arm: Arm, drop: int, seed: int) -> dict[str, object]:
+        """What `prune` is asked for."""
+        if arm == "solved":
+            return {"drop": drop, "recover": ("solve", "mimic"), "epochs": self.settings.epochs}
+        if arm == "ours":
+            return {"drop": drop, "score": "adaptive"}
+        return {"modules": lowest(self._scores(seed), drop)}
+
+    def _pruning(self, goal: dict[str, object], seed: int) -> PruneConfig:
+        common = {"data": self.settings.data, "images": self.settings.images, "choose_on": self.settings.images}
+        return config_from(PruneConfig, common | goal | {"seed": seed}, "prune")
+
+    def _recovery(self, arm: Arm, seed: int) -> RecoverConfig:
         ours = arm != "practise"
         options = {
+            "data": self.settings.data,
+            "images": self.settings.images,
+            "seed": seed,
             "teacher": self.whole.path,
             "method": ("mimic", "distill") if ours else ("mimic",),
             "scope": "behind" if ours else "all",
@@ -180,7 +206,7 @@ class Study:
             "batch": self.settings.batch,
             "lr": self.settings.lr,
         }
-        return config_from(RecoverConfig, common | options, "recover")
+        return config_from(RecoverConfig, options, "recover")
 
     def _scores(self, seed: int) -> dict[str, float]:
         """Recoverability of every module but the stages' first, on the seed's images."""
@@ -203,18 +229,29 @@ class Study:
 
 
 def table_of(results: Results) -> list[str]:
-    """A Markdown table, one row for each number of modules: points lost by every arm, means over the seeds."""
-    arms = " | ".join(f"{arm}, points" for arm in ARMS)
-    lines = [f"| modules dropped | {arms} | ours - practise | ours - mixed |", "|---|" + "---|" * (len(ARMS) + 2)]
+    """A Markdown table, a row a number of modules: points lost by every arm, means over the seeds that all have."""
+    titles = [*(f"{arm}, points" for arm in ARMS), "solved - practise", "solved - ours", "solved, CPU s", "seeds"]
+    lines = [_row("modules dropped", *titles), "|" + " --- |" * (1 + len(titles))]
     for drop in results.settings.drops:
-        found = {arm: _bits_of(results, arm, drop) for arm in ARMS}
-        if any(len(bits) == 0 for bits in found.values()):
+        cells = {
+            arm: {cell.seed: cell for cell in results.cells if (cell.arm, cell.drop) == (arm, drop)} for arm in ARMS
+        }
+        seeds = [seed for seed in results.settings.seeds if all(seed in found for found in cells.values())]
+        if not seeds:
             continue
-        whole = _bits(results.whole_right, found["ours"].shape[1])[None]
-        lost = " | ".join(_points(found[arm], whole) for arm in ARMS)
-        gains = " | ".join(_points(found["ours"], found[arm]) for arm in ("practise", "mixed"))
-        lines.append(f"| {drop} | {lost} | {gains} |")
+        right = {
+            arm: np.array([_bits(found[seed].right, found[seed].n) for seed in seeds]) for arm, found in cells.items()
+        }
+        whole = _bits(results.whole_right, right["solved"].shape[1])[None]
+        lost = [_points(right[arm], whole) for arm in ARMS]
+        gains = [_points(right["solved"], right[arm]) for arm in ("practise", "ours")]
+        spent_s = [cells["solved"][seed].cpu_s or 0 for seed in seeds]
+        lines.append(_row(str(drop), *lost, *gains, f"{np.mean(spent_s):.0f}", str(len(seeds))))
     return lines
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _points(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> str:
@@ -222,12 +259,6 @@ def _points(after: NDArray[np.bool_], before: NDArray[np.bool_]) -> str:
     change = 100 * (after.mean(0) - before.mean(0))
     half = Z_95 * change.std(ddof=1) / np.sqrt(len(change))
     return f"{change.mean():+.2f} ± {half:.2f}"
-
-
-def _bits_of(results: Results, arm: Arm, drop: int) -> NDArray[np.bool_]:
-    """(seeds, n): whether each image was classified right."""
-    cells = [cell for cell in results.cells if (cell.arm, cell.drop) == (arm, drop)]
-    return np.array([_bits(cell.right, cell.n) for cell in cells], bool)
 
 
 def _bits(text: str, n: int) -> NDArray[np.bool_]:

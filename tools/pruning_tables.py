@@ -148,12 +148,14 @@ def practise_table() -> Lines:
 
     results = record_from_json(Results, RESULTS / "practise.json")
     how = results.settings
-    n, seeds = max(cell.n for cell in results.cells), len(how.seeds)
+    n = max(cell.n for cell in results.cells)
     about = (
-        f"Points of top-1 lost against the whole network, mean over {seeds} seeds ± 95 % by image, n = {n:,}."
+        f"Points of top-1 lost against the whole network, mean over the seeds ± 95 % by image, n = {n:,}."
         f" `practise`: the lowest recoverabilities, {how.iterations} adaptor steps a module, then mimicking; `mixed`:"
-        f" the same modules, our recovery; `ours`: the conditional choice, our recovery. {how.images:,} unlabelled"
-        f" images, {how.epochs} epochs of recovery at most for each: `python tools/practise_figures.py`."
+        " the same modules, our recovery by gradients alone; `ours`: the conditional choice, that recovery; `solved`:"
+        " `edgeres prune --drop K --recover solve,mimic`, its seconds those of choosing too; the other arms are older."
+        f" {how.images:,} unlabelled images, {how.epochs} epochs of recovery at most for each:"
+        " `python tools/practise_figures.py`."
     )
     return [*map(with_minus, table_of(results)), "", about]
 

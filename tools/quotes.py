@@ -172,7 +172,7 @@ def peers() -> Lines:
     practise = record_from_json(Practise, RESULTS / "practise.json")
     channels = record_from_json(Channels, RESULTS / "channels.json")
     cells = [[cell.strip() for cell in row.split("|")] for row in table_of(practise)[2:]]
-    ahead = [f"{with_minus(row[5])} with {row[1]}" for row in cells]
+    ahead = [f"{with_minus(row[6])} with {row[1]}" for row in cells]
     thinner = [f"{_interval(*row.ahead)} at {row.target:g}" for row in rows_of(channels) if row.ahead]
     return [
         *_item(f"Against PRACTISE's rule, same images and steps: {_and(ahead)} modules dropped, points."),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import itertools
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -255,6 +257,34 @@ def exported_once(kept: FileKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
         return OnnxModel(Path(shutil.copyfile(source, folder / "model.onnx")))
 
     monkeypatch.setattr(networks, "_exported", once)
+
+
+@pytest.fixture
+def timed_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are timed in this process, as soon as they are loaded: for tests of what becomes of the figures."""
+    from edgeres.bench import session, stage
+    from edgeres.bench.measure import Turn, take_turn
+    from edgeres.bench.worker import Job, Ready, Samples, images_for
+    from edgeres.core.artifacts import model_from
+    from edgeres.runtime import runner_for
+    from edgeres.runtime.runner import RunnerOptions
+
+    class Within(contextlib.ExitStack):
+        pid = os.getpid()
+
+        def __init__(self, job: Job) -> None:
+            super().__init__()
+            assert not job.files
+            model = model_from(job.path)
+            self.runner = self.enter_context(runner_for(model, RunnerOptions(threads=job.threads, literal_qdq=False)))
+            self.runner.load(images_for(model, job.batch, job.seed))
+            self.job, self.ready = job, Ready(runtime=self.runner.name, warmup=1, stable=True)
+
+        def measure(self, turn: Turn) -> Samples:
+            return Samples(samples_ms=take_turn(self.runner, turn, time.perf_counter))
+
+    monkeypatch.setattr(session, "Worker", Within)
+    monkeypatch.setattr(stage, "busy_cores", lambda: 0.0)
 
 
 @pytest.fixture

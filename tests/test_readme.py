@@ -27,12 +27,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "edgeres" / "help").glob("*.md"))]
 SIDE = 64
 IN_PROCESSES = "edgeres doctor", "edgeres ls recipes"  # blocks that begin so are run as a shell would
 DEAR = ("edgeres bench --per-module", "edgeres compare")  # blocks that wait for clocks: in make exhaustive
+NARROW, WIDE = 8, 64  # channels of the first stage of model.pth: in make test, in make exhaustive
+NEEDS_WIDE = "mynets:small", "torchvision/"
 SHORTER = {  # appended in make test; make exhaustive runs the lines as they are
     r"bench$": "runs/latest/04-export/model.onnx --rounds 2 --seconds 0.2 --samples 4",
     r"bench net.onnx$": "--rounds 2 --seconds 0.2 --samples 4",
     r"recover$": "--images 30 --epochs 1",
     r"lesion$": "--draws 0",
     r"run prune4-int8 ": "--dry-run",
+    r"optimize ": "--budget 10m",  # which a busy machine needs; it ends sooner
 }
 
 
@@ -63,11 +66,16 @@ def workplace(tmp_path_factory):
 def make_workplace(folder: Path) -> None:
     """`photos/`, `model.pth` (ResNet-18), `net.onnx` and `mynets.py` of other tools, a run of a small network."""
     draw_photos(folder / "photos")
-    save_model(folder / "model.pth")
+    save_model(folder / "model.pth", NARROW)
+    save_model(folder / "wide.pth", WIDE)
     export_elsewhere(folder / "net.onnx")
     (folder / "mynets.py").write_text(
-        "import torch\nimport torchvision\n\n\ndef small():\n    return torchvision.models.resnet18(num_classes=3)\n"
-        "\n\ndef embedding():\n    net = small()\n    net.fc = torch.nn.Identity()\n    return net\n"
+        "import torch\nimport torchvision\nfrom torchvision.models.resnet import BasicBlock\n"
+        "\n\ndef small():\n    return torchvision.models.resnet18(num_classes=3)\n"
+        "\n\ndef embedding():\n    net = small()\n"
+        "    net.conv1, net.bn1 = torch.nn.Conv2d(3, 8, 3, 2), torch.nn.BatchNorm2d(8)\n"
+        "    net.layer1, net.layer2 = (torch.nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8)) for _ in range(2))\n"
+        "    net.layer3 = net.layer4 = net.fc = torch.nn.Identity()\n    return net\n"
     )
     with at(folder):
         for line in (
@@ -95,14 +103,15 @@ def draw_photos(folder: Path) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
 
 
-def save_model(path: Path) -> None:
+def save_model(path: Path, width: int) -> None:
     """A ResNet-18 with random weights."""
     import torch
 
     from edgeres.models import network_from, spec_from_arch
 
     torch.manual_seed(0)
-    torch.save({"state_dict": network_from(spec_from_arch("resnet18", num_classes=3)).state_dict()}, path)
+    spec = spec_from_arch("resnet18", num_classes=3, options={"width": width})
+    torch.save({"state_dict": network_from(spec).state_dict()}, path)
 
 
 def export_elsewhere(path: Path) -> None:
@@ -174,10 +183,13 @@ def more_for(words: str) -> str:
 
 
 def is_shortened(block: str) -> bool:
-    return block.startswith(DEAR) or any(more_for(line.split(maxsplit=1)[1]) for line in lines_of(block))
+    shorter = any(more_for(line.split(maxsplit=1)[1]) for line in lines_of(block))
+    return shorter or "model.pth" in block or block.startswith(DEAR)
 
 
 def run_block(block: str, folder: Path, *, shorter: bool) -> None:
+    if not shorter or any(word in block for word in NEEDS_WIDE):
+        (folder / "wide.pth").replace(folder / "model.pth")
     for line in lines_of(block):
         program, words = line.split(maxsplit=1)
         assert program == "edgeres"
@@ -193,7 +205,9 @@ def run_block(block: str, folder: Path, *, shorter: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [one for one in blocks("sh") if not one.values[0].startswith(DEAR)])
-def test_commands_run(copy, block):
+def test_commands_run(copy, block, request):
+    if "edgeres optimize" in block or "bench net.onnx" in block:
+        request.getfixturevalue("timed_within")
     run_block(block, copy, shorter=True)
 
 

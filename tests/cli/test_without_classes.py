@@ -65,7 +65,7 @@ def photos(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SAID)
-def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, photos, kind, tmp_path, runs_folder):
+def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, photos, timed_within, kind, runs_folder):
     told, distance, lost, measure = SAID[kind]
 
     def done(*command, said=""):
@@ -165,7 +165,7 @@ def test_as_many_go_as_cost_no_more_than_asked_in_the_networks_own_unit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SAID)
-def test_a_sweep_tells_what_is_lost_in_the_networks_own_unit(edgeres, photos, kind, runs_folder):
+def test_a_sweep_tells_what_is_lost_in_the_networks_own_unit(edgeres, photos, timed_within, kind, runs_folder):
     feed = ("--mean", "0.5", "--std", "0.25", "--fit", "none", "--size", 8)
     assert edgeres("import", f"nets:{kind}", *feed)[0] == 0
     how = ("--recover", "mimic", "--epochs", 1, "--images", 60)

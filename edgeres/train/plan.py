@@ -27,7 +27,10 @@ Score = Callable[[Network], float]
 Looks = list[tuple[int, float]]
 _STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # He et al. 2015, section 4.2: after 32k and 48k of 64k steps
 _PATIENT_UNTIL = 0.75  # of the steps: what held-out images gain under a cosine comes when the rate has fallen
-_RECENT = 5  # steps whose median says how long one takes; a pause of the machine is no pace
+_RECENT, _RECENT_SHARE = (
+    5,
+    0.02,
+)  # steps, or share of the time: their median is the pace, whatever a pause lasts
 _FEWEST = 3  # of them
 _CLOCK_S = 1e-6  # shorter is no time
 _SPARE = 0.03  # of the time that is left when the end is moved
@@ -61,9 +64,10 @@ class Course:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.moved: list[tuple[int, int]] = []
-        self._durations_s: deque[float] = deque(maxlen=_RECENT)
+        self._durations_s: deque[float] = deque()
         self._look_s = 0.0
         self.begin()
+        self._recent_s = _RECENT_SHARE * ((plan.until_s or self._last_s) - self._last_s)
 
     def begin(self) -> None:
         """What came before now is no step's time."""
@@ -93,6 +97,8 @@ class Course:
             self._look_s = now_s - self._last_s
         else:
             self._durations_s.append(now_s - self._last_s)
+            while len(self._durations_s) > _RECENT and sum(self._durations_s) > self._recent_s:
+                self._durations_s.popleft()
         self._last_s = now_s
 
     def keep_in_time(self, step: int) -> None:

@@ -214,6 +214,15 @@ def test_a_pause_of_the_machine_costs_its_own_time_only(monkeypatch):
     assert course.moved[0][0] == 51
 
 
+def test_short_steps_that_last_unequally_long_hardly_move_the_end(monkeypatch):
+    noise = np.random.default_rng(0).lognormal(0.0, 0.5, 20_000)
+    clock = Clock(monkeypatch)
+    course, steps = clock.course(Plan(10_000, 0, until_s=40.0), lambda step: 0.005 * float(noise[step]))
+    assert len(course.moved) < 60  # by the median of five steps it was 2,485 times
+    assert 36 <= clock.now_s <= 40.1
+    assert steps < 10_000
+
+
 def test_with_time_enough_the_clock_changes_nothing(tmp_path, monkeypatch):
     without = planned(tmp_path / "no end", Plan(7, 1))
     objective = Clock(monkeypatch).objective(lambda step: 1.0)

@@ -37,6 +37,7 @@ from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, Shortened,
 from edgeres.optimize.results import handed_over
 from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
 from edgeres.prune.choose import candidates_of
+from edgeres.prune.recover.budget import BudgetTooShort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +171,7 @@ class Search:
     clock: Clock
     found: dict[int, tuple[Tried, ...]] = field(default_factory=dict)
     longest_s: float = 0.0
+    trains: bool = True
 
     def tried(self) -> list[Tried]:
         """What was tried, the whole float network first; those that count have the figures of one session.
@@ -185,16 +187,24 @@ class Search:
 
     def _try_more(self) -> bool:
         """Whether any was tried: those that decide a question, then those that training may bring within a limit."""
-        before = sum(map(len, self.found.values()))
+        known = sum(map(len, self.found.values()))
         while (place := self._next()) is not None and self._spare_s > _SPARE * self.longest_s:
             self._attempt(place, "")
-        while self._next() is None and (place := self._worth_training()) is not None:
-            training_s = min(_TRAINING_SHARE * self.bench.config.budget_s, self._spare_s / _SPARE - self.longest_s)
-            if training_s < 2 * self.longest_s:  # of which a refit and little else would come
-                log.info("no time to train a network")
-                break
-            self._attempt(place, text_from(training_s))
-        return sum(map(len, self.found.values())) > before
+        while self.trains and self._next() is None and (place := self._worth_training()) is not None:
+            self._train(place)
+        return sum(map(len, self.found.values())) > known
+
+    def _train(self, place: int) -> None:
+        """Tries the set trained, unless there is no time for that; then there is none for another either."""
+        training_s = min(_TRAINING_SHARE * self.bench.config.budget_s, self._spare_s / _SPARE - self.longest_s)
+        before = self.bench.trained_before(self.sets[place].drop)
+        try:
+            if not before and training_s < 2 * self.longest_s:
+                raise BudgetTooShort(f"{text_from(max(1.0, training_s))} are enough for a refit and little else")
+            self._attempt(place, before or text_from(training_s))
+        except BudgetTooShort as err:
+            log.info("no time to train a network: %s", err)
+            self.trains = False
 
     def _attempt(self, place: int, refined: str) -> None:
         precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.costs is None else (self.precision,)

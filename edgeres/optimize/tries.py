@@ -130,6 +130,11 @@ class Workbench:
             )
         return left
 
+    def trained_before(self, dropped: Sequence[str]) -> str:
+        """The time in which an interrupted call has trained what is left without these modules; empty if it has not."""
+        known = (one for tried in self.kept.records.values() for one in tried)
+        return next((one.refined for one in known if one.refined and {*one.dropped} == {*dropped}), "")
+
     def folder(self, cut: Shortened) -> Path:
         """Where the files of the network lie."""
         which = hashlib.sha256(cut.name.encode()).hexdigest()[:4]
@@ -197,7 +202,9 @@ class Workbench:
 
     @property
     def ending_s(self) -> float:
-        """What the three results will take, at the pace of what was judged and timed."""
+        """What the three results will take, at the pace of what was judged and timed; of a mere plan there are none."""
+        if self.config.plan_only:
+            return 0.0
         page_s = _PAGE_S * max(1.0, self.start_s)  # a busy machine is slow at everything
         return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + self.start_s) + page_s)
 

@@ -24,6 +24,7 @@ from edgeres.optimize.tries import Place
 from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.recipe import recipe_from
+from edgeres.prune.recover.budget import BudgetTooShort
 from edgeres.report.rows import rows_from
 from edgeres.report.stage import ReportConfig, report
 
@@ -204,7 +205,7 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
 def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.02)
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
     config = config_of(latency="0.4x", plan=one_set)
     done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
@@ -217,6 +218,45 @@ def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_
     used = {*bench.dataset.train.sample(bench.images_for(trained[0].refined), 0).ids}
     assert len(used) > bench.images
     assert not {*bench.held_out.ids} & used
+
+
+def test_a_training_for_which_there_is_no_time_after_all_is_left_out(checkpoint, one_set, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 1.0)
+    asked = []
+
+    def busy(stage, source, config, *_):
+        if getattr(config, "budget", None):
+            asked.append(config.budget)
+            raise BudgetTooShort("--budget 12s is too short")
+        return real(stage, source, config, *_)
+
+    real = tries.execute
+    monkeypatch.setattr(tries, "execute", busy)
+    optimize(checkpoint, config_of(latency="0.4x", plan=one_set), tmp_path / "out", place=Place(measure=clock))
+    tried = record_from_json(Frontier, tmp_path / "out" / "frontier.json").tried
+    assert len(asked) == 1
+    assert len(tried) == 4
+    assert {one.refined for one in tried} == {""}
+
+
+def test_what_an_interrupted_call_has_trained_is_not_trained_again(checkpoint, one_set, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeres.optimize.stage.three", interrupted)
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    config = config_of(latency="0.4x", plan=one_set)
+    with pytest.raises(KeyboardInterrupt):
+        optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
+    before = json.loads((tmp_path / "out" / "tried.json").read_text())["records"]
+    monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.3)  # another time than it had
+    monkeypatch.setattr(tries, "execute", lambda stage, *_: pytest.fail(f"{stage} ran again"))
+    optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
+    found = record_from_json(Frontier, tmp_path / "out" / "frontier.json")
+    trained = {one.refined for one in found.tried} - {""}
+    assert trained == {one["refined"] for records in before.values() for one in records} - {""} != set()
 
 
 def test_an_embedding_is_held_against_the_whole_networks(tmp_path):
@@ -299,6 +339,8 @@ def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path
     quick = bench.ending_s
     bench.start_s = 4.0
     assert bench.ending_s == pytest.approx(quick + 3 * (5 * 3 + 4 * 3))
+    plan = tries.Workbench(checkpoint, config_of(plan_only=True), tmp_path / "plan", Place(measure=clock))
+    assert plan.ending_s == 0  # nothing is handed over
 
 
 def test_nothing_that_quantizes_learns_from_images_that_are_judged_on(checkpoint, tmp_path):

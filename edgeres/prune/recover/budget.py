@@ -33,6 +33,10 @@ class ImageTime(NamedTuple):
     see_s: float
 
 
+class BudgetTooShort(InputError):
+    """What was asked for does not fit into the time that was given."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What `config` allows; `begun_s` is when it began to run, on time.perf_counter.
@@ -47,7 +51,7 @@ class Budget:
     def steps(self, *, step_s: float, look_s: float, ahead_s: float = 0.0, fewest: int = FEWEST_STEPS) -> int:
         """Those there is time for beside what is `ahead_s` of the first, at most `most`.
 
-        Raises InputError if they are fewer than `fewest`, too few to be worth it.
+        Raises BudgetTooShort if they are fewer than `fewest`, too few to be worth it.
         """
         if self.config.budget_s is None or not self.config.trains:
             return self.most
@@ -56,7 +60,7 @@ class Budget:
         if max(0, fitting) >= min(fewest, self.most):
             return min(max(0, fitting), self.most)
         needed_s = (used_s + FEWEST_STEPS * step_s) / (1 - _SPARE_SHARE)
-        raise InputError(
+        raise BudgetTooShort(
             f"--budget {self.config.budget} is too short: {max(0, fitting)} steps of {self.config.batch} images fit"
             f" ({step_s:.2g} s each) beside {text_from(used_s)} that any budget pays (loading, timing a few steps,"
             f" {LOOKS + 1} looks at held-out images); {FEWEST_STEPS} steps need at least {text_from(needed_s + 1)}"

@@ -21,7 +21,7 @@ from edgeres.graph.view import QDQ, opset_of
 
 OPSET = 19
 _IR_VERSION = 9  # the first that knows opset 19
-_FLOAT_PARAMETERS = frozenset({"Resize"})  # inputs that are float32 whatever the data are
+_FLOAT_PARAMETERS = {"Resize": slice(1, 3)}  # inputs that are float32 whatever the data are
 
 
 def with_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,12 +34,16 @@ def with_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     result = _at_opset(model)
     graph = result.graph
+    kept = {one for node in graph.node for one in node.input[_FLOAT_PARAMETERS.get(node.op_type, slice(0))] if one}
     for node in graph.node:
-        if node.op_type in _FLOAT_PARAMETERS or any(entry.HasField("g") for entry in node.attribute):
+        if any(entry.HasField("g") for entry in node.attribute) or (
+            node.op_type != "Constant" and kept.intersection(node.output)
+        ):
             raise InputError(f"cannot write {node.op_type} node {node.name!r} in float16")
-        _retype(node)
+        if kept.isdisjoint(node.output):
+            _retype(node)
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(numpy_helper.from_array(_half(numpy_helper.to_array(tensor), tensor.name), tensor.name))
     del graph.value_info[:]
     _add_casts(graph)

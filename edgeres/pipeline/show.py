@@ -128,7 +128,7 @@ def _facts_exhibit(facts: Facts) -> Exhibit:
     if is_ours and "params" in facts:
         cost = f"{facts['params']:,} parameters, {facts['macs']:,} MACs"
         lines.append(f"{_key('size')}{size(facts['size_bytes'])}, {cost}")
-    if is_ours and facts["classes"]:
+    if is_ours and facts.get("classes"):
         lines.append(f"{_key('classes')}{', '.join(facts['classes'])}")
     return Exhibit(facts, (*lines, *_module_lines(facts.get("modules", []))))
 

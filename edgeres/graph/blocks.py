@@ -88,10 +88,9 @@ class Block:
 
 def blocks_in(view: GraphView) -> list[Block]:
     """The residual modules in the graph's order of their additions."""
-    blocks, live = list(_additions_in(view)), live_after(view)
-    at = {output: index for index, node in enumerate(view.nodes) for output in node.output}
+    blocks = list(_additions_in(view))
     branches = {block.output: _made_from(view, block.branch, block.source) for block in blocks}
-    reasons = {one.output: _why_not(view, one, branches[one.output], live[at[one.output]]) for one in blocks}
+    reasons = {one.output: _why_not(view, one, branches[one.output]) for one in blocks}
     whole = [output for output, reason in reasons.items() if reason in {"", _IS_LINEAR}]
     inside = {output for end in whole for node in branches[end] for output in node.output}
     names = _names_of(view, [block for block in blocks if block.output not in inside], branches)
@@ -122,9 +121,9 @@ def live_after(view: GraphView) -> list[tuple[str, ...]]:
 def end_of(view: GraphView, block: Block) -> str:
     """The sum, or what the activation right behind makes of it that alone reads it."""
     index = next(index for index, node in enumerate(view.nodes) if node is block.addition)
-    while len(readers := view.readers.get(view.nodes[index].output[0], [])) == 1:
+    while len(readers := view.readers.get(end := view.nodes[index].output[0], [])) == 1:
         node, place = readers[0]
-        if place or node.op_type not in _AFTER_A_SUM or node is not view.nodes[index + 1]:
+        if end in view.outputs or place or node.op_type not in _AFTER_A_SUM or node is not view.nodes[index + 1]:
             break
         index += 1
     return str(view.nodes[index].output[0])
@@ -261,11 +260,12 @@ def _made_from(view: GraphView, tensor: str, source: str) -> list[onnx.NodeProto
     return [node for node in view.nodes if node.output and node.output[0] in needed]
 
 
-def _why_not(view: GraphView, block: Block, branch: Sequence[onnx.NodeProto], live: Sequence[str]) -> str:
-    """The reason for which a block cannot be dropped; nothing if it can. `live`: what is read after its sum."""
-    made = {output for node in branch for output in node.output}
-    if made.intersection(live) or block.output not in live:
-        return f"{min(made.intersection(live), default=block.output)!r} of its branch is read elsewhere"
+def _why_not(view: GraphView, block: Block, branch: Sequence[onnx.NodeProto]) -> str:
+    """The reason for which a block cannot be dropped; nothing if it can."""
+    made, own = {output for node in branch for output in node.output}, {id(node) for node in (*branch, block.addition)}
+    elsewhere = {tensor for node in view.nodes if id(node) not in own for tensor in node.input}.union(view.outputs)
+    if (shared := made & elsewhere) or block.output not in elsewhere:
+        return f"{min(shared, default=block.output)!r} of its branch is read elsewhere"
     skip = [
         view.producers[tensor]
         for tensor, _ in takewhile(lambda one: one[0] != block.source, _way_back(view, block.skip))

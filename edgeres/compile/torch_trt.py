@@ -84,13 +84,19 @@ class Numbers(list[int]):
 
 
 class TraceableNetwork(GraphNetwork):
-    """A GraphNetwork whose integer constants are Python numbers."""
+    """A GraphNetwork whose integer constants are Python numbers, and which gives several outputs as they are."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__(model)
         kinds = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
         stored = [one for one in model.graph.initializer if one.data_type in kinds and len(one.dims) == 1]
+        self._ends = [value.name for value in model.graph.output]
         self._numbers = {one.name: Numbers(onnx.numpy_helper.to_array(one).tolist()) for one in stored}
+
+    def forward(self, images: Tensor) -> Any:
+        """The output, or a tuple of all."""
+        found = tuple(self.values(images, self._ends).values())
+        return found[0] if len(found) == 1 else found
 
     def _read(self, node: onnx.NodeProto, index: int, values: Mapping[str, Tensor], seen: dict[str, Tensor]) -> Any:
         name = node.input[index]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeres.core.config import Record
 
@@ -96,6 +96,7 @@ class Closeness(Record):
 
     `measure`: the cosine of each image's outputs; their squared error over the reference's mean power; or whether the
     first guess is the same. `mean` goes over images, one image in a hundred is worse than `worst` (None of guesses).
+    `parts`: of several outputs the mean of each, of which `mean` is the mean.
     """
 
     measure: Likened
@@ -107,6 +108,11 @@ class Closeness(Record):
     runtime: str
     artifact: str
     reference: str
+    parts: dict[str, float] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name != "parts" or value}
 
     @property
     def is_of_itself(self) -> bool:

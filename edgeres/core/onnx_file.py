@@ -1,7 +1,7 @@
 """What an ONNX file that edgeres did not write says of itself: where its weights lie, and the card it would have.
 
     input     one, float32 images (N, C, H, W) or, where only the last axis can be channels, (N, H, W, C)
-    output    the first: float32 (N, K) of K classes, (N, D) of an embedding, or anything else an image
+    output    float32 (N, K) of K classes, (N, D) of an embedding, anything else an image, or several of that
     params    stored numbers that nodes compute with, statistics of batch norms, scales and zero points excluded
     MACs      of an image: convolutions and matrix products whose shapes can be inferred
 
@@ -112,18 +112,17 @@ def derived_card(model: Any, path: Path) -> Card:
     _, (batch, *image) = image_input(model, path)
     if not model.graph.output:
         raise InputError(f"{path} is not a network: the graph has no output")
-    shapes, output = _inferred(model, path), model.graph.output[0]
-    declared, inferred = _shape_of(output), shapes.get(output.name, ())
-    given = declared if declared and all(declared[1:]) else inferred or declared
-    if len(given) < _LOGITS_RANK or not all(given[1:]):
-        raise InputError(
-            f"{path} gives {_worded(given)}, not so many numbers for each image: N x classes, or N x others"
-        )
+    if len(model.graph.output) > 1:
+        check_floats(model.graph, str(path))
+    shapes = _inferred(model, path)
+    gives = {one.name: _given(one, shapes, batch, model.graph, path) for one in model.graph.output}
+    sizes = {name: math.prod(given) for name, given in gives.items()}
     spec = {
         "family": FROM_ONNX,
         "variant": path.stem,
-        "num_classes": math.prod(given[1:]),
-        "task": told_task(model.graph, given[1:]),
+        "num_classes": sum(sizes.values()),
+        "task": told_task(model.graph, next(iter(gives.values()))),
+        "parts": tuple(sizes.items()) if len(sizes) > 1 else (),
         "input_shape": (image[2], image[0], image[1]) if is_channels_last(image) else tuple(image),
         "preprocess": UNKNOWN_PREPROCESS,
     }
@@ -131,13 +130,57 @@ def derived_card(model: Any, path: Path) -> Card:
     return Card(spec=config_from(ModelSpec, spec, str(path)), cost=cost, stage=FROM_ONNX)
 
 
+def _given(output: Any, shapes: Mapping[str, Shape], batch: int, graph: Any, path: Path) -> Shape:
+    """The shape of an output for an image; raises InputError if it has no numbers for each."""
+    declared, inferred = _shape_of(output), shapes.get(output.name, ())
+    given = declared if declared and all(declared[1:]) else inferred or declared
+    which = f" as {output.name!r}" if len(graph.output) > 1 else ""
+    is_by_image = not which or (inferred or given)[:1] in ((0,), (batch or 1,))
+    if len(given) < _LOGITS_RANK or not all(given[1:]) or not is_by_image:
+        raise InputError(
+            f"{path} gives {_worded(given)}{which}, not so many numbers for each image: N x classes, or N x others"
+        )
+    return given[1:]
+
+
+def check_once(names: Sequence[str], where: str) -> None:
+    """Raises InputError for an output that is there twice."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"{where} gives {twice!r} twice: give every output a name of its own")
+
+
+def check_floats(graph: Any, where: str) -> None:
+    """Raises InputError for an output that is not float32, or is there twice."""
+    types = require("onnx", "onnx").TensorProto
+    check_once([value.name for value in graph.output], where)
+    for value in graph.output:
+        kind = value.type.tensor_type.elem_type
+        if kind not in {types.UNDEFINED, types.FLOAT}:
+            maker = next((node.op_type for node in graph.node if value.name in node.output), "what makes it")
+            raise InputError(
+                f"{where} gives {value.name!r} in {types.DataType.Name(kind).lower()}, edgeres compares float32: end"
+                f" the network before {maker}"
+            )
+
+
+def sizes_in(model: Any) -> tuple[int, ...]:
+    """Of each of several outputs, how many numbers it has for an image."""
+    if len(model.graph.output) < 2:
+        return ()
+    declared = [_shape_of(value) for value in model.graph.output]
+    if not all(shape and all(shape[1:]) for shape in declared):
+        shapes = _inferred(model, Path("the graph"))
+        declared = [shapes[value.name] for value in model.graph.output]
+    return tuple(math.prod(shape[1:]) for shape in declared)
+
+
 def told_task(graph: Any, shape: Sequence[int]) -> Task:
-    """What the graph of one output is for, which has `shape` for an image, by how it ends.
+    """What the graph is for, which has `shape` for an image if it has one output, by how it ends.
 
     A row of numbers is an embedding if it is normalised, or pooled from what a residual sum or a batch norm made;
     behind a linear layer, a convolution or a softmax it is scores of classes.
     """
-    if len(shape) != 1 or shape[0] < _FEWEST_CLASSES:
+    if len(graph.output) > 1 or len(shape) != 1 or shape[0] < _FEWEST_CLASSES:
         return "tensors"
     makers = {name: node for node in graph.node for name in node.output}
     weights = {tensor.name for tensor in graph.initializer}

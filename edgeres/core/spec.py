@@ -76,7 +76,8 @@ class ModelSpec(Config):
 
     By name: `family` and `variant` as in `edgeres ls models`. `structure` is the whole network's graph without weights,
     of a family called graph, which no name rebuilds; a file without it has no such entry, nor one of the task classes.
-    `num_classes` is how many numbers the network gives for an image, classes or not.
+    `num_classes` is how many numbers the network gives for an image, classes or not; of several outputs `parts` says
+    what each is called and how many of them are its own, in their order.
 
     `input_shape` is (C, H, W). `options` are the family's own (ordering, shortcut, ...), only those that differ from
     its defaults. `dropped` holds the ORIGINAL names of removed modules, sorted.
@@ -91,17 +92,20 @@ class ModelSpec(Config):
     options: dict[str, str | int | float] = Field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     task: Task = "classes"
+    parts: tuple[tuple[str, int], ...] = ()
     structure: str | None = Field(None, max_length=_LONGEST, repr=False, description="the graph (graph/structure.py)")
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        later = {"structure": None, "task": "classes"}
-        return {name: value for name, value in write(self).items() if name not in later or value != later[name]}
+        later = {"structure": None, "task": "classes", "parts": None}  # a list in JSON, a tuple otherwise
+        return {name: one for name, one in write(self).items() if name not in later or (one or None) != later[name]}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.task == "classes" and self.num_classes < _FEWEST_CLASSES:
             raise ValueError(f"{self.num_classes} class: a network that classifies has two or more")
+        if self.parts and (self.task != "tensors" or sum(self.sizes) != self.num_classes or len(self.parts) < 2):
+            raise ValueError(f"parts {self.parts} are no outputs of {self.num_classes} numbers ({self.task})")
         if self.task != "classes" and self.classes:
             raise ValueError(f"class names of a network that gives no classes ({self.task})")
         if self.classes and len(self.classes) != self.num_classes:
@@ -130,8 +134,15 @@ class ModelSpec(Config):
             )
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of each of several outputs, how many numbers it has for an image."""
+        return tuple(size for _, size in self.parts)
+
+    @property
     def outputs_text(self) -> str:
-        """`10 classes`, `an embedding of 64 numbers`, `tensors of 3136 numbers`."""
+        """`10 classes`, `an embedding of 64 numbers`, `tensors of 3136 numbers`, `2 outputs: boxes 40, scores 10`."""
+        if self.parts:
+            return f"{len(self.parts)} outputs: {', '.join(f'{name} {size}' for name, size in self.parts)}"
         numbers = f"{self.num_classes} number{'' if self.num_classes == 1 else 's'}"
         kinds = {"embedding": f"an embedding of {numbers}", "tensors": f"tensors of {numbers}"}
         return kinds.get(self.task, f"{self.num_classes} classes")

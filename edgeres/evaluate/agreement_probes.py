@@ -18,12 +18,12 @@ from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import image_input
 from edgeres.core.spec import ModelSpec
 from edgeres.graph.blocks import blocks_in, end_of, module_of
-from edgeres.graph.plain import last_softmax, logits_in, plain
+from edgeres.graph.plain import ends_in, last_softmax, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView, called
 from edgeres.models.graph import chain_of, graph_without
 from edgeres.runtime import runner_for
-from edgeres.runtime.runner import Images, Runner, RunnerOptions, fed, infer_all
+from edgeres.runtime.runner import Images, Runner, RunnerOptions, fed, infer_all, joined
 
 if TYPE_CHECKING:
     from edgeres.models.graph_net import GraphNet
@@ -112,14 +112,15 @@ def _traced_probe(network: GraphNet, spec: ModelSpec) -> Probe:
     import torch
 
     graph = graph_without(spec)
-    tensors = {**module_tensors(graph, spec), LOGITS: logits_in(graph)}
-    steps = network.segment(tuple(GraphView(graph).inputs[:1]), tuple(dict.fromkeys(tensors.values())))
+    tensors, ends = module_tensors(graph, spec), ends_in(graph)
+    steps = network.segment(tuple(GraphView(graph).inputs[:1]), tuple(dict.fromkeys([*tensors.values(), *ends])))
 
     @torch.inference_mode()
     def probe(images: Images) -> Values:
         made = steps.run(network, torch.from_numpy(images))
         values = dict(zip(steps.targets, made if isinstance(made, tuple) else (made,), strict=True))
-        return {name: values[tensor].numpy() for name, tensor in tensors.items()}
+        found = {name: values[tensor].numpy() for name, tensor in tensors.items()}
+        return {**found, LOGITS: joined([values[end].numpy() for end in ends])}
 
     return probe
 
@@ -130,13 +131,13 @@ def _graph_probe(model: OnnxModel) -> Probe:
     from edgeres.graph.execute import GraphNetwork
 
     graph = plain(model).proto
-    network, tensors, logits = GraphNetwork(graph), module_tensors(graph, model.spec), logits_in(graph)
+    network, tensors, ends = GraphNetwork(graph), module_tensors(graph, model.spec), ends_in(graph)
 
     @torch.inference_mode()
     def probe(images: Images) -> Values:
-        found = network.values(torch.from_numpy(images), [*tensors.values(), logits])
+        found = network.values(torch.from_numpy(images), [*tensors.values(), *ends])
         values = {name: found[tensor].float().numpy() for name, tensor in tensors.items()}
-        return {**values, LOGITS: found[logits].float().numpy()}
+        return {**values, LOGITS: joined([found[end].float().numpy() for end in ends])}
 
     return probe
 
@@ -145,7 +146,8 @@ def _session_probe(model: OnnxModel, threads: int | None) -> Probe:
     """A session of a copy whose modules' outputs are the graph's too."""
     tensors, batch = module_tensors(model.proto, model.spec), model.batch
     feed, shape = image_input(model.proto, model.path)
-    names = [logits_in(model.proto), *tensors.values()]
+    ends = ends_in(model.proto)
+    names = list(dict.fromkeys([*ends, *tensors.values()]))
     session = GraphSession(model.proto, str(model.path), names, threads=threads)
 
     def probe(images: Images) -> Values:
@@ -153,7 +155,9 @@ def _session_probe(model: OnnxModel, threads: int | None) -> Probe:
         padded = np.pad(images, [(0, -len(images) % size)] + [(0, 0)] * (images.ndim - 1))
         pieces = (fed(padded[at : at + size], shape) for at in range(0, len(padded), size))
         parts = [session.run({feed: piece}) for piece in pieces]
-        whole = [np.concatenate([part[name] for part in parts])[: len(images)].astype(np.float32) for name in names]
-        return dict(zip([LOGITS, *tensors], whole, strict=True))
+        whole = {
+            name: np.concatenate([part[name] for part in parts])[: len(images)].astype(np.float32) for name in names
+        }
+        return {LOGITS: joined([whole[end] for end in ends]), **{one: whole[name] for one, name in tensors.items()}}
 
     return probe

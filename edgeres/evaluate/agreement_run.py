@@ -93,7 +93,7 @@ class _Tally:
         self._models, self._scaled = (a, b), a.sha256 != b.sha256 and has_scaled
         self._guesses, self._logits, self._kl, self._n = Comparison(), Similarity(), 0.0, 0
         self._has_classes = a.spec.task == "classes"
-        self._labelled, self._nearness = True, Nearness(a.spec.task)
+        self._labelled, self._nearness = True, Nearness(a.spec.task, a.spec.parts)
         self._modules: dict[str, Similarity | ScaledSimilarity] = {}
 
     def add(self, a: Values, b: Values, labels: NDArray[np.int64]) -> None:
@@ -171,7 +171,7 @@ def _fed_alike(a: Model, b: Model, config: AgreeConfig) -> tuple[Model, Model]:
 def _common_spec(a: Model, b: Model) -> ModelSpec:
     """Raises InputError if they take other images."""
     first, last = a.spec, b.spec
-    for what in ("task", "num_classes", "input_shape", "preprocess"):
+    for what in ("task", "num_classes", "parts", "input_shape", "preprocess"):
         if getattr(first, what) != getattr(last, what):
             raise InputError(
                 f"{a.path} and {b.path} cannot be compared: {what} is {getattr(first, what)} and {getattr(last, what)}"

@@ -1,7 +1,7 @@
 """How near a network's outputs are to another's on the same images: what it is judged by where nobody can be right.
 
     cosine    a b / (|a| |b|) of each image's outputs                an embedding
-    error     |a - b|^2 over the mean of |a|^2                       other tensors
+    error     |a - b|^2 over the mean of |a|^2                       other tensors; of several outputs the mean
     guess     the share of images with the same first guess          scores of classes, images without labels
 
 Of the first two the mean stands beside what one image in a hundred is worse than.
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Model
+from edgeres.core.measures import powers_of, relative, split
 from edgeres.core.metrics import Z_95, Closeness, Likened
 from edgeres.core.progress import track
 from edgeres.core.spec import Task
@@ -31,16 +32,17 @@ _WORST_PERCENT = 1
 
 @dataclass
 class Nearness:
-    """Counted batch by batch; what is kept is a number an image, and its power."""
+    """Counted batch by batch; what is kept is a number for each image, and power, of several outputs (`parts`) each."""
 
     task: Task
+    parts: tuple[tuple[str, int], ...] = ()
     _each: list[NDArray[np.float64]] = field(default_factory=list)
     _powers: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, outputs: Outputs, reference: Outputs) -> None:
         """Counts (N, ...) of both."""
         b, a = (one.reshape(len(one), -1).astype(np.float64) for one in (outputs, reference))
-        power = (a * a).sum(1)
+        power, sizes = (a * a).sum(1), [size for _, size in self.parts]
         if self.task == "classes":
             each = (a.argmax(1) == b.argmax(1)).astype(np.float64)
         elif self.task == "embedding":
@@ -48,15 +50,19 @@ class Nearness:
             is_known = lengths > 0  # two vectors of zeros are the same, one has no direction
             each = np.where(is_known, (a * b).sum(1) / np.where(is_known, lengths, 1), (a == b).all(1))
         else:
-            each = np.square(a - b).sum(1)
+            each, power = (np.stack([one.sum(1) for one in split(c, sizes)], 1) for c in (np.square(a - b), a * a))
         self._each.append(each)
         self._powers.append(power)
 
     @property
     def each(self) -> NDArray[np.float64]:
         """The figure of every image."""
-        each = np.concatenate(self._each)
-        return each / (float(np.concatenate(self._powers).mean()) or 1.0) if self.task == "tensors" else each
+        each, ones = np.concatenate(self._each), [1] * max(1, len(self.parts))
+        return relative(each, self._power, ones) if self.task == "tensors" else each
+
+    @property
+    def _power(self) -> tuple[float, ...]:
+        return powers_of(np.concatenate(self._powers), [1] * max(1, len(self.parts)))
 
     @property
     def half_width(self) -> float:
@@ -65,12 +71,13 @@ class Nearness:
 
     def closeness(self, **of: Any) -> Closeness:
         """The figures; `worst` is the first percentile of cosines, the 99th of errors, of guesses there is none."""
-        each = self.each
+        each, errors, powers = self.each, np.concatenate(self._each), self._power if self.parts else ()
         worst = {"embedding": _WORST_PERCENT, "tensors": 100 - _WORST_PERCENT}.get(self.task)
         return Closeness(
             measure=_LIKENED_BY[self.task],
             mean=float(each.mean()),
             worst=None if worst is None else float(np.percentile(each, worst)),
+            parts={name: float(errors[:, at].mean() / powers[at]) for at, (name, _) in enumerate(self.parts)},
             **of,
         )
 
@@ -94,7 +101,7 @@ def nearness_of(
     model: Model, reference: Model, dataset: Dataset, images: Split, *, batch: int = 250, threads: int | None = None
 ) -> tuple[Closeness, float]:
     """The same on a split of `dataset`, and the half-width of the mean's 95 % interval."""
-    nearness, options = Nearness(model.spec.task), RunnerOptions(threads=threads)
+    nearness, options = Nearness(model.spec.task, model.spec.parts), RunnerOptions(threads=threads)
     is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
         for x, _ in track(images.batches(model.spec, batch), f"eval {model.path.name}", -(-len(images) // batch)):

@@ -10,14 +10,14 @@ whole network's), by the centred error 0.82, 0.65 and 0.72.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeres.core.measures import MEASURE_OF, NAME_OF, OF_CLASSES, Measure
+from edgeres.core.measures import MEASURE_OF, NAME_OF, OF_CLASSES, Measure, powers_of, relative, split
 from edgeres.core.spec import Task
 
 ONE_SIDED = 0.95  # of the images with one and the same first guess
@@ -27,11 +27,13 @@ ONE_SIDED = 0.95  # of the images with one and the same first guess
 class Distance:
     """A measure, and for errors the mean squared length of what the whole network gives, centred or not.
 
-    `why` says what made another measure of it than the task's usual one.
+    Of several outputs `powers` has one each, and `sizes` tells them apart. `why` says what made another measure of it
+    than the task's usual one.
     """
 
     measure: Measure = "kl"
-    power: float = 1.0
+    powers: tuple[float, ...] = (1.0,)
+    sizes: tuple[int, ...] = ()
     why: str = ""
 
     def each(self, found: Tensor, goal: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class Distance:
             return _divergence(b, a).sum(1)
         if self.measure == "cosine":
             return 1 - F.cosine_similarity(a, b, dim=1)
-        return _centred(a - b, self.measure).square().sum(1) / self.power
+        return relative(_centred(a - b, self.measure).square(), self.powers, self.sizes)
 
     def total(self, found: Tensor, goal: Tensor) -> float:
         """The sum over the images."""
@@ -63,17 +65,18 @@ class Distance:
 KL = Distance()
 
 
-def distance_for(task: Task, references: Iterable[Tensor]) -> Distance:
+def distance_for(task: Task, references: Iterable[Tensor], sizes: tuple[int, ...] = ()) -> Distance:
     """What tells a changed network from the whole one, which gives `references` (N, ...), batch by batch.
 
-    They are looked at where the measure depends on them: of an embedding it does not.
+    They are looked at where the measure depends on them: of an embedding it does not. `sizes`: of several outputs.
     """
     measure = MEASURE_OF[task]
     if measure == "cosine":
         return Distance(measure)
     if measure == "error":
-        powers = torch.cat([one.double().flatten(1).square().sum(1) for one in references])
-        return Distance(measure, float(powers.mean()) or 1.0)
+        squares = (one.double().flatten(1).square() for one in references)
+        sums = torch.cat([torch.stack([one.sum(1) for one in split(each, sizes)], 1) for each in squares])
+        return Distance(measure, powers_of(sums, [1] * sums.shape[1]), sizes)
     whole = torch.cat([one.double() for one in references])
     guesses = whole.argmax(1)
     share = float((guesses == guesses.mode().values).double().mean())
@@ -81,7 +84,19 @@ def distance_for(task: Task, references: Iterable[Tensor]) -> Distance:
         return KL
     scores = _centred(whole, "centred")
     why = f"{share:.1%} of the images have the same first guess, so that KL tells nothing apart"
-    return Distance("centred", float((scores - scores.mean(0)).square().sum(1).mean()) or 1.0, why)
+    return Distance("centred", powers_of((scores - scores.mean(0)).square(), ()), why=why)
+
+
+def evened(reference: Tensor, sizes: Sequence[int]) -> Tensor:
+    """What squares (N, K) are divided by so that each output counts alike: its power in `reference`; 1 for a single."""
+    if not sizes:
+        return torch.ones(())
+    return torch.cat(
+        [
+            one.new_full((one.shape[1],), power)
+            for one, power in zip(split(reference, sizes), powers_of(reference.square(), sizes), strict=True)
+        ]
+    )
 
 
 def _divergence(found: Tensor, goal: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def _reference(source: Model, config: EvalConfig, whole: Model | None) -> Model:
             f"{source.path} is judged by another network, {why}: --reference FILE, the float network it comes from"
         )
     reference = reference if reference.spec.preprocess.is_known else as_in(reference, source)
-    for what in ("task", "num_classes", "input_shape", "preprocess"):
+    for what in ("task", "num_classes", "parts", "input_shape", "preprocess"):
         mine, theirs = getattr(source.spec, what), getattr(reference.spec, what)
         if mine != theirs:
             raise InputError(f"{source.path} cannot be held against {reference.path}: {what} is {mine} and {theirs}")

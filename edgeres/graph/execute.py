@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import sizes_in
+from edgeres.graph.joined import joined
 from edgeres.graph.operators import OPERATORS, Operator
 from edgeres.graph.view import GraphView
 
@@ -27,13 +29,13 @@ Substitute = Callable[[Tensor], Tensor]
 class GraphNetwork(nn.Module):
     """`model` as a torch module; its float initializers are the parameters, named as in the graph.
 
-    `forward` takes float32 (N, C, H, W) and gives the graph's first output. Raises InputError for an operator that is
-    not known here.
+    `forward` takes float32 (N, C, H, W) and gives the graph's output, several joined (`sizes` tells them apart). Raises
+    InputError for an operator that is not known here.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
-        view = GraphView(model)
+        view, self.sizes = GraphView(joined(model)), sizes_in(model)
         self.nodes = [node for node in view.nodes if node.op_type != "Constant"]
         self.input, self.output = view.inputs[0], view.outputs[0]
         self.stored = nn.ParameterDict()
@@ -46,7 +48,7 @@ class GraphNetwork(nn.Module):
         self._producers = {output: index for index, node in enumerate(self.nodes) for output in node.output}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 (N, K)."""
+        """Logits, float32 (N, K), or what else it gives."""
         return self.run({self.input: images}, [self.output])[self.output]
 
     def values(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     draft = Draft(model)
     draft.fold_constants()
     constants, draft.constants = draft.constants, {}
-    tensors = {tensor: tensor for tensor in (*(value.name for value in draft.inputs), *draft.outputs)}
+    ends = {*(value.name for value in draft.inputs), *draft.outputs}
+    tensors = {tensor: tensor for tensor in ends}
     for node, name in zip(draft.nodes, _node_names(draft.nodes), strict=True):
         for index, tensor in enumerate(node.input):
             if tensor in constants:
@@ -35,7 +36,8 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
         while not node.input[-1]:
             node.input.pop()
         for index, tensor in enumerate(node.output):
-            tensors.setdefault(tensor, f"{name}.{index}" if index else name)
+            made = f"{name}.{index}" if index else name
+            tensors.setdefault(tensor, f"{made}.made" if made in ends else made)
             node.output[index] = tensors[tensor]
         node.name, node.doc_string = name, ""
     draft.model.graph.name = "edgeres"

@@ -99,8 +99,8 @@ def _refuse_other_floats(draft: Draft) -> None:
 
 def with_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     """`model`, changed in place to take so many images a call, any number without one."""
-    for value in (*model.graph.input, *model.graph.output):
-        size = value.type.tensor_type.shape.dim[0]
+    shapes = [value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output)]
+    for size in (dims[0] for dims in shapes if dims):
         size.Clear()
         if batch is None:
             size.dim_param = "batch"

@@ -77,16 +77,16 @@ def _is_another_tools(model: OnnxModel) -> bool:
 
 
 def last_softmax(model: onnx.ModelProto) -> onnx.NodeProto | None:
-    """The node that makes the first output, if it is a Softmax."""
-    output = next((value.name for value in model.graph.output), None)
-    maker = next((node for node in model.graph.node if output in node.output), None)
+    """The node that makes the only output, if it is a Softmax."""
+    names = [value.name for value in model.graph.output]
+    maker = next((node for node in model.graph.node if names == [*node.output]), None)
     return maker if maker is not None and maker.op_type == "Softmax" else None
 
 
-def logits_in(model: onnx.ModelProto) -> str:
-    """The tensor of the logits: the first output, or what the Softmax that makes it reads."""
+def ends_in(model: onnx.ModelProto) -> list[str]:
+    """The tensors it gives: its outputs, or the logits that the Softmax which makes the only one reads."""
     softmax = last_softmax(model)
-    return str(softmax.input[0] if softmax is not None else model.graph.output[0].name)
+    return [value.name for value in model.graph.output] if softmax is None else [str(softmax.input[0])]
 
 
 def put_back(model: onnx.ModelProto, softmax: onnx.NodeProto) -> None:

@@ -122,12 +122,13 @@ def without(structure: onnx.ModelProto, skips: Mapping[str, str]) -> onnx.ModelP
 
     Nodes and weights that nothing reads any more are gone, and a ReLU of what a ReLU made.
     """
-    draft = Draft(structure)
+    draft, renamed = Draft(structure), dict[str, str]()
     for output, skip in skips.items():
         while skip in skips:  # a module behind another that goes, with nothing between the two
             skip = skips[skip]
+        skip = renamed.get(skip, skip)
         draft.remove([draft.producers[output]])
-        draft.replace_tensor(output, skip)
+        renamed[skip] = draft.replace_tensor(output, skip)
     producers = draft.producers
     for node in [node for node in draft.nodes if node.op_type == "Relu"]:
         before = producers.get(node.input[0])

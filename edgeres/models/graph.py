@@ -73,10 +73,11 @@ def module_names(spec: ModelSpec) -> dict[str, str]:
 @lru_cache(maxsize=8)
 def _chain_of(structure: str) -> ModuleChain:
     from edgeres.graph.chain import chain_in
+    from edgeres.graph.joined import joined
     from edgeres.graph.structure import unpacked
     from edgeres.graph.view import GraphView
 
-    return chain_in(GraphView(unpacked(structure)))
+    return chain_in(GraphView(joined(unpacked(structure))))
 
 
 @lru_cache(maxsize=8)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from edgeres.core.errors import InputError
 from edgeres.graph.chain import Droppable, chain_in
 from edgeres.graph.execute import operator_of
+from edgeres.graph.joined import joined
 from edgeres.graph.normal import shapes_in
 from edgeres.graph.structure import PARAMETERS, weight_shapes
 from edgeres.graph.view import GraphView, attribute, called
-from edgeres.models.network import Network, Parts, Unit
+from edgeres.models.network import Network, Parts, Unit, live_in
 
 _BY_NUMBERS = frozenset({"Clip", "Pad", "Resize"})  # bounds and scales, which Python reads as it does all integers
 OPERATIONS = "_operations"  # where functions stand among the layers
@@ -121,20 +122,22 @@ class GraphUnit(Unit):
     def parts(self) -> Parts:
         """Branch and activation from cut to cut; what the skip goes through too, or another module, is one piece.
 
-        Raises InputError where other tensors pass beside the module.
+        Where other tensors are live it begins at the fork, and they pass through what the graph has beside it.
         """
         network, block, end = self._network[0], self._link.block, self._link.end
-        if len(self._before) > 1 or len(self._link.live) > 1:
-            raise InputError(
-                f"{self._link.name} has branches of the network beside it, which solve cannot hold together;"
-                " recover by the other methods: --method bn,mimic,distill"
-            )
+        is_alone = len(self._before) == len(self._link.live) == 1
+        feed = self._before[0] if is_alone else block.source
         beside = {call.module for call in self._bypass.calls} | network.reused
-        (before,) = self._before
         branch, after = (
-            network.pieces(feed, target, beside) for feed, target in ((before, block.branch), (block.output, end))
+            network.pieces(before, target, beside) for before, target in ((feed, block.branch), (block.output, end))
         )
-        return Parts(branch, Piece(network, network.segment((before,), (block.skip,))), after)
+        skip = Piece(network, network.segment((feed,), (block.skip,)))
+        if is_alone:
+            return Parts(branch, skip, after)
+        into, behind = network.segment(self._before, (feed,)), network.segment((*self._before, end), self._link.live)
+        return Parts(
+            branch, skip, after, lambda x: into.run(network, x), lambda x, y: behind.run(network, (*live_in(x), y))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """f(h(x) + F(x))."""
@@ -153,13 +156,16 @@ class GraphUnit(Unit):
 
 
 class GraphNet(Network):
-    """The network of a graph without weights; `names`: its residual additions -> their modules."""
+    """The network of a graph without weights; `names`: its residual additions -> their modules.
+
+    Several outputs are joined.
+    """
 
     def __init__(self, structure: onnx.ModelProto, names: Mapping[str, str]) -> None:
         super().__init__()
         self.tree = Layers()
         self.tree.add_module(OPERATIONS, nn.ModuleList())
-        view = GraphView(structure)
+        view = GraphView(structure := joined(structure))
         self._calls = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).calls()
         self._makers = {output: index for index, call in enumerate(self._calls) for output in call.outputs}
         chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
@@ -359,15 +365,20 @@ class _Builder:
         return kind(shape[0], eps=attribute(node, "epsilon", 1e-5), momentum=round(momentum, 6))
 
 
-def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: str) -> tuple[int, ...]:
-    """The shape of what the network gives for an image of `shape`; raises InputError if it gives nothing for each."""
-    network = GraphNet(structure, {}).eval()
+def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: str) -> dict[str, tuple[int, ...]]:
+    """Output -> its shape for an image of `shape`; raises InputError for one that has nothing for each."""
+    network, names = GraphNet(structure, {}).eval(), tuple(value.name for value in structure.graph.output)
+    each = network.segment(tuple(GraphView(structure).inputs[:1]), names)
     try:
         with torch.no_grad():
-            found = network(torch.zeros(2, *shape))
+            found = live_in(each.run(network, torch.zeros(2, *shape)))
     except RuntimeError as err:
         reason = str(err).splitlines()[0]
         raise InputError(f"{where} cannot be run on two images at once: {reason}") from err
-    if found.ndim < 2 or len(found) != 2 or not found.numel():
-        raise InputError(f"{where} gives {' x '.join(map(str, found.shape))} for two images, no numbers for each")
-    return tuple(found.shape[1:])
+    gives = dict(zip(names, found, strict=True))
+    for name, one in gives.items():
+        if one.ndim < 2 or len(one) != 2 or not one.numel():
+            which = f" as {name!r}" if len(gives) > 1 else ""
+            what = " x ".join(map(str, one.shape)) or "a single number"
+            raise InputError(f"{where} gives {what}{which} for two images, no numbers for each")
+    return {name: tuple(one.shape[1:]) for name, one in gives.items()}

@@ -192,6 +192,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         "preprocess": preprocess_from(config, base, shape, config.size),
         "classes": _class_names(config, network.classes, network.outputs, recorder.notes) if task == "classes" else (),
         "task": task,
+        "parts": network.parts,
         "structure": network.structure,
     }
     spec = config_from(ModelSpec, values, str(config.file))
@@ -199,6 +200,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     recorder.notes += notes
     if task != "classes":
         how = "as --task says" if config.task else "told by what makes it; --task says otherwise"
+        how = "judged by the mean of their relative errors" if network.parts else how
         recorder.notes.append(f"gives {_told(network, task)} for an image, {how}")
     if names := [link.name for link in chain.links]:
         recorder.notes.append(f"{len(names)} residual modules found in the graph: {_few(names)}")
@@ -226,8 +228,9 @@ def _is_fresh(weights: Weights) -> bool:
 
 
 def _told(network: Brought, task: Task) -> str:
-    shape = " x ".join(map(str, network.gives))
-    return f"an embedding of {shape} numbers" if task == "embedding" else f"tensors, {shape}"
+    if network.parts:
+        return f"{len(network.parts)} outputs, {network.gives_text}"
+    return f"an embedding of {network.gives_text} numbers" if task == "embedding" else f"tensors, {network.gives_text}"
 
 
 def _few(names: list[str]) -> str:

@@ -13,17 +13,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A module y = f(h(x) + F(x)) as lists: of `branch` F and `after` f in order, and the `skip` h, None without."""
+    """A module y = f(h(x) + F(x)) as lists: of `branch` F and `after` f in order, and the `skip` h, None without.
+
+    Where tensors pass beside it, `enter` takes x from all that are live, `leave` makes of them and y those behind it.
+    """
 
     branch: Sequence[nn.Module]
     skip: Callable[[Tensor], Tensor] | None
     after: Sequence[nn.Module]
+    enter: Callable[[Any], Tensor] = lambda x: x
+    leave: Callable[[Any, Tensor], Any] = lambda _, y: y
 
 
 def live_in(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -67,6 +67,7 @@ def _traced(
         "variant": name,
         "num_classes": found.outputs,
         "task": "classes" if classes else found.told,
+        "parts": found.parts,
         "input_shape": found.shape,
         "preprocess": preprocess,
         "classes": classes,

@@ -13,7 +13,7 @@ import copy
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,22 @@ from torch import Tensor, nn
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError, few_of, require
-from edgeres.core.onnx_file import INPUT_NAME, OUTPUT_NAME, image_input, is_channels_last, told_task
+from edgeres.core.measures import split
+from edgeres.core.onnx_file import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    check_floats,
+    check_once,
+    image_input,
+    is_channels_last,
+    told_task,
+)
 from edgeres.core.own_code import result_of
 from edgeres.core.spec import Preprocess, Task
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy
 from edgeres.graph.normal import normalised, with_batch
-from edgeres.graph.plain import logits_in, plain
+from edgeres.graph.plain import ends_in, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
 from edgeres.models.foreign import ForeignWeights, read_weights
@@ -54,14 +63,14 @@ _COUNTER = "num_batches_tracked"
 class Brought:
     """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides.
 
-    `gives` is the shape of what it gives for an image, `told` what that is for by the graph's end; `classes` are names
-    that the weights' file holds, of however many.
+    `gives` is the shape of what it gives for an image, by output, `told` what that is for by the graph's end; `classes`
+    are names that the weights' file holds, of however many.
     """
 
     structure: str
     weights: Weights
     shape: tuple[int, int, int]
-    gives: tuple[int, ...]
+    gives: dict[str, tuple[int, ...]]
     told: Task
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
@@ -69,13 +78,26 @@ class Brought:
     @property
     def outputs(self) -> int:
         """How many numbers it gives for an image."""
-        return math.prod(self.gives)
+        return sum(map(math.prod, self.gives.values()))
+
+    @property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """Of several outputs each one's name and how many of them are its own."""
+        return tuple((name, math.prod(shape)) for name, shape in self.gives.items()) if len(self.gives) > 1 else ()
+
+    @property
+    def gives_text(self) -> str:
+        """`8 x 4 x 4`, of several outputs `boxes 4 x 100, scores 10 x 100`."""
+        shapes = {name: " x ".join(map(str, shape)) for name, shape in self.gives.items()}
+        return ", ".join(f"{name} {one}" if self.parts else one for name, one in shapes.items())
 
     def task(self, asked: Task | None, where: str) -> Task:
         """What the outputs are; raises InputError if they cannot be what is `asked`."""
-        if asked in {"classes", "embedding"} and (len(self.gives) != 1 or self.outputs < 2):
-            shape = " x ".join(map(str, self.gives))
-            raise InputError(f"--task {asked}: {where} gives {shape} for an image, no row of two numbers or more")
+        is_row = [len(shape) for shape in self.gives.values()] == [1] and self.outputs > 1
+        if asked in {"classes", "embedding"} and not is_row:
+            raise InputError(
+                f"--task {asked}: {where} gives {self.gives_text} for an image, no row of two numbers or more"
+            )
         return asked or self.told
 
 
@@ -128,47 +150,57 @@ def from_onnx(model: OnnxModel) -> Brought:
     source, where = plain(model, keeps_norms=True), str(model.path)
     found = _brought(source.proto, model.card.spec.input_shape, {}, where)
     name, (batch, *image) = image_input(model.proto, model.path)
-    images, logits = _noise(batch or _TRACED_BATCH, found.shape), logits_in(model.proto)
+    images, ends = _noise(batch or _TRACED_BATCH, found.shape), ends_in(model.proto)
     given = images.movedim(1, -1) if is_channels_last(image) else images
-    made = GraphSession(model.proto, where, [logits]).run({name: given.numpy()})
-    _check_same(found, images, torch.from_numpy(made[logits]), where)
+    made = GraphSession(model.proto, where, ends).run({name: given.numpy()})
+    _check_same(found, images, [torch.from_numpy(made[end]) for end in ends], where)
     return found
 
 
 def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> Brought:
     """The network that `module` is for images of `shape`, traced; its state is left as it was.
 
-    Raises InputError if it cannot be traced, or gives something else than one tensor.
+    Raises InputError if it cannot be traced, or gives something else than tensors.
     """
     module = copy.deepcopy(module).cpu().float().eval()
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     traced = _with_every_weight(_traced(module, shape, where), state)
     images = _noise(_TRACED_BATCH + 1, shape)
-    expected = _given(module, images, where)
+    expected = [tensor for _, tensor in _given(module, images, where)]
     found = _brought(normalised(traced, keeps_norms=True), shape, state, where)
     _check_same(found, images, expected, where)
     return found
 
 
 @torch.no_grad()
-def _given(module: nn.Module, images: Tensor, where: str) -> Tensor:
-    """What the module makes of `images`; raises InputError if that is not one tensor."""
+def _given(module: nn.Module, images: Tensor, where: str) -> list[tuple[str, Tensor]]:
+    """What the module makes of `images`, by name; raises InputError if that is something else than tensors."""
     try:
-        found = module(images)
+        return list(_tensors(module(images), "", where))
+    except InputError:
+        raise
     except Exception as err:  # whatever the user's own forward raises
         reason = str(err).strip().partition("\n")[0] or type(err).__name__
         raise InputError(
             f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
             f" ({reason})"
         ) from err
-    if isinstance(found, Tensor):
-        return found
-    kind = type(found).__name__
-    kind += f" of {len(found)}" if isinstance(found, tuple | list | dict) else ""
-    raise InputError(
-        f"{where} gives a {kind}, edgeres takes networks that give one tensor: write a function that returns a module"
-        " whose forward returns the one to go by, and import that"
-    )
+
+
+def _tensors(given: Any, name: str, where: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a tuple, list or dict in another: called as their keys are, or `output_0` by their places."""
+    if isinstance(given, Tensor):
+        yield name or OUTPUT_NAME, given
+    elif isinstance(given, Mapping | tuple | list):
+        named = given._asdict() if hasattr(given, "_asdict") else given
+        pairs = named.items() if isinstance(named, Mapping) else ((f"output_{at}", one) for at, one in enumerate(named))
+        for key, one in pairs:
+            yield from _tensors(one, f"{name}.{key}" if name else str(key), where)
+    elif given is not None:
+        raise InputError(
+            f"{where} gives a {type(given).__name__}{f' as {name!r}' if name else ''}, edgeres takes tensors: write a"
+            " function that returns a module whose forward returns those to go by, and import that"
+        )
 
 
 def definition(arch: str) -> Made:
@@ -218,13 +250,17 @@ def _without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
 
 
 def _traced(module: nn.Module, shape: tuple[int, int, int], where: str) -> onnx.ModelProto:
-    buffer = io.BytesIO()
+    buffer, forward, images = io.BytesIO(), module.forward, torch.zeros(_TRACED_BATCH, *shape)
+    module.forward = lambda x: tuple(one for _, one in _tensors(forward(x), "", where))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter that is to go, and of what tracing holds fixed
         try:
+            with torch.no_grad():
+                names = [name for name, _ in _tensors(forward(images), "", where)]
+            check_once([INPUT_NAME, *names], where)
             torch.onnx.export(
                 module,
-                (torch.zeros(_TRACED_BATCH, *shape),),
+                (images,),
                 buffer,  # type: ignore[arg-type]  # a file object is taken, the annotation forgets it
                 dynamo=False,
                 opset_version=_OPSET,
@@ -232,11 +268,17 @@ def _traced(module: nn.Module, shape: tuple[int, int, int], where: str) -> onnx.
                 do_constant_folding=False,
                 input_names=[INPUT_NAME],
             )
+        except InputError:
+            raise
         except Exception as err:  # whatever the user's own forward, or the exporter, raises
             reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
             size = " x ".join(map(str, shape))
             raise InputError(f"{where} cannot be traced with images of {size}: {reason}") from err
-    return onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(buffer.getvalue())
+    for value, name in zip(model.graph.output, names if len(names) > 1 else (), strict=False):
+        model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [name], name=f"output {name}"))
+        value.name = name  # which the exporter does not take if it is a number
+    return model
 
 
 def _with_every_weight(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.ModelProto:
@@ -249,11 +291,7 @@ def _with_every_weight(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> o
 
 
 def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping[str, Tensor], where: str) -> Brought:
-    if len(model.graph.output) != 1:
-        count = len(model.graph.output)
-        raise InputError(
-            f"{where} gives {count} outputs, edgeres takes networks with one: export it with the one to go by"
-        )
+    check_floats(model.graph, where)
     tidied = with_batch(_with_usual_ends(tidy(model)), 1)
     structure, arrays = taken_apart(tidied, _TAKEN)
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -261,7 +299,12 @@ def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping
         counter = f"{name.rpartition('.')[0]}.{_COUNTER}"
         weights[counter] = state.get(counter, torch.tensor(0))
     gives = outputs_of(structure, shape, where)
-    return Brought(packed(structure), weights, shape, gives, told_task(model.graph, gives))
+    if len(gives) > 1:
+        for value in structure.graph.output:
+            value.CopyFrom(
+                onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [1, *gives[value.name]])
+            )
+    return Brought(packed(structure), weights, shape, gives, told_task(model.graph, next(iter(gives.values()))))
 
 
 def _noise(batch: int, shape: tuple[int, int, int]) -> Tensor:
@@ -269,9 +312,9 @@ def _noise(batch: int, shape: tuple[int, int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def _check_same(found: Brought, images: Tensor, expected: Tensor, where: str) -> None:
+def _check_same(found: Brought, images: Tensor, expected: Sequence[Tensor], where: str) -> None:
     """Raises InputError if the network makes something else of `images` than what `where` names does, or no numbers."""
-    if not expected.isfinite().all():
+    if not all(one.isfinite().all() for one in expected):
         keys = [key for key, tensor in found.weights.items() if not tensor.isfinite().all()]
         held = (
             f"in {few_of(keys)} ({len(keys)} of {len(found.weights)} keys)" if keys else "in what it gives for images"
@@ -279,15 +322,19 @@ def _check_same(found: Brought, images: Tensor, expected: Tensor, where: str) ->
         raise InputError(f"{where}: NaN or infinite values {held}")
     network = GraphNet(unpacked(found.structure), {})
     network.load_state_dict(found.weights)
+    sizes = [size for _, size in found.parts]
     try:
-        outputs = network.eval()(images)
+        outputs = split(network.eval()(images), sizes)
     except (RuntimeError, ValueError) as err:
         reason = str(err).splitlines()[0]
         raise InputError(
             f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
             f" ({reason})"
         ) from err
-    difference = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    difference = max(
+        float((one.flatten(1) - wanted.flatten(1)).abs().max() / wanted.abs().max().clamp(min=1e-12))
+        for one, wanted in zip(outputs, expected, strict=True)
+    )
     if not difference <= _MOST_DIFFERENCE:
         raise InputError(
             f"{where} computes something else than what was made of it: outputs differ by {difference:.2g} of the"
@@ -296,14 +343,14 @@ def _check_same(found: Brought, images: Tensor, expected: Tensor, where: str) ->
 
 
 def _with_usual_ends(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Input and output bear the names they have in every file of edgeres."""
-    draft = Draft(model)
-    names = {draft.inputs[0].name: INPUT_NAME, next(iter(draft.outputs)): OUTPUT_NAME}
+    """Input and the only output bear the names they have in every file of edgeres; several keep their own."""
+    draft, ends = Draft(model), [value.name for value in model.graph.output]
+    names = {draft.inputs[0].name: INPUT_NAME} | ({ends[0]: OUTPUT_NAME} if len(ends) == 1 else {})
     draft.swap_names({old: new for old, new in names.items() if old != new})
     written = draft.model
     for value in (*draft.inputs, *written.graph.output):
         value.name = names.get(value.name, value.name)
-    draft.outputs = {OUTPUT_NAME}
+    draft.outputs = {value.name for value in written.graph.output}
     return draft.written()
 
 

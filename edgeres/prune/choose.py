@@ -147,7 +147,8 @@ class Chooser:
         """What tells a network without modules from the whole one."""
         from edgeres.evaluate.distance import distance_for
 
-        return distance_for(self._source.spec.task, [batch.reference for batch in self._batches])
+        spec = self._source.spec
+        return distance_for(spec.task, [batch.reference for batch in self._batches], spec.sizes)
 
     @property
     def measured_by(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.progress import track
+from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.choosing import Chosen
 from edgeres.quantize.config import AUTO
@@ -77,6 +78,7 @@ def tensor_errors(
             network.readers = {}
             values = network.run({network.input: x}, wanted)
             logits = values[network.output]
+            even = evened(logits, network.sizes)
             for tensor, by_method in errors.items():
                 feeds = {name: values[name] for name in fronts[tensor]}
                 noise: dict[float, float] = {}
@@ -87,7 +89,7 @@ def tensor_errors(
                         network.substitutes = {point.tensor: fake_quantizer(amax) for point in points}
                         network.readers = {reader: point.tensor for point in points for reader in point.readers}
                         changed = network.run(feeds, [network.output])[network.output]
-                        noise[amax] = float((changed - logits).square().sum())
+                        noise[amax] = float(((changed - logits).square() / even).sum())
                     by_method[method] += noise[amax]
     return errors
 
@@ -96,9 +98,12 @@ def decibels_of(
     model: onnx.ModelProto, placement: Placement, candidates: Mapping[str, Decision], *, images: Images
 ) -> dict[str, float]:
     """SQNR of the logits of `images` under each of the `candidates`, against the float model's."""
-    reference = logits_of(GraphNetwork(model), images)
+    network = GraphNetwork(model)
+    reference = logits_of(network, images)
     simulated = {name: Simulation(model, placement, decision) for name, decision in candidates.items()}
-    return {name: fidelity_of(reference, logits_of(one, images)).sqnr_db for name, one in simulated.items()}
+    return {
+        name: fidelity_of(reference, logits_of(one, images), network.sizes).sqnr_db for name, one in simulated.items()
+    }
 
 
 def closest_of(
@@ -118,9 +123,9 @@ def logits_of(network: nn.Module, images: Images) -> Tensor:
         return torch.cat([network(x) for x in batches_of(images, _BATCH)])
 
 
-def fidelity_of(reference: Tensor, logits: Tensor) -> Fidelity:
-    """How far `logits` are from `reference`, (N, K) each."""
-    fidelity = Fidelity()
+def fidelity_of(reference: Tensor, logits: Tensor, sizes: tuple[int, ...] = ()) -> Fidelity:
+    """How far `logits` are from `reference`, (N, K) each, of several outputs by their `sizes`."""
+    fidelity = Fidelity(sizes=sizes)
     fidelity.add(reference, logits)
     return fidelity
 

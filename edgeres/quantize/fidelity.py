@@ -16,24 +16,32 @@ from torch import Tensor, arange
 
 from edgeres.core.metrics import Z_95, Interval, wilson
 from edgeres.evaluate.agreement import Comparison
+from edgeres.evaluate.distance import evened
 
 _LOGITS_RANK = 2
 
 
 @dataclass
 class Fidelity(Comparison):
-    """Logits of a partly quantized network (B) against those of the float one (A); sums over images."""
+    """Logits of a partly quantized network (B) against those of the float one (A); sums over images.
 
+    Of several outputs, by their `sizes`, each counts alike: powers are over the output's own in the first batch.
+    """
+
+    sizes: tuple[int, ...] = ()
     noise_power: float = 0.0
     power: float = 0.0
     kl_sum: float = 0.0
     lost: list[float] = field(default_factory=list)
+    _even: Tensor | None = None
 
     def add(self, reference: Tensor, logits: Tensor) -> None:
         """Counts one batch: float logits and logits (N, K)."""
-        self.noise_power += float((reference - logits).double().square().sum())
-        self.power += float(reference.double().square().sum())
-        if reference.ndim == _LOGITS_RANK:  # what has no row of scores has no guess
+        if self._even is None:
+            self._even = evened(reference.double(), self.sizes)
+        self.noise_power += float(((reference - logits).double().square() / self._even).sum())
+        self.power += float((reference.double().square() / self._even).sum())
+        if reference.ndim == _LOGITS_RANK and not self.sizes:  # what has no row of scores has no guess
             self._count_guesses(reference, logits)
 
     def _count_guesses(self, reference: Tensor, logits: Tensor) -> None:

@@ -206,7 +206,7 @@ class QuantizedNetwork:
 
     def fidelity(self, keep: frozenset[str], batches: Iterable[KnownBatch]) -> Fidelity:
         """With the units `keep` left float."""
-        result = Fidelity()
+        result = Fidelity(sizes=self._float.sizes)
         for batch in batches:
             result.add(batch.reference, self.logits(batch.images, keep))
         return result
@@ -216,7 +216,7 @@ class QuantizedNetwork:
 
         What lies before it is computed once.
         """
-        every, found = frozenset(names), {name: Fidelity() for name in names}
+        every, found = frozenset(names), {name: Fidelity(sizes=self._float.sizes) for name in names}
         for batch in track(batches, "sensitivity", len(batches)):
             reached = self.reached(batch.images, every)
             for name, fidelity in found.items():

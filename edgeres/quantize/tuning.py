@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.progress import track
+from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import closest_of, held_out_parts, logits_of
 from edgeres.quantize.decision import Decision
@@ -52,7 +53,7 @@ def learn(simulation: Simulation, groups: Sequence[Group], *, images: Images, go
     for parameters, _ in groups:
         for parameter in parameters:
             parameter.requires_grad_(True)
-    batch = batch_for(images)
+    batch, even = batch_for(images), evened(goal, simulation.network.sizes)
     steps = epochs * math.ceil(len(images) / batch)
     optimizer = torch.optim.Adam([{"params": list(some), "lr": rate} for some, rate in groups], betas=_BETAS)
     rates = [rate for _, rate in groups]
@@ -61,7 +62,8 @@ def learn(simulation: Simulation, groups: Sequence[Group], *, images: Images, go
     orders = [torch.randperm(len(inputs), generator=generator) for _ in range(epochs)]
     for rows in track([rows for order in orders for rows in torch.split(order, batch)], "learn from logits", steps):
         optimizer.zero_grad()
-        loss = (simulation(inputs[rows]) - goal[rows]).square().sum() / goal[rows].square().sum()
+        noise = (simulation(inputs[rows]) - goal[rows]).square() / even
+        loss = noise.sum() / (goal[rows].square() / even).sum()
         loss.backward()
         optimizer.step()
         schedule.step()

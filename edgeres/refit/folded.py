@@ -119,7 +119,7 @@ class FoldedLayer:
 
 @dataclass(frozen=True)
 class FoldedModule:
-    """`layers`, what follows the last of them inside F, and h and f."""
+    """`layers`, what follows the last of them inside F, and h and f; x is all that is live before the module."""
 
     layers: list[FoldedLayer]
     trailing: list[nn.Module]
@@ -127,22 +127,26 @@ class FoldedModule:
 
     def inner(self, x: Tensor) -> list[Tensor]:
         """What each layer gives."""
-        found: list[Tensor] = []
+        found = [self.parts.enter(x)]
         for layer in self.layers:
-            found.append(layer(found[-1] if found else x))
-        return found
+            found.append(layer(found[-1]))
+        return found[1:]
 
     def total(self, x: Tensor, last: Tensor) -> Tensor:
         """h(x) + F(x), F from what its last layer gives."""
         y = run(self.trailing, last)
-        return y if self.parts.skip is None else self.parts.skip(x) + y
+        return y if self.parts.skip is None else self.parts.skip(self.parts.enter(x)) + y
 
     def after(self, y: Tensor) -> Tensor:
         """f(y)."""
         return run(self.parts.after, y)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f(h(x) + F(x))."""
+        """f(h(x) + F(x)), and what is live beside it."""
+        return self.parts.leave(x, self.end(x))  # type: ignore[no-any-return]
+
+    def end(self, x: Tensor) -> Tensor:
+        """f(h(x) + F(x)) alone."""
         return self.after(self.total(x, self.inner(x)[-1]))
 
     @property
@@ -161,13 +165,13 @@ class FoldedModule:
 
     def rows(self, number: int, x: Tensor, positions: Tensor, targets: Tensor) -> Rows:
         """Of layer `number`, those before it as they are by now: `x` is what the module gets."""
-        layer, seen = self.layers[number], x
+        layer, seen = self.layers[number], self.parts.enter(x)
         for before in self.layers[:number]:
             seen = before(seen)
         rows = Rows(layer.inputs(seen, positions), targets)
         if number < len(self.layers) - 1 or not self.is_open or self.parts.skip is None:
             return rows
-        return rows.less(layer.outputs(self.parts.skip(x), positions), inside=bool(self.trailing))
+        return rows.less(layer.outputs(self.parts.skip(self.parts.enter(x)), positions), inside=bool(self.trailing))
 
     def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows], total: Total = as_it_is) -> Refit:
         """What layer `number` should be; `total` as in `fitted`."""

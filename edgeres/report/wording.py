@@ -194,12 +194,12 @@ def closeness_line(one: Closeness) -> str:
     where = f"n = {one.n}, {one.dataset} {one.split}, {one.runtime}"
     if one.is_of_itself:
         return f"what others are held against ({_LIKENED[one.measure]}), {where}"
-    return f"{', '.join(_closeness(one))} to the network it comes from, {where}"
+    return f"{', '.join(_closeness(one))} to the network it comes from{_parts(one)}, {where}"
 
 
 def closeness_text(one: Closeness) -> str:
     """`cosine 0.99120, 1 in 100 < 0.97120 on 5,000 images of images:x val`."""
-    return f"{', '.join(_closeness(one))} on {one.n:,} images of {one.dataset} {one.split}"
+    return f"{', '.join(_closeness(one))}{_parts(one)} on {one.n:,} images of {one.dataset} {one.split}"
 
 
 def closeness_lines(one: Closeness) -> Lines:
@@ -214,6 +214,11 @@ def _closeness(one: Closeness) -> Lines:
         same = wilson(round(one.mean * one.n), one.n).times(100)
         return f"same guess {same.value:.2f} %", f"[{same.low:.2f}, {same.high:.2f}]"
     return f"{_LIKENED[one.measure]} {one.mean:.5f}", f"{_WORST[one.measure]} {one.worst:.5f}"
+
+
+def _parts(one: Closeness) -> str:
+    """` (boxes 0.00120, scores 0.00010)` of several outputs."""
+    return f" ({', '.join(f'{name} {value:.5f}' for name, value in one.parts.items())})" if one.parts else ""
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, str]:

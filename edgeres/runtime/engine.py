@@ -1,4 +1,4 @@
-"""An engine through TensorRT's own binding: one image input, one output, memory for both and one stream.
+"""An engine through TensorRT's own binding: one image input, its outputs, memory for all and one stream.
 
 The binding of TensorRT 8.5 and later, and of TensorRT-RTX, goes by the names of tensors (execute_async_v3), that of 8.0
 to 8.4 by numbers (execute_async_v2); which one it is, is asked of the objects, not of the version.
@@ -97,7 +97,7 @@ class LoadedEngine:
     """One execution context of the engine in `plan`; `close` frees it with its memory and stream.
 
     `has_code`: the plan carries a runtime of its own, code that is executed. Raises EngineError if TensorRT cannot load
-    it, UnfitEngine if it has not one input and one output in float, CudaError without a GPU.
+    it, UnfitEngine if it has not one input, and outputs in float alone, CudaError without a GPU.
     """
 
     def __init__(self, trt: "Any", plan: "bytes", has_code: "bool" = False) -> "None":
@@ -109,7 +109,7 @@ class LoadedEngine:
         self._tensors: Any = None
         try:
             self._load(trt, plan, has_code)
-            self.input, self.output = self._ports()
+            self.input, self.outputs = self._ports()
         except BaseException:
             self.close()
             raise
@@ -138,12 +138,12 @@ class LoadedEngine:
             return
         if count > self._capacity:
             self._free()
-            for port in (self.input, self.output):
+            for port in (self.input, *self.outputs):
                 self.buffers.append(self.cuda.allocate(port.size_bytes(count)))
             self._capacity = count
         if not self._tensors.choose(self.input.name, (count,) + self.input.shape):  # noqa: RUF005 - Python 3.6
             raise UnfitEngine(f"does not take {count} images of {self.input.shape}: {self._words()}")
-        names = (self.input.name, self.output.name)
+        names = [port.name for port in (self.input, *self.outputs)]
         self._tensors.bind({name: one.address for name, one in zip(names, self.buffers)})  # noqa: B905
         self.bound = count
 
@@ -161,10 +161,11 @@ class LoadedEngine:
             raise EngineError(f"failed to run: {self._words()}")
 
     def run(self) -> "None":
-        """From `buffers[0]` to `buffers[1]`."""
+        """From `buffers[0]` to the others, one an output."""
         self.upload()
         self.start()
-        self.cuda.download(self.buffers[1], self.output.size_bytes(self.bound))
+        for port, buffer in zip(self.outputs, self.buffers[1:]):  # noqa: B905 - Python 3.6
+            self.cuda.download(buffer, port.size_bytes(self.bound))
         self.cuda.synchronize()
 
     def _load(self, trt: "Any", plan: "bytes", has_code: "bool") -> "None":
@@ -178,17 +179,17 @@ class LoadedEngine:
         kind = _ByName if hasattr(context, "execute_async_v3") else _ByNumber
         self._tensors = kind(self._engine, context)
 
-    def _ports(self) -> "tuple[Port, Port]":
+    def _ports(self) -> "tuple[Port, list[Port]]":
         inputs = [name for name in self._tensors.names if self._tensors.is_input(name)]
         outputs = [name for name in self._tensors.names if name not in inputs]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UnfitEngine(f"has {len(inputs)} inputs and {len(outputs)} outputs; edgeres runs one of each")
+        if len(inputs) != 1 or not outputs:
+            raise UnfitEngine(f"has {len(inputs)} inputs and {len(outputs)} outputs; edgeres feeds one input")
         first = self._tensors.shape(inputs[0])[0]
         batch = (first, first)
         if first < 0:
             smallest, _, largest = self._tensors.profile(inputs[0])
             batch = (smallest[0], largest[0])
-        return self._port(inputs[0], batch), self._port(outputs[0], batch)
+        return self._port(inputs[0], batch), [self._port(name, batch) for name in outputs]
 
     def _port(self, name: "str", batch: "tuple[int, int]") -> "Port":
         kind = str(self._tensors.kind(name).name)

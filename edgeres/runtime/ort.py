@@ -8,7 +8,7 @@ from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
 from edgeres.core.errors import require
 from edgeres.core.metrics import FUSED
 from edgeres.graph.session import answering, session_from
-from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
+from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed, joined
 
 
 class OrtRunner:
@@ -39,14 +39,14 @@ class OrtRunner:
     def infer(self, images: Images) -> Logits:
         """float32 (N, C, H, W) to float32 (N, K)."""
         with answering(str(self._model.path)):
-            logits: Logits = self._session.run(None, {self._input: fed(images, self._shape)})[0]
-        return logits
+            return joined(self._session.run(None, {self._input: fed(images, self._shape)}))
 
     def load(self, images: Images) -> None:
-        """Keeps the input as an OrtValue, bound together with the output."""
+        """Keeps the input as an OrtValue, bound together with the outputs."""
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input(self._input, self._ort.OrtValue.ortvalue_from_numpy(fed(images, self._shape)))
-        self._binding.bind_output(self._session.get_outputs()[0].name)
+        for output in self._session.get_outputs():
+            self._binding.bind_output(output.name)
 
     def step(self) -> None:
         """One call without copies."""

@@ -30,7 +30,7 @@ class RunnerOptions(NamedTuple):
 
 
 class Runner(Protocol):
-    """float32 images (N, C, H, W) in, normalised; float32 logits (N, K) out.
+    """float32 images (N, C, H, W) in, normalised; float32 logits (N, K) out, or what else it gives, `joined`.
 
     `name` is the runtime as it stands in reports, `batch` the fixed number of images a call takes (None: any).
     """
@@ -62,6 +62,11 @@ def fed(images: Images, shape: Sequence[Any]) -> Images:
     _, channels, *sides = images.shape
     is_last = list(shape[1:]) == [*sides, channels] != [channels, *sides]
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if is_last else images
+
+
+def joined(outputs: Sequence[Logits]) -> Logits:
+    """What a network gives as one array: its output, or several flattened, side by side (N, sum of sizes)."""
+    return outputs[0] if len(outputs) == 1 else np.concatenate([one.reshape(len(one), -1) for one in outputs], 1)
 
 
 def infer_all(runner: Runner, images: Images) -> Logits:

@@ -22,7 +22,7 @@ from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime.cuda import Captured, CudaError
 from edgeres.runtime.engine import EngineError, LoadedEngine, UnfitEngine
 from edgeres.runtime.manifest import manifest_of, plan_header
-from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed
+from edgeres.runtime.runner import Images, Logits, RunnerOptions, fed, joined
 
 _TYPES: dict[str, np.dtype[Any]] = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
 _WITHOUT_GRAPH = " without CUDA graph"
@@ -92,7 +92,11 @@ class TensorRtRunner:
         count = max(len(images), self._engine.input.batch[0])
         self._fill(images, count)
         self._engine.run()
-        return self._held(1, count)[: len(images)].reshape(len(images), -1).astype(np.float32)
+        ports = {port.name: index for index, port in enumerate(self._engine.outputs, 1)}
+        told = self._manifest.outputs  # in the file's order, which TensorRT need not keep
+        order = [ports[name] for name in told] if told.keys() == ports.keys() else ports.values()
+        found = [self._held(index, count)[: len(images)].astype(np.float32) for index in order]
+        return joined([one.reshape(len(one), -1) for one in found])
 
     def _checked(self, images: Images) -> Images:
         shape = self._engine.input.shape
@@ -111,8 +115,8 @@ class TensorRtRunner:
         place[len(images) :] = 0
 
     def _held(self, index: int, count: int) -> NDArray[Any]:
-        """What the input's (0) or the output's (1) memory on this side holds, of `count` images."""
-        port = (self._engine.input, self._engine.output)[index]
+        """What the input's (0) or an output's (1, ...) memory on this side holds, of `count` images."""
+        port = (self._engine.input, *self._engine.outputs)[index]
         host = self._engine.buffers[index].host[: port.size_bytes(count)]
         values: NDArray[Any] = np.frombuffer(host, dtype=_TYPES[port.kind])
         return values.reshape(count, *port.shape)

@@ -81,7 +81,7 @@ def _hidden(source: Checkpoint, config: LesionConfig) -> list[str]:
     network, images = load_folded(source), _judged_on(source, config).val.at_most(_LOOKED_AT, config.seed)
     with torch.inference_mode():
         seen = [network(torch.from_numpy(x)) for x, _ in images.batches(source.spec, config.batch)]
-    distance = distance_for(source.spec.task, seen)
+    distance = distance_for(source.spec.task, seen, source.spec.sizes)
     return [f"{distance.why}, nor points of top-1; prune goes by the {distance.name}"] if distance.why else []
 
 
@@ -184,7 +184,7 @@ def _tallies(
     if source.spec.task != "classes":  # a study of classes counts right answers
         seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, config.batch))
         with torch.inference_mode():
-            distance = distance_for(source.spec.task, map(network, seen))
+            distance = distance_for(source.spec.task, map(network, seen), source.spec.sizes)
     alone = [frozenset({name}) for name, unit in network.units() if not unit.dropped]
     bare = {removed: Tally(distance=distance) for removed in (frozenset(), *alone)}
     refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}

@@ -15,8 +15,8 @@ B = A + 0.2 * RANDOM.standard_normal((300, 8)).astype(np.float32)
 OF = {"n": 300, "dataset": "images:x", "split": "val", "runtime": "torch", "artifact": "b", "reference": "a"}
 
 
-def near(task, outputs, reference) -> Closeness:
-    counted = Nearness(task)
+def near(task, outputs, reference, parts=()) -> Closeness:
+    counted = Nearness(task, parts)
     for part in (slice(0, 100), slice(100, None)):  # batches make no difference
         counted.add(outputs[part], reference[part])
     return counted.closeness(**{**OF, "n": len(outputs)})
@@ -43,6 +43,18 @@ def test_tensors_are_near_by_the_error_over_the_mean_power() -> None:
     assert found.measure == "error"
     assert found.mean == pytest.approx(errors.mean())
     assert found.worst == pytest.approx(np.percentile(errors, 99))
+
+
+def test_several_outputs_are_near_by_the_mean_of_their_errors() -> None:
+    scale = np.array([1e-3] * 3 + [1e3] * 5, np.float32)
+    found = near("tensors", scale * B, scale * A, (("scores", 3), ("boxes", 5)))
+    a, b = A.astype(np.float64), B.astype(np.float64)
+    each = [np.square(a - b)[:, of].sum(1) / np.square(a)[:, of].sum(1).mean() for of in (slice(3), slice(3, None))]
+    assert found.parts == pytest.approx({"scores": each[0].mean(), "boxes": each[1].mean()})
+    assert found.mean == pytest.approx(np.mean(each))
+    assert found.worst == pytest.approx(np.percentile(np.mean(each, 0), 99))
+    assert f"(scores {each[0].mean():.5f}, boxes {each[1].mean():.5f})" in closeness_line(found)
+    assert "parts" not in near("tensors", B, A).model_dump()
 
 
 def test_scores_of_images_without_labels_are_near_by_their_first_guess() -> None:

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from edgeres.evaluate.distance import Distance, distance_for
+from edgeres.evaluate.distance import Distance, distance_for, evened
 from edgeres.evaluate.tally import Tally
+from edgeres.prune.recover.losses import relative_error
 
 GENERATOR = torch.Generator().manual_seed(0)
 GOAL = torch.randn(40, 6, generator=GENERATOR)
@@ -27,6 +28,19 @@ def test_of_tensors_it_is_the_squared_error_over_the_power_of_the_whole() -> Non
     distance = distance_for("tensors", [goal[:10], goal[10:]])
     expected = float((found - goal).double().square().sum() / goal.double().square().sum())
     assert float(distance.each(found, goal).mean()) == pytest.approx(expected)
+
+
+def test_of_several_outputs_each_counts_alike_however_large_it_is() -> None:
+    distance = distance_for("tensors", [GOAL[:10], GOAL[10:]], (1, 2, 3))
+    pairs = zip(FOUND.double().split((1, 2, 3), 1), GOAL.double().split((1, 2, 3), 1), strict=True)
+    expected = [float((b - a).square().sum() / a.square().sum()) for b, a in pairs]
+    assert float(distance.each(FOUND, GOAL).mean()) == pytest.approx(sum(expected) / 3)
+    scale = torch.tensor([1e-3, 1.0, 1.0, 1e3, 1e3, 1e3])
+    same = distance_for("tensors", [scale * GOAL], (1, 2, 3)).each(scale * FOUND, scale * GOAL)
+    assert torch.allclose(same, distance.each(FOUND, GOAL))
+    errors = ((FOUND - GOAL).square() / evened(GOAL, (1, 2, 3))).sum() / (GOAL.square() / evened(GOAL, (1, 2, 3))).sum()
+    assert float(errors) == pytest.approx(sum(expected) / 3)
+    assert float(relative_error(FOUND, GOAL, (1, 2, 3))) == pytest.approx(sum(expected) / 3)
 
 
 def test_scores_with_many_first_guesses_are_told_apart_by_the_divergence() -> None:

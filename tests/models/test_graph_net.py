@@ -17,6 +17,7 @@ from edgeres.models import modules_of, network_from
 from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.graph import chain_of
 from edgeres.models.graph_net import Piece
+from edgeres.models.network import live_in
 from edgeres.models.sources import from_module
 from edgeres.models.weights import (
     checkpoint_without,
@@ -281,13 +282,7 @@ def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
 LAYERS = {"basic": 2, "grouped": 2, "gated": 2, "hard": 1, "preactivated": 1, "inverted": 3, "next": 1, "uneven": 2}
 
 
-def test_a_module_beside_a_parallel_branch_cannot_be_solved_and_the_line_says_what_can(brought):
-    network = network_of(*brought(NETS["parallel"]()))
-    with pytest.raises(InputError, match=r"features.0.high.0 has branches of the network beside it.*--method bn,mimic"):
-        network.units()[0][1].parts()
-
-
-@pytest.mark.parametrize("name", [name for name in NETS if name != "parallel"])
+@pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
 def test_a_module_is_the_sum_of_its_parts(name, brought, images):
     network = network_of(*brought(NETS[name](), name))
@@ -295,9 +290,11 @@ def test_a_module_is_the_sum_of_its_parts(name, brought, images):
     for _, unit in network.units():
         module, y = folded_module(unit), unit(x)
         parts = unit.parts()
-        assert torch.equal(run(parts.after, parts.skip(x) + run(parts.branch, x)), y)
+        mine = parts.enter(x)
+        found = parts.leave(x, run(parts.after, parts.skip(mine) + run(parts.branch, mine)))
+        assert all(map(torch.equal, live_in(found), live_in(y)))
         if module.layers:
-            torch.testing.assert_close(module(x), y, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(live_in(module(x)), live_in(y), rtol=1e-4, atol=1e-5)
         assert len(module.layers) == LAYERS.get(name, len(module.layers))
         x = y
 
@@ -496,7 +493,7 @@ def test_what_cannot_be_traced_says_why():
 
 def test_outputs_that_are_no_row_of_numbers_are_tensors():
     found = from_module(nn.Conv2d(3, 4, 3), SHAPE, "net")
-    assert (found.gives, found.told) == ((4, 14, 14), "tensors")
+    assert (found.gives, found.told) == ({"logits": (4, 14, 14)}, "tensors")
 
 
 def test_outputs_that_are_not_told_apart_by_image_are_refused():

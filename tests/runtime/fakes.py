@@ -180,7 +180,8 @@ class Logger:
 class Binding:
     """A fake `tensorrt` of one version, executing on the memory of `driver`.
 
-    `half`: its engines read and write FP16. `profile`: (min, opt, max) images of a dynamic graph.
+    `half`: its engines read and write FP16. `profile`: (min, opt, max) images of a dynamic graph. Its outputs stand in
+    another order than the file's.
     """
 
     ILogger = Logger
@@ -207,7 +208,7 @@ class Binding:
         except Exception:
             logger.log(Logger.Severity.ERROR, "IRuntime::deserializeCudaEngine: Error Code 1:\nserialization failed")
             return None
-        ports = {value.name: value for value in (model.graph.input[0], model.graph.output[0])}
+        ports = {value.name: value for value in (model.graph.input[0], *reversed(model.graph.output))}
         names = list(ports)
 
         def shape(name: str) -> tuple[int, ...]:
@@ -243,8 +244,10 @@ class Binding:
         def run() -> None:
             size = int(np.prod(bound["shape"])) * np.dtype(dtype).itemsize
             images = np.frombuffer(ctypes.string_at(addresses[names[0]], size), dtype).reshape(bound["shape"])
-            logits = session.run(None, {names[0]: images.astype(np.float32)})[0].astype(dtype)
-            ctypes.memmove(addresses[names[1]], logits.tobytes(), logits.nbytes)
+            for name, found in zip(
+                names[1:], session.run(names[1:], {names[0]: images.astype(np.float32)}), strict=True
+            ):
+                ctypes.memmove(addresses[name], found.astype(dtype).tobytes(), found.astype(dtype).nbytes)
 
         def execute(stream: int) -> bool:
             if set(addresses) != set(names) or "shape" not in bound or stream != 11:

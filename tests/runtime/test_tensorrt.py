@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
+import onnx
 import pytest
 
+from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.gpu import local_gpu
@@ -87,6 +89,24 @@ def test_an_engine_that_reads_and_writes_half_takes_and_gives_float32(graph, gpu
     expected = logits_of(graph())
     assert logits.dtype == np.float32
     assert 0 < np.abs(logits - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_several_outputs_stand_in_the_files_order(half, graph, gpu_machine, engine_from, tmp_path):
+    proto = onnx.load(graph().path)
+    inner = next(node.output[0] for node in proto.graph.node if node.op_type == "Relu")
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(inner, onnx.TensorProto.FLOAT, ["batch", 16, 8, 8]))
+    onnx.save(proto, tmp_path / "two.onnx")
+    machine, model = gpu_machine(half=half), OnnxModel(tmp_path / "two.onnx")
+    with runner_for(engine_from(model, outputs={"logits": (-1, 10), inner: (-1, 16, 8, 8)})) as runner:
+        found = runner.infer(IMAGES)
+        runner.load(IMAGES[:2])
+        runner.step()
+        runner.synchronize()
+    expected = logits_of(model)
+    assert found.shape == expected.shape == (9, 10 + 16 * 64)
+    assert np.allclose(found, expected, atol=0.02 if half else 1e-5)
+    assert machine.driver.alive == {}
 
 
 def test_more_images_than_the_engine_takes_at_once_are_not_timed(graph, gpu_machine, engine_from):

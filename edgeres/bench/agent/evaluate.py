@@ -63,7 +63,7 @@ def evaluate(job: "Job") -> "dict[str, object]":
         with contextlib.closing(LoadedEngine(trt, _plan_of(job.engine))) as engine:
             _check(engine, pictures)
             engine.bind(job.batch)
-            classes, digest = engine.output.shape[0], _write_logits(engine, pictures, job)
+            classes, digest = engine.outputs[0].shape[0], _write_logits(engine, pictures, job)
     except EngineError as err:
         raise Refused(f"TensorRT {trt.__version__} of this board {err}") from err
     except UnfitEngine as err:
@@ -92,16 +92,17 @@ def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
     """Raises UnfitEngine unless it takes such images and gives a row of scores for each, both in float32."""
     if engine.input.shape != pictures.shape:
         raise UnfitEngine(f"takes images of {engine.input.shape}, these are {pictures.shape}")
-    if len(engine.output.shape) != 1:
-        raise UnfitEngine(f"gives {engine.output.shape} for an image, not a row of scores")
-    for port in (engine.input, engine.output):
+    shapes = [port.shape for port in engine.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise UnfitEngine(f"gives {' and '.join(map(str, shapes))} for an image, not a row of scores")
+    for port in (engine.input, *engine.outputs):
         if port.kind != "FLOAT":
             raise UnfitEngine(f"has {port.name} in {port.kind}, not in float32")
 
 
 def _write_logits(engine: "LoadedEngine", pictures: "images.Images", job: "Job") -> "str":
     """Under a temporary name first; returns the sha256."""
-    digest, row = hashlib.sha256(), engine.output.size_bytes(1)
+    digest, row = hashlib.sha256(), engine.outputs[0].size_bytes(1)
     try:
         with job.unfinished.open("wb") as file:
             for batch, count in images.batches(pictures, job.batch):

@@ -2,12 +2,13 @@
 
     mimic     MSE(f_s, f_t) / mean(f_t^2)              f: the feature map before global pooling
     distill   T^2 KL(p_t^T || p_s^T)                   p^T: softmax of the logits over T; of an embedding 1 - cosine,
-              of other outputs MSE(s, t) / mean(t^2)
+              of other outputs MSE(s, t) / mean(t^2), of several the mean
     finetune  cross-entropy of p_s and the label       the only one that reads labels
 
 s is the pruned network, t the one before pruning; the loss is the sum of the chosen terms. mimic is the feature
 mimicking of Wang & Wu 2023 (PRACTISE, arXiv 2303.15254), divided by the teacher's own power so that one weight fits all
-networks; distill is Hinton et al. 2015, arXiv 1503.02531.
+networks; where several outputs leave no single map behind the modules f are the outputs, as distill has them. distill
+is Hinton et al. 2015, arXiv 1503.02531.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeres.core.measures import split
 from edgeres.core.spec import ModelSpec, Task
 from edgeres.data import Split
 from edgeres.evaluate.distance import KL, distance_for
@@ -54,22 +56,34 @@ def outputs_from(network: Network, x: Tensor, shared: Collection[str] = ()) -> O
     return Outputs(features, network.classify(features))
 
 
-def relative_error(found: Tensor, goal: Tensor) -> Tensor:
-    """MSE(found, goal) / mean(goal^2)."""
-    return (found - goal).square().mean() / goal.square().mean()
+def relative_error(found: Tensor, goal: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+    """MSE(found, goal) / mean(goal^2), of several outputs the mean."""
+    pairs = zip(split(found, sizes), split(goal, sizes), strict=True)
+    errors = [(one - wanted).square().mean() / wanted.square().mean() for one, wanted in pairs]
+    return sum(errors[1:], errors[0]) / len(errors)
 
 
-def apart(found: Tensor, goal: Tensor, task: Task, temperature: float = 1.0) -> Tensor:
+def feature_error(found: Outputs, goal: Outputs, sizes: Sequence[int]) -> Tensor:
+    """The relative error of the features, which may be the outputs themselves."""
+    return relative_error(found.features, goal.features, sizes if found.features is found.logits else ())
+
+
+def apart(found: Tensor, goal: Tensor, task: Task, temperature: float = 1.0, *, sizes: Sequence[int] = ()) -> Tensor:
     """How far outputs are from the teacher's, by what they are for: the mean of `core.measures`, differentiable."""
     if task == "classes":
         return soft_divergence(found, goal, temperature)
     if task == "embedding":
         return (1 - F.cosine_similarity(found, goal, dim=1)).mean()
-    return relative_error(found, goal)
+    return relative_error(found, goal, sizes)
 
 
 def objective_for(
-    teacher: Network | None, config: RecoverConfig, *, shared: Collection[str] = (), task: Task = "classes"
+    teacher: Network | None,
+    config: RecoverConfig,
+    *,
+    shared: Collection[str] = (),
+    task: Task = "classes",
+    sizes: Sequence[int] = (),
 ) -> Objective:
     """The loss of (student, images, labels) that `config.method` asks for; only finetune can do without a teacher.
 
@@ -88,9 +102,9 @@ def objective_for(
         found = outputs_from(student, x if x is not None and shared else student.stem(images), shared)
         loss = images.new_zeros(())
         if goal is not None and "mimic" in config.method:
-            loss = loss + relative_error(found.features, goal.features)
+            loss = loss + feature_error(found, goal, sizes)
         if goal is not None and "distill" in config.method:
-            loss = loss + apart(found.logits, goal.logits, task, config.temperature)
+            loss = loss + apart(found.logits, goal.logits, task, config.temperature, sizes=sizes)
         if "finetune" in config.method:
             loss = loss + F.cross_entropy(found.logits, labels)
         return loss
@@ -105,16 +119,16 @@ class HeldOutScore:
     outputs apart (`evaluate.distance`), plus the relative error of the features with mimic.
     """
 
-    def __init__(self, split: Split, spec: ModelSpec, teacher: Network | None, methods: Collection[str]) -> None:
+    def __init__(self, images: Split, spec: ModelSpec, teacher: Network | None, methods: Collection[str]) -> None:
         self._by_labels, self._by_features = "finetune" in methods or teacher is None, "mimic" in methods
-        self._n, self._task = len(split), spec.task
+        self._n, self._task, self._sizes = len(images), spec.task, spec.sizes
         self._batches: list[tuple[Tensor, Tensor, Outputs | None]] = []
-        for images, labels in split.batches(spec, BATCH):
-            x = torch.from_numpy(images).to(memory_format=torch.channels_last)
+        for pixels, labels in images.batches(spec, BATCH):
+            x = torch.from_numpy(pixels).to(memory_format=torch.channels_last)
             goal = None if teacher is None or self._by_labels else self._outputs(teacher, x)
             self._batches.append((x, torch.from_numpy(labels), goal))
         goals = [goal.logits for _, _, goal in self._batches if goal is not None]
-        self._distance = distance_for(spec.task, goals) if goals else KL
+        self._distance = distance_for(spec.task, goals, spec.sizes) if goals else KL
 
     @property
     def measure(self) -> str:
@@ -145,10 +159,10 @@ class HeldOutScore:
         if self._distance.measure == "centred":
             divergence = float(self._distance.each(found.logits, theirs).mean())
         else:
-            divergence = float(apart(found.logits, theirs, self._task))
+            divergence = float(apart(found.logits, theirs, self._task, sizes=self._sizes))
         if not self._by_features:
             return divergence
-        return divergence + float(relative_error(found.features, goal.features.to(device)))
+        return divergence + float(feature_error(found, Outputs(goal.features.to(device), theirs), self._sizes))
 
 
 def shared_modules(own: Weights, theirs: Weights, names: Sequence[str], stem: Iterable[str]) -> list[str]:

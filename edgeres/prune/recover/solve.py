@@ -30,7 +30,7 @@ from edgeres.core.config import Record
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
-from edgeres.models.network import Network
+from edgeres.models.network import Network, live_in
 from edgeres.refit.folded import FoldedModule, drawn, folded_module, run
 from edgeres.refit.ridge import Refit, Rows
 from edgeres.train.processes import agreed, own_of, summed
@@ -157,7 +157,7 @@ class _Walk:
         module = folded_module(unit)
         if not 0 < len(module.layers) == len(folded_module(self._theirs[name]).layers):
             return False
-        targets = self._targets(module, name, goal)
+        targets, before = self._targets(module, name, goal), self._error(module.end)
         fits: list[Refit] = []
         for number, layer in enumerate(module.layers):
             rows: tuple[list[Rows], list[Rows]] = [], []
@@ -165,7 +165,7 @@ class _Walk:
                 rows[batch.is_held_out].append(module.rows(number, batch.mine, target.positions, target.rows))
             fits.append(module.refitted(number, *rows, summed))
             layer.take(fits[-1])
-        is_better = self._error(module) < self._error(unit)
+        is_better = self._error(module.end) < before
         if is_better:
             for layer, fit in zip(module.layers, fits, strict=True):
                 layer.write_back(fit, module.carrier if layer is module.layers[-1] else None)
@@ -181,7 +181,8 @@ class _Walk:
         found: list[list[_Target]] = [[] for _ in module.layers]
         for batch in self._batches:
             wanted, total = taught.goals(batch.theirs)
-            batch.theirs = batch.goal = taught.after(total)
+            batch.goal = taught.after(total)
+            batch.theirs = taught.parts.leave(batch.theirs, batch.goal)
             if goal != name:
                 x = run([self._theirs[passed] for passed in between], batch.theirs)
                 (*_, last), beyond = aimed.goals(x)
@@ -207,7 +208,8 @@ class _Walk:
         if not self._batches:
             self._begin(_FIRST)
         most = len(self._material)
-        bytes_each = sum(x[0].numel() * x.element_size() for x in (self._batches[0].theirs, self._batches[0].mine))
+        first = self._batches[0]
+        bytes_each = sum(x[0].numel() * x.element_size() for x in (*live_in(first.theirs), *live_in(first.mine)))
         fit = min(most, _MOST_BYTES // bytes_each)
         if fit >= min(most, 2 * self._n) > self._n:
             self._begin(fit)

@@ -130,7 +130,8 @@ class Job:
     @cached_property
     def objective(self) -> Objective:
         """The loss, what a network shares with the teacher computed once."""
-        return objective_for(self.teaching, self.config, shared=self.shared[0], task=self.source.spec.task)
+        spec = self.source.spec
+        return objective_for(self.teaching, self.config, shared=self.shared[0], task=spec.task, sizes=spec.sizes)
 
     @cached_property
     def score(self) -> HeldOutScore | None:

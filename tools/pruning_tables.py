@@ -153,7 +153,7 @@ def practise_table() -> Lines:
         f"Points of top-1 lost against the whole network, mean over the seeds ± 95 % by image, n = {n:,}."
         f" `practise`: the lowest recoverabilities, {how.iterations} adaptor steps a module, then mimicking; `mixed`:"
         " the same modules, our recovery by gradients alone; `ours`: the conditional choice, that recovery; `solved`:"
-        " `edgeres prune --drop K --recover solve,mimic`, its seconds those of choosing too; the other arms are older."
+        " `edgeres prune --drop K --recover solve,mimic`, its seconds those of choosing too."
         f" {how.images:,} unlabelled images, {how.epochs} epochs of recovery at most for each:"
         " `python tools/practise_figures.py`."
     )

@@ -8,24 +8,37 @@ import pytest
 
 from edgeres.core.errors import InputError
 from edgeres.core.runs import Run
+from edgeres.core.spec import Preprocess
 from edgeres.core.stage import REPORT_NAME
+from edgeres.models import network_from, spec_from_arch
+from edgeres.models.weights import save_checkpoint
 from edgeres.pipeline.chain import Chain, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import name_for, recipe_of, rerun_verdict
 
 
-@pytest.fixture
-def run(checkpoint_of, spec_of, runs_folder):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Import, prune, export and eval of a random resnet8."""
-    file = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+    folder = tmp_path_factory.mktemp("rerun")
+    grey = Preprocess(mean=(0.3,), std=(0.4,))
+    spec = spec_from_arch("resnet8", num_classes=10, input_shape=(1, 8, 8), preprocess=grey)
+    save_checkpoint(network_from(spec).state_dict(), spec, folder / "mine.safetensors", stage="test")
     stages = (
-        {"use": "import", "file": str(file)},
+        {"use": "import", "file": str(folder / "mine.safetensors")},
         {"use": "lesion", "images": 40, "draws": 0},
         {"use": "prune", "drop": 1, "images": 50},
         {"use": "export"},
         {"use": "eval"},
     )
-    return executed(Recipe(name="once", data="digits", stage=stages), "once")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGERES_RUNS", str(folder / "runs"))
+        return executed(Recipe(name="once", data="digits", stage=stages), "once").path
+
+
+@pytest.fixture
+def run(made, runs_folder):
+    return Run(shutil.copytree(made, runs_folder / "once"))
 
 
 def executed(recipe, name):

@@ -259,6 +259,36 @@ def exported_once(kept: FileKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_exported", once)
 
 
+@pytest.fixture(scope="session")
+def forking() -> str:
+    """The beginning of a script whose `ended(count, run, *job)` gives the exit codes of processes that `run(*job)`.
+
+    They are as torchrun would start them, but of one process that has imported what they need.
+    """
+    return """
+import accelerate, os, sklearn.datasets, socket, sys, torch._dynamo, torchvision, traceback
+
+def start(rank, count, port, run, *job):
+    if pid := os.fork():
+        return pid
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_PORT=str(port))
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    try:
+        run(*job)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+def ended(count, run, *job):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [start(rank, count, port, run, *job) for rank in range(count)]
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
+"""
+
+
 @pytest.fixture
 def timed_within(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are timed in this process, as soon as they are loaded: for tests of what becomes of the figures."""

@@ -102,34 +102,11 @@ def run(out, die_at):
     os.write(1, "FIRST {first_step} PROCESSES {processes}\\n".format(**found).encode())
 """
 ALONE = DYING + "run(sys.argv[1], int(sys.argv[2]))"
-# The three trainings as torchrun would start them, but from one process that has imported what they need.
-FORKED = (
-    DYING
-    + """
-import accelerate, socket, sklearn.datasets, torch._dynamo, torchvision, traceback
-
-def start(rank, count, port, *job):
-    if pid := os.fork():
-        return pid
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_PORT=str(port))
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    try:
-        run(*job)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
+KILLED = """
 for job in (("a", 0), ("b", 8), ("b", 0)):
-    count = int(sys.argv[1])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [start(rank, count, port, *job) for rank in range(count)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
+    codes = ended(int(sys.argv[1]), run, *job)
     os.write(1, f"ENDED {codes} {os.path.exists(job[0] + '/model.safetensors')}\\n".encode())
 """
-)
 
 
 def launched(words: Sequence[str], script: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -147,8 +124,8 @@ def sha256_of(out: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
-def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path, processes: int) -> None:
-    done = launched(["python", str(processes)], FORKED, tmp_path)
+def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path, forking: str, processes: int) -> None:
+    done = launched(["python", str(processes)], forking + DYING + KILLED, tmp_path)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert told[: processes + 1] == [f"FIRST 0 PROCESSES {processes}"] * processes + [f"ENDED {[0] * processes} True"]

@@ -1,4 +1,4 @@
-"""Processes that torchrun starts share the images of a solve and find what one process finds."""
+"""Processes as torchrun starts them share the images of a solve and find what one process finds."""
 
 from __future__ import annotations
 
@@ -19,41 +19,44 @@ from edgeres.prune.recover.stage import recovered
 OPTIONS = {"data": "digits", "images": 300, "threads": 1, "method": ("solve",)}
 BATCH = 40  # 7 batches to learn from, of which the first process takes 4; one to judge on, which both take
 SHARED = f"""
-import os, time
+import time
 from pathlib import Path
 from edgeres.core.artifacts import Checkpoint
 from edgeres.prune.config import RecoverConfig
-from edgeres.prune.recover import solve as solve_module, start
+from edgeres.prune.recover import solve as solve_module, start as start_module
 from edgeres.prune.recover.stage import recover
 
-rank = int(os.environ["RANK"])
-if rank:  # what the first process then removes has to be there still
-    load = start.load_network
-    def slow(checkpoint):
-        time.sleep(3 * (checkpoint.path.name == "start.safetensors"))
-        return load(checkpoint)
-    start.load_network = slow
 solve_module._BATCH = {BATCH}
-seen, begin = [], solve_module._Walk._begin
-def noted(walk, most):
-    begin(walk, most)
-    seen.append(len(walk._batches))
-solve_module._Walk._begin = noted
-config = RecoverConfig(teacher=Path("whole.safetensors"), **{OPTIONS})
-found = recover(Checkpoint(Path("cut.safetensors")), config, Path("out")).report.results
-Path(f"{{rank}}.txt").write_text(f"{{seen[-1]}} {{found['held_out_solve']}} {{found['solved']}}")
+
+def run():
+    rank = int(os.environ["RANK"])
+    if rank:  # what the first process then removes has to be there still
+        load = start_module.load_network
+        def slow(checkpoint):
+            time.sleep(1.5 * (checkpoint.path.name == "start.safetensors"))
+            return load(checkpoint)
+        start_module.load_network = slow
+    seen, begin = [], solve_module._Walk._begin
+    def noted(walk, most):
+        begin(walk, most)
+        seen.append(len(walk._batches))
+    solve_module._Walk._begin = noted
+    config = RecoverConfig(teacher=Path("whole.safetensors"), **{OPTIONS})
+    found = recover(Checkpoint(Path("cut.safetensors")), config, Path("out")).report.results
+    Path(f"{{rank}}.txt").write_text(f"{{seen[-1]}} {{found['held_out_solve']}} {{found['solved']}}")
+
+sys.exit(max(map(abs, ended(2, run))))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_solve_what_one_does(checkpoint_of, spec_of, tmp_path, monkeypatch):
+def test_two_processes_solve_what_one_does(checkpoint_of, spec_of, forking, tmp_path, monkeypatch):
     teacher = checkpoint_of(spec_of("resnet14", width=8), "whole.safetensors")
     pruned = checkpoint_without(teacher, ("layer1.1",), tmp_path / "cut.safetensors")
-    (tmp_path / "script.py").write_text(SHARED)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    (tmp_path / "script.py").write_text(forking + SHARED)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "script.py"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(solve_module, "_BATCH", BATCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import itertools
@@ -31,7 +32,7 @@ OnnxMaker = Callable[..., OnnxModel]
 FileKeeper = Callable[[str, Callable[[Path], object]], Path]
 
 # `make test` draws the same examples everywhere: a commit is judged by what it changes. `make exhaustive` searches.
-settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=30)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("EDGERES_EXAMPLES", "same"))
 
@@ -58,6 +59,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(others))
         items[:] = [item for item in items if item not in others]
     items.sort(key=lambda item: "test_readme" not in item.nodeid)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, not in torch and five thousand tests again and again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -356,7 +362,7 @@ def run_of() -> Callable[..., Path]:
             {"use": "prune", "drop": 1, "images": 50},
             {"use": "export"},
             {"use": "calibrate", "images": 32, "methods": ["minmax", "mse"]},
-            {"use": "quantize"},
+            {"use": "quantize", "effort": "quick"},
             *more,
         )
         with pytest.MonkeyPatch.context() as patch:

@@ -11,10 +11,21 @@ PREPROCESS = api.Preprocess(mean=(0.5,), std=(0.25,))
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
+class ResNet(torchvision.models.ResNet):
+    """ResNet-18 with an eighth of the channels."""
+
+    def __init__(self):
+        super().__init__(torchvision.models.resnet.BasicBlock, (2, 2, 2, 2))
+        self.fc = torch.nn.Linear(64, 10)
+
+    def _make_layer(self, block, planes, *more, **how):
+        return super()._make_layer(block, planes // 8, *more, **how)
+
+
 @pytest.fixture(scope="module")
 def mine():
     torch.manual_seed(0)
-    return torchvision.models.resnet18(num_classes=10).eval()
+    return ResNet().eval()
 
 
 @torch.no_grad()

@@ -64,6 +64,18 @@ def no_bench(monkeypatch, exported_once):
     monkeypatch.setattr(measures, "bench_models", bench)
 
 
+@pytest.fixture(autouse=True)
+def no_pages(request, monkeypatch):
+    """Results are drawn for a test that looks at them: it has an argument `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("edgeres.report.stage.page_from", lambda _: "")
+
+
+@pytest.fixture
+def drawn():
+    """Pages with their pictures."""
+
+
 @pytest.fixture
 def one_set(checkpoint, tmp_path):
     """A plan of one set, so that nothing is to be chosen."""
@@ -83,7 +95,7 @@ def no_training(monkeypatch):
     monkeypatch.setattr(tries, "_REFINED_ON", 80)
 
 
-def test_three_networks_with_recipes_and_reports(longer, tmp_path):
+def test_three_networks_with_recipes_and_reports(longer, drawn, tmp_path):
     call(Call("import", run="mine", values={"file": longer.path}))
     out = tmp_path / "runs" / "mine" / "01-optimize"
     source = Checkpoint(out.parent / "00-import" / "model.safetensors")

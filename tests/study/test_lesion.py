@@ -29,7 +29,7 @@ def _table(checkpoint, folder, **options):
 
 
 def test_each_row_is_the_accuracy_of_the_network_without_that_module(checkpoint_of, spec_of, tmp_path):
-    checkpoint = checkpoint_of(spec_of("resnet14"))
+    checkpoint = checkpoint_of(spec_of("resnet14", width=4))
     table = _table(checkpoint, tmp_path / "out")
     dataset = dataset_for(checkpoint.spec, "digits")
     assert [row.module for row in table.table] == [info.name for info in modules_of(checkpoint.spec)]
@@ -52,7 +52,7 @@ def test_fewer_images_are_said_to_be_fewer(checkpoint_of, spec_of, tmp_path):
 
 
 def test_each_deletion_is_told_once_more_with_the_module_behind_refitted(checkpoint_of, spec_of, tmp_path):
-    checkpoint = checkpoint_of(spec_of("resnet14"))
+    checkpoint = checkpoint_of(spec_of("resnet14", width=4))
     result = lesion(checkpoint, LesionConfig(data="digits", images=100, draws=0), tmp_path / "out")
     rows = record_from_json(LesionTable, result.output.path).table
     assert sum(row.refitted.kl for row in rows) < 0.5 * sum(row.kl for row in rows)
@@ -73,7 +73,7 @@ def test_without_train_images_nothing_is_refitted_and_that_is_said(checkpoint_of
 
 @pytest.mark.parametrize("ordering", ["original", "bn-after-add"])
 def test_a_module_that_is_gone_has_no_row(checkpoint_of, spec_of, tmp_path, ordering):
-    checkpoint = checkpoint_of(spec_of("resnet14", ordering=ordering))
+    checkpoint = checkpoint_of(spec_of("resnet14", width=4, ordering=ordering))
     shorter = _without(checkpoint, ("layer1.1", "layer2.0"), tmp_path / "short.safetensors")
     table = _table(shorter, tmp_path / "out", images=50)
     assert [row.module for row in table.table] == ["layer1.0", "layer2.1", "layer3.0", "layer3.1"]
@@ -86,7 +86,7 @@ def test_no_module_left_is_refused(checkpoint_of, spec_of, tmp_path):
 
 
 def test_random_sets_are_of_identity_modules_and_begin_with_the_whole_network(checkpoint_of, spec_of, tmp_path):
-    table = _table(checkpoint_of(spec_of("resnet14")), tmp_path / "out", images=60, set_images=40, draws=2)
+    table = _table(checkpoint_of(spec_of("resnet14", width=4)), tmp_path / "out", images=60, set_images=40, draws=2)
     identity = {"layer1.0", "layer1.1", "layer2.1", "layer3.1"}
     assert [one.k for one in table.sets] == [0, 1, 1, 1, 1, 2, 2, 3, 3, 4]
     assert set().union(*(one.modules for one in table.sets)) == identity
@@ -123,7 +123,12 @@ def test_the_control_is_lesioned_on_the_same_images(checkpoint_of, spec_of, tmp_
 def test_csv_and_figure_lie_beside_the_table(checkpoint_of, spec_of, tmp_path):
     control = checkpoint_of(spec_of("plain8"), "plain.safetensors")
     table = _table(
-        checkpoint_of(spec_of("resnet14")), tmp_path / "out", images=50, draws=1, set_images=30, control=control.path
+        checkpoint_of(spec_of("resnet14", width=4)),
+        tmp_path / "out",
+        images=50,
+        draws=1,
+        set_images=30,
+        control=control.path,
     )
     with (tmp_path / "out/lesions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -135,7 +140,7 @@ def test_csv_and_figure_lie_beside_the_table(checkpoint_of, spec_of, tmp_path):
 
 def test_the_report_says_claim_verdict_and_figures(checkpoint_of, spec_of, tmp_path):
     config = LesionConfig(data="digits", images=50, set_images=30, draws=1)
-    report = lesion(checkpoint_of(spec_of("resnet14")), config, tmp_path / "out").report
+    report = lesion(checkpoint_of(spec_of("resnet14", width=4)), config, tmp_path / "out").report
     assert "Veit" in report.results["claim"]
     assert report.results["verdict"] in {"supported", "not supported", "undecided"}
     assert "54 modules, this one 6" in report.results["because"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import count, cycle
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.data import Split, split_from_arrays
 from edgeres.models.fold import load_folded
@@ -51,14 +53,19 @@ def gone_from(name):
 
 
 @pytest.fixture
-def teacher_of(checkpoint_of, spec_of, tmp_path):
+def teacher_of(checkpoint_of, spec_of, kept, tmp_path):
     """Random weights with the batch norms' statistics of digits, shrunk branches as trained networks have them."""
 
     def make(name="original"):
         arch, options = NETWORKS[name]
         raw = checkpoint_of(spec_of(arch, width=8, **options), "raw.safetensors")
-        weights = recovered(raw, None, quick(method=("bn",)), tmp_path / "raw").weights
-        return save_checkpoint(weights, raw.spec, tmp_path / "whole.safetensors", stage="test")
+
+        def write(path):
+            weights = recovered(raw, None, quick(method=("bn",)), path.parent / "raw").weights
+            save_checkpoint(weights, raw.spec, path, stage="test")
+
+        source = kept(f"bn for solving {raw.sha256}", write)
+        return Checkpoint(shutil.copyfile(source, tmp_path / "whole.safetensors"))
 
     return make
 

@@ -42,7 +42,7 @@ def quiet_machine(monkeypatch):
     monkeypatch.setattr("edgeres.bench.stage.busy_cores", lambda: 0.0)
 
 
-def test_what_was_weighed_stands_in_the_report(tmp_path, monkeypatch):
+def test_what_was_weighed_stands_in_the_report(timed_within, tmp_path, monkeypatch):
     energy = Energy(
         mj_per_image=2.0,
         half_width_mj=0.1,
@@ -131,7 +131,7 @@ def test_latencies_of_a_session_may_be_compared_and_come_in_the_order_given(tmp_
     assert first.runtime.startswith("onnxruntime")
 
 
-def test_an_engine_is_left_out_with_the_reason(tmp_path):
+def test_an_engine_is_left_out_with_the_reason(timed_within, tmp_path):
     built = engine(tmp_path / "model.plan")
     report = bench_report([built, onnx_model(tmp_path / "a.onnx")], QUICK)
     assert len(report.latency) == 1
@@ -145,7 +145,7 @@ def test_nothing_that_can_run_is_a_report_and_not_an_error(tmp_path):
     assert len(notes) == 1
 
 
-def test_a_quantized_graph_is_timed_only_on_request_and_says_so(tmp_path):
+def test_a_quantized_graph_is_timed_only_on_request_and_says_so(timed_within, tmp_path):
     model = onnx_model(tmp_path / "q.onnx", quantized=True)
     latencies, notes = bench([model], QUICK)
     assert latencies == []
@@ -157,13 +157,13 @@ def test_a_quantized_graph_is_timed_only_on_request_and_says_so(tmp_path):
     assert "fused" in latency.runtime
 
 
-def test_a_fixed_batch_wins_and_is_told(tmp_path):
+def test_a_fixed_batch_wins_and_is_told(timed_within, tmp_path):
     (latency,), notes = bench([onnx_model(tmp_path / "a.onnx", batch=4)], QUICK)
     assert latency.batch == 4
     assert any("its batch is fixed to 4, 1 was asked for" in note for note in notes)
 
 
-def test_an_open_batch_takes_the_one_asked_for(tmp_path):
+def test_an_open_batch_takes_the_one_asked_for(timed_within, tmp_path):
     (latency,), _ = bench([onnx_model(tmp_path / "a.onnx", batch="n")], QUICK.model_copy(update={"batch": 2}))
     assert latency.batch == 2
 
@@ -173,7 +173,7 @@ def test_nothing_to_time_is_refused():
         bench([], QUICK)
 
 
-def test_two_copies_of_a_file_are_timed_once(tmp_path):
+def test_two_copies_of_a_file_are_timed_once(timed_within, tmp_path):
     latencies, notes = bench([onnx_model(tmp_path / "a.onnx"), onnx_model(tmp_path / "b.onnx")], QUICK)
     assert len(latencies) == 1
     assert "b.onnx is the same file as" in notes[0]
@@ -193,7 +193,7 @@ def test_inputs_are_seeded_normalised_images(tmp_path):
     assert (images == images_for(model, 64, seed=3)).all()
 
 
-def test_other_batches_are_timed_beside_the_one_asked_for(tmp_path):
+def test_other_batches_are_timed_beside_the_one_asked_for(timed_within, tmp_path):
     model = onnx_model(tmp_path / "a.onnx", batch="n")
     report = bench_report([model], QUICK.model_copy(update={"batches": (1, 4)}))
     (latency,) = report.latency

@@ -186,6 +186,11 @@ MORE = {
     "over-current": Fault(in_mode("overcurrent"), r"warning: .*invalid: the board throttled: oc1", code=0),
     "latency drifts": Fault(in_mode("drift"), r"warning: .*invalid: latency drifted by", code=0),
     "another host key": Fault(another_key, r"^edgeres: desk: orin shows another host key than known_hosts has"),
+    "build hangs": Fault(
+        in_mode("hang"),
+        r"^edgeres: desk: the build hung: trtexec was ended after 2 s",
+        options=("--timeout-s", "2"),
+    ),
     "connection cut during the build": Fault(
         once("hang", builds, cut), r"^edgeres: desk: the connection was lost during the job 'build'; the board ends it"
     ),
@@ -194,11 +199,6 @@ MORE = {
     ),
 }
 FAST = {
-    "build hangs": Fault(
-        in_mode("hang"),
-        r"^edgeres: desk: the build hung: trtexec was ended after 2 s",
-        options=("--timeout-s", "2"),
-    ),
     "another run on the board": Fault(
         another_run, r"^edgeres: desk: another edgeres run \(pid \d+\) is using this board"
     ),

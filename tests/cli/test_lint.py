@@ -243,7 +243,7 @@ def test_onnxruntimes_resnet18_is_repaired_and_built(edgeres, tmp_path, symmetri
     torch.manual_seed(0)
     network = torchvision.models.resnet18(weights=None).train()
     with torch.no_grad():
-        for _ in range(20):
+        for _ in range(5):
             network(torch.randn(8, 3, 64, 64))
     source, before = tmp_path / "float.onnx", tmp_path / "before.onnx"
     with warnings.catch_warnings():

@@ -99,11 +99,11 @@ def test_a_build_that_hangs_is_ended_when_the_user_says(edgeres, host, models, t
     host.start()
     host.mode("hang")
     plan = tmp_path / "e.plan"
-    code, _, err = edgeres("compile", models[1].path, "--on", "desk", "-o", plan, "--timeout-s", 2)
+    code, _, err = edgeres("compile", models[1].path, "--on", "desk", "-o", plan, "--timeout-s", 1)
     assert code == 4
-    assert "edgeres: desk: the build hung: trtexec was ended after 2 s" in err
-    code, _, err = edgeres("eval", models[1].path, "--on", "desk", "--data", "digits", "--timeout-s", 2)
-    assert (code, "trtexec was ended after 2 s" in err) == (4, True)
+    assert "edgeres: desk: the build hung: trtexec was ended after 1 s" in err
+    code, _, err = edgeres("eval", models[1].path, "--on", "desk", "--data", "digits", "--timeout-s", 1)
+    assert (code, "trtexec was ended after 1 s" in err) == (4, True)
     assert not plan.exists()
     assert host.left_behind() == []
 
@@ -195,6 +195,7 @@ use = "calibrate"
 images = 32
 [[stage]]
 use = "quantize"
+effort = "quick"
 """
 
 
@@ -276,7 +277,9 @@ def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("jetpack", "is_traced"), [("6.2", False), ("4.6", True)])  # TensorRT 8.2 reads opset 13
+@pytest.mark.parametrize(
+    ("jetpack", "is_traced"), [pytest.param("6.2", False, marks=pytest.mark.exhaustive), ("4.6", True)]
+)  # TensorRT 8.2 reads opset 13
 def test_the_costs_of_modules_come_from_networks_built_on_the_board_from_a_checkpoint(
     edgeres, host, spec_of, checkpoint_of, gated, tmp_path, jetpack, is_traced
 ):
@@ -322,7 +325,7 @@ def heed_interrupts():
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.exhaustive)]
 )
 def test_a_laptop_that_is_interrupted_leaves_nothing_on_the_board(host, hosts, models, number, code):
     host.start()

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +24,14 @@ from edgeres.runtime import runner_for
 
 
 @pytest.fixture
-def calibrated(onnx_of, tmp_path):
+def calibrated(onnx_of, kept, tmp_path):
     source = onnx_of("resnet8", dynamic=True)
-    return source, calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
+
+    def write(path):
+        calibrate(source, CalibrateConfig(data="digits", images=64), path.parent / "scales").output.path.replace(path)
+
+    (tmp_path / "scales").mkdir()
+    return source, Path(shutil.copyfile(kept(f"scales {source.sha256}", write), tmp_path / "scales" / "scales.json"))
 
 
 def logits_of(model: OnnxModel) -> np.ndarray:

@@ -96,8 +96,14 @@ def test_the_energy_of_an_image_is_added_power_times_its_time(nvml, monkeypatch)
 def test_readings_that_average_over_the_time_before_are_left_out(monkeypatch):
     monkeypatch.setattr(power, "AVERAGED_S", 0.05)
     monkeypatch.setattr(power, "INTERVAL_S", 0.005)
-    assert watched(lambda: 1.0, lambda: time.sleep(0.02))[0] == []
-    assert watched(lambda: 1.0, lambda: time.sleep(0.2))[0]
+    for count, is_enough in ((4, False), (20, True)):  # of readings; ten fall into that time
+        readings = []
+
+        def work(readings=readings, count=count):
+            while len(readings) < count:
+                time.sleep(0.001)
+
+        assert bool(watched(lambda readings=readings: readings.append(1.0) or 1.0, work)[0]) is is_enough
 
 
 def test_too_few_readings_give_no_energy(nvml):

@@ -12,6 +12,7 @@ from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("arch", ["resnet14", "vgg11", "plain8"])
 @pytest.mark.parametrize("dropped", [(), ("layer2.0",)])
 def test_walking_equals_rebuilding_without_each_module(checkpoint_of, spec_of, arch, dropped):

@@ -13,7 +13,7 @@ SMALL = {"data": "digits", "images": 12, "batch": 6, "draws": 3}
 
 
 def test_every_length_has_a_row_and_the_shares_make_one(checkpoint_of, spec_of, tmp_path):
-    checkpoint = checkpoint_of(spec_of("resnet14", ordering="full-preact"))
+    checkpoint = checkpoint_of(spec_of("resnet14", width=4, ordering="full-preact"))
     result = paths(checkpoint, PathsConfig(**SMALL), tmp_path / "out")
     study = record_from_json(Study, result.output.path)
     assert [row["paths"] for row in study.rows] == [1, 6, 15, 20, 15, 6, 1]
@@ -29,7 +29,7 @@ def test_every_length_has_a_row_and_the_shares_make_one(checkpoint_of, spec_of, 
 
 
 def test_the_seed_decides_the_paths(checkpoint_of, spec_of, tmp_path):
-    checkpoint = checkpoint_of(spec_of("resnet14"))
+    checkpoint = checkpoint_of(spec_of("resnet14", width=4))
 
     def magnitudes(seed, folder):
         study = paths(checkpoint, PathsConfig(**SMALL, seed=seed), tmp_path / folder)

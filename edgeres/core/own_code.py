@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ def result_of(reference: str, what: str) -> Any:
     module_name, _, name = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise InputError(f"{what} {reference!r} should read package.module:function{function_meant(reference)}")
-    with _present_directory_importable(), _users_own(reference, what):
+    sys.path.insert(0, directory := str(Path.cwd()))
+    try:
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as err:
@@ -36,13 +35,6 @@ def result_of(reference: str, what: str) -> Any:
             hint = did_you_mean(name, vars(module))
             raise InputError(f"{what} {reference!r}: {module_name} has no function {name!r}{hint}")
         return function()
-
-
-@contextmanager
-def _users_own(reference: str, what: str) -> Iterator[None]:
-    """Raises InputError with file and line for an exception of the user's own code."""
-    try:
-        yield
     except EdgeresError:
         raise
     except (Exception, SystemExit) as err:
@@ -51,17 +43,9 @@ def _users_own(reference: str, what: str) -> Iterator[None]:
         file, line = place or ((frames[-1].filename, frames[-1].lineno) if frames else ("", None))
         where = f" ({file}, line {line})" if file else ""
         raise InputError(f"{what} {reference!r}: {type(err).__name__}: {err}{where}") from err
+    finally:
+        sys.path.remove(directory)
 
 
 def _is_users(file: str) -> bool:
     return not file.startswith(("<frozen", str(Path(__file__).parents[1]))) and "site-packages" not in file
-
-
-@contextmanager
-def _present_directory_importable() -> Iterator[None]:
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)

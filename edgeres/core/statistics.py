@@ -136,18 +136,12 @@ def _draws(units: int, seed: int) -> Counts:
 def _resampled(samples: NDArray[np.float64], owners: Counts, draws: Counts, q: float) -> NDArray[np.float64]:
     """The q-th percentile of every resample: samples weighted by how often their round was drawn."""
     order = np.argsort(samples)
-    ranked, owners, step = samples[order], owners[order], max(_AT_ONCE // len(samples), 1)
-    return np.concatenate(
-        [_weighted(ranked, draws[start : start + step, owners], q) for start in range(0, len(draws), step)]
-    )
-
-
-def _weighted(ranked: NDArray[np.float64], weights: Counts, q: float) -> NDArray[np.float64]:
-    """The q-th percentile of the sorted samples (n,) under each row of weights (rows, n)."""
-    reached = np.cumsum(weights, axis=1)
-    wanted = np.maximum(reached[:, -1:] * (q / 100), 1)
-    values: NDArray[np.float64] = ranked[np.argmax(reached >= wanted, axis=1)]
-    return values
+    ranked, owners, step, found = samples[order], owners[order], max(_AT_ONCE // len(samples), 1), []
+    for start in range(0, len(draws), step):
+        reached = np.cumsum(draws[start : start + step, owners], axis=1)
+        wanted = np.maximum(reached[:, -1:] * (q / 100), 1)
+        found.append(ranked[np.argmax(reached >= wanted, axis=1)])
+    return np.concatenate(found)
 
 
 def resampled_interval(value: float, draws: NDArray[np.float64]) -> Interval:

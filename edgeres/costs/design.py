@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import by_round, round_medians, t_95
+from edgeres.models import modules_of, network_from
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -44,8 +45,6 @@ _TRIES = 300  # random orders of the levels; the determinant gains less than 5 %
 def shape_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     """Class -> its modules that are present, both in order of execution: `identity 16x32x32 to 16x32x32`."""
     import torch
-
-    from edgeres.models import modules_of, network_from
 
     kinds = {info.name: info.kind for info in modules_of(spec)}
     classes: dict[str, list[str]] = {}

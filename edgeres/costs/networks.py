@@ -73,7 +73,15 @@ def _exported(checkpoint: Checkpoint, folder: Path, how: LatencyConfig, newest: 
     model = export(checkpoint, ExportConfig.model_validate(options), folder).output
     if how.precision != "int8":
         return model
-    return _with_pairs(model, "tensorrt" if how.runtime == "tensorrt" else FUSED_PROFILE)
+    from edgeres.quantize.decision import Decision
+    from edgeres.quantize.profiles import Options, placement_for, quantized
+
+    profile = "tensorrt" if how.runtime == "tensorrt" else FUSED_PROFILE
+    observed = placement_for(model.proto, profile, Options()).observed
+    bounds = Decision(dict.fromkeys(observed, _ANY_AMAX), extremes=dict.fromkeys(observed, (-_ANY_AMAX, _ANY_AMAX)))
+    path = model.path.with_name("model.int8.onnx")
+    write_bytes(path, quantized(model.proto, profile, bounds, Options()).SerializeToString(deterministic=True))
+    return OnnxModel(path)
 
 
 def _opset_for(spec: ModelSpec, usual: int, newest: int | None) -> int:
@@ -86,18 +94,6 @@ def _opset_for(spec: ModelSpec, usual: int, newest: int | None) -> int:
 
     oldest = oldest_opset(graph_without(spec), asked)
     return oldest if newest is None or oldest <= newest else asked  # export says what is in the way
-
-
-def _with_pairs(model: OnnxModel, profile: str) -> OnnxModel:
-    """The graph with Q/DQ pairs where `edgeres quantize` puts them for who runs it."""
-    from edgeres.quantize.decision import Decision
-    from edgeres.quantize.profiles import Options, placement_for, quantized
-
-    observed = placement_for(model.proto, profile, Options()).observed
-    bounds = Decision(dict.fromkeys(observed, _ANY_AMAX), extremes=dict.fromkeys(observed, (-_ANY_AMAX, _ANY_AMAX)))
-    path = model.path.with_name("model.int8.onnx")
-    write_bytes(path, quantized(model.proto, profile, bounds, Options()).SerializeToString(deterministic=True))
-    return OnnxModel(path)
 
 
 class NetworkTime(Record):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -100,7 +100,12 @@ def _fit(classes: Classes, own: Mapping[str, float], whole: Interval, *, error: 
 def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[str]) -> dict[str, float]:
     """Module -> ms of its layers in the profile; "" for what belongs to none."""
     graph, homes, times = Graph(source.proto), _homes(source, modules), dict.fromkeys(["", *modules], 0.0)
-    rows = list(_timed_layers(texts))
+    own = times_in(texts.profile)
+    try:
+        content = json.loads(texts.layers)
+    except ValueError as err:
+        raise InputError(f"damaged layer information of trtexec: {err}") from err
+    rows = list(timed(layers_in(content, "the layer information"), own))
     owners = [_owner(graph, layer, homes) for layer, _ in rows]
     for (layer, time_ms), owner in zip(rows, owners, strict=True):
         times[_around(layer, rows, owners) if layer.is_copy else owner] += time_ms
@@ -110,16 +115,6 @@ def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[st
             " this graph?"
         )
     return times
-
-
-def _timed_layers(texts: ProfileTexts) -> Iterator[tuple[Layer, float]]:
-    """Every row of the profile with what is known of its layer, which is its name at least."""
-    times = times_in(texts.profile)
-    try:
-        content = json.loads(texts.layers)
-    except ValueError as err:
-        raise InputError(f"damaged layer information of trtexec: {err}") from err
-    return timed(layers_in(content, "the layer information"), times)
 
 
 def _homes(source: OnnxModel, modules: Sequence[str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, t_95
 from edgeres.costs.design import Classes, Fit, row_of, shape_classes
+from edgeres.models import modules_of
 
 AGAIN = "edgeres bench --per-module"
 _WIDE_FIT = 0.03  # relative; on an undisturbed CPU it stays near 0.01, the luck of a process start
@@ -52,8 +53,6 @@ def table_from(
     alone: Mapping[str, Interval] | None = None,
 ) -> LatencyTable:
     """The table of `source` with its latency `whole`; `fit` has a figure for each of `classes`, `alone` for modules."""
-    from edgeres.models import modules_of
-
     shape_of = {name: shape for shape, names in classes.items() for name in names}
     saved = {shape: fit.interval(place) for place, shape in enumerate(classes, start=1)}
     costs = tuple(

@@ -116,10 +116,10 @@ def dataset_from(name: str, *, download: bool = False, seed: int = 0, exif: bool
     """
     check_data_name(name)
     kind, _, argument = canonical_data_name(name).partition(":")
-    if kind not in DATASETS:
-        dataset = _dataset_from_function(name)
-    else:
-        dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
+    if kind in DATASETS:
+        dataset: Dataset = resolve(DATASETS[kind])(Request(argument, download, seed))
+    elif not isinstance(dataset := result_of(name, "data set"), Dataset):
+        raise InputError(f"{name} must return an edgeres.data.Dataset, got {type(dataset).__name__}")
     _say_turned(dataset, exif=exif)
     return dataset
 
@@ -149,7 +149,8 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
         raise InputError(f"{spec.variant} {_UNSAID}")
     dataset = dataset_from(name, download=download, seed=seed, exif=spec.preprocess.exif)
     if spec.task != "classes":
-        return without_labels(dataset)
+        train, val = (replace(one, labels=np.full(len(one), UNLABELLED)) for one in (dataset.train, dataset.val))
+        return replace(dataset, classes=(), train=train, val=val, numbered=False)
     if not dataset.classes:
         return dataset
     if dataset.numbered:
@@ -172,12 +173,6 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     return replace(dataset, classes=spec.classes, train=train, val=val)
 
 
-def without_labels(dataset: Dataset) -> Dataset:
-    """The same images for a network that gives no classes."""
-    train, val = (replace(split, labels=np.full(len(split), UNLABELLED)) for split in (dataset.train, dataset.val))
-    return replace(dataset, classes=(), train=train, val=val, numbered=False)
-
-
 def _as_outputs(dataset: Dataset, spec: ModelSpec) -> Dataset:
     """The data set whose labels are numbers of the network's outputs, of which not every one need occur."""
     if len(dataset.classes) > spec.num_classes:
@@ -186,11 +181,3 @@ def _as_outputs(dataset: Dataset, spec: ModelSpec) -> Dataset:
             f" 0 to {spec.num_classes - 1}"
         )
     return replace(dataset, classes=spec.classes or tuple(map(str, range(spec.num_classes))))
-
-
-def _dataset_from_function(reference: str) -> Dataset:
-    """What the function returns; raises InputError if there is none, it fails or it returns something else."""
-    dataset = result_of(reference, "data set")
-    if not isinstance(dataset, Dataset):
-        raise InputError(f"{reference} must return an edgeres.data.Dataset, got {type(dataset).__name__}")
-    return dataset

@@ -43,7 +43,10 @@ def listed(request: Request) -> Dataset:
     rows = _rows_in(table)
     paths = [_checked(table, row) for row in rows]
     numbered = bool(rows[0].label) and all(row.label.isdecimal() for row in rows)
-    classes = _classes_of(rows, numbered=numbered)
+    if numbered:
+        classes = tuple(map(str, range(1 + max(int(row.label) for row in rows))))
+    else:
+        classes = tuple(sorted({plain_name(row.label) for row in rows if row.label}))
     places = {label: number for number, label in enumerate(classes)}
     labels = [places[plain_name(row.label)] if row.label else UNLABELLED for row in rows]
     whole = split_from_files("train", paths, labels, [f"{table.name}/{row.path}" for row in rows])
@@ -112,10 +115,3 @@ def _checked(table: Path, row: Listed) -> Path:
             raise InputError(f"{table} separates its columns by {mark!r}; save it with commas: path,label")
         raise InputError(f"{table}, line {row.line}: {path} {'is no file' if path.exists() else 'does not exist'}")
     return path
-
-
-def _classes_of(rows: list[Listed], *, numbered: bool) -> tuple[str, ...]:
-    """Names in the alphabet's order, or every number up to the largest."""
-    if numbered:
-        return tuple(map(str, range(1 + max(int(row.label) for row in rows))))
-    return tuple(sorted({plain_name(row.label) for row in rows if row.label}))

@@ -51,7 +51,8 @@ class FilesBelow:
             self._enter(number, path, os.path.realpath(path))
 
     def _enter(self, number: int, path: str, real: str) -> None:
-        if Path(path).is_symlink() and _lies_in(_real_folder(_folder_of(path)), real):
+        holder = f"{_real_folder(_folder_of(path))}{os.sep}"
+        if Path(path).is_symlink() and holder.startswith(f"{real.rstrip(os.sep)}{os.sep}"):
             self.again.append((path, real))
             return
         stack = [(path, real)]
@@ -131,7 +132,8 @@ def _say_left_out(walk: FilesBelow, again: Sequence[str], taken: Collection[str]
     if walk.hidden:
         what = "folder is" if len(walk.hidden) == 1 else "folders are"
         _log.warning("warning: %d hidden %s left out: %s", len(walk.hidden), what, min(walk.hidden))
-    every = (path for path in chain(*walk.files, *walk.links) if not (_is_image(path) or _is_no_image(_name_of(path))))
+    every = (path for path in chain(*walk.files, *walk.links) if not _is_image(path))
+    every = (path for path in every if not _name_of(path).startswith(".") and _name_of(path) not in _NEVER_IMAGES)
     if others := [path for path in every if os.path.realpath(path) not in taken]:
         counts = Counter(Path(path).suffix.lower() or "without a suffix" for path in others)
         listed = ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common(_SUFFIXES_SAID))
@@ -142,14 +144,6 @@ def _say_left_out(walk: FilesBelow, again: Sequence[str], taken: Collection[str]
 def _is_image(path: str) -> bool:
     name = _name_of(path)
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
-
-
-def _is_no_image(name: str) -> bool:
-    return name.startswith(".") or name in _NEVER_IMAGES
-
-
-def _lies_in(real: str, folder: str) -> bool:
-    return f"{real}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
 def _real_file(link: str) -> str:

@@ -30,7 +30,10 @@ class Droppable:
 
 @dataclass(frozen=True)
 class ModuleChain:
-    """`start`: what is read of the stem; `features`: what is pooled; `others`: a sum that ends no module -> why not."""
+    """`start`: what is read of the stem; `features`: what is pooled; `others`: a sum that ends no module -> why not.
+
+    Pooled, flattened or classified: the first tensor behind the modules of which that is so and which alone is live.
+    """
 
     start: tuple[str, ...]
     links: tuple[Droppable, ...]
@@ -54,7 +57,9 @@ def chain_in(view: GraphView, names: Mapping[str, str] | None = None) -> ModuleC
             end = end_of(view, block)
             links.append(Droppable(name, block, end, live[at[end]]))
     behind = live[at[links[-1].end] :] if links else [tuple(view.inputs[:1]), *live]
-    features = _features(view, [tensors[0] for tensors in behind if len(tensors) == 1])
+    cuts = [tensors[0] for tensors in behind if len(tensors) == 1]
+    pooled = (one for one in cuts for node, _ in view.readers.get(one, []) if node.op_type in _POOLING)
+    features = next(pooled, cuts[0])
     start = _start(view, links[0].block, live) if links else (features,)
     return ModuleChain(start, tuple(links), features, others)
 
@@ -63,9 +68,3 @@ def _start(view: GraphView, first: Block, live: Sequence[tuple[str, ...]]) -> tu
     """What is live before the first node of the first module, that of its skip or of its branch."""
     begun = next(index for index, node in enumerate(view.nodes) if called(node) in first.nodes)
     return live[begun - 1] if begun else tuple(view.inputs[:1])
-
-
-def _features(view: GraphView, cuts: Sequence[str]) -> str:
-    """The first of `cuts`, tensors that alone are live, that is pooled, flattened or classified; else the first."""
-    pooled = (one for one in cuts for node, _ in view.readers.get(one, []) if node.op_type in _POOLING)
-    return next(pooled, cuts[0])

@@ -15,6 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from edgeres.core.errors import InputError
 from edgeres.graph.view import GraphView, called, producers_of, readers_of
 
+_BODIES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)  # of branches and loops
+
 
 class Draft:
     """A copy of `model` under construction. Constant nodes become initializers, every node gets a name."""
@@ -23,7 +25,11 @@ class Draft:
         self.model = deepcopy(model)
         graph = self.model.graph
         view = GraphView(self.model)
-        _refuse_control_flow(view)
+        for node in view.nodes:
+            if any(entry.type in _BODIES for entry in node.attribute):
+                raise InputError(
+                    f"{node.op_type} node {node.name!r} holds a graph of its own; export it without branches"
+                )
         self.inputs: list[onnx.ValueInfoProto] = list(graph.input)
         self.outputs = {value.name for value in graph.output}
         self.nodes: list[onnx.NodeProto] = []
@@ -31,7 +37,8 @@ class Draft:
         for node in view.nodes:
             stored = view.constants.get(node.output[0]) if node.output else None
             if stored is not None and node.output[0] not in self.outputs:
-                self.constants[node.output[0]] = _renamed(stored, node.output[0])
+                self.constants[node.output[0]] = copy = deepcopy(stored)
+                copy.name = node.output[0]
             else:
                 self.nodes.append(node)
         self._name_nodes()
@@ -108,7 +115,10 @@ class Draft:
 
     def finish(self) -> onnx.ModelProto:
         """The model, without what nothing reads."""
-        self._drop_unread()
+        before = None
+        while len(self.nodes) != before:
+            read, before = {tensor for node in self.nodes for tensor in node.input} | self.outputs, len(self.nodes)
+            self.nodes = [node for node in self.nodes if any(output in read for output in node.output)]
         return self.written()
 
     def written(self) -> onnx.ModelProto:
@@ -136,14 +146,6 @@ class Draft:
         maker.output[list(maker.output).index(new)] = old
         return old
 
-    def _drop_unread(self) -> None:
-        while True:
-            read = {tensor for node in self.nodes for tensor in node.input} | self.outputs
-            kept = [node for node in self.nodes if any(output in read for output in node.output)]
-            if len(kept) == len(self.nodes):
-                return
-            self.nodes = kept
-
     def _name_nodes(self) -> None:
         given, seen = {node.name for node in self.nodes}, set[str]()
         for node in self.nodes:
@@ -165,18 +167,6 @@ def _computed(node: onnx.NodeProto, value: Callable[[str], NDArray[Any] | None])
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with its functions written out."""
     return inliner.inline_local_functions(model) if model.functions else model
-
-
-def _refuse_control_flow(view: GraphView) -> None:
-    for node in view.nodes:
-        if any(entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for entry in node.attribute):
-            raise InputError(f"{node.op_type} node {node.name!r} holds a graph of its own; export it without branches")
-
-
-def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    copy = deepcopy(tensor)
-    copy.name = name
-    return copy
 
 
 def _variants(name: str) -> Iterator[str]:

@@ -23,30 +23,6 @@ _RESIZES = {
 }
 
 
-def _hard_sigmoid(attributes: Attributes) -> Operator:
-    alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    return lambda x: (alpha * x + beta).clamp(0, 1)
-
-
-def _leaky_relu(attributes: Attributes) -> Operator:
-    slope = attributes.get("alpha", 0.01)
-    return lambda x: functional.leaky_relu(x, slope)
-
-
-def _elu(attributes: Attributes) -> Operator:
-    alpha = attributes.get("alpha", 1.0)
-    return lambda x: functional.elu(x, alpha)
-
-
-def _gelu(attributes: Attributes) -> Operator:
-    kind = attributes.get("approximate", b"none").decode()
-    return lambda x: functional.gelu(x, approximate=kind)
-
-
-def _concat(attributes: Attributes) -> Operator:
-    return lambda *parts: torch.cat(parts, attributes["axis"])
-
-
 def _split(attributes: Attributes) -> Operator:
     axis = attributes.get("axis", 0)
 
@@ -56,10 +32,6 @@ def _split(attributes: Attributes) -> Operator:
         return torch.split(x, sizes.tolist(), axis)
 
     return run
-
-
-def _transpose(attributes: Attributes) -> Operator:
-    return lambda x: x.permute(attributes.get("perm", tuple(reversed(range(x.ndim)))))
 
 
 def _squeeze(attributes: Attributes) -> Operator:
@@ -99,15 +71,6 @@ def _shape(attributes: Attributes) -> Operator:
     return lambda x: torch.tensor(x.shape[first:last], dtype=torch.int64, device="cpu")
 
 
-def _expand(_: Attributes) -> Operator:
-    return lambda x, shape: x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))
-
-
-def _softmax(attributes: Attributes) -> Operator:
-    axis = attributes.get("axis", -1)
-    return lambda x: x.softmax(axis)
-
-
 def _layer_norm(attributes: Attributes) -> Operator:
     axis, epsilon = attributes.get("axis", -1), attributes.get("epsilon", 1e-5)
 
@@ -126,16 +89,6 @@ def _group_norm(attributes: Attributes) -> Operator:
         return functional.group_norm(x, groups, weight, bias, epsilon)
 
     return run
-
-
-def _instance_norm(attributes: Attributes) -> Operator:
-    epsilon = attributes.get("epsilon", 1e-5)
-    return lambda x, weight, bias: functional.instance_norm(x, weight=weight, bias=bias, eps=epsilon)
-
-
-def _lp_norm(attributes: Attributes) -> Operator:
-    axis, p = attributes.get("axis", -1), attributes.get("p", 2)
-    return lambda x: x / x.norm(p, dim=axis, keepdim=True)
 
 
 def _resize(attributes: Attributes) -> Operator:
@@ -187,12 +140,12 @@ def _reduced_by(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callab
 
 FUNCTIONS: dict[str, Callable[[Attributes], Operator]] = {
     "Sigmoid": lambda _: torch.sigmoid,
-    "HardSigmoid": _hard_sigmoid,
+    "HardSigmoid": lambda a: lambda x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "HardSwish": lambda _: functional.hardswish,
-    "LeakyRelu": _leaky_relu,
+    "LeakyRelu": lambda a: lambda x: functional.leaky_relu(x, a.get("alpha", 0.01)),
     "PRelu": lambda _: lambda x, slope: torch.where(x < 0, slope * x, x),
-    "Elu": _elu,
-    "Gelu": _gelu,
+    "Elu": lambda a: lambda x: functional.elu(x, a.get("alpha", 1.0)),
+    "Gelu": lambda a: lambda x: functional.gelu(x, approximate=a.get("approximate", b"none").decode()),
     "Erf": lambda _: torch.erf,
     "Tanh": lambda _: torch.tanh,
     "Softplus": lambda _: functional.softplus,
@@ -206,19 +159,21 @@ FUNCTIONS: dict[str, Callable[[Attributes], Operator]] = {
     "Div": lambda _: torch.div,
     "Min": lambda _: torch.minimum,
     "Max": lambda _: torch.maximum,
-    "Concat": _concat,
+    "Concat": lambda a: lambda *parts: torch.cat(parts, a["axis"]),
     "Split": _split,
-    "Transpose": _transpose,
+    "Transpose": lambda a: lambda x: x.permute(a.get("perm", tuple(reversed(range(x.ndim))))),
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Gather": _gather,
     "Shape": _shape,
-    "Expand": _expand,
-    "Softmax": _softmax,
+    "Expand": lambda _: lambda x, shape: x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist()))),
+    "Softmax": lambda a: lambda x: x.softmax(a.get("axis", -1)),
     "LayerNormalization": _layer_norm,
     "GroupNormalization": _group_norm,
-    "InstanceNormalization": _instance_norm,
-    "LpNormalization": _lp_norm,
+    "InstanceNormalization": lambda a: (
+        lambda x, weight, bias: functional.instance_norm(x, weight=weight, bias=bias, eps=a.get("epsilon", 1e-5))
+    ),
+    "LpNormalization": lambda a: lambda x: x / x.norm(a.get("p", 2), dim=a.get("axis", -1), keepdim=True),
     "Resize": _resize,
     "ConvTranspose": _conv_transpose,
     "GlobalMaxPool": lambda _: lambda x: x.amax((2, 3), keepdim=True),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from edgeres.core.errors import InputError
-from edgeres.graph.functions import FUNCTIONS
+from edgeres.graph.functions import FUNCTIONS, Attributes, Operator
 
-Attributes = dict[str, Any]
-Operator = Callable[..., Tensor]
 _RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767), torch.uint16: (0, 65535)}
 
 _ROW_RANK = 3  # of the weight of a convolution over rows, such as efficient channel attention has

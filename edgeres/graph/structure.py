@@ -103,7 +103,8 @@ def unpacked(text: str) -> onnx.ModelProto:
 def _check_sound(graph: onnx.GraphProto) -> None:
     """Raises InputError for a graph that no export writes: unsorted, or with numbers that lie in some file."""
     beside = [tensor for tensor in tensors_in(graph) if tensor.data_location == TensorProto.EXTERNAL]
-    ours = {tensor.name for tensor in graph.initializer if _lies_in(tensor) == _BESIDE}
+    places = {tensor.name: [one.value for one in tensor.external_data if one.key == "location"] for tensor in beside}
+    ours = {tensor.name for tensor in graph.initializer if places.get(tensor.name) == [_BESIDE]}
     known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
     for node in graph.node:
         if not known.issuperset(node.input) or not known.isdisjoint({*node.output} - {""}):
@@ -111,10 +112,6 @@ def _check_sound(graph: onnx.GraphProto) -> None:
         known.update(node.output)
     if any(tensor.name not in ours for tensor in beside) or not known.issuperset(one.name for one in graph.output):
         raise InputError("the structure in the file is damaged: it names what it does not hold")
-
-
-def _lies_in(tensor: TensorProto) -> str | None:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
 
 
 def without(structure: onnx.ModelProto, skips: Mapping[str, str]) -> onnx.ModelProto:

@@ -47,11 +47,16 @@ def fold_batch_norms(network: Network) -> list[str]:
     Every linear layer leaves with a bias, so that it becomes a Gemm whatever follows it.
     """
     network.eval().double()
-    folded, calls = [], _calls_in(network)  # folding changes modules, not who calls whom
+    folded = []
+    # folding changes modules, not who calls whom
+    calls = [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
     with torch.no_grad():
         while pairs := _pairs_among(calls, network):
             for layer_name, norm_name in pairs:
-                _fold(network, layer_name, norm_name)
+                layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
+                fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
+                network.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[arg-type,type-var]
+                network.set_submodule(norm_name, nn.Identity())
                 folded.append(norm_name)
         for module in network.modules():
             if isinstance(module, nn.Linear) and "bias" not in dict(module.named_parameters()):
@@ -60,16 +65,8 @@ def fold_batch_norms(network: Network) -> list[str]:
     return folded
 
 
-def foldable_pairs(network: Network) -> list[tuple[str, str]]:
-    """(layer, batch norm) where the layer's only reader is the batch norm and both are called once."""
-    return _pairs_among(_calls_in(network), network)
-
-
-def _calls_in(network: Network) -> list[fx.Node]:
-    return [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
-
-
 def _pairs_among(calls: list[fx.Node], network: Network) -> list[tuple[str, str]]:
+    """(layer, batch norm) where the layer's only reader is the batch norm and both are called once."""
     times_called = Counter(str(node.target) for node in calls)
     pairs = []
     for norm in calls:
@@ -91,10 +88,3 @@ def _only_source(network: Network, norm: fx.Node) -> fx.Node | None:
             return None
         node = node.args[0]
     return None
-
-
-def _fold(network: Network, layer_name: str, norm_name: str) -> None:
-    layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
-    fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
-    network.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[arg-type,type-var]
-    network.set_submodule(norm_name, nn.Identity())

@@ -35,9 +35,11 @@ class GraphFamily:
 
     def build(self, spec: ModelSpec) -> Network:
         """See `graph_net`."""
+        from edgeres.graph.view import called
         from edgeres.models.graph_net import GraphNet
 
-        return GraphNet(graph_without(spec), module_names(spec))
+        names = {called(link.block.addition): link.name for link in chain_of(spec).links}
+        return GraphNet(graph_without(spec), names)
 
 
 def structure_of(spec: ModelSpec) -> str:
@@ -61,13 +63,6 @@ def graph_without(spec: ModelSpec) -> onnx.ModelProto:
 def chain_of(spec: ModelSpec) -> ModuleChain:
     """The whole network as a chain."""
     return _chain_of(structure_of(spec))
-
-
-def module_names(spec: ModelSpec) -> dict[str, str]:
-    """Residual addition -> the module it ends, of a network that brings its graph; of others their nodes tell it."""
-    from edgeres.graph.view import called
-
-    return {called(link.block.addition): link.name for link in chain_of(spec).links} if spec.structure else {}
 
 
 @lru_cache(maxsize=8)

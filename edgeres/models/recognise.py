@@ -12,6 +12,7 @@ from edgeres.models.vgg import STAGES as VGG_STAGES
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OF_A_MODULE = re.compile(r"layer1\.0\.conv\d+\.weight")  # convolutions (or linear layers) of the first
+_ORDERING_OF = {"bn_last.weight": "full-preact", "layer1.0.bn_out.weight": "bn-after-add"}  # of five, by keys
 _OTHERS = (  # key that gives away what is not rebuilt here, and what it is called
     (r"embedder\.embedder\.convolution\.", "a ResNet of Hugging Face transformers"),
     (r"stages\.\d+\.(blocks\.)?\d+\.(gamma|conv_dw\.)", "a ConvNeXt (timm)"),
@@ -123,16 +124,10 @@ def _residual(shapes: Shapes, counts: tuple[int, ...]) -> Recognised | None:
     else:
         return None
     options |= {name: seen for name, seen, was in (("layers", layers, usual), ("width", stem[0], width)) if seen != was}
-    if ordering := _ordering(shapes):
-        options["ordering"] = ordering
+    for key, ordering in _ORDERING_OF.items():
+        if key in shapes:
+            options["ordering"] = ordering
     return Recognised(arch, arch, options)
-
-
-def _ordering(shapes: Shapes) -> str | None:
-    """Two of the five orderings have keys of their own."""
-    if "bn_last.weight" in shapes:
-        return "full-preact"
-    return "bn-after-add" if "layer1.0.bn_out.weight" in shapes else None
 
 
 def _is_bottleneck(shapes: Shapes) -> bool:

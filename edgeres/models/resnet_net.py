@@ -42,7 +42,8 @@ class Residual(Unit):
             self._after.append("relu")
 
     def _add_branch(self, info: ModuleInfo, layout: Layout, *, first: bool) -> None:
-        widths = _widths(info, layout)
+        inner = info.out_channels // 4 if layout.bottleneck else info.out_channels
+        widths = [info.in_channels, *[inner] * (layout.layers - 1), info.out_channels]
         for i, (a, b) in enumerate(pairwise(widths), 1):
             last = i == layout.layers
             leading = not (first and i == 1)
@@ -145,11 +146,6 @@ def _vanishes(info: ModuleInfo, layout: Layout) -> bool:
     In the original ordering f is a ReLU on an input that follows a ReLU already, hence the identity.
     """
     return info.kind == "identity" and layout.ordering != "bn-after-add"
-
-
-def _widths(info: ModuleInfo, layout: Layout) -> list[int]:
-    inner = info.out_channels // 4 if layout.bottleneck else info.out_channels
-    return [info.in_channels, *[inner] * (layout.layers - 1), info.out_channels]
 
 
 def _layer(info: ModuleInfo, layout: Layout, i: int) -> Callable[[int, int], nn.Module]:

@@ -67,7 +67,9 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
             before = found.setdefault(len(one.dropped), one)
             found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
         lost = -chooser.points(searched.best.dropped)
-        log.info("choosing: %s, %.1f points lost before a refit", _said(searched.best), lost)
+        size = len(searched.best.dropped)
+        what = f"without {size} module{'' if size == 1 else 's'}"
+        log.info("choosing: %s, %.1f points lost before a refit", what, lost)
         if lost > _HOPELESS * config.max_loss:
             hopeless = share
         if 2 * time.perf_counter() - began_s > until_s:
@@ -113,7 +115,3 @@ def _undominated(sets: Sequence[PlannedSet]) -> list[PlannedSet]:
         for one in sets
         if not any(other.ratio[0] < one.ratio[0] and (other.lost or 0) < (one.lost or 0) for other in sets)
     ]
-
-
-def _said(one: Found) -> str:
-    return f"without {len(one.dropped)} module{'' if len(one.dropped) == 1 else 's'}"

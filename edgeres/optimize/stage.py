@@ -92,7 +92,9 @@ def optimize(
     _ = bench.held_out  # images that do not do are refused before anything is made of them
     with clock.on("whole network"):
         whole = _whole(bench)
-    _check_goal(config, whole[0])
+    if config.target is not None and meets(whole[0], config.target):
+        took_ms = whole[0].latency_ms.value
+        raise InputError(f"--latency {config.latency} is met already: the whole float network takes {took_ms:.3f} ms")
     precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
     choice = None
     if plan is None:
@@ -151,13 +153,6 @@ def _whole(bench: Workbench) -> tuple[Tried, ...]:
             f" {text_from(took_s)}, and as much again and the last tables are needed: {text_from(needed_s)} or more"
         )
     return whole
-
-
-def _check_goal(config: OptimizeConfig, whole: Tried) -> None:
-    if config.target is not None and meets(whole, config.target):
-        raise InputError(
-            f"--latency {config.latency} is met already: the whole float network takes {whole.latency_ms.value:.3f} ms"
-        )
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from edgeres.core.records.latency import LatencyTable
 from edgeres.core.runs import StageFolder
 from edgeres.core.stage import REPORT_NAME
 from edgeres.core.statistics import percentile_interval, ratio_interval
+from edgeres.data import Dataset, Split, dataset_for
 from edgeres.evaluate.closeness import lost_of, nearness_of
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.export.stage import ExportConfig
@@ -40,9 +41,6 @@ from edgeres.optimize.plan import WHOLE, Shortened
 from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import execute, stage_key
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset, Split
 
 Measure = Callable[[Sequence[Model], BenchConfig], Session]
 MOST_JUDGED, FEWEST_JUDGED = 5000, 200
@@ -96,8 +94,6 @@ class Workbench:
     @cached_property
     def dataset(self) -> Dataset:
         """The user's images."""
-        from edgeres.data import dataset_for
-
         return dataset_for(self.source.spec, self.config.data, download=self.config.download)
 
     @property

@@ -11,26 +11,30 @@ import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
+from edgeres.data import Dataset, Split, data_fingerprint, dataset_for
+from edgeres.data.split import OWN_GUESSES
+from edgeres.evaluate.distance import Distance, distance_for
+from edgeres.evaluate.tally import Batch, reference_batches
 from edgeres.models import check_module_names, modules_of
+from edgeres.models.fold import load_folded
+from edgeres.models.network import Network
+from edgeres.models.weights import load_network
 from edgeres.prune.config import ChoiceConfig
+from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
+from edgeres.prune.recover.stage import check_budget
 from edgeres.prune.search import search
 from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
 from edgeres.refit import REPAIRED_ON
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset, Split
-    from edgeres.evaluate.distance import Distance
-    from edgeres.evaluate.tally import Batch
-    from edgeres.models.network import Network
-    from edgeres.prune.measured import MeasuredEvaluator
-    from edgeres.refit.repairs import Repairs
+from edgeres.refit.repairs import Repairs, repairs_on
 
 _JOURNAL_NAME = "search.json"
 
@@ -56,8 +60,6 @@ class Chooser:
         config = self._config
         is_begun = config.is_again or (self._out_dir / _JOURNAL_NAME).exists()
         if config.budget is not None and not is_begun:
-            from edgeres.prune.recover.stage import check_budget
-
             check_budget(self._source, config.recovery())
         plan = SearchPlan(images=self.images, width=config.carried)
         with bar("prune: choosing") as shown:
@@ -98,8 +100,6 @@ class Chooser:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, labels as the network numbers them."""
-        from edgeres.data import dataset_for
-
         return dataset_for(self._source.spec, self._config.data or "", download=self._config.download)
 
     @cached_property
@@ -113,28 +113,17 @@ class Chooser:
 
     @cached_property
     def _network(self) -> Network:
-        from edgeres.models.fold import load_folded
-
         return load_folded(self._source)
 
     @property
     def _lesioned(self) -> Network:
         """The network whose modules are left out; the whole one stays the reference."""
-        import torch
-
-        from edgeres.models.weights import load_network
-        from edgeres.prune.measured import with_batch_statistics
-
         if self._config.ranks_by != "adaptive":
             return self._network
         return with_batch_statistics(load_network(self._source)).to(memory_format=torch.channels_last)
 
     @cached_property
     def _batches(self) -> list[Batch]:
-        import torch
-
-        from edgeres.evaluate.tally import reference_batches
-
         part = self.sample.subset(range(self.images))
         pairs = [
             (torch.from_numpy(images), torch.from_numpy(labels))
@@ -145,8 +134,6 @@ class Chooser:
     @cached_property
     def distance(self) -> Distance:
         """What tells a network without modules from the whole one."""
-        from edgeres.evaluate.distance import distance_for
-
         spec = self._source.spec
         return distance_for(spec.task, [batch.reference for batch in self._batches], spec.sizes)
 
@@ -164,15 +151,12 @@ class Chooser:
 
     @cached_property
     def _evaluator(self) -> MeasuredEvaluator:
-        from edgeres.prune.measured import MeasuredEvaluator, journal_in
-
         self._out_dir.mkdir(parents=True, exist_ok=True)
-        journal = journal_in(self._out_dir / _JOURNAL_NAME, self._key())
         return MeasuredEvaluator(
             self._lesioned,
             self._batches,
             cache_mib=self._cache_mib,
-            journal=journal,
+            journal=journal_in(self._out_dir / _JOURNAL_NAME, self._key()),
             unit_of=self._repairs,
             distance=self.distance,
         )
@@ -187,15 +171,11 @@ class Chooser:
         """What makes up for gaps before a set is judged; None if sets are judged as they are."""
         if self._config.ranks_by != "solved":
             return None
-        from edgeres.refit.repairs import repairs_on
-
         part = self.sample.subset(range(self.images, self.images + self._repaired_on))
         return repairs_on(part, self._network, self._source.spec, cache_mib=self._cache_mib)
 
     def _key(self) -> str:
         """What the measured sums depend on."""
-        from edgeres.data import data_fingerprint
-
         config = self._config
         numbers = (config.images, config.choose_on, config.seed, config.batch, config.ranks_by, self.distance.measure)
         parts = [self._source.sha256, data_fingerprint(config.data or ""), *numbers]
@@ -227,7 +207,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 
 def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> list[str]:
     """The chosen set and the independent one side by side; points lost are positive."""
-    when = f" {config.points_are}," if config.recover else ""
+    distance, when = chooser.distance, f" {config.points_are}," if config.recover else ""
     on = f"{when} on the {chooser.images:,} train images chosen on".lstrip()
 
     def cost(one: Found) -> str:
@@ -237,9 +217,6 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
         score = config.ranks_by if distance.measure == "kl" else distance.name
         return f"{score} {one.score:.4g}, {lost:.1f} points lost"
 
-    from edgeres.data.split import OWN_GUESSES
-
-    distance = chooser.distance
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
     said = [f"decided by the {distance.name}: {distance.why}"] if distance.why else []
     said += [] if chooser.sample.is_labelled or not distance.has_classes else [OWN_GUESSES]

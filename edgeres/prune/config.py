@@ -31,13 +31,6 @@ class Timetable(Record):
     end_moved: tuple[tuple[int, int], ...] = ()
     out_of_time: tuple[str, ...] = ()
 
-    @classmethod
-    def recorded_in(cls, results: Mapping[str, Any]) -> Timetable:
-        """Of a report's results; modules that were not solved for want of time among them."""
-        late = (results.get("solved") or {}).get("out_of_time", ())
-        known = {name: results[name] for name in ("planned_steps", "end_moved") if name in results}
-        return cls(out_of_time=late, **known)
-
 
 class RecoverConfig(LoopConfig):
     """What to learn from, and for how long; nothing is selected on val."""
@@ -95,8 +88,9 @@ class RecoverConfig(LoopConfig):
 
     def following(self, results: Mapping[str, Any]) -> RecoverConfig:
         """The same recovery as in the report with these results, to the step."""
-        copy = self.model_copy()
-        copy._course = Timetable.recorded_in(results)
+        copy, late = self.model_copy(), (results.get("solved") or {}).get("out_of_time", ())
+        known = {name: results[name] for name in ("planned_steps", "end_moved") if name in results}
+        copy._course = Timetable(out_of_time=late, **known)
         return copy
 
     def check(self) -> None:

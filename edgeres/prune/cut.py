@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import paired_difference
 from edgeres.core.records.sweep import Judged
+from edgeres.data import Dataset
+from edgeres.evaluate.closeness import lost_of, nearness_of
+from edgeres.evaluate.stage import accuracy_of
+from edgeres.models.weights import checkpoint_without, save_checkpoint
 from edgeres.prune.config import ChoiceConfig
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
+from edgeres.prune.recover.stage import recovered
 
 WHOLE_NAME = "whole.npy"  # what the first network judged had guessed, for the pairing
 
@@ -36,12 +38,8 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
 
     Interrupted, the same call goes on from what lies in the folder beside `path`, which is removed at the end.
     """
-    from edgeres.models.weights import checkpoint_without, save_checkpoint
-
     if not config.recover:
         return Cut(checkpoint_without(source, dropped, path))
-    from edgeres.prune.recover.stage import recovered
-
     folder = path.with_name(f".{path.stem}-recover")
     bare = checkpoint_without(source, dropped, folder / "dropped.safetensors")
     try:
@@ -66,9 +64,6 @@ def judged(
 
     Without classes the closeness to `source`.
     """
-    from edgeres.evaluate.closeness import lost_of, nearness_of
-    from edgeres.evaluate.stage import accuracy_of
-
     if source.spec.task != "classes":
         images = dataset.val if split == "val" else dataset.train
         near, half_width = nearness_of(checkpoint, source, dataset, images)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -21,14 +21,12 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
+from edgeres.data import Dataset
 from edgeres.prune.choose import Chooser
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
 from edgeres.prune.cut import WHOLE_NAME, Cut, cut_and_recovered, judged
 from edgeres.prune.goals import count_goal
 from edgeres.prune.sets import Searched
-
-if TYPE_CHECKING:
-    from edgeres.data import Dataset
 
 log = logging.getLogger(__name__)
 _MOST_IMAGES = 5000

@@ -90,21 +90,16 @@ class MeasuredEvaluator:
     @torch.inference_mode()
     def predict(self, base: Subset, differences: Sequence[Difference], *, images: int | None) -> float:
         """The score of `base`'s logits plus the mean difference of logits."""
-        key = "; ".join(name_of(subset) for subset in (base, *(s for pair in differences for s in pair)))
-        key = f"{self._batches_for(images)} {key}"
+        upto, sets = self._batches_for(images), [base, *(subset for pair in differences for subset in pair)]
+        key = f"{upto} {'; '.join(map(name_of, sets))}"
         if key not in self._journal.records:
-            self._journal.keep(key, [(self._score_of_logits(base, differences, images),)])
+            tally = Tally(distance=self._distance)
+            for number, batch in enumerate(self._batches[:upto]):
+                logits = self._logits_of({*sets}, number)
+                rises = [logits[larger] - logits[smaller] for larger, smaller in differences]
+                tally.add(logits[base] + torch.stack(rises).mean(0), batch.labels, batch.reference)
+            self._journal.keep(key, [(tally.apart,)])
         return self._journal.records[key][0][0]
-
-    def _score_of_logits(self, base: Subset, differences: Sequence[Difference], images: int | None) -> float:
-        tally = Tally(distance=self._distance)
-        for number in range(self._batches_for(images)):
-            sets = {base, *(subset for pair in differences for subset in pair)}
-            logits = self._logits_of(sets, number)
-            rises = [logits[larger] - logits[smaller] for larger, smaller in differences]
-            total = logits[base] + torch.stack(rises).mean(0)
-            tally.add(total, self._batches[number].labels, self._batches[number].reference)
-        return tally.apart
 
     def _measure(self, sets: Sequence[Subset], number: int) -> None:
         """Fills in the sums of one batch; batches are always filled in order."""

@@ -19,6 +19,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.costs.check import Checked, Target, check_prediction, target_from
 from edgeres.costs.table import check_table, doubts, predicted_ms
 from edgeres.models import check_module_names, modules_of
+from edgeres.models.weights import checkpoint_without
 from edgeres.prune.choose import Chooser, choice_notes, choice_results
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.cut import Cut, cut_and_recovered
@@ -56,7 +57,12 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
         recorder.results |= figures
         recorder.notes.append(said)
     if table is not None:
-        _record_prediction(recorder, table, source.spec, chosen)
+        now, then = predicted_ms(table, source.spec.dropped), predicted_ms(table, (*source.spec.dropped, *chosen))
+        recorder.results["predicted_ms"] = then.model_dump()
+        recorder.notes.append(
+            f"by the latency table {now.value:.3f} ms become {then.value:.3f} ms ({then.value / now.value:.3f};"
+            f" {table.runtime}{', INT8' if table.is_int8 else ''}, batch {table.conditions.batch})"
+        )
     return StageResult(done.output, recorder.finish(done.output))
 
 
@@ -97,8 +103,6 @@ def _fast_enough(
     source: Checkpoint, chooser: Chooser, goal: Goal, table: LatencyTable, *, target: Target
 ) -> tuple[Searched, Checked]:
     """Chooses, measures what was chosen and, where it is too slow, asks for that much more and chooses again."""
-    from edgeres.models.weights import checkpoint_without
-
     tried: list[Checked] = []
     with tempfile.TemporaryDirectory(prefix="edgeres-") as name:
         while len(tried) < _ATTEMPTS and goal.is_reached(frozenset(goal.useful(chooser.candidates))):
@@ -133,13 +137,3 @@ def _what_is_left(spec: ModelSpec, chosen: tuple[str, ...]) -> list[str]:
     if projections := [name for name in chosen if kinds[name] == "projection"]:
         notes.append(f"of {', '.join(projections)} the shortcut and the final activation stay (shapes change there)")
     return notes
-
-
-def _record_prediction(recorder: Recorder, table: LatencyTable, spec: ModelSpec, chosen: tuple[str, ...]) -> None:
-    before, after = predicted_ms(table, spec.dropped), predicted_ms(table, (*spec.dropped, *chosen))
-    recorder.results["predicted_ms"] = after.model_dump()
-    recorder.notes.append(
-        f"by the latency table {before.value:.3f} ms become {after.value:.3f} ms"
-        f" ({after.value / before.value:.3f}; {table.runtime}{', INT8' if table.is_int8 else ''}, batch"
-        f" {table.conditions.batch})"
-    )

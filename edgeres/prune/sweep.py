@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edgeres.bench.stage import BenchConfig, Session, measure
 from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.errors import require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
@@ -27,15 +28,14 @@ from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, draw_sweep, figure_of, lines_of
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
+from edgeres.costs.networks import as_executed
+from edgeres.data import Dataset
+from edgeres.models.weights import checkpoint_without
 from edgeres.prune.choose import Chooser
 from edgeres.prune.config import SweepConfig, counts_from
 from edgeres.prune.cut import WHOLE_NAME, cut_and_recovered, judged
 from edgeres.prune.goals import count_goal
-
-if TYPE_CHECKING:
-    from edgeres.bench.stage import Session
-    from edgeres.data import Dataset
-    from edgeres.prune.sets import Found
+from edgeres.prune.sets import Found
 
 _WARNINGS_SHOWN = 3
 _HEIGHT_IN = 3.9
@@ -83,8 +83,6 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
 
 def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: Dataset, out_dir: Path) -> SweepRow:
     """Judges the network without what was found, before and after recovery; the whole one if nothing was."""
-    from edgeres.models.weights import checkpoint_without
-
     checkpoint, path, dropped, recovered = source, source.path, found.dropped if found else (), None
     took_s = None
     if found is not None:
@@ -109,9 +107,6 @@ def _row(source: Checkpoint, found: Found | None, config: SweepConfig, dataset: 
 
 
 def _timed(checkpoints: Sequence[Checkpoint], out_dir: Path) -> Session:
-    from edgeres.bench.stage import BenchConfig, measure
-    from edgeres.costs.networks import as_executed
-
     with scratch_in(out_dir) as folder:
         return measure(as_executed(checkpoints, LatencyConfig(), folder), BenchConfig())
 

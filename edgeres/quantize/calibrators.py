@@ -173,19 +173,15 @@ def _x_log_x(x: Floats) -> Floats:
 
 
 def _row(histogram: Histogram, amax: Mapping[str, float]) -> dict[str, Any]:
+    """The counts in `_BARS` equal bins from 0 to the largest |x|, a fine bin in the one that holds its centre."""
+    places = (np.arange(BINS) + 0.5) * histogram.width / histogram.absmax * _BARS
+    coarse = np.bincount(np.minimum(places.astype(np.int64), _BARS - 1), histogram.counts, minlength=_BARS)
     return {
         "tensor": histogram.name,
         "top": histogram.absmax,
-        "counts": _coarse(histogram),
+        "counts": [int(count) for count in coarse],
         "zeros": histogram.zeros,
         "n": histogram.n,
         "amax": dict(amax),
         "sqnr_db": {method: sqnr_db(histogram, bound) for method, bound in amax.items()},
     }
-
-
-def _coarse(histogram: Histogram) -> list[int]:
-    """Counts in `_BARS` equal bins from 0 to the largest |x|, a fine bin in the one that holds its centre."""
-    places = (np.arange(BINS) + 0.5) * histogram.width / histogram.absmax * _BARS
-    coarse = np.bincount(np.minimum(places.astype(np.int64), _BARS - 1), histogram.counts, minlength=_BARS)
-    return [int(count) for count in coarse]

@@ -1,7 +1,7 @@
 """From a scale table and a configuration to what is written: bounds, improved weights and biases, what stays float.
 
     bounds    one calibrator for all tensors, or `auto`
-    effort    in the order of IMPROVEMENTS; each sees what those before it left, and the same calibration images
+    effort    what is learned (`improving`), from the same calibration images
     min_sqnr  skips to leave float, measured on other train images than those
     max_loss  modules to leave out of INT8, measured on the same other images
 
@@ -10,8 +10,6 @@ The calibration images are found again by the table's data set, number and seed,
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,29 +19,19 @@ from numpy.typing import NDArray
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.core.names import name_from_file, resolve
+from edgeres.core.names import name_from_file
 from edgeres.core.records.scales import ScaleTable
 from edgeres.data import Dataset, dataset_for
-from edgeres.quantize.config import BEST, DEFAULT, FEWEST_IMAGES
+from edgeres.quantize.config import FEWEST_IMAGES
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.placement import Placement
 
 if TYPE_CHECKING:  # they need torch
     from edgeres.quantize.kept_float import MixedChoice
 
 Images = NDArray[np.float32]
-Improve = Callable[..., Decision]
-# name -> function(model, placement, decision, images=..., passes=...) -> Decision, in the order of application
-IMPROVEMENTS = {
-    "channels": "edgeres.quantize.scaling:channels_scaled",
-    "tuned": "edgeres.quantize.tuning:tuned",
-}
-_PASSED_MACS = {DEFAULT: 6e11, BEST: 1.2e12}  # of one image, times passes: a minute for 4,800 of ResNet-56, 2 cores
 FEWEST_HELD_OUT = 200
 _HELD_OUT = 1000
 _LEARNED = 2560
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,16 +120,3 @@ def bounds_by(table: ScaleTable, method: str, tensors: tuple[str, ...]) -> dict[
     """Tensor -> amax by `method`, where the table has one; tensors that were always zero are left at 0."""
     found = {name: table.tensors[name].amax.get(method) for name in tensors if name in table.tensors}
     return {name: bound for name, bound in found.items() if bound is not None}
-
-
-def improved(
-    source: OnnxModel, placement: Placement, decision: Decision, images: CalibrationImages, *, effort: str
-) -> Decision:
-    """`decision` after the improvements, in their own order; by as many of the images as the effort's time allows."""
-    passes = int(_PASSED_MACS[effort] / max(source.card.cost.macs, 1))
-    pixels = images.to_learn(passes)
-    for name, function in IMPROVEMENTS.items():
-        log.info("quantize: %s, by %d images", name, len(pixels))
-        improve: Improve = resolve(function)
-        decision = improve(source.proto, placement, decision, images=pixels, passes=passes)
-    return decision

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.environment import cpu_flags
 from edgeres.core.errors import InputError
-from edgeres.quantize.decision import Decision, IntegerWeight, rounded_at, row_scale
+from edgeres.quantize.decision import Decision, rounded_at, row_scale
 from edgeres.quantize.insert import PairWriter
 from edgeres.quantize.placement import Placement, Point
 
@@ -55,17 +55,22 @@ def with_affine_pairs(
 ) -> onnx.ModelProto:
     """A copy of the float `model` with the pairs of `cpu_placement_of`.
 
-    [lo, hi] = [-amax, amax] within the decision's `extremes`. Raises InputError if weights were
-    rounded to 8 bits elsewhere, and 7 are asked for.
+    [lo, hi] = [-amax, amax] within the decision's `extremes`.
     """
-    if reduce_range and decision.weights:
-        raise InputError("learned rounding is for 8-bit weights, this CPU needs 7; leave one out (reduce_range = off)")
     levels = _REDUCED_LEVELS if reduce_range else _LEVELS
     affine = {point.tensor: _affine_of(point, decision) for point in placement.points}
     writer = PairWriter(model, placement, decision)
 
     def quantize(layer: onnx.NodeProto, source: str) -> None:
-        _quantize_layer(writer, layer, affine[source][0], levels)
+        """Weight and bias; scales of the weight keep the bias within int32."""
+        name, scale = layer.input[2] if len(layer.input) > 2 else "", np.float64(affine[source][0])
+        bias = np.asarray(writer.draft.value(name), np.float64) if name else np.zeros(1)
+        smallest = (np.abs(bias) / scale / _MOST_BIAS).astype(np.float32)
+        weight = writer.add_weight(
+            layer, lambda rows: rounded_at(np.maximum(row_scale(rows, levels), smallest), rows, levels)
+        )
+        if name:
+            layer.input[2] = _add_bias(writer, f"{layer.name}.bias", bias, scale * weight.scale)
 
     return writer.written(lambda point: affine[point.tensor], quantize)
 
@@ -75,21 +80,6 @@ def _affine_of(point: Point, decision: Decision) -> tuple[np.float32, np.uint8]:
     if low == high == 0:  # never seen alive: what it may hold elsewhere is kept up to amax
         return affine_from(-amax, amax)
     return affine_from(max(low, -amax), min(high, amax))
-
-
-def _quantize_layer(writer: PairWriter, layer: onnx.NodeProto, scale: np.float32, levels: int) -> None:
-    """Weight and bias of a layer whose input has `scale`; scales of the weight keep the bias within int32."""
-    name = layer.input[2] if len(layer.input) > 2 else ""
-    bias = np.asarray(writer.draft.value(name), np.float64) if name else np.zeros(1)
-    smallest = np.abs(bias) / np.float64(scale) / _MOST_BIAS
-
-    def rounded(weight: NDArray[Any]) -> IntegerWeight:
-        rows = np.maximum(row_scale(weight, levels), smallest.astype(np.float32))
-        return rounded_at(rows, weight, levels)
-
-    weight = writer.add_weight(layer, rounded)
-    if name:
-        layer.input[2] = _add_bias(writer, f"{layer.name}.bias", bias, np.float64(scale) * weight.scale)
 
 
 def _add_bias(writer: PairWriter, name: str, values: NDArray[np.float64], scale: NDArray[np.float64]) -> str:

@@ -1,4 +1,4 @@
-"""What quantization decided about a graph, whoever decided it: calibrators, learned rounding or training.
+"""What quantization decided about a graph, whoever decided it: calibrators, what was learned or training.
 
 A weight is rounded per output channel:   q = clip(round(w / s), -n, n),   s = amax of the row / n,   n = 127 or fewer
 """

@@ -65,7 +65,9 @@ class Histogram:
         if not math.isfinite(largest):
             kind = "NaN" if math.isnan(largest) else "infinite"
             raise InputError(f"tensor {self.name!r} has {kind} values; the model or its images are damaged")
-        self._widen(math.frexp(largest)[1] if largest else _MIN_EXPONENT)
+        if largest and (exponent := math.frexp(largest)[1]) > self.exponent:
+            self.counts = _coarsened(self.counts, exponent - self.exponent)
+            self.exponent = exponent
         self._count(flat, may_be_zero=low <= 0 <= high)
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
 
@@ -83,11 +85,6 @@ class Histogram:
             zeros = flat.size - int(np.count_nonzero(flat))
             self.counts[0] -= zeros
             self.zeros += zeros
-
-    def _widen(self, exponent: int) -> None:
-        if exponent > self.exponent:
-            self.counts = _coarsened(self.counts, exponent - self.exponent)
-            self.exponent = exponent
 
 
 def _coarsened(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:

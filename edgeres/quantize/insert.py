@@ -41,19 +41,14 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision)
 def half_decision(model: onnx.ModelProto, placement: Placement, decision: Decision) -> Decision:
     """`decision` with every scale a float16 number, for a graph that `edgeres.graph.half` makes float16.
 
-    Weights are rounded to those scales, so that the rounding of a scale costs nothing. Those decided elsewhere keep
-    their integers; their scales are rounded to the nearest float16.
+    Weights are rounded to those scales, so that the rounding of a scale costs nothing.
     """
-    view = GraphView(model)
-    least = np.finfo(np.float16).smallest_subnormal
-    weights = {}
-    for name, given in decision.weights.items():
-        weights[name] = replace(given, scale=np.maximum(given.scale.astype(np.float16), least).astype(np.float32))
+    view, weights = GraphView(model), {}
     for layer in view.layers:
         name = layer.input[1]
         if layer.name in placement.layers and name not in weights:
-            weight = decision.tensors[name] if name in decision.tensors else view.value(name)
-            weights[name] = rounded_at(_up(row_scale(np.asarray(weight))), np.asarray(weight))
+            weight = np.asarray(decision.tensors[name] if name in decision.tensors else view.value(name))
+            weights[name] = rounded_at(_up(row_scale(weight)), weight)
     amax = {name: float(_up(np.asarray(bound / LEVELS))) * LEVELS for name, bound in decision.amax.items()}
     return replace(decision, amax=amax, weights=weights)
 

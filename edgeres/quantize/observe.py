@@ -94,7 +94,8 @@ def _observations(
     computed = [name for name in tensors if name != source]
     session = _session(model, computed or [model.graph.output[0].name])
     size = images_at_a_time(model, tensors)
-    for images in (part for batch in batches for part in _parts(batch, size)):
+    for batch, start in ((one, start) for one in batches for start in range(0, len(one), size)):
+        images = np.ascontiguousarray(batch[start : start + size])
         if source in tensors:
             yield source, images
         if not computed:
@@ -105,34 +106,20 @@ def _observations(
             yield name, values.pop(0).numpy()
 
 
-def _parts(images: Images, size: int) -> Iterator[Images]:
-    for start in range(0, len(images), size):
-        yield np.ascontiguousarray(images[start : start + size])
-
-
 def _session(model: onnx.ModelProto, outputs: list[str]) -> Any:
-    """A session on a copy with any batch size and `outputs`; the copy never stands in memory as a whole."""
+    """A session on a copy with any batch size and `outputs`, which never stands in memory as a whole.
+
+    It is written in pieces: messages of protocol buffers merge when their bytes are joined.
+    """
+    old = model.graph  # its inferred shapes, which are of one batch size, stay behind
+    graph = onnx.GraphProto(name=old.name, node=old.node, input=old.input, output=old.output)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
     with tempfile.TemporaryDirectory(prefix="edgeres-") as folder:
         path = Path(folder, "observed.onnx")
-        _write_observable(model, outputs, path)
+        with path.open("wb") as file:
+            file.write(with_outputs(bare, outputs).SerializeToString())
+            for tensor in old.initializer:
+                file.write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
         return session_from(path, "the model to be observed", arena=False)
-
-
-def _write_observable(model: onnx.ModelProto, outputs: list[str], path: Path) -> None:
-    """In pieces: messages of protocol buffers merge when their bytes are joined."""
-    copy = _without_weights(model)
-    for value in (*copy.graph.input, *copy.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    with path.open("wb") as file:
-        file.write(with_outputs(copy, outputs).SerializeToString())
-        for tensor in model.graph.initializer:
-            file.write(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that lacks the initializers, and the shapes that were inferred for one batch size."""
-    graph = onnx.GraphProto(name=model.graph.name)
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    return onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)

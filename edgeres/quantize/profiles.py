@@ -68,7 +68,7 @@ def placement_for(model: Any, profile: str, options: Options) -> Placement:
 def quantized(model: Any, profile: str, decision: Decision, options: Options) -> Any:
     """The float onnx.ModelProto `model` as the profile writes it, its name in the metadata.
 
-    Raises InputError as `placement_for`, and for a constant that float16, or 8-bit weights that 7 bits cannot hold.
+    Raises InputError as `placement_for`, and for a constant that float16 cannot hold.
     """
     placement = placement_for(model, profile, options)
     result = PROFILES[profile].write(prepared(model, profile), placement, decision, options)

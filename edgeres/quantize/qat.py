@@ -23,9 +23,10 @@ from edgeres.data import Split, dataset_for
 from edgeres.graph.execute import GraphNetwork
 from edgeres.models.network import Network
 from edgeres.quantize.auto import fidelity_of, logits_of
-from edgeres.quantize.choosing import CalibrationImages, bounds_by, improved
+from edgeres.quantize.choosing import CalibrationImages, bounds_by
 from edgeres.quantize.config import FEWEST_TO_LEARN, QUICK, QatConfig
 from edgeres.quantize.decision import Decision
+from edgeres.quantize.improving import improved
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
 from edgeres.quantize.profiles import set_metadata

@@ -241,16 +241,13 @@ class QuantizedNetwork:
 
     def _set(self, keep: frozenset[str]) -> None:
         if keep not in self._ways:
-            self._ways[keep] = self._way(keep)
+            options = self._options
+            placement = placement_of(self._model, stem=options.stem, head=options.head, keep=(*options.keep, *keep))
+            bounds = {point.tensor: bound_of(self._decision, point.scale_of) for point in placement.points}
+            quantizers = {tensor: fake_quantizer(bound) for tensor, bound in bounds.items()}
+            self._ways[keep] = quantizers, quantized_reads(placement, self._model.graph.node)
         substitutes, self._network.readers = self._ways[keep]
         self._network.substitutes |= substitutes
-
-    def _way(self, keep: frozenset[str]) -> tuple[dict[str, Substitute], dict[tuple[str, int], str]]:
-        options = self._options
-        placement = placement_of(self._model, stem=options.stem, head=options.head, keep=(*options.keep, *keep))
-        bounds = {point.tensor: bound_of(self._decision, point.scale_of) for point in placement.points}
-        substitutes = {tensor: fake_quantizer(bound) for tensor, bound in bounds.items()}
-        return substitutes, quantized_reads(placement, self._model.graph.node)
 
     def _weights(self, layers: Iterable[str]) -> dict[str, Substitute]:
         """What a quantized layer reads in the place of each weight."""

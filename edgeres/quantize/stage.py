@@ -21,7 +21,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import skips_in
 from edgeres.graph.plain import PlainModel, plain, put_back
 from edgeres.graph.view import GraphView
-from edgeres.quantize.choosing import IMPROVEMENTS, CalibrationImages, Chosen, bounds_by, improved
+from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import AUTO, FEWEST_IMAGES, QUICK, QuantizeConfig
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint, problems
@@ -63,7 +63,9 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     skips = skips_in(GraphView(source.proto))
     if names := [node for name, node in skips.items() if name in options.keep]:
         set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))  # lint knows by it that they are meant
-    _check(model, source, config)
+    if PROFILES[config.profile].literal and (found := problems(lint(model))):
+        raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {found[0]}")
+    onnx.checker.check_model(model, full_check=True)
     path = out_dir / FILE_NAME
     write_quantized(model, source, path)
     recorder.results |= {
@@ -111,19 +113,17 @@ def _chosen(
         chosen = auto(source.proto, placement, bounds, images=images.same)
     else:
         chosen = Chosen(Decision(bounds_by(table, config.method, tuple(table.tensors))))
-    chosen.decision = _alive(chosen.decision)
+    amax = {name: value or DEAD_AMAX for name, value in chosen.decision.amax.items()}
+    chosen.decision = replace(chosen.decision, amax=amax)
     chosen.results["effort"] = config.spent
     if config.spent != QUICK:
+        from edgeres.quantize.improving import IMPROVEMENTS, improved
+
         chosen.decision = improved(source, placement, chosen.decision, images, effort=config.spent)
         chosen.results["improve"] = list(IMPROVEMENTS)
     if config.kept_sqnr is not None or config.max_loss is not None:
         _leave_float(source, chosen, config, options, images)
     return chosen
-
-
-def _alive(decision: Decision) -> Decision:
-    """With a bound above 0 for every tensor."""
-    return replace(decision, amax={name: value or DEAD_AMAX for name, value in decision.amax.items()})
 
 
 def _leave_float(
@@ -209,12 +209,6 @@ def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
             sqnr[node.name] = sqnr_db(weight, quantized_weight(weight).as_float)
     worst = min(sqnr, key=lambda name: sqnr[name])
     return {"worst_weight_sqnr_db": round(sqnr[worst], 2), "worst_weight_layer": worst}
-
-
-def _check(model: Any, source: OnnxModel, config: QuantizeConfig) -> None:
-    if PROFILES[config.profile].literal and (found := problems(lint(model))):
-        raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {found[0]}")
-    onnx.checker.check_model(model, full_check=True)
 
 
 def write_quantized(model: Any, source: OnnxModel, path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 from edgeres.graph.draft import Draft
@@ -32,7 +31,10 @@ def with_padding_as_convolution(model: onnx.ModelProto) -> onnx.ModelProto:
         source = chain[0].input[0]
         strides, front, total = _strides(view, chain[:-1]), *_channel_padding(view, pad)
         if len(shapes.get(source, ())) == _RANK and strides and total and shapes[source][_CHANNELS]:
-            weight = draft.store(f"{pad.name}.weight", _kernel(shapes[source][_CHANNELS], front, total))
+            channels = shapes[source][_CHANNELS]
+            kernel = np.zeros((channels + total, channels, 1, 1), np.float32)
+            kernel[front + np.arange(channels), np.arange(channels)] = 1
+            weight = draft.store(f"{pad.name}.weight", kernel)
             convolution = helper.make_node(
                 "Conv", [source, weight], [pad.output[0]], name=pad.name, kernel_shape=[1, 1], strides=strides
             )
@@ -70,9 +72,3 @@ def _channel_padding(view: GraphView, pad: onnx.NodeProto) -> tuple[int, int]:
         return 0, 0
     front, back = int(amounts[_CHANNELS]), int(amounts[_RANK + _CHANNELS])
     return (front, front + back) if front + back == int(np.abs(amounts).sum()) else (0, 0)
-
-
-def _kernel(channels: int, front: int, added: int) -> NDArray[np.float32]:
-    kernel = np.zeros((channels + added, channels, 1, 1), np.float32)
-    kernel[front + np.arange(channels), np.arange(channels)] = 1
-    return kernel

@@ -174,26 +174,22 @@ class FoldedModule:
         return rows.less(layer.outputs(self.parts.skip(self.parts.enter(x)), positions), inside=bool(self.trailing))
 
     def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows], total: Total = as_it_is) -> Refit:
-        """What layer `number` should be; `total` as in `fitted`."""
-        rectified, has_bias = self.is_rectified(number), self.has_bias(number)
-        present = self.layers[number].present
-        return fitted(joined(learn), joined(held_out), present, rectified=rectified, has_bias=has_bias, total=total)
+        """What layer `number` should be; a ReLU may follow it, or the sum it is added to. `total` as in `fitted`.
 
-    def is_rectified(self, number: int) -> bool:
-        """Whether a ReLU follows layer `number`, or the sum it is added to."""
-        is_last = number == len(self.layers) - 1
+        There is room for its bias in itself, in its batch norm, or, if it is the last, in that behind the sum.
+        """
+        layer, is_last = self.layers[number], number == len(self.layers) - 1
         behind = [*self.trailing, *self.parts.after] if is_last else self.layers[number + 1].lead
-        return bool(behind) and isinstance(behind[0], nn.ReLU)
+        rectified = bool(behind) and isinstance(behind[0], nn.ReLU)
+        has_bias = layer.has_bias or (is_last and self.carrier is not None)
+        learnt, judge = joined(learn), joined(held_out)
+        return fitted(learnt, judge, layer.present, rectified=rectified, has_bias=has_bias, total=total)
 
     @property
     def carrier(self) -> nn.Module | None:
         """The batch norm that follows the sum, if one does."""
         behind = [*self.trailing, *self.parts.after]
         return behind[0] if behind and isinstance(behind[0], _NORMS) else None
-
-    def has_bias(self, number: int) -> bool:
-        """Whether there is room for the bias of layer `number`."""
-        return self.layers[number].has_bias or (number == len(self.layers) - 1 and self.carrier is not None)
 
 
 def folded_module(unit: Unit) -> FoldedModule:

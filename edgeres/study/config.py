@@ -11,6 +11,7 @@ from edgeres.core.artifacts import Checkpoint, model_from
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
+from edgeres.models import spec_from_arch
 from edgeres.train.config import LoopConfig, Schedule
 
 PAPER_EPOCHS = 164  # 64k steps of 128 of CIFAR-10's 50,000 images: He et al. 2015, section 4.2
@@ -58,14 +59,7 @@ class DeepConfig(TrainingConfig):
 
     def check(self) -> None:
         """The networks exist."""
-        check_depth(self.depth)
-
-
-def check_depth(depth: int) -> None:
-    """Raises InputError unless there is a network of the CIFAR kind that deep."""
-    from edgeres.models import spec_from_arch
-
-    spec_from_arch(f"resnet{depth}cifar", num_classes=2)
+        spec_from_arch(f"resnet{self.depth}cifar", num_classes=2)
 
 
 class DepthConfig(TrainingConfig):
@@ -83,7 +77,7 @@ class DepthConfig(TrainingConfig):
             listed = ",".join(map(str, self.depths))
             raise InputError(f"--depths {listed}: give at least two, rising, such as 8,20,32")
         for depth in self.depths:
-            check_depth(depth)
+            spec_from_arch(f"resnet{depth}cifar", num_classes=2)
 
 
 class OrderingConfig(DeepConfig):

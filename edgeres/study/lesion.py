@@ -22,7 +22,7 @@ from edgeres.core.errors import InputError, MissingDependency
 from edgeres.core.figures import COLOURS, figure_file, whiskers
 from edgeres.core.files import write_text
 from edgeres.core.measures import LOST_OF, NAME_OF
-from edgeres.core.metrics import Z_95, Accuracy, Interval, paired_difference
+from edgeres.core.metrics import Z_95, Accuracy, paired_difference
 from edgeres.core.plain import csv_text
 from edgeres.core.progress import track
 from edgeres.core.records.lesion import Images, Lesion, Refitted
@@ -206,24 +206,21 @@ def _record(recorder: Recorder, table: LesionTable) -> None:
     recorder.notes += [*_cheap_and_dear(table), *_coupling_note(table)]
 
 
-def _cheap_and_dear(table: LesionTable) -> list[str]:
+def _cheap_and_dear(table: LesionTable) -> Iterator[str]:
     """Which modules cost least and most; a module of a short network is in one list only.
 
     First once the module behind was refitted, where that is known, then as it is.
     """
     refitted = {row.module: row.refitted.cost for row in table.table if row.refitted is not None}
-    ways = [(" once the module behind is refitted", refitted), ("", {row.module: row.cost for row in table.table})]
-    return [line for way, costs in ways for line in _ranked(costs, way, table.whole)]
-
-
-def _ranked(costs: dict[str, Interval], way: str, whole: Lesion) -> Iterator[str]:
-    ranked = sorted(costs.items(), key=lambda pair: pair[1].value)
-    few = min(_NAMED, (len(ranked) + 1) // 2)
-    for word, rows in {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}.items():
-        if rows:
-            named = ", ".join(f"{module} {cost.text()}" for module, cost in rows)
-            on = f"n = {whole.n:,} of {whole.judged_on.split}"
-            yield f"{word} to drop{way}, in {LOST_OF[whole.measure]} lost [95 %]: {named}; {on}"
+    ways = {" once the module behind is refitted": refitted, "": {row.module: row.cost for row in table.table}}
+    lost, on = LOST_OF[table.whole.measure], f"n = {table.whole.n:,} of {table.whole.judged_on.split}"
+    for way, costs in ways.items():
+        ranked = sorted(costs.items(), key=lambda pair: pair[1].value)
+        few = min(_NAMED, (len(ranked) + 1) // 2)
+        for word, rows in {"cheapest": ranked[:few], "dearest": ranked[few:][::-1][:few]}.items():
+            if rows:
+                named = ", ".join(f"{module} {cost.text()}" for module, cost in rows)
+                yield f"{word} to drop{way}, in {lost} lost [95 %]: {named}; {on}"
 
 
 def _coupling_note(table: LesionTable) -> list[str]:

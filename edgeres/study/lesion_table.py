@@ -99,6 +99,7 @@ def csv_rows(table: LesionTable) -> Iterator[Row]:
 def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
     for one in (lesions.whole, *lesions.table):
         figures = judged_columns(one.error.value, one.loss, one.kl)
+        refitted = one.refitted.model_dump() if one.refitted else {}
         yield {
             "network": lesions.network,
             "without": one.module,
@@ -109,14 +110,8 @@ def _single_rows(lesions: NetworkLesions) -> Iterator[Row]:
             "change_points": round(one.change_points, 4),
             "half_width_points": round(one.half_width_points, 4),
             **figures,
-            **_refitted_columns(one),
+            **{f"refitted_{name}": round(value, 6) for name, value in refitted.items()},
         }
-
-
-def _refitted_columns(one: Lesion) -> Row:
-    if one.refitted is None:
-        return {}
-    return {f"refitted_{name}": round(value, 6) for name, value in one.refitted.model_dump().items()}
 
 
 def claims_of(table: LesionTable) -> tuple[Claim, ...]:
@@ -144,6 +139,8 @@ def _one_hardly_matters(table: LesionTable) -> Claim:
     harmless = sum(cost.high <= HARDLY_POINTS for cost in costs)
     costly = sum(cost.low > HARDLY_POINTS for cost in costs)
     severe = sum(cost.low > MUCH_POINTS for cost in costs)
+    changing = [row.cost.value for row in table.table if row.kind == "projection"]
+    told = f", the {len(changing)} that change the shape {min(changing):.1f} to {max(changing):.1f}" if changing else ""
     return Claim(
         claim="deleting one module hardly changes the error, except the few that change the shape",
         source=PAPER,
@@ -152,16 +149,10 @@ def _one_hardly_matters(table: LesionTable) -> Claim:
             f"of {len(costs)} {table.typical[0].kind} modules {harmless} surely cost at most {HARDLY_POINTS:g} point,"
             f" {costly} surely more and {severe} more than {MUCH_POINTS:g} (95 % intervals, n ="
             f" {table.whole.n:,}); the median costs {median(cost.value for cost in costs):.1f} points"
-            f"{_shape_changers(table)}; the paper's network has {PAPER_MODULES} modules, this one {len(table.table)}"
+            f"{told if len(changing) < len(table.table) else ''}; the paper's network has {PAPER_MODULES} modules, this"
+            f" one {len(table.table)}"
         ),
     )
-
-
-def _shape_changers(table: LesionTable) -> str:
-    costs = [row.cost.value for row in table.table if row.kind == "projection"]
-    if not costs or len(costs) == len(table.table):
-        return ""
-    return f", the {len(costs)} that change the shape {min(costs):.1f} to {max(costs):.1f}"
 
 
 def _control_collapses(control: NetworkLesions) -> Claim:

@@ -121,18 +121,13 @@ def random_orders(
     for k in range(1, swaps + 1):
         for _ in range(draws):
             for _ in range(_TRIES):
-                order = _swapped(modules, [pairs[choice] for choice in generator.integers(len(pairs), size=k)])
-                if order not in found:
-                    found[order] = k
+                order = list(range(modules))
+                for a, b in (pairs[choice] for choice in generator.integers(len(pairs), size=k)):
+                    order[a], order[b] = order[b], order[a]
+                if tuple(order) not in found:
+                    found[tuple(order)] = k
                     break
     return [Swapped(k, order, kendall_tau(order)) for order, k in found.items() if k]
-
-
-def _swapped(modules: int, pairs: Sequence[tuple[int, int]]) -> Order:
-    order = list(range(modules))
-    for a, b in pairs:
-        order[a], order[b] = order[b], order[a]
-    return tuple(order)
 
 
 def levels_of(sizes: Sequence[float]) -> list[int]:

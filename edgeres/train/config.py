@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgeres.core.config import Config
 from edgeres.core.stated import check_pixels
+from edgeres.models import spec_from_arch
 from edgeres.models.family import Ordering
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -53,8 +54,6 @@ class TrainConfig(LoopConfig):
 
     def check(self) -> None:
         """The network exists with these options."""
-        from edgeres.models import spec_from_arch
-
         spec_from_arch(self.arch, num_classes=2, options=self.options)
         check_pixels("image-size", self.image_size)
 

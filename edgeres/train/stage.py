@@ -17,7 +17,7 @@ from edgeres.models import network_from, spec_from_arch
 from edgeres.models.weights import save_checkpoint
 from edgeres.train.batches import batches_for
 from edgeres.train.config import TrainConfig
-from edgeres.train.loop import Evaluate, Fitted, Training, fit
+from edgeres.train.loop import Evaluate, Training, fit
 from edgeres.train.objectives import cross_entropy
 from edgeres.train.processes import is_main, wait_for_all
 from edgeres.train.state import clear_state
@@ -48,7 +48,12 @@ def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Check
         save_checkpoint(fitted.weights, spec, output.path, stage="train")
         clear_state(out_dir)
     wait_for_all()
-    _record(recorder, fitted, config)
+    recorder.results |= fitted.results("processes", "device", "precision")
+    recorder.results |= config.model_dump(include={"epochs", "seed"})
+    if fitted.first_step:
+        recorder.notes.append(f"went on from step {fitted.first_step} of {fitted.steps}")
+    if config.ema:
+        recorder.notes.append("weights are the running average")
     return StageResult(output, recorder.finish(output))
 
 
@@ -84,13 +89,3 @@ def _top1_on(dataset: Dataset, spec: ModelSpec) -> Evaluate:
         return float(right.mean())
 
     return top1
-
-
-def _record(recorder: Recorder, fitted: Fitted, config: TrainConfig) -> None:
-    recorder.results |= fitted.results("processes", "device", "precision") | config.model_dump(
-        include={"epochs", "seed"}
-    )
-    if fitted.first_step:
-        recorder.notes.append(f"went on from step {fitted.first_step} of {fitted.steps}")
-    if config.ema:
-        recorder.notes.append("weights are the running average")

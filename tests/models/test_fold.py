@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgeres.models.family import ORDERINGS
-from edgeres.models.fold import fold_batch_norms, foldable_pairs
+from edgeres.models.fold import fold_batch_norms
 from edgeres.models.weights import load_network
 
 
@@ -58,7 +58,7 @@ def test_a_layer_read_by_others_is_not_folded():
             y = self.conv(x)
             return self.bn(y) + y
 
-    assert foldable_pairs(Shared()) == []
+    assert fold_batch_norms(Shared()) == []
 
 
 def test_a_layer_called_twice_is_not_folded():
@@ -70,4 +70,4 @@ def test_a_layer_called_twice_is_not_folded():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.bn(self.conv(self.conv(x)))
 
-    assert foldable_pairs(Twice()) == []
+    assert fold_batch_norms(Twice()) == []

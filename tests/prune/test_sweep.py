@@ -67,7 +67,7 @@ def test_each_row_is_a_network_on_disk_with_its_accuracy_on_val(checkpoint, tmp_
 
 
 def test_an_interrupted_sweep_judges_no_network_twice(checkpoint, tmp_path, monkeypatch):
-    from edgeres.evaluate import stage
+    from edgeres.prune import cut as stage
 
     config, out, judged = SweepConfig(sweep="1..3", data="digits", images=60), tmp_path / "out", []
 

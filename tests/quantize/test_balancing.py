@@ -11,9 +11,9 @@ from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.balancing import Spread, balanced
 from edgeres.quantize.channel_classes import FIXED, channel_classes, scaled
 from edgeres.quantize.decision import Decision
+from edgeres.quantize.improving import tuned
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import replace_tensors
-from edgeres.quantize.tuning import tuned
 
 
 @pytest.mark.parametrize("options", [{"shortcut": "A"}, {"shortcut": "B"}, {"ordering": "full-preact"}])
@@ -67,5 +67,5 @@ def test_tuning_is_kept_only_where_it_is_closer_to_float(onnx_of, images_of, bou
     found = tuned(model, placement, start, images=images, passes=800)
     assert found is not start
     assert tuned(model, placement, start, images=images, passes=800).amax == found.amax
-    monkeypatch.setattr("edgeres.quantize.tuning.WEIGHT_RATE", 1.0)
+    monkeypatch.setattr("edgeres.quantize.improving.WEIGHT_RATE", 1.0)
     assert tuned(model, placement, start, images=images, passes=800) is start

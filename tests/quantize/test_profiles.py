@@ -15,7 +15,7 @@ from edgeres.core.errors import InputError
 from edgeres.models.family import ORDERINGS
 from edgeres.quantize import cpu
 from edgeres.quantize.cpu import affine_from, has_wide_sums, reduces_range
-from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.decision import Decision
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import observed_of
 from edgeres.quantize.profiles import PROFILE_KEY, PROFILES, Options, placement_for, quantized
@@ -129,16 +129,6 @@ def test_dead_tensors_and_nearly_dead_channels_keep_their_biases(onnx_of):
     assert bounds.extremes["layer1.0.relu"] == (0.0, 0.0)
     made = quantized(model, "ort-cpu", bounds, Options(reduce_range="off"))
     assert sqnr_db(logits_of(model, literal=True), logits_of(made, literal=True)) > 20
-
-
-def test_rounded_weights_of_8_bits_are_refused_where_7_are_needed(onnx_of):
-    source = onnx_of()
-    bounds = bounds_of(source.proto)
-    weight = {tensor.name: tensor for tensor in source.proto.graph.initializer}["conv1.weight"]
-    given = {"conv1.weight": quantized_weight(onnx.numpy_helper.to_array(weight))}
-    decided = replace(bounds, weights=given)
-    with pytest.raises(InputError, match="8-bit weights"):
-        quantized(source.proto, "ort-cpu", decided, Options(reduce_range="on"))
 
 
 def test_an_fp16_file_takes_and_gives_float32_and_has_no_float32_in_between(onnx_of):

@@ -9,8 +9,8 @@ from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.channel_classes import FIXED, channel_classes, far_out, outlier_factors
 from edgeres.quantize.decision import Decision
+from edgeres.quantize.improving import channels_scaled
 from edgeres.quantize.placement import placement_of
-from edgeres.quantize.scaling import channels_scaled
 from edgeres.quantize.simulate import Simulation
 
 

@@ -121,18 +121,14 @@ def lines_of(found: Frontier) -> Iterable[str]:
     for result in found.results:
         twin = told.setdefault(result.tried, result.name)
         same = "" if twin == result.name else f"; the same network as {twin}"
-        yield result_line(result, found.lost_are) + same
+        on_val, ratio = "not judged on val", result.tried.ratio
+        if result.val_lost_points is not None:
+            on_val = f"{_points(result.val_lost_points)} {found.lost_are} lost on val (n = {result.val_n:,})"
+        yield (
+            f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}),"
+            f" {on_val}; {result.why}: {result.folder}/{same}"
+        )
     yield from found.misses
-
-
-def result_line(result: Result, lost_are: str) -> str:
-    """`balanced: 0.47 of the latency (95 %: 0.46 to 0.48), ... lost on val (n = 5,000): ...`."""
-    lost, ratio = result.val_lost_points, result.tried.ratio
-    on_val = f"{_points(lost)} {lost_are} lost on val (n = {result.val_n:,})" if lost else "not judged on val"
-    return (
-        f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}),"
-        f" {on_val}; {result.why}: {result.folder}/"
-    )
 
 
 def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:

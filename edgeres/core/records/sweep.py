@@ -145,11 +145,6 @@ class SweepFigure(Record):
         return {name: value for name, value in write(self).items() if name != "measure" or value is not None}
 
     @property
-    def quality_is(self) -> str:
-        """What is to be large, in words; top-1 is told in percent."""
-        return _QUALITY[self.measure] if self.measure else "top-1 %"
-
-    @property
     def lost_are(self) -> str:
         """What is lost."""
         return _LOST[self.measure] if self.measure else "points"
@@ -245,7 +240,7 @@ def draw_sweep(axes: Any, sweep: SweepFigure, *, ink: str, muted: str) -> None:
         if shown:
             draw_points(axes, shown, "o", ink=ink, muted=muted, label=label, markerfacecolor=fill)
     axes.set_xlabel(f"median latency of a call, ms\n({sweep.runtime}, batch {sweep.batch}, threads {sweep.threads})")
-    said = "top-1, %" if sweep.measure is None else sweep.quality_is
+    said = "top-1, %" if sweep.measure is None else _QUALITY[sweep.measure]
     axes.set_ylabel(f"{said} (n = {sweep.n:,}, 95 % whiskers)")
     axes.margins(x=0.12, y=0.14)
     with_grid(axes)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,8 @@ from edgeres.data import Split
 from edgeres.evaluate.distance import KL, distance_for
 from edgeres.models.network import Network
 from edgeres.models.weights import Weights
+from edgeres.prune.config import RecoverConfig
 from edgeres.train.objectives import Objective, soft_divergence
-
-if TYPE_CHECKING:
-    from edgeres.prune.config import RecoverConfig
 
 BATCH = 250  # images at a time where no gradient is taken
 

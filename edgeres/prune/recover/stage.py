@@ -13,19 +13,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.data import Split, dataset_for
+from edgeres.models.weights import save_checkpoint
 from edgeres.prune.config import FEWEST_TO_RECOVER_ON, WITHOUT_STEPS, RecoverConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edgeres.data import Split
-    from edgeres.prune.recover.start import Job, Planned
-    from edgeres.train.loop import Fitted
+from edgeres.prune.recover.start import Job, Planned, clear_start, foreseen, started
+from edgeres.train.loop import Fitted, Training, fit
+from edgeres.train.plan import Plan
+from edgeres.train.processes import is_main, wait_for_all
+from edgeres.train.state import clear_state
 
 _FEWEST_TO_SHARE = 50
 _OVERRUN = 1.1  # of a budget: what the steps are planned by is no more certain
@@ -45,11 +47,6 @@ class Recovered:
 
 def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageResult[Checkpoint]:
     """Writes out_dir/model.safetensors; raises InputError if the teacher is not the same network, less pruned."""
-    from edgeres.models.weights import save_checkpoint
-    from edgeres.prune.recover.start import clear_start
-    from edgeres.train.processes import is_main, wait_for_all
-    from edgeres.train.state import clear_state
-
     recorder = Recorder("recover", config, source)
     config.check()
     if config.teacher is None and config.imitates:
@@ -79,10 +76,6 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         StageError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
-    from edgeres.prune.recover.start import started
-    from edgeres.train.loop import Training, fit
-    from edgeres.train.plan import Plan
-
     course = config.course
     job = _job(source, teacher, config if course is None else config.model_copy(update={"budget": None}))
     network, planned = started(job, out_dir)
@@ -104,32 +97,24 @@ def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
 
     The network to be cut stands for what is left of it, which its own time at least is taken for half of.
     """
-    from edgeres.prune.recover.start import foreseen
-
     if config.budget is not None:
         foreseen(_job(whole, whole, config))
 
 
 def _job(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig) -> Job:
-    from edgeres.prune.recover.start import Job
-
+    """Raises InputError unless `source` is `teacher` with modules dropped."""
     begun_s = time.perf_counter()
     config.check()
     if teacher is not None:
-        check_teacher(source, teacher)
+        same = teacher.spec.model_copy(update={"dropped": source.spec.dropped}) == source.spec
+        if not same or not set(teacher.spec.dropped) <= set(source.spec.dropped):
+            raise InputError(
+                f"{teacher.path} ({teacher.spec.variant}, {len(teacher.spec.dropped)} dropped) is not what"
+                f" {source.path} ({source.spec.variant}, {len(source.spec.dropped)} dropped) was cut from"
+            )
     learn, held_out = _parts(source, config)
     config = config.model_copy(update={"batch": min(config.batch, len(learn))})
     return Job(source, teacher, config, learn, held_out, begun_s)
-
-
-def check_teacher(source: Checkpoint, teacher: Checkpoint) -> None:
-    """Raises InputError unless `source` is `teacher` with modules dropped."""
-    same = teacher.spec.model_copy(update={"dropped": source.spec.dropped}) == source.spec
-    if not same or not set(teacher.spec.dropped) <= set(source.spec.dropped):
-        raise InputError(
-            f"{teacher.path} ({teacher.spec.variant}, {len(teacher.spec.dropped)} dropped) is not what {source.path}"
-            f" ({source.spec.variant}, {len(source.spec.dropped)} dropped) was cut from"
-        )
 
 
 def _doubts_on(teacher: Checkpoint | None, source: Checkpoint) -> list[str]:
@@ -146,8 +131,6 @@ def _doubts_on(teacher: Checkpoint | None, source: Checkpoint) -> list[str]:
 
 def _parts(source: Checkpoint, config: RecoverConfig) -> tuple[Split, Split | None]:
     """(images to learn from, images held out); None if there are too few to share."""
-    from edgeres.data import dataset_for
-
     train = dataset_for(source.spec, config.data, download=config.download).train
     if len(train) < FEWEST_TO_RECOVER_ON:
         raise InputError(

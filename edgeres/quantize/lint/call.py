@@ -138,7 +138,8 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
             " opset with --jetpack"
         )
     report = LintReport(quantized=quantized, source=_verdict(path, model, config, build))
-    if not config.fix or not any(_is_fixable(finding, config) for finding in report.source.findings):
+    fixable = [one for one in report.source.findings if one.fixable or (one.rule == POOL and config.data is not None)]
+    if not config.fix or not fixable:
         return report
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
     if out.resolve() == path.resolve():
@@ -147,10 +148,6 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
         return report
     repaired, update = found
     return report.model_copy(update={**update, "repaired": _verdict(out, repaired, config, build)})
-
-
-def _is_fixable(finding: Finding, config: LintConfig) -> bool:
-    return finding.fixable or (finding.rule == POOL and config.data is not None)
 
 
 def checked_model(path: Path) -> Any:

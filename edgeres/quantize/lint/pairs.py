@@ -36,15 +36,10 @@ def pair_findings(view: GraphView) -> Iterator[Finding]:
         if node.domain not in ("", "ai.onnx"):
             reason = f"{node.op_type} of the domain {node.domain}"
             yield finding_at(node, "operator", reason, "use ONNX's own operator", severity="note")
-        if _repeats_first(view, node):
-            continue
-        yield from _zero_point(view, node)
-        yield from _scale(view, node)
-
-
-def _repeats_first(view: GraphView, node: onnx.NodeProto) -> bool:
-    first = view.producers.get(node.input[0])
-    return node.op_type == DQ and first is not None and first.op_type == Q and first.input[1:] == node.input[1:]
+        first = view.producers.get(node.input[0]) if node.op_type == DQ else None
+        if first is None or first.op_type != Q or first.input[1:] != node.input[1:]:
+            yield from _zero_point(view, node)
+            yield from _scale(view, node)
 
 
 def integer_type(view: GraphView | Draft, node: onnx.NodeProto) -> int:
@@ -69,7 +64,11 @@ def _zero_point(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     elif values is None:
         yield finding_at(node, "zero-point", "computed at run time", _AGAIN, fixable=False)
     elif kind not in (TYPE.INT8, TYPE.UINT8):
-        yield _other_type(node, kind)
+        name = TYPE.DataType.Name(kind)
+        if name.endswith("16"):
+            yield finding_at(node, "type", f"{name} is not known to TensorRT", "quantize to int8")
+        else:
+            yield finding_at(node, "type", f"{name}: {_LATER}", "check the target", severity="note", fixable=False)
     elif not zero_point and kind == TYPE.UINT8:
         yield finding_at(node, "zero-point", "missing, which means uint8", "store an int8 zero")
     elif np.asarray(values, np.int64).any():
@@ -77,13 +76,6 @@ def _zero_point(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     elif kind == TYPE.UINT8:
         reason = "uint8 with zero point 0 is silently taken for int8: values above 127 clip"
         yield finding_at(node, "type", reason, "quantize to symmetric int8")
-
-
-def _other_type(node: onnx.NodeProto, kind: int) -> Finding:
-    name = TYPE.DataType.Name(kind)
-    if name.endswith("16"):
-        return finding_at(node, "type", f"{name} is not known to TensorRT", "quantize to int8")
-    return finding_at(node, "type", f"{name}: {_LATER}", "check the target", severity="note", fixable=False)
 
 
 def _scale(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
@@ -126,18 +118,13 @@ def _weight_scale(view: GraphView, node: onnx.NodeProto, scale: NDArray[Any]) ->
             node, "scale", f"{scale.size} scales for {count} channels of axis {axis}", _AGAIN, fixable=False
         )
         return
-    wanted = {weight_axis(layer, ndim) for layer in _layers_of(view, node)}
+    ends = [node] if node.op_type == DQ else [reader for reader, _ in view.readers[node.output[0]]]
+    readers = (reader for end in ends if end.output for reader in view.readers[end.output[0]])
+    wanted = {weight_axis(one, ndim) for one, index in readers if index == 1 and one.op_type in WEIGHTED}
     if wanted and wanted != {axis % ndim}:
         expected = ", ".join(map(str, sorted(wanted)))
         reason = f"scales along axis {axis}, output channels are axis {expected}"
         yield finding_at(node, "scale", reason, "one scale per output channel")
-
-
-def _layers_of(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Layers that read the pair as their weight, directly."""
-    ends = [node] if node.op_type == DQ else [reader for reader, _ in view.readers[node.output[0]]]
-    readers = [reader for end in ends if end.output for reader in view.readers[end.output[0]]]
-    return [layer for layer, index in readers if index == 1 and layer.op_type in WEIGHTED]
 
 
 def _shown(values: NDArray[Any]) -> str:

@@ -132,8 +132,11 @@ def _strip_pair(draft: Draft, node: onnx.NodeProto, taken: Taken) -> None:
         return
     if len({part.size for part in parameters} - {1}) > 1:
         return
-    source, bound = node.input[0], _bound(*parameters)
-    if bound.low == 0 and not is_nonnegative(draft, source):
+    (scale, zero), (low, high), source = parameters, span_of(*parameters), node.input[0]
+    if zero.dtype == np.int8 and not zero.any():
+        low = -high  # -128 is never needed: scale = amax / 127
+    bound = Bound(low, high, scale.dtype)
+    if low == 0 and not is_nonnegative(draft, source):
         source = _add_relu(draft, node)
     taken.bounds[source] = bound.joined(taken.bounds.get(source))
     for end in ends:
@@ -156,13 +159,6 @@ def _add_relu(draft: Draft, node: onnx.NodeProto) -> str:
     output = draft.free(f"{source}.relu")
     draft.insert_after(source, "Relu", [source], output)
     return output
-
-
-def _bound(scale: NDArray[Any], zero: NDArray[Any]) -> Bound:
-    low, high = span_of(scale, zero)
-    if zero.dtype == np.int8 and not zero.any():
-        low = -high  # -128 is never needed: scale = amax / 127
-    return Bound(low, high, scale.dtype)
 
 
 def _axis(node: onnx.NodeProto, ndim: int) -> int:

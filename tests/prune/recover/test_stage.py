@@ -292,11 +292,11 @@ def test_imitating_needs_a_teacher(pruned, tmp_path):
 def test_a_data_set_of_too_few_images_is_refused(pruned, teacher, tmp_path, monkeypatch):
     import numpy as np
 
-    import edgeres.data as data
+    import edgeres.prune.recover.stage as stage
 
     tiny = split_from_arrays("train", np.zeros((5, 8, 8), np.uint8), [0, 1, 2, 3, 4])
-    whole = data.dataset_for(pruned.spec, "digits")
-    monkeypatch.setattr(data, "dataset_for", lambda *a, **k: replace(whole, train=tiny))
+    whole = stage.dataset_for(pruned.spec, "digits")
+    monkeypatch.setattr(stage, "dataset_for", lambda *a, **k: replace(whole, train=tiny))
     with pytest.raises(InputError, match="digits has 5 train images, too few to recover on; 8 are the least"):
         recovered(pruned, teacher, quick(), tmp_path / "out")
 

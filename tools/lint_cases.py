@@ -17,7 +17,7 @@ from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.data import dataset_for
-from edgeres.quantize.repair.images import texture
+from edgeres.quantize.repair.check import texture
 
 _SIDE = 224
 _STATISTICS_BATCH = 16

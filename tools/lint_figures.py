@@ -33,8 +33,7 @@ from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval, paired_difference
 from edgeres.quantize.lint.call import LintConfig, lint_call
-from edgeres.quantize.repair.check import outputs_of, sqnr_db
-from edgeres.quantize.repair.images import image_input_of
+from edgeres.quantize.repair.check import image_input_of, outputs_of, sqnr_db
 
 CALIBRATIONS, PRESETS, PER_CHANNEL = ("minmax", "entropy", "percentile"), ("default", "tensorrt"), (False, True)
 _ANY_DB = -1000.0  # what the repair reaches is to be seen, not to be refused

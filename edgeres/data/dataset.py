@@ -25,9 +25,9 @@ from edgeres.data.sources import FileSource
 from edgeres.data.split import UNLABELLED, Split
 
 DATASETS = {
-    "digits": "edgeres.data.digits:digits",
-    "cifar10": "edgeres.data.cifar:cifar10",
-    "cifar100": "edgeres.data.cifar:cifar100",
+    "digits": "edgeres.data.known:digits",
+    "cifar10": "edgeres.data.known:cifar10",
+    "cifar100": "edgeres.data.known:cifar100",
     "folder": "edgeres.data.folder:folder",
     "images": "edgeres.data.folder:images",
     "csv": "edgeres.data.listed:listed",

@@ -28,12 +28,11 @@ from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
 from edgeres.quantize.auto import closest_of, held_out_parts, logits_of
 from edgeres.quantize.balancing import balanced
-from edgeres.quantize.calibrators import mse
+from edgeres.quantize.calibrators import Histogram, mse
 from edgeres.quantize.channel_classes import Classes, channel_classes, outlier_factors, scaled
 from edgeres.quantize.choosing import CalibrationImages
 from edgeres.quantize.config import BEST, DEFAULT
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.histogram import Histogram
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Images, Simulation, batch_for, batches_of, float_network
 

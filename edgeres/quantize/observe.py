@@ -22,7 +22,7 @@ from edgeres.core.errors import require
 from edgeres.core.onnx_file import inferred_values
 from edgeres.graph.session import answering, session_from, with_outputs
 from edgeres.graph.view import LAYERS, GraphView
-from edgeres.quantize.histogram import Histogram
+from edgeres.quantize.calibrators import Histogram
 
 Images = NDArray[np.float32]
 MEMORY_LIMIT_BYTES = 16 << 20  # of watched tensors at a time: 5 images of ResNet-56, 1 of ResNet-50; more is no faster

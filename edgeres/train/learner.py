@@ -12,8 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from edgeres.models.network import Network
 from edgeres.train.config import LoopConfig
-from edgeres.train.objectives import Objective
-from edgeres.train.optimizers import optimizer_for
+from edgeres.train.objectives import Objective, optimizer_for
 
 _RAMP = 10
 

@@ -82,7 +82,7 @@ class Training:
 
     `objective(network, images, labels)` is the loss; it gets the bare network, so it may use features. What
     `glance(network)` finds after every epoch is the top-1 in log.csv and decides nothing. `refines`: the network is
-    good already (`optimizers`), and of what learns there are matrices and filters only.
+    good already (`objectives`), and of what learns there are matrices and filters only.
     """
 
     network: Network

@@ -8,7 +8,7 @@ import pytest
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, dataset_for, dataset_from, split_from_arrays
-from edgeres.data.digits import PREPROCESS
+from edgeres.data.known import PREPROCESS
 
 
 def spec_with(classes: tuple[str, ...], num_classes: int = 10) -> ModelSpec:

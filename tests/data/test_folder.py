@@ -315,6 +315,6 @@ def test_a_folder_without_classes_says_what_it_should_hold(tmp_path: Path) -> No
 
 
 def test_the_data_layer_imports_no_torch() -> None:
-    modules = "edgeres.data, edgeres.data.folder, edgeres.data.digits"
+    modules = "edgeres.data, edgeres.data.folder, edgeres.data.known"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

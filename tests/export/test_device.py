@@ -20,8 +20,8 @@ from PIL import Image
 from edgeres.core.artifacts import CARD_KEY, FUSED_PROFILE, PROFILE_KEY, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Card, Cost, Preprocess
-from edgeres.data.digits import PREPROCESS
 from edgeres.data.images import fitted, image_from, normalised
+from edgeres.data.known import PREPROCESS
 from edgeres.export.device import program_for
 from edgeres.models import spec_from_arch
 from edgeres.runtime.ort import OrtRunner

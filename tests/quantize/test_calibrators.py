@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.calibrators import CALIBRATORS, amax_from, entropy
-from edgeres.quantize.histogram import Histogram
+from edgeres.quantize.calibrators import CALIBRATORS, Histogram, amax_from, entropy
 
 numbers = st.floats(-1e4, 1e4, width=32).map(lambda x: x if abs(x) > 1e-20 else 0.0)
 values = hnp.arrays(np.float32, st.integers(1, 300), elements=numbers)

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from edgeres.quantize.calibrators import CALIBRATORS, SHOWN, amax_from, hardest, sqnr_db
-from edgeres.quantize.histogram import Histogram
+from edgeres.quantize.calibrators import CALIBRATORS, SHOWN, Histogram, amax_from, hardest, sqnr_db
 
 
 def histogram_of(values, name="x"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.histogram import BINS, Histogram
+from edgeres.quantize.calibrators import BINS, Histogram
 
 numbers = st.floats(-1e6, 1e6, width=32).map(lambda x: x if abs(x) > 1e-20 else 0.0)
 values = hnp.arrays(np.float32, st.integers(0, 200), elements=numbers)

@@ -18,8 +18,7 @@ from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.repair import repair, stripping, without_pairs
-from edgeres.quantize.repair.check import RepairCheck, check_of
-from edgeres.quantize.repair.images import image_input_of
+from edgeres.quantize.repair.check import RepairCheck, check_of, image_input_of
 from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
 NOISE_DB = 15  # two INT8 versions of one small random network agree better; without one of its ReLUs it is below 5

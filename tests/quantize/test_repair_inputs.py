@@ -12,7 +12,7 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.repair import repair, stripping
-from edgeres.quantize.repair.images import image_input_of, texture
+from edgeres.quantize.repair.check import image_input_of, texture
 from edgeres.quantize.repair.inputs import COARSER_DB, Coarseness, Roundings, coarseness
 
 SHAPE = (8, 1, 8, 8)

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from edgeres.core.spec import ModelSpec, Preprocess
-from edgeres.train.augment import augment_for, augmented, padding_of, resized_crop
+from edgeres.train.batches import augment_for, augmented, padding_of, resized_crop
 
 
 def pixels(n: int, side: int, channels: int) -> torch.Tensor:
@@ -80,6 +80,6 @@ def test_a_mirrored_part_is_the_part_mirrored() -> None:
 
 @pytest.mark.parametrize("u", [0.0, 1 - 1e-9])
 def test_the_whole_image_can_be_drawn(u: float) -> None:
-    from edgeres.train.augment import _box
+    from edgeres.train.batches import _box
 
     assert _box((40, 40), np.array([u, u, 0, 1.0, 0.5])) == (0, 0, 40, 40)

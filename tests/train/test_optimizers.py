@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeres.train.optimizers import Orthogonal, orthogonal
+from edgeres.train.objectives import Orthogonal, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (1, 9)])

@@ -43,8 +43,7 @@ from edgeres.prune.recover.losses import (
 )
 from edgeres.prune.recover.solve import Material, Solved, solve
 from edgeres.train.batches import Batches, batches_for
-from edgeres.train.objectives import Objective
-from edgeres.train.optimizers import optimizer_for
+from edgeres.train.objectives import Objective, optimizer_for
 from edgeres.train.plan import weights_of
 from edgeres.train.processes import accelerator_for, agreed, slice_for, wait_for_all
 

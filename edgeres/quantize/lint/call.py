@@ -19,15 +19,13 @@ from edgeres.core.stated import InputOptions, preprocess_from, with_input
 from edgeres.data import dataset_from
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import opset_of
-from edgeres.quantize.calibrators import amax_from
-from edgeres.quantize.histogram import Histogram
+from edgeres.quantize.calibrators import Histogram, amax_from
 from edgeres.quantize.lint import is_quantized, lint
 from edgeres.quantize.lint.finding import Finding, problems
 from edgeres.quantize.lint.pairs import AXIS_OPSET, tensorrt_of
 from edgeres.quantize.lint.structure import POOL
 from edgeres.quantize.repair import repair, without_pairs
-from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, check_of
-from edgeres.quantize.repair.images import ImageInput, image_input_of
+from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, ImageInput, check_of, image_input_of
 from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 
 _OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)

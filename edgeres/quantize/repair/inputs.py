@@ -32,9 +32,8 @@ from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView, Q
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.placement import Read
-from edgeres.quantize.repair.bounds import SHRINKING
-from edgeres.quantize.repair.images import ImageInput
-from edgeres.quantize.repair.stripping import drafted, floated, parameters_of, span_of
+from edgeres.quantize.repair.check import ImageInput
+from edgeres.quantize.repair.stripping import SHRINKING, drafted, floated, parameters_of, span_of
 
 COARSER_DB = 1.0  # right repairs stay below 0.03, a scale twice too large made 1.4 and more
 _BATCH = 4  # images at a time where the graph takes any number: every input of the graph is kept

@@ -15,8 +15,7 @@ from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.insert import PairWriter, Parameters
 from edgeres.quantize.placement import Placement, Point, Read, add_pools, add_skip
-from edgeres.quantize.repair.bounds import SHRINKING, Bound, bound_of
-from edgeres.quantize.repair.stripping import Taken
+from edgeres.quantize.repair.stripping import SHRINKING, Bound, Taken, bound_of
 
 _FLOAT = SHRINKING | WEIGHTED | QDQ | {"Add", "BatchNormalization", "Clip", "LeakyRelu"}
 _MEASURE = "images tell it: --data"

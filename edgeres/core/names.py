@@ -1,15 +1,21 @@
-"""Literal tables `name -> "module:object"`: greppable, and importing a table imports nothing heavy."""
+"""Literal tables `name -> "module:object"`: greppable, and importing a table imports nothing heavy.
+
+The user's own Python is a function that they name as `package.module:function` on the command line: `result_of`. No
+name that stands in a file comes there (`name_from_file`).
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
+import traceback
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeres.core.errors import InputError, MissingDependency, did_you_mean
+from edgeres.core.errors import EdgeresError, InputError, MissingDependency, did_you_mean
 
 T = TypeVar("T")
 # kinds of data that are files of the user's, as they are named; a file may name them, as they run nothing
@@ -58,6 +64,42 @@ def function_meant(name: str) -> str:
     file, _, function = name.rpartition(":")
     meant = f"{'.'.join(Path(file).with_suffix('').parts)}:{function}" if file.endswith(".py") else ""
     return f"; did you mean {meant}?" if is_function_name(meant) else ""
+
+
+def result_of(reference: str, what: str) -> Any:
+    """What the function `reference` returns; raises InputError, with file and line, if there is none or it fails.
+
+    The present directory is searched first, as `python -m` does. `what` it should give: `data set`.
+    """
+    module_name, _, name = reference.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise InputError(f"{what} {reference!r} should read package.module:function{function_meant(reference)}")
+    sys.path.insert(0, directory := str(Path.cwd()))
+    try:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as err:
+            hint = function_meant(reference) if err.name == module_name else ""
+            raise InputError(f"{what} {reference!r}: there is no module {err.name}{hint}") from err
+        function = getattr(module, name, None)
+        if not callable(function):
+            hint = did_you_mean(name, vars(module))
+            raise InputError(f"{what} {reference!r}: {module_name} has no function {name!r}{hint}")
+        return function()
+    except EdgeresError:
+        raise
+    except (Exception, SystemExit) as err:
+        frames = [frame for frame in traceback.extract_tb(err.__traceback__) if _is_users(frame.filename)]
+        place = (err.filename, err.lineno) if isinstance(err, SyntaxError) and err.lineno else None
+        file, line = place or ((frames[-1].filename, frames[-1].lineno) if frames else ("", None))
+        where = f" ({file}, line {line})" if file else ""
+        raise InputError(f"{what} {reference!r}: {type(err).__name__}: {err}{where}") from err
+    finally:
+        sys.path.remove(directory)
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(("<frozen", str(Path(__file__).parents[1]))) and "site-packages" not in file
 
 
 def name_from_file(name: str, where: str) -> str:

@@ -159,16 +159,15 @@ class Run:
         """`folder_for`, made and marked as begun, so that no other call takes it."""
         while True:
             path = self.folder_for(stage, key)
-            with contextlib.suppress(FileExistsError):
-                try:
-                    path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
-                except FileExistsError:
-                    raise
-                except OSError as err:
-                    advice = "set EDGERES_RUNS to a folder that can be written"
-                    raise InputError(f"cannot write {self.path}: {err.strerror}; {advice}") from err
-                write_text(path / STARTED_NAME, started_text(stage, key))
-                return path
+            try:
+                path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
+            except FileExistsError:
+                continue
+            except OSError as err:
+                advice = "set EDGERES_RUNS to a folder that can be written"
+                raise InputError(f"cannot write {self.path}: {err.strerror}; {advice}") from err
+            write_text(path / STARTED_NAME, started_text(stage, key))
+            return path
 
     def data(self) -> str | None:
         """The data set named last in this run, by a stage or an evaluation; raises InputError for a function."""

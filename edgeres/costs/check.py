@@ -79,11 +79,6 @@ class Checked(Record):
     advice: str = ""
 
     @property
-    def reached_ms(self) -> float:
-        """The pruned network's latency: measured, or predicted where it was not."""
-        return (self.pruned_ms or self.predicted_ms).value
-
-    @property
     def share(self) -> float:
         """Of the whole network's latency: measured, or predicted where it was not."""
         return self.ratio.value if self.ratio else self.predicted_ratio

@@ -99,7 +99,9 @@ def _fit(classes: Classes, own: Mapping[str, float], whole: Interval, *, error: 
 
 def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[str]) -> dict[str, float]:
     """Module -> ms of its layers in the profile; "" for what belongs to none."""
-    graph, homes, times = Graph(source.proto), _homes(source, modules), dict.fromkeys(["", *modules], 0.0)
+    graph, view, times = Graph(source.proto), GraphView(source.proto), dict.fromkeys(["", *modules], 0.0)
+    blocks = [block for block in blocks_in(view) if block.name in modules]
+    homes = {tensor: block.name for block in blocks for tensor in _gone_without(view, block)}
     own = times_in(texts.profile)
     try:
         content = json.loads(texts.layers)
@@ -117,13 +119,6 @@ def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[st
     return times
 
 
-def _homes(source: OnnxModel, modules: Sequence[str]) -> dict[str, str]:
-    """What a node makes -> the one of `modules` that it goes with."""
-    view = GraphView(source.proto)
-    blocks = [block for block in blocks_in(view) if block.name in modules]
-    return {tensor: block.name for block in blocks for tensor in _gone_without(view, block)}
-
-
 def _gone_without(view: GraphView, block: Block) -> set[str]:
     """What nobody reads any more once the sum's readers read its skip; a ReLU of what a ReLU made goes as well."""
     needed, open_ = set[str](), list(view.outputs)
@@ -139,7 +134,7 @@ def _gone_without(view: GraphView, block: Block) -> set[str]:
 
 
 def _owner(graph: Graph, layer: Layer, homes: Mapping[str, str]) -> str:
-    """The module that would take the layer with it; "" if none would."""
+    """The module that would take the layer with it; "" if none would. `homes`: what a node makes -> its module."""
     origin = graph.origin(layer)
     computing = [node for node in origin.nodes if not graph.operators((node,)) & QDQ] or list(origin.nodes)
     heavy = [node for node in computing if graph.operators((node,)) & WEIGHTED]

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeres.core.errors import InputError, did_you_mean, few_of
-from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve
-from edgeres.core.own_code import result_of
+from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve, result_of
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.sources import FileSource
 from edgeres.data.split import UNLABELLED, Split
@@ -153,8 +152,12 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
         return replace(dataset, classes=(), train=train, val=val, numbered=False)
     if not dataset.classes:
         return dataset
-    if dataset.numbered:
-        return _as_outputs(dataset, spec)
+    if dataset.numbered:  # by the network's outputs, of which not every one need occur
+        if (labels := len(dataset.classes)) > (outputs := spec.num_classes):
+            raise InputError(
+                f"{dataset.name} has label {labels - 1} and the model has {outputs} outputs, 0 to {outputs - 1}"
+            )
+        return replace(dataset, classes=spec.classes or tuple(map(str, range(spec.num_classes))))
     if len(dataset.classes) != spec.num_classes:
         raise InputError(
             f"{name} has {len(dataset.classes)} classes ({few_of(dataset.classes)}) and the model has"
@@ -171,13 +174,3 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=spec.classes, train=train, val=val)
-
-
-def _as_outputs(dataset: Dataset, spec: ModelSpec) -> Dataset:
-    """The data set whose labels are numbers of the network's outputs, of which not every one need occur."""
-    if len(dataset.classes) > spec.num_classes:
-        raise InputError(
-            f"{dataset.name} has label {len(dataset.classes) - 1} and the model has {spec.num_classes} outputs,"
-            f" 0 to {spec.num_classes - 1}"
-        )
-    return replace(dataset, classes=spec.classes or tuple(map(str, range(spec.num_classes))))

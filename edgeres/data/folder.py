@@ -170,18 +170,13 @@ def _split(root: Path, name: SplitName, classes: tuple[str, ...], folders: Folde
     labels: list[int] = []
     for (label, path), found in zip(folders.items(), images_below(list(folders.values())), strict=True):
         if not found:
-            raise InputError(_no_image_in(path, label))
+            where = f"class folder {path}" if label else str(path)
+            if label and path.is_symlink():
+                raise InputError(f"{where} is a link to {path.readlink()}, which adds no image to the other classes")
+            raise InputError(f"{where} holds no image ({', '.join(sorted(SUFFIXES))})")
         paths += found
         labels += [classes.index(label) if classes else UNLABELLED] * len(found)
     return split_from_files(name, paths, labels, [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths])
-
-
-def _no_image_in(folder: Path, label: str) -> str:
-    if not label:
-        return f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"
-    if folder.is_symlink():
-        return f"class folder {folder} is a link to {folder.readlink()}, which adds no image to the other classes"
-    return f"class folder {folder} holds no image ({', '.join(sorted(SUFFIXES))})"
 
 
 def _input_of(train: Split) -> tuple[Preprocess, tuple[int, int, int]]:

@@ -78,29 +78,19 @@ def _retype(node: onnx.NodeProto) -> None:
 
 
 def _add_casts(graph: onnx.GraphProto) -> None:
-    nodes = list(graph.node)
-    casts = []
-    for value in graph.input:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            _rename(nodes, value.name, f"{value.name}.half", outputs=False)
-            casts.append(_cast(value.name, f"{value.name}.half", TensorProto.FLOAT16))
-    nodes = [*casts, *nodes]
-    for value in graph.output:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            _rename(nodes, value.name, f"{value.name}.half", outputs=True)
-            nodes.append(_cast(f"{value.name}.half", value.name, TensorProto.FLOAT))
+    """Float inputs and outputs keep their names; nodes read and make what has `.half` behind that."""
+    inputs, outputs = (
+        [value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+        for values in (graph.input, graph.output)
+    )
+    half = {name: f"{name}.half" for name in (*inputs, *outputs)}
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [half.get(name, name) for name in tensors]
+    first = [_cast(name, half[name], TensorProto.FLOAT16) for name in inputs]
+    nodes = [*first, *graph.node, *(_cast(half[name], name, TensorProto.FLOAT) for name in outputs)]
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _rename(nodes: list[onnx.NodeProto], old: str, new: str, *, outputs: bool) -> None:
-    for node in nodes:
-        for index, tensor in enumerate(node.input):
-            if tensor == old:
-                node.input[index] = new
-        for index, tensor in enumerate(node.output):
-            if outputs and tensor == old:
-                node.output[index] = new
 
 
 def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:

@@ -49,7 +49,9 @@ def taken_apart(model: onnx.ModelProto, taken: Collection[str]) -> tuple[onnx.Mo
     for old, new in names.items():
         weights[new] = np.array(draft.value(old), np.float32)
         del draft.constants[old]
-        draft.constants[new] = _absent(new, weights[new].shape)
+        draft.constants[new] = absent = TensorProto(name=new, data_type=TensorProto.FLOAT, dims=weights[new].shape)
+        absent.data_location = TensorProto.EXTERNAL
+        absent.external_data.add(key="location", value=_BESIDE)
     return draft.written(), weights
 
 
@@ -133,14 +135,6 @@ def without(structure: onnx.ModelProto, skips: Mapping[str, str]) -> onnx.ModelP
             draft.remove([node])
             draft.replace_tensor(node.output[0], node.input[0])
     return draft.finish()
-
-
-def _absent(name: str, shape: tuple[int, ...]) -> TensorProto:
-    """A tensor of that shape whose numbers lie elsewhere."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=_BESIDE)
-    return tensor
 
 
 def _names(view: GraphView, taken: Collection[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.measures import split
+from edgeres.core.names import result_of
 from edgeres.core.onnx_file import (
     INPUT_NAME,
     OUTPUT_NAME,
@@ -34,7 +35,6 @@ from edgeres.core.onnx_file import (
     is_channels_last,
     told_task,
 )
-from edgeres.core.own_code import result_of
 from edgeres.core.spec import Preprocess, Task
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy
@@ -45,9 +45,7 @@ from edgeres.graph.structure import packed, taken_apart, unpacked
 from edgeres.models.foreign import ForeignWeights, read_weights
 from edgeres.models.graph_net import GraphNet, outputs_of
 from edgeres.models.hugging_face import Made, of_folder
-
-if TYPE_CHECKING:
-    from edgeres.models.weights import Weights
+from edgeres.models.weights import Weights, misfits
 
 LIBRARIES = ("timm", "torchvision", "hf")
 _TAKEN = frozenset(dir(nn.Module()))
@@ -226,16 +224,10 @@ def with_state(make: Callable[[int | None], nn.Module], weights: Mapping[str, Te
     others = [key for key, own in module.state_dict().items() if key in weights and weights[key].shape != own.shape]
     if others and all(weights[key].shape[1:] == module.state_dict()[key].shape[1:] for key in others):
         module = make(len(weights[others[0]]))
-    own = module.state_dict()
-    missing = sorted(key for key in own.keys() - weights.keys() if not key.endswith(_COUNTER))
-    shapes = [
-        f"{key} is {tuple(weights[key].shape)}, should be {tuple(tensor.shape)}"
-        for key, tensor in own.items()
-        if key in weights and weights[key].shape != tensor.shape
-    ]
-    found = [("missing", missing), ("unexpected", sorted(weights.keys() - own.keys())), ("of another shape", shapes)]
-    if problems := [f"{len(names)} {what} ({few_of(names)})" for what, names in found if names]:
-        raise InputError(f"{where} does not fit: keys {'; '.join(problems)}")
+    own = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    wanted = {key: shape for key, shape in own.items() if key in weights or not key.endswith(_COUNTER)}
+    if problems := misfits(weights, wanted):
+        raise InputError(f"{where} does not fit: keys {problems}")
     module.load_state_dict(dict(weights), strict=False)
     return module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -123,18 +124,17 @@ def _network_without_memory(spec: ModelSpec) -> Network:
 
 def check_weights(weights: Weights, spec: ModelSpec, where: str) -> None:
     """Raises InputError that lists missing, unexpected and misshaped keys, if there are any."""
-    expected = expected_shapes(spec)
-    problems = []
-    if missing := sorted(expected.keys() - weights.keys()):
-        problems.append(f"{len(missing)} missing ({few_of(missing)})")
-    if unexpected := sorted(weights.keys() - expected.keys()):
-        problems.append(f"{len(unexpected)} unexpected ({few_of(unexpected)})")
+    if problems := misfits(weights, expected_shapes(spec)):
+        raise InputError(f"{where} does not fit {spec.variant}: keys {problems}")
+
+
+def misfits(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Missing, unexpected and misshaped keys, a few of each by name; nothing where all fit."""
     shapes = [
         f"{key} is {tuple(weights[key].shape)}, should be {shape}"
         for key, shape in expected.items()
         if key in weights and tuple(weights[key].shape) != shape
     ]
-    if shapes:
-        problems.append(f"{len(shapes)} of another shape ({few_of(shapes)})")
-    if problems:
-        raise InputError(f"{where} does not fit {spec.variant}: keys {'; '.join(problems)}")
+    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(f"{len(names)} {what} ({few_of(names)})" for what, names in found.items() if names)

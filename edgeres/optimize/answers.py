@@ -63,7 +63,12 @@ def three(tried: Sequence[Tried], *, max_loss: float, target: Target | None) -> 
     if balanced is not None and balanced.tried is not whole:
         found.append(balanced)
     if target is not None and not any(meets(one, target) for one in tried):
-        missed.append(_nearest(tried, target))
+        fastest = _fastest(tried)
+        missed.append(
+            f"--latency {target}: not reached; the fastest that was tried is {fastest.name} with"
+            f" {fastest.latency_ms.value:.3f} ms, {fastest.ratio.value:.3f} of the whole, and loses"
+            f" {fastest.lost_points.value:.2f} points"
+        )
     if fast is whole:
         missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} points")
     else:
@@ -103,13 +108,3 @@ def _beyond_chord(one: Tried, fastest: Tried, slowest: Tried) -> float:
     x = (one.ratio.value - fastest.ratio.value) / width
     y = (one.lost_points.value - slowest.lost_points.value) / height
     return 1 - x - y
-
-
-def _nearest(tried: Sequence[Tried], target: Target) -> str:
-    """What came nearest to the latency, and how much of the whole is not in modules that were dropped."""
-    fastest = min(tried, key=lambda one: one.ratio.value)
-    return (
-        f"--latency {target}: not reached; the fastest that was tried is {fastest.name} with"
-        f" {fastest.latency_ms.value:.3f} ms, {fastest.ratio.value:.3f} of the whole, and loses"
-        f" {fastest.lost_points.value:.2f} points"
-    )

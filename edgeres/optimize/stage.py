@@ -14,12 +14,11 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeres.core.artifacts import Checkpoint, FrontierFile
 from edgeres.core.errors import InputError, require
@@ -38,9 +37,6 @@ from edgeres.optimize.results import handed_over
 from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
 from edgeres.prune.choose import candidates_of
 from edgeres.prune.recover.budget import BudgetTooShort
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
 _SPARE = 1.2  # times what the last step of a kind took

@@ -181,9 +181,16 @@ class Workbench:
         """The same with the figures of one session, in which they and the whole float network take turns."""
         whole, models = self.exported(), [self.in_precision(one.precision, shortened_of(one)) for one in tried]
         distinct = {one.sha256: one for one in (whole, *models)}
-        session = self.session(list(distinct.values()), seconds=seconds, rounds=rounds)
-        latencies = dict(zip(distinct, session.latencies, strict=True))
-        found = []
+        own = {
+            "batch": self.config.batch,
+            "seed": self.config.seed,
+            "threads": self.config.threads or default_threads(),
+        }
+        began_s = time.perf_counter()
+        how = BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own)
+        self.last = self.place.measure(list(distinct.values()), how)
+        self.start_s = max(self.start_s, (time.perf_counter() - began_s) / len(distinct) - seconds)
+        latencies, found = dict(zip(distinct, self.last.latencies, strict=True)), []
         for one, model in zip(tried, models, strict=True):
             latency, base = latencies[model.sha256], latencies[whole.sha256]
             ratio = Interval.around(1.0) if model.sha256 == whole.sha256 else ratio_interval(base, latency)
@@ -213,16 +220,6 @@ class Workbench:
     def bench_s(self) -> float:
         """For each network on the clock of a result."""
         return round(min(max(_BENCH_SHARE * self.config.budget_s, _SHORTEST_S), _LONGEST_S), 1)
-
-    def session(self, models: Sequence[Model], *, seconds: float, rounds: int) -> Session:
-        """The models in turns."""
-        threads = self.config.threads or default_threads()
-        own = {"batch": self.config.batch, "threads": threads, "seed": self.config.seed}
-        began_s = time.perf_counter()
-        found = self.place.measure(models, BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own))
-        self.last, took_s = found, time.perf_counter() - began_s
-        self.start_s = max(self.start_s, took_s / len(models) - seconds)
-        return found
 
     @property
     def is_labelled(self) -> bool:

@@ -138,13 +138,6 @@ class Chooser:
         return distance_for(spec.task, [batch.reference for batch in self._batches], spec.sizes)
 
     @property
-    def measured_by(self) -> dict[str, str]:
-        """The measure that decided and why, where it is not the divergence of scores."""
-        distance = self.distance
-        found = {} if distance.measure == "kl" else {"measure": distance.measure}
-        return found | ({"measured_so_because": distance.why} if distance.why else {})
-
-    @property
     def lost_are(self) -> str:
         """What a hundredth that is lost is called."""
         return "points" if self.distance.has_classes else LOST_OF[self.distance.measure]
@@ -184,13 +177,18 @@ class Chooser:
 
 def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:
     """What was chosen and what independent ranking would have, both on the images chosen on."""
+    distance, measured_by = chooser.distance, dict[str, str]()
+    if distance.measure != "kl":
+        measured_by["measure"] = distance.measure
+    if distance.why:
+        measured_by["measured_so_because"] = distance.why
     return {
         "score_name": config.ranks_by,
         "criterion": config.ranks_by,
         "score": found.best.score,
         "points": chooser.points(found.best.dropped),
         "points_are": config.points_are,
-        **chooser.measured_by,
+        **measured_by,
         "independent": {
             "dropped": list(found.independent.dropped),
             "score": found.independent.score,

@@ -115,9 +115,10 @@ def _fast_enough(
                 return found, tried[-1]
             goal = replace(goal, needed=found.best.gain + missing_ms)
     nearest = min(tried, key=lambda one: one.missing_ms(target))
+    reached = nearest.pruned_ms or nearest.predicted_ms
     raise InputError(
         f"--target-latency {target}: not met by {'the clock' if nearest.is_measured else 'the table'}; best reached"
-        f" {nearest.reached_ms:.3f} ms ({nearest.share:.3f} of the whole) without {', '.join(nearest.dropped)}"
+        f" {reached.value:.3f} ms ({nearest.share:.3f} of the whole) without {', '.join(nearest.dropped)}"
     )
 
 

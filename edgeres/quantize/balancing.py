@@ -16,8 +16,8 @@ Source: Hutchinson 1989, "A stochastic estimator of the trace" (random signs).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 
 import numpy as np
 import onnx
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeres.core.progress import track
-from edgeres.graph.execute import Substitute
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.channel_classes import FIXED, Classes
 from edgeres.quantize.decision import Decision
@@ -141,9 +140,17 @@ def spreads_of(
     images: Images,
 ) -> dict[str, Spread]:
     """Of every quantized tensor with a bound above 0; channels of one without classes count together."""
-    network, taps = float_network(model, decision), _Taps()
+    network, values = float_network(model, decision), dict[str, Tensor]()
+
+    def tapped(name: str, value: Tensor) -> Tensor:
+        """The value itself, which keeps the gradient that reaches it."""
+        if name not in values:
+            values[name] = value * 1.0 if value.requires_grad else value.clone().requires_grad_(True)
+            values[name].retain_grad()
+        return values[name]
+
     network.readers |= quantized_reads(placement, [])
-    network.substitutes |= {point.tensor: taps.of(point.tensor) for point in placement.points}
+    network.substitutes |= {point.tensor: partial(tapped, point.tensor) for point in placement.points}
     given = {point.tensor: decision.amax[point.scale_of] for point in placement.points}
     found = {
         name: Spread(math.ceil(math.log2(amax)) + _ABOVE, len(classes.get(name, "1")))
@@ -156,31 +163,8 @@ def spreads_of(
         logits = network(x)
         signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1
         (logits * signs).sum().backward()
-        for name, value, gradient in taps.taken():
-            if name in found:
-                found[name].add(value, gradient)
+        for name, value in values.items():
+            if name in found and value.grad is not None:
+                found[name].add(value.detach(), value.grad)
+        values.clear()
     return found
-
-
-class _Taps:
-    """Values of tensors on the way, with the gradients that reach them."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Tensor] = {}
-
-    def of(self, name: str) -> Substitute:
-        """Lets readers see the value itself."""
-
-        def tap(value: Tensor) -> Tensor:
-            if name not in self._values:
-                seen = value * 1.0 if value.requires_grad else value.clone().requires_grad_(True)
-                seen.retain_grad()
-                self._values[name] = seen
-            return self._values[name]
-
-        return tap
-
-    def taken(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, value, gradient); forgets them."""
-        values, self._values = self._values, {}
-        return ((name, one.detach(), one.grad) for name, one in values.items() if one.grad is not None)

@@ -60,8 +60,8 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     model = quantized(source.proto, config.profile, replace(chosen.decision, extremes=extremes), options)
     if config.spent != QUICK:
         set_metadata(model, SCALED_KEY, "1")
-    skips = skips_in(GraphView(source.proto))
-    if names := [node for name, node in skips.items() if name in options.keep]:
+    view, kinds = GraphView(source.proto), dict[str, list[str]]()
+    if names := [node for name, node in skips_in(view).items() if name in options.keep]:
         set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))  # lint knows by it that they are meant
     if PROFILES[config.profile].literal and (found := problems(lint(model))):
         raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {found[0]}")
@@ -78,7 +78,9 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
         **_weight_noise(source.proto, placement.layers),
         **chosen.results,
     }
-    recorder.notes += _said_float(left_float_in(GraphView(source.proto)))
+    for name, kind in left_float_in(view).items():  # whatever is asked for
+        kinds.setdefault(kind, []).append(name)
+    recorder.notes += [f"stay float: {len(names)} of {kind} ({few_of(names)})" for kind, names in kinds.items()]
     recorder.notes += [f"scales: {config.method} on {table.n} images of {table.dataset} {table.split}", *chosen.notes]
     output = OnnxModel(path)
     log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
@@ -88,14 +90,6 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
 def _check_left(placement: Placement) -> None:
     if not placement.layers:
         raise InputError(_NOTHING_LEFT)
-
-
-def _said_float(left: dict[str, str]) -> list[str]:
-    """What stays float whatever is asked for, by kind."""
-    kinds: dict[str, list[str]] = {}
-    for name, kind in left.items():
-        kinds.setdefault(kind, []).append(name)
-    return [f"stay float: {len(names)} of {kind} ({few_of(names)})" for kind, names in kinds.items()]
 
 
 def _chosen(

@@ -168,10 +168,13 @@ class FoldedModule:
         layer, seen = self.layers[number], self.parts.enter(x)
         for before in self.layers[:number]:
             seen = before(seen)
-        rows = Rows(layer.inputs(seen, positions), targets)
+        inputs = layer.inputs(seen, positions)
         if number < len(self.layers) - 1 or not self.is_open or self.parts.skip is None:
-            return rows
-        return rows.less(layer.outputs(self.parts.skip(self.parts.enter(x)), positions), inside=bool(self.trailing))
+            return Rows(inputs, targets)
+        brought = layer.outputs(self.parts.skip(self.parts.enter(x)), positions)
+        if self.trailing:  # a ReLU stands before the skip is added
+            return Rows(inputs, targets - brought)
+        return Rows(inputs, targets, brought)
 
     def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows], total: Total = as_it_is) -> Refit:
         """What layer `number` should be; a ReLU may follow it, or the sum it is added to. `total` as in `fitted`.

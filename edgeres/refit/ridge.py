@@ -13,7 +13,7 @@ max(T, 0) where T > 0 or y > 0, and y itself elsewhere, again and again: majoris
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import NamedTuple
 
@@ -71,10 +71,6 @@ class Rows:
         squares = (found - wanted).square().sum(dtype=torch.float64)
         summed, n = total(torch.stack([squares, torch.full_like(squares, wanted.numel())]))
         return float(summed / n)
-
-    def less(self, brought: Tensor, *, inside: bool) -> Rows:
-        """The same, where a skip has `brought` some of the targets; `inside`: a ReLU stands before it is added."""
-        return replace(self, targets=self.targets - brought) if inside else replace(self, added=brought)
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

@@ -64,8 +64,13 @@ def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResu
     output = LesionTableFile(out_dir / "lesions.json")
     write_text(output.path, table.model_dump_json(indent=1) + "\n")
     write_text(out_dir / "lesions.csv", csv_text(list(csv_rows(table))))
+    panels = 2 if table.trend else 1
     try:
-        draw_lesions(table, out_dir / "lesions.svg")
+        width_in = _PANEL_IN * panels + 1
+        with figure_file(out_dir / "lesions.svg", panels=panels, width_in=width_in, height_in=_HEIGHT_IN) as axes:
+            _draw_singles(axes[0] if panels == 2 else axes, table)
+            if table.trend:
+                _draw_sets(axes[1], table, table.trend)
     except MissingDependency as err:
         recorder.warnings.append(f"no figure: {err}")
     if table.whole.accuracy is None:
@@ -233,15 +238,6 @@ def _coupling_note(table: LesionTable) -> list[str]:
     name = NAME_OF[table.whole.measure]
     text = f"coupling {figures} modules at once: {name} of a random set over the sum of its members' (1: costs add up)"
     return [f"{text}, n = {table.sets_n:,} of {table.whole.judged_on.split}"]
-
-
-def draw_lesions(table: LesionTable, path: Path) -> None:
-    """Writes the SVG file; raises MissingDependency without matplotlib."""
-    panels = 2 if table.trend else 1
-    with figure_file(path, panels=panels, width_in=_PANEL_IN * panels + 1, height_in=_HEIGHT_IN) as axes:
-        _draw_singles(axes[0] if panels == 2 else axes, table)
-        if table.trend:
-            _draw_sets(axes[1], table, table.trend)
 
 
 def _draw_singles(axes: Any, table: LesionTable) -> None:

@@ -61,7 +61,10 @@ def paths(source: Checkpoint, config: PathsConfig, out_dir: Path) -> StageResult
         n=min(config.images, len(dataset.train)),
         seeds=(config.seed,),
         networks=(source.spec.variant,),
-        rows=tuple(map(_rounded, lengths.rows)),
+        rows=tuple(
+            {name: float(f"{one:.6g}") if isinstance(one, float) else one for name, one in row.items()}
+            for row in lengths.rows
+        ),
         summary={**lengths.model_dump(exclude={"rows"}), "claims": claims},
     )
     picture = Picture(lambda axes, study: _draw_paths(axes, lengths, study), panels=3, width_in=13.0)
@@ -116,10 +119,6 @@ def _one_of_each_length(gradients: PathGradients, generator: np.random.Generator
     n = gradients.modules
     chosen = [set(generator.choice(n, k, replace=False).tolist()) for k in range(n + 1)]
     return np.asarray([float(gradients.along(path).flatten(1).norm(dim=1).mean()) for path in chosen])
-
-
-def _rounded(row: Row) -> Row:
-    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _draw_paths(axes: Sequence[Any], lengths: Lengths, study: Study) -> None:

@@ -40,7 +40,8 @@ from edgeres.data import Split, dataset_for
 from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.cpu import has_wide_sums
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.profiles import Options, quantized
+from edgeres.quantize.placement import Options
+from edgeres.quantize.profiles import quantized
 from edgeres.quantize.scales import calibrate
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, RunnerOptions, infer_all

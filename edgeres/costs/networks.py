@@ -74,13 +74,14 @@ def _exported(checkpoint: Checkpoint, folder: Path, how: LatencyConfig, newest: 
     if how.precision != "int8":
         return model
     from edgeres.quantize.decision import Decision
-    from edgeres.quantize.profiles import Options, placement_for, quantized
+    from edgeres.quantize.placement import ALL_INT8
+    from edgeres.quantize.profiles import placement_for, quantized
 
     profile = "tensorrt" if how.runtime == "tensorrt" else FUSED_PROFILE
-    observed = placement_for(model.proto, profile, Options()).observed
+    observed = placement_for(model.proto, profile, ALL_INT8).observed
     bounds = Decision(dict.fromkeys(observed, _ANY_AMAX), extremes=dict.fromkeys(observed, (-_ANY_AMAX, _ANY_AMAX)))
     path = model.path.with_name("model.int8.onnx")
-    write_bytes(path, quantized(model.proto, profile, bounds, Options()).SerializeToString(deterministic=True))
+    write_bytes(path, quantized(model.proto, profile, bounds, ALL_INT8).SerializeToString(deterministic=True))
     return OnnxModel(path)
 
 

@@ -30,7 +30,7 @@ from edgeres.graph.blocks import skips_in
 from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.profiles import Options
+from edgeres.quantize.placement import Options
 from edgeres.quantize.simulate import Images, QuantizedNetwork
 
 _RANKED_BY = 4  # a quarter of the images ranks the units, the limit is measured on the others

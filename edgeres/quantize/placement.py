@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 
@@ -68,18 +69,28 @@ class Placement:
         return tuple(dict.fromkeys(point.scale_of for point in self.points))
 
 
-def placement_of(
-    model: onnx.ModelProto, *, stem: bool = True, head: bool = True, keep: Iterable[str] = ()
-) -> Placement:
-    """The rule applied to a float graph; without `stem` (`head`) the first (last) layer stays float.
+@dataclass(frozen=True)
+class Options:
+    """What stays float, and for `ort-cpu` whether weights get 7 bits (`auto`: where this machine's CPU needs it).
 
-    `keep` names layers and modules (`modules_in`) that stay float, with the additions that end them: an addition's skip
-    is left alone where the addition lies in a kept module, the layer that feeds its branch is kept, or the skip
-    itself is (`skips_in`). Raises InputError for layers the rule does not know, and a name the graph has not.
+    Without `stem` (`head`) it is the first (last) layer. `keep` names layers and modules (`modules_in`), with the
+    additions that end them: an addition's skip is left alone where the addition lies in a kept module, the layer that
+    feeds its branch is kept, or the skip itself is (`skips_in`).
     """
+
+    stem: bool = True
+    head: bool = True
+    keep: tuple[str, ...] = ()
+    reduce_range: Literal["auto", "on", "off"] = "auto"
+
+
+ALL_INT8 = Options()
+
+
+def placement_of(model: onnx.ModelProto, options: Options = ALL_INT8) -> Placement:
+    """The rule applied to a float graph; raises InputError for layers it does not know, and names the graph lacks."""
     view = GraphView(model)
-    _check(view)
-    kept = _kept(view, stem=stem, head=head, keep=keep)
+    kept = _kept(view, options)
     layers = [layer for layer in view.layers if layer.name not in kept]
     readers: dict[str, list[Read]] = {}
     for layer in layers:
@@ -96,18 +107,14 @@ def placement_of(
     return Placement(points, tuple(layer.name for layer in layers), tuple(additions))
 
 
-def cpu_placement_of(
-    model: onnx.ModelProto, *, stem: bool = True, head: bool = True, keep: Iterable[str] = ()
-) -> Placement:
+def cpu_placement_of(model: onnx.ModelProto, options: Options = ALL_INT8) -> Placement:
     """Pairs around every operator that ONNX Runtime's CPU provider has in integers, so that it fuses all of them.
 
     Every input of such an operator and its output, behind a ReLU where one follows. What moves values keeps the
-    scale. `additions` are those with both inputs quantized. `stem`, `head` and `keep` as in `placement_of`, which
-    raises the same errors.
+    scale. `additions` are those with both inputs quantized. Raises the same errors as `placement_of`.
     """
     view = GraphView(model)
-    _check(view)
-    kept = _kept(view, stem=stem, head=head, keep=keep)
+    kept = _kept(view, options)
     integer = [node for node in view.nodes if node.name not in kept and _is_integer(view, node)]
     names = {node.name for node in integer}
     tensors = {tensor for node in integer for tensor in (*_data_inputs(view, node), result_of(view, node))}
@@ -211,12 +218,15 @@ def _is_made_by(view: GraphView, tensor: str, names: Collection[str]) -> bool:
     return node is not None and node.name in names
 
 
-def _kept(view: GraphView, *, stem: bool, head: bool, keep: Iterable[str]) -> set[str]:
-    """Names of the nodes that stay float."""
-    kept = nodes_named(view, keep) | left_float_in(view).keys()
-    if view.layers and not stem:
+def _kept(view: GraphView, options: Options) -> set[str]:
+    """Names of the nodes that stay float; raises InputError for a layer that is written as no rule knows it."""
+    for node in view.nodes:
+        if node.op_type == "Gemm" and node.input[1] in view.constants and not attribute(node, "transB", 0):
+            raise InputError(f"Gemm node {node.name!r} has transB = 0; export the checkpoint again")
+    kept = nodes_named(view, options.keep) | left_float_in(view).keys()
+    if view.layers and not options.stem:
         kept.add(view.layers[0].name)
-    if not head:
+    if not options.head:
         kept.update(layer.name for layer in view.layers if layer.output[0] in view.outputs)
     return kept
 
@@ -245,9 +255,3 @@ def result_of(view: GraphView, node: onnx.NodeProto) -> str:
 
 def _in_order(view: GraphView) -> list[str]:
     return [*view.inputs, *(output for node in view.nodes for output in node.output)]
-
-
-def _check(view: GraphView) -> None:
-    for node in view.nodes:
-        if node.op_type == "Gemm" and node.input[1] in view.constants and not attribute(node, "transB", 0):
-            raise InputError(f"Gemm node {node.name!r} has transB = 0; export the checkpoint again")

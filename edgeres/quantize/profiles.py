@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import PROFILE_KEY
 from edgeres.core.names import lookup, resolve
 
 if TYPE_CHECKING:
     from edgeres.quantize.decision import Decision
-    from edgeres.quantize.placement import Placement
+    from edgeres.quantize.placement import Options, Placement
 
 WEIGHT_BITS_KEY = "edgeres.weight_bits"
 _BITS, _REDUCED_BITS = "8", "7"
@@ -37,21 +37,9 @@ class Profile:
     literal: bool
     prepare: str | None = None
 
-
-@dataclass(frozen=True)
-class Options:
-    """What stays float, and for `ort-cpu` whether weights get 7 bits (`auto`: where this machine's CPU needs it)."""
-
-    stem: bool = True
-    head: bool = True
-    keep: tuple[str, ...] = ()
-    reduce_range: Literal["auto", "on", "off"] = "auto"
-
-
-def prepared(model: Any, profile: str) -> Any:
-    """The float onnx.ModelProto the profile's pairs are placed in; computes the same as `model`."""
-    prepare = lookup(PROFILES, profile, "profile").prepare
-    return resolve(prepare)(model) if prepare else model
+    def prepared(self, model: Any) -> Any:
+        """The float onnx.ModelProto the pairs are placed in."""
+        return resolve(self.prepare)(model) if self.prepare else model
 
 
 def placement_for(model: Any, profile: str, options: Options) -> Placement:
@@ -59,9 +47,8 @@ def placement_for(model: Any, profile: str, options: Options) -> Placement:
 
     Raises InputError for an unknown profile, for layers the rule does not know, and for what `keep` names in vain.
     """
-    graph = prepared(model, profile)
-    rule = resolve(PROFILES[profile].placement)
-    placement: Placement = rule(graph, stem=options.stem, head=options.head, keep=options.keep)
+    chosen = lookup(PROFILES, profile, "profile")
+    placement: Placement = resolve(chosen.placement)(chosen.prepared(model), options)
     return placement
 
 
@@ -70,8 +57,8 @@ def quantized(model: Any, profile: str, decision: Decision, options: Options) ->
 
     Raises InputError as `placement_for`, and for a constant that float16 cannot hold.
     """
-    placement = placement_for(model, profile, options)
-    result = PROFILES[profile].write(prepared(model, profile), placement, decision, options)
+    placement, chosen = placement_for(model, profile, options), PROFILES[profile]
+    result = chosen.write(chosen.prepared(model), placement, decision, options)
     set_metadata(result, PROFILE_KEY, profile)
     return result
 

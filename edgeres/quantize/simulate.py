@@ -31,8 +31,7 @@ from edgeres.graph.view import GraphView
 from edgeres.quantize.calibrators import LEVELS
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.fidelity import Fidelity
-from edgeres.quantize.placement import COMMUTING, Placement, is_average, placement_of
-from edgeres.quantize.profiles import Options
+from edgeres.quantize.placement import COMMUTING, Options, Placement, is_average, placement_of
 
 Images = NDArray[np.float32]
 _BATCH = 64
@@ -165,7 +164,7 @@ class QuantizedNetwork:
     def __init__(self, model: onnx.ModelProto, options: Options, decision: Decision) -> None:
         self._model, self._options, self._decision = model, options, decision
         self._float, self._network = GraphNetwork(model), float_network(model, decision)
-        placement = placement_of(model, stem=options.stem, head=options.head, keep=options.keep)
+        placement = placement_of(model, options)
         view = GraphView(model)
         self._nodes = units_in(view)
         self.units = tuple(unit for unit, nodes in self._nodes.items() if set(nodes) & set(placement.layers))
@@ -241,8 +240,7 @@ class QuantizedNetwork:
 
     def _set(self, keep: frozenset[str]) -> None:
         if keep not in self._ways:
-            options = self._options
-            placement = placement_of(self._model, stem=options.stem, head=options.head, keep=(*options.keep, *keep))
+            placement = placement_of(self._model, replace(self._options, keep=(*self._options.keep, *keep)))
             bounds = {point.tensor: bound_of(self._decision, point.scale_of) for point in placement.points}
             quantizers = {tensor: fake_quantizer(bound) for tensor, bound in bounds.items()}
             self._ways[keep] = quantizers, quantized_reads(placement, self._model.graph.node)

@@ -25,8 +25,8 @@ from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import AUTO, FEWEST_IMAGES, QUICK, QuantizeConfig
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.placement import Placement, left_float_in
-from edgeres.quantize.profiles import PROFILES, Options, placement_for, quantized, set_metadata
+from edgeres.quantize.placement import Options, Placement, left_float_in
+from edgeres.quantize.profiles import PROFILES, placement_for, quantized, set_metadata
 from edgeres.quantize.repair.check import sqnr_db
 
 FILE_NAME = "model.int8.onnx"

@@ -17,8 +17,8 @@ from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.kept_float import skips_left_float, units_left_float
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.placement import observed_of, placement_of
-from edgeres.quantize.profiles import Options, set_metadata
+from edgeres.quantize.placement import Options, observed_of, placement_of
+from edgeres.quantize.profiles import set_metadata
 from edgeres.quantize.repair import repair
 from edgeres.quantize.simulate import QuantizedNetwork
 
@@ -152,7 +152,7 @@ def sqnr_with(model, images_of, decision, keep) -> float:
 
 
 def test_a_module_whose_skip_is_kept_has_quantized_layers_and_a_float_addition(projected):
-    placement = placement_of(projected, keep=["layer2.0.skip"])
+    placement = placement_of(projected, Options(keep=("layer2.0.skip",)))
     assert placement.layers == placement_of(projected).layers
     assert ADDITION not in placement.additions
     assert len(placement.additions) == 2
@@ -160,7 +160,7 @@ def test_a_module_whose_skip_is_kept_has_quantized_layers_and_a_float_addition(p
 
 
 def test_the_shared_pair_of_an_identity_module_serves_its_first_layer_alone(projected):
-    readers = [point.readers for point in placement_of(projected, keep=["layer1.0.skip"]).points]
+    readers = [point.readers for point in placement_of(projected, Options(keep=("layer1.0.skip",))).points]
     assert (("layer1.0.conv1", 0),) in readers
 
 
@@ -202,7 +202,7 @@ def test_what_is_measured_is_what_is_written(shortcut, onnx_of, images_of):
     decision, x = decision_for(model, images_of(64)), torch.from_numpy(images_of(8, seed=3))
     keep = frozenset({"layer1.0.skip", "layer3.0.skip"})
     network = QuantizedNetwork(model, Options(), decision)
-    written = with_pairs(model, placement_of(model, keep=keep), decision)
+    written = with_pairs(model, placement_of(model, Options(keep=tuple(keep))), decision)
     assert torch.allclose(network.logits(x, keep), GraphNetwork(written)(x), atol=1e-4)
     reached = network.reached(x, keep)
     assert torch.allclose(network.logits_from(reached, "layer3.0.skip", keep), network.logits(x, keep), atol=1e-5)
@@ -210,7 +210,7 @@ def test_what_is_measured_is_what_is_written(shortcut, onnx_of, images_of):
 
 def test_a_float_skip_is_a_finding_unless_it_is_meant_and_then_survives_a_repair(projected, images_of):
     decision = decision_for(projected, images_of(64))
-    model = with_pairs(projected, placement_of(projected, keep=["layer2.0.skip"]), decision)
+    model = with_pairs(projected, placement_of(projected, Options(keep=("layer2.0.skip",))), decision)
     (finding,) = lint(model)
     assert (finding.rule, finding.severity, finding.node) == ("skip", "speed", ADDITION)
     set_metadata(model, FLOAT_SKIPS_KEY, skips_in(GraphView(projected))["layer2.0.skip"])

@@ -11,7 +11,7 @@ from edgeres.core.errors import InputError
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.placement import placement_of
+from edgeres.quantize.placement import Options, placement_of
 
 Graph = onnx.GraphProto
 
@@ -187,14 +187,14 @@ def test_what_edgeres_writes_is_clean(arch, options, onnx_of):
 
 def test_a_layer_left_float_on_purpose_is_no_finding(onnx_of):
     source = onnx_of("resnet8").proto
-    placement = placement_of(source, stem=False, head=False)
+    placement = placement_of(source, Options(stem=False, head=False))
     assert lint(with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))) == ()
 
 
 @pytest.mark.parametrize("options", [{"head": False}, {"keep": ["layer3.0"]}, {"keep": ["layer3.0.skip"]}])
 def test_a_pool_that_averages_for_float_or_after_float_is_no_finding(options, onnx_of):
     source = onnx_of("resnet8").proto
-    placement = placement_of(source, **options)
+    placement = placement_of(source, Options(**options))
     model = with_pairs(source, placement, Decision(dict.fromkeys(placement.observed, 1.0)))
     assert "avgpool" not in {name for point in placement.points for name, _ in point.readers}
     assert not [finding for finding in lint(model) if finding.rule == "pool"]

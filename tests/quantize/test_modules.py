@@ -13,7 +13,7 @@ from edgeres.models import modules_of
 from edgeres.models.weights import checkpoint_without
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.placement import placement_of
+from edgeres.quantize.placement import Options, placement_of
 
 
 def test_modules_are_those_of_the_original_network_with_all_their_nodes(onnx_of):
@@ -47,7 +47,7 @@ def test_a_graph_of_other_names_has_the_nodes_between_fork_and_addition(onnx_of)
 
 def test_a_kept_module_loses_its_layers_its_addition_and_pairs_nothing_else_reads(onnx_of):
     model = onnx_of("resnet14", shortcut="B").proto
-    whole, part = placement_of(model), placement_of(model, keep={"layer2.0"})
+    whole, part = placement_of(model), placement_of(model, Options(keep=("layer2.0",)))
     layers = {"layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0"}
     assert set(whole.layers) - set(part.layers) == layers
     assert set(whole.additions) - set(part.additions) == {"layer2.0.add"}
@@ -55,14 +55,14 @@ def test_a_kept_module_loses_its_layers_its_addition_and_pairs_nothing_else_read
 
 
 def test_the_pair_of_a_kept_skip_stays_where_a_quantized_layer_reads_it(onnx_of):
-    placement = placement_of(onnx_of("resnet14").proto, keep={"layer1.1.conv2"})
+    placement = placement_of(onnx_of("resnet14").proto, Options(keep=("layer1.1.conv2",)))
     readers = next(point.readers for point in placement.points if point.tensor == "layer1.0.relu_1")
     assert [name for name, _ in readers] == ["layer1.1.conv1"]
     assert "layer1.1.add" not in placement.additions
 
 
 def test_a_kept_first_layer_leaves_the_addition_quantized(onnx_of):
-    placement = placement_of(onnx_of("resnet14").proto, keep={"layer1.1.conv1"})
+    placement = placement_of(onnx_of("resnet14").proto, Options(keep=("layer1.1.conv1",)))
     assert "layer1.1.add" in placement.additions
     assert "layer1.1.conv1" not in placement.layers
 
@@ -72,7 +72,7 @@ def test_modules_of_a_network_of_ones_own_are_named_as_lesion_and_prune_name_the
     source = checkpoint_without(gated, dropped, tmp_path / "model.safetensors")
     graph = exported(source).proto
     names = [one for one in ("backbone.s1.0", "backbone.s1.1", "backbone.s2.0", "backbone.s2.1") if one not in dropped]
-    placement = placement_of(graph, keep=names[:1])
+    placement = placement_of(graph, Options(keep=tuple(names[:1])))
     int8 = with_pairs(graph, placement, Decision(dict.fromkeys(placement.observed, 4.0)))
     for model in (graph, int8):
         assert list(modules_in(GraphView(model))) == names

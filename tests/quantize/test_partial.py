@@ -14,8 +14,7 @@ from edgeres.graph.view import GraphView
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.placement import observed_of, placement_of
-from edgeres.quantize.profiles import Options
+from edgeres.quantize.placement import Options, observed_of, placement_of
 from edgeres.quantize.simulate import QuantizedNetwork
 
 IMAGES = np.random.default_rng(0).standard_normal((70, 1, 8, 8), np.float32)
@@ -37,7 +36,7 @@ def decision_of(model, **more) -> Decision:
 @pytest.mark.parametrize("keep", [(), ("layer2.0",), ("conv1", "layer3.0"), ("fc", "layer1.0")])
 def test_it_computes_what_the_written_graph_computes(onnx_of, options, keep):
     model = onnx_of(**options).proto
-    written = with_pairs(model, placement_of(model, keep=keep), decision_of(model))
+    written = with_pairs(model, placement_of(model, Options(keep=tuple(keep))), decision_of(model))
     x = torch.from_numpy(IMAGES[:8])
     with torch.inference_mode():
         expected = GraphNetwork(written)(x)

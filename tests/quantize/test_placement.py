@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from edgeres.core.errors import InputError
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.models.family import ORDERINGS
-from edgeres.quantize.placement import cpu_placement_of, left_float_in, placement_of
+from edgeres.quantize.placement import Options, cpu_placement_of, left_float_in, placement_of
 
 
 def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
@@ -97,7 +97,7 @@ def branch_of(view: GraphView, tensor: str) -> int:
 def test_stem_and_head_can_stay_float(onnx_of):
     model = onnx_of("resnet8").proto
     whole = placement_of(model)
-    part = placement_of(model, stem=False, head=False)
+    part = placement_of(model, Options(stem=False, head=False))
     assert set(whole.layers) - set(part.layers) == {"conv1", "fc"}
     assert set(whole.observed) - set(part.observed) == {"images", "flatten", "layer3.0.relu_1"}
 
@@ -111,14 +111,14 @@ def test_the_pool_before_the_last_layer_reads_a_pair_where_an_int8_kernel_makes_
     view = GraphView(model)
     for pool in (one for one in view.nodes if one.op_type == "GlobalAveragePool"):
         assert readers_of(placement_of(model), pool.input[0]) == [pool.name]
-        assert readers_of(placement_of(model, head=False), pool.input[0]) == []
+        assert readers_of(placement_of(model, Options(head=False)), pool.input[0]) == []
 
 
 def test_a_pool_behind_a_module_that_stays_float_is_float(onnx_of):
     model = onnx_of("resnet8").proto
     assert readers_of(placement_of(model), "layer3.0.relu_1") == ["avgpool"]
     for keep in ("layer3.0", "layer3.0.skip", "layer3.0.conv2"):
-        placement = placement_of(model, keep=[keep])
+        placement = placement_of(model, Options(keep=(keep,)))
         assert readers_of(placement, "layer3.0.relu_1") == []
         assert readers_of(placement, "flatten") == ["fc"]
 

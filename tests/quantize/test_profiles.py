@@ -17,8 +17,8 @@ from edgeres.quantize import cpu
 from edgeres.quantize.cpu import affine_from, has_wide_sums, reduces_range
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.lint import lint
-from edgeres.quantize.placement import observed_of
-from edgeres.quantize.profiles import PROFILE_KEY, PROFILES, Options, placement_for, quantized
+from edgeres.quantize.placement import Options, observed_of
+from edgeres.quantize.profiles import PROFILE_KEY, PROFILES, placement_for, quantized
 
 IMAGES = np.random.default_rng(3).standard_normal((32, 1, 8, 8), dtype=np.float32)
 

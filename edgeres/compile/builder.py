@@ -36,7 +36,7 @@ def build(trt: Any, job: BuildJob, logger: Any, on_phase: Callable[[str], None])
     _parse(trt, network, job.onnx_path, logger)
     config = builder.create_builder_config()
     flags = [*set_options(trt, config, job), *([] if strong else _set_precision(trt, config, job))]
-    kept = set_dla(trt, builder, config, job)  # the configuration does not own it
+    set_dla(trt, builder, config, job)
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     _add_profile(builder, config, inputs, job.batch)
@@ -45,7 +45,6 @@ def build(trt: Any, job: BuildJob, logger: Any, on_phase: Callable[[str], None])
         config.progress_monitor = monitor
     cache = TimingCache(trt, config, job)
     plan = builder.build_serialized_network(network, config)
-    del kept
     if plan is None:
         raise BuildError("the builder returned nothing")
     notes = cache.save()
@@ -75,7 +74,7 @@ def _network(trt: Any, builder: Any, *, strong: bool) -> Any:
 
 def _set_precision(trt: Any, config: Any, job: BuildJob) -> list[str]:
     """What a weakly typed network may use besides FP32: what the graph holds, and what a DLA needs."""
-    wanted = {"INT8": job.quantized or job.calibration_cache, "FP16": job.half or job.dla_core is not None}
+    wanted = {"INT8": job.quantized, "FP16": job.half or job.dla_core is not None}
     return [set_flag(trt, config, name) for name, needed in wanted.items() if needed]
 
 

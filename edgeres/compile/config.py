@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -37,7 +36,6 @@ class CompileConfig(Config):
         None, description="let other GPUs run it, tensorrt on a PC only: from Ampere on, or of one architecture; slower"
     )
     dla_core: int | None = Field(None, ge=0, description="build for this DLA of a Jetson, FP16; experimental")
-    calibration_cache: Path | None = Field(None, description="scales for INT8 on a DLA, from edgeres calibrate")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,10 +55,6 @@ class CompileConfig(Config):
                 raise InputError(f"--{option.replace('_', '-')} is for --runtime tensorrt, not for {self.runtime}")
         if self.version_compatible and self.runtime == "tensorrt-rtx":
             raise InputError("--version-compatible is not for tensorrt-rtx: its plans run on the version they are of")
-        if self.calibration_cache is not None and self.dla_core is None:
-            raise InputError("--calibration-cache is for --dla-core; for the GPU give a Q/DQ graph (edgeres quantize)")
-        if self.calibration_cache is not None and not self.calibration_cache.is_file():
-            raise InputError(f"{self.calibration_cache} does not exist")
 
     def needless_of(self, source: object) -> set[str]:
         """A range of batches is for a graph that takes more than one size."""

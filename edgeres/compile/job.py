@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import edgeres
+from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Record
 
 _NAMES = {1: "FLOAT", 10: "HALF"}  # onnx.TensorProto.DataType -> TensorRT's
@@ -18,7 +20,6 @@ class BuildJob(Record):
 
     `quantized` and `half` say what the graph holds. `hardware_compatible` is a name of HardwareCompatibilityLevel.
     `timing_folder` and `gpu` (its name): where measured kernel times are kept; without them none are.
-    `calibration_cache`: a text file of scales for implicit INT8 on a DLA.
     """
 
     module: str
@@ -35,7 +36,6 @@ class BuildJob(Record):
     timing_folder: str | None = None
     gpu: str | None = None
     dla_core: int | None = None
-    calibration_cache: str | None = None
 
 
 class Tensor(Record):
@@ -57,9 +57,13 @@ def tensors_of(values: Any) -> dict[str, Tensor]:
     }
 
 
-def tensor_fields(inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, Any]:
-    """What a manifest says of them."""
+def graph_fields(source: OnnxModel, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, Any]:
+    """What a manifest says of the graph that was built, and of its inputs and outputs."""
+    made = {"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
     return {
+        "card": source.card.model_copy(update=made),
+        "onnx_sha256": source.sha256,
+        "onnx_name": source.path.name,
         "inputs": {name: tensor.shape for name, tensor in inputs.items()},
         "outputs": {name: tensor.shape for name, tensor in outputs.items()},
         "dtypes": {name: tensor.dtype for name, tensor in (inputs | outputs).items()},

@@ -1,9 +1,8 @@
 """Options of a build, each looked up by name and refused in words where the binding lacks it.
 
-A DLA core as the device of a build is experimental, and never run on hardware. It computes in FP16 or INT8 at a fixed
-batch. What it cannot do moves to the GPU without a word, so a figure belongs to the DLA only if the layer report says
-so. It takes no Q/DQ graph: INT8 comes from scales in a text file (`edgeres calibrate` writes NAME.cache) and a float
-graph, implicit quantization, which TensorRT 8 to 10 have.
+A DLA core as the device of a build is experimental, and never run on hardware. It computes in FP16 at a fixed batch.
+What it cannot do moves to the GPU without a word, so a figure belongs to the DLA only if the layer report says so. It
+takes no Q/DQ graph: its INT8 is TensorRT's implicit quantization, which is gone from TensorRT 11 on.
 
 Measured kernel times are kept between builds in $XDG_CACHE_HOME/edgeres/timing, usually ~/.cache/edgeres/timing: one
 file for each binding, version and GPU, which can be deleted at any time. TensorRT refuses a file of another version or
@@ -48,13 +47,13 @@ def set_options(trt: Any, config: Any, job: BuildJob) -> list[str]:
     return [set_flag(trt, config, "VERSION_COMPATIBLE")] if job.version_compatible else []
 
 
-def set_dla(trt: Any, builder: Any, config: Any, job: BuildJob) -> Any:
-    """Sends the build to `job.dla_core`, if one was asked for; what has to stay alive until it is done.
+def set_dla(trt: Any, builder: Any, config: Any, job: BuildJob) -> None:
+    """Sends the build to `job.dla_core`, if one was asked for.
 
     Raises BuildError where there is no such core, or the graph's types are none a DLA computes in.
     """
     if job.dla_core is None:
-        return None
+        return
     cores = builder.num_DLA_cores
     if job.dla_core >= cores:
         raise BuildError(
@@ -66,35 +65,6 @@ def set_dla(trt: Any, builder: Any, config: Any, job: BuildJob) -> Any:
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = job.dla_core
     set_flag(trt, config, "GPU_FALLBACK")
-    return None if job.calibration_cache is None else _set_calibrator(trt, config, Path(job.calibration_cache))
-
-
-def _set_calibrator(trt: Any, config: Any, path: Path) -> Any:
-    if not hasattr(trt, "IInt8EntropyCalibrator2"):
-        raise BuildError(f"{who(trt)} reads no calibration cache")
-    cache = path.read_bytes()
-
-    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
-        """Has scales and no images: a tensor that lacks a scale stays in higher precision."""
-
-        def __init__(self) -> None:
-            trt.IInt8EntropyCalibrator2.__init__(self)
-
-        def get_batch_size(self) -> int:
-            return 1
-
-        def get_batch(self, names: list[str]) -> None:
-            return None
-
-        def read_calibration_cache(self) -> bytes:
-            return cache
-
-        def write_calibration_cache(self, cache: object) -> None:
-            pass
-
-    calibrator = Calibrator()
-    config.int8_calibrator = calibrator
-    return calibrator
 
 
 def is_flag_known(trt: Any, name: str) -> bool:

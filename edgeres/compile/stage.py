@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-import edgeres
 from edgeres.compile.apart import build_apart, inspected, layer_counts
 from edgeres.compile.config import HARDWARE, CompileConfig
-from edgeres.compile.job import BuildJob, Built, tensor_fields
+from edgeres.compile.job import BuildJob, Built, graph_fields
 from edgeres.compile.layers import layers_path
 from edgeres.compile.options import timing_folder
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
-from edgeres.runtime.gpu import Gpu, local_gpu
+from edgeres.runtime.cuda import Gpu
+from edgeres.runtime.gpu import local_gpu
 from edgeres.runtime.manifest import EngineManifest, LayerCounts, packaged_cuda, plan_header, this_system
 
 __all__ = ["CompileConfig", "compile_engine"]
@@ -45,7 +45,7 @@ class _Task(NamedTuple):
     gpu: Gpu | None
 
     def job(self, plan_path: Path) -> BuildJob:
-        source, config, cache = self.source, self.config, self.config.calibration_cache
+        source, config = self.source, self.config
         batch = (config.batch_min, config.batch_opt, config.batch_max)
         keeps_times = config.timing_cache and config.runtime == "tensorrt" and self.gpu is not None
         return BuildJob(
@@ -59,27 +59,22 @@ class _Task(NamedTuple):
             hardware_compatible=HARDWARE[config.hardware_compatible] if config.hardware_compatible else None,
             timing_folder=str(timing_folder()) if keeps_times else None,
             gpu=self.gpu.name if self.gpu else None,
-            calibration_cache=str(cache.resolve()) if cache else None,
             **config.model_dump(include=_AS_ASKED),
         )
 
     def manifest(self, engine: Engine, job: BuildJob, built: Built, recorder: Recorder) -> EngineManifest:
         source, config, runtime = self.source, self.config, plan_header(engine.path).runtime
-        update = {"stage": "compile", "parent": source.sha256, "edgeres": edgeres.__version__}
         options = config.model_dump(include={"optimization_level", "workspace_mib"})
         return EngineManifest(
-            card=source.card.model_copy(update=update),
             runtime=runtime,
             runtime_version=built.version,
             targets=self.targets,
-            precision=_precision(source, config, built),
-            onnx_sha256=source.sha256,
+            precision="fp16" if config.dla_core is not None and "FP16" in built.flags else source.precision,
             plan_sha256=sha256_of(engine.path),
             batch=job.batch,
-            **tensor_fields(built.inputs, built.outputs),
+            **graph_fields(source, built.inputs, built.outputs),
             build_s=recorder.results["build_s"],
             options={"builder": config.runtime, **options, "tf32": False},
-            onnx_name=source.path.name,
             system=this_system(),
             gpu=job.gpu,
             cuda=self.gpu.cuda if self.gpu else packaged_cuda(runtime),
@@ -143,10 +138,7 @@ def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     if config.dla_core is None:
         return
     if quantized:
-        raise InputError(
-            f"{source.path} has Q/DQ pairs, which a DLA does not take; give it the float graph, for INT8 with"
-            " --calibration-cache (edgeres calibrate writes one)"
-        )
+        raise InputError(f"{source.path} has Q/DQ pairs, which a DLA does not take; give it the float graph")
     if source.batch is None:
         raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: edgeres export without --dynamic")
 
@@ -196,11 +188,3 @@ def _task(source: OnnxModel, config: CompileConfig) -> _Task:
             " there (on a board: --on NAME), or with --runtime tensorrt-rtx"
         )
     return _Task(source, config, (gpu.target,), gpu)
-
-
-def _precision(source: OnnxModel, config: CompileConfig, built: Built) -> str:
-    """The graph's, and on a DLA what the builder was allowed."""
-    if config.dla_core is None:
-        return source.precision
-    allowed = [name for name, flag in (("int8", "INT8"), ("fp16", "FP16")) if flag in built.flags]
-    return "+".join(allowed) or source.precision

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import edgeres
 from edgeres.bench.board_answers import MeasureDone
 from edgeres.bench.board_facts import facts_of, opsets_of, without_int8
 from edgeres.bench.board_figures import distinct
@@ -24,7 +23,7 @@ from edgeres.bench.config import BoardConfig
 from edgeres.bench.on_board import PLAN, Bench, built_on, check_model, without_folder
 from edgeres.compile.apart import layer_counts
 from edgeres.compile.config import BATCHES, CompileConfig
-from edgeres.compile.job import tensor_fields, tensors_of
+from edgeres.compile.job import graph_fields, tensors_of
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, LatencyTableFile, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from, refuse
@@ -161,20 +160,15 @@ def built_there(
         lacks = "this trtexec knows no --exportLayerInfo" if loaded.layers is None else ""
         counts = layer_counts(engine.path, model, recorder, lacks)
         manifest = EngineManifest(
-            card=model.card.model_copy(
-                update={"stage": "compile", "parent": model.sha256, "edgeres": edgeres.__version__}
-            ),
             runtime="tensorrt",
             runtime_version=done.tensorrt,
             targets=(facts["target"],) if facts["target"] else (),
             precision=model.precision,
-            onnx_sha256=model.sha256,
             plan_sha256=built.sha256,
             batch=(smallest, usual, largest),
-            **tensor_fields(tensors_of(graph.input), tensors_of(graph.output)),
+            **graph_fields(model, tensors_of(graph.input), tensors_of(graph.output)),
             build_s=done.facts.build_s or recorder.results["build_s"],
             options={"builder": "trtexec", "command": without_folder(done.command, opened)},
-            onnx_name=model.path.name,
             system=opened.system,
             gpu=facts["model"] or facts["gpu"],
             cuda=facts["cuda"],

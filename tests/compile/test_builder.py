@@ -106,9 +106,8 @@ class Binding:
             if enum in names:
                 members = {name: index for index, name in enumerate(sorted(names[enum]))}
                 setattr(self, enum, SimpleNamespace(**members))
-        for name in ("IProgressMonitor", "IInt8EntropyCalibrator2"):
-            if name in names["top-level"]:
-                setattr(self, name, type(name, (), {}))
+        if "IProgressMonitor" in names["top-level"]:
+            self.IProgressMonitor = type("IProgressMonitor", (), {})
 
     def _create_timing_cache(self, stored: bytes) -> Strict:
         self.config.calls.append(("create_timing_cache", (stored,)))
@@ -245,24 +244,11 @@ def test_a_dla_core_gets_fp16_and_the_gpu_for_the_rest(version):
     assert built.strongly_typed == (version not in WEAK_DLA)
 
 
-@pytest.mark.parametrize("version", WEAK_DLA)
-def test_int8_on_a_dla_comes_from_a_file_of_scales(version, tmp_path):
-    scales = tmp_path / "scales.cache"
-    scales.write_bytes(b"TRT-8601-EntropyCalibration2")
-    trt = Binding(version, dla_cores=1)
-    build(trt, job(quantized=False, dla_core=0, calibration_cache=str(scales)), object(), print)
-    assert flags_set(trt) == ["INT8", "FP16", "GPU_FALLBACK"]
-    calibrator = dict(trt.config.calls)["int8_calibrator"]
-    assert calibrator.read_calibration_cache() == b"TRT-8601-EntropyCalibration2"
-    assert calibrator.get_batch([]) is None
-
-
 @pytest.mark.parametrize(
     ("version", "values", "message"),
     [
         ("10.3.0", {"dla_core": 2}, r"sees 2 DLA cores here, core 2 was asked for"),
         ("11.4.0.106", {"dla_core": 0}, "give it a graph in FP16"),
-        ("11.4.0.106", {"dla_core": 0, "half": True, "calibration_cache": "x"}, "reads no calibration cache"),
     ],
 )
 def test_a_dla_that_cannot_be_had_is_refused(version, values, message):

@@ -13,7 +13,7 @@ from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
-from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import LayerCounts, manifest_of, plan_header, this_system
 from edgeres.runtime.preflight import Host, check_runnable
 
@@ -214,8 +214,6 @@ def test_graphs_a_dla_does_not_take_are_refused(int8_model, onnx_of, tmp_path):
         ({"dla_core": 0}, "--dla-core is for --runtime tensorrt, not for tensorrt-rtx"),
         ({"hardware_compatible": "ampere+"}, "--hardware-compatible is for --runtime tensorrt"),
         ({"version_compatible": True}, "--version-compatible is not for tensorrt-rtx"),
-        ({"runtime": "tensorrt", "calibration_cache": "x"}, "--calibration-cache is for --dla-core"),
-        ({"runtime": "tensorrt", "dla_core": 0, "calibration_cache": "absent"}, "absent does not exist"),
     ],
 )
 def test_options_of_another_runtime_are_refused(values, message):

@@ -10,7 +10,7 @@ from edgeres.bench.board_facts import BoardDiagnosis, checks_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards, remove_board
 from edgeres.cli.terminal import say
-from edgeres.core.doctor import Check, diagnosis
+from edgeres.core.doctor import Diagnosis, diagnosis
 
 _MARKS = {
     "ok": click.style("ok     ", fg="green"),
@@ -21,14 +21,13 @@ _MARKS = {
 
 @click.group(help="Boards reached over ssh, by the names you give them.")
 def board() -> None:
-    """See the help text."""
+    """`add`, `remove`, `list` and `check`."""
 
 
 @board.command(help="Keep a board under NAME; HOST is a Host of ~/.ssh/config, or user@address.")
 @click.argument("name")
 @click.argument("host")
 def add(name: str, host: str) -> None:
-    """See the help text."""
     before = boards().get(name)
     added = add_board(name, host)
     replaced = f" instead of {before.host}" if before is not None and before.host != added.host else ""
@@ -38,7 +37,6 @@ def add(name: str, host: str) -> None:
 @board.command(help="Forget a board; nothing on it is touched.")
 @click.argument("name")
 def remove(name: str) -> None:
-    """See the help text."""
     gone = remove_board(name)
     say(f"{gone.name} ({gone.host}) is no longer kept")
 
@@ -46,7 +44,6 @@ def remove(name: str) -> None:
 @board.command("list", help="The boards that are kept.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def list_(as_json: bool) -> None:
-    """See the help text."""
     known = boards().values()
     if as_json:
         click.echo(json.dumps([one.model_dump() for one in known]))
@@ -61,7 +58,6 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def check(name: str, as_json: bool) -> None:
-    """See the help text."""
     with session(board_named(name)) as opened:
         found = opened.found
     if as_json:
@@ -75,33 +71,20 @@ def check(name: str, as_json: bool) -> None:
 @click.option("--on", metavar="NAME", help="What this board can do instead (edgeres board add).")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def doctor(on: str | None, as_json: bool) -> None:
-    """See the help text."""
-    if on is not None:
-        _of_board(on, as_json=as_json)
-        return
-    found = diagnosis()
+    found = diagnosis() if on is None else _of_board(on)
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return
-    here = found.environment
-    say(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
-    say(f"{here.machine}, {here.memory_gib} GiB")
-    for check in found.checks:
-        _say_check(check)
+    if isinstance(found, Diagnosis):
+        here = found.environment
+        say(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
+        say(f"{here.machine}, {here.memory_gib} GiB")
+    for one in found.checks:
+        say(f"  {_MARKS[one.status]}  {one.name:12}{one.detail}")
+        if one.remedy:
+            say(f"{'':23}{one.remedy}")
 
 
-def _of_board(name: str, *, as_json: bool) -> None:
+def _of_board(name: str) -> BoardDiagnosis:
     with session(board_named(name)) as opened:
-        found = opened.found
-    checks = checks_of(found)
-    if as_json:
-        click.echo(BoardDiagnosis(board=found, checks=checks).model_dump_json(indent=1))
-        return
-    for check in checks:
-        _say_check(check)
-
-
-def _say_check(check: Check) -> None:
-    say(f"  {_MARKS[check.status]}  {check.name:12}{check.detail}")
-    if check.remedy:
-        say(f"{'':23}{check.remedy}")
+        return BoardDiagnosis(board=opened.found, checks=checks_of(opened.found))

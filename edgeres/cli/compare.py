@@ -33,7 +33,6 @@ _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
 @click.option("--across", is_flag=True, help="Runs: compare latencies of different machines or modes too.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def compare(names: tuple[str, ...], across: bool, as_json: bool, **values: Any) -> None:
-    """See the help text."""
     files = [_is_model(name) for name in names]
     if any(files) and not all(files):
         for name in names:
@@ -112,7 +111,6 @@ def _print_changes(found: RunChanges, *, as_json: bool) -> None:
 @options_of(AgreeConfig)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None:
-    """See the help text."""
     config = config_from(AgreeConfig, given(values), "agree", as_options=True)
     result = agree(model_from(a), model_from(b or a), config)
     if run_holding(b or a) is not None:  # the run's page shows it, module by module

@@ -21,7 +21,6 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 @click.argument("words", nargs=-1, metavar="[TOPIC|COMMAND]")
 @click.pass_context
 def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """See the help text."""
     if len(words) < 2 and (name := words[0] if words else _LIST) in {_LIST, *topics()}:
         _show(page(name))
     elif ctx.parent is not None:

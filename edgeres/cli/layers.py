@@ -33,7 +33,6 @@ _TITLES = ("module", "kernels", "in", "out", "copies", "time", "share", "additio
 )
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def layers(file: Path, model: Path | None, as_json: bool) -> None:
-    """See the help text."""
     graph = OnnxModel(model) if model is not None else None
     described = layers_from(file)
     if graph is not None:

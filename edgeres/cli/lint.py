@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,9 +16,7 @@ from edgeres.compile.apart import tried
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
 from edgeres.quantize.lint.call import LintConfig, LintReport, Verdict, lint_call
-
-if TYPE_CHECKING:
-    from edgeres.quantize.lint.finding import Finding
+from edgeres.quantize.lint.finding import Finding
 
 _WORDS = {"error": "error", "speed": "slow node", "note": "note"}
 
@@ -32,7 +30,6 @@ _WORDS = {"error": "error", "speed": "slow node", "note": "note"}
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The repaired file.  [default: NAME.fixed.onnx]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def lint(source: Path, as_json: bool, **values: Any) -> None:
-    """See the help text."""
     config = config_from(LintConfig, given(values), "lint", as_options=True)
     report = lint_call(source, config, tried)
     if as_json:

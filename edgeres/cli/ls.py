@@ -68,7 +68,6 @@ LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
 @click.argument("what", type=click.Choice(list(LISTINGS)))
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def ls(what: str, as_json: bool) -> None:
-    """See the help text."""
     rows = LISTINGS[what]()
     if as_json:
         click.echo(json.dumps(rows, indent=1))

@@ -162,12 +162,8 @@ def _end(interrupts: list[int]) -> None:
         os._exit(INTERRUPTED)
 
 
+@harmless()
 def _run() -> int:
-    with harmless():
-        return _code()
-
-
-def _code() -> int:
     try:
         _check_words(sys.argv[1:])
         cli.main(standalone_mode=False, prog_name="edgeres")

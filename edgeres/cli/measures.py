@@ -32,7 +32,6 @@ _OF_MODELS, _OF_MODULES, _OF_BOARDS = (
 @click.option("--run", "--in-run", "run", help="Run (name or folder) to take the model from.  [default: runs/latest]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def evaluate(source: Path | None, run: str | None, on: str | None, as_json: bool, replace: bool, **values: Any) -> None:
-    """See the help text."""
     chosen = given(values)
     if on is None:
         refuse_timeout(chosen)
@@ -59,7 +58,6 @@ def evaluate(source: Path | None, run: str | None, on: str | None, as_json: bool
 def bench(  # one parameter per option
     models: tuple[Path, ...], run: str | None, on: str | None, as_json: bool, per_module: bool, **values: Any
 ) -> None:
-    """See the help text."""
     chosen = given(values)
     if per_module:
         if on is None:

@@ -27,7 +27,6 @@ _OWN = frozenset(OptimizeConfig.model_fields)
 @click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: the network's]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def optimize(source: Path | None, run: str | None, on: str | None, as_json: bool, **values: Any) -> None:
-    """See the help text."""
     from edgeres.optimize.calls import optimize_call
 
     chosen = given(values)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edgeres.bench.figures import lines_from
 from edgeres.cli.terminal import say
 from edgeres.core.measures import LOST_OF, OF_CLASSES
 from edgeres.core.stage import StageReport
+from edgeres.report.boards import boards_from, file_name
+from edgeres.report.boards_text import boards_turned
+from edgeres.report.summary import RunSummary
+from edgeres.report.table import table_from
 from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
-
-if TYPE_CHECKING:
-    from edgeres.report.summary import RunSummary
 
 _LONG = 160
 _OF_THE_RESULT = "of the result"
 _NOT_PRINTED = frozenset(  # said by a label or a note
     {"points_are", "score_name", "first_step", "stopped_early", "held_out_first", "held_out_best", "held_out_last"}
 )
-_CHANGES = {"points": "points_lost"}  # of accuracy: figures in reports, printed as what is lost
 _NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
 
 
@@ -51,9 +52,6 @@ def print_boards(reports: Sequence[StageReport], *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from edgeres.report.boards import boards_from, file_name
-    from edgeres.report.boards_text import boards_turned
-
     Console(highlight=False).print(boards_turned(boards_from(reports)))
     for report in reports:
         for note in report.notes:
@@ -69,8 +67,6 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from edgeres.report.table import table_from
-
     console = Console()
     console.print(table_from(summary))
     say(summary.headline)
@@ -81,8 +77,6 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
 
 def _figure_lines(report: StageReport) -> Iterator[str]:
     if report.stage == "bench":
-        from edgeres.bench.wording import lines_from
-
         yield from lines_from(report)
         return
     yield from map(latency_line, report.latency)
@@ -97,11 +91,12 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
         else ""
     )
     for name, value in report.results.items():
-        shown = 0.0 - value if name in _CHANGES else value  # no -0.0
-        if name not in _NOT_PRINTED and (text := _short(shown)):
-            more, unit = (told, chosen) if name == "points" else ("", "")
-            label = _CHANGES.get(name, name)
-            yield f"{label if has_points else label.removeprefix('points_')}{more}: {text}{unit}"
+        if name == "points":  # of accuracy: a figure in reports, printed as what is lost, without -0.0
+            label, text = f"points_lost{told}", f"{_short(0.0 - value)}{chosen}"
+        else:
+            label, text = name, _short(value)
+        if text and name not in _NOT_PRINTED:
+            yield f"{label if has_points else label.removeprefix('points_')}: {text}"
 
 
 def _short(value: Any) -> str:

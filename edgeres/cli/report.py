@@ -26,7 +26,6 @@ from edgeres.report.stage import report as report_on
 @options_of(ReportConfig)
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON on stdout.")
 def report(run: str | None, as_json: bool, **values: Any) -> None:
-    """See the help text."""
     found = run_named(run)
     config = config_from(ReportConfig, given(values), "report", as_options=True)
     print_summary(report_on(found.path, config), found.path, as_json=as_json)
@@ -42,7 +41,6 @@ def report(run: str | None, as_json: bool, **values: Any) -> None:
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML here too.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON on stdout.")
 def gate_command(run: str | None, junit: Path | None, as_json: bool, **values: Any) -> None:
-    """See the help text."""
     config = config_from(GateConfig, given(values), "gate", as_options=True)
     config.check()
     path = run_named(run).path

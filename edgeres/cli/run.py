@@ -43,7 +43,6 @@ def run(  # noqa: PLR0913  # one parameter per option
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """See the help text."""
     content, steps = recipe_from(recipe, _overrides(settings, data))
     start = redo_index(steps, redo_from) if redo_from else None
     if on is not None:
@@ -66,18 +65,16 @@ def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None
     if not as_json:
         say(click.style(f"board {on}", bold=True))
     found: list[StageReport] = []
+    problem: EdgeresError | None = None
     try:
         found.extend(board_of_run(run, Call("bench", on=on)))
-    except EdgeresError:
-        _print_all(run, found, config, as_json=as_json)
-        raise
-    _print_all(run, found, config, as_json=as_json)
-
-
-def _print_all(run: Run, found: list[StageReport], config: ReportConfig, *, as_json: bool) -> None:
+    except EdgeresError as err:
+        problem = err
     if found:
         print_boards(found, as_json=as_json)
     print_summary(report_on(run.path, config), run.path, as_json=as_json)
+    if problem:
+        raise problem
 
 
 def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:
@@ -121,7 +118,6 @@ def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None
 @click.option("--source", metavar="MODULE:FUNCTION", help="The function that made the network of a run begun with one.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON on stdout.")
 def rerun_command(run: str | None, name: str | None, data: str | None, source: str | None, as_json: bool) -> None:
-    """See the help text."""
     old = run_named(run)
     recipe = recipe_of(old, data, source)
     chosen = name_for(old, name)

@@ -10,6 +10,8 @@ import click
 from edgeres.cli.terminal import say
 from edgeres.core.artifacts import model_from
 from edgeres.core.errors import InputError
+from edgeres.pipeline.schemas import schema_named
+from edgeres.pipeline.show import exhibit_of
 
 
 @click.command(
@@ -21,12 +23,9 @@ from edgeres.core.errors import InputError
 @click.option("--code", type=click.Choice(["python", "cpp"]), help="Instead: a program that feeds and runs the file.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def show(name: str | None, schema: str | None, code: str | None, as_json: bool) -> None:
-    """See the help text."""
     if (name is None) == (schema is None):
         raise InputError("name a file, run, architecture or recipe, or give --schema NAME (see: edgeres ls schemas)")
     if schema is not None:
-        from edgeres.pipeline.schemas import schema_named
-
         click.echo(json.dumps(schema_named(schema), indent=1))
         return
     assert name is not None
@@ -35,8 +34,6 @@ def show(name: str | None, schema: str | None, code: str | None, as_json: bool) 
 
         click.echo(program_for(model_from(Path(name)), code), nl=False)
         return
-    from edgeres.pipeline.show import exhibit_of
-
     exhibit = exhibit_of(name)
     if as_json:
         click.echo(json.dumps(exhibit.content, indent=1))

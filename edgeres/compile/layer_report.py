@@ -20,7 +20,6 @@ from edgeres.graph.view import QDQ, WEIGHTED
 INT8 = "INT8"
 FUSED, STANDALONE, OPAQUE, ABSENT = "fused", "standalone", "inside a region", "not found"
 _OWN_CHOICE = "the graph allows it, TensorRT chose otherwise"
-_Layers = Sequence[tuple[Layer, Origin]]
 
 
 class Kernel(Record):
@@ -120,154 +119,138 @@ def layer_report(layers: Sequence[Layer], model: Any = None, times: Times | None
 
     `times`: how long the layers took.
     """
-    graph = Graph(model) if model is not None else graph_told_by(layers)
-    described = [_described(layer, graph) for layer in layers]
-    owners = _owners(described, graph)
-    spent = _spent([layer for layer, _ in described], owners, times)
-    kernels = Counter(layer.precision for layer, _ in described if layer.is_kernel)
-    strays = tuple(_stray(at, described, owners, graph, spent) for at, (one, _) in enumerate(described) if one.is_stray)
+    engine = _Engine(layers, Graph(model) if model is not None else graph_told_by(layers), times)
+    strays = tuple(engine.stray(at) for at, (layer, _) in enumerate(engine.layers) if layer.is_stray)
     return LayerReport(
-        modules=tuple(_module(graph, name, described, owners, spent) for name in graph.additions),
-        kernels=dict(kernels.most_common()),
-        reformats=sum(layer.is_reformat for layer, _ in described),
+        modules=tuple(map(engine.module, engine.graph.additions)),
+        kernels=dict(Counter(layer.precision for layer, _ in engine.layers if layer.is_kernel).most_common()),
+        reformats=sum(layer.is_reformat for layer, _ in engine.layers),
         quantizers=len(strays),
         strays=strays,
-        profile=spent.profile,
+        profile=engine.profile,
     )
 
 
-def _described(layer: Layer, graph: Graph) -> tuple[Layer, Origin]:
-    """The layer, stray also if an inspector without origins shows it by the nodes in it."""
-    origin = graph.origin(layer)
-    pairs_only = bool(origin.nodes) and graph.operators(origin.nodes) <= QDQ and not layer.is_reformat
-    return (layer.model_copy(update={"is_stray": True}) if pairs_only else layer), origin
+class _Engine:
+    """Layers with the nodes that each computes, the modules that it works for, and the milliseconds it took.
 
+    `owners`: several of a region, none of a layer outside of modules. Without times there is no `profile`.
+    """
 
-class _Spent:
-    """Milliseconds by index of the layer and by module, "" for none of them; all None without a profile."""
-
-    def __init__(self) -> None:
-        self.layers: dict[int, float] = {}
-        self.modules: defaultdict[str, float] = defaultdict(float)
+    def __init__(self, layers: Sequence[Layer], graph: Graph, times: Times | None) -> None:
+        self.graph = graph
+        self.layers = [self._described(layer) for layer in layers]
+        self.owners = self._owners()
         self.profile: ProfileSums | None = None
+        self._layer_ms: dict[int, float] = {}
+        self._module_ms: defaultdict[str, float] = defaultdict(float)  # "" for layers of none of them, or of several
+        if times is not None:
+            self._spend(times)
 
-    def share(self, module: str) -> float | None:
-        """The module's part of the sum."""
-        total = self.profile.sum_ms if self.profile else 0
-        return self.modules[module] / total if total else None
+    def stray(self, at: int) -> Stray:
+        """A Q or DQ of its own, and what it stands between."""
+        layer = self.layers[at][0]
+        before, after = self._neighbour(at, back=True), self._neighbour(at, back=False)
+        ends = [
+            usual if i is None else self.owners[i][-1] if self.owners[i] else self._short(i)
+            for i, usual in ((before, "the input"), (after, "the output"))
+        ]
+        return Stray(
+            name=layer.name,
+            reads=_precisions(layer.inputs),
+            writes=_precisions(layer.outputs),
+            module=next(iter(self.owners[at]), None),
+            place=f"inside {ends[0]}" if ends[0] == ends[1] else f"between {ends[0]} and {ends[1]}",
+            time_ms=self._layer_ms.get(at),
+        )
 
+    def module(self, name: str) -> ModuleLayers:
+        """What became of the module."""
+        addition = self.graph.additions[name]
+        own = [pair for pair, of in zip(self.layers, self.owners, strict=True) if name in of]
+        kernels = [(layer, origin) for layer, origin in own if layer.is_kernel]
+        adding = next(((layer, origin) for layer, origin in kernels if addition in origin.nodes), None)
+        where, precision = self._where(adding)
+        made = {port.name for layer, _ in own for port in layer.outputs}
+        read = [port for layer, _ in own for port in layer.inputs if port.name not in made]
+        sum_ms = self.profile.sum_ms if self.profile else 0.0
+        module = ModuleLayers(
+            module=name,
+            kernels=tuple(
+                Kernel(name=layer.name, kind=layer.kind, precision=layer.precision, nodes=origin.nodes)
+                for layer, origin in kernels
+            ),
+            reformats=sum(layer.is_reformat for layer, _ in own),
+            addition=where,
+            precision=precision,
+            reads=_precisions(read) if own else None,
+            writes=_precisions(adding[0].outputs) if adding else None,
+            time_ms=self._module_ms[name] if self.profile else None,
+            share=self._module_ms[name] / sum_ms if sum_ms else None,
+        )
+        return module.model_copy(update={"reason": _reason(self.graph, addition, module)})
 
-def _spent(layers: Sequence[Layer], owners: Sequence[tuple[str, ...]], times: Times | None) -> _Spent:
-    spent = _Spent()
-    if times is None:
-        return spent
-    index = {id(layer): at for at, layer in enumerate(layers)}
-    for layer, time_ms in timed(layers, times.rows):
-        at = index.get(id(layer))
-        owner = owners[at] if at is not None else ()
-        spent.modules[owner[0] if len(owner) == 1 else ""] += time_ms
-        if at is not None:
-            spent.layers[at] = time_ms
-    total = sum(time_ms for _, time_ms in times.rows)
-    spent.profile = ProfileSums(
-        sum_ms=total, outside_ms=spent.modules[""], engine_ms=times.engine_ms, device=times.device
-    )
-    return spent
+    def _described(self, layer: Layer) -> tuple[Layer, Origin]:
+        """The layer, stray also if an inspector without origins shows it by the nodes in it."""
+        origin = self.graph.origin(layer)
+        pairs_only = bool(origin.nodes) and self.graph.operators(origin.nodes) <= QDQ and not layer.is_reformat
+        return (layer.model_copy(update={"is_stray": True}) if pairs_only else layer), origin
 
+    def _owners(self) -> list[tuple[str, ...]]:
+        own = [self.graph.modules_of(origin) if layer.is_kernel else () for layer, origin in self.layers]
+        readers: dict[str, int] = {}
+        for at, (layer, _) in enumerate(self.layers):
+            for port in layer.inputs:
+                readers.setdefault(port.name, at)
+        for at, (layer, origin) in reversed(list(enumerate(self.layers))):  # a copy's reader is later, a copy perhaps
+            if not layer.is_kernel:
+                after = [readers[port.name] for port in layer.outputs if readers.get(port.name, at) > at]
+                own[at] = own[min(after)] if after else () if layer.is_stray else self.graph.modules_of(origin)
+        return own
 
-def _owners(described: _Layers, graph: Graph) -> list[tuple[str, ...]]:
-    """The modules that each layer works for: several if it is a region; none outside of them."""
-    own = [graph.modules_of(origin) if layer.is_kernel else () for layer, origin in described]
-    readers: dict[str, int] = {}
-    for at, (layer, _) in enumerate(described):
-        for port in layer.inputs:
-            readers.setdefault(port.name, at)
-    for at in reversed(range(len(described))):  # what reads a copy comes later, another copy perhaps
-        layer, origin = described[at]
-        if not layer.is_kernel:
-            after = [readers[port.name] for port in layer.outputs if readers.get(port.name, at) > at]
-            own[at] = own[min(after)] if after else () if layer.is_stray else graph.modules_of(origin)
-    return own
+    def _spend(self, times: Times) -> None:
+        layers = [layer for layer, _ in self.layers]
+        index = {id(layer): at for at, layer in enumerate(layers)}
+        for layer, time_ms in timed(layers, times.rows):
+            at = index.get(id(layer))
+            owner = self.owners[at] if at is not None else ()
+            self._module_ms[owner[0] if len(owner) == 1 else ""] += time_ms
+            if at is not None:
+                self._layer_ms[at] = time_ms
+        total, outside = sum(time_ms for _, time_ms in times.rows), self._module_ms[""]
+        self.profile = ProfileSums(sum_ms=total, outside_ms=outside, engine_ms=times.engine_ms, device=times.device)
 
+    def _neighbour(self, at: int, *, back: bool) -> int | None:
+        """The kernel that made what a copy reads, or the first that reads what it writes, other copies passed over."""
+        layer = self.layers[at][0]
+        names = {port.name for port in (layer.inputs if back else layer.outputs)}
+        for i in reversed(range(at)) if back else range(at + 1, len(self.layers)):
+            other = self.layers[i][0]
+            if names & {port.name for port in (other.outputs if back else other.inputs)}:
+                return i if other.is_kernel else self._neighbour(i, back=back)
+        return None
 
-def _stray(at: int, described: _Layers, owners: Sequence[tuple[str, ...]], graph: Graph, spent: _Spent) -> Stray:
-    layer = described[at][0]
-    before, after = _neighbour(at, described, back=True), _neighbour(at, described, back=False)
-    ends = [
-        usual if i is None else owners[i][-1] if owners[i] else _short(described[i], graph)
-        for i, usual in ((before, "the input"), (after, "the output"))
-    ]
-    return Stray(
-        name=layer.name,
-        reads=_precisions(layer.inputs),
-        writes=_precisions(layer.outputs),
-        module=next(iter(owners[at]), None),
-        place=f"inside {ends[0]}" if ends[0] == ends[1] else f"between {ends[0]} and {ends[1]}",
-        time_ms=spent.layers.get(at),
-    )
+    def _short(self, at: int) -> str:
+        """A layer by the first node that it computes."""
+        layer, origin = self.layers[at]
+        return next((node for node in origin.nodes if not self.graph.operators((node,)) & QDQ), layer.name)
 
-
-def _neighbour(at: int, described: _Layers, *, back: bool) -> int | None:
-    """The kernel that made what a copy reads, or the first that reads what it writes, other copies passed over."""
-    layer = described[at][0]
-    names = {port.name for port in (layer.inputs if back else layer.outputs)}
-    for i in reversed(range(at)) if back else range(at + 1, len(described)):
-        other = described[i][0]
-        if names & {port.name for port in (other.outputs if back else other.inputs)}:
-            return i if other.is_kernel else _neighbour(i, described, back=back)
-    return None
-
-
-def _short(described: tuple[Layer, Origin], graph: Graph) -> str:
-    """A layer by the first node that it computes."""
-    layer, origin = described
-    return next((node for node in origin.nodes if not graph.operators((node,)) & QDQ), layer.name)
+    def _where(self, adding: tuple[Layer, Origin] | None) -> tuple[str, str]:
+        """(where the addition is done, in which precision)."""
+        if adding is None:
+            return ABSENT, UNKNOWN
+        layer, origin = adding
+        if origin.opaque:
+            return OPAQUE, layer.precision
+        if not WEIGHTED & self.graph.operators(origin.nodes):
+            return STANDALONE, layer.precision
+        others = sorted({port.precision for port in layer.inputs} - {layer.precision, UNKNOWN})
+        return FUSED, " and ".join([layer.precision, *others])
 
 
 def _precisions(ports: Iterable[Port]) -> str:
     """`INT8`, or of several `INT8 and FP32`."""
     return " and ".join(dict.fromkeys(port.precision for port in ports)) or UNKNOWN
-
-
-def _module(
-    graph: Graph, name: str, described: _Layers, owners: Sequence[tuple[str, ...]], spent: _Spent
-) -> ModuleLayers:
-    addition = graph.additions[name]
-    own = [pair for pair, of in zip(described, owners, strict=True) if name in of]
-    kernels = [(layer, origin) for layer, origin in own if layer.is_kernel]
-    adding = next(((layer, origin) for layer, origin in kernels if addition in origin.nodes), None)
-    where, precision = _where(graph, adding)
-    made = {port.name for layer, _ in own for port in layer.outputs}
-    writes = _precisions(adding[0].outputs) if adding else None
-    module = ModuleLayers(
-        module=name,
-        kernels=tuple(
-            Kernel(name=layer.name, kind=layer.kind, precision=layer.precision, nodes=origin.nodes)
-            for layer, origin in kernels
-        ),
-        reformats=sum(layer.is_reformat for layer, _ in own),
-        addition=where,
-        precision=precision,
-        reads=_precisions(port for layer, _ in own for port in layer.inputs if port.name not in made) if own else None,
-        writes=writes,
-        time_ms=spent.modules[name] if spent.profile else None,
-        share=spent.share(name),
-    )
-    return module.model_copy(update={"reason": _reason(graph, addition, module)})
-
-
-def _where(graph: Graph, adding: tuple[Layer, Origin] | None) -> tuple[str, str]:
-    """(where the addition is done, in which precision)."""
-    if adding is None:
-        return ABSENT, UNKNOWN
-    layer, origin = adding
-    if origin.opaque:
-        return OPAQUE, layer.precision
-    if not WEIGHTED & graph.operators(origin.nodes):
-        return STANDALONE, layer.precision
-    read = {port.precision for port in layer.inputs}
-    others = sorted(read - {layer.precision, UNKNOWN})
-    return FUSED, " and ".join([layer.precision, *others])
 
 
 def _reason(graph: Graph, addition: str, module: ModuleLayers) -> str | None:

@@ -35,16 +35,11 @@ def graph_told_by(layers: Sequence[Layer]) -> Graph:
         for node in _nodes(layer, index):
             nodes.append(helper.make_node(node[0], node[2], node[3], name=node[1]))
             weights.update(node[2][1:] if node[0] in WEIGHTED else ())
-            if node[0] == "Add" and (module := _module_told(layer)):
-                names[node[1]] = module
+            told = {module for word in WORD.findall(layer.text) if (module := module_of(word))}
+            if node[0] == "Add" and len(told) == 1:  # the words of the layer agree on it
+                names[node[1]] = told.pop()
     stored = [helper.make_tensor(name, helper.TensorProto.FLOAT, [_SIZE], [0.0]) for name in sorted(weights)]
     return Graph(helper.make_model(helper.make_graph(nodes, "engine", [], [], stored)), names, told=True)
-
-
-def _module_told(layer: Layer) -> str | None:
-    """The module that the words of a layer agree on."""
-    found = {module for word in WORD.findall(layer.text) if (module := module_of(word))}
-    return found.pop() if len(found) == 1 else None
 
 
 def _nodes(layer: Layer, index: int) -> Iterator[tuple[str, str, list[str], list[str]]]:

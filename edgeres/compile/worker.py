@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from edgeres.compile.builder import build
 from edgeres.compile.job import BuildError, BuildJob, Built
 from edgeres.core.config import Record, record_from_json
@@ -78,7 +80,7 @@ def _result(job: BuildJob) -> WorkerResult:
 
             plan, built = build_with_torch(binding, job)
         else:
-            plan, built = build(binding, job, logger, _report_phase)
+            plan, built = build(binding, job, logger, lambda phase: click.echo(f"{PHASE}{phase}", err=True))
     except BuildError as err:
         return WorkerResult(error=str(err), messages=distinct(_said(logger)))
     write_bytes(Path(job.plan_path), plan)
@@ -100,11 +102,6 @@ def distinct(messages: Sequence[str]) -> tuple[str, ...]:
     shown = [f"{same[0]} ({len(same)} times)" if len(same) > 1 else same[0] for same in groups.values()]
     more = len(shown) - _MOST_MESSAGES
     return tuple(shown[:_MOST_MESSAGES]) + ((f"and {more} more of other kinds",) if more > 0 else ())
-
-
-def _report_phase(name: str) -> None:
-    sys.stderr.write(f"{PHASE}{name}\n")
-    sys.stderr.flush()
 
 
 def main(task: str, *arguments: str) -> str | None:

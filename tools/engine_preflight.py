@@ -23,7 +23,7 @@ from engine_figures import RESULTS, keep, known_in, said
 
 from edgeres.core.artifacts import Engine
 from edgeres.core.files import sha256_of
-from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.preflight import NAMES, Host, this_host
 
@@ -107,7 +107,7 @@ def pretend(text: str, words: list[str]) -> None:
     from edgeres.runtime import preflight
 
     values = json.loads(text)
-    host = Host(**values | {"gpu": Gpu(**values["gpu"])})
+    host = Host(**values | {"gpu": Gpu(*values["gpu"])})
     preflight.this_host = lambda: host
     sys.argv = ["edgeres", *words]
     edgeres_main()

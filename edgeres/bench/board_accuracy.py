@@ -1,18 +1,12 @@
 """Accuracy of an engine on its board, and how far it is from what ONNX Runtime makes of the same file here.
 
-A split's images go there bit for bit as ONNX Runtime is fed them:
-
-    DIR/index.json      {"shape": [C, H, W], "n", "dtype": "uint8", "tables": [[256 floats] * C],
-                         "parts": [{"name", "n", "sha256"}, ...]}
-    DIR/part-00000.bin  raw uint8 pixels, (n, C, H, W)
-
-A pixel's input is tables[channel][byte]: every preprocessing here works on each byte alone, so bytes travel, not
-floats. Labels never leave the laptop.
+A split's images go there bit for bit as ONNX Runtime is fed them, in files that `agent.images` describes. A pixel's
+input is tables[channel][byte]: every preprocessing here works on each byte alone, so bytes travel, not floats. Labels
+never leave the laptop.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -35,7 +29,7 @@ from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
 from edgeres.data.sources import in_threads
-from edgeres.evaluate.agreement import Similarity
+from edgeres.evaluate.agreement import Comparison, Similarity
 from edgeres.evaluate.stage import hits
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, check_outputs, infer_all
@@ -54,29 +48,31 @@ class Images:
     data: str
     images: int | None = None
     download: bool = False
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
-    _whole: dict[str, int] = field(default_factory=dict)
+    _whole: dict[str, Dataset] = field(default_factory=dict)
     _sent: dict[str, str] = field(default_factory=dict)
 
     def dataset(self, spec: ModelSpec) -> Dataset:
         """The data set, cut to `images` of val if that is given; raises InputError if it does not suit `spec`."""
-        spec.check_classes("accuracy on a board")
-        key = _labels_of(spec)
-        if key not in self._datasets:
-            whole = dataset_for(spec, self.data, download=self.download)
-            whole.val.check_labelled("accuracy on a board")
-            self._whole[key] = len(whole.val)
-            self._datasets[key] = replace(whole, val=whole.val.at_most(self.images, 0))
-        return self._datasets[key]
+        whole = self._whole_for(spec)
+        return replace(whole, val=whole.val.at_most(self.images, 0))
 
     def remarks(self, spec: ModelSpec) -> tuple[list[str], list[str]]:
         """(notes, warnings) about how much of val is taken."""
-        taken = len(self.dataset(spec).val)
-        whole = self._whole[_labels_of(spec)]
-        if taken < whole:
-            return [], [f"evaluated on {taken} of the {whole} val images only"]
-        too_many = self.images is not None and self.images > whole
-        return ([f"--images {self.images}: val has {whole} images, all of them were taken"] if too_many else []), []
+        whole = len(self._whole_for(spec).val)
+        if self.images is None or self.images == whole:
+            return [], []
+        if self.images < whole:
+            return [], [f"evaluated on {self.images} of the {whole} val images only"]
+        return [f"--images {self.images}: val has {whole} images, all of them were taken"], []
+
+    def _whole_for(self, spec: ModelSpec) -> Dataset:
+        spec.check_classes("accuracy on a board")
+        labels = spec.model_dump_json(include={"classes", "num_classes"})
+        if labels not in self._whole:
+            whole = dataset_for(spec, self.data, download=self.download)
+            whole.val.check_labelled("accuracy on a board")
+            self._whole[labels] = whole
+        return self._whole[labels]
 
     def on(self, session: Session, split: Split, spec: ModelSpec) -> str:
         """Their folder on the board, as `spec` takes them."""
@@ -84,11 +80,6 @@ class Images:
         if key not in self._sent:
             self._sent[key] = send_images(session, split, spec, f"images-{len(self._sent)}")
         return self._sent[key]
-
-
-def _labels_of(spec: ModelSpec) -> str:
-    """What of a spec decides the data set's labels."""
-    return spec.model_dump_json(include={"classes", "num_classes"})
 
 
 def logits_of(
@@ -136,24 +127,22 @@ def agreement_with(model: OnnxModel, split: Split, logits: Logits) -> dict[str, 
     `top1`: share of images with the same first guess; `sqnr_db`: of the logits, None with `equal_bits`, where they are
     equal bit for bit.
     """
-    here, same, correct, similar = 0, 0, 0, Similarity()
+    counted, similar = Comparison(), Similarity()
     with runner_for(model) as runner:
         total = -(-len(split) // _HERE_BATCH)
         for x, y in track(split.batches(model.spec, _HERE_BATCH), f"ONNX Runtime {model.path.name}", total):
-            ours, theirs = infer_all(runner, x), logits[here : here + len(y)]
+            ours, theirs = infer_all(runner, x), logits[counted.n : counted.n + len(y)]
             similar.add(ours, theirs)
-            same += int((ours.argmax(1) == theirs.argmax(1)).sum())
-            correct += int((ours.argmax(1) == y).sum())
-            here += len(y)
+            counted.count(ours.argmax(1), theirs.argmax(1), y)
         name = runner.name
     return {
-        "top1": same / here,
-        "same_top1": same,
+        "top1": counted.same / counted.n,
+        "same_top1": counted.same,
         "sqnr_db": similar.sqnr_db,
         "equal_bits": similar.sqnr_db is None,
-        "n": here,
+        "n": counted.n,
         "reference": name,
-        "reference_correct_top1": correct,
+        "reference_correct_top1": counted.right_a,
     }
 
 
@@ -171,15 +160,14 @@ def bytes_needed(split: Split, spec: ModelSpec) -> int:
 def send_images(session: Session, split: Split, spec: ModelSpec, name: str) -> str:
     """Writes the images into the folder `name` of the run; returns its path on the board."""
     session.need(bytes_needed(split, spec), f"{len(split)} images")
-    session.run(["mkdir", "-p", "--", f"{session.folder}/{name}"])
+    session.link.run(["mkdir", "-p", "--", f"{session.folder}/{name}"])
     parts: list[dict[str, Any]] = []
     with bar(f"{session.board.name}: sending {len(split)} images") as shown:
         shown.expect(bytes_needed(split, spec))
         for pixels in parts_of(split, spec):
             file = f"part-{len(parts):05d}.bin"
-            content = pixels.tobytes()
-            session.write(content, f"{name}/{file}", shown.advance)
-            parts.append({"name": file, "n": len(pixels), "sha256": hashlib.sha256(content).hexdigest()})
+            session.write(pixels.tobytes(), f"{name}/{file}", shown.advance)
+            parts.append({"name": file, "n": len(pixels)})
     index = {
         "shape": list(spec.input_shape),
         "n": len(split),
@@ -195,14 +183,7 @@ def parts_of(split: Split, spec: ModelSpec, part_bytes: int = PART_BYTES) -> Ite
     """The images in order, resized and cropped for `spec`: uint8 (n, C, H, W), about `part_bytes` at a time."""
     many = max(1, part_bytes // math.prod(spec.input_shape))
     whole = split.inputs(spec)
-    if whole is not None:
-        for start in range(0, len(whole), many):
-            yield _channels_first(whole[start : start + many])
-        return
-    decoded = in_threads(partial(split.fitted, spec=spec), range(len(split)))
+    images = in_threads(partial(split.fitted, spec=spec), range(len(split))) if whole is None else iter(whole)
     for start in range(0, len(split), many):
-        yield _channels_first(np.stack([next(decoded) for _ in range(min(many, len(split) - start))]))
-
-
-def _channels_first(pixels: Pixels) -> Pixels:
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        pixels = np.stack([next(images) for _ in range(min(many, len(split) - start))])
+        yield np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

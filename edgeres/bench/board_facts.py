@@ -16,7 +16,7 @@ from edgeres.core.doctor import Check
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.jetpacks import newest_opset
 from edgeres.graph.view import opset_of
-from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import plan_header
 from edgeres.runtime.preflight import Host
 
@@ -141,9 +141,11 @@ def checks_of(found: BoardFound) -> tuple[Check, ...]:
     """What the board is and what it can do, each line with what to install."""
     watches, left = "power, clocks, temperatures", [line.partition("; ") for line in found.left]
     mode = f"{found.power_mode.name} (id {found.power_mode.id})" if found.power_mode else "unknown"
-    others = ", ".join(found.power_modes)
+    known, others = found.device, ", ".join(found.power_modes)
+    of_catalogue = f" ({known.name}, {known.target})" if known else ": not in the catalogue (edgeres ls devices)"
+    board = f"{found.model or found.gpu or 'unknown'}{of_catalogue}"
     return (
-        _board(found),
+        Check(name="board", status="ok" if known else "info", detail=board),
         _software(found),
         _onnx(found),
         _int8(found),
@@ -153,13 +155,6 @@ def checks_of(found: BoardFound) -> tuple[Check, ...]:
         _clock(found),
         *(Check(name="left over", status="info", detail=what, remedy=remedy) for what, _, remedy in left),
     )
-
-
-def _board(found: BoardFound) -> Check:
-    known, name = found.device, found.model or found.gpu or "unknown"
-    if known is None:
-        return Check(name="board", status="info", detail=f"{name}: not in the catalogue (edgeres ls devices)")
-    return Check(name="board", status="ok", detail=f"{name} ({known.name}, {known.target})")
 
 
 def _software(found: BoardFound) -> Check:

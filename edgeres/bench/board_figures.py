@@ -11,10 +11,12 @@ from typing import Any
 
 from edgeres.bench.agent.figures import clock_moved, latency_problems, percentile, validity
 from edgeres.bench.board_answers import Clocks, Heat, MeasureDone, NotWeighed
-from edgeres.core.artifacts import Model
+from edgeres.bench.config import BoardConfig
 from edgeres.core.metrics import Energy, Latency
+from edgeres.core.stage import Recorder
 from edgeres.core.statistics import MIN_ROUNDS, P99_CALLS
 
+_OF_THE_CALLS = {"p50_ms", "images_per_s", "heat", "problems", "damaged_samples"}  # that a report keeps
 _P99_ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _MOSTLY_STEPS = 2  # a half-width below so many times the steps' share comes from them
 _ROUNDS = 10  # at most: each turn loads the engine anew and warms up
@@ -87,80 +89,52 @@ def _heat_of(answers: Sequence[MeasureDone]) -> Heat:
     return heats[0].model_copy(update=changed)
 
 
-def figures_of(answer: MeasureDone) -> dict[str, Any]:
-    """What a report keeps beside the samples."""
-    shared = {"p50_ms", "images_per_s", "heat", "problems", "damaged_samples"}
-    enough = len(answer.samples_ms) >= P99_CALLS
-    return {
-        **answer.model_dump(include=shared, mode="json"),
-        "p99_ms": answer.p99_ms if enough else None,
-        "is_valid": _is_valid(answer),
-    }
+def note(
+    recorder: Recorder, answer: MeasureDone, config: BoardConfig, *, machine: str, session: str, rounds: tuple[int, ...]
+) -> None:
+    """Writes down what was measured and what makes it doubtful.
 
-
-def _is_valid(answer: MeasureDone) -> bool | None:
-    return validity(list(answer.problems), answer.heat.model_dump())
-
-
-def p99_notes(answer: MeasureDone, duration_s: int) -> list[str]:
-    """Why there is no 99th percentile, and how long a run has one."""
-    calls = len(answer.samples_ms)
-    if calls >= P99_CALLS:
-        return []
-    enough_s = math.ceil(_P99_ROOM * duration_s * P99_CALLS / calls)
-    return [f"p99 needs {P99_CALLS} calls, there were {calls}; measure longer: --duration-s {enough_s}"]
-
-
-def doubts_of(answer: MeasureDone) -> list[str]:
-    """Why a run with nothing against it is not called valid."""
-    if _is_valid(answer) is not None:
-        return []
-    return [f"whether the GPU's clock held still under load is unknown: {answer.heat.clock_unknown}"]
-
-
-def energy_notes(answer: MeasureDone) -> list[str]:
-    """What is not in an energy's ±, where the samples themselves did not vary."""
-    found = answer.energy
-    if isinstance(found, NotWeighed):
-        return [f"no energy: {found.reason}"]
-    if found.mj_half_width > _MOSTLY_STEPS * found.step_w * found.image_ms:
-        return []
-    why = "the power samples did not vary; the ± is the step of 1 mW in which tegrastats prints each rail"
-    return [f"energy: {why}, and how far the sensor is off is not in it"]
-
-
-def latency_of(
-    answer: MeasureDone, model: Model, machine: str, *, warmup_s: int, session: str, rounds: tuple[int, ...]
-) -> Latency:
-    """GPU compute time of single calls in ms; `rounds`: how many of them each took, empty for one run alone."""
+    `rounds`: how many calls, whose GPU compute time it is, each took; empty for one run alone.
+    """
+    assert recorder.source is not None
     when = f"in {len(rounds)} rounds, each after" if rounds else "after"
-    return Latency(
-        samples_ms=answer.samples_ms,
-        batch=answer.batch,
-        runtime=f"tensorrt {answer.tensorrt}",
-        threads=0,
-        session=session,
-        artifact=model.sha256,
-        warmup=0,
-        machine=machine,
-        note=f"GPU compute time on the board, {when} {warmup_s} s of warm-up"
-        + ("; INVALID, see the warnings" if answer.problems else ""),
-        rounds=rounds,
+    invalid = "; INVALID, see the warnings" if answer.problems else ""
+    whose: dict[str, Any] = {"artifact": recorder.source.sha256, "machine": machine, "batch": answer.batch}
+    recorder.latency.append(
+        Latency(
+            samples_ms=answer.samples_ms,
+            runtime=f"tensorrt {answer.tensorrt}",
+            threads=0,
+            session=session,
+            warmup=0,
+            note=f"GPU compute time on the board, {when} {config.warmup_s} s of warm-up{invalid}",
+            rounds=rounds,
+            **whose,
+        )
     )
+    calls, is_valid = len(answer.samples_ms), validity(list(answer.problems), answer.heat.model_dump())
+    known = {"p99_ms": answer.p99_ms if calls >= P99_CALLS else None, "is_valid": is_valid}
+    recorder.results["figures"] |= answer.model_dump(include=_OF_THE_CALLS, mode="json") | known
+    recorder.warnings += [f"invalid: {problem}" for problem in answer.problems]
+    if is_valid is None:
+        unknown = f"whether the GPU's clock held still under load is unknown: {answer.heat.clock_unknown}"
+        recorder.warnings.append(unknown)
+    recorder.warnings += distinct(answer.warnings)
+    if calls < P99_CALLS:
+        enough_s = math.ceil(_P99_ROOM * config.duration_s * P99_CALLS / calls)
+        longer = f"measure longer: --duration-s {enough_s}"
+        recorder.notes.append(f"p99 needs {P99_CALLS} calls, there were {calls}; {longer}")
+    _note_energy(recorder, answer, whose)
 
 
-def energy_of(answer: MeasureDone, model: Model, machine: str) -> list[Energy]:
-    """Of one image; nothing where it is not known."""
+def _note_energy(recorder: Recorder, answer: MeasureDone, whose: dict[str, Any]) -> None:
+    """Of an image, and what is not in its ±; or why it is not known."""
     found = answer.energy
     if isinstance(found, NotWeighed):
-        return []
-    same = {"mj_per_image", "load_w", "idle_w", "load_samples", "idle_samples", "source", "is_input", "is_partial"}
-    return [
-        Energy(
-            half_width_mj=found.mj_half_width,
-            batch=answer.batch,
-            artifact=model.sha256,
-            machine=machine,
-            **found.model_dump(include=same),
-        )
-    ]
+        recorder.notes.append(f"no energy: {found.reason}")
+        return
+    said = found.model_dump(include=set(Energy.model_fields))
+    recorder.energy.append(Energy(half_width_mj=found.mj_half_width, **said, **whose))
+    if found.mj_half_width <= _MOSTLY_STEPS * found.step_w * found.image_ms:
+        why = "the power samples did not vary; the ± is the step of 1 mW in which tegrastats prints each rail"
+        recorder.notes.append(f"energy: {why}, and how far the sensor is off is not in it")

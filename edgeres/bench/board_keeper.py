@@ -1,10 +1,10 @@
 """Runs on a board, Python 3.6 and the standard library alone: keeps a run's folder while the laptop is there.
 
-    keeper.py FOLDER GRACE_S    removes FOLDER at once when stdin says "done"; when stdin just ends (the connection was
-                                lost) after GRACE_S seconds, unless another keeper has taken it over by then. At its
-                                start it removes what runs left beside it whose keeper is gone (the board lost power);
-                                after a lost connection it has the agent put back what a killed run had set, which
-                                otherwise the next run does and says
+    keeper.py FOLDER GRACE_S    removes FOLDER if it is still there GRACE_S seconds after stdin ended (the connection
+                                was lost), unless another keeper has taken it over by then. At its start it removes what
+                                runs left beside it whose keeper is gone (the board lost power); after a lost connection
+                                it has the agent put back what a killed run had set, which otherwise the next run does
+                                and says
 
 FOLDER/owner names the keeper: its process id and when that process began, so that a number used again is not mistaken.
 """
@@ -27,25 +27,20 @@ _POLL_S = 0.5
 
 
 def hold(folder: "Path", grace_s: "float") -> "None":
-    """Until stdin ends, and `grace_s` longer where it does not say why."""
+    """Until stdin ends, and `grace_s` longer where the folder is still there."""
     own = _signature(os.getpid())
     (folder / "owner.new").write_text(own)
     (folder / "owner.new").rename(folder / _OWNER)
     _sweep(folder.parent)
     sys.stdout.write("holding\n")
     sys.stdout.flush()
-    said = b""
-    while True:
-        some = os.read(0, 16)
-        if not some:
-            break
-        said += some
-    end_s = time.monotonic() + (0.0 if b"done" in said else grace_s)
+    while os.read(0, 16):
+        pass
+    end_s = time.monotonic() + grace_s
     while time.monotonic() < end_s and _owner(folder) == own:
         time.sleep(_POLL_S)
     if _owner(folder) == own:
-        if b"done" not in said:
-            _restore(folder)
+        _restore(folder)
         _remove(folder)
 
 

@@ -208,17 +208,14 @@ class _Heard:
     def _take(self, channel: Any) -> None:
         if channel.recv_ready():
             self._out += channel.recv(_AT_ONCE)
-        if channel.recv_stderr_ready():
-            self._take_errors(channel.recv_stderr(_AT_ONCE))
-        if len(self._out) > self._limits.most_bytes or self._errors > SHORT_BYTES:
-            raise DeviceError(f"{self._who} says no end of it and was ended")
-
-    def _take_errors(self, some: bytes) -> None:
-        self._errors += len(some)
-        self._err = (self._err + some)[-_KEPT_BYTES:]
-        *lines, self._line = (self._line + some).split(b"\n")
+        errors = channel.recv_stderr(_AT_ONCE) if channel.recv_stderr_ready() else b""
+        self._errors += len(errors)
+        self._err = (self._err + errors)[-_KEPT_BYTES:]
+        *lines, self._line = (self._line + errors).split(b"\n")
         for line in lines:
             self._say(line.decode(errors="replace"))
+        if len(self._out) > self._limits.most_bytes or self._errors > SHORT_BYTES:
+            raise DeviceError(f"{self._who} says no end of it and was ended")
 
 
 def _has_more(channel: Any) -> bool:

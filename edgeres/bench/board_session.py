@@ -61,7 +61,7 @@ class Session:
     @cached_property
     def system(self) -> str:
         """Such as "linux aarch64"."""
-        return line_of(self.run(["uname", "-sm"]).out.lower())
+        return line_of(self.link.run(["uname", "-sm"]).out.lower())
 
     def upload(self, source: Path, name: str) -> str:
         """Copies a file into the run folder; returns its path there. Raises DeviceError if it cannot be."""
@@ -87,11 +87,11 @@ class Session:
 
     def remove(self, *names: str) -> None:
         """Removes files and folders of the run."""
-        self.run(["rm", "-rf", "--", *(f"{self.folder}/{name}" for name in names)])
+        self.link.run(["rm", "-rf", "--", *(f"{self.folder}/{name}" for name in names)])
 
     def need(self, amount: int, what: str) -> None:
         """Raises DeviceError unless `amount` bytes can be written on the board."""
-        *_, said = ["", *self.run(["df", "--output=avail", "-B1", "--", self.folder]).out.split()]
+        *_, said = ["", *self.link.run(["df", "--output=avail", "-B1", "--", self.folder]).out.split()]
         free = int(said) if said.isdigit() else math.inf
         if free < amount + _MARGIN_BYTES:
             raise DeviceError(
@@ -126,10 +126,6 @@ class Session:
         """
         return list(self.agent(JobDone).restored)
 
-    def run(self, words: list[str]) -> Answer:
-        """Runs a program on the board."""
-        return self.link.run(words)
-
     def hold(self) -> None:
         """Puts a keeper on the run folder, which takes it over from an earlier one; DeviceError if it is gone."""
         channel, said = self.link.greeted(["python3", f"{self.folder}/{_KEEPER}", self.folder, str(GRACE_S)])
@@ -142,10 +138,12 @@ class Session:
         self._keeper = channel
 
     def end(self) -> None:
-        """Removes the run folder; a lost connection leaves that to the board."""
-        if not self._is_ended_by_keeper():
-            with contextlib.suppress(DeviceError):
-                self.link.run(["rm", "-rf", "--", self.folder])
+        """Removes the run folder and waits for its keeper to end; a lost connection leaves the folder to that."""
+        with contextlib.suppress(DeviceError, EOFError, OSError):
+            self.link.run(["rm", "-rf", "--", self.folder])
+            if self._keeper is not None:
+                self._keeper.shutdown_write()
+                self._keeper.status_event.wait(_ENDING_S)
 
     def _put_back(self) -> str:
         """What an agent that was killed had set on the board and another puts back now, each after a "; "."""
@@ -155,17 +153,8 @@ class Session:
             return f"; whether it had set clocks or power mode is unknown: {err}"
         return "".join(f"; {line}" for line in done.restored)
 
-    def _is_ended_by_keeper(self) -> bool:
-        try:
-            self._keeper.settimeout(_ENDING_S)
-            self._keeper.sendall(b"done")
-            self._keeper.shutdown_write()
-            return bool(self._keeper.status_event.wait(_ENDING_S) and self._keeper.exit_status == 0)
-        except Exception:  # without a keeper, or with a lost connection: paramiko and socket have no common root
-            return False
-
     def _job(self, kind: type[A], *words: str, takes_s: float = 0.0) -> Answer:
-        agent = ["python3", f"{self.folder}/{_AGENT}", "--leash", "--remove", self.folder]
+        agent = ["python3", f"{self.folder}/{_AGENT}", "--leash"]
         limits = Limits(AGENT_S + takes_s, kind.most_bytes)
         return self.link.run([*agent, kind.job, *words], self._say, limits, f"the job {kind.job!r}")
 
@@ -180,13 +169,11 @@ class Session:
         try:
             return kind.model_validate_json((done.out.strip().splitlines() or [""])[-1])
         except ValidationError as err:
+            why = f"the answer to the job {job!r} is not understood: {line_of(first_problem(err, kind))}"
+            why = f"{why}; {self._asked_python()}"
             if done.code:
-                why = f"the agent ended with exit {done.code}: {_last_line(done)}"
-            else:
-                why = (
-                    f"the answer to the job {job!r} is not understood: {line_of(first_problem(err, kind))};"
-                    f" {self._asked_python()}"
-                )
+                said = (done.err.strip().splitlines() or ["it said nothing"])[-1]
+                why = f"the agent ended with exit {done.code}: {line_of(said)}"
             raise DeviceError(f"{self.board.name}: {why}") from err
 
     def _asked_python(self) -> str:
@@ -196,11 +183,6 @@ class Session:
         prefix, _, text = line.partition("agent: ")
         if text and not prefix:
             log.info("%s: %s", self.board.name, text)
-
-
-def _last_line(said: Answer) -> str:
-    """Of a program's stderr."""
-    return line_of((said.err.strip().splitlines() or ["it said nothing"])[-1])
 
 
 def _mb(size_bytes: float) -> str:

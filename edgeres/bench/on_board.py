@@ -35,17 +35,7 @@ from edgeres.bench.board_facts import (
     release_of,
     without_int8,
 )
-from edgeres.bench.board_figures import (
-    distinct,
-    doubts_of,
-    energy_notes,
-    energy_of,
-    figures_of,
-    joined,
-    latency_of,
-    p99_notes,
-    shares_of,
-)
+from edgeres.bench.board_figures import joined, note, shares_of
 from edgeres.bench.board_link import Lost
 from edgeres.bench.board_session import Session
 from edgeres.bench.config import BoardConfig
@@ -62,7 +52,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 log = logging.getLogger(__name__)
-_ENGINE_SHARE = 3  # of the file's size: its engine, and what the builder writes besides
+_KERNEL_BYTES, _ENGINE_SHARE = 32 << 20, 4  # a plan holds kernels; weights of one byte may become float32 in it
 _ONNX, PLAN = "model.onnx", "model.plan"
 
 
@@ -147,7 +137,11 @@ class Bench:
     def finished(self, one: Loaded, out: Path | None = None) -> StageReport:
         """The report of a measured model, which is judged now; predictions are written into the folder `out`."""
         if one.answer is not None:
-            self._note(one, one.answer)
+            rounds = tuple(len(turn.samples_ms) for turn in one.turns[1:])
+            machine = machine_of(facts_of(self.session, one.answer))
+            one.recorder.notes += one.answer.restored
+            note(one.recorder, one.answer, self.config, machine=machine, session=one.session, rounds=rounds)
+            one.recorder.results["figures"]["command"] = without_folder(one.answer.command, self.session)
         judged = None if self.images is None else self._judged(one, out)
         done = one.answer or one.built.done or judged or JobDone(restored=())
         one.recorder.results["board"] = facts_of(self.session, done)
@@ -201,22 +195,6 @@ class Bench:
         words += [*more, *one.built.shapes]
         run_s = hangs_after_s(self.config.warmup_s + self.config.duration_s, self.config.timeout_s)
         return self.session.agent(MeasureDone, *words, takes_s=self.config.idle_s + 2 * run_s)
-
-    def _note(self, one: Loaded, answer: MeasureDone) -> None:
-        """Writes down what was measured and what makes it doubtful."""
-        recorder, rounds = one.recorder, tuple(len(turn.samples_ms) for turn in one.turns[1:])
-        machine, warmup_s = machine_of(facts_of(self.session, answer)), self.config.warmup_s
-        recorder.notes += answer.restored
-        recorder.latency.append(
-            latency_of(answer, one.model, machine, warmup_s=warmup_s, session=one.session, rounds=rounds)
-        )
-        recorder.energy += energy_of(answer, one.model, machine)
-        recorder.results["figures"] |= figures_of(answer)
-        recorder.notes += p99_notes(answer, self.config.duration_s)
-        recorder.results["figures"]["command"] = without_folder(answer.command, self.session)
-        recorder.warnings += [f"invalid: {problem}" for problem in answer.problems] or doubts_of(answer)
-        recorder.warnings += distinct(answer.warnings)
-        recorder.notes += energy_notes(answer)
 
     def _judged(self, one: Loaded, out: Path | None) -> EvalDone:
         assert self.images is not None
@@ -294,7 +272,7 @@ def built_on(
 ) -> Built:
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
     check_opset(session, model)
-    session.need(_ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
+    session.need(_KERNEL_BYTES + _ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
     log.info("%s: sending %s", session.board.name, model.path.name)
     remote, engine = session.upload(model.path, _ONNX), f"{session.folder}/{plan}"
     log.info("%s: building the engine of %s", session.board.name, model.path.name)

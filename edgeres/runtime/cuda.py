@@ -23,11 +23,11 @@ class CudaError(Exception):
     """What the driver refused, in its own words, or that there is none."""
 
 
-class FirstGpu(NamedTuple):
-    """Its name, its compute capability as (8, 7), and the newest CUDA that its driver knows, such as "12.6"."""
+class Gpu(NamedTuple):
+    """A GPU: `target` is sm87 for compute capability 8.7, `cuda` the newest that its driver knows, such as 12.6."""
 
+    target: "str"
     name: "str"
-    capability: "tuple[int, int]"
     cuda: "str"
 
 
@@ -42,7 +42,7 @@ class Buffer(NamedTuple):
 Captured = NewType("Captured", ctypes.c_void_p)  # a sequence of kernels, ready to be launched
 
 
-def first_gpu() -> "FirstGpu":
+def first_gpu() -> "Gpu":
     """The first GPU of this machine; raises CudaError if there is none."""
     driver = _driver()
     _check(driver, "cuInit", driver.cuInit(0))
@@ -54,7 +54,7 @@ def first_gpu() -> "FirstGpu":
     for part, key in zip((major, minor), CAPABILITY):  # noqa: B905 - Python 3.6
         _check(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(ctypes.byref(part), key, device))
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"  # 12060 is 12.6, as cuda.h numbers its versions
-    return FirstGpu(name.value.decode(errors="replace"), (major.value, minor.value), cuda)
+    return Gpu(f"sm{major.value}{minor.value}", name.value.decode(errors="replace"), cuda)
 
 
 class Cuda:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.runtime.cuda import CudaError, first_gpu
+from edgeres.runtime.cuda import CudaError, Gpu, first_gpu
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 JETSON_TARGETS = {
@@ -16,15 +14,6 @@ JETSON_TARGETS = {
     "sm101": "Jetson Thor",
     "sm110": "Jetson Thor",
 }
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU of this machine; `cuda` is the newest CUDA version its driver knows, such as 12.6."""
-
-    target: str
-    name: str
-    cuda: str
 
 
 def capability(target: str) -> int:
@@ -38,9 +27,8 @@ def capability(target: str) -> int:
 def local_gpu() -> Gpu:
     """The first GPU, asked of the CUDA driver; raises DeviceError if there is none."""
     try:
-        found = first_gpu()
+        return first_gpu()
     except CudaError as err:
         raise DeviceError(
             f"TensorRT builds engines for the GPU it runs on and finds none here: {err}; run this on the board"
         ) from err
-    return Gpu("sm{}{}".format(*found.capability), found.name, found.cuda)

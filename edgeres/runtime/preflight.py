@@ -19,7 +19,8 @@ from pathlib import Path
 from edgeres.core.artifacts import Engine
 from edgeres.core.environment import package_versions
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS, Gpu, capability, local_gpu
+from edgeres.runtime.cuda import Gpu
+from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS, capability, local_gpu
 from edgeres.runtime.manifest import EngineManifest, manifest_of, plan_header, this_system
 
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}

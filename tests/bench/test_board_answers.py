@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from edgeres.bench.board_answers import BoardFound, BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import checks_of, facts_of, machine_of
-from edgeres.bench.board_figures import doubts_of, energy_notes, energy_of, figures_of, latency_of, p99_notes
+from edgeres.bench.board_figures import note
 from edgeres.bench.board_link import Answer
 from edgeres.bench.board_session import Session
 from edgeres.bench.boards import Board
+from edgeres.bench.config import BoardConfig
 from edgeres.core.errors import DeviceError
+from edgeres.core.stage import Recorder
 
 KINDS = [BoardFound, JobDone, BuildDone, MeasureDone, EvalDone]
 MODEL = SimpleNamespace(sha256="0" * 64)
@@ -68,10 +70,9 @@ def use(record):
     facts = facts_of(SimpleNamespace(board=Board(name="desk", host="x"), agent=lambda kind: found()), record)
     assert "\n" not in machine_of(facts)
     if isinstance(record, MeasureDone):
-        figures = figures_of(record)
-        latency_of(record, MODEL, "m", warmup_s=2, session="s", rounds=())
-        energy_of(record, MODEL, "m")
-        json.dumps([facts, figures, p99_notes(record, 10), doubts_of(record), energy_notes(record)], allow_nan=False)
+        recorder = Recorder("board", BoardConfig(), MODEL, results={"figures": {}})
+        note(recorder, record, BoardConfig(), machine="m", session="s", rounds=())
+        json.dumps([facts, recorder.results, recorder.notes, recorder.warnings], allow_nan=False)
 
 
 def found():

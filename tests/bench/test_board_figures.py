@@ -1,18 +1,13 @@
 """What a report makes of an agent's answer; the answers are made up."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from edgeres.bench.board_answers import MeasureDone, NotWeighed, PowerMode
-from edgeres.bench.board_figures import (
-    P99_CALLS,
-    distinct,
-    doubts_of,
-    energy_notes,
-    figures_of,
-    joined,
-    p99_notes,
-    shares_of,
-)
+from edgeres.bench.board_figures import P99_CALLS, distinct, joined, note, shares_of
+from edgeres.bench.config import BoardConfig
+from edgeres.core.stage import Recorder
 
 CLOCK = {"lowest": 624, "median": 624, "highest": 624}
 UNSEEN = "no sample of tegrastats came under load: the run was too short"
@@ -32,6 +27,17 @@ def answer_of(answers):
     return make
 
 
+def noted(answer):
+    config = BoardConfig(duration_s=10)
+    recorder = Recorder("board", config, SimpleNamespace(sha256="0" * 64), results={"figures": {}})
+    note(recorder, answer, config, machine="m", session="s", rounds=())
+    return recorder
+
+
+def figures_of(answer):
+    return noted(answer).results["figures"]
+
+
 @pytest.mark.parametrize(
     ("clock", "problems", "is_valid"),
     [(CLOCK, (), True), (None, (), None), (CLOCK, ("it throttled",), False), (None, ("it throttled",), False)],
@@ -40,27 +46,27 @@ def test_a_run_whose_clock_was_not_seen_is_neither_valid_nor_invalid(answer_of, 
     answer = answer_of(clock=clock, problems=problems)
     assert figures_of(answer)["is_valid"] is is_valid
     said = [f"whether the GPU's clock held still under load is unknown: {UNSEEN}"]
-    assert doubts_of(answer) == (said if is_valid is None else [])
+    assert noted(answer).warnings == (said if is_valid is None else [f"invalid: {problem}" for problem in problems])
 
 
 def test_a_99th_percentile_takes_its_calls_and_says_how_long_that_takes(answer_of):
     assert P99_CALLS == 368
     assert figures_of(answer_of())["p99_ms"] == 1.0
-    assert p99_notes(answer_of(), 10) == []
+    assert noted(answer_of()).notes == []
     few = answer_of(calls=200)
     assert figures_of(few)["p99_ms"] is None
-    assert p99_notes(few, 10) == ["p99 needs 368 calls, there were 200; measure longer: --duration-s 21"]
+    assert noted(few).notes == ["p99 needs 368 calls, there were 200; measure longer: --duration-s 21"]
 
 
 @pytest.mark.parametrize(("half", "notes"), [(0.002, 1), (0.5, 0)])
 def test_a_width_made_of_tegrastats_steps_alone_is_told(answer_of, half, notes):
-    found = energy_notes(answer_of(half=half))
+    found = noted(answer_of(half=half)).notes
     assert len(found) == notes
     assert all("the step of 1 mW" in note and "how far the sensor is off is not in it" in note for note in found)
 
 
 def test_no_energy_says_why(answer_of):
-    assert energy_notes(answer_of(energy={"reason": "too few"})) == ["no energy: too few"]
+    assert noted(answer_of(energy={"reason": "too few"})).notes == ["no energy: too few"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_a_power_mode_that_changes_between_the_rounds_is_invalid(answer_of):
 
 def test_a_clock_seen_in_no_turn_leaves_validity_open_and_says_why(answer_of):
     unseen = answer_of(clock=None)
-    assert doubts_of(joined(unseen, [unseen, unseen]))[0].endswith(UNSEEN)
+    assert noted(joined(unseen, [unseen, unseen])).warnings[0].endswith(UNSEEN)
     seen = joined(unseen, [unseen, answer_of()])
     assert (figures_of(seen)["is_valid"], seen.heat.clock_unknown) == (True, None)
 

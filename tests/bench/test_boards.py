@@ -128,7 +128,7 @@ def test_words_with_shell_characters_stay_words(host):
     host.start()
     with session(DESK) as opened:
         words = ["printf", "%s", "$(id) `id` ; 'x' \"y\" *"]
-        assert opened.run(words).out == words[2]
+        assert opened.link.run(words).out == words[2]
 
 
 class Nonsense(JobDone):
@@ -157,5 +157,5 @@ def test_a_session_serves_many_jobs(host):
         assert opened.found.jetpack == "6.2"
         assert opened.found is opened.found
         assert opened.write(b"abc", "a b") == f"{opened.folder}/a b"
-        assert opened.run(["cat", f"{opened.folder}/a b"]).out == "abc"
+        assert opened.link.run(["cat", f"{opened.folder}/a b"]).out == "abc"
     assert host.left_behind() == []

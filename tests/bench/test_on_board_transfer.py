@@ -36,7 +36,7 @@ def test_an_upload_goes_on_where_the_connection_was_cut(host, file):
     with session(DESK) as opened:
         with file.open("rb") as source:
             board_upload.send(opened.link, source, f"{opened.folder}/big", seen.append)
-        assert opened.run(["sha256sum", f"{opened.folder}/big"]).out.split()[0] == sha256(file)
+        assert opened.link.run(["sha256sum", f"{opened.folder}/big"]).out.split()[0] == sha256(file)
     assert host.wire.opened == 2
     assert sum(seen) >= SIZE
     assert host.wire.carried[1] < SIZE  # a second upload from the start would take more
@@ -125,7 +125,7 @@ def test_a_file_damaged_on_the_way_is_sent_again(host, file, monkeypatch):
     with session(DESK) as opened:
         opened.write(b"something else", "big")
         opened.upload(file, "big")
-        assert opened.run(["sha256sum", f"{opened.folder}/big"]).out.split()[0] == sha256(file)
+        assert opened.link.run(["sha256sum", f"{opened.folder}/big"]).out.split()[0] == sha256(file)
         monkeypatch.setattr(board_upload, "sha256_on", lambda link, remote, size: "0" * 64)
         with pytest.raises(DeviceError, match="did not arrive whole, twice"):
             opened.upload(file, "big")

@@ -93,7 +93,7 @@ def cut(host: Any) -> None:
 
 
 def kill_agent(host: Any) -> None:
-    found = [line.split() for line in host.programs() if "agent.pyz --leash --remove" in line]
+    found = [line.split() for line in host.programs() if "agent.pyz --leash" in line]
     (agent,) = (words[0] for words in found if words[2] != "-c")  # a shell may stand before it
     os.kill(int(agent), signal.SIGKILL)
 

@@ -13,7 +13,7 @@ import pytest
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.spec import Card, Cost
 from edgeres.runtime import cuda, engine, preflight
-from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest, this_system
 
 VERSIONS = {"tensorrt": "10.3.0", "tensorrt-rtx": "rtx-1.7.1"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.runtime.gpu import Gpu
+from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest
 from edgeres.runtime.preflight import Host, check_runnable, this_host
 

@@ -20,13 +20,12 @@ def main(argv: "list[str] | None" = None) -> "int":
     options = _parser().parse_args(argv)
     process.exit_on_signals()
     if options.leash:
-        process.hold_leash(options.remove)
+        process.hold_leash()
     try:
         answer = _answer(options)
     except (process.Refused, trtexec.DamagedOutput, OSError) as err:
         answer = {"error": " ".join(str(err).split())}
     finally:
-        process.wait_if_lost()
         process.finish()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
@@ -78,7 +77,6 @@ _JOBS: "dict[str, Callable[[argparse.Namespace], dict[str, object]]]" = {
 def _parser() -> "argparse.ArgumentParser":
     parser = argparse.ArgumentParser(prog="agent", description=_DESCRIPTION)
     parser.add_argument("--leash", action="store_true", help="end everything when stdin ends")
-    parser.add_argument("--remove", metavar="DIR", help="with --leash: the run's folder, removed when stdin ends")
     jobs = parser.add_subparsers(dest="job", metavar="JOB")
     jobs.required = True
     for job, text in _TEXTS.items():

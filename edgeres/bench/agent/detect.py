@@ -150,7 +150,7 @@ def _gpu() -> "dict[str, str | None]":
         found = first_gpu()
     except CudaError:
         return {"gpu": None, "capability": None}
-    return {"gpu": found.name, "capability": "{}.{}".format(*found.capability)}
+    return {"gpu": found.name, "capability": f"{found.target[2:-1]}.{found.target[-1]}"}  # 8.7 of sm87
 
 
 def _fan() -> "dict[str, int]":

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,18 +29,10 @@ class Job(NamedTuple):
     batch: "int"
     logits: "str"
 
-    @property
-    def unfinished(self) -> "Path":
-        """Where the logits are until they are whole."""
-        return Path(self.logits + ".part")
-
 
 def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
     """`evaluate` in a process of its own; raises Refused if that crashes, hangs or refuses."""
-    try:
-        done = process.run(_again(job), timeout_s)
-    finally:
-        _remove(job.unfinished)
+    done = process.run(_again(job), timeout_s)
     if done.timed_out:
         raise Refused(f"the evaluation hung: it was ended after {timeout_s:.0f} s")
     if done.code < 0:
@@ -101,27 +92,19 @@ def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
 
 
 def _write_logits(engine: "LoadedEngine", pictures: "images.Images", job: "Job") -> "str":
-    """Under a temporary name first; returns the sha256."""
+    """Returns their sha256."""
     digest, row = hashlib.sha256(), engine.outputs[0].size_bytes(1)
     try:
-        with job.unfinished.open("wb") as file:
+        with Path(job.logits).open("wb") as file:
             for batch, count in images.batches(pictures, job.batch):
                 engine.buffers[0].host[:] = batch
                 engine.run()
                 logits = bytes(engine.buffers[1].host)[: count * row]
                 digest.update(logits)
                 file.write(logits)
-        os.replace(str(job.unfinished), job.logits)
     except OSError as err:
         raise Refused(f"cannot write {job.logits}: {err.strerror}") from err
-    finally:
-        _remove(job.unfinished)
     return digest.hexdigest()
-
-
-def _remove(path: "Path") -> "None":
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
 
 
 def _again(job: "Job") -> "list[str]":

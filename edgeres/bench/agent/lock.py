@@ -48,7 +48,10 @@ def is_held() -> "bool":
 
 
 def _taken(path: "str") -> "int":
-    descriptor = _opened(path)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except PermissionError:  # another user's file can only be read, which is enough to lock it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     if _is_mine(descriptor, path):
         with contextlib.suppress(OSError):  # another user's file
             os.ftruncate(descriptor, 0)
@@ -57,14 +60,6 @@ def _taken(path: "str") -> "int":
     owner = os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
     os.close(descriptor)
     raise Refused(f"another edgeres run (pid {owner}) is using this board; try again when it has ended")
-
-
-def _opened(path: "str") -> "int":
-    """Another user's file can only be read, which is enough to lock it."""
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _is_mine(descriptor: "int", path: "str") -> "bool":

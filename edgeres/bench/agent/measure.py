@@ -9,7 +9,6 @@ rest with the energy: so engines are timed in rounds, A B A B, by as many calls 
 """
 
 import hashlib
-import shutil
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +20,6 @@ from .sampler import Sampler
 SCHEMA_VERSION = 1
 _WATCH_MS, _SAMPLE_MS = 1000, 100
 _STARTUP_S = 120.0  # loading an engine and CUDA may take this long on a Nano
-_MIB = 1 << 20
-_PLAN_MIB, _PLAN_PER_ONNX = 32, 4  # a plan holds kernels, and weights of one byte may become float32
 _NOTHING_SEEN = "no tegrastats: neither power nor clocks nor temperatures were seen"
 _MOST_DAMAGED = 0.05  # share of unreadable lines of tegrastats above which its format is not the known one
 
@@ -63,7 +60,6 @@ class Run(NamedTuple):
 def build(onnx: "str", engine: "str", precision: "str", timeout_s: "float", extra: "list[str]") -> "dict[str, object]":
     """Builds `engine` from `onnx`; raises Refused with trtexec's own words if it fails, hangs or is not there."""
     tool, known = _tool()
-    _check_disk(onnx, engine)
     arguments = [tool, *trtexec.build_arguments(known, precision, onnx, engine), *extra]
     log = _log_of(process.run(arguments, timeout_s), "build", timeout_s)
     if not Path(engine).is_file():
@@ -197,21 +193,6 @@ def _tool() -> "tuple[str, set[str]]":
     if "loadEngine" not in known:
         raise Refused(f"{tool} --help does not name --loadEngine; is it TensorRT's trtexec?")
     return tool, known
-
-
-def _check_disk(onnx: "str", engine: "str") -> "None":
-    """Raises Refused where the engine may not fit: a disk that fills up during the build leaves half of one."""
-    folder = Path(engine).resolve().parent
-    try:
-        needed = _PLAN_MIB * _MIB + _PLAN_PER_ONNX * Path(onnx).stat().st_size
-        free = shutil.disk_usage(str(folder)).free
-    except OSError as err:
-        raise Refused(f"cannot read {err.filename}: {err.strerror}") from err
-    if free < needed:
-        raise Refused(
-            f"not enough disk space in {folder}: {free} bytes are free and the engine may need {needed};"
-            " free some and try again"
-        )
 
 
 def _exports(known: "set[str]", folder: "str") -> "list[str]":

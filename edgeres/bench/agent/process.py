@@ -15,18 +15,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, NoReturn  # noqa: UP035 - Python 3.6
+from typing import Callable, Iterator, NamedTuple  # noqa: UP035 - Python 3.6
 
 GONE = 70  # exit code when the other end of the leash is gone; nobody reads it
-RUN_PREFIX = "edgeres-run-"  # only folders of this name are ever removed
+RUN_PREFIX = "edgeres-run-"  # only a folder of this name is ever removed
 _PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG, _ENDED = 1, 1
-_LEASH = "leash"  # name of the thread that holds it
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _LIVE = []  # type: list[subprocess.Popen[str]]
 _ACTS = []  # type: list[Callable[[], None]]
 _ENDING = threading.RLock()  # held while something is started or put back
-_LOST = threading.Event()
 
 
 class Refused(Exception):
@@ -44,24 +42,19 @@ class Finished(NamedTuple):
 def start(arguments: "list[str]") -> "subprocess.Popen[str]":
     """Starts a program in a process group of its own, output in one pipe, line by line."""
     with _ENDING:
-        child = None if _is_over() else _started(arguments)
-    return child or _wait_for_end()
-
-
-def _started(arguments: "list[str]") -> "subprocess.Popen[str]":
-    child = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        errors="replace",
-        bufsize=1,
-        start_new_session=True,
-        preexec_fn=bond(),
-    )
-    _LIVE.append(child)
-    return child
+        child = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            errors="replace",
+            bufsize=1,
+            start_new_session=True,
+            preexec_fn=bond(),
+        )
+        _LIVE.append(child)
+        return child
 
 
 def bond() -> "Callable[[], None] | None":
@@ -157,32 +150,21 @@ def at_the_end(act: "Callable[[], None]") -> "Iterator[None]":
 
 def finish() -> "None":
     """Ends every program and does what is left to do at the end."""
-    kill_all()
-    for act in reversed(_ACTS[:]):
-        _do(act)
+    with _ENDING:
+        kill_all()
+        for act in reversed(_ACTS[:]):
+            _do(act)
 
 
-def hold_leash(folder: "str | None") -> "None":
-    """From now on the end of stdin (the connection was lost) ends everything and removes the run's `folder`."""
-    threading.Thread(target=_watch_stdin, args=(folder,), name=_LEASH, daemon=True).start()
-
-
-def wait_if_lost() -> "None":
-    """Once the leash has ended, the thread that holds it cleans up and ends the process: this waits for that."""
-    if _is_over():
-        _wait_for_end()
+def hold_leash() -> "None":
+    """From now on the end of stdin (the connection was lost) ends everything and removes the run's folder."""
+    threading.Thread(target=_watch_stdin, daemon=True).start()
 
 
 def exit_on_signals() -> "None":
     """A signal unwinds the stack, so that children are ended and settings put back on the way."""
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
-
-
-def remove_run(folder: "str") -> "None":
-    """Removes a run's folder, and nothing that is not one."""
-    if Path(folder).name.startswith(RUN_PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def say(text: "str") -> "None":
@@ -212,25 +194,15 @@ def _signals_ignored() -> "Iterator[None]":
             signal.signal(number, handler)
 
 
-def _is_over() -> "bool":
-    """Whether the connection is lost and this thread has nothing to do any more."""
-    return _LOST.is_set() and threading.current_thread().name != _LEASH
-
-
-def _wait_for_end() -> "NoReturn":
-    while True:
-        time.sleep(1.0)
-
-
-def _watch_stdin(folder: "str | None") -> "None":
+def _watch_stdin() -> "None":
     while os.read(0, 1):  # not sys.stdin: its lock, held by this thread, aborts Python at exit
         pass
-    with _ENDING:
-        _LOST.set()
+    with _ENDING:  # for good: whoever starts something, or ends, waits here until the process is gone
         kill_all()
         for act in reversed(_ACTS[:]):
             with contextlib.suppress(Refused, OSError):
                 _do(act)
-        if folder:
-            remove_run(folder)
+        run = Path(sys.argv[0]).parent  # where the laptop has put this agent
+        if run.name.startswith(RUN_PREFIX):
+            shutil.rmtree(str(run), ignore_errors=True)
         os._exit(GONE)

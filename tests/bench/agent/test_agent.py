@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import edgeres.bench.agent
-from edgeres.bench.agent import detect, figures, measure
-from edgeres.bench.agent.process import Refused
+from edgeres.bench.agent import detect, figures
 from edgeres.bench.boards import SHARED, agent_bytes
 
 AGENT = Path(edgeres.bench.agent.__file__).parent
@@ -225,27 +224,17 @@ def test_a_build_that_fails_is_one_line(bench, mode, message):
     assert "\n" not in answer["error"]
 
 
-def test_a_build_that_may_not_fit_on_the_disk_is_refused_before_it_starts(bench, monkeypatch):
-    for name, value in bench.environment.items():
-        monkeypatch.setenv(name, value)
-    free = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(measure.shutil, "disk_usage", lambda folder: free)
-    onnx, engine = bench.root / "model.onnx", bench.root / "new.plan"
-    with pytest.raises(Refused, match=r": 1000 bytes are free and the engine may need 33554448; free some"):
-        measure.build(str(onnx), str(engine), "int8", 60, [])
-    assert not engine.exists()
-
-
 def test_a_board_without_trtexec_says_what_to_install(bench):
     (bench.root / "bin" / "trtexec").unlink()
     code, answer = bench.measure()
     assert (code, answer["error"]) == (4, "no trtexec on this board; install it: sudo apt install libnvinfer-bin")
 
 
-def test_when_the_connection_is_lost_nothing_stays_behind(bench):
+def test_when_the_connection_is_lost_nothing_stays_behind(bench, monkeypatch):
     folder = bench.root / "edgeres-run-1"
     folder.mkdir()
-    job = ["--leash", "--remove", str(folder), "measure", "--engine", "model.plan", "--idle-s", "0.1"]
+    monkeypatch.setattr(bench, "file", Path(shutil.copy(bench.file, folder)))
+    job = ["--leash", "measure", "--engine", "model.plan", "--idle-s", "0.1"]
     process = bench.start(*job, FAKE_MODE="slowly")
     bench.wait_until(lambda: (bench.root / "state" / "load").exists())
     process.stdin.close()
@@ -256,19 +245,16 @@ def test_when_the_connection_is_lost_nothing_stays_behind(bench):
     assert bench.strays() == []
 
 
+def test_only_the_folder_of_a_run_is_removed(bench):
+    bench.start("--leash", "detect").communicate(timeout=30)
+    assert bench.file.exists()
+
+
 def test_an_open_leash_does_not_disturb_the_answer(bench):
-    process = bench.start("--leash", "--remove", "edgeres-run-x", "detect")
+    process = bench.start("--leash", "detect")
     assert json.loads(process.stdout.readline())["jetpack"] == "6.2"
     assert process.wait(30) == 0
     process.communicate()
-
-
-def test_only_folders_of_runs_are_removed(bench):
-    keep = bench.root / "edgeres-precious"
-    keep.mkdir()
-    process = bench.start("--leash", "--remove", str(keep), "detect")
-    process.communicate(timeout=30)
-    assert keep.exists()
 
 
 def test_a_signal_ends_what_was_started(bench):

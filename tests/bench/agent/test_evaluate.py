@@ -181,11 +181,10 @@ def test_an_engine_that_does_not_fit_is_one_line(board, jetpack, batch, plan, me
         ({"PYTHONPATH": ""}, "python3 of this board has no tensorrt"),
     ],
 )
-def test_a_failure_while_it_runs_is_one_line_and_leaves_nothing(board, mode, message):
+def test_a_failure_while_it_runs_is_one_line(board, mode, message):
     one = board()
     one.pack("images", pixels(4), tables())
     assert message in one.refusal(*job("static.plan", 2), "--timeout-s", "2", **mode)
-    assert not list(one.root.glob("logits.bin*"))
     assert one.strays() == []
     assert one.left() == []
     assert one.run(*job("static.plan", 2))[0] == 0
@@ -204,24 +203,22 @@ def test_images_of_another_shape_are_refused(board):
     assert one.refusal(*job("static.plan", 2)) == "the engine takes images of (3, 8, 8), these are (3, 9, 9)"
 
 
-def test_a_part_that_is_not_the_one_that_was_sent_is_refused(board):
+def test_a_part_that_is_short_or_gone_is_refused(board):
     one = board()
     part = one.pack("images", pixels(2), tables()) / "part-00000.bin"
-    content = bytearray(part.read_bytes())
-    content[5] ^= 1
-    part.write_bytes(content)
-    assert "is not the file that was sent (its sha256 differs)" in one.refusal(*job("static.plan", 2))
-    part.write_bytes(content[:-1])
-    assert "has 383 bytes where 2 images are 384" in one.refusal(*job("static.plan", 2))
+    part.write_bytes(part.read_bytes()[:-1])
+    assert "damaged index of images images/index.json: 2 images of (3, 8, 8)" in one.refusal(*job("static.plan", 2))
     part.unlink()
-    assert "part-00000.bin: No such file or directory" in one.refusal(*job("static.plan", 2))
+    said = one.refusal(*job("static.plan", 2))
+    assert "No such file or directory" in said
+    assert "part-00000.bin" in said
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"shape": [3, 8]}, {"n": 3}, {"n": "many"}, {"dtype": "int8"}, {"tables": [[0.0] * 256]}, {"tables": None},
-        {"parts": [{"name": "../part-00000.bin", "n": 2, "sha256": ""}]}, {"parts": 3}, {"shape": [3, 0, 8]},
+        {"parts": [{"name": "../part-00000.bin", "n": 2}]}, {"parts": 3}, {"shape": [3, 0, 8]},
     ],
 )  # fmt: skip
 def test_a_damaged_index_is_one_line(board, change):

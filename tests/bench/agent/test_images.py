@@ -1,4 +1,3 @@
-import hashlib
 import json
 
 import numpy as np
@@ -14,7 +13,7 @@ def packed(folder, pixels, tables, part=2):
     for first in range(0, len(pixels), part):
         chunk, name = pixels[first : first + part], f"part-{first}.bin"
         (folder / name).write_bytes(chunk.tobytes())
-        rows.append({"name": name, "n": len(chunk), "sha256": hashlib.sha256(chunk.tobytes()).hexdigest()})
+        rows.append({"name": name, "n": len(chunk)})
     fields = {"shape": pixels.shape[1:], "n": len(pixels), "dtype": str(pixels.dtype), "tables": tables, "parts": rows}
     (folder / "index.json").write_text(json.dumps(fields))
     return images.images_in(str(folder))

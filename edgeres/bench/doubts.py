@@ -109,23 +109,17 @@ def warnings_for(
     around: Around,
     command: str = BENCH,
 ) -> list[str]:
-    """All of it: the machine first, then model by model; `command` is what to run again."""
+    """The machine, each model, those whose p90 is far from the median; `command` is what to run again."""
     found = list(machine_doubts(around, command))
     for name, latency, one in zip(names, latencies, measured, strict=True):
         found += model_doubts(name, latency, one)
-    return [*found, *_width_doubts(dict(zip(names, map(_width, latencies), strict=True)), command)]
+    widths = dict(zip(names, map(_width, latencies), strict=True))
+    if wide := [f"{width:.2f} for {name}" for name, width in widths.items() if width > _WIDE]:
+        more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
+        todo = f"stop other programs or time longer: {command} --seconds 20"
+        found.append(f"p90 over median is {', '.join(wide[:_SHOWN])}{more}, above {_WIDE}; {todo}")
+    return found
 
 
 def _width(latency: Latency) -> float:
     return latency.percentile_ms(90) / latency.p50_ms
-
-
-def _width_doubts(widths: dict[str, float], command: str) -> list[str]:
-    """One warning for all whose p90 is far from the median."""
-    wide = {name: width for name, width in widths.items() if width > _WIDE}
-    if not wide:
-        return []
-    shown = ", ".join(f"{width:.2f} for {name}" for name, width in list(wide.items())[:_SHOWN])
-    more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
-    todo = f"stop other programs or time longer: {command} --seconds 20"
-    return [f"p90 over median is {shown}{more}, above {_WIDE}; {todo}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from edgeres.core.config import Record
 
@@ -37,24 +37,20 @@ class Turn(Record):
     most: int
 
 
-class WarmUp(NamedTuple):
-    """What it took until two windows in a row had the same median; `stable` is False if that never came."""
+def warm_up(runner: Steps, clock: Clock) -> tuple[int, bool]:
+    """Calls the loaded `runner` until its speed no longer changes, or for ten seconds.
 
-    calls: int
-    stable: bool
-
-
-def warm_up(runner: Steps, clock: Clock) -> WarmUp:
-    """Calls the loaded `runner` until its speed no longer changes, or for ten seconds."""
+    (how many calls it took until two windows in a row had the same median, whether that came).
+    """
     start, calls, before = clock(), 0, 0.0
     while clock() - start < _WARMUP_LIMIT_S:
         window = _calls_ms(runner, Turn(seconds=_WINDOW_S, least=_WINDOW_CALLS, most=1_000_000), clock)
         calls += len(window)
         median = statistics.median(window)
         if before and abs(median - before) <= _STABLE * before:
-            return WarmUp(calls, stable=True)
+            return calls, True
         before = median
-    return WarmUp(calls, stable=False)
+    return calls, False
 
 
 def take_turn(runner: Steps, turn: Turn, clock: Clock) -> list[float]:

@@ -174,7 +174,13 @@ class Worker:
         return self._ask(turn, Samples)
 
     def _ask(self, question: Record, kind: type[R]) -> R:
-        line = self._exchange(question.model_dump_json())
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        line = ""
+        with suppress(OSError):
+            self._process.stdin.write(question.model_dump_json() + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             raise StageError(f"bench: {self.job.path} was lost: {self._last_words()}")
         try:
@@ -184,16 +190,6 @@ class Worker:
             with suppress(ValidationError):
                 said = Failure.model_validate_json(line).error
             raise StageError(f"bench: {self.job.path}: {said}") from err
-
-    def _exchange(self, line: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            return ""
-        return self._process.stdout.readline()
 
     def _last_words(self) -> str:
         code = self._process.wait()

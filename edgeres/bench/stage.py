@@ -20,7 +20,7 @@ from typing import NamedTuple
 from edgeres.bench.config import BenchConfig as BenchConfig
 from edgeres.bench.doubts import BENCH, Around, verdict_from, warnings_for
 from edgeres.bench.endtoend import Parts
-from edgeres.bench.figures import few_calls, precision_figures, precision_warning, results_of
+from edgeres.bench.figures import few_calls, precision_figures, results_of
 from edgeres.bench.power import energies_of
 from edgeres.bench.session import Measured, enough_for, measure_interleaved
 from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
@@ -117,8 +117,8 @@ def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> N
     recorder.latency += plain
     energies, unweighed = energies_of(tasks.plain, environment().machine)
     recorder.energy += energies
-    precision = precision_figures(config, plain)
-    recorder.warnings += [*done.warnings, *precision_warning(precision, config)]
+    precision, imprecise = precision_figures(config, plain)
+    recorder.warnings += [*done.warnings, *imprecise]
     recorder.notes += [*tasks.notes, *few_calls([task.name for task in tasks.plain], plain), *unweighed]
     recorder.results.update(results_of(tasks, done.latencies, parts_ms=done.parts_ms, around=done.around))
     recorder.results.update(precision=precision, verdict=done.verdict)

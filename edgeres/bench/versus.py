@@ -204,12 +204,8 @@ def _names_of(models: Sequence[Model]) -> list[str]:
     labels = [label_of(model.path) for model in models]
     paths = [str(model.path) for model in models]
     names = labels if len(set(labels)) == len(set(paths)) else paths
-    seen: dict[str, int] = {}
-    numbered = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return numbered
+    turns = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [name if turn == 1 else f"{name} ({turn})" for name, turn in zip(names, turns, strict=True)]
 
 
 def _drifts(names: Sequence[str], series: Sequence[Sequence[Latency]]) -> list[str]:

@@ -92,8 +92,8 @@ def _serve(runner: Runner, job: Job, replies: TextIO) -> None:
     if chain is None:
         runner.load(images_for(model, job.batch, job.seed))
     timed: Steps = chain or runner
-    warmup = warm_up(timed, time.perf_counter)
-    _send(Ready(runtime=timed.name, warmup=warmup.calls, stable=warmup.stable), replies)
+    calls, is_stable = warm_up(timed, time.perf_counter)
+    _send(Ready(runtime=timed.name, warmup=calls, stable=is_stable), replies)
     gc.disable()
     for line in sys.stdin:
         samples = take_turn(timed, Turn.model_validate_json(line), time.perf_counter)

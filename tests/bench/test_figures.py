@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeres.bench.figures import lines_from
 from edgeres.bench.session import Measured
 from edgeres.bench.stage import BenchConfig, bench_report
-from edgeres.bench.wording import lines_from
 from edgeres.bench.worker import Ready, Samples
 from edgeres.core.artifacts import CARD_KEY, OnnxModel
 from edgeres.core.stage import StageReport
@@ -165,12 +165,3 @@ def test_a_report_is_plain_json_and_reads_back_to_the_same_text(models, calls):
     report = report_of(models, batches="1,2")
     again = StageReport.model_validate_json(json.dumps(json.loads(report.model_dump_json())))
     assert lines_from(again) == lines_from(report)
-
-
-def test_a_report_of_an_earlier_version_gives_what_it_holds(models, calls):
-    calls()
-    report = report_of(models[:1])
-    (row,) = report.results["models"]
-    old = {name: row[name] for name in ("path", "artifact", "p50_ms", "p99_ms", "spread_ms", "samples")}
-    lines = lines_from(report.model_copy(update={"results": {"models": [old]}}))
-    assert [line.split()[0] for line in lines[1:]] == ["p50", "p99"]

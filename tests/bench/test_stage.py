@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeres.bench.figures import lines_from
 from edgeres.bench.stage import BenchConfig, bench_report
 from edgeres.bench.tasks import label_of, reason_to_skip
-from edgeres.bench.wording import lines_from
 from edgeres.bench.worker import images_for
 from edgeres.core.artifacts import CARD_KEY, Engine, Manifest, OnnxModel
 from edgeres.core.environment import available_cores

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgeres.bench.doubts import INVALID
 from edgeres.core.records.frontier import Frontier, Result
 from edgeres.report.boards import board_in
+from edgeres.report.figures import LatencyFigure
 from edgeres.report.networks import ENGINE_STAGE, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
@@ -124,16 +125,14 @@ def _size_claim(first: Row, end: Row) -> Claim | None:
 
 def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
     """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
-    timed = [row for row in _line_of(rows, end) if row.latency]
-    compared = [row for row in timed if row.versus_first.latency_ratio]
-    if timed and board_in(_runtime(timed[-1])) and timed[-1] not in compared:
-        return _time_claim(timed[-1])
+    timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
+    if timed and board_in(timed[-1][1].runtime) and timed[-1][2] is None:
+        return _time_claim(*timed[-1][:2])
+    compared = [(row, latency, change) for row, latency, change in timed if change]
     if not compared:
         return None
-    last = compared[-1]
-    change, latency, on = last.versus_first.latency_ratio, last.latency, _on_board(_runtime(last))
-    assert change is not None
-    assert latency is not None
+    last, latency, change = compared[-1]
+    on = _on_board(latency.runtime)
     detail = f"{' '.join(speed(change))}, {change.versus} to {last.name}; {latency.conditions}"
     if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
         return Claim(figure="no", what=f"change of speed that can be told{on}", detail=detail)
@@ -154,14 +153,13 @@ def _not_compared(first: Row, end: Row) -> str:
     return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 
 
-def _time_claim(row: Row) -> Claim:
+def _time_claim(row: Row, latency: LatencyFigure) -> Claim:
     """What a call takes on a board that has timed nothing else of the run together with it."""
-    assert row.latency is not None
-    board, p50 = board_in(row.latency.runtime), row.latency.p50_ms
+    board, p50 = board_in(latency.runtime), latency.p50_ms
     return Claim(
         figure=f"{milliseconds(p50.value)} ms",
         what=f"a call on {board}{_as_precision(row)}",
-        detail=f"{row.name}, {' '.join(interval_lines('p50', p50))}, n = {row.latency.samples:,}; no speed-up is told:"
+        detail=f"{row.name}, {' '.join(interval_lines('p50', p50))}, n = {latency.samples:,}; no speed-up is told:"
         f" nothing it can be held against was timed in its session: edgeres bench --on {board}",
     )
 
@@ -178,10 +176,6 @@ def _times(ratio: float) -> str:
 
 def _as_precision(row: Row) -> str:
     return f" ({row.precision})" if row.precision not in {None, "fp32"} else ""
-
-
-def _runtime(row: Row) -> str:
-    return row.latency.runtime if row.latency else ""
 
 
 def _points_claim(first: Row, end: Row) -> Claim | None:

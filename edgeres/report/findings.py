@@ -132,7 +132,6 @@ def verdicts_of(folder: RunFolder) -> dict[str, str]:
 
 
 def _lesions(stage: FinishedStage, folder: RunFolder) -> tuple[LesionFigure, ...]:
-    rows = [Lesion.model_validate(entry) for entry in stage.report.results["table"]]
     own = {"module", "kind", "change_points", "half_width_points"}
     return tuple(
         LesionFigure(
@@ -142,7 +141,7 @@ def _lesions(stage: FinishedStage, folder: RunFolder) -> tuple[LesionFigure, ...
             refitted_points=row.refitted.cost.value if row.refitted else None,
             **row.model_dump(include=own),
         )
-        for row in rows
+        for row in map(Lesion.model_validate, stage.report.results["table"])
     )
 
 
@@ -154,10 +153,9 @@ def _sweep(stage: FinishedStage, folder: RunFolder) -> SweepFigure:
         unknown: dict[str, Any] = {"runtime": "runtime unknown", "machine": "machine unknown", "batch": 1, "threads": 0}
         rows = stage.report.results.get("rows")
         sweep = Sweep.model_validate({"model_sha256": "", "recover": (), **unknown, "rows": rows})
-    judged = [one.accuracy for row in sweep.rows for one in (row.bare, row.final)]
-    near = [one.closeness for row in sweep.rows for one in (row.bare, row.final)]
-    _refuse_unless(bool(judged) and all(map(is_possible, filter(None, judged))))
-    _refuse_unless(all((a is None) != (b is None) for a, b in zip(judged, near, strict=True)))
+    judged = [one for row in sweep.rows for one in (row.bare, row.final)]
+    _refuse_unless(bool(judged) and all(is_possible(one.accuracy) for one in judged if one.accuracy))
+    _refuse_unless(all((one.accuracy is None) != (one.closeness is None) for one in judged))
     return figure_of(sweep, stage.name)
 
 

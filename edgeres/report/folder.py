@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,13 +126,9 @@ def output_state(stage: FinishedStage) -> str:
     output = stage.report.output
     if output is None:
         return ""
-    path = stage.path / Path(output.path).name
-    if not path.is_file():
-        return "missing"
-    try:
-        return "here" if sha256_of(path) == output.sha256 else "changed"
-    except InputError:
-        return "missing"
+    with suppress(InputError):
+        return "here" if sha256_of(stage.path / Path(output.path).name) == output.sha256 else "changed"
+    return "missing"
 
 
 def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | None:

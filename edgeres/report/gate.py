@@ -9,8 +9,8 @@ timed in the same session on the same runtime. Where a board measured the networ
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from pydantic import Field
@@ -63,48 +63,36 @@ class GateConfig(Config):
         if self.min_top1 is not None and self.min_top1 <= 1:
             percent = f"{100 * self.min_top1:g}"
             raise InputError(f"--min-top1 {self.min_top1:g} is in percent; did you mean {percent}?")
-        for rule in self.rules:
-            rule.limit  # noqa: B018  # raises for an amount that cannot be read
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """The rules given, in the order of the fields."""
+        """The rules given, in the order of the fields; raises InputError for an amount that cannot be read."""
         given = ((name, getattr(self, name)) for name in FIGURES)
-        return tuple(Rule(name, value) for name, value in given if value is not None)
+        return tuple(_rule_from(name, value) for name, value in given if value is not None)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One option and what the user gave it."""
+class Rule(NamedTuple):
+    """One option as it was given, `--max-p99 5ms`, and its limit in the unit of the rule's figure."""
 
     name: str
-    given: float | str
-
-    @property
-    def option(self) -> str:
-        """`--max-p99 5ms`."""
-        given = f"{self.given:g}" if isinstance(self.given, float) else self.given
-        return f"--{self.name.replace('_', '-')} {given}"
-
-    @property
-    def limit(self) -> float:
-        """In the unit of the rule's figure; raises InputError if it cannot be read."""
-        if isinstance(self.given, float):
-            return self.given
-        units, what = _SIZE if self.name == "max_size" else _LATENCY
-        match = _AMOUNT.fullmatch(self.given.strip())
-        value = float(match[1]) * units.get(match[2], 0) if match else 0.0
-        if value <= 0:
-            raise InputError(f"--{self.name.replace('_', '-')}: {self.given!r} is not {what}")
-        return value
+    option: str
+    limit: float
 
     def keeps(self, value: float) -> bool:
         """Whether `value` is on the right side of the limit."""
         return value <= self.limit if self.name.startswith("max") else value >= self.limit
 
-    def is_kept(self, figure: Interval, *, strict: bool) -> bool:
-        """By the value, or by both ends of its interval."""
-        return self.keeps(figure.low) and self.keeps(figure.high) if strict else self.keeps(figure.value)
+
+def _rule_from(name: str, given: float | str) -> Rule:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(given, float):
+        return Rule(name, f"{option} {given:g}", given)
+    units, what = _SIZE if name == "max_size" else _LATENCY
+    match = _AMOUNT.fullmatch(given.strip())
+    limit = float(match[1]) * units.get(match[2], 0) if match else 0.0
+    if limit <= 0:
+        raise InputError(f"{option}: {given!r} is not {what}")
+    return Rule(name, f"{option} {given}", limit)
 
 
 class Outcome(Record):
@@ -164,9 +152,9 @@ def write_junit(report: GateReport, path: Path) -> None:
 
 def _unread_in(subject: Subject) -> list[Outcome]:
     """A broken rule for each newer stage that may have made a network and cannot be judged."""
+    broken = Outcome(rule=_WHOLE, passed=False, stage=subject.end.name, limit=0.0, figure=None, text="")
     newer = [problem for problem in subject.problems if _is_newer(problem, subject.end.name)]
-    seen = {"rule": _WHOLE, "passed": False, "stage": subject.end.name, "limit": 0.0, "figure": None}
-    return [Outcome.model_validate({**seen, "text": f"judged, but there is {problem}"}) for problem in newer]
+    return [broken.model_copy(update={"text": f"judged, but there is {problem}"}) for problem in newer]
 
 
 def _is_newer(problem: str, judged: str) -> bool:
@@ -185,21 +173,16 @@ def _notes_on(subject: Subject) -> list[str]:
 
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
+    broken = Outcome(rule=rule.option, passed=False, stage=subject.end.name, limit=rule.limit, figure=None, text="")
     try:
         found = FIGURES[rule.name](subject)
     except NotMeasured as why:
-        missing = {"passed": False, "stage": subject.end.name, "figure": None, "text": f"not measured: {why}"}
-        return Outcome.model_validate({"rule": rule.option, "limit": rule.limit, **missing})
-    interval = found.interval
+        return broken.model_copy(update={"text": f"not measured: {why}"})
+    seen = broken.model_copy(update={"stage": found.stage, "figure": found.interval})
     if strict and not found.has_interval:
-        text = f"{found.text}; no interval is kept of it, as --strict asks: judge it without --strict"
-        return Outcome(rule=rule.option, passed=False, stage=found.stage, limit=rule.limit, figure=interval, text=text)
-    is_open = rule.keeps(interval.low) != rule.keeps(interval.high)
-    return Outcome(
-        rule=rule.option,
-        passed=rule.is_kept(interval, strict=strict),
-        stage=found.stage,
-        limit=rule.limit,
-        figure=interval,
-        text=found.text + ("; the limit lies within the interval" if is_open else ""),
-    )
+        why_not = "no interval is kept of it, as --strict asks: judge it without --strict"
+        return seen.model_copy(update={"text": f"{found.text}; {why_not}"})
+    ends = {rule.keeps(found.interval.low), rule.keeps(found.interval.high)}
+    passed = ends == {True} if strict else rule.keeps(found.interval.value)
+    text = found.text + ("; the limit lies within the interval" if len(ends) > 1 else "")
+    return seen.model_copy(update={"passed": passed, "text": text})

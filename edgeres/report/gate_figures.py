@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Interval, Latency, wilson
+from edgeres.core.metrics import Accuracy, Interval, Latency, wilson
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import board_in, boards_of, networks_on
@@ -153,7 +153,7 @@ def _closeness(subject: Subject) -> GateFigure:
 def _pair_in(subject: Subject) -> Pair:
     """The pair; raises NotMeasured, saying why there is none and what to do."""
     first, end = subject.first, subject.end
-    _check_right_answers(end)
+    _right_answers(end)
     if end is first:
         raise NotMeasured(
             f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
@@ -165,13 +165,14 @@ def _pair_in(subject: Subject) -> Pair:
     return pair
 
 
-def _check_right_answers(network: StageNetwork) -> None:
+def _right_answers(network: StageNetwork) -> Accuracy:
     """Raises NotMeasured where none can be counted."""
     if network.accuracy is None:
         raise NotMeasured(
             f"{network.name} gives no classes or was given no labels, so no answer is right; it is judged by how near"
             " it is to the float network: --min-closeness"
         )
+    return network.accuracy
 
 
 def _check_judged_there(subject: Subject) -> None:
@@ -202,9 +203,7 @@ def _board_of(network: StageNetwork) -> str:
 
 
 def _top1(subject: Subject) -> GateFigure:
-    _check_right_answers(subject.end)
-    accuracy = subject.end.accuracy
-    assert accuracy is not None
+    accuracy = _right_answers(subject.end)
     _check_judged_there(subject)
     top1 = accuracy.interval.times(100)
     text = f"top-1 {top1.value:.2f} % ({top1.bounds('.2f')}), n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
@@ -231,9 +230,7 @@ def _speedup(subject: Subject) -> GateFigure:
     first = subject.first
     for one in (first, *by_wholeness(subject.networks)):
         if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
-            assert ratio.low is not None
-            assert ratio.high is not None
-            faster = Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
+            faster = Interval.model_validate(ratio.model_dump()).inverse()
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 raise NotMeasured(f"{text}, but {first.name}, the first network, {_how_to_time(subject)}")
@@ -251,8 +248,9 @@ def _how_to_time(subject: Subject) -> str:
 
 
 def _file_size(subject: Subject) -> GateFigure:
-    name, path, size_bytes = subject.end.name, subject.end.path, subject.end.size_bytes
-    return GateFigure(name, Interval.around(size_bytes), f"{size(size_bytes)} ({size_bytes:,} bytes), {path}")
+    end = subject.end
+    text = f"{size(end.size_bytes)} ({end.size_bytes:,} bytes), {end.path}"
+    return GateFigure(end.name, Interval.around(end.size_bytes), text)
 
 
 def _latency_in(subject: Subject) -> Latency:

@@ -111,23 +111,19 @@ def _group(name: str, members: Sequence[ModuleState], at: tuple[float, float], *
     for start in range(0, len(members), _A_LINE):
         line = members[start : start + _A_LINE]
         yield f'<g transform="translate({x:g} {y + _HEAD + _height_of(members[:start], bars):g})">'
-        yield from _line(line, bars)
+        yield from _scale(_LEFT + _PITCH * len(line), bars)
+        yield f'<path d="M2 {_ARC:g}H{_LEFT - 4}" class="path"/>'
+        for place, module in enumerate(line):
+            yield from _module(module, _LEFT + _PITCH * place, bars)
         yield "</g>"
-
-
-def _line(members: Sequence[ModuleState], bars: Bars) -> Iterator[str]:
-    """Up to `_A_LINE` modules on one piece of the signal's path."""
-    end = _LEFT + _PITCH * len(members)
-    yield from _scale(end, bars)
-    yield f'<path d="M2 {_ARC:g}H{_LEFT - 4}" class="path"/>'
-    for place, module in enumerate(members):
-        yield from _module(module, _LEFT + _PITCH * place, bars)
 
 
 def _module(module: ModuleState, x: float, bars: Bars) -> Iterator[str]:
     """Box, arc and bar of one module; the signal of a dropped one takes the arc."""
-    left, right = x - 4, x + _PITCH - 4
-    yield f'<g class="module{" dropped" if module.dropped else ""}"><title>{escape(_spoken(module, bars))}</title>'
+    left, right, state = x - 4, x + _PITCH - 4, "dropped" if module.dropped else "kept"
+    worth = f", {lost(bars.lost[module.name])} {bars.are} lost without it" if module.name in bars.lost else ""
+    spoken = escape(f"{module.name}, {module.kind}, {state}{worth}")
+    yield f'<g class="module{" dropped" if module.dropped else ""}"><title>{spoken}</title>'
     yield f'<path d="M{left:g} {_ARC}C{left:g} 0 {right:g} 0 {right:g} {_ARC}" class="arc"/>'
     if module.kind == "projection":
         yield f'<rect x="{x + 6.5:g}" y="2.5" width="6" height="6" class="w"/>'
@@ -136,10 +132,8 @@ def _module(module: ModuleState, x: float, bars: Bars) -> Iterator[str]:
     yield f'<rect x="{x:g}" y="{_ARC - _BOX_H / 2:g}" width="{_BOX_W}" height="{_BOX_H}" rx="2.5" class="box"/>'
     if module.dropped:
         yield f'<path d="M{x:g} {_ARC + _BOX_H / 2:g}l{_BOX_W} {-_BOX_H}" class="strike"/>'
-    place = module.name.rpartition(".")[2][
-        -_LONGEST_NAME:
-    ]  # of the module in its stage, the end of a long name otherwise
-    yield _text(x + _BOX_W / 2, _ARC + 3.4, place, "number", centred=True)
+    place = module.name.rpartition(".")[2]  # of the module in its stage, the end of a long name otherwise
+    yield _text(x + _BOX_W / 2, _ARC + 3.4, place[-_LONGEST_NAME:], "number", centred=True)
     if module.name in bars.lost and bars.largest:
         height, start = bars.height(bars.lost[module.name]), x + (_BOX_W - _BAR_W) / 2
         yield f'<rect x="{start:g}" y="{_BARS_Y:g}" width="{_BAR_W}" height="{height:.2f}" class="bar"/>'
@@ -152,11 +146,6 @@ def _scale(end: float, bars: Bars) -> Iterator[str]:
         y = _BARS_Y + bars.height(tick)
         yield f'<path d="M{_LEFT - 2} {y:.2f}H{end:g}" class="hair"/>'
         yield _text(end + 1, y + 3, str(tick), "tick")
-
-
-def _spoken(module: ModuleState, bars: Bars) -> str:
-    worth = f", {lost(bars.lost[module.name])} {bars.are} lost without it" if module.name in bars.lost else ""
-    return f"{module.name}, {module.kind}, {'dropped' if module.dropped else 'kept'}{worth}"
 
 
 def _text(x: float, y: float, text: str, kind: str, *, centred: bool = False) -> str:

@@ -24,7 +24,6 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency
 from edgeres.core.names import canonical_data_name
-from edgeres.core.stage import StageReport
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Comparison, Pair
 from edgeres.report.figures import Change
@@ -107,7 +106,8 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     report, output = stage.report, stage.report.output
     assert output is not None
     assert report.cost is not None
-    latency = folder.latencies.get(output.sha256)
+    latency, profile = folder.latencies.get(output.sha256), report.results.get("profile", "tensorrt")
+    is_left_out = report.stage in {"quantize", "qat"} and profile != FUSED_PROFILE  # a Q/DQ graph, by `edgeres bench`
     return StageNetwork(
         name=stage.name,
         folder=stage.path,
@@ -123,16 +123,8 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         params=report.cost.params,
         precision=report.precision,
         dropped=report.dropped,
-        not_timed=""
-        if latency
-        else folder.skipped.get(output.sha256, _ON_A_BOARD if _is_for_tensorrt(report) else NOT_TIMED),
+        not_timed="" if latency else folder.skipped.get(output.sha256, _ON_A_BOARD if is_left_out else NOT_TIMED),
     )
-
-
-def _is_for_tensorrt(report: StageReport) -> bool:
-    """Whether the stage made a Q/DQ graph that `edgeres bench` leaves out on this machine."""
-    is_graph = report.stage in {"quantize", "qat"} and report.output is not None
-    return is_graph and report.results.get("profile", "tensorrt") != FUSED_PROFILE
 
 
 def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:

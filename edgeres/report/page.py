@@ -151,24 +151,16 @@ def agreement_cells(one: AgreementFigure) -> list[Lines]:
     ]
 
 
-_FILTERS: dict[str, Callable[..., Any]] = {
-    "size": size,
-    "lost": lost,
+_BY_NAME = (size, lost, signed, short, agreement_cells, result_cells, tried_cells, sweep_cells, way_cells)
+_FILTERS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _BY_NAME} | {
     "ms": milliseconds,
-    "signed": signed,
     "thousands": "{:,}".format,
     "tensor_title": plots.tensor_title,
-    "agreement_cells": agreement_cells,
     "closeness": closeness_text,
     "board_cells": lambda board: board_cells(board).values(),
     "bounds": bounds_of,
     "run_path": lambda folder: "/".join(Path(folder).parts[-2:]),
-    "result_cells": result_cells,
-    "tried_cells": tried_cells,
-    "sweep_cells": sweep_cells,
-    "way_cells": way_cells,
     "fields": lambda record, *names: [(getattr(record, name),) for name in names],
-    "short": short,
     "file_name": lambda path: Path(path).name,
     "headings": lambda html: re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', html),
 }

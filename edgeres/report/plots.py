@@ -7,7 +7,7 @@ light to dark; text stays text, in the page's font.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -68,15 +68,17 @@ def tradeoff_svg(summary: RunSummary) -> str:
 
     Where a board has measured, its figures are drawn.
     """
-    judged = [row for row in summary.rows_on_board or summary.rows if row.accuracy]
+    judged: list[Any] = [row for row in summary.rows_on_board or summary.rows if row.accuracy]
     timed = [row for row in judged if row.latency]
     rows = timed or judged
     if not rows:
         return ""
     with drawing("tradeoff", _POINTS_IN) as ((axes,), done):
         spots: dict[str, list[Spot]] = {}
-        for row in sorted(rows, key=lambda row: runtime_name(row.latency.runtime) if row.latency else ""):
-            spots.setdefault(runtime_name(row.latency.runtime) if row.latency else "", []).append(_spot(row))
+        named = [(runtime_name(row.latency.runtime) if row.latency else "", row) for row in rows]
+        for runtime, row in sorted(named, key=lambda pair: pair[0]):
+            cost = row.latency.p50_ms if row.latency else Interval.around(row.size_bytes / 1e6)
+            spots.setdefault(runtime, []).append((row.name, cost, row.accuracy.top1.times(100)))
         for (runtime, shown), marker in zip(spots.items(), cycle(_MARKERS), strict=False):
             draw_points(axes, shown, marker, ink=ACCENT, muted=MUTED, label=runtime)
         n = max(row.accuracy.n for row in rows if row.accuracy)
@@ -91,17 +93,11 @@ def tradeoff_svg(summary: RunSummary) -> str:
     return done.svg
 
 
-def frontier_svg(found: Frontier) -> str:
-    """Points lost against latency for every network that was tried."""
-    with drawing("frontier", _POINTS_IN) as ((axes,), done):
-        draw_frontier(axes, found, ink=ACCENT, muted=MUTED)
-    return done.svg
-
-
-def sweep_svg(sweep: SweepFigure) -> str:
-    """Top-1 against latency for every number of modules."""
-    with drawing("sweep", _POINTS_IN) as ((axes,), done):
-        draw_sweep(axes, sweep, ink=ACCENT, muted=MUTED)
+def points_svg(name: str, found: Frontier | SweepFigure) -> str:
+    """Against latency, points lost for every network that was tried, or top-1 for every number of modules."""
+    draw: Callable[..., None] = draw_frontier if isinstance(found, Frontier) else draw_sweep
+    with drawing(name, _POINTS_IN) as ((axes,), done):
+        draw(axes, found, ink=ACCENT, muted=MUTED)
     return done.svg
 
 
@@ -197,16 +193,6 @@ def _write_values(axes: Any, lesion: Sequence[LesionFigure]) -> None:
             color=MUTED,
             annotation_clip=False,
         )
-
-
-def _spot(row: Row) -> Spot:
-    """A row that was judged."""
-    assert row.accuracy is not None
-    return (
-        row.name,
-        row.latency.p50_ms if row.latency else Interval.around(row.size_bytes / 1e6),
-        row.accuracy.top1.times(100),
-    )
 
 
 def _latency_label(rows: Sequence[Row]) -> str:

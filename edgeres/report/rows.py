@@ -46,7 +46,7 @@ def rows_from(run: Path) -> RunSummary:
     board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
     rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
-    claims = claims_from(there or rows)
+    claims, timed = claims_from(there or rows), {row.sha256 for row in there if row.latency}
     found, unread = findings_in(folder)
     kept, unread_kept = kept_agreements(folder)
     boards, unread_boards = boards_in(folder)
@@ -63,7 +63,11 @@ def rows_from(run: Path) -> RunSummary:
         agreements=agreements_in(networks),
         kept_agreements=kept,
         boards=boards,
-        absent=_absent_from(rows, there, board or "BOARD", run=name),
+        absent=tuple(
+            line
+            for row, seen in zip_longest(rows, there)
+            for line in _absent_of(row, seen or row, board, timed, run=name)
+        ),
         stages=tuple(_detail_from(stage, folder, outdated) for stage in folder.stages),
         recipe=folder.recipe,
         files=files,
@@ -113,10 +117,9 @@ def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
 def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[StageNetwork]) -> Row:
     if index == 0:
         return rows[0]
-    ancestors = list(_ancestors(index, rows))
     before = [base_of(measured[index], measured), *by_wholeness(measured[:index])]
     first = _changes(measured[index], before)
-    previous = _changes(measured[index], [measured[ancestor] for ancestor in ancestors])
+    previous = _changes(measured[index], [measured[ancestor] for ancestor in _ancestors(index, rows)])
     return rows[index].model_copy(update={"versus_first": first, "versus_previous": previous})
 
 
@@ -181,15 +184,9 @@ def _warnings(stage: FinishedStage) -> tuple[str, ...]:
     return (verdict, *stage.warnings)
 
 
-def _absent_from(rows: Sequence[Row], there: Sequence[Row], board: str, *, run: str) -> tuple[NotRun, ...]:
-    """One line for each network and kind of measurement that neither this machine nor the board has made."""
-    timed = {row.sha256 for row in there if row.latency}
-    pairs = zip_longest(rows, there)
-    return tuple(line for row, seen in pairs for line in _absent_of(row, seen or row, board, timed, run=run))
-
-
-def _absent_of(row: Row, there: Row, board: str, timed: Set[str | None], *, run: str) -> Iterator[NotRun]:
-    path, on_a_board = f"runs/{run}/{row.path}", f"edgeres bench {{}} --on {board}"
+def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], *, run: str) -> Iterator[NotRun]:
+    """One line for each kind of measurement of a network that neither this machine nor the board has made."""
+    path, on_a_board = f"runs/{run}/{row.path}", f"edgeres bench {{}} --on {board or 'BOARD'}"
     if row.stage == ENGINE_STAGE:
         if row.latency is None and not timed & {row.sha256, row.parent}:
             yield NotRun(

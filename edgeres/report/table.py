@@ -80,7 +80,8 @@ def _conditions(summary: RunSummary) -> Iterator[str]:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    accuracy, latency, first, previous = row.accuracy, row.latency, row.versus_first, row.versus_previous
+    accuracy, near, latency = row.accuracy, row.closeness, row.latency
+    first, previous = row.versus_first, row.versus_previous
     return {
         **flat(row, "name", "stage", "what", "precision", "sha256", "parent", "params", "macs", "size_bytes"),
         **flat_interval(accuracy and accuracy.top1, "top1", "top1_low", "top1_high"),
@@ -93,14 +94,8 @@ def _flat(row: Row) -> dict[str, object]:
         **_flat_change("latency_ratio_vs_previous", previous.latency_ratio),
         **flat_interval(first.size_ratio, "size_ratio_vs_first"),
         **flat(row, "accuracy_missing", "latency_missing"),
-        **_flat_closeness(row),
+        **({"closeness": near.measure, "closeness_mean": near.mean, "closeness_worst": near.worst} if near else {}),
     }
-
-
-def _flat_closeness(row: Row) -> dict[str, object]:
-    """Nothing where networks are judged by right answers."""
-    one = row.closeness
-    return {} if one is None else {"closeness": one.measure, "closeness_mean": one.mean, "closeness_worst": one.worst}
 
 
 def _flat_change(name: str, change: Change | None) -> dict[str, object]:

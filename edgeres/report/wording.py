@@ -43,7 +43,11 @@ def cells(row: Row) -> dict[str, Lines]:
         "stage": (row.name,),
         "what": (row.what or "–",),
         "precision": (row.precision or "–",),
-        "top1": _quality(row),
+        "top1": closeness_lines(row.closeness)
+        if row.closeness
+        else top1_lines(row.accuracy.top1, row.accuracy.n)
+        if row.accuracy
+        else (row.accuracy_missing,),
         "top5": (percent(row.accuracy.top5) if row.accuracy else "–",),
         "params": (count(row.params),),
         "macs": (count(row.macs),),
@@ -52,12 +56,6 @@ def cells(row: Row) -> dict[str, Lines]:
         "first": changes_text(row.versus_first, doubt=doubt),
         "previous": changes_text(row.versus_previous, against=just_before.versus if just_before else "", doubt=doubt),
     }
-
-
-def _quality(row: Row) -> Lines:
-    if row.closeness:
-        return closeness_lines(row.closeness)
-    return top1_lines(row.accuracy.top1, row.accuracy.n) if row.accuracy else (row.accuracy_missing,)
 
 
 def percent(fraction: float) -> str:
@@ -115,7 +113,8 @@ def points(change: Change | Interval) -> Lines:
 def speed(change: Change) -> Lines:
     """How many times as fast, from a ratio of latencies: `speed ×1.42`, `[1.40, 1.45]`."""
     low, high = (1 / end if end else None for end in (change.high, change.low))
-    return figure_lines(Percentile(value=1 / change.value, low=low, high=high), _factor, "speed ×")
+    factor = Percentile(value=1 / change.value, low=low, high=high)
+    return figure_lines(factor, lambda x: f"{x:.2f}" if x < _TENS else milliseconds(x), "speed ×")
 
 
 def changes_text(changes: Changes, against: str = "", *, doubt: str = "") -> Lines:
@@ -249,7 +248,3 @@ def latency_line(latency: Latency) -> str:
         f"n = {len(latency.samples_ms)}, {latency.runtime}, {threads_text(latency.threads)}"
     )
     return f"{text} ({latency.note})" if latency.note else text
-
-
-def _factor(value: float) -> str:
-    return f"{value:.2f}" if value < _TENS else milliseconds(value)

@@ -13,7 +13,7 @@ from edgeres.report.plots import (
     costs_svg,
     histograms_svg,
     lesion_svg,
-    sweep_svg,
+    points_svg,
     tensor_title,
     tradeoff_svg,
 )
@@ -134,7 +134,7 @@ def test_every_reference_within_a_picture_has_its_target(whole_run):
 
 
 def test_every_number_of_modules_is_a_point_with_axes_units_and_n(full):
-    found = texts(sweep_svg(full.sweep))
+    found = texts(points_svg("sweep", full.sweep))
     assert {"0", "1", "2", "3"} <= set(found)
     assert any("ms" in text for text in found)
     assert any("onnxruntime" in text and "batch 1" in text for text in found)
@@ -142,13 +142,15 @@ def test_every_number_of_modules_is_a_point_with_axes_units_and_n(full):
 
 
 def test_points_off_the_front_are_told_by_more_than_colour(full):
-    assert {"Pareto front", "on it", "beaten by another", "before recovery"} <= set(texts(sweep_svg(full.sweep)))
+    assert {"Pareto front", "on it", "beaten by another", "before recovery"} <= set(
+        texts(points_svg("sweep", full.sweep))
+    )
     best = full.sweep.model_copy(update={"points": tuple(one for one in full.sweep.points if one.is_best)})
-    assert "beaten by another" not in texts(sweep_svg(best))
+    assert "beaten by another" not in texts(points_svg("sweep", best))
 
 
 def test_without_recovery_there_is_nothing_before_it(full):
-    assert "before recovery" not in texts(sweep_svg(full.sweep.model_copy(update={"recover": ()})))
+    assert "before recovery" not in texts(points_svg("sweep", full.sweep.model_copy(update={"recover": ()})))
 
 
 def test_every_timed_network_has_a_panel_with_its_figures_and_n(full):

@@ -146,20 +146,14 @@ def _named_source(request: Call) -> Model | None:
 
 def _run_of(request: Call, named: Model | None) -> Run | None:
     """The run to work in; None where one is to be begun."""
-    begins = STAGES[request.stage].source is None
     if request.run is None and named is not None:
         return run_holding(named.path)
-    if not begins:
+    if STAGES[request.stage].source is not None:
         return run_named(request.run)
-    name = _named_run(request)
+    name = request.run or run_of_shell()
     with suppress(InputError):
         return run_named(name) if name is not None else None
     return None
-
-
-def _named_run(request: Call) -> str | None:
-    """What a stage that begins a run is told to call it, or None."""
-    return run_of_shell() if request.run is None else request.run
 
 
 def new_run_of(stage: str) -> str:
@@ -171,7 +165,7 @@ def new_run_of(stage: str) -> str:
 
 def _run_to_start(request: Call, config: Config) -> Run:
     """A new run for a stage that begins one, or the unfinished run of the very same call."""
-    if (named := _named_run(request)) is not None:
+    if (named := request.run or run_of_shell()) is not None:
         run = new_run(named, is_exact=True)
         log.info("new run %s", run.path)
         return run

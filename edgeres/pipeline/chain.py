@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from edgeres.core.artifacts import Checkpoint, Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
@@ -16,16 +16,17 @@ from edgeres.core.files import made_folder, scratch_in, set_aside, sha256_of, wr
 from edgeres.core.progress import text_from
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
 from edgeres.core.stage import StageReport
+from edgeres.data import dataset_from
+from edgeres.models import network_from
 from edgeres.pipeline import measures
 from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
 from edgeres.pipeline.stages import STAGES, Made, execute, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
+from edgeres.report.stage import ReportConfig
+from edgeres.report.stage import report as report_on
+from edgeres.report.summary import RunSummary
 from edgeres.train.config import TrainConfig
-
-if TYPE_CHECKING:
-    from edgeres.report.stage import ReportConfig
-    from edgeres.report.summary import RunSummary
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +80,11 @@ class Chain:
             log.info("%s: done already, reused", folder.path)
         else:
             _refuse_if_busy(folder)
-            if isinstance(config, TrainConfig) and (ahead := self._with_budget(step)):
+            if isinstance(config, TrainConfig) and (ahead := self._budgets_behind(step)):
                 with scratch_in(self.run.path) as scratch:
-                    _check_budgets(_untrained(config, scratch / "untrained.safetensors"), ahead)
+                    untrained = _untrained(config, scratch / "untrained.safetensors")
+                    for later in ahead:
+                        _check_budget(untrained, *later)
             if folder.path.exists() and (folder.is_finished or folder.started_key not in {key, None}):
                 set_aside(folder.path)  # it belongs to another call; nothing is deleted
             report = execute(step.use, source, config, folder.path, key).report
@@ -90,13 +93,19 @@ class Chain:
         if model := folder.model():
             self._models.append((folder, model))
         if isinstance(model, Checkpoint) and step.use == "import":
-            _check_budgets(model, self._with_budget(step))
+            for later in self._budgets_behind(step):
+                _check_budget(model, *later)
         return Done(step, folder.path, (report,), reused)
 
-    def _with_budget(self, step: Step) -> list[tuple[Step, RecoverConfig]]:
-        """The steps behind `step` that are still to recover for so long, on no record."""
-        later = [one for one in self.steps[step.index + 1 :] if one.folder_name not in self.recorded]
-        return _with_budget(one for one in later if not (self.run.path / one.folder_name).exists())
+    def _budgets_behind(self, step: Step) -> list[tuple[Step, RecoverConfig]]:
+        """The steps behind `step` that are still to recover for so long, on no record, and how."""
+        found = []
+        for later in self.steps[step.index + 1 :]:
+            config = later.config.recovery() if isinstance(later.config, ChoiceConfig) else later.config
+            is_done = later.folder_name in self.recorded or (self.run.path / later.folder_name).exists()
+            if isinstance(config, RecoverConfig) and config.budget is not None and not is_done:
+                found.append((later, config))
+        return found
 
     def _source(self, step: Step) -> Model | None:
         row = STAGES[step.use]
@@ -123,28 +132,11 @@ class Chain:
         if step.use == "bench":
             folder = self.run.path / step.folder_name
             return Done(step, folder, *measures.bench_models(self._models, step.config, folder, fresh=fresh))
-        from edgeres.report.stage import report
-
-        return Done(step, self.run.path, (), False, report(self.run.path, cast("ReportConfig", step.config)))
-
-
-def _with_budget(steps: Iterable[Step]) -> list[tuple[Step, RecoverConfig]]:
-    """The steps that recover for so long, and how."""
-    found = []
-    for step in steps:
-        config = step.config.recovery() if isinstance(step.config, ChoiceConfig) else step.config
-        if isinstance(config, RecoverConfig) and config.budget is not None:
-            found.append((step, config))
-    return found
-
-
-def _check_budgets(network: Checkpoint, steps: Iterable[tuple[Step, RecoverConfig]]) -> None:
-    """Raises InputError that names the first step whose budget is too short for `network`, or what is left of it."""
-    for step, config in steps:
-        _check_budget(network, step, config)
+        return Done(step, self.run.path, (), False, report_on(self.run.path, cast(ReportConfig, step.config)))
 
 
 def _check_budget(network: Checkpoint, step: Step, config: RecoverConfig) -> None:
+    """Raises InputError that names the step if its budget is too short for `network`, or what is left of it."""
     from edgeres.prune.recover.stage import check_budget
 
     try:
@@ -155,8 +147,6 @@ def _check_budget(network: Checkpoint, step: Step, config: RecoverConfig) -> Non
 
 def _untrained(config: TrainConfig, path: Path) -> Checkpoint:
     """The network that training will begin with, at `path`: it takes as long as the trained one."""
-    from edgeres.data import dataset_from
-    from edgeres.models import network_from
     from edgeres.models.weights import save_checkpoint
     from edgeres.train.stage import spec_on
 

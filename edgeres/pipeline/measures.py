@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from edgeres.bench.stage import BenchConfig, bench_report
+from edgeres.bench.tasks import reason_to_skip
 from edgeres.core.artifacts import Engine, Model, model_from
 from edgeres.core.config import Config, config_from, record_from_json, refuse_needless
 from edgeres.core.errors import DeviceError, EdgeresError, InputError
+from edgeres.core.metrics import Accuracy, Closeness
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
+from edgeres.evaluate.stage import EvalConfig, evaluate
 from edgeres.pipeline.calls import with_default_data
 from edgeres.pipeline.stages import newest_in, stage_key
-
-if TYPE_CHECKING:
-    from edgeres.bench.stage import BenchConfig
-    from edgeres.evaluate.stage import EvalConfig
 
 log = logging.getLogger(__name__)
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
@@ -37,8 +37,6 @@ def evaluate_call(
     A run keeps what was judged on the images its networks were judged on before, which are taken where none are named;
     with `replace`, on the whole val split of any data set.
     """
-    from edgeres.evaluate.stage import EvalConfig, evaluate
-
     model = model_from(source) if source is not None else None
     run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
     if model is None:
@@ -77,9 +75,6 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
     It is kept in the run without `paths`, and with them if `run_name` is given and all of them are models of that run.
     Raises DeviceError if none of `paths` can be timed here.
     """
-    from edgeres.bench.stage import BenchConfig, bench_report
-    from edgeres.bench.tasks import reason_to_skip
-
     config = config_from(BenchConfig, values, "bench", as_options=True)
     refuse_needless(config, values, "bench")
     named = [model_from(path) for path in paths]
@@ -137,17 +132,14 @@ def evaluate_models(models: Sequence[tuple[StageFolder, Model]], config: Config,
 
 def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool = False) -> tuple[StageReport, bool]:
     """The evaluation of `model` in `folder`/eval.json, made now unless one with the same key is there."""
-    from edgeres.evaluate.stage import evaluate
-
     key = stage_key("eval", model, config)
     known = None if fresh else report_with(folder / EVAL_NAME, key)
     if known and (known.closeness or (folder / PREDICTIONS_NAME).is_file()):
         return known, True
     log.info("eval %s", model.path)
     home = run_holding(model.path)
-    report = evaluate(
-        model, cast("EvalConfig", config), folder / PREDICTIONS_NAME, None if home is None else _whole_of(home)
-    )
+    whole = None if home is None else _whole_of(home)
+    report = evaluate(model, cast(EvalConfig, config), folder / PREDICTIONS_NAME, whole)
     report = report.model_copy(update={"key": key})
     write_report(report, folder / EVAL_NAME)
     return report, False
@@ -159,26 +151,27 @@ def _whole_of(run: Run) -> Model | None:
     return min(models, key=lambda one: (len(one.spec.dropped), one.precision != "fp32"), default=None)
 
 
+def _evaluations_in(run: Run) -> Iterator[StageReport]:
+    for folder in run.finished():
+        with suppress(EdgeresError):
+            yield record_from_json(StageReport, folder.path / EVAL_NAME)
+
+
 def judged_on(run: Run) -> set[str]:
     """Names of the data sets that networks of the run were judged on."""
     found: set[str] = set()
-    for folder in run.finished():
-        with suppress(EdgeresError):
-            report = record_from_json(StageReport, folder.path / EVAL_NAME)
-            found |= {*(one.dataset for one in report.accuracy), *(one.dataset for one in report.closeness)}
-            found.add(str(report.config.get("data")))
+    for report in _evaluations_in(run):
+        judged: tuple[Accuracy | Closeness, ...] = (*report.accuracy, *report.closeness)
+        found |= {*(one.dataset for one in judged), str(report.config.get("data"))}
     return {canonical_data_name(name) for name in found - {str(None)}}
 
 
 def part_judged_on(run: Run) -> int | None:
     """On how many images of val all networks of the run were judged that were; None for the whole of it."""
     counts: set[int | None] = set()
-    for folder in run.finished():
-        with suppress(EdgeresError):
-            report = record_from_json(StageReport, folder.path / EVAL_NAME)
-            asked = report.config.get("images")
-            of = [*(one.n for one in report.accuracy), *(one.n for one in report.closeness)]
-            counts |= {asked if n == asked else None for n in of}
+    for report in _evaluations_in(run):
+        judged: tuple[Accuracy | Closeness, ...] = (*report.accuracy, *report.closeness)
+        counts |= {one.n if one.n == report.config.get("images") else None for one in judged}
     return counts.pop() if len(counts) == 1 else None
 
 
@@ -186,14 +179,12 @@ def bench_models(
     models: Sequence[tuple[StageFolder, Model]], config: Config, folder: Path, *, fresh: bool = False
 ) -> Measured:
     """The latency of every model that runs here, interleaved; written into `folder`."""
-    from edgeres.bench.stage import bench_report
-
     hashes = json.dumps([model.sha256 for _, model in models])
     key = hashlib.sha256((hashes + stage_key("bench", None, config)).encode()).hexdigest()
     if not fresh and (known := report_with(folder / REPORT_NAME, key)):
         return (known,), True
     log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
-    report = bench_report([model for _, model in models], cast("BenchConfig", config))
+    report = bench_report([model for _, model in models], cast(BenchConfig, config))
     report = report.model_copy(update={"key": key})
     write_report(report, folder / REPORT_NAME)
     return (report,), False

@@ -196,12 +196,13 @@ def _as_measured(report: StageReport, *, is_part: bool) -> StageReport:
 
     Of a model that was only judged nothing is doubtful.
     """
-    doubts = {"is_valid": True, "problems": []} | report.results["figures"]
-    if not is_part:
-        return _with_figures(report, **doubts).model_copy(update={"stage": STAGE})
-    warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
-    update = {"stage": STAGE, "accuracy": (), "warnings": warnings}
-    return _with_figures(report, **doubts | {"agreement": None}).model_copy(update=update)
+    figures: dict[str, Any] = {"is_valid": True, "problems": []} | report.results["figures"]
+    update: dict[str, Any] = {"stage": STAGE}
+    if is_part:
+        figures["agreement"] = None
+        warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
+        update |= {"accuracy": (), "warnings": warnings}
+    return _with_figures(report, **figures).model_copy(update=update)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -34,14 +34,12 @@ from edgeres.data import check_data_name
 from edgeres.models import modules_of, spec_from_arch
 from edgeres.pipeline.stages import STAGES
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
 MEASURES = {
     "eval": "edgeres.evaluate.stage:EvalConfig",
     "bench": "edgeres.bench.stage:BenchConfig",
     "report": "edgeres.report.stage:ReportConfig",
 }
+_OF_ARCH = ("shortcut", "layers", "bottleneck")  # options that decide how many modules a named network has
 # which stage makes what a later one takes from the run
 _FILLED_BY = {"scales": "calibrate", "teacher": "prune", "latency": "latency"}
 
@@ -76,8 +74,8 @@ class Step:
         return f"{self.index:02d}-{self.use}"
 
 
-def shipped_recipes() -> dict[str, Traversable]:
-    """Recipes that come with edgeres, by name."""
+def shipped_recipes() -> dict[str, Any]:
+    """Recipes that come with edgeres, by name: each a Traversable of importlib.resources."""
     folder = importlib.resources.files("edgeres") / "recipes"
     return {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
 
@@ -182,20 +180,14 @@ def _check_drops(steps: Sequence[Step], where: str) -> None:
     for step in steps:
         config = step.config.model_dump()
         if STAGES.get(step.use) and STAGES[step.use].source is None:
-            left = _modules_of_arch(config)
+            given = {name: config[name] for name in _OF_ARCH if config.get(name) is not None}
+            arch = config.get("arch")
+            left = len(modules_of(spec_from_arch(arch, num_classes=2, options=given))) if arch else None
         elif step.use == "prune" and left is not None:
             wanted = config["drop"] or len(config["modules"])
             if wanted > left - len(config["keep"]):
                 raise InputError(f"{where}, stage {step.index + 1} (prune): cannot drop {wanted} of {left} modules")
             left -= wanted
-
-
-def _modules_of_arch(config: Mapping[str, Any]) -> int | None:
-    if not config.get("arch"):
-        return None
-    names = ("shortcut", "layers", "bottleneck")
-    options = {name: value for name in names if (value := config.get(name)) is not None}
-    return len(modules_of(spec_from_arch(config["arch"], num_classes=2, options=options)))
 
 
 def overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:

@@ -14,7 +14,7 @@ may well differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -221,21 +221,14 @@ def _check_sources(stages: Sequence[FinishedStage]) -> None:
         row, source = STAGES.get(stage.report.stage), stage.report.source
         if row is None or row.source is None or source is None:
             continue
-        usual = next(_outputs_for(stage, reversed(stages[:index])), None)
-        if usual is None:
+        fitting = [(one, made) for one in stages[:index] if (made := one.report.output) and one.report.cost]
+        fitting = [(one, made) for one, made in fitting if Path(made.path).suffix == row.source.suffix]
+        fitting = [(one, made) for one, made in fitting if row.takes(one.report.precision)]
+        if not fitting:
             raise InputError(f"{stage.path} was made from {source.path}, which is not of this run: nothing to begin at")
-        if usual.report.output and usual.report.output.sha256 != source.sha256:
+        usual, made = fitting[-1]
+        if made.sha256 != source.sha256:
             raise InputError(
                 f"{stage.path} was made from {source.path} and not from the newest network, {usual.name}:"
                 " a run like this cannot be run again as one recipe; run its stages one by one"
             )
-
-
-def _outputs_for(stage: FinishedStage, earlier: Iterable[FinishedStage]) -> Iterator[FinishedStage]:
-    row = STAGES[stage.report.stage]
-    assert row.source is not None
-    for one in earlier:
-        is_network = one.report.output is not None and one.report.cost is not None
-        suffix = Path(one.report.output.path).suffix if one.report.output else ""
-        if is_network and suffix == row.source.suffix and row.takes(one.report.precision):
-            yield one

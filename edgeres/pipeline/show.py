@@ -15,21 +15,20 @@ from edgeres.core.config import bytes_in, record_from_text, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.plain import short
+from edgeres.core.records import frontier, sweep
+from edgeres.core.records.latency import LatencyTable
+from edgeres.core.records.lesion import Lesion, Refitted
+from edgeres.core.records.scales import ScaleTable
 from edgeres.core.runs import Run, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.models import example_variants
 from edgeres.pipeline.recipe import shipped_recipes
 from edgeres.pipeline.schemas import SCHEMAS, schema_in
 from edgeres.pipeline.show_model import SUFFIXES, Facts, facts_of_arch, facts_of_file
+from edgeres.report.summary import RunSummary
 from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
 
 if TYPE_CHECKING:
-    from edgeres.core.records.frontier import Frontier
-    from edgeres.core.records.latency import LatencyTable
-    from edgeres.core.records.lesion import Lesion, Refitted
-    from edgeres.core.records.scales import ScaleTable
-    from edgeres.core.records.sweep import Sweep
-    from edgeres.report.summary import RunSummary
     from edgeres.study.lesion_table import LesionTable
     from edgeres.study.result import Study
 
@@ -139,18 +138,15 @@ def _module_lines(modules: list[Facts]) -> list[str]:
     labels = [(one["name"], "dropped" if one["dropped"] else one.get("precision") or "kept") for one in modules]
     dropped = sum(one["dropped"] for one in modules)
     kept = f", {dropped} dropped [----]" if dropped else ""
-    widths = [max(12, *(len(one[key]) + 2 for one in modules)) for key in ("name", "kind")]
-    return [f"{len(modules)} modules{kept}", *drawing_of(labels), "", *(_module_line(one, *widths) for one in modules)]
-
-
-def _module_line(module: Facts, name_width: int, kind_width: int) -> str:
-    a, b = module["channels"]
-    shape = f"{a}" if a == b else f"{a} -> {b}"
-    stride = f", stride {module['stride']}" if module["stride"] > 1 else ""
-    state = "dropped" if module["dropped"] else module.get("precision") or ""
-    return (
-        f"  {module['name']:{name_width}}{module['kind']:{kind_width}}{f'{shape} channels{stride}':30}{state}".rstrip()
-    )
+    names, kinds = (max(12, *(len(one[key]) + 2 for one in modules)) for key in ("name", "kind"))
+    lines = [f"{len(modules)} modules{kept}", *drawing_of(labels), ""]
+    for one in modules:
+        a, b = one["channels"]
+        stride = f", stride {one['stride']}" if one["stride"] > 1 else ""
+        shape = f"{a if a == b else f'{a} -> {b}'} channels{stride}"
+        state = "dropped" if one["dropped"] else one.get("precision") or ""
+        lines.append(f"  {one['name']:{names}}{one['kind']:{kinds}}{shape:30}{state}".rstrip())
+    return lines
 
 
 def drawing_of(modules: Iterable[tuple[str, str]], width: int = 80) -> list[str]:
@@ -253,18 +249,14 @@ def _study(study: Study) -> Iterable[str]:
     yield f"{len(study.rows)} rows in the .csv file beside it"
 
 
-def _sweep(sweep: Sweep) -> Iterable[str]:
-    from edgeres.core.records.sweep import lines_of
-
-    yield f"sweep of checkpoint {short(sweep.model_sha256)}; {sweep.machine}"
-    yield from lines_of(sweep)
+def _sweep(found: sweep.Sweep) -> Iterable[str]:
+    yield f"sweep of checkpoint {short(found.model_sha256)}; {found.machine}"
+    yield from sweep.lines_of(found)
 
 
-def _frontier(found: Frontier) -> Iterable[str]:
-    from edgeres.core.records.frontier import lines_of
-
+def _frontier(found: frontier.Frontier) -> Iterable[str]:
     yield f"what optimize found for checkpoint {short(found.model_sha256)}; {found.machine}"
-    yield from lines_of(found)
+    yield from frontier.lines_of(found)
 
 
 def _stage_report(report: StageReport) -> Iterable[str]:

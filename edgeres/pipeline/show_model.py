@@ -19,6 +19,7 @@ from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
 from edgeres.pipeline.parents import lineage_of
 from edgeres.report.wording import size
+from edgeres.runtime.manifest import manifest_of, plan_header
 
 if TYPE_CHECKING:
     import onnx
@@ -136,8 +137,6 @@ def _opset(model: OnnxModel) -> Facts:
 
 def _engine_facts(model: Engine) -> Facts:
     """The manifest beside the plan; what the builder made of each layer stands there only if a GPU could be asked."""
-    from edgeres.runtime.manifest import manifest_of
-
     known = manifest_of(model).model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ALREADY)
     layers = known.pop("layers", {})
     kernels = layers.get("headline", "not inspected: precision is the ONNX file's, not the kernels' (edgeres layers)")
@@ -157,8 +156,6 @@ def _precisions(model: Model, layers: dict[str, tuple[str, ...]], known: Facts) 
 
 
 def _plan_facts(model: Engine) -> Facts:
-    from edgeres.runtime.manifest import plan_header
-
     header = plan_header(model.path)
     return {
         "file": str(model.path),

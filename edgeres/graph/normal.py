@@ -7,6 +7,7 @@
     Gemm with transB = 0, alpha ...  Gemm with transB = 1 and factors of 1
     ReduceMean over height, width    GlobalAveragePool (and Flatten without keepdims)
     Reshape to a row an image        Flatten, which takes any batch
+    Resize to sizes that are known   Resize by scales, which takes any batch
     nameless nodes, initializers that are inputs too, opset below 13    named, removed, raised to 17
 
 What it computes stays the same up to float rounding.
@@ -33,6 +34,7 @@ _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
 _PADDED, _SAME = frozenset({"Conv", "MaxPool", "AveragePool"}), (b"SAME_UPPER", b"SAME_LOWER")
 _SAME_IN_BATCH = {"Reshape": 0, "Expand": 1}  # the size that leaves the number of images as it is
+_SIZES_AT = 3  # the place of a Resize's sizes, behind that of its scales
 _OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
@@ -60,6 +62,7 @@ def normalised(model: onnx.ModelProto, *, keeps_norms: bool = False) -> onnx.Mod
     _means_to_pooling(draft, ranks)
     _rows_to_flatten(draft, shapes)
     _free_batch(draft, shapes)
+    _resizes_by_scales(draft)
     _explicit_pads(draft, shapes)
     return draft.finish()
 
@@ -263,6 +266,22 @@ def _free_batch(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:
         else:
             continue
         node.input[1] = draft.store(draft.free(f"{node.name}.shape"), np.array(sizes, np.int64))
+
+
+def _resizes_by_scales(draft: Draft) -> None:
+    """A Resize to sizes names the number of images it was exported with; by scales it takes any."""
+    nodes = [node for node in draft.nodes if node.op_type == "Resize" and len(node.input) == _SIZES_AT + 1]
+    shapes = shapes_in(draft.written()) if nodes else {}
+    for node in nodes:
+        asked, before = draft.value(node.input[_SIZES_AT]), shapes.get(node.input[0], ())
+        if asked is None or len(asked) != len(before) or not all(before) or asked[0] != before[0]:
+            continue
+        sizes = np.array(before, np.float64)
+        scales = (asked / sizes).astype(np.float32)
+        while (is_short := np.floor(sizes * scales) < asked).any():  # what is rounded off must not be a pixel
+            scales = np.where(is_short, np.nextafter(scales, np.float32(math.inf)), scales)
+        del node.input[_SIZES_AT - 1 :]
+        node.input.append(draft.store(draft.free(f"{node.name}.scales"), scales))
 
 
 def _rows_to_flatten(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -19,6 +19,7 @@ from edgeres.models.graph import chain_of
 from edgeres.models.sources import from_module, from_onnx
 from edgeres.models.weights import load_network, save_checkpoint, weights_without
 from edgeres.runtime import runner_for
+from edgeres.runtime.runner import infer_all
 
 SHAPE = (3, 16, 16)
 
@@ -235,3 +236,28 @@ def test_outputs_may_be_called_as_modules_are_or_by_numbers_and_one_may_be_there
     expected = [given["p4"], given["p3"], given["0"], *given["1"][:2], given["images.1"]]
     outputs = network_of(spec_of(found), found.weights)(images)
     torch.testing.assert_close(outputs, torch.cat([one.flatten(1) for one in expected], 1), rtol=1e-4, atol=1e-5)
+
+
+class Sized(nn.Module):
+    """A pyramid's step to the very size of the map below, as torchvision's has it: 16 x 13 pixels from 8 x 7."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x):
+        low = self.one(x)
+        high = self.two(low)
+        return {"0": low + nn.functional.interpolate(high, size=low.shape[-2:], mode="nearest"), "1": high}
+
+
+@torch.no_grad()
+def test_a_map_that_is_brought_to_the_size_of_another_takes_any_number_of_images(tmp_path, images):
+    found = from_module(module := Sized(), (3, 16, 13), "net")
+    spec = spec_of(found).model_copy(update={"input_shape": (3, 16, 13)})
+    source = save_checkpoint(found.weights, spec, tmp_path / "net.safetensors", stage="import")
+    expected = torch.cat([one.flatten(1) for one in module(images[..., :13]).values()], 1)
+    for config in (ExportConfig(), ExportConfig(dynamic=True), ExportConfig(half=True)):
+        with runner_for(export(source, config, tmp_path / f"{config.half}{config.dynamic}").output) as runner:
+            actual = infer_all(runner, images[..., :13].contiguous().numpy())
+        assert abs(actual - expected.numpy()).max() < (1e-2 if config.half else 1e-5)

@@ -36,7 +36,7 @@ train resnet8 --data digits --epochs 2 --threads 1
 lesion --data digits --images 200 --set-images 100 --draws 2
 export --dynamic
 prune --drop 1 --data digits --images 300 --choose-on 200
-recover --data digits --images 300 --epochs 2 --threads 1
+recover --method mimic,distill --data digits --images 300 --epochs 2 --threads 1
 export
 calibrate --data digits --trt-cache 8.6.1
 quantize --effort best

@@ -28,7 +28,7 @@ from edgeres.models import check_module_names, modules_of
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network
-from edgeres.prune.config import ChoiceConfig
+from edgeres.prune.config import OF_THE_RESULT, ChoiceConfig
 from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
 from edgeres.prune.recover.stage import check_budget
 from edgeres.prune.search import search
@@ -89,8 +89,8 @@ class Chooser:
 
     @property
     def used(self) -> Split:
-        """The part of `sample` that is looked at: chosen on, or all of it if a recovery follows."""
-        return self.sample if self._config.recover else self.sample.subset(range(self.images))
+        """The part of `sample` that is looked at: to choose and to repair, or all of it if a recovery follows."""
+        return self.sample if self._config.recover else self.sample.subset(range(self.images + self._repaired_on))
 
     @property
     def _repaired_on(self) -> int:
@@ -205,7 +205,7 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 
 def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> list[str]:
     """The chosen set and the independent one side by side; points lost are positive."""
-    distance, when = chooser.distance, f" {config.points_are}," if config.recover else ""
+    distance, when = chooser.distance, "" if config.points_are == OF_THE_RESULT else f" {config.points_are},"
     on = f"{when} on the {chooser.images:,} train images chosen on".lstrip()
 
     def cost(one: Found) -> str:

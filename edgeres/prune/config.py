@@ -21,6 +21,7 @@ Method = Literal["bn", "solve", "mimic", "distill", "finetune"]
 WITHOUT_STEPS = frozenset({"bn", "solve"})  # they come first, in this order
 USUAL_EPOCHS = 10
 MOST_EPOCHS = 1000  # with a budget, which is what ends it
+OF_THE_RESULT = "of the result"  # points that a choice reports
 FEWEST_TO_RECOVER_ON = 8  # a batch norm needs a batch
 
 
@@ -43,9 +44,7 @@ class RecoverConfig(LoopConfig):
     teacher: Path | None = Field(
         default=None, description="checkpoint before pruning; default: the pruned one's source"
     )
-    method: tuple[Method, ...] = Field(
-        default=("mimic", "distill"), description="of bn, solve, mimic, distill, finetune"
-    )
+    method: tuple[Method, ...] = Field(default=("solve", "mimic"), description="of bn, solve, mimic, distill, finetune")
     images: int = Field(
         default=2000,
         gt=0,
@@ -139,11 +138,9 @@ class ChoiceConfig(Config):
         """Images are named and enough, and a budget is for something."""
         for option, value in (("budget", self.budget), ("epochs", self.epochs)):
             if value and not self.recover:
-                raise InputError(f"--{option} {value} is for recovering: say how, --recover mimic,distill")
+                raise InputError(f"--{option} {value} is for recovering: say how, --recover solve,mimic")
         if self.recover:
             self.recovery().check()
-        elif self.score == "solved":
-            raise InputError("--score solved judges what a recovery will leave: say which, --recover solve")
         if self.data is not None and min(self.images, self.choose_on) < FEWEST_TO_CHOOSE_ON:
             raise InputError(
                 f"{min(self.images, self.choose_on)} images are too few to choose on:"
@@ -165,9 +162,9 @@ class ChoiceConfig(Config):
     @property
     def points_are(self) -> str:
         """Of which network the points are that a choice reports."""
-        if not self.recover:
-            return "of the result"
-        return "after repairs" if self.ranks_by == "solved" else "before recovery"
+        if self.ranks_by == "solved":
+            return "after repairs"
+        return "before recovery" if self.recover else OF_THE_RESULT
 
     @property
     def is_again(self) -> bool:

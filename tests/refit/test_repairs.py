@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgeres.core.errors import InputError
 from edgeres.data import dataset_for
 from edgeres.evaluate.subsets import walk_subsets
 from edgeres.models.fold import load_folded
-from edgeres.models.weights import save_checkpoint
+from edgeres.models.weights import load_weights, save_checkpoint
 from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.measured import name_of
 from edgeres.prune.recover.stage import recovered
@@ -110,8 +109,12 @@ def test_choosing_with_it_judges_on_other_images_than_it_repairs_on(checkpoint, 
     assert any("points lost after repairs, on the 50 train images" in note for note in result.report.notes)
 
 
-def test_it_judges_a_recovery_so_one_must_be_asked_for(checkpoint, tmp_path):
-    with pytest.raises(
-        InputError, match="--score solved judges what a recovery will leave: say which, --recover solve"
-    ):
-        prune(checkpoint, PruneConfig(drop=1, data="digits", score="solved"), tmp_path / "out")
+def test_a_set_is_chosen_for_a_recovery_that_comes_later(checkpoint, tmp_path):
+    asked = PruneConfig(drop=2, data="digits", images=100, score="solved")
+    alone = prune(checkpoint, asked, tmp_path / "alone")
+    at_once = prune(checkpoint, asked.model_copy(update={"recover": ("solve",)}), tmp_path / "at once")
+    assert alone.output.spec.dropped == at_once.output.spec.dropped
+    assert alone.report.results["points_are"] == "after repairs"
+    assert any("points lost after repairs, on the 50 train images" in note for note in alone.report.notes)
+    left, whole = load_weights(alone.output), load_weights(checkpoint)
+    assert all(torch.equal(value, whole[key]) for key, value in left.items())  # it stays as it was

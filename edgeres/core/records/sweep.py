@@ -145,6 +145,11 @@ class SweepFigure(Record):
         return {name: value for name, value in write(self).items() if name != "measure" or value is not None}
 
     @property
+    def quality_is(self) -> str:
+        """What is to be large, in words, as the page has it; top-1 is told in percent."""
+        return _QUALITY[self.measure] if self.measure else "top-1 %"
+
+    @property
     def lost_are(self) -> str:
         """What is lost."""
         return _LOST[self.measure] if self.measure else "points"

@@ -70,7 +70,7 @@ def photos(tmp_path, monkeypatch):
     for number in range(160):
         base = random.integers(0, 256, (3, 3, 3), np.uint8)
         Image.fromarray(base).resize((16, 16)).save(tmp_path / "photos" / f"{number}.png")
-    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "pyramids.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     return f"images:{tmp_path / 'photos'}"
 
@@ -107,7 +107,14 @@ def test_a_network_of_several_outputs_walks_from_import_to_the_report(edgeres, p
         exec(compile(NETS, "nets", "exec"), {"__name__": "__main__"})
         done("import", "net.onnx", *FEED, said="gives 3 outputs, p5 4 x 4 x 4, p4 4 x 8 x 8, p3 4 x 16 x 16 for")
     else:
-        done("import", "nets:pyramid", *FEED, "--size", 16, said="gives 3 outputs, p5 4 x 4 x 4, p4 4 x 8 x 8, p3 4 x")
+        done(
+            "import",
+            "pyramids:pyramid",
+            *FEED,
+            "--size",
+            16,
+            said="gives 3 outputs, p5 4 x 4 x 4, p4 4 x 8 x 8, p3 4 x",
+        )
     done("study", "lesion", "--data", photos, said="in % of relative error lost")
     out = done("prune", "--drop", 2, "--recover", "solve", "--data", photos, said="dropped ")
     assert "relative error" in out
@@ -145,7 +152,7 @@ def test_a_network_of_several_outputs_walks_from_import_to_the_report(edgeres, p
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["tensorrt-fp16", "ort-cpu"])
 def test_every_profile_keeps_the_outputs(edgeres, photos, profile):
-    assert edgeres("import", "nets:pyramid", *FEED, "--size", 16)[0] == 0
+    assert edgeres("import", "pyramids:pyramid", *FEED, "--size", 16)[0] == 0
     for command in (("export",), ("calibrate", "--data", photos, "--images", 64)):
         assert edgeres(*command)[0] == 0
     code, _, err = edgeres("quantize", "--profile", profile, "--effort", "quick", "-o", "net.int8.onnx")
@@ -160,7 +167,7 @@ def test_every_profile_keeps_the_outputs(edgeres, photos, profile):
 
 @pytest.mark.slow
 def test_gradients_bring_every_output_back(edgeres, photos):
-    assert edgeres("import", "nets:pyramid", *FEED, "--size", 16)[0] == 0
+    assert edgeres("import", "pyramids:pyramid", *FEED, "--size", 16)[0] == 0
     how = ("--recover", "bn,mimic,distill", "--epochs", 2, "--data", photos)
     code, out, err = edgeres("prune", "--drop", 1, *how)
     assert code == 0, err
@@ -168,7 +175,7 @@ def test_gradients_bring_every_output_back(edgeres, photos):
 
 
 def test_two_files_whose_outputs_have_other_names_are_not_compared(edgeres, photos):
-    assert edgeres("import", "nets:pyramid", *FEED, "--size", 16, "-o", "net.safetensors")[0] == 0
+    assert edgeres("import", "pyramids:pyramid", *FEED, "--size", 16, "-o", "net.safetensors")[0] == 0
     assert edgeres("export", "net.safetensors", "-o", "net.onnx")[0] == 0
     model = onnx.load("net.onnx")
     del model.metadata_props[:]
@@ -182,6 +189,9 @@ def test_two_files_whose_outputs_have_other_names_are_not_compared(edgeres, phot
 
 @pytest.mark.parametrize("option", ["classes", "embedding"])
 def test_several_outputs_are_no_classes_whatever_is_asked(edgeres, photos, option):
-    code, _, err = edgeres("import", "nets:pyramid", *FEED, "--size", 16, "--task", option)
+    code, _, err = edgeres("import", "pyramids:pyramid", *FEED, "--size", 16, "--task", option)
     assert code == 2
-    assert f"--task {option}: nets:pyramid gives p5 4 x 4 x 4, p4 4 x 8 x 8, p3 4 x 16 x 16 for an image, no row" in err
+    assert (
+        f"--task {option}: pyramids:pyramid gives p5 4 x 4 x 4, p4 4 x 8 x 8, p3 4 x 16 x 16 for an image, no row"
+        in err
+    )

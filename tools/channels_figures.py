@@ -1,15 +1,17 @@
-"""Fewer modules against fewer channels at equal measured latency and equal recovery, on ResNet-56.
+"""Fewer modules against fewer channels at equal measured latency and equal recovery without labels, on ResNet-56.
 
     edgeres import resnet56.pt --arch resnet56 --classes 10 ... -o whole.safetensors
     python tools/channels_figures.py whole.safetensors --data folder:cifar10-jpeg
 
-Modules are dropped by `edgeres prune --drop K`. Channels are pruned by Torch-Pruning (group L2), which lives in an
-environment of its own under the work folder (see `channels_worker.py`, also for what a variant is). For each target:
+Modules are dropped by `edgeres prune --drop K --recover solve,mimic`. Channels are pruned by Torch-Pruning (group L2),
+which lives in an environment of its own under the work folder (see `channels_worker.py`, also for what a variant is).
+For each target:
 
 1. K is the largest whose ONNX model is not faster than the target share of the whole network's latency.
 2. Of every channel variant the ratio is taken whose latency is nearest to that; of those within the tolerance, the
    variant that is best after a short recovery on training images, judged on other training images, goes on.
-3. Both learn from the whole network: the same images in the same order, loss, steps and optimiser.
+3. Both learn from the whole network, on the same images: a least-squares refit of every layer, then as many gradient
+   steps to its features by the same optimiser (`channels_recover.py`: edgeres has no channels to refit to).
 
 With --shortcut conv all networks, the whole one included, have option A's padding written as the 1x1 convolution that
 does the same (bit for bit, and faster on ONNX Runtime); it may learn in the recovery of both sides. Latencies are
@@ -20,17 +22,18 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from channels_recover import lesson_of, recovered
 from channels_report import (
     Bits,
     Candidate,
@@ -45,9 +48,17 @@ from channels_report import (
     hex_of,
     table_of,
 )
-from channels_worker import Weights, latencies_of, network_of, save_weights, widths_of, with_convolutions, write_onnx
+from channels_worker import (
+    Weights,
+    latencies_of,
+    network_of,
+    python_with,
+    save_weights,
+    widths_of,
+    with_convolutions,
+    write_onnx,
+)
 from safetensors.torch import load_file
-from torch import Tensor
 
 from edgeres.bench.measure import Turn
 from edgeres.bench.watch import busy_cores
@@ -62,12 +73,8 @@ from edgeres.data import Split, dataset_for
 from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network, load_weights, weights_without
-from edgeres.prune.config import PruneConfig
+from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.stage import prune
-from edgeres.train.batches import batches_for
-from edgeres.train.config import LoopConfig
-from edgeres.train.loop import Training, fit
-from edgeres.train.objectives import Objective, soft_divergence
 
 TORCH_PRUNING = "torch-pruning==1.6.1"
 WHOLE = "whole"
@@ -75,7 +82,6 @@ _CALLS = (3, 100)  # of a model in one turn, at least and at most
 _LAST_ROUNDS = 4  # times those of a survey
 _BUSY_SHARE = 0.15  # of the cores, as in edgeres bench
 _BATCH = 250  # images at a time where nothing is learnt
-_WARMUP_SHARE = 0.1  # of the recovery's steps
 
 
 def main() -> int:
@@ -84,6 +90,10 @@ def main() -> int:
     checkpoint, work, out = (options.pop(name) for name in ("checkpoint", "work", "out"))
     try:
         settings = config_from(Settings, {k: v for k, v in options.items() if v is not None}, "options")
+        if options["data"]:
+            settings = settings.model_copy(
+                update={"data": options["data"]}
+            )  # as typed: results hold no machine's folder
         study = Study(Checkpoint(checkpoint), settings, work, out)
         study.run()
     except EdgeresError as err:
@@ -111,7 +121,6 @@ class Study:
     def __init__(self, source: Checkpoint, settings: Settings, work: Path, out: Path) -> None:
         self.source, self.settings, self.work, self.out = source, settings, work, out
         check_variants(settings)
-        torch.set_num_threads(settings.threads)
         dataset = dataset_for(source.spec, settings.data)
         self.train = dataset.train
         self.val = dataset.val.sample(min(settings.val_images, len(dataset.val)), 0)
@@ -169,13 +178,10 @@ class Study:
     def _prefixes(self) -> list[Candidate]:
         """Candidates with 1, 2, ... modules dropped, in the order in which the longest set was chosen."""
         say(f"choosing {self.settings.most} modules")
-        order = prune(self.source, self._choice(self.settings.most), self.work / "choice").report.results["chosen"]
-        found = []
-        for count in range(1, self.settings.most + 1):
-            spec = self.source.spec.without(tuple(order[:count]))
-            network = self._network(weights_without(load_weights(self.source), spec), spec.dropped)
-            save_weights(network, path := self.work / "prefixes" / f"modules-{count:02d}.safetensors")
-            found.append(self._candidate(path, "modules", dropped=spec.dropped))
+        config = config_from(PruneConfig, {"data": self.settings.data, "drop": self.settings.most}, "prune")
+        order = prune(self.source, config, self.work / "choice").report.results["chosen"]
+        folder, counts = self.work / "prefixes", range(1, self.settings.most + 1)
+        found = [self._cut(order[:count], folder / f"modules-{count:02d}.safetensors") for count in counts]
         return self._timed(found, rounds=self.settings.rounds)[0]
 
     def _counts(self, prefixes: Sequence[Candidate]) -> dict[float, int]:
@@ -194,19 +200,29 @@ class Study:
 
     def _dropped(self, count: int) -> Candidate:
         say(f"choosing {count} modules")
-        output = prune(self.source, self._choice(count), self.work / "choice").output
-        network = self._network(load_weights(output), output.spec.dropped)
-        save_weights(network, path := self.work / "networks" / f"modules-{count:02d}.safetensors")
-        return self._candidate(path, "modules", dropped=output.spec.dropped)
+        name = f"modules-{count:02d}"
+        output = self._pruned({"drop": count}, name, self.settings.seeds[0])[0]
+        return self._cut(output.spec.dropped, self.work / "networks" / f"{name}.safetensors")
 
-    def _choice(self, count: int) -> PruneConfig:
-        options = {
-            "drop": count,
-            "score": "adaptive",
-            "data": self.settings.data,
-            "images": self.settings.choose_images,
-        }
-        return config_from(PruneConfig, options, "prune")
+    def _cut(self, names: Sequence[str], path: Path) -> Candidate:
+        """The network without these modules, at `path`, not recovered."""
+        spec = self.source.spec.without(tuple(names))
+        save_weights(self._network(weights_without(load_weights(self.source), spec), spec.dropped), path)
+        return self._candidate(path, "modules", dropped=spec.dropped)
+
+    def _pruned(self, goal: dict[str, object], name: str, seed: int) -> tuple[Checkpoint, int, float]:
+        """What `edgeres prune` makes as is advised, gradient steps, CPU seconds; made before, it is taken."""
+        folder = self.work / "pruned" / f"{name}-{seed}"
+        begun_s = time.process_time()
+        config = config_from(PruneConfig, self._advised(seed) | {"recover": ("solve", "mimic")} | goal, "prune")
+        if not (report := folder / "figures.json").exists():
+            steps = prune(self.source, config, folder).report.results["recovery"]["steps"]
+            write_text(report, json.dumps([steps, round(time.process_time() - begun_s, 1)]))
+        return Checkpoint(folder / "model.safetensors"), *json.loads(report.read_text(encoding="utf-8"))
+
+    def _advised(self, seed: int) -> dict[str, object]:
+        settings = self.settings
+        return {"data": settings.data, "images": settings.images, "epochs": settings.epochs, "seed": seed}
 
     def _thinned(self) -> list[Path]:
         """State dicts of all channel variants at all ratios."""
@@ -240,8 +256,15 @@ class Study:
 
     def _loaded(self, candidate: Candidate) -> Network:
         if not (path := self.work / candidate.file).exists():
-            raise InputError(f"{path} is gone; start over without {self.out}")
+            self._remake(candidate, path)
         return self._network(load_file(path), candidate.dropped)
+
+    def _remake(self, candidate: Candidate, path: Path) -> None:
+        """The file of `candidate`, which only the results know any more."""
+        if candidate.side == "channels":
+            self._thinned()
+        else:
+            self._cut(candidate.dropped, path)
 
     def _timed(self, candidates: Sequence[Candidate], *, rounds: int) -> tuple[list[Candidate], float]:
         """The candidates with their share of the whole network's latency; that latency in milliseconds."""
@@ -266,10 +289,10 @@ class Study:
         for one in near:
             if not any((trial.target, trial.name) == (target, one.name) for trial in self.results.trials):
                 say(f"target {target}: short recovery of {one.name} ({one.ratio.value:.3f} of the latency)")
-                network = self._loaded(one)
-                self._fit(network, self._trial_parts[0], self.work / "trials" / f"{target}-{one.name}", seed=0)
-                top1 = float(self._right(network, self._trial_parts[1]).mean())
-                trial = Trial(target=target, name=one.name, top1=top1, n=len(self._trial_parts[1]))
+                network, (images, others) = self._loaded(one), self._trial_parts
+                self._fit(network, images, self.work / "trials" / f"{target}-{one.name}", {"epochs": 1})
+                top1 = float(self._right(network, others).mean())
+                trial = Trial(target=target, name=one.name, top1=top1, n=len(others))
                 self._store(trials=(*self.results.trials, trial))
 
     def _near(self, target: float) -> list[Candidate]:
@@ -312,27 +335,31 @@ class Study:
         key = pick.target, pick.side, seed
         if any((cell.target, cell.side, cell.seed) == key for cell in self.results.cells):
             return
-        one, images = pick.candidate, self._recovery_images
+        one = pick.candidate
         say(f"target {pick.target}, seed {seed}: recovery of {one.name} ({one.ratio.value:.3f} of the latency)")
         network = self._loaded(one)
         before = self._right(network, self.val)
-        steps = self._fit(network, images, self.work / "recoveries" / f"{pick.target}-{one.name}-{seed}", seed=seed)
-        after = self._right(network, self.val)
+        if pick.side == "modules":
+            output, steps, cpu_s = self._pruned({"modules": one.dropped}, one.name, seed)
+            network = load_network(output)
+        else:
+            begun_s = time.process_time()
+            images = self.train.sample(min(self.settings.images, len(self.train)), seed)
+            folder = self.work / "recoveries" / f"{pick.target}-{one.name}-{seed}"
+            steps = self._fit(network, images, folder, self._advised(seed))
+            cpu_s = round(time.process_time() - begun_s, 1)
         cell = Cell(
             target=pick.target,
             side=pick.side,
             seed=seed,
             name=one.name,
-            images=len(images),
+            images=min(self.settings.images, len(self.train)),
             steps=steps,
+            cpu_s=cpu_s,
             before=hex_of(before),
-            after=hex_of(after),
+            after=hex_of(self._right(network, self.val)),
         )
         self._store(cells=(*self.results.cells, cell))
-
-    @cached_property
-    def _recovery_images(self) -> Split:
-        return self.train.sample(min(self.settings.images, len(self.train)), 0)
 
     @cached_property
     def _trial_parts(self) -> tuple[Split, Split]:
@@ -340,20 +367,11 @@ class Study:
         rest, judged = self.train.halves(self.settings.judge_images / len(self.train), 0)
         return rest.sample(min(self.settings.trial_images, len(rest)), 0), judged
 
-    def _fit(self, network: Network, images: Split, state_dir: Path, seed: int) -> int:
-        """Recovers `network` in place on `images`; the number of steps."""
-        settings = self.settings
-        config = LoopConfig(
-            epochs=settings.epochs,
-            batch=min(settings.batch, len(images)),
-            lr=settings.lr,
-            warmup_epochs=_WARMUP_SHARE * settings.epochs,
-            seed=seed,
-        )
-        objective = distilled(self.teacher, weight=settings.weight, temperature=settings.temperature)
-        fitted = fit(Training(network, objective, batches_for(images, self.source.spec, config), config, state_dir))
-        network.load_state_dict(fitted.weights)
-        return fitted.steps
+    def _fit(self, network: Network, images: Split, state_dir: Path, options: dict[str, object]) -> int:
+        """Recovers a network with fewer channels in place; the number of steps."""
+        config = config_from(RecoverConfig, {"data": self.settings.data} | options, "recover")
+        lesson = lesson_of(network, load_network(self.source), self.teacher, self.source.spec, images)
+        return recovered(network, lesson, config, state_dir)
 
     def _right(self, network: Network, images: Split) -> Bits:
         """Whether the first guess is right, for each image."""
@@ -365,36 +383,6 @@ class Study:
             for batch, labels in images.batches(self.source.spec, _BATCH):
                 found.append(network(torch.from_numpy(batch)).argmax(1).numpy() == labels)
         return np.concatenate(found)
-
-
-def distilled(teacher: Network, *, weight: float, temperature: float) -> Objective:
-    """(1 - weight) cross-entropy + weight T^2 KL(teacher || student), both softened by T: Hinton et al. 2015."""
-    teacher = teacher.eval().requires_grad_(False)
-
-    def objective(network: Network, images: Tensor, labels: Tensor) -> Tensor:
-        logits = network(images)
-        with torch.no_grad():
-            goal = teacher(images)
-        soft = soft_divergence(logits, goal, temperature)
-        return (1 - weight) * torch.nn.functional.cross_entropy(logits, labels) + weight * soft
-
-    return objective
-
-
-def python_with(requirement: str, folder: Path) -> Path:
-    """The interpreter of a throw-away environment that has `requirement` on top of the present one's packages."""
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        say(f"making an environment with {requirement}")
-        venv.create(folder, clear=True)
-        installed = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-        (installed / "present.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-        command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", requirement]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise StageError(f"channels: cannot install {requirement}: {ran.stderr.strip().splitlines()[-1]}")
-        (folder / "ready").touch()
-    return python
 
 
 def off(candidate: Candidate, share: float) -> float:

@@ -23,7 +23,7 @@ Side = Literal["modules", "channels"]
 SIDES: tuple[Side, ...] = ("modules", "channels")
 _LABELS = {"modules": "modules dropped (edgeres)", "channels": "channels pruned (Torch-Pruning, group L2)"}
 _MARKERS = {"modules": "o", "channels": "s"}
-_HEAD = ("target", "side", "network", "latency", "params", "before %", "after %", "against whole", "seeds")
+_HEAD = ("target", "side", "network", "latency", "params", "before %", "after %", "against whole", "CPU s", "seeds")
 
 
 class Settings(Config):
@@ -37,19 +37,14 @@ class Settings(Config):
     )
     shortcut: Literal["conv", "pad"] = Field("conv", description="option A as a convolution or as padding")
     most: int = Field(15, ge=1, description="modules dropped at most")
-    choose_images: int = Field(1000, ge=1, description="of train, to choose modules on")
     tolerance: float = Field(0.02, gt=0, description="between the sides' shares of the latency")
-    trial_images: int = Field(2000, ge=0, description="of train, for the choice of a variant; 0: the first variant")
+    trial_images: int = Field(2000, ge=0, description="of train, for the choice of a variant; 0: the nearest")
     judge_images: int = Field(2000, ge=1, description="of train, other ones, to judge the variants on")
-    images: int = Field(25000, ge=1, description="of train, to recover on; all if there are fewer")
+    images: int = Field(2000, ge=1, description="of train, to choose modules and to recover both sides on")
     val_images: int = Field(5000, ge=1, description="of val; all if there are fewer")
-    epochs: int = Field(1, ge=1, description="of the recovery")
-    batch: int = Field(128, ge=1, description="images a step")
-    lr: float = Field(0.02, gt=0, description="learning rate after the warm-up")
-    weight: float = Field(0.9, ge=0, le=1, description="of the distillation; the rest is cross-entropy")
-    temperature: float = Field(2.0, gt=0, description="softens both logits")
-    seeds: tuple[int, ...] = Field((0,), description="of order and augmentation, one recovery each")
-    threads: int = Field(available_cores(), ge=1, description="of ONNX Runtime and torch")
+    epochs: int = Field(10, ge=1, description="of the recovery's gradient steps")
+    seeds: tuple[int, ...] = Field((0,), description="of images, order and augmentation, one recovery each")
+    threads: int = Field(available_cores(), ge=1, description="of ONNX Runtime")
     rounds: int = Field(12, ge=1, description="turns of each model in a survey; four times as many in the last session")
     turn_s: float = Field(0.1, gt=0, description="length of a turn")
 
@@ -84,7 +79,10 @@ class Pick(Record):
 
 
 class Cell(Record):
-    """One recovery. `before` and `after` hold a bit for each val image, set where the guess was right, as hex."""
+    """One recovery. `before` and `after` hold a bit for each val image, set where the guess was right, as hex.
+
+    cpu_s: of the recovery, and of choosing the modules where that was asked for with it.
+    """
 
     target: float
     side: Side
@@ -92,6 +90,7 @@ class Cell(Record):
     name: str
     images: int
     steps: int
+    cpu_s: float
     before: str
     after: str
 
@@ -148,6 +147,7 @@ class Row(Record):
     after: float
     against_whole: tuple[float, float]
     ahead: tuple[float, float] | None
+    cpu_s: float
     seeds: tuple[int, ...]
 
 
@@ -167,6 +167,7 @@ def rows_of(results: Results) -> Iterator[Row]:
             after=_percent([cell.after for cell in cells.values()], results.n),
             against_whole=_points([(results.whole, cell.after) for cell in cells.values()], results.n),
             ahead=_points([(others[seed].after, cells[seed].after) for seed in both], results.n) if both else None,
+            cpu_s=float(np.mean([cell.cpu_s for cell in cells.values()])),
             seeds=tuple(sorted(cells)),
         )
 
@@ -217,8 +218,17 @@ def _cells_of(row: Row) -> list[str]:
     one = row.candidate
     what = f"{len(one.dropped)} dropped" if one.side == "modules" else one.name
     share = f"{one.ratio.value:.3f} [{one.ratio.low:.3f}, {one.ratio.high:.3f}]"
-    after = [f"{row.before:.2f}", f"{row.after:.2f}", _signed(row.against_whole), str(len(row.seeds))]
-    return [f"{row.target:g}", row.side, what, share, f"{one.params:,}", *after]
+    after = [f"{row.before:.2f}", f"{row.after:.2f}", _signed(row.against_whole)]
+    return [
+        f"{row.target:g}",
+        row.side,
+        what,
+        share,
+        f"{one.params:,}",
+        *after,
+        f"{row.cpu_s:.0f}",
+        str(len(row.seeds)),
+    ]
 
 
 def _percent(texts: list[str], n: int) -> float:

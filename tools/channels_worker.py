@@ -18,7 +18,10 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import subprocess
 import sys
+import sysconfig
+import venv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,6 +207,22 @@ def latencies_of(paths: Sequence[Path], turn: Turn, *, rounds: int, threads: int
         )
         for one in measured
     ]
+
+
+def python_with(requirement: str, folder: Path) -> Path:
+    """The interpreter of a throw-away environment that has `requirement` on top of the present one's packages."""
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"making an environment with {requirement}", file=sys.stderr, flush=True)
+        venv.create(folder, clear=True)
+        installed = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+        (installed / "present.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+        command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", requirement]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            raise StageError(f"channels: cannot install {requirement}: {ran.stderr.strip().splitlines()[-1]}")
+        (folder / "ready").touch()
+    return python
 
 
 if __name__ == "__main__":

@@ -167,9 +167,10 @@ def channels_table() -> Lines:
     results = record_from_json(Results, RESULTS / "channels.json")
     how = Settings.model_validate(results.settings)
     about = (
-        f"Recovery of both sides: {how.images:,} train images, {how.epochs} epoch, rate {how.lr:g},"
-        f" {len(how.seeds)} seed; variants tried on {how.trial_images:,} images. Shortcuts written as"
-        " convolutions on both sides: `python tools/channels_figures.py`."
+        f"Recovery of both sides: {how.images:,} train images without labels, layers refitted by least squares, then"
+        f" {how.epochs} epochs at most of gradient steps to the whole network's features, {len(how.seeds)} seed, with"
+        f" its CPU seconds. Variants tried on {how.trial_images:,} images. Latency: {how.threads} threads. Shortcuts"
+        " written as convolutions on both sides: `python tools/channels_figures.py`."
     )
     return [*map(with_minus, table_of(results)), "", about]
 

@@ -177,9 +177,9 @@ def peers() -> Lines:
     return [
         *_item(f"Against PRACTISE's rule, same images and steps: {_and(ahead)} modules dropped, points."),
         *_item(
-            f"Against thinner channels (Torch-Pruning {channels.packages['torch-pruning']}) near the same latency:"
-            f" {_and(thinner)} of the whole network's, points. Both sides recovered for one epoch, one seed; channels"
-            " gain more from a long recovery."
+            f"Against thinner channels (Torch-Pruning {channels.packages['torch-pruning']}) near the same latency,"
+            f" refitted and trained likewise: {_and(thinner)} of the whole network's, points, one seed; channels gain"
+            " more from a long recovery."
         ),
     ]
 

@@ -189,9 +189,11 @@ def quantizing() -> Lines:
     content, runs = json_of("quantize")["ResNet-56"], list(json_of("fidelity")["ResNet-56"]["seeds"].values())
     lines = table_head("ResNet-56", "change, points", "same top-1", "logit SQNR")
     cells = {f"{name} alone": [content["rows"][name]] for name in _QUANTIZED}
+    draws: list[str] = []
     for effort in ("default", "best"):
         if rows := [run["steps"][effort] for run in runs if effort in run["steps"]]:
             cells[f"`--effort {effort}`"] = rows
+            draws.append(f"{'once' if len(rows) == 1 else f'{len(rows)} times'} for `{effort}`")
     for name, rows in cells.items():
         change, same, decibels = (
             statistics.median(row[key] for row in rows) for key in ("change_points", "agreement", "sqnr_db")
@@ -201,8 +203,8 @@ def quantizing() -> Lines:
         *lines,
         "",
         *_text(
-            f"Against float, n = {content['n']:,} val, {content['images']} calibration images; of an effort the"
-            f" median of {len(runs)} draw{'s' if len(runs) > 1 else ''} of them."
+            f"Against float, n = {content['n']:,} val, {content['images']} calibration images, drawn"
+            f" {_and(draws)}; medians."
         ),
     ]
 

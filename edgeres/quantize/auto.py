@@ -8,7 +8,6 @@ taken. So on these images it is never worse than the best fixed method.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import onnx
@@ -30,7 +29,6 @@ _CHOOSING_IMAGES = 128  # errors of one tensor differ by far more between method
 _BATCH = 64
 
 Bounds = Mapping[str, float]
-log = logging.getLogger(__name__)
 
 
 def auto(model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bounds], *, images: Images) -> Chosen:
@@ -107,14 +105,13 @@ def decibels_of(
 
 
 def closest_of(
-    model: onnx.ModelProto, placement: Placement, candidates: Mapping[str, Decision], *, images: Images
-) -> Decision:
-    """The candidate whose logits of `images` are closest to float's; of equal ones the first."""
+    model: onnx.ModelProto, placement: Placement, candidates: Mapping[str, Decision], *, what: str, images: Images
+) -> Chosen:
+    """The candidate whose logits of `images` are closest to float's, of equal ones the first; the note is of `what`."""
     decibels = decibels_of(model, placement, candidates, images=images)
     best = max(decibels, key=lambda name: decibels[name])
     figures = ", ".join(f"{value:.2f} dB {name}" for name, value in decibels.items())
-    log.info("taken: %s (on held-out images: %s)", best, figures)
-    return candidates[best]
+    return Chosen(candidates[best], notes=[f"{what}: taken {best} ({figures}, on held-out calibration images)"])
 
 
 def logits_of(network: nn.Module, images: Images) -> Tensor:

@@ -109,6 +109,11 @@ class Chosen:
     results: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether tensors of the file hold other multiples of the channels than the float network's."""
+        return "channels" in self.results.get("improve", ())
+
     def leave(self, found: MixedChoice, name: str, rows: str) -> None:
         """Leaves the units of `found` float; the report has them as `name`, and what was known of each as `rows`."""
         self.keep = (*self.keep, *found.keep)

@@ -30,13 +30,13 @@ from edgeres.quantize.auto import closest_of, held_out_parts, logits_of
 from edgeres.quantize.balancing import balanced
 from edgeres.quantize.calibrators import Histogram, mse
 from edgeres.quantize.channel_classes import Classes, channel_classes, outlier_factors, scaled
-from edgeres.quantize.choosing import CalibrationImages
+from edgeres.quantize.choosing import CalibrationImages, Chosen
 from edgeres.quantize.config import BEST, DEFAULT
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Images, Simulation, batch_for, batches_of, float_network
 
-IMPROVEMENTS = ("channels", "tuned")
+CHANNELS, TUNED = "channels", "tuned"
 _PASSED_MACS = {DEFAULT: 6e11, BEST: 1.2e12}  # of one image, times passes: a minute for 4,800 of ResNet-56, 2 cores
 _ENOUGH = 512  # images to scale by
 WEIGHT_RATE, BOUND_RATE = 3e-6, 5e-3  # of Adam: of weights and biases, and of logarithms of bounds
@@ -49,18 +49,25 @@ log = logging.getLogger(__name__)
 
 
 def improved(
-    source: OnnxModel, placement: Placement, decision: Decision, images: CalibrationImages, *, effort: str
-) -> Decision:
-    """`decision` with scaled channels, then tuned; by as many of the images as the effort's time allows."""
+    source: OnnxModel, placement: Placement, chosen: Chosen, images: CalibrationImages, *, effort: str
+) -> Chosen:
+    """`chosen` with scaled channels, then tuned, each where it is closer to float; it says what of them was taken.
+
+    It learns by as many of the images as the effort's time allows.
+    """
     passes = int(_PASSED_MACS[effort] / max(source.card.cost.macs, 1))
     pixels = images.to_learn(passes)
     log.info("quantize: channels, by %d images", len(pixels))
-    decision = channels_scaled(source.proto, placement, decision, images=pixels)
+    scaled = channels_scaled(source.proto, placement, chosen.decision, images=pixels)
     log.info("quantize: tuned, by %d images", len(pixels))
-    return tuned(source.proto, placement, decision, images=pixels, passes=passes)
+    found = tuned(source.proto, placement, scaled.decision, images=pixels, passes=passes)
+    steps = (CHANNELS, chosen.decision, scaled.decision), (TUNED, scaled.decision, found.decision)
+    taken = [name for name, before, after in steps if after is not before]
+    notes = [*chosen.notes, *scaled.notes, *found.notes]
+    return replace(chosen, decision=found.decision, results=chosen.results | {"improve": taken}, notes=notes)
 
 
-def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images) -> Decision:
+def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images) -> Chosen:
     """`decision` with scaled weights and biases and the bounds that go with them, the best on held-out images.
 
     `images`: float32 (N, C, H, W), in random order; the first `_ENOUGH` are looked at once.
@@ -77,7 +84,7 @@ def channels_scaled(model: onnx.ModelProto, placement: Placement, decision: Deci
     candidates = {"as given": decision, "balanced": found}
     if start is not decision:
         candidates["without outliers"] = start
-    return closest_of(model, placement, candidates, images=held_out)
+    return closest_of(model, placement, candidates, what=CHANNELS, images=held_out)
 
 
 def _without_outliers(
@@ -101,7 +108,7 @@ def _without_outliers(
     return replace(start, amax={**decision.amax, **{name: mse(one) for name, one in histograms.items()}})
 
 
-def tuned(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images, passes: int) -> Decision:
+def tuned(model: onnx.ModelProto, placement: Placement, decision: Decision, *, images: Images, passes: int) -> Chosen:
     """`decision` itself or with tuned weights, biases and bounds, whichever is closer to float on held-out images.
 
     `images`: float32 (N, C, H, W), in random order; they are passed `passes` times together, but for whole epochs.
@@ -126,4 +133,5 @@ def tuned(model: onnx.ModelProto, placement: Placement, decision: Decision, *, i
         loss.backward()
         optimizer.step()
         schedule.step()
-    return closest_of(model, placement, {"as given": decision, "tuned": simulation.decision()}, images=held_out)
+    candidates = {"as given": decision, TUNED: simulation.decision()}
+    return closest_of(model, placement, candidates, what=TUNED, images=held_out)

@@ -23,7 +23,7 @@ from edgeres.data import Split, dataset_for
 from edgeres.graph.execute import GraphNetwork
 from edgeres.models.network import Network
 from edgeres.quantize.auto import fidelity_of, logits_of
-from edgeres.quantize.choosing import CalibrationImages, bounds_by
+from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import FEWEST_TO_LEARN, QUICK, QatConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.improving import improved
@@ -61,15 +61,17 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     source, table = begun(source, config.scales, config.method)
     placement = placement_of(source.proto)
     start = _start(source, table, placement, config)
-    decision, fitted, held_out = _trained(source, placement, start, config=config, out_dir=out_dir)
+    decision, fitted, held_out = _trained(source, placement, start.decision, config=config, out_dir=out_dir)
     path = out_dir / FILE_NAME
     if is_main():
         model = with_pairs(source.proto, placement, decision)
-        if config.effort != QUICK:
+        if start.is_scaled:
             set_metadata(model, SCALED_KEY, "1")
         write_quantized(model, source, path)
         clear_state(out_dir)
     wait_for_all()
+    recorder.results |= start.results
+    recorder.notes += start.notes
     _record(recorder, fitted, held_out, config)
     output = OnnxModel(path)
     return StageResult(output, recorder.finish(output))
@@ -90,10 +92,10 @@ def _trained(
     return simulation.decision(), fitted, len(held_out)
 
 
-def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: QatConfig) -> Decision:
+def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: QatConfig) -> Chosen:
     """The table's bounds by the method; tensors that were always zero get a usual one."""
     bounds = bounds_by(table, config.method, placement.observed)
-    start = Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()})
+    start = Chosen(Decision({name: amax or DEAD_AMAX for name, amax in bounds.items()}))
     if config.effort == QUICK:
         return start
     return improved(source, placement, start, CalibrationImages(source, table, config.data), effort=config.effort)

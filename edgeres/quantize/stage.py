@@ -58,7 +58,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     placement = placement_for(source.proto, config.profile, options)
     _check_left(placement)
     model = quantized(source.proto, config.profile, replace(chosen.decision, extremes=extremes), options)
-    if config.spent != QUICK:
+    if chosen.is_scaled:
         set_metadata(model, SCALED_KEY, "1")
     view, kinds = GraphView(source.proto), dict[str, list[str]]()
     if names := [node for name, node in skips_in(view).items() if name in options.keep]:
@@ -75,7 +75,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
         "quantized_layers": len(placement.layers),
         "quantized_skips": len(placement.additions),
         "pairs": len(placement.points),
-        **_weight_noise(source.proto, placement.layers),
+        **_weight_noise(source.proto, placement.layers, chosen.decision),
         **chosen.results,
     }
     for name, kind in left_float_in(view).items():  # whatever is asked for
@@ -111,10 +111,9 @@ def _chosen(
     chosen.decision = replace(chosen.decision, amax=amax)
     chosen.results["effort"] = config.spent
     if config.spent != QUICK:
-        from edgeres.quantize.improving import IMPROVEMENTS, improved
+        from edgeres.quantize.improving import improved
 
-        chosen.decision = improved(source, placement, chosen.decision, images, effort=config.spent)
-        chosen.results["improve"] = list(IMPROVEMENTS)
+        chosen = improved(source, placement, chosen, images, effort=config.spent)
     if config.kept_sqnr is not None or config.max_loss is not None:
         _leave_float(source, chosen, config, options, images)
     return chosen
@@ -194,12 +193,13 @@ def _far_out(model: Any, tensors: tuple[str, ...], config: QuantizeConfig) -> li
     return [f"{where}: one INT8 scale cannot hold them all; {advice}"]
 
 
-def _weight_noise(model: Any, layers: tuple[str, ...]) -> dict[str, Any]:
-    """Signal to quantization noise of the worst layer's weights, in dB."""
+def _weight_noise(model: Any, layers: tuple[str, ...], decision: Decision) -> dict[str, Any]:
+    """Signal to quantization noise of the weights of the worst layer, in dB, as `decision` has them."""
     view, sqnr = GraphView(model), {}
     for node in view.layers:
         if node.name in layers:
-            weight = np.asarray(view.value(node.input[1])).astype(np.float64)
+            weight = decision.tensors.get(node.input[1], view.value(node.input[1]))
+            weight = np.asarray(weight, np.float64)
             sqnr[node.name] = sqnr_db(weight, quantized_weight(weight).as_float)
     worst = min(sqnr, key=lambda name: sqnr[name])
     return {"worst_weight_sqnr_db": round(sqnr[worst], 2), "worst_weight_layer": worst}

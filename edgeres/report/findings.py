@@ -198,10 +198,12 @@ def _why_unknown(taken: StageReport | None) -> str:
         return "Nothing was quantized with these bounds in this run."
     if taken.stage == "qat":
         return "The bounds were trained further, from those drawn here."
-    improve = taken.results.get("improve", taken.config.get("improve"))
-    scaled = ", ".join(sorted(_SCALING.intersection(map(str, improve if isinstance(improve, list) else ()))))
-    if scaled:
+    improved = taken.results.get("improve", taken.config.get("improve"))
+    improved = {*map(str, improved)} if isinstance(improved, list) else set()
+    if scaled := ", ".join(sorted(_SCALING & improved)):
         return f"Channels were scaled ({scaled}): the file's bounds belong to other values than these."
+    if "tuned" in improved:
+        return "The bounds were tuned further, from those drawn here."
     if not str(taken.config.get("profile", "tensorrt")).startswith("tensorrt"):
         return "The file's ranges are not symmetric, so none of these bounds is its own."
     return ""

@@ -29,6 +29,7 @@ def test_it_writes_a_clean_int8_graph_that_is_no_further_from_float(calibrated, 
     assert result.output.precision == "int8"
     assert result.output.card.parent == source.sha256
     assert lint(result.output.proto) == ()
+    assert result.output.has_scaled_channels == ("channels" in results["improve"])
     assert not (tmp_path / "out" / "state.pt").exists()
 
 

@@ -24,7 +24,7 @@ def decibels_of(model):
     with torch.inference_mode():
         seen = network.values(torch.from_numpy(images), list(placement.observed))
     given = Decision({name: float(value.abs().max()) for name, value in seen.items()})
-    found = channels_scaled(model, placement, given, images=images)
+    found = channels_scaled(model, placement, given, images=images).decision
     reference = logits_of(network, images)
     return [
         fidelity_of(reference, logits_of(Simulation(model, placement, one), images)).sqnr_db for one in (given, found)

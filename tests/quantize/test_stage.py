@@ -15,12 +15,15 @@ from edgeres.data import dataset_from
 from edgeres.graph.view import GraphView
 from edgeres.quantize import kept_float
 from edgeres.quantize.calibrators import CALIBRATORS
+from edgeres.quantize.improving import CHANNELS, TUNED
 from edgeres.quantize.kept_float import MixedChoice
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.repair.check import sqnr_db
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 from edgeres.runtime import runner_for
+
+STEPS = CHANNELS, TUNED
 
 
 @pytest.fixture
@@ -138,8 +141,26 @@ def test_efforts_are_named_and_the_default_learns(calibrated, tmp_path):
     assert usual.report.results["improve"] == best.report.results["improve"] == ["channels", "tuned"]
     assert "float_skips" in best.report.results
     assert lint(usual.output.proto) == ()
+    assert usual.output.has_scaled_channels
     exact = logits_of(source)
     assert sqnr_db(exact, logits_of(usual.output)) > sqnr_db(exact, logits_of(quick.output)) + 0.5
+
+
+@pytest.mark.parametrize("taken", [(), (CHANNELS,), (TUNED,)])
+def test_report_and_file_say_what_an_effort_took_not_what_it_tried(taken, calibrated, tmp_path, monkeypatch):
+    source, scales = calibrated
+
+    def decibels_of(model, placement, candidates, *, images):
+        step = TUNED if TUNED in candidates else CHANNELS
+        return {name: float((name == "as given") != (step in taken)) for name in candidates}
+
+    monkeypatch.setattr("edgeres.quantize.auto.decibels_of", decibels_of)
+    result = quantize(source, QuantizeConfig(scales=scales), tmp_path / "out")
+    assert result.report.results["improve"] == list(taken)
+    assert result.output.has_scaled_channels == (CHANNELS in taken)
+    words = {step: ("balanced" if step == CHANNELS else step) if step in taken else "as given" for step in STEPS}
+    said = [note for note in result.report.notes if " dB " in note]
+    assert [note.partition(" (")[0] for note in said] == [f"{step}: taken {word}" for step, word in words.items()]
 
 
 def test_channels_out_of_proportion_are_warned_of_unless_they_are_scaled(onnx_of, scaled_by, tmp_path):

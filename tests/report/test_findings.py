@@ -176,6 +176,7 @@ def test_auto_has_a_method_for_each_tensor(calibrated):
     [
         ("qat", {"method": "mse"}, "trained further"),
         ("quantize", {"method": "mse", "improve": ["equalize", "bias"]}, "Channels were scaled (equalize)"),
+        ("quantize", {"method": "mse", "improve": ["tuned"]}, "were tuned further"),
         ("quantize", {"method": "mse", "profile": "ort-cpu"}, "not symmetric"),
     ],
 )

@@ -143,9 +143,12 @@ def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
 def from_onnx(model: OnnxModel) -> Brought:
     """The network of a float ONNX file, which gives what ONNX Runtime makes of the file itself.
 
-    Raises InputError for one that is quantized, damaged, takes no images or computes something else in torch.
+    Raises InputError for one that is quantized, in half precision or damaged, takes no images, or computes something
+    else in torch.
     """
     source, where = plain(model, keeps_norms=True), str(model.path)
+    if "int8" in model.precision or model.has_card:  # of another tool a float16 constant may be cast
+        model.check_float()
     found = _brought(source.proto, model.card.spec.input_shape, {}, where)
     name, (batch, *image) = image_input(model.proto, model.path)
     images, ends = _noise(batch or _TRACED_BATCH, found.shape), ends_in(model.proto)

@@ -5,6 +5,7 @@ import importlib
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -12,8 +13,10 @@ import torchvision
 from onnx import helper, numpy_helper
 from torch import nn
 
-from edgeres.core.artifacts import Checkpoint
+from edgeres.core.artifacts import CARD_KEY, Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.onnx_file import derived_card
+from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of
 from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.weights import load_network
@@ -122,6 +125,29 @@ def test_an_onnx_file_of_any_exporter_is_a_network(options, resnet, exported, im
 def test_a_softmax_at_the_end_is_left_out(resnet, exported, imported, images):
     done = imported(exported(nn.Sequential(resnet, nn.Softmax(1)).eval()))
     assert agrees(done.output, resnet, images)
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Softmax(1)], ids=["scores", "softmax"])
+def test_a_quantized_file_is_refused(is_ours, end, resnet, exported, imported):
+    model = onnx.load(exported(nn.Sequential(resnet, end).eval()))
+    graph, name = model.graph, model.graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["rounded" if one == name else one for one in node.input]
+    graph.initializer.append(numpy_helper.from_array(np.float32(0.02), "scale"))
+    graph.node.insert(0, helper.make_node("DequantizeLinear", ["integers", "scale"], ["rounded"]))
+    graph.node.insert(0, helper.make_node("QuantizeLinear", [name, "scale"], ["integers"]))
+    if is_ours:
+        model.metadata_props.add(key=CARD_KEY, value=derived_card(model, Path("net.onnx")).model_dump_json())
+    onnx.save(model, path := exported().with_name("int8.onnx"))
+    with pytest.raises(InputError, match=r"int8\.onnx.* is quantized already; use the float model it was made from$"):
+        imported(path)
+
+
+def test_a_file_of_export_half_is_refused(exported, imported, tmp_path):
+    half = export(imported(exported()).output, ExportConfig(half=True), tmp_path).output
+    with pytest.raises(InputError, match="is in FP16; use the float32 model"):
+        imported(half.path)
 
 
 def test_channels_last_behind_a_transpose_are_taken(resnet, exported, imported, images):

@@ -111,13 +111,21 @@ class Piece(nn.Module):
 
 
 class GraphUnit(Unit):
-    """A residual module of a graph, `link`, behind the tensors `before`."""
+    """A residual module of a graph, `link`, from the tensors `before` to those `behind`."""
 
-    def __init__(self, network: GraphNet, before: tuple[str, ...], link: Droppable) -> None:
+    def __init__(
+        self, network: GraphNet, before: tuple[str, ...], link: Droppable, behind: tuple[str, ...], *, dropped: bool
+    ) -> None:
         super().__init__()
-        self._network, self._before, self._link = [network], before, link  # in a list: no part of this module
-        self._whole = network.segment(before, link.live)
-        self._bypass = network.segment(before, link.live, {link.block.output: link.block.skip})
+        self._network, self._before, self._link, self._behind = [network], before, link, behind  # in a list: no part
+        self.dropped = dropped
+        self._bypass = network.segment(before, behind, {link.block.output: link.block.skip})
+        self._whole = self._bypass if dropped else network.segment(before, behind)
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether it is dropped and nothing is left of it."""
+        return self.dropped and len(self._before) == len(self._behind) == 1 and not self._bypass.calls
 
     def parts(self) -> Parts:
         """Branch and activation from cut to cut; what the skip goes through too, or another module, is one piece.
@@ -125,7 +133,7 @@ class GraphUnit(Unit):
         Where other tensors are live it begins at the fork, and they pass through what the graph has beside it.
         """
         network, block, end = self._network[0], self._link.block, self._link.end
-        is_alone = len(self._before) == len(self._link.live) == 1
+        is_alone = len(self._before) == len(self._behind) == 1
         feed = self._before[0] if is_alone else block.source
         beside = {call.module for call in self._bypass.calls} | network.reused
         branch, after = (
@@ -134,7 +142,7 @@ class GraphUnit(Unit):
         skip = Piece(network, network.segment((feed,), (block.skip,)))
         if is_alone:
             return Parts(branch, skip, after)
-        into, behind = network.segment(self._before, (feed,)), network.segment((*self._before, end), self._link.live)
+        into, behind = network.segment(self._before, (feed,)), network.segment((*self._before, end), self._behind)
         return Parts(
             branch, skip, after, lambda x: into.run(network, x), lambda x, y: behind.run(network, (*live_in(x), y))
         )
@@ -156,27 +164,34 @@ class GraphUnit(Unit):
 
 
 class GraphNet(Network):
-    """The network of a graph without weights; `names`: its residual additions -> their modules.
+    """The network of a graph without weights; `names`: its residual additions -> their modules, `dropped` among them.
 
-    Several outputs are joined.
+    What is left of it has the cuts of the whole, so that both can walk side by side. Several outputs are joined.
     """
 
-    def __init__(self, structure: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, structure: onnx.ModelProto, names: Mapping[str, str], dropped: Collection[str] = frozenset()
+    ) -> None:
         super().__init__()
         self.tree = Layers()
         self.tree.add_module(OPERATIONS, nn.ModuleList())
         view = GraphView(structure := joined(structure))
-        self._calls = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).calls()
-        self._makers = {output: index for index, call in enumerate(self._calls) for output in call.outputs}
         chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
-        ends = [chain.start, *(link.live for link in chain.links)]
-        self._stem = self.segment((image,), chain.start)
-        self._units = [
-            (link.name, GraphUnit(self, before, link)) for before, link in zip(ends[:-1], chain.links, strict=True)
+        skips: dict[str, str] = {}
+        for block in (link.block for link in chain.links if link.name in dropped):
+            skips[block.output] = skips.get(block.skip, block.skip)
+        self._calls = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).calls(skips)
+        self._makers = {output: index for index, call in enumerate(self._calls) for output in call.outputs}
+        passed = {image, *self._makers, *skips}
+        ends = [tuple(one for one in live if one in passed) for live in (chain.start, *(x.live for x in chain.links))]
+        units = [
+            (link.name, GraphUnit(self, before, link, after, dropped=link.name in dropped))
+            for before, link, after in zip(ends[:-1], chain.links, ends[1:], strict=True)
         ]
+        self._units = [(name, unit) for name, unit in units if not unit.vanishes]
         features = (chain.features,)
+        self._stem, self._body = self.segment((image,), ends[0]), self.segment((image,), features, skips)
         self._tail, self._head = self.segment(ends[-1], features), self.segment(features, (output,))
-        self._body = self.segment((image,), features)
 
     def units(self) -> list[tuple[str, Unit]]:
         """The modules present, by name, in order of execution."""
@@ -282,10 +297,22 @@ class _Builder:
     tree: Layers
     made: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
-    def calls(self) -> list[NodeCall]:
-        """One for every node; all weights have their place then."""
-        found = [self._step(node) for node in self.view.nodes if node.op_type != "Constant"]
-        for name in self.weights:
+    def calls(self, skips: Mapping[str, str]) -> list[NodeCall]:
+        """One for each node that is needed where the value of a key of `skips` is read instead of it.
+
+        All their weights have their place then.
+        """
+        makers, open_, needed = self.view.producers, list(self.view.outputs), set[int]()
+        read = {*open_}
+        while open_:
+            node = makers.get(skips.get(one := open_.pop(), one))
+            if node is not None and id(node) not in needed:
+                needed.add(id(node))
+                read.update(node.input)
+                open_ += node.input
+        nodes = [node for node in self.view.nodes if id(node) in needed and node.op_type != "Constant"]
+        found = [self._step(node) for node in nodes]
+        for name in (one for one in self.weights if one in read):
             path, _, last = name.rpartition(".")
             if path not in self.made:
                 self._place(path).register_parameter(last, nn.Parameter(torch.empty(self.weights[name])))

@@ -112,6 +112,21 @@ class Parallel(nn.Module):
         return torch.cat([nn.functional.max_pool2d(x, 2), low], 1)
 
 
+class Activated(nn.Module):
+    """A pre-activated module whose skip is projected from what its norm and activation give, as in wide ResNets."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.norm, self.skip = nn.BatchNorm2d(a), None if a == b else nn.Conv2d(a, b, 1, stride=2, bias=False)
+        self.branch = nn.Sequential(
+            nn.Conv2d(a, b, 3, 1 if a == b else 2, 1), nn.BatchNorm2d(b), nn.ReLU(), *conv(b, b)
+        )
+
+    def forward(self, x):
+        y = torch.relu(self.norm(x))
+        return (x if self.skip is None else self.skip(y)) + self.branch(y)
+
+
 class Net(nn.Module):
     def __init__(self, *blocks, width=8, last=None, head=10):
         super().__init__()
@@ -154,6 +169,7 @@ NETS = {
         *(Block(nn.Sequential(*conv(8, 8), nn.Hardswish(), Gate(8, nn.Hardsigmoid()))) for _ in range(2))
     ),
     "preactivated": lambda: Net(preactivated(), preactivated()),
+    "activated": lambda: Net(Activated(8, 8), Activated(8, 8), Activated(8, 16), Activated(16, 16), last=16),
     "inverted": lambda: Net(inverted(), conv(8, 8), inverted()),
     "next": lambda: Net(next_like(), next_like()),
     "efficient": lambda: Net(
@@ -259,7 +275,7 @@ def test_dropping_modules_in_a_row_equals_zeroing_their_branches(name, brought, 
 def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
     module = NETS[name]()
     spec, weights = brought(module, name)
-    blocks = [path for path, one in module.named_modules() if isinstance(one, Block)]
+    blocks = [path for path, one in module.named_modules() if isinstance(one, (Block, Activated))]
     assert sorted(info.name for info in modules_of(spec)) == sorted(blocks)
     whole = network_of(spec, weights)
     for path in blocks:
@@ -275,8 +291,27 @@ def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
         assert not torch.equal(dropped(images), whole(images))
         gone = {key for key in weights if key.startswith(f"{path}.branch.")}
         gone |= {key for key in weights if key.startswith(f"{path}.") and name == "standardised"}
+        if name == "activated" and path != "features.2":  # the norm is read by the branch alone
+            gone |= {key for key in weights if key.startswith(f"{path}.norm.")}
         assert cut != spec
         assert weights.keys() - weights_without(weights, cut).keys() == gone
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_what_is_left_goes_on_from_any_cut_of_the_whole(name, brought, images):
+    spec, weights = brought(NETS[name](), name)
+    whole, paths = network_of(spec, weights), [info.name for info in modules_of(spec)]
+    for gone in (*((path,) for path in paths), *pairwise(paths)):
+        cut = spec.without(gone)
+        dropped = network_of(cut, weights_without(weights, cut))
+        x, wanted, units = whole.stem(images), dropped(images), dict(dropped.units())
+        for place in range(paths.index(gone[0]) + 1):
+            y = x
+            for unit in (units[one] for one in paths[place:] if one in units):
+                y = unit(y)
+            assert torch.equal(dropped.classify(dropped.tail(y)), wanted)
+            x = dict(whole.units())[paths[place]](x)
 
 
 LAYERS = {"basic": 2, "grouped": 2, "gated": 2, "hard": 1, "preactivated": 1, "inverted": 3, "next": 1, "uneven": 2}
@@ -334,7 +369,7 @@ def test_an_exported_network_agrees_and_a_dropped_one_has_fewer_nodes(name, brou
         graphs.append(export(checkpoint, config, tmp_path / checkpoint.path.stem).output.proto.graph)  # compares itself
     nodes = [{node.name for node in graph.node} for graph in graphs]
     assert nodes[1] < nodes[0]
-    assert not {node.op_type for node in graphs[0].node} & {"BatchNormalization"} or name == "preactivated"
+    assert not {node.op_type for node in graphs[0].node} & {"BatchNormalization"} or name in {"preactivated", "activated"}
 
 
 def test_an_activation_that_repeats_another_goes_with_its_module(brought):

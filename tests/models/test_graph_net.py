@@ -369,7 +369,10 @@ def test_an_exported_network_agrees_and_a_dropped_one_has_fewer_nodes(name, brou
         graphs.append(export(checkpoint, config, tmp_path / checkpoint.path.stem).output.proto.graph)  # compares itself
     nodes = [{node.name for node in graph.node} for graph in graphs]
     assert nodes[1] < nodes[0]
-    assert not {node.op_type for node in graphs[0].node} & {"BatchNormalization"} or name in {"preactivated", "activated"}
+    assert not {node.op_type for node in graphs[0].node} & {"BatchNormalization"} or name in {
+        "preactivated",
+        "activated",
+    }
 
 
 def test_an_activation_that_repeats_another_goes_with_its_module(brought):

@@ -21,7 +21,15 @@ from edgeres.prune.recover.stage import recover, recovered
 from edgeres.train import loop
 
 GONE = ("layer2.1",)
-QUICK = {"data": "digits", "images": 120, "batch": 16, "epochs": 1, "threads": 1, "lr": 0.005}
+QUICK = {
+    "method": ("mimic", "distill"),
+    "data": "digits",
+    "images": 120,
+    "batch": 16,
+    "epochs": 1,
+    "threads": 1,
+    "lr": 0.005,
+}
 
 
 def quick(**options):

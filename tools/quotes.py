@@ -30,6 +30,7 @@ from edgeres.report.wording import count, percent, points, size, speed
 RESULTS = Path(__file__).parent / "results"
 _WIDTH = 80
 _QUANTIZED = ("minmax", "percentile", "entropy", "mse")
+_RECOVERED = 3
 _HEADLINE = (1, 2, 4, 5)  # rows of the run: exported, pruned, exported again, quantized
 _SWEPT = (0, 2, 4, 6, 8, 10, 12)
 Lines = list[str]
@@ -53,11 +54,15 @@ def headline() -> Lines:
         changed = " ".join(points(change)).replace(" points", "") if change else ""
         lines.append(table_row(name, top1, changed, count(row.params), size(row.size_bytes), _latency(row)))
     first, how = whole.accuracy, whole.latency
+    refined = refined_rows(record_from_json(Solved, RESULTS / "solve.json"))[len(bare.dropped)]
     if first is None or how is None:
         raise ValueError("resnet56.json: the exported network was not judged or not timed")
     about = (
         f"{first.dataset} {first.split}, n = {first.n:,}; brackets are paired 95 % intervals. Latency: {how.runtime},"
-        f" batch {how.batch}, {how.threads} threads, {how.machine}."
+        f" batch {how.batch}, {how.threads} threads, {how.machine}. It was trained back"
+        f" {run.rows[_RECOVERED].what.removeprefix('trained what is left ')}; chosen by `solved` and brought back by"
+        f" `solve,mimic`, as edgeres does now, four modules lose {_lost(refined[('solve', 'mimic')])} points"
+        " ([recovering](edgeres/help/recovering.md))."
     )
     return [*lines, "", about]
 

@@ -199,7 +199,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     chain = chain_of(spec)
     recorder.notes += notes
     if task != "classes":
-        how = "as --task says" if config.task else "told by what makes it; --task says otherwise"
+        how = "as --task says" if config.task else f"told by {network.told_by}; --task says otherwise"
         how = "judged by the mean of their relative errors" if network.parts else how
         recorder.notes.append(f"gives {_told(network, task)} for an image, {how}")
     if names := [link.name for link in chain.links]:
@@ -212,12 +212,14 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     if config.is_function and config.weights is None:
         said_of = recorder.warnings if _is_fresh(network.weights) else recorder.notes
         said_of.append(f"weights are those that {config.file} gives itself; if it loads none, add --weights FILE")
-    said = config if known is None else config.model_copy(update={"mean": known.mean, "size": shape[1]})
+    said = config if known is None else config.model_copy(update={"mean": known.mean, "fit": known.fit})
     recorder.warnings += _assumed(said, spec)
     hashed = config.weights if config.is_function else config.file
     recorder.results |= {"file": str(config.file), "keys": len(network.weights)}
     recorder.results |= {} if hashed is None else {"file_sha256": sha256_of(hashed)}
-    output = save_checkpoint(network.weights, spec, out_dir / "model.safetensors", stage="import")
+    output = save_checkpoint(
+        network.weights, spec, out_dir / "model.safetensors", stage="import", parent=network.parent
+    )
     return StageResult(output, recorder.finish(output))
 
 

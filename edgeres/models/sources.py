@@ -61,8 +61,8 @@ _COUNTER = "num_batches_tracked"
 class Brought:
     """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides.
 
-    `gives` is the shape of what it gives for an image, by output, `told` what that is for by the graph's end; `classes`
-    are names that the weights' file holds, of however many.
+    `gives` is the shape of what it gives for an image, by output, `told` what that is for by its own file, or else the
+    graph's end; `classes` are names that the weights' file holds, of however many; `parent` is a file of edgeres.
     """
 
     structure: str
@@ -72,11 +72,17 @@ class Brought:
     told: Task
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
+    parent: str | None = None
 
     @property
     def outputs(self) -> int:
         """How many numbers it gives for an image."""
         return sum(map(math.prod, self.gives.values()))
+
+    @property
+    def told_by(self) -> str:
+        """Who told what the outputs are."""
+        return "the file" if self.parent else "what makes it"
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
@@ -115,19 +121,21 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
     if named.arch is not None:
         return _defined(named, named.arch)
     if named.file.suffix.lower() == OnnxModel.suffix:
-        return from_onnx(OnnxModel(named.file)), named.file.stem, []
+        found = from_onnx(OnnxModel(named.file))
+        said = f"how images become the input is as {named.file} says, where no option says otherwise"
+        return found, named.file.stem, [said] if found.preprocess else []
     made = result_of(str(named.file), "network")
     if not isinstance(made, nn.Module):
         raise InputError(f"{named.file} must return a torch.nn.Module, got {type(made).__name__}")
-    found, where = ForeignWeights({}, [], ()), str(named.file)
+    filled, where = ForeignWeights({}, [], ()), str(named.file)
     if named.weights is not None:
         where += f" with {named.weights}"
-        found = read_weights(named.weights, named.key)
-        made = with_state(lambda _: made, found.weights, str(named.weights))
+        filled = read_weights(named.weights, named.key)
+        made = with_state(lambda _: made, filled.weights, str(named.weights))
     first = next((one for one in made.parameters() if one.ndim == _IMAGE_RANK), None)
     channels, size = _COLOURS if first is None else int(first.shape[1]), named.size or _USUAL
     network = from_module(made, (channels, size, size), where)
-    return replace(network, classes=found.classes), str(named.file).partition(":")[2], found.notes
+    return replace(network, classes=filled.classes), str(named.file).partition(":")[2], filled.notes
 
 
 def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
@@ -155,7 +163,15 @@ def from_onnx(model: OnnxModel) -> Brought:
     given = images.movedim(1, -1) if is_channels_last(image) else images
     made = GraphSession(model.proto, where, ends).run({name: given.numpy()})
     _check_same(found, images, [torch.from_numpy(made[end]) for end in ends], where)
-    return found
+    return _with_card(found, model) if model.has_card else found
+
+
+def _with_card(found: Brought, model: OnnxModel) -> Brought:
+    """`found` with what the file's card says of it; it is of another network if the graph was changed since."""
+    spec = model.spec
+    preprocess = spec.preprocess if spec.preprocess.is_known else None
+    told = spec.task if spec.num_classes == found.outputs else found.told
+    return replace(found, preprocess=preprocess, classes=spec.classes, told=told, parent=model.sha256)
 
 
 def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> Brought:

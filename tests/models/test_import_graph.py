@@ -13,9 +13,10 @@ import torchvision
 from onnx import helper, numpy_helper
 from torch import nn
 
-from edgeres.core.artifacts import CARD_KEY, Checkpoint
+from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import derived_card
+from edgeres.core.spec import Preprocess
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of
 from edgeres.models.importing import ImportConfig, import_checkpoint
@@ -125,6 +126,38 @@ def test_an_onnx_file_of_any_exporter_is_a_network(options, resnet, exported, im
 def test_a_softmax_at_the_end_is_left_out(resnet, exported, imported, images):
     done = imported(exported(nn.Sequential(resnet, nn.Softmax(1)).eval()))
     assert agrees(done.output, resnet, images)
+
+
+SCORES = {"task": "classes", "classes": tuple("abcdefghij")}
+CARD = {"preprocess": Preprocess(mean=(0.3,), std=(0.2,), fit="letterbox", border=7, exif=True)}
+REST = [{}, {"mean": (0.1,), "std": (0.9,)}, {"fit": "squash"}]
+
+
+@pytest.mark.parametrize("given", REST, ids=["as it says", "mean", "fit"])
+@pytest.mark.parametrize("card", [SCORES, {"task": "embedding"}], ids=["scores", "embedding"])
+def test_a_file_with_a_card_says_all_of_itself_and_options_say_otherwise(card, given, exported, imported):
+    model = onnx.load(path := exported())
+    derived = derived_card(model, path)
+    spec = derived.spec.model_copy(update=CARD | card)
+    model.metadata_props.add(key=CARD_KEY, value=derived.model_copy(update={"spec": spec}).model_dump_json())
+    onnx.save(model, path)
+    done = imported(path, **({"mean": None, "std": None} | given))
+    found, border = done.output.spec, 0 if "fit" in given else 7
+    assert found.preprocess == CARD["preprocess"].model_copy(update={**given, "border": border})
+    assert (found.task, found.classes) == (card["task"], card.get("classes", ()))
+    assert done.output.card.parent == OnnxModel(path).sha256
+    assert not done.report.warnings
+    assert imported(path, task="embedding").output.spec.task == "embedding"
+
+
+def test_class_names_and_task_of_a_card_that_is_of_another_classifier_are_left_out(exported, imported):
+    model = onnx.load(path := exported())
+    derived = derived_card(model, path)
+    values = {**CARD, **SCORES, "num_classes": 9, "task": "tensors", "classes": ()}
+    card = derived.model_copy(update={"spec": derived.spec.model_copy(update=values)})
+    model.metadata_props.add(key=CARD_KEY, value=card.model_dump_json())
+    onnx.save(model, path)
+    assert (imported(path).output.spec.task, imported(path).output.spec.num_classes) == ("classes", 10)
 
 
 @pytest.mark.parametrize("is_ours", [False, True])

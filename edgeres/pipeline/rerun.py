@@ -223,7 +223,9 @@ def _check_sources(stages: Sequence[FinishedStage]) -> None:
             continue
         fitting = [(one, made) for one in stages[:index] if (made := one.report.output) and one.report.cost]
         fitting = [(one, made) for one, made in fitting if Path(made.path).suffix == row.source.suffix]
-        fitting = [(one, made) for one, made in fitting if row.takes(one.report.precision)]
+        fitting = [
+            (one, made) for one, made in fitting if row.takes(one.report.precision, one.report.results.get("profile"))
+        ]
         if not fitting:
             raise InputError(f"{stage.path} was made from {source.path}, which is not of this run: nothing to begin at")
         usual, made = fitting[-1]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import edgeres
 from edgeres.core.artifacts import (
+    FUSED_PROFILE,
     Artifact,
     Checkpoint,
     Engine,
@@ -74,12 +75,12 @@ class Stage(NamedTuple):
         return not (self.float_only and "int8" in model.precision)
 
     def suits(self, model: Model) -> bool:
-        """Whether the stage takes `model` where none is named: a file in half precision is for the end of the road."""
-        return self.accepts(model) and self.takes(model.precision)
+        """Whether it takes `model` where none is named: half precision, or INT8 for a CPU, is an end of the road."""
+        return self.accepts(model) and self.takes(model.precision, getattr(model, "profile", None))
 
-    def takes(self, precision: str | None) -> bool:
-        """Whether a network of this precision can be gone on from."""
-        return not self.float_only or precision == "fp32"
+    def takes(self, precision: str | None, profile: object) -> bool:
+        """Whether a network of this precision, quantized for this profile, can be gone on from."""
+        return (not self.float_only or precision == "fp32") and (self.output is not Engine or profile != FUSED_PROFILE)
 
     @property
     def needs(self) -> str:

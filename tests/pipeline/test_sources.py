@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from edgeres.core.artifacts import Engine
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import latest_run
-from edgeres.core.stage import StageReport
+from edgeres.core.stage import Recorder, StageReport, StageResult
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned
+from edgeres.pipeline.rerun import recipe_of
 
 
 @pytest.fixture
@@ -107,6 +110,26 @@ def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_afte
         f"calibrate: takes {full.path}",
         f"quantize: takes {full.path}",
     ]
+
+
+def test_what_is_compiled_is_the_newest_file_for_tensorrt_in_a_recipe_and_a_rerun_too(whole, runs_folder, monkeypatch):
+    def compile_engine(source, config, folder):
+        (folder / "model.plan").write_bytes(b"engine")
+        recorder, engine = Recorder("compile", config, source), Engine(folder / "model.plan")
+        card = {"card": source.card, "precision": source.precision}
+        monkeypatch.setattr(Engine, "manifest", SimpleNamespace(**card))
+        return StageResult(engine, recorder.finish(engine))
+
+    monkeypatch.setattr("edgeres.compile.stage.compile_engine", compile_engine)
+    stages = [{"use": "import", "file": str(whole.path)}, {"use": "export"}, {"use": "calibrate", "images": 32}]
+    quantized = [{"use": "quantize", "effort": "quick"}, {"use": "quantize", "profile": "ort-cpu"}]
+    recipe = Recipe(name="r", data="digits", stage=(*stages, *quantized, {"use": "compile"}))
+    run = run_of_recipe(recipe, None)
+    done = list(Chain(run, planned(recipe, "r")).execute())
+    assert done[-1].reports[0].source.path.endswith("03-quantize/model.int8.onnx")
+    assert call(Call("compile")).report.source == done[-1].reports[0].source
+    (run.path / "recipe.toml").unlink()
+    assert recipe_of(run).stage[-1]["use"] == "compile"
 
 
 def test_a_run_of_half_precision_alone_is_told_what_is_missing(whole):

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from edgeres.core.artifacts import (
 )
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, chain_of
 from edgeres.core.files import clear_left_overs, sha256_of, write_text
 from edgeres.core.names import resolve
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
@@ -168,15 +169,19 @@ def execute(
 ) -> StageResult[Artifact]:
     """Runs one stage in `folder`, by its own function or another, and writes its report there.
 
-    An interrupted call leaves `key` in started.json.
+    An interrupted call leaves `key` in started.json; one that is refused leaves nothing of what it began.
     """
+    is_first = not folder.is_dir() or {path.name for path in folder.iterdir()} <= {STARTED_NAME}
     if is_main_process():
         clear_left_overs(folder)
         write_text(folder / STARTED_NAME, started_text(stage, key))
     try:
         function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
         result = function(source, config, folder)
-    except Exception:
+    except Exception as err:
+        is_refused = isinstance(err, InputError) and not any(isinstance(cause, OSError) for cause in chain_of(err))
+        if is_main_process() and is_first and is_refused:  # a disk that is full is no refusal
+            shutil.rmtree(folder)
         leave_no_trace(folder)
         raise
     result = StageResult(result.output, result.report.model_copy(update={"key": key}))
@@ -188,7 +193,7 @@ def execute(
 
 def leave_no_trace(folder: Path) -> None:
     """Removes the folder of a call that did not finish, unless it made something that can be resumed."""
-    if is_main_process() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
+    if is_main_process() and folder.is_dir() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
         (folder / STARTED_NAME).unlink()
         folder.rmdir()
 

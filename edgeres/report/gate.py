@@ -24,7 +24,7 @@ from edgeres.report.lineage import STUDIES
 from edgeres.report.networks import ENGINE_STAGE
 
 _WHOLE = "newest network readable"
-_MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "sweep"}  # make no network
+_MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "optimize", "sweep"}  # make no network
 _LATENCY = {"us": 1e-3, "ms": 1.0, "s": 1e3}, "a latency; write it as 5ms, 800us or 0.02s"
 _BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _SIZE = _BYTES, "a file size; write it as 2MB, 800kB or 1.5MiB"
@@ -153,19 +153,20 @@ def write_junit(report: GateReport, path: Path) -> None:
 def _unread_in(subject: Subject) -> list[Outcome]:
     """A broken rule for each newer stage that may have made a network and cannot be judged."""
     broken = Outcome(rule=_WHOLE, passed=False, stage=subject.end.name, limit=0.0, figure=None, text="")
-    newer = [problem for problem in subject.problems if _is_newer(problem, subject.end.name)]
+    newer = [problem for problem in subject.problems if _is_newer(problem, subject)]
     return [broken.model_copy(update={"text": f"judged, but there is {problem}"}) for problem in newer]
 
 
-def _is_newer(problem: str, judged: str) -> bool:
-    """`problem` begins with the folder's name, NN-STAGE."""
+def _is_newer(problem: str, subject: Subject) -> bool:
+    """Than what is judged, and than what the same stage made; `problem` begins with the folder's name, NN-STAGE."""
     number, _, stage = problem.partition(":")[0].partition("-")
-    return number.isdecimal() and int(number) > int(judged.partition("-")[0]) and stage not in _MEASURING
+    done = [int(one.name.partition("-")[0]) for one in subject.networks if one is subject.end or one.stage == stage]
+    return number.isdecimal() and int(number) > max(done) and stage not in _MEASURING
 
 
 def _notes_on(subject: Subject) -> list[str]:
     newest = next((one for one in reversed(subject.networks) if one.stage != ENGINE_STAGE), subject.end)
-    unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject.end.name)]
+    unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject)]
     if newest is subject.end:
         return unread
     advice = f"edgeres eval {subject.run / newest.path}"

@@ -173,6 +173,40 @@ def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
     assert latest_run().folders()[-1].is_finished
 
 
+@pytest.mark.parametrize("begun_before", [False, True])
+@pytest.mark.parametrize("stage", ["prune", "export", "lesion"])
+def test_a_refused_stage_leaves_nothing_of_what_it_began(imported, monkeypatch, stage, begun_before):
+    """What an interrupted call had kept stays, and so does what is there when the disk is full."""
+    where = {"prune": "prune.stage:prune", "export": "export.stage:export", "lesion": "study.lesion:lesion"}[stage]
+    ways = [KeyboardInterrupt()] if begun_before else []
+
+    def refused(source, config, out_dir):
+        (out_dir / "tried").mkdir(exist_ok=True)
+        (out_dir / "tried" / "whole.json").write_text("{}")
+        raise next(iter(ways), InputError("--budget 5s is too short"))
+
+    monkeypatch.setattr(f"edgeres.{where.replace(':', '.')}", refused)
+    request = Call(stage, values={"prune": {"modules": "layer1.1"}, "lesion": {"data": "digits"}}.get(stage, {}))
+    if begun_before:
+        with pytest.raises(KeyboardInterrupt):
+            call(request)
+        ways.clear()
+    with pytest.raises(InputError, match="too short"):
+        call(request)
+    assert [folder.stage for folder in latest_run().folders()] == ["import", *([stage] if begun_before else [])]
+
+
+def test_what_was_done_before_the_disk_was_full_stays(imported, monkeypatch):
+    def full(source, config, out_dir):
+        (out_dir / "search.json").write_text("{}")
+        raise InputError("cannot write") from OSError(28, "no space left on device")
+
+    monkeypatch.setattr("edgeres.prune.stage.prune", full)
+    with pytest.raises(InputError, match="cannot write"):
+        call(Call("prune", values={"modules": "layer1.1"}))
+    assert latest_run().folders()[-1].stage == "prune"
+
+
 def test_eval_stands_beside_the_model_and_remembers_the_data(imported):
     report = evaluate_call(None, None, {"data": "digits"})
     folder = imported.output.path.parent

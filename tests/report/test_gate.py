@@ -173,7 +173,18 @@ def test_an_older_damaged_stage_is_named_beside_the_verdict(whole_run):
     assert report.notes[0].startswith("not judged, 04-export: report.json is not a readable StageReport")
 
 
-@pytest.mark.parametrize("stage", ["bench", "lesion", "reorder"])
+def test_an_unfinished_stage_is_nothing_newer_where_the_same_stage_came_after_it(whole_run):
+    (whole_run.path / "06-prune").mkdir()
+    (broken,) = judged(whole_run, max_loss=50).broken
+    assert "06-prune: unfinished" in broken.text
+    whole_run.count = 7
+    whole_run.model("prune", "model.safetensors", 900)
+    report = judged(whole_run, max_loss=50)
+    assert report.broken == ()
+    assert any("not judged, 06-prune: unfinished" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("stage", ["bench", "lesion", "optimize", "reorder"])
 def test_an_unfinished_measurement_is_no_network(whole_run, stage):
     (whole_run.path / f"99-{stage}").mkdir()
     assert judged(whole_run, max_loss=50).broken == ()

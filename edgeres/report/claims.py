@@ -27,6 +27,9 @@ from edgeres.report.wording import (
 )
 
 
+_NO_CHANGE = "change of speed that can be told"
+
+
 def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
     """Size, speed, accuracy and compute of one network against the first: the newest whose accuracy is known.
 
@@ -73,9 +76,9 @@ def headline_of(found: Frontier) -> str:
 def _answer_claim(one: Result, found: Frontier) -> Claim:
     low, high = 1 / one.tried.ratio.high, 1 / one.tried.ratio.low
     detail = f"{found.named[one.tried]}{_on_val(one, found)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
-    if low <= 1 <= high:
-        return Claim(figure="no", what=f"change of speed that can be told ({one.tried.name})", detail=detail)
     doubt = " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
+    if low <= 1 <= high:
+        return Claim(figure="no", what=f"{_NO_CHANGE}{doubt} ({one.tried.name})", detail=detail)
     what = f"{'faster' if low > 1 else 'slower'}{doubt} (95 %: {low:.2f} to {high:.2f}; {one.tried.name})"
     return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
 
@@ -132,17 +135,16 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
     if not compared:
         return None
     last, latency, change = compared[-1]
-    on = _on_board(latency.runtime)
     detail = f"{' '.join(speed(change))}, {change.versus} to {last.name}; {latency.conditions}"
-    if change.low is not None and change.high is not None and change.low <= 1 <= change.high:
-        return Claim(figure="no", what=f"change of speed that can be told{on}", detail=detail)
-    against = "" if change.versus == _first(rows, end).name else f" than {change.versus}"
-    what = ("faster" if change.value < 1 else "slower") + on + against
+    is_told = change.low is None or change.high is None or not change.low <= 1 <= change.high
+    compared_by = ("faster" if change.value < 1 else "slower", "than") if is_told else (_NO_CHANGE, "against")
+    against = "" if change.versus == _first(rows, end).name else f" {compared_by[1]} {change.versus}"
+    what = compared_by[0] + _on_board(latency.runtime) + against
     if doubt := doubt_on(latency):
         detail = f"{latency.verdict or latency.note}; {detail}"
         what += f" in an {doubt}" if latency.verdict else f", {doubt}"
-    whose = "" if last is end else f" ({last.precision}, {runtime_name(latency.runtime)})"
-    return Claim(figure=_times(1 / change.value), what=what + whose, detail=detail)
+    whose = "" if last is end else f" ({last.name}: {last.precision}, {runtime_name(latency.runtime)})"
+    return Claim(figure=_times(1 / change.value) if is_told else "no", what=what + whose, detail=detail)
 
 
 def _not_compared(first: Row, end: Row) -> str:

@@ -251,7 +251,7 @@ def test_no_run_and_an_empty_run_are_one_line(tmp_path):
 def test_the_headline_claims_only_what_was_measured(whole_run):
     summary = rows_from(whole_run.path)
     assert summary.headline.startswith(
-        "4.3× smaller (int8), 1.17× faster (fp32, torch), −0.76 points of top-1 (int8) ["
+        "4.3× smaller (int8), 1.17× faster (03-recover: fp32, torch), −0.76 points of top-1 (int8) ["
     )
     assert "(n = 5,000)" in summary.headline
     (whole_run.path / "07-bench/report.json").unlink()
@@ -315,7 +315,23 @@ def test_a_speed_that_cannot_be_told_apart_is_no_gain(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     _, second = fake_run.model("recover", "model.safetensors", 1001, source=first)
     fake_run.stage("bench", latency=(fake_run.latency(first, 10.0), fake_run.latency(second, 10.0)))
-    assert "no change of speed that can be told" in rows_from(fake_run.path).headline
+    assert "no change of speed that can be told (01-recover against" in rows_from(fake_run.path).headline
+    folder = fake_run.path / "02-bench"
+    report = json.loads((folder / "report.json").read_text())
+    report["results"] = {"session": report["latency"][0]["session"], "verdict": "invalid: machine busy"}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert "no change of speed that can be told in an invalid session" in rows_from(fake_run.path).headline
+
+
+@pytest.mark.parametrize(("ms", "said"), [(10.0, "no change of speed that can be told"), (5.0, "2.0× faster")])
+def test_a_speed_of_a_network_on_the_way_names_it(fake_run, ms, said):
+    folder, first = fake_run.model("import", "model.safetensors", 1000)
+    fake_run.evaluated(folder, first, 0.9)
+    _, second = fake_run.model("prune", "model.safetensors", 1001, source=first)
+    folder, third = fake_run.model("quantize", "model.int8.onnx", 300, source=second, precision="int8")
+    fake_run.evaluated(folder, third, 0.9)
+    fake_run.stage("bench", latency=(fake_run.latency(first, 10.0), fake_run.latency(second, ms)))
+    assert f"{said} (01-prune: fp32, torch)" in rows_from(fake_run.path).headline
 
 
 def test_the_headline_speaks_of_one_network_and_says_what_is_not_evaluated(fake_run):

@@ -51,9 +51,13 @@ class Budget:
     def steps(self, *, step_s: float, look_s: float, ahead_s: float = 0.0, fewest: int = FEWEST_STEPS) -> int:
         """Those there is time for beside what is `ahead_s` of the first, at most `most`.
 
-        Raises BudgetTooShort if they are fewer than `fewest`, too few to be worth it.
+        Raises BudgetTooShort if they are fewer than `fewest`, too few to be worth it; without steps, if what is
+        `ahead_s` takes longer.
         """
-        if self.config.budget_s is None or not self.config.trains:
+        if self.config.budget_s is None:
+            return self.most
+        if not self.config.trains:
+            self.hold(ahead_s)
             return self.most
         used_s = time.perf_counter() - self.begun_s + ahead_s + (LOOKS + 1) * look_s
         fitting = int((self.config.budget_s * (1 - _SPARE_SHARE) - used_s) / max(step_s, _CLOCK_S))
@@ -65,6 +69,16 @@ class Budget:
             f" ({step_s:.2g} s each) beside {text_from(used_s)} that any budget pays (loading, timing a few steps,"
             f" {LOOKS + 1} looks at held-out images); {FEWEST_STEPS} steps need at least {text_from(needed_s + 1)}"
         )
+
+    def hold(self, ahead_s: float) -> None:
+        """Raises BudgetTooShort if what is `ahead_s`, beside what was done, is more than the budget."""
+        needed_s = time.perf_counter() - self.begun_s + ahead_s
+        if self.config.budget_s is not None and needed_s > self.config.budget_s:
+            what = ", ".join(self.config.method)
+            raise BudgetTooShort(
+                f"--budget {self.config.budget} is too short: {what} of {self.config.images} images needs at least"
+                f" {text_from(needed_s + 1)}"
+            )
 
 
 def pace_of(network: Network, split: Split, spec: ModelSpec, *, limit_s: float) -> ImageTime:

@@ -230,7 +230,10 @@ def _solved(network: Network, job: Job) -> Solved:
     if job.config.budget_s is not None:
         until_s = job.begun_s + (_SOLVE_SHARE if job.config.trains else 1.0) * job.config.budget_s
     late = job.config.course.out_of_time if job.config.course else ()
-    return solve(network, job.teaching, material, until_s=until_s, late=late)
+    found = solve(network, job.teaching, material, until_s=until_s, late=late)
+    if found.out_of_time and not (late or job.config.trains or found.refitted):
+        job.budget.hold(job.config.budget_s or 0.0)
+    return found
 
 
 def _planned(network: Network, job: Job, begun: _Begun, solved: Solved | None) -> Planned:
@@ -262,7 +265,7 @@ def foreseen(job: Job) -> tuple[Network, ImageTime]:
     Raises InputError if the budget is too short even for that.
     """
     network = load_network(job.source).to(memory_format=torch.channels_last).to(job.device)
-    if job.config.budget_s is None or not job.config.trains:
+    if job.config.budget_s is None:
         return network, ImageTime(0.0, 0.0)
     limit_s = _TRIAL_SHARE * job.config.budget_s
     found = pace_of(network, job.judged_on or job.learn, job.source.spec, limit_s=limit_s)
@@ -287,9 +290,9 @@ def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
     still to be read.
     """
     judged, bn = len(job.judged_on or ()), len(job.learn) if "bn" in job.config.method else 0
-    read = unread + (bn or min(len(job.learn), FEWEST_STEPS * job.config.batch))
+    read = unread + (bn or min(len(job.learn), FEWEST_STEPS * job.config.batch) * job.config.trains)
     ahead_s = (looks * judged + bn) * pace.see_s + read * pace.read_s
-    if "solve" in job.config.method and job.config.budget_s is not None:
+    if "solve" in job.config.method and job.config.trains and job.config.budget_s is not None:
         ahead_s += _SOLVE_SHARE * job.config.budget_s
     job.budget.steps(step_s=job.config.batch * pace.see_s, look_s=judged * pace.see_s, ahead_s=ahead_s)
 

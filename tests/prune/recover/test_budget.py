@@ -75,16 +75,31 @@ def test_one_too_short_is_refused_before_it_is_spent(teacher, tmp_path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("method", [("bn",), ("solve",), ("bn", "solve")], ids=",".join)
+def test_one_too_short_for_what_takes_no_steps_is_refused(teacher, tmp_path, monkeypatch, method):
+    _, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0, see_s=3, method=method)
+    assert refused.startswith(f"--budget 30.0s is too short: {', '.join(method)} of 300 images needs at least ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_that_is_over_before_a_module_is_refitted_is_refused(teacher, tmp_path, monkeypatch):
+    late = start_module.Solved(left_alone=("layer2.2",), out_of_time=("layer3.0",))
+    monkeypatch.setattr(start_module, "solve", lambda *args, **options: late)
+    _, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0, see_s=0.001, method=("solve",))
+    assert refused.startswith("--budget 30.0s is too short: solve of 300 images needs at least 3")
+
+
+@pytest.mark.parametrize("method", ["mimic", "bn", "solve"])
 @pytest.mark.parametrize("stage", [prune, sweep])
-def test_one_too_short_is_refused_before_modules_are_chosen(teacher, tmp_path, monkeypatch, stage):
+def test_one_too_short_is_refused_before_modules_are_chosen(teacher, tmp_path, monkeypatch, stage, method):
     clock, network = Clock(), type(load_network(teacher))
-    options = {"data": "digits", "images": 300, "recover": ("mimic",), "budget": f"{BUDGET_S}s"}
+    options = {"data": "digits", "images": 300, "recover": (method,), "budget": f"{BUDGET_S}s"}
     config = PruneConfig(drop=1, **options) if stage is prune else SweepConfig(sweep="1..2", **options)
     monkeypatch.setattr("time.perf_counter", lambda: clock.now_s)
-    monkeypatch.setattr(network, "stem", clock.seeing(0.2, network.stem))
+    monkeypatch.setattr(network, "stem", clock.seeing(0.2 if method == "mimic" else 2, network.stem))
     with pytest.raises(InputError, match=r"--budget 30\.0s is too short"):
         stage(teacher, config, tmp_path / "out")
-    assert clock.now_s < BUDGET_S / 10
+    assert clock.now_s < BUDGET_S / 10 + 10 * (method != "mimic")
     assert not (tmp_path / "out").exists()
 
 

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.bench.stage import measure
+from edgeres.core.amounts import target_from
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.files import write_text
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.core.statistics import ratio_interval
-from edgeres.costs.check import check_prediction, target_from
+from edgeres.costs.check import check_prediction
 from edgeres.costs.design import pooled
 from edgeres.costs.networks import as_executed, session_config, shortened
 from edgeres.costs.stage import latency_table

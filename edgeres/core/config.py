@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from edgeres.core.errors import InputError, did_you_mean
@@ -110,6 +110,17 @@ class Record(BaseModel):
         return values
 
 
+def read_by(reader: Callable[[str], object], name: str) -> Any:
+    """A validator of the field `name`, None or text that `reader` can read: it raises InputError for any other."""
+
+    def read(text: str | None) -> str | None:
+        if text is not None:
+            reader(text)
+        return text
+
+    return field_validator(name)(read)
+
+
 def version_of(kind: type[BaseModel]) -> int | None:
     """The schema_version that files of `kind` are written with; None if it is no file of its own."""
     field = kind.model_fields.get(_VERSION_FIELD)
@@ -140,6 +151,8 @@ def config_from(kind: type[C], values: dict[str, Any], where: str, *, as_options
         config = kind.model_validate(values)
     except ValidationError as err:
         raise InputError(f"{where}: {first_problem(err, kind, as_options=as_options)}") from err
+    except InputError as err:  # of `read_by`
+        raise InputError(f"{where}: {err}") from err
     for name, value in config:
         if problem := _problem_of(kind, name, value):
             shown = f"--{name.replace('_', '-')}" if as_options else name

@@ -19,15 +19,12 @@ again (`missing_ms`).
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from edgeres.bench.stage import Session, measure
+from edgeres.core.amounts import Target
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
-from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in
 from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LatencyTable
@@ -38,20 +35,6 @@ from edgeres.costs.table import check_table, predicted_ms
 
 log = logging.getLogger(__name__)
 _COPIES = (3, 6)  # processes of each network, first and where that leaves it open: starts differ by up to 1 %
-
-
-class Target(NamedTuple):
-    """What is to be reached: an amount (of a latency, milliseconds), or a share of what the whole network takes."""
-
-    value: float
-    is_ratio: bool
-
-    def of(self, whole: float) -> float:
-        """The amount, where the whole network takes `whole`."""
-        return self.value * whole if self.is_ratio else self.value
-
-    def __str__(self) -> str:
-        return f"{self.value:g}x" if self.is_ratio else f"{self.value:g} ms"
 
 
 class Checked(Record):
@@ -113,22 +96,6 @@ class Checked(Record):
             f" {self.whole_ms.value:.3f} ms before; predicted"
             f" {self.predicted_ratio:.3f}: off by {self.error_percent:+.1f} %"
         )
-
-
-def target_from(text: str) -> Target:
-    """`3ms`, `3` or `0.8x`; raises InputError for anything else."""
-    target = amount_from(text, {"ms": 1.0, "": 1.0})
-    if target is None or (target.is_ratio and target.value >= 1):
-        raise InputError(f"--target-latency {text}: say milliseconds such as 3ms, or a share below 1 such as 0.8x")
-    return target
-
-
-def amount_from(text: str, units: Mapping[str, float]) -> Target | None:
-    """A positive number with one of `units`, or with x for a share; None for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
-    if match is None or float(match[1]) == 0 or match[2] not in {"x", *units}:
-        return None
-    return Target(float(match[1]) * units.get(match[2], 1.0), match[2] == "x")
 
 
 def check_prediction(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from edgeres.core.amounts import Target
 from edgeres.core.metrics import Z_95
 from edgeres.core.records.frontier import ResultName, Tried, on_front
-from edgeres.costs.check import Target
 
 ACCURATE_POINTS = 0.1  # that `accurate` may lose
 _LITTLE = f"{ACCURATE_POINTS:g} points, or the standard error of what was lost"

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from edgeres.core.amounts import Target, amount_from
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
-from edgeres.costs.check import Target, amount_from
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, USUAL_EPOCHS, PruneConfig
 
 _LEAST_IMAGES = 2 * FEWEST_TO_CHOOSE_ON  # half of them repair what the other half judges

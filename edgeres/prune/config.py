@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
-from edgeres.core.config import Config, Record
+from edgeres.core.amounts import macs_from, target_from
+from edgeres.core.config import Config, Record, read_by
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
@@ -65,6 +66,8 @@ class RecoverConfig(LoopConfig):
     )
     download: bool = Field(default=False, description="fetch the data set if it is not here")
 
+    _reads_budget = read_by(seconds_from, "budget")
+
     @property
     def trains(self) -> bool:
         """Whether any method takes gradient steps."""
@@ -93,7 +96,7 @@ class RecoverConfig(LoopConfig):
         return copy
 
     def check(self) -> None:
-        """Each method is named once, there are images, and the budget can be read."""
+        """Each method is named once, and there are images."""
         if not self.method or len({*self.method}) < len(self.method):
             raise InputError(
                 f"--method {','.join(self.method)}: name each of bn, solve, mimic, distill, finetune at most once"
@@ -102,7 +105,6 @@ class RecoverConfig(LoopConfig):
             raise InputError(f"--images {self.images} are too few to recover on; take {FEWEST_TO_RECOVER_ON} or more")
         if self.teacher is not None and not self.teacher.is_file():
             raise InputError(f"--teacher {self.teacher} does not exist")
-        _ = self.budget_s
 
 
 class ChoiceConfig(Config):
@@ -133,6 +135,8 @@ class ChoiceConfig(Config):
     epochs: int = Field(0, ge=0, description="passes while recovering; 0: 10, or what fits into the budget")
     seed: int = Field(0, ge=0, description="of the choice of images and of recovering")
     download: bool = Field(False, description="fetch the data set if it is not here")
+
+    _reads_budget = read_by(seconds_from, "budget")
 
     def check(self) -> None:
         """Images are named and enough, and a budget is for something."""
@@ -205,6 +209,8 @@ class PruneConfig(ChoiceConfig):
     )
     latency: Path | None = Field(None, description="latency table; default: the run's newest for this network")
 
+    _reads_target_latency, _reads_macs = read_by(target_from, "target_latency"), read_by(macs_from, "macs")
+
     def check(self) -> None:
         """One goal, and images to choose on if a choice is left."""
         given = [name for name in GOALS if getattr(self, name) not in (None, ())]
@@ -227,9 +233,10 @@ class SweepConfig(ChoiceConfig):
 
     sweep: str = Field(description="numbers of modules to drop, from..to: 1..12")
 
+    _reads_sweep = read_by(lambda text: counts_from(text), "sweep")
+
     def check(self) -> None:
-        """The range can be read, and there are images."""
-        counts_from(self.sweep)
+        """There are images."""
         if self.data is None:
             raise InputError("choosing modules needs images: --data folder:PATH (its train split is used)")
         super().check()

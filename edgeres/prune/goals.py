@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
+from edgeres.core.amounts import Target, macs_from, target_from
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import ModelSpec
-from edgeres.costs.check import Target, amount_from, target_from
 from edgeres.costs.table import AGAIN, check_table, predicted_ms
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.sets import Goal
 
-_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 _DEAR = 3.0  # times the usual price, in points for a millisecond
 _SHOWN = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
@@ -66,7 +65,7 @@ def _macs_goal(text: str, candidates: Sequence[str], spec: ModelSpec) -> Goal:
     for names in shape_classes(spec).values():  # modules of one shape take the same
         saved = now - cost_of(spec.without(names[:1])).macs
         gain |= {name: float(saved) for name in names if name in gain}
-    return _saving(f"--macs {text}", _macs_target(text), now, gain, macs_text)
+    return _saving(f"--macs {text}", macs_from(text), now, gain, macs_text)
 
 
 def _saving(option: str, target: Target, now: float, gain: Mapping[str, float], say: Callable[[float], str]) -> Goal:
@@ -84,7 +83,7 @@ def _saving(option: str, target: Target, now: float, gain: Mapping[str, float], 
 
 def macs_outcome(text: str, *, before: int, after: int) -> tuple[dict[str, int], str]:
     """What became of the goal `text`: figures, and a sentence."""
-    wanted = _macs_target(text).of(before)
+    wanted = macs_from(text).of(before)
     is_met = after <= wanted
     figures = {"macs_before": before, "macs_after": after, "macs_wanted": round(wanted), "macs_met": is_met}
     return figures, (
@@ -117,9 +116,3 @@ def worth(table: LatencyTable, points: Mapping[str, float], lost_are: str = "poi
         f"{name} saves {saved[name].value:.2g} ms and costs {points[name]:.2g} {lost_are}"
         for name in sorted(dear, key=lambda name: (-dear[name], name))
     ]
-
-
-def _macs_target(text: str) -> Target:
-    if target := amount_from(text, _UNITS):
-        return target
-    raise InputError(f"--macs {text}: say a share such as 0.5x, or a number such as 60M")

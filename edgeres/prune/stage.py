@@ -11,12 +11,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from edgeres.core.amounts import Target, target_from
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.costs.check import Checked, Target, check_prediction, target_from
+from edgeres.costs.check import Checked, check_prediction
 from edgeres.costs.table import check_table, doubts, predicted_ms
 from edgeres.models import check_module_names, modules_of
 from edgeres.models.weights import checkpoint_without

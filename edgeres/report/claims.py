@@ -26,7 +26,6 @@ from edgeres.report.wording import (
     speed,
 )
 
-
 _NO_CHANGE = "change of speed that can be told"
 
 

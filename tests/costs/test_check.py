@@ -2,10 +2,11 @@ import pytest
 
 from edgeres.bench.doubts import Around
 from edgeres.bench.stage import Session
+from edgeres.core.amounts import target_from
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, ModuleCost
-from edgeres.costs.check import Checked, check_prediction, target_from
+from edgeres.costs.check import Checked, check_prediction
 
 SAVED_MS = {"layer1.0": 0.4, "layer2.0": 0.1, "layer3.0": 0.2}
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from edgeres.compile.layer_times import times_in
+from edgeres.core.amounts import target_from
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
-from edgeres.costs.check import check_prediction, target_from
+from edgeres.costs.check import check_prediction
 from edgeres.costs.profile import (
     ProfileTexts,
     latency_from_profile,

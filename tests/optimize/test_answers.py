@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeres.core.amounts import Target
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Tried, on_front
-from edgeres.costs.check import Target
 from edgeres.optimize.answers import Question, loses_little, next_place, three
 
 

@@ -173,6 +173,24 @@ def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
     assert latest_run().folders()[-1].is_finished
 
 
+@pytest.mark.parametrize(
+    ("stage", "values"),
+    [
+        ("prune", {"target_latency": "50%", "data": "digits"}),
+        ("prune", {"target_latency": "0,5x", "data": "digits"}),
+        ("prune", {"target_latency": "1.5x"}),
+        ("prune", {"macs": "some", "data": "digits"}),
+        ("prune", {"drop": 1, "recover": ("solve",), "budget": "5 minutes", "data": "digits"}),
+        ("sweep", {"sweep": "12..1", "data": "digits"}),
+        ("recover", {"budget": "0s", "data": "digits"}),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_refused_before_weights_are(imported, monkeypatch, stage, values):
+    monkeypatch.setattr("edgeres.models.weights.load_weights", lambda source: pytest.fail("weights were read"))
+    with pytest.raises(InputError, match=rf"^{stage}: .*(say |no length of time|backwards)"):
+        call(Call(stage, source=imported.output.path, values=values))
+
+
 @pytest.mark.parametrize("begun_before", [False, True])
 @pytest.mark.parametrize("stage", ["prune", "export", "lesion"])
 def test_a_refused_stage_leaves_nothing_of_what_it_began(imported, monkeypatch, stage, begun_before):

@@ -1,9 +1,9 @@
 import pytest
 
+from edgeres.core.amounts import target_from
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, ModuleCost
-from edgeres.costs.check import target_from
 from edgeres.models.weights import cost_of
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.goals import goal_from, macs_text, worth

@@ -25,7 +25,7 @@ from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, OnnxMode
 from edgeres.core.config import config_from, refuse
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable, latency_table_from
-from edgeres.core.runs import Run, run_holding, run_named, runs_root
+from edgeres.core.runs import Run, run_holding, run_named, runs_in_root, runs_root
 from edgeres.core.stage import StageResult
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
@@ -130,10 +130,10 @@ class _Board:
 
 
 def _imported(key: str, run: str | None) -> Path | None:
-    """What the very same import made before, in the run of that name if one is named."""
-    places = runs_root().glob("*/*-import") if run is None else (runs_root() / run).glob("*-import")
-    for path in sorted(places):
-        for folder, report in Run(path.parent).reports():
-            if folder.path == path and report.key == key and (model := folder.model()) is not None:
+    """What the very same import made before: in the run named, else where nothing was done but this command's work."""
+    own = (one for one in runs_in_root() if {folder.stage for folder in one.folders()} <= {"import", "optimize"})
+    for place in own if run is None else (Run(runs_root() / run),):
+        for folder, report in place.reports():
+            if folder.stage == "import" and report.key == key and (model := folder.model()) is not None:
                 return model.path
     return None

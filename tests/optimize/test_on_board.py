@@ -79,6 +79,10 @@ def test_a_network_outside_of_runs_is_imported_once(checkpoint, tmp_path, monkey
         with pytest.raises(ZeroDivisionError):
             optimize_call(outside, None, {"data": "digits"}, {})
     assert [one.path for one in taken] == [tmp_path / "runs" / "elsewhere" / "00-import" / "model.safetensors"] * 2
+    (tmp_path / "runs" / "elsewhere" / "01-prune").mkdir()  # by now somebody's own
+    with pytest.raises(ZeroDivisionError):
+        optimize_call(outside, None, {"data": "digits"}, {})
+    assert taken[-1].path == tmp_path / "runs" / "elsewhere-2" / "00-import" / "model.safetensors"
     with pytest.raises(InputError, match="--arch says how a network is imported; this one is in a run"):
         optimize_call(checkpoint.path, None, {"data": "digits"}, {"arch": "resnet8"})
 

@@ -22,6 +22,7 @@ from edgeres.core.files import write_text
 _AGENT = Path(__file__).with_name("agent")
 _HOUSE = Path(edgeres.__file__).parent
 SHARED = ("core/jetpacks.py", "runtime/cuda.py", "runtime/engine.py")  # what the agent takes along
+HERE = "here"  # this machine, where a board is named
 _MOST_PORT = 65535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same sources are the same bytes
@@ -64,7 +65,9 @@ def checked_board(name: str, host: str) -> Board:
 
 
 def add_board(name: str, host: str) -> Board:
-    """Keeps a board under `name`, replacing one of that name."""
+    """Keeps a board under `name`, replacing one of that name; raises InputError for what --on calls this machine."""
+    if name == HERE:
+        raise InputError(f"no board can be called {name!r}: it is this machine, in `edgeres gate --on here`")
     known = {**boards(), name: checked_board(name, host)}
     _keep(known)
     return known[name]

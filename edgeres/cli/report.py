@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeres.bench.boards import board_named
+from edgeres.bench.boards import HERE, board_named
 from edgeres.cli.options import given, options_of
 from edgeres.cli.output import print_summary
 from edgeres.cli.terminal import say
@@ -16,7 +16,6 @@ from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import run_named
 from edgeres.report.boards import boards_that_measured
 from edgeres.report.gate import GateConfig, gate, write_junit
-from edgeres.report.gate_figures import HERE
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
 

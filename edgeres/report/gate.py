@@ -15,11 +15,12 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
+from edgeres.bench.boards import HERE
 from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
-from edgeres.report.gate_figures import FIGURES, HERE, NotMeasured, Subject, subject_in
+from edgeres.report.gate_figures import FIGURES, NotMeasured, Subject, subject_in
 from edgeres.report.lineage import STUDIES
 from edgeres.report.networks import ENGINE_STAGE
 

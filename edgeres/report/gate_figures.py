@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeres.bench.boards import HERE
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Interval, Latency, wilson
 from edgeres.core.statistics import P99_CALLS, percentile_interval
@@ -30,7 +31,6 @@ from edgeres.report.networks import (
 )
 from edgeres.report.wording import closeness_text, size
 
-HERE = "here"  # this machine, where a board is named
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 
 

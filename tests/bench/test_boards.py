@@ -22,6 +22,8 @@ def own_home(tmp_path, monkeypatch):
 
 
 def test_boards_are_kept_by_name():
+    with pytest.raises(InputError, match="no board can be called 'here'"):
+        boards.add_board("here", "me@localhost")
     boards.add_board("desk", "orin")
     boards.add_board("shelf", "me@192.168.1.5")
     boards.add_board("desk", "orin2")

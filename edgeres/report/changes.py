@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from edgeres.core.config import Config, Record
 from edgeres.core.metrics import Interval, Latency
@@ -29,13 +29,21 @@ _MODE = ("machine", "runtime", "batch", "threads")
 class Difference(Record):
     """One thing that is not the same; None where a run has no such thing."""
 
+    absent: ClassVar[str] = "none"
+
     what: str
     a: Any
     b: Any
 
     def __str__(self) -> str:
         """`03-prune drop: 2 -> 4`."""
-        return f"{self.what}: {_shown(self.a)} -> {_shown(self.b)}"
+        return f"{self.what}: {_shown(self.a, self.absent)} -> {_shown(self.b, self.absent)}"
+
+
+class OptionDifference(Difference):
+    """Of an option, whose value may be `none` too."""
+
+    absent: ClassVar[str] = "not given"
 
 
 class StageChange(Record):
@@ -170,7 +178,7 @@ def _recipe_differences(
         ours, theirs = _options(left.report.config, a), _options(right.report.config, b)
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name) and name not in Config.incidental:
-                yield Difference(what=f"{left.name} {name}", a=ours.get(name), b=theirs.get(name))
+                yield OptionDifference(what=f"{left.name} {name}", a=ours.get(name), b=theirs.get(name))
 
 
 def _options(config: dict[str, Any], run: str) -> dict[str, Any]:
@@ -187,5 +195,5 @@ def _environment_differences(a: RunFolder, b: RunFolder) -> Iterator[Difference]
             yield Difference(what=name, a=values[0], b=values[1])
 
 
-def _shown(value: Any) -> str:
-    return "none" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _shown(value: Any, absent: str) -> str:
+    return absent if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

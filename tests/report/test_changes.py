@@ -5,7 +5,7 @@ import pytest
 from edgeres.core.environment import Environment
 from edgeres.core.errors import InputError
 from edgeres.core.stage import write_report
-from edgeres.report.changes import changes_between
+from edgeres.report.changes import OptionDifference, changes_between
 from edgeres.report.folder import run_folder_from
 
 from .conftest import FakeRun
@@ -92,6 +92,12 @@ def test_a_run_is_the_same_as_itself(whole_run):
     assert (found.recipe, found.environment) == ((), ())
     assert all(change.same_file for change in found.results)
     assert all(change.pair is None or change.pair.same == change.pair.n for change in found.results)
+
+
+def test_an_option_that_is_none_is_not_one_that_was_not_given():
+    given, absent = (OptionDifference(what="00-import fit", a=a, b=b) for a, b in ((None, "none"), ("none", None)))
+    assert str(given) == "00-import fit: not given -> none"
+    assert str(absent) == "00-import fit: none -> not given"
 
 
 def test_an_unfinished_stage_is_named_and_the_rest_compared(whole_run, pair_of_runs):

@@ -12,7 +12,7 @@ from edgeres.bench.devices import devices
 from edgeres.cli.terminal import say
 from edgeres.core.config import toml_from
 from edgeres.core.names import FILES_OF_DATA
-from edgeres.core.runs import Run, StageFolder, runs_root
+from edgeres.core.runs import StageFolder, runs_in_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
 from edgeres.pipeline.recipe import shipped_recipes
@@ -45,9 +45,7 @@ def _runs() -> dict[str, str]:
     def state_of(folder: StageFolder) -> str:
         return "" if folder.is_finished else " (running)" if folder.is_busy else " (not finished)"
 
-    paths = sorted(runs_root().iterdir()) if runs_root().is_dir() else []
-    runs = [Run(path) for path in paths if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
-    return {run.name: ", ".join(folder.path.name + state_of(folder) for folder in run.folders()) for run in runs}
+    return {run.name: ", ".join(one.path.name + state_of(one) for one in run.folders()) for run in runs_in_root()}
 
 
 LISTINGS: dict[str, Callable[[], dict[str, str]]] = {

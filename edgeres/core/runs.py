@@ -48,6 +48,13 @@ def runs_root() -> Path:
     return Path(os.environ.get("EDGERES_RUNS") or "runs")
 
 
+def runs_in_root() -> list[Run]:
+    """All runs there, by name: folders with a stage or a recipe."""
+    paths = sorted(runs_root().iterdir()) if runs_root().is_dir() else []
+    runs = [Run(path) for path in paths if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
+    return [run for run in runs if run.folders() or (run.path / RECIPE_NAME).is_file()]
+
+
 def run_of_shell() -> str | None:
     """The name or folder in $EDGERES_RUN, or None."""
     return os.environ.get("EDGERES_RUN") or None
@@ -214,7 +221,7 @@ def latest_run() -> Run:
         path = Path(os.path.realpath(pointer))
     if not path.is_dir() or path.name == LATEST:
         raise InputError(
-            f"there is no current run in {runs_root()}/; name an artifact, or start one with: edgeres run demo"
+            f"there is no current run in {runs_root()}/; name a run or a file, or start one with: edgeres run demo"
         )
     return Run(runs_root() / path.name)
 

@@ -72,12 +72,17 @@ def call(request: Call) -> StageResult[Artifact]:
     config = _completed(request.stage, config, source, run)
     if request.out is not None:
         return written_to(request.out, request.stage, source, config, stage_key(request.stage, source, config))
+    is_new = run is None
     if run is None and row.source is None:
         run = _run_to_start(request, config)
     if run is None:
         assert named is not None
         return _in_adopting_run(request.stage, named, config)
-    return _in_run(run, request.stage, source, config, warning=warning)
+    try:
+        return _in_run(run, request.stage, source, config, warning=warning)
+    finally:
+        if is_new and (request.run or run_of_shell()) and run.path.is_dir():
+            log.info("new run %s", run.path)
 
 
 def _check_finite(model: Model | None) -> None:
@@ -166,9 +171,7 @@ def new_run_of(stage: str) -> str:
 def _run_to_start(request: Call, config: Config) -> Run:
     """A new run for a stage that begins one, or the unfinished run of the very same call."""
     if (named := request.run or run_of_shell()) is not None:
-        run = new_run(named, is_exact=True)
-        log.info("new run %s", run.path)
-        return run
+        return new_run(named, is_exact=True)
     key = stage_key(request.stage, None, config)
     data = str(getattr(config, "data", "")).rstrip("/").rpartition("/")[2].rpartition(":")[2]
     name = _suiting(f"{getattr(config, 'arch', request.stage)}-{data}".strip("-"))
@@ -208,13 +211,15 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
         if is_main_process():
             _remove_if_nothing_came_of(run)
         raise
-    log.info("new run %s, beginning with a copy of %s", run.path, source.path)
     try:
         return _in_run(run, stage, source, config, keeps=1)
     except Exception:
         if is_main_process() and len(run.folders()) == 1:
             shutil.rmtree(run.path)
         raise
+    finally:
+        if run.path.is_dir():
+            log.info("new run %s, beginning with a copy of %s", run.path, source.path)
 
 
 def _in_run(

@@ -19,7 +19,7 @@ from edgeres.core.records import frontier, sweep
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.records.lesion import Lesion, Refitted
 from edgeres.core.records.scales import ScaleTable
-from edgeres.core.runs import Run, runs_root
+from edgeres.core.runs import LATEST, Run, latest_run, runs_in_root, runs_root
 from edgeres.core.stage import StageReport
 from edgeres.models import example_variants
 from edgeres.pipeline.recipe import shipped_recipes
@@ -73,13 +73,13 @@ def _named_exhibit(name: str) -> Exhibit:
     try:
         return _facts_exhibit(facts_of_arch(name))
     except InputError as err:
-        if (runs_root() / name).is_dir():
-            return _run_exhibit(runs_root() / name)
+        if name == LATEST or (runs_root() / name).is_dir():
+            return _run_exhibit(runs_root() / name if name != LATEST else latest_run().path)
         if name in shipped_recipes():
             return _recipe_exhibit(Path(f"{name}.toml"))
         if not str(err).startswith(_UNKNOWN):
             raise
-        known = [*example_variants(), *(run.name for run in runs_root().glob("*")), *shipped_recipes()]
+        known = [*example_variants(), *(run.name for run in runs_in_root()), *shipped_recipes()]
         hint = did_you_mean(name, known)
         raise InputError(f"{name!r} is no file, architecture, run or recipe{hint} (see: edgeres ls)") from err
 
@@ -175,6 +175,8 @@ def _box(label: str) -> str:
 
 def _text_of(value: Any, key: str = "") -> str:
     """Plain words for nested data."""
+    if key == "preprocess" and isinstance(value, dict):  # the fit as `import --fit` takes it
+        value = {**value, "fit": value.get("fit") or ("crop" if value.get("resize") else "none")}
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text_of(item)}" for key, item in value.items() if item is not None)
     joint = " <- " if key == "lineage" else ", "

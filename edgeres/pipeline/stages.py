@@ -210,12 +210,13 @@ def source_in(run: Run, stage: str) -> Model | None:
         return None
     model = newest_in(run, row.suits, stage)
     if model is None:
-        raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first")
+        gone = "".join(f"; that of {name} is gone" for name in _gone(run, 0, row.source.suffix))
+        raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first{gone}")
     return model
 
 
 def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model | None:
-    """The newest model of `run` that `stage` accepts; warns of stages begun after its own that did not finish."""
+    """The newest model of `run` that `stage` accepts; warns of later ones that did not finish or are gone."""
     found = next(((folder, model) for folder, model in reversed(run.models()) if accepts(model)), None)
     if found is None:
         return None
@@ -227,4 +228,12 @@ def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model |
             " and ".join(left),
             stage,
         )
+    if gone := _gone(run, found[0].index, found[1].path.suffix):
+        log.warning("warning: what %s made is gone, so %s takes what was there before", " and ".join(gone), stage)
     return found[1]
+
+
+def _gone(run: Run, after: int, suffix: str) -> list[str]:
+    """Names of the stages behind number `after` whose file of this kind is no longer there."""
+    made = ((folder, report.output) for folder, report in run.reports() if folder.index > after and report.output)
+    return [one.path.name for one, file in made if file.path.endswith(suffix) and one.model() is None]

@@ -16,6 +16,7 @@ from edgeres.core.stage import StageReport
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.measures import evaluate_call, evaluate_in_place
+from edgeres.pipeline.show import exhibit_of
 from edgeres.report.stage import ReportConfig, report
 
 
@@ -171,6 +172,45 @@ def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
     assert started.started_key
     assert call(request).output.path.parent == started.path
     assert latest_run().folders()[-1].is_finished
+
+
+def test_a_checkpoint_that_is_gone_is_said_by_what_takes_an_older_one(imported, caplog):
+    gone = call(Call("prune", values={"modules": "layer1.1"})).output.path
+    gone.unlink()
+    assert call(Call("export")).report.source.sha256 == imported.output.sha256
+    assert "what 01-prune made is gone, so export takes what was there before" in caplog.text
+    (latest_run().path / "02-export" / "model.onnx").unlink()
+    with pytest.raises(InputError, match=r"holds no float32 \.onnx file .*; that of 02-export is gone"):
+        call(Call("calibrate", values={"data": "digits"}))
+
+
+@pytest.mark.parametrize("begins", ["import", "prune"])
+def test_a_new_run_is_told_of_where_there_is_one(checkpoint_of, spec_of, tmp_path, caplog, runs_folder, begins):
+    path = checkpoint_of(spec_of("resnet8"), "outside.safetensors").path
+    (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
+    bad = Call("import", run="bad", values={"file": tmp_path / "bad.pth"})
+    good = Call("import", run="good", values={"file": path})
+    if begins == "prune":
+        bad, good = (Call("prune", source=path, values={"modules": name}) for name in ("layer9.9", "layer1.0"))
+    with caplog.at_level(logging.INFO, "edgeres"):
+        with pytest.raises(InputError):
+            call(bad)
+        assert "new run" not in caplog.text
+        assert not runs_folder.exists() or not any(runs_folder.iterdir())
+        call(good)
+    assert "new run" in caplog.text
+
+
+def test_a_current_run_that_is_gone_is_said_by_show(imported, runs_folder):
+    (runs_folder / "latest").unlink()
+    (runs_folder / "latest").symlink_to("gone")
+    with pytest.raises(InputError, match="there is no current run"):
+        exhibit_of("latest")
+
+
+def test_a_folder_without_stages_is_no_run(imported, runs_folder):
+    (runs_folder / "train" / "cats").mkdir(parents=True)
+    assert list(LISTINGS["runs"]()) == [latest_run().name]
 
 
 @pytest.mark.parametrize(

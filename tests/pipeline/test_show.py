@@ -39,6 +39,7 @@ def test_a_pruned_checkpoint_is_drawn_with_what_it_lacks(made):
     assert f"{gone.partition('.')[0]}  [----]" in text
     assert text.count("[FP32]") == 2
     assert "preprocess:     mean" in text
+    assert ", fit none" in text
 
 
 def test_columns_of_long_names_stay_apart():

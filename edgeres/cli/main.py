@@ -240,9 +240,22 @@ def _say_for_click(err: click.ClickException) -> int:
         command = context.command_path
         return _say(f"{command} takes the run without --run: {command} NAME", 2)
     if not err.message.startswith("Usage:"):
-        return _say(err.format_message().replace("\n", " "), 2)
+        said, meant = err.format_message().replace("\n", " "), _meant_by(err)
+        return _say(said.rstrip(".") + meant if meant else said, 2)
     err.show()  # a group without a command (NoArgsIsHelpError of click 8.2): its message is the whole help
     return err.exit_code
+
+
+def _meant_by(err: click.ClickException) -> str:
+    """The choice that is nearest to what was typed, or that a number has no unit."""
+    from edgeres.core.errors import did_you_mean
+
+    kind = err.param.type if isinstance(err, click.BadParameter) and err.param else None
+    seen = re.match(r"'([^']*)' is not ", err.message)
+    if seen and isinstance(kind, click.Choice):
+        return did_you_mean(seen[1], map(str, kind.choices))
+    unit = re.fullmatch(r"[0-9.]+ *([%x])", seen[1]) if seen else None
+    return f"; leave out the {unit[1]}" if unit else ""
 
 
 def _say(message: str, code: int) -> int:

@@ -60,8 +60,10 @@ def is_function_name(name: str) -> bool:
 
 
 def function_meant(name: str) -> str:
-    """`; did you mean package.module:function?` if `name` is a Python file and a function in it."""
+    """`; did you mean package.module:function?` if `name` is a Python file and a function in it, or all with dots."""
     file, _, function = name.rpartition(":")
+    if not file and Path(f"{name.rpartition('.')[0].replace('.', '/')}.py").is_file():
+        file, function = f"{name.rpartition('.')[0].replace('.', '/')}.py", name.rpartition(".")[2]
     meant = f"{'.'.join(Path(file).with_suffix('').parts)}:{function}" if file.endswith(".py") else ""
     return f"; did you mean {meant}?" if is_function_name(meant) else ""
 

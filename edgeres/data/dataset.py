@@ -90,7 +90,7 @@ def check_data_name(name: str) -> None:
         return
     path = Path(argument).expanduser()
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist; say where the images are now: --data {FILES_OF_DATA[kind]}")
     if kind in _FOLDERS and not path.is_dir():
         raise InputError(f"{path} is not a folder")
     if kind not in _FOLDERS and not path.is_file():

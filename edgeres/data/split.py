@@ -139,7 +139,7 @@ def split_from_arrays(name: SplitName, images: Pixels, labels: ArrayLike, ids: S
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in {1, 3}:
         raise InputError(f"{name} images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
-    source = ArraySource(images, name)
+    source = ArraySource(images, ids[0].rpartition("/")[0] if ids else name)  # val may be a part of train
     return _split(name, source, labels, ids or [f"{name}/{i}" for i in range(len(images))])
 
 

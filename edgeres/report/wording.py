@@ -192,7 +192,7 @@ def closeness_line(one: Closeness) -> str:
     """`cosine 0.99120, 1 in 100 < 0.97120 to the network it comes from, n = 5000, images:x val, onnxruntime 1.32`."""
     where = f"n = {one.n}, {one.dataset} {one.split}, {one.runtime}"
     if one.is_of_itself:
-        return f"what others are held against ({_LIKENED[one.measure]}), {where}"
+        return f"kept as what later networks are held against ({_LIKENED[one.measure]}), {where}"
     return f"{', '.join(_closeness(one))} to the network it comes from{_parts(one)}, {where}"
 
 

@@ -49,6 +49,8 @@ CASES = {
     "no such function": (["train", "resnet8", "--data", "nowhere.module:f"], 2, "nowhere"),
     "no current run": (["prune", "--drop", "1"], 2, "no current run"),
     "no such run": (["report", "nothing"], 2, "nothing"),
+    "a choice that is near one": (["ls", "model"], 2, "'devices'; did you mean models?"),
+    "a number with a unit": (["gate", "r", "--min-speedup", "1.5x"], 2, "'1.5x' is not a valid float; leave out the x"),
     "no such file": (["eval", "none.safetensors", "--data", "digits"], 2, "does not exist"),
     "a folder as a file": (
         ["eval", "/tmp", "--data", "digits"],

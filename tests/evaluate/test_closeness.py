@@ -83,7 +83,7 @@ def test_scores_of_images_without_labels_are_near_by_their_first_guess() -> None
         ),
         (
             {"measure": "cosine", "mean": 1.0, "worst": 1.0, "artifact": "a"},
-            "what others are held against (cosine), n = 300, images:x val, torch",
+            "kept as what later networks are held against (cosine), n = 300, images:x val, torch",
             ("reference", "n = 300"),
         ),
     ],

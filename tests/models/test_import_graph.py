@@ -297,7 +297,12 @@ def test_the_weight_that_holds_no_number_is_named(named, value, resnet, whole, o
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("nets_file.py:net", "nets_file:net"), ("./nets_file.py:net", "nets_file:net"), ("a/b.py:net", "a.b:net")],
+    [
+        ("nets_file.py:net", "nets_file:net"),
+        ("nets_file.net", "nets_file:net"),
+        ("./nets_file.py:net", "nets_file:net"),
+        ("a/b.py:net", "a.b:net"),
+    ],
 )
 def test_a_file_and_a_function_in_it_are_told_how_to_be_named(typed, meant, own, imported):
     own("def net():\n    return None", "nets_file")

@@ -53,13 +53,15 @@ def meets(one: Tried, target: Target) -> bool:
 def three(tried: Sequence[Tried], *, max_loss: float, target: Target | None) -> tuple[list[Winner], list[str]]:
     """The answers there are, and a line for each goal that was not reached; the first of `tried` is whole and float."""
     whole, found, missed = tried[0], [], []
-    accurate = _fastest(filter(loses_little, tried))  # the whole float network loses nothing
+    fast = _fastest(one for one in tried if one.lost_points.value <= max_loss)
+    balanced = _balanced(tried, fast, target)
+    most = max_loss if balanced is None else max(0.0, balanced.tried.lost_points.value)
+    accurate = _fastest(one for one in tried if loses_little(one) and one.lost_points.value <= most)  # whole loses none
     if accurate is whole:
         missed.append(f"accurate: no network that was tried is faster and loses at most {_LITTLE}")
     else:
-        found.append(Winner("accurate", accurate, f"the fastest that loses at most {_LITTLE}"))
-    fast = _fastest(one for one in tried if one.lost_points.value <= max_loss)
-    balanced = _balanced(tried, fast, target)
+        why = f"the fastest that loses at most {_LITTLE}, and no more than balanced"
+        found.append(Winner("accurate", accurate, why if balanced else why.partition(", and")[0]))
     if balanced is not None and balanced.tried is not whole:
         found.append(balanced)
     if target is not None and not any(meets(one, target) for one in tried):

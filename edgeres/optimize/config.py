@@ -48,7 +48,7 @@ class OptimizeConfig(Config):
         """What `balanced` may take; raises InputError for what is no latency."""
         if self.latency is None:
             return None
-        target = amount_from(self.latency, {"ms": 1.0, "": 1.0})
+        target = amount_from(self.latency, {"ms": 1.0})
         if target is None or (target.is_ratio and target.value >= 1):
             raise InputError(f"--latency {self.latency}: say milliseconds such as 4ms, or a share below 1 such as 0.6x")
         return target

@@ -112,6 +112,7 @@ def optimize(
         with clock.on("results"):
             for answer in answers:
                 results.append(handed_over(bench, answer, results))
+        misses += _beyond(results, config, len(bench.judged_on))
     found = Frontier(
         model_sha256=source.sha256,
         dataset=bench.dataset.name,
@@ -131,6 +132,16 @@ def optimize(
         verdict=bench.last.verdict,
     )
     return _written(found, recorder, out_dir, choice, plan, clock)
+
+
+def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterator[str]:
+    """A line if `fast` loses more on val than was allowed."""
+    for lost in (one.val_lost_points for one in results if one.name == "fast"):
+        if lost is not None and lost.value > config.max_loss:
+            yield (
+                f"fast: loses {lost.value:.2f} on val, more than --max-loss {config.max_loss:g}, which it kept on {n:,}"
+                " train images; ask for less, or give more images and time to judge on"
+            )
 
 
 def _whole(bench: Workbench) -> tuple[Tried, ...]:
@@ -191,7 +202,10 @@ class Search:
         before = self.bench.trained_before(self.sets[place].drop)
         try:
             if not before and training_s < 2 * self.longest_s:
-                raise BudgetTooShort(f"{text_from(max(1.0, training_s))} are enough for a refit and little else")
+                ending = text_from(max(1.0, self.bench.ending_s))
+                raise BudgetTooShort(
+                    f"beside {ending} for the results {text_from(max(1.0, training_s))} are too little"
+                )
             self._attempt(place, before or text_from(training_s))
         except BudgetTooShort as err:
             log.info("no time to train a network: %s", err)

@@ -105,7 +105,7 @@ class Workbench:
     def calibration(self) -> CalibrateConfig:
         """The images that scales come from."""
         usual = CalibrateConfig(data=self.config.data)
-        return usual.model_copy(update={"images": min(usual.images, len(self.dataset.train))})
+        return usual.model_copy(update={"images": min(usual.images, max(1, len(self.dataset.train) // 3))})
 
     def images_for(self, refined: str) -> int:
         """Of train to make up for what is cut, with or without training."""

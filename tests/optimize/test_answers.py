@@ -63,6 +63,13 @@ def test_the_three_for_a_latency():
     assert missed == []
 
 
+def test_accurate_loses_no_more_than_balanced():
+    unsure = one(8, 0.2, 0.7, half=2.0)  # the images cannot tell it from nothing lost
+    answers, _ = three((*TRIED, unsure, one(4, 0.35, -0.3)), max_loss=2.0, target=Target(0.42, True))
+    lost = {one.name: one.tried.lost_points.value for one in answers}
+    assert lost["accurate"] <= 0 > lost["balanced"]
+
+
 def test_milliseconds_are_held_against_milliseconds():
     answers, _ = three(TRIED, max_loss=2.0, target=Target(4.6, False))
     assert {one.name: len(one.tried.dropped) for one in answers}["balanced"] == 2

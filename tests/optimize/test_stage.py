@@ -306,6 +306,7 @@ def test_an_embedding_is_held_against_the_whole_networks(tmp_path):
     ("options", "said"),
     [
         ({"latency": "8ms"}, r"--latency 8ms is met already: the whole float network takes 4\.000 ms"),
+        ({"latency": "0.5"}, r"--latency 0\.5: say milliseconds such as 4ms, or a share below 1"),
         ({"latency": "1.5x"}, r"--latency 1\.5x: say milliseconds such as 4ms, or a share below 1"),
         ({"budget": "1s"}, r"--budget 1s is too short to try anything: .* or more"),
         ({"plan": "gone.toml"}, r"--plan gone\.toml does not exist"),
@@ -331,6 +332,16 @@ def test_too_few_images_to_judge_on(checkpoint, tmp_path):
         optimize(
             checkpoint, config_of(data=f"npz:{tmp_path / 'few.npz'}"), tmp_path / "out", place=Place(measure=clock)
         )
+
+
+def test_few_images_are_shared_out_so_that_some_are_left_to_judge_on(checkpoint, tmp_path):
+    import numpy as np
+
+    np.savez(tmp_path / "few.npz", images=np.zeros((800, 8, 8), np.uint8), labels=np.arange(800) % 10)
+    config = config_of(data=f"npz:{tmp_path / 'few.npz'}", images=500)
+    bench = tries.Workbench(checkpoint, config, tmp_path / "out", Place(measure=clock))
+    assert len(bench.dataset.train) < config.images + 200
+    assert len(bench.held_out) >= 200
 
 
 def test_a_recipe_says_of_how_the_network_was_brought_only_what_was_said(checkpoint, tmp_path):

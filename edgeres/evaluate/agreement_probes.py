@@ -113,7 +113,8 @@ def _traced_probe(network: GraphNet, spec: ModelSpec) -> Probe:
 
     graph = graph_without(spec)
     tensors, ends = module_tensors(graph, spec), ends_in(graph)
-    steps = network.segment(tuple(GraphView(graph).inputs[:1]), tuple(dict.fromkeys([*tensors.values(), *ends])))
+    targets = tuple(dict.fromkeys([*tensors.values(), *ends]))
+    steps = network.segment(tuple(GraphView(graph).inputs[:1]), targets, network.skips)
 
     @torch.inference_mode()
     def probe(images: Images) -> Values:

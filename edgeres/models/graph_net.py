@@ -166,7 +166,8 @@ class GraphUnit(Unit):
 class GraphNet(Network):
     """The network of a graph without weights; `names`: its residual additions -> their modules, `dropped` among them.
 
-    What is left of it has the cuts of the whole, so that both can walk side by side. Several outputs are joined.
+    What is left of it has the cuts of the whole, so that both can walk side by side; `skips`: sums of what is gone ->
+    what is read instead. Several outputs are joined.
     """
 
     def __init__(
@@ -177,12 +178,12 @@ class GraphNet(Network):
         self.tree.add_module(OPERATIONS, nn.ModuleList())
         view = GraphView(structure := joined(structure))
         chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
-        skips: dict[str, str] = {}
+        self.skips: dict[str, str] = {}
         for block in (link.block for link in chain.links if link.name in dropped):
-            skips[block.output] = skips.get(block.skip, block.skip)
-        self._calls = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).calls(skips)
+            self.skips[block.output] = self.skips.get(block.skip, block.skip)
+        self._calls = _Builder(view, weight_shapes(structure), shapes_in(structure), self.tree).calls(self.skips)
         self._makers = {output: index for index, call in enumerate(self._calls) for output in call.outputs}
-        passed = {image, *self._makers, *skips}
+        passed = {image, *self._makers, *self.skips}
         ends = [tuple(one for one in live if one in passed) for live in (chain.start, *(x.live for x in chain.links))]
         units = [
             (link.name, GraphUnit(self, before, link, after, dropped=link.name in dropped))
@@ -190,7 +191,7 @@ class GraphNet(Network):
         ]
         self._units = [(name, unit) for name, unit in units if not unit.vanishes]
         features = (chain.features,)
-        self._stem, self._body = self.segment((image,), ends[0]), self.segment((image,), features, skips)
+        self._stem, self._body = self.segment((image,), ends[0]), self.segment((image,), features, self.skips)
         self._tail, self._head = self.segment(ends[-1], features), self.segment(features, (output,))
 
     def units(self) -> list[tuple[str, Unit]]:

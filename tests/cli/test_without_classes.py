@@ -94,7 +94,7 @@ def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, phot
     done("quantize")
     walk = runs_folder / "latest"
     for path in sorted(walk.glob("*/model*")):
-        done("eval", path, "--data", photos, said="what others" if "00-import" in str(path) else measure)
+        done("eval", path, "--data", photos, said="what later networks" if "00-import" in str(path) else measure)
     files = [next(walk.glob(f"*-{stage}/model*.onnx")) for stage in ("export", "quantize")]
     done("agree", *files, "--data", photos, said=f"B to A: {measure}")
     done("bench", "--rounds", 2, "--seconds", 0.2, "--samples", 4)

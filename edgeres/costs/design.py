@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,11 @@ from edgeres.core.metrics import Interval, Latency
 from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import by_round, round_medians, t_95
 from edgeres.models import modules_of, network_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeres.models.network import Unit
 
 Vector = NDArray[np.float64]
 Classes = Mapping[str, Sequence[str]]
@@ -54,11 +59,22 @@ def shape_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
         for name, unit in network.units():
             y = unit(x)
             if not unit.dropped:
-                before, after = ("x".join(map(str, tensor.shape[1:])) for tensor in (x, y))
+                before, after = ("x".join(map(str, tensor.shape[1:])) for tensor in _ends(unit, x, y))
                 label = f"{kinds[name]} {before} to {after}"
                 classes.setdefault(label, []).append(name)
             x = y
     return {label: tuple(names) for label, names in classes.items()}
+
+
+def _ends(unit: Unit, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """What the module itself takes and gives, where `x` becomes `y`: other tensors may pass beside it."""
+    if not isinstance(x, tuple) and not isinstance(y, tuple):
+        return x, y
+    parts = unit.parts()
+    inside = fed = parts.enter(x)
+    for part in parts.branch:
+        inside = part(inside)
+    return fed, inside
 
 
 def design(classes: Classes, *, networks: int, seed: int) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from torch import nn
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess
+from edgeres.costs.design import shape_classes
 from edgeres.export.stage import ExportConfig, export
 from edgeres.graph.blocks import blocks_in
 from edgeres.graph.structure import unpacked
@@ -146,6 +147,18 @@ def test_dropping_a_module_equals_zeroing_its_branch_bit_for_bit_in_every_output
             x = unit.bypass(x) if name in gone else unit(x)
         assert torch.equal(dropped(images), whole.classify(whole.tail(x)))
         assert not torch.equal(dropped(images), whole(images))
+
+
+@pytest.mark.parametrize("kind", ["maps", "sides", "pyramid"])
+def test_modules_of_a_kind_cost_the_same_whatever_passes_beside_them(kind):
+    classes = shape_classes(spec_of(from_module(built(kind), SHAPE, "net")).without(("stages.2.2",)))
+    assert classes == {
+        "identity 8x16x16 to 8x16x16": ("stages.0.0", "stages.0.1", "stages.0.2"),
+        "projection 8x16x16 to 16x8x8": ("stages.1.0",),
+        "identity 16x8x8 to 16x8x8": ("stages.1.1", "stages.1.2"),
+        "projection 16x8x8 to 32x4x4": ("stages.2.0",),
+        "identity 32x4x4 to 32x4x4": ("stages.2.1",),
+    }
 
 
 def test_the_sums_of_a_pyramid_are_no_modules_whenever_its_outputs_are_made():

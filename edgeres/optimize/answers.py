@@ -10,7 +10,6 @@ from edgeres.core.metrics import Z_95
 from edgeres.core.records.frontier import ResultName, Tried, on_front
 
 ACCURATE_POINTS = 0.1  # that `accurate` may lose
-_LITTLE = f"{ACCURATE_POINTS:g} points, or the standard error of what was lost"
 
 
 class Winner(NamedTuple):
@@ -50,17 +49,20 @@ def meets(one: Tried, target: Target) -> bool:
     return (one.ratio if target.is_ratio else one.latency_ms).value <= target.value
 
 
-def three(tried: Sequence[Tried], *, max_loss: float, target: Target | None) -> tuple[list[Winner], list[str]]:
+def three(
+    tried: Sequence[Tried], *, max_loss: float, target: Target | None, lost_are: str = "points"
+) -> tuple[list[Winner], list[str]]:
     """The answers there are, and a line for each goal that was not reached; the first of `tried` is whole and float."""
     whole, found, missed = tried[0], [], []
+    little = f"{ACCURATE_POINTS:g} {lost_are}, or the standard error of what was lost"
     fast = _fastest(one for one in tried if one.lost_points.value <= max_loss)
     balanced = _balanced(tried, fast, target)
     most = max_loss if balanced is None else max(0.0, balanced.tried.lost_points.value)
     accurate = _fastest(one for one in tried if loses_little(one) and one.lost_points.value <= most)  # whole loses none
     if accurate is whole:
-        missed.append(f"accurate: no network that was tried is faster and loses at most {_LITTLE}")
+        missed.append(f"accurate: no network that was tried is faster and loses at most {little}")
     else:
-        why = f"the fastest that loses at most {_LITTLE}, and no more than balanced"
+        why = f"the fastest that loses at most {little}, and no more than balanced"
         found.append(Winner("accurate", accurate, why if balanced else why.partition(", and")[0]))
     if balanced is not None and balanced.tried is not whole:
         found.append(balanced)
@@ -69,12 +71,12 @@ def three(tried: Sequence[Tried], *, max_loss: float, target: Target | None) -> 
         missed.append(
             f"--latency {target}: not reached; the fastest that was tried is {fastest.name} with"
             f" {fastest.latency_ms.value:.3f} ms, {fastest.ratio.value:.3f} of the whole, and loses"
-            f" {fastest.lost_points.value:.2f} points"
+            f" {fastest.lost_points.value:.2f} {lost_are}"
         )
     if fast is whole:
-        missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} points")
+        missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} {lost_are}")
     else:
-        found.append(Winner("fast", fast, f"the fastest that loses at most {max_loss:g} points"))
+        found.append(Winner("fast", fast, f"the fastest that loses at most {max_loss:g} {lost_are}"))
     return found, missed
 
 

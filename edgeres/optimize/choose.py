@@ -69,7 +69,7 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
         lost = -chooser.points(searched.best.dropped)
         size = len(searched.best.dropped)
         what = f"without {size} module{'' if size == 1 else 's'}"
-        log.info("choosing: %s, %.1f points lost before a refit", what, lost)
+        log.info("choosing: %s, %.1f %s lost before a refit", what, lost, chooser.lost_are)
         if lost > _HOPELESS * config.max_loss:
             hopeless = share
         if 2 * time.perf_counter() - began_s > until_s:

@@ -80,16 +80,17 @@ class Plan(Config):
     images: int = 0
     tries: tuple[PlannedSet, ...] = ()
 
-    def lines(self) -> Iterable[str]:
+    def lines(self, lost_are: str = "points") -> Iterable[str]:
         """What will be tried, a line a set."""
-        yield f"{'drop':>4}   {'of whole, predicted':<24}points lost   the modules"
+        width = len(lost := f"{lost_are} lost") + 3
+        yield f"{'drop':>4}   {'of whole, predicted':<24}{lost:<{width}}the modules"
         for one in self.tries:
             share = one.predicted.text(".3f") if one.predicted else "–"
             lost = f"{one.lost:.1f}" if one.lost is not None else "–"
-            yield f"{len(one.drop):4}   {share:<24}{lost:<14}{', '.join(one.drop)}"
+            yield f"{len(one.drop):4}   {share:<24}{lost:<{width}}{', '.join(one.drop)}"
         yield (
-            f"shares are of the whole float network's latency, in {self.precision}; points on {self.images} train"
-            " images, refitted right behind the gaps only: a whole refit loses less"
+            f"shares are of the whole float network's latency, in {self.precision}; {lost_are} on {self.images}"
+            " train images, refitted right behind the gaps only: a whole refit loses less"
         )
 
 

@@ -24,7 +24,6 @@ from edgeres.core.artifacts import Checkpoint, FrontierFile
 from edgeres.core.errors import InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
-from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.stage import Recorder, StageResult
@@ -99,14 +98,14 @@ def optimize(
             choice = chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
         plan = choice.plan
         recorder.warnings += choice.warnings
-        for line in () if config.plan_only else plan.lines():
+        for line in () if config.plan_only else plan.lines(bench.lost_are):
             log.info("%s", line)
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
     if not config.plan_only:
         tried = Search(bench, plan.tries, whole, precision, clock).tried()
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
-        answers, misses = three(tried, max_loss=config.max_loss, target=config.target)
+        answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if plan.tries and len(tried) == len(whole):
             misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
         with clock.on("results"):
@@ -118,7 +117,7 @@ def optimize(
         dataset=bench.dataset.name,
         n=len(bench.judged_on),
         is_labelled=bench.is_labelled,
-        lost_are="points" if source.spec.task == "classes" else LOST_OF[MEASURE_OF[source.spec.task]],
+        lost_are=bench.lost_are,
         runtime=bench.last.latencies[0].runtime,
         machine=bench.last.latencies[0].machine,
         batch=config.batch,
@@ -292,7 +291,10 @@ def _written(
             name: {"saved_ms": saved[name], "lost_points_alone": lost} for name, lost in choice.alone.items()
         }
     if recorder.config.plan_only:  # type: ignore[attr-defined]
-        recorder.notes += [*plan.lines(), f"to try them: edgeres optimize ... --plan {out_dir / PLAN_NAME}"]
+        recorder.notes += [
+            *plan.lines(found.lost_are),
+            f"to try them: edgeres optimize ... --plan {out_dir / PLAN_NAME}",
+        ]
     else:
         recorder.notes += lines_of(found)
         shutil.rmtree(out_dir / "tried")

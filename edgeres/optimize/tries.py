@@ -25,6 +25,7 @@ from edgeres.core.config import Config
 from edgeres.core.environment import default_threads
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
+from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.metrics import Interval, paired_difference
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried
@@ -172,8 +173,8 @@ class Workbench:
         tried = self.timed(judged, seconds=_TURN_S, rounds=_ROUNDS)
         for one in tried:
             log.info(
-                "%s: %.3f of the latency, %.2f points lost (%.0f s)",
-                *(one.name, one.ratio.value, one.lost_points.value, time.perf_counter() - began_s),
+                "%s: %.3f of the latency, %.2f %s lost (%.0f s)",
+                *(one.name, one.ratio.value, one.lost_points.value, self.lost_are, time.perf_counter() - began_s),
             )
         return self.kept.keep(cut.name, tuple(tried))
 
@@ -225,6 +226,12 @@ class Workbench:
     def is_labelled(self) -> bool:
         """Whether labels say what is right; otherwise the whole float network does."""
         return self.source.spec.task == "classes" and self.dataset.train.is_labelled
+
+    @property
+    def lost_are(self) -> str:
+        """What a hundredth that is lost is called."""
+        task = self.source.spec.task
+        return "points" if task == "classes" else LOST_OF[MEASURE_OF[task]]
 
     @cached_property
     def judged_on(self) -> Split:

@@ -83,6 +83,8 @@ def test_a_latency_that_nothing_reaches_says_what_is_nearest():
         "--latency 0.1x: not reached; the fastest that was tried is less 12, int8 with 2.000 ms, 0.200 of the whole,"
         " and loses 3.00 points"
     )
+    _, (line,) = three(TRIED, max_loss=2.0, target=Target(0.1, True), lost_are="% of relative error")
+    assert line.endswith(" and loses 3.00 % of relative error")
 
 
 def test_where_nothing_is_worth_it_that_is_said():

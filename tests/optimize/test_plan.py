@@ -28,6 +28,10 @@ def test_a_plan_in_lines():
     lines = list(PLAN.lines())
     assert lines[1].split() == ["1", "0.500", "[0.400,", "0.600]", "0.2", "layer1.1"]
     assert lines[2].split() == ["2", "–", "–", "layer1.1,", "layer2.1"]
+    named = list(PLAN.lines("% of relative error"))
+    assert "predicted     % of relative error lost   the modules" in named[0]
+    assert named[1].index("layer1.1") == named[0].index("the modules")
+    assert "; % of relative error on " in named[-1]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import edgeres
 from edgeres.core.errors import require
+from edgeres.core.metrics import Interval
 from edgeres.core.plain import short
 from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
@@ -77,8 +78,14 @@ def result_cells(one: Result) -> list[Lines]:
         (one.tried.name, one.why),
         figure_lines(one.tried.ratio, "{:.3f}".format),
         (milliseconds(one.tried.latency_ms.value),),
-        (*figure_lines(on_val, lambda points: lost(points, 2)), n) if on_val else ("not judged",),
+        (*_lost_lines(on_val), n) if on_val else ("not judged",),
     ]
+
+
+def _lost_lines(figure: Interval) -> Lines:
+    """`1.43`, `[1.34, 1.52]`; no brackets without an interval, as of outputs that were compared on val."""
+    text, bounds = figure_lines(figure, lambda points: lost(points, 2))
+    return (text,) if figure.low == figure.high else (text, bounds)
 
 
 def tried_cells(found: Frontier) -> list[list[Lines]]:
@@ -89,7 +96,7 @@ def tried_cells(found: Frontier) -> list[list[Lines]]:
             (one.name,),
             figure_lines(one.ratio, "{:.3f}".format),
             (milliseconds(one.latency_ms.value),),
-            figure_lines(one.lost_points, lambda points: lost(points, 2)),
+            _lost_lines(one.lost_points),
             ("yes" if one in front else "no",),
             (", ".join(one.dropped) or "–",),
         ]

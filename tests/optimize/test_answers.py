@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Interval
-from edgeres.core.records.frontier import Tried, on_front
+from edgeres.core.records.frontier import Frontier, Tried, on_front
 from edgeres.optimize.answers import Question, loses_little, next_place, three
 
 
@@ -109,3 +109,11 @@ def test_the_front_is_what_no_other_beats():
     beaten = one(3, 0.5, 0.6)
     assert beaten not in on_front((*TRIED, beaten))
     assert on_front(TRIED) == sorted(TRIED, key=lambda one: one.ratio.value)
+
+
+def test_the_page_has_no_brackets_where_there_is_no_interval():
+    from edgeres.report.page import tried_cells
+
+    whole, int8 = tried_cells(Frontier.model_construct(tried=(WHOLE, INT8)))
+    assert whole[3] == ("0.00",)
+    assert int8[3] == ("0.05", "[−0.05, 0.15]")

@@ -11,6 +11,7 @@ from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 
 _LONGEST = 64 << 20  # characters of a packed graph
+_MOST_AT_ONCE = 1 << 26  # numbers that a network gives for a batch: 256 MiB
 _FEWEST_CLASSES = 2
 _MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
 FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the network, no name rebuilds it
@@ -137,6 +138,10 @@ class ModelSpec(Config):
     def sizes(self) -> tuple[int, ...]:
         """Of each of several outputs, how many numbers it has for an image."""
         return tuple(size for _, size in self.parts)
+
+    def at_once(self, batch: int) -> int:
+        """How many images at a time: `batch`, or fewer where what the network gives for them needs too much memory."""
+        return min(batch, max(1, _MOST_AT_ONCE // self.num_classes))
 
     @property
     def outputs_text(self) -> str:

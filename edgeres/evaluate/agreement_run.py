@@ -63,14 +63,14 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     if config.min_agreement is not None:
         spec.check_classes("--min-agreement")
     dataset = dataset_for(spec, config.data, download=config.download)
-    images = dataset.val.at_most(config.images, 0)
+    images, batch = dataset.val.at_most(config.images, 0), spec.at_once(config.batch)
     way_a, way_b = config.runtimes or _ways(a, b)
     with (
         probe_for(a, way_a, config.threads) as (name_a, probe_a),
         probe_for(b, way_b, config.threads) as (name_b, probe_b),
     ):
         tally = _Tally(a, b)
-        for x, labels in track(images.batches(spec, config.batch), "agree", -(-len(images) // config.batch)):
+        for x, labels in track(images.batches(spec, batch), "agree", -(-len(images) // batch)):
             tally.add(probe_a(x), probe_b(x), labels)
     return tally.agreement((name_a, name_b), dataset.name, config)
 

@@ -102,7 +102,7 @@ def nearness_of(
 ) -> tuple[Closeness, float]:
     """The same on a split of `dataset`, and the half-width of the mean's 95 % interval."""
     nearness, options = Nearness(model.spec.task, model.spec.parts), RunnerOptions(threads=threads)
-    is_itself = model.sha256 == reference.sha256
+    batch, is_itself = model.spec.at_once(batch), model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
         for x, _ in track(images.batches(model.spec, batch), f"eval {model.path.name}", -(-len(images) // batch)):
             outputs = _outputs(runner, model, x)

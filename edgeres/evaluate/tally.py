@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,11 +32,13 @@ class Batch(NamedTuple):
 
 
 @torch.inference_mode()
-def reference_batches(network: Network, pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Batch]:
-    """(images, labels) with the outputs of the network as it is now."""
+def reference_batches(
+    network: Network, pairs: Iterable[tuple[Tensor, Tensor]], keep: Callable[[Tensor], Tensor] = lambda outputs: outputs
+) -> list[Batch]:
+    """(images, labels) with what to `keep` of the outputs of the network as it is now."""
     batches = []
     for images, labels in pairs:
-        outputs = network(images)
+        outputs = keep(network(images))
         batches.append(Batch(images, labels_or_guesses(labels, outputs), outputs))
     return batches
 

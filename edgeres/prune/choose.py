@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
-from edgeres.core.measures import LOST_OF
+from edgeres.core.measures import LOST_OF, kept, kept_notes
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, data_fingerprint, dataset_for
@@ -54,6 +54,7 @@ class Chooser:
     def __init__(self, source: Checkpoint, config: ChoiceConfig, out_dir: Path) -> None:
         self.candidates = candidates_of(source.spec, config.keep)
         self._source, self._config, self._out_dir = source, config, out_dir
+        self.spec = source.spec
 
     def choose(self, goal: Goal) -> Searched:
         """The best set found that reaches `goal`; raises InputError if none does, or there is no time to recover."""
@@ -124,12 +125,12 @@ class Chooser:
 
     @cached_property
     def _batches(self) -> list[Batch]:
-        part = self.sample.subset(range(self.images))
+        spec, part = self.spec, self.sample.subset(range(self.images))
         pairs = [
             (torch.from_numpy(images), torch.from_numpy(labels))
-            for images, labels in part.batches(self._source.spec, self._config.batch)
+            for images, labels in part.batches(spec, spec.at_once(self._config.batch))
         ]
-        return reference_batches(self._network, pairs)
+        return reference_batches(self._network, pairs, partial(kept, sizes=spec.sizes))
 
     @cached_property
     def distance(self) -> Distance:
@@ -217,6 +218,7 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
 
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
     said = [f"decided by the {distance.name}: {distance.why}"] if distance.why else []
+    said += kept_notes(chooser.spec)
     said += [] if chooser.sample.is_labelled or not distance.has_classes else [OWN_GUESSES]
     if {*alone.dropped} == {*found.best.dropped}:
         return [f"{together}; ranked one by one the set is the same", *said]

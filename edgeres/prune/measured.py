@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from edgeres.core.errors import StageError
 from edgeres.core.kept import Kept
+from edgeres.core.measures import kept
 from edgeres.evaluate.distance import KL, Distance
 from edgeres.evaluate.subsets import PrefixCache, UnitOf, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
@@ -119,11 +120,14 @@ class MeasuredEvaluator:
 
     @torch.inference_mode()
     def _record(self, subset: Subset, number: int, features: Tensor) -> None:
-        logits = self._network.classify(features)
+        logits = self._outputs(features)
         tally = Tally(distance=self._distance)
         tally.add(logits, self._batches[number].labels, self._batches[number].reference)
         self._journal.keep(name_of(subset), [*self._sums(subset), tally.sums])
         self._keep(subset, number, logits)
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        return kept(self._network.classify(features), self._distance.sizes)
 
     def _keep(self, subset: Subset, number: int, logits: Tensor) -> None:
         size = logits.numel() * logits.element_size()
@@ -137,7 +141,7 @@ class MeasuredEvaluator:
         images, missing = self._batches[number].images, sorted(sets - found.keys(), key=name_of)
         stored = self._cache.of(number)
         for subset, features in walk_subsets(self._network, images, missing, stored, self._unit_of):
-            found[subset] = self._network.classify(features)
+            found[subset] = self._outputs(features)
             self._keep(subset, number, found[subset])
         return found
 

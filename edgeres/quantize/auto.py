@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from edgeres.core.measures import kept
 from edgeres.core.progress import track
 from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
@@ -114,10 +115,10 @@ def closest_of(
     return Chosen(candidates[best], notes=[f"{what}: taken {best} ({figures}, on held-out calibration images)"])
 
 
-def logits_of(network: nn.Module, images: Images) -> Tensor:
-    """Logits (N, K) of all images."""
+def logits_of(network: GraphNetwork | Simulation, images: Images) -> Tensor:
+    """What is `kept` of the logits (N, K) of all images."""
     with torch.inference_mode():
-        return torch.cat([network(x) for x in batches_of(images, _BATCH)])
+        return torch.cat([kept(network(x), network.sizes) for x in batches_of(images, _BATCH)])
 
 
 def fidelity_of(reference: Tensor, logits: Tensor, sizes: tuple[int, ...] = ()) -> Fidelity:

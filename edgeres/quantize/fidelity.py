@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, arange
 
+from edgeres.core.measures import kept
 from edgeres.core.metrics import Z_95, Interval, wilson
 from edgeres.evaluate.agreement import Comparison
 from edgeres.evaluate.distance import evened
@@ -36,7 +37,8 @@ class Fidelity(Comparison):
     _even: Tensor | None = None
 
     def add(self, reference: Tensor, logits: Tensor) -> None:
-        """Counts one batch: float logits and logits (N, K)."""
+        """Counts one batch: float logits and logits (N, K), what is `kept` of both."""
+        reference, logits = kept(reference, self.sizes), kept(logits, self.sizes)
         if self._even is None:
             self._even = evened(reference.double(), self.sizes)
         self.noise_power += float(((reference - logits).double().square() / self._even).sum())

@@ -23,6 +23,7 @@ import onnx
 import torch
 
 from edgeres.core.artifacts import OnnxModel
+from edgeres.core.measures import kept
 from edgeres.core.progress import track
 from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
@@ -123,12 +124,12 @@ def tuned(model: onnx.ModelProto, placement: Placement, decision: Decision, *, i
     steps = epochs * math.ceil(len(learned_on) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=_WARM_UP)
     goal, inputs = logits_of(GraphNetwork(model), learned_on), torch.from_numpy(learned_on)
-    even = evened(goal, simulation.network.sizes)
+    even = evened(goal, simulation.sizes)
     generator = torch.Generator().manual_seed(_SEED)
     orders = [torch.randperm(len(inputs), generator=generator) for _ in range(epochs)]
     for rows in track([rows for order in orders for rows in torch.split(order, batch)], "learn from logits", steps):
         optimizer.zero_grad()
-        noise = (simulation(inputs[rows]) - goal[rows]).square() / even
+        noise = (kept(simulation(inputs[rows]), simulation.sizes) - goal[rows]).square() / even
         loss = noise.sum() / (goal[rows].square() / even).sum()
         loss.backward()
         optimizer.step()

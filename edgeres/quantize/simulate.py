@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
+from edgeres.core.measures import kept
 from edgeres.core.progress import track
 from edgeres.graph.blocks import SKIP, skips_in, units_in
 from edgeres.graph.execute import GraphNetwork, Substitute, key_of
@@ -49,6 +50,7 @@ class Simulation(nn.Module):
     def __init__(self, model: onnx.ModelProto, placement: Placement, decision: Decision) -> None:
         super().__init__()
         self.network = GraphNetwork(model)
+        self.sizes = self.network.sizes
         self._placement, self._start = placement, decision
         replace_tensors(self.network, decision.tensors)
         bounds = {name: bound_of(decision, name) for name in placement.observed}
@@ -149,7 +151,7 @@ def quantized_reads(placement: Placement, nodes: Iterable[onnx.NodeProto]) -> di
 
 @dataclass(frozen=True)
 class KnownBatch:
-    """Images (N, C, H, W) and the float network's logits (N, K) of them."""
+    """Images (N, C, H, W) and what is `kept` of the float network's logits (N, K) of them."""
 
     images: Tensor
     reference: Tensor
@@ -180,7 +182,7 @@ class QuantizedNetwork:
     @torch.inference_mode()
     def batches(self, images: Images) -> list[KnownBatch]:
         """`images`, a few dozen at a time, with what the float network says of them."""
-        return [KnownBatch(x, self._float(x)) for x in batches_of(images, _BATCH)]
+        return [KnownBatch(x, kept(self._float(x), self._float.sizes)) for x in batches_of(images, _BATCH)]
 
     @torch.inference_mode()
     def logits(self, images: Tensor, keep: frozenset[str]) -> Tensor:

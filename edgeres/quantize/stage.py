@@ -15,6 +15,7 @@ import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
 from edgeres.core.errors import InputError, StageError, did_you_mean, few_of
 from edgeres.core.files import write_bytes
+from edgeres.core.measures import kept_notes
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.stage import Recorder, StageResult
@@ -114,6 +115,7 @@ def _chosen(
         from edgeres.quantize.improving import improved
 
         chosen = improved(source, placement, chosen, images, effort=config.spent)
+        chosen.notes += kept_notes(source.spec)
     if config.kept_sqnr is not None or config.max_loss is not None:
         _leave_float(source, chosen, config, options, images)
     return chosen

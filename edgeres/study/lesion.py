@@ -185,15 +185,15 @@ def _tallies(
     source: Checkpoint, dataset: Dataset, config: LesionConfig, repairs: Repairs | None
 ) -> tuple[Tallies, Tallies]:
     """What the network makes of val without each of its modules, and whole under the name ""; the same refitted."""
-    network, distance = load_folded(source), KL
+    network, distance, at_once = load_folded(source), KL, source.spec.at_once(config.batch)
     if source.spec.task != "classes":  # a study of classes counts right answers
-        seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, config.batch))
+        seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, at_once))
         with torch.inference_mode():
             distance = distance_for(source.spec.task, map(network, seen), source.spec.sizes)
     alone = [frozenset({name}) for name, unit in network.units() if not unit.dropped]
     bare = {removed: Tally(distance=distance) for removed in (frozenset(), *alone)}
     refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}
-    pieces = track(dataset.val.batches(source.spec, config.batch), "lesion", -(-len(dataset.val) // config.batch))
+    pieces = track(dataset.val.batches(source.spec, at_once), "lesion", -(-len(dataset.val) // at_once))
     for images, labels in pieces:
         (batch,) = reference_batches(network, [(torch.from_numpy(images), torch.from_numpy(labels))])
         add_batch(bare, network, batch)

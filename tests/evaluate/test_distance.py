@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from edgeres.core.measures import MOST_KEPT, kept, split
 from edgeres.evaluate.distance import Distance, distance_for, evened
 from edgeres.evaluate.tally import Tally
 from edgeres.prune.recover.losses import relative_error
@@ -83,3 +85,43 @@ def test_a_tally_of_an_embedding_counts_nothing_right() -> None:
     expected = 1 - torch.cosine_similarity(FOUND.double(), GOAL.double()).mean()
     assert tally.apart == pytest.approx(float(expected))
     assert (tally.n, tally.correct_top1, tally.loss_sum) == (40, 0, 0.0)
+
+
+def maps_of(random: np.random.Generator, images: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """Two networks' outputs, three maps whose channels differ in size and error: both, and how many numbers each is."""
+    whole, changed = [], []
+    for channels, side, size in ((24, 64, 1.0), (24, 32, 1e-3), (24, 4, 50.0)):
+        scale = size * random.lognormal(0, 1, (1, channels, 1, 1))
+        goal = scale * random.standard_normal((images, channels, side, side))
+        noise = scale * random.lognormal(-2, 1, (1, channels, 1, 1)) * random.standard_normal(goal.shape)
+        whole.append(goal.reshape(images, -1))
+        changed.append((goal + noise).reshape(images, -1))
+    sizes = tuple(one.shape[1] for one in whole)
+    return *(torch.from_numpy(np.concatenate(one, 1)).float() for one in (changed, whole)), sizes  # type: ignore[return-value]
+
+
+def test_what_is_kept_of_large_outputs_says_nearly_what_all_of_them_do() -> None:
+    found, goal, sizes = maps_of(np.random.default_rng(0), 12)
+    few, whole = (kept(one, sizes) for one in (found, goal))
+    assert few.shape == whole.shape == (12, 2 * (MOST_KEPT // 3) + sizes[-1])
+    assert torch.equal(kept(few, sizes), few)
+    assert torch.equal(split(few, sizes)[-1], split(found, sizes)[-1])
+    exact = distance_for("tensors", [goal], sizes).each(found, goal).mean()
+    estimate = distance_for("tensors", [whole], sizes).each(few, whole).mean()
+    assert float(estimate) == pytest.approx(float(exact), rel=0.05)
+    assert float(relative_error(few, whole, sizes)) == pytest.approx(float(estimate))
+
+
+def test_a_large_map_alone_is_kept_in_part_too_and_is_no_row_of_scores() -> None:
+    found, goal = (one[:, : 24 * 64 * 64].reshape(12, 24, 64, 64) for one in maps_of(np.random.default_rng(1), 12)[:2])
+    few, whole = kept(found), kept(goal)
+    assert few.shape == (12, 1, MOST_KEPT)
+    exact, estimate = (distance_for("tensors", [a]).each(b, a).mean() for a, b in ((goal, found), (whole, few)))
+    assert float(estimate) == pytest.approx(float(exact), rel=0.05)
+
+
+def test_outputs_that_fit_and_scores_are_kept_as_they_are() -> None:
+    maps, scores = torch.randn(2, 1, 128, 128), torch.randn(2, 4 * MOST_KEPT)
+    assert kept(maps) is maps
+    assert kept(scores) is scores
+    assert kept(maps.flatten(1), (MOST_KEPT - 1, 1)).shape == (2, MOST_KEPT)

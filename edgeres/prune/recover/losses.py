@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeres.core.measures import split
+from edgeres.core.measures import kept, split
 from edgeres.core.spec import ModelSpec, Task
 from edgeres.data import Split
 from edgeres.evaluate.distance import KL, distance_for
@@ -121,7 +121,7 @@ class HeldOutScore:
         self._by_labels, self._by_features = "finetune" in methods or teacher is None, "mimic" in methods
         self._n, self._task, self._sizes = len(images), spec.task, spec.sizes
         self._batches: list[tuple[Tensor, Tensor, Outputs | None]] = []
-        for pixels, labels in images.batches(spec, BATCH):
+        for pixels, labels in images.batches(spec, spec.at_once(BATCH)):
             x = torch.from_numpy(pixels).to(memory_format=torch.channels_last)
             goal = None if teacher is None or self._by_labels else self._outputs(teacher, x)
             self._batches.append((x, torch.from_numpy(labels), goal))
@@ -147,7 +147,11 @@ class HeldOutScore:
     @torch.no_grad()
     def _outputs(self, network: Network, images: Tensor) -> Outputs:
         images = images.to(next(network.eval().parameters()).device)
-        return outputs_from(network, network.stem(images))
+        found = outputs_from(network, network.stem(images))
+        logits = kept(found.logits, self._sizes)
+        if logits is found.logits:
+            return found
+        return Outputs(logits if found.features is found.logits else kept(found.features), logits)
 
     def _score(self, found: Outputs, labels: Tensor, goal: Outputs | None) -> float:
         device = found.logits.device
@@ -224,6 +228,6 @@ def reestimate_batch_norms(network: Network, batches: Iterable[Tensor], *, keep:
 
 def even_batches(split: Split, spec: ModelSpec, *, most: int = BATCH) -> Iterator[Tensor]:
     """All images of `split` in batches of about the same size, so that none weighs more in an average."""
-    size = -(-len(split) // -(-len(split) // most))
+    size = -(-len(split) // -(-len(split) // spec.at_once(most)))
     for images, _ in split.batches(spec, size):
         yield torch.from_numpy(images).to(memory_format=torch.channels_last)

@@ -161,17 +161,18 @@ def modules_in(view: GraphView) -> dict[str, tuple[str, ...]]:
 
     Those of networks of our own are told by the nodes' names, which networks without additions have as well.
     """
-    named: dict[str, tuple[str, ...]] = {}
+    named, found, seen = dict[str, tuple[str, ...]](), dict[str, tuple[str, ...]](), set[str]()
     for node in view.nodes:
         if module := module_of(node.name):
             named[module] = (*named.get(module, ()), node.name)
-    layers, found, seen = {called(layer) for layer in view.layers}, dict[str, tuple[str, ...]](), set[str]()
     for block in (one for one in blocks_in(view) if not one.is_inside):
         found[block.name] = tuple(node for node in block.nodes if node not in seen)
         seen.update(block.nodes)
-    if found.keys() <= named.keys():
-        found = named
-    return {name: nodes for name, nodes in found.items() if layers.intersection(nodes)}  # a weight's pair is none
+    layers = {called(layer) for layer in view.layers}
+    named, found = (  # pairs of weights bear names of modules too, whoever named the nodes
+        {name: nodes for name, nodes in modules.items() if layers.intersection(nodes)} for modules in (named, found)
+    )
+    return named if found.keys() <= named.keys() else found
 
 
 def units_in(view: GraphView) -> dict[str, tuple[str, ...]]:

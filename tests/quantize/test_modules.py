@@ -30,6 +30,16 @@ def test_networks_without_skips_have_modules_too(arch, onnx_of):
     assert all(name.startswith("layer") for name in modules)
 
 
+def test_pairs_named_after_weights_are_no_modules_where_nodes_have_other_names(onnx_of):
+    model = onnx_of("resnet8").proto
+    for place, node in enumerate(model.graph.node):
+        node.name = f"node_{node.op_type}_{place}"
+    float_modules, placement = modules_in(GraphView(model)), placement_of(model)
+    made = modules_in(GraphView(with_pairs(model, placement, Decision(dict.fromkeys(placement.observed, 6.0)))))
+    assert list(made) == list(float_modules) == ["layer1.0", "layer2.0", "layer3.0"]
+    assert all({*nodes} >= {one for one in float_modules[name] if "Conv" in one} for name, nodes in made.items())
+
+
 def test_a_graph_of_other_names_has_the_nodes_between_fork_and_addition(onnx_of):
     model = onnx_of("resnet8", shortcut="B").proto
     for node in model.graph.node:

@@ -34,8 +34,9 @@ from edgeres.core.files import write_text
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of, network_from
+from edgeres.models.libraries import definition
 from edgeres.models.network import Network
-from edgeres.models.sources import Brought, definition, from_module
+from edgeres.models.sources import Brought, from_module
 from edgeres.models.weights import save_checkpoint, weights_without
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 from edgeres.quantize.lint import lint

@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.models.graph_net import Operation
+from edgeres.models.graph_layers import Operation
 from edgeres.models.network import Network, PadShortcut
 from edgeres.models.weights import load_network
 

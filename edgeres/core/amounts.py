@@ -25,22 +25,22 @@ class Target(NamedTuple):
         return f"{self.value:g}x" if self.is_ratio else f"{self.value:g} ms"
 
 
-def target_from(text: str) -> Target:
-    """`3ms`, `3` or `0.8x`; raises InputError for anything else."""
-    target = amount_from(text, {"ms": 1.0, "": 1.0})
+def target_from(text: str, option: str = "--target-latency") -> Target:
+    """`3ms` or `0.8x`; raises InputError that names `option` for anything else."""
+    target = _amount_from(text, {"ms": 1.0})
     if target is None or (target.is_ratio and target.value >= 1):
-        raise InputError(f"--target-latency {text}: say milliseconds such as 3ms, or a share below 1 such as 0.8x")
+        raise InputError(f"{option} {text}: say milliseconds such as 3ms, or a share below 1 such as 0.8x")
     return target
 
 
 def macs_from(text: str) -> Target:
     """`60M` or `0.5x`; raises InputError for anything else."""
-    if target := amount_from(text, _MACS):
+    if target := _amount_from(text, _MACS):
         return target
     raise InputError(f"--macs {text}: say a share such as 0.5x, or a number such as 60M")
 
 
-def amount_from(text: str, units: Mapping[str, float]) -> Target | None:
+def _amount_from(text: str, units: Mapping[str, float]) -> Target | None:
     """A positive number with one of `units`, or with x for a share; None for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
     if match is None or float(match[1]) == 0 or match[2] not in {"x", *units}:

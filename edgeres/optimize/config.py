@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from edgeres.core.amounts import Target, amount_from
+from edgeres.core.amounts import Target, target_from
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
@@ -46,12 +46,7 @@ class OptimizeConfig(Config):
     @property
     def target(self) -> Target | None:
         """What `balanced` may take; raises InputError for what is no latency."""
-        if self.latency is None:
-            return None
-        target = amount_from(self.latency, {"ms": 1.0})
-        if target is None or (target.is_ratio and target.value >= 1):
-            raise InputError(f"--latency {self.latency}: say milliseconds such as 4ms, or a share below 1 such as 0.6x")
-        return target
+        return None if self.latency is None else target_from(self.latency, "--latency")
 
     def check(self) -> None:
         """The budget and the latency can be read, and one of --plan and --plan-only is given at most."""

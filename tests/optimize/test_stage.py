@@ -306,8 +306,8 @@ def test_an_embedding_is_held_against_the_whole_networks(tmp_path):
     ("options", "said"),
     [
         ({"latency": "8ms"}, r"--latency 8ms is met already: the whole float network takes 4\.000 ms"),
-        ({"latency": "0.5"}, r"--latency 0\.5: say milliseconds such as 4ms, or a share below 1"),
-        ({"latency": "1.5x"}, r"--latency 1\.5x: say milliseconds such as 4ms, or a share below 1"),
+        ({"latency": "0.5"}, r"--latency 0\.5: say milliseconds such as 3ms, or a share below 1"),
+        ({"latency": "1.5x"}, r"--latency 1\.5x: say milliseconds such as 3ms, or a share below 1"),
         ({"budget": "1s"}, r"--budget 1s is too short to try anything: .* or more"),
         ({"plan": "gone.toml"}, r"--plan gone\.toml does not exist"),
         ({"plan": "unknown.toml"}, r"layer9\.9"),

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from edgeres import api
 from edgeres.core import measures
+from edgeres.core.artifacts import Checkpoint
 from edgeres.core.measures import kept_notes, split
-from edgeres.core.spec import TRACED, ModelSpec, Preprocess
 from edgeres.data import dataset_from
 from edgeres.export.stage import ExportConfig, export
-from edgeres.models.sources import from_module
-from edgeres.models.weights import load_network, save_checkpoint
+from edgeres.models.weights import load_network
 from edgeres.prune.choose import Chooser, choice_notes
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.recover.losses import HeldOutScore
@@ -49,18 +49,10 @@ class Maps(nn.Module):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     torch.manual_seed(0)
-    found = from_module(Maps().eval(), SHAPE, "maps")
-    spec = ModelSpec(
-        family=TRACED,
-        variant="maps",
-        num_classes=found.outputs,
-        parts=found.parts,
-        task=found.told,
-        input_shape=SHAPE,
-        preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3),
-        structure=found.structure,
-    )
-    return save_checkpoint(found.weights, spec, tmp_path_factory.mktemp("large") / "net.safetensors", stage="import")
+    path = tmp_path_factory.mktemp("large") / "net.safetensors"
+    preprocess = api.Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3)
+    api.trace(Maps().eval(), torch.zeros(1, *SHAPE), path, preprocess=preprocess)
+    return Checkpoint(path)
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def whiskers(figures: Sequence[Interval]) -> tuple[list[float], list[list[float]
 
 
 def label_points(axes: Any, spots: Sequence[Spot]) -> None:
-    """Writes each name where it covers no other name, no point and no whisker, if there is such a place."""
+    """Writes each name that is one where it covers no other, no point and no whisker, if there is such a place."""
     transforms = require("matplotlib.transforms", "report")
     axes.figure.draw_without_rendering()  # limits and layout are then final
     taken = []
@@ -108,7 +108,7 @@ def label_points(axes: Any, spots: Sequence[Spot]) -> None:
         lines = ((x.low, y.value), (x.high, y.value)), ((x.value, y.low), (x.value, y.high))
         taken += [transforms.Bbox(axes.transData.transform(line)).padded(1) for line in lines]
         taken.append(transforms.Bbox([centre, centre]).padded(_POINT_RADIUS))
-    for name, x, y in spots:
+    for name, x, y in (spot for spot in spots if spot[0]):
         at = (x.value, y.value)
         label = axes.annotate(name, at, xytext=(0, 0), textcoords="offset points", annotation_clip=False)
         taken.append(_placed(label, taken))

@@ -157,7 +157,7 @@ def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
     axes.margins(x=0.1, y=0.14)
     with_grid(axes)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
-    label_points(axes, [(named[one], one.ratio, one.lost_points) for one in found.tried if one in named])
+    label_points(axes, [(named.get(one, ""), one.ratio, one.lost_points) for one in found.tried])
 
 
 def _points(lost: Interval) -> str:

@@ -31,6 +31,10 @@ class InputError(EdgeresError):
     exit_code = 2
 
 
+class Refused(InputError):
+    """The same call would be refused again, whatever it has begun."""
+
+
 class MissingDependency(EdgeresError):
     """An optional package is needed and not installed."""
 

@@ -10,7 +10,7 @@ import pytest
 from edgeres.cli.ls import LISTINGS
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, Refused
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
 from edgeres.evaluate.stage import EvalConfig
@@ -182,6 +182,11 @@ def test_a_checkpoint_that_is_gone_is_said_by_what_takes_an_older_one(imported, 
     (latest_run().path / "02-export" / "model.onnx").unlink()
     with pytest.raises(InputError, match=r"holds no float32 \.onnx file .*; that of 02-export is gone"):
         call(Call("calibrate", values={"data": "digits"}))
+    imported.output.path.unlink()
+    with pytest.raises(
+        InputError, match=r"holds no \.safetensors file .*; that of 00-import is gone; that of 01-prune"
+    ):
+        call(Call("prune", values={"modules": "layer1.1"}))
 
 
 @pytest.mark.parametrize("begins", ["import", "prune"])
@@ -234,14 +239,14 @@ def test_a_value_that_cannot_be_read_is_refused_before_weights_are(imported, mon
 @pytest.mark.parametrize("begun_before", [False, True])
 @pytest.mark.parametrize("stage", ["prune", "export", "lesion"])
 def test_a_refused_stage_leaves_nothing_of_what_it_began(imported, monkeypatch, stage, begun_before):
-    """What an interrupted call had kept stays, and so does what is there when the disk is full."""
+    """What an interrupted call had kept stays."""
     where = {"prune": "prune.stage:prune", "export": "export.stage:export", "lesion": "study.lesion:lesion"}[stage]
     ways = [KeyboardInterrupt()] if begun_before else []
 
     def refused(source, config, out_dir):
         (out_dir / "tried").mkdir(exist_ok=True)
         (out_dir / "tried" / "whole.json").write_text("{}")
-        raise next(iter(ways), InputError("--budget 5s is too short"))
+        raise next(iter(ways), Refused("--budget 5s is too short"))
 
     monkeypatch.setattr(f"edgeres.{where.replace(':', '.')}", refused)
     request = Call(stage, values={"prune": {"modules": "layer1.1"}, "lesion": {"data": "digits"}}.get(stage, {}))
@@ -254,13 +259,14 @@ def test_a_refused_stage_leaves_nothing_of_what_it_began(imported, monkeypatch, 
     assert [folder.stage for folder in latest_run().folders()] == ["import", *([stage] if begun_before else [])]
 
 
-def test_what_was_done_before_the_disk_was_full_stays(imported, monkeypatch):
-    def full(source, config, out_dir):
+@pytest.mark.parametrize("reason", ["no space left on device", "photos does not exist"])
+def test_what_was_done_before_a_disk_was_full_or_gone_stays(imported, monkeypatch, reason):
+    def stopped(source, config, out_dir):
         (out_dir / "search.json").write_text("{}")
-        raise InputError("cannot write") from OSError(28, "no space left on device")
+        raise InputError(reason)
 
-    monkeypatch.setattr("edgeres.prune.stage.prune", full)
-    with pytest.raises(InputError, match="cannot write"):
+    monkeypatch.setattr("edgeres.prune.stage.prune", stopped)
+    with pytest.raises(InputError, match=reason):
         call(Call("prune", values={"modules": "layer1.1"}))
     assert latest_run().folders()[-1].stage == "prune"
 

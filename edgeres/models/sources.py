@@ -94,10 +94,14 @@ class Brought:
         shapes = {name: " x ".join(map(str, shape)) for name, shape in self.gives.items()}
         return ", ".join(f"{name} {one}" if self.parts else one for name, one in shapes.items())
 
+    @property
+    def is_row(self) -> bool:
+        """Whether it gives one row of two numbers or more."""
+        return [len(shape) for shape in self.gives.values()] == [1] and self.outputs > 1
+
     def task(self, asked: Task | None, where: str) -> Task:
         """What the outputs are; raises InputError if they cannot be what is `asked`."""
-        is_row = [len(shape) for shape in self.gives.values()] == [1] and self.outputs > 1
-        if asked in {"classes", "embedding"} and not is_row:
+        if asked in {"classes", "embedding"} and not self.is_row:
             raise InputError(
                 f"--task {asked}: {where} gives {self.gives_text} for an image, no row of two numbers or more"
             )
@@ -169,7 +173,8 @@ def _with_card(found: Brought, model: OnnxModel) -> Brought:
     """`found` with what the file's card says of it; it is of another network if the graph was changed since."""
     spec = model.spec
     preprocess = spec.preprocess if spec.preprocess.is_known else None
-    told = spec.task if spec.num_classes == found.outputs else found.told
+    fits = spec.num_classes == found.outputs and (spec.task == "tensors" or found.is_row)
+    told = spec.task if fits else found.told
     return replace(found, preprocess=preprocess, classes=spec.classes, told=told, parent=model.sha256)
 
 
@@ -290,6 +295,7 @@ def _with_every_weight(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> o
 def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping[str, Tensor], where: str) -> Brought:
     check_floats(model.graph, where)
     tidied = with_batch(_with_usual_ends(tidy(model)), 1)
+    del tidied.metadata_props[:]  # what it says is of that file
     structure, arrays = taken_apart(tidied, _TAKEN)
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
     for name in [name for name in weights if name.endswith(".running_mean")]:

@@ -20,7 +20,7 @@ from edgeres.core.spec import Preprocess
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of
 from edgeres.models.importing import ImportConfig, import_checkpoint
-from edgeres.models.weights import load_network
+from edgeres.models.weights import checkpoint_without, load_network
 
 SAID = {"mean": (0.5,), "std": (0.25,)}
 MODULES = ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
@@ -148,6 +148,32 @@ def test_a_file_with_a_card_says_all_of_itself_and_options_say_otherwise(card, g
     assert done.output.card.parent == OnnxModel(path).sha256
     assert not done.report.warnings
     assert imported(path, task="embedding").output.spec.task == "embedding"
+
+
+def test_a_network_from_a_file_of_ours_has_one_card_in_the_next(exported, imported, tmp_path):
+    model = onnx.load(path := exported())
+    card = derived_card(model, path)
+    model.metadata_props.add(key=CARD_KEY, value=card.model_dump_json())
+    model.metadata_props.add(key="edgeres.profile", value="ort-cpu")
+    onnx.save(model, path)
+    whole = imported(path).output
+    short = checkpoint_without(whole, (modules_of(whole.spec)[1].name,), tmp_path / "short.safetensors")
+    made = export(short, ExportConfig(), tmp_path).output
+    assert [entry.key for entry in made.proto.metadata_props] == [CARD_KEY]
+    assert made.spec.dropped == short.spec.dropped
+
+
+def test_a_card_that_calls_a_map_scores_is_not_believed(imported, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, padding=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net.eval(), (torch.zeros(1, 3, 8, 8),), tmp_path / "map.onnx", dynamo=False)
+    model = onnx.load(tmp_path / "map.onnx")
+    card = derived_card(model, tmp_path / "map.onnx")
+    spec = card.spec.model_copy(update={"task": "classes"})
+    model.metadata_props.add(key=CARD_KEY, value=card.model_copy(update={"spec": spec}).model_dump_json())
+    onnx.save(model, tmp_path / "map.onnx")
+    assert imported(tmp_path / "map.onnx").output.spec.task == "tensors"
 
 
 def test_class_names_and_task_of_a_card_that_is_of_another_classifier_are_left_out(exported, imported):

@@ -23,7 +23,7 @@ from pydantic import Field
 from edgeres.core.config import Record, record_from_json, record_from_text
 from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.files import reading, sha256_of
-from edgeres.core.onnx_file import derived_card, external_files, image_input
+from edgeres.core.onnx_file import check_compared, derived_card, external_files, image_input
 from edgeres.core.spec import Card, ModelSpec
 
 CARD_KEY = "edgeres"
@@ -146,12 +146,18 @@ class OnnxModel(Model):
         half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
         return "+".join(name for name, found in (("int8", quantized), ("fp16", half)) if found) or "fp32"
 
+    def check_compared(self) -> None:
+        """Raises InputError for a file of another tool with an output that cannot be held against another's."""
+        if not self.has_card:
+            check_compared(self.proto, self.path)
+
     def check_float(self) -> None:
-        """Raises InputError for a file with Q/DQ nodes or in half precision."""
+        """Raises InputError for a file with Q/DQ nodes or in half precision, and as `check_compared`."""
         if self.precision == "fp16":
             raise InputError(f"{self.path} is in FP16; use the float32 model (edgeres export without --half)")
         if "int8" in self.precision:
             raise InputError(f"{self.path} is quantized already; use the float model it was made from")
+        self.check_compared()
 
     def check_for_tensorrt(self) -> None:
         """Raises InputError for a file whose pairs were placed for a CPU."""

@@ -70,7 +70,7 @@ def kept_notes(spec: ModelSpec) -> list[str]:
     if spec.task != "tensors" or (places := _places(spec.sizes or (spec.num_classes,))) is None:
         return []
     some = f"{len(places):,} of the {spec.num_classes:,} numbers that it gives for an image, drawn by a seed"
-    return [f"outputs were compared by {some}, to bound memory; eval and agree compare all"]
+    return [f"maps and several outputs were compared by {some}, to bound memory; eval and agree compare all"]
 
 
 def _kept_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ How an image becomes the input is nowhere in the graph: the preprocessing is unk
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,10 +113,12 @@ def derived_card(model: Any, path: Path) -> Card:
     _, (batch, *image) = image_input(model, path)
     if not model.graph.output:
         raise InputError(f"{path} is not a network: the graph has no output")
-    if len(model.graph.output) > 1:
-        check_floats(model.graph, str(path))
-    shapes = _inferred(model, path)
-    gives = {one.name: _given(one, shapes, batch, model.graph, path) for one in model.graph.output}
+    shapes, gives = _inferred(model, path), dict[str, Shape]()
+    for one in model.graph.output:
+        with contextlib.suppress(InputError):  # what cannot be compared can be built and timed all the same
+            gives[one.name] = _given(one, shapes, batch, model.graph, path)
+    if not gives:
+        check_compared(model, path)
     sizes = {name: math.prod(given) for name, given in gives.items()}
     spec = {
         "family": FROM_ONNX,
@@ -130,8 +133,19 @@ def derived_card(model: Any, path: Path) -> Card:
     return Card(spec=config_from(ModelSpec, spec, str(path)), cost=cost, stage=FROM_ONNX)
 
 
+def check_compared(model: Any, path: Path) -> None:
+    """Raises InputError for an output of the onnx.ModelProto that cannot be held against another network's."""
+    _, (batch, *_) = image_input(model, path)
+    check_once([value.name for value in model.graph.output], str(path))
+    shapes = _inferred(model, path)
+    for one in model.graph.output:
+        _given(one, shapes, batch, model.graph, path)
+
+
 def _given(output: Any, shapes: Mapping[str, Shape], batch: int, graph: Any, path: Path) -> Shape:
-    """The shape of an output for an image; raises InputError if it has no numbers for each."""
+    """The shape of an output for an image; raises InputError if it has no numbers for each, or others than float32."""
+    if len(graph.output) > 1:
+        _check_float(output, graph, str(path))
     declared, inferred = _shape_of(output), shapes.get(output.name, ())
     given = declared if declared and all(declared[1:]) else inferred or declared
     which = f" as {output.name!r}" if len(graph.output) > 1 else ""
@@ -151,16 +165,20 @@ def check_once(names: Sequence[str], where: str) -> None:
 
 def check_floats(graph: Any, where: str) -> None:
     """Raises InputError for an output that is not float32, or is there twice."""
-    types = require("onnx", "onnx").TensorProto
     check_once([value.name for value in graph.output], where)
     for value in graph.output:
-        kind = value.type.tensor_type.elem_type
-        if kind not in {types.UNDEFINED, types.FLOAT}:
-            maker = next((node.op_type for node in graph.node if value.name in node.output), "what makes it")
-            raise InputError(
-                f"{where} gives {value.name!r} in {types.DataType.Name(kind).lower()}, edgeres compares float32: end"
-                f" the network before {maker}"
-            )
+        _check_float(value, graph, where)
+
+
+def _check_float(output: Any, graph: Any, where: str) -> None:
+    types = require("onnx", "onnx").TensorProto
+    kind = output.type.tensor_type.elem_type
+    if kind not in {types.UNDEFINED, types.FLOAT}:
+        maker = next((node.op_type for node in graph.node if output.name in node.output), "what makes it")
+        raise InputError(
+            f"{where} gives {output.name!r} in {types.DataType.Name(kind).lower()}, edgeres compares float32: end the"
+            f" network before {maker}"
+        )
 
 
 def sizes_in(model: Any) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ class OrtRunner:
 
     def __init__(self, model: OnnxModel, options: RunnerOptions) -> None:
         self._ort = require("onnxruntime", "onnx")
-        self._model, self._options = model, options
+        self._model, self._options, self._is_compared = model, options, False
         asked = options.literal_qdq
         self._literal = model.profile != FUSED_PROFILE if asked is None else asked
         self.batch = model.batch
@@ -38,6 +38,9 @@ class OrtRunner:
 
     def infer(self, images: Images) -> Logits:
         """float32 (N, C, H, W) to float32 (N, K)."""
+        if not self._is_compared:
+            self._model.check_compared()
+            self._is_compared = True
         with answering(str(self._model.path)):
             return joined(self._session.run(None, {self._input: fed(images, self._shape)}))
 

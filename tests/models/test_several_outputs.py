@@ -210,13 +210,19 @@ def test_a_file_of_another_tool_says_what_each_output_is(tmp_path):
     proto.graph.node.append(onnx.helper.make_node("Transpose", ["c5"], ["turned"], name="turn", perm=[1, 0, 2, 3]))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("turned", 1, None))
     onnx.save(proto, tmp_path / "turned.onnx")
+    turned = OnnxModel(tmp_path / "turned.onnx")
+    assert turned.spec.parts == model.spec.parts  # it can be built and timed
     with pytest.raises(InputError, match=r"gives 32 x 1 x 4 x 4 as 'turned', not so many numbers for each image"):
-        _ = OnnxModel(tmp_path / "turned.onnx").spec
+        turned.check_float()
     proto.graph.node.append(onnx.helper.make_node("ArgMax", ["c5"], ["best"], name="best", axis=1))
     proto.graph.output[-1].CopyFrom(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, None))
     onnx.save(proto, tmp_path / "best.onnx")
-    with pytest.raises(InputError, match=r"gives 'best' in int64, .*: end the network before ArgMax"):
-        _ = OnnxModel(tmp_path / "best.onnx").spec
+    best = OnnxModel(tmp_path / "best.onnx")
+    with runner_for(best) as runner:
+        runner.load(torch.zeros(1, *SHAPE).numpy())
+        runner.step()
+        with pytest.raises(InputError, match=r"gives 'best' in int64, .*: end the network before ArgMax"):
+            runner.infer(torch.zeros(1, *SHAPE).numpy())
 
 
 def test_parts_that_are_no_outputs_of_the_network_are_refused():

@@ -31,7 +31,7 @@ class InputError(EdgeresError):
     exit_code = 2
 
 
-class Refused(InputError):
+class AlwaysRefused(InputError):
     """The same call would be refused again, whatever it has begun."""
 
 

@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 from edgeres.core.artifacts import Checkpoint, FrontierFile
-from edgeres.core.errors import Refused, require
+from edgeres.core.errors import AlwaysRefused, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.progress import text_from
@@ -144,20 +144,20 @@ def _whole(bench: Workbench) -> tuple[Tried, ...]:
     """The whole network in float and INT8; raises InputError if it is fast enough, or no time is left for anything."""
     began_s, asked_s = time.perf_counter(), bench.config.budget_s
     if (needed_s := bench.least_s) > asked_s:
-        raise Refused(
+        raise AlwaysRefused(
             f"--budget {bench.config.budget} is too short to try anything: judging the whole network twice and the last"
             f" tables take {text_from(needed_s)} here; give twice that or more"
         )
     whole = bench.attempt(WHOLE, ("fp32", "int8"))
     took_s = time.perf_counter() - began_s
     if (needed_s := took_s + _SPARE * took_s + bench.ending_s) > asked_s:
-        raise Refused(
+        raise AlwaysRefused(
             f"--budget {bench.config.budget} is too short to try anything: the whole network alone took"
             f" {text_from(took_s)}, and as much again and the last tables are needed: {text_from(needed_s)} or more"
         )
     if (target := bench.config.target) is not None and meets(whole[0], target):
         asked, took = bench.config.latency, f"{whole[0].latency_ms.value:.3f} ms"
-        raise Refused(f"--latency {asked} is met already: the whole float network takes {took}")
+        raise AlwaysRefused(f"--latency {asked} is met already: the whole float network takes {took}")
     return whole
 
 

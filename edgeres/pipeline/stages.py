@@ -38,7 +38,7 @@ from edgeres.core.artifacts import (
 )
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
-from edgeres.core.errors import InputError, Refused
+from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.files import clear_left_overs, sha256_of, write_text
 from edgeres.core.names import resolve
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
@@ -169,7 +169,7 @@ def execute(
 ) -> StageResult[Artifact]:
     """Runs one stage in `folder`, by its own function or another, and writes its report there.
 
-    An interrupted call leaves `key` in started.json, one that is Refused nothing of what it began.
+    An interrupted call leaves `key` in started.json, one that is AlwaysRefused nothing of what it began.
     """
     is_first = not folder.is_dir() or {path.name for path in folder.iterdir()} <= {STARTED_NAME}
     if is_main_process():
@@ -179,7 +179,7 @@ def execute(
         function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
         result = function(source, config, folder)
     except Exception as err:
-        if is_main_process() and is_first and isinstance(err, Refused):
+        if is_main_process() and is_first and isinstance(err, AlwaysRefused):
             shutil.rmtree(folder)
         leave_no_trace(folder)
         raise

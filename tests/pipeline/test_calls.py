@@ -10,7 +10,7 @@ import pytest
 from edgeres.cli.ls import LISTINGS
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import InputError, Refused
+from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
 from edgeres.evaluate.stage import EvalConfig
@@ -246,7 +246,7 @@ def test_a_refused_stage_leaves_nothing_of_what_it_began(imported, monkeypatch, 
     def refused(source, config, out_dir):
         (out_dir / "tried").mkdir(exist_ok=True)
         (out_dir / "tried" / "whole.json").write_text("{}")
-        raise next(iter(ways), Refused("--budget 5s is too short"))
+        raise next(iter(ways), AlwaysRefused("--budget 5s is too short"))
 
     monkeypatch.setattr(f"edgeres.{where.replace(':', '.')}", refused)
     request = Call(stage, values={"prune": {"modules": "layer1.1"}, "lesion": {"data": "digits"}}.get(stage, {}))

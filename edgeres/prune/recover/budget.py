@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from edgeres.core.errors import Refused
+from edgeres.core.errors import AlwaysRefused
 from edgeres.core.progress import text_from
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
@@ -33,7 +33,7 @@ class ImageTime(NamedTuple):
     see_s: float
 
 
-class BudgetTooShort(Refused):
+class BudgetTooShort(AlwaysRefused):
     """What was asked for does not fit into the time that was given."""
 
 

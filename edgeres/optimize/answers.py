@@ -9,7 +9,7 @@ from edgeres.core.amounts import Target
 from edgeres.core.metrics import Z_95
 from edgeres.core.records.frontier import ResultName, Tried, on_front
 
-ACCURATE_POINTS = 0.1  # that `accurate` may lose
+ACCURATE_POINTS = 0.1  # that `accurate` may lose, and a standard error more: nobody can tell that from nothing
 
 
 class Winner(NamedTuple):
@@ -54,7 +54,7 @@ def three(
 ) -> tuple[list[Winner], list[str]]:
     """The answers there are, and a line for each goal that was not reached; the first of `tried` is whole and float."""
     whole, found, missed = tried[0], [], []
-    little = f"{ACCURATE_POINTS:g} {lost_are}, or the standard error of what was lost"
+    little = f"{ACCURATE_POINTS:g} {lost_are} and a standard error"
     fast = _fastest(one for one in tried if one.lost_points.value <= max_loss)
     balanced = _balanced(tried, fast, target)
     most = max_loss if balanced is None else max(0.0, balanced.tried.lost_points.value)
@@ -81,9 +81,9 @@ def three(
 
 
 def loses_little(one: Tried) -> bool:
-    """Whether `accurate` may be it: by what is allowed, or where its images cannot tell, by one standard error."""
+    """Whether `accurate` may be it: its loss is what is allowed, or not surely more, by one standard error."""
     error = (one.lost_points.high - one.lost_points.value) / Z_95
-    return one.lost_points.value <= max(ACCURATE_POINTS, error)
+    return one.lost_points.value <= ACCURATE_POINTS + error
 
 
 def _fastest(tried: Iterable[Tried]) -> Tried:

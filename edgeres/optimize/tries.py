@@ -46,13 +46,16 @@ from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 Measure = Callable[[Sequence[Model], BenchConfig], Session]
 MOST_JUDGED, FEWEST_JUDGED = 5000, 200
 EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images that are judged on
-_JUDGING_SHARE = 0.02  # of the budget, to judge the whole float network
-_VAL_SHARE = 0.15  # of the budget, to judge the results on val
+_JUDGING_SHARE = 0.01  # of the budget, to judge the whole float network
+_VAL_SHARE = 0.1  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
 _EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
-_PACE_IMAGES = 16
+_PACE_IMAGES, _PACE_LIMIT_S = (
+    (16, 64, 256),
+    0.5,
+)  # ever more of them, until that takes as long: beginning takes time too
 _REFINED_ON = 2000  # images, as many as `recover` takes unless told
 _TURN_S, _ROUNDS = 1.5, 10  # of each network in the session that tries one
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
@@ -243,10 +246,15 @@ class Workbench:
     @cached_property
     def _pace_s(self) -> float:
         """Seconds for the whole float network to read and judge an image."""
-        few, whole = self.held_out.sample(_PACE_IMAGES, 0), self.exported()
-        began_s = time.perf_counter()
-        nearness_of(whole, whole, self.dataset, few, threads=self.config.threads)
-        return (time.perf_counter() - began_s) / _PACE_IMAGES
+        whole, image_s = self.exported(), 0.0
+        for count in _PACE_IMAGES:
+            few, began_s = self.held_out.sample(min(count, len(self.held_out)), 0), time.perf_counter()
+            nearness_of(whole, whole, self.dataset, few, threads=self.config.threads)
+            took_s = time.perf_counter() - began_s
+            image_s = took_s / len(few)
+            if took_s > _PACE_LIMIT_S:
+                break
+        return image_s
 
     def _lost(self, model: Model) -> Interval:
         """Points lost against the whole float network on the same images; without labels hundredths of nearness."""

@@ -100,8 +100,10 @@ def test_without_a_latency_the_knee_is_balanced():
     assert {one.name: one.tried for one in answers}["balanced"] == knee
 
 
-@pytest.mark.parametrize(("lost", "half", "expected"), [(0.1, 0.01, True), (0.15, 0.1, False), (0.3, 0.8, True)])
-def test_little_is_what_the_images_cannot_tell_from_nothing(lost, half, expected):
+@pytest.mark.parametrize(
+    ("lost", "half", "expected"), [(0.1, 0.01, True), (0.12, 0.2, True), (0.15, 0.06, False), (0.42, 0.41, False)]
+)
+def test_little_is_what_the_images_cannot_tell_from_a_tenth(lost, half, expected):
     assert loses_little(one(2, 0.4, lost, half=half)) == expected
 
 

@@ -1,18 +1,20 @@
 """Chooses the sets that are worth trying: what each module costs by the clock, and what a set loses, both measured.
 
 Ever more is asked to be saved of what all modules take, with one search that keeps what it has measured, until sets
-lose far more than is allowed; then what lies between is searched more closely, while choosing has time.
+lose far more than is allowed; then what lies between is searched more closely, while choosing has time. Asked again
+with more time, it goes on from there.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeres.core.errors import InputError
-from edgeres.core.files import scratch_in
+from edgeres.core.files import scratch_in, write_text
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.costs.stage import latency_table
@@ -34,12 +36,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Choice:
-    """The plan, what each module costs, what it loses alone, and what speaks against relying on that."""
+    """The plan, what each module costs, what it loses alone, and what speaks against relying on that.
+
+    `step_s`: what the longest search took; infinite if there is nothing more to search.
+    """
 
     plan: Plan
     table: LatencyTable
     alone: dict[str, float]
     warnings: list[str]
+    step_s: float
 
 
 def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_s: float) -> Choice:
@@ -57,11 +63,13 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
     gain = {name: table.saved_ms[name] for name in chooser.candidates}
     most = sum(value for value in gain.values() if value > 0)
     found: dict[int, Found] = {}
-    hopeless = 1.0
+    hopeless, step_s = 1.0, 0.0
     for share in _SHARES:
-        began_s = time.perf_counter()
         if share > hopeless:
             continue
+        if time.perf_counter() + step_s > until_s:
+            break
+        began_s = time.perf_counter()
         searched = chooser.choose(Goal(gain, most * share))
         for one in searched.levels:
             before = found.setdefault(len(one.dropped), one)
@@ -72,8 +80,9 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
         log.info("choosing: %s, %.1f %s lost before a refit", what, lost, chooser.lost_are)
         if lost > _HOPELESS * config.max_loss:
             hopeless = share
-        if 2 * time.perf_counter() - began_s > until_s:
-            break
+        step_s = max(step_s, time.perf_counter() - began_s)
+    else:
+        step_s = math.inf
     sets = [_planned(one, table, whole_ratio, lost=-chooser.points(one.dropped)) for one in found.values()]
     plan = Plan(
         model_sha256=bench.source.sha256,
@@ -81,7 +90,7 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
         images=chooser.images,
         tries=tuple(sorted(_undominated(sets), key=lambda one: -one.ratio[0])),
     )
-    return Choice(plan, table, chooser.lost_by_module(), doubts(table))
+    return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s)
 
 
 def _table(bench: Workbench, precision: Precision) -> LatencyTable:
@@ -96,8 +105,9 @@ def _table(bench: Workbench, precision: Precision) -> LatencyTable:
         log.info("timing what each module costs, in %s", precision)
         with scratch_in(bench.out_dir) as folder:
             if bench.place.costs is not None:
-                return bench.place.costs(bench.in_precision(precision), folder)
-            latency_table(bench.source, how, folder, measure=bench.place.measure).output.path.replace(path)
+                write_text(path, bench.place.costs(bench.in_precision(precision), folder).model_dump_json())
+            else:
+                latency_table(bench.source, how, folder, measure=bench.place.measure).output.path.replace(path)
     return latency_table_from(path)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -40,6 +40,7 @@ from edgeres.prune.recover.budget import BudgetTooShort
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
 _SPARE = 1.2  # times what the last step of a kind took
 _TRAINING_SHARE = 0.15  # of the budget, for the training of one network
+_TRAINING_LEAST = 2  # times what the longest try without took
 _TURN_S = 3.0  # of a network in the session that decides
 _WARNINGS_SHOWN = 3  # the same sentence for each network is noise
 _HEIGHT_IN = 3.9
@@ -89,10 +90,13 @@ def optimize(
         whole = _whole(bench)
     precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
     choice = None
-    if plan is None:
+
+    def choose(until_s: float) -> Choice:
         with clock.on("choosing"):
-            until_s = clock.began_s + CHOOSING_SHARE * config.budget_s
-            choice = chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
+            return chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
+
+    if plan is None:
+        choice = choose(clock.began_s + CHOOSING_SHARE * config.budget_s)
         plan = choice.plan
         recorder.warnings += choice.warnings
         for line in () if config.plan_only else plan.lines(bench.lost_are):
@@ -100,7 +104,9 @@ def optimize(
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
     if not config.plan_only:
-        tried = Search(bench, plan.tries, whole, precision, clock).tried()
+        search = Search(bench, plan, whole, precision, clock, choice.step_s if choice else None, choose)
+        tried, plan = search.tried(), search.plan
+        write_text(out_dir / PLAN_NAME, toml_text(plan))
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if plan.tries and len(tried) == len(whole):
@@ -166,10 +172,12 @@ class Search:
     """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time."""
 
     bench: Workbench
-    sets: Sequence[PlannedSet]
+    plan: Plan
     whole: tuple[Tried, ...]
     precision: Precision
     clock: Clock
+    step_s: float | None  # of choosing sets of more modules, None for a plan that was given
+    choose: Callable[[float], Choice]
     found: dict[int, tuple[Tried, ...]] = field(default_factory=dict)
     longest_s: float = 0.0
     trains: bool = True
@@ -187,20 +195,56 @@ class Search:
         return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place])]
 
     def _try_more(self) -> bool:
-        """Whether any was tried: those that decide a question, then those that training may bring within a limit."""
+        """Whether any was tried."""
         known = sum(map(len, self.found.values()))
-        while (place := self._next()) is not None and self._spare_s > _SPARE * self.longest_s:
-            self._attempt(place, "")
-        while self.trains and self._next() is None and (place := self._worth_training()) is not None:
-            self._train(place)
+        while self._step():
+            pass
         return sum(map(len, self.found.values())) > known
+
+    def _step(self) -> bool:
+        """Tries a set that decides a question, or else chooses deeper ones, or trains one; whether there was time."""
+        if (place := self._next()) is not None:
+            if self._spare_s > _SPARE * self.longest_s:
+                self._attempt(place, "")
+                return True
+            return False
+        if self._deepened():
+            return True
+        if self.trains and (place := self._worth_training()) is not None:
+            self._train(place)
+            return self.trains
+        return False
+
+    def _deepened(self) -> bool:
+        """Whether sets of more modules were chosen: where the deepest decides nothing, in time nothing else needs."""
+        config, deepest = self.bench.config, self._judged.get(len(self.sets) - 1)
+        is_slow = deepest is not None and config.target is not None and not meets(deepest, config.target)
+        if self.step_s is None or deepest is None or not (is_slow or deepest.lost_points.value <= config.max_loss):
+            return False
+        spare_s = self._spare_s - _SPARE * self.longest_s
+        if spare_s < 2 * self.step_s:
+            return False
+        choice = self.choose(time.perf_counter() + spare_s)
+        tried = {frozenset(self.sets[place].drop): several for place, several in self.found.items()}
+        stay = [self.sets[place] for place in self.found]
+        new = [one for one in choice.plan.tries if frozenset(one.drop) not in tried]
+        sets = sorted((*stay, *new), key=lambda one: -one.ratio[0])
+        is_deeper = len(sets) > len(self.sets)
+        self.step_s = choice.step_s if is_deeper else None
+        self.plan = self.plan.model_copy(update={"tries": tuple(sets)})
+        self.found = {place: tried[key] for place, one in enumerate(sets) if (key := frozenset(one.drop)) in tried}
+        for line in self.plan.lines(self.bench.lost_are) if is_deeper else ():
+            log.info("%s", line)
+        return is_deeper
 
     def _train(self, place: int) -> None:
         """Tries the set trained, unless there is no time for that; then there is none for another either."""
-        training_s = min(_TRAINING_SHARE * self.bench.config.budget_s, self._spare_s / _SPARE - self.longest_s)
+        least_s = _TRAINING_LEAST * self.longest_s
+        share_s = max(_TRAINING_SHARE * self.bench.config.budget_s, least_s)
+        training_s = min(share_s, self._spare_s / _SPARE - self.longest_s)
         before = self.bench.trained_before(self.sets[place].drop)
         try:
-            if not before and training_s < 2 * self.longest_s:
+            if not before and training_s < least_s:
                 ending = text_from(max(1.0, self.bench.ending_s))
                 raise BudgetTooShort(
                     f"beside {ending} for the results {text_from(max(1.0, training_s))} are too little"
@@ -218,6 +262,11 @@ class Search:
         self.found[place] = (*self.found.get(place, ()), *tried)
         self.longest_s = self.longest_s if refined else max(self.longest_s, time.perf_counter() - began_s)
         log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
+
+    @property
+    def sets(self) -> Sequence[PlannedSet]:
+        """Of the plan."""
+        return self.plan.tries
 
     @property
     def _spare_s(self) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,14 +13,15 @@ from edgeres.bench.stage import Session
 from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Latency
+from edgeres.core.metrics import Interval, Latency
 from edgeres.core.records.frontier import Frontier
 from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder, write_report
 from edgeres.models import modules_of
 from edgeres.optimize import results, tries
+from edgeres.optimize.choose import Choice
 from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.plan import plan_from
+from edgeres.optimize.plan import Plan, PlannedSet, plan_from
 from edgeres.optimize.stage import optimize
 from edgeres.optimize.tries import Place
 from edgeres.pipeline import measures
@@ -91,7 +94,7 @@ def config_of(**options):
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
     """There is no time for it, and few images."""
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.0)
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", math.inf)
     monkeypatch.setattr(tries, "_REFINED_ON", 80)
 
 
@@ -218,6 +221,7 @@ def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
     monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
     done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
@@ -232,9 +236,32 @@ def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_
     assert not {*bench.held_out.ids} & used
 
 
+@pytest.mark.parametrize(("max_loss", "asked"), [(3.0, 2), (1.0, 1)])
+def test_deeper_sets_are_chosen_where_the_deepest_decides_nothing(longer, tmp_path, monkeypatch, max_loss, asked):
+    names = ("layer1.1", "layer2.1", "layer3.1")
+    calls = []
+    monkeypatch.setattr(tries.Workbench, "_lost", lambda _, one: Interval.around(len(one.spec.dropped), 0.1))
+
+    def chosen(bench, precision, ratio, *, until_s):
+        calls.append(until_s)
+        depths = (1, 2) if len(calls) == 1 else (1, 3)  # of two modules another set is found
+        tries = tuple(PlannedSet(drop=names[:n], ratio=(1 - n / 7,) * 3, lost=0.0) for n in depths)
+        plan = Plan(model_sha256=longer.sha256, precision=precision, tries=tries)
+        return Choice(plan, SimpleNamespace(table=()), {}, [], 0.01 if len(calls) == 1 else math.inf)
+
+    monkeypatch.setattr("edgeres.optimize.stage.chosen", chosen)
+    monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
+    done = optimize(longer, config_of(max_loss=max_loss), tmp_path / "out", place=Place(measure=clock))
+    tried = {len(one.dropped) for one in record_from_json(Frontier, done.output.path).tried}
+    assert len(calls) == asked
+    planned = [len(one.drop) for one in plan_from(tmp_path / "out" / "plan.toml", longer.sha256).tries]
+    assert planned == ([1, 2, 3] if asked == 2 else [1, 2])
+    assert {2, 3} <= tried if asked == 2 else 3 not in tried
+
+
 def test_a_training_for_which_there_is_no_time_after_all_is_left_out(checkpoint, one_set, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 1.0)
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.1)
     asked = []
 
     def busy(stage, source, config, *_):
@@ -258,6 +285,7 @@ def test_what_an_interrupted_call_has_trained_is_not_trained_again(checkpoint, o
 
     monkeypatch.setattr("edgeres.optimize.stage.three", interrupted)
     monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
     with pytest.raises(KeyboardInterrupt):
         optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))

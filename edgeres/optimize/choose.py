@@ -30,6 +30,7 @@ _SHARES = (0.25, 0.5, 0.75, 0.125, 0.375, 0.625)  # of what all modules cost; ea
 _HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit takes about half of it back
 _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
 _SHORTEST_S, _LONGEST_S = 0.3, 2.0
+_LUCKY = 5  # images that one set rather than another gets right: about two standard errors
 _MORE = 3  # networks of the table beyond its shapes: what is chosen by it is timed itself
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
         model_sha256=bench.source.sha256,
         precision=precision,
         images=chooser.images,
-        tries=tuple(sorted(_undominated(sets), key=lambda one: -one.ratio[0])),
+        tries=tuple(sorted(_undominated(sets, 100 * _LUCKY / chooser.images), key=lambda one: -one.ratio[0])),
     )
     return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s)
 
@@ -118,10 +119,10 @@ def _planned(one: Found, table: LatencyTable, whole_ratio: float, *, lost: float
     return PlannedSet(drop=one.dropped, ratio=tuple(ratio), lost=round(lost, 2) + 0.0)
 
 
-def _undominated(sets: Sequence[PlannedSet]) -> list[PlannedSet]:
-    """Without those that another one beats in both; that they lose little may be luck, so equals stay."""
+def _undominated(sets: Sequence[PlannedSet], luck: float) -> list[PlannedSet]:
+    """Without those that another one beats in both; of what they lose, `luck` is by the images that were drawn."""
     return [
         one
         for one in sets
-        if not any(other.ratio[0] < one.ratio[0] and (other.lost or 0) < (one.lost or 0) for other in sets)
+        if not any(other.ratio[0] < one.ratio[0] and (other.lost or 0) + luck < (one.lost or 0) for other in sets)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.optimize.choose import _undominated
 from edgeres.optimize.plan import Plan, PlannedSet, plan_from, toml_text
 
 PLAN = Plan(
@@ -53,3 +54,11 @@ def test_a_plan_that_cannot_be_is_refused_in_one_line(tmp_path, text, said):
         plan_from(path, PLAN.model_sha256)
     assert said in str(err.value)
     assert "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize(("lost", "stays"), [(0.9, True), (9.0, False)])
+def test_a_set_stays_where_luck_may_have_another_lose_less(lost, stays):
+    of = {7: -0.4, 8: lost, 9: 0.8}
+    sets = [PlannedSet(drop=tuple(f"layer1.{i}" for i in range(n)), ratio=(1 - n / 20,) * 3, lost=of[n]) for n in of]
+    left = [len(one.drop) for one in _undominated(sets, luck=2.0)]
+    assert left == ([7, 8, 9] if stays else [7, 9])

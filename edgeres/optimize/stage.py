@@ -39,7 +39,7 @@ from edgeres.prune.recover.budget import BudgetTooShort
 
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
 _SPARE = 1.2  # times what the last step of a kind took
-_TRAINING_SHARE = 0.15  # of the budget, for the training of one network
+_TRAINING_SHARE = 0.2  # of the budget, for the training of one network
 _TRAINING_LEAST = 2  # times what the longest try without took
 _TURN_S = 3.0  # of a network in the session that decides
 _WARNINGS_SHOWN = 3  # the same sentence for each network is noise

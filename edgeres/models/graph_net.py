@@ -175,10 +175,10 @@ class GraphNet(Network):
         self.tree.set_submodule(target, module, strict)
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """All by the user's names, this one first."""
+        """All by the user's names, this one first; what has no dot in its name is the tree's."""
         prefix = str(kwargs.get("prefix", args[1] if len(args) > 1 else ""))
         yield prefix, self
-        yield from (pair for pair in self.tree.named_modules(*args, **kwargs) if pair[1] is not self.tree)
+        yield from self.tree.named_modules(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """By the user's names."""

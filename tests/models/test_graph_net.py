@@ -138,6 +138,17 @@ class Net(nn.Module):
         return self.head(self.features(self.stem(x)).mean((2, 3)))
 
 
+class Rooted(Net):
+    """Weights of its own, which no module's name stands before."""
+
+    def __init__(self, *blocks):
+        super().__init__(*blocks)
+        self.position, self.tokens = nn.Parameter(torch.rand(1, 8, 16, 16)), nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x):
+        return self.head((self.features(self.stem(x) + self.position) * self.tokens).mean((2, 3)))
+
+
 def conv(a, b, size=3, **more):
     return nn.Sequential(nn.Conv2d(a, b, size, padding=size // 2, bias=False, **more), nn.BatchNorm2d(b))
 
@@ -185,6 +196,7 @@ NETS = {
         )
     ),
     "parallel": lambda: Net(Parallel(), last=16),
+    "rooted": lambda: Rooted(basic(), basic()),
     "uneven": lambda: Net(basic(), nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, stride=2)), basic()),
     "pooled": lambda: Net(
         Block(conv(8, 16).append(nn.ReLU()), nn.Sequential(nn.AvgPool2d(1), conv(8, 16, 1))), last=16

@@ -29,7 +29,9 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     for node, name in zip(draft.nodes, _node_names(draft.nodes), strict=True):
         for index, tensor in enumerate(node.input):
             if tensor in constants:
-                node.input[index] = _parameter_name(node, name, index, tensor)
+                wanted = _parameter_name(node, name, index, tensor)
+                is_another = wanted != tensor and wanted in node.input[:index]  # of any number that bear one name
+                node.input[index] = f"{wanted}_{index}" if is_another else wanted
                 draft.store(node.input[index], numpy_helper.to_array(constants[tensor]))
             elif tensor:
                 node.input[index] = tensors[tensor]

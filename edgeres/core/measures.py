@@ -48,6 +48,13 @@ LOST_OF: dict[Measure, str] = {
 MOST_KEPT = 1 << 14  # numbers of an image's outputs: 64 KiB
 _SEED = 0
 _LOGITS_RANK = 2
+_LEAST_LARGEST = 1e-2  # a sigmoid near 0 is rounded as one near 1 is, by 1e-7, in a whole map of such values too
+
+
+def difference_of(actual: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float:
+    """Largest deviation of a number over the largest expected, which counts as 0.01 at least; the worst output's."""
+    pairs = ((one.reshape(wanted.shape), wanted) for one, wanted in zip(actual, expected, strict=True))
+    return max(float(np.abs(one - wanted).max() / max(np.abs(wanted).max(), _LEAST_LARGEST)) for one, wanted in pairs)
 
 
 def kept(outputs: Values, sizes: Sequence[int] = ()) -> Values:

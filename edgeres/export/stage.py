@@ -179,12 +179,11 @@ def _add_card(model: Any, source: Checkpoint) -> None:
 def _difference(
     expected: np.ndarray[Any, Any], model: OnnxModel, images: np.ndarray[Any, Any], spec: ModelSpec
 ) -> float:
-    """Largest deviation of a logit over the largest logit; of several outputs the worst."""
-    from edgeres.core.measures import split
+    """How far the file's outputs are from those `expected`; of several outputs the worst."""
+    from edgeres.core.measures import difference_of, split
     from edgeres.runtime import runner_for
     from edgeres.runtime.runner import infer_all
 
     with runner_for(model) as runner:
         actual = infer_all(runner, images)
-    pairs = zip(split(actual, spec.sizes), split(expected, spec.sizes), strict=True)
-    return max(float(np.abs(one - wanted).max() / (np.abs(wanted).max() or 1.0)) for one, wanted in pairs)
+    return difference_of(split(actual, spec.sizes), split(expected, spec.sizes))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError, few_of
-from edgeres.core.measures import split
+from edgeres.core.measures import difference_of, split
 from edgeres.core.names import result_of
 from edgeres.core.onnx_file import (
     INPUT_NAME,
@@ -334,10 +334,7 @@ def _check_same(found: Brought, images: Tensor, expected: Sequence[Tensor], wher
             f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
             f" ({reason})"
         ) from err
-    difference = max(
-        float((one.flatten(1) - wanted.flatten(1)).abs().max() / wanted.abs().max().clamp(min=1e-12))
-        for one, wanted in zip(outputs, expected, strict=True)
-    )
+    difference = difference_of([one.numpy() for one in outputs], [one.numpy() for one in expected])
     if not difference <= _MOST_DIFFERENCE:
         raise InputError(
             f"{where} computes something else than what was made of it: outputs differ by {difference:.2g} of the"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSp
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"  # of every graph that edgeres writes
 _IMAGE_RANK, _LOGITS_RANK, _FEWEST_CLASSES = 4, 2, 2
+_USUAL = 224  # pixels a side
 _CHANNELS = (1, 3)  # grey or colour
 _SMALL = 1024  # numbers of a constant that may be a shape; larger ones are weights, whose values decide no shape
 _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
 _FIRST_ONLY = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Resize"})  # the rest are settings
+_TELLS_SHAPES = 15  # opset
 _NORM_PARAMETERS = 3  # input, scale and shift; mean and variance follow
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Dropout"})
 _POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "ReduceMean"})
@@ -99,7 +102,11 @@ def image_input(model: Any, path: Path) -> tuple[str, Shape]:
     if len(shape) != _IMAGE_RANK:
         raise InputError(f"{path} takes {_worded(shape)}, not images: N x channels x height x width")
     if not all(shape[1:]):
-        raise InputError(f"{path} takes {_worded(shape)}: export it for one size, such as N x 3 x 224 x 224")
+        one = _worded([shape[0], *(size or _USUAL for size in shape[1:])])
+        raise InputError(
+            f"{path} takes {_worded(shape)}: export it for one size, such as {one}, or bring it in for one: edgeres"
+            f" import {path} --size {_USUAL}"
+        )
     return inputs[0].name, shape
 
 
@@ -254,11 +261,23 @@ def inferred_values(model: Any, name: str) -> list[Any]:
         graph.input.append(make(value.name, value.type.tensor_type.elem_type, sizes))
     graph.output.extend(make(value.name, value.type.tensor_type.elem_type, None) for value in model.graph.output)
     whole = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+    if any(node.op_type == "Shape" for node in graph.node):
+        whole = _telling_shapes(whole)
     try:
         inferred = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
     except (RuntimeError, onnx.shape_inference.InferenceError) as err:
         raise InputError(f"{name} is no sound graph: {reason_of(err)}") from err
     return [*inferred.input, *inferred.value_info, *inferred.output]
+
+
+def _telling_shapes(model: Any) -> Any:
+    """`model` at the first opset whose Shape tells inference its value; as it is where it is newer or cannot be."""
+    onnx = require("onnx", "onnx")
+    versions = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
+    with suppress(RuntimeError, onnx.shape_inference.InferenceError):
+        if versions and max(versions) < _TELLS_SHAPES:
+            return onnx.version_converter.convert_version(model, _TELLS_SHAPES)
+    return model
 
 
 def _params(model: Any) -> int:

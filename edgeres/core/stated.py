@@ -19,6 +19,10 @@ from edgeres.core.spec import Interpolation, ModelSpec, Preprocess
 M = TypeVar("M", bound=Model)
 _LEAST_PIXELS = 4  # what the strides of a CIFAR network multiply to: of fewer pixels they leave nothing
 _MOST_PIXELS = 4096  # from here the first feature map alone takes 1 GiB an image: 4096^2 x 16 x 4 bytes (resnet20)
+_HOW = (
+    "does not say how images come to that size: add --resize PIXELS (shorter side, then centre crop), --fit squash,"
+    " --fit letterbox, or --fit none if all of them have it"
+)
 FitOption = Literal["crop", "squash", "letterbox", "none"]  # none is a crop without a resize
 
 
@@ -104,6 +108,8 @@ def preprocess_from(
     if fit != "letterbox":
         said.setdefault("border", 0)
     resize, side = _resize_of(options, base, size), size or max(shape[1:])
+    if options.resize is None and resize is not None and resize < side:
+        raise InputError(f"an input of {shape[1]} x {shape[2]} {_HOW}")
     check_crop(resize, side)
     values = {**dict(base), **said, "fit": "crop" if fit == "none" else fit, "resize": resize}
     return config_from(Preprocess, values, "preprocessing")
@@ -140,8 +146,5 @@ def _resize_of(options: FeedOptions, base: Preprocess, size: int | None) -> int 
     if options.fit in {"squash", "letterbox", "none"}:
         return None
     if size is not None and base.resize is not None:
-        raise InputError(
-            f"--size {size} does not say how images come to that size: add --resize PIXELS (shorter side, then"
-            " centre crop), --fit squash, --fit letterbox, or --fit none if all of them have it"
-        )
+        raise InputError(f"--size {size} {_HOW}")
     return base.resize

@@ -48,7 +48,7 @@ class Draft:
         kept, read = [], {tensor for node in self.nodes for tensor in node.input}
         for node in self.nodes:
             only = not any(output in read for output in node.output[1:])
-            if only and self.outputs.isdisjoint(node.output) and (values := _computed(node, self.value)) is not None:
+            if only and self.outputs.isdisjoint(node.output) and (values := computed(node, self.value)) is not None:
                 self.store(node.output[0], values)
             else:
                 kept.append(node)
@@ -154,7 +154,7 @@ class Draft:
             seen.add(node.name)
 
 
-def _computed(node: onnx.NodeProto, value: Callable[[str], NDArray[Any] | None]) -> NDArray[Any] | None:
+def computed(node: onnx.NodeProto, value: Callable[[str], NDArray[Any] | None]) -> NDArray[Any] | None:
     """The first output of a node of ONNX itself that reads constants alone; None of any other."""
     inputs: dict[str, Any] = {name: value(name) for name in node.input if name}
     is_known = node.domain in ("", "ai.onnx") and not node.op_type.startswith("Random")

@@ -16,7 +16,7 @@ What it computes stays the same up to float rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgeres.core.errors import InputError
-from edgeres.graph.draft import Draft
+from edgeres.graph.draft import Draft, computed
 from edgeres.graph.opset import at_opset
 from edgeres.graph.view import QDQ, attribute
 
@@ -34,6 +34,7 @@ _IMAGE_RANK, _MATRIX_RANK = 4, 2
 _EPSILON = 1e-5
 _PADDED, _SAME = frozenset({"Conv", "MaxPool", "AveragePool"}), (b"SAME_UPPER", b"SAME_LOWER")
 _SAME_IN_BATCH = {"Reshape": 0, "Expand": 1}  # the size that leaves the number of images as it is
+_TAKES = frozenset({"Gather", "Slice"})
 _SIZES_AT = 3  # the place of a Resize's sizes, behind that of its scales
 _OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
@@ -222,15 +223,33 @@ def _means_to_pooling(draft: Draft, ranks: dict[str, int]) -> None:
 def _fold_shapes(draft: Draft) -> None:
     """Sizes that the graph asks for and that are known become constants, as long as that makes others known."""
     while asking := [node for node in draft.nodes if node.op_type == "Shape"]:
-        shapes = shapes_in(draft.written())
-        known = [node for node in asking if shapes.get(node.input[0]) and all(shapes[node.input[0]])]
-        if not known:
+        shapes, readers = shapes_in(draft.written()), draft.readers
+        told = [
+            (one, value)
+            for node in asking
+            for one, value in _told_by(draft, node, shapes.get(node.input[0], ()), readers.get(node.output[0], []))
+        ]
+        if not told:
             return
-        for node in known:
-            first, last = attribute(node, "start", 0), attribute(node, "end", len(shapes[node.input[0]]))
-            draft.store(node.output[0], np.array(shapes[node.input[0]][first:last], np.int64))
-        draft.remove(known)
+        for node, value in told:
+            draft.store(node.output[0], value)
+        draft.remove([node for node, _ in told])
         draft.fold_constants()
+
+
+def _told_by(
+    draft: Draft, node: onnx.NodeProto, shape: tuple[int, ...], readers: Sequence[tuple[onnx.NodeProto, int]]
+) -> Iterator[tuple[onnx.NodeProto, NDArray[Any]]]:
+    """(the Shape or what takes known sizes of it, its value): the number of images may be open."""
+    sizes = np.array(shape[attribute(node, "start", 0) : attribute(node, "end", len(shape))], np.int64)
+    if shape and all(shape):
+        yield node, sizes
+        return
+    for reader, place in readers if shape else ():
+        if reader.op_type in _TAKES and place == 0:
+            taken = computed(reader, lambda name: sizes if name == node.output[0] else draft.value(name))
+            if taken is not None and taken.all():
+                yield reader, taken
 
 
 def _explicit_pads(draft: Draft, shapes: dict[str, tuple[int, ...]]) -> None:

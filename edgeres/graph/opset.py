@@ -16,6 +16,7 @@ from edgeres.core.errors import InputError, few_of
 from edgeres.graph.view import opset_of
 
 _OLDEST, _OPSET = 13, 17  # scales per channel came with 13; 17 suits TensorRT 8.4 and later
+_OF_ROWS = frozenset({"Softmax", "LogSoftmax"})  # before 13 of all axes from one on
 _SAME = frozenset(
     {
         *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "GreaterOrEqual", "LessOrEqual"),
@@ -36,12 +37,27 @@ def at_opset(model: onnx.ModelProto, wanted: int | None = None) -> onnx.ModelPro
     try:
         if aim < version and oldest_opset(model, aim) == aim:
             return _lowered(model, aim)
-        converted = version_converter.convert_version(model, aim)
+        converted = version_converter.convert_version(_with_ranks(model, aim), aim)
     except (RuntimeError, shape_inference.InferenceError, onnx.checker.ValidationError) as err:
         raise InputError(_refusal(model, version, aim, str(err))) from err
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
+
+
+def _with_ranks(model: onnx.ModelProto, aim: int) -> onnx.ModelProto:
+    """`model` that says of what shape a Softmax's input is: along the last axis the converter leaves it one node then.
+
+    Inference at the newer opset knows more of them, as Shape tells its value there.
+    """
+    read = {node.input[0] for node in model.graph.node if node.op_type in _OF_ROWS}
+    if not read or opset_of(model) >= _OLDEST:
+        return model
+    newer = shape_inference.infer_shapes(version_converter.convert_version(model, aim), data_prop=True).graph.value_info
+    ranked = deepcopy(model)
+    del ranked.graph.value_info[:]
+    ranked.graph.value_info.extend(value for value in newer if value.name in read)
+    return ranked
 
 
 def oldest_opset(model: onnx.ModelProto, wanted: int) -> int:

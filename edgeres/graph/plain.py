@@ -77,9 +77,11 @@ def _is_another_tools(model: OnnxModel) -> bool:
 
 
 def last_softmax(model: onnx.ModelProto) -> onnx.NodeProto | None:
-    """The node that makes the only output, if it is a Softmax."""
-    names = [value.name for value in model.graph.output]
-    maker = next((node for node in model.graph.node if names == [*node.output]), None)
+    """The node that makes the only output, passed on or not, if it is a Softmax."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    maker = makers.get(model.graph.output[0].name) if len(model.graph.output) == 1 else None
+    while maker is not None and maker.op_type == "Identity":
+        maker = makers.get(maker.input[0])
     return maker if maker is not None and maker.op_type == "Softmax" else None
 
 
@@ -111,8 +113,11 @@ def _without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
     softmax = last_softmax(model)
     if softmax is None:
         return model
-    copy = deepcopy(model)
-    copy.graph.node.remove(softmax)
+    copy, gone = deepcopy(model), {*softmax.output}
+    for node in list(copy.graph.node):
+        if node == softmax or gone.intersection(node.input):  # which is passed on
+            gone.update(node.output)
+            copy.graph.node.remove(node)
     copy.graph.output[0].name = softmax.input[0]
     return copy
 

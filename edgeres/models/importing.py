@@ -56,7 +56,9 @@ class ImportConfig(FeedOptions):
         None, description="what a network that brings its graph gives; default: told by the output and what makes it"
     )
     labels: Path | None = Field(None, description="class names in the order of the outputs: one a line, or JSON")
-    size: int | None = Field(None, gt=0, description="input height and width in pixels")
+    size: int | None = Field(
+        None, gt=0, description="input height and width in pixels, of an ONNX file where it leaves them open"
+    )
     shortcut: str | None = Field(None, description="A, B or C; default: told by the keys")
     ordering: Ordering = Field("original", description="order of batch norm, activation and addition")
     key: str | None = Field(None, description="which state dict or network, if the file holds several")
@@ -108,8 +110,6 @@ class ImportConfig(FeedOptions):
         given = sorted(needless & self.model_fields_set) if self.brings_structure else []
         if given and getattr(self, given[0]) is not None:
             raise InputError(f"{self.file}: the network brings its structure along; leave out --{given[0]}")
-        if self.is_onnx and self.size is not None:
-            raise InputError(f"{self.file} says itself what size of images it takes; leave out --size")
 
 
 def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> StageResult[Checkpoint]:

@@ -124,7 +124,7 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
     if named.arch is not None:
         return _defined(named, named.arch)
     if named.file.suffix.lower() == OnnxModel.suffix:
-        found = from_onnx(OnnxModel(named.file))
+        found = from_onnx(_sized(OnnxModel(named.file), named.size))
         said = f"how images become the input is as {named.file} says, where no option says otherwise"
         return found, named.file.stem, [said] if found.preprocess else []
     made = result_of(str(named.file), "network")
@@ -149,6 +149,23 @@ def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
     network = from_module(module, (channels, height, width), str(named.file))
     network = replace(network, preprocess=preprocess, classes=found.classes or classes)
     return network, arch.rstrip("/").rpartition("/")[2], found.notes
+
+
+def _sized(model: OnnxModel, size: int | None) -> OnnxModel:
+    """`model`, changed in place to take images of `size`; InputError if its graph leaves no side open."""
+    if size is None:
+        return model
+    graph = model.proto.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored]
+    sides = [side for dims in inputs for side in dims[1:] if not side.dim_value]
+    if not sides:
+        raise InputError(f"{model.path} says itself what size of images it takes; leave out --size")
+    for side in sides if len(sides) < _COLOURS else ():  # with the channels open too it takes no images
+        side.Clear()
+        side.dim_value = size
+    del graph.value_info[:]
+    return model
 
 
 def from_onnx(model: OnnxModel) -> Brought:

@@ -123,9 +123,67 @@ def test_an_onnx_file_of_any_exporter_is_a_network(options, resnet, exported, im
     assert any("4 residual modules found" in note for note in done.report.notes)
 
 
-def test_a_softmax_at_the_end_is_left_out(resnet, exported, imported, images):
-    done = imported(exported(nn.Sequential(resnet, nn.Softmax(1)).eval()))
-    assert agrees(done.output, resnet, images)
+@pytest.mark.parametrize("is_passed_on", [False, True])
+def test_a_softmax_at_the_end_is_left_out(is_passed_on, resnet, exported, imported, images):
+    path = exported(nn.Sequential(resnet, nn.Softmax(1)).eval())
+    if is_passed_on:
+        graph = (model := onnx.load(path)).graph
+        graph.node.append(helper.make_node("Identity", [graph.output[0].name], ["passed"]))
+        graph.output[0].name = "passed"
+        onnx.save(model, path)
+    assert agrees(imported(path).output, resnet, images)
+
+
+class Rows(nn.Module):
+    """Computes with the sizes of what it is given, as detectors and readers of text do."""
+
+    def __init__(self, end: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 8, 3, 4, 1), nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.head, self.end = nn.Linear(8, 5), end
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.branch(x)
+        count, _, height, width = x.shape
+        x = torch.cat([x[:, :2].reshape(count, 2, -1), x[:, 2:].reshape(count, 2, 3, -1).flatten(1, 2)], 1)
+        grid = torch.arange(width).float().repeat(height)
+        return self.end(self.head((x + grid).flatten(2).permute(0, 2, 1)))
+
+
+@pytest.mark.parametrize("axes", [{}, {0: "n"}, {0: "n", 3: "w"}, {0: "n", 2: "h", 3: "w"}])
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_a_graph_that_asks_for_sizes_is_a_network_whichever_are_open(opset, axes, exported, imported, images):
+    module = Rows(nn.Softmax(-1)).eval()
+    path = exported(module, opset_version=opset, input_names=["x"], dynamic_axes={"x": axes})
+    module.end = nn.Identity()
+    size = {"size": 32} if 3 in axes else {}
+    done = imported(path, fit="none", **size)
+    spec = done.output.spec
+    assert (spec.input_shape, spec.task, spec.num_classes) == ((3, 32, 32), "tensors", 64 * 5)
+    assert [info.name for info in modules_of(spec)] == ["branch"]
+    assert agrees(done.output, module, images)
+
+
+def test_a_map_that_is_nearly_0_everywhere_is_taken_with_the_rounding_of_its_sigmoid(exported, imported, tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Sigmoid()).eval()
+    nn.init.constant_(module[2].bias, -15.0)
+    done = imported(exported(module))
+    assert done.output.spec.task == "tensors"
+    assert export(done.output, ExportConfig(), tmp_path).output.path.is_file()
+
+
+def test_an_input_larger_than_the_usual_resize_asks_how_images_come_to_it(exported, imported):
+    large = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
+    model = onnx.load(path := exported(large))
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = 300
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"^an input of 300 x 300 does not say how .*: add --resize PIXELS"):
+        imported(path)
+    with pytest.raises(InputError, match=r"^--resize 290 is smaller than the input, the 300 pixels"):
+        imported(path, resize=290)
+    assert imported(path, fit="squash").output.spec.input_shape == (3, 300, 300)
 
 
 SCORES = {"task": "classes", "classes": tuple("abcdefghij")}

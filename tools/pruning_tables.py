@@ -142,6 +142,14 @@ def solve_table() -> Lines:
     return [*table_of(record_from_json(Content, RESULTS / "solve.json"))]
 
 
+def optimize_table() -> Lines:
+    """What one command hands over."""
+    from optimize_figures import Lines as Content
+    from optimize_figures import table_of
+
+    return table_of(record_from_json(Content, RESULTS / "optimize.json"))
+
+
 def practise_table() -> Lines:
     """Against PRACTISE's rule."""
     from practise_figures import Results, table_of
@@ -199,6 +207,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "sweep": sweep_table,
     "recover": recover_table,
     "solve": solve_table,
+    "optimize": optimize_table,
     "zoo": zoo_table,
     "practise": practise_table,
     "channels": channels_table,

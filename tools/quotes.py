@@ -13,6 +13,7 @@ import engine_cases
 import lint_cases
 from channels_report import Results as Channels
 from channels_report import rows_of
+from optimize_figures import Lines as Optimized
 from practise_figures import Results as Practise
 from practise_figures import table_of
 from pruning_tables import json_of, table_head, table_row, with_minus
@@ -149,6 +150,25 @@ def solving() -> Lines:
         f" {found.machine}."
     )
     return [*lines, "", *_text(about)]
+
+
+def one_command() -> Lines:
+    """README: what `optimize` made of a network, and what either lever alone would."""
+    line = record_from_json(Optimized, RESULTS / "optimize.json").lines[0]
+    found = line.frontier
+    best = next(one for one in found.results if one.name == "balanced")
+    int8 = next(one for one in found.tried if not one.dropped and one.precision == "int8")
+    short = min((one for one in found.tried if one.precision == "fp32"), key=lambda one: one.ratio.value)
+    if best.val_lost_points is None:
+        raise ValueError("optimize.json: the balanced network was not judged on val")
+    lost, budget = best.val_lost_points, line.words[line.words.index("--budget") + 1]
+    return _text(
+        f"{line.name}, `--latency {found.latency} --budget {budget}`: {len(best.tried.dropped)} modules less and INT8"
+        f" take {best.tried.ratio.text('.3f')} of the float latency and lose {lost.value:.2f} ±"
+        f" {(lost.high - lost.low) / 2:.2f} points (val, n = {best.val_n:,}). INT8 alone takes {int8.ratio.value:.3f};"
+        f" fewer modules alone lose {short.lost_points.value:.2f} points where they still take {short.ratio.value:.3f}"
+        f" (train images). {found.runtime}, batch {found.batch}, {found.threads} thread, {found.machine}."
+    )
 
 
 def refining() -> Lines:
@@ -289,8 +309,8 @@ def schemas() -> Lines:
 QUOTES: dict[str, Callable[[], Lines]] = {
     f"short-{maker.__name__}": maker
     for maker in (
-        headline, sweep, choosing, recovering, solving, refining, peers, quantizing, memory, cpu, lint, engines,
-        compare, studies, schemas,
+        headline, one_command, sweep, choosing, recovering, solving, refining, peers, quantizing, memory, cpu, lint,
+        engines, compare, studies, schemas,
     )
 }  # fmt: skip
 

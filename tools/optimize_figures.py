@@ -1,0 +1,119 @@
+"""What `edgeres optimize` hands over of a network and a budget, beside INT8 alone and fewer modules alone.
+
+    python tools/optimize_figures.py --work work [--without-vnni] NAME NETWORK --data folder:photos --latency 0.5x ...
+
+NAME stands in the table; what follows is as for `edgeres optimize`. `--without-vnni` hides VNNI and AMX from ONNX
+Runtime (see without_vnni.py), so that INT8 is as on such a CPU. Adds to tools/results/optimize.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from without_vnni import HIDDEN, environment_without_vnni, is_hidden
+
+import edgeres.quantize.cpu
+from edgeres.cli.main import cli
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.environment import cpu_flags
+from edgeres.core.files import write_text
+from edgeres.core.metrics import Interval
+from edgeres.core.records.frontier import Frontier, Tried, on_front
+from edgeres.core.runs import latest_run
+
+RESULTS = Path(__file__).parent / "results" / "optimize.json"
+_HEAD = ("network, goal", "tried", "handed over as", "of float latency", "lost on train", "lost on val")
+
+
+class Line(Record):
+    """One command and what it found."""
+
+    name: str
+    words: tuple[str, ...]
+    without_vnni: bool
+    frontier: Frontier
+
+
+class Lines(Record):
+    """The file."""
+
+    lines: tuple[Line, ...] = ()
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--without-vnni", action="store_true")
+    parser.add_argument("name")
+    options, words = parser.parse_known_args()
+    if options.without_vnni and not is_hidden():
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment_without_vnni(options.work))
+    if is_hidden():
+        vars(edgeres.quantize.cpu)["cpu_flags"] = lambda: cpu_flags() - HIDDEN
+    cli(["optimize", *words], standalone_mode=False)
+    (found,) = latest_run().path.glob("*-optimize/frontier.json")
+    keep(found, options.name, words, without_vnni=is_hidden())
+    return 0
+
+
+def keep(found: Path, name: str, words: list[str], *, without_vnni: bool) -> None:
+    """Stores what was found as `name`."""
+    before = record_from_json(Lines, RESULTS).lines if RESULTS.is_file() else ()
+    data = words[words.index("--data") + 1]
+    frontier = record_from_json(Frontier, found).model_copy(update={"dataset": data})
+    line = Line(name=name, words=tuple(words), without_vnni=without_vnni, frontier=frontier)
+    rest = [one for one in before if one.name != name]
+    write_text(RESULTS, Lines(lines=(*rest, line)).model_dump_json(indent=1) + "\n")
+
+
+def table_of(lines: Lines) -> list[str]:
+    """Markdown, a row for each network that counts, the conditions below."""
+    rows = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
+    rows += ["| " + " | ".join(cells) + " |" for line in lines.lines for cells in _rows(line)]
+    return [*rows, "", *(f"{line.name}: {_about(line)}" for line in lines.lines)]
+
+
+def _rows(line: Line) -> Iterator[tuple[str, ...]]:
+    found = line.frontier
+    on_val = {result.tried: result for result in found.results}
+    for one in sorted(_that_count(found), key=lambda one: -one.ratio.value):
+        val = on_val[one].val_lost_points if one in on_val else None
+        yield (
+            f"{line.name}, {found.latency or 'the knee'}",
+            one.name,
+            found.named.get(one, ""),
+            one.ratio.text(".3f"),
+            _points(one.lost_points) if one is not found.tried[0] else "",
+            _points(val) if val else "",
+        )
+
+
+def _that_count(found: Frontier) -> list[Tried]:
+    """The front, the whole in INT8, and shortened float networks."""
+    whole = [one for one in found.tried if not one.dropped]
+    return [*{*whole, *on_front(found.tried), *(one for one in found.tried if one.precision == "fp32")}]
+
+
+def _points(lost: Interval) -> str:
+    return f"{lost.value:.2f} ± {(lost.high - lost.low) / 2:.2f}".replace("-", "−")
+
+
+def _about(line: Line) -> str:
+    found = line.frontier
+    on_val = ", ".join(sorted({f"n = {one.val_n:,}" for one in found.results})) or "none"
+    spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in found.spent_s.items())
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    hidden = ", VNNI and AMX hidden from ONNX Runtime" if line.without_vnni else ""
+    return (
+        f"`edgeres optimize {' '.join(line.words)}`; points of top-1, paired, ± 95 %, on train n = {found.n:,}, on val"
+        f" {on_val}; {found.runtime}, batch {found.batch}, {threads}, {found.machine}{hidden}. Time: {spent}.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,7 +39,7 @@ class Segment:
         for index, (call, names) in enumerate(zip(self.calls, reads, strict=True)):
             given = [values[name] if name in values else network.get_parameter(name) for name in names]
             found = network.get_submodule(call.module)(*given)
-            values.update(zip(call.outputs, found if len(call.outputs) > 1 else (found,), strict=True))
+            values.update({name: found[at] if len(call.outputs) > 1 else found for at, name in enumerate(call.outputs)})
             for name in (name for name in {*names} if last[name] == index and name not in ends):
                 values.pop(name, None)
         return values[ends[0]] if len(ends) == 1 else tuple(values[name] for name in ends)

@@ -138,6 +138,18 @@ class Net(nn.Module):
         return self.head(self.features(self.stem(x)).mean((2, 3)))
 
 
+class Halves(nn.Module):
+    """Half of the channels pass by the layers, as in ShuffleNet and YOLO."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        kept, changed = x.split(4, 1)
+        return torch.cat([self.layers(changed), kept], 1)
+
+
 class Rooted(Net):
     """Weights of its own, which no module's name stands before."""
 
@@ -196,6 +208,7 @@ NETS = {
         )
     ),
     "parallel": lambda: Net(Parallel(), last=16),
+    "split": lambda: Net(*(Block(nn.Sequential(*conv(8, 8), nn.ReLU(), Halves(conv(4, 4)))) for _ in range(2))),
     "rooted": lambda: Rooted(basic(), basic()),
     "uneven": lambda: Net(basic(), nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, stride=2)), basic()),
     "pooled": lambda: Net(

@@ -146,10 +146,8 @@ class ChoiceConfig(Config):
         if self.recover:
             self.recovery().check()
         if self.data is not None and min(self.images, self.choose_on) < FEWEST_TO_CHOOSE_ON:
-            raise InputError(
-                f"{min(self.images, self.choose_on)} images are too few to choose on:"
-                f" --images {FEWEST_TO_CHOOSE_ON} or more"
-            )
+            few, option = min((self.images, "images"), (self.choose_on, "choose-on"))
+            raise InputError(f"{few} images are too few to choose on: --{option} {FEWEST_TO_CHOOSE_ON} or more")
 
     @property
     def ranks_by(self) -> Score:

@@ -139,3 +139,11 @@ def test_what_saves_nothing_measurable_is_not_worth_any_point(spec):
 
 def test_few_macs_have_digits_left():
     assert [macs_text(value) for value in (4.09e9, 125_485_706, 31_240, 12)] == ["4.09G", "125.5M", "31.24k", "12"]
+
+
+@pytest.mark.parametrize("option", ["images", "choose_on"])
+def test_the_number_of_images_that_is_too_small_is_named(option):
+    with pytest.raises(
+        InputError, match=f"^8 images are too few to choose on: --{option.replace('_', '-')} 16 or more$"
+    ):
+        PruneConfig(drop=1, data="digits", **{option: 8}).check()

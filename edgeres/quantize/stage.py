@@ -19,7 +19,7 @@ from edgeres.core.measures import kept_notes
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.graph.blocks import skips_in
+from edgeres.graph.blocks import fusions_in, nodes_named
 from edgeres.graph.plain import PlainModel, plain, put_back
 from edgeres.graph.view import GraphView
 from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
@@ -62,7 +62,8 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     if chosen.is_scaled:
         set_metadata(model, SCALED_KEY, "1")
     view, kinds = GraphView(source.proto), dict[str, list[str]]()
-    if names := [node for name, node in skips_in(view).items() if name in options.keep]:
+    kept = nodes_named(view, options.keep)
+    if names := [block.addition.name for block in fusions_in(view) if block.addition.name in kept]:
         set_metadata(model, FLOAT_SKIPS_KEY, ",".join(names))  # lint knows by it that they are meant
     if PROFILES[config.profile].literal and (found := problems(lint(model))):
         raise StageError(f"quantize: {source.path} cannot be quantized for TensorRT: {found[0]}")

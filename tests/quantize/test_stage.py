@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from edgeres import api
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.data import dataset_from
+from edgeres.graph.blocks import modules_in
 from edgeres.graph.view import GraphView
 from edgeres.quantize import kept_float
 from edgeres.quantize.calibrators import CALIBRATORS
@@ -192,6 +196,32 @@ def test_a_kept_module_stays_float(calibrated, tmp_path):
     layers = {layer.name: layer for layer in GraphView(result.output.proto).layers}
     assert layers["layer2.0.conv1"].input[1] == "layer2.0.conv1.weight"
     assert layers["layer3.0.conv1"].input[1] == "layer3.0.conv1.weight.dequantized"
+
+
+def test_a_kept_module_may_add_to_what_a_layer_of_another_module_makes(exported, tmp_path):
+    class Attended(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.gate = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1)
+            self.head = nn.Linear(4, 10)
+
+        def forward(self, x):
+            x = self.stem(x).relu()
+            y = self.conv(x)
+            x = x + y + y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+            return self.head(x.relu().mean((2, 3)))
+
+    grey = api.Preprocess(mean=(0.3,), std=(0.4,))
+    whole = api.trace(Attended().eval(), torch.zeros(1, 1, 8, 8), tmp_path / "m.safetensors", preprocess=grey)
+    source = exported(whole)
+    scales = calibrate(source, CalibrateConfig(data="digits", images=64), tmp_path / "scales").output.path
+    first, second = modules_in(GraphView(source.proto))
+    for keep, layers in {first: {"stem", "gate", "head"}, second: {"stem", "conv", "head"}}.items():
+        config = QuantizeConfig(scales=scales, effort="quick", keep=(keep,))
+        output = quantize(source, config, tmp_path / keep.replace("/", "_")).output
+        assert not problems(lint(output.proto))
+        view = GraphView(output.proto)
+        assert {one.name for one in view.layers if view.weight_pair(one)} == layers
 
 
 def test_a_loss_that_is_kept_leaves_nothing_out_and_says_so(calibrated, tmp_path):

@@ -55,8 +55,13 @@ def _option(name: str, field: FieldInfo) -> Decorator:
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
     if several:
-        return click.option(flag, name, default=None, metavar="A,B,...", help=text)
+        return click.option(flag, name, multiple=True, callback=_joined, metavar="A,B,...", help=text)
     return click.option(flag, name, type=kind, default=None, help=text)
+
+
+def _joined(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """The list of an option that may be given several times."""
+    return ",".join(values) if values else None
 
 
 def _click_type(annotation: Any) -> tuple[Any, bool]:

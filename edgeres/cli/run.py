@@ -83,6 +83,8 @@ def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: should be STAGE.OPTION=VALUE, as in prune.drop=4")
+        if key in pairs:
+            raise InputError(f"--set {key} is given twice; the values of a list stand in one: A,B")
         pairs[key] = value
     return pairs
 

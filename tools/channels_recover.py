@@ -22,12 +22,12 @@ from edgeres.data import Split
 from edgeres.models.network import Network
 from edgeres.prune.config import USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.recover.budget import LOOKS
-from edgeres.prune.recover.losses import outputs_from, relative_error
+from edgeres.prune.recover.losses import outputs_from
 from edgeres.refit.folded import FoldedModule, drawn, folded_module
 from edgeres.refit.ridge import Rows
 from edgeres.train.batches import batches_for
 from edgeres.train.loop import Training, fit
-from edgeres.train.objectives import soft_divergence
+from edgeres.train.objectives import relative_error, soft_divergence
 from edgeres.train.plan import Plan
 
 _ROWS, _BATCH = 40_000, 50  # of a layer, and images at a time, as in edgeres.prune.recover.solve

@@ -1,9 +1,9 @@
 """Quantization-aware training: the folded float graph learns under the fake quantization it will be written with.
 
 It starts from the bounds of a scale table, batch norms are folded already, and weights, biases and bounds are trained
-together against the float graph's own logits; labels are optional. A part of the train images is held out: the weights
-closest to float there are kept (with labels, those with the smallest sum of both losses), so that on these images the
-result is never worse than PTQ. val is never looked at.
+together against the float graph's own outputs, as far apart as their task says (`core.measures`); labels are optional.
+A part of the train images is held out: the weights closest to float there are kept (with labels, those with the
+smallest sum of both losses), so that on these images the result is never worse than PTQ. val is never looked at.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from torch.nn import functional
 
 from edgeres.core.artifacts import SCALED_KEY, OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.measures import kept
 from edgeres.core.records.scales import ScaleTable
+from edgeres.core.spec import Task
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
+from edgeres.evaluate.distance import distance_for
 from edgeres.graph.execute import GraphNetwork
 from edgeres.models.network import Network
-from edgeres.quantize.auto import fidelity_of, logits_of
+from edgeres.quantize.auto import logits_of
 from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import FEWEST_TO_LEARN, QUICK, QatConfig
 from edgeres.quantize.decision import Decision
@@ -30,11 +33,11 @@ from edgeres.quantize.improving import improved
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import Placement, placement_of
 from edgeres.quantize.profiles import set_metadata
-from edgeres.quantize.simulate import Simulation
+from edgeres.quantize.simulate import Simulation, batches_of
 from edgeres.quantize.stage import DEAD_AMAX, begun, write_quantized
 from edgeres.train.batches import batches_for
 from edgeres.train.loop import Fitted, Training, fit
-from edgeres.train.objectives import Objective, soft_divergence
+from edgeres.train.objectives import Objective, apart
 from edgeres.train.plan import Plan
 from edgeres.train.processes import is_main, wait_for_all
 from edgeres.train.state import clear_state
@@ -61,7 +64,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     source, table = begun(source, config.scales, config.method)
     placement = placement_of(source.proto)
     start = _start(source, table, placement, config)
-    decision, fitted, held_out = _trained(source, placement, start.decision, config=config, out_dir=out_dir)
+    decision, fitted, judged = _trained(source, placement, start.decision, config=config, out_dir=out_dir)
     path = out_dir / FILE_NAME
     if is_main():
         model = with_pairs(source.proto, placement, decision)
@@ -72,24 +75,25 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     wait_for_all()
     recorder.results |= start.results
     recorder.notes += start.notes
-    _record(recorder, fitted, held_out, config)
+    _record(recorder, fitted, judged, config)
     output = OnnxModel(path)
     return StageResult(output, recorder.finish(output))
 
 
 def _trained(
     source: OnnxModel, placement: Placement, start: Decision, *, config: QatConfig, out_dir: Path
-) -> tuple[Decision, Fitted, int]:
-    """(`start` with the best weights, how the training went, held-out images); the state stays in `out_dir`."""
+) -> tuple[Decision, Fitted, tuple[str, int]]:
+    """(`start` with the best weights, how the training went, judged by what on how many); its state is in `out_dir`."""
     learn, held_out = _parts(source, config)
     config = config.model_copy(update={"batch": min(config.batch, len(learn))})
     teacher = GraphNetwork(source.proto).requires_grad_(False)
     simulation = Simulation(source.proto, placement, start)
-    plan = _plan(teacher, (held_out, source), len(learn), config)
+    plan, measure = _plan(teacher, (held_out, source), len(learn), config)
     data = batches_for(learn, source.spec, config)
-    fitted = fit(Training(cast("Network", simulation), _objective(teacher, config), data, config, out_dir), plan)
+    objective = _objective(teacher, source.spec.task, config)
+    fitted = fit(Training(cast("Network", simulation), objective, data, config, out_dir), plan)
     simulation.cpu().load_state_dict(fitted.weights)
-    return simulation.decision(), fitted, len(held_out)
+    return simulation.decision(), fitted, (measure, len(held_out))
 
 
 def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: QatConfig) -> Chosen:
@@ -103,56 +107,59 @@ def _start(source: OnnxModel, table: ScaleTable, placement: Placement, config: Q
 
 def _parts(source: OnnxModel, config: QatConfig) -> tuple[Split, Split]:
     """(images to learn from, images held out)."""
-    source.spec.check_classes("qat")
     train = dataset_for(source.spec, config.data, download=config.download).train
     if len(train) < FEWEST_TO_LEARN:
         raise InputError(f"{config.data} has {len(train)} train images; training needs {FEWEST_TO_LEARN} or more")
     if config.finetune:
+        source.spec.check_classes("--finetune")
         train.check_labelled("--finetune")
     sample = train.sample(min(config.images, len(train)), config.seed)
     n = min(round(_HELD_OUT * len(sample)), _MOST_HELD_OUT)
     return sample.subset(range(n, len(sample))), sample.subset(range(n))
 
 
-def _plan(teacher: Any, held_out: tuple[Split, OnnxModel], learned: int, config: QatConfig) -> Plan:
-    """How many steps, and a look at the divergence from float on held-out images now and then."""
+def _plan(teacher: Any, held_out: tuple[Split, OnnxModel], learned: int, config: QatConfig) -> tuple[Plan, str]:
+    """(how many steps, with a look at the distance from float on held-out images now and then, what that is called)."""
     split, source = held_out
     pieces = list(split.batches(source.spec, config.batch))
     images = np.concatenate([x for x, _ in pieces])
     labels = torch.from_numpy(np.concatenate([y for _, y in pieces]))
     reference = logits_of(teacher, images)
+    distance = distance_for(source.spec.task, [reference], teacher.sizes)
 
-    def divergence(network: Any) -> float:
+    def score(network: Any) -> float:
         device = next(network.parameters()).device
         with torch.inference_mode():
-            logits = torch.cat([network(torch.from_numpy(x).to(device)).cpu() for x in np.array_split(images, _LOOKS)])
-        loss = float(functional.cross_entropy(logits, labels)) if config.finetune else 0.0
-        return fidelity_of(reference, logits).kl + loss
+            batches = batches_of(images, -(-len(images) // _LOOKS))
+            outputs = torch.cat([kept(network(x.to(device)), teacher.sizes).cpu() for x in batches])
+        loss = float(functional.cross_entropy(outputs, labels)) if config.finetune else 0.0
+        return distance.total(outputs, reference) / len(images) + loss
 
     per_epoch = learned // config.batch
     steps = config.epochs * per_epoch
     warmup = min(round(config.warmup_epochs * per_epoch), round(_WARMUP_SHARE * steps))
-    return Plan(steps, warmup, score=divergence, look_every=max(1, steps // _LOOKS))
+    return Plan(steps, warmup, score=score, look_every=max(1, steps // _LOOKS)), distance.name
 
 
-def _objective(teacher: Any, config: QatConfig) -> Objective:
+def _objective(teacher: Any, task: Task, config: QatConfig) -> Objective:
     def objective(network: Any, images: Any, labels: Any) -> Any:
-        logits = network(images)
+        outputs = network(images)
         teacher.to(images.device)
         with torch.no_grad():
             goal = teacher(images)
-        loss = soft_divergence(logits, goal, _TEMPERATURE)
-        return loss + functional.cross_entropy(logits, labels) if config.finetune else loss
+        loss = apart(outputs, goal, task, _TEMPERATURE, sizes=teacher.sizes)
+        return loss + functional.cross_entropy(outputs, labels) if config.finetune else loss
 
     return objective
 
 
-def _record(recorder: Recorder, fitted: Fitted, held_out: int, config: QatConfig) -> None:
+def _record(recorder: Recorder, fitted: Fitted, judged: tuple[str, int], config: QatConfig) -> None:
     """The figures, and what makes the choice of weights doubtful or the training useless."""
+    measure, held_out = judged
     (_, first), (best_step, best) = fitted.looks[0], min(fitted.looks, key=lambda look: look[1])
     recorder.results |= fitted.results() | {"held_out_loss": best, "held_out_loss_first": first}
     recorder.results |= {"method": config.method, "held_out": held_out, "best_step": best_step}
-    what = "loss (KL from float and cross-entropy)" if config.finetune else "KL from float"
+    what = f"loss ({measure} from float and cross-entropy)" if config.finetune else f"{measure} from float"
     where = f"on {held_out} held-out train images"
     recorder.notes.append(f"{what} {where}: {first:.2g} before training, {best:.2g} after")
     if held_out < _FEW_HELD_OUT:

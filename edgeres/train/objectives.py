@@ -14,13 +14,15 @@ for other optimisers: Liu et al. 2025, arXiv 2502.16982, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeres.core.measures import split
+from edgeres.core.spec import Task
 from edgeres.models.network import Network
 from edgeres.train.config import LoopConfig
 
@@ -40,6 +42,22 @@ def soft_divergence(logits: Tensor, goal: Tensor, temperature: float) -> Tensor:
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(goal / temperature, dim=1)
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def relative_error(found: Tensor, goal: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+    """MSE(found, goal) / mean(goal^2), of several outputs the mean."""
+    pairs = zip(split(found, sizes), split(goal, sizes), strict=True)
+    errors = [(one - wanted).square().mean() / wanted.square().mean() for one, wanted in pairs]
+    return sum(errors[1:], errors[0]) / len(errors)
+
+
+def apart(found: Tensor, goal: Tensor, task: Task, temperature: float = 1.0, *, sizes: Sequence[int] = ()) -> Tensor:
+    """How far outputs are from the teacher's, by what they are for: the mean of `core.measures`, differentiable."""
+    if task == "classes":
+        return soft_divergence(found, goal, temperature)
+    if task == "embedding":
+        return (1 - F.cosine_similarity(found, goal, dim=1)).mean()
+    return relative_error(found, goal, sizes)
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -92,6 +92,7 @@ def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, phot
     done("export")
     done("calibrate", "--data", photos, "--images", 100)
     done("quantize")
+    done("qat", "--data", photos, "--epochs", 1, "--lr", 1e-3, said=f"{distance} from float on")
     walk = runs_folder / "latest"
     for path in sorted(walk.glob("*/model*")):
         done("eval", path, "--data", photos, said="what later networks" if "00-import" in str(path) else measure)

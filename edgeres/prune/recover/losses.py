@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeres.core.measures import kept, split
+from edgeres.core.measures import kept
 from edgeres.core.spec import ModelSpec, Task
 from edgeres.data import Split
 from edgeres.evaluate.distance import KL, distance_for
 from edgeres.models.network import Network
 from edgeres.models.weights import Weights
 from edgeres.prune.config import RecoverConfig
-from edgeres.train.objectives import Objective, soft_divergence
+from edgeres.train.objectives import Objective, apart, relative_error
 
 BATCH = 250  # images at a time where no gradient is taken
 
@@ -54,25 +54,9 @@ def outputs_from(network: Network, x: Tensor, shared: Collection[str] = ()) -> O
     return Outputs(features, network.classify(features))
 
 
-def relative_error(found: Tensor, goal: Tensor, sizes: Sequence[int] = ()) -> Tensor:
-    """MSE(found, goal) / mean(goal^2), of several outputs the mean."""
-    pairs = zip(split(found, sizes), split(goal, sizes), strict=True)
-    errors = [(one - wanted).square().mean() / wanted.square().mean() for one, wanted in pairs]
-    return sum(errors[1:], errors[0]) / len(errors)
-
-
 def feature_error(found: Outputs, goal: Outputs, sizes: Sequence[int]) -> Tensor:
     """The relative error of the features, which may be the outputs themselves."""
     return relative_error(found.features, goal.features, sizes if found.features is found.logits else ())
-
-
-def apart(found: Tensor, goal: Tensor, task: Task, temperature: float = 1.0, *, sizes: Sequence[int] = ()) -> Tensor:
-    """How far outputs are from the teacher's, by what they are for: the mean of `core.measures`, differentiable."""
-    if task == "classes":
-        return soft_divergence(found, goal, temperature)
-    if task == "embedding":
-        return (1 - F.cosine_similarity(found, goal, dim=1)).mean()
-    return relative_error(found, goal, sizes)
 
 
 def objective_for(

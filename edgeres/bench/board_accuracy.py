@@ -1,5 +1,7 @@
 """Accuracy of an engine on its board, and how far it is from what ONNX Runtime makes of the same file here.
 
+Without classes or without labels it is the closeness to another network, which runs here.
+
 A split's images go there bit for bit as ONNX Runtime is fed them, in files that `agent.images` describes. A pixel's
 input is tables[channel][byte]: every preprocessing here works on each byte alone, so bytes travel, not floats. Labels
 never leave the laptop.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +22,19 @@ from numpy.typing import NDArray
 
 from edgeres.bench.board_answers import EvalDone
 from edgeres.bench.board_session import Session
-from edgeres.core.artifacts import OnnxModel
+from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.errors import DeviceError
 from edgeres.core.files import written
-from edgeres.core.metrics import Accuracy
+from edgeres.core.measures import split as columns_of
+from edgeres.core.metrics import Accuracy, Closeness
 from edgeres.core.progress import bar, track
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
 from edgeres.data.sources import in_threads
 from edgeres.evaluate.agreement import Comparison, Similarity
-from edgeres.evaluate.stage import hits
+from edgeres.evaluate.closeness import Nearness
+from edgeres.evaluate.stage import hits, judge_of
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, check_outputs, infer_all
 
@@ -48,6 +52,8 @@ class Images:
     data: str
     images: int | None = None
     download: bool = False
+    reference: Path | None = None
+    whole: Model | None = None
     _whole: dict[str, Dataset] = field(default_factory=dict)
     _sent: dict[str, str] = field(default_factory=dict)
 
@@ -66,13 +72,14 @@ class Images:
         return [f"--images {self.images}: val has {whole} images, all of them were taken"], []
 
     def _whole_for(self, spec: ModelSpec) -> Dataset:
-        spec.check_classes("accuracy on a board")
-        labels = spec.model_dump_json(include={"classes", "num_classes"})
+        labels = spec.model_dump_json(include={"classes", "num_classes", "task"})
         if labels not in self._whole:
-            whole = dataset_for(spec, self.data, download=self.download)
-            whole.val.check_labelled("accuracy on a board")
-            self._whole[labels] = whole
+            self._whole[labels] = dataset_for(spec, self.data, download=self.download)
         return self._whole[labels]
+
+    def judge_of(self, model: Model) -> Model | None:
+        """What `model` is held against where no label can tell what is right; raises InputError as `eval` does."""
+        return judge_of(model, self._whole_for(model.spec), self.reference, self.whole)
 
     def on(self, session: Session, split: Split, spec: ModelSpec) -> str:
         """Their folder on the board, as `spec` takes them."""
@@ -99,7 +106,17 @@ def logits_of(
     logits = np.frombuffer(content, "<f4").reshape(answer.n, answer.classes)
     if not np.isfinite(logits).all():
         raise DeviceError(f"{session.board.name}: the engine gives logits that are not finite")
-    return logits.astype(np.float32), answer
+    return logits.astype(np.float32, copy=False), answer
+
+
+def in_order(outputs: Logits, answer: EvalDone, parts: tuple[tuple[str, int], ...]) -> Logits:
+    """Several `outputs` in the order of `parts`, which TensorRT need not keep."""
+    if not parts or answer.outputs == parts:
+        return outputs
+    if sorted(answer.outputs) != sorted(parts):
+        raise DeviceError(f"the engine on the board gives {answer.outputs}, not {parts}")
+    found = columns_of(outputs, [size for _, size in answer.outputs])
+    return np.concatenate([found[answer.outputs.index(part)] for part in parts], 1)
 
 
 def accuracy_from(logits: Logits, dataset: Dataset, *, runtime: str, artifact: str, out: Path | None) -> Accuracy:
@@ -121,29 +138,47 @@ def accuracy_from(logits: Logits, dataset: Dataset, *, runtime: str, artifact: s
     )
 
 
+def closeness_from(outputs: Logits, model: Model, reference: Model, *, dataset: Dataset, runtime: str) -> Closeness:
+    """How near `outputs`, which the board makes of `model`, are to what `reference` gives here."""
+    check_outputs(outputs, model.spec.num_classes, runtime, model.spec.task)
+    nearness, done = Nearness(model.spec.task, model.spec.parts), 0
+    with runner_for(reference) as runner:
+        for x, _ in _shown(dataset.val, model.spec, reference):
+            nearness.add(outputs[done : done + len(x)], infer_all(runner, x))
+            done += len(x)
+    whose = {"artifact": model.sha256, "reference": reference.sha256}
+    return nearness.closeness(n=done, dataset=dataset.name, split="val", runtime=runtime, **whose)
+
+
 def agreement_with(model: OnnxModel, split: Split, logits: Logits) -> dict[str, Any]:
     """The board's `logits` against ONNX Runtime's, pair by pair as the file says.
 
-    `top1`: share of images with the same first guess; `sqnr_db`: of the logits, None with `equal_bits`, where they are
-    equal bit for bit.
+    `top1`: share of images with the same first guess, None without classes; `sqnr_db`: of the logits, None with
+    `equal_bits`, where they are equal bit for bit. `reference_correct_top1`: None without labels.
     """
-    counted, similar = Comparison(), Similarity()
+    counted, similar, done = Comparison(), Similarity(), 0
     with runner_for(model) as runner:
-        total = -(-len(split) // _HERE_BATCH)
-        for x, y in track(split.batches(model.spec, _HERE_BATCH), f"ONNX Runtime {model.path.name}", total):
-            ours, theirs = infer_all(runner, x), logits[counted.n : counted.n + len(y)]
+        for x, y in _shown(split, model.spec, model):
+            ours, theirs = infer_all(runner, x).reshape(len(x), -1), logits[done : done + len(x)]
             similar.add(ours, theirs)
-            counted.count(ours.argmax(1), theirs.argmax(1), y)
+            done += len(x)
+            if model.spec.task == "classes":
+                counted.count(ours.argmax(1), theirs.argmax(1), y)
         name = runner.name
     return {
-        "top1": counted.same / counted.n,
-        "same_top1": counted.same,
+        "top1": counted.same / counted.n if counted.n else None,
+        "same_top1": counted.same if counted.n else None,
         "sqnr_db": similar.sqnr_db,
         "equal_bits": similar.sqnr_db is None,
-        "n": counted.n,
+        "n": done,
         "reference": name,
-        "reference_correct_top1": counted.right_a,
+        "reference_correct_top1": counted.right_a if split.is_labelled else None,
     }
+
+
+def _shown(split: Split, spec: ModelSpec, model: Model) -> Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    batch = spec.at_once(_HERE_BATCH)
+    return track(split.batches(spec, batch), f"ONNX Runtime {model.path.name}", -(-len(split) // batch))
 
 
 def tables_of(preprocess: Preprocess, channels: int) -> NDArray[np.float32]:

@@ -205,12 +205,13 @@ class MeasureDone(JobDone):
 
 
 class EvalDone(JobDone):
-    """Logits that were written on the board: float32 (n, classes)."""
+    """Logits that were written on the board: float32 (n, classes), `outputs` (name, numbers an image) side by side."""
 
     job: ClassVar[str] = "eval"
     tensorrt: Name
     n: Count
     classes: Annotated[int, Field(ge=1, le=_MOST_COUNT)]
+    outputs: tuple[tuple[Name, Count], ...] = ()
     logits_sha256: Sha256
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -86,11 +87,13 @@ class BoardConfig(Config):
     power_mode: str | None = Field(None, description="power mode of the board during the run, by name or id")
     data: str | None = Field(None, description="accuracy too, on val of: digits, cifar10, folder:PATH, ...")
     images: int | None = Field(None, gt=0, description="on this many images of val only (stratified)")
+    reference: Path | None = Field(None, description="as of edgeres eval: what --data without labels is judged by")
     download: bool = Field(False, description="fetch the data set if it is not here")
     timeout_s: int = Field(
         BUILD_TIMEOUT_S, ge=1, description="seconds after which a build, run or evaluation on the board is ended"
     )
     incidental: ClassVar[frozenset[str]] = Config.incidental | {"timeout_s"}
+    unsaid: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     def check(self) -> None:
         """The number of images goes with a data set."""

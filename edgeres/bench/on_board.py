@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from edgeres.bench.agent.measure import hangs_after_s
-from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, logits_of
+from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, closeness_from, in_order, logits_of
 from edgeres.bench.board_answers import BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import (
     check_opset,
@@ -204,9 +204,14 @@ class Bench:
         log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
         limit_s, place = self.config.timeout_s, out / "predictions.npy" if out else None
         logits, answer = logits_of(self.session, built.remote, built.batch, dataset.val, folder, timeout_s=limit_s)
+        logits = in_order(logits, answer, model.spec.parts)
         recorder.notes += answer.restored
         runtime = f"tensorrt {release_of(answer.tensorrt)}"
-        recorder.accuracy.append(accuracy_from(logits, dataset, runtime=runtime, artifact=model.sha256, out=place))
+        judge = self.images.judge_of(model)
+        if judge is None:
+            recorder.accuracy.append(accuracy_from(logits, dataset, runtime=runtime, artifact=model.sha256, out=place))
+        else:
+            recorder.closeness.append(closeness_from(logits, model, judge, dataset=dataset, runtime=runtime))
         notes, warnings = self.images.remarks(model.spec)
         recorder.notes += notes
         recorder.warnings += warnings
@@ -216,18 +221,21 @@ class Bench:
         return answer
 
 
-def images_for(models: Sequence[Model], config: BoardConfig) -> Images | None:
-    """The images all models share; raises InputError for a model no board can take, or the data set does not suit."""
+def images_for(models: Sequence[Model], config: BoardConfig, whole: Model | None = None) -> Images | None:
+    """The images all models share; raises InputError for a model no board can take, or the data set does not suit.
+
+    `whole` is what they are held against where labels cannot tell what is right and the options name nothing.
+    """
     for model in models:
         check_model(model)
     if config.data is None:
         return None
-    images = Images(config.data, config.images, config.download)
+    images = Images(config.data, config.images, config.download, config.reference, whole)
     for model in models:
         if isinstance(model, OnnxModel) and is_channels_last(image_input(model.proto, model.path)[1][1:]):
             raise InputError(f"{model.path} takes channels last; the images of a board have channels first")
         if not isinstance(model, Engine) or model.manifest_path.is_file():
-            images.dataset(model.spec)
+            images.judge_of(model)
     return images
 
 

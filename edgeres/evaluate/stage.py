@@ -56,20 +56,26 @@ def evaluate(
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))
         recorder.warnings.append(f"evaluated on {config.images} of the val images only")
     how: dict[str, Any] = {"batch": config.batch, "threads": config.threads}
-    if dataset.val.is_labelled:
-        if config.reference is not None:
-            raise InputError(f"{config.data} has labels, by which {source.path} is judged; leave out --reference")
+    reference = judge_of(source, dataset, config.reference, whole)
+    if reference is None:
         recorder.accuracy.append(accuracy_of(source, dataset, out=predictions, **how))
     else:
         from edgeres.evaluate.closeness import closeness_of
 
-        recorder.closeness.append(closeness_of(source, _reference(source, config, whole), dataset, **how))
+        recorder.closeness.append(closeness_of(source, reference, dataset, **how))
     return recorder.finish(None)
 
 
-def _reference(source: Model, config: EvalConfig, whole: Model | None) -> Model:
-    """What `source` is held against; raises InputError if that takes other images or gives something else."""
-    reference = whole if config.reference is None else model_from(config.reference)
+def judge_of(source: Model, dataset: Dataset, named: Path | None, whole: Model | None) -> Model | None:
+    """What `source` is held against: the network `named`, or `whole`; None where labels tell what is right.
+
+    Raises InputError if that takes other images or gives something else, or if there is nothing, or no use for it.
+    """
+    if dataset.val.is_labelled:
+        if named is not None:
+            raise InputError(f"{dataset.name} has labels, by which {source.path} is judged; leave out --reference")
+        return None
+    reference = whole if named is None else model_from(named)
     if reference is None:
         why = "no labels are there" if source.spec.task == "classes" else f"it gives {source.spec.outputs_text}"
         raise InputError(

@@ -54,7 +54,7 @@ def evaluate_call(
     if home is None:
         return evaluate(model, config)
     if reason := _why_not_kept(home, config, replace=replace):
-        return evaluate(model, config, whole=_whole_of(home)).saying(notes=[reason])
+        return evaluate(model, config, whole=whole_of(home)).saying(notes=[reason])
     return evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
 
 
@@ -138,14 +138,14 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
         return known, True
     log.info("eval %s", model.path)
     home = run_holding(model.path)
-    whole = None if home is None else _whole_of(home)
+    whole = None if home is None else whole_of(home)
     report = evaluate(model, cast(EvalConfig, config), folder / PREDICTIONS_NAME, whole)
     report = report.model_copy(update={"key": key})
     write_report(report, folder / EVAL_NAME)
     return report, False
 
 
-def _whole_of(run: Run) -> Model | None:
+def whole_of(run: Run) -> Model | None:
     """The network that the others of the run come from: the least cut, FP32 before less, then the earliest."""
     models = [model for _, model in run.models() if not isinstance(model, Engine)]
     return min(models, key=lambda one: (len(one.spec.dropped), one.precision != "fp32"), default=None)

@@ -26,9 +26,8 @@ from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
-from edgeres.data import dataset_for
 from edgeres.pipeline.calls import Call, with_default_data
-from edgeres.pipeline.measures import report_with
+from edgeres.pipeline.measures import report_with, whole_of
 from edgeres.pipeline.stages import stage_key
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def bench_on_board(paths: Sequence[Path], request: Call) -> Iterator[StageReport
     board = board_named(request.on)
     models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
     config = board_config(request.values, _run_for(models, request), "bench")
-    yield from _measured(board, models, _judging_what_has_labels(config, models, request), request)
+    yield from _measured(board, models, config, request)
 
 
 def evaluate_on_board(request: Call) -> StageReport:
@@ -69,7 +68,7 @@ def board_of_run(run: Run, request: Call) -> Iterator[StageReport]:
     """Measures the whole network and the last file in each precision, unless one session has measured them all."""
     board = board_named(request.on)
     models = whole_and_last(_of_run(run))
-    config = _judging_what_has_labels(board_config(request.values, run, "run --on"), models, request)
+    config = board_config(request.values, run, "run --on")
     known = [report for model in models if (report := _known(run, key_on(board, STAGE, model, config)))]
     sessions = {report.latency[0].session for report in known if report.latency}
     if len(known) < len(models) or (len(sessions) > 1 and shares_of(config.duration_s)):
@@ -95,20 +94,6 @@ def board_config(values: dict[str, Any], run: Run | None, command: str) -> Board
     if command != _JUDGED:
         config.check_time()
     return config
-
-
-def _judging_what_has_labels(config: BoardConfig, models: Sequence[Model], request: Call) -> BoardConfig:
-    """`config` without the run's data set, which nobody named, where no answer of the models can be right on it."""
-    known = [model for model in models if not isinstance(model, Engine) or model.manifest_path.is_file()]
-    if config.data is None or request.values.get("data") is not None or not known:
-        return config
-    spec, why = known[0].spec, f"{config.data} has no labels"
-    if spec.task != "classes":
-        why = f"{spec.variant} gives {spec.outputs_text}"
-    elif dataset_for(spec, config.data, download=config.download).val.is_labelled:
-        return config
-    log.info("no accuracy on %s: %s", request.on, why)
-    return config.model_copy(update={"data": None, "images": None})
 
 
 def whole_and_last(models: Sequence[Model]) -> list[Model]:
@@ -147,9 +132,10 @@ def _measured(
     board: Board, models: Sequence[Model], config: BoardConfig, request: Call, *, accuracy_only: bool = False
 ) -> Iterator[StageReport]:
     """A report of each model; what kept one of several from being measured is raised when the others are done."""
-    images = images_for(models, config)
+    home = _run_for(models, request)
+    images = images_for(models, config, whole_of(home) if home else None)
     _say_what_travels(images, models, request)
-    if config.images is not None and _run_for(models, request):
+    if config.images is not None and home:
         log.info("%s", _PART)
     with session(board) as opened:
         bench = Bench(opened, config, images, accuracy_only)
@@ -201,7 +187,7 @@ def _as_measured(report: StageReport, *, is_part: bool) -> StageReport:
     if is_part:
         figures["agreement"] = None
         warnings = tuple(warning for warning in report.warnings if not warning.startswith(_OF_PART))
-        update |= {"accuracy": (), "warnings": warnings}
+        update |= {"accuracy": (), "closeness": (), "warnings": warnings}
     return _with_figures(report, **figures).model_copy(update=update)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from edgeres.bench.tasks import label_of
-from edgeres.core.metrics import Accuracy, Energy, Interval, Latency
+from edgeres.core.metrics import Accuracy, Closeness, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, run_folder_from
@@ -24,7 +24,7 @@ from edgeres.report.networks import StageNetwork, by_wholeness, latency_between,
 
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 UNSURE = "validity unknown"
-_M = TypeVar("_M", Accuracy, Latency)
+_M = TypeVar("_M", Accuracy, Closeness, Latency)
 _UNSAID = "heat said neither by tegrastats nor by the kernel"
 
 
@@ -86,6 +86,7 @@ class BoardFigure(Figure):
     measured: str = ""
     measurements: int = 1
     is_newest: bool = True
+    closeness: Closeness | None = None
 
 
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
@@ -161,6 +162,7 @@ def _figure(report: StageReport, measured: StageNetwork, maker: StageNetwork | N
         "precision": report.precision or (maker.precision if maker else None) or "",
         "latency": latency_figure(measured.latency),
         "accuracy": accuracy_figure(measured.accuracy),
+        "closeness": measured.closeness,
         "points": points_between(maker, measured) if maker else None,
         "measured": report.created,
         "energy": _energy(report.energy[0]) if report.energy else None,
@@ -262,7 +264,7 @@ def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder)
     has timed one, none has a latency of another machine. What it has not judged keeps its accuracy of here.
     """
     seen = [one for one in _seen_in(folder) if one.figure.board.name == board]
-    judged = {one.sha256: one.network for one in seen if one.network.accuracy}
+    judged = {one.sha256: one.network for one in seen if one.network.is_judged}
     timed = [one for one in seen if one.network.latency]
     count = Counter(session for session, _ in {(one.session, one.sha256) for one in timed})
     best = sorted(timed, key=lambda one: (not one.doubt, count[one.session] > 1))  # of equals the last stays last
@@ -278,7 +280,8 @@ def measured_in(stage: FinishedStage) -> StageNetwork:
 
 def _measured(report: StageReport, name: str, folder: Path) -> StageNetwork:
     accuracy, latency = next(iter(report.accuracy), None), next(iter(report.latency), None)
-    return StageNetwork(name, folder, report.source.size_bytes if report.source else 0, accuracy, latency)
+    size_bytes, near = report.source.size_bytes if report.source else 0, next(iter(report.closeness), None)
+    return StageNetwork(name, folder, size_bytes, accuracy, latency, closeness=near)
 
 
 def board_in(runtime: str) -> str:
@@ -306,8 +309,8 @@ def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: s
 
 
 def _judged(network: StageNetwork, seen: StageNetwork, board: str) -> StageNetwork:
-    assert seen.accuracy is not None
-    return replace(network, folder=seen.folder, accuracy=_on(board, seen.accuracy))
+    accuracy, near = seen.accuracy and _on(board, seen.accuracy), seen.closeness and _on(board, seen.closeness)
+    return replace(network, folder=seen.folder, accuracy=accuracy, closeness=near)
 
 
 def _on(board: str, figure: _M) -> _M:

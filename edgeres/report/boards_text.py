@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgeres.core.plain import one_line
 from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure
 from edgeres.report.cells import Lines, flat, flat_interval, flat_latency, terminal_table
-from edgeres.report.wording import interval_lines, p99_lines, percent, points, size, speed, top1_lines
+from edgeres.report.wording import closeness_lines, interval_lines, p99_lines, percent, points, size, speed, top1_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,8 +21,14 @@ _MINUTE = len("2026-01-31 12:34")
 
 
 def board_cells(board: BoardFigure) -> dict[str, Lines]:
-    """The row's text by column of BOARD_COLUMNS."""
+    """The row's text by column."""
     return {title: tuple(lines(board)) for title, lines in _CELLS.items()}
+
+
+def board_columns(boards: Sequence[BoardFigure]) -> tuple[str, ...]:
+    """The titles: another where models are judged by how near they are to a network."""
+    is_near = any(board.closeness for board in boards)
+    return tuple("Closeness" if is_near and title == _JUDGED else title for title in _CELLS)
 
 
 def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
@@ -30,7 +36,7 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    columns = [(title, {"width": width}) for title, width in zip(BOARD_COLUMNS, _TERMINAL_WIDTHS, strict=True)]
+    columns = [(title, {"width": width}) for title, width in zip(board_columns(boards), _TERMINAL_WIDTHS, strict=True)]
     rows = [list({**board_cells(board), _VALID: _state(board)[:1]}.values()) for board in boards]
     said = {True: "", False: "not valid", None: "may not be valid"}
     of: dict[str, list[str]] = {}
@@ -44,13 +50,14 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
 def boards_turned(boards: Sequence[BoardFigure]) -> Table:
     """For `rich.print`: a column for each."""
     cells = [board_cells(board) for board in boards]
-    rows = [[(title,), *(one[title] for one in cells)] for title in BOARD_COLUMNS]
+    titles = zip(board_columns(boards), _CELLS, strict=True)
+    rows = [[(shown,), *(one[title] for one in cells)] for shown, title in titles]
     return terminal_table("", [("", {}), *((board.model, {}) for board in boards)], rows)
 
 
 def flat_board(board: BoardFigure) -> dict[str, object]:
     """Plain numbers with their units in the names; None where not measured."""
-    latency, energy, accuracy = board.latency, board.energy, board.accuracy
+    latency, energy, accuracy, near = board.latency, board.energy, board.accuracy, board.closeness
     return {
         "name": board.stage,
         **flat(board, "model", "precision"),
@@ -70,6 +77,7 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
         "measured": board.measured,
         "measurements_of_file": board.measurements,
         "is_newest": board.is_newest,
+        **({"closeness": near.measure, "closeness_mean": near.mean, "closeness_worst": near.worst} if near else {}),
     }
 
 
@@ -118,21 +126,23 @@ def _energy(board: BoardFigure) -> Iterator[str]:
 
 
 def _accuracy(board: BoardFigure) -> Iterator[str]:
-    accuracy = board.accuracy
-    if accuracy is None:
+    if board.closeness:
+        yield from closeness_lines(board.closeness)
+    elif board.accuracy is None:
         yield "not evaluated"
     else:
-        yield from top1_lines(accuracy.top1, accuracy.n)
+        yield from top1_lines(board.accuracy.top1, board.accuracy.n)
     if board.points:
         yield from (f"{points(board.points)[0]} to the file here", *points(board.points)[1:])
     if board.reference_top1 is not None:
         yield f"ONNX Runtime {percent(board.reference_top1)}"
     if board.same_top1 is not None:
         yield f"same top-1 on {percent(board.same_top1)} %"
+    what = "logits" if board.closeness is None else "outputs"
     if board.equal_bits:
-        yield "logits equal bit for bit"
+        yield f"{what} equal bit for bit"
     elif board.sqnr_db is not None:
-        yield f"logits {board.sqnr_db:.1f} dB"
+        yield f"{what} {board.sqnr_db:.1f} dB"
 
 
 def _engine(board: BoardFigure) -> Lines:
@@ -150,14 +160,13 @@ def _state(board: BoardFigure) -> Lines:
     return "yes" if board.is_valid else "no", *board.problems
 
 
-_VALID = "Valid"
+_VALID, _JUDGED = "Valid", "Top-1 %"
 _CELLS: dict[str, Callable[[BoardFigure], Lines | Iterator[str]]] = {
     "Board": _board,
     "Model": lambda board: (board.model, board.precision or "precision unknown"),
     "Latency ms": _latency,
     "Energy, power": _energy,
-    "Top-1 %": _accuracy,
+    _JUDGED: _accuracy,
     "Engine": _engine,
     _VALID: _state,
 }
-BOARD_COLUMNS = tuple(_CELLS)

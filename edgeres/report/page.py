@@ -14,7 +14,7 @@ from edgeres.core.plain import short
 from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
 from edgeres.report import network_drawing, plots
-from edgeres.report.boards_text import BOARD_COLUMNS, board_cells
+from edgeres.report.boards_text import board_cells, board_columns
 from edgeres.report.cells import Lines
 from edgeres.report.findings import HistogramFigure, TimedWay
 from edgeres.report.folder import versions_in
@@ -55,7 +55,7 @@ def page_from(summary: RunSummary) -> str:
         network=network_drawing,
         columns=columns_of(summary.rows),
         rows=[(row, cells(row)) for row in summary.rows],
-        board_columns=BOARD_COLUMNS,
+        board_columns=board_columns(summary.boards),
         commands=commands_for(summary),
         versions=versions_in(stage.environment for stage in summary.stages),
         version=edgeres.__version__,

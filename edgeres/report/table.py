@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edgeres.core.plain import csv_text
-from edgeres.report.boards_text import BOARD_COLUMNS, board_cells, boards_table, flat_board
+from edgeres.report.boards_text import board_cells, board_columns, boards_table, flat_board
 from edgeres.report.cells import flat, flat_interval, flat_latency, markdown_table, markdown_text, terminal_table
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary
@@ -51,7 +51,7 @@ def markdown_from(summary: RunSummary) -> str:
     lines += markdown_table(columns.values(), [[texts[name] for name in columns] for texts in rows])
     if summary.boards:
         boards = [board_cells(board).values() for board in summary.boards]
-        lines += ["", "## On boards", "", *markdown_table(BOARD_COLUMNS, boards)]
+        lines += ["", "## On boards", "", *markdown_table(board_columns(summary.boards), boards)]
     lines += ["", *(f"- {markdown_text(line)}" for line in _conditions(summary))]
     return "\n".join(lines) + "\n"
 

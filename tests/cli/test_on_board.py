@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgeres.core.artifacts import Engine
 from edgeres.core.stage import StageReport
@@ -91,6 +93,70 @@ def test_an_engine_is_built_on_the_board_brought_back_and_judged_there_again(edg
     code, out, err = edgeres("eval", plan, "--on", "desk", "--data", "digits", "--images", 30)
     assert code == 0, err
     assert "n = 30" in out
+    assert host.left_behind() == []
+
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, gives):
+        super().__init__()
+        self.stem, self.conv, self.gives = nn.Conv2d(1, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1), gives
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = (x + self.conv(x)).relu()
+        return self.gives(x, y)
+
+
+def embedding():
+    return Net(lambda x, y: y.mean((2, 3)))
+
+
+def maps():
+    return Net(lambda x, y: {"small": nn.functional.max_pool2d(y, 2), "large": x})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "measure"), [("embedding", "cosine"), ("maps", "rel. error")])
+def test_a_network_without_classes_is_judged_by_how_near_it_is(edgeres, host, kind, measure, tmp_path, runs_folder):
+    def done(*command):
+        code, out, err = edgeres(*command)
+        assert code == 0, err
+        return out
+
+    (tmp_path / "nets_of_boards.py").write_text(NETS)
+    (tmp_path / "photos").mkdir()
+    for number in range(160):
+        base = np.random.default_rng(number).integers(0, 256, (2, 2), np.uint8)
+        Image.fromarray(base).resize((8, 8)).save(tmp_path / "photos" / f"{number}.png")
+    data = ("--data", f"images:{tmp_path / 'photos'}")
+    done("import", f"nets_of_boards:{kind}", "--mean", 0.5, "--std", 0.25, "--fit", "none", "--size", 8)
+    for command in (["export"], ["calibrate", *data, "--images", 64], ["quantize", "--effort", "quick"]):
+        done(*command)
+    here = json.loads(done("eval", *data, "--json"))["closeness"][0]
+    host.start()
+    there = json.loads(done("eval", "--on", "desk", *data, "--json"))
+    near, agreement = there["closeness"][0], there["results"]["figures"]["agreement"]
+    assert (near["measure"], near["reference"], near["n"]) == (here["measure"], here["reference"], here["n"])
+    assert (near["mean"], near["worst"]) == pytest.approx((here["mean"], here["worst"]), abs=1e-6)
+    assert near.get("parts", {}) == pytest.approx(here.get("parts", {}), abs=1e-6)
+    assert agreement["top1"] is None
+    assert agreement["equal_bits"] or agreement["sqnr_db"] > 60
+    assert near["runtime"].startswith("tensorrt")
+    done("report")
+    page = (runs_folder / "latest" / "report.md").read_text().partition("## On boards")[2]
+    assert "| Closeness |" in page
+    assert f"{measure} {near['mean']:.5f}" in page
+    shutil.copy(next((runs_folder / "latest").glob("*-quantize/model.int8.onnx")), "alone.onnx")
+    code, _, err = edgeres("eval", "alone.onnx", "--on", "desk", *data)
+    assert (code, "--reference FILE" in err) == (2, True)
+    whole = next((runs_folder / "latest").glob("*-export/model.onnx"))
+    assert measure in done("eval", "alone.onnx", "--on", "desk", *data, "--reference", whole)
     assert host.left_behind() == []
 
 

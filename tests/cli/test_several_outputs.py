@@ -121,7 +121,7 @@ def test_a_network_of_several_outputs_walks_from_import_to_the_report(edgeres, p
     done("export")
     done("calibrate", "--data", photos, "--images", 100)
     done("quantize")
-    done("qat", "--data", photos, "--epochs", 1, said="relative error from float on")
+    done("qat", "--data", photos, "--epochs", 1, "-o", "qat.onnx", said="relative error from float on")
     walk = runs_folder / "latest"
     whole, pruned = walk / "00-import" / "model.safetensors", next(walk.glob("*-prune/model.safetensors"))
     exported, int8 = (next(walk.glob(f"*-{stage}/model*.onnx")) for stage in ("export", "quantize"))

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 from edgeres.bench.config import BoardConfig
 from edgeres.core.artifacts import OnnxModel
@@ -82,22 +81,6 @@ def test_the_runs_data_set_is_taken_where_none_is_named(runs_folder):
         board_config({"duration_s": 0}, None, "bench")
 
 
-def test_what_no_answer_can_be_right_on_is_timed_and_not_judged(spec_of, monkeypatch, tmp_path):
-    for number in range(20):
-        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
-    asked: list[BoardConfig] = []
-    monkeypatch.setattr(on_board, "_measured", lambda board, models, config, request: iter(asked.append(config) or ()))
-    cases = [("classes", "digits"), ("classes", f"images:{tmp_path}"), ("embedding", "digits")]
-    for task, data in cases:
-        monkeypatch.setattr(on_board, "with_default_data", lambda _, values, __, data=data: {"data": data, **values})
-        model = SimpleNamespace(spec=spec_of().model_copy(update={"task": task}), path=tmp_path / "m.onnx")
-        monkeypatch.setattr(on_board, "model_from", lambda path, model=model: model)
-        list(bench_on_board([model.path], Call("bench", on="desk")))
-    assert [config.data for config in asked] == ["digits", None, None]
-    list(bench_on_board([model.path], Call("bench", on="desk", values={"data": "digits"})))
-    assert asked[-1].data == "digits"  # what the user names is judged, or refused
-
-
 def test_another_board_or_other_options_are_another_measurement(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"m")
     model, desk = OnnxModel(tmp_path / "m.onnx"), on_board.board_named("desk")
@@ -169,7 +152,7 @@ def exported(runs_folder, monkeypatch, caplog, found_of):
     opened = SimpleNamespace(board=on_board.board_named("desk"), found=found_of(), said=lambda: caplog.messages)
     monkeypatch.setattr(on_board, "Bench", FakeBench)
     monkeypatch.setattr(on_board, "session", lambda board: nullcontext(opened))
-    monkeypatch.setattr(on_board, "images_for", lambda models, config: None)
+    monkeypatch.setattr(on_board, "images_for", lambda models, config, whole: None)
     folder = runs_folder / "r" / "01-export"
     folder.mkdir(parents=True)
     for name in ("model.onnx", "report.json"):

@@ -1,4 +1,4 @@
-"""The logits of a data set's images, computed by an engine on this board.
+"""The logits of a data set's images, or what else it gives for them, computed by an engine on this board.
 
 TensorRT may crash the process that runs it, so a second agent does the work and a crash becomes one line.
 """
@@ -48,20 +48,22 @@ def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
 
 
 def evaluate(job: "Job") -> "dict[str, object]":
-    """Writes float32 (N, K), little-endian."""
+    """Writes float32 (N, K), little-endian: of several outputs (or of maps) all numbers of an image side by side."""
     pictures, trt = images.images_in(job.images), _binding()
     try:
         with contextlib.closing(LoadedEngine(trt, _plan_of(job.engine))) as engine:
             _check(engine, pictures)
             engine.bind(job.batch)
-            classes, digest = engine.outputs[0].shape[0], _write_logits(engine, pictures, job)
+            digest = _write_logits(engine, pictures, job)
+            outputs = [(port.name, port.size_bytes(1) // images.FLOAT_BYTES) for port in engine.outputs]
     except EngineError as err:
         raise Refused(f"TensorRT {trt.__version__} of this board {err}") from err
     except UnfitEngine as err:
         raise Refused(f"the engine {err}") from err
     except CudaError as err:
         raise Refused(str(err)) from err
-    return {"n": pictures.n, "classes": classes, "tensorrt": str(trt.__version__), "logits_sha256": digest}
+    told = {"n": pictures.n, "outputs": outputs, "classes": sum(size for _, size in outputs)}
+    return {**told, "tensorrt": str(trt.__version__), "logits_sha256": digest}
 
 
 def _binding() -> "Any":
@@ -80,12 +82,9 @@ def _plan_of(path: "str") -> "bytes":
 
 
 def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
-    """Raises UnfitEngine unless it takes such images and gives a row of scores for each, both in float32."""
+    """Raises UnfitEngine unless it takes such images, and takes and gives float32."""
     if engine.input.shape != pictures.shape:
         raise UnfitEngine(f"takes images of {engine.input.shape}, these are {pictures.shape}")
-    shapes = [port.shape for port in engine.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 1:
-        raise UnfitEngine(f"gives {' and '.join(map(str, shapes))} for an image, not a row of scores")
     for port in (engine.input, *engine.outputs):
         if port.kind != "FLOAT":
             raise UnfitEngine(f"has {port.name} in {port.kind}, not in float32")
@@ -93,13 +92,14 @@ def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
 
 def _write_logits(engine: "LoadedEngine", pictures: "images.Images", job: "Job") -> "str":
     """Returns their sha256."""
-    digest, row = hashlib.sha256(), engine.outputs[0].size_bytes(1)
+    digest, rows = hashlib.sha256(), [port.size_bytes(1) for port in engine.outputs]
     try:
         with Path(job.logits).open("wb") as file:
             for batch, count in images.batches(pictures, job.batch):
                 engine.buffers[0].host[:] = batch
                 engine.run()
-                logits = bytes(engine.buffers[1].host)[: count * row]
+                held = list(zip((bytes(one.host) for one in engine.buffers[1:]), rows))  # noqa: B905 - Python 3.6
+                logits = b"".join(one[row * at : row * (at + 1)] for at in range(count) for one, row in held)
                 digest.update(logits)
                 file.write(logits)
     except OSError as err:

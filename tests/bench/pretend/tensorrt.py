@@ -146,7 +146,7 @@ class _Worker:
 class _Engine:
     def __init__(self, logger, network, onnx):
         self._logger, self._network, self._onnx = logger, network, onnx
-        self._names = list(network["inputs"]) + list(network["outputs"])
+        self._names = list(network["inputs"]) + list(network["outputs"])[::-1]  # in an order of its own
 
     def create_execution_context(self):
         return _CONTEXT(self)
@@ -228,7 +228,7 @@ class _Context:
             time.sleep(600)
         self._library = self._library or _driver()
         engine, network = self.engine, self.engine._network
-        (name,), (output,) = network["inputs"], network["outputs"]
+        (name,) = network["inputs"]
         if name not in self._shapes:
             return engine._fail(f"enqueue: the shape of input {name} was not set")
         shape = self._shapes[name]
@@ -241,9 +241,16 @@ class _Context:
             return engine._fail(f"enqueue: the address of input {name} is not set or no device memory of that size")
         self._worker = self._worker or _Worker(engine._onnx)
         result = self._worker.run(shape, ctypes.string_at(addresses[name], size))
-        if not self._library.fake_is_device(addresses.get(output) or 0, len(result)):
-            return engine._fail(f"enqueue: the address of output {output} is not set or no device memory of that size")
-        ctypes.memmove(addresses[output], result, len(result))
+        for output, lengths in network["outputs"].items():
+            size = _FLOAT_BYTES * shape[0]
+            for length in lengths[1:]:
+                size *= length
+            if not self._library.fake_is_device(addresses.get(output) or 0, size):
+                return engine._fail(
+                    f"enqueue: the address of output {output} is not set or no device memory of that size"
+                )
+            ctypes.memmove(addresses[output], result[:size], size)
+            result = result[size:]
         return True
 
 

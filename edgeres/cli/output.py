@@ -35,6 +35,8 @@ def print_result(report: StageReport, *, as_json: bool, whose: str | None = None
         say(accuracy_line(accuracy) if whose is None else f"{whose}: {accuracy_line(accuracy)}")
     for closeness in report.closeness:
         say(closeness_line(closeness) if whose is None else f"{whose}: {closeness_line(closeness)}")
+    if report.metric:
+        say(f"{report.metric.text}, n = {report.metric.n}")
     figures = list(_figure_lines(report))
     for line in (*report.notes, *figures) if report.stage in _NOTES_FIRST else (*figures, *report.notes):
         say(line)

@@ -68,10 +68,10 @@ def function_meant(name: str) -> str:
     return f"; did you mean {meant}?" if is_function_name(meant) else ""
 
 
-def result_of(reference: str, what: str) -> Any:
+def result_of(reference: str, what: str, *arguments: Any) -> Any:
     """What the function `reference` returns; raises InputError, with file and line, if there is none or it fails.
 
-    The present directory is searched first, as `python -m` does. `what` it should give: `data set`.
+    The present directory is searched first, as `python -m` does. `what` it should give: `data set`, for `arguments`.
     """
     module_name, _, name = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
@@ -87,7 +87,7 @@ def result_of(reference: str, what: str) -> Any:
         if not callable(function):
             hint = did_you_mean(name, vars(module))
             raise InputError(f"{what} {reference!r}: {module_name} has no function {name!r}{hint}")
-        return function()
+        return function(*arguments)
     except EdgeresError:
         raise
     except (Exception, SystemExit) as err:

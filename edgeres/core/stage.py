@@ -16,7 +16,7 @@ from edgeres.core.artifacts import Artifact, Model
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency
+from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency, OwnFigure
 from edgeres.core.spec import Cost
 
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
@@ -46,6 +46,7 @@ class StageReport(Record):
     dropped: tuple[str, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
     closeness: tuple[Closeness, ...] = ()
+    metric: OwnFigure | None = None
     latency: tuple[Latency, ...] = ()
     energy: tuple[Energy, ...] = ()
     results: dict[str, Any] = Field(default_factory=dict)
@@ -62,7 +63,7 @@ class StageReport(Record):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "closeness" or value}
+        return {name: value for name, value in write(self).items() if name not in {"closeness", "metric"} or value}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Recorder:
     results: dict[str, Any] = field(default_factory=dict)
     accuracy: list[Accuracy] = field(default_factory=list)
     closeness: list[Closeness] = field(default_factory=list)
+    metric: OwnFigure | None = None
     latency: list[Latency] = field(default_factory=list)
     energy: list[Energy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -93,7 +95,7 @@ class Recorder:
         """The report, with everything recorded and the time since the stage began."""
         model = output if isinstance(output, Model) else None
         counted = self.config.counted().keys() - set(self.config.needless_of(self.source))
-        collected = ("stage", "results", "accuracy", "closeness", "latency", "energy", "notes", "warnings")
+        collected = ("stage", "results", "accuracy", "closeness", "metric", "latency", "energy", "notes", "warnings")
         return StageReport(
             config=self.config.model_dump(mode="json", include=counted),
             source=file_ref(self.source),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,13 +14,13 @@ from pydantic import Field
 from edgeres.core.artifacts import Model, model_from
 from edgeres.core.errors import InputError
 from edgeres.core.files import written
-from edgeres.core.metrics import Accuracy
-from edgeres.core.names import DATA_NAMES
+from edgeres.core.metrics import Z_95, Accuracy, OwnFigure
+from edgeres.core.names import DATA_NAMES, result_of
 from edgeres.core.progress import track
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
-from edgeres.data import Dataset, dataset_for
+from edgeres.data import Dataset, dataset_for, dataset_from
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.runner import Logits, RunnerOptions, check_outputs, infer_all
 
@@ -27,7 +28,7 @@ from edgeres.runtime.runner import Logits, RunnerOptions, check_outputs, infer_a
 class EvalConfig(InputOptions):
     """What to evaluate on; always the whole val split unless `images` says otherwise."""
 
-    unsaid: ClassVar[frozenset[str]] = InputOptions.unsaid | {"reference"}
+    unsaid: ClassVar[frozenset[str]] = InputOptions.unsaid | {"reference", "metric"}
 
     data: str = Field(description=DATA_NAMES)
     images: int | None = Field(None, gt=0, description="evaluate on this many images of val only (stratified)")
@@ -37,6 +38,7 @@ class EvalConfig(InputOptions):
     reference: Path | None = Field(
         None, description="whose outputs count as right where no label can; default: the run's whole float network"
     )
+    metric: str | None = Field(None, description="your own figure: package.module:function of (outputs, labels)")
 
 
 def evaluate(
@@ -56,14 +58,47 @@ def evaluate(
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))
         recorder.warnings.append(f"evaluated on {config.images} of the val images only")
     how: dict[str, Any] = {"batch": config.batch, "threads": config.threads}
-    reference = judge_of(source, dataset, config.reference, whole)
-    if reference is None:
+    if config.metric is not None:
+        recorder.metric = metric_of(source, dataset, config)
+    is_unjudged = config.metric is not None and not dataset.val.is_labelled and not (config.reference or whole)
+    reference = None if is_unjudged else judge_of(source, dataset, config.reference, whole)
+    if is_unjudged:
+        recorder.notes.append("only --metric judges it: there are no labels, and no --reference")
+    elif reference is None:
         recorder.accuracy.append(accuracy_of(source, dataset, out=predictions, **how))
     else:
         from edgeres.evaluate.closeness import closeness_of
 
         recorder.closeness.append(closeness_of(source, reference, dataset, **how))
     return recorder.finish(None)
+
+
+def metric_of(model: Model, dataset: Dataset, config: EvalConfig) -> OwnFigure:
+    """The user's own figure; of one number an image the mean.
+
+    The function gets what the network gives for all of val, float32 (N, ...), several outputs flattened side by side,
+    and the labels int64 (N,) as the data set has them, -1 for none. Raises InputError unless it returns one finite
+    number, or N.
+    """
+    assert config.metric is not None
+    labels, batch = dataset.val.labels, model.spec.at_once(config.batch)
+    if model.spec.task != "classes":
+        whole = dataset_from(config.data, download=config.download, exif=model.spec.preprocess.exif).val
+        known = dict(zip(whole.ids, whole.labels, strict=True))
+        labels = np.asarray([known[one] for one in dataset.val.ids], np.int64)
+    with runner_for(model, RunnerOptions(threads=config.threads)) as runner:
+        shown = track(dataset.val.batches(model.spec, batch), config.metric, -(-len(labels) // batch))
+        outputs = np.concatenate([infer_all(runner, x) for x, _ in shown])
+    found = result_of(config.metric, "metric", outputs, labels)
+    try:
+        each = np.asarray(found, np.float64)
+    except (TypeError, ValueError):
+        each = np.empty(0)
+    if each.shape not in {(), labels.shape} or not np.isfinite(each).all():
+        raise InputError(f"metric {config.metric!r} returned {found!r:.60}, not a finite number or {len(labels)}")
+    half = None if each.ndim == 0 else Z_95 * float(each.std()) / math.sqrt(len(each))
+    name = config.metric.rpartition(":")[2]
+    return OwnFigure(name=name, value=float(each.mean()), half_width=half, n=len(labels))
 
 
 def judge_of(source: Model, dataset: Dataset, named: Path | None, whole: Model | None) -> Model | None:

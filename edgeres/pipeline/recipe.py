@@ -112,6 +112,12 @@ def refuse_functions(steps: Sequence[Step], where: str, *, naming: str, typed: C
                 f"{where} names a Python function as its network, and no function runs because a file says so; if you"
                 f" trust it, name it yourself: {naming}{'' if naming.endswith('=') else ' '}{network}"
             )
+        metric = getattr(step.config, "metric", None)
+        if metric is not None and metric not in typed:
+            raise InputError(
+                f"{where} names a Python function as its metric, and no function runs because a file says so; if you"
+                f" trust it, name it yourself: --set {step.use}.metric={metric}"
+            )
         data = getattr(step.config, "data", None)
         if data is not None and data not in typed:
             name_from_file(data, f"{where}, stage {step.index + 1} ({step.use}),")

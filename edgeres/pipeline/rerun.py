@@ -97,7 +97,9 @@ def recipe_of(run: Run, data: str | None = None, source: str | None = None) -> R
             raise InputError(f"{stage.path}: no stage {use!r} is known here; it was made by another version")
     entries = [{"use": stage.report.stage, **_options_of(stage.report.stage, stage.report, own)} for stage in stages]
     if evaluated := [stage.evaluation for stage in stages if stage.evaluation]:
-        entries.append({"use": "eval", **_options_of("eval", evaluated[-1], own)})
+        asked = _options_of("eval", evaluated[-1], own)
+        asked.pop("metric", None)  # a function is never taken from the record
+        entries.append({"use": "eval", **asked})
     values = {"name": run.name, "about": f"{run.name}, from the reports of its stages", "stage": entries}
     recipe = overridden(config_from(Recipe, values, str(run.path)), overrides)
     refuse_functions(planned(recipe, str(run.path)), str(run.path), typed=overrides.values(), naming=again)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import FUSED_PROFILE
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency
+from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Comparison, Pair
@@ -60,6 +60,7 @@ class StageNetwork:
     dropped: tuple[str, ...] = ()
     not_timed: str = ""
     closeness: Closeness | None = None
+    metric: OwnFigure | None = None
 
     @property
     def is_judged(self) -> bool:
@@ -114,6 +115,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         size_bytes=output.size_bytes,
         accuracy=next((one for one in stage.accuracy if one.artifact == output.sha256), None),
         closeness=next((one for one in stage.closeness if one.artifact == output.sha256), None),
+        metric=stage.evaluation.metric if stage.evaluation else None,
         latency=latency,
         stage=report.stage,
         path=f"{stage.name}/{Path(output.path).name}",

@@ -107,6 +107,7 @@ def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
         accuracy=accuracy_figure(one.accuracy),
         accuracy_missing="" if one.accuracy or one.closeness else "not evaluated",
         closeness=one.closeness,
+        metric=one.metric,
         latency=latency and latency.model_copy(update={"verdict": verdicts.get(latency.session, "")}),
         latency_missing="" if latency else why,
         latency_reason="" if one.not_timed == NOT_TIMED else one.not_timed,

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgeres.core.config import Record
 from edgeres.core.environment import Environment
-from edgeres.core.metrics import Closeness
+from edgeres.core.metrics import Closeness, OwnFigure
 from edgeres.core.records.frontier import Frontier
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
@@ -37,6 +37,7 @@ class Row(Record):
     accuracy: AccuracyFigure | None = None
     accuracy_missing: str = ""
     closeness: Closeness | None = None
+    metric: OwnFigure | None = None
     latency: LatencyFigure | None = None
     latency_missing: str = ""
     latency_reason: str = ""
@@ -45,7 +46,8 @@ class Row(Record):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "closeness" or value is not None}
+        later = {"closeness", "metric"}
+        return {name: value for name, value in write(self).items() if name not in later or value is not None}
 
     @property
     def is_judged(self) -> bool:

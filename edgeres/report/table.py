@@ -80,7 +80,7 @@ def _conditions(summary: RunSummary) -> Iterator[str]:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    accuracy, near, latency = row.accuracy, row.closeness, row.latency
+    accuracy, near, own, latency = row.accuracy, row.closeness, row.metric, row.latency
     first, previous = row.versus_first, row.versus_previous
     return {
         **flat(row, "name", "stage", "what", "precision", "sha256", "parent", "params", "macs", "size_bytes"),
@@ -95,6 +95,7 @@ def _flat(row: Row) -> dict[str, object]:
         **flat_interval(first.size_ratio, "size_ratio_vs_first"),
         **flat(row, "accuracy_missing", "latency_missing"),
         **({"closeness": near.measure, "closeness_mean": near.mean, "closeness_worst": near.worst} if near else {}),
+        **({"metric": own.name, "metric_value": own.value, "metric_half_width": own.half_width} if own else {}),
     }
 
 

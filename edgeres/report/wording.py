@@ -43,11 +43,7 @@ def cells(row: Row) -> dict[str, Lines]:
         "stage": (row.name,),
         "what": (row.what or "–",),
         "precision": (row.precision or "–",),
-        "top1": closeness_lines(row.closeness)
-        if row.closeness
-        else top1_lines(row.accuracy.top1, row.accuracy.n)
-        if row.accuracy
-        else (row.accuracy_missing,),
+        "top1": _judged(row),
         "top5": (percent(row.accuracy.top5) if row.accuracy else "–",),
         "params": (count(row.params),),
         "macs": (count(row.macs),),
@@ -56,6 +52,13 @@ def cells(row: Row) -> dict[str, Lines]:
         "first": changes_text(row.versus_first, doubt=doubt),
         "previous": changes_text(row.versus_previous, against=just_before.versus if just_before else "", doubt=doubt),
     }
+
+
+def _judged(row: Row) -> Lines:
+    own = (row.metric.text,) if row.metric else ()
+    if row.closeness:
+        return *closeness_lines(row.closeness), *own
+    return *(top1_lines(row.accuracy.top1, row.accuracy.n) if row.accuracy else (row.accuracy_missing,)), *own
 
 
 def percent(fraction: float) -> str:

@@ -166,6 +166,8 @@ def _end(interrupts: list[int]) -> None:
 def _run() -> int:
     try:
         _check_words(sys.argv[1:])
+        if _is_anothers(sys.argv[1:]):
+            return 0
         cli.main(standalone_mode=False, prog_name="edgeres")
         sys.stdout.flush()
     except click.exceptions.Exit as err:
@@ -181,6 +183,24 @@ def _run() -> int:
     except Exception as err:
         return _told(err)
     return 0
+
+
+def _is_anothers(arguments: Sequence[str]) -> bool:
+    """Whether another process of torchrun does all of it: only what trains, and so goes on, is shared out.
+
+    The first of them is alone then.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1" or _words_of_command(arguments) & _GOES_ON:
+        return False
+    rank = os.environ.get("RANK", "0")
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+    return rank != "0"
+
+
+def _words_of_command(arguments: Sequence[str]) -> set[str]:
+    words = [word for word in arguments if not word.startswith("-")]
+    return {*words[:1], " ".join(words[:2])}
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -226,10 +246,10 @@ def _less_memory(arguments: list[str]) -> str:
 
 def _interrupted(arguments: list[str]) -> str:
     """What the command that was interrupted does when it is given again."""
-    words = [word for word in arguments if not word.startswith("-")]
     is_on_a_board = any(argument == "--on" or argument.startswith("--on=") for argument in arguments)
-    is_table = words[:1] == ["bench"] and "--per-module" in arguments and is_on_a_board
-    goes_on = is_table or {*words[:1], " ".join(words[:2])} & _GOES_ON
+    words = _words_of_command(arguments)
+    is_table = "bench" in words and "--per-module" in arguments and is_on_a_board
+    goes_on = is_table or words & _GOES_ON
     return f"interrupted; the same command {'goes on from what it kept' if goes_on else 'starts from the beginning'}"
 
 

@@ -106,7 +106,7 @@ def placed(name: str, work: Path, pruned: Path, whole: Path) -> list[object]:
     """Where the result goes."""
     teacher: list[object] = ["--teacher", whole] if name == "recover" else []
     out = work / f"{name}.{'json' if name == 'sweep' else 'safetensors'}"
-    return [*teacher, "--run", work / f"run-{name}"] if name == "optimize" else [*teacher, "-o", out]
+    return ["--run", f"{name}-{time.time_ns()}"] if name == "optimize" else [*teacher, "-o", out]
 
 
 def counted(name: str, report: dict, wall_s: float) -> tuple[float, ...]:  # type: ignore[type-arg]

@@ -121,16 +121,17 @@ class Bench:
 
     def each(self, act: Callable[[A], B], subjects: Sequence[A]) -> list[B]:
         """`act` on each; as long as the board answers, one of several that fails does not keep the others."""
-        return [done for one in subjects if (done := self._tried(act, one)) is not None]
+        done = [self._tried(act, one, are_more=place + 1 < len(subjects)) for place, one in enumerate(subjects)]
+        return [one for one in done if one is not None]
 
-    def _tried(self, act: Callable[[A], B], one: A) -> B | None:
+    def _tried(self, act: Callable[[A], B], one: A, *, are_more: bool) -> B | None:
         try:
             return act(one)
         except EdgeresError as err:
             is_lost = any(isinstance(cause, Lost) for cause in chain_of(err)) or not self.session.link.is_up
             if self._is_alone or is_lost:
                 raise
-            log.warning("%s; the others go on", err)
+            log.warning("%s%s", err, "; the others go on" if are_more else "")
             self.failures.append(err)
             return None
 

@@ -82,10 +82,11 @@ def modules_of(spec: ModelSpec) -> tuple[ModuleInfo, ...]:
 def check_module_names(spec: ModelSpec, names: tuple[str, ...]) -> None:
     """Raises InputError if one of `names` is no module of the network or has been dropped already."""
     known = [module.name for module in modules_of(spec)]
+    left = [name for name in known if name not in spec.dropped]
     for name in names:
         if name not in known:
-            see = f"it has {', '.join(known) or 'none'}" if spec.structure else f"see: edgeres show {spec.variant}"
-            raise InputError(f"{spec.variant} has no module {name!r}{did_you_mean(name, known)} ({see})")
+            see = f"it has {', '.join(left) or 'none'}" if spec.structure else f"see: edgeres show {spec.variant}"
+            raise InputError(f"{spec.variant} has no module {name!r}{did_you_mean(name, left)} ({see})")
         if name in spec.dropped:
             raise InputError(f"module {name} has been dropped already (dropped: {', '.join(spec.dropped)})")
 

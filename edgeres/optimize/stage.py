@@ -283,9 +283,9 @@ class Search:
     def _worth_training(self) -> int | None:
         """A set not trained so far: the mildest that is fast enough, that loses too much for `fast`, for `accurate`."""
         judged, target = self._judged, self.bench.config.target
-        fast = [place for place, one in judged.items() if target is not None and meets(one, target)]
-        dear = [place for place, one in judged.items() if one.lost_points.value > self.bench.config.max_loss]
         some = [place for place, one in judged.items() if not loses_little(one)]
+        fast = [place for place in some if target is not None and meets(judged[place], target)]
+        dear = [place for place in some if judged[place].lost_points.value > self.bench.config.max_loss]
         first = [min(places) for places in (fast, dear, some) if places]
         return next((place for place in first if not any(one.refined for one in self.found[place])), None)
 

@@ -8,7 +8,7 @@ from edgeres.bench.doubts import INVALID
 from edgeres.core.records.frontier import Frontier, Result
 from edgeres.report.boards import board_in
 from edgeres.report.figures import LatencyFigure
-from edgeres.report.networks import ENGINE_STAGE, line_of
+from edgeres.report.networks import ENGINE_STAGE, answer_of, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,
@@ -97,8 +97,7 @@ def _newest(rows: Sequence[Row]) -> Row | None:
 
 
 def _end(rows: Sequence[Row]) -> Row | None:
-    judged = [row for row in rows if row.is_judged]
-    return judged[-1] if judged else _newest(rows)
+    return answer_of(rows) or _newest(rows)
 
 
 def _first(rows: Sequence[Row], end: Row) -> Row:
@@ -129,7 +128,7 @@ def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
     """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
     timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
     if timed and board_in(timed[-1][1].runtime) and timed[-1][2] is None:
-        return _time_claim(*timed[-1][:2])
+        return _time_claim(*timed[-1][:2], end)
     compared = [(row, latency, change) for row, latency, change in timed if change]
     if not compared:
         return None
@@ -154,12 +153,12 @@ def _not_compared(first: Row, end: Row) -> str:
     return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 
 
-def _time_claim(row: Row, latency: LatencyFigure) -> Claim:
+def _time_claim(row: Row, latency: LatencyFigure, end: Row) -> Claim:
     """What a call takes on a board that has timed nothing else of the run together with it."""
     board, p50 = board_in(latency.runtime), latency.p50_ms
     return Claim(
         figure=f"{milliseconds(p50.value)} ms",
-        what=f"a call on {board}{_as_precision(row)}",
+        what=f"a call on {board}" + (_as_precision(row) if row is end else f" ({row.name}: {row.precision})"),
         detail=f"{row.name}, {' '.join(interval_lines('p50', p50))}, n = {latency.samples:,}; no speed-up is told:"
         f" nothing it can be held against was timed in its session: edgeres bench --on {board}",
     )

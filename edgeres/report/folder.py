@@ -142,7 +142,7 @@ def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | Non
 def _how_far(folder: StageFolder) -> str:
     if folder.is_busy:
         return "; another process is at work on it"
-    return "; it was begun, the same command goes on there" if (folder.path / STARTED_NAME).is_file() else ""
+    return "; it was begun, the same command finishes it there" if (folder.path / STARTED_NAME).is_file() else ""
 
 
 def _read(path: Path, problems: list[str]) -> StageReport | None:

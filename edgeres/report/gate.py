@@ -15,14 +15,13 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from edgeres.bench.boards import HERE
 from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
 from edgeres.report.gate_figures import FIGURES, NotMeasured, Subject, subject_in
 from edgeres.report.lineage import STUDIES
-from edgeres.report.networks import ENGINE_STAGE
+from edgeres.report.networks import ENGINE_STAGE, files_of
 
 _WHOLE = "newest network readable"
 _MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "optimize", "sweep"}  # make no network
@@ -127,7 +126,7 @@ class GateReport(Record):
 def gate(run: Path, config: GateConfig) -> GateReport:
     """Judges the run in the folder `run`; raises InputError if it holds no evaluated network or no rule is given."""
     config.check()
-    subject = subject_in(run, HERE if {rule.name for rule in config.rules} == {"max_size"} else config.on)
+    subject = subject_in(run, config.on, is_timed={rule.name for rule in config.rules} != {"max_size"})
     return GateReport(
         run=run.name,
         board=subject.board,
@@ -166,7 +165,9 @@ def _is_newer(problem: str, subject: Subject) -> bool:
 
 
 def _notes_on(subject: Subject) -> list[str]:
-    newest = next((one for one in reversed(subject.networks) if one.stage != ENGINE_STAGE), subject.end)
+    first = {one.sha256 for one in files_of(subject.first, subject.networks)} - {subject.end.sha256}
+    others = [one for one in subject.networks if one.stage != ENGINE_STAGE and one.sha256 not in first]
+    newest = others[-1] if others else subject.end
     unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject)]
     if newest is subject.end:
         return unread

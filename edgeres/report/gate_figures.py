@@ -19,6 +19,7 @@ from edgeres.report.networks import (
     FOR_TENSORRT,
     NOT_TIMED,
     StageNetwork,
+    answer_of,
     base_of,
     by_wholeness,
     engines_of,
@@ -70,15 +71,15 @@ class NotMeasured(Exception):
     """Why there is no figure, and the command that measures it."""
 
 
-def subject_in(run: Path, on: str | None = None) -> Subject:
+def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Subject:
     """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
 
-    Without `on` it is the one board that measured the newest evaluated network. Raises InputError if several did, or if
-    no network is evaluated.
+    Without `on` it is the one board that measured the network judged. Raises InputError if several did and figures of
+    theirs are asked for (`is_timed`), or if no network is evaluated.
     """
     folder = run_folder_from(run)
     here = networks_in(folder)
-    board = _only_board(here, folder) if on is None else "" if on == HERE else on
+    board = _only_board(here, folder, is_timed=is_timed) if on is None else "" if on == HERE else on
     networks = networks_on(board, here, folder) if board else here
     if on == board:  # without what another machine timed
         networks = [
@@ -88,12 +89,12 @@ def subject_in(run: Path, on: str | None = None) -> Subject:
             for one in networks
         ]
     networks = [_with_verdict(one, verdicts_of(folder)) for one in networks]
-    end = next((one for one in reversed(networks) if one.is_judged), None)
+    end = answer_of(networks)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
     first, timed = base_of(end, networks), timed_of(end, networks)
-    return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on == board)
+    return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None)
 
 
 def _with_verdict(network: StageNetwork, verdicts: Mapping[str, str]) -> StageNetwork:
@@ -104,16 +105,15 @@ def _with_verdict(network: StageNetwork, verdicts: Mapping[str, str]) -> StageNe
     return replace(network, latency=latency.model_copy(update={"note": verdicts[latency.session]}))
 
 
-def _only_board(here: Sequence[StageNetwork], folder: RunFolder) -> str:
-    """The board that measured the newest network that is evaluated anywhere, or an engine of it; empty for none."""
+def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_timed: bool) -> str:
+    """The board that measured the network that is judged anywhere, or an engine of it; empty for none."""
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
-    end = next(
-        (here[place] for place in reversed(range(len(here))) if any(view[place].is_judged for view in views)), None
-    )
+    anywhere = [next((one for one in seen if one.is_judged), seen[0]) for seen in zip(*views, strict=True)]
+    end = answer_of(anywhere)
     boards = boards_of(folder, {one.sha256 for one in (end, *engines_of(end, here))}) if end else []
-    if end and len(boards) > 1:
+    if end and len(boards) > 1 and is_timed:
         raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
-    return boards[0] if boards else ""
+    return boards[-1] if boards else ""
 
 
 def _loss(subject: Subject) -> GateFigure:
@@ -258,11 +258,14 @@ def _latency_in(subject: Subject) -> Latency:
     name, reason, latency = subject.timed.name, subject.timed.not_timed, subject.timed.latency
     if latency is not None:
         return latency
-    if reason == NOT_TIMED or subject.board:
-        raise NotMeasured(f"{name} was {reason}: {subject.bench}")
+    if subject.board:
+        raise NotMeasured(
+            f"{name} was {f'{NOT_TIMED} on {subject.board}' if FOR_TENSORRT in reason else reason}: {subject.bench}"
+        )
     if FOR_TENSORRT in reason:
-        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {subject.bench} --on BOARD")
-    raise NotMeasured(f"{name} was {reason}")
+        how = "--include-qdq" if subject.is_named else "--on BOARD"
+        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {subject.bench} {how}")
+    raise NotMeasured(f"{name} was {reason}" + (f": {subject.bench}" if reason == NOT_TIMED else ""))
 
 
 def _conditions(latency: Latency) -> str:

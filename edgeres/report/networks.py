@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,37 @@ class StageNetwork:
         return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == self.accuracy.correct_top1 else None
 
 
+class Made(Protocol):
+    """What a network and its row in a table have both."""
+
+    @property
+    def stage(self) -> str:
+        """That made it."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its file."""
+
+    @property
+    def parent(self) -> str | None:
+        """sha256 of what it was made from."""
+
+    @property
+    def precision(self) -> str | None:
+        """`fp32`, `int8`, ..."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Modules it lacks."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is known how good it is."""
+
+
+_Made = TypeVar("_Made", bound=Made)
+
+
 class AgreementFigure(Figure):
     """B against A on the same `n` images; `points`: top-1 of B minus that of A, paired, in percentage points."""
 
@@ -138,7 +170,7 @@ def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
     return line
 
 
-def by_wholeness(networks: Iterable[StageNetwork]) -> list[StageNetwork]:
+def by_wholeness(networks: Iterable[_Made]) -> list[_Made]:
     """The order in which they serve as the first: the least cut, FP32 before less, then the earliest."""
     return sorted(networks, key=lambda one: (len(one.dropped), one.precision not in {None, "fp32"}))
 
@@ -162,11 +194,18 @@ def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetw
     if not before:
         return judged
     timed, first = timed_of(judged, networks), by_wholeness(before)[0]
-    same = (one for one in files_of(first, before) if latency_between(one, timed) and points_between(one, judged))
+    same = (one for one in files_of(first, networks) if latency_between(one, timed) and points_between(one, judged))
     return next(same, first)
 
 
-def files_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
+def answer_of(networks: Sequence[_Made]) -> _Made | None:
+    """What a run is judged by: the newest that is judged, the first network in another file only if nothing else is."""
+    judged = [one for one in networks if one.is_judged]
+    same = {one.sha256 for one in files_of(by_wholeness(networks)[0], networks)} if judged else ()
+    return next(reversed([one for one in judged if one.sha256 not in same] or judged), None)
+
+
+def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:
     """The network and its exports in the same precision: one network in several files."""
     export = "export", network.sha256, network.precision
     return [network, *(one for one in networks if (one.stage, one.parent, one.precision) == export)]

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -265,6 +266,17 @@ def test_a_model_that_cannot_be_built_does_not_keep_the_others(host, float_onnx,
     (failure,) = bench.failures
     assert "is an engine of TensorRT-RTX" in str(failure)
     assert "the others go on" in caplog.text
+
+
+def test_where_no_others_are_left_none_go_on(caplog):
+    def fails(_: int) -> None:
+        raise InputError("no room")
+
+    link = SimpleNamespace(is_up=True)
+    bench = Bench(SimpleNamespace(link=link, claim=lambda: ()), BoardConfig(**ROUNDS))
+    bench._is_alone = False
+    assert bench.each(fails, [0, 1]) == []
+    assert [record.getMessage() for record in caplog.records] == ["no room; the others go on", "no room"]
 
 
 @pytest.mark.slow

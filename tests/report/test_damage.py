@@ -133,7 +133,7 @@ def test_an_interrupted_stage_is_told_with_how_it_goes_on(copy):
     folder.mkdir()
     (folder / STARTED_NAME).write_text(started_text("prune", "key"))
     problem = told(copy).problems[0]
-    assert problem == "12-prune: unfinished (no report.json); it was begun, the same command goes on there"
+    assert problem == "12-prune: unfinished (no report.json); it was begun, the same command finishes it there"
 
 
 def test_every_report_damaged_is_one_line(copy):

@@ -14,6 +14,7 @@ from edgeres.core.stage import StageReport, write_report
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate, write_junit
 from edgeres.report.networks import networks_in
+from edgeres.report.rows import rows_from
 
 from .conftest import ENVIRONMENT
 
@@ -78,7 +79,9 @@ def test_what_bench_would_leave_out_here_is_not_sent_to_bench(fake_run, profile)
     fake_run.evaluated(*fake_run.model("quantize", "model.int8.onnx", 1000, **told), 0.9)
     text = only(judged(fake_run, max_p50="3ms", on="here")).text
     here = "not measured: 01-quantize was not timed: edgeres bench --run fake"
-    there = "not timed: a Q/DQ graph placed for TensorRT is timed on a board only: edgeres bench --run fake --on BOARD"
+    there = (
+        "not timed: a Q/DQ graph placed for TensorRT is timed on a board only: edgeres bench --run fake --include-qdq"
+    )
     assert text == here if profile == "ort-cpu" else text.endswith(there)
 
 
@@ -223,6 +226,63 @@ def test_a_network_judged_on_a_board_is_told_to_be_judged_there_again(fake_run):
     path.write_text(json.dumps(report))
     outcome = only(judged(fake_run, max_loss=1))
     assert outcome.text.endswith(f": edgeres eval {fake_run.path}/01-quantize/model.onnx --on orin --data cifar10")
+
+
+def exported_again(run, *, is_timed):
+    """A network, cut, exported and timed with what the whole one became last: an ONNX file."""
+    folder, first = run.model("import", "model.safetensors", 3000)
+    run.evaluated(folder, first, 0.93)
+    folder, cut = run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    run.evaluated(folder, cut, 0.9)
+    folder, short = run.model("export", "short.onnx", 2000, source=cut, dropped=("layer1.1",))
+    run.evaluated(folder, short, 0.9)
+    folder, whole = run.model("export", "model.onnx", 3000, source=first)
+    run.evaluated(folder, whole, 0.93)
+    times = (run.latency(short, 2.0, "ort"), run.latency(whole, 4.0, "ort"))
+    run.stage("bench", latency=times if is_timed else times[:1])
+
+
+@pytest.mark.parametrize("is_timed", [True, False])
+def test_the_first_network_in_another_file_is_what_is_held_against_and_not_what_is_judged(fake_run, is_timed):
+    exported_again(fake_run, is_timed=is_timed)
+    report = judged(fake_run, max_loss=1, min_speedup=1.9)
+    assert report.judged == "02-export"
+    assert not report.notes
+    loss, speed = report.outcomes
+    assert not loss.passed
+    assert loss.figure.value == pytest.approx(3.0)
+    assert speed.passed == is_timed
+    assert "03-export against" not in rows_from(fake_run.path).headline
+
+
+def test_a_network_that_is_its_first_in_every_file_is_judged(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 0.9)
+    fake_run.evaluated(*fake_run.model("export", "model.onnx", 3000, source=first), 0.9)
+    assert judged(fake_run, max_loss=1).judged == "01-export"
+
+
+@pytest.mark.parametrize("boards", [("orin",), ("orin", "xavier")])
+def test_one_rule_has_one_verdict_whatever_stands_beside_it(fake_run, boards):
+    folder, first = fake_run.model("export", "model.onnx", 3000)
+    fake_run.evaluated(folder, first, 0.9)
+    _, last = fake_run.model("quantize", "model.int8.onnx", 1000, source=first, precision="int8")
+    for name in boards:
+        fake_run.board(last, board={"name": name}, predictions=True)
+    alone = only(judged(fake_run, max_size="2kB"))
+    beside = judged(fake_run, max_size="2kB", max_loss=50, on=boards[0]).outcomes[1]
+    assert (alone.passed, alone.stage) == (beside.passed, beside.stage) == (True, "01-quantize")
+
+
+def test_what_a_board_did_not_time_is_timed_there_and_what_is_asked_for_here_is_timed_here(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 3000)
+    fake_run.evaluated(folder, first, 0.9)
+    folder, last = fake_run.model("quantize", "model.int8.onnx", 1000, source=first, precision="int8")
+    fake_run.evaluated(folder, last, 0.9)
+    fake_run.board(first)
+    said = {on: only(judged(fake_run, max_p50="3ms", on=on)).text for on in ("orin", "here")}
+    assert said["orin"].endswith("01-quantize was not timed on orin: edgeres bench --run fake --on orin")
+    assert said["here"].endswith(": edgeres bench --run fake --include-qdq")
 
 
 def likened(run, measure, mean, *, of=None, **changes):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +95,31 @@ class _Board:
     @property
     def place(self) -> Place:
         """The board as a place to run."""
-        return Place("tensorrt", self._measured, self._costs, self._files_of)
+        return Place("tensorrt", self._measured, self._costs, self._files_of, self._build)
+
+    def _build(self, models: Sequence[Model]) -> None:
+        """Their engines, where there are none."""
+        engines = [(model, self._engine_of(model)) for model in models]
+        new = [(model, one) for model, one in engines if not one.path.is_file() or not one.manifest_path.is_file()]
+        for model, engine in new:
+            engine.path.parent.mkdir(parents=True, exist_ok=True)
+            with session(self._board) as opened:
+                built_there(opened, self._conditions.timeout_s, model, CompileConfig(runtime="tensorrt"), engine)
 
     def _measured(self, models: Sequence[Model], config: BenchConfig) -> Session:
-        """In turns, their engines built before where they are not."""
+        """Their engines in turns."""
         conditions = self._conditions.model_copy(update={"batch": config.batch})
         with session(self._board) as opened:
-            engines = [self._engine(model, partial(built_there, opened, conditions.timeout_s)) for model in models]
-        with session(self._board) as opened:
             bench = Bench(opened, conditions)
-            loaded = bench.measured(engines)
+            loaded = bench.measured([self._engine_of(model) for model in models])
             if bench.failures:
                 raise bench.failures[0]
             reports = [bench.finished(one) for one in loaded]
         warnings = dict.fromkeys(warning for report in reports for warning in report.warnings)
         return Session(tuple(report.latency[0] for report in reports), tuple(warnings))
 
-    def _engine(self, model: Model, build: partial[StageResult[Engine]]) -> Engine:
-        engine = Engine(self._folder / model.sha256[:12] / PLAN)
-        if not engine.path.is_file() or not engine.manifest_path.is_file():
-            engine.path.parent.mkdir(parents=True, exist_ok=True)
-            build(model, CompileConfig(runtime="tensorrt"), engine)
-        return engine
+    def _engine_of(self, model: Model) -> Engine:
+        return Engine(self._folder / model.sha256[:12] / PLAN)
 
     def _costs(self, model: Model, folder: Path) -> LatencyTable:
         assert isinstance(model, OnnxModel)

@@ -12,6 +12,7 @@ every step, and what the end needs is kept back.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
+from edgeres.core.runs import run_holding
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import check_module_names
 from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
@@ -33,7 +35,7 @@ from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, Shortened, plan_from, toml_text
 from edgeres.optimize.results import handed_over
-from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
+from edgeres.optimize.tries import GROWS, HERE, Place, Workbench, shortened_of
 from edgeres.prune.choose import candidates_of
 from edgeres.prune.recover.budget import BudgetTooShort
 
@@ -44,6 +46,7 @@ _TRAINING_LEAST = 2  # times what the longest try without took
 _TURN_S = 3.0  # of a network in the session that decides
 _WARNINGS_SHOWN = 3  # the same sentence for each network is noise
 _HEIGHT_IN = 3.9
+_HOUR_S = 3600
 log = logging.getLogger(__name__)
 
 
@@ -87,7 +90,7 @@ def optimize(
         check_module_names(source.spec, one.drop)
     _ = bench.held_out  # images that do not do are refused before anything is made of them
     with clock.on("whole network"):
-        whole = _whole(bench)
+        whole, is_time = _whole(bench)
     precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
     choice = None
 
@@ -95,6 +98,7 @@ def optimize(
         with clock.on("choosing"):
             return chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
 
+    plan = plan if is_time else Plan(model_sha256=source.sha256, precision=precision)
     if plan is None:
         choice = choose(clock.began_s + CHOOSING_SHARE * config.budget_s)
         plan = choice.plan
@@ -109,7 +113,7 @@ def optimize(
         write_text(out_dir / PLAN_NAME, toml_text(plan))
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
-        if plan.tries and len(tried) == len(whole):
+        if (plan.tries or not is_time) and len(tried) == len(whole):
             misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
         with clock.on("results"):
             for answer in answers:
@@ -146,25 +150,44 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
             )
 
 
-def _whole(bench: Workbench) -> tuple[Tried, ...]:
-    """The whole network in float and INT8; raises InputError if it is fast enough, or no time is left for anything."""
-    began_s, asked_s = time.perf_counter(), bench.config.budget_s
-    if (needed_s := bench.least_s) > asked_s:
-        raise AlwaysRefused(
-            f"--budget {bench.config.budget} is too short to try anything: judging the whole network twice and the last"
-            f" tables take {text_from(needed_s)} here; give twice that or more"
-        )
+def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
+    """The whole network in float and INT8, and whether there is time to try others.
+
+    Raises InputError if in float it is fast enough, or if no time is left for what is needed: of a network that is all
+    that was asked for in INT8, only to hand it over.
+    """
+    config, target, began_s = bench.config, bench.config.target, time.perf_counter()
+    if (needed_s := bench.judging_s + bench.ending_s) > config.budget_s:
+        both = f"judging the whole network twice and the last tables take {text_from(needed_s)} here"
+        raise _too_short(bench, bench.judging_s, both, _steps(config))
     whole = bench.attempt(WHOLE, ("fp32", "int8"))
     took_s = time.perf_counter() - began_s
-    if (needed_s := took_s + _SPARE * took_s + bench.ending_s) > asked_s:
-        raise AlwaysRefused(
-            f"--budget {bench.config.budget} is too short to try anything: the whole network alone took"
-            f" {text_from(took_s)}, and as much again and the last tables are needed: {text_from(needed_s)} or more"
-        )
-    if (target := bench.config.target) is not None and meets(whole[0], target):
-        asked, took = bench.config.latency, f"{whole[0].latency_ms.value:.3f} ms"
-        raise AlwaysRefused(f"--latency {asked} is met already: the whole float network takes {took}")
-    return whole
+    if target is not None and meets(whole[0], target):
+        took = f"{whole[0].latency_ms.value:.3f} ms"
+        raise AlwaysRefused(f"--latency {config.latency} is met already: the whole float network takes {took}")
+    is_met = target is not None and meets(whole[-1], target) and whole[-1].lost_points.value <= config.max_loss
+    for steps in (_steps(config), ()) if is_met and not config.plan_only else (_steps(config),):
+        if (1 + _SPARE * len(steps)) * took_s + bench.ending_s <= config.budget_s:
+            return whole, bool(steps)
+    raise _too_short(bench, took_s, f"the whole network alone took {text_from(took_s)}", steps)
+
+
+def _steps(config: OptimizeConfig) -> Sequence[str]:
+    """What comes between the whole network and the end, and may each take as long as that."""
+    return [*(["choosing"] if config.plan is None else []), *([] if config.plan_only else ["one try"])]
+
+
+def _too_short(bench: Workbench, took_s: float, why: str, steps: Sequence[str]) -> AlwaysRefused:
+    """Says a budget with which each of the steps, and the whole network next time, may take `_SPARE` of `took_s`."""
+    asked_s, last = bench.config.budget_s, [] if bench.config.plan_only else ["the last tables"]
+    needed_s = (1 + len(steps)) * _SPARE * took_s + bench.ending_s
+    least_s = (needed_s - GROWS * asked_s) / (1 - GROWS)  # of a longer budget more is needed
+    unit_s = 60 if least_s > _HOUR_S else 1  # of the text
+    least = text_from(math.ceil(least_s / unit_s) * unit_s)
+    return AlwaysRefused(
+        f"--budget {bench.config.budget} is too short to try anything: {why};"
+        f" with {' and '.join([*steps, *last])} it takes {least} or more"
+    )
 
 
 @dataclass
@@ -188,6 +211,8 @@ class Search:
         Where that session leaves a question open again, and there is time, the search goes on.
         """
         while self._try_more() or not self.found:
+            if not self.found and self._spare_s <= 0:
+                break  # the whole network was timed in one session before
             with self.clock.on("timing"):
                 self._time_together()
             if not self.found:
@@ -255,7 +280,7 @@ class Search:
             self.trains = False
 
     def _attempt(self, place: int, refined: str) -> None:
-        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.costs is None else (self.precision,)
+        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.is_here else (self.precision,)
         precisions, began_s = precisions if self.precision == "int8" else ("fp32",), time.perf_counter()
         with self.clock.on("training" if refined else "trying"):
             tried = self.bench.attempt(Shortened(self.sets[place].drop, refined), precisions)
@@ -350,6 +375,8 @@ def _written(
         (out_dir / "tried.json").unlink(missing_ok=True)
     spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in clock.spent_s.items())
     recorder.notes.append(f"time went for: {spent}")
+    if (home := run_holding(output.path)) is not None:
+        recorder.notes.append(f"a page with all that was tried: edgeres report {home.name}")
     for left in ("search.json", "latency.json"):
         (out_dir / left).unlink(missing_ok=True)
     return StageResult(output, recorder.finish(output))

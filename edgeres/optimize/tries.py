@@ -52,6 +52,8 @@ _FEWEST_ON_VAL = 500
 _EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
+GROWS = 0.25  # of more budget, at most, is what judging more images and a longer end take of it: the shares above
+_START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES, _PACE_LIMIT_S = (
     (16, 64, 256),
     0.5,
@@ -66,14 +68,20 @@ log = logging.getLogger(__name__)
 class Place:
     """Where networks are to run: `profile` says who runs the INT8 files, `measure` times files of either precision.
 
-    `costs` tells what each module costs by one file; without it shortened networks are timed. `files_of`: what was
-    made of a file there, to be handed over.
+    `costs` tells what each module costs by one file; without it shortened networks are timed, here. `files_of`: what
+    was made of a file there, to be handed over. `prepare` makes what `measure` needs of the files.
     """
 
     profile: str = FUSED_PROFILE
     measure: Measure = measure_here
     costs: Callable[[Model, Path], LatencyTable] | None = None
     files_of: Callable[[Model], Sequence[Path]] = lambda model: ()
+    prepare: Callable[[Sequence[Model]], None] = lambda models: None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine, on which the results are evaluated and timed in any case."""
+        return self.costs is None
 
 
 HERE = Place()
@@ -88,7 +96,7 @@ class Workbench:
     out_dir: Path
     place: Place = HERE
     last: Session = field(default=Session(()), init=False)  # on the clock
-    start_s: float = field(default=1.0, init=False)  # of a network in a session, the slowest seen
+    start_s: float = field(default=_START_S, init=False)  # of a network in a session, the slowest seen
 
     @cached_property
     def kept(self) -> Kept[tuple[Tried, ...]]:
@@ -190,8 +198,9 @@ class Workbench:
             "seed": self.config.seed,
             "threads": self.config.threads or default_threads(),
         }
-        began_s = time.perf_counter()
         how = BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own)
+        self.place.prepare(list(distinct.values()))
+        began_s = time.perf_counter()
         self.last = self.place.measure(list(distinct.values()), how)
         self.start_s = max(self.start_s, (time.perf_counter() - began_s) / len(distinct) - seconds)
         latencies, found = dict(zip(distinct, self.last.latencies, strict=True)), []
@@ -212,13 +221,14 @@ class Workbench:
         """What the three results will take, at the pace of what was judged and timed; of a mere plan there are none."""
         if self.config.plan_only:
             return 0.0
-        page_s = _PAGE_S * max(1.0, self.start_s)  # a busy machine is slow at everything
-        return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + self.start_s) + page_s)
+        start_s = self.start_s if self.place.is_here else _START_S
+        page_s = _PAGE_S * max(1.0, start_s)  # a busy machine is slow at everything
+        return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + start_s) + page_s)
 
     @property
-    def least_s(self) -> float:
-        """What judging the whole network, twice and on few images, and the end need at least."""
-        return self._pace_s * (self.calibration.images + 2 * len(self.judged_on)) + self.ending_s
+    def judging_s(self) -> float:
+        """What judging the whole network, twice and on few images, takes at least."""
+        return self._pace_s * (self.calibration.images + 2 * len(self.judged_on))
 
     @property
     def bench_s(self) -> float:

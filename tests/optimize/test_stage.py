@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,8 @@ from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
-from edgeres.core.records.frontier import Frontier
+from edgeres.core.progress import seconds_from
+from edgeres.core.records.frontier import Frontier, Tried
 from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder, write_report
 from edgeres.models import modules_of
@@ -22,7 +24,7 @@ from edgeres.optimize import results, tries
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import Plan, PlannedSet, plan_from
-from edgeres.optimize.stage import optimize
+from edgeres.optimize.stage import _whole, optimize
 from edgeres.optimize.tries import Place
 from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
@@ -383,6 +385,88 @@ def test_a_budget_that_the_pace_of_a_few_images_forbids_is_refused_at_once(check
     monkeypatch.setattr(tries.Workbench, "attempt", lambda *_: pytest.fail("the whole network was judged"))
     with pytest.raises(InputError, match="judging the whole network twice and the last tables take"):
         optimize(checkpoint, config_of(), tmp_path / "out", place=Place(measure=clock))
+
+
+class Many:
+    """A split of so many images."""
+
+    is_labelled = True
+
+    def __init__(self, n: int) -> None:
+        self.n, self.ids = n, range(n)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def sample(self, n: int, seed: int) -> Many:
+        return Many(n)
+
+
+def refused_or_found(bench, monkeypatch, *, turn_s, int8=0.9):
+    """What `_whole` says where each network takes `turn_s` and every image its time."""
+    now = [0.0]
+    float_, fast = (Tried(dropped=(), precision=one, lost_points=Interval.around(0.0), ratio=ratio, latency_ms=ratio)
+                    for one, ratio in (("fp32", Interval.around(1.0)), ("int8", Interval.around(int8))))  # fmt: skip
+
+    def attempt(self, cut, precisions):
+        now[0] += 2 * turn_s + self.judging_s
+        return float_, fast
+
+    monkeypatch.setattr(tries.Workbench, "attempt", attempt)
+    monkeypatch.setattr("edgeres.optimize.stage.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    try:
+        return _whole(bench)
+    except InputError as err:
+        return str(err)
+
+
+@pytest.mark.parametrize("asked", [{}, {"plan_only": True}, {"latency": "0.8x"}])
+@pytest.mark.parametrize("pace_s", [0.0005, 0.02])
+@pytest.mark.parametrize("turn_s", [1.0, 40.0, 2000.0])
+def test_the_budget_that_a_refusal_names_is_accepted(checkpoint, tmp_path, monkeypatch, asked, pace_s, turn_s):
+    monkeypatch.setattr(tries.Workbench, "_pace_s", pace_s)
+    refused = 0
+    for budget in ("1s", "1m", "3m", "17m", "59m30s", "1h"):
+        bench = tries.Workbench(checkpoint, config_of(**asked, budget=budget), tmp_path, Place(measure=clock))
+        bench.dataset = SimpleNamespace(train=Many(50_000), val=Many(10_000))
+        bench.held_out = Many(40_000)
+        for _ in range(2):  # before anything is judged, and then by what that took
+            if isinstance(said := refused_or_found(bench, monkeypatch, turn_s=turn_s), str):
+                refused += 1
+                least = re.search(r"it takes (\S+) or more", said)[1]
+                more = seconds_from(least) / seconds_from(bench.config.budget)
+                assert more > 1
+                bench.config = config_of(**asked, budget=least)
+                del bench.__dict__["judged_on"]
+        assert refused_or_found(bench, monkeypatch, turn_s=turn_s)[1]
+        needed_s = 4 * (2 * turn_s + bench.judging_s) + bench.ending_s
+        assert bench.config.budget == budget or bench.config.budget_s < 1.4 * needed_s
+    assert refused
+
+
+def test_where_int8_is_all_that_is_asked_time_to_hand_it_over_is_enough(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(tries.Workbench, "_pace_s", 0.001)
+    for goal, asked in (({"latency": "0.6x"}, "2m"), ({"latency": "0.5x"}, "5m"), ({}, "5m")):
+        bench = tries.Workbench(checkpoint, config_of(**goal, budget="2m30s"), tmp_path, Place(measure=clock))
+        found = refused_or_found(bench, monkeypatch, turn_s=20.0, int8=0.55)
+        assert (found[1] is False) if asked == "2m" else "with choosing and one try and the last tables" in found
+
+
+def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint, tmp_path):
+    def slow(models, config):
+        time.sleep(0.05)
+        return clock(models, config)
+
+    started = {}
+    for name, costs in (("here", None), ("board", lambda *_: None)):
+        place = Place(measure=slow, costs=costs, prepare=lambda _: time.sleep(0.5))
+        bench = tries.Workbench(checkpoint, config_of(), tmp_path / name, place)
+        bench.start_s = -math.inf
+        bench.timed([], seconds=1e-6)
+        assert 0.05 <= bench.start_s < 0.5
+        bench.start_s = 30.0
+        started[name] = bench.ending_s
+    assert started["here"] > started["board"] + 3 * (5 * 29 + 4 * 29) - 1
 
 
 def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path):

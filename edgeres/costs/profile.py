@@ -5,7 +5,8 @@ more than the network takes; each is scaled by
 
     measured median of the network / sum of all layers
 
-and `fit_error` is how far that is from 1: a profile alone cannot say how well a sum predicts a shorter network.
+and `fit_error` is how far the sum is above the measured median, or below it, as a share of that: a profile alone
+cannot say how well a sum predicts a shorter network.
 A module is charged what would go with it: not the convolution of its shortcut, which stays, and not a copy between
 formats at its edge, which its neighbour would need as well. Layers of no module are overhead: `rest_ms`.
 
@@ -60,7 +61,7 @@ def table_from_profile(source: OnnxModel, latency: Latency, texts: ProfileTexts)
     if total <= 0:
         raise InputError("the layer profile adds up to no time at all; measure longer")
     own = {name: time * whole.value / total for name, time in times.items() if name}
-    fit = _fit(classes, own, whole, error=abs(total / whole.value - 1))
+    fit = _fit(classes, own, whole, error=total / whole.value - 1)
     precision = "int8" if "int8" in source.precision else "fp32"
     options = {"batch": latency.batch, "runtime": "tensorrt", "precision": precision}
     table = table_from(

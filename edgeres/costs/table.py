@@ -4,8 +4,9 @@
     variance     = c' C c + (fit_error predicted(S))^2       c: counts of S, C: covariance
 
 The second term is what one more network, in a process of its own, differs from the sum: the interval is where a
-measurement of S is to be expected in the same session. Between sessions a machine's speed drifts as a whole, so across
-sessions only ratios to the whole network are predicted.
+measurement of S is to be expected in the same session. Of a profile, whose layers were scaled to add up to the whole
+network, it is (fit_error saved(S))^2: the whole was measured, what is saved is as uncertain as that scale. Between
+sessions a machine's speed drifts as a whole, so across sessions only ratios to the whole network are predicted.
 
 A latency depends on shapes, not on weights: the table serves every network of its spec, trained further or not, and
 whatever is cut from it.
@@ -92,9 +93,12 @@ def predicted_ms(table: LatencyTable, dropped: Sequence[str]) -> Interval:
     """Where the latency without `dropped` is to be measured; raises InputError if the table lacks one of them."""
     new = _known(table, dropped)
     row = np.array(row_of(table.classes, new))
-    value = table.whole_ms.value - sum(table.saved_ms[name] for name in new)
-    variance = row @ np.array(table.covariance) @ row + (table.fit_error * value) ** 2
-    return Interval.around(value, t_95(table.degrees) * math.sqrt(variance))
+    saved = sum(table.saved_ms[name] for name in new)
+    value = table.whole_ms.value - saved
+    doubtful = saved if table.method == "profile" else value
+    variance = row @ np.array(table.covariance) @ row + (table.fit_error * doubtful) ** 2
+    half = t_95(table.degrees) * math.sqrt(variance)
+    return Interval(value=value, low=max(value - half, min(value, 0.0)), high=value + half)
 
 
 def check_table(table: LatencyTable, spec: ModelSpec) -> None:
@@ -123,21 +127,20 @@ def doubts(table: LatencyTable) -> list[str]:
     found = []
     if not table.is_of_board and (here := environment().machine) != table.machine:
         found.append(f"the latency table was measured on {table.machine}, this is {here}; measure here: {AGAIN}")
-    if table.fit_error > _WIDE_FIT:
+    if abs(table.fit_error) > _WIDE_FIT:
         found.append(f"the latency table is uncertain: {_why_uncertain(table)}")
     return found
 
 
 def _why_uncertain(table: LatencyTable) -> str:
-    percent = f"{100 * table.fit_error:.1f} %"
     if table.method == "profile":
         return (
-            f"the layers of the profile add up to {percent} more or less than the network takes; time shortened"
-            f" networks: {AGAIN} --on BOARD MODEL.safetensors"
+            f"the layers of the profile add up to {table.misfit} than the network takes; time shortened networks:"
+            f" {AGAIN} --on BOARD MODEL.safetensors"
         )
     where = " --on BOARD" if table.is_of_board else " --seconds 20"
     return (
-        f"networks differ from the sum of their modules by {percent}; stop other programs or time longer:"
+        f"networks differ from the sum of their modules by {table.misfit}; stop other programs or time longer:"
         f" {AGAIN}{where}"
     )
 

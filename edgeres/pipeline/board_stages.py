@@ -10,6 +10,7 @@ one. Each of them is kept as it comes, in the run's folder or a hidden one besid
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,9 @@ def placed(
     """
 
     def by(model: Model, config: Config, folder: Path) -> StageResult[Artifact]:
-        result = act(model, config, folder)
+        began_s, result = time.perf_counter(), act(model, config, folder)
         update = {"config": said, "results": {"on": request.on, **result.report.results}}
+        update["duration_s"] = round(time.perf_counter() - began_s, 3)  # the sessions with the board included
         return replace(result, report=result.report.model_copy(update=update))
 
     if request.out is not None:

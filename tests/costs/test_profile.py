@@ -162,7 +162,7 @@ def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_m
 
 def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(onnx_of, checkpoint_of, spec_of):
     model = onnx_of()
-    table = table_from_profile(model, latency_of([0.65] * 50), texts_of(*engine(model)))
+    table = table_from_profile(model, latency_of([0.64 + 0.0004 * i for i in range(51)]), texts_of(*engine(model)))
     table = table.model_copy(update={"engine_precision": "int8", "model_name": "model.int8.onnx"})
     pruned = checkpoint_of(spec_of().without(("layer1.0",)), "pruned.safetensors")
     checked = check_prediction(pruned, checkpoint_of(spec_of()), table, folder=model.path.parent)
@@ -177,6 +177,25 @@ def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(
         in checked.line()
     )
     assert not checked.is_open(target_from("0.6x"))
+
+
+@pytest.mark.parametrize("whole_ms", [0.09, 0.9, 9.0])
+def test_what_a_profile_predicts_is_a_latency_and_the_whole_network_is_sure(onnx_of, whole_ms):
+    model = onnx_of()  # its layers add up to 0.9 ms
+    table = table_from_profile(model, latency_of([whole_ms] * 50), texts_of(*engine(model)))
+    assert predicted_ms(table, ()).low == predicted_ms(table, ()).high == whole_ms
+    names = ["layer1.0", "layer2.0", "layer3.0"]
+    widths = []
+    for dropped in (names[:1], names[:2], names):
+        found = predicted_ms(table, dropped)
+        assert 0 <= found.low <= found.value <= found.high
+        widths.append(found.high - found.value)
+    assert widths == sorted(widths)
+    said = [*doubts(table), table.lines()[-1]]
+    direction = {0.09: "900.0 % more", 0.9: "0.0 %", 9.0: "90.0 % less"}[whole_ms]
+    assert all(f"add up to {direction}" in one for one in said)
+    assert len(said) == (1 if whole_ms == 0.9 else 2)
+    assert all(line.endswith("ms (no interval)") for line in table.lines()[:-1])  # no two modules of one shape
 
 
 def test_tensorrt_without_a_board_is_refused():

@@ -65,7 +65,8 @@ class Timed(Record):
 class LatencyTable(Record):
     """Content of latency.json; `model_sha256` and `spec` are of the checkpoint that was measured.
 
-    `covariance` in ms^2 belongs to (whole_ms, saved_ms of each of `shapes`); `fit_error` is relative. `measured_ms` is
+    `covariance` in ms^2 belongs to (whole_ms, saved_ms of each of `shapes`); `fit_error` is relative, below 0 where the
+    layers of a profile add up to less than the network takes. `measured_ms` is
     the whole network's median itself, `rest_ms` what no module accounts for: stem, head and overhead.
 
     `method`: from shortened networks, or from the layer profile of one engine of `engine_precision`. `model_name` is
@@ -130,7 +131,8 @@ class LatencyTable(Record):
         for shape, names in self.classes.items():
             saved = next(row.saved_ms for row in self.table if row.shape == shape)
             who = names[0] if len(names) == 1 else f"each of {', '.join(names)}"
-            lines.append(f"{who} ({shape}): {saved.value:.4f} ms ({saved.bounds('.4f')})")
+            known = saved.bounds(".4f") if saved.low < saved.high else "no interval"
+            lines.append(f"{who} ({shape}): {saved.value:.4f} ms ({known})")
         share = 100 * self.rest_ms / self.whole_ms.value
         total = (
             f"whole {self.whole_ms.value:.3f} ms, of which {self.rest_ms:.3f} ms ({share:.0f} %) are stem, head and"
@@ -139,16 +141,21 @@ class LatencyTable(Record):
         return [*lines, total]
 
     @property
+    def misfit(self) -> str:
+        """`fit_error` in words, of a profile with its direction."""
+        more = {"networks": "", "profile": " less" if self.fit_error < 0 else " more"}
+        return f"{100 * abs(self.fit_error):.1f} %{more[self.method]}"
+
+    @property
     def _how(self) -> str:
-        percent = f"{100 * self.fit_error:.1f} %"
         if self.method == "profile":
             return (
                 f"{self.runtime} {self.engine_precision} on {self.machine}, by the layer profile, scaled to the"
-                f" measured median (its layers add up to {percent} more or less)"
+                f" measured median (its layers add up to {self.misfit})"
             )
         where = f"on {self.machine}" if self.is_of_board else f"{self.conditions.threads} threads"
         how = "one after the other" if self.is_of_board else "in one session"
-        return f"{self.runtime}, {where}, {len(self.timed)} networks {how}, which differ from the sum by {percent}"
+        return f"{self.runtime}, {where}, {len(self.timed)} networks {how}, which differ from the sum by {self.misfit}"
 
 
 def latency_table_from(path: Path) -> LatencyTable:

@@ -139,6 +139,11 @@ class Chooser:
         return distance_for(spec.task, [batch.reference for batch in self._batches], spec.sizes)
 
     @property
+    def counts_own_guesses(self) -> bool:
+        """Whether no label says which answer is right, and the whole network does."""
+        return self.spec.task == "classes" and not self.dataset.train.is_labelled
+
+    @property
     def lost_are(self) -> str:
         """What a hundredth that is lost is called."""
         return "points" if self.distance.has_classes else LOST_OF[self.distance.measure]
@@ -219,7 +224,7 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
     said = [f"decided by the {distance.name}: {distance.why}"] if distance.why else []
     said += kept_notes(chooser.spec)
-    said += [] if chooser.sample.is_labelled or not distance.has_classes else [OWN_GUESSES]
+    said += [OWN_GUESSES] if chooser.counts_own_guesses else []
     if {*alone.dropped} == {*found.best.dropped}:
         return [f"{together}; ranked one by one the set is the same", *said]
     return [together, f"ranked one by one: {cost(alone)} ({', '.join(alone.dropped)})", *said]

@@ -62,10 +62,10 @@ def judged(
 ) -> Judged:
     """Accuracy on the split, and its change against `source`, whose guesses are put into `out_dir` the first time.
 
-    Without classes the closeness to `source`.
+    Without classes, or without labels, the closeness to `source`.
     """
-    if source.spec.task != "classes":
-        images = dataset.val if split == "val" else dataset.train
+    images = dataset.val if split == "val" else dataset.train
+    if source.spec.task != "classes" or not images.is_labelled:
         near, half_width = nearness_of(checkpoint, source, dataset, images)
         change = 0.0 - 100 * lost_of(near)
         return Judged(accuracy=None, closeness=near, change_points=change, half_width_points=100 * half_width)

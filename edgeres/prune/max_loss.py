@@ -22,6 +22,7 @@ from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.data import Dataset
+from edgeres.data.split import OWN_GUESSES
 from edgeres.prune.choose import Chooser
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, PruneConfig
 from edgeres.prune.cut import WHOLE_NAME, Cut, cut_and_recovered, judged
@@ -56,9 +57,10 @@ def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path:
     best = _largest(lambda count: judge.tried(count).lost_points, config.max_loss, len(chooser.candidates))
     one, images = judge.tried(best or 1), f"{judge.images:,} train images"
     if best == 0:
+        own = f"; {OWN_GUESSES}" if chooser.counts_own_guesses else ""
         raise InputError(
             f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {one.lost_points:.2f}"
-            f" ± {one.half_width_points:.2f} {chooser.lost_are} ({images}); allow more, or recover longer"
+            f" ± {one.half_width_points:.2f} {chooser.lost_are} ({images}{own}); allow more, or recover longer"
         )
     found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
     said = (

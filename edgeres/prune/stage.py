@@ -75,8 +75,6 @@ def _for_a_goal(
     """The modules that go, the network without them, and what there is to say about the choice."""
     chooser, checked = Chooser(source, config, path.parent), None
     if config.max_loss is not None:
-        if source.spec.task == "classes":
-            chooser.dataset.train.check_labelled("--max-loss")
         config = leaving_some(config, len(chooser.dataset.train))
         chooser = Chooser(source, config, path.parent)
         found, done = within_loss(source, config, chooser, path)

@@ -30,6 +30,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.costs.networks import as_executed
 from edgeres.data import Dataset
+from edgeres.data.split import OWN_GUESSES
 from edgeres.models.weights import checkpoint_without
 from edgeres.prune.choose import Chooser
 from edgeres.prune.config import SweepConfig, counts_from
@@ -48,8 +49,6 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
     config.check()
     require("matplotlib", "report")
     chooser, counts = Chooser(source, config, out_dir), counts_from(config.sweep)
-    if source.spec.task == "classes":
-        chooser.dataset.val.check_labelled("--sweep")
     goal = count_goal(counts[-1], chooser.candidates, source.spec)
     levels = {len(level.dropped): level for level in chooser.choose(goal).levels}
     kept: Kept[SweepRow] = Kept(out_dir / "rows.json", source.sha256, SweepRow)
@@ -77,7 +76,7 @@ def sweep(source: Checkpoint, config: SweepConfig, out_dir: Path) -> StageResult
         "beside it: sweep.svg, sweep.csv and the networks, drop-NN.safetensors; with --out NAME they are called"
         " NAME.sweep.svg, NAME.sweep.csv, NAME.drop-NN.safetensors"
     )
-    recorder.notes += [*lines_of(result), beside]
+    recorder.notes += [*lines_of(result), *([OWN_GUESSES] if chooser.counts_own_guesses else []), beside]
     return StageResult(output, recorder.finish(output))
 
 

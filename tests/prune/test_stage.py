@@ -10,6 +10,7 @@ import torch
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.data.split import OWN_GUESSES
 from edgeres.models import modules_of
 from edgeres.models.weights import load_network
 from edgeres.prune.config import PruneConfig
@@ -167,6 +168,18 @@ def test_max_loss_leaves_images_to_judge_on_by_itself(checkpoint, tmp_path, monk
     monkeypatch.setattr("edgeres.prune.max_loss._MOST_IMAGES", 200)
     result = prune(checkpoint, PruneConfig(max_loss=100, data="digits", choose_on=16), tmp_path / "out")
     assert any("on 200 train images neither chosen nor recovered on" in note for note in result.report.notes)
+
+
+def test_without_labels_the_whole_networks_first_guess_is_the_right_one(checkpoint, unlabelled, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeres.prune.max_loss._MOST_IMAGES", 200)
+    config = PruneConfig(max_loss=100, data=unlabelled, choose_on=16, images=32)
+    report = prune(checkpoint, config, tmp_path / "out").report
+    assert OWN_GUESSES in report.notes
+    assert all(0 <= one["lost_points"] <= 100 for one in report.results["tries"])
+    one = PruneConfig(max_loss=1e-9, **config.model_dump(include={"data", "choose_on", "images"}))
+    with pytest.raises(InputError, match=r"alone costs .* points") as err:
+        prune(checkpoint, one, tmp_path / "tight")
+    assert OWN_GUESSES in str(err.value)
 
 
 def test_max_loss_with_too_few_images_in_all_does_not_ask_for_fewer():

@@ -13,6 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.sweep import Sweep
 from edgeres.data import dataset_for
+from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.prune import sweep as stage
 from edgeres.prune.config import SweepConfig, counts_from
@@ -37,6 +38,15 @@ def fake_clock(monkeypatch):
         )
 
     monkeypatch.setattr(stage, "_timed", timed)
+
+
+def test_without_labels_points_are_of_first_guesses_that_changed(checkpoint, unlabelled, tmp_path):
+    result = sweep(checkpoint, SweepConfig(sweep="1..2", data=unlabelled, images=60), tmp_path / "out")
+    whole, *cut = (row.bare for row in record_from_json(Sweep, result.output.path).rows)
+    assert whole.lost_points == 0  # nobody agrees more with a network than itself
+    assert all(one.accuracy is None and one.closeness.measure == "guess" for one in (whole, *cut))
+    assert all(one.lost_points == pytest.approx(100 - 100 * one.closeness.mean) for one in cut)
+    assert OWN_GUESSES in result.report.notes
 
 
 def test_each_row_is_a_network_on_disk_with_its_accuracy_on_val(checkpoint, tmp_path, caplog):

@@ -1,7 +1,8 @@
 """What changed between two runs: options, machine and versions, and the results of every stage.
 
-Stages are matched by name and turn: the second `export` of A with the second `export` of B. Accuracies are compared
-image by image (McNemar) where both have predictions of the same images. Latencies of two runs were never interleaved:
+Stages are matched by name and turn: the second `export` of A with the second `export` of B; what a board measured, by
+board and by what it measured. Accuracies are compared image by image (McNemar) where both have predictions of the same
+images, those of a board with those of the same board. Latencies of two runs were never interleaved:
 they are compared only on one machine in one mode, and even then what drifted between the sessions is in no interval;
 from different machines or modes only with `across`.
 """
@@ -11,15 +12,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from edgeres.core.config import Config, Record
 from edgeres.core.metrics import Interval, Latency
+from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from, versions_in
+from edgeres.report.boards import board_in, boards_that_measured, networks_on
+from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder, run_folder_from, versions_in
 from edgeres.report.networks import StageNetwork, networks_in, pair_of
 from edgeres.report.wording import count, size
 
@@ -73,28 +77,41 @@ def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
     """What changed from the run in the folder `a` to the one in `b`; raises InputError if one cannot be read."""
     first, second = run_folder_from(a), run_folder_from(b)
     stages = matched(first.stages, second.stages)
-    networks = matched(networks_in(first), networks_in(second))
+    here = networks_in(first), networks_in(second)
+    networks, names = matched(*here), dict.fromkeys([*boards_that_measured(a), *boards_that_measured(b)])
+    seen = {
+        name: matched(*(networks_on(name, *each) for each in zip(here, (first, second), strict=True)))
+        for name in sorted(names)
+    }
     return RunChanges(
         a=a.name,
         b=b.name,
         recipe=tuple(_recipe_differences(stages, a.name, b.name)),
         environment=tuple(_environment_differences(first, second)),
         results=tuple(
-            stage_change(*pair, across=across) for pair in networks if pair[0] is not None and pair[1] is not None
+            stage_change(*pair, {name: found[place] for name, found in seen.items()}, across=across)
+            for place, pair in enumerate(networks)
+            if pair[0] is not None and pair[1] is not None
         ),
         problems=tuple(f"{folder.path.name}: {problem}" for folder in (first, second) for problem in folder.problems),
     )
 
 
 def matched(a: Iterable[Any], b: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """Stages or networks of both runs by kind and turn, None for what is missing; in A's order, then B's own."""
+    """Stages or networks of both runs by kind and turn, None for what is missing; in A's order, then B's own.
+
+    Of a stage `board` the kind is the board and the place of what it measured.
+    """
     left, right = _by_turn(a), _by_turn(b)
     return [(left.get(key), right.get(key)) for key in [*left, *(key for key in right if key not in left)]]
 
 
-def stage_change(a: StageNetwork, b: StageNetwork, *, across: bool = False) -> StageChange:
-    """The results of `b` against those of `a`."""
+def stage_change(
+    a: StageNetwork, b: StageNetwork, on: Mapping[str, tuple[StageNetwork, StageNetwork]], *, across: bool = False
+) -> StageChange:
+    """The results of `b` against those of `a`; `on` has the two as each board has measured them."""
     pair = pair_of(a, b)
+    boards = [line for board, both in on.items() for line in _board_lines(board, *both, across=across)]
     ratio, latency_line = latency_change(a.latency, b.latency, across=across)
     same = a.sha256 == b.sha256
     lines = [f"file: {'identical' if same else f'{size(a.size_bytes)} -> {size(b.size_bytes)}'}"]
@@ -102,11 +119,30 @@ def stage_change(a: StageNetwork, b: StageNetwork, *, across: bool = False) -> S
         lines.append(f"MACs: {count(a.macs)} -> {count(b.macs)} ({b.macs / a.macs:.3f}x)")
     if a.dropped != b.dropped:
         lines.append(f"dropped: {', '.join(a.dropped) or 'none'} -> {', '.join(b.dropped) or 'none'}")
-    lines.append(accuracy_line(a, b, pair))
+    if a.is_judged or b.is_judged or not any("top-1: " in line for line in boards):
+        lines.append(accuracy_line(a, b, pair))
     if latency_line:
         lines.append(latency_line)
+    lines += boards
     found = pair if isinstance(pair, Pair) else None
     return StageChange(a=a.name, b=b.name, same_file=same, lines=tuple(lines), pair=found, latency_ratio=ratio)
+
+
+def _board_lines(board: str, a: StageNetwork, b: StageNetwork, *, across: bool) -> Iterator[str]:
+    """What the board measured of the two, nothing if it measured neither."""
+    mine = [
+        replace(
+            one,
+            accuracy=one.accuracy if one.accuracy and board_in(one.accuracy.runtime) == board else None,
+            latency=one.latency if one.latency and board_in(one.latency.runtime) == board else None,
+        )
+        for one in (a, b)
+    ]
+    if any(one.accuracy for one in mine):
+        yield f"on {board}: {accuracy_line(mine[0], mine[1], pair_of(mine[0], mine[1]))}"
+    _, line = latency_change(mine[0].latency, mine[1].latency, across=across)
+    if line:
+        yield f"on {board}: {line}"
 
 
 def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str) -> str:
@@ -158,12 +194,24 @@ def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:
 
 def _by_turn(items: Iterable[Any]) -> dict[tuple[str, int], Any]:
     turns: Counter[str] = Counter()
-    found = {}
+    found: dict[tuple[str, int], Any] = {}
+    makers: dict[str, tuple[str, int]] = {}
     for item in items:
-        kind = item.stage if isinstance(item, StageNetwork) else item.report.stage
+        kind = item.stage if isinstance(item, StageNetwork) else _kind(item.report, makers)
         turns[kind] += 1
         found[kind, turns[kind]] = item
+        if isinstance(item, FinishedStage) and item.report.output:
+            makers.setdefault(item.report.output.sha256, (kind, turns[kind]))
     return found
+
+
+def _kind(report: StageReport, makers: Mapping[str, tuple[str, int]]) -> str:
+    """The stage; of one that a board did also which board, and whose file of the run: what makes it at which turn."""
+    if report.stage != BOARD_STAGE or report.source is None:
+        return report.stage
+    board = report.results.get("board")
+    name = board.get("name") if isinstance(board, dict) else None
+    return f"{report.stage} {name} {makers.get(report.source.sha256, report.source.sha256)}"
 
 
 def _recipe_differences(

@@ -1,5 +1,7 @@
 """What changed between two runs is named; what cannot be compared is not compared, and says why."""
 
+import re
+
 import pytest
 
 from edgeres.core.environment import Environment
@@ -111,3 +113,34 @@ def test_a_folder_without_stages_is_refused(whole_run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no finished stage"):
         changes_between(whole_run.path, tmp_path / "empty")
+
+
+@pytest.fixture
+def runs_on_boards(tmp_path):
+    """Both runs have a network judged and timed on desk alone; B has another one timed there before that, A on lab."""
+    runs = []
+    for name, first, median_ms in (("a", ("lab", "pruned"), 2.0), ("b", ("desk", "whole"), 1.5)):
+        path = tmp_path / name
+        path.mkdir()
+        run = FakeRun(path)
+        _, whole = run.model("import", "model.safetensors", 3000, config={"file": "x.pt"})
+        _, pruned = run.model("prune", "model.safetensors", 2000, source=whole, dropped=("layer1.3",))
+        run.board({"whole": whole, "pruned": pruned}[first[1]], board={"name": first[0]}, median_ms=7.0)
+        run.board(pruned, board={"name": "desk"}, median_ms=median_ms, top1=0.9, predictions=True)
+        runs.append(run)
+    return runs
+
+
+def test_what_one_board_measured_in_both_runs_is_compared(runs_on_boards):
+    whole, pruned = changed(runs_on_boards).results
+    (speed,) = (line for line in pruned.lines if "on desk: latency: p50 2.0" in line)
+    assert re.search(r"on desk: latency: p50 2\.\d+ -> 1\.5\d+ ms, 0\.75", speed)
+    assert any(line.startswith("on desk: top-1: 90.00 -> 90.00 %") for line in pruned.lines)
+    assert not any(line.startswith("top-1: not compared") for line in pruned.lines)
+    assert any(line == "on lab: latency: not compared, not timed in B" for line in pruned.lines)
+    assert any(line == "on desk: latency: not compared, not timed in A" for line in whole.lines)
+
+
+def test_stages_of_boards_are_matched_by_board_and_by_what_was_measured(runs_on_boards):
+    said = [str(one) for one in changed(runs_on_boards).recipe]
+    assert said == ["02-board: done -> none", "02-board: none -> done"]

@@ -102,6 +102,7 @@ class _Board:
         engines = [(model, self._engine_of(model)) for model in models]
         new = [(model, one) for model, one in engines if not one.path.is_file() or not one.manifest_path.is_file()]
         for model, engine in new:
+            assert isinstance(model, OnnxModel)
             engine.path.parent.mkdir(parents=True, exist_ok=True)
             with session(self._board) as opened:
                 built_there(opened, self._conditions.timeout_s, model, CompileConfig(runtime="tensorrt"), engine)

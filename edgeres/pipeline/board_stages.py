@@ -123,8 +123,9 @@ def placed(
 
     def by(model: Model, config: Config, folder: Path) -> StageResult[Artifact]:
         began_s, result = time.perf_counter(), act(model, config, folder)
-        update = {"config": said, "results": {"on": request.on, **result.report.results}}
-        update["duration_s"] = round(time.perf_counter() - began_s, 3)  # the sessions with the board included
+        took_s = round(time.perf_counter() - began_s, 3)  # the sessions with the board included
+        results = {"on": request.on, **result.report.results}
+        update = {"config": said, "results": results, "duration_s": took_s}
         return replace(result, report=result.report.model_copy(update=update))
 
     if request.out is not None:

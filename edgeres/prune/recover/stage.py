@@ -183,7 +183,7 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
             f"no time was left for {steps}: a longer --budget than {config.budget}, or fewer other programs"
         )
     if config.trains and not results["held_out"]:
-        notes.append(f"{results['images']} images are too few to hold some out: the last weights are taken")
+        notes.append(f"{results['images']} images are too few to hold some out: judged on those it learned from")
     limit_s = config.budget_s if config.course is None else None
     if limit_s is not None and results["duration_s"] > _OVERRUN * limit_s:
         took = f"took {results['duration_s']:.0f} s of a --budget of {config.budget}"
@@ -193,7 +193,7 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
         notes.append(f"{fit}: the machine was busier than when they were planned")
     if results.get("stopped_early"):
         notes.append(
-            f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain on held-out images"
+            f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain {_judged_on(results)}"
         )
     if "held_out_best" in results:
         said, is_gain = _gain(results, config)
@@ -203,10 +203,14 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
     before, after = results.get("held_out_first"), results.get("held_out_bn")
     if before is not None and after is not None and after > before:
         warnings.append(
-            f"estimating batch norms anew made it worse on held-out images ({before:.4g} -> {after:.4g});"
+            f"estimating batch norms anew made it worse {_judged_on(results)} ({before:.4g} -> {after:.4g});"
             " leave bn out of --method"
         )
     return notes, warnings
+
+
+def _judged_on(results: dict[str, Any]) -> str:
+    return f"on {results['held_out']} held-out train images" if results["held_out"] else "on the images learned from"
 
 
 def _said_of_solving(results: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -216,7 +220,7 @@ def _said_of_solving(results: dict[str, Any]) -> tuple[list[str], list[str]]:
     refitted, alone, late = (solved[name] for name in ("refitted", "left_alone", "out_of_time"))
     if not refitted and not alone and not late:
         return [], ["solve had nothing to refit: no module is left behind the first gap"]
-    on, after = f"on {results['held_out']} held-out train images", results.get("held_out_solve")
+    on, after = _judged_on(results), results.get("held_out_solve")
     notes = [f"solve: {len(refitted)} modules refitted"]
     if after is not None:
         before = results.get("held_out_bn", results["held_out_first"])
@@ -233,7 +237,7 @@ def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
     """What the training did to the score on held-out images, and whether it was any good."""
     before = results["looks"][0][1]
     best, steps = results["held_out_best"], results["steps"]
-    on = f"on {results['held_out']} held-out train images"
+    on = _judged_on(results)
     if results["best_step"] > 0 and best < before:
         start = results["held_out_first"] if "solve" not in config.method else before
         return f"{results['measure']} {on}: {start:.4g} before, {best:.4g} after (0 is best)", True

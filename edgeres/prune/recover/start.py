@@ -134,15 +134,14 @@ class Job:
 
     @cached_property
     def score(self) -> HeldOutScore | None:
-        """The judge on held-out images; None if there are none to judge by."""
-        if self.judged_on is None:
-            return None
-        return HeldOutScore(self.judged_on, self.source.spec, self.teaching, self.config.method)
+        """The judge of what the network has become; None if there is nothing to judge by."""
+        on = self.judged_on
+        return None if on is None else HeldOutScore(on, self.source.spec, self.teaching, self.config.method)
 
     @property
     def judged_on(self) -> Split | None:
-        """The held-out images, unless there are neither labels nor a teacher to compare with."""
-        return self.held_out if "finetune" in self.config.method or self.teacher else None
+        """The held-out images, too few to share: all; none without labels and a teacher to compare with."""
+        return (self.held_out or self.learn) if "finetune" in self.config.method or self.teacher else None
 
     def kept_in(self, out_dir: Path) -> Kept[Planned]:
         """The plan, under everything it depends on."""

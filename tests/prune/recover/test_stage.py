@@ -157,11 +157,13 @@ def test_the_weights_are_those_of_the_best_look(pruned, teacher, tmp_path):
     assert any("stopped after" in note for note in done.notes)
 
 
-def test_few_images_are_not_shared_and_that_is_said(pruned, teacher, tmp_path):
-    done = recovered(pruned, teacher, quick(images=20), tmp_path / "out")
+@pytest.mark.parametrize("lr", [0.01, 5.0])
+def test_few_images_are_not_shared_and_what_does_harm_on_them_is_not_taken(lr, pruned, teacher, tmp_path):
+    done = recovered(pruned, teacher, quick(images=20, lr=lr, epochs=4, warmup_epochs=0.0), tmp_path / "out")
     assert done.results["held_out"] == 0
-    assert "looks" not in done.results
-    assert "20 images are too few to hold some out: the last weights are taken" in done.notes
+    assert "20 images are too few to hold some out: judged on those it learned from" in done.notes
+    assert same(done.weights, load_weights(pruned)) == (lr > 1)
+    assert any("on the images learned from" in said for said in (*done.notes, *done.warnings))
 
 
 def test_what_comes_before_the_first_gap_stays_as_it_is_and_counts_once(pruned, teacher, tmp_path, monkeypatch):

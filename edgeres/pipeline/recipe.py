@@ -187,8 +187,8 @@ def _check_drops(steps: Sequence[Step], where: str) -> None:
         config = step.config.model_dump()
         if STAGES.get(step.use) and STAGES[step.use].source is None:
             given = {name: config[name] for name in _OF_ARCH if config.get(name) is not None}
-            arch = config.get("arch")
-            left = len(modules_of(spec_from_arch(arch, num_classes=2, options=given))) if arch else None
+            arch = config.get("arch") or "/"  # which a library's has, known once it is built
+            left = None if "/" in arch else len(modules_of(spec_from_arch(arch, num_classes=2, options=given)))
         elif step.use == "prune" and left is not None:
             wanted = config["drop"] or len(config["modules"])
             if wanted > left - len(config["keep"]):

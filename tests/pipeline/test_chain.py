@@ -41,6 +41,14 @@ def run(recipe, redo_from=None):
     return list(Chain(run_of_recipe(recipe, None), steps, start).execute())
 
 
+@pytest.mark.parametrize("arch", ["torchvision/resnet18", "timm/resnet26d", "hf/.", "resnet20"])
+def test_a_recipe_imports_whatever_import_does(arch, tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"PK\x03\x04")
+    entry = {"use": "import", "file": str(tmp_path / "w.pth"), "arch": arch}
+    steps = planned(Recipe(name="mine", data="digits", stage=(entry, {"use": "prune", "drop": 1})), "test")
+    assert [step.use for step in steps] == ["import", "prune"]
+
+
 def test_a_chain_makes_every_artifact_and_reuses_all_of_it_the_second_time(recipe, runs_folder):
     first = run(recipe)
     assert [done.reused for done in first] == [False] * 5

@@ -13,13 +13,13 @@ from edgeres.cli.terminal import say
 from edgeres.core.artifacts import MODEL_KINDS, model_from
 from edgeres.core.config import config_from, refuse
 from edgeres.core.errors import InputError, StageError
-from edgeres.core.files import write_text
-from edgeres.core.runs import run_holding, run_named
+from edgeres.core.plain import threads_text
+from edgeres.core.runs import run_named
 from edgeres.evaluate.agreement import Agreement, Likeness
-from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
+from edgeres.evaluate.agreement_run import AgreeConfig, broken_rules
+from edgeres.pipeline.measures import agree_call
 from edgeres.report.changes import RunChanges, changes_between
-from edgeres.report.networks import AGREE_NAME
-from edgeres.report.wording import closeness_text, threads_text
+from edgeres.report.wording import closeness_text
 
 _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
 
@@ -104,17 +104,15 @@ def _print_changes(found: RunChanges, *, as_json: bool) -> None:
 
 @click.command(
     help="How well B (an ONNX file or a checkpoint) agrees with A, and the first module that drifts. One file alone:"
-    " fake quantization on torch against ONNX Runtime. Exit code: 1 if a rule set by --min-... is broken."
+    " fake quantization on torch against ONNX Runtime; none: the run's newest INT8 file and the float one it was made"
+    " from. Exit code: 1 if a rule set by --min-... is broken."
 )
-@click.argument("a", type=click.Path(path_type=Path), metavar="A")
+@click.argument("a", required=False, type=click.Path(path_type=Path), metavar="[A]")
 @click.argument("b", required=False, type=click.Path(path_type=Path), metavar="[B]")
 @options_of(AgreeConfig)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-def agree_command(a: Path, b: Path | None, as_json: bool, **values: Any) -> None:
-    config = config_from(AgreeConfig, given(values), "agree", as_options=True)
-    result = agree(model_from(a), model_from(b or a), config)
-    if run_holding(b or a) is not None:  # the run's page shows it, module by module
-        write_text((b or a).parent / AGREE_NAME, result.model_dump_json(indent=1) + "\n")
+def agree_command(a: Path | None, b: Path | None, as_json: bool, **values: Any) -> None:
+    result, config = agree_call([one for one in (a, b) if one is not None], given(values))
     if as_json:
         click.echo(result.model_dump_json())
     else:

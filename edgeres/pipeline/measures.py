@@ -12,16 +12,20 @@ from typing import Any, cast
 
 from edgeres.bench.stage import BenchConfig, bench_report
 from edgeres.bench.tasks import reason_to_skip
-from edgeres.core.artifacts import Engine, Model, model_from
+from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from, record_from_json, refuse_needless
 from edgeres.core.errors import DeviceError, EdgeresError, InputError
+from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, Closeness
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
+from edgeres.evaluate.agreement import Agreement
+from edgeres.evaluate.agreement_run import AgreeConfig, agree
 from edgeres.evaluate.stage import EvalConfig, evaluate
 from edgeres.pipeline.calls import with_default_data
 from edgeres.pipeline.stages import newest_in, stage_key
+from edgeres.report.networks import AGREE_NAME
 
 log = logging.getLogger(__name__)
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
@@ -67,6 +71,35 @@ def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
     if replace or not judged or config.data in judged:
         return ""
     return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
+
+
+def agree_call(files: Sequence[Path], values: dict[str, Any]) -> tuple[Agreement, AgreeConfig]:
+    """How the last of the files agrees with the first, kept beside it in a run, and what was asked for.
+
+    Without files the newest INT8 file of the current run, with the float one it was made from.
+    """
+    models = [model_from(one) for one in files]
+    if not models:
+        models = _float_and_int8(run_named(None))
+        log.info("agree: takes %s", " and ".join(str(one.path) for one in models))
+    home, run = (run_holding(models[place].path) for place in (-1, 0))
+    config = config_from(AgreeConfig, with_default_data(AgreeConfig, values, home or run), "agree", as_options=True)
+    found = agree(models[0], models[-1], config)
+    if home is not None:  # its page shows it, module by module
+        write_text(models[-1].path.parent / AGREE_NAME, found.model_dump_json(indent=1) + "\n")
+    return found, config
+
+
+def _float_and_int8(run: Run) -> list[Model]:
+    """The newest INT8 file and, before it, what that was made from; raises InputError if one is not there."""
+    int8 = newest_in(run, lambda one: isinstance(one, OnnxModel) and "int8" in one.precision, "agree")
+    if int8 is None:
+        raise InputError(f"{run.path} holds no INT8 file for `edgeres agree`; make it first, or name two files")
+    made = next(report for folder, report in run.reports() if folder.path == int8.path.parent)
+    of = made.source.sha256 if made.source else ""
+    if (whole := next((one for _, one in run.models() if one.sha256 == of), None)) is None:
+        raise InputError(f"{run.path} does not hold what {int8.path} was made from; name two files")
+    return [whole, int8]
 
 
 def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, Any]) -> StageReport:

@@ -57,6 +57,21 @@ def test_one_onnx_file_alone_is_compared_on_two_runtimes(edgeres, files):
     assert "fp32, onnxruntime" in out
 
 
+def test_without_files_the_newest_int8_file_of_the_run_is_held_against_its_float_one(edgeres, files):
+    assert edgeres("import", files[0], "--run", "mine")[0] == 0
+    code, _, err = edgeres("agree", *DATA)
+    assert code == 2
+    assert "runs/mine holds no INT8 file for `edgeres agree`; make it first, or name two files" in err
+    for command in (("export",), ("calibrate", "--data", "digits", "--images", 60), ("quantize", "--effort", "quick")):
+        assert edgeres(*command)[0] == 0
+    code, out, err = edgeres("agree", *DATA[2:])
+    assert code == 0, err
+    a, b = (line.split(" ")[1] for line in out.splitlines()[:2])
+    assert a.endswith("runs/mine/01-export/model.onnx")
+    assert "runs/mine/03-quantize/" in b
+    assert edgeres("agree", a, b, *DATA[2:])[0] == 0  # on the run's own data set, named or not
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,11 +17,14 @@ import ast
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edgeres.core.errors import InputError
+
+_LIST = re.compile(r"(Sequence|tuple|list)\[")
 
 
 def __getattr__(name: str) -> Any:
@@ -52,7 +55,10 @@ def _with_paths(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         for name, value in given.arguments.items():
-            given.arguments[name] = _taken(value, str(signature.parameters[name].annotation), function.__name__)
+            wanted = str(signature.parameters[name].annotation)
+            if isinstance(value, (str, Path)) and _LIST.match(wanted):
+                raise InputError(f"{function.__name__}: {name} is a list, got {str(value)!r}; write [{str(value)!r}]")
+            given.arguments[name] = _taken(value, wanted, function.__name__)
         return function(*given.args, **given.kwargs)
 
     return call

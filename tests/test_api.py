@@ -96,6 +96,24 @@ def test_a_file_of_another_kind_is_refused(call, said, tmp_path):
         call(tmp_path / "a.onnx")
 
 
+LISTS = [
+    (name, parameter.name)
+    for name in dir(api)
+    if inspect.isfunction(function := getattr(api, name))
+    for parameter in inspect.signature(function).parameters.values()
+    if re.match(r"Sequence\[|tuple\[", str(parameter.annotation))
+]
+
+
+@pytest.mark.parametrize(("name", "parameter"), LISTS)
+def test_a_string_where_a_list_is_taken_is_one_clear_line(name, parameter):
+    function = getattr(api, name)
+    others = [one for one in inspect.signature(function).parameters.values() if one.name != parameter]
+    needed = {one.name: None for one in others if one.default is one.empty}
+    with pytest.raises(InputError, match=rf"^{name}: {parameter} is a list, got 'stage\.2'; write \['stage\.2'\]$"):
+        function(**needed, **{parameter: "stage.2"})
+
+
 CONFIGS = [getattr(api, name) for name in dir(api) if name.endswith("Config")]
 
 

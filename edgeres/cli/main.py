@@ -98,13 +98,30 @@ class TableGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Adds a guess to an unknown command's message."""
+        """Adds a guess to an unknown command's message; refuses an option of one value that is given twice."""
         if args[0] not in self.table:
             from edgeres.core.errors import InputError, did_you_mean
 
             guess = did_you_mean(args[0], self.table)
             raise InputError(f"no {self.kind} {args[0]!r}{guess} (see: {ctx.command_path} --help)")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            _check_once(click.Context(command, parent=ctx, info_name=name), rest)
+        return name, command, rest
+
+
+def _check_once(ctx: click.Context, words: Sequence[str]) -> None:
+    """Raises InputError for an option that takes one value and is given twice: click keeps the last without a word."""
+    try:
+        *_, order = ctx.command.make_parser(ctx).parse_args([*words])
+    except click.ClickException:
+        return  # said where it is parsed for good
+    given = [one for one in order if isinstance(one, click.Option) and not one.multiple]
+    for one in given:
+        if given.count(one) > 1 and (one.secondary_opts or not one.is_flag):
+            from edgeres.core.errors import InputError
+
+            raise InputError(f"{'/'.join((*one.opts, *one.secondary_opts))} is given twice; leave one out")
 
 
 class LazyGroup(TableGroup):

@@ -114,7 +114,8 @@ def warnings_for(
     for name, latency, one in zip(names, latencies, measured, strict=True):
         found += model_doubts(name, latency, one)
     widths = dict(zip(names, map(_width, latencies), strict=True))
-    if wide := [f"{width:.2f} for {name}" for name, width in widths.items() if width > _WIDE]:
+    worst = sorted(widths, key=lambda name: -widths[name])
+    if wide := [f"{widths[name]:.2f} for {name}" for name in worst if widths[name] > _WIDE]:
         more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
         todo = f"stop other programs or time longer: {command} --seconds 20"
         found.append(f"p90 over median is {', '.join(wide[:_SHOWN])}{more}, above {_WIDE}; {todo}")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Z_95
+from edgeres.core.plain import fixed
 from edgeres.core.records.frontier import ResultName, Tried, on_front
 
 ACCURATE_POINTS = 0.1  # that `accurate` may lose, and a standard error more: nobody can tell that from nothing
@@ -71,7 +72,7 @@ def three(
         missed.append(
             f"--latency {target}: not reached; the fastest that was tried is {fastest.name} with"
             f" {fastest.latency_ms.value:.3f} ms, {fastest.ratio.value:.3f} of the whole, and loses"
-            f" {fastest.lost_points.value:.2f} {lost_are}"
+            f" {fixed(fastest.lost_points.value, 2)} {lost_are}"
         )
     if fast is whole:
         missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} {lost_are}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in, write_text
+from edgeres.core.plain import fixed
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.costs.stage import latency_table
@@ -78,7 +79,7 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
         lost = -chooser.points(searched.best.dropped)
         size = len(searched.best.dropped)
         what = f"without {size} module{'' if size == 1 else 's'}"
-        log.info("choosing: %s, %.1f %s lost before a refit", what, lost, chooser.lost_are)
+        log.info("choosing: %s, %s %s lost before a refit", what, fixed(lost, 1), chooser.lost_are)
         if lost > _HOPELESS * config.max_loss:
             hopeless = share
         step_s = max(step_s, time.perf_counter() - began_s)

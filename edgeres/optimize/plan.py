@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
+from edgeres.core.plain import fixed
 from edgeres.core.records.frontier import Precision
 
 PLAN_NAME = "plan.toml"
@@ -86,7 +87,7 @@ class Plan(Config):
         yield f"{'drop':>4}   {'of whole, predicted':<24}{lost:<{width}}the modules"
         for one in self.tries:
             share = one.predicted.text(".3f") if one.predicted else "–"
-            lost = f"{one.lost:.1f}" if one.lost is not None else "–"
+            lost = fixed(one.lost, 1) if one.lost is not None else "–"
             yield f"{len(one.drop):4}   {share:<24}{lost:<{width}}{', '.join(one.drop)}"
         yield (
             f"shares are of the whole float network's latency, in {self.precision}; {lost_are} on {self.images}"

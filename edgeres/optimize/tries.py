@@ -27,6 +27,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.metrics import Interval, paired_difference
+from edgeres.core.plain import fixed
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried
 from edgeres.core.records.latency import LatencyTable
@@ -184,8 +185,9 @@ class Workbench:
         tried = self.timed(judged, seconds=_TURN_S, rounds=_ROUNDS)
         for one in tried:
             log.info(
-                "%s: %.3f of the latency, %.2f %s lost (%.0f s)",
-                *(one.name, one.ratio.value, one.lost_points.value, self.lost_are, time.perf_counter() - began_s),
+                "%s: %.3f of the latency, %s %s lost (%.0f s)",
+                *(one.name, one.ratio.value, fixed(one.lost_points.value, 2), self.lost_are),
+                time.perf_counter() - began_s,
             )
         return self.kept.keep(cut.name, tuple(tried))
 

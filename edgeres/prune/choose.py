@@ -18,6 +18,7 @@ import torch
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF, kept, kept_notes
+from edgeres.core.plain import fixed
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, data_fingerprint, dataset_for
@@ -215,11 +216,11 @@ def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> lis
     on = f"{when} on the {chooser.images:,} train images chosen on".lstrip()
 
     def cost(one: Found) -> str:
-        lost = round(-chooser.points(one.dropped), 1) + 0.0  # no -0.0
+        lost = fixed(-chooser.points(one.dropped), 1)
         if not distance.has_classes:
             return f"{distance.name} {one.score:.4g}"
         score = config.ranks_by if distance.measure == "kl" else distance.name
-        return f"{score} {one.score:.4g}, {lost:.1f} points lost"
+        return f"{score} {one.score:.4g}, {lost} points lost"
 
     together, alone = f"chosen together: {cost(found.best)} {on}", found.independent
     said = [f"decided by the {distance.name}: {distance.why}"] if distance.why else []

@@ -119,7 +119,8 @@ def stage_change(
         lines.append(f"MACs: {count(a.macs)} -> {count(b.macs)} ({b.macs / a.macs:.3f}x)")
     if a.dropped != b.dropped:
         lines.append(f"dropped: {', '.join(a.dropped) or 'none'} -> {', '.join(b.dropped) or 'none'}")
-    if a.is_judged or b.is_judged or not any("top-1: " in line for line in boards):
+    is_judged_there = any(": latency: " not in line for line in boards)
+    if a.is_judged or b.is_judged or not is_judged_there:
         lines.append(accuracy_line(a, b, pair))
     if latency_line:
         lines.append(latency_line)
@@ -130,17 +131,16 @@ def stage_change(
 
 def _board_lines(board: str, a: StageNetwork, b: StageNetwork, *, across: bool) -> Iterator[str]:
     """What the board measured of the two, nothing if it measured neither."""
-    mine = [
-        replace(
-            one,
-            accuracy=one.accuracy if one.accuracy and board_in(one.accuracy.runtime) == board else None,
-            latency=one.latency if one.latency and board_in(one.latency.runtime) == board else None,
-        )
-        for one in (a, b)
-    ]
-    if any(one.accuracy for one in mine):
-        yield f"on {board}: {accuracy_line(mine[0], mine[1], pair_of(mine[0], mine[1]))}"
-    _, line = latency_change(mine[0].latency, mine[1].latency, across=across)
+
+    def there(one: StageNetwork) -> StageNetwork:
+        figures = {name: getattr(one, name) for name in ("accuracy", "closeness", "latency")}
+        own = {name: of if of and board_in(of.runtime) == board else None for name, of in figures.items()}
+        return replace(one, **own)
+
+    left, right = there(a), there(b)
+    if left.is_judged or right.is_judged:
+        yield f"on {board}: {accuracy_line(left, right, pair_of(left, right))}"
+    _, line = latency_change(left.latency, right.latency, across=across)
     if line:
         yield f"on {board}: {line}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, Likened, wilson
+from edgeres.core.plain import threads_text
 from edgeres.core.statistics import P99_CALLS
 from edgeres.report.boards import UNSURE
 from edgeres.report.cells import Lines
@@ -237,17 +238,10 @@ _LIKENED: dict[Likened, str] = {"cosine": "cosine", "error": "rel. error", "gues
 _WORST: dict[Likened, str] = {"cosine": "1 in 100 <", "error": "1 in 100 >"}
 
 
-def threads_text(threads: int) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{threads} thread{'' if threads == 1 else 's'}"
-
-
 def latency_line(latency: Latency) -> str:
     """`p50 1.234 ms, p99 1.500 ms, batch 1, n = 400, onnxruntime 1.32 cpu, 2 threads`."""
     is_enough = len(latency.samples_ms) >= P99_CALLS
     p99 = f"p99 {latency.p99_ms:.3f} ms" if is_enough else f"p99 needs {P99_CALLS} calls"
-    text = (
-        f"p50 {latency.p50_ms:.3f} ms, {p99}, batch {latency.batch}, "
-        f"n = {len(latency.samples_ms)}, {latency.runtime}, {threads_text(latency.threads)}"
-    )
+    said = f"n = {len(latency.samples_ms)}", latency.runtime, threads_text(latency.threads)
+    text = f"p50 {latency.p50_ms:.3f} ms, {p99}, batch {latency.batch}, {', '.join(filter(None, said))}"
     return f"{text} ({latency.note})" if latency.note else text

@@ -18,7 +18,11 @@ def two_cores(monkeypatch):
 
 def doubts(rounds, *, stable=True, around=QUIET):
     measured = Measured(Job(path=Path("m.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=stable))
-    latency = Latency(
+    return warnings_for(["m.onnx"], [latency_of(rounds)], measured=[measured], around=around)
+
+
+def latency_of(rounds):
+    return Latency(
         samples_ms=tuple(sample for samples in rounds for sample in samples),
         rounds=tuple(len(samples) for samples in rounds),
         batch=1,
@@ -29,7 +33,6 @@ def doubts(rounds, *, stable=True, around=QUIET):
         warmup=1,
         machine="",
     )
-    return warnings_for(["m.onnx"], [latency], measured=[measured], around=around)
 
 
 def readings(*loads, clocks=None):
@@ -87,3 +90,12 @@ def test_the_most_of_before_during_and_after_counts():
     assert Around(0.4, 0.1, readings(0.2, 0.2)).busy_cores == 0.4
     assert Around(0.0, 0.1, readings(0.2, 0.4)).busy_cores == pytest.approx(0.3)
     assert Around(None, None).busy_cores is None
+
+
+def test_of_many_wide_models_the_widest_are_named():
+    tails = [2.0, 9.0, 3.0, 4.0, 1.0]
+    measured = Measured(Job(path=Path("m.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=True))
+    latencies = [latency_of([[1.0] * 8 + [tail] * 2] * 20) for tail in tails]
+    names = [f"{tail:g}.onnx" for tail in tails]
+    (said,) = warnings_for(names, latencies, measured=[measured] * len(tails), around=QUIET)
+    assert said.startswith("p90 over median is 9.00 for 9.onnx, 4.00 for 4.onnx, 3.00 for 3.onnx and 1 more, above 1.3")

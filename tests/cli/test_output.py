@@ -6,8 +6,8 @@ from edgeres.cli.output import print_result
 from edgeres.core.config import Config
 from edgeres.core.doctor import Check, diagnosis
 from edgeres.core.metrics import Accuracy
+from edgeres.core.plain import fixed, threads_text
 from edgeres.core.stage import Recorder
-from edgeres.report.wording import threads_text
 from edgeres.study.lesion import LesionConfig, lesion
 
 
@@ -77,4 +77,8 @@ def test_one_accuracy_of_several_says_of_which_file(capsys, whose, begins):
 
 
 def test_one_thread_is_not_several():
-    assert [threads_text(count) for count in (1, 2)] == ["1 thread", "2 threads"]
+    assert [threads_text(count) for count in (0, 1, 2)] == ["", "1 thread", "2 threads"]
+
+
+def test_no_minus_stands_before_a_zero():
+    assert [fixed(value, 1) for value in (-0.0, -0.04, -0.06, 0.04)] == ["0.0", "0.0", "-0.1", "0.0"]

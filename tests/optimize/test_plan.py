@@ -56,6 +56,11 @@ def test_a_plan_that_cannot_be_is_refused_in_one_line(tmp_path, text, said):
     assert "\n" not in str(err.value)
 
 
+def test_a_set_that_gains_less_than_is_shown_loses_nothing():
+    plan = PLAN.model_copy(update={"tries": (PlannedSet(drop=("layer1.1",), lost=-0.02),)})
+    assert next(line for line in plan.lines() if "layer1.1" in line).split()[2] == "0.0"
+
+
 @pytest.mark.parametrize(("lost", "stays"), [(0.9, True), (9.0, False)])
 def test_a_set_stays_where_luck_may_have_another_lose_less(lost, stays):
     of = {7: -0.4, 8: lost, 9: 0.8}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from edgeres.core.config import Record
 from edgeres.core.figures import draw_points, label_points, with_grid
 from edgeres.core.metrics import Interval
+from edgeres.core.plain import fixed, threads_text
 
 FRONTIER_NAME = "frontier.json"
 Precision = Literal["fp32", "int8"]
@@ -115,7 +116,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
     right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
     yield (
         f"judged on {found.n:,} train images not chosen, refitted or calibrated on ({found.dataset}){right};"
-        f" {found.runtime}, batch {found.batch}, {found.threads} thread{'s' if found.threads > 1 else ''}"
+        f" {', '.join(filter(None, (found.runtime, f'batch {found.batch}', threads_text(found.threads))))}"
     )
     told: dict[Tried, str] = {}
     for result in found.results:
@@ -162,4 +163,4 @@ def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
 
 def _points(lost: Interval) -> str:
     half = (lost.high - lost.low) / 2
-    return f"{lost.value:.2f} ± {half:.2f}" if half else f"{lost.value:.2f}"
+    return f"{fixed(lost.value, 2)} ± {half:.2f}" if half else fixed(lost.value, 2)

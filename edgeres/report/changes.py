@@ -134,7 +134,9 @@ def _board_lines(board: str, a: StageNetwork, b: StageNetwork, *, across: bool) 
 
     def there(one: StageNetwork) -> StageNetwork:
         figures = {name: getattr(one, name) for name in ("accuracy", "closeness", "latency")}
-        own = {name: of if of and board_in(of.runtime) == board else None for name, of in figures.items()}
+        own: dict[str, Any] = {
+            name: of if of and board_in(of.runtime) == board else None for name, of in figures.items()
+        }
         return replace(one, **own)
 
     left, right = there(a), there(b)

@@ -11,7 +11,7 @@ from edgeres.quantize.auto import fidelity_of, logits_of
 from edgeres.quantize.balancing import Spread, balanced
 from edgeres.quantize.channel_classes import FIXED, channel_classes, scaled
 from edgeres.quantize.decision import Decision
-from edgeres.quantize.improving import tuned
+from edgeres.quantize.improving import channels_scaled, tuned
 from edgeres.quantize.placement import placement_of
 from edgeres.quantize.simulate import replace_tensors
 
@@ -30,13 +30,23 @@ def test_scaled_channels_compute_the_same_in_float(options, onnx_of, images_of):
 
 
 def test_the_noise_of_a_bound_is_that_of_rounding_and_clipping():
-    x = torch.rand(1, 1, 1000) + 1e-3
+    x = torch.rand(1000, 1, 1) + 1e-3
     spread = Spread(0, 1)
     spread.add(x, torch.full_like(x, 2.0))
     noise = spread.noise()[0]
     assert noise[-1] == pytest.approx(4 * 1000 / 12 / 127**2, rel=0.05)  # of the bound 1: rounding alone, times g^2
     clipped = float((x - 0.5).clamp_min(0).square().sum())
     assert noise[-1 - 16] == pytest.approx(4 * (3 * clipped + 500 * 0.25 / 12 / 127**2), rel=0.05)
+
+
+def test_some_places_of_a_large_tensor_stand_for_all_of_it():
+    x = torch.rand(100, 1, 1000) + 1e-3
+    noise = []
+    for one in (x, x[:, :, :50]):
+        spread = Spread(0, 1)
+        spread.add(one, torch.ones_like(one))
+        noise.append(spread.noise()[0])
+    assert noise[0][-40:] == pytest.approx(20 * noise[1][-40:], rel=0.1)
 
 
 def test_a_factor_follows_the_size_of_its_channel(onnx_of, images_of, bounds_of, scaled_by):
@@ -69,3 +79,14 @@ def test_tuning_is_kept_only_where_it_is_closer_to_float(onnx_of, images_of, bou
     assert again.amax == found.amax
     monkeypatch.setattr("edgeres.quantize.improving.WEIGHT_RATE", 1.0)
     assert tuned(model, placement, start, images=images, passes=800).decision is start
+
+
+def test_channels_and_tuning_are_chosen_on_the_same_images(onnx_of, images_of, bounds_of, monkeypatch):
+    model = onnx_of("resnet8", dynamic=True).proto
+    placement, start, images, seen = placement_of(model), Decision(bounds_of(model)), images_of(64), []
+    monkeypatch.setattr("edgeres.quantize.improving._ENOUGH", 8)
+    monkeypatch.setattr("edgeres.quantize.improving.closest_of", lambda *_, **given: seen.append(given["images"]))
+    channels_scaled(model, placement, start, images=images)
+    tuned(model, placement, start, images=images, passes=32)
+    assert len(seen[0]) == 16
+    assert np.array_equal(*seen)

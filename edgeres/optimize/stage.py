@@ -35,7 +35,7 @@ from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, Shortened, plan_from, toml_text
 from edgeres.optimize.results import handed_over
-from edgeres.optimize.tries import GROWS, HERE, Place, Workbench, shortened_of
+from edgeres.optimize.tries import HERE, Place, Workbench, shortened_of
 from edgeres.prune.choose import candidates_of
 from edgeres.prune.recover.budget import BudgetTooShort
 
@@ -47,6 +47,7 @@ _TURN_S = 3.0  # of a network in the session that decides
 _WARNINGS_SHOWN = 3  # the same sentence for each network is noise
 _HEIGHT_IN = 3.9
 _HOUR_S = 3600
+_ROUNDS = 12  # each grows by a third of the one before at most
 log = logging.getLogger(__name__)
 
 
@@ -157,9 +158,8 @@ def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
     that was asked for in INT8, only to hand it over.
     """
     config, target, began_s = bench.config, bench.config.target, time.perf_counter()
-    if (needed_s := bench.judging_s + bench.ending_s) > config.budget_s:
-        both = f"judging the whole network twice and the last tables take {text_from(needed_s)} here"
-        raise _too_short(bench, bench.judging_s, both, _steps(config))
+    if bench.place.is_here and (least_s := bench.judging_s) > config.budget_s:
+        raise _too_short(bench, least_s, f"judging the whole network twice takes {text_from(least_s)}", _steps(config))
     whole = bench.attempt(WHOLE, ("fp32", "int8"))
     took_s = time.perf_counter() - began_s
     if target is not None and meets(whole[0], target):
@@ -178,15 +178,18 @@ def _steps(config: OptimizeConfig) -> Sequence[str]:
 
 
 def _too_short(bench: Workbench, took_s: float, why: str, steps: Sequence[str]) -> AlwaysRefused:
-    """Says a budget with which each of the steps, and the whole network next time, may take `_SPARE` of `took_s`."""
-    asked_s, last = bench.config.budget_s, [] if bench.config.plan_only else ["the last tables"]
-    needed_s = (1 + len(steps)) * _SPARE * took_s + bench.ending_s
-    least_s = (needed_s - GROWS * asked_s) / (1 - GROWS)  # of a longer budget more is needed
+    """Says a budget that does if the whole network, each of the steps and the end take `_SPARE` of what they should."""
+    asked_s, parts = bench.config.budget_s, [*steps, *([] if bench.config.plan_only else ["the last tables"])]
+    least_s = asked_s
+    for _ in range(_ROUNDS):  # of a longer budget more is judged, and the end is longer
+        longer = bench.at(least_s)
+        each_s = took_s + longer.judging_s - bench.judging_s
+        least_s = max(least_s, _SPARE * ((1 + len(steps)) * each_s + longer.ending_s))
     unit_s = 60 if least_s > _HOUR_S else 1  # of the text
     least = text_from(math.ceil(least_s / unit_s) * unit_s)
     return AlwaysRefused(
         f"--budget {bench.config.budget} is too short to try anything: {why};"
-        f" with {' and '.join([*steps, *last])} it takes {least} or more"
+        f" with {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))} it takes {least} or more"
     )
 
 

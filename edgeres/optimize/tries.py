@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,6 @@ _FEWEST_ON_VAL = 500
 _EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
-GROWS = 0.25  # of more budget, at most, is what judging more images and a longer end take of it: the shares above
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES, _PACE_LIMIT_S = (
     (16, 64, 256),
@@ -98,6 +98,13 @@ class Workbench:
     place: Place = HERE
     last: Session = field(default=Session(()), init=False)  # on the clock
     start_s: float = field(default=_START_S, init=False)  # of a network in a session, the slowest seen
+
+    def at(self, budget_s: float) -> Workbench:
+        """The same, as far as is known of it, with another budget."""
+        other = copy(self)
+        other.config = self.config.model_copy(update={"budget": f"{math.ceil(budget_s)}s"})
+        other.__dict__.pop("judged_on", None)
+        return other
 
     @cached_property
     def kept(self) -> Kept[tuple[Tried, ...]]:

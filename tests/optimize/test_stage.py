@@ -383,7 +383,7 @@ def test_a_recipe_says_of_how_the_network_was_brought_only_what_was_said(checkpo
 def test_a_budget_that_the_pace_of_a_few_images_forbids_is_refused_at_once(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(tries.Workbench, "_pace_s", 1.0)
     monkeypatch.setattr(tries.Workbench, "attempt", lambda *_: pytest.fail("the whole network was judged"))
-    with pytest.raises(InputError, match="judging the whole network twice and the last tables take"):
+    with pytest.raises(InputError, match="judging the whole network twice takes"):
         optimize(checkpoint, config_of(), tmp_path / "out", place=Place(measure=clock))
 
 
@@ -439,8 +439,8 @@ def test_the_budget_that_a_refusal_names_is_accepted(checkpoint, tmp_path, monke
                 bench.config = config_of(**asked, budget=least)
                 del bench.__dict__["judged_on"]
         assert refused_or_found(bench, monkeypatch, turn_s=turn_s)[1]
-        needed_s = 4 * (2 * turn_s + bench.judging_s) + bench.ending_s
-        assert bench.config.budget == budget or bench.config.budget_s < 1.4 * needed_s
+        needed_s = 3 * (2 * turn_s + bench.judging_s) + bench.ending_s
+        assert bench.config.budget == budget or bench.config.budget_s < 1.3 * needed_s
     assert refused
 
 
@@ -449,7 +449,7 @@ def test_where_int8_is_all_that_is_asked_time_to_hand_it_over_is_enough(checkpoi
     for goal, asked in (({"latency": "0.6x"}, "2m"), ({"latency": "0.5x"}, "5m"), ({}, "5m")):
         bench = tries.Workbench(checkpoint, config_of(**goal, budget="2m30s"), tmp_path, Place(measure=clock))
         found = refused_or_found(bench, monkeypatch, turn_s=20.0, int8=0.55)
-        assert (found[1] is False) if asked == "2m" else "with choosing and one try and the last tables" in found
+        assert (found[1] is False) if asked == "2m" else "with choosing, one try and the last tables" in found
 
 
 def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint, tmp_path):

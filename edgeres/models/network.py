@@ -10,12 +10,18 @@ addition, h(x) and f in y = f(h(x) + F(x)). For a residual module this equals ze
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from edgeres.core.measures import difference_of, split
+
+ROUNDINGS = 4  # that two programs may be apart by which sum in another order: each is about one from the exact outputs
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,13 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
         return self.classify(self.features(x))
+
+
+@torch.no_grad()
+def rounding_in(network: nn.Module, images: Tensor, sizes: Sequence[int] = ()) -> float:
+    """How far its outputs (`sizes`: of several) are from its own in float64, by `difference_of`."""
+    exact = copy.deepcopy(network).double()(images.double()).float()
+    return difference_of(*([one.numpy() for one in split(made, sizes)] for made in (network(images), exact)))
 
 
 class PadShortcut(nn.Module):

@@ -4,6 +4,7 @@ import copy
 import importlib
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -477,6 +478,20 @@ def test_a_file_that_torch_would_compute_otherwise_is_refused(exported, imported
 
     monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: x.clamp(min=0, max=0.5))
     with pytest.raises(InputError, match=r"net.onnx computes something else than what was made of it: outputs differ"):
+        imported(exported())
+
+
+def test_what_two_programs_round_otherwise_is_measured_by_the_network_itself(exported, imported, monkeypatch):
+    """A network may amplify the rounding of float32: here anything beyond it is too much."""
+    from edgeres.graph.operators import OPERATORS
+
+    monkeypatch.setattr("edgeres.models.sources._MOST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("edgeres.export.stage._MAX_DIFFERENCE", -1.0)
+    done = imported(exported())
+    with TemporaryDirectory() as folder:
+        export(done.output, ExportConfig(), Path(folder))
+    monkeypatch.setitem(OPERATORS, "Relu", lambda _: lambda x: x.clamp(min=1e-5))
+    with pytest.raises(InputError, match="computes something else"):
         imported(exported())
 
 

@@ -438,9 +438,9 @@ def test_the_budget_that_a_refusal_names_is_accepted(checkpoint, tmp_path, monke
                 assert more > 1
                 bench.config = config_of(**asked, budget=least)
                 del bench.__dict__["judged_on"]
-        assert refused_or_found(bench, monkeypatch, turn_s=turn_s)[1]
+        assert refused_or_found(bench, monkeypatch, turn_s=turn_s * (1.4 if bench.config.budget != budget else 1))[1]
         needed_s = 3 * (2 * turn_s + bench.judging_s) + bench.ending_s
-        assert bench.config.budget == budget or bench.config.budget_s < 1.3 * needed_s
+        assert bench.config.budget == budget or bench.config.budget_s < 1.6 * needed_s
     assert refused
 
 

@@ -179,8 +179,8 @@ def refining() -> Lines:
         lines.append(table_row(str(drop), *(_lost(by_method.get(way, [])) for way in (("solve",), ("solve", "mimic")))))
     about = (
         f"Points of top-1 lost, ± 95 % by image; ResNet-56, {100 * found.whole_top1:.2f} %, {found.data} val, n ="
-        f" {found.lines[0].n:,}; the same sets, 2,000 train images without labels, ten epochs. One seed, one thread,"
-        f" {found.machine}."
+        f" {found.lines[0].n:,}; the same sets, 2,000 train images without labels, drawn anew for each figure, ten"
+        f" epochs. One thread, {found.machine}."
     )
     return [*lines, "", *_text(about)]
 

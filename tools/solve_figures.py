@@ -108,16 +108,21 @@ def plan() -> list[Case]:
 
 def refined(done: Lines) -> list[Case]:
     """What was chosen and solved on many images, and then trained as well."""
-    chosen = {line.case.drop: line.dropped for line in done.lines if line.case in _many()}
+    chosen = {(line.case.drop, line.case.seed): line.dropped for line in done.lines if line.case in _many()}
     return [
-        case.model_copy(update={"dropped": chosen[case.drop], "method": ("solve", "mimic")})
+        case.model_copy(update={"dropped": chosen[case.drop, case.seed], "method": ("solve", "mimic")})
         for case in _many()
-        if case.drop in chosen
+        if (case.drop, case.seed) in chosen
     ]
 
 
 def _many() -> list[Case]:
-    return [Case(score="solved", drop=size, method=("solve",), images=_FEWER_AND_MORE[-1]) for size in _SIZES]
+    images = _FEWER_AND_MORE[-1]
+    return [
+        Case(score="solved", drop=size, method=("solve",), images=images, seed=seed)
+        for seed in SEEDS
+        for size in _SIZES
+    ]
 
 
 def run(case: Case, source: Checkpoint, data: str, work: Path) -> Line:
@@ -202,10 +207,9 @@ def solve_rows(done: Lines) -> list[tuple[str, dict[tuple[str, ...], list[Line]]
 def refined_rows(done: Lines) -> dict[int, dict[tuple[str, ...], list[Line]]]:
     """Number dropped -> method -> its lines, where the same sets were solved, and refined as well."""
     rows: dict[int, dict[tuple[str, ...], list[Line]]] = {}
-    for case in _many():
-        for line in done.lines:
-            if line.case == case or (line.case in refined(done) and line.case.drop == case.drop):
-                rows.setdefault(case.drop, {}).setdefault(line.case.method, []).append(line)
+    cases = [*_many(), *refined(done)]
+    for line in sorted((line for line in done.lines if line.case in cases), key=_order):
+        rows.setdefault(line.case.drop, {}).setdefault(line.case.method, []).append(line)
     return rows
 
 

@@ -29,7 +29,7 @@ IN_PROCESSES = "edgeres doctor", "edgeres ls recipes"  # blocks that begin so ar
 DEAR = ("edgeres bench --per-module", "edgeres compare")  # blocks that wait for clocks: in make exhaustive
 NARROW, WIDE = 8, 64  # channels of the first stage of model.pth: in make test, in make exhaustive
 NEEDS_WIDE = "mynets:small", "torchvision/"
-SHORTER = {  # appended in make test; make exhaustive runs the lines as they are
+SHORTER = {  # said instead, or appended, in make test; make exhaustive runs the lines as they are
     r"bench$": "runs/latest/04-export/model.onnx --rounds 2 --seconds 0.2 --samples 4",
     r"bench net.onnx$": "--rounds 2 --seconds 0.2 --samples 4",
     r"recover$": "--images 30 --epochs 1",
@@ -177,13 +177,17 @@ def lines_of(block: str) -> list[str]:
     return block.replace("\\\n", "").strip().splitlines()
 
 
-def more_for(words: str) -> str:
-    """What makes a command shorter."""
-    return "".join(f" {more}" for start, more in SHORTER.items() if re.match(start, words))
+def shortened(words: str) -> str:
+    """The command with what makes it shorter, in place of what it says of the same option."""
+    for more in (more for start, more in SHORTER.items() if re.match(start, words)):
+        for option in re.findall(r"--[\w-]+", more):
+            words = re.sub(rf" {option} \S+", "", words)
+        words += f" {more}"
+    return words
 
 
 def is_shortened(block: str) -> bool:
-    shorter = any(more_for(line.split(maxsplit=1)[1]) for line in lines_of(block))
+    shorter = any(shortened(words) != words for words in (line.split(maxsplit=1)[1] for line in lines_of(block)))
     return shorter or "model.pth" in block or block.startswith(DEAR)
 
 
@@ -194,7 +198,7 @@ def run_block(block: str, folder: Path, *, shorter: bool) -> None:
         program, words = line.split(maxsplit=1)
         assert program == "edgeres"
         if shorter:
-            words += more_for(words)
+            words = shortened(words)
         if block.startswith(IN_PROCESSES):
             environment = {"PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(folder), "EDGERES_RUNS": "runs"}
             done = subprocess.run([sys.executable, "-m", "edgeres", *shlex.split(words)], env=environment)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pruning_tables import with_minus
 from without_vnni import HIDDEN, environment_without_vnni, is_hidden
 
 import edgeres.quantize.cpu
@@ -21,7 +22,7 @@ from edgeres.cli.main import cli
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import cpu_flags
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Interval
+from edgeres.core.metrics import threads_text
 from edgeres.core.records.frontier import Frontier, Tried, on_front
 from edgeres.core.runs import latest_run
 
@@ -88,8 +89,8 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
             one.name,
             found.named.get(one, ""),
             one.ratio.text(".3f"),
-            _points(one.lost_points) if one is not found.tried[0] else "",
-            _points(val) if val else "",
+            with_minus(one.lost_points.plus_minus()) if one is not found.tried[0] else "",
+            with_minus(val.plus_minus()) if val else "",
         )
 
 
@@ -99,19 +100,15 @@ def _that_count(found: Frontier) -> list[Tried]:
     return [*{*whole, *on_front(found.tried), *(one for one in found.tried if one.precision == "fp32")}]
 
 
-def _points(lost: Interval) -> str:
-    return f"{lost.value:.2f} ± {(lost.high - lost.low) / 2:.2f}".replace("-", "−")
-
-
 def _about(line: Line) -> str:
     found = line.frontier
     on_val = ", ".join(sorted({f"n = {one.val_n:,}" for one in found.results})) or "none"
     spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in found.spent_s.items())
-    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
     hidden = ", VNNI and AMX hidden from ONNX Runtime" if line.without_vnni else ""
     return (
         f"`edgeres optimize {' '.join(line.words)}`; points of top-1, paired, ± 95 %, on train n = {found.n:,}, on val"
-        f" {on_val}; {found.runtime}, batch {found.batch}, {threads}, {found.machine}{hidden}. Time: {spent}.\n"
+        f" {on_val}; {found.runtime}, batch {found.batch}, {threads_text(found.threads)}, {found.machine}{hidden}."
+        f" Time: {spent}.\n"
     )
 
 

@@ -23,6 +23,7 @@ from solve_figures import Line as SolveLine
 from solve_figures import Lines as Solved
 
 from edgeres.core.config import record_from_json, version_of
+from edgeres.core.metrics import threads_text
 from edgeres.core.records.sweep import Sweep
 from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.report.summary import Row, RunSummary
@@ -161,13 +162,16 @@ def one_command() -> Lines:
     short = min((one for one in found.tried if one.precision == "fp32"), key=lambda one: one.ratio.value)
     if best.val_lost_points is None:
         raise ValueError("optimize.json: the balanced network was not judged on val")
-    lost, budget = best.val_lost_points, line.words[line.words.index("--budget") + 1]
+    budget = line.words[line.words.index("--budget") + 1]
+    hidden = " with VNNI and AMX hidden from it" if line.without_vnni else ""
     return _text(
-        f"{line.name}, `--latency {found.latency} --budget {budget}`: {len(best.tried.dropped)} modules less and INT8"
-        f" take {best.tried.ratio.text('.3f')} of the float latency and lose {lost.value:.2f} ±"
-        f" {(lost.high - lost.low) / 2:.2f} points (val, n = {best.val_n:,}). INT8 alone takes {int8.ratio.value:.3f};"
-        f" fewer modules alone lose {short.lost_points.value:.2f} points where they still take {short.ratio.value:.3f}"
-        f" (train images). {found.runtime}, batch {found.batch}, {found.threads} thread, {found.machine}."
+        f"ResNet-56, `--latency {found.latency} --budget {budget}`: {len(best.tried.dropped)} modules less and INT8"
+        f" take {best.tried.ratio.text('.3f')} of the float latency and lose {best.tried.lost_points.plus_minus()}"
+        f" points on {found.n:,} train images kept apart; there fewer modules alone lose"
+        f" {short.lost_points.plus_minus()} and still take {short.ratio.value:.3f}. INT8 alone takes"
+        f" {int8.ratio.value:.3f}. On val, which the network was not trained on, they lose"
+        f" {best.val_lost_points.plus_minus()} (n = {best.val_n:,}). {found.runtime}{hidden}, batch {found.batch},"
+        f" {threads_text(found.threads)}, {found.machine}."
     )
 
 

@@ -13,7 +13,7 @@ from edgeres.cli.terminal import say
 from edgeres.core.artifacts import MODEL_KINDS, model_from
 from edgeres.core.config import config_from, refuse
 from edgeres.core.errors import InputError, StageError
-from edgeres.core.plain import threads_text
+from edgeres.core.metrics import threads_text
 from edgeres.core.runs import run_named
 from edgeres.evaluate.agreement import Agreement, Likeness
 from edgeres.evaluate.agreement_run import AgreeConfig, broken_rules

@@ -55,6 +55,21 @@ class Interval(Record):
         """`95 %: 0.950 to 0.980`."""
         return f"95 %: {self.low:{style}} to {self.high:{style}}"
 
+    def plus_minus(self, places: int = 2) -> str:
+        """`1.43 ± 0.53`, the second half of its width; without it where it has none."""
+        half = (self.high - self.low) / 2
+        return fixed(self.value, places) + (f" ± {half:.{places}f}" if half else "")
+
+
+def fixed(value: float, places: int) -> str:
+    """With so many decimals, and no minus before a zero."""
+    return f"{round(value, places) + 0.0:.{places}f}"
+
+
+def threads_text(threads: int) -> str:
+    """`1 thread`, `2 threads`; nothing for none, as where a GPU computes."""
+    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else ""
+
 
 class Accuracy(Record):
     """Right answers of one model on one split.

@@ -27,16 +27,6 @@ def short(sha256: str) -> str:
     return sha256[:_SHORT]
 
 
-def fixed(value: float, places: int) -> str:
-    """With so many decimals, and no minus before a zero."""
-    return f"{round(value, places) + 0.0:.{places}f}"
-
-
-def threads_text(threads: int) -> str:
-    """`1 thread`, `2 threads`; nothing for none, as where a GPU computes."""
-    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else ""
-
-
 def code_of(found: re.Match[str]) -> str:
     """What was found, its first character as a code."""
     return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"

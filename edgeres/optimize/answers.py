@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from edgeres.core.amounts import Target
-from edgeres.core.metrics import Z_95
-from edgeres.core.plain import fixed
+from edgeres.core.metrics import Z_95, fixed
 from edgeres.core.records.frontier import ResultName, Tried, on_front
 
 ACCURATE_POINTS = 0.1  # that `accurate` may lose, and a standard error more: nobody can tell that from nothing

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in, write_text
-from edgeres.core.plain import fixed
+from edgeres.core.metrics import fixed
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.costs.stage import latency_table

@@ -23,8 +23,7 @@ from pydantic import Field, field_validator
 
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Interval
-from edgeres.core.plain import fixed
+from edgeres.core.metrics import Interval, fixed
 from edgeres.core.records.frontier import Precision
 
 PLAN_NAME = "plan.toml"

@@ -121,16 +121,24 @@ def optimize(
             for answer in answers:
                 results.append(handed_over(bench, answer, results))
         misses += _beyond(results, config, len(bench.judged_on))
-    found = Frontier(
-        model_sha256=source.sha256,
+    found = _frontier(bench, tried, results, misses, clock)
+    return _written(found, recorder, out_dir, choice, plan, clock)
+
+
+def _frontier(
+    bench: Workbench, tried: Sequence[Tried], results: Sequence[Result], misses: Sequence[str], clock: Clock
+) -> Frontier:
+    latency, config = bench.last.latencies[0], bench.config
+    return Frontier(
+        model_sha256=bench.source.sha256,
         dataset=bench.dataset.name,
         n=len(bench.judged_on),
         is_labelled=bench.is_labelled,
         lost_are=bench.lost_are,
-        runtime=bench.last.latencies[0].runtime,
-        machine=bench.last.latencies[0].machine,
+        runtime=latency.runtime,
+        machine=latency.machine,
         batch=config.batch,
-        threads=bench.last.latencies[0].threads,
+        threads=latency.threads,
         latency=config.latency,
         max_loss=config.max_loss,
         tried=tuple(tried),
@@ -139,7 +147,6 @@ def optimize(
         misses=tuple(misses),
         verdict=bench.last.verdict,
     )
-    return _written(found, recorder, out_dir, choice, plan, clock)
 
 
 def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterator[str]:

@@ -27,8 +27,7 @@ from edgeres.core.environment import default_threads
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.core.measures import LOST_OF, MEASURE_OF
-from edgeres.core.metrics import Interval, paired_difference
-from edgeres.core.plain import fixed
+from edgeres.core.metrics import Interval, fixed, paired_difference
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried
 from edgeres.core.records.latency import LatencyTable
@@ -55,10 +54,8 @@ _EVALUATED = 11  # networks on val, at most, for three results: whole twice, the
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
-_PACE_IMAGES, _PACE_LIMIT_S = (
-    (16, 64, 256),
-    0.5,
-)  # ever more of them, until that takes as long: beginning takes time too
+_PACE_IMAGES = 16, 64, 256  # ever more of them, as beginning takes time too,
+_PACE_LIMIT_S = 0.5  # until that takes as long
 _REFINED_ON = 2000  # images, as many as `recover` takes unless told
 _TURN_S, _ROUNDS = 1.5, 10  # of each network in the session that tries one
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides

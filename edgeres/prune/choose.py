@@ -18,7 +18,7 @@ import torch
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF, kept, kept_notes
-from edgeres.core.plain import fixed
+from edgeres.core.metrics import fixed
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, data_fingerprint, dataset_for

@@ -201,8 +201,10 @@ def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetw
 def answer_of(networks: Sequence[_Made]) -> _Made | None:
     """What a run is judged by: the newest that is judged, the first network in another file only if nothing else is."""
     judged = [one for one in networks if one.is_judged]
-    same = {one.sha256 for one in files_of(by_wholeness(networks)[0], networks)} if judged else ()
-    return next(reversed([one for one in judged if one.sha256 not in same] or judged), None)
+    if not judged:
+        return None
+    same = {one.sha256 for one in files_of(by_wholeness(networks)[0], networks)}
+    return ([one for one in judged if one.sha256 not in same] or judged)[-1]
 
 
 def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, Likened, wilson
-from edgeres.core.plain import threads_text
+from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, Likened, threads_text, wilson
 from edgeres.core.statistics import P99_CALLS
 from edgeres.report.boards import UNSURE
 from edgeres.report.cells import Lines

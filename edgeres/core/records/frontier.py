@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from edgeres.core.config import Record
 from edgeres.core.figures import draw_points, label_points, with_grid
-from edgeres.core.metrics import Interval
-from edgeres.core.plain import fixed, threads_text
+from edgeres.core.metrics import Interval, threads_text
 
 FRONTIER_NAME = "frontier.json"
 Precision = Literal["fp32", "int8"]
@@ -109,7 +108,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
     front, named = on_front(found.tried), found.named
     yield f"{'network':<22}{'of whole':>9}{'p50':>11}   {f'{found.lost_are} lost':<15} front"
     for one in sorted(found.tried, key=lambda one: -one.ratio.value):
-        lost = "" if one is found.tried[0] else _points(one.lost_points)
+        lost = "" if one is found.tried[0] else one.lost_points.plus_minus()
         mark = ("*" if one in front else " ") + f" {named.get(one, '')}"
         time = f"{one.latency_ms.value:8.3f} ms"
         yield f"{one.name:<22}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
@@ -124,7 +123,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
         same = "" if twin == result.name else f"; the same network as {twin}"
         on_val, ratio = "not judged on val", result.tried.ratio
         if result.val_lost_points is not None:
-            on_val = f"{_points(result.val_lost_points)} {found.lost_are} lost on val (n = {result.val_n:,})"
+            on_val = f"{result.val_lost_points.plus_minus()} {found.lost_are} lost on val (n = {result.val_n:,})"
         yield (
             f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}),"
             f" {on_val}; {result.why}: {result.folder}/{same}"
@@ -159,8 +158,3 @@ def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
     with_grid(axes)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
     label_points(axes, [(named.get(one, ""), one.ratio, one.lost_points) for one in found.tried])
-
-
-def _points(lost: Interval) -> str:
-    half = (lost.high - lost.low) / 2
-    return f"{fixed(lost.value, 2)} ± {half:.2f}" if half else fixed(lost.value, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -67,7 +67,7 @@ def _joined(context: click.Context, option: click.Parameter, values: tuple[str, 
 def _click_type(annotation: Any) -> tuple[Any, bool]:
     """(click type, whether it is a comma-separated list)."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
+    if origin in (Union, types.UnionType, Annotated):
         return _click_type(next(part for part in arguments if part is not type(None)))
     if origin is Literal:
         return click.Choice([str(value) for value in arguments]), False

@@ -5,11 +5,12 @@ It is said once: calibrate keeps it in the scale table, quantize in the INT8 fil
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from edgeres.core.artifacts import Model, model_from
 from edgeres.core.config import Config, config_from
@@ -24,6 +25,29 @@ _HOW = (
     " --fit letterbox, or --fit none if all of them have it"
 )
 FitOption = Literal["crop", "squash", "letterbox", "none"]  # none is a crop without a resize
+Sides = tuple[int, int]  # height and width in pixels
+_SIZE = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})?")
+
+
+def _size_from(given: Any) -> Any:
+    """A whole number for a square, "HEIGHTxWIDTH" otherwise; raises InputError for text that is neither, or no size."""
+    if isinstance(given, str) and not _SIZE.fullmatch(given):
+        raise InputError(f"--size {given}: a number of pixels, or HEIGHTxWIDTH such as 48x320")
+    if not isinstance(given, str | int):
+        return given
+    sides = sides_of(given)
+    for side in sides:
+        check_pixels("size", side)
+    return sides[0] if len(set(sides)) == 1 else given
+
+
+Size = Annotated[str | int, BeforeValidator(_size_from)]
+
+
+def sides_of(size: str | int) -> Sides:
+    """Height and width of a `Size`."""
+    height, _, width = str(size).partition("x")
+    return int(height), int(width or height)
 
 
 class FeedOptions(Config):
@@ -92,9 +116,9 @@ def with_preprocess(model: M, preprocess: Preprocess, classes: tuple[str, ...]) 
 
 
 def preprocess_from(
-    options: FeedOptions, base: Preprocess, shape: tuple[int, int, int], size: int | None = None
+    options: FeedOptions, base: Preprocess, shape: tuple[int, int, int], size: str | int | None = None
 ) -> Preprocess:
-    """`base`, of an input of `shape` (C, H, W), with what `options` say instead; `size` if that side was given anew.
+    """`base`, of an input of `shape` (C, H, W), with what `options` say instead; `size` if it was given anew.
 
     Raises InputError where it is contradictory, or leaves open how images come to the input's size.
     """
@@ -107,10 +131,10 @@ def preprocess_from(
     fit = options.fit or base.fit
     if fit != "letterbox":
         said.setdefault("border", 0)
-    resize, side = _resize_of(options, base, size), size or max(shape[1:])
-    if options.resize is None and resize is not None and resize < side:
+    resize, sides = _resize_of(options, base, size), shape[1:] if size is None else sides_of(size)
+    if options.resize is None and resize is not None and resize < max(sides):
         raise InputError(f"an input of {shape[1]} x {shape[2]} {_HOW}")
-    check_crop(resize, side)
+    check_crop(resize, max(sides))
     values = {**dict(base), **said, "fit": "crop" if fit == "none" else fit, "resize": resize}
     return config_from(Preprocess, values, "preprocessing")
 
@@ -135,7 +159,7 @@ def check_crop(resize: int | None, side: int | None) -> None:
         raise InputError(f"--resize {resize} is smaller than the input, the {side} pixels that are cropped from it")
 
 
-def _resize_of(options: FeedOptions, base: Preprocess, size: int | None) -> int | None:
+def _resize_of(options: FeedOptions, base: Preprocess, size: str | int | None) -> int | None:
     """Raises InputError where it is not said how images come to the input's size."""
     if options.resize is not None:
         if options.fit in {"letterbox", "none"}:

@@ -19,7 +19,7 @@ from edgeres.core.files import sha256_of
 from edgeres.core.names import function_meant, is_function_name
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.stated import FeedOptions, check_crop, check_pixels, preprocess_from
+from edgeres.core.stated import FeedOptions, Size, check_crop, check_pixels, preprocess_from, sides_of
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
@@ -56,8 +56,8 @@ class ImportConfig(FeedOptions):
         None, description="what a network that brings its graph gives; default: told by the output and what makes it"
     )
     labels: Path | None = Field(None, description="class names in the order of the outputs: one a line, or JSON")
-    size: int | None = Field(
-        None, gt=0, description="input height and width in pixels, of an ONNX file where it leaves them open"
+    size: Size | None = Field(
+        None, description="of the input in pixels, 96 or 48x320 (height first); of an ONNX file where it leaves it open"
     )
     shortcut: str | None = Field(None, description="A, B or C; default: told by the keys")
     ordering: Ordering = Field("original", description="order of batch norm, activation and addition")
@@ -72,9 +72,8 @@ class ImportConfig(FeedOptions):
         if weights is not None and not self.is_onnx:
             check_content(weights)
         self._check_graph()
-        check_pixels("size", self.size)
         check_pixels("resize", self.resize)
-        check_crop(self.resize, self.size)
+        check_crop(self.resize, None if self.size is None else max(sides_of(self.size)))
         if self.arch is not None and not self.is_defined:
             spec_from_arch(self.arch, num_classes=2)
 
@@ -282,7 +281,7 @@ def _fed_as(config: ImportConfig, spec: ModelSpec) -> ModelSpec:
     values: dict[str, Any] = {
         **dict(spec),
         "preprocess": preprocess_from(config, spec.preprocess, spec.input_shape, config.size),
-        "input_shape": (channels, config.size or height, config.size or width),
+        "input_shape": (channels, *((height, width) if config.size is None else sides_of(config.size))),
         "classes": names_in_list(config.labels, spec.num_classes) if config.labels else spec.classes,
     }
     return config_from(ModelSpec, values, str(config.file))
@@ -318,7 +317,7 @@ def _spec_of(weights: Weights, classes: tuple[str, ...], config: ImportConfig, n
         arch,
         num_classes=rows,
         preprocess=preprocess_from(config, _for_channels(preprocess, channels), (channels, *shape[1:]), config.size),
-        input_shape=(channels, config.size or shape[1], config.size or shape[2]),
+        input_shape=(channels, *(shape[1:] if config.size is None else sides_of(config.size))),
         classes=_class_names(config, classes, rows, notes),
         options=options,
     )

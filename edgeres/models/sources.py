@@ -36,6 +36,7 @@ from edgeres.core.onnx_file import (
     told_task,
 )
 from edgeres.core.spec import Preprocess, Task
+from edgeres.core.stated import sides_of
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy
 from edgeres.graph.normal import normalised, with_batch
@@ -117,7 +118,7 @@ class Named:
     arch: str | None = None
     weights: Path | None = None
     key: str | None = None
-    size: int | None = None
+    size: str | int | None = None
 
 
 def brought(named: Named) -> tuple[Brought, str, list[str]]:
@@ -137,8 +138,8 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
         filled = read_weights(named.weights, named.key)
         made = with_state(lambda _: made, filled.weights, str(named.weights))
     first = next((one for one in made.parameters() if one.ndim == _IMAGE_RANK), None)
-    channels, size = _COLOURS if first is None else int(first.shape[1]), named.size or _USUAL
-    network = from_module(made, (channels, size, size), where)
+    channels = _COLOURS if first is None else int(first.shape[1])
+    network = from_module(made, (channels, *sides_of(named.size or _USUAL)), where)
     return replace(network, classes=filled.classes), str(named.file).partition(":")[2], filled.notes
 
 
@@ -146,25 +147,27 @@ def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
     make, (channels, *usual), preprocess, classes = definition(arch)
     found = read_weights(named.file, named.key)
     module = with_state(make, found.weights, f"{named.file}, as {arch},")
-    height, width = (named.size, named.size) if named.size else usual
+    height, width = sides_of(named.size) if named.size else usual
     network = from_module(module, (channels, height, width), str(named.file))
     network = replace(network, preprocess=preprocess, classes=found.classes or classes)
     return network, arch.rstrip("/").rpartition("/")[2], found.notes
 
 
-def _sized(model: OnnxModel, size: int | None) -> OnnxModel:
-    """`model`, changed in place to take images of `size`; InputError if its graph leaves no side open."""
+def _sized(model: OnnxModel, size: str | int | None) -> OnnxModel:
+    """`model`, changed in place to take images of `size`; InputError if its graph leaves no such side open."""
     if size is None:
         return model
     graph = model.proto.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored]
-    sides = [side for dims in inputs for side in dims[1:] if not side.dim_value]
-    if not sides:
+    if not any(not side.dim_value for dims in inputs for side in dims[1:]):
         raise InputError(f"{model.path} says itself what size of images it takes; leave out --size")
-    for side in sides if len(sides) < _COLOURS else ():  # with the channels open too it takes no images
-        side.Clear()
-        side.dim_value = size
+    for _, *image in inputs:
+        first = 0 if is_channels_last([side.dim_value for side in image]) else 1
+        for side, given in zip(image[first : first + 2], sides_of(size), strict=False):
+            if side.dim_value not in {0, given} and isinstance(size, str):
+                raise InputError(f"--size {size}: {model.path} has {side.dim_value} where that says {given}")
+            side.dim_value = side.dim_value or given
     del graph.value_info[:]
     return model
 

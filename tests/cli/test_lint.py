@@ -329,7 +329,9 @@ def test_a_size_that_the_graph_leaves_open_is_given(edgeres, uint8_file):
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_param = "side"
     onnx.save(model, uint8_file)
-    assert edgeres("lint", uint8_file, "--no-build", "--fix", "--size", 16, "--images", 2)[0] == 0
+    for size in (16, "16x24"):
+        code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix", "--size", size, "--images", 2)
+        assert code == 0, err
 
 
 def test_an_input_of_integers_is_named(edgeres, uint8_file):

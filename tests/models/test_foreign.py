@@ -398,6 +398,10 @@ def test_a_size_that_no_image_can_come_to_is_refused_at_once(tmp_path, more, mes
     [
         ({"size": 3}, "--size 3: images of fewer than 4 pixels a side"),
         ({"size": 1_000_000}, "--size 1000000: at most 4096 pixels a side"),
+        ({"size": "2x64"}, "--size 2: images of fewer than 4 pixels a side"),
+        ({"size": "64x"}, "--size 64x: a number of pixels, or HEIGHTxWIDTH such as 48x320"),
+        ({"size": "64,48"}, "--size 64,48: a number of pixels, or HEIGHTxWIDTH"),
+        ({"size": "48x64", "resize": 50}, "--resize 50 is smaller than the input, the 64 pixels"),
         ({"resize": 99_999_999}, "--resize 99999999: at most 4096 pixels a side"),
         ({"size": 64, "resize": 32}, "--resize 32 is smaller than the input, the 64 pixels"),
     ],
@@ -408,12 +412,12 @@ def test_sizes_no_network_takes_are_refused_before_anything_runs(network, tmp_pa
         ImportConfig(file=tmp_path / "net.pt", arch="resnet8", **more).check()
 
 
-@pytest.mark.parametrize("size", [4, 4096])
-def test_the_outermost_sizes_are_taken(network, tmp_path, size):
+@pytest.mark.parametrize(("size", "shape"), [(4, (4, 4)), ("4096", (4096, 4096)), ("48x64", (48, 64))])
+def test_sizes_between_the_outermost_are_taken(network, tmp_path, size, shape):
     torch.save(network.state_dict(), tmp_path / "net.pt")
     config = ImportConfig(file=tmp_path / "net.pt", arch="resnet8", size=size)
     config.check()
-    assert import_checkpoint(None, config, tmp_path / "out").output.spec.input_shape == (3, size, size)
+    assert import_checkpoint(None, config, tmp_path / "out").output.spec.input_shape == (3, *shape)
 
 
 @pytest.mark.parametrize(

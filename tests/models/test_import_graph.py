@@ -166,6 +166,37 @@ def test_a_graph_that_asks_for_sizes_is_a_network_whichever_are_open(opset, axes
     assert agrees(done.output, module, images)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("fixed", "size", "shape"),
+    [((), "16x24", (16, 24)), ((), "16x16", (16, 16)), ((16,), "16x24", (16, 24)), ((16,), 24, (16, 24))],
+)
+def test_open_sides_become_the_height_and_width_that_are_given(fixed, size, shape, last, resnet, exported, imported):
+    path = exported(resnet, input_names=["x"], dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}})
+    graph = (model := onnx.load(path)).graph
+    sides = [*fixed, *("h", "w")[len(fixed) :]]
+    order = ["n", *sides, 3] if last else ["n", 3, *sides]
+    if last:
+        graph.node.insert(0, helper.make_node("Transpose", ["given"], [graph.input[0].name], perm=[0, 3, 1, 2]))
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("given" if last else "x", 1, order))
+    onnx.save(model, path)
+    done = imported(path, fit="squash", size=size)
+    assert done.output.spec.input_shape == (3, *shape)
+    assert agrees(done.output, resnet, torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(2)))
+
+
+def test_a_side_that_a_graph_fixes_is_no_other(resnet, exported, imported):
+    path = exported(resnet, input_names=["x"], dynamic_axes={"x": {3: "w"}})
+    with pytest.raises(InputError, match=r"--size 16x24: .*net.onnx has 32 where that says 16"):
+        imported(path, fit="squash", size="16x24")
+
+
+def test_a_network_of_a_function_takes_images_of_height_and_width(own, imported, images):
+    own("def net():\n    torch.manual_seed(0)\n    return Narrow()", "nets_of_height")
+    done = imported("nets_of_height:net", fit="none", size="16x32")
+    assert done.output.spec.input_shape == (3, 16, 32)
+
+
 def test_a_map_that_is_nearly_0_everywhere_is_taken_with_the_rounding_of_its_sigmoid(exported, imported, tmp_path):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Sigmoid()).eval()
     nn.init.constant_(module[2].bias, -15.0)

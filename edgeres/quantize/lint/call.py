@@ -15,7 +15,7 @@ from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError, StageError, reason_of, require
 from edgeres.core.files import written
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
-from edgeres.core.stated import InputOptions, preprocess_from, with_input
+from edgeres.core.stated import InputOptions, Size, preprocess_from, with_input
 from edgeres.data import dataset_from
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import opset_of
@@ -59,7 +59,9 @@ class LintConfig(InputOptions):
     layout: Literal["nchw", "nhwc"] | None = Field(
         None, description="of the graph's input, where its shape does not tell"
     )
-    size: int | None = Field(None, gt=0, description="side in pixels of an input whose size the graph leaves open")
+    size: Size | None = Field(
+        None, description="in pixels of an input whose size the graph leaves open, 96 or 48x320 (height first)"
+    )
 
     def check(self) -> None:
         """The release is known; options of the repair come with it."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import is_channels_last
+from edgeres.core.stated import sides_of
 from edgeres.graph.draft import Draft
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import GraphView
@@ -150,7 +151,7 @@ class ImageInput:
 
 
 def image_input_of(
-    model: onnx.ModelProto, name: str, *, layout: Layout | None = None, size: int | None = None
+    model: onnx.ModelProto, name: str, *, layout: Layout | None = None, size: str | int | None = None
 ) -> ImageInput:
     """What the graph takes; `layout` where its shape does not tell, `size` of the sides that it leaves open.
 
@@ -170,9 +171,10 @@ def image_input_of(
     batch, *sides = [dim.dim_value or 0 for dim in tensor.shape.dim] or [0]
     channels_last = len(sides) == _IMAGE_RANK and (layout == "nhwc" if layout else is_channels_last(sides))
     image = (sides[-1], *sides[:-1]) if channels_last else tuple(sides)
-    if size is not None and any(side not in {0, size} for side in image[1:]):
+    usual = (_ANY_CHANNELS, *sides_of(size or _ANY_SIZE))
+    shape = tuple(side or usual[min(axis, 2)] for axis, side in enumerate(image))
+    if size is not None and shape[1:] != usual[1:]:
         raise InputError(f"--size {size}: {name} takes {' x '.join(map(str, image[1:]))}; leave it out")
-    shape = tuple(side or ((size or _ANY_SIZE) if axis else _ANY_CHANNELS) for axis, side in enumerate(image))
     return ImageInput(
         inputs[0].name, _KINDS[tensor.elem_type], batch or None, shape, channels_last, np.zeros((0, *shape), np.float32)
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Z_95, fixed
 from edgeres.core.records.frontier import ResultName, Tried, on_front
+from edgeres.optimize.plan import PlannedSet
 
 ACCURATE_POINTS = 0.1  # that `accurate` may lose, and a standard error more: nobody can tell that from nothing
 
@@ -42,6 +43,30 @@ class Question(NamedTuple):
 def next_place(questions: Iterable[Question], places: int) -> int | None:
     """The first place that a question still asks for, in their order."""
     return next((place for one in questions if (place := one.next_place(places)) is not None), None)
+
+
+def latency_questions(
+    sets: Sequence[PlannedSet], judged: Mapping[int, Tried], whole: Sequence[Tried], target: Target | None
+) -> list[Question]:
+    """How few modules are to go for the latency asked for; none where nothing is asked, or the whole network meets it.
+
+    `judged`: what is known of the sets, by place; `whole`: that network, in float first.
+    """
+    if target is None or any(meets(one, target) for one in whole):
+        return []
+    share = target.value if target.is_ratio else target.value / whole[0].latency_ms.value
+    slow = {place: not meets(one, target) for place, one in judged.items()}
+    fast_enough = (i for i, one in enumerate(sets) if one.predicted and one.predicted.value <= share)
+    return [Question(slow, next(fast_enough, len(sets) - 1))]
+
+
+def loss_questions(sets: Sequence[PlannedSet], judged: Mapping[int, Tried], max_loss: float) -> Iterator[Question]:
+    """How many modules may go for what `fast` may lose, and how many for nothing."""
+    few = {place: one.lost_points.value <= max_loss for place, one in judged.items()}
+    none = {place: loses_little(one) for place, one in judged.items()}
+    for most, known in ((max_loss, few), (ACCURATE_POINTS, none)):
+        mild = (i for i, one in enumerate(sets) if one.lost is not None and one.lost <= 2 * most)
+        yield Question(known, max(mild, default=0))
 
 
 def meets(one: Tried, target: Target) -> bool:

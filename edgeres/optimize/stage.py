@@ -5,8 +5,9 @@
     accurate/ balanced/ fast/      the three, each a run with its recipe, checkpoint, ONNX files and report
 
 The whole network is tried first, in float and in INT8, then sets of modules, each in both, those first that decide a
-question: how few modules meet the latency, how many the loss allows, how many go for nothing. Time is looked at before
-every step, and what the end needs is kept back.
+question: how few modules meet the latency, how many the loss allows, how many go for nothing. The set that meets the
+latency is trained before the other questions are asked. Time is looked at before every step, and what the end needs is
+kept back.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Re
 from edgeres.core.runs import run_holding
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models import check_module_names
-from edgeres.optimize.answers import ACCURATE_POINTS, Question, loses_little, meets, next_place, three
+from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, meets, next_place, three
 from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, PlannedSet, Shortened, plan_from, toml_text
@@ -239,16 +240,23 @@ class Search:
 
     def _step(self) -> bool:
         """Tries a set that decides a question, or else chooses deeper ones, or trains one; whether there was time."""
-        if (place := self._next()) is not None:
+        config, judged = self.bench.config, self._judged
+        place = next_place(latency_questions(self.sets, judged, self.whole, config.target), len(self.sets))
+        if place is None and (fast := self._untrained(self._fast_enough)) is not None:
+            self._train(fast)
+            return True
+        if place is None:
+            place = next_place(loss_questions(self.sets, judged, config.max_loss), len(self.sets))
+        if place is not None:
             if self._spare_s > _SPARE * self.longest_s:
                 self._attempt(place, "")
                 return True
             return False
         if self._deepened():
             return True
-        if self.trains and (place := self._worth_training()) is not None:
+        if (place := self._worth_training()) is not None:
             self._train(place)
-            return self.trains
+            return True
         return False
 
     def _deepened(self) -> bool:
@@ -317,13 +325,26 @@ class Search:
         return [one for one in chain(*self.found.values()) if one.precision == self.precision]
 
     def _worth_training(self) -> int | None:
-        """A set not trained so far: the mildest that is fast enough, that loses too much for `fast`, for `accurate`."""
-        judged, target = self._judged, self.bench.config.target
-        some = [place for place, one in judged.items() if not loses_little(one)]
-        fast = [place for place in some if target is not None and meets(judged[place], target)]
-        dear = [place for place in some if judged[place].lost_points.value > self.bench.config.max_loss]
-        first = [min(places) for places in (fast, dear, some) if places]
-        return next((place for place in first if not any(one.refined for one in self.found[place])), None)
+        """A set not trained so far: the mildest that loses too much for `fast`, or for `accurate`."""
+        dear = [place for place in self._losing if self._judged[place].lost_points.value > self.bench.config.max_loss]
+        return next((place for one in (dear, self._losing) if (place := self._untrained(one)) is not None), None)
+
+    def _untrained(self, places: Sequence[int]) -> int | None:
+        """The first of these, if it can and may still be trained."""
+        first = min(places, default=None)
+        known = self.trains and first is not None and not any(one.refined for one in self.found[first])
+        return first if known else None
+
+    @property
+    def _losing(self) -> list[int]:
+        """Sets that lose more than little."""
+        return [place for place, one in self._judged.items() if not loses_little(one)]
+
+    @property
+    def _fast_enough(self) -> list[int]:
+        """Those of them that meet the latency asked for."""
+        target = self.bench.config.target
+        return [] if target is None else [place for place in self._losing if meets(self._judged[place], target)]
 
     @property
     def _judged(self) -> dict[int, Tried]:
@@ -344,22 +365,6 @@ class Search:
 
         self.whole = anew(self.whole)
         self.found = {place: anew(several) for place, several in self.found.items()}
-
-    def _next(self) -> int | None:
-        """The place of the set that is to be tried next."""
-        config, target, judged = self.bench.config, self.bench.config.target, self._judged
-        questions = []
-        if target is not None and not any(meets(one, target) for one in self.whole):
-            share = target.value if target.is_ratio else target.value / self.whole[0].latency_ms.value
-            slow = {place: not meets(one, target) for place, one in judged.items()}
-            fast_enough = (i for i, one in enumerate(self.sets) if one.predicted and one.predicted.value <= share)
-            questions.append(Question(slow, next(fast_enough, len(self.sets) - 1)))
-        few = {place: one.lost_points.value <= config.max_loss for place, one in judged.items()}
-        none = {place: loses_little(one) for place, one in judged.items()}
-        for most, known in ((config.max_loss, few), (ACCURATE_POINTS, none)):
-            mild = (i for i, one in enumerate(self.sets) if one.lost is not None and one.lost <= 2 * most)
-            questions.append(Question(known, max(mild, default=0)))
-        return next_place(questions, len(self.sets))
 
 
 def _written(

@@ -23,8 +23,8 @@ from edgeres.models import modules_of
 from edgeres.optimize import results, tries
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.plan import Plan, PlannedSet, plan_from
-from edgeres.optimize.stage import _whole, optimize
+from edgeres.optimize.plan import WHOLE, Plan, PlannedSet, plan_from
+from edgeres.optimize.stage import Clock, Search, _whole, optimize
 from edgeres.optimize.tries import Place
 from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
@@ -259,6 +259,37 @@ def test_deeper_sets_are_chosen_where_the_deepest_decides_nothing(longer, tmp_pa
     planned = [len(one.drop) for one in plan_from(tmp_path / "out" / "plan.toml", longer.sha256).tries]
     assert planned == ([1, 2, 3] if asked == 2 else [1, 2])
     assert {2, 3} <= tried if asked == 2 else 3 not in tried
+
+
+@pytest.mark.parametrize(
+    ("latency", "before"),
+    [
+        ("0.6x", [(0, False), (4, False), (2, False), (3, False), (4, True), (1, False)]),
+        (None, [(0, False), (5, False), (2, False), (3, False), (1, False)]),
+    ],
+)
+def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_time(latency, before, monkeypatch):
+    """Each module takes a tenth of the latency and loses a point, of which training takes half a point back."""
+    asked = []
+
+    def attempt(cut, precisions):
+        asked.append((len(cut.dropped), bool(cut.refined)))
+        lost = Interval.around(len(cut.dropped) - (0.5 if cut.refined else 0.0), 0.1)
+        ratio = Interval.around(1 - len(cut.dropped) / 10)
+        return tuple(
+            Tried(**cut._asdict(), precision=one, lost_points=lost, ratio=ratio, latency_ms=ratio) for one in precisions
+        )
+
+    bench = SimpleNamespace(
+        config=config_of(latency=latency, max_loss=2.5), place=Place(), attempt=attempt, start_s=0.0
+    )
+    bench.timed, bench.trained_before, bench.ending_s = lambda several: several, lambda _: "", 0.0
+    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
+    sets = tuple(PlannedSet(drop=tuple("abcdefg"[:n]), ratio=(1 - n / 10,) * 3, lost=float(n)) for n in range(1, 8))
+    plan = Plan(model_sha256="0", precision="fp32", tries=sets)
+    Search(bench, plan, attempt(WHOLE, ("fp32",)), "fp32", Clock(600.0), None, lambda _: pytest.fail("chosen")).tried()
+    assert asked[: len(before)] == before
+    assert asked[len(before)][1]
 
 
 def test_a_training_for_which_there_is_no_time_after_all_is_left_out(checkpoint, one_set, tmp_path, monkeypatch):

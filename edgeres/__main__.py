@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import NoReturn
 
 _SAID = b"edgeres: interrupted; nothing was begun\n"
@@ -10,11 +11,12 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line and exits."""
+    began_s = time.perf_counter()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
     from edgeres.cli.main import main as run
 
-    run()
+    run(began_s)
 
 
 def _end(number: int, frame: object) -> NoReturn:

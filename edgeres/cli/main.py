@@ -159,13 +159,16 @@ def cli(verbose: bool, quiet: bool) -> None:
     _log_to_stderr(level)
 
 
-def main() -> None:
-    """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C."""
+def main(began_s: float | None = None) -> None:
+    """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C.
+
+    `began_s`: when the process did, on time.perf_counter.
+    """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts: list[int] = []
     atexit.register(_end, interrupts)  # the first to be registered is done last
-    code = _run()
+    code = _run(began_s)
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))  # a further one is no death by signal
         interrupts.append(code)
@@ -180,12 +183,12 @@ def _end(interrupts: list[int]) -> None:
 
 
 @harmless()
-def _run() -> int:
+def _run(began_s: float | None = None) -> int:
     try:
         _check_words(sys.argv[1:])
         if _is_anothers(sys.argv[1:]):
             return 0
-        cli.main(standalone_mode=False, prog_name="edgeres")
+        cli.main(standalone_mode=False, prog_name="edgeres", obj=began_s)
         sys.stdout.flush()
     except click.exceptions.Exit as err:
         return err.exit_code

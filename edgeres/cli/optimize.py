@@ -9,6 +9,7 @@ import click
 
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
+from edgeres.core.progress import budget_runs_from
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
 
@@ -34,4 +35,6 @@ def optimize(source: Path | None, run: str | None, on: str | None, as_json: bool
         refuse_timeout(chosen)
     own = {name: value for name, value in chosen.items() if name in _OWN | {"timeout_s"}}
     brought = {name: value for name, value in chosen.items() if name not in own}
-    print_result(optimize_call(source, run, own, brought, on or "").report, as_json=as_json)
+    with budget_runs_from(click.get_current_context().obj):
+        result = optimize_call(source, run, own, brought, on or "")
+    print_result(result.report, as_json=as_json)

@@ -10,6 +10,7 @@ import click
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
+from edgeres.core.progress import budget_runs_from
 from edgeres.pipeline.calls import Call, call, new_run_of
 from edgeres.pipeline.stages import STAGES, is_main_process
 from edgeres.prune.config import GOALS
@@ -30,7 +31,8 @@ def stage_command(name: str, text: str) -> click.Command:
         stage, chosen = _redirected(name, given(values))
         if on is None:
             refuse_timeout(chosen)
-        result = call(Call(stage, source, run, out, chosen, on or ""))
+        with budget_runs_from(click.get_current_context().obj):
+            result = call(Call(stage, source, run, out, chosen, on or ""))
         if is_main_process():
             print_result(result.report, as_json=as_json)
 

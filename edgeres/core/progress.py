@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ _SAID_EVERY_S = 10.0
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _PART = r"(?:(\d+(?:\.\d+)?){unit})?"
 _WHOLE = re.compile("".join(_PART.format(unit=unit) for unit in _SECONDS))
+_began_s: ContextVar[float | None] = ContextVar("began_s", default=None)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -105,6 +107,23 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def budget_runs_from(began_s: float | None) -> Iterator[None]:
+    """Inside, the first that asks `budget_began` is told this: the start of a command counts for its budget."""
+    before = _began_s.set(began_s)
+    try:
+        yield
+    finally:
+        _began_s.reset(before)
+
+
+def budget_began() -> float:
+    """When a budget that is asked for now began to run, on time.perf_counter."""
+    began_s = _began_s.get()
+    _began_s.set(None)
+    return time.perf_counter() if began_s is None else began_s
 
 
 def seconds_from(text: str) -> float:

@@ -26,7 +26,7 @@ from edgeres.core.artifacts import Checkpoint, FrontierFile
 from edgeres.core.errors import AlwaysRefused, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
-from edgeres.core.progress import text_from
+from edgeres.core.progress import budget_began, text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.runs import run_holding
 from edgeres.core.stage import Recorder, StageResult
@@ -57,7 +57,7 @@ class Clock:
     """What is left of the budget, and what the time went for."""
 
     def __init__(self, budget_s: float) -> None:
-        self.began_s, self.spent_s = time.perf_counter(), {}  # type: tuple[float, dict[str, float]]
+        self.began_s, self.spent_s = budget_began(), {}  # type: tuple[float, dict[str, float]]
         self.until_s = self.began_s + budget_s
 
     @property

@@ -19,7 +19,7 @@ AT_EXIT = "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT) or [None 
 IN_TEXT = """
 import sys
 from edgeres.cli import main
-def run():
+def run(began_s):
     try:
         exec("raise KeyboardInterrupt")
     except KeyboardInterrupt:
@@ -37,7 +37,7 @@ def test_an_interrupt_of_text_that_is_executed_is_no_death_by_signal(tmp_path):
 
 @pytest.mark.parametrize("again", [LATE, AT_EXIT], ids=["modules", "atexit"])
 def test_a_further_interrupt_at_the_end_changes_no_exit_code(again):
-    code = f"import atexit, os, signal\nfrom edgeres.cli import main\n{again}\nmain._run = lambda: 130\nmain.main()"
+    code = f"import atexit, os, signal\nfrom edgeres.cli import main\n{again}\nmain._run = lambda _: 130\nmain.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")
 

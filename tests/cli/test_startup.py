@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
 
-from edgeres.cli.main import COMMANDS, STAGE_COMMANDS, cli
+from edgeres.cli.main import COMMANDS, STAGE_COMMANDS, _run, cli
 from edgeres.cli.options import options_of
 from edgeres.cli.study import STUDIES
+from edgeres.core.errors import InputError
+from edgeres.core.progress import budget_began
 from edgeres.pipeline.recipe import MEASURES
 from edgeres.pipeline.stages import STAGES
 
@@ -113,3 +116,29 @@ def test_every_config_field_is_described_and_becomes_an_option(stage):
     assert all(field.description for field in kind.model_fields.values())
     parameters = options_of(kind)(lambda **_: None).__click_params__
     assert {parameter.name for parameter in parameters} == set(kind.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (("recover", "x.safetensors"), "edgeres.cli.stages.call"),
+        (("optimize", "x.safetensors"), "edgeres.optimize.calls.optimize_call"),
+    ],
+)
+def test_a_budget_counts_from_the_start_of_the_process(words, called, monkeypatch):
+    import edgeres.__main__ as entry
+
+    def at_work(*_):
+        told.append(budget_began())
+        raise InputError("seen")
+
+    def main(began_s):
+        told.append(began_s)
+        _run(began_s)
+
+    told = []
+    monkeypatch.setattr(called, at_work)
+    monkeypatch.setattr("edgeres.cli.main.main", main)
+    monkeypatch.setattr("sys.argv", ["edgeres", *words])
+    entry.main()
+    assert told[0] == told[1] < time.perf_counter()

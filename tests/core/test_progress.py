@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from edgeres.core.progress import Countdown, bar
+from edgeres.core.progress import Countdown, bar, budget_began, budget_runs_from
 
 
 class Terminal(io.StringIO):
@@ -53,3 +53,12 @@ def test_on_a_pipe_the_time_left_is_a_line_every_ten_seconds(monkeypatch, caplog
         "desk: sending 500 images: 40 %; about 15s left",
         "desk: sending 500 images: 80 %; about 5s left",
     ]
+
+
+def test_the_first_budget_of_a_command_began_with_it_and_others_when_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr("edgeres.core.progress.time.perf_counter", lambda: 9.0)
+    with budget_runs_from(2.0):
+        assert (budget_began(), budget_began()) == (2.0, 9.0)
+    with budget_runs_from(2.0):
+        pass
+    assert budget_began() == 9.0

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.progress import budget_began
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
 from edgeres.models.weights import save_checkpoint
@@ -53,7 +54,7 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
         source.spec.check_cut(source.path)
         raise InputError(f"say which network {source.path} was cut from: --teacher FILE")
     teacher = None if config.teacher is None else Checkpoint(config.teacher)
-    done = recovered(source, teacher, config, out_dir)
+    done = recovered(source, teacher, config, out_dir, begun_s=budget_began())
     output = Checkpoint(out_dir / "model.safetensors")
     if is_main():
         save_checkpoint(done.weights, source.spec, output.path, stage="recover", parent=source.sha256)
@@ -66,10 +67,18 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
     return StageResult(output, recorder.finish(output))
 
 
-def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig, out_dir: Path) -> Recovered:
+def recovered(
+    source: Checkpoint,
+    teacher: Checkpoint | None,
+    config: RecoverConfig,
+    out_dir: Path,
+    *,
+    begun_s: float | None = None,
+) -> Recovered:
     """`source` after what `config.method` asks for; interrupted, the same call goes on from what is in `out_dir`.
 
-    The state stays in `out_dir`. `teacher` may be None if nothing is imitated.
+    The state stays in `out_dir`. `teacher` may be None if nothing is imitated. `begun_s`: when the budget began to run,
+    on time.perf_counter; now unless said.
 
     Raises:
         InputError: the teacher is not what `source` was cut from, there are too few images, the budget is too short.
@@ -77,7 +86,9 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
     course = config.course
-    job = _job(source, teacher, config if course is None else config.model_copy(update={"budget": None}))
+    started_s = time.perf_counter()
+    begun_s = started_s if begun_s is None else begun_s
+    job = _job(source, teacher, config if course is None else config.model_copy(update={"budget": None}), begun_s)
     network, planned = started(job, out_dir)
     fitted = None
     if planned.steps:
@@ -88,7 +99,7 @@ def recovered(source: Checkpoint, teacher: Checkpoint | None, config: RecoverCon
         fitted = fit(training, plan)
     weights = fitted.weights if fitted else network.state_dict()
     results = _results(job, planned, fitted)
-    results["duration_s"] = round(time.perf_counter() - job.begun_s, 3)
+    results["duration_s"] = round(time.perf_counter() - started_s, 3)
     return Recovered(weights, results, *_remarks(results, config))
 
 
@@ -98,12 +109,11 @@ def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
     The network to be cut stands for what is left of it, which its own time at least is taken for half of.
     """
     if config.budget is not None:
-        foreseen(_job(whole, whole, config))
+        foreseen(_job(whole, whole, config, time.perf_counter()))
 
 
-def _job(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig) -> Job:
+def _job(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig, begun_s: float) -> Job:
     """Raises InputError unless `source` is `teacher` with modules dropped."""
-    begun_s = time.perf_counter()
     config.check()
     if teacher is not None:
         same = teacher.spec.model_copy(update={"dropped": source.spec.dropped}) == source.spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from itertools import count, repeat
 
@@ -13,6 +14,7 @@ import torch
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
+from edgeres.core.progress import budget_runs_from
 from edgeres.data import Split, split_from_arrays
 from edgeres.models.weights import load_weights, save_checkpoint, weights_without
 from edgeres.prune.config import RecoverConfig
@@ -324,3 +326,10 @@ def test_a_recovery_says_in_a_sentence_what_it_gained(pruned, teacher, tmp_path)
     first, best = done.results["held_out_first"], done.results["held_out_best"]
     assert best < first
     assert f"{first:.4g} before, {best:.4g} after" in " ".join(done.notes)
+
+
+def test_the_start_of_a_command_counts_for_its_budget(teacher, pruned, tmp_path):
+    config = quick(method=("mimic",), teacher=teacher.path, budget="90s")
+    with budget_runs_from(time.perf_counter() - 89.9), pytest.raises(InputError, match="--budget 90s is too short"):
+        recover(pruned, config, tmp_path / "late")
+    assert recover(pruned, config, tmp_path / "now").report.results["duration_s"] < 90

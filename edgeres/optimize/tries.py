@@ -196,9 +196,13 @@ class Workbench:
         return self.kept.keep(cut.name, tuple(tried))
 
     def timed(self, tried: Sequence[Tried], *, seconds: float = _SECONDS, rounds: int = _LAST_ROUNDS) -> list[Tried]:
-        """The same with the figures of one session, in which they and the whole float network take turns."""
-        whole, models = self.exported(), [self.in_precision(one.precision, shortened_of(one)) for one in tried]
-        distinct = {one.sha256: one for one in (whole, *models)}
+        """The same with the figures of one session, in which they and the whole float network take turns.
+
+        Those that differ in their weights alone are one there, the last: chance would tell them apart.
+        """
+        whole = self.exported()
+        models = {(one.dropped, one.precision): self.in_precision(one.precision, shortened_of(one)) for one in tried}
+        distinct = {one.sha256: one for one in (whole, *models.values())}
         own = {
             "batch": self.config.batch,
             "seed": self.config.seed,
@@ -210,7 +214,8 @@ class Workbench:
         self.last = self.place.measure(list(distinct.values()), how)
         self.start_s = max(self.start_s, (time.perf_counter() - began_s) / len(distinct) - seconds)
         latencies, found = dict(zip(distinct, self.last.latencies, strict=True)), []
-        for one, model in zip(tried, models, strict=True):
+        for one in tried:
+            model = models[one.dropped, one.precision]
             latency, base = latencies[model.sha256], latencies[whole.sha256]
             ratio = Interval.around(1.0) if model.sha256 == whole.sha256 else ratio_interval(base, latency)
             found.append(one.model_copy(update={"ratio": ratio, "latency_ms": percentile_interval(latency, 50)}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -225,9 +224,24 @@ def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_
     monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
     monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
-    done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
+    asked = []
+
+    def noisy(models, how):
+        """A later one of a session is slower, as chance has it."""
+        asked.append(len(models))
+        latencies = clock(models, how).latencies
+        slow = [tuple(ms * (1 + place / 100) for ms in one.samples_ms) for place, one in enumerate(latencies)]
+        return Session(
+            tuple(one.model_copy(update={"samples_ms": ms}) for one, ms in zip(latencies, slow, strict=True))
+        )
+
+    done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=noisy))
     found = record_from_json(Frontier, done.output.path)
     trained = [one for one in found.tried if one.refined]
+    of_one_graph = [one for one in found.tried if one.dropped and one.precision == "int8"]
+    assert [bool(one.refined) for one in of_one_graph] == [False, True]
+    assert of_one_graph[0].ratio == of_one_graph[1].ratio  # weights alone make no network faster
+    assert asked[-1] == 3  # the whole in both precisions, and that one
     assert {one.precision for one in trained} == {"fp32", "int8"}
     assert {one.dropped for one in trained} == {("layer2.0",)}
     assert trained[0].name == "less 1 trained, fp32"
@@ -483,18 +497,26 @@ def test_where_int8_is_all_that_is_asked_time_to_hand_it_over_is_enough(checkpoi
         assert (found[1] is False) if asked == "2m" else "with choosing, one try and the last tables" in found
 
 
-def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint, tmp_path):
+def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint, tmp_path, monkeypatch):
+    now_s = [0.0]
+
     def slow(models, config):
-        time.sleep(0.05)
+        now_s[0] += 0.05
         return clock(models, config)
+
+    def build(_):
+        now_s[0] += 0.5
 
     started = {}
     for name, costs in (("here", None), ("board", lambda *_: None)):
-        place = Place(measure=slow, costs=costs, prepare=lambda _: time.sleep(0.5))
-        bench = tries.Workbench(checkpoint, config_of(), tmp_path / name, place)
+        bench = tries.Workbench(
+            checkpoint, config_of(), tmp_path / name, Place(measure=slow, costs=costs, prepare=build)
+        )
         bench.start_s = -math.inf
-        bench.timed([], seconds=1e-6)
-        assert 0.05 <= bench.start_s < 0.5
+        with monkeypatch.context() as patch:
+            patch.setattr("time.perf_counter", lambda: now_s[0])
+            bench.timed([], seconds=1e-6)
+        assert bench.start_s == pytest.approx(0.05)
         bench.start_s = 30.0
         started[name] = bench.ending_s
     assert started["here"] > started["board"] + 3 * (5 * 29 + 4 * 29) - 1

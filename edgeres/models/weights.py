@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edgeres.models.contents import why_unreadable
 from edgeres.models.network import Network
 
 Weights = dict[str, Tensor]
+_KEPT = 64  # specs whose shapes and costs are known: every file read or written asks for them
 
 
 class _ShapesAlone(TorchFunctionMode):
@@ -54,6 +56,12 @@ class _ShapesAlone(TorchFunctionMode):
 
 def cost_of(spec: ModelSpec) -> Cost:
     """Parameters and multiply-accumulates (of convolutions and linear layers) for one image; no weights are made."""
+    return _cost_of(spec.model_dump_json())
+
+
+@lru_cache(maxsize=_KEPT)
+def _cost_of(text: str) -> Cost:
+    spec = ModelSpec.model_validate_json(text)
     network, image = _network_without_memory(spec).eval(), torch.empty(1, *spec.input_shape, device="meta")
     params = sum(parameter.numel() for parameter in network.parameters())
     if spec.family == TRACED:  # any operator may stand there
@@ -114,7 +122,13 @@ def weights_without(weights: Weights, spec: ModelSpec) -> Weights:
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Key -> shape of every entry of the network's state."""
-    return {key: tuple(tensor.shape) for key, tensor in _network_without_memory(spec).state_dict().items()}
+    return dict(_shapes_of(spec.model_dump_json()))
+
+
+@lru_cache(maxsize=_KEPT)
+def _shapes_of(text: str) -> dict[str, tuple[int, ...]]:
+    network = _network_without_memory(ModelSpec.model_validate_json(text))
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 def _network_without_memory(spec: ModelSpec) -> Network:

@@ -16,17 +16,21 @@ of another version than the `tensorrt` module. FAKE_CUDA_BYTES: the most that on
 FAKE_INT8_MS: how long a query of a network with Q/DQ pairs takes, otherwise 2 ms as of any other.
 """
 
+import functools
 import importlib.util
+import io
 import json
+import marshal
 import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 _PRETEND = Path(__file__).with_name("pretend")
 LINES = (Path(__file__).parent / "data" / "tegrastats_synthetic.txt").read_text().splitlines()
-PROGRAMS = ("trtexec", "tegrastats", "nvpmodel", "jetson_clocks", "dpkg-query", "sudo")
+PROGRAMS = ("trtexec", "tegrastats", "nvpmodel", "jetson_clocks", "sudo")
 _SUPPORT = ("tensorrt.py", "cuda_driver.py", "ort_worker.py", "layers.py", "trtexec_options.json")
 
 
@@ -35,8 +39,11 @@ def jetpacks() -> dict[str, dict]:
     return _boards().BOARDS
 
 
-def pretend_jetson(root: Path, *, jetpack: str = "6.2") -> dict[str, str]:
-    """Writes the fakes below `root`; returns the environment in which a program sees them."""
+def pretend_jetson(root: Path, *, jetpack: str = "6.2", networks: Path | None = None) -> dict[str, str]:
+    """Writes the fakes below `root`; returns the environment in which a program sees them.
+
+    `networks`: where boards keep what they have read of ONNX files, which takes longest.
+    """
     board = jetpacks()[jetpack]
     for name, text in _boards().files_of(board).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +51,14 @@ def pretend_jetson(root: Path, *, jetpack: str = "6.2") -> dict[str, str]:
     (root / "usr/local/cuda").symlink_to(f"cuda-{board['cuda']}")
     for folder in ("bin", "python", "state"):
         (root / folder).mkdir()
-    (root / "fake.json").write_text(json.dumps(_facts(board)))
+    (root / "fake.json").write_text(json.dumps({**_facts(board), "networks": str(networks or root / "state")}))
     for name in _SUPPORT:
         shutil.copy(_PRETEND / name, root / "python" / name)
     for name in PROGRAMS:
-        source = (_PRETEND / f"{name.replace('-', '_')}.py").read_text()
+        source = (_PRETEND / f"{name}.py").read_text()
         _program(root / "bin" / name, f"#!{sys.executable} -S\n{source}")
+    (root / "packages").write_text("".join(f"{name} {version}\n" for name, version in board["packages"].items()))
+    _program(root / "bin" / "dpkg-query", f'#!/bin/sh\nexec cat "{root}/packages"\n')
     _program(root / "bin" / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     return {
         "PATH": f"{root / 'bin'}:/usr/bin:/bin",
@@ -63,6 +72,18 @@ def set_mode(root: Path, mode: str) -> None:
     """From now on this goes wrong ("" nothing), whatever FAKE_MODE the programs were started with."""
     (root / "state" / "mode").write_text(mode)
     (root / "state" / "load").unlink(missing_ok=True)  # of a trtexec that was killed
+
+
+@functools.cache
+def compiled(agent: bytes) -> bytes:
+    """The same file for the tests' own Python without compiling it at each start; others pass over what is added."""
+    buffer = io.BytesIO(agent)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name in archive.namelist():
+            code = marshal.dumps(compile(archive.read(name), name, "exec"))
+            unchecked = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)  # by PEP 552
+            archive.writestr(f"{name}c", unchecked + code)
+    return buffer.getvalue()
 
 
 def programs_with(*words: str) -> list[str]:
@@ -100,7 +121,6 @@ def _facts(board: dict) -> dict:
         "power": {key: board[key] for key in ("modes", "now", "reboots", "greeting")},
         "gpu": f"sys/class/devfreq/{board['gpu']}",
         "events": board["events"],
-        "packages": board["packages"],
         "python": sys.executable,
         "site": [str(Path(site.origin).parents[1])] if site and site.origin else [],
     }

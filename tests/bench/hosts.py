@@ -4,6 +4,7 @@ OpenSSH's where it is installed, otherwise one made of a library (`ssh_server.py
 """
 
 import contextlib
+import functools
 import getpass
 import importlib.util
 import os
@@ -15,10 +16,13 @@ import threading
 import time
 from pathlib import Path
 
+from edgeres.bench import boards
+
 _PLACES = "/usr/sbin:/usr/local/sbin:/sbin"
 SSHD = shutil.which("sshd", path=os.environ.get("EDGERES_SSHD_PLACES", _PLACES)) if os.access("/run", os.W_OK) else None
 
 
+@functools.cache
 def loaded(name):
     """A file of this folder as a module."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
@@ -161,8 +165,10 @@ class Host:
     def start(self, *, jetpack="6.2", cuts=None, **more):
         fakes = loaded("fakes")
         self.fakes = fakes
-        environment = self.environment = {**fakes.pretend_jetson(self.root / "jetson", jetpack=jetpack), **more}
+        own = fakes.pretend_jetson(self.root / "jetson", jetpack=jetpack, networks=self.server.folder)
+        environment = self.environment = {**own, **more}
         environment.setdefault("TMPDIR", str(self.board_tmp))
+        environment.setdefault("HOME", str(self.root / "jetson"))  # bash reads ~/.bashrc for every command of ssh
         self.board_tmp.mkdir()
         environment["PATH"] = f"{environment['PATH']}:{Path(sys.executable).parent}"
         self.server.serve(environment)
@@ -218,6 +224,8 @@ def serving(server, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGERES_BOARDS", str(root / "boards.toml"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     (root / "boards.toml").write_text('[desk]\nhost = "orin"\n')
+    agent = loaded("fakes").compiled(boards.agent_bytes())
+    monkeypatch.setattr("edgeres.bench.board_session.agent_bytes", lambda: agent)
     host = Host(server, root)
     try:
         yield host

@@ -141,6 +141,9 @@ def disk_of(size: str) -> Happening:
 
 
 MORE = {
+    "another run on the board": Fault(
+        another_run, r"^edgeres: desk: another edgeres run \(pid \d+\) is using this board"
+    ),
     "connection cut while sending": Fault(
         cut_while_sending, r"^edgeres: desk: the connection was lost 4 times while sending model\.onnx"
     ),
@@ -199,9 +202,6 @@ MORE = {
     ),
 }
 FAST = {
-    "another run on the board": Fault(
-        another_run, r"^edgeres: desk: another edgeres run \(pid \d+\) is using this board"
-    ),
     "agent killed": Fault(
         once("slowly", measures, kill_agent),
         r"^edgeres: desk: the agent was killed during the job 'measure' \(was the board out of memory\?\)"

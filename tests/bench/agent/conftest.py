@@ -66,7 +66,7 @@ class Bench:
         self.environment = {**self.fakes.pretend_jetson(root, jetpack=jetpack), "TMPDIR": str(self.temporary)}
         self.is_old = self.fakes.jetpacks()[jetpack]["tensorrt"][0] < 10
         self.file = root / "agent.pyz"
-        self.file.write_bytes(agent_bytes())
+        self.file.write_bytes(self.fakes.compiled(agent_bytes()))
         (root / "model.onnx").write_bytes(b"onnx")
         self.build("model.onnx", "model.plan")
 

@@ -1,15 +1,17 @@
 """A fake nvpmodel: `-q` and `-m ID`; its modes are those of etc/nvpmodel.conf, `reboots` among them ask to reboot."""
 
 # ruff: noqa: T201 - a program
-import json
 import os
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-BOARD = json.loads((ROOT / "fake.json").read_text())["power"]
-NOW = ROOT / "state" / "power_mode"
-number = int(NOW.read_text()) if NOW.exists() else BOARD["now"]
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+NOW = f"{ROOT}/state/power_mode"
+with open(f"{ROOT}/fake.json") as file:  # noqa: PTH123 - asked twice for each run: pathlib and json take twice its time
+    BOARD = eval(file.read(), {"true": True, "false": False, "null": None})["power"]
+number = BOARD["now"]
+if os.path.exists(NOW):  # noqa: PTH110
+    with open(NOW) as file:  # noqa: PTH123
+        number = int(file.read())
 
 
 def refuse(text):
@@ -29,6 +31,7 @@ elif len(sys.argv) == 3 and sys.argv[1] == "-m":
         print(f"NVPM WARN: Reboot required for changing to this power mode: {sys.argv[2]}")
         print("NVPM WARN: DO YOU WANT TO REBOOT NOW? enter YES/yes to confirm:", flush=True)
         refuse("power mode is not changed" if sys.stdin.readline() else "no answer, power mode is not changed")
-    NOW.write_text(sys.argv[2])
+    with open(NOW, "w") as file:  # noqa: PTH123
+        file.write(sys.argv[2])
 else:
     refuse(f"unknown arguments {sys.argv[1:]}")

@@ -101,6 +101,17 @@ def read(path):
 def network_of(content):
     if content.startswith(b"onnx"):
         return {"has_qdq": False, "inputs": {"input": [1, 3, 32, 32]}, "outputs": {"output": [1, 10]}, "layers": []}
+    import hashlib
+
+    known = Path(FAKE["networks"]) / hashlib.sha256(content).hexdigest()
+    if not known.exists():
+        own = known.with_name(f"{known.name}.{os.getpid()}")
+        own.write_text(json.dumps(network_read(content)))
+        own.rename(known)
+    return json.loads(known.read_text())
+
+
+def network_read(content):
     sys.path[:0] = [*FAKE["site"], str(PRETEND)]
     import layers
     import onnx

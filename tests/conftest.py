@@ -31,6 +31,8 @@ CheckpointMaker = Callable[..., Checkpoint]
 OnnxMaker = Callable[..., OnnxModel]
 FileKeeper = Callable[[str, Callable[[Path], object]], Path]
 
+gc.disable()  # until all tests are collected
+
 # `make test` draws the same examples everywhere: a commit is judged by what it changes. `make exhaustive` searches.
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=30)
 settings.register_profile("search", max_examples=2000, deadline=None)
@@ -62,8 +64,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Garbage is looked for among what tests make, not in torch and five thousand tests again and again."""
+    """Garbage is looked for among what tests make, not in torch and five thousand tests again and again, and rarely."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -123,8 +127,9 @@ def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def spec_of() -> SpecMaker:
-    """`spec_of("resnet8", ordering="full-preact")`: 8x8 grey images, ten classes."""
+def spec_of(monkeypatch: pytest.MonkeyPatch) -> SpecMaker:
+    """`spec_of("resnet8", ordering="full-preact")`: 8x8 grey images, ten classes; VGG in an eighth of the width."""
+    monkeypatch.setattr("edgeres.models.vgg._WIDTHS", (8, 16, 32, 64, 64))
 
     def make(arch: str = "resnet8", *, channels: int = 1, **options: str | int | float) -> ModelSpec:
         preprocess = GREY if channels == 1 else None
@@ -137,9 +142,9 @@ def spec_of() -> SpecMaker:
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> FileKeeper:
-    """`kept(key, make)`: the file that `make(path)` writes, made once for all tests and workers of a run.
+    """`kept(key, make)`: the file or folder that `make(path)` writes, made once for all tests and workers of a run.
 
-    Who makes it at the same time makes the same bytes. It is to be copied, not changed.
+    Who makes it at the same time makes the same. It is to be copied, not changed.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kept"
@@ -150,7 +155,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> FileKeeper:
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=folder) as own:
                 make(Path(own) / "made")
-                (Path(own) / "made").replace(path)
+                with contextlib.suppress(OSError):  # another process has made the folder
+                    (Path(own) / "made").replace(path)
         return path
 
     return find
@@ -342,22 +348,26 @@ def onnx_of(spec_of: SpecMaker, checkpoint_of: CheckpointMaker, exported: Callab
 
 
 @pytest.fixture(scope="session")
-def run_of() -> Callable[..., Path]:
+def run_of(kept: FileKeeper) -> Callable[..., Path]:
     """`run_of(folder, {"use": "eval"})`: a run from import to INT8, then the stages named; its folder."""
 
-    def make(folder: Path, *more: dict[str, Any]) -> Path:
+    def start(folder: Path) -> None:
         import torch
 
         from edgeres.models import network_from
         from edgeres.models.weights import save_checkpoint
-        from edgeres.pipeline.chain import Chain, run_of_recipe
-        from edgeres.pipeline.recipe import Recipe, planned
 
         torch.manual_seed(0)
         spec = spec_from_arch("resnet8", num_classes=10, input_shape=(1, 8, 8), preprocess=GREY)
+        folder.mkdir()
         save_checkpoint(network_from(spec).state_dict(), spec, folder / "random.safetensors", stage="test")
+
+    def run(folder: Path, *more: dict[str, Any]) -> None:
+        from edgeres.pipeline.chain import Chain, run_of_recipe
+        from edgeres.pipeline.recipe import Recipe, planned
+
         stages = (
-            {"use": "import", "file": str(folder / "random.safetensors")},
+            {"use": "import", "file": str(kept("start of a run", start) / "random.safetensors")},
             {"use": "lesion", "images": 40, "draws": 0},
             {"use": "prune", "drop": 1, "images": 50},
             {"use": "export"},
@@ -366,10 +376,13 @@ def run_of() -> Callable[..., Path]:
             *more,
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("EDGERES_RUNS", str(folder / "runs"))
-            recipe = Recipe(name="made", data="digits", stage=stages)
+            patch.setenv("EDGERES_RUNS", str(folder.parent))
+            recipe = Recipe(name=folder.name, data="digits", stage=stages)
             list(Chain(run_of_recipe(recipe, None), planned(recipe, "test")).execute())
-        return folder / "runs" / "made"
+
+    def make(folder: Path, *more: dict[str, Any]) -> Path:
+        source = kept(f"run {more}", lambda path: run(path, *more))
+        return Path(shutil.copytree(source, folder / "runs" / "made", symlinks=True))
 
     return make
 

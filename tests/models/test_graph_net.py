@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from itertools import pairwise
 
 import numpy as np
@@ -217,29 +218,33 @@ NETS = {
 }
 
 
-@pytest.fixture
-def brought():
-    def make(module, name="net"):
-        torch.manual_seed(0)
-        for one in module.modules():
-            if isinstance(one, nn.BatchNorm2d):
-                nn.init.normal_(one.running_mean, std=0.1)
-                nn.init.uniform_(one.running_var, 0.5, 1.5)
-                nn.init.uniform_(one.weight, 0.5, 1.5)
-        module.eval()
-        found = from_module(module, SHAPE, name)
-        preprocess = Preprocess(mean=(0.5,), std=(0.25,))
-        spec = ModelSpec(
-            family=TRACED,
-            variant=name,
-            num_classes=found.outputs,
-            input_shape=found.shape,
-            preprocess=preprocess,
-            structure=found.structure,
-        )
-        return spec, found.weights
+def brought(module, name="net"):
+    """Its spec and weights; its norms are given statistics, and it is in evaluation mode then."""
+    torch.manual_seed(0)
+    for one in module.modules():
+        if isinstance(one, nn.BatchNorm2d):
+            nn.init.normal_(one.running_mean, std=0.1)
+            nn.init.uniform_(one.running_var, 0.5, 1.5)
+            nn.init.uniform_(one.weight, 0.5, 1.5)
+    module.eval()
+    found = from_module(module, SHAPE, name)
+    preprocess = Preprocess(mean=(0.5,), std=(0.25,))
+    spec = ModelSpec(
+        family=TRACED,
+        variant=name,
+        num_classes=found.outputs,
+        input_shape=found.shape,
+        preprocess=preprocess,
+        structure=found.structure,
+    )
+    return spec, found.weights
 
-    return make
+
+@functools.cache
+def net(name):
+    """A network of NETS, its spec and weights: for tests that change none of them."""
+    module = NETS[name]()
+    return module, *brought(module, name)
 
 
 @pytest.fixture
@@ -255,9 +260,8 @@ def network_of(spec, weights):
 
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_the_network_computes_what_the_module_does_under_its_own_names(name, brought, images):
-    module = NETS[name]()
-    spec, weights = brought(module, name)
+def test_the_network_computes_what_the_module_does_under_its_own_names(name, images):
+    module, spec, weights = net(name)
     network = network_of(spec, weights)
     torch.testing.assert_close(network(images), module(images), rtol=1e-5, atol=1e-6)
     own = module.state_dict()
@@ -268,9 +272,8 @@ def test_the_network_computes_what_the_module_does_under_its_own_names(name, bro
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_its_multiply_accumulates_are_the_modules(name, brought):
-    module = NETS[name]()
-    spec, _ = brought(module, name)
+def test_its_multiply_accumulates_are_the_modules(name):
+    module, spec, _ = net(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.zeros(1, *SHAPE))
     assert cost_of(spec).macs == counter.get_total_flops() // 2
@@ -282,9 +285,8 @@ def is_statistic(key):
 
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_dropping_modules_in_a_row_equals_zeroing_their_branches(name, brought, images):
-    module = NETS[name]()
-    spec, weights = brought(module, name)
+def test_dropping_modules_in_a_row_equals_zeroing_their_branches(name, images):
+    module, spec, weights = net(name)
     paths = [info.name for info in modules_of(spec)]
     for gone in (*pairwise(paths), tuple(paths)):
         zeroed = copy.deepcopy(module)
@@ -297,9 +299,8 @@ def test_dropping_modules_in_a_row_equals_zeroing_their_branches(name, brought, 
 
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
-    module = NETS[name]()
-    spec, weights = brought(module, name)
+def test_dropping_a_module_equals_zeroing_its_branch(name, images):
+    module, spec, weights = net(name)
     blocks = [path for path, one in module.named_modules() if isinstance(one, (Block, Activated))]
     assert sorted(info.name for info in modules_of(spec)) == sorted(blocks)
     whole = network_of(spec, weights)
@@ -324,8 +325,8 @@ def test_dropping_a_module_equals_zeroing_its_branch(name, brought, images):
 
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_what_is_left_goes_on_from_any_cut_of_the_whole(name, brought, images):
-    spec, weights = brought(NETS[name](), name)
+def test_what_is_left_goes_on_from_any_cut_of_the_whole(name, images):
+    _, spec, weights = net(name)
     whole, paths = network_of(spec, weights), [info.name for info in modules_of(spec)]
     for gone in (*((path,) for path in paths), *pairwise(paths)):
         cut = spec.without(gone)
@@ -344,8 +345,8 @@ LAYERS = {"basic": 2, "grouped": 2, "gated": 2, "hard": 1, "preactivated": 1, "i
 
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_a_module_is_the_sum_of_its_parts(name, brought, images):
-    network = network_of(*brought(NETS[name](), name))
+def test_a_module_is_the_sum_of_its_parts(name, images):
+    network = network_of(*net(name)[1:])
     x = network.stem(images)
     for _, unit in network.units():
         module, y = folded_module(unit), unit(x)
@@ -360,7 +361,7 @@ def test_a_module_is_the_sum_of_its_parts(name, brought, images):
 
 
 @torch.no_grad()
-def test_a_layer_that_several_modules_call_is_in_no_part(brought, images):
+def test_a_layer_that_several_modules_call_is_in_no_part(images):
     same = nn.Conv2d(8, 8, 3, padding=1)
     blocks = [Block(nn.Sequential(same, nn.ReLU(), *conv(8, 8)), None, nn.ReLU()) for _ in range(2)]
     network = network_of(*brought(Net(*blocks)))
@@ -371,8 +372,8 @@ def test_a_layer_that_several_modules_call_is_in_no_part(brought, images):
 
 
 @torch.no_grad()
-def test_the_chain_gives_what_the_whole_does(brought, images):
-    spec, weights = brought(NETS["basic"]())
+def test_the_chain_gives_what_the_whole_does(images):
+    spec, weights = net("basic")[1:]
     network = network_of(spec, weights)
     x = network.stem(images)
     for _, unit in network.units():
@@ -383,8 +384,8 @@ def test_the_chain_gives_what_the_whole_does(brought, images):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_an_exported_network_agrees_and_a_dropped_one_has_fewer_nodes(name, brought, tmp_path):
-    spec, weights = brought(NETS[name](), name)
+def test_an_exported_network_agrees_and_a_dropped_one_has_fewer_nodes(name, tmp_path):
+    _, spec, weights = net(name)
     whole = save_checkpoint(weights, spec, tmp_path / "whole.safetensors", stage="import")
     first = modules_of(spec)[0].name
     cut = checkpoint_without(whole, (first,), tmp_path / "cut.safetensors")
@@ -400,8 +401,8 @@ def test_an_exported_network_agrees_and_a_dropped_one_has_fewer_nodes(name, brou
     }
 
 
-def test_an_activation_that_repeats_another_goes_with_its_module(brought):
-    spec, _ = brought(NETS["basic"]())
+def test_an_activation_that_repeats_another_goes_with_its_module():
+    spec, _ = net("basic")[1:]
     from edgeres.models.graph import graph_without
 
     def relus(one):
@@ -411,8 +412,8 @@ def test_an_activation_that_repeats_another_goes_with_its_module(brought):
 
 
 @torch.no_grad()
-def test_folding_keeps_the_logits_and_leaves_no_batch_norm(brought, images, tmp_path):
-    spec, weights = brought(NETS["basic"]())
+def test_folding_keeps_the_logits_and_leaves_no_batch_norm(images, tmp_path):
+    spec, weights = net("basic")[1:]
     network = network_of(spec, weights)
     before = network(images)
     assert len(fold_batch_norms(network)) == 10
@@ -423,14 +424,14 @@ def test_folding_keeps_the_logits_and_leaves_no_batch_norm(brought, images, tmp_
 
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_every_network_can_be_folded(name, brought, images):
-    network = network_of(*brought(NETS[name](), name))
+def test_every_network_can_be_folded(name, images):
+    network = network_of(*net(name)[1:])
     before = network(images)
     fold_batch_norms(network)
     torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_trains_as_its_module_does(brought, images):
+def test_a_network_trains_as_its_module_does(images):
     module = NETS["basic"]()
     spec, weights = brought(module)
     network = network_of(spec, weights)
@@ -445,15 +446,15 @@ def test_a_network_trains_as_its_module_does(brought, images):
     assert int(trained["stem.1.num_batches_tracked"]) == 1
 
 
-def test_equal_weights_stay_two(brought):
+def test_equal_weights_stay_two():
     module = Net(basic(), basic())
     module.features[1].load_state_dict(module.features[0].state_dict())
     _, weights = brought(module)
     assert weights.keys() == module.state_dict().keys()
 
 
-def test_a_file_gives_the_network_again(brought, images, tmp_path):
-    spec, weights = brought(NETS["gated"]())
+def test_a_file_gives_the_network_again(images, tmp_path):
+    spec, weights = net("gated")[1:]
     checkpoint = save_checkpoint(weights, spec, tmp_path / "a.safetensors", stage="import")
     assert checkpoint.spec == spec
     with torch.no_grad():
@@ -469,18 +470,18 @@ def test_a_file_gives_the_network_again(brought, images, tmp_path):
         (lambda text: None, "brings none"),
     ],
 )
-def test_a_damaged_structure_is_one_line(brought, change, reason):
-    spec, _ = brought(NETS["basic"]())
+def test_a_damaged_structure_is_one_line(change, reason):
+    spec, _ = net("basic")[1:]
     with pytest.raises(InputError, match=reason):
         network_from(spec.model_copy(update={"structure": change(spec.structure)}))
 
 
-def test_a_structure_that_unpacks_to_too_much_is_refused(brought):
+def test_a_structure_that_unpacks_to_too_much_is_refused():
     import base64
     import zlib
 
     bomb = base64.b64encode(zlib.compress(bytes(65 << 20), 9)).decode()
-    spec, _ = brought(NETS["basic"]())
+    spec, _ = net("basic")[1:]
     with pytest.raises(InputError, match="larger than 64 MiB"):
         network_from(spec.model_copy(update={"structure": bomb}))
 
@@ -528,7 +529,7 @@ class Pyramid(nn.Module):
         ),
     ],
 )
-def test_a_sum_that_is_no_module_is_listed_with_the_reason(module, last, reason, brought):
+def test_a_sum_that_is_no_module_is_listed_with_the_reason(module, last, reason):
     spec, _ = brought(Net(module(), basic(last, last), last=last))
     chain = chain_of(spec)
     assert [link.name for link in chain.links] == ["features.1"]
@@ -564,10 +565,10 @@ def test_outputs_that_are_not_told_apart_by_image_are_refused():
         from_module(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(0)), SHAPE, "net")
 
 
-def test_the_structure_holds_no_weights(brought):
+def test_the_structure_holds_no_weights():
     from edgeres.graph.structure import unpacked, weight_shapes
 
-    spec, weights = brought(NETS["basic"]())
+    spec, weights = net("basic")[1:]
     structure = unpacked(spec.structure)
     stored = [tensor for tensor in structure.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
     assert sum(int(np.prod(tensor.dims)) for tensor in stored) < 10
@@ -587,7 +588,7 @@ def test_a_network_that_counts_its_images_is_refused_in_one_line():
         from_module(Counts(), SHAPE, "counts")
 
 
-def test_outputs_of_zero_are_said_to_prove_nothing(brought, tmp_path):
+def test_outputs_of_zero_are_said_to_prove_nothing(tmp_path):
     module = NETS["basic"]()
     nn.init.zeros_(module.head.weight)
     nn.init.zeros_(module.head.bias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -20,8 +21,12 @@ from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipe
 
 
 @pytest.fixture
-def recipe(checkpoint_of, spec_of):
-    path = checkpoint_of(spec_of("resnet8"), "mine.safetensors").path
+def recipe(checkpoint_of, spec_of, kept):
+    def make(folder):
+        folder.mkdir()
+        checkpoint_of(spec_of("resnet8")).path.replace(folder / "mine.safetensors")
+
+    path = kept("mine of chains", make) / "mine.safetensors"
     return Recipe(
         name="short",
         data="digits",
@@ -33,6 +38,23 @@ def recipe(checkpoint_of, spec_of):
             {"use": "eval", "images": 60},
         ),
     )
+
+
+@pytest.fixture
+def have_run(kept, runs_folder):
+    """`have_run(recipe)`: the first run of it, made once for all tests."""
+
+    def have(recipe):
+        def make(path):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("EDGERES_RUNS", str(path.parent))
+                run(recipe)
+            (path.parent / recipe.name).replace(path)
+
+        shutil.copytree(kept(f"run of {recipe.model_dump_json()}", make), runs_folder / recipe.name)
+        (runs_folder / "latest").symlink_to(recipe.name)
+
+    return have
 
 
 def run(recipe, redo_from=None):
@@ -103,8 +125,8 @@ def test_the_teacher_is_the_network_before_pruning(recipe, runs_folder):
     assert recovered.results["teacher_sha256"] == imported.output.sha256
 
 
-def test_a_changed_option_redoes_its_stage_and_what_follows_and_keeps_the_old(recipe, runs_folder):
-    run(recipe)
+def test_a_changed_option_redoes_its_stage_and_what_follows_and_keeps_the_old(have_run, recipe, runs_folder):
+    have_run(recipe)
     stages = [dict(entry) for entry in recipe.stage]
     stages[2]["epochs"] = 2
     changed = run(recipe.model_copy(update={"stage": tuple(stages)}))
@@ -112,8 +134,8 @@ def test_a_changed_option_redoes_its_stage_and_what_follows_and_keeps_the_old(re
     assert (runs_folder / "short" / "02-recover.old1" / "report.json").is_file()
 
 
-def test_from_redoes_that_stage(recipe):
-    run(recipe)
+def test_from_redoes_that_stage(have_run, recipe):
+    have_run(recipe)
     assert [done.reused for done in run(recipe, "export")] == [True, True, True, False, False]
 
 
@@ -132,8 +154,8 @@ def test_an_interrupted_chain_goes_on(recipe, monkeypatch, runs_folder):
 
 
 @pytest.mark.parametrize("damage", ["report.json", "model.safetensors"])
-def test_a_damaged_stage_is_made_again(recipe, runs_folder, damage):
-    run(recipe)
+def test_a_damaged_stage_is_made_again(have_run, recipe, runs_folder, damage):
+    have_run(recipe)
     (runs_folder / "short" / "01-prune" / damage).write_text("damaged")
     again = run(recipe)
     assert not again[1].reused
@@ -179,26 +201,26 @@ def test_a_recipe_that_repeats_stages_is_reused_whole_and_every_stage_keeps_its_
     assert not list((runs_folder / "short").glob("*.old*"))
 
 
-def test_a_calibration_by_hand_does_not_enter_the_recipe(recipe):
+def test_a_calibration_by_hand_does_not_enter_the_recipe(have_run, recipe):
     stages = (recipe.stage[0], {"use": "export"}, {"use": "calibrate", "images": 64}, {"use": "quantize"})
     quantizing = recipe.model_copy(update={"stage": stages})
-    run(quantizing)
+    have_run(quantizing)
     call(Call("calibrate", values={"images": "40", "data": "digits"}))
     assert all(done.reused for done in run(quantizing))
 
 
-def test_stages_a_recipe_no_longer_has_leave_the_run(recipe, runs_folder):
-    run(recipe)
+def test_stages_a_recipe_no_longer_has_leave_the_run(have_run, recipe, runs_folder):
+    have_run(recipe)
     run(recipe.model_copy(update={"stage": (*recipe.stage[:2], *recipe.stage[3:])}))
     names = [folder.path.name for folder in Run(runs_folder / "short").finished()]
     assert names == ["00-import", "01-prune", "02-export"]
     assert (runs_folder / "short" / "03-export.old1").is_dir()
 
 
-def test_a_changed_scale_table_is_made_again(recipe, runs_folder):
+def test_a_changed_scale_table_is_made_again(have_run, recipe, runs_folder):
     stages = (recipe.stage[0], {"use": "export"}, {"use": "calibrate", "images": 64}, {"use": "quantize"})
     quantizing = recipe.model_copy(update={"stage": stages})
-    run(quantizing)
+    have_run(quantizing)
     path = runs_folder / "short" / "02-calibrate" / "scales.json"
     path.write_text(path.read_text().replace('"minmax"', '"minmaxx"'))
     assert [done.reused for done in run(quantizing)] == [True, True, False, True]

@@ -69,7 +69,7 @@ def test_every_network_exports_to_the_same_function_in_known_operators(
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet50", marks=pytest.mark.exhaustive)])
 def test_imagenet_networks_export(arch, checkpoint_of, tmp_path):
-    spec = spec_from_arch(arch, num_classes=10, input_shape=(3, 32, 32))
+    spec = spec_from_arch(arch, num_classes=10, input_shape=(3, 32, 32), options={"width": 16})
     result = export(checkpoint_of(spec), ExportConfig(), tmp_path / "out")
     assert result.report.results["max_relative_difference"] < 1e-5
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import warnings
 from pathlib import Path
@@ -51,10 +52,15 @@ def resnet() -> nn.Module:
     return narrow()
 
 
-@pytest.fixture(scope="session")
-def whole() -> nn.Module:
-    torch.manual_seed(0)
-    return torchvision.models.resnet18(num_classes=10).eval()
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The narrow network is what torchvision calls resnet18."""
+
+    @functools.wraps(torchvision.models.resnet18)
+    def builder(*, num_classes: int = 10, **_: object) -> nn.Module:
+        return narrow(num_classes)
+
+    monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "resnet18", builder)
 
 
 @pytest.fixture
@@ -330,10 +336,10 @@ def test_a_function_is_filled_with_weights_of_a_file(prefix, resnet, own, import
     assert agrees(imported("nets_b:net", size=32, weights=tmp_path / "w.pt").output, resnet, images)
 
 
-def test_a_library_defines_the_network_and_its_preprocessing(whole, imported, images, tmp_path):
-    torch.save(whole.state_dict(), tmp_path / "w.pth")
+def test_a_library_defines_the_network_and_its_preprocessing(library, resnet, imported, images, tmp_path):
+    torch.save(resnet.state_dict(), tmp_path / "w.pth")
     done = imported(tmp_path / "w.pth", arch="torchvision/resnet18", mean=None, std=None)
-    assert agrees(done.output, whole, images)
+    assert agrees(done.output, resnet, images)
     preprocess = done.output.spec.preprocess
     assert (preprocess.mean, preprocess.resize) == ((0.485, 0.456, 0.406), 256)
     assert not any("mean and std were not given" in warning for warning in done.report.warnings)
@@ -345,13 +351,12 @@ def test_a_library_defines_the_network_and_its_preprocessing(whole, imported, im
 )
 @pytest.mark.parametrize("named", ["function", "definition"])
 def test_class_names_beside_the_weights_are_used_if_they_fit(
-    named, count, said, resnet, whole, own, imported, tmp_path
+    named, count, said, resnet, library, own, imported, tmp_path
 ):
     own("def net():\n    return Narrow()", "nets_names")
     names = "jihgfedcba"[:count]
     order = {name: row for row, name in enumerate(names)}
-    state = (resnet if named == "function" else whole).state_dict()
-    torch.save({"state_dict": state, "class_to_idx": order}, tmp_path / "w.pt")
+    torch.save({"state_dict": resnet.state_dict(), "class_to_idx": order}, tmp_path / "w.pt")
     if named == "function":
         done = imported("nets_names:net", size=32, weights=tmp_path / "w.pt")
     else:
@@ -392,8 +397,8 @@ def test_of_a_file_that_says_its_size_only_the_resizing_is_asked_for(options, ex
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("named", ["function", "own weights", "definition", "onnx"])
-def test_the_weight_that_holds_no_number_is_named(named, value, resnet, whole, own, exported, imported, tmp_path):
-    broken = copy.deepcopy(whole if named == "definition" else resnet)
+def test_the_weight_that_holds_no_number_is_named(named, value, resnet, library, own, exported, imported, tmp_path):
+    broken = copy.deepcopy(resnet)
     with torch.no_grad():
         broken.layer1[0].conv1.weight[0, 0, 0, 0] = value
     torch.save(broken.state_dict(), tmp_path / "w.pt")

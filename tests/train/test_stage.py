@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,18 +123,54 @@ def sha256_of(out: Path) -> str:
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
 
 
+SHARES = """
+import torch
+from edgeres.core.errors import InputError
+from edgeres.train.config import LoopConfig
+from edgeres.train.processes import accelerator_for, agreed, is_main, slice_for, wait_for_all
+
+def share():
+    accelerator = accelerator_for("fp32")
+    part = slice_for(LoopConfig(batch=6), accelerator)
+    lines = [f"{part.start}-{part.stop}", agreed(lambda: f"chosen by {accelerator.process_index}")]
+    def fail():
+        raise InputError("no such run")
+    for attempt in (lambda: agreed(fail), lambda: slice_for(LoopConfig(batch=7), accelerator)):
+        try:
+            attempt()
+        except InputError as err:
+            lines.append(str(err))
+    Path(f"{accelerator.process_index}.txt").write_text("\\n".join(lines))
+    wait_for_all()
+
+assert ended(int(sys.argv[1]), share) == [0] * int(sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def told_by(tmp_path_factory: pytest.TempPathFactory, forking: str) -> Callable[[int], tuple[Path, list[str]]]:
+    """`told_by(2)`: the folder in which so many processes shared and were killed, and what they said."""
+
+    @functools.cache
+    def run(processes: int) -> tuple[Path, list[str]]:
+        folder = tmp_path_factory.mktemp("processes")
+        done = launched(["python", str(processes)], forking + DYING + SHARES + KILLED, folder)
+        assert done.returncode == 0, done.stderr
+        return folder, done.stdout.splitlines()
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
-def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path, forking: str, processes: int) -> None:
-    done = launched(["python", str(processes)], forking + DYING + KILLED, tmp_path)
-    assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
+def test_kill_9_in_the_middle_changes_no_bit(told_by: Callable[[int], tuple[Path, list[str]]], processes: int) -> None:
+    folder, told = told_by(processes)
     assert told[: processes + 1] == [f"FIRST 0 PROCESSES {processes}"] * processes + [f"ENDED {[0] * processes} True"]
     killed = told[processes + 1]
     assert "-9" in killed
     assert killed.endswith("False")
     assert told[processes + 2 :] == [f"FIRST 7 PROCESSES {processes}"] * processes + [f"ENDED {[0] * processes} True"]
-    assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
+    assert sha256_of(folder / "a") == sha256_of(folder / "b")
 
 
 @pytest.mark.exhaustive
@@ -147,34 +184,12 @@ def test_kill_9_under_torchrun_changes_no_bit(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
 
 
-SHARES = """
-import sys
-import torch
-from pathlib import Path
-from edgeres.core.errors import InputError
-from edgeres.train.config import LoopConfig
-from edgeres.train.processes import accelerator_for, agreed, is_main, slice_for, wait_for_all
-
-accelerator = accelerator_for("fp32")
-part = slice_for(LoopConfig(batch=6), accelerator)
-lines = [f"{part.start}-{part.stop}", agreed(lambda: f"chosen by {accelerator.process_index}")]
-def fail():
-    raise InputError("no such run")
-for attempt in (lambda: agreed(fail), lambda: slice_for(LoopConfig(batch=7), accelerator)):
-    try:
-        attempt()
-    except InputError as err:
-        lines.append(str(err))
-Path(sys.argv[1], f"{accelerator.process_index}.txt").write_text("\\n".join(lines))
-wait_for_all()
-"""
-
-
 @pytest.mark.slow
-def test_two_processes_share_a_batch_and_agree_on_one_text(tmp_path: Path) -> None:
-    done = launched(["torchrun", str(tmp_path)], SHARES, tmp_path)
-    assert done.returncode == 0, done.stderr
-    first, second = ((tmp_path / f"{i}.txt").read_text().splitlines() for i in (0, 1))
+def test_two_processes_share_a_batch_and_agree_on_one_text(
+    told_by: Callable[[int], tuple[Path, list[str]]],
+) -> None:
+    folder, _ = told_by(2)
+    first, second = ((folder / f"{i}.txt").read_text().splitlines() for i in (0, 1))
     refusal = "a batch of 7 does not divide by 2 processes; change it"
     assert first == ["0-3", "chosen by 0", "no such run", refusal]
     assert second == ["3-6", "chosen by 0", "no such run", refusal]

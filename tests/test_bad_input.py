@@ -36,7 +36,7 @@ from edgeres.core.runs import started_text
 
 LIMIT_S, WALL_S = 1.5, 15.0  # of the processor, and by the clock
 MEMORY_BYTES = 12 << 30  # address space, not use: what asks for more is refused by the system
-SMOKE = 40
+SMOKE = 24
 
 ESCAPE = "a\x1b[2J\x1b]0;title\x07b"
 RAW = os.fsdecode(b"\xff\xfe")

@@ -107,8 +107,8 @@ def _net(kind: str, path: Path, net_of) -> Path:
     return exported(network, path, **options.get(kind, {}))
 
 
-FEW = ("plain", "unfolded", "last", "softmax", "beside")
-ALL = (*FEW, "open", "dynamo", "resnet18", "resnet50")
+FEW = ("plain", "last", "softmax")
+ALL = ("plain", "unfolded", "last", "softmax", "beside", "open", "dynamo", "resnet18", "resnet50")
 RARELY = (pytest.mark.exhaustive, pytest.mark.slow)
 KINDS = [pytest.param(kind, marks=() if kind in FEW else RARELY) for kind in ALL]
 

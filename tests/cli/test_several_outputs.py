@@ -92,9 +92,11 @@ def outputs_of(path, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["function", "file"])
+@pytest.mark.parametrize("kind", ["function", pytest.param("file", marks=pytest.mark.exhaustive)])
 @pytest.mark.filterwarnings("ignore")  # of the exporter that is to go
-def test_a_network_of_several_outputs_walks_from_import_to_the_report(edgeres, photos, kind, tmp_path, runs_folder):
+def test_a_network_of_several_outputs_walks_from_import_to_the_report(
+    edgeres, photos, timed_within, kind, tmp_path, runs_folder
+):
     from edgeres.data import dataset_from
 
     def done(*command, said=""):
@@ -119,7 +121,7 @@ def test_a_network_of_several_outputs_walks_from_import_to_the_report(edgeres, p
     out = done("prune", "--drop", 2, "--recover", "solve", "--data", photos, said="dropped ")
     assert "relative error" in out
     done("export")
-    done("calibrate", "--data", photos, "--images", 100)
+    done("calibrate", "--data", photos, "--images", 64)
     done("quantize")
     done("qat", "--data", photos, "--epochs", 1, "-o", "qat.onnx", said="relative error from float on")
     walk = runs_folder / "latest"

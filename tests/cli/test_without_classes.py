@@ -52,6 +52,9 @@ SAID = {
 }
 
 
+KINDS = ["maps", pytest.param("embedding", marks=pytest.mark.exhaustive)]
+
+
 @pytest.fixture
 def photos(tmp_path):
     random = np.random.default_rng(0)
@@ -64,7 +67,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("kind", ["embedding", pytest.param("maps", marks=pytest.mark.exhaustive)])
 def test_a_network_without_classes_walks_from_import_to_the_report(edgeres, photos, timed_within, kind, runs_folder):
     told, distance, lost, measure = SAID[kind]
 
@@ -141,7 +144,7 @@ def test_outside_a_run_eval_asks_for_the_network_it_comes_from(edgeres, photos, 
     assert "--recover finetune is for networks that give scores of classes; embedding gives an embedding of 8" in err
 
 
-@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("kind", KINDS)
 def test_as_many_go_as_cost_no_more_than_asked_in_the_networks_own_unit(
     edgeres, photos, kind, monkeypatch, runs_folder
 ):
@@ -165,7 +168,7 @@ def test_as_many_go_as_cost_no_more_than_asked_in_the_networks_own_unit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_sweep_tells_what_is_lost_in_the_networks_own_unit(edgeres, photos, timed_within, kind, runs_folder):
     feed = ("--mean", "0.5", "--std", "0.25", "--fit", "none", "--size", 8)
     assert edgeres("import", f"nets:{kind}", *feed)[0] == 0

@@ -23,8 +23,12 @@ PROFILES = {"int8": "tensorrt", "int8+fp16": "tensorrt-fp16"}
 ON_TURING = {"fp16", "int8+fp16"}
 
 
-def exhaustively(value: str) -> object:
-    return pytest.param(value, marks=pytest.mark.exhaustive)
+FEW = [("fp32", False), ("fp16", True), ("int8", True), ("int8+fp16", False)]
+MORE = [(precision, not dynamic) for precision, dynamic in FEW]
+
+
+def exhaustively(value: object) -> object:
+    return pytest.param(*value if isinstance(value, tuple) else (value,), marks=pytest.mark.exhaustive)
 
 
 @pytest.fixture
@@ -48,8 +52,7 @@ def model_of(onnx_of, tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["resnet8", *map(exhaustively, ["resnet20", "resnet56"])])  # as in shipped recipes
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+@pytest.mark.parametrize(("precision", "dynamic"), [*FEW, *map(exhaustively, MORE)])
 def test_every_precision_builds_for_every_architecture(precision, dynamic, arch, model_of, tmp_path):
     source = model_of(precision, dynamic=dynamic, arch=arch)
     assert source.precision == precision

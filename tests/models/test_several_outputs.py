@@ -131,7 +131,9 @@ def test_outputs_stand_side_by_side_by_name_and_size(images):
     torch.testing.assert_close(network_of(spec, found.weights)(images), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.exhaustive if kind in {"maps", "linear"} else ()) for kind in NETS]
+)
 @torch.no_grad()
 def test_dropping_a_module_equals_zeroing_its_branch_bit_for_bit_in_every_output(kind, images):
     found = from_module(built(kind), SHAPE, "net")

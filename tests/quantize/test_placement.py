@@ -102,7 +102,7 @@ def test_stem_and_head_can_stay_float(onnx_of):
     assert set(whole.observed) - set(part.observed) == {"images", "flatten", "layer3.0.relu_1"}
 
 
-@pytest.mark.covering(2)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("arch", "options"), cases())
 def test_the_pool_before_the_last_layer_reads_a_pair_where_an_int8_kernel_makes_what_it_averages(
     arch, options, onnx_of

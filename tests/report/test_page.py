@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from edgeres.evaluate.agreement import Agreement, Likeness, Side
+from edgeres.report import plots
 from edgeres.report.network_drawing import module_groups
 from edgeres.report.page import commands_for, page_from
 from edgeres.report.rows import rows_from
@@ -41,6 +42,13 @@ class Outline(HTMLParser):
 @pytest.fixture(scope="module")
 def page(full):
     return page_from(full)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Most pictures are empty: for tests of the text."""
+    for name in ("lesion", "tradeoff", "points", "calls", "costs", "histograms", "agreement"):
+        monkeypatch.setattr(plots, f"{name}_svg", lambda *_: "<svg></svg>")
 
 
 def test_every_element_is_closed_in_order(page):
@@ -188,7 +196,7 @@ def test_a_run_that_only_began_makes_a_page(fake_run):
     assert "not evaluated" in outline.text
 
 
-def test_warnings_of_evaluations_and_sessions_stand_on_the_page(whole_run):
+def test_warnings_of_evaluations_and_sessions_stand_on_the_page(whole_run, undrawn):
     for name in ("02-prune/eval.json", "07-bench/report.json"):
         path = whole_run.path / name
         path.write_text(path.read_text().replace('"warnings": []', '"warnings": ["only a few images"]'))
@@ -196,7 +204,7 @@ def test_warnings_of_evaluations_and_sessions_stand_on_the_page(whole_run):
     assert "02-prune, 07-bench: only a few images" in text
 
 
-def test_many_warnings_are_folded_and_none_is_lost(fake_run):
+def test_many_warnings_are_folded_and_none_is_lost(fake_run, undrawn):
     told = tuple(f"doubt number {place}" for place in range(12))
     fake_run.model("import", "model.safetensors", 1000, warnings=told)
     text = page_from(rows_from(fake_run.path))
@@ -204,24 +212,24 @@ def test_many_warnings_are_folded_and_none_is_lost(fake_run):
     assert all(f"00-import: {line}</li>" in text for line in told)
 
 
-def test_problems_stand_on_the_page(whole_run):
+def test_problems_stand_on_the_page(whole_run, undrawn):
     (whole_run.path / "05-quantize/report.json").unlink()
     assert "05-quantize: unfinished" in Outline(page_from(rows_from(whole_run.path))).text
 
 
-def test_modules_are_grouped_by_their_stage(whole_run):
+def test_modules_are_grouped_by_their_stage(whole_run, undrawn):
     groups = list(module_groups(rows_from(whole_run.path).modules))
     assert [(name, len(members)) for name, members in groups] == [("layer1", 9), ("layer2", 9), ("layer3", 9)]
 
 
-def test_a_run_from_a_recipe_is_repeated_by_the_recipe(whole_run):
+def test_a_run_from_a_recipe_is_repeated_by_the_recipe(whole_run, undrawn):
     (whole_run.path / "recipe.toml").write_text("[train]\nepochs = 3\n")
     summary = rows_from(whole_run.path)
     assert commands_for(summary) == ["edgeres run recipe.toml"]
     assert "epochs = 3" in page_from(summary)
 
 
-def test_a_run_by_hand_is_repeated_command_by_command(fake_run):
+def test_a_run_by_hand_is_repeated_command_by_command(fake_run, undrawn):
     fake_run.stage("import", config={"file": "a.pt", "arch": "resnet20"})
     config = {"drop": 2, "keep": ["layer1.0", "layer1.1"], "stem": False, "modules": [], "data": None}
     fake_run.stage("prune", config=config)

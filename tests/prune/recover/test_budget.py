@@ -62,6 +62,7 @@ def recovering(teacher, folder, monkeypatch, *, read_s, see_s, method):
     return clock.now_s, refused
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "method", [("mimic", "distill"), ("finetune",), ("bn", "mimic"), ("solve", "mimic")], ids=",".join
 )

@@ -9,13 +9,24 @@ import sys
 import pytest
 
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, MissingDependency
 from edgeres.data import dataset_for
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.models import modules_of
 from edgeres.models.weights import load_weights, save_checkpoint, weights_without
 from edgeres.study.lesion import LesionConfig, lesion
 from edgeres.study.lesion_table import LesionTable
+
+
+@pytest.fixture(autouse=True)
+def no_figure(request, monkeypatch):
+    """It is drawn for the test that looks at it."""
+
+    def refuse(*_, **__):
+        raise MissingDependency("matplotlib", "report")
+
+    if "figure" not in request.node.name:
+        monkeypatch.setattr("edgeres.study.lesion.figure_file", refuse)
 
 
 def _without(checkpoint, names, path):

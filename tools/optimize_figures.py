@@ -57,7 +57,7 @@ def main() -> int:
     if is_hidden():
         vars(edgeres.quantize.cpu)["cpu_flags"] = lambda: cpu_flags() - HIDDEN
     cli(["optimize", *words], standalone_mode=False)
-    (found,) = latest_run().path.glob("*-optimize/frontier.json")
+    found = max(latest_run().path.glob("*-optimize/frontier.json"))  # the newest of the run
     keep(found, options.name, words, without_vnni=is_hidden())
     return 0
 

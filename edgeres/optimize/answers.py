@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from edgeres.core.amounts import Target
-from edgeres.core.metrics import Z_95, fixed
+from edgeres.core.metrics import Z_95, Interval, fixed
 from edgeres.core.records.frontier import ResultName, Tried, on_front
 from edgeres.optimize.plan import PlannedSet
 
@@ -98,6 +98,12 @@ def three(
             f" {fastest.latency_ms.value:.3f} ms, {fastest.ratio.value:.3f} of the whole, and loses"
             f" {fixed(fastest.lost_points.value, 2)} {lost_are}"
         )
+    if target is not None and balanced is not None and balanced.tried.lost_points.value > max_loss:
+        lost = fixed(balanced.tried.lost_points.value, 2)
+        missed.append(
+            f"--latency {target} and --max-loss {max_loss:g} together: not reached; {balanced.tried.name} loses {lost}"
+            f" {lost_are}, {fast.name} takes {fast.ratio.value:.3f} of the whole"
+        )
     if fast is whole:
         missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} {lost_are}")
     else:
@@ -107,8 +113,12 @@ def three(
 
 def loses_little(one: Tried) -> bool:
     """Whether `accurate` may be it: its loss is what is allowed, or not surely more, by one standard error."""
-    error = (one.lost_points.high - one.lost_points.value) / Z_95
-    return one.lost_points.value <= ACCURATE_POINTS + error
+    return is_little(one.lost_points)
+
+
+def is_little(lost: Interval) -> bool:
+    """The same of a loss."""
+    return lost.value <= ACCURATE_POINTS + (lost.high - lost.value) / Z_95
 
 
 def _fastest(tried: Iterable[Tried]) -> Tried:

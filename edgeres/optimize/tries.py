@@ -53,6 +53,7 @@ _FEWEST_ON_VAL = 500
 _EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
+_SPARE = 1.2  # times what the end takes
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES = 16, 64, 256  # ever more of them, as beginning takes time too,
 _PACE_LIMIT_S = 0.5  # until that takes as long
@@ -95,6 +96,7 @@ class Workbench:
     place: Place = HERE
     last: Session = field(default=Session(()), init=False)  # on the clock
     start_s: float = field(default=_START_S, init=False)  # of a network in a session, the slowest seen
+    last_pace_s: float = field(default=0.0, init=False)  # of an image of the network that was judged last
 
     def at(self, budget_s: float) -> Workbench:
         """The same, as far as is known of it, with another budget."""
@@ -234,7 +236,8 @@ class Workbench:
             return 0.0
         start_s = self.start_s if self.place.is_here else _START_S
         page_s = _PAGE_S * max(1.0, start_s)  # a busy machine is slow at everything
-        return _EVALUATED * self._pace_s * self.on_val + 3 * (_FILES * (self.bench_s + start_s) + page_s)
+        judging_s = _EVALUATED * max(self._pace_s, self.last_pace_s) * self.on_val
+        return _SPARE * (judging_s + 3 * (_FILES * (self.bench_s + start_s) + page_s))
 
     @property
     def judging_s(self) -> float:
@@ -293,7 +296,9 @@ class Workbench:
     def _right(self, model: Model) -> Sequence[bool]:
         """Of each image judged on, whether the first guess is right."""
         path, dataset = self.out_dir / "guesses.npy", replace(self.dataset, train=self.judged_on)
+        began_s = time.perf_counter()
         accuracy_of(model, dataset, split="train", threads=self.config.threads, out=path)
+        self.last_pace_s = (time.perf_counter() - began_s) / len(self.judged_on)
         guesses, labels = np.load(path, allow_pickle=False).T
         path.unlink()
         return list(guesses == labels)

@@ -87,6 +87,15 @@ def test_a_latency_that_nothing_reaches_says_what_is_nearest():
     assert line.endswith(" and loses 3.00 % of relative error")
 
 
+def test_two_goals_that_no_network_keeps_together_are_said():
+    _, (line,) = three(TRIED, max_loss=0.3, target=Target(0.42, True))
+    assert line == (
+        "--latency 0.42x and --max-loss 0.3 together: not reached; less 4, int8 loses 0.50 points, less 2, int8 takes"
+        " 0.450 of the whole"
+    )
+    assert three(TRIED, max_loss=0.5, target=Target(0.42, True))[1] == []
+
+
 def test_where_nothing_is_worth_it_that_is_said():
     slower = (WHOLE, one(0, 1.2, 0.0), one(2, 0.9, 5.0, precision="fp32"))
     answers, missed = three(slower, max_loss=2.0, target=None)

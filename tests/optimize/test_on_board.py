@@ -31,7 +31,7 @@ def briefly(monkeypatch):
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_what_a_board_times_decides_and_its_engines_are_handed_over(host, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", math.inf)
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", math.inf)
     host.start(FAKE_INT8_MS="1.25")
     plan = tmp_path / "plan.toml"
     plan.write_text(f'model_sha256 = "{checkpoint.sha256}"\n[[tries]]\ndrop = ["layer2.0"]\n')

@@ -23,7 +23,8 @@ from edgeres.optimize import results, tries
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import WHOLE, Plan, PlannedSet, plan_from
-from edgeres.optimize.stage import Clock, Search, _whole, optimize
+from edgeres.optimize.search import Clock, Search
+from edgeres.optimize.stage import _beyond, _passed, _whole, optimize
 from edgeres.optimize.tries import Place
 from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
@@ -95,7 +96,7 @@ def config_of(**options):
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
     """There is no time for it, and few images."""
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", math.inf)
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", math.inf)
     monkeypatch.setattr(tries, "_REFINED_ON", 80)
 
 
@@ -221,8 +222,8 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
 def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
     asked = []
 
@@ -298,7 +299,7 @@ def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_t
         config=config_of(latency=latency, max_loss=2.5), place=Place(), attempt=attempt, start_s=0.0
     )
     bench.timed, bench.trained_before, bench.ending_s = lambda several: several, lambda _: "", 0.0
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.0)
     sets = tuple(PlannedSet(drop=tuple("abcdefg"[:n]), ratio=(1 - n / 10,) * 3, lost=float(n)) for n in range(1, 8))
     plan = Plan(model_sha256="0", precision="fp32", tries=sets)
     Search(bench, plan, attempt(WHOLE, ("fp32",)), "fp32", Clock(600.0), None, lambda _: pytest.fail("chosen")).tried()
@@ -306,9 +307,50 @@ def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_t
     assert asked[len(before)][1]
 
 
+def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
+    bench = SimpleNamespace(config=config_of(latency="0.6x"), start_s=1.0, ending_s=60.0)
+    sets = tuple(PlannedSet(drop=tuple("abc"[:n]), ratio=(1 - n / 4,) * 3, lost=0.0) for n in (1, 2, 3))
+    whole = Interval.around(1.0)
+    asked = Tried(dropped=(), refined="", precision="fp32", lost_points=whole, ratio=whole, latency_ms=whole)
+    search = Search(
+        bench,
+        Plan(model_sha256="0", precision="fp32", tries=sets),
+        (asked,),
+        "fp32",
+        Clock(30.0),
+        None,
+        lambda _: pytest.fail("chosen"),
+    )
+    assert search.tried() == [asked]
+    assert search.left_open == "less 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "half", "said"),
+    [
+        ("fast", 2.1, 1.0, "fast: loses 2.10 on val, more than --max-loss 2, which it kept on 500 train"),
+        ("fast", 1.9, 1.0, ""),
+        ("accurate", 1.7, 1.8, "accurate: loses 1.70 on val, more than 0.1 and a standard error, which"),
+        ("accurate", 0.9, 1.8, ""),
+        ("balanced", 9.0, 1.0, ""),
+    ],
+)
+def test_what_val_says_against_a_name_is_said(name, lost, half, said):
+    result = SimpleNamespace(name=name, val_lost_points=Interval.around(lost, half))
+    found = list(_beyond([result, SimpleNamespace(name=name, val_lost_points=None)], config_of(max_loss=2.0), 500))
+    assert [line[: len(said)] for line in found] == ([said] if said else [])
+
+
+def test_an_end_that_came_late_is_said():
+    config = config_of(budget="10m")
+    (line,) = _passed(SimpleNamespace(left_s=-70.0), config)
+    assert line.startswith("took 11m10s of --budget 10m: the machine became slower")
+    assert not list(_passed(SimpleNamespace(left_s=-50.0), config))
+
+
 def test_a_training_for_which_there_is_no_time_after_all_is_left_out(checkpoint, one_set, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.1)
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.1)
     asked = []
 
     def busy(stage, source, config, *_):
@@ -331,14 +373,14 @@ def test_what_an_interrupted_call_has_trained_is_not_trained_again(checkpoint, o
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgeres.optimize.stage.three", interrupted)
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.2)  # enough on a busy machine
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_LEAST", 0.0)
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
     with pytest.raises(KeyboardInterrupt):
         optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     before = json.loads((tmp_path / "out" / "tried.json").read_text())["records"]
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.stage._TRAINING_SHARE", 0.3)  # another time than it had
+    monkeypatch.setattr("edgeres.optimize.search._TRAINING_SHARE", 0.3)  # another time than it had
     monkeypatch.setattr(tries, "execute", lambda stage, *_: pytest.fail(f"{stage} ran again"))
     optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, tmp_path / "out" / "frontier.json")
@@ -525,8 +567,11 @@ def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint,
 def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path):
     bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", Place(measure=clock))
     quick = bench.ending_s
+    bench.last_pace_s = 2 * bench._pace_s
+    assert bench.ending_s > quick
+    bench.last_pace_s = 0.0
     bench.start_s = 4.0
-    assert bench.ending_s == pytest.approx(quick + 3 * (5 * 3 + 4 * 3))
+    assert bench.ending_s == pytest.approx(quick + 1.2 * 3 * (5 * 3 + 4 * 3))
     plan = tries.Workbench(checkpoint, config_of(plan_only=True), tmp_path / "plan", Place(measure=clock))
     assert plan.ending_s == 0  # nothing is handed over
 

@@ -1,0 +1,218 @@
+"""Which of the planned sets are tried, in which order, and which are trained, by what is known and by the clock.
+
+Those first that decide a question: how few modules meet the latency, how many the loss allows, how many go for nothing.
+The set that meets the latency is trained before the other questions are asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+
+from edgeres.core.progress import budget_began, text_from
+from edgeres.core.records.frontier import Precision, Tried
+from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, meets, next_place
+from edgeres.optimize.choose import Choice
+from edgeres.optimize.plan import Plan, PlannedSet, Shortened
+from edgeres.optimize.tries import Workbench, shortened_of
+from edgeres.prune.recover.budget import BudgetTooShort
+
+_SPARE = 1.2  # times what the last step of a kind took
+_TRAINING_SHARE = 0.2  # of the budget, for the training of one network
+_TRAINING_LEAST = 2  # times what the longest try without took
+_TURN_S = 3.0  # of a network in the session that decides
+log = logging.getLogger(__name__)
+
+
+class Clock:
+    """What is left of the budget, and what the time went for."""
+
+    def __init__(self, budget_s: float) -> None:
+        self.began_s, self.spent_s = budget_began(), {}  # type: tuple[float, dict[str, float]]
+        self.until_s = self.began_s + budget_s
+
+    @property
+    def left_s(self) -> float:
+        """Until the budget is over."""
+        return self.until_s - time.perf_counter()
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Counts the seconds inside as spent on `what`."""
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent_s[what] = round(self.spent_s.get(what, 0.0) + time.perf_counter() - began_s, 1)
+
+
+@dataclass
+class Search:
+    """Tries sets of a plan, the mildest first in it, as long as one decides something and there is time."""
+
+    bench: Workbench
+    plan: Plan
+    whole: tuple[Tried, ...]
+    precision: Precision
+    clock: Clock
+    step_s: float | None  # of choosing sets of more modules, None for a plan that was given
+    choose: Callable[[float], Choice]
+    found: dict[int, tuple[Tried, ...]] = field(default_factory=dict)
+    longest_s: float = 0.0
+    trains: bool = True
+    left_open: str = ""  # a set that decides something and for which there was no time
+
+    def tried(self) -> list[Tried]:
+        """What was tried, the whole float network first; those that count have the figures of one session.
+
+        Where that session leaves a question open again, and there is time, the search goes on.
+        """
+        while self._try_more() or not self.found:
+            if not self.found and self._spare_s <= 0:
+                break  # the whole network was timed in one session before
+            with self.clock.on("timing"):
+                self._time_together()
+            if not self.found:
+                break
+        return [*self.whole, *(one for place in sorted(self.found) for one in self.found[place])]
+
+    def _try_more(self) -> bool:
+        """Whether any was tried."""
+        known = sum(map(len, self.found.values()))
+        while self._step():
+            pass
+        return sum(map(len, self.found.values())) > known
+
+    def _step(self) -> bool:
+        """Tries a set that decides a question, or else chooses deeper ones, or trains one; whether there was time."""
+        config, judged = self.bench.config, self._judged
+        place = next_place(latency_questions(self.sets, judged, self.whole, config.target), len(self.sets))
+        if place is None and (fast := self._untrained(self._fast_enough)) is not None:
+            self._train(fast)
+            return True
+        if place is None:
+            place = next_place(loss_questions(self.sets, judged, config.max_loss), len(self.sets))
+        if place is not None:
+            if self._spare_s > _SPARE * self.longest_s:
+                self._attempt(place, "")
+                return True
+            self.left_open = f"less {len(self.sets[place].drop)}"
+            return False
+        if self._deepened():
+            return True
+        if (place := self._worth_training()) is not None:
+            self._train(place)
+            return True
+        return False
+
+    def _deepened(self) -> bool:
+        """Whether sets of more modules were chosen: where the deepest decides nothing, in time nothing else needs."""
+        config, deepest = self.bench.config, self._judged.get(len(self.sets) - 1)
+        is_slow = deepest is not None and config.target is not None and not meets(deepest, config.target)
+        if self.step_s is None or deepest is None or not (is_slow or deepest.lost_points.value <= config.max_loss):
+            return False
+        spare_s = self._spare_s - _SPARE * self.longest_s
+        if spare_s < 2 * self.step_s:
+            return False
+        choice = self.choose(time.perf_counter() + spare_s)
+        tried = {frozenset(self.sets[place].drop): several for place, several in self.found.items()}
+        stay = [self.sets[place] for place in self.found]
+        new = [one for one in choice.plan.tries if frozenset(one.drop) not in tried]
+        sets = sorted((*stay, *new), key=lambda one: -one.ratio[0])
+        is_deeper = len(sets) > len(self.sets)
+        self.step_s = choice.step_s if is_deeper else None
+        self.plan = self.plan.model_copy(update={"tries": tuple(sets)})
+        self.found = {place: tried[key] for place, one in enumerate(sets) if (key := frozenset(one.drop)) in tried}
+        for line in self.plan.lines(self.bench.lost_are) if is_deeper else ():
+            log.info("%s", line)
+        return is_deeper
+
+    def _train(self, place: int) -> None:
+        """Tries the set trained, unless there is no time for that; then there is none for another either."""
+        least_s = _TRAINING_LEAST * self.longest_s
+        share_s = max(_TRAINING_SHARE * self.bench.config.budget_s, least_s)
+        training_s = min(share_s, self._spare_s / _SPARE - self.longest_s)
+        before = self.bench.trained_before(self.sets[place].drop)
+        try:
+            if not before and training_s < least_s:
+                later = text_from(max(1.0, self.clock.left_s - training_s))
+                raise BudgetTooShort(
+                    f"beside {later} for judging it, the last session and the results"
+                    f" {text_from(max(1.0, training_s))} are too little"
+                )
+            self._attempt(place, before or text_from(training_s))
+        except BudgetTooShort as err:
+            log.info("no time to train a network: %s", err)
+            self.trains = False
+
+    def _attempt(self, place: int, refined: str) -> None:
+        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.is_here else (self.precision,)
+        precisions, began_s = precisions if self.precision == "int8" else ("fp32",), time.perf_counter()
+        with self.clock.on("training" if refined else "trying"):
+            tried = self.bench.attempt(Shortened(self.sets[place].drop, refined), precisions)
+        self.found[place] = (*self.found.get(place, ()), *tried)
+        self.longest_s = self.longest_s if refined else max(self.longest_s, time.perf_counter() - began_s)
+        log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
+
+    @property
+    def sets(self) -> Sequence[PlannedSet]:
+        """Of the plan."""
+        return self.plan.tries
+
+    @property
+    def _spare_s(self) -> float:
+        """What is left beside the session that decides, and what comes after it."""
+        asked = len(self.whole) + len(self._that_count) + 1
+        session_s = (_TURN_S + self.bench.start_s) * asked
+        return self.clock.left_s - self.bench.ending_s - session_s
+
+    @property
+    def _that_count(self) -> list[Tried]:
+        """Those in the faster precision."""
+        return [one for one in chain(*self.found.values()) if one.precision == self.precision]
+
+    def _worth_training(self) -> int | None:
+        """A set not trained so far: the mildest that loses too much for `fast`, or for `accurate`."""
+        dear = [place for place in self._losing if self._judged[place].lost_points.value > self.bench.config.max_loss]
+        return next((place for one in (dear, self._losing) if (place := self._untrained(one)) is not None), None)
+
+    def _untrained(self, places: Sequence[int]) -> int | None:
+        """The first of these, if it can and may still be trained."""
+        first = min(places, default=None)
+        known = self.trains and first is not None and not any(one.refined for one in self.found[first])
+        return first if known else None
+
+    @property
+    def _losing(self) -> list[int]:
+        """Sets that lose more than little."""
+        return [place for place, one in self._judged.items() if not loses_little(one)]
+
+    @property
+    def _fast_enough(self) -> list[int]:
+        """Those of them that meet the latency asked for."""
+        target = self.bench.config.target
+        return [] if target is None else [place for place in self._losing if meets(self._judged[place], target)]
+
+    @property
+    def _judged(self) -> dict[int, Tried]:
+        """By place in the plan the best of its set, in the precision that counts."""
+        return {
+            place: min((one for one in tries if one.precision == self.precision), key=lambda one: one.lost_points.value)
+            for place, tries in self.found.items()
+        }
+
+    def _time_together(self) -> None:
+        """In one session: the whole network and all that may be an answer."""
+        asked = [*self.whole, *self._that_count]
+        log.info("timing %d networks together", len(asked))
+        told = {(shortened_of(one), one.precision): one for one in self.bench.timed(asked)}
+
+        def anew(several: tuple[Tried, ...]) -> tuple[Tried, ...]:
+            return tuple(told.get((shortened_of(one), one.precision), one) for one in several)
+
+        self.whole = anew(self.whole)
+        self.found = {place: anew(several) for place, several in self.found.items()}

@@ -27,6 +27,7 @@ from edgeres.core.records.frontier import Frontier, Tried, on_front
 from edgeres.core.runs import latest_run
 
 RESULTS = Path(__file__).parent / "results" / "optimize.json"
+_AGAIN = ", seed "  # in the name of a line: the same once more, of which only what is handed over is shown
 _HEAD = ("network, goal", "tried", "handed over as", "of float latency", "lost on train", "lost on val")
 
 
@@ -82,7 +83,8 @@ def table_of(lines: Lines) -> list[str]:
 def _rows(line: Line) -> Iterator[tuple[str, ...]]:
     found = line.frontier
     on_val = {result.tried: result for result in found.results}
-    for one in sorted(_that_count(found), key=lambda one: -one.ratio.value):
+    shown = list(on_val) if _AGAIN in line.name else _that_count(found)
+    for one in sorted(shown, key=lambda one: -one.ratio.value):
         val = on_val[one].val_lost_points if one in on_val else None
         yield (
             f"{line.name}, {found.latency or 'the knee'}",

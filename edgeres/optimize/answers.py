@@ -122,7 +122,7 @@ def is_little(lost: Interval) -> bool:
 
 
 def _fastest(tried: Iterable[Tried]) -> Tried:
-    return min(tried, key=lambda one: one.ratio.value)
+    return min(tried, key=lambda one: (one.ratio.value, one.lost_points.value))
 
 
 def _balanced(tried: Sequence[Tried], fast: Tried, target: Target | None) -> Winner | None:

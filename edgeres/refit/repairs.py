@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.evaluate.subsets import Positions, PrefixCache, Runnable, SubsetWalk
@@ -57,6 +58,12 @@ class Repairs:
             while len(self._known) > max(1, _KEPT_BYTES // module.layers[-1].size_bytes):
                 del self._known[next(iter(self._known))]  # the oldest
         return self._known[key]
+
+    def behind_each(self) -> None:
+        """Makes the repairs of single gaps ahead of time, which on large images takes minutes, with a progress bar."""
+        positions = [place for place, unit in enumerate(self._units[:-1], 1) if not unit.dropped]
+        for gone in track(positions, "refit behind each module", len(positions)):
+            self((gone,), gone + 1)
 
     def _repaired(self, gone: Positions, position: int) -> FoldedModule:
         module = folded_module(self._units[position - 1])

@@ -193,6 +193,8 @@ def _tallies(
     alone = [frozenset({name}) for name, unit in network.units() if not unit.dropped]
     bare = {removed: Tally(distance=distance) for removed in (frozenset(), *alone)}
     refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}
+    if repairs is not None:
+        repairs.behind_each()
     pieces = track(dataset.val.batches(source.spec, at_once), "lesion", -(-len(dataset.val) // at_once))
     for images, labels in pieces:
         (batch,) = reference_batches(network, [(torch.from_numpy(images), torch.from_numpy(labels))])

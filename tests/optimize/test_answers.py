@@ -63,6 +63,12 @@ def test_the_three_for_a_latency():
     assert missed == []
 
 
+def test_of_two_that_are_as_fast_the_one_that_loses_less_is_fast():
+    trained = one(8, 0.3, 0.9)
+    answers, _ = three((*TRIED, trained), max_loss=2.0, target=Target(0.42, True))
+    assert answers[-1].tried == trained
+
+
 def test_accurate_loses_no_more_than_balanced():
     unsure = one(8, 0.2, 0.7, half=2.0)  # the images cannot tell it from nothing lost
     answers, _ = three((*TRIED, unsure, one(4, 0.35, -0.3)), max_loss=2.0, target=Target(0.42, True))

@@ -78,6 +78,16 @@ def test_sets_have_the_same_figures_alone_and_together(network, digits, fitted_o
         assert torch.equal(alone, together[gone])
 
 
+def test_single_gaps_are_made_up_for_ahead_of_time(network, digits, fitted_on, monkeypatch):
+    alone = [frozenset({name}) for name, _ in network.units()]
+    found = dict(walk_subsets(network, digits[0], alone, None, Repairs(network, fitted_on)))
+    ahead = Repairs(network, fitted_on)
+    ahead.behind_each()
+    monkeypatch.setattr(Repairs, "_repaired", lambda *_: pytest.fail("made only now"))
+    for gone, y in walk_subsets(network, digits[0], alone, None, ahead):
+        assert torch.equal(y, found[gone])
+
+
 def test_what_is_kept_is_bounded_and_made_again(network, fitted_on, monkeypatch):
     monkeypatch.setattr(repairs_module, "_KEPT_BYTES", 1)
     found = Repairs(network, fitted_on)

@@ -121,7 +121,7 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     recorder = Recorder("import", config, None)
     if config.brings_structure:
         return _with_structure(config, recorder, out_dir)
-    if _is_ours(config.file):
+    if is_ours(config.file):
         return _copied(config, recorder, out_dir)
     found = read_weights(config.file, config.key)
     network, notes = translated(found.weights, str(config.file))
@@ -196,7 +196,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     }
     spec = config_from(ModelSpec, values, str(config.file))
     chain = chain_of(spec)
-    recorder.notes += notes
+    recorder.notes += [*notes, *filter(None, [network.left_out])]
     if task != "classes":
         how = "as --task says" if config.task else f"told by {network.told_by}; --task says otherwise"
         how = "judged by the mean of their relative errors" if network.parts else how
@@ -215,6 +215,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     recorder.warnings += _assumed(said, spec)
     hashed = config.weights if config.is_function else config.file
     recorder.results |= {"file": str(config.file), "keys": len(network.weights)}
+    recorder.results |= {} if config.weights is None else {"weights": str(config.weights)}
     recorder.results |= {} if hashed is None else {"file_sha256": sha256_of(hashed)}
     output = save_checkpoint(
         network.weights, spec, out_dir / "model.safetensors", stage="import", parent=network.parent
@@ -287,7 +288,7 @@ def _fed_as(config: ImportConfig, spec: ModelSpec) -> ModelSpec:
     return config_from(ModelSpec, values, str(config.file))
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether edgeres wrote the file, damaged or not."""
     return path.suffix == Checkpoint.suffix and CARD_KEY in safetensors_header(path).get("__metadata__", {})
 

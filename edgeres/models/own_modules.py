@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from edgeres.core.spec import TRACED, ModelSpec, Preprocess
 from edgeres.models import check_module_names, network_from
 from edgeres.models.sources import from_module
 from edgeres.models.weights import Weights, load_network, save_checkpoint, weights_without
+
+log = logging.getLogger(__name__)
 
 
 def trace(
@@ -42,9 +45,10 @@ def load(source: Checkpoint) -> nn.Module:
 
 
 def drop(module: nn.Module, names: Sequence[str], example: Tensor) -> nn.Module:
-    """A copy of `module` without its residual modules `names`, for images as `example`; it trains as `module` does.
+    """A copy of `module` without its residual modules `names`, for images as `example`; in training mode if that is.
 
-    Raises InputError for what `trace` refuses, or a name that is no module that can be dropped.
+    Dropout and the like are not in it: a warning names them. Raises InputError for what `trace` refuses, or a name that
+    is no module that can be dropped.
     """
     spec, weights = _traced(module, example, Preprocess(mean=(0.0,), std=(1.0,)), ())
     check_module_names(spec, tuple(names))
@@ -62,6 +66,8 @@ def _traced(
         raise InputError(f"an example of images is (N, C, H, W), got {tuple(example.shape)}")
     _, channels, height, width = example.shape
     found = from_module(module, (channels, height, width), name)
+    if found.left_out:
+        log.warning("%s: %s", name, found.left_out)
     values: dict[str, Any] = {
         "family": TRACED,
         "variant": name,

@@ -12,8 +12,10 @@ from __future__ import annotations
 import copy
 import io
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ _MOST_DIFFERENCE = 1e-4  # of the largest output; float32 rounding stays below 1
 _USUAL = 224  # pixels a side
 _IMAGE_RANK, _COLOURS = 4, 3
 _COUNTER = "num_batches_tracked"
+_acts = re.compile("drop|stochastic", re.IGNORECASE).search  # in training only: Dropout2d, DropPath, StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Brought:
     """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides.
 
     `gives` is the shape of what it gives for an image, by output, `told` what that is for by its own file, or else the
-    graph's end; `classes` are names that the weights' file holds, of however many; `parent` is a file of edgeres.
+    graph's end; `classes` are names that the weights' file holds, of however many; `parent` is a file of edgeres;
+    `left_out` is a remark on what it does in training only, or empty.
     """
 
     structure: str
@@ -74,6 +78,7 @@ class Brought:
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
     parent: str | None = None
+    left_out: str = ""
 
     @property
     def outputs(self) -> int:
@@ -187,6 +192,7 @@ def from_onnx(model: OnnxModel) -> Brought:
     given = images.movedim(1, -1) if is_channels_last(image) else images
     made = GraphSession(model.proto, where, ends).run({name: given.numpy()})
     _check_same(found, images, [torch.from_numpy(made[end]) for end in ends], where)
+    found = replace(found, left_out=_left_out(node.op_type for node in model.proto.graph.node))
     return _with_card(found, model) if model.has_card else found
 
 
@@ -211,7 +217,15 @@ def from_module(module: nn.Module, shape: tuple[int, int, int], where: str) -> B
     expected = [tensor for _, tensor in _given(module, images, where)]
     found = _brought(normalised(traced, keeps_norms=True), shape, state, where)
     _check_same(found, images, expected, where)
-    return found
+    ends = {one: type(one).__name__ for one in module.modules() if not list(one.children())}
+    kinds = [kind for one, kind in ends.items() if _acts(kind) and getattr(one, "p", getattr(one, "drop_prob", True))]
+    return replace(found, left_out=_left_out(kinds))
+
+
+def _left_out(kinds: Iterable[str]) -> str:
+    count = Counter(filter(_acts, kinds))
+    named = ", ".join(f"{kind} ({times})" for kind, times in count.items())
+    return f"left out, as it acts in training only: {named}" if named else ""
 
 
 @torch.no_grad()

@@ -98,7 +98,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
     def make(text: str, name: str) -> None:
-        (tmp_path / f"{name}.py").write_text(f"import torch, torchvision\n{NARROW}\n{text}\n")
+        (tmp_path / f"{name}.py").write_text(f"import torch, torchvision\nfrom torch import nn\n{NARROW}\n{text}\n")
 
     return make
 
@@ -333,7 +333,23 @@ def test_a_function_gives_the_network_with_its_batch_norms(own, imported, images
 def test_a_function_is_filled_with_weights_of_a_file(prefix, resnet, own, imported, images, tmp_path):
     own("def net():\n    return Narrow()", "nets_b")
     torch.save({"state_dict": {prefix + key: value for key, value in resnet.state_dict().items()}}, tmp_path / "w.pt")
-    assert agrees(imported("nets_b:net", size=32, weights=tmp_path / "w.pt").output, resnet, images)
+    done = imported("nets_b:net", size=32, weights=tmp_path / "w.pt")
+    assert agrees(done.output, resnet, images)
+    assert done.report.results["weights"] == str(tmp_path / "w.pt")
+
+
+def test_dropout_is_said_to_be_left_out(own, exported, imported):
+    own(
+        "def net():\n    net = Narrow()\n    net.relu = nn.Sequential(nn.ReLU(), nn.Dropout(0.1))\n    return net",
+        "nets_d",
+    )
+    model = onnx.load(exported())
+    model.graph.node.append(helper.make_node("Dropout", [model.graph.output[0].name], ["dropped"]))
+    model.graph.output[0].name = "dropped"
+    onnx.save(model, path := exported().with_name("dropout.onnx"))
+    for file, size in (("nets_d:net", 32), (path, None)):
+        assert "left out, as it acts in training only: Dropout (1)" in imported(file, size=size).report.notes
+    assert not any("left out" in note for note in imported(exported()).report.notes)
 
 
 def test_a_library_defines_the_network_and_its_preprocessing(library, resnet, imported, images, tmp_path):

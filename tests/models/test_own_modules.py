@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -70,3 +72,20 @@ def test_the_module_itself_is_left_as_it_was(mine, is_training):
 def test_what_cannot_be_dropped_is_one_line(mine, names, images, said):
     with pytest.raises(InputError, match=said):
         api.drop(mine, names, images)
+
+
+def test_what_acts_in_training_only_is_said_to_be_left_out(mine, tmp_path, caplog):
+    class DropPath(torch.nn.Module):
+        drop_prob = 0.2
+
+        def forward(self, x):
+            return x
+
+    net = copy.deepcopy(mine)
+    net.relu = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Dropout2d(0.1), DropPath(), torch.nn.Dropout(0.0))
+    net.fc = torch.nn.Sequential(net.fc, torch.nn.Dropout(0.3))
+    said = "left out, as it acts in training only: Dropout2d (1), DropPath (1), Dropout (1)"
+    api.drop(net, ["layer1.1"], IMAGES)
+    assert f"ResNet: {said}" in caplog.messages
+    api.trace(mine, IMAGES, tmp_path / "a.safetensors", preprocess=PREPROCESS)
+    assert len(caplog.messages) == 1

@@ -9,13 +9,14 @@ from collections.abc import Callable
 import click
 
 from edgeres.bench.devices import devices
+from edgeres.cli.main import COMMANDS
 from edgeres.cli.terminal import say
 from edgeres.core.config import toml_from
 from edgeres.core.names import FILES_OF_DATA
 from edgeres.core.runs import StageFolder, runs_in_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
-from edgeres.pipeline.recipe import shipped_recipes
+from edgeres.pipeline.recipe import MEASURES, shipped_recipes
 from edgeres.pipeline.schemas import SCHEMAS
 from edgeres.pipeline.stages import STAGES
 
@@ -54,8 +55,11 @@ LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
     "recipes": _recipes,
     "runs": _runs,
     "stages": lambda: {
-        name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
-        for name, row in STAGES.items()
+        **{
+            name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
+            for name, row in STAGES.items()
+        },
+        **{name: COMMANDS[name][1] for name in MEASURES},
     },
     "schemas": lambda: {name: schema.found for name, schema in SCHEMAS.items()},
     "devices": lambda: {name: device.line for name, device in devices().items()},

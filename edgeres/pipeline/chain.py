@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from edgeres.core.artifacts import Checkpoint, Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
-from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.errors import EdgeresError, InputError, did_you_mean
 from edgeres.core.files import made_folder, scratch_in, set_aside, sha256_of, write_text
 from edgeres.core.progress import text_from
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
@@ -20,7 +20,7 @@ from edgeres.data import dataset_from
 from edgeres.models import network_from
 from edgeres.pipeline import measures
 from edgeres.pipeline.parents import filled
-from edgeres.pipeline.recipe import Recipe, Step, planned, toml_text
+from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, toml_text
 from edgeres.pipeline.stages import STAGES, Made, execute, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
 from edgeres.report.stage import ReportConfig
@@ -93,6 +93,7 @@ class Chain:
         if model := folder.model():
             self._models.append((folder, model))
         if isinstance(model, Checkpoint) and step.use == "import":
+            check_modules(self.steps[step.index + 1 :], str(self.run.path), model.spec)
             for later in self._budgets_behind(step):
                 _check_budget(model, *later)
         return Done(step, folder.path, (report,), reused)
@@ -182,7 +183,8 @@ def redo_index(steps: list[Step], use: str) -> int:
     for step in steps:
         if step.use == use:
             return step.index
-    raise InputError(f"--from {use}: the recipe has no such stage (it has {', '.join(s.use for s in steps)})")
+    uses = [step.use for step in steps]
+    raise InputError(f"--from {use}: the recipe has no such stage{did_you_mean(use, uses)} (it has {', '.join(uses)})")
 
 
 def run_of_recipe(recipe: Recipe, name: str | None) -> Run:

@@ -26,12 +26,15 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Config, config_from, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import is_function_name, lookup, name_from_file, resolve
 from edgeres.core.runs import LATEST
+from edgeres.core.spec import ModelSpec
 from edgeres.data import check_data_name
-from edgeres.models import modules_of, spec_from_arch
+from edgeres.models import check_module_names, modules_of, spec_from_arch
+from edgeres.models.importing import ImportConfig, is_ours
 from edgeres.pipeline.stages import STAGES
 
 MEASURES = {
@@ -39,6 +42,8 @@ MEASURES = {
     "bench": "edgeres.bench.stage:BenchConfig",
     "report": "edgeres.report.stage:ReportConfig",
 }
+AFTERWARDS = ("agree", "compare", "gate", "layers", "lint", "show")  # commands that judge what stages made
+_CUT = ("prune", "sweep", "optimize")
 _OF_ARCH = ("shortcut", "layers", "bottleneck")  # options that decide how many modules a named network has
 # which stage makes what a later one takes from the run
 _FILLED_BY = {"scales": "calibrate", "teacher": "prune", "latency": "latency"}
@@ -96,6 +101,7 @@ def recipe_from(name: str, overrides: Mapping[str, str], *, naming: str | None =
     else:
         hint = did_you_mean(name, shipped)
         raise InputError(f"no recipe {name!r}{hint} (shipped: {', '.join(sorted(shipped))}; or a .toml file)")
+    _refuse_board(content, name, name)
     recipe = overridden(config_from(Recipe, content, name), overrides)
     steps = planned(recipe, name)
     again = naming or f"edgeres run {name} --set import.file="
@@ -132,7 +138,7 @@ def planned(recipe: Recipe, where: str) -> list[Step]:
         step = _step(index, dict(entry), recipe.data, where)
         _check_chain(step, [earlier.use for earlier in steps], where)
         steps.append(step)
-    _check_drops(steps, where)
+    check_modules(steps, where)
     return steps
 
 
@@ -147,10 +153,13 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
     known = {name: name for name in (*STAGES, *MEASURES)}
     if use is None:
         raise InputError(f'{where}, stage {index + 1}: no use = "..." (known: {", ".join(known)})')
+    place = f"{where}, stage {index + 1} ({use})"
+    if use in AFTERWARDS:
+        raise InputError(f"{place}: that is no stage but a command, for after the run: edgeres {use}")
     kind = config_of(lookup(known, str(use), f"stage in {where}:"))
     if data is not None and "data" in kind.model_fields:
         values.setdefault("data", data)
-    place = f"{where}, stage {index + 1} ({use})"
+    _refuse_board(values, place, where)
     config = config_from(kind, values, place)
     try:
         config.check()
@@ -180,20 +189,46 @@ def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
             raise InputError(f"{place}: `{step.use}` needs {field}; put {_FILLED_BY[field]} before it")
 
 
-def _check_drops(steps: Sequence[Step], where: str) -> None:
-    """Raises InputError if more modules are to be dropped than the network has, where its name is known."""
-    left: int | None = None
+def _refuse_board(values: Mapping[str, Any], place: str, where: str) -> None:
+    """Raises InputError for `on`, which is no key of a recipe."""
+    if "on" in values:
+        raise InputError(
+            f"{place}: a recipe names no board; to measure its last files on one at the end:"
+            f" edgeres run {where} --on {values['on']}"
+        )
+
+
+def check_modules(steps: Sequence[Step], where: str, spec: ModelSpec | None = None) -> None:
+    """Raises InputError where modules are to be dropped or kept that the network, `spec` at first, does not have.
+
+    Nor may more go than are left. What a network is that brings its graph is known once it is imported.
+    """
+    dropped = 0
     for step in steps:
         config = step.config.model_dump()
-        if STAGES.get(step.use) and STAGES[step.use].source is None:
-            given = {name: config[name] for name in _OF_ARCH if config.get(name) is not None}
-            arch = config.get("arch") or "/"  # which a library's has, known once it is built
-            left = None if "/" in arch else len(modules_of(spec_from_arch(arch, num_classes=2, options=given)))
-        elif step.use == "prune" and left is not None:
-            wanted = config["drop"] or len(config["modules"])
-            if wanted > left - len(config["keep"]):
-                raise InputError(f"{where}, stage {step.index + 1} (prune): cannot drop {wanted} of {left} modules")
-            left -= wanted
+        if step.use in STAGES and STAGES[step.use].source is None:
+            spec, dropped = _told_spec(step.config), 0
+        elif spec is not None and step.use in _CUT:
+            goes, stays = tuple(config.get("modules", ())), tuple(config["keep"])
+            left = len(modules_of(spec)) - len(spec.dropped) - dropped
+            try:
+                check_module_names(spec, (*goes, *stays))
+                if (wanted := config.get("drop") or len(goes)) > left - len(stays):
+                    raise InputError(f"cannot drop {wanted} of {left} modules")
+            except InputError as err:
+                raise InputError(f"{where}, stage {step.index + 1} ({step.use}): {err}") from err
+            if step.use == "prune":
+                spec, dropped = spec.without(goes), dropped + (config["drop"] or 0)
+
+
+def _told_spec(config: Config) -> ModelSpec | None:
+    """The network that begins a run, where its name or a file of edgeres says what it is."""
+    values = config.model_dump()
+    if isinstance(config, ImportConfig) and is_ours(config.file):
+        return Checkpoint(config.file).spec
+    given = {name: values[name] for name in _OF_ARCH if values.get(name) is not None}
+    arch = values.get("arch") or "/"
+    return None if "/" in arch else spec_from_arch(arch, num_classes=2, options=given)
 
 
 def overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
@@ -209,7 +244,8 @@ def overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
             continue
         matching = [entry for entry in stages if entry.get("use") == use]
         if not matching:
-            raise InputError(f"--set {name}: the recipe {recipe.name} has no stage {use!r}")
+            hint = did_you_mean(use, [str(entry.get("use")) for entry in stages])
+            raise InputError(f"--set {name}: the recipe {recipe.name} has no stage {use!r}{hint}")
         for entry in matching:
             entry[option] = value
     return config_from(Recipe, {**recipe.model_dump(), "stage": stages, **updates}, "--set")

@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeres.cli.main import COMMANDS
+from edgeres.pipeline.recipe import AFTERWARDS, MEASURES
+from edgeres.pipeline.stages import STAGES
+
 
 @pytest.fixture
 def edgeres(aloud):
@@ -66,7 +70,7 @@ CASES = {
     "foreign file": (["eval", "none.pth", "--data", "digits"], 2, "edgeres import"),
     "no such recipe": (["run", "dmo"], 2, "did you mean demo"),
     "no such recipe file": (["run", "my.toml"], 2, "my.toml"),
-    "override of no stage": (["run", "demo", "--set", "prun.drop=4"], 2, "no stage 'prun'"),
+    "override of no stage": (["run", "demo", "--set", "prun.drop=4"], 2, "no stage 'prun'; did you mean prune?"),
     "override without value": (["run", "demo", "--set", "prune.drop"], 2, "STAGE.OPTION=VALUE"),
     "override of no option": (["run", "demo", "--set", "prune.dropp=4"], 2, "did you mean drop"),
     "an override given twice": (["run", "demo", "--set", "prune.drop=4", "--set", "prune.drop=5"], 2, "given twice"),
@@ -74,7 +78,7 @@ CASES = {
     "a short one given twice": (["prune", "-o", "a.safetensors", "-o", "b.safetensors"], 2, "is given twice; leave"),
     "yes and no": (["quantize", "--stem", "--no-stem"], 2, "--stem/--no-stem is given twice; leave one out"),
     "a value twice for a study": (["study", "lesion", "--seed", "1", "--seed=2"], 2, "--seed is given twice"),
-    "from no stage": (["run", "demo", "--from", "brune"], 2, "no such stage"),
+    "from no stage": (["run", "demo", "--from", "brune"], 2, "no such stage; did you mean prune? (it has"),
     "recipe without its file": (["run", "int8", "--dry-run"], 2, "file is needed"),
     "unknown listing": (["ls", "modles"], 2, "modles"),
     "import without a file": (["import", "none.pt", "--arch", "resnet20"], 2, "does not exist"),
@@ -195,6 +199,12 @@ TRAINED = "name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\narch = 'resnet
         ("name = 'x'\nstage = []\n", "has no [[stage]]"),
         ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
         (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 4\n", "cannot drop 4 of 3 modules"),
+        (TRAINED + "[[stage]]\nuse = 'prune'\nmodules = ['layer1.00']\n", "stage 2 (prune): resnet8 has no module"),
+        (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 1\nkeep = ['layer9.0']\n", "has no module 'layer9.0'"),
+        (TRAINED + "[[stage]]\nuse = 'sweep'\nsweep = '1..2'\nkeep = ['layer9.0']\n", "has no module 'layer9.0'"),
+        ("on = 'desk'\n" + TRAINED, "recipe.toml: a recipe names no board; to measure its last files"),
+        (TRAINED + "[[stage]]\nuse = 'bench'\non = 'desk'\n", "at the end: edgeres run "),
+        (TRAINED + "[[stage]]\nuse = 'gate'\n", "no stage but a command, for after the run: edgeres gate"),
         (TRAINED + "[[stage]]\nuse = 'prune'\n", "exactly one of --drop K"),
         (TRAINED + "[[stage]]\nuse = 'recover'\n", "needs teacher; put prune before it"),
         (TRAINED + "[[stage]]\nuse = 'export'\n[[stage]]\nuse = 'quantize'\n", "put calibrate before it"),
@@ -213,6 +223,26 @@ def test_wrong_recipes_stop_before_anything_runs(edgeres, tmp_path, runs_folder,
     path = tmp_path / "recipe.toml"
     path.write_text(recipe)
     assert_refused(edgeres("run", path), 2, message)
+    assert not runs_folder.exists()
+
+
+def test_what_a_recipe_takes_is_listed_and_other_commands_are_none_of_it(edgeres):
+    listed = {line.split()[0] for line in edgeres("ls", "stages")[1].splitlines()}
+    assert listed == {*STAGES, *MEASURES}
+    assert {*AFTERWARDS} <= COMMANDS.keys() - listed
+
+
+@pytest.mark.parametrize(("before", "option"), [("", "modules"), ("", "keep"), ("layer3.0", "modules")])
+def test_modules_of_a_checkpoint_are_known_before_a_run(edgeres, checkpoint, tmp_path, runs_folder, before, option):
+    goal = {"modules": "", "keep": "drop = 1\n"}[option]
+    prune = "[[stage]]\nuse = 'prune'\n"
+    first = f"{prune}modules = '{before}'\n" if before else ""
+    recipe = f"name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'import'\nfile = '{checkpoint}'\n{first}{prune}{goal}"
+    (tmp_path / "r.toml").write_text(f"{recipe}{option} = 'layer2.0'\n")
+    assert edgeres("run", tmp_path / "r.toml", "--dry-run")[0] == 0
+    wrong, said = (before, "has been dropped already") if before else ("layer1.00", "did you mean layer1.0")
+    (tmp_path / "r.toml").write_text(f"{recipe}{option} = '{wrong}'\n")
+    assert_refused(edgeres("run", tmp_path / "r.toml", "--dry-run"), 2, said)
     assert not runs_folder.exists()
 
 

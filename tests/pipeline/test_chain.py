@@ -15,6 +15,7 @@ from edgeres.core.artifacts import Engine
 from edgeres.core.errors import InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.data import data_fingerprint
+from edgeres.export.stage import ExportConfig, export
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
@@ -69,6 +70,14 @@ def test_a_recipe_imports_whatever_import_does(arch, tmp_path):
     entry = {"use": "import", "file": str(tmp_path / "w.pth"), "arch": arch}
     steps = planned(Recipe(name="mine", data="digits", stage=(entry, {"use": "prune", "drop": 1})), "test")
     assert [step.use for step in steps] == ["import", "prune"]
+
+
+def test_modules_of_a_graph_are_known_once_it_is_imported(checkpoint_of, spec_of, tmp_path, runs_folder):
+    graph = export(checkpoint_of(spec_of("resnet8")), ExportConfig(), tmp_path).output
+    entries = ({"use": "import", "file": str(graph.path)}, {"use": "export"}, {"use": "prune", "modules": "layer1.00"})
+    with pytest.raises(InputError, match=r"stage 3 \(prune\): model has no module 'layer1.00'; did you mean layer1.0"):
+        run(Recipe(name="mine", data="digits", stage=entries))
+    assert [folder.path.name for folder in Run(runs_folder / "mine").folders()] == ["00-import"]
 
 
 def test_a_chain_makes_every_artifact_and_reuses_all_of_it_the_second_time(recipe, runs_folder):

@@ -221,7 +221,8 @@ def latest_run() -> Run:
         path = Path(os.path.realpath(pointer))
     if not path.is_dir() or path.name == LATEST:
         raise InputError(
-            f"there is no current run in {runs_root()}/; name a run or a file, or start one with: edgeres run demo"
+            f"there is no current run in {runs_root()}/; name a run, or a file; to begin one with a network:"
+            " edgeres import FILE, with an example: edgeres run demo"
         )
     return Run(runs_root() / path.name)
 

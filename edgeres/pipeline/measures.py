@@ -94,7 +94,9 @@ def _float_and_int8(run: Run) -> list[Model]:
     """The newest INT8 file and, before it, what that was made from; raises InputError if one is not there."""
     int8 = newest_in(run, lambda one: isinstance(one, OnnxModel) and "int8" in one.precision, "agree")
     if int8 is None:
-        raise InputError(f"{run.path} holds no INT8 file for `edgeres agree`; make it first, or name two files")
+        raise InputError(
+            f"{run.path} holds no INT8 file for `edgeres agree`; make it, edgeres quantize, or name two files"
+        )
     made = next(report for folder, report in run.reports() if folder.path == int8.path.parent)
     of = made.source.sha256 if made.source else ""
     if (whole := next((one for _, one in run.models() if one.sha256 == of), None)) is None:

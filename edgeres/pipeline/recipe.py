@@ -35,7 +35,7 @@ from edgeres.core.spec import ModelSpec
 from edgeres.data import check_data_name
 from edgeres.models import check_module_names, modules_of, spec_from_arch
 from edgeres.models.importing import ImportConfig, is_ours
-from edgeres.pipeline.stages import STAGES
+from edgeres.pipeline.stages import STAGES, makers_of
 
 MEASURES = {
     "eval": "edgeres.evaluate.stage:EvalConfig",
@@ -180,8 +180,7 @@ def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
         return
     row = STAGES[step.use]
     if row.source is not None and row.source not in made:
-        makers = " or ".join(name for name, o in STAGES.items() if o.output is row.source and name != step.use)
-        raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {makers} before it")
+        raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {' or '.join(makers_of(step.use))} before it")
     for field in row.fills:
         if field == "latency" and getattr(step.config, "target_latency", None) is None:
             continue

@@ -147,6 +147,12 @@ STAGES = {
 _OF_THIS_MACHINE = {"compile", "eval", "bench", "latency", "sweep", "optimize"}
 
 
+def makers_of(stage: str) -> list[str]:
+    """The stages that make the kind of file it takes from another kind, or from none."""
+    kind = STAGES[stage].source
+    return [name for name, row in STAGES.items() if row.output is kind and row.source is not kind]
+
+
 def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
     """What the result of a stage depends on, as one hash."""
     counted = sorted(config.counted().items())
@@ -210,7 +216,8 @@ def source_in(run: Run, stage: str) -> Model | None:
     model = newest_in(run, row.suits, stage)
     if model is None:
         gone = "".join(f"; that of {name} is gone" for name in _gone(run, -1, row.source.suffix))
-        raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it first{gone}")
+        how = " or ".join(f"edgeres {name}" for name in makers_of(stage))
+        raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it: {how}{gone}")
     return model
 
 

@@ -29,7 +29,7 @@ from edgeres.models import check_module_names, modules_of
 from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
 from edgeres.models.weights import load_network
-from edgeres.prune.config import OF_THE_RESULT, ChoiceConfig
+from edgeres.prune.config import AFTER_REPAIRS, OF_THE_RESULT, ChoiceConfig
 from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
 from edgeres.prune.recover.stage import check_budget
 from edgeres.prune.search import search
@@ -213,6 +213,8 @@ def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> d
 def choice_notes(chooser: Chooser, found: Searched, config: ChoiceConfig) -> list[str]:
     """The chosen set and the independent one side by side; points lost are positive."""
     distance, when = chooser.distance, "" if config.points_are == OF_THE_RESULT else f" {config.points_are},"
+    if config.points_are == AFTER_REPAIRS and not config.recover:
+        when = f" {AFTER_REPAIRS} (edgeres recover makes them),"
     on = f"{when} on the {chooser.images:,} train images chosen on".lstrip()
 
     def cost(one: Found) -> str:

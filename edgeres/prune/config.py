@@ -22,7 +22,7 @@ Method = Literal["bn", "solve", "mimic", "distill", "finetune"]
 WITHOUT_STEPS = frozenset({"bn", "solve"})  # they come first, in this order
 USUAL_EPOCHS = 10
 MOST_EPOCHS = 1000  # with a budget, which is what ends it
-OF_THE_RESULT = "of the result"  # points that a choice reports
+OF_THE_RESULT, AFTER_REPAIRS = "of the result", "after repairs"  # points that a choice reports
 FEWEST_TO_RECOVER_ON = 8  # a batch norm needs a batch
 
 
@@ -165,7 +165,7 @@ class ChoiceConfig(Config):
     def points_are(self) -> str:
         """Of which network the points are that a choice reports."""
         if self.ranks_by == "solved":
-            return "after repairs"
+            return AFTER_REPAIRS
         return "before recovery" if self.recover else OF_THE_RESULT
 
     @property

@@ -197,7 +197,7 @@ TRAINED = "name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\narch = 'resnet
     ("recipe", "message"),
     [
         ("name = 'x'\nstage = []\n", "has no [[stage]]"),
-        ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import or"),
+        ("name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'prune'\ndrop = 1\n", "put train or import before it"),
         (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 4\n", "cannot drop 4 of 3 modules"),
         (TRAINED + "[[stage]]\nuse = 'prune'\nmodules = ['layer1.00']\n", "stage 2 (prune): resnet8 has no module"),
         (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 1\nkeep = ['layer9.0']\n", "has no module 'layer9.0'"),

@@ -76,6 +76,18 @@ def all_options() -> set[str]:
     return set().union(*(options_of(command) for command in (*commands, *inner) if command is not None))
 
 
+def commands() -> dict[str, click.Command]:
+    """`eval`, `board add`, ...: all that are no groups."""
+    found = {}
+    for name in (*STAGE_COMMANDS, *COMMANDS):
+        command, _ = command_of([name])
+        for inner in names_in(command):
+            found[f"{name} {inner}"] = command_of([name, inner])[0]
+        if not names_in(command):
+            found[name] = command
+    return found
+
+
 def names_in(command: click.Command) -> list[str]:
     return command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
 
@@ -95,6 +107,14 @@ def test_commands_and_options_that_a_page_names_exist(path):
         else:
             assert all(name in known | ELSEWHERE or f'"{name}"' in AGENT for name in given), code
     assert found
+
+
+@pytest.mark.parametrize(("topic", "option", "has"), [("json", "--json", False), ("boards", "--on", True)])
+def test_commands_that_take_an_option_are_those_that_its_page_says(topic, option, has):
+    said = " ".join(text_of(PAGES / f"{topic}.md").split("\n\n")[1].split())
+    named = {name.removeprefix("edgeres ").removesuffix(f" {option}") for name in re.findall(r"`([^`]+)`", said)}
+    found = {name for name, command in commands().items() if (option in options_of(command)) is has}
+    assert named - {option, f"{option} NAME", "board"} == found
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *OTHERS], ids=lambda path: f"{path.parent.name}-{path.stem}")

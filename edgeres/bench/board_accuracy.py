@@ -24,9 +24,8 @@ from edgeres.bench.board_answers import EvalDone
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.errors import DeviceError
-from edgeres.core.files import written
 from edgeres.core.measures import split as columns_of
-from edgeres.core.metrics import Accuracy, Closeness
+from edgeres.core.metrics import Closeness
 from edgeres.core.progress import bar, track
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, Split, dataset_for
@@ -34,7 +33,7 @@ from edgeres.data.images import Pixels, normalised
 from edgeres.data.sources import in_threads
 from edgeres.evaluate.agreement import Comparison, Similarity
 from edgeres.evaluate.closeness import Nearness
-from edgeres.evaluate.stage import hits, judge_of
+from edgeres.evaluate.stage import Guessed, hits, judge_of
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, check_outputs, infer_all
 
@@ -119,23 +118,12 @@ def in_order(outputs: Logits, answer: EvalDone, parts: tuple[tuple[str, int], ..
     return np.concatenate([found[answer.outputs.index(part)] for part in parts], 1)
 
 
-def accuracy_from(logits: Logits, dataset: Dataset, *, runtime: str, artifact: str, out: Path | None) -> Accuracy:
-    """Right answers on the board; with `out` the predictions are written there as `edgeres eval` does."""
+def guessed_from(logits: Logits, dataset: Dataset, runtime: str) -> Guessed:
+    """What was guessed on the board."""
     check_outputs(logits, len(dataset.classes), runtime)
-    guesses, labels = logits.argmax(1), dataset.val.labels
-    if out is not None:
-        with written(out) as temporary, temporary.open("wb") as file:
-            np.save(file, np.stack([guesses, labels], axis=1).astype(np.uint16))
-    return Accuracy(
-        correct_top1=int((guesses == labels).sum()),
-        correct_top5=hits(logits, labels, _TOP),
-        n=len(guesses),
-        dataset=dataset.name,
-        split="val",
-        runtime=runtime,
-        artifact=artifact,
-        predictions=out.name if out else None,
-    )
+    labels = dataset.val.labels
+    predictions = np.stack([logits.argmax(1), labels], axis=1).astype(np.uint16)
+    return Guessed(predictions, hits(logits, labels, _TOP), runtime)
 
 
 def closeness_from(outputs: Logits, model: Model, reference: Model, *, dataset: Dataset, runtime: str) -> Closeness:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from edgeres.bench.agent.measure import hangs_after_s
-from edgeres.bench.board_accuracy import Images, accuracy_from, agreement_with, closeness_from, in_order, logits_of
+from edgeres.bench.board_accuracy import Images, agreement_with, closeness_from, guessed_from, in_order, logits_of
 from edgeres.bench.board_answers import BuildDone, EvalDone, JobDone, MeasureDone
 from edgeres.bench.board_facts import (
     check_opset,
@@ -44,6 +44,7 @@ from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of,
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
+from edgeres.evaluate.order import doubts_of_order
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import manifest_of
 from edgeres.runtime.preflight import check_runnable
@@ -210,7 +211,9 @@ class Bench:
         runtime = f"tensorrt {release_of(answer.tensorrt)}"
         judge = self.images.judge_of(model)
         if judge is None:
-            recorder.accuracy.append(accuracy_from(logits, dataset, runtime=runtime, artifact=model.sha256, out=place))
+            guessed = guessed_from(logits, dataset, runtime)
+            recorder.accuracy.append(guessed.accuracy(dataset, model.sha256, out=place))
+            recorder.warnings += doubts_of_order(guessed.predictions, dataset.classes)
         else:
             recorder.closeness.append(closeness_from(logits, model, judge, dataset=dataset, runtime=runtime))
         notes, warnings = self.images.remarks(model.spec)

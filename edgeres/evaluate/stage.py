@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Dataset, dataset_for, dataset_from
+from edgeres.evaluate.order import doubts_of_order
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.runner import Logits, RunnerOptions, check_outputs, infer_all
 
@@ -65,7 +66,9 @@ def evaluate(
     if is_unjudged:
         recorder.notes.append("only --metric judges it: there are no labels, and no --reference")
     elif reference is None:
-        recorder.accuracy.append(accuracy_of(source, dataset, out=predictions, **how))
+        guessed = guessed_by(source, dataset, **how)
+        recorder.accuracy.append(guessed.accuracy(dataset, source.sha256, out=predictions))
+        recorder.warnings += doubts_of_order(guessed.predictions, dataset.classes)
     else:
         from edgeres.evaluate.closeness import closeness_of
 
@@ -124,19 +127,36 @@ def judge_of(source: Model, dataset: Dataset, named: Path | None, whole: Model |
     return reference
 
 
-def accuracy_of(
-    model: Model,
-    dataset: Dataset,
-    *,
-    split: str = "val",
-    batch: int = 250,
-    threads: int | None = None,
-    out: Path | None = None,
-) -> Accuracy:
-    """Accuracy of `model` on `split`; Q/DQ nodes are evaluated literally, ort-cpu files fused.
+class Guessed(NamedTuple):
+    """What a model guesses, executed by `runtime`: uint16 (n, 2), columns prediction and label."""
 
-    With `out` the predictions are written there: .npy, uint16 (n, 2), columns prediction and label. Raises InputError
-    if the outputs are no scores of the classes, StageError if one is not finite.
+    predictions: NDArray[np.uint16]
+    in_top5: int
+    runtime: str
+
+    def accuracy(self, dataset: Dataset, artifact: str, *, split: str = "val", out: Path | None = None) -> Accuracy:
+        """The accuracy on the split; with `out` the predictions are written there, .npy."""
+        if out is not None:
+            with written(out) as temporary, temporary.open("wb") as file:
+                np.save(file, self.predictions)
+        return Accuracy(
+            correct_top1=int((self.predictions[:, 0] == self.predictions[:, 1]).sum()),
+            correct_top5=self.in_top5,
+            n=len(self.predictions),
+            dataset=dataset.name,
+            split=split,
+            runtime=self.runtime,
+            artifact=artifact,
+            predictions=out.name if out else None,
+        )
+
+
+def guessed_by(
+    model: Model, dataset: Dataset, *, split: str = "val", batch: int = 250, threads: int | None = None
+) -> Guessed:
+    """What `model` guesses on `split`; Q/DQ nodes are evaluated literally, ort-cpu files fused.
+
+    Raises InputError if the outputs are no scores of the classes, StageError if one is not finite.
     """
     images = dataset.train if split == "train" else dataset.val
     images.check_labelled("top-1")
@@ -151,19 +171,21 @@ def accuracy_of(
             in_top5 += hits(logits, y, 5)
         name = runner.name
     predictions = np.stack([np.concatenate(guesses), np.concatenate(labels)], axis=1).astype(np.uint16)
-    if out is not None:
-        with written(out) as temporary, temporary.open("wb") as file:
-            np.save(file, predictions)
-    return Accuracy(
-        correct_top1=int((predictions[:, 0] == predictions[:, 1]).sum()),
-        correct_top5=in_top5,
-        n=len(predictions),
-        dataset=dataset.name,
-        split=split,
-        runtime=name,
-        artifact=model.sha256,
-        predictions=out.name if out else None,
-    )
+    return Guessed(predictions, in_top5, name)
+
+
+def accuracy_of(
+    model: Model,
+    dataset: Dataset,
+    *,
+    split: str = "val",
+    batch: int = 250,
+    threads: int | None = None,
+    out: Path | None = None,
+) -> Accuracy:
+    """Accuracy of `model` on `split`; with `out` the predictions are written there."""
+    guessed = guessed_by(model, dataset, split=split, batch=batch, threads=threads)
+    return guessed.accuracy(dataset, model.sha256, split=split, out=out)
 
 
 def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:

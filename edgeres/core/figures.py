@@ -41,7 +41,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": MUTED,
 }
 _HEIGHT_IN = 3.4
-_POINT_RADIUS = 6  # points, with a little air
+_POINT_RADIUS, _LINE_AIR = 6, 2  # points, with a little air
 Point = tuple[float, float]
 Spot = tuple[str, Interval, Interval]  # name, x, y
 
@@ -99,28 +99,38 @@ def whiskers(figures: Sequence[Interval]) -> tuple[list[float], list[list[float]
 
 
 def label_points(axes: Any, spots: Sequence[Spot]) -> None:
-    """Writes each name that is one where it covers no other, no point and no whisker, if there is such a place."""
+    """Writes each name that is one where it covers no other, no point, whisker or line, if there is such a place."""
     transforms = require("matplotlib.transforms", "report")
     axes.figure.draw_without_rendering()  # limits and layout are then final
-    taken = []
+    lines, taken = list(_lines_in(axes)), []
     for _, x, y in spots:
         centre = axes.transData.transform((x.value, y.value))
-        lines = ((x.low, y.value), (x.high, y.value)), ((x.value, y.low), (x.value, y.high))
-        taken += [transforms.Bbox(axes.transData.transform(line)).padded(1) for line in lines]
+        reach = ((x.low, y.value), (x.high, y.value)), ((x.value, y.low), (x.value, y.high))
+        taken += [transforms.Bbox(axes.transData.transform(whisker)).padded(1) for whisker in reach]
         taken.append(transforms.Bbox([centre, centre]).padded(_POINT_RADIUS))
     for name, x, y in (spot for spot in spots if spot[0]):
         at = (x.value, y.value)
         label = axes.annotate(name, at, xytext=(0, 0), textcoords="offset points", annotation_clip=False)
-        taken.append(_placed(label, taken))
+        taken.append(_placed(label, taken, lines))
 
 
-def _placed(label: Any, taken: Sequence[Any]) -> Any:
+def _lines_in(axes: Any) -> Iterator[Any]:
+    """What is drawn as a line, as a path on the canvas, with its steps."""
+    cbook, paths = require("matplotlib.cbook", "report"), require("matplotlib.path", "report")
+    for line in axes.lines:
+        if line.get_linestyle() != "None":
+            stepped = cbook.STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
+            yield line.get_transform().transform_path(paths.Path(list(zip(*stepped, strict=True))))
+
+
+def _placed(label: Any, taken: Sequence[Any], lines: Sequence[Any]) -> Any:
     """Moves the label to the first free place and returns the box it then covers."""
     for dx, dy, side in _places():
         label.set(position=(dx, dy), horizontalalignment=side, verticalalignment="center")
         box = label.get_window_extent()
         inside = box.x0 > label.axes.bbox.x0 and box.x1 < label.axes.figure.bbox.x1
-        if inside and not any(box.overlaps(other) for other in taken):
+        is_clear = not any(line.intersects_bbox(box.padded(_LINE_AIR), filled=False) for line in lines)
+        if inside and is_clear and not any(box.overlaps(other) for other in taken):
             break
     return box
 

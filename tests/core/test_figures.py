@@ -23,3 +23,20 @@ def test_a_name_covers_no_point_whether_that_has_a_name_or_not(other, tmp_path):
         assert not any(
             label.get_window_extent().contains(*axes.transData.transform((x.value, y.value))) for _, x, y in spots
         )
+
+
+@pytest.mark.parametrize("style", ["steps-post", "default"])
+def test_a_name_stands_clear_of_a_line(style, tmp_path):
+    spots = [("balanced", Interval.around(0.2, 0.01), Interval.around(1.0, 0.9))]
+    spots.append(("", Interval.around(0.9, 0.01), Interval.around(0.9, 0.1)))
+    with figure_file(tmp_path / "a.svg", height_in=3.0) as axes:
+        axes.plot([0.2, 0.9], [1.0, 0.9], drawstyle=style)
+        axes.set(xlim=(0, 1), ylim=(0, 2))
+        label_points(axes, spots)
+        (label,) = axes.texts
+        box = label.get_window_extent()
+        corners = [(0.2, 1.0), (0.9, 1.0)] if style == "steps-post" else [(0.2, 1.0), (0.9, 0.9)]
+        (x0, y0), (x1, y1) = axes.transData.transform(corners)
+        for share in range(101):
+            x, y = x0 + share / 100 * (x1 - x0), y0 + share / 100 * (y1 - y0)
+            assert not (box.x0 - 1 <= x <= box.x1 + 1 and box.y0 - 1 <= y <= box.y1 + 1)

@@ -53,8 +53,8 @@ class Session(NamedTuple):
         return verdict_from(self.around, self.warnings)
 
 
-def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
-    """The stage "bench": one interleaved session over what can run here.
+def bench_report(models: Sequence[Model], config: BenchConfig, *, command: str = BENCH) -> StageReport:
+    """The stage "bench": one interleaved session over what can run here; warnings advise to run `command` again.
 
     Raises InputError for no models or unreadable images, StageError if a model cannot be loaded.
     """
@@ -68,17 +68,21 @@ def bench_report(models: Sequence[Model], config: BenchConfig) -> StageReport:
     recorder.notes += [f"{names[sha256]}: {reason}" for sha256, reason in skipped.items()]
     chosen = [model for model in distinct if model.sha256 not in skipped]
     if chosen:
-        _time(chosen, config, recorder)
+        _time(chosen, config, recorder, command)
     return recorder.finish(output=None)
 
 
-def measure(models: Sequence[Model], config: BenchConfig, *, command: str = BENCH) -> Session:
+def measure(
+    models: Sequence[Model], config: BenchConfig, *, names: Sequence[str] = (), command: str = BENCH
+) -> Session:
     """Times `models`, each file as often as it is listed, in one interleaved session; no other batches, no images.
 
-    Warnings advise to run `command` again.
+    Warnings call them by `names`, else by their files', and advise to run `command` again.
     Raises StageError, naming the model and the cause, if one cannot be loaded.
     """
-    return _held([task_of(model, config) for model in models], config, models=len(models), command=command)
+    tasks = [task_of(model, config) for model in models]
+    tasks = [task._replace(name=name) for task, name in zip(tasks, names, strict=True)] if names else tasks
+    return _held(tasks, config, models=len(models), command=command)
 
 
 def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
@@ -91,7 +95,7 @@ def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
     return list(seen.values())
 
 
-def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: str = BENCH) -> Session:
+def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: str) -> Session:
     """One session over `tasks`, the first `models` of which must reach the precision asked for."""
     before, watch = busy_cores(), Watch()
     jobs = [task.job for task in tasks]
@@ -108,9 +112,9 @@ def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: s
     return Session(latencies, tuple(warnings), around, parts)
 
 
-def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder) -> None:
+def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder, command: str) -> None:
     tasks = tasks_for(models, config)
-    done = _held(tasks.all, config, models=len(models))
+    done = _held(tasks.all, config, models=len(models), command=command)
     plain = done.latencies[: len(models)]
     for task, latency in zip(tasks.plain, plain, strict=True):
         log.info("%s: median %.3f ms, n = %d", task.name, latency.p50_ms, len(latency.samples_ms))

@@ -126,7 +126,7 @@ def rerun_command(run: str | None, name: str | None, data: str | None, source: s
     steps = planned(recipe, str(old.path))
     again = run_of_recipe(recipe, chosen)
     on = "".join(f" --{option} {value}" for option, value in (("data", data), ("source", source)) if value)
-    say(f"into {again.path}; if interrupted: edgeres rerun {old.name} --name {chosen}{on}", err=True)
+    say(f"into {again.path}; if interrupted: edgeres rerun {old.called} --name {chosen}{on}", err=True)
     for done in Chain(again, steps, recorded=recorded_of(old, steps)).execute():
         say(f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True)
     verdict = rerun_verdict(old, again)

@@ -123,6 +123,12 @@ class Run:
         """Its folder's name."""
         return self.path.name
 
+    @property
+    def called(self) -> str:
+        """What commands call it: its name, or its folder if that is not in runs/, as that of one in another's stage."""
+        path = _real(self.path)
+        return path.name if path.parent == runs_root() else str(path)
+
     def folders(self) -> list[StageFolder]:
         """Stage folders in order."""
         children = self.path.iterdir() if self.path.is_dir() else ()
@@ -267,9 +273,9 @@ def run_holding(path: Path) -> Run | None:
 
 
 def _real(path: Path) -> Path:
-    """`path` without links, as runs/NAME where it is one of ours."""
-    path = Path(os.path.realpath(path))
-    return runs_root() / path.name if path.parent == Path(os.path.realpath(runs_root())) else path
+    """`path` without links, below runs/ where it lies in there."""
+    path, root = Path(os.path.realpath(path)), Path(os.path.realpath(runs_root()))
+    return runs_root() / path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def new_run(name: str, *, is_exact: bool = False) -> Run:

@@ -222,7 +222,7 @@ def _written(
     spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in clock.spent_s.items())
     recorder.notes.append(f"time went for: {spent}")
     if (home := run_holding(output.path)) is not None:
-        recorder.notes.append(f"a page with all that was tried: edgeres report {home.name}")
+        recorder.notes.append(f"a page with all that was tried: edgeres report {home.called}")
     for left in ("search.json", "latency.json"):
         (out_dir / left).unlink(missing_ok=True)
     return StageResult(output, recorder.finish(output))

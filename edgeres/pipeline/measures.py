@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from edgeres.bench.doubts import BENCH
 from edgeres.bench.stage import BenchConfig, bench_report
 from edgeres.bench.tasks import reason_to_skip
 from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
@@ -18,7 +19,7 @@ from edgeres.core.errors import DeviceError, EdgeresError, InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, Closeness
 from edgeres.core.names import canonical_data_name
-from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named, runs_root
+from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.evaluate.agreement import Agreement
 from edgeres.evaluate.agreement_run import AgreeConfig, agree
@@ -148,8 +149,7 @@ def _how_to_keep(named: Sequence[Model]) -> str:
     home = homes.pop() if len(homes) == 1 else None
     if home is None:
         return ""
-    name = home.name if home.path.parent == runs_root() else home.path
-    return f"not kept in the run; --run {name} keeps it there"
+    return f"not kept in the run; --run {home.called} keeps it there"
 
 
 def evaluate_models(models: Sequence[tuple[StageFolder, Model]], config: Config, *, fresh: bool = False) -> Measured:
@@ -219,7 +219,8 @@ def bench_models(
     if not fresh and (known := report_with(folder / REPORT_NAME, key)):
         return (known,), True
     log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
-    report = bench_report([model for _, model in models], cast(BenchConfig, config))
+    again = f"{BENCH} --run {Run(folder.parent).called}"
+    report = bench_report([model for _, model in models], cast(BenchConfig, config), command=again)
     report = report.model_copy(update={"key": key})
     write_report(report, folder / REPORT_NAME)
     return (report,), False

@@ -29,17 +29,18 @@ from edgeres.report.wording import (
 _NO_CHANGE = "change of speed that can be told"
 
 
-def claims_from(rows: Sequence[Row]) -> tuple[Claim, ...]:
+def claims_from(rows: Sequence[Row], *, run: str) -> tuple[Claim, ...]:
     """Size, speed, accuracy and compute of one network against the first: the newest whose accuracy is known.
 
     Where none is known it is the newest. Speed is the one figure that may be of a network on its way there, or of an
-    engine built from it, which its claim says.
+    engine built from it, which its claim says. Commands call the run `run`.
     """
     end = _end(rows)
     if end is None:
         return ()
     first = _first(rows, end)
-    found = (_size_claim(first, end), _speed_claim(rows, end), _points_claim(first, end), _compute_claim(first, end))
+    faster = _speed_claim(rows, end, run)
+    found = (_size_claim(first, end), faster, _points_claim(first, end), _compute_claim(first, end))
     return tuple(claim for claim in found if claim)
 
 
@@ -124,11 +125,11 @@ def _size_claim(first: Row, end: Row) -> Claim | None:
     return Claim(figure=_times(ratio), what=what, detail=detail)
 
 
-def _speed_claim(rows: Sequence[Row], end: Row) -> Claim | None:
+def _speed_claim(rows: Sequence[Row], end: Row, run: str) -> Claim | None:
     """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
     timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
     if timed and board_in(timed[-1][1].runtime) and timed[-1][2] is None:
-        return _time_claim(*timed[-1][:2], end)
+        return _time_claim(*timed[-1][:2], end, run)
     compared = [(row, latency, change) for row, latency, change in timed if change]
     if not compared:
         return None
@@ -153,14 +154,14 @@ def _not_compared(first: Row, end: Row) -> str:
     return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 
 
-def _time_claim(row: Row, latency: LatencyFigure, end: Row) -> Claim:
+def _time_claim(row: Row, latency: LatencyFigure, end: Row, run: str) -> Claim:
     """What a call takes on a board that has timed nothing else of the run together with it."""
     board, p50 = board_in(latency.runtime), latency.p50_ms
     return Claim(
         figure=f"{milliseconds(p50.value)} ms",
         what=f"a call on {board}" + (_as_precision(row) if row is end else f" ({row.name}: {row.precision})"),
         detail=f"{row.name}, {' '.join(interval_lines('p50', p50))}, n = {latency.samples:,}; no speed-up is told:"
-        f" nothing it can be held against was timed in its session: edgeres bench --on {board}",
+        f" nothing it can be held against was timed in its session: edgeres bench --run {run} --on {board}",
     )
 
 

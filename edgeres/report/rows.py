@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeres.bench.doubts import INVALID
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.boards import board_in, boards_in, boards_of, networks_on
@@ -46,16 +47,17 @@ def rows_from(run: Path) -> RunSummary:
     board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
     rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
-    claims, timed = claims_from(there or rows), {row.sha256 for row in there if row.latency}
+    called = Run(run).called
+    claims, timed = claims_from(there or rows, run=called), {row.sha256 for row in there if row.latency}
     found, unread = findings_in(folder)
     kept, unread_kept = kept_agreements(folder)
     boards, unread_boards = boards_in(folder)
     outdated = {one.stage for one in boards if not one.is_newest}
     files, changed = lineage_of(folder)
-    name, answers = run.resolve().name, found.get("frontier")
+    answers = found.get("frontier")
     return RunSummary(
-        run=name,
-        headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=name),
+        run=run.resolve().name,
+        headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=called),
         claims=claims_of(answers) if answers else claims,
         rows=tuple(rows),
         rows_on_board=tuple(there),
@@ -66,7 +68,7 @@ def rows_from(run: Path) -> RunSummary:
         absent=tuple(
             line
             for row, seen in zip_longest(rows, there)
-            for line in _absent_of(row, seen or row, board, timed, run=name)
+            for line in (() if answers else _absent_of(row, seen or row, board, timed, run=run))
         ),
         stages=tuple(_detail_from(stage, folder, outdated) for stage in folder.stages),
         recipe=folder.recipe,
@@ -118,8 +120,8 @@ def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
 def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[StageNetwork]) -> Row:
     if index == 0:
         return rows[0]
-    before = [base_of(measured[index], measured), *by_wholeness(measured[:index])]
-    first = _changes(measured[index], before)
+    before = (base_of(measured[index], measured), *by_wholeness(measured[:index]))
+    first = _changes(measured[index], [one for one in before if one is not measured[index]])
     previous = _changes(measured[index], [measured[ancestor] for ancestor in _ancestors(index, rows)])
     return rows[index].model_copy(update={"versus_first": first, "versus_previous": previous})
 
@@ -185,9 +187,9 @@ def _warnings(stage: FinishedStage) -> tuple[str, ...]:
     return (verdict, *stage.warnings)
 
 
-def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], *, run: str) -> Iterator[NotRun]:
+def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], *, run: Path) -> Iterator[NotRun]:
     """One line for each kind of measurement of a network that neither this machine nor the board has made."""
-    path, on_a_board = f"runs/{run}/{row.path}", f"edgeres bench {{}} --on {board or 'BOARD'}"
+    path, on_a_board = str(run / row.path), f"edgeres bench {{}} --on {board or 'BOARD'}"
     if row.stage == ENGINE_STAGE:
         if row.latency is None and not timed & {row.sha256, row.parent}:
             yield NotRun(
@@ -198,7 +200,7 @@ def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], 
         yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval {path}")
     if row.latency is None and there.latency is None:
         is_for_a_board = FOR_TENSORRT in row.latency_reason
-        todo = on_a_board.format(path) if is_for_a_board else f"edgeres bench --run {run}"
+        todo = on_a_board.format(path) if is_for_a_board else f"edgeres bench --run {Run(run).called}"
         why = (row.latency_reason or row.latency_missing).partition(";")[0]
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)
 

@@ -139,6 +139,19 @@ def test_the_run_of_a_file_is_told_by_its_folder(run):
     assert run_holding(run.path / "20-resnet" / "model.safetensors") is None
 
 
+@pytest.mark.parametrize("where", ["NAME", "runs/NAME/01-optimize/fast", "elsewhere/NAME"])
+@pytest.mark.parametrize("runs", ["runs", None])
+def test_what_commands_call_a_run_is_found_by_it(runs_folder, monkeypatch, runs, where):
+    if runs:
+        monkeypatch.setenv("EDGERES_RUNS", runs)
+    path = runs_folder / where if where == "NAME" else runs_folder.parent / where
+    (path / "00-train").mkdir(parents=True)
+    for run in (Run(path), Run(path.relative_to(runs_folder.parent))):
+        assert run.called == ("NAME" if where == "NAME" else run.called)
+        assert run_named(run.called).path.samefile(path)
+        assert runs is None or where.startswith("elsewhere") or run.called == where  # as short as it was typed
+
+
 def test_a_path_through_latest_is_the_run_itself(run, runs_folder):
     begin(run, "00-train", key="a")
     run.make_latest()

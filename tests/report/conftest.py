@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,10 +324,10 @@ class FakeRun:
 
 
 @pytest.fixture
-def fake_run(tmp_path):
+def fake_run(runs_folder):
     """An empty run folder."""
-    path = tmp_path / "fake"
-    path.mkdir()
+    path = Path("runs", "fake")
+    path.mkdir(parents=True)
     return FakeRun(path)
 
 

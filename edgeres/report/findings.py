@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgeres.core.records.lesion import Lesion
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepFigure, figure_of
 from edgeres.core.stage import StageReport
 from edgeres.report.folder import Figure, FinishedStage, RunFolder, is_possible
+from edgeres.report.networks import StageNetwork
 
 Reader = Callable[[FinishedStage, RunFolder], Any]
 _QUANTIZERS = {"quantize", "qat"}
@@ -129,6 +131,16 @@ def verdicts_of(folder: RunFolder) -> dict[str, str]:
         if isinstance(session, str) and isinstance(verdict, str) and verdict.startswith(INVALID):
             found[session] = verdict
     return found
+
+
+def with_verdicts(networks: Iterable[StageNetwork], folder: RunFolder) -> list[StageNetwork]:
+    """With what a session that is not valid says against itself as the note that goes with each of its times."""
+    said = verdicts_of(folder)
+    times = ((one, one.latency, said.get(one.latency.session) if one.latency else None) for one in networks)
+    return [
+        replace(one, latency=latency.model_copy(update={"note": verdict})) if latency and verdict else one
+        for one, latency, verdict in times
+    ]
 
 
 def _lesions(stage: FinishedStage, folder: RunFolder) -> tuple[LesionFigure, ...]:

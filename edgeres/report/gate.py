@@ -19,9 +19,9 @@ from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
-from edgeres.report.gate_figures import FIGURES, NotMeasured, Subject, subject_in
+from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, subject_in
 from edgeres.report.lineage import STUDIES
-from edgeres.report.networks import ENGINE_STAGE, files_of
+from edgeres.report.networks import others_in
 
 _WHOLE = "newest network readable"
 _MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "optimize", "sweep"}  # make no network
@@ -96,7 +96,10 @@ def _rule_from(name: str, given: float | str) -> Rule:
 
 
 class Outcome(Record):
-    """One rule judged: `figure` is None if it was not measured, `text` says what was seen."""
+    """One rule judged: `figure` is None if it was not measured, `text` says what was seen.
+
+    `is_valid` is false for a latency of a session that its own verdict calls invalid, None where that is not known.
+    """
 
     rule: str
     passed: bool
@@ -104,6 +107,7 @@ class Outcome(Record):
     limit: float
     figure: Interval | None
     text: str
+    is_valid: bool | None = None
 
 
 class GateReport(Record):
@@ -165,9 +169,8 @@ def _is_newer(problem: str, subject: Subject) -> bool:
 
 
 def _notes_on(subject: Subject) -> list[str]:
-    first = {one.sha256 for one in files_of(subject.first, subject.networks)} - {subject.end.sha256}
-    others = [one for one in subject.networks if one.stage != ENGINE_STAGE and one.sha256 not in first]
-    newest = others[-1] if others else subject.end
+    others = others_in(subject.networks)
+    newest = [one for one in subject.networks if one is subject.end or one in others][-1]
     unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject)]
     if newest is subject.end:
         return unread
@@ -181,11 +184,19 @@ def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
         found = FIGURES[rule.name](subject)
     except NotMeasured as why:
         return broken.model_copy(update={"text": f"not measured: {why}"})
-    seen = broken.model_copy(update={"stage": found.stage, "figure": found.interval})
-    if strict and not found.has_interval:
-        why_not = "no interval is kept of it, as --strict asks: judge it without --strict"
+    seen = broken.model_copy(
+        update={"stage": found.stage, "figure": found.interval, "text": found.text, "is_valid": found.is_valid}
+    )
+    if strict and (why_not := _why_not_strictly(found, subject)):
         return seen.model_copy(update={"text": f"{found.text}; {why_not}"})
     ends = {rule.keeps(found.interval.low), rule.keeps(found.interval.high)}
     passed = ends == {True} if strict else rule.keeps(found.interval.value)
     text = found.text + ("; the limit lies within the interval" if len(ends) > 1 else "")
     return seen.model_copy(update={"passed": passed, "text": text})
+
+
+def _why_not_strictly(found: GateFigure, subject: Subject) -> str:
+    """Why --strict does not take the figure, whatever the limit; empty if it may."""
+    if found.is_valid is False:
+        return f"--strict takes no invalid session: on a quiet machine: {subject.bench}"
+    return "" if found.has_interval else "no interval is kept of it, as --strict asks: judge it without --strict"

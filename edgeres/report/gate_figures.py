@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.bench.boards import HERE
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Interval, Latency, wilson
+from edgeres.core.runs import RECIPE_NAME, Run
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.boards import board_in, boards_of, networks_on
-from edgeres.report.findings import verdicts_of
+from edgeres.report.boards import UNSURE, board_in, boards_of, networks_on
+from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
     FOR_TENSORRT,
@@ -26,13 +27,15 @@ from edgeres.report.networks import (
     files_of,
     latency_between,
     networks_in,
+    others_in,
     pair_of,
     points_between,
     timed_of,
 )
-from edgeres.report.wording import closeness_text, size
+from edgeres.report.wording import closeness_text, doubt_in, size
 
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
+_NO_SECOND = "there is no second network to hold against it: edgeres prune, or edgeres export and edgeres quantize"
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,21 @@ class Subject:
     @property
     def bench(self) -> str:
         """The command that times what is missing."""
-        return f"edgeres bench --run {self.run.name}" + (f" --on {self.board}" if self.board else "")
+        return f"edgeres bench --run {Run(self.run).called}" + (f" --on {self.board}" if self.board else "")
 
 
 @dataclass(frozen=True)
 class GateFigure:
-    """A measured value and how it reads; a mean of which no interval is kept is one number."""
+    """A measured value and how it reads; a mean of which no interval is kept is one number.
+
+    `is_valid` is false for a latency of an invalid session, None where that is not known.
+    """
 
     stage: str
     interval: Interval
     text: str
     has_interval: bool = True
+    is_valid: bool | None = True
 
 
 class NotMeasured(Exception):
@@ -88,21 +95,31 @@ def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Su
             else one
             for one in networks
         ]
-    networks = [_with_verdict(one, verdicts_of(folder)) for one in networks]
+    networks = with_verdicts(networks, folder)
     end = answer_of(networks)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
-        raise InputError(f"{run} holds no evaluated network; evaluate one: edgeres eval --run {run.name}{unread}")
+        raise InputError(f"{run} holds no evaluated network; {_without_judged(run, networks)}{unread}")
     first, timed = base_of(end, networks), timed_of(end, networks)
     return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None)
 
 
-def _with_verdict(network: StageNetwork, verdicts: Mapping[str, str]) -> StageNetwork:
-    """With what its session says against itself as the note that goes with each of its times."""
-    latency = network.latency
-    if latency is None or latency.session not in verdicts:
-        return network
-    return replace(network, latency=latency.model_copy(update={"note": verdicts[latency.session]}))
+def _without_judged(run: Path, networks: Sequence[StageNetwork]) -> str:
+    """What to do about a run that holds no evaluated network."""
+    lone = "" if others_in(networks) else f"; {_NO_SECOND}"
+    return _handed_over(run) or f"evaluate one: edgeres eval --run {Run(run).called}{lone}"
+
+
+def _handed_over(run: Path) -> str:
+    """What to judge instead where an optimize of the run has handed over networks; empty where none has."""
+    for folder in reversed(Run(run).folders()):
+        names = sorted(path.parent.name for path in folder.path.glob(f"*/{RECIPE_NAME}"))
+        if names:
+            usual = Run(folder.path / ("balanced" if "balanced" in names else names[0]))
+            others = ", ".join(name for name in names if name != usual.name)
+            beside = f" (or {others} beside it)" if others else ""
+            return f"what {folder.path.name} handed over is judged by itself: edgeres gate {usual.called}{beside}"
+    return ""
 
 
 def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_timed: bool) -> str:
@@ -154,15 +171,21 @@ def _pair_in(subject: Subject) -> Pair:
     """The pair; raises NotMeasured, saying why there is none and what to do."""
     first, end = subject.first, subject.end
     _right_answers(end)
-    if end is first:
-        raise NotMeasured(
-            f"only {first.name} is evaluated, nothing to hold against it: edgeres eval --run {subject.run.name}"
-        )
+    _check_second(subject)
     _check_judged_there(subject)
     pair = pair_of(first, end)
     if isinstance(pair, str):
         raise NotMeasured(f"{pair}: {_how_to_judge(subject)}")
     return pair
+
+
+def _check_second(subject: Subject) -> None:
+    """Raises NotMeasured where there is nothing but the first network."""
+    if subject.end is subject.first:
+        others = others_in(subject.networks)
+        todo = _handed_over(subject.run)
+        todo = todo or (f"edgeres eval {subject.run / others[-1].path}" if others else _NO_SECOND)
+        raise NotMeasured(f"only {subject.first.name} is evaluated, nothing to hold against it: {todo}")
 
 
 def _right_answers(network: StageNetwork) -> Accuracy:
@@ -222,10 +245,20 @@ def _p99(subject: Subject) -> GateFigure:
 def _quantile(subject: Subject, latency: Latency, q: int) -> GateFigure:
     found = percentile_interval(latency, q)
     text = f"p{q} {found.value:.3f} ms ({found.bounds()}), {_conditions(latency)}"
-    return GateFigure(subject.timed.name, found, text)
+    return _of_a_session(subject.timed.name, found, text, latency)
+
+
+def _of_a_session(stage: str, interval: Interval, text: str, latency: Latency) -> GateFigure:
+    """A figure by the clock, which begins by saying so where its session is not valid."""
+    doubt = doubt_in(latency)
+    if not doubt or doubt == UNSURE:
+        return GateFigure(stage, interval, text, is_valid=None if doubt else True)
+    return GateFigure(stage, interval, f"in an INVALID session {text}", is_valid=False)
 
 
 def _speedup(subject: Subject) -> GateFigure:
+    if not subject.board:  # `bench --on` judges and times what is missing there in one
+        _check_second(subject)
     after = _latency_in(subject)
     first = subject.first
     for one in (first, *by_wholeness(subject.networks)):
@@ -234,7 +267,7 @@ def _speedup(subject: Subject) -> GateFigure:
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 raise NotMeasured(f"{text}, but {first.name}, the first network, {_how_to_time(subject)}")
-            return GateFigure(subject.timed.name, faster, text)
+            return _of_a_session(subject.timed.name, faster, text, after)
     why = f" ({after.note})" if after.note else ""
     raise NotMeasured(f"no other network was timed in its session on {after.runtime}{why}: {subject.bench}")
 

@@ -186,16 +186,17 @@ def timed_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> StageNe
 
 
 def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:
-    """What is held against in every figure: the first network, as its export where that was timed together with this.
+    """What is held against in every figure: the first network, as its export where that alone is judged or timed.
 
-    A board cannot time a checkpoint; its ONNX file is the same network. `judged` itself if nothing came before it.
+    Timed together with this, that is: a board cannot time a checkpoint; its ONNX file is the same network. `judged`
+    itself if nothing came before it, or it is that file.
     """
     before = networks[: networks.index(judged)]
     if not before:
         return judged
-    timed, first = timed_of(judged, networks), by_wholeness(before)[0]
-    same = (one for one in files_of(first, networks) if latency_between(one, timed) and points_between(one, judged))
-    return next(same, first)
+    timed, files = timed_of(judged, networks), files_of(by_wholeness(before)[0], networks)
+    same = (one for one in files if latency_between(one, timed) and points_between(one, judged))
+    return next(same, None) or next((one for one in files if one.is_judged), files[0])
 
 
 def answer_of(networks: Sequence[_Made]) -> _Made | None:
@@ -203,8 +204,19 @@ def answer_of(networks: Sequence[_Made]) -> _Made | None:
     judged = [one for one in networks if one.is_judged]
     if not judged:
         return None
-    same = {one.sha256 for one in files_of(by_wholeness(networks)[0], networks)}
-    return ([one for one in judged if one.sha256 not in same] or judged)[-1]
+    first = _first_in(networks)
+    return ([one for one in judged if one.sha256 not in first] or judged)[-1]
+
+
+def others_in(networks: Sequence[_Made]) -> list[_Made]:
+    """What can be evaluated anywhere and is not the first network in one of its files."""
+    first = _first_in(networks)
+    return [one for one in networks if one.stage != ENGINE_STAGE and one.sha256 not in first]
+
+
+def _first_in(networks: Sequence[_Made]) -> set[str]:
+    """sha256 of the first network's files."""
+    return {one.sha256 for one in files_of(by_wholeness(networks)[0], networks)}
 
 
 def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:

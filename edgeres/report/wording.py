@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgeres.bench.doubts import INVALID
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, Likened, threads_text, wilson
 from edgeres.core.statistics import P99_CALLS
 from edgeres.report.boards import UNSURE
@@ -139,6 +140,11 @@ def changes_text(changes: Changes, against: str = "", *, doubt: str = "") -> Lin
 def doubt_on(latency: LatencyFigure) -> str:
     """What stands beside every speed of a session that was not valid, or of which that is not known."""
     return "invalid session" if latency.verdict else UNSURE if UNSURE in latency.note else ""
+
+
+def doubt_in(latency: Latency) -> str:
+    """The verdict of a session that was not valid, UNSURE where that is not known; its note is that of the session."""
+    return latency.note if latency.note.startswith(INVALID) else UNSURE if UNSURE in latency.note else ""
 
 
 def is_same(ratio: float) -> bool:

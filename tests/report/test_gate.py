@@ -10,6 +10,7 @@ import pytest
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Closeness
+from edgeres.core.runs import run_named
 from edgeres.core.stage import StageReport, write_report
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate, write_junit
@@ -108,15 +109,25 @@ def test_latency_is_of_the_network_or_of_the_engine_made_from_it(fake_run, engin
     assert "00-export" in speed.text
 
 
-def test_times_of_an_invalid_session_say_so(fake_run):
+@pytest.mark.parametrize("verdict", ["invalid: machine busy", "steady"])
+def test_times_of_an_invalid_session_say_so_and_keep_no_strict_rule(fake_run, verdict):
     folder, first = fake_run.model("export", "model.onnx", 3000)
     fake_run.evaluated(folder, first, 0.9)
     folder, last = fake_run.model("quantize", "model.onnx", 1000, source=first, precision="int8")
     fake_run.evaluated(folder, last, 0.9)
-    said = {"session": "fake", "verdict": "invalid: machine busy"}
+    said = {"session": "fake", "verdict": verdict}
     fake_run.stage("bench", latency=(fake_run.latency(first, 4.0), fake_run.latency(last, 2.0)), results=said)
-    for outcome in judged(fake_run, min_speedup=1.5, max_p50="3ms").outcomes:
-        assert outcome.text.partition("; the limit")[0].endswith("; invalid: machine busy")
+    is_valid = verdict == "steady"
+    rules = {"min_speedup": 1.5, "max_p50": "3ms", "max_size": "1MB", "max_loss": 90}
+    for outcome in judged(fake_run, **rules).outcomes:
+        is_timed = outcome.rule.startswith(("--min-speedup", "--max-p50"))
+        assert outcome.passed
+        assert outcome.is_valid == (is_valid or not is_timed)
+        assert outcome.text.startswith("in an INVALID session ") != outcome.is_valid
+        assert outcome.text.partition("; the limit")[0].endswith("; invalid: machine busy") != outcome.is_valid
+    for outcome in judged(fake_run, **rules, strict=True).outcomes:
+        assert outcome.passed == outcome.is_valid
+        assert outcome.text.endswith(": edgeres bench --run fake") != outcome.is_valid
 
 
 def test_few_calls_have_no_p99(fake_run):
@@ -139,6 +150,69 @@ def test_a_first_network_without_evaluation_is_not_passed_over(fake_run):
     outcome = only(judged(fake_run, max_loss=50))
     assert not outcome.passed
     assert "not measured: 00-import is not evaluated: edgeres eval" in outcome.text
+
+
+def test_the_first_network_is_what_was_evaluated_of_it_in_any_of_its_files(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 3000)
+    folder, whole = fake_run.model("export", "model.onnx", 3001, source=first)
+    fake_run.evaluated(folder, whole, 0.93)
+    _, cut = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    folder, short = fake_run.model("export", "model.onnx", 2001, source=cut, dropped=("layer1.1",))
+    fake_run.evaluated(folder, short, 0.9)
+    loss = only(judged(fake_run, max_loss=3.5))
+    assert (loss.passed, loss.figure.value) == (True, pytest.approx(3.0))
+    assert "against 01-export" in loss.text
+    summary = rows_from(fake_run.path)
+    assert "(03-export against 01-export)" in summary.headline
+    assert [row.versus_first.points and row.versus_first.points.versus for row in summary.rows] == [
+        *(None, None, None),
+        "01-export",
+    ]
+
+
+def advice(run, **rules):
+    """What a run says that holds nothing to judge."""
+    try:
+        return only(judged(run, **rules)).text
+    except InputError as err:
+        return str(err)
+
+
+RULES = ({"max_loss": 0.5}, {"min_speedup": 1.6}, {"min_agreement": 0.9})
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_after_a_lone_import_a_second_network_is_missing(fake_run, rules):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    missing = "there is no second network to hold against it: edgeres prune, or edgeres export and edgeres quantize"
+    assert advice(fake_run, **rules).endswith(f"evaluate one: edgeres eval --run fake; {missing}")
+    fake_run.evaluated(folder, first, 0.93)
+    assert advice(fake_run, **rules).endswith(f"only 00-import is evaluated, nothing to hold against it: {missing}")
+    fake_run.stage("bench", latency=(fake_run.latency(first, 4.0),))
+    assert advice(fake_run, **rules).endswith(missing)
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_the_network_that_is_to_be_evaluated_is_named_and_not_the_one_that_was(fake_run, rules):
+    _, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    fake_run.evaluated(*fake_run.model("export", "model.onnx", 3001, source=first), 0.93)
+    assert advice(fake_run, **rules).endswith(": edgeres eval runs/fake/01-prune/cut.safetensors")
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_what_optimize_handed_over_is_judged_by_itself(fake_run, rules):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.stage("optimize", source=first)
+    for name in ("fast", "balanced"):
+        (fake_run.path / "01-optimize" / name / "00-import").mkdir(parents=True)
+        (fake_run.path / "01-optimize" / name / "recipe.toml").touch()
+    where = run_named("runs/fake/01-optimize/balanced").called
+    said = f"01-optimize handed over is judged by itself: edgeres gate {where} (or fast beside it)"
+    assert advice(fake_run, **rules).endswith(said)
+    fake_run.evaluated(folder, first, 0.93)
+    assert advice(fake_run, **rules).endswith(said)
+    assert run_named(where).path == Path(where)
 
 
 def test_one_evaluated_network_has_lost_nothing_that_counts(fake_run):

@@ -23,9 +23,10 @@ from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import board_in, boards_that_measured, networks_on
+from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder, run_folder_from, versions_in
 from edgeres.report.networks import StageNetwork, networks_in, pair_of
-from edgeres.report.wording import count, size
+from edgeres.report.wording import count, doubt_in, size
 
 _MODE = ("machine", "runtime", "batch", "threads")
 
@@ -77,7 +78,7 @@ def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
     """What changed from the run in the folder `a` to the one in `b`; raises InputError if one cannot be read."""
     first, second = run_folder_from(a), run_folder_from(b)
     stages = matched(first.stages, second.stages)
-    here = networks_in(first), networks_in(second)
+    here = tuple(with_verdicts(networks_in(folder), folder) for folder in (first, second))
     networks, names = matched(*here), dict.fromkeys([*boards_that_measured(a), *boards_that_measured(b)])
     seen = {
         name: matched(*(networks_on(name, *each) for each in zip(here, (first, second), strict=True)))
@@ -181,8 +182,11 @@ def latency_change(a: Latency | None, b: Latency | None, *, across: bool) -> tup
     if differing and not across:
         return None, f"latency: not compared, of {'; '.join(differing)} (all the same: --across)"
     ratio = _ratio_of_sessions(a, b)
-    why = f"ACROSS {'; '.join(differing)}" if differing else "two sessions, drift between them is not in the interval"
-    return ratio, f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x ({ratio.bounds()}; {why})"
+    why = [f"ACROSS {'; '.join(differing)}"] if differing else []
+    why += ["two sessions, drift between them is not in the interval"]
+    why += [f"{name}: {doubt}" for name, one in (("A", a), ("B", b)) if (doubt := doubt_in(one))]
+    said = "; ".join(why)
+    return ratio, f"latency: p50 {a.p50_ms:.3f} -> {b.p50_ms:.3f} ms, {ratio.value:.3f}x ({ratio.bounds()}; {said})"
 
 
 def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:

@@ -66,7 +66,15 @@ def test_predictions_that_are_gone_leave_accuracies_uncompared(pair_of_runs):
 def test_latencies_of_one_machine_and_mode_are_compared_with_a_reservation(pair_of_runs):
     first = changed(pair_of_runs).results[0]
     assert first.latency_ratio.low <= 1 <= first.latency_ratio.high
-    assert any("drift between them is not in the interval" in line for line in first.lines)
+    assert any("two sessions, drift between them is not in the interval)" in line for line in first.lines)
+
+
+def test_latencies_of_invalid_sessions_say_so(pair_of_runs):
+    stage = run_folder_from(pair_of_runs[1].path).stages[-1]
+    said = {"session": stage.report.latency[0].session, "verdict": "invalid: machine busy"}
+    write_report(stage.report.model_copy(update={"results": said}), stage.path / "report.json")
+    line = next(line for line in changed(pair_of_runs).results[0].lines if line.startswith("latency: "))
+    assert line.endswith("two sessions, drift between them is not in the interval; B: invalid: machine busy)")
 
 
 @pytest.mark.parametrize(("field", "value"), [("machine", "Other CPU"), ("threads", 7), ("batch", 8)])

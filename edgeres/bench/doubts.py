@@ -83,11 +83,12 @@ def model_doubts(name: str, latency: Latency, measured: Measured) -> Iterator[st
 
 
 def verdict_from(around: Around, warnings: Sequence[str]) -> str:
-    """`steady`; `invalid: ...` if the machine was busy or its clock fell; else `doubtful: ...`, the first reason."""
+    """`steady`; `invalid: ...` if the machine was busy, its clock fell or a warning says so; else `doubtful: ...`."""
     if not warnings:
         return "steady"
-    is_invalid = is_busy(around.busy_cores) or fallen_clock(around.readings)
-    first = warnings[0].partition(";")[0]
+    said = [one.removeprefix(f"{INVALID}: ") for one in warnings if one.startswith(INVALID)]  # as boards do
+    is_invalid = said or is_busy(around.busy_cores) or fallen_clock(around.readings)
+    first = (said or warnings)[0].partition(";")[0]
     more = f" (and {len(warnings) - 1} more, see the warnings)" if len(warnings) > 1 else ""
     return f"{INVALID if is_invalid else 'doubtful'}: {first}{more}"
 
@@ -117,8 +118,9 @@ def warnings_for(
     worst = sorted(widths, key=lambda name: -widths[name])
     if wide := [f"{widths[name]:.2f} for {name}" for name in worst if widths[name] > _WIDE]:
         more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
-        todo = f"stop other programs or time longer: {command} --seconds 20"
-        found.append(f"p90 over median is {', '.join(wide[:_SHOWN])}{more}, above {_WIDE}; {todo}")
+        longer = f"or time longer: {command} --seconds 20" if command.startswith(BENCH) else f"and run again: {command}"
+        names = f"{', '.join(wide[:_SHOWN])}{more}"
+        found.append(f"p90 over median is {names}, above {_WIDE}; stop other programs {longer}")
     return found
 
 

@@ -10,7 +10,9 @@ faster precision alone.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,14 @@ from edgeres.core.config import config_from, refuse
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.runs import Run, run_holding, run_named, runs_in_root, runs_root
-from edgeres.core.stage import StageResult
+from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.stage import optimize
 from edgeres.optimize.tries import Place
 from edgeres.pipeline.board_stages import built_there, placed, profiled
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.on_board import key_on
+from edgeres.pipeline.on_board import STAGE, claimed, key_on, with_layers
 from edgeres.pipeline.stages import source_in, stage_key
 
 _DURATION_S, _WARMUP_S, _IDLE_S = 10, 1, 1.0  # of each engine in a session
@@ -87,15 +89,16 @@ def optimize_on_board(request: Call) -> StageResult[Artifact]:
 
 
 class _Board:
-    """Engines built there so far lie in `folder`/engines."""
+    """Engines built there so far lie in `folder`/engines; what it measured last, by modules lacking and precision."""
 
     def __init__(self, board: Board, conditions: BoardConfig, folder: Path) -> None:
         self._board, self._conditions, self._folder = board, conditions, folder / "engines"
+        self._last: dict[tuple[tuple[str, ...], str | None], StageReport] = {}
 
     @property
     def place(self) -> Place:
         """The board as a place to run."""
-        return Place("tensorrt", self._measured, self._costs, self._files_of, self._build)
+        return Place("tensorrt", self._measured, self._costs, self._hand_over, self._build)
 
     def _build(self, models: Sequence[Model]) -> None:
         """Their engines, where there are none."""
@@ -107,7 +110,7 @@ class _Board:
             with session(self._board) as opened:
                 built_there(opened, self._conditions.timeout_s, model, CompileConfig(runtime="tensorrt"), engine)
 
-    def _measured(self, models: Sequence[Model], config: BenchConfig) -> Session:
+    def _measured(self, models: Sequence[Model], config: BenchConfig, names: Sequence[str]) -> Session:
         """Their engines in turns."""
         conditions = self._conditions.model_copy(update={"batch": config.batch})
         with session(self._board) as opened:
@@ -115,7 +118,9 @@ class _Board:
             loaded = bench.measured([self._engine_of(model) for model in models])
             if bench.failures:
                 raise bench.failures[0]
-            reports = [bench.finished(one) for one in loaded]
+            loaded = [replace(one, model=model) for one, model in zip(loaded, models, strict=True)]
+            reports = [with_layers(bench.finished(one), one) for one in loaded]
+        self._last = {(one.dropped, one.precision): one for one in reports}
         warnings = dict.fromkeys(warning for report in reports for warning in report.warnings)
         return Session(tuple(report.latency[0] for report in reports), tuple(warnings))
 
@@ -127,9 +132,23 @@ class _Board:
         with session(self._board) as opened:
             return latency_table_from(profiled(Bench(opened, self._conditions), model, folder).output.path)
 
-    def _files_of(self, model: Model) -> Sequence[Path]:
-        """Its engine, the manifest and what lies beside them."""
-        return sorted((self._folder / model.sha256[:12]).glob("*"))
+    def _hand_over(self, run: Run) -> None:
+        """The engine of its network and what lies beside it, and what the last session measured of the run's files."""
+        models = [model for _, model in run.models() if isinstance(model, OnnxModel)]
+        for made in self._engine_of(models[-1]).path.parent.glob("*"):
+            shutil.copyfile(made, run.path / made.name)
+        for before in (folder for folder in run.folders() if folder.stage == STAGE):
+            shutil.rmtree(before.path)  # of a call that was interrupted, or came with a copy
+        for model in models:
+            report = self._last.get((model.spec.dropped, model.precision))
+            if report is not None:
+                key = key_on(self._board, STAGE, model, self._conditions)
+                own: dict[str, Any] = {"source": file_ref(model), "key": key}
+                for name in ("latency", "energy"):  # of the engine so far
+                    of = getattr(report, name)
+                    own[name] = tuple(one.model_copy(update={"artifact": model.sha256}) for one in of)
+                with claimed(run, STAGE, key) as folder:
+                    write_report(report.model_copy(update=own), folder / REPORT_NAME)
 
 
 def _imported(key: str, run: str | None) -> Path | None:

@@ -109,7 +109,7 @@ def _table(bench: Workbench, precision: Precision) -> LatencyTable:
             if bench.place.costs is not None:
                 write_text(path, bench.place.costs(bench.in_precision(precision), folder).model_dump_json())
             else:
-                latency_table(bench.source, how, folder, measure=bench.place.measure).output.path.replace(path)
+                latency_table(bench.source, how, folder, measure=bench.place.measure_files).output.path.replace(path)
     return latency_table_from(path)
 
 

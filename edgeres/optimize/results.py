@@ -38,10 +38,7 @@ def handed_over(bench: Workbench, answer: Winner, before: Sequence[Result]) -> R
     if twin is not None and not path.exists():
         shutil.copytree(twin, path)
     run = _made(bench, answer)
-    model = run.models()[-1][1]
-    for made in bench.place.files_of(model):
-        shutil.copyfile(made, run.path / made.name)
-    file = model.path
+    file = run.models()[-1][1].path
     return Result(
         name=answer.name,
         tried=answer.tried,
@@ -71,8 +68,9 @@ def _made(bench: Workbench, answer: Winner) -> Run:
             shutil.copytree(same[-1], folder)
     write_text(path / RECIPE_NAME, toml_text(recipe))
     with quiet("edgeres"):
-        for _ in Chain(Run(path), planned(recipe, str(path))).execute():
-            pass
+        for done in Chain(Run(path), planned(recipe, str(path))).execute():
+            if done.step.use == "bench":  # before the report, which shows it
+                bench.place.hand_over(Run(path))
     return Run(path)
 
 

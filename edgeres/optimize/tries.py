@@ -19,8 +19,7 @@ from typing import Literal
 import numpy as np
 
 from edgeres.bench.config import BenchConfig
-from edgeres.bench.stage import Session
-from edgeres.bench.stage import measure as measure_here
+from edgeres.bench.stage import Session, measure
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model
 from edgeres.core.config import Config
 from edgeres.core.environment import default_threads
@@ -31,7 +30,7 @@ from edgeres.core.metrics import Interval, fixed, paired_difference
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried
 from edgeres.core.records.latency import LatencyTable
-from edgeres.core.runs import StageFolder
+from edgeres.core.runs import Run, StageFolder
 from edgeres.core.stage import REPORT_NAME
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.data import Dataset, Split, dataset_for
@@ -44,7 +43,7 @@ from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import execute, stage_key
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 
-Measure = Callable[[Sequence[Model], BenchConfig], Session]
+Measure = Callable[[Sequence[Model], BenchConfig, Sequence[str]], Session]
 MOST_JUDGED, FEWEST_JUDGED = 5000, 200
 EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images that are judged on
 _JUDGING_SHARE = 0.01  # of the budget, to judge the whole float network
@@ -63,19 +62,28 @@ _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
 log = logging.getLogger(__name__)
 
 
+def measure_here(models: Sequence[Model], config: BenchConfig, names: Sequence[str]) -> Session:
+    """On this machine; warnings name what is tried, whose files are gone by the end."""
+    return measure(models, config, names=names, command="the same edgeres optimize")
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where networks are to run: `profile` says who runs the INT8 files, `measure` times files of either precision.
+    """Where networks are to run: `profile` says who runs the INT8 files, `measure` times files, each with its name.
 
-    `costs` tells what each module costs by one file; without it shortened networks are timed, here. `files_of`: what
-    was made of a file there, to be handed over. `prepare` makes what `measure` needs of the files.
+    `costs` tells what each module costs by one file; without it shortened networks are timed, here. `hand_over` adds to
+    the run of a result what was made and measured of its files there. `prepare` makes what `measure` needs of files.
     """
 
     profile: str = FUSED_PROFILE
     measure: Measure = measure_here
     costs: Callable[[Model, Path], LatencyTable] | None = None
-    files_of: Callable[[Model], Sequence[Path]] = lambda model: ()
+    hand_over: Callable[[Run], None] = lambda run: None
     prepare: Callable[[Sequence[Model]], None] = lambda models: None
+
+    def measure_files(self, models: Sequence[Model], config: BenchConfig) -> Session:
+        """Files without names of their own."""
+        return self.measure(models, config, ())
 
     @property
     def is_here(self) -> bool:
@@ -204,6 +212,7 @@ class Workbench:
         """
         whole = self.exported()
         models = {(one.dropped, one.precision): self.in_precision(one.precision, shortened_of(one)) for one in tried}
+        names = {whole.sha256: "whole, fp32"} | {models[one.dropped, one.precision].sha256: one.name for one in tried}
         distinct = {one.sha256: one for one in (whole, *models.values())}
         own = {
             "batch": self.config.batch,
@@ -213,7 +222,7 @@ class Workbench:
         how = BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own)
         self.place.prepare(list(distinct.values()))
         began_s = time.perf_counter()
-        self.last = self.place.measure(list(distinct.values()), how)
+        self.last = self.place.measure(list(distinct.values()), how, [names[sha256] for sha256 in distinct])
         self.start_s = max(self.start_s, (time.perf_counter() - began_s) / len(distinct) - seconds)
         latencies, found = dict(zip(distinct, self.last.latencies, strict=True)), []
         for one in tried:

@@ -161,11 +161,11 @@ def _kept(bench: Bench, run: Run | None, one: Loaded) -> StageReport:
     """The report of a measured model; with a run it goes into NN-board, without an accuracy on a part of val."""
     is_part = bench.config.images is not None
     if run is None or (is_part and bench.accuracy_only):
-        report = _with_layers(bench.finished(one), one)
+        report = with_layers(bench.finished(one), one)
         return report if run is None else report.saying(notes=[_PART])
     key = key_on(bench.session.board, _JUDGED if bench.accuracy_only else STAGE, one.model, bench.config)
     with claimed(run, STAGE, key) as folder:
-        report = _with_layers(bench.finished(one, None if is_part else folder), one)
+        report = with_layers(bench.finished(one, None if is_part else folder), one)
         report = report.model_copy(update={"key": key})
         write_report(_as_measured(report, is_part=is_part), folder / REPORT_NAME)
     log.info("%s: written", folder / REPORT_NAME)
@@ -203,7 +203,7 @@ def claimed(run: Run, stage: str, key: str) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _with_layers(report: StageReport, one: Loaded) -> StageReport:
+def with_layers(report: StageReport, one: Loaded) -> StageReport:
     """The report, with the headline of what became of the residual additions."""
     source, text = onnx_of(one.model), one.answer.layers if one.answer else None
     if text is None or source is None:

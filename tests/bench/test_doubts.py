@@ -92,6 +92,26 @@ def test_the_most_of_before_during_and_after_counts():
     assert Around(None, None).busy_cores is None
 
 
+@pytest.mark.parametrize(
+    ("command", "advised"),
+    [
+        ("edgeres bench", "or time longer: edgeres bench --seconds 20"),
+        ("the same edgeres optimize", "and run again: the same edgeres optimize"),
+    ],
+)
+def test_what_has_no_seconds_is_not_told_to_take_more(command, advised):
+    measured = Measured(Job(path=Path("m.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=True))
+    latency = latency_of([[1.0] * 8 + [9.0] * 2] * 20)
+    (said,) = warnings_for(["less 4, int8"], [latency], measured=[measured], around=QUIET, command=command)
+    assert said == f"p90 over median is 9.00 for less 4, int8, above 1.3; stop other programs {advised}"
+
+
+def test_what_a_board_calls_invalid_is_invalid():
+    said = ["whether the GPU's clock held still is unknown: why", "invalid: the clock moved; lock it"]
+    assert verdict_from(Around(None, None), said) == "invalid: the clock moved (and 1 more, see the warnings)"
+    assert verdict_from(Around(None, None), said[:1]).startswith("doubtful: ")
+
+
 def test_of_many_wide_models_the_widest_are_named():
     tails = [2.0, 9.0, 3.0, 4.0, 1.0]
     measured = Measured(Job(path=Path("m.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=True))

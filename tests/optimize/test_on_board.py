@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from edgeres.core.runs import Run
 from edgeres.optimize import calls
 from edgeres.optimize.calls import optimize_call
 from edgeres.pipeline.calls import Call, call
+from edgeres.report.gate import GateConfig, gate
 from edgeres.report.rows import rows_from
 
 
@@ -48,7 +50,24 @@ def test_what_a_board_times_decides_and_its_engines_are_handed_over(host, checkp
     assert engine.manifest.onnx_sha256 == Run(folder).models()[-1][1].sha256
     assert engine.manifest.targets == ("sm87",)
     assert balanced.tried.precision == "int8"
-    assert rows_from(folder).rows[-1].latency_missing == "not timed"  # here, where TensorRT's placement says nothing
+    run = Run(folder)
+    assert run.called == str(folder)
+    summary = rows_from(folder)
+    assert summary.rows[-1].latency_missing == "timed on desk"  # here TensorRT's placement says nothing
+    assert summary.rows_on_board[-1].versus_first.latency_ratio.value == pytest.approx(0.625, abs=0.01)
+    assert "faster on desk" in summary.headline
+    assert [one.model for one in summary.boards] == ["01-export", *[one.name for one in summary.rows][-1:]]
+    assert summary.boards[-1].layers
+    assert len({one.latency.session for one in summary.boards}) == 1
+    assert summary.absent == ()
+    for board in (None, "desk"):
+        judged = gate(folder, GateConfig(min_speedup=1.5, on=board))
+        assert (judged.board, [one.passed for one in judged.outcomes]) == ("desk", [True])
+    for board in summary.boards:
+        stage = next(one for one in summary.stages if one.name == board.stage)
+        words = [Path(word) for word in stage.command.split() if word.endswith(".onnx")]
+        assert len(words) == 2
+        assert all(word.is_file() for word in words)
     assert done.report.results["on"] == "desk"
     assert host.left_behind() == []
 

@@ -47,7 +47,7 @@ def longer(checkpoint_of, spec_of):
     return checkpoint_of(spec_of("resnet14", width=4))
 
 
-def clock(models, config):
+def clock(models, config, names=()):
     """A millisecond for the stem and each module that is left; half of it in INT8."""
     whole = len(modules_of(models[0].spec)) + 1
     times = [(whole - len(one.spec.dropped)) * (0.5 if "int8" in one.precision else 1.0) for one in models]
@@ -133,6 +133,7 @@ def test_three_networks_with_recipes_and_reports(checkpoint, drawn, tmp_path):
     headings = re.findall(r'<h2 id="(\w+)">', page)
     assert headings.index("frontier") < headings.index("stages")
     assert "faster" in summary.headline
+    assert summary.absent == ()  # what was imported is judged and timed in the runs handed over
     names = [one.name for one in summary.frontier.results]
     told = ", ".join(claim.detail for claim in summary.claims)
     assert all(told.count(name) == 1 for name in names)
@@ -227,7 +228,7 @@ def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_
     config = config_of(latency="0.4x", plan=one_set)
     asked = []
 
-    def noisy(models, how):
+    def noisy(models, how, names):
         """A later one of a session is slower, as chance has it."""
         asked.append(len(models))
         latencies = clock(models, how).latencies
@@ -542,7 +543,7 @@ def test_where_int8_is_all_that_is_asked_time_to_hand_it_over_is_enough(checkpoi
 def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint, tmp_path, monkeypatch):
     now_s = [0.0]
 
-    def slow(models, config):
+    def slow(models, config, names):
         now_s[0] += 0.05
         return clock(models, config)
 
@@ -562,6 +563,20 @@ def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint,
         bench.start_s = 30.0
         started[name] = bench.ending_s
     assert started["here"] > started["board"] + 3 * (5 * 29 + 4 * 29) - 1
+
+
+def test_warnings_name_what_was_tried_and_not_files_that_go(checkpoint, tmp_path, monkeypatch):
+    asked = []
+
+    def timed(models, config, names, *, command):
+        asked.append((names, command))
+        return clock(models, config)
+
+    monkeypatch.setattr(tries, "measure", timed)
+    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out")
+    figures = dict.fromkeys(("lost_points", "ratio", "latency_ms"), Interval.around(0.0))
+    bench.timed([Tried(dropped=(), precision=one, **figures) for one in ("fp32", "int8")])
+    assert asked == [(["whole, fp32", "whole, int8"], "the same edgeres optimize")]
 
 
 def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path):

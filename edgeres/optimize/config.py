@@ -25,7 +25,12 @@ class OptimizeConfig(Config):
 
     data: str = Field(description=f"{DATA_NAMES}; train is used, val is looked at once, for the last table")
     latency: str | None = Field(None, description="what balanced may take: 0.6x of the float network, or 4ms")
-    max_loss: float = Field(2.0, gt=0, le=100, description="points of top-1 that fast may lose")
+    max_loss: float = Field(
+        2.0,
+        gt=0,
+        le=100,
+        description="points of top-1 that fast may lose; without labels of other first guesses, of cosine or of error",
+    )
     budget: str = Field("30m", description="time for all of it: 3m, 1h; it ends by the clock")
     images: int = Field(
         500, ge=_LEAST_IMAGES, description="of train, to choose modules and to refit on; fewer if train is small"

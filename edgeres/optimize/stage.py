@@ -25,6 +25,7 @@ from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
 from edgeres.core.runs import run_holding
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.data.split import OWN_GUESSES
 from edgeres.models import check_module_names
 from edgeres.optimize.answers import (
     ACCURATE_POINTS,
@@ -91,6 +92,8 @@ def optimize(
         write_text(out_dir / PLAN_NAME, toml_text(plan))
         recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
+        if misses and not bench.is_labelled and source.spec.task == "classes":
+            misses.append(f"{OWN_GUESSES}; by labels less may be lost")
         if (plan.tries or not is_time) and len(tried) == len(whole):
             misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
         elif search.left_open:

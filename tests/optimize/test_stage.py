@@ -211,10 +211,11 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
     digits = dataset_for(checkpoint.spec, "digits")
     pixels = digits.train.inputs(checkpoint.spec)
     np.savez(tmp_path / "mine.npz", images=pixels[..., 0])
-    config = config_of(data=f"npz:{tmp_path / 'mine.npz'}", plan=one_set)
+    config = config_of(data=f"npz:{tmp_path / 'mine.npz'}", plan=one_set, latency="0.01x")
     done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
     assert not found.is_labelled
+    assert any(miss.endswith("the whole network's own; by labels less may be lost") for miss in found.misses)
     assert all(one.top1 is None and one.val_lost_points.value >= 0 for one in found.results)
     assert any("as no label says what is right" in note for note in done.report.notes)
     assert all(one.lost_points.value >= 0 for one in found.tried)  # nobody agrees more with a network than itself

@@ -98,7 +98,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
     def make(text: str, name: str) -> None:
-        (tmp_path / f"{name}.py").write_text(f"import torch, torchvision\nfrom torch import nn\n{NARROW}\n{text}\n")
+        (tmp_path / f"{name}.py").write_text(f"import torch, torchvision\n{NARROW}\n{text}\n")
 
     return make
 
@@ -339,10 +339,8 @@ def test_a_function_is_filled_with_weights_of_a_file(prefix, resnet, own, import
 
 
 def test_dropout_is_said_to_be_left_out(own, exported, imported):
-    own(
-        "def net():\n    net = Narrow()\n    net.relu = nn.Sequential(nn.ReLU(), nn.Dropout(0.1))\n    return net",
-        "nets_d",
-    )
+    drops = "net.relu = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Dropout(0.1))"
+    own(f"def net():\n    net = Narrow()\n    {drops}\n    return net", "nets_d")
     model = onnx.load(exported())
     model.graph.node.append(helper.make_node("Dropout", [model.graph.output[0].name], ["dropped"]))
     model.graph.output[0].name = "dropped"

@@ -67,7 +67,7 @@ def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None
     found: list[StageReport] = []
     problem: EdgeresError | None = None
     try:
-        found.extend(board_of_run(run, Call("bench", on=on)))
+        found.extend(board_of_run(run, Call("run --on", on=on)))
     except EdgeresError as err:
         problem = err
     if found:

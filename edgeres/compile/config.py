@@ -13,6 +13,7 @@ from edgeres.core.errors import InputError, did_you_mean
 from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS
 
 BATCHES = ("batch_min", "batch_opt", "batch_max")
+FOR_BOARDS = frozenset({"optimization_level", "workspace_mib", *BATCHES})  # what a board's own trtexec is asked
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same-target": "SAME_COMPUTE_CAPABILITY"}  # -> HardwareCompatibilityLevel
 
 

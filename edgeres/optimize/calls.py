@@ -32,7 +32,7 @@ from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.stage import optimize
 from edgeres.optimize.tries import Place
-from edgeres.pipeline.board_stages import built_there, placed, profiled
+from edgeres.pipeline.board_stages import acting, built_there, placed, profiled
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.on_board import STAGE, claimed, key_on, with_layers
 from edgeres.pipeline.stages import source_in, stage_key
@@ -85,7 +85,7 @@ def optimize_on_board(request: Call) -> StageResult[Artifact]:
         return optimize(model, config, folder, place=_Board(board, conditions, folder).place)
 
     key, said = key_on(board, "optimize", model, config), config.model_dump(mode="json")
-    return placed(request, model, config, key, act, said)
+    return placed(request, model, config, key, acting(board, act, said))
 
 
 class _Board:

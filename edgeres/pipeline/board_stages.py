@@ -19,11 +19,11 @@ from edgeres.bench.board_answers import MeasureDone
 from edgeres.bench.board_facts import facts_of, opsets_of, without_int8
 from edgeres.bench.board_figures import distinct
 from edgeres.bench.board_session import Session, session
-from edgeres.bench.boards import board_named
+from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
 from edgeres.bench.on_board import PLAN, Bench, built_on, check_model, without_folder
 from edgeres.compile.apart import layer_counts
-from edgeres.compile.config import BATCHES, CompileConfig
+from edgeres.compile.config import BATCHES, FOR_BOARDS, CompileConfig
 from edgeres.compile.job import graph_fields, tensors_of
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, LatencyTableFile, Model, OnnxModel, model_from
@@ -44,7 +44,6 @@ from edgeres.pipeline.outside import leave_or_say_where
 from edgeres.pipeline.stages import Function, execute, source_in
 from edgeres.runtime.manifest import EngineManifest
 
-_FOR_BOARDS = {"optimization_level", "workspace_mib", "batch_min", "batch_opt", "batch_max"}
 _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
 _SHARED = {"batch", "warmup_s", "duration_s", "lock_clocks", "power_mode", "timeout_s"}
@@ -58,11 +57,18 @@ def compile_on_board(request: Call) -> StageResult[Artifact]:
     board, values = board_named(request.on), dict(request.values)
     limit = {"timeout_s": values.pop("timeout_s")} if "timeout_s" in values else {}
     timeout_s = config_from(BoardConfig, limit, "compile", as_options=True).timeout_s
-    refuse(values.keys() - _FOR_BOARDS, "does not go with --on: the board's own trtexec builds for itself")
+    refuse(values.keys() - FOR_BOARDS, "does not go with --on: the board's own trtexec builds for itself")
     config = config_from(CompileConfig, {"runtime": "tensorrt", **values}, "compile", as_options=True)
     model = model_from(request.source) if request.source else source_in(run_named(request.run), "compile")
     if not isinstance(model, OnnxModel):
         raise InputError(f"`edgeres compile` needs a .onnx file, got {request.source}")
+    key, build = compiling_on(board, model, config, timeout_s)
+    return placed(request, model, config, key, build)
+
+
+def compiling_on(board: Board, model: Model, config: CompileConfig, timeout_s: int) -> tuple[str, Function]:
+    """(key, what builds the engine there in the place of the stage's function); InputError for what no board takes."""
+    assert isinstance(model, OnnxModel)
     check_model(model)
     config.check_batch(model)
 
@@ -70,8 +76,8 @@ def compile_on_board(request: Call) -> StageResult[Artifact]:
         with session(board) as opened:
             return built_there(opened, timeout_s, model, config, Engine(folder / PLAN))
 
-    said = config.model_dump(mode="json", include=_FOR_BOARDS - config.needless_of(model))
-    return placed(request, model, config, key_on(board, "compile", model, config), build, said)
+    said = config.model_dump(mode="json", include={*FOR_BOARDS} - config.needless_of(model))
+    return key_on(board, "compile", model, config), acting(board, build, said)
 
 
 def module_costs_on_board(request: Call) -> StageResult[Artifact]:
@@ -109,25 +115,27 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
         return result
 
     said = config.model_dump(mode="json", include=_OWN) | conditions.model_dump(mode="json", include=_SHARED)
-    return placed(request, model, config, key, cost, said)
+    return placed(request, model, config, key, acting(board, cost, said))
 
 
-def placed(
-    request: Call, model: Model, config: Config, key: str, act: Function, said: dict[str, Any]
-) -> StageResult[Artifact]:
-    """What `act` makes of the model on a board in the place of the stage's function: in --out, or in the model's run.
-
-    Its report has the options `said`, which go with --on, and the board's name. Interrupted, what can be gone on from
-    is kept there, and said. Raises InputError without a place.
-    """
+def acting(board: Board, act: Function, said: dict[str, Any]) -> Function:
+    """What `act` does on the board; its report has the options `said`, which go with --on, and the board's name."""
 
     def by(model: Model, config: Config, folder: Path) -> StageResult[Artifact]:
         began_s, result = time.perf_counter(), act(model, config, folder)
         took_s = round(time.perf_counter() - began_s, 3)  # the sessions with the board included
-        results = {"on": request.on, **result.report.results}
+        results = {"on": board.name, **result.report.results}
         update = {"config": said, "results": results, "duration_s": took_s}
         return replace(result, report=result.report.model_copy(update=update))
 
+    return by
+
+
+def placed(request: Call, model: Model, config: Config, key: str, by: Function) -> StageResult[Artifact]:
+    """What is done on a board in the place of the stage's function: in --out, or in the model's run.
+
+    Interrupted, what can be gone on from is kept there, and said. Raises InputError without a place.
+    """
     if request.out is not None:
         return written_to(request.out, request.stage, model, config, key, by=by)
     run = home_of(model, request)

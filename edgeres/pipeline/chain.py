@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from edgeres.bench.boards import board_named
+from edgeres.bench.config import BUILD_TIMEOUT_S
+from edgeres.compile.config import CompileConfig
 from edgeres.core.artifacts import Checkpoint, Engine, Model
 from edgeres.core.config import config_from, record_from_json, toml_from
 from edgeres.core.errors import EdgeresError, InputError, did_you_mean
@@ -19,9 +22,12 @@ from edgeres.core.stage import StageReport
 from edgeres.data import dataset_from
 from edgeres.models import network_from
 from edgeres.pipeline import measures
+from edgeres.pipeline.board_stages import compiling_on
+from edgeres.pipeline.calls import Call
+from edgeres.pipeline.on_board import board_of_run
 from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, toml_text
-from edgeres.pipeline.stages import STAGES, Made, execute, stage_key
+from edgeres.pipeline.stages import STAGES, Function, Made, execute, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
@@ -71,7 +77,9 @@ class Chain:
     def _stage(self, step: Step) -> Done:
         source = self._source(step)
         config = filled(step.use, step.config, source, self._made)
-        key = stage_key(step.use, source, config)
+        key, by = stage_key(step.use, source, config), cast(Function | None, None)
+        if step.on and isinstance(config, CompileConfig) and source is not None:
+            key, by = compiling_on(board_named(step.on), source, config, BUILD_TIMEOUT_S)
         folder = StageFolder(self.run.path / step.folder_name, step.index, step.use)
         if isinstance(config, RecoverConfig | ChoiceConfig) and step.folder_name in self.recorded:
             config = config.following(self.recorded[step.folder_name])
@@ -87,7 +95,7 @@ class Chain:
                         _check_budget(untrained, *later)
             if folder.path.exists() and (folder.is_finished or folder.started_key not in {key, None}):
                 set_aside(folder.path)  # it belongs to another call; nothing is deleted
-            report = execute(step.use, source, config, folder.path, key).report
+            report = execute(step.use, source, config, folder.path, key, by=by).report
         assert report is not None
         self._made.append((folder, report))
         if model := folder.model():
@@ -128,6 +136,10 @@ class Chain:
 
     def _measure(self, step: Step) -> Done:
         fresh = self.redo_from is not None and step.index >= self.redo_from
+        if step.on:
+            before, values = self.run.finished(), step.config.model_dump(exclude_unset=True)
+            reports = tuple(board_of_run(self.run, Call(step.use, values=values, on=step.on), fresh=fresh))
+            return Done(step, self.run.path, reports, self.run.finished() == before)
         if step.use == "eval":
             return Done(step, self.run.path, *measures.evaluate_models(self._models, step.config, fresh=fresh))
         if step.use == "bench":

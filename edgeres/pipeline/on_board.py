@@ -64,15 +64,21 @@ def evaluate_on_board(request: Call) -> StageReport:
     return report
 
 
-def board_of_run(run: Run, request: Call) -> Iterator[StageReport]:
-    """Measures the whole network and the last file in each precision, unless one session has measured them all."""
-    board = board_named(request.on)
-    models = whole_and_last(_of_run(run))
-    config = board_config(request.values, run, "run --on")
-    known = [report for model in models if (report := _known(run, key_on(board, STAGE, model, config)))]
+def board_of_run(run: Run, request: Call, *, fresh: bool = False) -> Iterator[StageReport]:
+    """Measures the whole network and the last file in each precision; `eval` judges the last file alone.
+
+    What one session has found before is reused unless `fresh`.
+    """
+    board, is_judged = board_named(request.on), request.stage == _JUDGED
+    models = _of_run(run)[-1:] if is_judged else whole_and_last(_of_run(run))
+    config = board_config(request.values, run, request.stage)
+    if is_judged and config.data is None:
+        raise InputError(f"on which data set? data = {DATA_NAMES}")
+    keys = [key_on(board, _JUDGED if is_judged else STAGE, model, config) for model in models]
+    known = [report for key in keys if not fresh and (report := _known(run, key))]
     sessions = {report.latency[0].session for report in known if report.latency}
     if len(known) < len(models) or (len(sessions) > 1 and shares_of(config.duration_s)):
-        yield from _measured(board, models, config, request)
+        yield from _measured(board, models, config, request, accuracy_only=is_judged)
         return
     for model, report in zip(models, known, strict=True):
         log.info("board: %s measured already on %s, reused", model.path, board.name)

@@ -26,8 +26,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from edgeres.bench.boards import board_named
+from edgeres.bench.config import BoardConfig
+from edgeres.compile.config import FOR_BOARDS
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.config import Config, config_from, toml_from
+from edgeres.core.config import Config, config_from, refuse, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import is_function_name, lookup, name_from_file, resolve
 from edgeres.core.runs import LATEST
@@ -43,6 +46,7 @@ MEASURES = {
     "report": "edgeres.report.stage:ReportConfig",
 }
 AFTERWARDS = ("agree", "compare", "gate", "layers", "lint", "show")  # commands that judge what stages made
+ON_BOARDS = ("compile", "bench", "eval")  # what `on = "NAME"` in a stage has done there
 _CUT = ("prune", "sweep", "optimize")
 _OF_ARCH = ("shortcut", "layers", "bottleneck")  # options that decide how many modules a named network has
 # which stage makes what a later one takes from the run
@@ -72,6 +76,7 @@ class Step:
     index: int
     use: str
     config: Config
+    on: str = ""  # the board that does it, empty for this machine
 
     @property
     def folder_name(self) -> str:
@@ -101,7 +106,11 @@ def recipe_from(name: str, overrides: Mapping[str, str], *, naming: str | None =
     else:
         hint = did_you_mean(name, shipped)
         raise InputError(f"no recipe {name!r}{hint} (shipped: {', '.join(sorted(shipped))}; or a .toml file)")
-    _refuse_board(content, name, name)
+    if "on" in content:
+        raise InputError(
+            f"{name}: `on` stands in a stage ({', '.join(ON_BOARDS)}); to measure the last files on a board at the end:"
+            f" edgeres run {name} --on {content['on']}"
+        )
     recipe = overridden(config_from(Recipe, content, name), overrides)
     steps = planned(recipe, name)
     again = naming or f"edgeres run {name} --set import.file="
@@ -157,9 +166,17 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
     if use in AFTERWARDS:
         raise InputError(f"{place}: that is no stage but a command, for after the run: edgeres {use}")
     kind = config_of(lookup(known, str(use), f"stage in {where}:"))
+    if on := str(values.pop("on", "")):
+        if use not in ON_BOARDS:
+            raise InputError(f"{place}: a board does {', '.join(ON_BOARDS)}; leave out on = {on!r}")
+        board_named(on)
+        if use in STAGES:
+            refuse(values.keys() - FOR_BOARDS, f"does not go with on = {on!r}, where trtexec builds for itself")
+            values["runtime"] = "tensorrt"
+        else:
+            kind = BoardConfig
     if data is not None and "data" in kind.model_fields:
         values.setdefault("data", data)
-    _refuse_board(values, place, where)
     config = config_from(kind, values, place)
     try:
         config.check()
@@ -167,7 +184,7 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
             check_data_name(named)
     except InputError as err:
         raise InputError(f"{place}: {err}") from err
-    return Step(index, str(use), config)
+    return Step(index, str(use), config, on)
 
 
 def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
@@ -186,15 +203,6 @@ def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
             continue
         if getattr(step.config, field, None) is None and _FILLED_BY[field] not in before:
             raise InputError(f"{place}: `{step.use}` needs {field}; put {_FILLED_BY[field]} before it")
-
-
-def _refuse_board(values: Mapping[str, Any], place: str, where: str) -> None:
-    """Raises InputError for `on`, which is no key of a recipe."""
-    if "on" in values:
-        raise InputError(
-            f"{place}: a recipe names no board; to measure its last files on one at the end:"
-            f" edgeres run {where} --on {values['on']}"
-        )
 
 
 def check_modules(steps: Sequence[Step], where: str, spec: ModelSpec | None = None) -> None:

@@ -307,6 +307,76 @@ def test_the_answer_of_a_run_is_how_much_faster_it_is_on_the_board_and_it_is_not
     assert host.left_behind() == []
 
 
+THERE = """
+[[stage]]
+use = "compile"
+on = "desk"
+optimization_level = 1
+[[stage]]
+use = "bench"
+on = "desk"
+warmup_s = 0
+duration_s = 5
+idle_s = 0.5
+[[stage]]
+use = "eval"
+on = "desk"
+[[stage]]
+use = "report"
+"""
+
+
+@pytest.mark.slow
+def test_stages_of_a_recipe_are_done_on_a_board_and_reused(edgeres, host, runs_folder, tmp_path):
+    host.start(FAKE_INT8_MS="1.25")
+    (tmp_path / "there.toml").write_text(RECIPE.replace("tiny", "there") + THERE)
+    code, _, err = edgeres("run", "there.toml")
+    assert code == 0, err
+    run = runs_folder / "there"
+    engine = Engine(run / "04-compile" / "model.plan").manifest
+    assert (engine.targets, engine.options["builder"]) == (("sm87",), "trtexec")
+    built = json.loads((run / "04-compile" / "report.json").read_text())
+    assert (built["results"]["on"], built["config"]["optimization_level"]) == ("desk", 1)
+    there = [json.loads(path.read_text()) for path in sorted(run.glob("*-board/report.json"))]
+    assert [(bool(one["latency"]), bool(one["accuracy"])) for one in there] == [
+        (True, True),
+        (True, True),
+        (False, True),
+    ]
+    summary = json.loads((run / "report.json").read_text())
+    assert "1.60× faster on desk" in summary["headline"]
+    before = sorted(run.glob("*-*/report.json"))
+    times = [path.stat().st_mtime_ns for path in before]
+    host.stop()  # nothing is asked of it again
+    code, again, err = edgeres("run", "there.toml")
+    assert code == 0, err
+    assert again.count("(reused)") == 7
+    assert [path.stat().st_mtime_ns for path in before] == times
+    assert sorted(run.glob("*-*/report.json")) == before
+    assert host.left_behind() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (
+            "use = 'export'\non = 'desk'",
+            "there.toml, stage 5 (export): a board does compile, bench, eval; leave out on",
+        ),
+        ("use = 'bench'\non = 'dusk'", "no board 'dusk'; did you mean desk?"),
+        ("use = 'bench'\non = 'desk'\nrounds = 3", "unknown key 'rounds'"),
+        ("use = 'compile'\non = 'desk'\ntargets = ['sm86']", "--targets does not go with on = 'desk', where trtexec"),
+    ],
+)
+def test_what_a_recipe_cannot_ask_of_a_board_is_refused_at_once(edgeres, host, tmp_path, stage, said):
+    host.start()
+    (tmp_path / "there.toml").write_text(RECIPE + f"[[stage]]\n{stage}\n")
+    code, out, err = edgeres("run", "there.toml", "--dry-run")
+    assert (code, out) == (2, "")
+    assert said in err
+
+
 @pytest.mark.slow
 def test_the_costs_of_modules_come_from_the_boards_profile(edgeres, host, models, tmp_path):
     from edgeres.core.records.latency import latency_table_from

@@ -205,7 +205,7 @@ def two_files(exported, monkeypatch):
     monkeypatch.setattr(on_board, "_of_run", lambda run: models)
     monkeypatch.setattr(on_board, "key_on", lambda board, stage, model, config: model.precision)
     monkeypatch.setattr(on_board, "_known", lambda run, key: known.get(key))
-    monkeypatch.setattr(on_board, "_measured", lambda board, models, config, request, **_: [one.sha256 for one in models])
+    monkeypatch.setattr(on_board, "_measured", lambda board, models, *_, **__: [one.sha256 for one in models])
     return Run(exported.parents[1]), known
 
 

@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 _WIDTH = 80
 _QUANTIZED = ("minmax", "percentile", "entropy", "mse")
 _RECOVERED = 3
-_HEADLINE = (1, 2, 4, 5)  # rows of the run: exported, pruned, exported again, quantized
+_HEADLINE = (1, 2, 5, 6)  # rows of the run: exported, pruned, exported again after FP16, quantized
 _SWEPT = (0, 2, 4, 6, 8, 10, 12)
 Lines = list[str]
 
@@ -61,10 +61,9 @@ def headline() -> Lines:
         raise ValueError("resnet56.json: the exported network was not judged or not timed")
     about = (
         f"{first.dataset} {first.split}, n = {first.n:,}; brackets are paired 95 % intervals. Latency: {how.runtime},"
-        f" batch {how.batch}, {how.threads} threads, {how.machine}. It was trained back"
-        f" {run.rows[_RECOVERED].what.removeprefix('trained what is left ')}; chosen by `solved` and brought back by"
-        f" `solve,mimic`, as edgeres does now, four modules lose {_lost(refined[('solve', 'mimic')])} points"
-        " ([recovering](edgeres/help/recovering.md))."
+        f" batch {how.batch}, {threads_text(how.threads)}, {how.machine}. `edgeres run prune4-int8`: chosen by"
+        f" `solved`, trained back {run.rows[_RECOVERED].what.removeprefix('trained what is left ')}. Three draws of"
+        f" images lose {_lost(refined[('solve', 'mimic')])} points ([recovering](edgeres/help/recovering.md))."
     )
     return [*lines, "", about]
 

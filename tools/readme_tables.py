@@ -21,6 +21,7 @@ import quotes
 
 from edgeres.core.config import record_from_json
 from edgeres.core.files import write_text
+from edgeres.core.metrics import threads_text
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import count, milliseconds, percent, points, size, speed
 
@@ -105,7 +106,7 @@ def conditions_of(summary: RunSummary) -> str:
     """What the figures belong to."""
     judged = {f"{one.dataset} {one.split}, n = {one.n:,}" for row in summary.rows if (one := row.accuracy)}
     timed = {
-        f"{figure.runtime}, batch {figure.batch}, {figure.threads} threads, {figure.machine}"
+        f"{figure.runtime}, batch {figure.batch}, {threads_text(figure.threads)}, {figure.machine}"
         for row in summary.rows
         if (figure := row.latency)
     }

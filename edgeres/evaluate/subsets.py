@@ -81,9 +81,11 @@ class SubsetWalk:
         self._unit_of = unit_of or (lambda _, position: self._units[position - 1])
 
     def at(self, position: int, images: Tensor, gone: Positions) -> Tensor:
-        """The activation before step `position` without the modules at `gone`, which is kept."""
-        x = self._advanced(images, 0, position, gone)
-        self._stored.offer((gone, position), x)
+        """The activation before step `position` without the modules at `gone`; it is kept, and that at the last gap."""
+        x, at = images, 0
+        for to, without in ((gone[-1], gone[:-1]), (position, gone)) if gone else ((position, gone),):
+            x, at = self._advanced(x, at, to, without), to
+            self._stored.offer((without, to), x)
         return x
 
     def leaves(self, images: Tensor, paths: Sequence[Positions]) -> Iterator[tuple[Positions, Tensor]]:

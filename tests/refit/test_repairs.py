@@ -88,6 +88,15 @@ def test_single_gaps_are_made_up_for_ahead_of_time(network, digits, fitted_on, m
         assert torch.equal(y, found[gone])
 
 
+@pytest.mark.parametrize(("cache_mib", "most"), [(64, 2), (0, 99)])
+def test_what_stands_before_a_gap_is_computed_once(network, fitted_on, cache_mib, most):
+    ran = []
+    network.units()[0][1].register_forward_hook(lambda *_: ran.append(1))
+    Repairs(network, fitted_on, cache_mib=cache_mib).behind_each()
+    assert len(ran) <= most * len(fitted_on)
+    assert (len(ran) > 2 * len(fitted_on)) == (cache_mib == 0)
+
+
 def test_what_is_kept_is_bounded_and_made_again(network, fitted_on, monkeypatch):
     monkeypatch.setattr(repairs_module, "_KEPT_BYTES", 1)
     found = Repairs(network, fitted_on)

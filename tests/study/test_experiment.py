@@ -91,6 +91,7 @@ def test_a_study_says_how_long_the_rest_will_take_at_the_pace_of_what_it_trained
     monkeypatch.setattr(experiment, "network_trained", lambda *args: (fresh(args[0]), 1.0))
     clock = iter(range(0, 1000, 60))
     monkeypatch.setattr("edgeres.core.progress.time.monotonic", lambda: next(clock))
+    caplog.clear()  # the level may have been set by a command in this process
     with caplog.at_level(logging.INFO, logger="edgeres.study"):
         rows_in(tmp_path, seeds=4)
     assert [record.message for record in caplog.records] == [

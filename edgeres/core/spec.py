@@ -12,6 +12,7 @@ from edgeres.core.errors import InputError
 
 _LONGEST = 64 << 20  # characters of a packed graph
 _MOST_AT_ONCE = 1 << 26  # numbers that a network gives for a batch: 256 MiB
+_MOST_PIXELS_AT_ONCE = 1 << 21  # of a batch: 41 images of 224 pixels, whose first maps in a ResNet-50 take 128 MiB each
 _FEWEST_CLASSES = 2
 _MOST = 10.0  # of a mean or std of pixels in [0, 1]; one of pixels in [0, 255] is larger
 FROM_ONNX = "onnx"  # family of what came as an ONNX file: the file is the network, no name rebuilds it
@@ -140,8 +141,9 @@ class ModelSpec(Config):
         return tuple(size for _, size in self.parts)
 
     def at_once(self, batch: int) -> int:
-        """How many images at a time: `batch`, or fewer where what the network gives for them needs too much memory."""
-        return min(batch, max(1, _MOST_AT_ONCE // self.num_classes))
+        """How many images at a time: `batch`, or fewer where maps or outputs would need much memory."""
+        pixels = self.input_shape[1] * self.input_shape[2]
+        return min(batch, max(1, _MOST_AT_ONCE // self.num_classes), max(1, _MOST_PIXELS_AT_ONCE // pixels))
 
     @property
     def outputs_text(self) -> str:

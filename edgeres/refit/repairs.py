@@ -29,7 +29,7 @@ _BATCHES = 5
 
 def repairs_on(images: Split, network: Network, spec: ModelSpec, *, cache_mib: float = 512) -> Repairs:
     """The repairs of a whole `network` in evaluation mode that these `images` make."""
-    pieces = images.batches(spec, max(1, len(images) // _BATCHES))
+    pieces = images.batches(spec, spec.at_once(max(1, len(images) // _BATCHES)))
     batches = [torch.from_numpy(x).contiguous(memory_format=torch.channels_last) for x, _ in pieces]
     return Repairs(network, batches, cache_mib=cache_mib)
 

@@ -140,3 +140,9 @@ def test_of_large_outputs_fewer_images_run_at_a_time(source):
     assert source.spec.at_once(250) == 250
     pyramid = source.spec.model_copy(update={"parts": (("p2", 6_553_600), ("p3", 1_638_400)), "num_classes": 8_192_000})
     assert pyramid.at_once(250) == 8
+
+
+@pytest.mark.parametrize(("side", "count"), [(32, 250), (64, 250), (224, 41), (640, 5), (4096, 1)])
+def test_of_large_images_fewer_run_at_a_time(source, side, count):
+    large = source.spec.model_copy(update={"input_shape": (3, side, side)})
+    assert large.at_once(250) == count

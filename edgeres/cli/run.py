@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -90,13 +91,19 @@ def _overrides(settings: tuple[str, ...], data: str | None) -> dict[str, str]:
 
 
 def _print_steps(steps: list[Step], on: str | None, *, as_json: bool) -> None:
-    rows = [(step.folder_name, step.use, step.config.model_dump(mode="json", exclude_unset=True)) for step in steps]
+    rows = [(step.folder_name, step.use, _said(step)) for step in steps]
     rows += [("NN-board", "board", {"on": on})] if on is not None else []
     for folder, use, values in rows:
         if as_json:
             click.echo(json.dumps({"folder": folder, "stage": use, "config": values}))
         else:
             say(f"{folder:14} {' '.join(f'{key}={value}' for key, value in values.items())}")
+
+
+def _said(step: Step) -> dict[str, Any]:
+    """What the recipe says of it."""
+    where = {"on": step.on} if step.on else {}
+    return where | step.config.model_dump(mode="json", exclude_unset=True)
 
 
 def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,21 +30,38 @@ class GraphSession:
         self, model: onnx.ModelProto, name: str, outputs: Iterable[str], *, threads: int | None = None
     ) -> None:
         self._name, self._outputs = name, list(dict.fromkeys(outputs))
-        self._session = session_from(with_outputs(model, self._outputs), name, threads=threads)
+        self._made = partial(session_from, with_outputs(model, self._outputs), name, threads=threads)
+        self._session, self._is_plain = self._made(), False
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The outputs for one batch, as computed."""
-        with answering(self._name):
-            return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+        """The outputs for one batch, as computed.
+
+        ONNX Runtime 1.32 breaks some graphs whose inner tensors are read (a Transpose before Q/DQ, as in ConvNeXt) by
+        what it makes of them: they are run as they stand, which is the same and slower.
+        """
+        try:
+            with answering(self._name):
+                return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+        except InputError:
+            if self._is_plain:
+                raise
+            self._session, self._is_plain = self._made(optimized=False), True
+            return self.run(feeds)
 
 
 def session_from(
-    model: onnx.ModelProto | Path, name: str, *, literal: bool = True, threads: int | None = None, arena: bool = True
+    model: onnx.ModelProto | Path,
+    name: str,
+    *,
+    literal: bool = True,
+    threads: int | None = None,
+    arena: bool = True,
+    optimized: bool = True,
 ) -> Any:
     """An onnxruntime.InferenceSession; its threads do not spin between calls, which would slow its neighbours.
 
     `literal`: Quantize and Dequantize nodes are computed as they stand, not fused into integer kernels. Without
-    `arena` memory is given back as soon as a tensor is.
+    `arena` memory is given back as soon as a tensor is; not `optimized`, nodes are computed as they stand as well.
 
     Raises:
         InputError: ONNX Runtime cannot load `model`, which the error calls `name`.
@@ -52,6 +70,8 @@ def session_from(
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.enable_cpu_mem_arena = arena
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1" if literal else "0")
     if threads is not None:

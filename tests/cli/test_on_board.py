@@ -330,6 +330,8 @@ use = "report"
 def test_stages_of_a_recipe_are_done_on_a_board_and_reused(edgeres, host, runs_folder, tmp_path):
     host.start(FAKE_INT8_MS="1.25")
     (tmp_path / "there.toml").write_text(RECIPE.replace("tiny", "there") + THERE)
+    planned = edgeres("run", "there.toml", "--dry-run")[1].splitlines()
+    assert [line.split()[0] for line in planned if "on=desk" in line] == ["04-compile", "05-bench", "06-eval"]
     code, _, err = edgeres("run", "there.toml")
     assert code == 0, err
     run = runs_folder / "there"

@@ -6,6 +6,7 @@ import pytest
 from onnx import helper
 
 from edgeres.core.errors import InputError
+from edgeres.graph import session
 from edgeres.graph.session import GraphSession, with_outputs
 
 
@@ -19,16 +20,35 @@ def model() -> onnx.ModelProto:
 
 
 def test_any_tensor_of_a_graph_can_be_read_once_or_twice(model):
-    session = GraphSession(model, "the graph", ["y", "z", "y"], threads=1)
-    found = session.run({"x": np.float32([-1, 2])})
+    opened = GraphSession(model, "the graph", ["y", "z", "y"], threads=1)
+    found = opened.run({"x": np.float32([-1, 2])})
     assert {name: values.tolist() for name, values in found.items()} == {"y": [-2, 4], "z": [0, 4]}
     assert [value.name for value in model.graph.output] == ["z"]
 
 
 def test_a_graph_that_loads_and_cannot_run_is_one_line(model):
-    session = GraphSession(model, "the graph", ["z"])
+    opened = GraphSession(model, "the graph", ["z"])
     with pytest.raises(InputError, match=r"ONNX Runtime cannot run the graph: .*Got: 3 Expected: 2"):
-        session.run({"x": np.float32([1, 2, 3])})
+        opened.run({"x": np.float32([1, 2, 3])})
+
+
+def test_a_graph_that_onnx_runtime_breaks_when_it_optimizes_is_run_as_it_stands(model, monkeypatch):
+    made = []
+
+    class Broken:
+        def run(self, *_):
+            raise RuntimeError("Non-zero status code returned while running Conv node")
+
+    def make(*given, optimized=True, **options):
+        made.append(optimized)
+        return Broken() if optimized else real(*given, optimized=False, **options)
+
+    real = session.session_from
+    monkeypatch.setattr(session, "session_from", make)
+    opened = GraphSession(model, "the graph", ["y"])
+    for _ in range(2):
+        assert opened.run({"x": np.float32([-1, 2])})["y"].tolist() == [-2, 4]
+    assert made == [True, False]
 
 
 def test_outputs_that_are_there_are_not_added_again(model):

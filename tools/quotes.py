@@ -165,7 +165,10 @@ def one_command() -> Lines:
     int8 = next(one for one in found.tried if not one.dropped and one.precision == "int8")
     short = min((one for one in found.tried if one.precision == "fp32"), key=lambda one: one.ratio.value)
     seeds = (best, *again)
-    on_val = _and([one.val_lost_points.plus_minus() for one in seeds if one.val_lost_points is not None])
+    judged = [one.val_lost_points.plus_minus() for one in seeds if one.val_lost_points is not None]
+    if len(judged) < len(seeds):
+        raise ValueError("optimize.json: a balanced network was not judged on val")
+    on_val = _and(judged)
     shares, counts = _and([f"{one.tried.ratio.value:.3f}" for one in seeds]), sorted(one.val_n for one in seeds)
     budget = line.words[line.words.index("--budget") + 1]
     hidden = " with VNNI and AMX hidden from it" if line.without_vnni else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _REASON_SHOWN = 300
+log = logging.getLogger(__name__)
 _FATAL = 4  # what goes wrong otherwise is raised, and need not be printed too
 
 
@@ -46,7 +48,9 @@ class GraphSession:
             if self._is_plain:
                 raise
             self._session, self._is_plain = self._made(optimized=False), True
-            return self.run(feeds)
+            found = self.run(feeds)
+            log.warning("%s is run as it stands, which takes longer: ONNX Runtime's optimizer breaks it", self._name)
+            return found
 
 
 def session_from(

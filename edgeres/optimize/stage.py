@@ -146,7 +146,8 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
         if one.val_lost_points is None:
             continue
         lost = one.val_lost_points.value
-        if one.name == "fast" and lost > config.max_loss:
+        is_asked = one.name == "fast" or (one.name == "balanced" and config.target is not None)
+        if is_asked and one.tried.lost_points.value <= config.max_loss < lost:
             most = f"--max-loss {config.max_loss:g}"
         elif one.name == "accurate" and not is_little(one.val_lost_points):
             most = f"{ACCURATE_POINTS:g} and a standard error"

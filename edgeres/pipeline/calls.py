@@ -225,7 +225,11 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
 def _in_run(
     run: Run, stage: str, source: Model | None, config: Config, *, warning: str | None = None, keeps: int = 0
 ) -> StageResult[Artifact]:
-    """The stage in its folder of `run`, which becomes the current one if more than `keeps` stages have begun in it."""
+    """The stage in its folder of `run`, which becomes the current one once more than `keeps` stages stand in it.
+
+    One that fails makes it current only if it left something to go on from.
+    """
+    before = max(keeps, len(run.folders()))
     try:
         folder, result = _executed(run, stage, source, config)
         run = Run(folder.parent)
@@ -236,12 +240,16 @@ def _in_run(
     except (Exception, KeyboardInterrupt):
         if is_main_process():
             _remove_if_nothing_came_of(run)
+        _make_current(run, stage, before)
         raise
-    finally:
-        if is_main_process() and len(run.folders()) > keeps and (STAGES[stage].output is not StudyFile or run.models()):
-            run.make_latest()
+    _make_current(run, stage, keeps)
     log.info("%s: wrote %s", stage, result.output.path)
     return result
+
+
+def _make_current(run: Run, stage: str, keeps: int) -> None:
+    if is_main_process() and len(run.folders()) > keeps and (STAGES[stage].output is not StudyFile or run.models()):
+        run.make_latest()
 
 
 def _remove_if_nothing_came_of(run: Run) -> None:

@@ -120,8 +120,11 @@ def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
 def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[StageNetwork]) -> Row:
     if index == 0:
         return rows[0]
-    before = (base_of(measured[index], measured), *by_wholeness(measured[:index]))
+    before = [base_of(measured[index], measured), *by_wholeness(measured[:index])]
     first = _changes(measured[index], [one for one in before if one is not measured[index]])
+    whole = min(len(one.dropped) for one in before)
+    if first.points and any(one.name == first.points.versus and len(one.dropped) > whole for one in before):
+        first = first.model_copy(update={"points": None})  # the whole one was judged on other images, or not at all
     previous = _changes(measured[index], [measured[ancestor] for ancestor in _ancestors(index, rows)])
     return rows[index].model_copy(update={"versus_first": first, "versus_previous": previous})
 

@@ -100,4 +100,4 @@ def _flat(row: Row) -> dict[str, object]:
 
 
 def _flat_change(name: str, change: Change | None) -> dict[str, object]:
-    return flat_interval(change, name, f"{name}_low", f"{name}_high")
+    return {**flat_interval(change, name, f"{name}_low", f"{name}_high"), f"{name}_is": change.versus if change else ""}

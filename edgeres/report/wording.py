@@ -39,7 +39,7 @@ COLUMNS: dict[str, str] = {
 def cells(row: Row) -> dict[str, Lines]:
     """The row's text by column of COLUMNS: the figure first, then what qualifies it."""
     doubt = doubt_on(row.latency) if row.latency else ""
-    just_before = row.versus_previous.size_ratio  # which the size can always be held against
+    at_first, just_before = row.versus_first.size_ratio, row.versus_previous.size_ratio  # sizes can always be compared
     return {
         "stage": (row.name,),
         "what": (row.what or "–",),
@@ -50,7 +50,7 @@ def cells(row: Row) -> dict[str, Lines]:
         "macs": (count(row.macs),),
         "size": (size(row.size_bytes),),
         "latency": _latency(row),
-        "first": changes_text(row.versus_first, doubt=doubt),
+        "first": changes_text(row.versus_first, against=at_first.versus if at_first else "", doubt=doubt),
         "previous": changes_text(row.versus_previous, against=just_before.versus if just_before else "", doubt=doubt),
     }
 

@@ -33,7 +33,9 @@ def test_a_graph_that_loads_and_cannot_run_is_one_line(model):
         opened.run({"x": np.float32([1, 2, 3])})
 
 
-def test_a_graph_that_onnx_runtime_breaks_when_it_optimizes_is_run_as_it_stands(model, monkeypatch):
+def test_a_graph_that_onnx_runtime_breaks_when_it_optimizes_is_run_as_it_stands_and_that_is_said(
+    model, monkeypatch, caplog
+):
     made = []
 
     class Broken:
@@ -50,6 +52,9 @@ def test_a_graph_that_onnx_runtime_breaks_when_it_optimizes_is_run_as_it_stands(
     for _ in range(2):
         assert opened.run({"x": np.float32([-1, 2])})["y"].tolist() == [-2, 4]
     assert made == [True, False]
+    assert [one.getMessage() for one in caplog.records] == [
+        "the graph is run as it stands, which takes longer: ONNX Runtime's optimizer breaks it"
+    ]
 
 
 def test_outputs_that_are_there_are_not_added_again(model):

@@ -328,18 +328,23 @@ def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
 
 
 @pytest.mark.parametrize(
-    ("name", "lost", "half", "said"),
+    ("name", "latency", "on_train", "lost", "half", "said"),
     [
-        ("fast", 2.1, 1.0, "fast: loses 2.10 on val, more than --max-loss 2, which it kept on 500 train"),
-        ("fast", 1.9, 1.0, ""),
-        ("accurate", 1.7, 1.8, "accurate: loses 1.70 on val, more than 0.1 and a standard error, which"),
-        ("accurate", 0.9, 1.8, ""),
-        ("balanced", 9.0, 1.0, ""),
+        ("fast", None, 1.0, 2.1, 1.0, "fast: loses 2.10 on val, more than --max-loss 2, which it kept on 500 train"),
+        ("fast", None, 1.0, 1.9, 1.0, ""),
+        ("accurate", None, 0.1, 1.7, 1.8, "accurate: loses 1.70 on val, more than 0.1 and a standard error, which"),
+        ("accurate", None, 0.1, 0.9, 1.8, ""),
+        ("balanced", "0.5x", 1.0, 2.1, 1.0, "balanced: loses 2.10 on val, more than --max-loss 2, which it kept"),
+        ("balanced", "0.5x", 3.0, 9.0, 1.0, ""),  # not kept on train either, and that is said
+        ("balanced", None, 1.0, 9.0, 1.0, ""),
     ],
 )
-def test_what_val_says_against_a_name_is_said(name, lost, half, said):
-    result = SimpleNamespace(name=name, val_lost_points=Interval.around(lost, half))
-    found = list(_beyond([result, SimpleNamespace(name=name, val_lost_points=None)], config_of(max_loss=2.0), 500))
+def test_what_val_says_against_a_name_is_said(name, latency, on_train, lost, half, said):
+    tried = SimpleNamespace(lost_points=Interval.around(on_train))
+    results = [
+        SimpleNamespace(name=name, tried=tried, val_lost_points=of) for of in (Interval.around(lost, half), None)
+    ]
+    found = list(_beyond(results, config_of(max_loss=2.0, latency=latency), 500))
     assert [line[: len(said)] for line in found] == ([said] if said else [])
 
 

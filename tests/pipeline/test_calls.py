@@ -132,6 +132,17 @@ def test_a_run_is_called_what_a_folder_of_any_system_can_be(checkpoint_of, spec_
     assert names == ["mynet-classifier", "a-b"]
 
 
+def test_a_stage_that_is_refused_leaves_the_current_run_as_it_was(checkpoint_of, spec_of, runs_folder):
+    file = checkpoint_of(spec_of("resnet8", width=4)).path
+    for name in ("other", "mine"):
+        call(Call("import", run=name, values={"file": file}))
+    with pytest.raises(InputError, match="cannot drop 9"):
+        call(Call("prune", run="other", values={"drop": 9, "data": "digits", "images": 60}))
+    assert (runs_folder / "latest").resolve().name == "mine"
+    call(Call("export", run="other"))
+    assert (runs_folder / "latest").resolve().name == "other"
+
+
 def test_a_checkpoint_called_latest_begins_a_run_like_any_other(checkpoint_of, spec_of):
     for name in ("latest.safetensors", "next.safetensors"):
         made = call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), name).path}))

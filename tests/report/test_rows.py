@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from edgeres.core.errors import InputError
 from edgeres.report.networks import StageNetwork, latency_between
 from edgeres.report.rows import rows_from
+from edgeres.report.table import csv_from
 
 DROPPED = ("layer1.3", "layer2.5", "layer3.4", "layer3.7")
 
@@ -55,6 +58,24 @@ def test_a_change_against_the_first_names_the_first(whole_run):
     assert row.versus_first.points.versus == "00-import"
     assert row.versus_first.points.value == pytest.approx(100 * (0.9160 - 0.9236))
     assert row.versus_previous.points.versus == "04-export"
+
+
+def test_points_lost_of_a_cut_network_are_never_against_another_cut_one(fake_run):
+    folder, whole = fake_run.model("import", "model.safetensors", 2100)
+    fake_run.evaluated(folder, whole, 0.92)
+    folder, pruned = fake_run.model("prune", "model.safetensors", 1900, source=whole, dropped=("layer1.3",))
+    fake_run.evaluated(folder, pruned, 0.91)
+    folder, last = fake_run.model("export", "model.onnx", 1800, source=pruned, dropped=("layer1.3",))
+    fake_run.evaluated(folder, last, 0.90, "onnxruntime 1.20.0 cpu")
+    assert rows_from(fake_run.path).rows[-1].versus_first.points.value == pytest.approx(-2.0)
+    path = fake_run.path / "00-import" / "eval.json"
+    path.write_text(path.read_text().replace("cifar10", "folder:others"))
+    summary = rows_from(fake_run.path)
+    first, previous = summary.rows[-1].versus_first, summary.rows[-1].versus_previous
+    assert first.points is None
+    assert previous.points.versus == "01-prune"
+    (record,) = [one for one in csv.DictReader(io.StringIO(csv_from(summary))) if one["name"] == "02-export"]
+    assert (record["points_vs_first"], record["points_vs_previous_is"]) == ("", "01-prune")
 
 
 def test_without_predictions_a_change_has_no_interval(fake_run):

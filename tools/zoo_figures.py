@@ -40,7 +40,7 @@ from edgeres.models.sources import Brought, from_module
 from edgeres.models.weights import save_checkpoint, weights_without
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 from edgeres.quantize.lint import lint
-from edgeres.quantize.lint.finding import problems
+from edgeres.quantize.lint.pairs import problems
 from edgeres.quantize.scales import calibrate
 from edgeres.quantize.stage import quantize
 

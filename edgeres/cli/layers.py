@@ -11,8 +11,7 @@ import click
 from edgeres.cli.terminal import say
 from edgeres.compile.apart import check_graph
 from edgeres.compile.layer_report import LayerReport, ModuleLayers, ProfileSums, layer_report
-from edgeres.compile.layer_times import times_beside
-from edgeres.compile.layers import layers_from
+from edgeres.compile.layers import layers_from, times_beside
 from edgeres.core.artifacts import OnnxModel
 
 _TITLES = ("module", "kernels", "in", "out", "copies", "time", "share", "addition")

@@ -16,7 +16,7 @@ from edgeres.compile.apart import tried
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
 from edgeres.quantize.lint.call import LintConfig, LintReport, Verdict, lint_call
-from edgeres.quantize.lint.finding import Finding
+from edgeres.quantize.lint.pairs import Finding
 
 _WORDS = {"error": "error", "speed": "slow node", "note": "note"}
 

@@ -43,7 +43,7 @@ COMMANDS = {
     "compare": ("edgeres.cli.compare:compare", "Two runs, or which of several models is faster."),
     "rerun": ("edgeres.cli.run:rerun_command", "Run a run again: do the numbers agree?"),
     "show": ("edgeres.cli.show:show", "What a file or an architecture is."),
-    "ls": ("edgeres.cli.ls:ls", "List models, recipes, runs, ..."),
+    "ls": ("edgeres.cli.show:ls", "List models, recipes, runs, ..."),
     "lint": ("edgeres.cli.lint:lint", "Check and repair a Q/DQ file for TensorRT."),
     "layers": ("edgeres.cli.layers:layers", "Which layers of an engine run in INT8."),
     "board": ("edgeres.cli.board:board", "Boards over ssh: add, list, check."),

@@ -1,17 +1,28 @@
-"""`edgeres show FILE|RUN|ARCH|RECIPE` and `edgeres show --schema NAME`."""
+"""`edgeres show FILE|RUN|ARCH|RECIPE`, `edgeres show --schema NAME`; `edgeres ls WHAT`, what there is."""
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from edgeres.bench.devices import devices
+from edgeres.cli.main import COMMANDS
 from edgeres.cli.terminal import say
 from edgeres.core.artifacts import model_from
+from edgeres.core.config import toml_from
 from edgeres.core.errors import InputError
-from edgeres.pipeline.schemas import schema_named
+from edgeres.core.names import FILES_OF_DATA
+from edgeres.core.runs import StageFolder, runs_in_root
+from edgeres.data import DATASETS
+from edgeres.models import FAMILIES, family_named
+from edgeres.pipeline.recipe import MEASURES, shipped_recipes
+from edgeres.pipeline.schemas import SCHEMAS, schema_named
 from edgeres.pipeline.show import exhibit_of
+from edgeres.pipeline.stages import STAGES
 
 
 @click.command(
@@ -40,3 +51,63 @@ def show(name: str | None, schema: str | None, code: str | None, as_json: bool) 
         return
     for line in exhibit.lines:
         say(line)
+
+
+def _datasets() -> dict[str, str]:
+    known = {name: "" for name in DATASETS if name not in FILES_OF_DATA}
+    return {
+        **known,
+        FILES_OF_DATA["folder"]: "train/ and val/ with one folder a class, or one tree that is split",
+        FILES_OF_DATA["images"]: "all images below a folder, flat or nested, without labels",
+        FILES_OF_DATA["csv"]: "a table: path,label or path,label,split, or path alone",
+        FILES_OF_DATA["npy"]: "an array of images, without labels",
+        FILES_OF_DATA["npz"]: "images, and labels if it has some",
+        "package.module:function": "your own: () -> edgeres.data.Dataset",
+    }
+
+
+def _recipes() -> dict[str, str]:
+    rows = {}
+    for name, entry in sorted(shipped_recipes().items()):
+        with importlib.resources.as_file(entry) as file:
+            rows[name] = str(toml_from(file).get("about", ""))
+    return rows
+
+
+def _runs() -> dict[str, str]:
+    def state_of(folder: StageFolder) -> str:
+        return "" if folder.is_finished else " (running)" if folder.is_busy else " (not finished)"
+
+    return {run.name: ", ".join(one.path.name + state_of(one) for one in run.folders()) for run in runs_in_root()}
+
+
+LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
+    "models": lambda: {name: ", ".join(family_named(name).variants) for name in FAMILIES},
+    "data": _datasets,
+    "recipes": _recipes,
+    "runs": _runs,
+    "stages": lambda: {
+        **{
+            name: f"{row.source.suffix if row.source else 'nothing'} -> {row.output.__name__}"
+            for name, row in STAGES.items()
+        },
+        **{name: COMMANDS[name][1] for name in MEASURES},
+    },
+    "schemas": lambda: {name: schema.found for name, schema in SCHEMAS.items()},
+    "devices": lambda: {name: device.line for name, device in devices().items()},
+}
+
+
+@click.command(help=f"List what there is: {', '.join(LISTINGS)}.")
+@click.argument("what", type=click.Choice(list(LISTINGS)))
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def ls(what: str, as_json: bool) -> None:
+    rows = LISTINGS[what]()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max((len(name) for name in rows), default=0) + 2
+    for name, text in rows.items():
+        say(f"{name:{width}}{text}")
+    if not rows:
+        say(f"no {what} yet", err=True)

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS
+from edgeres.runtime.preflight import JETSON_TARGETS, RTX_TARGETS
 
 BATCHES = ("batch_min", "batch_opt", "batch_max")
 FOR_BOARDS = frozenset({"optimization_level", "workspace_mib", *BATCHES})  # what a board's own trtexec is asked

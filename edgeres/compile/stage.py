@@ -11,17 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeres.compile.apart import build_apart, inspected, layer_counts
+from edgeres.compile.builder import timing_folder
 from edgeres.compile.config import HARDWARE, CompileConfig
 from edgeres.compile.job import BuildJob, Built, graph_fields
 from edgeres.compile.layers import layers_path
-from edgeres.compile.options import timing_folder
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.gpu import local_gpu
 from edgeres.runtime.manifest import EngineManifest, LayerCounts, packaged_cuda, plan_header, this_system
+from edgeres.runtime.preflight import local_gpu
 
 __all__ = ["CompileConfig", "compile_engine"]
 FILE_NAME = "model.plan"

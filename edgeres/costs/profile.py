@@ -26,8 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeres.compile.layer_times import timed, times_in
-from edgeres.compile.layers import Graph, Layer, layers_in
+from edgeres.compile.layers import Graph, Layer, layers_in, timed, times_in
 from edgeres.core.artifacts import LatencyTableFile, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Z_95, Interval, Latency

@@ -173,7 +173,7 @@ def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
 
 
 def _in_half(model: Any) -> Any:
-    from edgeres.graph.half import with_half
+    from edgeres.graph.opset import with_half
 
     return with_half(model)
 

@@ -2,17 +2,24 @@
 
 What passes from one part to the next are the live tensors: one in most networks, several where branches are parallel. A
 residual module that can be dropped (`graph.blocks`) ends behind the activation that follows the sum.
+
+For whoever runs a graph in torch several outputs are one, each flattened, side by side; no file is written so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+
+import onnx
+from onnx import helper
 
 from edgeres.graph.blocks import Block, blocks_in, end_of, live_after
 from edgeres.graph.view import GraphView, called
 
 _POOLING = frozenset({"GlobalAveragePool", "ReduceMean", "AveragePool", "Flatten", "Reshape", "Gemm"})
+JOINED = "joined outputs"  # no exporter's name has a space
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,18 @@ def _start(view: GraphView, first: Block, live: Sequence[tuple[str, ...]]) -> tu
     """What is live before the first node of the first module, that of its skip or of its branch."""
     begun = next(index for index, node in enumerate(view.nodes) if called(node) in first.nodes)
     return live[begun - 1] if begun else tuple(view.inputs[:1])
+
+
+def joined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` itself if it has one output, otherwise a copy that gives all of them as JOINED, (N, sum of sizes)."""
+    names = [value.name for value in model.graph.output]
+    if len(names) < 2:
+        return model
+    copy = deepcopy(model)
+    flat = [f"{JOINED} {name}" for name in names]
+    pairs = zip(names, flat, strict=True)
+    copy.graph.node.extend(helper.make_node("Flatten", [name], [end], name=end, axis=1) for name, end in pairs)
+    copy.graph.node.append(helper.make_node("Concat", flat, [JOINED], name=JOINED, axis=1))
+    del copy.graph.output[:]
+    copy.graph.output.append(helper.make_tensor_value_info(JOINED, onnx.TensorProto.FLOAT, None))
+    return copy

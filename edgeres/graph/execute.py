@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import sizes_in
-from edgeres.graph.functions import Operator
-from edgeres.graph.joined import joined
-from edgeres.graph.operators import OPERATORS
+from edgeres.graph.chain import joined
+from edgeres.graph.operators import OPERATORS, Operator
 from edgeres.graph.view import GraphView
 
 Substitute = Callable[[Tensor], Tensor]

@@ -82,13 +82,9 @@ def _check(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in QDQ or node.op_type.startswith("QLinear"):
             raise InputError("the model is quantized already; use the float model it was made from")
-    for tensor in model.graph.initializer:
-        _check_whole(tensor)
-
-
-def _check_whole(tensor: TensorProto) -> None:
     try:
-        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer:
+            numpy_helper.to_array(tensor)
     except (ValueError, KeyError) as err:
         raise InputError(f"weights of {tensor.name!r} are damaged: {err}") from err
 
@@ -124,9 +120,11 @@ def _pass_on(draft: Draft) -> None:
 def fold_batch_norms(
     draft: Draft, only: Callable[[onnx.NodeProto], bool] | None = None
 ) -> list[tuple[onnx.NodeProto, str, NDArray[np.float64]]]:
-    """Folds every batch norm that alone reads a convolution, of those that `only` takes.
+    """Folds every batch norm that alone reads a convolution, of those that `only` takes, computed in float64.
 
-    Returns (the convolution, its weight's name before, the factor of each row).
+    w' = w f,  b' = (b - mean) f + beta,  f = gamma / sqrt(var + eps)
+
+    Returns (the convolution, its weight's name before, the factor f of each row).
     """
     folded = []
     for norm in [node for node in draft.nodes if node.op_type == "BatchNormalization"]:
@@ -135,24 +133,15 @@ def fold_batch_norms(
             continue
         own, parameters = _values(draft, layer.input[1:]), _values(draft, norm.input[1:5])
         if own and parameters and len(draft.readers[norm.input[0]]) == 1 and norm.input[0] not in draft.outputs:
-            weight, bias, factor = folded_batch_norm(norm, parameters, *own)
+            (weight, *biases), (gamma, beta, mean, variance) = own, (one.astype(np.float64) for one in parameters)
+            factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", _EPSILON))
+            scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+            bias = ((biases[0] if biases else 0.0) - mean) * factor + beta
             folded.append((layer, str(layer.input[1]), factor))
-            _set_parameters(draft, layer, [array.astype(own[0].dtype) for array in (weight, bias)])
+            _set_parameters(draft, layer, [array.astype(weight.dtype) for array in (scaled, bias)])
             layer.output[0] = norm.output[0]
             draft.remove([norm])
     return folded
-
-
-def folded_batch_norm(
-    norm: onnx.NodeProto, parameters: Sequence[NDArray[Any]], weight: NDArray[Any], bias: NDArray[Any] | float = 0.0
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(weight, bias, factor of each row) of a convolution with the batch norm behind it taken in, in float64.
-
-    w' = w f,  b' = (b - mean) f + beta,  f = gamma / sqrt(var + eps);  `parameters`: gamma, beta, mean, var.
-    """
-    gamma, beta, mean, variance = (array.astype(np.float64) for array in parameters)
-    factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", _EPSILON))
-    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), (bias - mean) * factor + beta, factor
 
 
 def _unify_gemms(draft: Draft) -> None:

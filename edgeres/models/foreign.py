@@ -4,14 +4,25 @@ wrappers   {"state_dict": ...}, {"model": ...}, {"ema": ...}, {"shadow": ...}, n
 prefixes   any: what stands before `layer1.` in every key of the network; two of them are two networks
 names      shortcut. -> downsample.; the one linear layer behind the trunk, whatever it is called -> fc.
 the rest   buffers that belong to no layer of the network (loss weights, metrics, observers) are left out
+
+A file of torch.export.save is a zip archive whose weights are read as bytes:
+
+    NAME/data/weights/model_weights_config.json    {"config": {key: {"path_name", "use_pickle", "tensor_meta": {"dtype",
+                                                   "sizes": [{"as_int"}], "strides", "storage_offset"}}}}
+    NAME/data/weights/PATH_NAME                    the tensor's storage
+    serialized_state_dict.pt                       all of it up to torch 2.7: a state dict of torch.save
+
+Source: PyTorch, torch/export/pt2_archive/constants.py and torch/_export/serde/schema.py (ScalarType).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from itertools import takewhile, zip_longest
 from pathlib import Path
@@ -22,7 +33,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgeres.core.errors import InputError, did_you_mean, few_of
-from edgeres.models import exported
 from edgeres.models.class_names import names_in_checkpoint
 from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
 from edgeres.models.recognise import check_recognised, other_names
@@ -35,6 +45,20 @@ _OBSERVERS = re.compile(r"quantizer|fake_quant|observer|post_process")
 _HEADS = ("fc", "linear", "classifier", "head")
 _PREFERRED = ("", "state_dict", "model_state_dict", "model", "net", "module", "weights")
 _MAX_DEPTH = 4
+_EXPORTED = ".pt2"
+_CONFIG, _OLD = "data/weights/model_weights_config.json", "serialized_state_dict.pt"
+_TYPES = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
 
 
 class ForeignWeights(NamedTuple):
@@ -242,8 +266,8 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     check_content(path)
-    if path.suffix.lower() == exported.SUFFIX:
-        return exported.exported_weights(path)
+    if path.suffix.lower() == _EXPORTED:
+        return exported_weights(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -298,3 +322,39 @@ def _state_dicts(data: Any, prefix: str = "", depth: int = 0) -> dict[str, Weigh
     for key, value in data.items():
         found |= _state_dicts(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
     return found
+
+
+def exported_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in `path`; raises InputError if there is none that can be read so."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if _OLD in names:
+                found: dict[str, Tensor] = torch.load(
+                    io.BytesIO(archive.read(_OLD)), map_location="cpu", weights_only=True
+                )
+                return found
+            config = next((name for name in names if name.endswith(_CONFIG)), None)
+            if config is None:
+                raise InputError(f"{path} is no file of torch.export.save, or cut off: it holds no {_CONFIG}")
+            tensors = json.loads(archive.read(config))["config"]
+            folder = config.rpartition("/")[0]
+            return {key: _tensor(archive, folder, key, entry) for key, entry in tensors.items()}
+    except InputError as err:
+        raise InputError(f"{path}: {err}" if str(path) not in str(err) else str(err)) from err
+    except MemoryError:
+        raise
+    except Exception as err:  # zipfile, json, torch and what a damaged file has in place of a number raise their own
+        raise InputError(f"{path} is cut off or damaged; copy it again from where it was made ({err})") from err
+
+
+def _tensor(archive: zipfile.ZipFile, folder: str, key: str, entry: dict[str, Any]) -> Tensor:
+    meta = entry["tensor_meta"]
+    if entry["use_pickle"] or meta["dtype"] not in _TYPES:
+        raise InputError(
+            f"{key} is no plain tensor; where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
+        )
+    content = bytearray(archive.read(f"{folder}/{entry['path_name']}"))
+    sizes, strides = ([int(one["as_int"]) for one in meta[name]] for name in ("sizes", "strides"))
+    flat = torch.frombuffer(content, dtype=_TYPES[meta["dtype"]]) if content else torch.empty(0)
+    return flat.as_strided(sizes, strides, int(meta["storage_offset"]["as_int"])).clone()

@@ -68,8 +68,7 @@ def chain_of(spec: ModelSpec) -> ModuleChain:
 
 @lru_cache(maxsize=8)
 def _chain_of(structure: str) -> ModuleChain:
-    from edgeres.graph.chain import chain_in
-    from edgeres.graph.joined import joined
+    from edgeres.graph.chain import chain_in, joined
     from edgeres.graph.structure import unpacked
     from edgeres.graph.view import GraphView
 

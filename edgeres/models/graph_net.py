@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.errors import InputError
-from edgeres.graph.chain import Droppable, chain_in
-from edgeres.graph.joined import joined
+from edgeres.graph.chain import Droppable, chain_in, joined
 from edgeres.graph.normal import shapes_in
 from edgeres.graph.structure import weight_shapes
 from edgeres.graph.view import GraphView

@@ -39,7 +39,7 @@ def with_pairs(model: onnx.ModelProto, placement: Placement, decision: Decision)
 
 
 def half_decision(model: onnx.ModelProto, placement: Placement, decision: Decision) -> Decision:
-    """`decision` with every scale a float16 number, for a graph that `edgeres.graph.half` makes float16.
+    """`decision` with every scale a float16 number, for a graph that `edgeres.graph.opset` makes float16.
 
     Weights are rounded to those scales, so that the rounding of a scale costs nothing.
     """

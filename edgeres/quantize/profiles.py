@@ -70,7 +70,7 @@ def _tensorrt(model: Any, placement: Placement, decision: Decision, options: Opt
 
 
 def _tensorrt_fp16(model: Any, placement: Placement, decision: Decision, options: Options) -> Any:
-    from edgeres.graph.half import with_half
+    from edgeres.graph.opset import with_half
     from edgeres.quantize.insert import half_decision, with_pairs
 
     return with_half(with_pairs(model, placement, half_decision(model, placement, decision)))

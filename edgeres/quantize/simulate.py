@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import COMMUTING, Options, Placement, is_average, placement_of
 
 Images = NDArray[np.float32]
+KnownBatch = tuple[Tensor, Tensor]  # images (N, C, H, W), what is `kept` of the float network's logits (N, K) of them
 _BATCH = 64
 _LARGE_SIDE, _LARGE_BATCH = 64, 4  # pixels; images at a time
 _SMALLEST = 1e-8  # of a bound: its logarithm is learned
@@ -68,15 +69,12 @@ class Simulation(nn.Module):
         logits: Tensor = self.network(images)
         return logits
 
-    def bounds(self) -> dict[str, float]:
-        """Clipping bound of every observed tensor as it stands."""
-        return {name: float(self.log_amax[key_of(name)].detach().exp()) for name in self._placement.observed}
-
     def decision(self) -> Decision:
         """The one it was started from with what has been learned, ready for `with_pairs`."""
         names = (*self.weights, *self.biases)
         learned = {name: self.network.parameter(name).detach().numpy().copy() for name in names}
-        amax, tensors = {**self._start.amax, **self.bounds()}, {**self._start.tensors, **learned}
+        bounds = {name: float(self.log_amax[key_of(name)].detach().exp()) for name in self._placement.observed}
+        amax, tensors = {**self._start.amax, **bounds}, {**self._start.tensors, **learned}
         return replace(self._start, amax=amax, tensors=tensors)
 
     def _activation(self, name: str) -> Substitute:
@@ -169,14 +167,6 @@ def quantized_reads(placement: Placement, nodes: Iterable[onnx.NodeProto]) -> di
     return reads | {(node.name, 1): str(node.input[1]) for node in nodes if node.name in placement.layers}
 
 
-@dataclass(frozen=True)
-class KnownBatch:
-    """Images (N, C, H, W) and what is `kept` of the float network's logits (N, K) of them."""
-
-    images: Tensor
-    reference: Tensor
-
-
 class QuantizedNetwork:
     """`model` under fake quantization of `decision`, less the units named: what `with_pairs` would write.
 
@@ -202,7 +192,7 @@ class QuantizedNetwork:
     @torch.inference_mode()
     def batches(self, images: Images) -> list[KnownBatch]:
         """`images`, a few dozen at a time, with what the float network says of them."""
-        return [KnownBatch(x, kept(self._float(x), self._float.sizes)) for x in batches_of(images, _BATCH)]
+        return [(x, kept(self._float(x), self._float.sizes)) for x in batches_of(images, _BATCH)]
 
     @torch.inference_mode()
     def logits(self, images: Tensor, keep: frozenset[str]) -> Tensor:
@@ -228,8 +218,8 @@ class QuantizedNetwork:
     def fidelity(self, keep: frozenset[str], batches: Iterable[KnownBatch]) -> Fidelity:
         """With the units `keep` left float."""
         result = Fidelity(sizes=self._float.sizes)
-        for batch in batches:
-            result.add(batch.reference, self.logits(batch.images, keep))
+        for images, reference in batches:
+            result.add(reference, self.logits(images, keep))
         return result
 
     def alone(self, names: tuple[str, ...], batches: list[KnownBatch]) -> dict[str, Fidelity]:
@@ -238,10 +228,10 @@ class QuantizedNetwork:
         What lies before it is computed once.
         """
         every, found = frozenset(names), {name: Fidelity(sizes=self._float.sizes) for name in names}
-        for batch in track(batches, "sensitivity", len(batches)):
-            reached = self.reached(batch.images, every)
+        for images, reference in track(batches, "sensitivity", len(batches)):
+            reached = self.reached(images, every)
             for name, fidelity in found.items():
-                fidelity.add(batch.reference, self.logits_from(reached, name, every - {name}))
+                fidelity.add(reference, self.logits_from(reached, name, every - {name}))
         return found
 
     def macs(self, image: Images) -> dict[str, float]:

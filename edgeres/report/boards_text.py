@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING
 
 from edgeres.core.plain import one_line
 from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure
-from edgeres.report.cells import Lines, flat, flat_interval, flat_latency, terminal_table
-from edgeres.report.wording import closeness_lines, interval_lines, p99_lines, percent, points, size, speed, top1_lines
+from edgeres.report.wording import (
+    Lines,
+    closeness_lines,
+    flat,
+    flat_interval,
+    flat_latency,
+    interval_lines,
+    p99_lines,
+    percent,
+    points,
+    size,
+    speed,
+    terminal_table,
+    top1_lines,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

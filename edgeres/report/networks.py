@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ ENGINE_STAGE = "compile"
 AGREE_NAME = "agree.json"
 NOT_TIMED = "not timed"  # and nothing says why
 FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
+_Made = TypeVar("_Made", bound=Any)  # a StageNetwork, or its row in a table: they have what is asked for here
 _ON_A_BOARD = f"{NOT_TIMED}: a Q/DQ graph {FOR_TENSORRT} is timed on a board only"
 
 
@@ -82,37 +83,6 @@ class StageNetwork:
             return None
         is_whole = isinstance(table, np.ndarray) and table.shape == (self.accuracy.n, _COLUMNS)
         return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == self.accuracy.correct_top1 else None
-
-
-class Made(Protocol):
-    """What a network and its row in a table have both."""
-
-    @property
-    def stage(self) -> str:
-        """That made it."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its file."""
-
-    @property
-    def parent(self) -> str | None:
-        """sha256 of what it was made from."""
-
-    @property
-    def precision(self) -> str | None:
-        """`fp32`, `int8`, ..."""
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Modules it lacks."""
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether it is known how good it is."""
-
-
-_Made = TypeVar("_Made", bound=Made)
 
 
 class AgreementFigure(Figure):

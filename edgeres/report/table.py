@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 
 from edgeres.core.plain import csv_text
 from edgeres.report.boards_text import board_cells, board_columns, boards_table, flat_board
-from edgeres.report.cells import flat, flat_interval, flat_latency, markdown_table, markdown_text, terminal_table
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary
-from edgeres.report.wording import COLUMNS, cells, columns_of
+from edgeres.report.wording import (
+    COLUMNS,
+    cells,
+    columns_of,
+    flat,
+    flat_interval,
+    flat_latency,
+    markdown_table,
+    markdown_text,
+    terminal_table,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,6 +4,8 @@
                   10 -> 11, not 8 -> 11), with a hardware level also other GPUs, on no Jetson
     TensorRT-RTX  the architectures it was built for, one version, any operating system
 
+GPUs go by the name of their architecture, `sm86` being compute capability 8.6.
+
 A plan without a manifest has only its header to be judged by: runtime and version.
 
 Source: TensorRT and TensorRT-RTX documentation, "Engine compatibility"; support matrix of TensorRT 11.4.1. None of it
@@ -19,10 +21,18 @@ from pathlib import Path
 from edgeres.core.artifacts import Engine
 from edgeres.core.environment import package_versions
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.gpu import JETSON_TARGETS, RTX_TARGETS, capability, local_gpu
+from edgeres.runtime.cuda import CudaError, Gpu, first_gpu
 from edgeres.runtime.manifest import EngineManifest, manifest_of, plan_header, this_system
 
+RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+JETSON_TARGETS = {
+    "sm53": "Jetson Nano and TX1",
+    "sm62": "Jetson TX2",
+    "sm72": "Jetson Xavier",
+    "sm87": "Jetson Orin",
+    "sm101": "Jetson Thor",
+    "sm110": "Jetson Thor",
+}
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _PACKAGES = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
@@ -30,6 +40,24 @@ _PACKAGES = {
 }
 _AMPERE = 80
 _LATER_MAJORS = {(8, 10), (10, 11)}  # a version-compatible plan of the first runs in the second
+
+
+def capability(target: str) -> int:
+    """86 of `sm86`, to compare with; raises InputError if it is no such name."""
+    digits = target.removeprefix("sm")
+    if not (target.startswith("sm") and digits.isdecimal()):
+        raise InputError(f"{target!r} is not a GPU architecture; they are called as sm86")
+    return int(digits)
+
+
+def local_gpu() -> Gpu:
+    """The first GPU, asked of the CUDA driver; raises DeviceError if there is none."""
+    try:
+        return first_gpu()
+    except CudaError as err:
+        raise DeviceError(
+            f"TensorRT builds engines for the GPU it runs on and finds none here: {err}; run this on the board"
+        ) from err
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeres.bench.devices import device_from, device_of, devices
-from edgeres.cli.ls import ls
+from edgeres.cli.show import ls
 from edgeres.core.errors import InputError
 from edgeres.core.jetpacks import RELEASES
 

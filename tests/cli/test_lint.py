@@ -272,15 +272,15 @@ def test_half_a_resnet18_of_onnxruntime_is_repaired_and_built(edgeres, tmp_path,
 
 
 def test_a_range_twice_too_wide_is_refused_though_the_logits_agree(edgeres, uint8_file, monkeypatch):
-    from edgeres.quantize.repair import placing
+    from edgeres.quantize import repair
 
-    known = placing.bound_of
+    known = repair.bound_of
 
     def twice(draft, bounds, tensor):
         bound, factor = known(draft, bounds, tensor), 2 if tensor.startswith("layer2.0") else 1
-        return placing.Bound(bound.low * factor, bound.high * factor, bound.dtype)
+        return repair.Bound(bound.low * factor, bound.high * factor, bound.dtype)
 
-    monkeypatch.setattr(placing, "bound_of", twice)
+    monkeypatch.setattr(repair, "bound_of", twice)
     code, _, err = edgeres("lint", uint8_file, "--no-build", "--fix")
     assert code == 1
     assert "more coarsely than the original's own ranges ask for" in err

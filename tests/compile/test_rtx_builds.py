@@ -9,11 +9,11 @@ import pytest
 from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import StageError
-from edgeres.graph.half import with_half
+from edgeres.graph.opset import with_half
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
-from edgeres.runtime.gpu import RTX_TARGETS
 from edgeres.runtime.manifest import manifest_of, plan_header
+from edgeres.runtime.preflight import RTX_TARGETS
 
 pytestmark = [
     pytest.mark.slow,

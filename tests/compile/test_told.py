@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.compile.layer_report import LayerReport, layer_report
-from edgeres.compile.layer_times import times_beside
-from edgeres.compile.layers import layers_from
+from edgeres.compile.layers import layers_from, times_beside
 from edgeres.core.errors import InputError
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples" / "trex"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.compile.layer_times import times_in
+from edgeres.compile.layers import times_in
 from edgeres.core.amounts import target_from
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency

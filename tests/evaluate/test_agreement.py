@@ -12,8 +12,7 @@ from onnx import numpy_helper
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError, StageError
 from edgeres.evaluate.agreement import Likeness, ScaledSimilarity, Similarity, first_drift, kl_sum, mcnemar
-from edgeres.evaluate.agreement_probes import LOGITS, module_tensors, probe_for
-from edgeres.evaluate.agreement_run import AgreeConfig, agree, broken_rules
+from edgeres.evaluate.agreement_run import LOGITS, AgreeConfig, agree, broken_rules, module_tensors, probe_for
 from edgeres.models.weights import checkpoint_without
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs

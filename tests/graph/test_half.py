@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from edgeres.core.errors import InputError
 from edgeres.export.stage import ExportConfig, export
-from edgeres.graph.half import with_half
+from edgeres.graph.opset import with_half
 from edgeres.graph.session import GraphSession
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 

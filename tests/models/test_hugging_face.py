@@ -16,8 +16,8 @@ from torch import nn
 
 from edgeres.core.errors import InputError, MissingDependency
 from edgeres.models import modules_of
-from edgeres.models.hugging_face import of_folder
 from edgeres.models.importing import ImportConfig, import_checkpoint
+from edgeres.models.libraries import of_folder
 from edgeres.models.weights import load_network
 
 NAMES = {"0": "cat", "1": "dog", "2": "owl"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.cli.ls import LISTINGS
+from edgeres.cli.show import LISTINGS
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import AlwaysRefused, InputError

@@ -25,8 +25,7 @@ import onnx
 
 from edgeres.core.artifacts import float_skips_of
 from edgeres.graph.view import GraphView
-from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.lint.pairs import pair_findings, target_findings
+from edgeres.quantize.lint.pairs import Finding, pair_findings, problems, target_findings
 from edgeres.quantize.lint.structure import structure_findings
 
 __all__ = ["Finding", "is_quantized", "lint", "problems"]

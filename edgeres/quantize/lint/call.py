@@ -21,8 +21,7 @@ from edgeres.graph.session import GraphSession
 from edgeres.graph.view import opset_of
 from edgeres.quantize.calibrators import Histogram, amax_from
 from edgeres.quantize.lint import is_quantized, lint
-from edgeres.quantize.lint.finding import Finding, problems
-from edgeres.quantize.lint.pairs import AXIS_OPSET, tensorrt_of
+from edgeres.quantize.lint.pairs import AXIS_OPSET, Finding, problems, tensorrt_of
 from edgeres.quantize.lint.structure import POOL
 from edgeres.quantize.repair import repair, without_pairs
 from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, ImageInput, check_of, image_input_of
@@ -174,11 +173,11 @@ def _why_invalid(model: Any, err: Exception) -> str:
 def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[Any, dict[str, Any]] | None:
     """(the repaired model, written to `out`, what the report says of it); None if it is no better."""
     given, what = _shown(path, model, config)
-    result = repair(model, partial(_ranges, given) if config.data else None)
-    if len(problems(lint(result.model))) >= len(problems(lint(model))):
+    result, notes = repair(model, partial(_ranges, given) if config.data else None)
+    if len(problems(lint(result))) >= len(problems(lint(model))):
         return None
     try:
-        content = result.model.SerializeToString(deterministic=True)
+        content = result.SerializeToString(deterministic=True)
     except ValueError as err:
         too_large = f"{path} is larger than an ONNX file without external data can be; it is not repaired"
         raise InputError(too_large) from err
@@ -186,7 +185,7 @@ def _repaired(path: Path, out: Path, model: Any, config: LintConfig) -> tuple[An
         temporary.write_bytes(content)
         checked_model(temporary)
         found = _compared(path, temporary, model, config, (given, what))
-    return result.model, {"notes": result.notes, **found}
+    return result, {"notes": notes, **found}
 
 
 def _ranges(given: ImageInput, floats: Any, tensors: list[str]) -> dict[str, float]:

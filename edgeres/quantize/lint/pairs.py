@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeres.core.config import Record
 from edgeres.core.jetpacks import RELEASES, newest_opset
 from edgeres.core.names import lookup
 from edgeres.graph.draft import Draft
-from edgeres.graph.view import DQ, QDQ, WEIGHTED, GraphView, Q, attribute, opset_of, weight_axis
-from edgeres.quantize.lint.finding import Finding, finding_at
+from edgeres.graph.view import DQ, QDQ, WEIGHTED, GraphView, Q, attribute, name_of, opset_of, weight_axis
 
+Severity = Literal["error", "speed", "note"]
 TYPE = onnx.TensorProto
 HALF = (TYPE.FLOAT16, TYPE.BFLOAT16)
 HALF_SCALE_OPSET = 19
@@ -26,6 +27,36 @@ _NEW_TYPES = frozenset(
 )
 _LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
 _AGAIN = "calibrate and quantize again: edgeres calibrate, edgeres quantize"
+
+
+class Finding(Record):
+    """`error`: TensorRT refuses the file or computes something else; `speed`: it computes, unfused; `note`: may matter.
+
+    `fixable`: `edgeres lint --fix` can repair it.
+    """
+
+    rule: str
+    severity: Severity
+    node: str
+    reason: str
+    remedy: str
+    fixable: bool = True
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.severity}: {self.rule}: {self.node}: {self.reason}; {self.remedy}"
+
+
+def finding_at(
+    node: onnx.NodeProto, rule: str, reason: str, remedy: str, *, severity: Severity = "error", fixable: bool = True
+) -> Finding:
+    """What `rule` finds wrong with `node`."""
+    return Finding(rule=rule, severity=severity, node=name_of(node), reason=reason, remedy=remedy, fixable=fixable)
+
+
+def problems(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings that must stop a build: all but notes."""
+    return tuple(finding for finding in findings if finding.severity != "note")
 
 
 def pair_findings(view: GraphView) -> Iterator[Finding]:

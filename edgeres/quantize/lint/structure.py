@@ -10,8 +10,7 @@ import onnx
 
 from edgeres.graph.blocks import Block, fusions_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, name_of
-from edgeres.quantize.lint.finding import Finding, finding_at
-from edgeres.quantize.lint.pairs import TYPE, integer_type
+from edgeres.quantize.lint.pairs import TYPE, Finding, finding_at, integer_type
 from edgeres.quantize.placement import COMMUTING, is_average
 
 _OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")

@@ -14,17 +14,30 @@ the file's own, or is measured on images. Pairs on outputs are not put back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import onnx
 
 from edgeres.core.artifacts import float_skips_of
-from edgeres.quantize.repair.placing import Measure, placed, with_known_pairs
-from edgeres.quantize.repair.stripping import floated
+from edgeres.graph.blocks import fusions_in
+from edgeres.graph.draft import Draft
+from edgeres.graph.view import QDQ, WEIGHTED
+from edgeres.quantize.calibrators import LEVELS
+from edgeres.quantize.decision import Decision, quantized_weight
+from edgeres.quantize.insert import PairWriter, Parameters
+from edgeres.quantize.placement import Placement, Point, Read, add_pools, add_skip
+from edgeres.quantize.repair.stripping import SHRINKING, Bound, Taken, bound_of, floated
+
+_FLOAT = SHRINKING | WEIGHTED | QDQ | {"Add", "BatchNormalization", "Clip", "LeakyRelu"}
+_MEASURE = "images tell it: --data"
+Measure = Callable[[onnx.ModelProto, list[str]], dict[str, float]]  # (float graph, tensors) -> their clipping bounds
+_AGAIN = "calibrate the float model and quantize it again"
 
 
-@dataclass(frozen=True)
-class Repaired:
+class Repaired(NamedTuple):
     """`notes`: what could not be kept or completed, one line each."""
 
     model: onnx.ModelProto
@@ -44,3 +57,106 @@ def repair(model: onnx.ModelProto, measure: Measure | None = None) -> Repaired:
 def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
     """The float graph that `repair` places pairs in: what the file computes but for the rounding of activations."""
     return floated(model)[0].finish()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The pairs of a float graph and the bound of each; `notes`: what stays float as its range is not known."""
+
+    placement: Placement
+    bounds: dict[str, Bound]
+    notes: tuple[str, ...]
+
+
+def placed(
+    draft: Draft, taken: Taken, float_skips: frozenset[str] = frozenset(), measure: Measure | None = None
+) -> Placed:
+    """Where pairs go in `draft`; the skips of the additions `float_skips` are float on purpose and stay so.
+
+    `measure`: what tells the ranges that average pools lack.
+    """
+    readers: dict[str, list[Read]] = {}
+    layers, notes = _add_layers(readers, draft, taken)
+    notes += _add_skips(readers, draft, taken, layers=set(layers), float_skips=float_skips)
+    notes += _add_pools(readers, draft, taken, layers=set(layers), measure=measure)
+    bounds = {tensor: bound_of(draft, taken.bounds, tensor) for tensor in readers}
+    known = {tensor: bound for tensor, bound in bounds.items() if bound is not None}
+    points = tuple(Point(tensor, tuple(readers[tensor]), tensor) for tensor in known)
+    return Placed(Placement(points, tuple(layers), ()), known, tuple(notes))
+
+
+def with_known_pairs(model: onnx.ModelProto, where: Placed, taken: Taken) -> onnx.ModelProto:
+    """A copy of the float `model` with the pairs of `where`, and integers for the weights of its layers."""
+    integers = {name: weight for name, weight in taken.weights.items() if weight is not None}
+    writer = PairWriter(model, where.placement, Decision({}, integers))
+
+    def symmetric(point: Point) -> Parameters:
+        bound = where.bounds[point.tensor]
+        return bound.dtype.type(max(bound.amax / LEVELS, float(np.finfo(bound.dtype).tiny))), np.int8(0)
+
+    def quantize(layer: onnx.NodeProto, _: str) -> None:
+        if layer.input[1] in writer.draft.constants:
+            writer.add_weight(layer, lambda rows: quantized_weight(rows.astype(np.float64)))
+
+    return writer.written(symmetric, quantize)
+
+
+def _add_layers(readers: dict[str, list[Read]], draft: Draft, taken: Taken) -> tuple[list[str], list[str]]:
+    """Layers of which anything was quantized become so as a whole, or float: (those that do, notes on the others)."""
+    layers: list[str] = []
+    notes: list[str] = []
+    for node in draft.nodes:
+        if node.op_type not in WEIGHTED or not taken.has(node):
+            continue
+        inputs = [index for index in (0, 1) if node.input[index] not in draft.constants]
+        unknown = [node.input[index] for index in inputs if bound_of(draft, taken.bounds, node.input[index]) is None]
+        if unknown:
+            notes.append(f"{node.name} is float now: the range of {unknown[0]} is not known; {_AGAIN}")
+        elif len(inputs) < 2 or all((node.name, index) in taken.reads for index in inputs):
+            layers.append(node.name)
+            for index in inputs:
+                readers.setdefault(node.input[index], []).append((node.name, index))
+    return layers, notes
+
+
+def _add_pools(
+    readers: dict[str, list[Read]], draft: Draft, taken: Taken, *, layers: set[str], measure: Measure | None
+) -> list[str]:
+    """Average pools between quantized layers; notes on those whose range nothing tells."""
+    view, notes, wanted = draft.view(), [], {tensor: list(reads) for tensor, reads in readers.items()}
+    skips = {node for reads in readers.values() for node, _ in reads} & {node.name for node in view.additions}
+    add_pools(wanted, view, int8=layers | skips)
+    new = [tensor for tensor, reads in wanted.items() if reads != readers.get(tensor)]
+    unknown = [tensor for tensor in new if bound_of(draft, taken.bounds, tensor) is None]
+    if unknown and measure is not None:
+        kind = next(iter(taken.bounds.values())).dtype
+        taken.bounds |= {tensor: Bound(-amax, amax, kind) for tensor, amax in measure(draft.written(), unknown).items()}
+    for tensor in new:
+        if bound_of(draft, taken.bounds, tensor) is not None:
+            readers[tensor] = wanted[tensor]
+        else:
+            notes.append(f"{wanted[tensor][-1][0]} averages in float: the range of {tensor} is not known; {_MEASURE}")
+    return notes
+
+
+def _add_skips(
+    readers: dict[str, list[Read]], draft: Draft, taken: Taken, *, layers: set[str], float_skips: frozenset[str]
+) -> list[str]:
+    """Skips of residual additions behind a quantized layer, and what else had pairs before; notes on what has not."""
+    view, notes = draft.view(), []
+    residual = {block.addition.name: block for block in fusions_in(view)}
+    for name, block in residual.items():
+        layer = view.layer_before(block.branch)
+        fused = layer is not None and layer.name in layers and name not in float_skips
+        if not fused and (name, block.skip_index) not in taken.reads:
+            continue
+        if bound_of(draft, taken.bounds, block.skip) is not None:
+            add_skip(readers, view, block)
+        else:
+            notes.append(f"{name} keeps a float skip: the range of {block.skip} is not known; {_AGAIN}")
+    for node in draft.nodes:
+        if node.op_type not in _FLOAT or (node.op_type == "Add" and node.name not in residual):
+            for index, tensor in enumerate(node.input):
+                if (node.name, index) in taken.reads and tensor not in draft.constants:
+                    readers.setdefault(tensor, []).append((node.name, index))
+    return notes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.errors import DeviceError
 from edgeres.core.measures import split as columns_of
 from edgeres.core.metrics import Closeness
-from edgeres.core.progress import bar, track
+from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
@@ -131,7 +131,7 @@ def closeness_from(outputs: Logits, model: Model, reference: Model, *, dataset: 
     check_outputs(outputs, model.spec.num_classes, runtime, model.spec.task)
     nearness, done = Nearness(model.spec.task, model.spec.parts), 0
     with runner_for(reference) as runner:
-        for x, _ in _shown(dataset.val, model.spec, reference):
+        for x, _ in dataset.val.shown(model.spec, _HERE_BATCH, f"ONNX Runtime {reference.path.name}"):
             nearness.add(outputs[done : done + len(x)], infer_all(runner, x))
             done += len(x)
     whose = {"artifact": model.sha256, "reference": reference.sha256}
@@ -146,7 +146,7 @@ def agreement_with(model: OnnxModel, split: Split, logits: Logits) -> dict[str, 
     """
     counted, similar, done = Comparison(), Similarity(), 0
     with runner_for(model) as runner:
-        for x, y in _shown(split, model.spec, model):
+        for x, y in split.shown(model.spec, _HERE_BATCH, f"ONNX Runtime {model.path.name}"):
             ours, theirs = infer_all(runner, x).reshape(len(x), -1), logits[done : done + len(x)]
             similar.add(ours, theirs)
             done += len(x)
@@ -162,11 +162,6 @@ def agreement_with(model: OnnxModel, split: Split, logits: Logits) -> dict[str, 
         "reference": name,
         "reference_correct_top1": counted.right_a if split.is_labelled else None,
     }
-
-
-def _shown(split: Split, spec: ModelSpec, model: Model) -> Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    batch = spec.at_once(_HERE_BATCH)
-    return track(split.batches(spec, batch), f"ONNX Runtime {model.path.name}", -(-len(split) // batch))
 
 
 def tables_of(preprocess: Preprocess, channels: int) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
+from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data.images import Images, Pixels, fitted, normalised, picture_from
 from edgeres.data.sources import MEMORY_LIMIT_BYTES, ArraySource, FileSource, Rows, Source, in_threads
@@ -100,6 +101,11 @@ class Split:
         for start in range(0, len(self), batch):
             part = slice(start, start + batch)
             yield normalised(pixels[part], spec.preprocess), self.labels[part]
+
+    def shown(self, spec: ModelSpec, batch: int, description: str) -> Iterator[tuple[Images, Labels]]:
+        """`batches` for a network that judges them, fewer at a time where they are large, with a progress bar."""
+        size = spec.at_once(batch)
+        return track(self.batches(spec, size), description, -(-len(self) // size))
 
     def inputs(self, spec: ModelSpec) -> Pixels | None:
         """All images resized and cropped for `spec`, uint8 (n, H, W, C); None if too large for memory."""

@@ -19,7 +19,6 @@ from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES, lookup
 from edgeres.core.onnx_file import image_input
-from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import dataset_for
@@ -214,14 +213,14 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     if config.min_agreement is not None:
         spec.check_classes("--min-agreement")
     dataset = dataset_for(spec, config.data, download=config.download)
-    images, batch = dataset.val.at_most(config.images, 0), spec.at_once(config.batch)
+    images = dataset.val.at_most(config.images, 0)
     way_a, way_b = config.runtimes or _ways(a, b)
     with (
         probe_for(a, way_a, config.threads) as (name_a, probe_a),
         probe_for(b, way_b, config.threads) as (name_b, probe_b),
     ):
         tally = _Tally(a, b)
-        for x, labels in track(images.batches(spec, batch), "agree", -(-len(images) // batch)):
+        for x, labels in images.shown(spec, config.batch, "agree"):
             tally.add(probe_a(x), probe_b(x), labels)
     return tally.agreement((name_a, name_b), dataset.name, config)
 

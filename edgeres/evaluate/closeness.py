@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import Model
 from edgeres.core.measures import powers_of, relative, split
 from edgeres.core.metrics import Z_95, Closeness, Likened
-from edgeres.core.progress import track
 from edgeres.core.spec import Task
 from edgeres.data import Dataset, Split
 from edgeres.runtime import runner_for
@@ -102,9 +101,9 @@ def nearness_of(
 ) -> tuple[Closeness, float]:
     """The same on a split of `dataset`, and the half-width of the mean's 95 % interval."""
     nearness, options = Nearness(model.spec.task, model.spec.parts), RunnerOptions(threads=threads)
-    batch, is_itself = model.spec.at_once(batch), model.sha256 == reference.sha256
+    is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
-        for x, _ in track(images.batches(model.spec, batch), f"eval {model.path.name}", -(-len(images) // batch)):
+        for x, _ in images.shown(model.spec, batch, f"eval {model.path.name}"):
             outputs = _outputs(runner, model, x)
             nearness.add(outputs, outputs if is_itself else _outputs(whole, reference, x))
         name = runner.name

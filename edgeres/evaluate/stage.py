@@ -16,7 +16,6 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import written
 from edgeres.core.metrics import Z_95, Accuracy, OwnFigure
 from edgeres.core.names import DATA_NAMES, result_of
-from edgeres.core.progress import track
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
@@ -84,13 +83,13 @@ def metric_of(model: Model, dataset: Dataset, config: EvalConfig) -> OwnFigure:
     number, or N.
     """
     assert config.metric is not None
-    labels, batch = dataset.val.labels, model.spec.at_once(config.batch)
+    labels = dataset.val.labels
     if model.spec.task != "classes":
         whole = dataset_from(config.data, download=config.download, exif=model.spec.preprocess.exif).val
         known = dict(zip(whole.ids, whole.labels, strict=True))
         labels = np.asarray([known[one] for one in dataset.val.ids], np.int64)
     with runner_for(model, RunnerOptions(threads=config.threads)) as runner:
-        shown = track(dataset.val.batches(model.spec, batch), config.metric, -(-len(labels) // batch))
+        shown = dataset.val.shown(model.spec, config.batch, config.metric)
         outputs = np.concatenate([infer_all(runner, x) for x, _ in shown])
     found = result_of(config.metric, "metric", outputs, labels)
     try:
@@ -162,8 +161,7 @@ def guessed_by(
     images.check_labelled("top-1")
     guesses, labels, in_top5 = [], [], 0
     with runner_for(model, RunnerOptions(threads=threads)) as runner:
-        total = -(-len(images) // batch)
-        for x, y in track(images.batches(model.spec, batch), f"eval {model.path.name}", total):
+        for x, y in images.shown(model.spec, batch, f"eval {model.path.name}"):
             logits = infer_all(runner, x)
             check_outputs(logits, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
             guesses.append(logits.argmax(1))

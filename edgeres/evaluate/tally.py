@@ -56,7 +56,7 @@ def right_on(network: nn.Module, split: Split, spec: ModelSpec, batch: int = 250
     return np.concatenate(
         [
             network(torch.from_numpy(images).to(device)).argmax(1).cpu().numpy() == labels
-            for images, labels in split.batches(spec, batch)
+            for images, labels in split.shown(spec, batch, "guesses")
         ]
     )
 

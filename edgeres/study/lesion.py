@@ -24,7 +24,6 @@ from edgeres.core.files import write_text
 from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.metrics import Z_95, Accuracy, paired_difference
 from edgeres.core.plain import csv_text
-from edgeres.core.progress import track
 from edgeres.core.records.lesion import Images, Lesion, Refitted
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
@@ -85,7 +84,7 @@ def _hidden(source: Checkpoint, config: LesionConfig) -> list[str]:
     """A warning where the scores of classes hide what a deletion does; a part of the images tells."""
     network, images = load_folded(source), _judged_on(source, config).val.at_most(_LOOKED_AT, config.seed)
     with torch.inference_mode():
-        seen = [network(torch.from_numpy(x)) for x, _ in images.batches(source.spec, config.batch)]
+        seen = [network(torch.from_numpy(x)) for x, _ in images.shown(source.spec, config.batch, "outputs")]
     distance = distance_for(source.spec.task, seen, source.spec.sizes)
     return [f"{distance.why}, nor points of top-1; prune goes by the {distance.name}"] if distance.why else []
 
@@ -185,9 +184,9 @@ def _tallies(
     source: Checkpoint, dataset: Dataset, config: LesionConfig, repairs: Repairs | None
 ) -> tuple[Tallies, Tallies]:
     """What the network makes of val without each of its modules, and whole under the name ""; the same refitted."""
-    network, distance, at_once = load_folded(source), KL, source.spec.at_once(config.batch)
+    network, distance = load_folded(source), KL
     if source.spec.task != "classes":  # a study of classes counts right answers
-        seen = (torch.from_numpy(images) for images, _ in dataset.val.batches(source.spec, at_once))
+        seen = (torch.from_numpy(images) for images, _ in dataset.val.shown(source.spec, config.batch, "outputs"))
         with torch.inference_mode():
             distance = distance_for(source.spec.task, map(network, seen), source.spec.sizes)
     alone = [frozenset({name}) for name, unit in network.units() if not unit.dropped]
@@ -195,8 +194,7 @@ def _tallies(
     refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}
     if repairs is not None:
         repairs.behind_each()
-    pieces = track(dataset.val.batches(source.spec, at_once), "lesion", -(-len(dataset.val) // at_once))
-    for images, labels in pieces:
+    for images, labels in dataset.val.shown(source.spec, config.batch, "lesion"):
         (batch,) = reference_batches(network, [(torch.from_numpy(images), torch.from_numpy(labels))])
         add_batch(bare, network, batch)
         add_batch(refitted, network, batch, repairs)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
-from edgeres.core.progress import track
 from edgeres.core.statistics import RESAMPLES, resampled_interval
 from edgeres.study.result import Verdict, judged
 
@@ -75,7 +74,7 @@ def outcomes_of(
     from edgeres.evaluate.tally import labels_or_guesses
 
     parts: dict[K, list[Outcomes]] = {}
-    for x, labels in track(images.batches(spec, batch), description, -(-len(images) // batch)):
+    for x, labels in images.shown(spec, batch, description):
         inputs, targets = torch.from_numpy(x), torch.from_numpy(labels)
         with torch.inference_mode():
             reference = network(inputs)

@@ -76,6 +76,17 @@ def test_batches_cover_the_split_in_order() -> None:
     assert np.concatenate([labels for _, labels in split.batches(spec_for(4), 2)]).tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(3, [3, 3, 1]), (7, [7]), (1, [1] * 7)])
+def test_large_images_are_shown_fewer_at_a_time(monkeypatch, most, sizes) -> None:
+    monkeypatch.setattr("edgeres.core.spec._MOST_PIXELS_AT_ONCE", 16 * most)
+    split = split_with([0, 1, 2, 3, 4, 0, 1])
+    shown = list(split.shown(spec_for(4), 250, "eval"))
+    assert [len(images) for images, _ in shown] == sizes
+    whole, labels = next(split.batches(spec_for(4), 7))
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in shown]), whole)
+    assert np.concatenate([y for _, y in shown]).tolist() == labels.tolist()
+
+
 def test_a_size_the_model_does_not_take_is_named() -> None:
     with pytest.raises(InputError, match=r"train image 0 is 4x4 pixels, resnet20 takes 8x8"):
         next(split_with([0, 1]).batches(spec_for(8), 2))

@@ -31,6 +31,7 @@ PROFILE_KEY = "edgeres.profile"
 SCALED_KEY = "edgeres.scaled_channels"  # tensors hold other multiples of the channels than the parent's
 FLOAT_SKIPS_KEY = "edgeres.float_skips"  # names of the additions whose skip was left float on purpose, with commas
 FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
+FOR_A_CPU = "quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile tensorrt"
 _LFS_MARK = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
@@ -162,10 +163,7 @@ class OnnxModel(Model):
     def check_for_tensorrt(self) -> None:
         """Raises InputError for a file whose pairs were placed for a CPU."""
         if self.profile == FUSED_PROFILE:
-            raise InputError(
-                f"{self.path} was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize"
-                " --profile tensorrt"
-            )
+            raise InputError(f"{self.path} was {FOR_A_CPU}")
 
     @property
     def profile(self) -> str | None:

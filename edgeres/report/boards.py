@@ -284,11 +284,6 @@ def _measured(report: StageReport, name: str, folder: Path) -> StageNetwork:
     return StageNetwork(name, folder, size_bytes, accuracy, latency, closeness=near)
 
 
-def board_in(runtime: str) -> str:
-    """`desk` of `tensorrt 10.3.0 on desk`; empty for this machine's."""
-    return runtime.partition(" on ")[2]
-
-
 def _seen_in(folder: RunFolder) -> Iterator[Seen]:
     for stage in _stages_in(folder):
         network = measured_in(stage)
@@ -310,7 +305,8 @@ def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: s
 
 def _judged(network: StageNetwork, seen: StageNetwork, board: str) -> StageNetwork:
     accuracy, near = seen.accuracy and _on(board, seen.accuracy), seen.closeness and _on(board, seen.closeness)
-    return replace(network, folder=seen.folder, accuracy=accuracy, closeness=near)
+    here = network if network.is_judged else None
+    return replace(network, folder=seen.folder, accuracy=accuracy, closeness=near, here=here)
 
 
 def _on(board: str, figure: _M) -> _M:

@@ -22,10 +22,10 @@ from edgeres.core.metrics import Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.boards import board_in, boards_that_measured, networks_on
+from edgeres.report.boards import boards_that_measured, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder, run_folder_from, versions_in
-from edgeres.report.networks import StageNetwork, networks_in, pair_of
+from edgeres.report.networks import StageNetwork, board_in, networks_in, pair_of
 from edgeres.report.wording import count, doubt_in, size
 
 _MODE = ("machine", "runtime", "batch", "threads")

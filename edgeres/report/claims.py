@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from edgeres.bench.doubts import INVALID
 from edgeres.core.records.frontier import Frontier, Result
-from edgeres.report.boards import board_in
 from edgeres.report.figures import LatencyFigure
-from edgeres.report.networks import ENGINE_STAGE, answer_of, line_of
+from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.bench.boards import HERE
+from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE, Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Interval, Latency, wilson
 from edgeres.core.runs import RECIPE_NAME, Run
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.boards import UNSURE, board_in, boards_of, networks_on
+from edgeres.report.boards import UNSURE, boards_of, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import RunFolder, run_folder_from
 from edgeres.report.networks import (
@@ -22,9 +23,11 @@ from edgeres.report.networks import (
     StageNetwork,
     answer_of,
     base_of,
+    board_in,
     by_wholeness,
-    engines_of,
+    engines_and_files_of,
     files_of,
+    in_one_place,
     latency_between,
     networks_in,
     others_in,
@@ -42,7 +45,8 @@ _NO_SECOND = "there is no second network to hold against it: edgeres prune, or e
 class Subject:
     """What is judged: `first` and `end` by accuracy, `timed` by latency; `problems`: what could not be read.
 
-    `board` is whose figures they are, empty for this machine; with `is_named` no others count.
+    `board` is whose figures they are, empty for this machine; with `is_named` no other times count. `is_seen`: it has
+    built what is judged.
     """
 
     run: Path
@@ -53,6 +57,7 @@ class Subject:
     timed: StageNetwork
     problems: tuple[str, ...] = ()
     is_named: bool = False
+    is_seen: bool = True
 
     @property
     def bench(self) -> str:
@@ -101,7 +106,8 @@ def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Su
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         raise InputError(f"{run} holds no evaluated network; {_without_judged(run, networks)}{unread}")
     first, timed = base_of(end, networks), timed_of(end, networks)
-    return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None)
+    is_seen = not board or board in _boards_of(end, networks, folder)
+    return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None, is_seen=is_seen)
 
 
 def _without_judged(run: Path, networks: Sequence[StageNetwork]) -> str:
@@ -127,30 +133,36 @@ def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_timed: bo
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
     anywhere = [next((one for one in seen if one.is_judged), seen[0]) for seen in zip(*views, strict=True)]
     end = answer_of(anywhere)
-    boards = boards_of(folder, {one.sha256 for one in (end, *engines_of(end, here))}) if end else []
+    boards = _boards_of(end, here, folder) if end else []
     if end and len(boards) > 1 and is_timed:
         raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
     return boards[-1] if boards else ""
 
 
+def _boards_of(end: StageNetwork, networks: Sequence[StageNetwork], folder: RunFolder) -> list[str]:
+    """The boards that measured the network in any of its files."""
+    return boards_of(folder, {one.sha256 for one in engines_and_files_of(end, networks)})
+
+
 def _loss(subject: Subject) -> GateFigure:
-    pair = _pair_in(subject)
+    pair, against = _pair_in(subject)
     loss = pair.points.times(-1)
     loss = Interval(value=0.0 + loss.value, low=0.0 + loss.high, high=0.0 + loss.low)  # 0.0 + -0.0 is 0.0
-    text = f"lost {loss.value:.2f} points ({loss.bounds('.2f')}){_against(subject, pair.n)}"
+    text = f"lost {loss.value:.2f} points ({loss.bounds('.2f')}){against}"
     return GateFigure(subject.end.name, loss, text)
 
 
 def _agreement(subject: Subject) -> GateFigure:
-    pair = _pair_in(subject)
+    pair, against = _pair_in(subject)
     same = pair.agreement
-    text = f"same top-1 on {same.value:.4f} ({same.bounds('.4f')}){_against(subject, pair.n)}"
+    text = f"same top-1 on {same.value:.4f} ({same.bounds('.4f')}){against}"
     return GateFigure(subject.end.name, same, text)
 
 
 def _closeness(subject: Subject) -> GateFigure:
     """The mean, 1 where the outputs are the same; raises NotMeasured if it is to another than the first network."""
     end, first, near = subject.end, subject.first, subject.end.closeness
+    _check_seen(subject)
     if near is None:
         raise NotMeasured(f"{end.name} is judged by right answers: use --max-loss, --min-top1 or --min-agreement")
     if near.is_of_itself:
@@ -158,25 +170,27 @@ def _closeness(subject: Subject) -> GateFigure:
     kinds = [(one.name, one.dropped, one.precision) for one in subject.networks if one.sha256 == near.reference]
     name = next((name for name, *kind in kinds if kind == [first.dropped, first.precision]), None)
     if name is None:
-        again = f"edgeres eval {subject.run / end.path} --data {near.dataset} --replace"
+        again = f"{_judging(end, subject)} --data {near.dataset}" + ("" if end.judged_on else " --replace")
         raise NotMeasured(f"{end.name} was held against another file than {first.name}: {again}")
     is_guess = near.measure == "guess"
     value = 1 - near.mean if near.measure == "error" else near.mean
     interval = wilson(round(value * near.n), near.n) if is_guess else Interval.around(value)
-    text = f"{closeness_text(near)}, to {name}, {near.runtime}"
+    where = "" if end.judged_on else _judged_where(subject)
+    text = f"{closeness_text(near)}, to {name}, {near.runtime}{where}"
     return GateFigure(end.name, interval, text, has_interval=is_guess)
 
 
-def _pair_in(subject: Subject) -> Pair:
-    """The pair; raises NotMeasured, saying why there is none and what to do."""
-    first, end = subject.first, subject.end
-    _right_answers(end)
+def _pair_in(subject: Subject) -> tuple[Pair, str]:
+    """The pair and what to say of it; raises NotMeasured, saying why there is none and what to do."""
+    _right_answers(subject)
     _check_second(subject)
-    _check_judged_there(subject)
+    first, end = in_one_place(subject.first, subject.end), subject.end
     pair = pair_of(first, end)
     if isinstance(pair, str):
-        raise NotMeasured(f"{pair}: {_how_to_judge(subject)}")
-    return pair
+        raise NotMeasured(f"{pair}: {_how_to_judge(first, subject)}")
+    place = f"on {first.judged_on}" if first.judged_on else "here"
+    apart = "" if first.judged_on == end.judged_on else f" (judged {place})"
+    return pair, f" against {first.name}{apart}, n = {pair.n:,}{_judged_where(subject)}"
 
 
 def _check_second(subject: Subject) -> None:
@@ -188,8 +202,10 @@ def _check_second(subject: Subject) -> None:
         raise NotMeasured(f"only {subject.first.name} is evaluated, nothing to hold against it: {todo}")
 
 
-def _right_answers(network: StageNetwork) -> Accuracy:
-    """Raises NotMeasured where none can be counted."""
+def _right_answers(subject: Subject) -> Accuracy:
+    """Raises NotMeasured where none can be counted, or the board that is named has measured nothing of the network."""
+    network = subject.end
+    _check_seen(subject)
     if network.accuracy is None:
         raise NotMeasured(
             f"{network.name} gives no classes or was given no labels, so no answer is right; it is judged by how near"
@@ -198,36 +214,29 @@ def _right_answers(network: StageNetwork) -> Accuracy:
     return network.accuracy
 
 
-def _check_judged_there(subject: Subject) -> None:
-    """Raises NotMeasured where a board is named and has not judged the network."""
-    if subject.is_named and subject.board and not _board_of(subject.end):
-        command = f"edgeres eval {subject.run / subject.end.path} --on {subject.board}"
-        raise NotMeasured(f"{subject.end.name} was not judged on {subject.board}: {command}")
+def _check_seen(subject: Subject) -> None:
+    if not subject.is_seen:
+        how = _how_to_time(subject.end, subject)
+        raise NotMeasured(f"nothing was measured of {subject.end.name} on {subject.board}: {how}")
 
 
-def _how_to_judge(subject: Subject) -> str:
+def _how_to_judge(first: StageNetwork, subject: Subject) -> str:
     """The command after which the two were judged on the same images: on the larger set, where they are two."""
-    first, end = subject.first, subject.end
+    end = subject.end
     if first.accuracy is None or end.accuracy is None or points_between(first, end):
         return _judging(first if first.predictions is None else end, subject)
     fewer, more = sorted((first, end), key=lambda one: one.accuracy.n if one.accuracy else 0)
     assert more.accuracy is not None
-    return f"{_judging(fewer, subject)} --data {more.accuracy.dataset}" + ("" if _board_of(fewer) else " --replace")
+    return f"{_judging(fewer, subject)} --data {more.accuracy.dataset}" + ("" if fewer.judged_on else " --replace")
 
 
 def _judging(network: StageNetwork, subject: Subject) -> str:
     """The command that judges it anew where it was judged."""
-    board = _board_of(network)
-    return f"edgeres eval {subject.run / network.path}" + (f" --on {board}" if board else "")
-
-
-def _board_of(network: StageNetwork) -> str:
-    return board_in(network.accuracy.runtime) if network.accuracy else ""
+    return f"edgeres eval {subject.run / network.path}" + (f" --on {network.judged_on}" if network.judged_on else "")
 
 
 def _top1(subject: Subject) -> GateFigure:
-    accuracy = _right_answers(subject.end)
-    _check_judged_there(subject)
+    accuracy = _right_answers(subject)
     top1 = accuracy.interval.times(100)
     text = f"top-1 {top1.value:.2f} % ({top1.bounds('.2f')}), n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
     return GateFigure(subject.end.name, top1, text + _judged_where(subject))
@@ -266,18 +275,22 @@ def _speedup(subject: Subject) -> GateFigure:
             faster = Interval.model_validate(ratio.model_dump()).inverse()
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
-                raise NotMeasured(f"{text}, but {first.name}, the first network, {_how_to_time(subject)}")
+                why = f"but {first.name}, the first network, was not timed together with it"
+                raise NotMeasured(f"{text}, {why}: {_how_to_time(first, subject)}")
             return _of_a_session(subject.timed.name, faster, text, after)
     why = f" ({after.note})" if after.note else ""
-    raise NotMeasured(f"no other network was timed in its session on {after.runtime}{why}: {subject.bench}")
+    raise NotMeasured(
+        f"no other network was timed in its session on {after.runtime}{why}: {_how_to_time(first, subject)}"
+    )
 
 
-def _how_to_time(subject: Subject) -> str:
-    """The commands after which the first network is timed together with the one judged."""
-    first = subject.first
-    is_there = len(files_of(first, subject.networks)) > 1 or first.path.endswith(".onnx")
-    export = "" if is_there else f"edgeres export {subject.run / first.path} and "
-    return f"was not timed together with it: {export}{subject.bench}"
+def _how_to_time(network: StageNetwork, subject: Subject) -> str:
+    """The commands after which the network is timed, together with the others."""
+    if subject.board and network.profile == FUSED_PROFILE:
+        return f"it was {FOR_A_CPU} --run {Run(subject.run).called}"
+    is_there = len(files_of(network, subject.networks)) > 1 or not network.path.endswith(Checkpoint.suffix)
+    is_there = is_there or (not subject.board and subject.timed.path.endswith(Checkpoint.suffix))
+    return ("" if is_there else f"edgeres export {subject.run / network.path} and ") + subject.bench
 
 
 def _file_size(subject: Subject) -> GateFigure:
@@ -292,9 +305,9 @@ def _latency_in(subject: Subject) -> Latency:
     if latency is not None:
         return latency
     if subject.board:
-        raise NotMeasured(
-            f"{name} was {f'{NOT_TIMED} on {subject.board}' if FOR_TENSORRT in reason else reason}: {subject.bench}"
-        )
+        is_of_here = reason == NOT_TIMED or FOR_TENSORRT in reason
+        reason = f"{NOT_TIMED} on {subject.board}" if is_of_here else reason
+        raise NotMeasured(f"{name} was {reason}: {_how_to_time(subject.timed, subject)}")
     if FOR_TENSORRT in reason:
         how = "--include-qdq" if subject.is_named else "--on BOARD"
         raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {subject.bench} {how}")
@@ -307,14 +320,9 @@ def _conditions(latency: Latency) -> str:
     return f"{text}; {latency.note}" if latency.note else text
 
 
-def _against(subject: Subject, n: int) -> str:
-    return f" against {subject.first.name}, n = {n:,}{_judged_where(subject)}"
-
-
 def _judged_where(subject: Subject) -> str:
-    """Whose accuracy it is, where a board is judged by."""
-    assert subject.end.accuracy is not None
-    board = _board_of(subject.end)
+    """Which machine judged, where a board is judged by."""
+    board = subject.end.judged_on
     return f", on {board}" if board else f", here and not on {subject.board}" if subject.board else ""
 
 

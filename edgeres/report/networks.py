@@ -1,8 +1,8 @@
 """The networks of a run with their raw measurements, and two of them held against each other.
 
 Two are compared only where they were measured under the same conditions: accuracy image by image on one split of one
-data set, latency within one session. What a network is held against is the first: the least cut, of those the first in
-FP32. How well they agree is seen twice:
+data set, as one machine judged both if one did, latency within one session. What a network is held against is the
+first: the least cut, of those the first in FP32. How well they agree is seen twice:
 
     eval.npy of two stages      same first guess, who alone is right, the exact McNemar test
     agree.json of a stage       what `edgeres agree` found: noise of the logits and of every module
@@ -44,7 +44,8 @@ _ON_A_BOARD = f"{NOT_TIMED}: a Q/DQ graph {FOR_TENSORRT} is timed on a board onl
 class StageNetwork:
     """What one stage made; `path` is relative to the run, `not_timed` says why there is no latency.
 
-    The predictions lie in `folder`. Of a network on a board there are only the measurements.
+    The predictions lie in `folder`. Of a network on a board there are only the measurements. `here` is the network as
+    this machine judged it, where a board's judgement took that place; `profile` what it was quantized for.
     """
 
     name: str
@@ -63,6 +64,14 @@ class StageNetwork:
     not_timed: str = ""
     closeness: Closeness | None = None
     metric: OwnFigure | None = None
+    here: StageNetwork | None = None
+    profile: str = ""
+
+    @property
+    def judged_on(self) -> str:
+        """The board that judged it; empty for this machine."""
+        figure = self.accuracy or self.closeness
+        return board_in(figure.runtime) if figure else ""
 
     @property
     def is_judged(self) -> bool:
@@ -83,6 +92,11 @@ class StageNetwork:
             return None
         is_whole = isinstance(table, np.ndarray) and table.shape == (self.accuracy.n, _COLUMNS)
         return table if is_whole and int((table[:, 0] == table[:, 1]).sum()) == self.accuracy.correct_top1 else None
+
+
+def board_in(runtime: str) -> str:
+    """`desk` of `tensorrt 10.3.0 on desk`; empty for this machine's."""
+    return runtime.partition(" on ")[2]
 
 
 class AgreementFigure(Figure):
@@ -127,6 +141,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         params=report.cost.params,
         precision=report.precision,
         dropped=report.dropped,
+        profile=str(profile),
         not_timed="" if latency else folder.skipped.get(output.sha256, _ON_A_BOARD if is_left_out else NOT_TIMED),
     )
 
@@ -150,23 +165,40 @@ def engines_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[
     return [one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == network.sha256]
 
 
+def engines_and_files_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
+    """The newest engine compiled from it first, itself, the same of its exports and of what an engine was made from."""
+    made_from = [one for one in networks if network.stage == ENGINE_STAGE and one.sha256 == network.parent]
+    files = (file for one in (network, *made_from) for file in files_of(one, networks))
+    return [one for file in files for one in (*engines_of(file, networks), file)]
+
+
 def timed_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:
-    """Whose latency is the network's: the newest engine compiled from it that was timed, otherwise its own."""
-    return next((engine for engine in engines_of(network, networks) if engine.latency), network)
+    """Whose latency is the network's: that of its first engine or file that was timed."""
+    return next((one for one in engines_and_files_of(network, networks) if one.latency), network)
 
 
 def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:
     """What is held against in every figure: the first network, as its export where that alone is judged or timed.
 
-    Timed together with this, that is: a board cannot time a checkpoint; its ONNX file is the same network. `judged`
-    itself if nothing came before it, or it is that file.
+    Judged by the same machine and timed together with this, that is: a board cannot time a checkpoint; its ONNX file
+    is the same network. `judged` itself if nothing came before it, or it is that file.
     """
     before = networks[: networks.index(judged)]
     if not before:
         return judged
     timed, files = timed_of(judged, networks), files_of(by_wholeness(before)[0], networks)
-    same = (one for one in files if latency_between(one, timed) and points_between(one, judged))
-    return next(same, None) or next((one for one in files if one.is_judged), files[0])
+
+    def fit(one: StageNetwork) -> tuple[bool, ...]:
+        is_compared = one is not judged and points_between(one, judged) is not None
+        is_in_place = is_compared and in_one_place(one, judged).judged_on == judged.judged_on
+        return is_in_place, is_compared and latency_between(one, timed) is not None, one.is_judged
+
+    return max(files, key=fit)
+
+
+def in_one_place(before: StageNetwork, after: StageNetwork) -> StageNetwork:
+    """`before` as the machine judged it that judged `after`, where that one did."""
+    return before.here if before.here and not after.judged_on else before
 
 
 def answer_of(networks: Sequence[_Made]) -> _Made | None:
@@ -196,7 +228,8 @@ def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:
 
 
 def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:
-    """How the two compare, or why that cannot be said."""
+    """How the two compare, `a` `in_one_place` with `b`, or why that cannot be said."""
+    a = in_one_place(a, b)
     judged = [one.accuracy and _images_of(one.accuracy) for one in (a, b)]
     for one, images in zip((a, b), judged, strict=True):
         if not images:
@@ -220,6 +253,7 @@ def points_between(before: StageNetwork, after: StageNetwork) -> Change | None:
 
     The interval is paired and needs both predictions files, on the same images in the same order.
     """
+    before = in_one_place(before, after)
     a, b = before.accuracy, after.accuracy
     if a is None or b is None or _images_of(a) != _images_of(b):
         return None

@@ -18,9 +18,9 @@ from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Frontier, draw_frontier
 from edgeres.core.records.sweep import SweepFigure, draw_sweep
 from edgeres.evaluate.agreement import Agreement
-from edgeres.report.boards import board_in
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.findings import CostFigure, LesionFigure, TensorHistogram
+from edgeres.report.networks import board_in
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import lost, milliseconds, runtime_name
 

@@ -13,7 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
-from edgeres.report.boards import board_in, boards_in, boards_of, networks_on
+from edgeres.report.boards import boards_in, boards_of, networks_on
 from edgeres.report.claims import claims_from, claims_of, headline_from, headline_of
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
@@ -26,6 +26,7 @@ from edgeres.report.networks import (
     StageNetwork,
     agreements_in,
     base_of,
+    board_in,
     by_wholeness,
     kept_agreements,
     latency_between,

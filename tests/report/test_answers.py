@@ -5,7 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from edgeres.core.artifacts import FUSED_PROFILE
 from edgeres.core.errors import InputError
+from edgeres.core.stage import write_report
 from edgeres.report.boards import boards_of, networks_on
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
@@ -271,11 +273,98 @@ def test_a_validity_that_is_unknown_is_said_wherever_the_figure_is(fake_run):
 
 
 @pytest.mark.parametrize("rule", ["max_loss", "min_top1", "min_agreement"])
-def test_a_named_board_that_has_not_judged_breaks_the_rule(story, rule):
+def test_a_named_board_that_has_measured_nothing_of_the_network_breaks_the_rule(story, rule):
     story.evaluated(story.path / "01-quantize", story.last, 0.91, "onnxruntime 1.20.0 cpu")
     (outcome,) = judged(story, **{rule: 50 if rule == "min_top1" else 0.5}, on="nano").outcomes
-    command = f"edgeres eval {story.path}/01-quantize/model.onnx --on nano"
-    assert (outcome.passed, outcome.text) == (False, f"not measured: 01-quantize was not judged on nano: {command}")
+    said = "nothing was measured of 01-quantize on nano: edgeres bench --run fake --on nano"
+    assert (outcome.passed, outcome.text) == (False, f"not measured: {said}")
+
+
+def on_orin(run, source, *, top1=None, median_ms=None):
+    """What the board has only judged, or only timed."""
+    folder = run.board(source, top1=top1 or 0.9, median_ms=median_ms or 1.5, predictions=top1 is not None)
+    report = run_folder_from(run.path).stages[-1].report
+    unseen = ("accuracy",) if top1 is None else ("latency", "energy")
+    write_report(report.model_copy(update=dict.fromkeys(unseen, ())), folder / "report.json")
+
+
+@pytest.fixture
+def three(fake_run):
+    """A checkpoint and its INT8 file, judged here, and the float file between: the latter two timed on a board."""
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 0.93)
+    fake_run.whole_at, fake_run.whole = fake_run.model("export", "model.onnx", 3001, source=first)
+    folder, fake_run.last = fake_run.model("quantize", "int8.onnx", 900, source=fake_run.whole, precision="int8")
+    fake_run.evaluated(folder, fake_run.last, 0.92)
+    for source, median_ms in ((fake_run.whole, 3.0), (fake_run.last, 1.5)):
+        on_orin(fake_run, source, median_ms=median_ms)
+    return fake_run
+
+
+PLACES = {
+    "nothing is judged there": ((), 1.0, "against 00-import, n = 5,000, here and not on orin"),
+    "both are": ((("whole", 0.95), ("last", 0.90)), 5.0, "against 01-export, n = 5,000, on orin"),
+    "the one judged is": ((("last", 0.90),), 3.0, "against 00-import (judged here), n = 5,000, on orin"),
+    "the other is": ((("whole", 0.80),), 1.0, "against 00-import, n = 5,000, here and not on orin"),
+}
+
+
+@pytest.mark.parametrize("on", ["orin", None])
+@pytest.mark.parametrize("judged_there", PLACES)
+def test_accuracies_of_here_and_of_a_board_are_mixed_nowhere_without_a_word(three, judged_there, on):
+    there, lost, said = PLACES[judged_there]
+    for name, top1 in there:
+        on_orin(three, getattr(three, name), top1=top1)
+    loss, top1, agreement, speed = judged(
+        three, max_loss=9, min_top1=50, min_agreement=0.1, min_speedup=1.5, on=on
+    ).outcomes
+    assert loss.figure.value == pytest.approx(lost)
+    assert loss.text.endswith(said)
+    assert agreement.text.endswith(said)
+    assert top1.text.endswith(said.rpartition("n = 5,000, ")[2])
+    assert speed.text.endswith("tensorrt 10.3.0 on orin")
+    assert loss.passed
+    assert speed.passed
+    points = rows_from(three.path).rows_on_board[-1].versus_first.points
+    assert (points.value, points.versus) == (pytest.approx(-lost), said.split()[1].strip(","))
+
+
+def test_a_float_file_that_both_machines_judged_is_held_against_as_the_judge_of_the_other_saw_it(three):
+    three.evaluated(three.whole_at, three.whole, 0.93)
+    on_orin(three, three.whole, top1=0.80)
+    (loss,) = judged(three, max_loss=9, on="orin").outcomes
+    assert loss.figure.value == pytest.approx(1.0)
+    assert loss.text.endswith("against 01-export, n = 5,000, here and not on orin")
+
+
+def test_a_checkpoint_is_timed_on_a_board_by_its_export(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 0.93)
+    folder, cut = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    fake_run.evaluated(folder, cut, 0.92)
+    rules = {"min_speedup": 1.5, "max_p50": "2ms", "max_loss": 9, "on": "orin"}
+    how = "edgeres export runs/fake/01-prune/cut.safetensors and edgeres bench --run fake --on orin"
+    assert all(outcome.text.endswith(f" orin: {how}") for outcome in judged(fake_run, **rules).outcomes)
+    _, short = fake_run.model("export", "cut.onnx", 2001, source=cut, dropped=("layer1.1",))
+    on_orin(fake_run, short, median_ms=1.5)
+    speed = judged(fake_run, **rules).outcomes[-1]
+    assert speed.text.endswith(f"edgeres export runs/fake/00-import/model.safetensors and {how.rpartition(' and ')[2]}")
+    _, whole = fake_run.model("export", "model.onnx", 3001, source=first)
+    on_orin(fake_run, whole, median_ms=3.0)
+    report = judged(fake_run, **rules)
+    assert report.broken == ()
+    assert [outcome.stage for outcome in report.outcomes] == ["01-prune", "02-export", "02-export"]
+
+
+def test_what_no_board_takes_is_not_sent_to_it(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 3000)
+    fake_run.evaluated(folder, first, 0.93)
+    of = {"source": first, "precision": "int8", "results": {"profile": FUSED_PROFILE}}
+    fake_run.evaluated(*fake_run.model("quantize", "model.int8.onnx", 900, **of), 0.92)
+    on_orin(fake_run, first, median_ms=3.0)
+    for outcome in judged(fake_run, max_p50="2ms", max_loss=2, on="orin").outcomes:
+        assert "was quantized for ONNX Runtime on a CPU; make one" in outcome.text
+        assert outcome.text.endswith(": edgeres quantize --profile tensorrt --run fake")
 
 
 def test_few_calls_of_a_board_are_told_how_long_to_measure(story):

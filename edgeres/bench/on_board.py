@@ -5,8 +5,8 @@
                "figures": {"p50_ms", "p99_ms", "images_per_s", "heat", "is_valid", "problems", "layers", "agreement",
                            "engine_sha256", "engine_bytes", "build_s", "command", ...}}
 
-`is_valid` is None where the GPU's clock was not seen under load: then nothing speaks against the run, and not enough
-for it. `p99_ms` is None below the calls that a 99th percentile takes.
+`is_valid` is None where nothing was timed, or the GPU's clock was not seen under load: then nothing speaks against the
+run, and not enough for it. `p99_ms` is None below the calls that a 99th percentile takes.
 
 All engines of one call are built first. Then each is weighed and profiled, and all are timed in rounds, A B A B, of a
 share of the duration each: what slows a minute of the board falls on all alike, and one session holds the calls of all.

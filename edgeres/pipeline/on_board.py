@@ -184,11 +184,8 @@ def _with_figures(report: StageReport, **more: Any) -> StageReport:
 
 
 def _as_measured(report: StageReport, *, is_part: bool) -> StageReport:
-    """A report of the stage "board", which is what a run keeps: without an accuracy on a part of val.
-
-    Of a model that was only judged nothing is doubtful.
-    """
-    figures: dict[str, Any] = {"is_valid": True, "problems": []} | report.results["figures"]
+    """A report of the stage "board", which is what a run keeps: without an accuracy on a part of val."""
+    figures: dict[str, Any] = {"is_valid": None, "problems": []} | report.results["figures"]
     update: dict[str, Any] = {"stage": STAGE}
     if is_part:
         figures["agreement"] = None

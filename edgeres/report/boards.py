@@ -57,9 +57,9 @@ class BoardFacts(Figure):
 class BoardFigure(Figure):
     """One model file on one board. `model` is the stage that made the file, or its name where that is elsewhere.
 
-    `is_valid` is None where the GPU's clock was not seen under load. With `equal_bits` the logits are ONNX Runtime's,
-    bit for bit, and there is no `sqnr_db`; `reference_top1` is its fraction. `measured` (ISO 8601) is one of
-    `measurements` of this file on this board. `speed` is against the model it names.
+    `is_valid` is None where nothing was timed, or the GPU's clock was not seen under load. With `equal_bits` the logits
+    are ONNX Runtime's, bit for bit, and there is no `sqnr_db`; `reference_top1` is its fraction. `measured` (ISO 8601)
+    is one of `measurements` of this file on this board. `speed` is against the model it names.
     """
 
     stage: str
@@ -161,6 +161,7 @@ def _figure(report: StageReport, measured: StageNetwork, maker: StageNetwork | N
         "model": maker.name if maker else file_name(report),
         "precision": report.precision or (maker.precision if maker else None) or "",
         "latency": latency_figure(measured.latency),
+        **({} if measured.latency else {"is_valid": None}),  # said true once
         "accuracy": accuracy_figure(measured.accuracy),
         "closeness": measured.closeness,
         "points": points_between(maker, measured) if maker else None,

@@ -75,7 +75,7 @@ def flat_board(board: BoardFigure) -> dict[str, object]:
         "name": board.stage,
         **flat(board, "model", "precision"),
         **{f"board_{name}": value for name, value in board.board.model_dump().items()},
-        "is_valid": "unknown" if board.is_valid is None else board.is_valid,
+        "is_valid": "unknown" if latency and board.is_valid is None else board.is_valid,
         **flat_latency(latency),
         **flat(latency, "samples", "batch", "runtime"),
         "images_per_s": board.images_per_s,

@@ -169,7 +169,7 @@ def test_a_run_keeps_what_the_board_judged_on_the_whole_of_val(exported, caplog)
     (kept,) = kept_in(exported)
     assert (report.stage, kept["stage"]) == ("eval", "board")
     assert kept["accuracy"][0]["n"] == 449
-    assert kept["results"]["figures"]["is_valid"] is True
+    assert kept["results"]["figures"]["is_valid"] is None
     assert (exported.parents[1] / "02-board" / kept["accuracy"][0]["predictions"]).is_file()
     assert not any("takes" in message for message in caplog.messages)
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from edgeres.core.metrics import Interval
+from edgeres.core.stage import write_report
 from edgeres.report.boards import boards_from
 from edgeres.report.boards_text import board_cells, boards_turned, flat_board
 from edgeres.report.figures import Percentile
@@ -245,7 +246,13 @@ def test_a_board_that_said_little_is_shown_with_what_it_said(fake_run):
     assert (board.board.power_mode, board.board.clocks_locked, board.heat, board.sqnr_db) == ("", None, "", None)
 
 
-def test_a_file_that_was_only_judged_is_not_called_valid(on_board):
-    judged = only(on_board).model_copy(update={"latency": None, "energy": None, "heat": ""})
-    for is_valid in (True, None):
-        assert board_cells(judged.model_copy(update={"is_valid": is_valid}))["Valid"] == ("not timed",)
+@pytest.mark.parametrize("is_valid", [True, None])
+def test_a_file_that_was_only_judged_is_not_called_valid(fake_run, is_valid):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    folder = fake_run.board(exported, figures={"is_valid": is_valid})
+    stage = run_folder_from(fake_run.path).stages[-1].report
+    write_report(stage.model_copy(update={"latency": (), "energy": ()}), folder / "report.json")
+    judged = only(fake_run)
+    assert judged.is_valid is None
+    assert board_cells(judged)["Valid"] == ("not timed",)
+    assert flat_board(judged)["is_valid"] is None

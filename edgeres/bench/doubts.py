@@ -145,10 +145,10 @@ def is_busy(busy_cores: float | None) -> bool:
     return busy_cores is not None and busy_cores > BUSY_SHARE * available_cores()
 
 
-def machine_doubts(around: Around, command: str = BENCH) -> Iterator[str]:
-    """Other programs, and a clock that fell; `command` is what to run again."""
+def machine_doubts(around: Around, command: str = "") -> Iterator[str]:
+    """Other programs, and a clock that fell; `command` is what to run again, if that can be said."""
     busy, during, cores = around.busy_cores, around.neighbours, available_cores()
-    again = f"run again: {command}"
+    again = _again(command)
     seen = (
         f" (during the session {during.mean_cores:.1f} on average, {during.most_cores:.1f} at most)" if during else ""
     )
@@ -206,9 +206,13 @@ def warnings_for(
     *,
     measured: Sequence[Measured],
     around: Around,
-    command: str = BENCH,
+    command: str = "",
+    longer: str = "",
 ) -> list[str]:
-    """The machine, each model, those whose p90 is far from the median; `command` is what to run again."""
+    """The machine, each model, those whose p90 is far from the median.
+
+    `command` is what to run again, `longer` the same with more time, if that can be said.
+    """
     found = list(machine_doubts(around, command))
     for name, latency, one in zip(names, latencies, measured, strict=True):
         found += model_doubts(name, latency, one)
@@ -216,10 +220,14 @@ def warnings_for(
     worst = sorted(widths, key=lambda name: -widths[name])
     if wide := [f"{widths[name]:.2f} for {name}" for name in worst if widths[name] > _WIDE]:
         more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
-        longer = f"or time longer: {command} --seconds 20" if command.startswith(BENCH) else f"and run again: {command}"
         names = f"{', '.join(wide[:_SHOWN])}{more}"
-        found.append(f"p90 over median is {names}, above {_WIDE}; stop other programs {longer}")
+        how = f"or time longer: {longer}" if longer else f"and {_again(command)}"
+        found.append(f"p90 over median is {names}, above {_WIDE}; stop other programs {how}")
     return found
+
+
+def _again(command: str) -> str:
+    return f"run again: {command}" if command else "run again"
 
 
 def _width(latency: Latency) -> float:

@@ -47,14 +47,14 @@ def percentiles_of(latency: Latency) -> dict[str, Any]:
     }
 
 
-def few_calls(names: Sequence[str], latencies: Sequence[Latency]) -> list[str]:
-    """Which models have no p99, and what to do; one note for all."""
+def few_calls(names: Sequence[str], latencies: Sequence[Latency], command: str) -> list[str]:
+    """Which models have no p99, and the `command` that gives them one; one note for all."""
     short = {name: len(one.samples_ms) for name, one in zip(names, latencies, strict=True)}
     short = {name: n for name, n in short.items() if n < P99_CALLS}
     if not short:
         return []
     had = ", ".join(f"{name} {n}" for name, n in short.items())
-    return [f"p99 takes {P99_CALLS} calls, had: {had}; edgeres bench --samples {P99_CALLS}"]
+    return [f"p99 takes {P99_CALLS} calls, had: {had}; {command}"]
 
 
 def precision_figures(config: BenchConfig, latencies: Sequence[Latency]) -> tuple[dict[str, Any] | None, list[str]]:

@@ -14,6 +14,7 @@ Percentiles and rates are intervals; null where there are too few calls for one.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,13 +27,16 @@ from edgeres.bench.session import Measured, enough_for, measure_interleaved
 from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
 from edgeres.bench.watch import Watch, busy_cores
 from edgeres.core.artifacts import Model
+from edgeres.core.config import command_with
 from edgeres.core.environment import environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.stage import Recorder, StageReport
+from edgeres.core.statistics import P99_CALLS
 
 log = logging.getLogger(__name__)
 
+_LONGER_S = 20
 _QDQ_NOTE = "Q/DQ graph placed for TensorRT, here on a CPU: says nothing of INT8 speed on a GPU"
 
 
@@ -53,8 +57,10 @@ class Session(NamedTuple):
         return verdict_from(self.around, self.warnings)
 
 
-def bench_report(models: Sequence[Model], config: BenchConfig, *, command: str = BENCH) -> StageReport:
-    """The stage "bench": one interleaved session over what can run here; warnings advise to run `command` again.
+def bench_report(models: Sequence[Model], config: BenchConfig, *, command: str = "") -> StageReport:
+    """The stage "bench": one interleaved session over what can run here.
+
+    Warnings advise to run `command` again with the options of `config`, if not given with the models by name.
 
     Raises InputError for no models or unreadable images, StageError if a model cannot be loaded.
     """
@@ -68,16 +74,14 @@ def bench_report(models: Sequence[Model], config: BenchConfig, *, command: str =
     recorder.notes += [f"{names[sha256]}: {reason}" for sha256, reason in skipped.items()]
     chosen = [model for model in distinct if model.sha256 not in skipped]
     if chosen:
-        _time(chosen, config, recorder, command)
+        _time(chosen, config, recorder, command or shlex.join([*BENCH.split(), *(str(one.path) for one in models)]))
     return recorder.finish(output=None)
 
 
-def measure(
-    models: Sequence[Model], config: BenchConfig, *, names: Sequence[str] = (), command: str = BENCH
-) -> Session:
+def measure(models: Sequence[Model], config: BenchConfig, *, names: Sequence[str] = (), command: str = "") -> Session:
     """Times `models`, each file as often as it is listed, in one interleaved session; no other batches, no images.
 
-    Warnings call them by `names`, else by their files', and advise to run `command` again.
+    Warnings call them by `names`, else by their files', and advise to run `command` again, if one is given.
     Raises StageError, naming the model and the cause, if one cannot be loaded.
     """
     tasks = [task_of(model, config) for model in models]
@@ -95,7 +99,7 @@ def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
     return list(seen.values())
 
 
-def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: str) -> Session:
+def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: str, longer: str = "") -> Session:
     """One session over `tasks`, the first `models` of which must reach the precision asked for."""
     before, watch = busy_cores(), Watch()
     jobs = [task.job for task in tasks]
@@ -107,23 +111,25 @@ def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: s
     around = Around(before, busy_cores(), tuple(watch.readings))
     latencies = tuple(_latency_from(*pair, session) for pair in zip(tasks, measured, strict=True))
     names = [task.name for task in tasks]
-    warnings = warnings_for(names, latencies, measured=measured, around=around, command=command)
+    warnings = warnings_for(names, latencies, measured=measured, around=around, command=command, longer=longer)
     parts = tuple(tuple(one.parts_ms) for one in measured)
     return Session(latencies, tuple(warnings), around, parts)
 
 
 def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder, command: str) -> None:
     tasks = tasks_for(models, config)
-    done = _held(tasks.all, config, models=len(models), command=command)
+    longer = command_with(command, config, seconds=max(_LONGER_S, 2 * config.seconds))
+    done = _held(tasks.all, config, models=len(models), command=command_with(command, config), longer=longer)
     plain = done.latencies[: len(models)]
     for task, latency in zip(tasks.plain, plain, strict=True):
         log.info("%s: median %.3f ms, n = %d", task.name, latency.p50_ms, len(latency.samples_ms))
     recorder.latency += plain
     energies, unweighed = energies_of(tasks.plain, environment().machine)
     recorder.energy += energies
+    names, more = [task.name for task in tasks.plain], command_with(command, config, samples=P99_CALLS)
     precision, imprecise = precision_figures(config, plain)
     recorder.warnings += [*done.warnings, *imprecise]
-    recorder.notes += [*tasks.notes, *few_calls([task.name for task in tasks.plain], plain), *unweighed]
+    recorder.notes += [*tasks.notes, *few_calls(names, plain, more), *unweighed]
     recorder.results.update(results_of(tasks, done.latencies, parts_ms=done.parts_ms, around=done.around))
     recorder.results.update(precision=precision, verdict=done.verdict)
 

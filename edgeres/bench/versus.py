@@ -13,6 +13,7 @@ Source: Kalibera & Jones 2013, doi:10.1145/2464157.2464160 (levels of repetition
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,7 +26,7 @@ from edgeres.bench.doubts import INVALID
 from edgeres.bench.stage import Session, measure
 from edgeres.bench.tasks import label_of, reason_to_skip
 from edgeres.core.artifacts import Model
-from edgeres.core.config import Record
+from edgeres.core.config import Record, command_with
 from edgeres.core.environment import Environment, environment
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
@@ -37,7 +38,6 @@ Ratios = NDArray[np.float64]
 
 RESOLUTION = 0.01  # differences that are smaller are not told apart
 _RESAMPLES = 2000
-_COMMAND = "edgeres compare"
 _DRIFT = 1.25  # slowest over fastest session of one model; the ratio survives it, the milliseconds do not
 
 
@@ -101,7 +101,8 @@ def versus(models: Sequence[Model], config: VersusConfig) -> Versus:
     for model in models:
         if reason := reason_to_skip(model, config.bench_config(0)):
             raise InputError(f"{model.path}: {reason}")
-    done = [measure(models, config.bench_config(index), command=_COMMAND) for index in range(config.sessions)]
+    again = command_with(shlex.join(["edgeres", "compare", *(str(one.path) for one in models)]), config)
+    done = [measure(models, config.bench_config(index), command=again) for index in range(config.sessions)]
     series = [[session.latencies[index] for session in done] for index in range(len(models))]
     names = _names_of(models)
     warned = [f"{_session_name(index, done)}: {line}" for index, one in enumerate(done) for line in one.warnings]

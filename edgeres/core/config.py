@@ -10,8 +10,9 @@ means changes with a new version only, and a file of a later version than known 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -29,6 +30,7 @@ else:
 
 C = TypeVar("C", bound="Config")
 R = TypeVar("R", bound=BaseModel)
+NOT_SET: tuple[Any, ...] = (None, [], "")
 _MOST_INT, _MOST_FLOAT, _LEAST_FLOAT = 2**32 - 1, 10**9, 1e-12
 _MOST_OF = {
     "threads": 1024,
@@ -217,6 +219,24 @@ def refuse(options: Iterable[str], why: str) -> None:
     """Raises InputError for the first of `options`, fields that the user gave as --options, if there is one."""
     for name in sorted(options):
         raise InputError(f"--{name.replace('_', '-')} {why}")
+
+
+def command_with(command: str, config: Config, **changes: Any) -> str:
+    """`command` with the options of `config` that are not the defaults, some of them changed, as they are typed."""
+    options = {**config.model_dump(mode="json", exclude_defaults=True), **changes}
+    return " ".join([command, *words_of(options)])
+
+
+def words_of(options: Mapping[str, Any]) -> Iterator[str]:
+    """`--option value`, as it is typed; what is not set is left out."""
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        elif isinstance(value, list) and value:
+            yield f"--{option} {shlex.quote(','.join(map(str, value)))}"
+        elif value not in NOT_SET:
+            yield f"--{option} {shlex.quote(str(value))}"
 
 
 def toml_from(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -138,7 +139,7 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
     if not models:
         raise InputError(f"{run.path} holds no model to time")
     folder = run.folder_for("bench", "")
-    ((report,), _) = bench_models(models, config, folder)
+    ((report,), _) = bench_models(models, config, folder, named=named)
     log.info("bench: wrote %s", folder / REPORT_NAME)
     return report
 
@@ -211,7 +212,12 @@ def part_judged_on(run: Run) -> int | None:
 
 
 def bench_models(
-    models: Sequence[tuple[StageFolder, Model]], config: Config, folder: Path, *, fresh: bool = False
+    models: Sequence[tuple[StageFolder, Model]],
+    config: Config,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    named: Sequence[Model] = (),
 ) -> Measured:
     """The latency of every model that runs here, interleaved; written into `folder`."""
     hashes = json.dumps([model.sha256 for _, model in models])
@@ -219,7 +225,7 @@ def bench_models(
     if not fresh and (known := report_with(folder / REPORT_NAME, key)):
         return (known,), True
     log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
-    again = f"{BENCH} --run {Run(folder.parent).called}"
+    again = shlex.join([*BENCH.split(), "--run", Run(folder.parent).called, *(str(one.path) for one in named)])
     report = bench_report([model for _, model in models], cast(BenchConfig, config), command=again)
     report = report.model_copy(update={"key": key})
     write_report(report, folder / REPORT_NAME)

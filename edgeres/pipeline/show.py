@@ -81,7 +81,9 @@ def _named_exhibit(name: str) -> Exhibit:
             raise
         known = [*example_variants(), *(run.name for run in runs_in_root()), *shipped_recipes()]
         hint = did_you_mean(name, known)
-        raise InputError(f"{name!r} is no file, architecture, run or recipe{hint} (see: edgeres ls)") from err
+        raise InputError(
+            f"{name!r} is no file, architecture, run or recipe{hint} (see: edgeres ls models, edgeres ls runs)"
+        ) from err
 
 
 def _file_exhibit(path: Path) -> Exhibit:

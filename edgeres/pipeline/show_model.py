@@ -139,7 +139,9 @@ def _engine_facts(model: Engine) -> Facts:
     """The manifest beside the plan; what the builder made of each layer stands there only if a GPU could be asked."""
     known = manifest_of(model).model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ALREADY)
     layers = known.pop("layers", {})
-    kernels = layers.get("headline", "not inspected: precision is the ONNX file's, not the kernels' (edgeres layers)")
+    kernels = layers.get(
+        "headline", "not inspected: precision is the ONNX file's, not the kernels' (edgeres layers FILE.json)"
+    )
     return {**known, "runtime": f"{model.manifest.runtime} {model.manifest.runtime_version}", "kernels": kernels}
 
 

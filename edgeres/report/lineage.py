@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.config import Config
+from edgeres.core.config import NOT_SET, Config, words_of
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, output_state
 
@@ -15,7 +15,6 @@ _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
 STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
 _GONE = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
-_OFTEN_EMPTY: tuple[Any, ...] = (None, [], "")
 
 
 class FileLine(Figure):
@@ -62,20 +61,9 @@ def command_from(stage: str, config: dict[str, Any], *sources: str, on: str = ""
     """`edgeres STAGE [SOURCE ...] --option value ... [--on BOARD]`; options that are not set are left out."""
     name = f"study {stage}" if stage in STUDIES else _COMMANDS.get(stage, stage)
     argument = config.get(_ARGUMENTS.get(stage, ""))
-    words = [str(word) for word in (argument, *sources) if word not in _OFTEN_EMPTY]
+    words = [str(word) for word in (argument, *sources) if word not in NOT_SET]
     options = {key: value for key, value in config.items() if key not in {_ARGUMENTS.get(stage), *Config.incidental}}
-    return " ".join(["edgeres", name, *map(shlex.quote, words), *_options(options), *_options({"on": on})])
-
-
-def _options(config: dict[str, Any]) -> Iterator[str]:
-    for name, value in config.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            yield f"--{option}" if value else f"--no-{option}"
-        elif isinstance(value, list) and value:
-            yield f"--{option} {shlex.quote(','.join(map(str, value)))}"
-        elif value not in _OFTEN_EMPTY:
-            yield f"--{option} {shlex.quote(str(value))}"
+    return " ".join(["edgeres", name, *map(shlex.quote, words), *words_of({**options, "on": on})])
 
 
 def _line(stage: FinishedStage, names: dict[str, str], stages: Iterable[FinishedStage]) -> FileLine:

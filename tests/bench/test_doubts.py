@@ -93,16 +93,18 @@ def test_the_most_of_before_during_and_after_counts():
 
 
 @pytest.mark.parametrize(
-    ("command", "advised"),
+    ("command", "longer", "advised"),
     [
-        ("edgeres bench", "or time longer: edgeres bench --seconds 20"),
-        ("the same edgeres optimize", "and run again: the same edgeres optimize"),
+        ("edgeres bench", "edgeres bench --seconds 20", "or time longer: edgeres bench --seconds 20"),
+        ("the same edgeres optimize", "", "and run again: the same edgeres optimize"),
+        ("", "", "and run again"),
     ],
 )
-def test_what_has_no_seconds_is_not_told_to_take_more(command, advised):
+def test_what_has_no_seconds_is_not_told_to_take_more(command, longer, advised):
     measured = Measured(Job(path=Path("m.onnx"), batch=1, threads=1), Ready(runtime="", warmup=1, stable=True))
     latency = latency_of([[1.0] * 8 + [9.0] * 2] * 20)
-    (said,) = warnings_for(["less 4, int8"], [latency], measured=[measured], around=QUIET, command=command)
+    how = {"measured": [measured], "around": QUIET, "command": command, "longer": longer}
+    (said,) = warnings_for(["less 4, int8"], [latency], **how)
     assert said == f"p90 over median is 9.00 for less 4, int8, above 1.3; stop other programs {advised}"
 
 

@@ -170,7 +170,8 @@ def test_the_verdict_is_invalid_just_where_a_warning_says_the_machine_is_busy(
     found = versus(models, VersusConfig(rounds=5, threads=1, any_load=any_load))
     is_busy = other_cores > 0.6
     assert (found.verdicts[0].word == "invalid") == (is_busy and not any_load)
-    advice = "other programs kept 0.7 of 4 cores; stop them and run again: edgeres compare"
+    again = f"edgeres compare {models[0].path} {models[1].path} --threads 1 --rounds 5"
+    advice = f"other programs kept 0.7 of 4 cores; stop them and run again: {again}{' --any-load' * any_load}"
     assert found.warnings == tuple(f"session {one} of 3: machine busy: {advice}" for one in (1, 2, 3) if is_busy)
 
 

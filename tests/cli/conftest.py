@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import partial
 
+import click
 import pytest
 
-from edgeres.cli.main import _run
+from edgeres.cli.main import _run, cli
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that `words` name, and what follows; raises KeyError if there is none."""
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            raise KeyError(words[0])
+        command, words = found, words[1:]
+    return command, words
+
+
+def understood(line: str) -> dict[str, object]:
+    """The arguments and options of the command `edgeres ...`; raises click's error for what is none."""
+    command, rest = command_of(shlex.split(line)[1:])
+    return command.make_context(command.name, rest).params
 
 
 @pytest.fixture

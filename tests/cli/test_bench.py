@@ -1,10 +1,17 @@
 import json
+import re
+import shlex
 
 import pytest
 
 from edgeres.bench.session import Measured
 from edgeres.bench.worker import Ready
 from edgeres.core.artifacts import model_from
+from edgeres.export.stage import ExportConfig, export
+from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.stage import QuantizeConfig, quantize
+
+from .conftest import understood
 
 QUICK = ("--networks", 4, "--rounds", 5, "--threads", 1)
 
@@ -35,6 +42,18 @@ def sessions(monkeypatch):
     return held
 
 
+@pytest.fixture
+def int8_of(tmp_path):
+    """A Q/DQ graph placed for TensorRT, quantized from random scales."""
+
+    def made(path):
+        whole = export(model_from(path), ExportConfig(), tmp_path / "float").output
+        scales = calibrate(whole, CalibrateConfig(data="digits", images=32), tmp_path / "scales").output.path
+        return quantize(whole, QuantizeConfig(scales=scales, effort="quick"), tmp_path / "int8").output.path
+
+    return made
+
+
 def test_a_table_goes_into_the_run(edgeres, checkpoint, sessions, runs_folder):
     assert edgeres("import", checkpoint)[0] == 0
     code, out, err = edgeres("bench", "--per-module", *QUICK)
@@ -59,6 +78,33 @@ def test_a_session_is_kept_in_the_run_whose_files_it_times_and_says_where(edgere
         assert code == 0, err
         assert f"bench: wrote {runs_folder}/model/{number:02d}-bench/report.json" in err
         assert (runs_folder / "model" / f"{number:02d}-bench" / "report.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "INT8", "--include-qdq", "--rounds", "3"),
+        ("bench", "INT8", "FLOAT", "--samples", "40", "--seconds", "30", "--include-qdq", "--threads", "1"),
+        ("bench", "--run", "model", "--precision", "5%"),
+        ("bench", "FLOAT", "--run", "model", "--batches", "1,2"),
+        ("compare", "FLOAT", "INT8", "--include-qdq", "--sessions", "2"),
+    ],
+)
+def test_what_is_advised_is_the_same_once_more(edgeres, checkpoint, sessions, int8_of, monkeypatch, words):
+    assert edgeres("import", checkpoint)[0] == 0
+    monkeypatch.setattr("edgeres.bench.stage.busy_cores", lambda: 99.0)
+    files = {"FLOAT": "runs/model/00-import/model.safetensors", "INT8": str(int8_of(checkpoint))}
+    words = [files.get(word, word) for word in words]
+    code, out, err = edgeres(*words)
+    assert code == 0, err
+    asked = understood(shlex.join(["edgeres", *words]))
+    advised = set(re.findall(rf"edgeres {words[0]}[^\n;]*", out + err))
+    assert len(advised) == (2 if words[0] == "bench" else 1)
+    for line in advised:
+        more = understood(line)
+        changed = {name for name, value in asked.items() if more[name] != value}
+        assert len(changed & {"samples", "seconds"}) == len(changed) <= 1, line
+        assert all(float(more[name]) > float(asked[name] or 0) for name in changed)
 
 
 def test_a_session_that_is_not_kept_says_why_and_how(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +16,8 @@ import pytest
 
 from edgeres.cli.help import PAGES, page, topics
 from edgeres.cli.main import CHAPTERS, COMMANDS, STAGE_COMMANDS, cli
+
+from .conftest import command_of
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
@@ -53,17 +57,6 @@ def code_in(text: str) -> list[str]:
     inline = re.findall(r"`([^`]+)`", text)
     lines = [line for block in fenced for line in block.splitlines()]
     return [" ".join(line.partition("  #")[0].split()) for line in (*lines, *indented, *inline)]
-
-
-def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that `words` name, and what follows; raises KeyError if there is none."""
-    command: click.Command = cli
-    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
-        found = command.get_command(click.Context(command), words[0])
-        if found is None:
-            raise KeyError(words[0])
-        command, words = found, words[1:]
-    return command, words
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -107,6 +100,48 @@ def test_commands_and_options_that_a_page_names_exist(path):
         else:
             assert all(name in known | ELSEWHERE or f'"{name}"' in AGENT for name in given), code
     assert found
+
+
+def strings_in(path: Path) -> Iterator[str]:
+    """What the code may print: `{}` for what is put in, without docstrings and what stands in `--help`."""
+    tree = ast.parse(text_of(path))
+    passed = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+    for one in ast.walk(tree):
+        if isinstance(one, ast.keyword) and one.arg in {"help", "description"}:
+            passed |= {id(inner) for inner in ast.walk(one.value)}
+        if id(one) not in passed and isinstance(one, ast.JoinedStr):
+            passed |= {id(part) for part in one.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in one.values)
+        if id(one) not in passed and isinstance(one, ast.Constant) and isinstance(one.value, str):
+            yield one.value
+
+
+def wrong_in(advice: str) -> str:
+    """What a command in a message lacks or names that does not exist; prose that goes on behind it is no argument."""
+    words = advice.split()[1:]
+    try:
+        command, rest = command_of(words)
+    except KeyError:
+        return ""  # `edgeres writes ...`
+    if isinstance(command, click.Group):
+        return ""
+    known = options_of(command)
+    unknown = [word for word in rest if re.match(r"--[a-z]", word) and word.partition("=")[0] not in known]
+    needed = [one for one in command.params if isinstance(one, click.Argument) and one.required]
+    given = [word for word in rest if not word.startswith("-")]
+    return " ".join(unknown) or (f"no {needed[0].human_readable_name}" if len(given) < len(needed) else "")
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in (ROOT / "edgeres").iterdir() if path.is_dir()))
+def test_commands_that_a_message_advises_exist_and_are_whole(room):
+    found = {
+        f"{path.name}: {advice}: {wrong}"
+        for path in (ROOT / "edgeres" / room).rglob("*.py")
+        for text in strings_in(path)
+        for advice in re.findall(r"(?<!another )\bedgeres [a-z][^;,()`\n]*", text)
+        if (wrong := wrong_in(advice))
+    }
+    assert not found
 
 
 @pytest.mark.parametrize(("topic", "option", "has"), [("json", "--json", False), ("boards", "--on", True)])

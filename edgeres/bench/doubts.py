@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgeres.bench.session import Measured
 from edgeres.bench.watch import Neighbours, Reading, fallen_clock, neighbours_in
+from edgeres.core.amounts import counted
 from edgeres.core.config import Record
 from edgeres.core.environment import available_cores
 from edgeres.core.metrics import Latency
@@ -153,11 +154,11 @@ def machine_doubts(around: Around, command: str = "") -> Iterator[str]:
         f" (during the session {during.mean_cores:.1f} on average, {during.most_cores:.1f} at most)" if during else ""
     )
     if is_busy(busy):
-        yield f"machine busy: other programs kept {busy:.1f} of {cores} cores{seen}; stop them and {again}"
+        yield f"machine busy: other programs kept {busy:.1f} of {counted(cores, 'core')}{seen}; stop them and {again}"
     elif during and during.busy_readings > _OFTEN * during.readings:
         yield (
             f"machine busy at times: in {during.busy_readings} of {during.readings} readings other programs kept"
-            f" {during.most_cores:.1f} of {cores} cores at most; stop them and {again}"
+            f" {during.most_cores:.1f} of {counted(cores, 'core')} at most; stop them and {again}"
         )
     if fell := fallen_clock(around.readings):
         yield (

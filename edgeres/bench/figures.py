@@ -11,6 +11,7 @@ from edgeres.bench.doubts import BUSY_SHARE, Around, level_of, outliers_in
 from edgeres.bench.endtoend import Parts, figures_of
 from edgeres.bench.tasks import Task, Tasks, label_of
 from edgeres.bench.watch import fallen_clock
+from edgeres.core.amounts import counted
 from edgeres.core.environment import affinity, available_cores, governor
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.stage import StageReport
@@ -153,7 +154,7 @@ def lines_from(report: StageReport) -> list[str]:
 
 
 def _model_lines(row: dict[str, Any]) -> Iterator[str]:
-    conditions = f"batch {row['batch']}, {row['threads']} thread{'' if row['threads'] == 1 else 's'}, {row['runtime']}"
+    conditions = f"batch {row['batch']}, {counted(row['threads'], 'thread')}, {row['runtime']}"
     yield f"{label_of(Path(row['path']))}  {conditions}, n = {row['samples']:,}"
     if row["note"]:
         yield f"  {row['note']}"

@@ -25,6 +25,11 @@ class Target(NamedTuple):
         return f"{self.value:g}x" if self.is_ratio else f"{self.value:g} ms"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 core`, `2 cores`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def target_from(text: str, option: str = "--target-latency") -> Target:
     """`3ms` or `0.8x`; raises InputError that names `option` for anything else."""
     target = _amount_from(text, {"ms": 1.0})

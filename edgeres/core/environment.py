@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 import edgeres
+from edgeres.core.amounts import counted
 from edgeres.core.config import Record
 
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "numpy")
@@ -52,7 +53,7 @@ def environment() -> Environment:
     cores, gpus = available_cores(), gpu_names()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return Environment(
-        machine=", ".join([f"{cpu}, {cores} cores", *gpus]),
+        machine=", ".join([f"{cpu}, {counted(cores, 'core')}", *gpus]),
         cpu=cpu,
         cores=cores,
         memory_gib=_memory_gib(),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from edgeres.core.amounts import counted
 from edgeres.core.config import Record
 
 FUSED = " fused Q/DQ"  # said of a runtime where it executes pairs as integer kernels
@@ -68,7 +69,7 @@ def fixed(value: float, places: int) -> str:
 
 def threads_text(threads: int) -> str:
     """`1 thread`, `2 threads`; nothing for none, as where a GPU computes."""
-    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else ""
+    return counted(threads, "thread") if threads else ""
 
 
 class Accuracy(Record):

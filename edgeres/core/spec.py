@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
+from edgeres.core.amounts import counted
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 
@@ -150,7 +151,7 @@ class ModelSpec(Config):
         """`10 classes`, `an embedding of 64 numbers`, `tensors of 3136 numbers`, `2 outputs: boxes 40, scores 10`."""
         if self.parts:
             return f"{len(self.parts)} outputs: {', '.join(f'{name} {size}' for name, size in self.parts)}"
-        numbers = f"{self.num_classes} number{'' if self.num_classes == 1 else 's'}"
+        numbers = counted(self.num_classes, "number")
         kinds = {"embedding": f"an embedding of {numbers}", "tensors": f"tensors of {numbers}"}
         return kinds.get(self.task, f"{self.num_classes} classes")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
@@ -105,7 +106,7 @@ def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
     dropped = source.spec.dropped
     if stage not in {"prune", "sweep", "optimize"} or not dropped:
         return None
-    modules = f"{len(dropped)} module{'' if len(dropped) == 1 else 's'}"
+    modules = counted(len(dropped), "module")
     models = [model for _, model in run.models()] if run else []
     whole = next((one for one in reversed(models) if isinstance(one, Checkpoint) and not one.spec.dropped), None)
     other = f"; to start from the whole network: edgeres prune {whole.path}" if whole else ""

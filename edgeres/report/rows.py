@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from edgeres.bench.doubts import INVALID
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.runs import Run
@@ -211,7 +212,7 @@ def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], 
 
 def _train(report: StageReport) -> str:
     config, epochs = report.config, report.config.get("epochs")
-    length = "" if epochs is None else f", {epochs} epoch{'' if epochs == 1 else 's'}"
+    length = "" if epochs is None else f", {counted(epochs, 'epoch')}"
     return f"{config.get('arch', 'network')}{_after(' on ', config.get('data'))}{length}"
 
 

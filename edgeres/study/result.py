@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
 from edgeres.core.figures import COLOURS, MUTED, figure_file
@@ -85,7 +86,7 @@ def finish(study: Study, recorder: Recorder, out_dir: Path, picture: Picture) ->
     write_text(output.path, study.model_dump_json(indent=1) + "\n")
     recorder.results |= {"claim": f"{study.claim} ({study.source})", "verdict": study.verdict, "because": study.because}
     recorder.results["study"] = study.model_dump(mode="json")
-    seeds = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}"
+    seeds = counted(len(study.seeds), "seed")
     recorder.notes.append(f"{study.setting} setting, {study.data}, n = {study.n:,}, {seeds}: {study.verdict}")
     recorder.notes.append("its figure and its table lie beside it, .svg and .csv")
     return StageResult(output, recorder.finish(output))

@@ -65,3 +65,10 @@ def test_threads_nobody_asked_for_are_openmps_or_all_cores(monkeypatch, said, th
     assert default_threads() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert default_threads() == 4
+
+
+@pytest.mark.parametrize(("cores", "said"), [(1, ", 1 core"), (2, ", 2 cores")])
+def test_the_machine_says_how_many_cores_there_are(monkeypatch, cores, said):
+    monkeypatch.setattr(module, "available_cores", lambda: cores)
+    monkeypatch.setattr(module, "gpu_names", tuple)
+    assert environment().machine.endswith(said)

@@ -70,9 +70,8 @@ from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
 from edgeres.core.statistics import ratio_interval
 from edgeres.data import Split, dataset_for
-from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.network import Network
-from edgeres.models.weights import load_network, load_weights, weights_without
+from edgeres.models.weights import fold_batch_norms, load_folded, load_network, load_weights, weights_without
 from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.stage import prune
 

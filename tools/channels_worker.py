@@ -43,10 +43,9 @@ from edgeres.core.spec import ModelSpec
 from edgeres.graph.names import tidy
 from edgeres.models import modules_of, network_from
 from edgeres.models.family import ModuleInfo
-from edgeres.models.fold import fold_batch_norms
 from edgeres.models.network import Network, PadShortcut
 from edgeres.models.resnet_net import Residual
-from edgeres.models.weights import load_network
+from edgeres.models.weights import fold_batch_norms, load_network
 
 Weights = dict[str, Tensor]
 _STEPS, _MOST = 16, 0.8  # ratios 0.05, 0.1, ... of the channels

@@ -28,8 +28,8 @@ from torch.nn.utils import parametrize
 
 from edgeres.core.errors import InputError
 from edgeres.core.progress import track
-from edgeres.models.fold import fold_batch_norms
 from edgeres.models.network import Network, Unit
+from edgeres.models.weights import fold_batch_norms
 
 ITERATIONS = 1000
 _LR, _BATCH = 0.02, 64

@@ -26,9 +26,8 @@ from edgeres.data.split import Split
 from edgeres.evaluate.subsets import tallies_of
 from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import network_from
-from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
-from edgeres.models.weights import checkpoint_without, load_network
+from edgeres.models.weights import checkpoint_without, load_folded, load_network
 from edgeres.prune.config import RecoverConfig
 from edgeres.prune.measured import with_batch_statistics
 from edgeres.prune.recover.stage import recovered

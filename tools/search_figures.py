@@ -32,10 +32,9 @@ from edgeres.data import dataset_for
 from edgeres.evaluate.subsets import tallies_of, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import modules_of
-from edgeres.models.fold import load_folded
 from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.network import Network
-from edgeres.models.weights import checkpoint_without
+from edgeres.models.weights import checkpoint_without, load_folded
 from edgeres.prune.measured import MeasuredEvaluator
 from edgeres.prune.search import search
 from edgeres.prune.sets import Goal, Searched, SearchPlan

@@ -12,7 +12,7 @@ from edgeres.bench.board_answers import BoardFound, JobDone
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import Model, OnnxModel
 from edgeres.core.config import Record
-from edgeres.core.doctor import Check
+from edgeres.core.environment import Check
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.jetpacks import newest_opset
 from edgeres.graph.view import opset_of

@@ -10,7 +10,7 @@ from edgeres.bench.board_facts import BoardDiagnosis, checks_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards, remove_board
 from edgeres.cli.terminal import say
-from edgeres.core.doctor import Diagnosis, diagnosis
+from edgeres.core.environment import Diagnosis, diagnosis
 
 _MARKS = {
     "ok": click.style("ok     ", fg="green"),

@@ -13,9 +13,8 @@ from edgeres.cli.terminal import say
 from edgeres.core.measures import LOST_OF, OF_CLASSES
 from edgeres.core.stage import StageReport
 from edgeres.report.boards import boards_from, file_name
-from edgeres.report.boards_text import boards_turned
 from edgeres.report.summary import RunSummary
-from edgeres.report.table import table_from
+from edgeres.report.table import boards_turned, table_from
 from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
 
 _LONG = 160

@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgeres.compile.config import CompileConfig, check_rtx_targets
-from edgeres.compile.job import BuildJob, Built
+from edgeres.compile.config import BuildJob, Built, CompileConfig, check_rtx_targets
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_from, layers_path
 from edgeres.compile.worker import PHASE, WorkerResult

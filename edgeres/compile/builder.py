@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeres.compile.job import BuildError, BuildJob, Built, Tensor
+from edgeres.compile.config import BuildError, BuildJob, Built, Tensor
 from edgeres.core.errors import InputError
 from edgeres.core.files import written
 

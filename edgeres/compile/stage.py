@@ -12,8 +12,7 @@ import numpy as np
 
 from edgeres.compile.apart import build_apart, inspected, layer_counts
 from edgeres.compile.builder import timing_folder
-from edgeres.compile.config import HARDWARE, CompileConfig
-from edgeres.compile.job import BuildJob, Built, graph_fields
+from edgeres.compile.config import HARDWARE, BuildJob, Built, CompileConfig, graph_fields
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require

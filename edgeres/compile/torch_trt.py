@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from edgeres.compile.job import BuildError, BuildJob, Built, tensors_of
+from edgeres.compile.config import BuildError, BuildJob, Built, tensors_of
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import EdgeresError
 from edgeres.graph.execute import GraphNetwork

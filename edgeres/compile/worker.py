@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from edgeres.compile.builder import build
-from edgeres.compile.job import BuildError, BuildJob, Built
+from edgeres.compile.config import BuildError, BuildJob, Built
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.files import write_bytes, write_text
 from edgeres.runtime.engine import logger_of

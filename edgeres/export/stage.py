@@ -121,7 +121,7 @@ def _rounding(network: Network, images: np.ndarray[Any, Any], spec: ModelSpec) -
 
 def _of_modules(network: Network, spec: ModelSpec, config: ExportConfig) -> tuple[Any, int]:
     """(the graph, how many batch norms were folded) of a network of ours."""
-    from edgeres.models.fold import fold_batch_norms
+    from edgeres.models.weights import fold_batch_norms
 
     folded = fold_batch_norms(network)
     return _onnx_from(network, spec, config), len(folded)

@@ -23,8 +23,7 @@ from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
 from edgeres.bench.on_board import PLAN, Bench, built_on, check_model, without_folder
 from edgeres.compile.apart import layer_counts
-from edgeres.compile.config import BATCHES, FOR_BOARDS, CompileConfig
-from edgeres.compile.job import graph_fields, tensors_of
+from edgeres.compile.config import BATCHES, FOR_BOARDS, CompileConfig, graph_fields, tensors_of
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, LatencyTableFile, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from, refuse

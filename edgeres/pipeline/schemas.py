@@ -40,7 +40,7 @@ SCHEMAS = {
     "lint": Schema("edgeres.quantize.lint.call:LintReport", "lint --json"),
     "agreement": Schema("edgeres.evaluate.agreement:Agreement", "agree --json, agree.json"),
     "layers": Schema("edgeres.compile.layer_report:LayerReport", "layers --json"),
-    "diagnosis": Schema("edgeres.core.doctor:Diagnosis", "doctor --json"),
+    "diagnosis": Schema("edgeres.core.environment:Diagnosis", "doctor --json"),
     "board": Schema("edgeres.bench.board_answers:BoardFound", "board check --json"),
     "board-diagnosis": Schema("edgeres.bench.board_facts:BoardDiagnosis", "doctor --on NAME --json"),
 }

@@ -26,9 +26,8 @@ from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import Distance, distance_for
 from edgeres.evaluate.tally import Batch, reference_batches
 from edgeres.models import check_module_names, modules_of
-from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
-from edgeres.models.weights import load_network
+from edgeres.models.weights import load_folded, load_network
 from edgeres.prune.config import AFTER_REPAIRS, OF_THE_RESULT, ChoiceConfig
 from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
 from edgeres.prune.recover.stage import check_budget

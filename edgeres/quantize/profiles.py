@@ -101,6 +101,6 @@ PROFILES = {
         "edgeres.quantize.placement:cpu_placement_of",
         _ort_cpu,
         literal=False,
-        prepare="edgeres.quantize.zero_pad:with_padding_as_convolution",
+        prepare="edgeres.quantize.placement:with_padding_as_convolution",
     ),
 }

@@ -19,8 +19,8 @@ from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
+from edgeres.report.folder import STUDIES
 from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, subject_in
-from edgeres.report.lineage import STUDIES
 from edgeres.report.networks import others_in
 
 _WHOLE = "newest network readable"

@@ -14,11 +14,11 @@ from edgeres.core.plain import short
 from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
 from edgeres.report import network_drawing, plots
-from edgeres.report.boards_text import board_cells, board_columns
 from edgeres.report.findings import HistogramFigure, TimedWay
 from edgeres.report.folder import versions_in
 from edgeres.report.networks import AgreementFigure
 from edgeres.report.summary import RunSummary
+from edgeres.report.table import board_cells, board_columns
 from edgeres.report.wording import (
     Lines,
     cells,

@@ -18,8 +18,7 @@ from edgeres.report.boards import boards_in, boards_of, networks_on
 from edgeres.report.claims import claims_from, claims_of, headline_from, headline_of
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
-from edgeres.report.folder import FinishedStage, RunFolder, run_folder_from
-from edgeres.report.lineage import command_of, lineage_of
+from edgeres.report.folder import FinishedStage, RunFolder, command_of, lineage_of, run_folder_from
 from edgeres.report.networks import (
     ENGINE_STAGE,
     FOR_TENSORRT,

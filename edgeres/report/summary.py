@@ -16,7 +16,7 @@ from edgeres.evaluate.agreement import Agreement
 from edgeres.report.boards import BoardFigure
 from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
 from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TimedWay
-from edgeres.report.lineage import FileLine
+from edgeres.report.folder import FileLine
 from edgeres.report.networks import AgreementFigure
 
 

@@ -32,7 +32,7 @@ from edgeres.evaluate.distance import KL, distance_for
 from edgeres.evaluate.subsets import add_batch
 from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import modules_of
-from edgeres.models.fold import load_folded
+from edgeres.models.weights import load_folded
 from edgeres.refit import FEWEST_REPAIRED_ON, REPAIRED_ON
 from edgeres.refit.repairs import Repairs, repairs_on
 from edgeres.study.config import LesionConfig

@@ -27,7 +27,7 @@ from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import RESAMPLES, resampled_interval
 from edgeres.data import Dataset, dataset_for
-from edgeres.models.fold import load_folded
+from edgeres.models.weights import load_folded
 from edgeres.study.config import PATHS_IN_FULL, PathsConfig
 from edgeres.study.outcomes import Floats
 from edgeres.study.path_gradients import PathGradients

@@ -23,8 +23,8 @@ from edgeres.core.figures import COLOURS
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import dataset_for
-from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
+from edgeres.models.weights import load_folded
 from edgeres.study.config import ReorderConfig
 from edgeres.study.outcomes import Draw, Outcomes, is_smooth, outcomes_of, trend_of
 from edgeres.study.result import Picture, Row, Study, draw_guessing, finish, judged_columns, numbers

@@ -4,7 +4,7 @@ import pytest
 
 from edgeres.cli.output import print_result
 from edgeres.core.config import Config
-from edgeres.core.doctor import Check, diagnosis
+from edgeres.core.environment import Check, diagnosis
 from edgeres.core.metrics import Accuracy, fixed, threads_text
 from edgeres.core.stage import Recorder
 from edgeres.study.lesion import LesionConfig, lesion

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgeres.compile.builder import build
-from edgeres.compile.job import BuildError, BuildJob, Tensor
+from edgeres.compile.config import BuildError, BuildJob, Tensor
 from edgeres.compile.worker import layer_information
 
 DATA = Path(__file__).parent / "data" / "api_names.txt"

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeres.compile.job import BuildError, BuildJob
+from edgeres.compile.config import BuildError, BuildJob
 from edgeres.compile.torch_trt import build_with_torch, exported_program
 from edgeres.core.artifacts import OnnxModel
 

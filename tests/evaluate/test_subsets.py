@@ -13,7 +13,7 @@ from edgeres.core.errors import InputError
 from edgeres.evaluate.subsets import BatchCache, tallies_of, walk_subsets
 from edgeres.evaluate.tally import Tally, reference_batches, tally_from_sums
 from edgeres.models import network_from, spec_from_arch
-from edgeres.models.fold import fold_batch_norms
+from edgeres.models.weights import fold_batch_norms
 
 WHOLE = frozenset()
 

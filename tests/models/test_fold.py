@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from edgeres.models.family import ORDERINGS
-from edgeres.models.fold import fold_batch_norms
-from edgeres.models.weights import load_network
+from edgeres.models.weights import fold_batch_norms, load_network
 
 
 def norms_of(network: nn.Module) -> list[nn.Module]:

@@ -15,7 +15,6 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of, network_from
-from edgeres.models.fold import fold_batch_norms, load_folded
 from edgeres.models.graph import chain_of
 from edgeres.models.graph_net import Piece
 from edgeres.models.network import live_in
@@ -23,6 +22,8 @@ from edgeres.models.sources import from_module
 from edgeres.models.weights import (
     checkpoint_without,
     cost_of,
+    fold_batch_norms,
+    load_folded,
     load_network,
     load_weights,
     save_checkpoint,

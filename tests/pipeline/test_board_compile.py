@@ -15,8 +15,7 @@ from edgeres.core.stage import StageReport
 from edgeres.pipeline import board_stages
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.calls import call as call_stage
-from edgeres.report.folder import FinishedStage
-from edgeres.report.lineage import command_of
+from edgeres.report.folder import FinishedStage, command_of
 
 PLAN = b"a plan"
 

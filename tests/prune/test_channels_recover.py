@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeres.data import split_from_arrays
 from edgeres.models import network_from
-from edgeres.models.fold import fold_batch_norms
+from edgeres.models.weights import fold_batch_norms
 from edgeres.prune.config import RecoverConfig
 
 _SPEC = importlib.util.spec_from_file_location(

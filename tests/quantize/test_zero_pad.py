@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgeres.quantize.zero_pad import with_padding_as_convolution
+from edgeres.quantize.placement import with_padding_as_convolution
 
 
 def outputs_of(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from edgeres.data import dataset_for
 from edgeres.evaluate.subsets import walk_subsets
-from edgeres.models.fold import load_folded
-from edgeres.models.weights import load_weights, save_checkpoint
+from edgeres.models.weights import load_folded, load_weights, save_checkpoint
 from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.measured import name_of
 from edgeres.prune.recover.stage import recovered

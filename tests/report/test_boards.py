@@ -9,13 +9,12 @@ from rich.console import Console
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import write_report
 from edgeres.report.boards import boards_from
-from edgeres.report.boards_text import board_cells, boards_turned, flat_board
 from edgeres.report.figures import Percentile
 from edgeres.report.folder import run_folder_from
 from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
 from edgeres.report.stage import ReportConfig, report
-from edgeres.report.table import boards_csv_from, markdown_from, table_from
+from edgeres.report.table import board_cells, boards_csv_from, boards_turned, flat_board, markdown_from, table_from
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ import pytest
 
 from edgeres.core.errors import InputError
 from edgeres.core.runs import STARTED_NAME, started_text
-from edgeres.report.boards_text import boards_table
 from edgeres.report.rows import rows_from
-from edgeres.report.table import boards_csv_from, csv_from, markdown_from, table_from
+from edgeres.report.table import boards_csv_from, boards_table, csv_from, markdown_from, table_from
 
 TOLD_NOWHERE = {"recipe.toml": "no recipe: the run is then told command by command"}
 

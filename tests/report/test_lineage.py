@@ -8,7 +8,7 @@ from edgeres.cli.main import LazyGroup
 from edgeres.compile.config import CompileConfig
 from edgeres.core.stage import Recorder
 from edgeres.pipeline.stages import STAGES
-from edgeres.report.lineage import command_from
+from edgeres.report.folder import command_from
 from edgeres.report.rows import rows_from
 
 NEEDED = {"data": "digits", "arch": "resnet20", "file": "weights.pt", "sweep": "1..3"}

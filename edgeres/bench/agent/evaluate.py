@@ -1,24 +1,36 @@
 """The logits of a data set's images, or what else it gives for them, computed by an engine on this board.
 
 TensorRT may crash the process that runs it, so a second agent does the work and a crash becomes one line.
+
+The images lie packed by the other computer, raw bytes in parts, and how to make float32 of them:
+
+    index.json      {"shape": [C, H, W], "n": N, "dtype": "uint8", "tables": [[256 floats] * C],
+                     "parts": [{"name", "n"}, ...]}
+    part-00000.bin  raw uint8 pixels, (n, C, H, W)
+
+Pixels go through `tables`: the normalised value of each byte, per channel, as the other computer computed it, so that
+the network's input here is bit for bit the one it had there. Labels are not here.
 """
 
 import contextlib
 import hashlib
 import importlib
 import json
+import struct
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Iterator, NamedTuple  # noqa: UP035 - Python 3.6
 
 from edgeres.runtime.cuda import CudaError
 from edgeres.runtime.engine import EngineError, LoadedEngine, UnfitEngine
 
-from . import images, process
+from . import process
 from .process import Refused
 
 _HERE = "--here"
 _RUN = "import sys; sys.path[0] = sys.argv.pop(1); from {} import main; sys.exit(main(sys.argv[1:]))"
+FLOAT_BYTES = 4
+_LEVELS = 256
 
 
 class Job(NamedTuple):
@@ -49,13 +61,13 @@ def evaluate_apart(job: "Job", timeout_s: "float") -> "dict[str, object]":
 
 def evaluate(job: "Job") -> "dict[str, object]":
     """Writes float32 (N, K), little-endian: of several outputs (or of maps) all numbers of an image side by side."""
-    pictures, trt = images.images_in(job.images), _binding()
+    pictures, trt = images_in(job.images), _binding()
     try:
         with contextlib.closing(LoadedEngine(trt, _plan_of(job.engine))) as engine:
             _check(engine, pictures)
             engine.bind(job.batch)
             digest = _write_logits(engine, pictures, job)
-            outputs = [(port.name, port.size_bytes(1) // images.FLOAT_BYTES) for port in engine.outputs]
+            outputs = [(port.name, port.size_bytes(1) // FLOAT_BYTES) for port in engine.outputs]
     except EngineError as err:
         raise Refused(f"TensorRT {trt.__version__} of this board {err}") from err
     except UnfitEngine as err:
@@ -81,7 +93,7 @@ def _plan_of(path: "str") -> "bytes":
         raise Refused(f"cannot read {path}: {err.strerror}") from err
 
 
-def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
+def _check(engine: "LoadedEngine", pictures: "Images") -> "None":
     """Raises UnfitEngine unless it takes such images, and takes and gives float32."""
     if engine.input.shape != pictures.shape:
         raise UnfitEngine(f"takes images of {engine.input.shape}, these are {pictures.shape}")
@@ -90,12 +102,12 @@ def _check(engine: "LoadedEngine", pictures: "images.Images") -> "None":
             raise UnfitEngine(f"has {port.name} in {port.kind}, not in float32")
 
 
-def _write_logits(engine: "LoadedEngine", pictures: "images.Images", job: "Job") -> "str":
+def _write_logits(engine: "LoadedEngine", pictures: "Images", job: "Job") -> "str":
     """Returns their sha256."""
     digest, rows = hashlib.sha256(), [port.size_bytes(1) for port in engine.outputs]
     try:
         with Path(job.logits).open("wb") as file:
-            for batch, count in images.batches(pictures, job.batch):
+            for batch, count in batches(pictures, job.batch):
                 engine.buffers[0].host[:] = batch
                 engine.run()
                 held = list(zip((bytes(one.host) for one in engine.buffers[1:]), rows))  # noqa: B905 - Python 3.6
@@ -113,3 +125,83 @@ def _again(job: "Job") -> "list[str]":
     home = Path(__file__).resolve().parents[package.count(".") + 1]
     arguments = ["--engine", job.engine, "--images", job.images, "--batch", str(job.batch), "--logits", job.logits]
     return [sys.executable, "-c", _RUN.format(package + ".__main__"), str(home), "eval", _HERE, *arguments]
+
+
+class Part(NamedTuple):
+    """One file of `n` images."""
+
+    path: "Path"
+    n: "int"
+
+
+class Images(NamedTuple):
+    """N images of `shape` (C, H, W). `planes`: per channel four tables of 256, one for each byte of a float32."""
+
+    shape: "tuple[int, int, int]"
+    n: "int"
+    planes: "list[list[bytes]]"
+    parts: "list[Part]"
+
+    @property
+    def image_bytes(self) -> "int":
+        """Of one image as it is stored."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+
+def images_in(folder: "str") -> "Images":
+    """What `folder` holds; raises Refused with one line if its index is damaged, or its parts are not as it says."""
+    path = Path(folder) / "index.json"
+    try:
+        fields = json.loads(path.read_text())
+        if fields["dtype"] != "uint8":
+            raise ValueError(f"dtype {fields['dtype']!r} is not uint8")
+        channels, height, width = (int(length) for length in fields["shape"])
+        parts = [Part(path.with_name(row["name"]), int(row["n"])) for row in fields["parts"]]
+        found = Images((channels, height, width), int(fields["n"]), _planes_from(fields["tables"], channels), parts)
+        is_whole = all(part.path.stat().st_size == part.n * found.image_bytes for part in parts)
+    except (OSError, ValueError, TypeError, KeyError, struct.error) as err:
+        raise Refused(f"damaged index of images {path}: {type(err).__name__}: {err}") from err
+    if not is_whole or found.n < 1 or found.n != sum(part.n for part in parts) or min(found.shape) < 1:
+        raise Refused(f"damaged index of images {path}: {found.n} images of {found.shape}, parts {fields['parts']!r}")
+    return found
+
+
+def batches(images: "Images", size: "int") -> "Iterator[tuple[bytes, int]]":
+    """(float32 (size, C, H, W), how many of them are images): the last batch is filled up with its last image."""
+    for raw in _raw(images, size):
+        count = len(raw) // images.image_bytes
+        full = raw + raw[-images.image_bytes :] * (size - count)
+        yield _floats(full, images), count
+
+
+def _raw(images: "Images", size: "int") -> "Iterator[bytes]":
+    """`size` images at a time, across the borders of parts; fewer at the end."""
+    wanted, kept = size * images.image_bytes, b""
+    for part in images.parts:
+        with part.path.open("rb") as file:
+            for chunk in iter(lambda: file.read(wanted - len(kept)), b""):  # noqa: B023 - used up in this turn
+                kept += chunk
+                if len(kept) == wanted:
+                    yield kept
+                    kept = b""
+    if kept:
+        yield kept
+
+
+def _floats(raw: "bytes", images: "Images") -> "bytes":
+    """Each byte as four: one table for each byte of the float32, written with a stride of four."""
+    channels, height, width = images.shape
+    plane, out = height * width, bytearray(FLOAT_BYTES * len(raw))
+    for index, start in enumerate(range(0, len(raw), plane)):
+        pixels, first = raw[start : start + plane], FLOAT_BYTES * start
+        for place, table in enumerate(images.planes[index % channels]):
+            out[first + place : first + FLOAT_BYTES * plane : FLOAT_BYTES] = pixels.translate(table)
+    return bytes(out)
+
+
+def _planes_from(tables: "Any", channels: "int") -> "list[list[bytes]]":
+    if len(tables) != channels or any(len(table) != _LEVELS for table in tables):
+        raise ValueError(f"tables must be {channels} of {_LEVELS} values")
+    packed = [struct.pack(f"<{_LEVELS}f", *table) for table in tables]
+    return [[one[place::FLOAT_BYTES] for place in range(FLOAT_BYTES)] for one in packed]

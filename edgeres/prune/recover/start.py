@@ -28,9 +28,8 @@ from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.data import Split, data_fingerprint
 from edgeres.models import modules_of
-from edgeres.models.fold import load_folded
 from edgeres.models.network import Network
-from edgeres.models.weights import Weights, load_network, load_weights, save_checkpoint
+from edgeres.models.weights import Weights, load_folded, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, WITHOUT_STEPS, RecoverConfig
 from edgeres.prune.recover.budget import FEWEST_STEPS, LOOKS, Budget, ImageTime, pace_of
 from edgeres.prune.recover.losses import (

@@ -16,9 +16,8 @@ from torch import nn
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.data import Split, split_from_arrays
-from edgeres.models.fold import load_folded
 from edgeres.models.network import Network, Parts, Unit
-from edgeres.models.weights import checkpoint_without, load_network, load_weights, save_checkpoint
+from edgeres.models.weights import checkpoint_without, load_folded, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import RecoverConfig
 from edgeres.prune.recover import solve as solve_module
 from edgeres.prune.recover.solve import Material, goals_of, solve

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from edgeres.core.errors import InputError, did_you_mean
@@ -121,6 +130,17 @@ def read_by(reader: Callable[[str], object], name: str) -> Any:
         return text
 
     return field_validator(name)(read)
+
+
+def unless_usual(*names: str) -> Any:
+    """A serializer that leaves out those of the fields `names` that are as by default: earlier files had none."""
+
+    def written(self: BaseModel, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        usual = [name for name in names if getattr(self, name) == fields[name].get_default(call_default_factory=True)]
+        return {name: value for name, value in write(self).items() if name not in usual}
+
+    return model_serializer(mode="wrap")(written)
 
 
 def version_of(kind: type[BaseModel]) -> int | None:

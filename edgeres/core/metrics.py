@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from edgeres.core.amounts import counted
-from edgeres.core.config import Record
+from edgeres.core.config import Record, unless_usual
 
 FUSED = " fused Q/DQ"  # said of a runtime where it executes pairs as integer kernels
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -126,9 +126,7 @@ class Closeness(Record):
     reference: str
     parts: dict[str, float] = Field(default_factory=dict)
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "parts" or value}
+    _written = unless_usual("parts")
 
     @property
     def is_of_itself(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from edgeres.core.amounts import counted
-from edgeres.core.config import Config
+from edgeres.core.config import Config, unless_usual
 from edgeres.core.errors import InputError
 
 _LONGEST = 64 << 20  # characters of a packed graph
@@ -46,10 +46,7 @@ class Preprocess(Config):
     border: int = Field(default=0, ge=0, le=255, description="grey value around a letterboxed image")
     exif: bool = False
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        later = {"fit": "crop", "border": 0, "exif": False}
-        return {name: value for name, value in write(self).items() if name not in later or value != later[name]}
+    _written = unless_usual("fit", "border", "exif")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,10 +95,7 @@ class ModelSpec(Config):
     parts: tuple[tuple[str, int], ...] = ()
     structure: str | None = Field(None, max_length=_LONGEST, repr=False, description="the graph (graph/structure.py)")
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        later = {"structure": None, "task": "classes", "parts": None}  # a list in JSON, a tuple otherwise
-        return {name: one for name, one in write(self).items() if name not in later or (one or None) != later[name]}
+    _written = unless_usual("structure", "task", "parts")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from edgeres.core.artifacts import Artifact, Model
-from edgeres.core.config import Config, Record
+from edgeres.core.config import Config, Record, unless_usual
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency, OwnFigure
@@ -61,9 +61,7 @@ class StageReport(Record):
         """The same with more to say."""
         return self.model_copy(update={"notes": (*self.notes, *notes), "warnings": (*self.warnings, *warnings)})
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name not in {"closeness", "metric"} or value}
+    _written = unless_usual("closeness", "metric")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from edgeres.core.config import Record
+from edgeres.core.config import Record, unless_usual
 from edgeres.core.metrics import Closeness, Interval, difference_of, wilson
 from edgeres.runtime.runner import Logits
 
@@ -121,9 +120,7 @@ class Agreement(Record):
     notes: tuple[str, ...] = ()
     closeness: Closeness | None = None
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "closeness" or value is not None}
+    _written = unless_usual("closeness")
 
     @property
     def is_labelled(self) -> bool:

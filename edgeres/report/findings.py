@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from edgeres.bench.doubts import INVALID
-from edgeres.core.config import Record, record_from_json
+from edgeres.core.config import Record, record_from_json, unless_usual
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF
 from edgeres.core.metrics import Interval
@@ -42,10 +42,7 @@ class LesionFigure(Record):
     lost_are: str = LOST_OF["kl"]
     refitted_points: float | None = None
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual = {("lost_are", LOST_OF["kl"]), ("refitted_points", None)}
-        return {name: value for name, value in write(self).items() if (name, value) not in usual}
+    _written = unless_usual("lost_are", "refitted_points")
 
     @property
     def lost_points(self) -> float:

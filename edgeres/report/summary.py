@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from edgeres.core.config import Record
+from edgeres.core.config import Record, unless_usual
 from edgeres.core.environment import Environment
 from edgeres.core.metrics import Closeness, OwnFigure
 from edgeres.core.records.frontier import Frontier
@@ -44,10 +44,7 @@ class Row(Record):
     versus_first: Changes = Changes()
     versus_previous: Changes = Changes()
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        later = {"closeness", "metric"}
-        return {name: value for name, value in write(self).items() if name not in later or value is not None}
+    _written = unless_usual("closeness", "metric")
 
     @property
     def is_judged(self) -> bool:
@@ -125,9 +122,7 @@ class RunSummary(Record):
     recipe: str | None = None
     problems: tuple[str, ...] = ()
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "frontier" or value is not None}
+    _written = unless_usual("frontier")
 
     @property
     def warnings(self) -> tuple[str, ...]:

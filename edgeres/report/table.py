@@ -1,4 +1,4 @@
-"""The one table, and that of the boards: for the terminal, as Markdown, as CSV; a call on a board shows it turned round."""
+"""The one table and that of the boards: for the terminal, as Markdown, as CSV; a call on a board shows it turned."""
 
 from __future__ import annotations
 

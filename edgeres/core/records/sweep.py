@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict
 
-from edgeres.core.config import Record
+from edgeres.core.config import Record, unless_usual
 from edgeres.core.figures import draw_points, label_points, with_grid
 from edgeres.core.measures import LOST_OF
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Likened
@@ -28,9 +28,7 @@ class Judged(Record):
     half_width_points: float
     closeness: Closeness | None = None
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "closeness" or value is not None}
+    _written = unless_usual("closeness")
 
     @property
     def quality(self) -> Interval:
@@ -107,9 +105,7 @@ class SweepPoint(Record):
     closeness: Interval | None = None
     closeness_bare: float | None = None
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: one for name, one in write(self).items() if not name.startswith("closeness") or one is not None}
+    _written = unless_usual("closeness", "closeness_bare")
 
     @property
     def quality(self) -> Interval:
@@ -140,9 +136,7 @@ class SweepFigure(Record):
     points: tuple[SweepPoint, ...]
     measure: Likened | None = None
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name != "measure" or value is not None}
+    _written = unless_usual("measure")
 
     @property
     def quality_is(self) -> str:

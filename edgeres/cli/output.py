@@ -71,6 +71,8 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
     console = Console()
     console.print(table_from(summary))
     say(summary.headline)
+    for goal in summary.goals:
+        say(goal)
     for problem in summary.problems:
         say(f"missing: {problem}", err=True)
     say(f"{where}: report.html, report.md, report.json, report.csv")

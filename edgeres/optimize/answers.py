@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Z_95, Interval, fixed
-from edgeres.core.records.frontier import ResultName, Tried, on_front
+from edgeres.core.records.frontier import ResultName, Tried, meets, on_front
 from edgeres.optimize.plan import PlannedSet
 
 ACCURATE_POINTS = 0.1  # that `accurate` may lose, and a standard error more: nobody can tell that from nothing
@@ -69,21 +69,19 @@ def loss_questions(sets: Sequence[PlannedSet], judged: Mapping[int, Tried], max_
         yield Question(known, max(mild, default=0))
 
 
-def meets(one: Tried, target: Target) -> bool:
-    """Whether it is as fast as asked for."""
-    return (one.ratio if target.is_ratio else one.latency_ms).value <= target.value
-
-
 def three(
     tried: Sequence[Tried], *, max_loss: float, target: Target | None, lost_are: str = "points"
 ) -> tuple[list[Winner], list[str]]:
-    """The answers there are, and a line for each goal that was not reached; the first of `tried` is whole and float."""
+    """The answers there are, and a line for each goal that was not reached; the first of `tried` is whole and float.
+
+    `accurate` is no faster than `balanced`, nor that than `fast`, unless no network keeps both goals, which is said.
+    """
     whole, found, missed = tried[0], [], []
     little = f"{ACCURATE_POINTS:g} {lost_are} and a standard error"
     fast = _fastest(one for one in tried if one.lost_points.value <= max_loss)
-    balanced = _balanced(tried, fast, target)
-    most = max_loss if balanced is None else max(0.0, balanced.tried.lost_points.value)
-    accurate = _fastest(one for one in tried if loses_little(one) and one.lost_points.value <= most)  # whole loses none
+    balanced = _balanced(tried, fast, target, max_loss)
+    most = max_loss if balanced is None else min(max_loss, balanced.tried.lost_points.value)
+    accurate = _fastest(one for one in tried if loses_little(one) and one.lost_points.value <= most)
     if accurate is whole:
         missed.append(f"accurate: no network that was tried is faster and loses at most {little}")
     else:
@@ -100,9 +98,10 @@ def three(
         )
     if target is not None and balanced is not None and balanced.tried.lost_points.value > max_loss:
         lost = fixed(balanced.tried.lost_points.value, 2)
+        slow = "" if fast is whole else ", so fast is slower than balanced"
         missed.append(
             f"--latency {target} and --max-loss {max_loss:g} together: not reached; {balanced.tried.name} loses {lost}"
-            f" {lost_are}, {fast.name} takes {fast.ratio.value:.3f} of the whole"
+            f" {lost_are}, {fast.name} takes {fast.ratio.value:.3f} of the whole{slow}"
         )
     if fast is whole:
         missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} {lost_are}")
@@ -125,14 +124,15 @@ def _fastest(tried: Iterable[Tried]) -> Tried:
     return min(tried, key=lambda one: (one.ratio.value, one.lost_points.value))
 
 
-def _balanced(tried: Sequence[Tried], fast: Tried, target: Target | None) -> Winner | None:
+def _balanced(tried: Sequence[Tried], fast: Tried, target: Target | None, max_loss: float) -> Winner | None:
     """What loses least at the latency asked for; without one the knee of the front between the whole and `fast`."""
     if target is not None:
         fitting = [one for one in tried if meets(one, target)]
         if not fitting:
             return None if fast is tried[0] else Winner("balanced", fast, f"the nearest to {target}")
         best = min(fitting, key=lambda one: (one.lost_points.value, one.ratio.value))
-        return Winner("balanced", best, f"what loses least of those that take at most {target}")
+        more = f", more than --max-loss {max_loss:g}" if best.lost_points.value > max_loss else ""
+        return Winner("balanced", best, f"what loses least of those that take at most {target}{more}")
     front = [one for one in on_front(tried) if one.ratio.value >= fast.ratio.value]
     best = max(front, key=lambda one: _beyond_chord(one, front[0], front[-1]))
     return Winner("balanced", best, "the knee of the front")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from edgeres.core.progress import budget_began, text_from
-from edgeres.core.records.frontier import Precision, Tried
-from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, meets, next_place
+from edgeres.core.records.frontier import Precision, Tried, meets
+from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.plan import Plan, PlannedSet, Shortened
 from edgeres.optimize.tries import Workbench, shortened_of

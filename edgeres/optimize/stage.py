@@ -22,17 +22,21 @@ from edgeres.core.errors import AlwaysRefused, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.progress import text_from
-from edgeres.core.records.frontier import FRONTIER_NAME, Frontier, Precision, Result, Tried, draw_frontier, lines_of
+from edgeres.core.records.frontier import (
+    FRONTIER_NAME,
+    Frontier,
+    Precision,
+    Result,
+    Tried,
+    draw_frontier,
+    lines_of,
+    meets,
+)
 from edgeres.core.runs import run_holding
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data.split import OWN_GUESSES
 from edgeres.models import check_module_names
-from edgeres.optimize.answers import (
-    ACCURATE_POINTS,
-    is_little,
-    meets,
-    three,
-)
+from edgeres.optimize.answers import ACCURATE_POINTS, is_little, three
 from edgeres.optimize.choose import CHOOSING_SHARE, Choice, chosen
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, plan_from, toml_text
@@ -146,8 +150,7 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
         if one.val_lost_points is None:
             continue
         lost = one.val_lost_points.value
-        is_asked = one.name == "fast" or (one.name == "balanced" and config.target is not None)
-        if is_asked and one.tried.lost_points.value <= config.max_loss < lost:
+        if one.tried.lost_points.value <= config.max_loss < lost:
             most = f"--max-loss {config.max_loss:g}"
         elif one.name == "accurate" and not is_little(one.val_lost_points):
             most = f"{ACCURATE_POINTS:g} and a standard error"
@@ -214,6 +217,8 @@ def _written(
         recorder.results["modules"] = {
             name: {"saved_ms": saved[name], "lost_points_alone": lost} for name, lost in choice.alone.items()
         }
+    spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in clock.spent_s.items())
+    recorder.notes.append(f"time went for: {spent}")
     if recorder.config.plan_only:  # type: ignore[attr-defined]
         recorder.notes += [
             *plan.lines(found.lost_are),
@@ -223,8 +228,6 @@ def _written(
         recorder.notes += lines_of(found)
         shutil.rmtree(out_dir / "tried")
         (out_dir / "tried.json").unlink(missing_ok=True)
-    spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in clock.spent_s.items())
-    recorder.notes.append(f"time went for: {spent}")
     if (home := run_holding(output.path)) is not None:
         recorder.notes.append(f"a page with all that was tried: edgeres report {home.called}")
     for left in ("search.json", "latency.json"):

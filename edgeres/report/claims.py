@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.bench.doubts import INVALID
-from edgeres.core.records.frontier import Frontier, Result
+from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, line_of
 from edgeres.report.summary import Claim, Row
@@ -66,19 +66,23 @@ def claims_of(found: Frontier) -> tuple[Claim, ...]:
 
 
 def headline_of(found: Frontier) -> str:
-    """What `balanced` gains and costs, or the last of those handed over."""
-    one = next((one for one in found.results if one.name == "balanced"), found.results[-1])
-    claim = _answer_claim(one, found)
-    return f"{claim.figure} {claim.what}{_on_val(one, found)}."
+    """What `balanced` gains and costs, or the last of those handed over, and which goals were kept."""
+    said = "no network that was tried is worth handing over"
+    if found.results:
+        one = next((one for one in found.results if one.name == "balanced"), found.results[-1])
+        claim = _answer_claim(one, found)
+        said = f"{claim.figure} {claim.what}{_on_val(one, found)}"
+    return "; ".join((said, *(goal.verdict for goal in goals_of(found)))) + "."
 
 
 def _answer_claim(one: Result, found: Frontier) -> Claim:
     low, high = 1 / one.tried.ratio.high, 1 / one.tried.ratio.low
     detail = f"{found.named[one.tried]}{_on_val(one, found)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
-    doubt = " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
+    how = f" on {found.board}" if found.board else ""
+    how += " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
     if low <= 1 <= high:
-        return Claim(figure="no", what=f"{_NO_CHANGE}{doubt} ({one.tried.name})", detail=detail)
-    what = f"{'faster' if low > 1 else 'slower'}{doubt} (95 %: {low:.2f} to {high:.2f}; {one.tried.name})"
+        return Claim(figure="no", what=f"{_NO_CHANGE}{how} ({one.tried.name})", detail=detail)
+    what = f"{'faster' if low > 1 else 'slower'}{how} (95 %: {low:.2f} to {high:.2f}; {one.tried.name})"
     return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
 
 

@@ -250,7 +250,7 @@ def _frontier(stage: FinishedStage, folder: RunFolder) -> Frontier | None:
     """None of a plan alone."""
     found = Frontier.model_validate(stage.report.results["frontier"])
     _refuse_unless(bool(found.tried))
-    return found if found.results else None
+    return found if found.results or found.misses else None
 
 
 # Name in the summary -> stage, what reads it, what is said if it fails

@@ -56,10 +56,11 @@ def rows_from(run: Path) -> RunSummary:
     outdated = {one.stage for one in boards if not one.is_newest}
     files, changed = lineage_of(folder)
     answers = found.get("frontier")
+    handed_over = bool(answers and answers.results)
     return RunSummary(
         run=run.resolve().name,
         headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=called),
-        claims=claims_of(answers) if answers else claims,
+        claims=claims_of(answers) if answers and handed_over else claims,
         rows=tuple(rows),
         rows_on_board=tuple(there),
         modules=_modules_from(folder.networks, found.get("lesion", ()), rows),
@@ -69,7 +70,7 @@ def rows_from(run: Path) -> RunSummary:
         absent=tuple(
             line
             for row, seen in zip_longest(rows, there)
-            for line in (() if answers else _absent_of(row, seen or row, board, timed, run=run))
+            for line in (() if handed_over else _absent_of(row, seen or row, board, timed, run=run))
         ),
         stages=tuple(_detail_from(stage, folder, outdated) for stage in folder.stages),
         recipe=folder.recipe,

@@ -9,7 +9,7 @@ from pydantic import Field
 from edgeres.core.config import Record, unless_usual
 from edgeres.core.environment import Environment
 from edgeres.core.metrics import Closeness, OwnFigure
-from edgeres.core.records.frontier import Frontier
+from edgeres.core.records.frontier import Frontier, goals_of
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
@@ -134,6 +134,11 @@ class RunSummary(Record):
         said = [f"{', '.join(names)}: {warning}" for warning, names in said_by.items()]
         noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
         return (*said, *noted)
+
+    @property
+    def goals(self) -> tuple[str, ...]:
+        """Of `optimize`: whether each goal was kept, with its figure."""
+        return tuple(goal.text for goal in goals_of(self.frontier)) if self.frontier else ()
 
     @property
     def gone(self) -> set[str]:

@@ -220,6 +220,7 @@ def _stages_table(summary: RunSummary) -> Table:
 def markdown_from(summary: RunSummary) -> str:
     """The whole table with the headline above it and what is missing below it."""
     lines = [f"# {markdown_text(summary.run)}", "", markdown_text(summary.headline), ""]
+    lines += [line for goal in summary.goals for line in (markdown_text(goal), "")]
     rows = [cells(row) for row in summary.rows]
     columns = columns_of(summary.rows)
     lines += markdown_table(columns.values(), [[texts[name] for name in columns] for texts in rows])

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Interval
-from edgeres.core.records.frontier import Frontier, Tried, on_front
+from edgeres.core.records.frontier import Frontier, Result, Tried, goals_of, lines_of, on_front
 from edgeres.optimize.answers import Question, loses_little, next_place, three
+from edgeres.report.claims import claims_of, headline_of
 
 
 def one(modules: int, ratio: float, lost: float, *, half: float = 0.1, precision: str = "int8") -> Tried:
@@ -76,6 +77,20 @@ def test_accurate_loses_no_more_than_balanced():
     assert lost["accurate"] <= 0 > lost["balanced"]
 
 
+FIGURES = st.tuples(st.floats(0.1, 1.2), st.floats(-1.0, 4.0), st.floats(0.0, 4.0))
+
+
+@given(st.lists(FIGURES, max_size=6), st.sampled_from((0.3, 2.0)), st.sampled_from((None, 0.3, 0.6)))
+def test_the_three_are_in_order_and_none_loses_more_than_is_allowed_without_a_word(figures, max_loss, share):
+    tried = [WHOLE, *(one(1 + i, ratio, lost, half=half) for i, (ratio, lost, half) in enumerate(figures))]
+    answers, missed = three(tried, max_loss=max_loss, target=None if share is None else Target(share, True))
+    said = any("so fast is slower than balanced" in line for line in missed)
+    ratios = [answer.tried.ratio.value for answer in answers if not said or answer.name != "balanced"]
+    assert ratios == sorted(ratios, reverse=True)
+    for answer in answers:
+        assert answer.tried.lost_points.value <= max_loss or f"more than --max-loss {max_loss:g}" in answer.why
+
+
 def test_milliseconds_are_held_against_milliseconds():
     answers, _ = three(TRIED, max_loss=2.0, target=Target(4.6, False))
     assert {one.name: len(one.tried.dropped) for one in answers}["balanced"] == 2
@@ -97,7 +112,7 @@ def test_two_goals_that_no_network_keeps_together_are_said():
     _, (line,) = three(TRIED, max_loss=0.3, target=Target(0.42, True))
     assert line == (
         "--latency 0.42x and --max-loss 0.3 together: not reached; less 4, int8 loses 0.50 points, less 2, int8 takes"
-        " 0.450 of the whole"
+        " 0.450 of the whole, so fast is slower than balanced"
     )
     assert three(TRIED, max_loss=0.5, target=Target(0.42, True))[1] == []
 
@@ -134,3 +149,75 @@ def test_the_page_has_no_brackets_where_there_is_no_interval():
     whole, int8 = tried_cells(Frontier.model_construct(tried=(WHOLE, INT8)))
     assert whole[3] == ("0.00",)
     assert int8[3] == ("0.05", "[−0.05, 0.15]")
+
+
+def frontier(*named: tuple[str, Tried, float], **more: object) -> Frontier:
+    """Handed over by these names, each with what it loses on val ± 1."""
+    handed = {"folder": "", "file": "", "val_n": 500, "top1": None, "why": ""}
+    results = [
+        Result(name=name, tried=tried, val_lost_points=Interval.around(lost, 1.0), **handed)
+        for name, tried, lost in named
+    ]
+    told = {"model_sha256": "0", "dataset": "digits", "n": 900, "is_labelled": True, "batch": 1, "threads": 1}
+    where = {"runtime": "onnxruntime 1.32.0 cpu", "machine": "a PC", "latency": "0.42x", "max_loss": 2.0}
+    return Frontier(**{**told, **where, "tried": TRIED, "results": results, "spent_s": {}, **more})
+
+
+BOARD = {"runtime": "tensorrt 10.3.0", "machine": "desk: NVIDIA Jetson Orin Nano, JetPack 6.2"}
+
+
+def test_each_goal_is_said_to_be_kept_or_missed_with_its_figure_and_where_that_comes_from():
+    kept = frontier(("balanced", TRIED[3], 0.4), ("fast", TRIED[4], 1.2))
+    latency, loss = list(lines_of(kept))[-2:]
+    assert latency == (
+        "--latency 0.42x kept: balanced (less 4, int8) takes 0.400 of the whole (95 %: 0.390 to 0.410), measured by"
+        " onnxruntime 1.32.0 cpu"
+    )
+    assert loss == (
+        "--max-loss 2 kept: fast (less 8, int8) loses 1.20 ± 1.00 points on val (n = 500); the limit lies within the"
+        " interval"
+    )
+    missed = frontier(("balanced", TRIED[3], 3.4), ("fast", TRIED[4], 0.9), latency="3.9ms", **BOARD)
+    latency, loss = (goal.text for goal in goals_of(missed))
+    assert latency == (
+        "--latency 3.9 ms missed: balanced (less 4, int8) takes 4.000 ms (95 %: 3.900 to 4.100), measured by tensorrt"
+        " 10.3.0 on desk; the limit lies within the interval"
+    )
+    assert (
+        loss == "--max-loss 2 missed: balanced (less 4, int8) loses 3.40 ± 1.00 points on val (n = 500); kept by fast"
+    )
+    assert [goal.option for goal in goals_of(frontier(("fast", TRIED[4], 1.2), latency=None))] == ["--max-loss 2"]
+
+
+def test_the_headline_names_the_board_and_says_what_became_of_the_goals():
+    found = frontier(("balanced", TRIED[3], 0.4), ("fast", TRIED[4], 2.2), **BOARD)
+    assert headline_of(found) == (
+        "2.5× faster on desk (95 %: 2.44 to 2.56; less 4, int8), 0.40 ± 1.00 points lost (n = 500);"
+        " --latency 0.42x kept; --max-loss 2 missed."
+    )
+    assert all("faster on desk" in claim.what for claim in claims_of(found))
+
+
+def test_where_nothing_is_handed_over_the_headline_says_so_and_a_plan_has_no_goals():
+    found = frontier(misses=("fast: no network that was tried",), latency="0.1x")
+    assert headline_of(found) == "no network that was tried is worth handing over; --latency 0.1x missed."
+    (goal,) = goals_of(found)
+    assert goal.figure.startswith(
+        "the fastest (less 12, int8) takes 0.200 of the whole (95 %: 0.190 to 0.210), measured"
+    )
+    assert list(goals_of(frontier())) == []
+
+
+@pytest.mark.parametrize("named", [(), (("fast", TRIED[4], 1.2),)])
+def test_the_page_says_what_became_of_the_goals(named):
+    from edgeres.report.page import page_from
+    from edgeres.report.summary import RunSummary
+    from edgeres.report.table import markdown_from
+
+    found = frontier(*named, misses=("fast: none",))
+    summary = RunSummary(run="mine", headline=headline_of(found), rows=(), frontier=found)
+    texts = [goal.text for goal in goals_of(found)]
+    assert len(texts) == 1 + len(named)
+    for shown in (page_from(summary), markdown_from(summary)):
+        assert all(text in shown for text in texts)
+    assert ("The networks handed over" in page_from(summary)) == bool(named)

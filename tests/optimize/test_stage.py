@@ -336,7 +336,8 @@ def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
         ("accurate", None, 0.1, 0.9, 1.8, ""),
         ("balanced", "0.5x", 1.0, 2.1, 1.0, "balanced: loses 2.10 on val, more than --max-loss 2, which it kept"),
         ("balanced", "0.5x", 3.0, 9.0, 1.0, ""),  # not kept on train either, and that is said
-        ("balanced", None, 1.0, 9.0, 1.0, ""),
+        ("balanced", None, 1.0, 9.0, 1.0, "balanced: loses 9.00 on val, more than --max-loss 2, which it kept"),
+        ("accurate", None, 0.1, 9.0, 9.9, "accurate: loses 9.00 on val, more than --max-loss 2, which it kept"),
     ],
 )
 def test_what_val_says_against_a_name_is_said(name, latency, on_train, lost, half, said):

@@ -7,9 +7,10 @@ network, or, where no label says what is right, in hundredths of what its output
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
+from edgeres.core.amounts import Target, target_from
 from edgeres.core.config import Record
 from edgeres.core.figures import draw_points, label_points, with_grid
 from edgeres.core.metrics import Interval, threads_text
@@ -93,6 +94,81 @@ class Frontier(Record):
             names.setdefault(one.tried, []).append(one.name)
         return {tried: ", ".join(several) for tried, several in names.items()}
 
+    @property
+    def board(self) -> str:
+        """The board that timed; empty for this machine."""
+        return self.machine.partition(":")[0] if self.runtime.startswith("tensorrt") else ""
+
+    @property
+    def timed_by(self) -> str:
+        """`tensorrt 10.3.0 on desk`."""
+        return self.runtime + (f" on {self.board}" if self.board else "")
+
+
+class Goal(NamedTuple):
+    """A goal as it was asked for, whether it was kept, and by which figure."""
+
+    option: str
+    is_kept: bool
+    figure: str
+
+    @property
+    def verdict(self) -> str:
+        """`--latency 0.5x kept`."""
+        return f"{self.option} {'kept' if self.is_kept else 'missed'}"
+
+    @property
+    def text(self) -> str:
+        """The same with its figure."""
+        return f"{self.verdict}: {self.figure}"
+
+
+def goals_of(found: Frontier) -> Iterator[Goal]:
+    """Each goal; none of a plan alone, nor of a loss where nothing is handed over."""
+    if not found.results and not found.misses:
+        return
+    if found.latency is not None:
+        yield _latency_goal(found, target_from(found.latency, "--latency"))
+    if found.results:
+        yield _loss_goal(found)
+
+
+def meets(one: Tried, target: Target) -> bool:
+    """Whether it is as fast as asked for."""
+    return _time(one, target).value <= target.value
+
+
+def _time(one: Tried, target: Target) -> Interval:
+    return one.ratio if target.is_ratio else one.latency_ms
+
+
+def _latency_goal(found: Frontier, target: Target) -> Goal:
+    """By `balanced`, which is there for it, or else by the fastest network that was tried."""
+    balanced = next((one.tried for one in found.results if one.name == "balanced"), None)
+    one = balanced or min(found.tried, key=lambda one: one.ratio.value)
+    time, unit = _time(one, target), "of the whole" if target.is_ratio else "ms"
+    figure = (
+        f"{'balanced' if balanced else 'the fastest'} ({one.name}) takes {time.value:.3f} {unit} ({time.bounds()}),"
+        f" measured by {found.timed_by}"
+    )
+    return Goal(f"--latency {target}", meets(one, target), figure + _unsure(time, target.value))
+
+
+def _loss_goal(found: Frontier) -> Goal:
+    """By the network handed over that loses most, on val where that was judged."""
+    told = [(one.val_lost_points or one.tried.lost_points, one) for one in found.results]
+    lost, one = max(reversed(told), key=lambda pair: pair[0].value)
+    images = f"val (n = {one.val_n:,})" if one.val_lost_points else f"{one.tried.n:,} train images"
+    kept = [other.name for of, other in told if of.value <= found.max_loss]
+    others = f"; kept by {' and '.join(kept)}" if kept and one.name not in kept else ""
+    figure = f"{one.name} ({one.tried.name}) loses {lost.plus_minus()} {found.lost_are} on {images}"
+    is_kept = lost.value <= found.max_loss
+    return Goal(f"--max-loss {found.max_loss:g}", is_kept, figure + _unsure(lost, found.max_loss) + others)
+
+
+def _unsure(figure: Interval, limit: float) -> str:
+    return "; the limit lies within the interval" if figure.low <= limit < figure.high else ""
+
 
 def on_front(tried: Sequence[Tried]) -> list[Tried]:
     """Those that no other beats in latency without losing more, fastest first, by the values as measured."""
@@ -115,7 +191,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
     right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
     yield (
         f"judged on {found.n:,} train images not chosen, refitted or calibrated on ({found.dataset}){right};"
-        f" {', '.join(filter(None, (found.runtime, f'batch {found.batch}', threads_text(found.threads))))}"
+        f" {', '.join(filter(None, (found.timed_by, f'batch {found.batch}', threads_text(found.threads))))}"
     )
     told: dict[Tried, str] = {}
     for result in found.results:
@@ -129,6 +205,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
             f" {on_val}; {result.why}: {result.folder}/{same}"
         )
     yield from found.misses
+    yield from (goal.text for goal in goals_of(found))
 
 
 def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
@@ -152,7 +229,7 @@ def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:
         drawstyle="steps-post",
     )
     axes.invert_yaxis()
-    axes.set_xlabel(f"share of the whole float network's latency\n({found.runtime}, batch {found.batch})")
+    axes.set_xlabel(f"share of the whole float network's latency\n({found.timed_by}, batch {found.batch})")
     axes.set_ylabel(f"{found.lost_are} lost (n = {found.n:,} train images, 95 %)")
     axes.margins(x=0.1, y=0.14)
     with_grid(axes)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in, write_text
-from edgeres.core.metrics import fixed
+from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.costs.stage import latency_table
@@ -50,8 +50,8 @@ class Choice:
     step_s: float
 
 
-def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_s: float) -> Choice:
-    """What to try of a network whose latency in `precision` is `whole_ratio` of float.
+def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: float) -> Choice:
+    """What to try of a network whose latency in `precision` is `whole` of float.
 
     `until_s`, on time.perf_counter: when to be done. Raises InputError if no module may be dropped.
     """
@@ -69,23 +69,20 @@ def chosen(bench: Workbench, precision: Precision, whole_ratio: float, *, until_
     for share in _SHARES:
         if share > hopeless:
             continue
-        if time.perf_counter() + step_s > until_s:
+        if found and time.perf_counter() + step_s > until_s:
             break
         began_s = time.perf_counter()
         searched = chooser.choose(Goal(gain, most * share))
         for one in searched.levels:
             before = found.setdefault(len(one.dropped), one)
             found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
-        lost = -chooser.points(searched.best.dropped)
-        size = len(searched.best.dropped)
-        what = f"without {size} module{'' if size == 1 else 's'}"
-        log.info("choosing: %s, %s %s lost before a refit", what, fixed(lost, 1), chooser.lost_are)
-        if lost > _HOPELESS * config.max_loss:
+        log.info("choosing: searched sets of up to %d modules", len(searched.best.dropped))
+        if -chooser.points(searched.best.dropped) > _HOPELESS * config.max_loss:
             hopeless = share
         step_s = max(step_s, time.perf_counter() - began_s)
     else:
         step_s = math.inf
-    sets = [_planned(one, table, whole_ratio, lost=-chooser.points(one.dropped)) for one in found.values()]
+    sets = [_planned(one, table, whole, lost=-chooser.points(one.dropped)) for one in found.values()]
     plan = Plan(
         model_sha256=bench.source.sha256,
         precision=precision,
@@ -113,11 +110,15 @@ def _table(bench: Workbench, precision: Precision) -> LatencyTable:
     return latency_table_from(path)
 
 
-def _planned(one: Found, table: LatencyTable, whole_ratio: float, *, lost: float) -> PlannedSet:
-    """What the table says of a set, as a share of the whole float network's latency."""
-    ms, whole = predicted_ms(table, one.dropped), table.whole_ms.value
-    ratio = [round(whole_ratio * value / whole, 4) for value in (ms.value, ms.low, ms.high)]
-    return PlannedSet(drop=one.dropped, ratio=tuple(ratio), lost=round(lost, 2) + 0.0)
+def _planned(one: Found, table: LatencyTable, whole: Interval, *, lost: float) -> PlannedSet:
+    """What the table says of a set, as a share of the whole float network's latency.
+
+    Its interval holds what the table does not know and what is not known of `whole`; none by the profile of one engine.
+    """
+    share = predicted_ms(table, one.dropped).times(whole.value / table.whole_ms.value)
+    half = math.hypot(share.high - share.value, share.value * whole.precision)
+    figures = (share.value, *(() if table.method == "profile" else (share.value - half, share.value + half)))
+    return PlannedSet(drop=one.dropped, ratio=tuple(round(one, 4) for one in figures), lost=round(lost, 2) + 0.0)
 
 
 def _undominated(sets: Sequence[PlannedSet], luck: float) -> list[PlannedSet]:

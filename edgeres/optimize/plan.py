@@ -6,7 +6,7 @@
 
     [[tries]]
     drop = ["layer1.3", "layer2.4"]
-    ratio = [0.46, 0.44, 0.48]  of the whole float network's latency: predicted, and its 95 % interval
+    ratio = [0.46, 0.44, 0.48]  of the whole float network's latency: what modules cost, and how far that is known
     lost = 0.4                  points, after no more than the modules right behind the gaps were refitted
 
 A plan may be edited: `ratio` and `lost` of a set may be left out, they only say where to begin.
@@ -28,6 +28,8 @@ from edgeres.core.records.frontier import Precision
 
 PLAN_NAME = "plan.toml"
 _INTERVAL = 3
+_BY_PROFILE = "added up from the profile of one engine: how far another is from that is not known"
+_BY_NETWORKS = "added up from what each module costs: brackets hold what is not known of that sum, the clock decides"
 
 
 class Shortened(NamedTuple):
@@ -62,14 +64,16 @@ class PlannedSet(Config):
     @field_validator("ratio")
     @classmethod
     def _is_interval(cls, figures: tuple[float, ...]) -> tuple[float, ...]:
-        if len(figures) not in {0, _INTERVAL}:
-            raise ValueError(f"has {len(figures)} figures; write value, low, high, or leave it out")
+        if len(figures) not in {0, 1, _INTERVAL}:
+            raise ValueError(f"has {len(figures)} figures; write value, low, high, or the value alone, or leave it out")
         return figures
 
     @property
     def predicted(self) -> Interval | None:
         """Share of the whole float network's latency."""
-        return None if not self.ratio else Interval(**dict(zip(("value", "low", "high"), self.ratio, strict=True)))
+        if len(self.ratio) == _INTERVAL:
+            return Interval(**dict(zip(("value", "low", "high"), self.ratio, strict=True)))
+        return Interval.around(self.ratio[0]) if self.ratio else None
 
 
 class Plan(Config):
@@ -85,11 +89,15 @@ class Plan(Config):
         width = len(lost := f"{lost_are} lost") + 3
         yield f"{'drop':>4}   {'of whole, predicted':<24}{lost:<{width}}the modules"
         for one in self.tries:
-            share = one.predicted.text(".3f") if one.predicted else "–"
+            share = (
+                f"{one.ratio[0]:.3f}" if len(one.ratio) == 1 else one.predicted.text(".3f") if one.predicted else "–"
+            )
             lost = fixed(one.lost, 1) if one.lost is not None else "–"
             yield f"{len(one.drop):4}   {share:<24}{lost:<{width}}{', '.join(one.drop)}"
+        by_profile = any(len(one.ratio) == 1 for one in self.tries)
+        told = _BY_PROFILE if by_profile else _BY_NETWORKS
         yield (
-            f"shares are of the whole float network's latency, in {self.precision}; {lost_are} on {self.images}"
+            f"shares are of the whole float network's latency, in {self.precision}, {told}; {lost_are} on {self.images}"
             " train images, refitted right behind the gaps only: a whole refit loses less"
         )
 

@@ -79,7 +79,9 @@ def optimize(
 
     def choose(until_s: float) -> Choice:
         with clock.on("choosing"):
-            return chosen(bench, precision, min(one.ratio.value for one in whole), until_s=until_s)
+            return chosen(
+                bench, precision, min((one.ratio for one in whole), key=lambda ratio: ratio.value), until_s=until_s
+            )
 
     plan = plan if is_time else Plan(model_sha256=source.sha256, precision=precision)
     if plan is None:
@@ -98,7 +100,7 @@ def optimize(
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if misses and not bench.is_labelled and source.spec.task == "classes":
             misses.append(f"{OWN_GUESSES}; by labels less may be lost")
-        if (plan.tries or not is_time) and len(tried) == len(whole):
+        if (plan.tries or config.plan is None or not is_time) and len(tried) == len(whole):
             misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
         elif search.left_open:
             misses.append(
@@ -135,6 +137,15 @@ def _frontier(
         misses=tuple(misses),
         verdict=bench.last.verdict,
     )
+
+
+def _off(plan: Plan, tried: Sequence[Tried]) -> Iterator[str]:
+    """A line on how far measured shares are from those predicted, where there are any."""
+    told = {frozenset(one.drop): one.predicted.value for one in plan.tries if one.predicted}
+    pairs = ((one.ratio.value, told.get(frozenset(one.dropped))) for one in tried if one.precision == plan.precision)
+    off = [measured - predicted for measured, predicted in pairs if predicted is not None]
+    if off:
+        yield f"measured shares less those predicted: {min(off):+.3f} to {max(off):+.3f} (n = {len(off)})"
 
 
 def _passed(clock: Clock, config: OptimizeConfig) -> Iterator[str]:
@@ -225,7 +236,7 @@ def _written(
             f"to try them: edgeres optimize ... --plan {out_dir / PLAN_NAME}",
         ]
     else:
-        recorder.notes += lines_of(found)
+        recorder.notes += [*_off(plan, found.tried), *lines_of(found)]
         shutil.rmtree(out_dir / "tried")
         (out_dir / "tried.json").unlink(missing_ok=True)
     if (home := run_holding(output.path)) is not None:

@@ -14,6 +14,7 @@ from edgeres.core.records.frontier import Frontier
 from edgeres.core.runs import Run
 from edgeres.optimize import calls
 from edgeres.optimize.calls import optimize_call
+from edgeres.optimize.plan import plan_from
 from edgeres.pipeline.calls import Call, call
 from edgeres.report.gate import GateConfig, gate
 from edgeres.report.rows import rows_from
@@ -80,6 +81,8 @@ def test_what_each_module_costs_is_told_by_one_profile(host, checkpoint):
     done = optimize_call(checkpoint.path, None, asked, {}, "desk")
     modules = done.report.results["modules"]
     assert set(modules) == {"layer1.0", "layer2.0", "layer3.0"}
+    plan = plan_from(done.output.path.parent / "plan.toml", checkpoint.sha256)
+    assert {len(one.ratio) for one in plan.tries} == {1}  # of one engine: how far others are from that nobody knows
     built = [line for line in host.programs() if "--onnx=" in line]
     assert built == []  # nothing is left at work there
 

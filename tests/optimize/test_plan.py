@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import Interval
+from edgeres.optimize import choose
 from edgeres.optimize.choose import _undominated
+from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import Plan, PlannedSet, plan_from, toml_text
+from edgeres.prune.sets import Found
 
 PLAN = Plan(
     model_sha256="ab" * 32,
@@ -35,6 +42,65 @@ def test_a_plan_in_lines():
     assert "; % of relative error on " in named[-1]
 
 
+def test_the_profile_of_one_engine_gives_no_interval_and_that_is_said(tmp_path):
+    plan = PLAN.model_copy(update={"tries": (PlannedSet(drop=("layer1.1",), ratio=(0.46,)),)})
+    _, line, told = plan.lines()
+    assert line.split() == ["1", "0.460", "–", "layer1.1"]
+    assert "profile of one engine: how far another is from that is not known" in told
+    (tmp_path / "plan.toml").write_text(toml_text(plan))
+    assert plan_from(tmp_path / "plan.toml", plan.model_sha256) == plan
+
+
+@pytest.mark.parametrize(
+    ("method", "half", "expected"),
+    [
+        ("networks", 0.0, (0.35, 0.28, 0.42)),  # of the table alone
+        ("networks", 0.1, (0.35, 0.35 - 0.099, 0.35 + 0.099)),  # and a seventh of the whole's share: a square root of 2
+        ("profile", 0.1, (0.35,)),
+    ],
+)
+def test_what_is_not_known_of_the_whole_network_is_in_the_predicted_shares(monkeypatch, method, half, expected):
+    monkeypatch.setattr(choose, "predicted_ms", lambda *_: Interval.around(5.0, 1.0))
+    table = SimpleNamespace(method=method, whole_ms=Interval.around(10.0))
+    found = Found(("layer1.1",), score=0.0, gain=5.0)
+    planned = choose._planned(found, table, Interval.around(0.7, half * 1.4), lost=0.0)
+    assert planned.ratio == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_plan_alone_says_what_a_set_loses(monkeypatch, caplog, tmp_path):
+    """A later search may find a better set of a size that an earlier one has seen."""
+    lost = {("a",): 2.0, ("b",): 1.0}
+    searches = iter((("a",), ("b",)) * 3)
+
+    class Chooser:
+        candidates, images, lost_are = ("a", "b"), 100, "points"
+
+        def __init__(self, *_):
+            pass
+
+        def choose(self, goal):
+            best = Found((name := next(searches)), score=lost[name], gain=1.0)
+            return SimpleNamespace(best=best, levels=(best,))
+
+        def points(self, dropped):
+            return -lost[dropped]
+
+        def lost_by_module(self):
+            return {}
+
+    table = SimpleNamespace(saved_ms={"a": 1.0, "b": 1.0}, method="profile", whole_ms=Interval.around(10.0))
+    for name, instead in (("Chooser", Chooser), ("_table", lambda *_: table), ("doubts", lambda _: [])):
+        monkeypatch.setattr(choose, name, instead)
+    monkeypatch.setattr(choose, "predicted_ms", lambda *_: Interval.around(5.0))
+    config = OptimizeConfig(data="digits", images=64)
+    bench = SimpleNamespace(config=config, images=64, source=SimpleNamespace(sha256="0"), out_dir=tmp_path)
+    with caplog.at_level("INFO", "edgeres"):
+        plan = choose.chosen(bench, "fp32", Interval.around(1.0), until_s=math.inf).plan
+    assert [(one.drop, one.lost) for one in plan.tries] == [(("b",), 1.0)]
+    assert len(caplog.messages) == 6
+    assert not any("lost" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -42,7 +108,7 @@ def test_a_plan_in_lines():
         ('model_sha256 = "x"\n', "a plan for another network (sha256 x..."),
         (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = []\n', "drop"),
         (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = ["a", "a"]\n', "a"),
-        (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = ["a"]\nratio = [1.0]\n', "has 1 figures"),
+        (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = ["a"]\nratio = [1.0, 2.0]\n', "has 2 figures"),
         (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndorp = ["a"]\n', "dorp"),
         ("= 3", "is not valid TOML"),
     ],

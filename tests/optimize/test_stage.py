@@ -176,7 +176,9 @@ def test_a_plan_is_made_and_another_followed(checkpoint, one_set, tmp_path):
     assert any("--plan" in note for note in done.report.notes)
     for one in plan.tries:  # by the clock: half of it for INT8, a quarter for the stem and each module
         assert one.predicted.value == pytest.approx((4 - len(one.drop)) / 8, abs=1e-4)
+    one_set.write_text(f"{one_set.read_text()}ratio = [0.8]\n")  # of float; the clock finds three quarters
     done = optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", place=Place(measure=clock))
+    assert "measured shares less those predicted: -0.050 to -0.050 (n = 1)" in done.report.notes
     tried = record_from_json(Frontier, done.output.path).tried
     assert {one.dropped for one in tried} == {(), ("layer2.0",)}
 

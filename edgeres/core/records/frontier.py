@@ -105,7 +105,7 @@ class Frontier(Record):
         return self.runtime + (f" on {self.board}" if self.board else "")
 
 
-class Goal(NamedTuple):
+class GoalOutcome(NamedTuple):
     """A goal as it was asked for, whether it was kept, and by which figure."""
 
     option: str
@@ -123,7 +123,7 @@ class Goal(NamedTuple):
         return f"{self.verdict}: {self.figure}"
 
 
-def goals_of(found: Frontier) -> Iterator[Goal]:
+def goals_of(found: Frontier) -> Iterator[GoalOutcome]:
     """Each goal; none of a plan alone, nor of a loss where nothing is handed over."""
     if not found.results and not found.misses:
         return
@@ -142,7 +142,7 @@ def _time(one: Tried, target: Target) -> Interval:
     return one.ratio if target.is_ratio else one.latency_ms
 
 
-def _latency_goal(found: Frontier, target: Target) -> Goal:
+def _latency_goal(found: Frontier, target: Target) -> GoalOutcome:
     """By `balanced`, which is there for it, or else by the fastest network that was tried."""
     balanced = next((one.tried for one in found.results if one.name == "balanced"), None)
     one = balanced or min(found.tried, key=lambda one: one.ratio.value)
@@ -151,10 +151,10 @@ def _latency_goal(found: Frontier, target: Target) -> Goal:
         f"{'balanced' if balanced else 'the fastest'} ({one.name}) takes {time.value:.3f} {unit} ({time.bounds()}),"
         f" measured by {found.timed_by}"
     )
-    return Goal(f"--latency {target}", meets(one, target), figure + _unsure(time, target.value))
+    return GoalOutcome(f"--latency {target}", meets(one, target), figure + _unsure(time, target.value))
 
 
-def _loss_goal(found: Frontier) -> Goal:
+def _loss_goal(found: Frontier) -> GoalOutcome:
     """By the network handed over that loses most, on val where that was judged."""
     told = [(one.val_lost_points or one.tried.lost_points, one) for one in found.results]
     lost, one = max(reversed(told), key=lambda pair: pair[0].value)
@@ -163,7 +163,7 @@ def _loss_goal(found: Frontier) -> Goal:
     others = f"; kept by {' and '.join(kept)}" if kept and one.name not in kept else ""
     figure = f"{one.name} ({one.tried.name}) loses {lost.plus_minus()} {found.lost_are} on {images}"
     is_kept = lost.value <= found.max_loss
-    return Goal(f"--max-loss {found.max_loss:g}", is_kept, figure + _unsure(lost, found.max_loss) + others)
+    return GoalOutcome(f"--max-loss {found.max_loss:g}", is_kept, figure + _unsure(lost, found.max_loss) + others)
 
 
 def _unsure(figure: Interval, limit: float) -> str:

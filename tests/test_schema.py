@@ -17,7 +17,7 @@ from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.config import record_from_json, record_from_text, version_of
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Preprocess
-from edgeres.pipeline.schemas import SCHEMAS, schema_in, schema_named
+from edgeres.pipeline.show import SCHEMAS, schema_in, schema_named
 
 STORED = Path(__file__).parent / "stored"
 GREY = Preprocess(mean=(0.3,), std=(0.4,))

@@ -15,8 +15,7 @@ from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.files import sha256_of
 from edgeres.report.wording import size
-from edgeres.runtime.manifest import EngineManifest, manifest_of, plan_header
-from edgeres.runtime.preflight import RTX_TARGETS
+from edgeres.runtime.manifest import RTX_TARGETS, EngineManifest, manifest_of, plan_header
 
 NO_GPU = "needs a GPU"
 TOGETHER = ("sm86", "sm89", "sm120")  # the default of edgeres compile, which recipes take

@@ -4,7 +4,7 @@
     python tools/engine_preflight.py --plan preflight.plan --data digits
 
 Each case is `edgeres eval PLAN` in a process of its own. Without a GPU at hand the hosts are pretend ones: edgeres is
-told what it would have found there (`edgeres.runtime.preflight.this_host`), all else is as it is for a user. A plan of
+told what it would have found there (`edgeres.runtime.manifest.this_host`), all else is as it is for a user. A plan of
 TensorRT is a pretend one too: a header and a manifest. Replaces the refusals in tools/results/engines.json.
 """
 
@@ -24,8 +24,7 @@ from engine_figures import RESULTS, keep, known_in, said
 from edgeres.core.artifacts import Engine
 from edgeres.core.files import sha256_of
 from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.manifest import manifest_of
-from edgeres.runtime.preflight import NAMES, Host, this_host
+from edgeres.runtime.manifest import NAMES, Host, manifest_of, this_host
 
 PC, BOARD = "linux x86_64", "linux aarch64"
 _RTX, _TENSORRT = "1.7.1.116", "10.13.3.9"
@@ -104,11 +103,11 @@ def words_of(host: Host | None) -> str:
 def pretend(text: str, words: list[str]) -> None:
     """`edgeres words` on the host that `text` describes."""
     from edgeres.cli.main import main as edgeres_main
-    from edgeres.runtime import preflight
+    from edgeres.runtime import manifest
 
     values = json.loads(text)
     host = Host(**values | {"gpu": Gpu(*values["gpu"])})
-    preflight.this_host = lambda: host
+    manifest.this_host = lambda: host
     sys.argv = ["edgeres", *words]
     edgeres_main()
 

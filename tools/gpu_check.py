@@ -337,7 +337,7 @@ def _write_random(arch: str, side: str) -> Figures:
 def _target(name: str) -> Figures:
     import tensorrt_rtx
 
-    from edgeres.runtime.preflight import RTX_TARGETS
+    from edgeres.runtime.manifest import RTX_TARGETS
 
     known = hasattr(tensorrt_rtx.ComputeCapability, name.upper()) and name in RTX_TARGETS
     return {"is_known": known, "known": ", ".join(RTX_TARGETS), "version": tensorrt_rtx.__version__}
@@ -426,7 +426,7 @@ def main() -> int:
     if found is None:
         print("no GPU here; --dry-run tries what needs none", file=sys.stderr)
         return 2
-    from edgeres.runtime.preflight import RTX_TARGETS
+    from edgeres.runtime.manifest import RTX_TARGETS
 
     builds_for = (found,) if found in RTX_TARGETS else ("sm86", "sm89", "sm120")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "EDGERES_RUN": ""}
@@ -444,7 +444,7 @@ def main() -> int:
 def _target_here(asked: str | None, *, dry: bool) -> str | None:
     """The architecture of this machine's GPU, of a dry run the one asked for; None without a GPU."""
     from edgeres.core.errors import DeviceError
-    from edgeres.runtime.preflight import local_gpu
+    from edgeres.runtime.manifest import local_gpu
 
     if dry:
         return asked or "sm86"

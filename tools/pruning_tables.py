@@ -22,7 +22,7 @@ import quantize_figures
 
 from edgeres.core.config import record_from_json, version_of
 from edgeres.core.records.sweep import Sweep
-from edgeres.pipeline.schemas import SCHEMAS
+from edgeres.pipeline.show import SCHEMAS
 
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS / "results"

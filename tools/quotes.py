@@ -25,7 +25,7 @@ from solve_figures import Lines as Solved
 from edgeres.core.config import record_from_json, version_of
 from edgeres.core.metrics import threads_text
 from edgeres.core.records.sweep import Sweep
-from edgeres.pipeline.schemas import SCHEMAS
+from edgeres.pipeline.show import SCHEMAS
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import count, percent, points, size, speed
 

@@ -17,8 +17,7 @@ from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.jetpacks import newest_opset
 from edgeres.graph.view import opset_of
 from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.manifest import plan_header
-from edgeres.runtime.preflight import Host
+from edgeres.runtime.manifest import Host, plan_header
 
 _RELEASE_PARTS = 3
 _USUAL_OPSET = 17  # of edgeres export

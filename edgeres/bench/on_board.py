@@ -46,8 +46,7 @@ from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.evaluate.order import doubts_of_order
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
-from edgeres.runtime.manifest import manifest_of
-from edgeres.runtime.preflight import check_runnable
+from edgeres.runtime.manifest import check_runnable, manifest_of
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -20,8 +20,7 @@ from edgeres.core.runs import StageFolder, runs_in_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
 from edgeres.pipeline.recipe import MEASURES, shipped_recipes
-from edgeres.pipeline.schemas import SCHEMAS, schema_named
-from edgeres.pipeline.show import exhibit_of
+from edgeres.pipeline.show import SCHEMAS, exhibit_of, schema_named
 from edgeres.pipeline.stages import STAGES
 
 

@@ -11,7 +11,7 @@ import edgeres
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.runtime.preflight import JETSON_TARGETS, RTX_TARGETS
+from edgeres.runtime.manifest import JETSON_TARGETS, RTX_TARGETS
 
 BATCHES = ("batch_min", "batch_opt", "batch_max")
 FOR_BOARDS = frozenset({"optimization_level", "workspace_mib", *BATCHES})  # what a board's own trtexec is asked

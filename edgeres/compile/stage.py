@@ -19,8 +19,7 @@ from edgeres.core.errors import DeviceError, InputError, MissingDependency, Stag
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.manifest import EngineManifest, LayerCounts, packaged_cuda, plan_header, this_system
-from edgeres.runtime.preflight import local_gpu
+from edgeres.runtime.manifest import EngineManifest, LayerCounts, local_gpu, packaged_cuda, plan_header, this_system
 
 __all__ = ["CompileConfig", "compile_engine"]
 FILE_NAME = "model.plan"

@@ -1,24 +1,54 @@
-"""Writes report.md, report.csv, report.json and report.html into a run folder."""
+"""Writes report.md, report.csv, report.json and report.html into a run folder.
+
+The one page has everything inside and fetches nothing; it is light and dark, readable on a phone and on paper.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+import edgeres
 from edgeres.core.config import Config
-from edgeres.core.errors import MissingDependency
+from edgeres.core.errors import MissingDependency, require
 from edgeres.core.files import write_text
-from edgeres.report.page import page_from
+from edgeres.core.metrics import Interval
+from edgeres.core.plain import short
+from edgeres.core.records.frontier import Frontier, Result, on_front
+from edgeres.core.records.sweep import SweepPoint
+from edgeres.report import network_drawing, plots
+from edgeres.report.findings import HistogramFigure, TimedWay
+from edgeres.report.folder import versions_in
+from edgeres.report.networks import AgreementFigure
 from edgeres.report.rows import rows_from
 from edgeres.report.summary import RunSummary
-from edgeres.report.table import boards_csv_from, csv_from, markdown_from
+from edgeres.report.table import board_cells, board_columns, boards_csv_from, csv_from, markdown_from
+from edgeres.report.wording import (
+    Lines,
+    cells,
+    closeness_text,
+    columns_of,
+    figure_lines,
+    lost,
+    milliseconds,
+    percent,
+    runtime_name,
+    signed,
+    size,
+)
 
 log = logging.getLogger(__name__)
 
 PAGE_NAME = "report.html"
 BOARDS_NAME = "report.boards.csv"  # written only where a board measured
+TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_NAME = "page.html.j2"
+_LEAST_P = 0.0001
 
 
 class ReportConfig(Config):
@@ -55,3 +85,138 @@ def _with_page(summary: RunSummary, run: Path) -> RunSummary:
     write_text(run / PAGE_NAME, page)
     log.info("wrote %s", run / PAGE_NAME)
     return summary
+
+
+def page_from(summary: RunSummary) -> str:
+    """The HTML text; raises MissingDependency without jinja2 or matplotlib."""
+    jinja2 = require("jinja2", "report")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    html: str = environment.get_template(TEMPLATE_NAME).render(
+        summary=summary,
+        plots=plots,
+        network=network_drawing,
+        columns=columns_of(summary.rows),
+        rows=[(row, cells(row)) for row in summary.rows],
+        board_columns=board_columns(summary.boards),
+        commands=commands_for(summary),
+        versions=versions_in(stage.environment for stage in summary.stages),
+        version=edgeres.__version__,
+    )
+    return html
+
+
+def commands_for(summary: RunSummary) -> list[str]:
+    """What to type to get this run again."""
+    if summary.recipe:
+        return ["edgeres run recipe.toml"]
+    return list(dict.fromkeys(stage.command for stage in summary.stages if stage.command))
+
+
+def result_cells(one: Result) -> list[Lines]:
+    """One row a network that is handed over."""
+    on_val, n = one.val_lost_points, f"n = {one.val_n:,}"
+    return [
+        (one.name,),
+        (one.tried.name, one.why),
+        figure_lines(one.tried.ratio, "{:.3f}".format),
+        (milliseconds(one.tried.latency_ms.value),),
+        (*_lost_lines(on_val), n) if on_val else ("not judged",),
+    ]
+
+
+def _lost_lines(figure: Interval) -> Lines:
+    """`1.43`, `[1.34, 1.52]`; no brackets without an interval, as of outputs that were compared on val."""
+    text, bounds = figure_lines(figure, lambda points: lost(points, 2))
+    return (text,) if figure.low == figure.high else (text, bounds)
+
+
+def tried_cells(found: Frontier) -> list[list[Lines]]:
+    """One row a network that was tried, the slowest first."""
+    front = on_front(found.tried)
+    return [
+        [
+            (one.name,),
+            figure_lines(one.ratio, "{:.3f}".format),
+            (milliseconds(one.latency_ms.value),),
+            _lost_lines(one.lost_points),
+            ("yes" if one in front else "no",),
+            (", ".join(one.dropped) or "–",),
+        ]
+        for one in sorted(found.tried, key=lambda one: -one.ratio.value)
+    ]
+
+
+def sweep_cells(point: SweepPoint) -> list[Lines]:
+    """One row a number of modules."""
+    return [
+        (str(point.count),),
+        figure_lines(point.quality, percent if point.top1 else "{:.5f}".format),
+        (f"{lost(-point.change_points, 2)} ± {point.half_width_points:.2f}" if point.count else "–",),
+        (milliseconds(point.latency_ms.value),),
+        figure_lines(point.ratio, "{:.3f}".format),
+        ("yes" if point.is_best else "no",),
+        (", ".join(point.dropped) or "–",),
+    ]
+
+
+def way_cells(one: TimedWay) -> list[Lines]:
+    """One row a network, batch and way."""
+    return [
+        (one.name, f"{one.way}, batch {one.batch}"),
+        figure_lines(one.images_per_s, "{:,.0f}".format),
+        figure_lines(one.p50_ms, milliseconds),
+        (", ".join(f"{name} {milliseconds(ms)}" for name, ms in one.parts_ms.items()) or "–",),
+        (f"{one.samples:,}",),
+        (runtime_name(one.runtime),),
+    ]
+
+
+def bounds_of(figure: HistogramFigure) -> tuple[tuple[str, ...], list[list[Lines]]]:
+    """(column titles, rows) of every calibrator's bound for the tensors that are shown."""
+    methods = tuple(dict.fromkeys(method for one in figure.shown for method in one.amax))
+    rows = []
+    for one in figure.shown:
+        cells: list[Lines] = [(one.tensor, f"exact zeros {percent(one.zeros / one.n)} %" if one.n else "")]
+        for method in methods:
+            noise = one.sqnr_db.get(method)
+            bound = (f"{one.amax[method]:.3g}",) if method in one.amax else ("–",)
+            taken = ("taken",) if method == one.chosen else ()
+            cells.append((*bound, *([f"{noise:.1f} dB"] if noise is not None else []), *taken))
+        rows.append(cells)
+    return ("Tensor", *methods), rows
+
+
+def agreement_cells(one: AgreementFigure) -> list[Lines]:
+    """One row of the agreement table."""
+    runtimes = tuple(dict.fromkeys((runtime_name(one.runtime_a), runtime_name(one.runtime_b))))
+    return [
+        (f"{one.b}", f"against {one.a}"),
+        runtimes,
+        (*figure_lines(one.same, percent, after=" %"), f"n = {one.n:,}"),
+        (f"{one.only_a:,}",),
+        (f"{one.only_b:,}",),
+        figure_lines(one.points, signed, after=" points"),
+        (f"{one.p_value:.2g}" if one.p_value >= _LEAST_P else f"< {_LEAST_P}",),
+    ]
+
+
+_BY_NAME = (size, lost, signed, short, agreement_cells, result_cells, tried_cells, sweep_cells, way_cells)
+_FILTERS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _BY_NAME} | {
+    "ms": milliseconds,
+    "thousands": "{:,}".format,
+    "tensor_title": plots.tensor_title,
+    "closeness": closeness_text,
+    "board_cells": lambda board: board_cells(board).values(),
+    "bounds": bounds_of,
+    "run_path": lambda folder: "/".join(Path(folder).parts[-2:]),
+    "fields": lambda record, *names: [(getattr(record, name),) for name in names],
+    "file_name": lambda path: Path(path).name,
+    "headings": lambda html: re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', html),
+}

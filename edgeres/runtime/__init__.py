@@ -52,8 +52,7 @@ def runner_for(model: Model, options: RunnerOptions | None = None, *, runtime: s
 
 
 def _runtime_of_engine(engine: Engine, asked: str | None) -> str:
-    from edgeres.runtime.manifest import plan_header
-    from edgeres.runtime.preflight import check_runnable, this_host
+    from edgeres.runtime.manifest import check_runnable, plan_header, this_host
 
     for remark in check_runnable(engine.path, this_host(), asked):
         log.warning("%s: %s", engine.path, remark)

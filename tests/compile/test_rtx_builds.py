@@ -12,8 +12,7 @@ from edgeres.core.errors import StageError
 from edgeres.graph.opset import with_half
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
-from edgeres.runtime.manifest import manifest_of, plan_header
-from edgeres.runtime.preflight import RTX_TARGETS
+from edgeres.runtime.manifest import RTX_TARGETS, manifest_of, plan_header
 
 pytestmark = [
     pytest.mark.slow,

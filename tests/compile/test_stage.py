@@ -14,8 +14,7 @@ from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.manifest import LayerCounts, manifest_of, plan_header, this_system
-from edgeres.runtime.preflight import Host, check_runnable
+from edgeres.runtime.manifest import Host, LayerCounts, check_runnable, manifest_of, plan_header, this_system
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed (extra: rtx)"

@@ -4,7 +4,7 @@ import pytest
 
 from edgeres.compile.config import check_rtx_targets
 from edgeres.core.errors import InputError
-from edgeres.runtime.preflight import JETSON_TARGETS, RTX_TARGETS
+from edgeres.runtime.manifest import JETSON_TARGETS, RTX_TARGETS
 
 
 def test_known_targets_pass():

@@ -144,7 +144,7 @@ def test_the_front_is_what_no_other_beats():
 
 
 def test_the_page_has_no_brackets_where_there_is_no_interval():
-    from edgeres.report.page import tried_cells
+    from edgeres.report.stage import tried_cells
 
     whole, int8 = tried_cells(Frontier.model_construct(tried=(WHOLE, INT8)))
     assert whole[3] == ("0.00",)

@@ -154,7 +154,7 @@ def test_files_that_are_folders_are_told(copy):
 def test_a_damaged_run_still_makes_a_page(copy):
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
-    from edgeres.report.page import page_from
+    from edgeres.report.stage import page_from
 
     (copy / "11-board/report.json").write_text("{")
     (copy / "02-prune/model.safetensors").write_bytes(b"")

@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from edgeres.core.records.sweep import best_of
-from edgeres.report.page import bounds_of, page_from, way_cells
 from edgeres.report.rows import rows_from
+from edgeres.report.stage import bounds_of, page_from, way_cells
 from edgeres.report.table import table_from
 from edgeres.report.wording import cells
 

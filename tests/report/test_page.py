@@ -6,8 +6,8 @@ import pytest
 from edgeres.evaluate.agreement import Agreement, Likeness, Side
 from edgeres.report import plots
 from edgeres.report.network_drawing import module_groups
-from edgeres.report.page import commands_for, page_from
 from edgeres.report.rows import rows_from
+from edgeres.report.stage import commands_for, page_from
 from edgeres.report.wording import changes_text, lost
 
 pytest.importorskip("jinja2")

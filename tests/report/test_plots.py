@@ -6,7 +6,6 @@ import pytest
 
 from edgeres.evaluate.agreement import Agreement, Likeness, Side
 from edgeres.report import plots
-from edgeres.report.page import page_from
 from edgeres.report.plots import (
     agreement_svg,
     calls_svg,
@@ -19,6 +18,7 @@ from edgeres.report.plots import (
     tradeoff_svg,
 )
 from edgeres.report.rows import rows_from
+from edgeres.report.stage import page_from
 
 pytest.importorskip("matplotlib")
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.spec import Card, Cost
-from edgeres.runtime import cuda, engine, preflight
+from edgeres.runtime import cuda, engine, manifest
 from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest, this_system
 
@@ -55,9 +55,9 @@ def gpu_machine(monkeypatch):
         name = version or VERSIONS[runtime]
         binding = fakes.Binding(name, driver, **options)
         binding.__version__ = name.removeprefix("rtx-")
-        host = preflight.Host(this_system(), Gpu("sm89", "RTX 4090", "13.0"), {runtime: binding.__version__})
+        host = manifest.Host(this_system(), Gpu("sm89", "RTX 4090", "13.0"), {runtime: binding.__version__})
         monkeypatch.setattr(cuda, "_driver", lambda: driver)
-        monkeypatch.setattr(preflight, "this_host", lambda: host)
+        monkeypatch.setattr(manifest, "this_host", lambda: host)
         monkeypatch.setitem(sys.modules, runtime.replace("-", "_"), binding)
         engine.logger_for.cache_clear()
         return SimpleNamespace(driver=driver, binding=binding, host=host, fakes=fakes)

@@ -8,7 +8,7 @@ import pytest
 
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime.cuda import CAPABILITY, Gpu
-from edgeres.runtime.preflight import capability, local_gpu
+from edgeres.runtime.manifest import capability, local_gpu
 
 
 def test_no_driver_is_a_device_error(monkeypatch):

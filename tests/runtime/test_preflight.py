@@ -9,8 +9,7 @@ import pytest
 
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime.cuda import Gpu
-from edgeres.runtime.manifest import EngineManifest
-from edgeres.runtime.preflight import Host, check_runnable, this_host
+from edgeres.runtime.manifest import EngineManifest, Host, check_runnable, this_host
 
 ORIN = Host("linux aarch64", Gpu("sm87", "Orin", "12.6"), {"tensorrt": "10.3.0"})
 PC = Host("linux x86_64", Gpu("sm89", "RTX 4090", "13.0"), {"tensorrt": "10.3.0.26", "tensorrt-rtx": "1.7.1.116"})

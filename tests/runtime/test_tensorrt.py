@@ -11,7 +11,7 @@ import pytest
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.runtime import runner_for, runtime_of
-from edgeres.runtime.preflight import local_gpu
+from edgeres.runtime.manifest import local_gpu
 
 IMAGES = np.random.default_rng(0).standard_normal((9, 1, 8, 8), np.float32)
 BINDINGS = [("tensorrt", version) for version in ("8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106")]

@@ -15,9 +15,8 @@ So whether it can run on a machine is told before the runtime is asked, in words
 GPUs go by the name of their architecture, `sm86` being compute capability 8.6. A plan without a manifest has only its
 header to be judged by: runtime and version.
 
-Source: `trtexec --getPlanVersionOnly` in NVIDIA/TensorRT; the bytes of TensorRT-RTX 1.7 plans; TensorRT and TensorRT-RTX
-documentation, "Engine compatibility"; support matrix of TensorRT 11.4.1. Whether engines run so has not been tried on
-hardware.
+Source: `trtexec --getPlanVersionOnly` in NVIDIA/TensorRT; the bytes of TensorRT-RTX 1.7 plans; documentation of both,
+"Engine compatibility"; support matrix of TensorRT 11.4.1. None of this has been tried on hardware.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def test_where_nothing_is_handed_over_the_headline_says_so_and_a_plan_has_no_goa
 
 @pytest.mark.parametrize("named", [(), (("fast", TRIED[4], 1.2),)])
 def test_the_page_says_what_became_of_the_goals(named):
-    from edgeres.report.page import page_from
+    from edgeres.report.stage import page_from
     from edgeres.report.summary import RunSummary
     from edgeres.report.table import markdown_from
 

@@ -20,7 +20,7 @@ _OF_THE_CALLS = {"p50_ms", "images_per_s", "heat", "problems", "damaged_samples"
 _P99_ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _MOSTLY_STEPS = 2  # a half-width below so many times the steps' share comes from them
 _ROUNDS = 10  # at most: each turn loads the engine anew and warms up
-_WEIGHED = ("energy", "profile", "layers")  # what the run that weighs says besides
+_OF_FIRST = ("energy", "profile", "layers")  # what the first run says besides
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
@@ -31,9 +31,9 @@ def shares_of(duration_s: int) -> list[int]:
     return [end - start for start, end in pairwise(ends)] if rounds >= MIN_ROUNDS else []
 
 
-def joined(weighed: MeasureDone, turns: Sequence[MeasureDone]) -> MeasureDone:
-    """One answer about an engine that was `weighed` first and then timed in these turns, one a round."""
-    answers = [weighed, *turns]
+def joined(weighed: MeasureDone | None, turns: Sequence[MeasureDone]) -> MeasureDone:
+    """One answer about an engine that was `weighed` first, if at all, and then timed in these turns, one a round."""
+    answers = [weighed, *turns] if weighed else turns
     samples, heat = [sample for turn in turns for sample in turn.samples_ms], _heat_of(answers)
     problems = [problem for answer in answers for problem in answer.problems]
     modes = dict.fromkeys(answer.board.power_mode.name if answer.board.power_mode else "unknown" for answer in answers)
@@ -51,7 +51,7 @@ def joined(weighed: MeasureDone, turns: Sequence[MeasureDone]) -> MeasureDone:
         "warnings": tuple(distinct([line for answer in answers for line in answer.warnings])),
         "restored": tuple(line for answer in answers for line in answer.restored),
     }
-    return turns[0].model_copy(update={**changed, **{name: getattr(weighed, name) for name in _WEIGHED}})
+    return turns[0].model_copy(update={**changed, **{name: getattr(answers[0], name) for name in _OF_FIRST}})
 
 
 def distinct(lines: Sequence[str]) -> list[str]:

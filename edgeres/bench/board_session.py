@@ -45,11 +45,10 @@ _REFUSED = 4  # exit code of an agent that says why
 
 
 class Session:
-    """An open connection with a run folder on the board; `always` are options each job of that name is given."""
+    """An open connection with a run folder on the board."""
 
     def __init__(self, link: Link, folder: str) -> None:
         self.link, self.folder, self.board = link, folder, link.board
-        self.always: dict[str, tuple[str, ...]] = {}
         self._keeper: Any = None
         link.reconnected = self.hold
 
@@ -106,7 +105,7 @@ class Session:
         """
         job = f"the job {kind.job!r}"
         try:
-            done = self._job(kind, *words, *self.always.get(kind.job, ()), takes_s=takes_s)
+            done = self._job(kind, *words, takes_s=takes_s)
         except Lost as err:
             raise DeviceError(
                 f"{self.board.name}: the connection was lost during {job}; the board ends it and"

@@ -8,8 +8,9 @@
 `is_valid` is None where nothing was timed, or the GPU's clock was not seen under load: then nothing speaks against the
 run, and not enough for it. `p99_ms` is None below the calls that a 99th percentile takes.
 
-All engines of one call are built first. Then each is weighed and profiled, and all are timed in rounds, A B A B, of a
-share of the duration each: what slows a minute of the board falls on all alike, and one session holds the calls of all.
+All engines of one call are built first. Then each is weighed and profiled, where its energy is to be shown, and all are
+timed in rounds, A B A B, of a share of the duration each: what slows a minute of the board falls on all alike, and one
+session holds the calls of all.
 One model alone, or a duration too short for rounds, is timed in one run, a session of its own.
 """
 
@@ -53,6 +54,7 @@ B = TypeVar("B")
 
 log = logging.getLogger(__name__)
 _KERNEL_BYTES, _ENGINE_SHARE = 32 << 20, 4  # a plan holds kernels; weights of one byte may become float32 in it
+_UNWEIGHED = ("--no-energy",)
 _ONNX, PLAN = "model.onnx", "model.plan"
 
 
@@ -73,6 +75,7 @@ class Loaded:
     model: Model
     built: Built
     recorder: Recorder
+    weighed: MeasureDone | None = None
     turns: list[MeasureDone] = field(default_factory=list)
     answer: MeasureDone | None = None
     session: str = ""
@@ -82,13 +85,15 @@ class Loaded:
 class Bench:
     """A board at work on models, which share `images`: with `accuracy_only` nothing is timed.
 
-    `failures`: what kept some of several models from being measured.
+    Energy is measured where it `weighs`: that takes as long again. `failures`: what kept some of several models from
+    being measured.
     """
 
     session: Session
     config: BoardConfig
     images: Images | None = None
     accuracy_only: bool = False
+    weighs: bool = False
     failures: list[EdgeresError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -138,7 +143,7 @@ class Bench:
     def finished(self, one: Loaded, out: Path | None = None) -> StageReport:
         """The report of a measured model, which is judged now; predictions are written into the folder `out`."""
         if one.answer is not None:
-            rounds = tuple(len(turn.samples_ms) for turn in one.turns[1:])
+            rounds = tuple(len(turn.samples_ms) for turn in one.turns)
             machine = machine_of(facts_of(self.session, one.answer))
             one.recorder.notes += one.answer.restored
             note(one.recorder, one.answer, self.config, machine=machine, session=one.session, rounds=rounds)
@@ -169,22 +174,28 @@ class Bench:
         return Loaded(model, built, recorder)
 
     def _timed(self, one: Loaded) -> Loaded:
-        return replace(one, answer=self._asked(one, self.config.duration_s), session=uuid.uuid4().hex)
+        more = () if self.weighs else _UNWEIGHED
+        return replace(one, answer=self._asked(one, self.config.duration_s, *more), session=uuid.uuid4().hex)
 
     def _in_rounds(self, loaded: list[Loaded], shares: Sequence[int]) -> list[Loaded]:
-        """Each weighed, then all timed one after the other, in a round for each share of the duration."""
+        """Each weighed if at all, then all timed one after the other, in a round for each share of the duration."""
         name, session = self.session.board.name, uuid.uuid4().hex
-        log.info("%s: energy of %d models, then their latency in %d rounds", name, len(loaded), len(shares))
-        loaded = self.each(partial(self._turn, self.config.duration_s, ("--no-latency",)), loaded)
+        first = f"energy of {len(loaded)} models, then their latency" if self.weighs else f"{len(loaded)} models"
+        log.info("%s: %s in %d rounds", name, first, len(shares))
+        loaded = self.each(self._weighed, loaded) if self.weighs else loaded
         with bar(f"{name}: rounds") as shown:
             shown.expect(len(shares))
             for share in shares:
-                loaded = self.each(partial(self._turn, share, ("--no-energy", "--no-profile")), loaded)
+                loaded = self.each(partial(self._turn, share), loaded)
                 shown.advance(1)
-        return [replace(one, answer=joined(one.turns[0], one.turns[1:]), session=session) for one in loaded]
+        return [replace(one, answer=joined(one.weighed, one.turns), session=session) for one in loaded]
 
-    def _turn(self, duration_s: int, more: tuple[str, ...], one: Loaded) -> Loaded:
-        return replace(one, turns=[*one.turns, self._asked(one, duration_s, *more)])
+    def _weighed(self, one: Loaded) -> Loaded:
+        return replace(one, weighed=self._asked(one, self.config.duration_s, "--no-latency"))
+
+    def _turn(self, duration_s: int, one: Loaded) -> Loaded:
+        more = ("--no-profile",) if one.weighed or one.turns else ()  # which the first run of an engine tells
+        return replace(one, turns=[*one.turns, self._asked(one, duration_s, *_UNWEIGHED, *more)])
 
     def _asked(self, one: Loaded, duration_s: int, *more: str) -> MeasureDone:
         words = ["--engine", one.built.remote, "--batch", str(one.built.batch), "--folder", self.session.folder]

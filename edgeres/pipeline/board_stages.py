@@ -46,7 +46,6 @@ from edgeres.runtime.manifest import EngineManifest
 _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
 _OWN = LatencyConfig.model_fields.keys() - BoardConfig.model_fields - {"runtime", "threads", "rounds", "seconds"}
 _SHARED = {"batch", "warmup_s", "duration_s", "lock_clocks", "power_mode", "timeout_s"}
-_LATENCY_ALONE = {"measure": ("--no-energy",)}
 _COSTS = "bench --per-module"
 _KEPT_NAME = "networks.json"
 
@@ -103,7 +102,6 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
 
     def cost(model: OnnxModel | Checkpoint, config: LatencyConfig, folder: Path) -> StageResult[LatencyTableFile]:
         with session(board) as opened:
-            opened.always.update(_LATENCY_ALONE)
             bench = Bench(opened, conditions)
             if isinstance(model, OnnxModel):
                 return profiled(bench, model, folder)

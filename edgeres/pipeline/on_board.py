@@ -144,7 +144,7 @@ def _measured(
     if config.images is not None and home:
         log.info("%s", _PART)
     with session(board) as opened:
-        bench = Bench(opened, config, images, accuracy_only)
+        bench = Bench(opened, config, images, accuracy_only, weighs=True)
         for onnx in (model for model in models if isinstance(model, OnnxModel)):
             check_opset(opened, onnx)
         for one in bench.measured(models):

@@ -92,6 +92,9 @@ def test_turns_of_one_engine_are_one_answer(answer_of):
     assert found.images_per_s == pytest.approx(3 / (2 / 500 + 1 / 250))
     assert found.restored == ("put back",)
     assert figures_of(found)["is_valid"] is True
+    light = joined(None, [turns[0].model_copy(update={"layers": "of the first"}), turns[1]])
+    assert (light.samples_ms, light.energy, light.layers) == (found.samples_ms, plain.energy, "of the first")
+    assert light.heat.samples == 2 * plain.heat.samples
 
 
 def test_a_latency_that_drifts_over_the_rounds_is_invalid_although_each_was_steady(answer_of):

@@ -19,12 +19,11 @@ class FakeLink:
         return Answer(0, "{}\n", "")
 
 
-def test_what_a_job_is_always_given_is_given_to_that_job_only():
+def test_a_job_is_given_its_options():
     link = FakeLink()
     session = Session(link, "/tmp/edgeres-run-x")
-    session.always["measure"] = ("--no-energy",)
     with pytest.raises(DeviceError, match="the answer to the job 'measure' is not understood: restored is needed"):
-        session.agent(MeasureDone, "--batch", "2")
+        session.agent(MeasureDone, "--batch", "2", "--no-energy")
     assert link.words[-4:] == ["measure", "--batch", "2", "--no-energy"]
     with pytest.raises(DeviceError, match="the answer to the job 'build' is not understood: "):
         session.agent(BuildDone, "--onnx", "m.onnx")

@@ -26,7 +26,7 @@ SHORT = {"warmup_s": 0, "duration_s": 1, "idle_s": 0.5}
 
 def bench_of(opened, model, **more):
     config = BoardConfig(**SHORT, **more)
-    return Bench(opened, config, images_for([model], config))
+    return Bench(opened, config, images_for([model], config), weighs=True)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -221,24 +221,25 @@ ROUNDS = {**SHORT, "duration_s": 5}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weighs", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_engines_of_one_call_take_turns_although_one_cannot_be_built_and_share_one_session(
-    host, float_onnx, int8_onnx, tmp_path, caplog
+    host, float_onnx, int8_onnx, tmp_path, caplog, weighs
 ):
     host.start(FAKE_INT8_MS="1.25")
     plan = tmp_path / "x.plan"
     plan.write_bytes(b"vtrt" + bytes(100))
     with session(DESK) as opened:
-        bench = Bench(opened, BoardConfig(**ROUNDS))
+        bench = Bench(opened, BoardConfig(**ROUNDS), weighs=weighs)
         measured = bench.measured([float_onnx, Engine(plan), int8_onnx])
         done = [bench.finished(one) for one in measured]
     (a,), (b,) = (one.latency for one in done)
     assert [one.model.path for one in measured] == [float_onnx.path, int8_onnx.path]
-    assert timed_on(host) == [(0, 5), (2, 5)] + [(0, 1), (2, 1)] * 5
+    assert timed_on(host) == [(0, 5), (2, 5)] * weighs + [(0, 1), (2, 1)] * 5
     assert (a.session, a.machine) == (b.session, b.machine)
     assert a.rounds == b.rounds == (200,) * 5
     assert ratio_interval(a, b).value == pytest.approx(1.25 / 2)
     assert "in 5 rounds, each after 0 s of warm-up" in a.note
-    assert all(one.energy for one in done)
+    assert [len(one.energy) for one in done] == [weighs] * 2
     assert all(one.answer.layers for one in measured)
     (failure,) = bench.failures
     assert "is an engine of TensorRT-RTX" in str(failure)
@@ -255,7 +256,7 @@ def test_one_model_or_a_short_duration_is_one_run_each(host, float_onnx, config)
         bench = Bench(opened, BoardConfig(**config))
         done = [bench.finished(one).latency[0] for one in bench.measured(models)]
     seconds = config["duration_s"]
-    assert timed_on(host) == [(place, seconds) for place in range(len(models)) for _ in range(2)]
+    assert timed_on(host) == [(place, seconds) for place in range(len(models))]
     assert len({one.session for one in done}) == len(models)
     assert {one.rounds for one in done} == {()}
 

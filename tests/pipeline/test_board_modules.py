@@ -25,7 +25,6 @@ class FakeBoard:
 
     def __init__(self, found):
         self.lasts, self.asked, self.found = NETWORKS, [], found
-        self.always = {}
 
     def bench(self, opened, config):
         return SimpleNamespace(run=self.run, session=SimpleNamespace(found=self.found))
@@ -42,7 +41,7 @@ class FakeBoard:
 
     def opened(self, board):
         self.asked = []
-        return nullcontext(SimpleNamespace(board=board, found=self.found, always=self.always))
+        return nullcontext(SimpleNamespace(board=board, found=self.found))
 
 
 @pytest.fixture
@@ -90,7 +89,6 @@ def test_the_same_command_goes_on_with_the_networks_that_were_timed(board, table
     saved_ms = latency_table_from(table.out).saved_ms
     assert saved_ms == pytest.approx(dict.fromkeys(("layer1.0", "layer2.0", "layer3.0"), 0.1))
     assert hidden(tmp_path) == []
-    assert board.always == {"measure": ("--no-energy",)}
 
 
 def test_a_table_that_is_not_interrupted_leaves_nothing_and_measures_all_again(board, table, tmp_path):

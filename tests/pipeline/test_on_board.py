@@ -115,7 +115,8 @@ def test_a_model_outside_any_run_needs_a_place_for_what_is_made(tmp_path, checkp
 class FakeBench:
     """A fake of edgeres.bench.on_board.Bench: what it reports is made up, no board is asked."""
 
-    def __init__(self, opened, config, images=None, accuracy_only=False):
+    def __init__(self, opened, config, images=None, accuracy_only=False, *, weighs=False):
+        assert weighs  # the table shows it
         self.session, self.config, self.accuracy_only, self.failures = opened, config, accuracy_only, []
 
     def measured(self, models):

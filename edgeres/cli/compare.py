@@ -138,7 +138,7 @@ def _print_agreement(result: Agreement) -> None:
     if result.is_labelled:
         say(
             f"accuracy of B minus A: {100 * change:+.2f} +- {100 * half:.2f} points (only A right {result.only_a},"
-            f" only B {result.only_b}, McNemar p = {result.pair.p_value:.2g})"
+            f" only B {result.only_b})"
         )
     what, kl = ("outputs", "") if result.kl is None else ("logits", f", KL {result.kl:.2g} nats")
     say(f"{what}: SQNR {_db(result.logits)}, cosine {result.logits.cosine:.6f}{kl}")

@@ -235,7 +235,8 @@ def difference_of(n: int, *, lost: int, gained: int) -> tuple[float, float]:
     """Change of accuracy on the SAME `n` images and the half-width of its 95 % interval, both as fractions.
 
     Only images on which the two disagree carry information, so the interval is far narrower than two separate ones.
-    Half an image is added to every cell, so that it has a width when they agree on all.
+    Half an image is added to every cell, so that it has a width when they agree on all. Of two that are equally often
+    right it excludes 0 in 0.3, 2.4, 4.0 and 4.9 % of cases where 2, 5, 10 and 50 images tell them apart on average.
     Source: Agresti & Min 2005, doi:10.1002/sim.1781 (Wald + 2).
     """
     variance = (gained + lost + 1) - (gained - lost) ** 2 / (n + 2)

@@ -1,7 +1,7 @@
 """What changed between two runs: options, machine and versions, and the results of every stage.
 
 Stages are matched by name and turn: the second `export` of A with the second `export` of B; what a board measured, by
-board and by what it measured. Accuracies are compared image by image (McNemar) where both have predictions of the same
+board and by what it measured. Accuracies are compared image by image where both have predictions of the same
 images, those of a board with those of the same board. Latencies of two runs were never interleaved:
 they are compared only on one machine in one mode, and even then what drifted between the sessions is in no interval;
 from different machines or modes only with `across`.
@@ -149,7 +149,7 @@ def _board_lines(board: str, a: StageNetwork, b: StageNetwork, *, across: bool) 
 
 
 def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str) -> str:
-    """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), McNemar p = 0.13, n = 5,000`."""
+    """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), same guess on 97.00 %, n = 5,000`."""
     near = a.closeness, b.closeness
     if near[0] and near[1]:
         if near[0].measure != near[1].measure:
@@ -169,7 +169,7 @@ def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str) -> str:
     points = pair.points
     return (
         f"{head}, {points.value:+.2f} points ({points.bounds('+.2f')}),"
-        f" McNemar p = {pair.p_value:.2g}, same guess on {100 * pair.agreement.value:.2f} %, n = {pair.n:,}"
+        f" same guess on {100 * pair.agreement.value:.2f} %, n = {pair.n:,}"
     )
 
 

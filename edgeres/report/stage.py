@@ -48,7 +48,6 @@ PAGE_NAME = "report.html"
 BOARDS_NAME = "report.boards.csv"  # written only where a board measured
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_NAME = "page.html.j2"
-_LEAST_P = 0.0001
 
 
 class ReportConfig(Config):
@@ -203,7 +202,6 @@ def agreement_cells(one: AgreementFigure) -> list[Lines]:
         (f"{one.only_a:,}",),
         (f"{one.only_b:,}",),
         figure_lines(one.points, signed, after=" points"),
-        (f"{one.p_value:.2g}" if one.p_value >= _LEAST_P else f"< {_LEAST_P}",),
     ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeres.core.metrics import paired_difference, wilson
+from edgeres.core.metrics import difference_of, paired_difference, wilson
 
 
 @given(st.integers(1, 5000), st.data())
@@ -42,6 +44,17 @@ def test_a_paired_interval_is_narrower_and_covers():
         covered.append(abs(difference - (0.1 * 0.1 - 0.9 * 0.02)) <= half)
         assert half < (wilson(900, 1000).high - wilson(900, 1000).low)
     assert np.mean(covered) > 0.92
+
+
+@pytest.mark.parametrize("apart", [1, 2, 5, 10, 20, 50])
+def test_of_two_that_are_equally_often_right_one_is_called_better_in_a_twentieth_of_cases_at_most(apart):
+    rate, counts = apart / 2, range(apart + 60)  # of each kind, which is Poisson's where they are few among many
+    odds = [math.exp(k * math.log(rate) - rate - math.lgamma(k + 1)) for k in counts]
+    called = {
+        (a, b) for a in counts for b in counts if abs((found := difference_of(10**5, lost=a, gained=b))[0]) > found[1]
+    }
+    assert math.fsum(odds[a] * odds[b] for a, b in called) < 0.05
+    assert (5, 0) in called
 
 
 def test_identical_answers_differ_by_nothing_within_less_the_more_images_there_are():

@@ -108,7 +108,7 @@ def test_an_accuracy_outside_the_paired_interval_differs(run, copy):
     flipped(copy, "02-prune", 100, wrong=False)
     verdict = rerun_verdict(run, copy)
     assert [stage.stage for stage in verdict.differing] == ["02-prune"]
-    assert "McNemar" in verdict.differing[0].text
+    assert "points (95 %: " in verdict.differing[0].text
 
 
 def test_figures_that_cannot_differ_by_chance_are_compared_exactly(run, copy):

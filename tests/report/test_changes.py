@@ -51,7 +51,8 @@ def test_stages_are_matched_by_name_and_turn_and_accuracy_by_image(pair_of_runs)
     assert first.same_file
     assert pruned.pair.n == 5000
     assert pruned.pair.points.value == pytest.approx(-1.0)
-    assert any("McNemar p = " in line for line in pruned.lines)
+    assert any("points (95 %: " in line for line in pruned.lines)
+    assert not any(" p = " in line for line in pruned.lines)  # the interval is the one statement of doubt
     assert any(line.startswith("MACs: ") for line in pruned.lines)
     assert "dropped: layer1.3 -> layer1.3, layer2.5" in pruned.lines
 

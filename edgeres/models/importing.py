@@ -17,7 +17,7 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.files import sha256_of
 from edgeres.core.names import function_meant, is_function_name
-from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
+from edgeres.core.spec import ModelSpec, Preprocess, Task
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.stated import FeedOptions, Size, check_crop, check_pixels, preprocess_from, sides_of
 from edgeres.models import spec_from_arch
@@ -183,18 +183,9 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
     known = network.preprocess
     base = known or _for_channels(CIFAR_INPUT[1] if shape[1] <= _SMALL else IMAGENET_INPUT[1], shape[0])
-    values: dict[str, Any] = {
-        "family": TRACED,
-        "variant": name,
-        "num_classes": network.outputs,
-        "input_shape": shape,
-        "preprocess": preprocess_from(config, base, shape, config.size),
-        "classes": _class_names(config, network.classes, network.outputs, recorder.notes) if task == "classes" else (),
-        "task": task,
-        "parts": network.parts,
-        "structure": network.structure,
-    }
-    spec = config_from(ModelSpec, values, str(config.file))
+    preprocess = preprocess_from(config, base, shape, config.size)
+    classes = _class_names(config, network.classes, network.outputs, recorder.notes) if task == "classes" else ()
+    spec = network.spec(name, str(config.file), task=task, preprocess=preprocess, classes=classes)
     chain = chain_of(spec)
     recorder.notes += [*notes, *filter(None, [network.left_out])]
     if task != "classes":

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
-from edgeres.core.spec import TRACED, ModelSpec, Preprocess
+from edgeres.core.spec import ModelSpec, Preprocess, Task
 from edgeres.models import check_module_names, network_from
 from edgeres.models.sources import from_module
 from edgeres.models.weights import Weights, load_network, save_checkpoint, weights_without
@@ -68,15 +66,5 @@ def _traced(
     found = from_module(module, (channels, height, width), name)
     if found.left_out:
         log.warning("%s: %s", name, found.left_out)
-    values: dict[str, Any] = {
-        "family": TRACED,
-        "variant": name,
-        "num_classes": found.outputs,
-        "task": "classes" if classes else found.told,
-        "parts": found.parts,
-        "input_shape": found.shape,
-        "preprocess": preprocess,
-        "classes": classes,
-        "structure": found.structure,
-    }
-    return config_from(ModelSpec, values, name), found.weights
+    task: Task = "classes" if classes else found.told
+    return found.spec(name, name, task=task, preprocess=preprocess, classes=classes), found.weights

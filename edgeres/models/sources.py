@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.artifacts import OnnxModel
+from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of
 from edgeres.core.measures import difference_of, split
 from edgeres.core.names import result_of
@@ -37,7 +38,7 @@ from edgeres.core.onnx_file import (
     is_channels_last,
     told_task,
 )
-from edgeres.core.spec import Preprocess, Task
+from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
 from edgeres.core.stated import sides_of
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy
@@ -113,6 +114,23 @@ class Brought:
                 f"--task {asked}: {where} gives {self.gives_text} for an image, no row of two numbers or more"
             )
         return asked or self.told
+
+    def spec(
+        self, name: str, where: str, *, task: Task, preprocess: Preprocess, classes: tuple[str, ...] = ()
+    ) -> ModelSpec:
+        """What a checkpoint says of it; raises InputError, with `where`, for what does not go together."""
+        values = {
+            "family": TRACED,
+            "variant": name,
+            "num_classes": self.outputs,
+            "task": task,
+            "parts": self.parts,
+            "input_shape": self.shape,
+            "preprocess": preprocess,
+            "classes": classes,
+            "structure": self.structure,
+        }
+        return config_from(ModelSpec, values, where)
 
 
 @dataclass(frozen=True)

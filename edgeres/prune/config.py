@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
+from typing_extensions import Self
 
 from edgeres.core.amounts import macs_from, target_from
 from edgeres.core.config import Config, Record, read_by

@@ -130,11 +130,7 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     _check_fits(weights, spec, config)
     recorder.notes += found.notes + notes
     recorder.warnings += _assumed(config, spec)
-    recorder.results |= {
-        "file": str(config.file),
-        "file_sha256": sha256_of(config.file),
-        "keys": len(weights),
-    }
+    recorder.results |= {"file": str(config.file), "file_sha256": sha256_of(config.file), "keys": len(weights)}
     output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
 

@@ -22,15 +22,7 @@ from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.parents import filled
-from edgeres.pipeline.stages import (
-    STAGES,
-    Function,
-    execute,
-    is_main_process,
-    leave_no_trace,
-    source_in,
-    stage_key,
-)
+from edgeres.pipeline.stages import STAGES, Function, execute, is_main_process, leave_no_trace, source_in, stage_key
 
 log = logging.getLogger(__name__)
 

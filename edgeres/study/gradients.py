@@ -61,12 +61,7 @@ class Gradients(NetworkResult):
     def rows(self) -> list[Row]:
         """One row a module and epoch."""
         return [
-            {
-                "epoch": epoch,
-                "module": module,
-                "gradient_norm": gradient,
-                "train_loss_at_the_end": self.train_loss,
-            }
+            {"epoch": epoch, "module": module, "gradient_norm": gradient, "train_loss_at_the_end": self.train_loss}
             for epoch, norms in sorted(self.norms.items())
             for module, gradient in enumerate(norms)
         ]

@@ -27,10 +27,7 @@ Score = Callable[[Network], float]
 Looks = list[tuple[int, float]]
 _STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # He et al. 2015, section 4.2: after 32k and 48k of 64k steps
 _PATIENT_UNTIL = 0.75  # of the steps: what held-out images gain under a cosine comes when the rate has fallen
-_RECENT, _RECENT_SHARE = (
-    5,
-    0.02,
-)  # steps, or share of the time: their median is the pace, whatever a pause lasts
+_RECENT, _RECENT_SHARE = 5, 0.02  # steps, or share of the time: their median is the pace, whatever a pause lasts
 _FEWEST = 3  # of them
 _CLOCK_S = 1e-6  # shorter is no time
 _SPARE = 0.03  # of the time that is left when the end is moved

@@ -45,7 +45,7 @@ from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of,
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
-from edgeres.evaluate.order import doubts_of_order
+from edgeres.evaluate.stage import doubts_of_order
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import check_runnable, manifest_of
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from edgeres.data import dataset_for
 from edgeres.evaluate import stage
-from edgeres.evaluate.order import doubts_of_order
-from edgeres.evaluate.stage import EvalConfig, evaluate, guessed_by
+from edgeres.evaluate.stage import EvalConfig, doubts_of_order, evaluate, guessed_by
 
 
 def guesses(k: int, n: int, right: float, seed: int, order: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:

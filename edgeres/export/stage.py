@@ -72,7 +72,9 @@ def export(source: Checkpoint, config: ExportConfig, out_dir: Path) -> StageResu
         write = _of_graph if source.spec.structure else _of_modules
         model, folded = write(network, source.spec, config)
         if config.half:
-            model = _in_half(model)
+            from edgeres.graph.opset import with_half
+
+            model = with_half(model)
     limit = _MAX_HALF_DIFFERENCE if config.half else _MAX_DIFFERENCE
     _add_card(model, source)
     with written(path) as temporary:
@@ -170,12 +172,6 @@ def _onnx_from(network: Network, spec: ModelSpec, config: ExportConfig) -> Any:
     tidied = tidy(model)
     onnx.checker.check_model(tidied, full_check=True)
     return tidied
-
-
-def _in_half(model: Any) -> Any:
-    from edgeres.graph.opset import with_half
-
-    return with_half(model)
 
 
 def _add_card(model: Any, source: Checkpoint) -> None:

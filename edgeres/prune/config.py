@@ -121,8 +121,7 @@ class ChoiceConfig(Config):
     images: int = Field(2000, gt=0, description="of train, to choose and to recover on; all if there are fewer")
     choose_on: int = Field(1000, gt=0, description="of these images, to choose on")
     score: Score | None = Field(
-        None,
-        description="what a set costs; default: kl, solved if --recover solve follows, adaptive if another does",
+        None, description="what a set costs; default: kl, solved if --recover solve follows, adaptive if another does"
     )
     width: int | None = Field(
         None, ge=1, description="sets the beam carries from one size to the next; default: 4, 1 if each is repaired"

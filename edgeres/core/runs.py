@@ -79,6 +79,13 @@ class StageFolder:
         return self._started.get("key")
 
     @property
+    def spent_s(self) -> float:
+        """Seconds that earlier calls with the key worked here, each up to what it kept last."""
+        with contextlib.suppress(ValueError):
+            return float(self._started.get("spent_s", 0))
+        return 0.0
+
+    @property
     def is_busy(self) -> bool:
         """Whether another process of this machine is at work here."""
         pid, began = self._started.get("pid", ""), self._started.get("began")
@@ -106,10 +113,20 @@ class StageFolder:
         return model_from(path)
 
 
-def started_text(stage: str, key: str) -> str:
-    """What started.json says: the call, and the process that works on it."""
+def mark_started(path: Path, stage: str, key: str) -> None:
+    """Writes started.json, which also tells for how long the files that lie in `path` were worked on before."""
+    folder, started = StageFolder(path, 0, stage), path / STARTED_NAME
+    spent_s = 0.0
+    if folder.started_key == key:
+        last = max(one.stat().st_mtime for one in path.rglob("*") if one.is_file())
+        spent_s = folder.spent_s + last - started.stat().st_mtime  # the newest may be started.json itself
+    write_text(started, started_text(stage, key, spent_s))
+
+
+def started_text(stage: str, key: str, spent_s: float = 0.0) -> str:
+    """What started.json says: the call, the process that works on it, and `StageFolder.spent_s`."""
     own = {"pid": os.getpid(), "began": process_began(os.getpid()), "host": platform.node()}
-    return json.dumps({"stage": stage, "key": key, **own}) + "\n"
+    return json.dumps({"stage": stage, "key": key, "spent_s": round(spent_s, 3), **own}) + "\n"
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ class Run:
             except OSError as err:
                 advice = "set EDGERES_RUNS to a folder that can be written"
                 raise InputError(f"cannot write {self.path}: {err.strerror}; {advice}") from err
-            write_text(path / STARTED_NAME, started_text(stage, key))
+            mark_started(path, stage, key)
             return path
 
     def data(self) -> str | None:

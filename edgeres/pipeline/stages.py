@@ -39,9 +39,9 @@ from edgeres.core.artifacts import (
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
-from edgeres.core.files import clear_left_overs, sha256_of, write_text
+from edgeres.core.files import clear_left_overs, sha256_of
 from edgeres.core.names import resolve
-from edgeres.core.runs import STARTED_NAME, Run, StageFolder, started_text
+from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.data import data_fingerprint
 
@@ -175,12 +175,13 @@ def execute(
 ) -> StageResult[Artifact]:
     """Runs one stage in `folder`, by its own function or another, and writes its report there.
 
-    An interrupted call leaves `key` in started.json, one that is AlwaysRefused nothing of what it began.
+    An interrupted call leaves `key` in started.json, one that is AlwaysRefused nothing of what it began. The report's
+    duration is that of all calls which worked on what is there.
     """
     is_first = not folder.is_dir() or {path.name for path in folder.iterdir()} <= {STARTED_NAME}
     if is_main_process():
         clear_left_overs(folder)
-        write_text(folder / STARTED_NAME, started_text(stage, key))
+        mark_started(folder, stage, key)
     try:
         function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
         result = function(source, config, folder)
@@ -189,7 +190,8 @@ def execute(
             shutil.rmtree(folder)
         leave_no_trace(folder)
         raise
-    result = StageResult(result.output, result.report.model_copy(update={"key": key}))
+    took_s = round(result.report.duration_s + StageFolder(folder, 0, stage).spent_s, 3)
+    result = StageResult(result.output, result.report.model_copy(update={"key": key, "duration_s": took_s}))
     if is_main_process():
         write_report(result.report, folder / REPORT_NAME)
         (folder / STARTED_NAME).unlink(missing_ok=True)

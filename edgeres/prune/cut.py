@@ -13,12 +13,14 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import paired_difference
 from edgeres.core.records.sweep import Judged
+from edgeres.core.runs import STARTED_NAME, mark_started
 from edgeres.data import Dataset
 from edgeres.evaluate.closeness import lost_of, nearness_of
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.models.weights import checkpoint_without, save_checkpoint
 from edgeres.prune.config import ChoiceConfig
 from edgeres.prune.recover.stage import recovered
+from edgeres.train.processes import is_main
 
 WHOLE_NAME = "whole.npy"  # what the first network judged had guessed, for the pairing
 
@@ -41,11 +43,13 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
     if not config.recover:
         return Cut(checkpoint_without(source, dropped, path))
     folder = path.with_name(f".{path.stem}-recover")
+    if is_main():
+        mark_started(folder, "recover", " ".join((source.sha256, *dropped)))
     bare = checkpoint_without(source, dropped, folder / "dropped.safetensors")
     try:
         done = recovered(bare, source, config.recovery(len(dropped)), folder)
     except InputError:
-        if list(folder.iterdir()) == [bare.path]:  # nothing to go on from
+        if {one.name for one in folder.iterdir()} <= {bare.path.name, STARTED_NAME}:  # nothing to go on from
             shutil.rmtree(folder)
         raise
     output = save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)

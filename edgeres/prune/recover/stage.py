@@ -20,6 +20,7 @@ from torch import Tensor
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.progress import budget_began
+from edgeres.core.runs import StageFolder
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
 from edgeres.models.weights import save_checkpoint
@@ -77,8 +78,8 @@ def recovered(
 ) -> Recovered:
     """`source` after what `config.method` asks for; interrupted, the same call goes on from what is in `out_dir`.
 
-    The state stays in `out_dir`. `teacher` may be None if nothing is imitated. `begun_s`: when the budget began to run,
-    on time.perf_counter; now unless said.
+    The state stays in `out_dir`, whose started.json tells what was spent before. `teacher` may be None if nothing is
+    imitated. `begun_s`: when the budget began to run, on time.perf_counter; now unless said.
 
     Raises:
         InputError: the teacher is not what `source` was cut from, there are too few images, the budget is too short.
@@ -99,8 +100,9 @@ def recovered(
         fitted = fit(training, plan)
     weights = fitted.weights if fitted else network.state_dict()
     results = _results(job, planned, fitted)
-    results["duration_s"] = round(time.perf_counter() - started_s, 3)
-    return Recovered(weights, results, *_remarks(results, config))
+    took_s = time.perf_counter() - started_s
+    results["duration_s"] = round(took_s + StageFolder(out_dir, 0, "recover").spent_s, 3)
+    return Recovered(weights, results, *_remarks(results, config, took_s))
 
 
 def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
@@ -181,8 +183,8 @@ def _results(job: Job, planned: Planned, fitted: Fitted | None) -> dict[str, Any
     return results | {"measure": job.score.measure if job.score else None}
 
 
-def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str], list[str]]:
-    """(notes, warnings)."""
+def _remarks(results: dict[str, Any], config: RecoverConfig, took_s: float) -> tuple[list[str], list[str]]:
+    """(notes, warnings); `took_s`: this call alone, as a budget counts."""
     notes: list[str] = []
     warnings: list[str] = []
     if results["images"] < config.images:
@@ -195,8 +197,8 @@ def _remarks(results: dict[str, Any], config: RecoverConfig) -> tuple[list[str],
     if config.trains and not results["held_out"]:
         notes.append(f"{results['images']} images are too few to hold some out: judged on those it learned from")
     limit_s = config.budget_s if config.course is None else None
-    if limit_s is not None and results["duration_s"] > _OVERRUN * limit_s:
-        took = f"took {results['duration_s']:.0f} s of a --budget of {config.budget}"
+    if limit_s is not None and took_s > _OVERRUN * limit_s:
+        took = f"took {took_s:.0f} s of a --budget of {config.budget}"
         warnings.append(f"{took}: single steps or looks at held-out images last too long here; stop other programs")
     if (moved := results.get("end_moved")) and moved[-1][1] < results["planned_steps"]:
         fit = f"{moved[-1][1]} of the {results['planned_steps']} planned steps fit into --budget {config.budget}"

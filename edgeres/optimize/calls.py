@@ -4,11 +4,13 @@ On a board engines are built and timed there, the graphs they come from are judg
 
 Each engine is built once, brought here and handed over with its network. What a module costs is told by the profile of
 the whole network's engine, since a build takes minutes there; for the same reason sets of modules are tried in the
-faster precision alone.
+faster precision alone. Engines lie in the run's hidden folder .engines-KEY, by the graphs they were built from, until a
+call with results has finished: one that is refused, or only plans, has built for the next.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -22,22 +24,25 @@ from edgeres.bench.config import BenchConfig, BoardConfig
 from edgeres.bench.on_board import PLAN, Bench
 from edgeres.bench.stage import Session
 from edgeres.compile.config import CompileConfig
-from edgeres.core.artifacts import Artifact, Checkpoint, Engine, Model, OnnxModel, model_from
+from edgeres.core.artifacts import Artifact, Checkpoint, Engine, FrontierFile, Model, OnnxModel, model_from
 from edgeres.core.config import config_from, refuse
-from edgeres.core.errors import InputError
+from edgeres.core.errors import AlwaysRefused, InputError, require
+from edgeres.core.records.frontier import FRONTIER_NAME
 from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.runs import Run, run_holding, run_named, runs_in_root, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
+from edgeres.data import dataset_from
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.stage import optimize
-from edgeres.optimize.tries import Place
+from edgeres.optimize.tries import Place, held_out_of
 from edgeres.pipeline.board_stages import acting, built_there, placed, profiled
-from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.on_board import STAGE, claimed, key_on, with_layers
+from edgeres.pipeline.calls import Call, call, with_default_data
+from edgeres.pipeline.on_board import STAGE, check_board, claimed, home_of, key_on, with_layers
 from edgeres.pipeline.stages import source_in, stage_key
 
 _DURATION_S, _WARMUP_S, _IDLE_S = 10, 1, 1.0  # of each engine in a session
+_STATE_SHOWN = 12
 log = logging.getLogger(__name__)
 
 
@@ -50,49 +55,100 @@ def optimize_call(
     """
     if source is None or run_holding(source) is not None:
         refuse(brought, "says how a network is imported; this one is in a run" if source else "needs a network")
-        return call(Call("optimize", source, run, values=values, on=on))
+        return _called(Call("optimize", source, run, values=values, on=on))
     asked = {"file": source, **brought}
     config = config_from(ImportConfig, asked, "optimize", as_options=True)
     config.check()
-    own = {name: value for name, value in values.items() if name != "timeout_s"}
-    config_from(OptimizeConfig, own, "optimize", as_options=True).check()  # before anything is imported
-    if on:
-        board_named(on)
+    _refuse_what_can_be(values, on)
     known = _imported(stage_key("import", None, config), run)
     if known is not None:
         log.info("imported before: %s", known)
-        return call(Call("optimize", known, values=values, on=on))
+        return _called(Call("optimize", known, values=values, on=on))
     made = call(Call("import", run=run, values=asked))
     for warning in made.report.warnings:
         log.warning("warning: %s", warning)
-    return call(Call("optimize", made.output.path, values=values, on=on))
+    return _called(Call("optimize", made.output.path, values=values, on=on))
+
+
+def _refuse_what_can_be(values: dict[str, Any], on: str) -> None:
+    """Raises for options, images or a board that do not do, as far as that is known without a network."""
+    config, _ = _asked_of_board(values) if on else (_config(values), None)
+    config.check()
+    require("matplotlib", "report")
+    held_out_of(dataset_from(config.data, download=config.download).train, config)
+    if on:
+        check_board(on)
+
+
+def _called(request: Call) -> StageResult[Artifact]:
+    """The stage, or what the very same call has finished before."""
+    run = run_named(request.run) if request.source is None or request.run else run_holding(request.source)
+    request = replace(request, values=with_default_data(OptimizeConfig, request.values, run))
+    if request.on:
+        return call(request)
+    source = model_from(request.source) if request.source else source_in(run_named(request.run), "optimize")
+    config = _config(request.values)
+    return _finished(run, stage_key("optimize", source, config), config) or call(request)
+
+
+def _finished(run: Run | None, key: str, config: OptimizeConfig) -> StageResult[Artifact] | None:
+    """What the call with this key has made in `run`, if all of it is there."""
+    for folder, report in run.reports() if run else ():
+        if report.key != key or report.config.get("plan_only") != config.plan_only:
+            continue
+        names = [FRONTIER_NAME, *(one["name"] for one in report.results["frontier"]["results"])]
+        if all((folder.path / name).exists() for name in names):
+            log.info("%s: finished by the same call before; for another: --seed, or remove that folder", folder.path)
+            return StageResult(FrontierFile(folder.path / FRONTIER_NAME), report)
+    return None
+
+
+def _config(values: dict[str, Any]) -> OptimizeConfig:
+    return config_from(OptimizeConfig, values, "optimize", as_options=True)
+
+
+def _asked_of_board(values: dict[str, Any]) -> tuple[OptimizeConfig, BoardConfig]:
+    """The options, those of the board apart; raises InputError for what cannot be asked of one."""
+    refuse(values.keys() & {"threads"}, "is for this machine's CPU; leave it out with --on")
+    limit = {name: value for name, value in values.items() if name == "timeout_s"}
+    own = {"duration_s": _DURATION_S, "warmup_s": _WARMUP_S, "idle_s": _IDLE_S, **limit}
+    conditions = config_from(BoardConfig, own, "optimize", as_options=True)
+    return _config({name: value for name, value in values.items() if name not in limit}), conditions
 
 
 def optimize_on_board(request: Call) -> StageResult[Artifact]:
     """The frontier in the network's run; raises InputError for what cannot be asked of a board."""
-    board, values = board_named(request.on), dict(request.values)
-    refuse(values.keys() & {"threads"}, "is for this machine's CPU; leave it out with --on")
-    limit = {"timeout_s": values.pop("timeout_s")} if "timeout_s" in values else {}
-    own = {"duration_s": _DURATION_S, "warmup_s": _WARMUP_S, "idle_s": _IDLE_S, **limit}
-    conditions = config_from(BoardConfig, own, "optimize", as_options=True)
-    config = config_from(OptimizeConfig, values, "optimize", as_options=True)
+    board, (config, conditions) = board_named(request.on), _asked_of_board(request.values)
     config.check()
     model = model_from(request.source) if request.source else source_in(run_named(request.run), "optimize")
     if not isinstance(model, Checkpoint):
         raise InputError(f"`edgeres optimize` needs a .safetensors file, got {request.source}")
+    key, said = key_on(board, "optimize", model, config), config.model_dump(mode="json")
+    if (known := _finished(home_of(model, request), key, config)) is not None:
+        return known
+    found = check_board(request.on)
+    state = hashlib.sha256(repr((board, found.model, found.l4t, found.tensorrt)).encode()).hexdigest()
 
     def act(model: Checkpoint, config: OptimizeConfig, folder: Path) -> StageResult[Artifact]:
-        return optimize(model, config, folder, place=_Board(board, conditions, folder).place)
+        engines = folder.parent / f".engines-{state[:_STATE_SHOWN]}"
+        try:
+            result = optimize(model, config, folder, place=_Board(board, conditions, engines).place)
+        except AlwaysRefused:
+            if engines.is_dir():
+                log.info("what was built on %s is kept for another budget or goal", board.name)
+            raise
+        if not config.plan_only:
+            shutil.rmtree(engines, ignore_errors=True)
+        return result
 
-    key, said = key_on(board, "optimize", model, config), config.model_dump(mode="json")
     return placed(request, model, config, key, acting(board, act, said))
 
 
 class _Board:
-    """Engines built there so far lie in `folder`/engines; what it measured last, by modules lacking and precision."""
+    """Engines built there so far lie in `folder`; what it measured last, by modules lacking and precision."""
 
     def __init__(self, board: Board, conditions: BoardConfig, folder: Path) -> None:
-        self._board, self._conditions, self._folder = board, conditions, folder / "engines"
+        self._board, self._conditions, self._folder = board, conditions, folder
         self._last: dict[tuple[tuple[str, ...], str | None], StageReport] = {}
 
     @property
@@ -100,15 +156,17 @@ class _Board:
         """The board as a place to run."""
         return Place("tensorrt", self._measured, self._costs, self._hand_over, self._build)
 
-    def _build(self, models: Sequence[Model]) -> None:
-        """Their engines, where there are none."""
+    def _build(self, models: Sequence[Model]) -> float:
+        """Their engines, where there are none; the seconds that building the others took."""
         engines = [(model, self._engine_of(model)) for model in models]
         new = [(model, one) for model, one in engines if not one.path.is_file() or not one.manifest_path.is_file()]
+        there = [one for model, one in engines if (model, one) not in new]
         for model, engine in new:
             assert isinstance(model, OnnxModel)
             engine.path.parent.mkdir(parents=True, exist_ok=True)
             with session(self._board) as opened:
                 built_there(opened, self._conditions.timeout_s, model, CompileConfig(runtime="tensorrt"), engine)
+        return sum(one.manifest.build_s for one in there)
 
     def _measured(self, models: Sequence[Model], config: BenchConfig, names: Sequence[str]) -> Session:
         """Their engines in turns."""

@@ -72,14 +72,15 @@ class Place:
     """Where networks are to run: `profile` says who runs the INT8 files, `measure` times files, each with its name.
 
     `costs` tells what each module costs by one file; without it shortened networks are timed, here. `hand_over` adds to
-    the run of a result what was made and measured of its files there. `prepare` makes what `measure` needs of files.
+    the run of a result what was made and measured of its files there. `prepare` makes what `measure` needs of files and
+    says how many seconds it was spared by what an earlier call had made.
     """
 
     profile: str = FUSED_PROFILE
     measure: Measure = measure_here
     costs: Callable[[Model, Path], LatencyTable] | None = None
     hand_over: Callable[[Run], None] = lambda run: None
-    prepare: Callable[[Sequence[Model]], None] = lambda models: None
+    prepare: Callable[[Sequence[Model]], float] = lambda models: 0.0
 
     def measure_files(self, models: Sequence[Model], config: BenchConfig) -> Session:
         """Files without names of their own."""
@@ -104,6 +105,7 @@ class Workbench:
     place: Place = HERE
     last: Session = field(default=Session(()), init=False)  # on the clock
     start_s: float = field(default=_START_S, init=False)  # of a network in a session, the slowest seen
+    spared_s: float = field(default=0.0, init=False)  # by what earlier calls had made
     last_pace_s: float = field(default=0.0, init=False)  # of an image of the network that was judged last
 
     def at(self, budget_s: float) -> Workbench:
@@ -126,32 +128,21 @@ class Workbench:
     @property
     def images(self) -> int:
         """Of train to choose and refit on: as asked for, a third of them where there are fewer."""
-        return min(self.config.images, len(self.dataset.train) // 3)
+        return self.images_for("")
 
     @cached_property
     def calibration(self) -> CalibrateConfig:
         """The images that scales come from."""
-        usual = CalibrateConfig(data=self.config.data)
-        return usual.model_copy(update={"images": min(usual.images, max(1, len(self.dataset.train) // 3))})
+        return _calibration(self.dataset.train, self.config)
 
     def images_for(self, refined: str) -> int:
         """Of train to make up for what is cut, with or without training."""
-        return min(_REFINED_ON, len(self.dataset.train) // 3) if refined else self.images
+        return min(_REFINED_ON if refined else self.config.images, len(self.dataset.train) // 3)
 
     @cached_property
     def held_out(self) -> Split:
         """The train images to judge on, which nothing else looks at; raises InputError if they are too few."""
-        train = self.dataset.train
-        used = {*train.sample(self.calibration.images, self.calibration.seed).ids}
-        for images in {self.images, self.images_for("refined")}:
-            used.update(train.sample(images, self.config.seed).ids)
-        left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
-        if len(left) < FEWEST_JUDGED:
-            raise InputError(
-                f"{self.config.data} has {len(train)} train images, of which {len(used)} are chosen, refitted and"
-                f" calibrated on: {len(left)} are left to judge on, {FEWEST_JUDGED} are needed; add images"
-            )
-        return left
+        return held_out_of(self.dataset.train, self.config)
 
     def trained_before(self, dropped: Sequence[str]) -> str:
         """The time in which an interrupted call has trained what is left without these modules; empty if it has not."""
@@ -220,7 +211,7 @@ class Workbench:
             "threads": self.config.threads or default_threads(),
         }
         how = BenchConfig(seconds=seconds, rounds=rounds, samples=rounds, **own)
-        self.place.prepare(list(distinct.values()))
+        self.spared_s += self.place.prepare(list(distinct.values()))
         began_s = time.perf_counter()
         self.last = self.place.measure(list(distinct.values()), how, [names[sha256] for sha256 in distinct])
         self.start_s = max(self.start_s, (time.perf_counter() - began_s) / len(distinct) - seconds)
@@ -328,6 +319,26 @@ class Workbench:
         """Of the next stage in `folder`, as in the recipes of results: what brings the network, and its export."""
         first = 1 if folder == self.folder(WHOLE) else 2
         return first + sum((one / REPORT_NAME).is_file() for one in folder.glob("*-*"))
+
+
+def held_out_of(train: Split, config: OptimizeConfig) -> Split:
+    """The images that nothing is chosen, refitted or calibrated on; raises InputError if they are too few to judge."""
+    calibration, third = _calibration(train, config), len(train) // 3
+    used = {*train.sample(calibration.images, calibration.seed).ids}
+    for most in (config.images, _REFINED_ON):
+        used.update(train.sample(min(most, third), config.seed).ids)
+    left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
+    if len(left) < FEWEST_JUDGED:
+        raise InputError(
+            f"{config.data} has {len(train)} train images, of which {len(used)} are chosen, refitted and"
+            f" calibrated on: {len(left)} are left to judge on, {FEWEST_JUDGED} are needed; add images"
+        )
+    return left
+
+
+def _calibration(train: Split, config: OptimizeConfig) -> CalibrateConfig:
+    usual = CalibrateConfig(data=config.data)
+    return usual.model_copy(update={"images": min(usual.images, max(1, len(train) // 3))})
 
 
 def shortened_of(one: Tried) -> Shortened:

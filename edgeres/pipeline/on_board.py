@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.bench.board_accuracy import Images
+from edgeres.bench.board_answers import BoardFound
 from edgeres.bench.board_facts import check_opset
 from edgeres.bench.board_figures import shares_of
 from edgeres.bench.board_session import session
@@ -85,12 +86,13 @@ def board_of_run(run: Run, request: Call, *, fresh: bool = False) -> Iterator[St
         yield report
 
 
-def check_board(name: str) -> None:
-    """Raises before hours of work if the board cannot be reached or has no trtexec."""
+def check_board(name: str) -> BoardFound:
+    """What the board is; raises before hours of work if it cannot be reached or has no trtexec."""
     with session(board_named(name)) as opened:
         found = opened.found
     if not found.trtexec:
         raise InputError(f"{name} has no trtexec; on the board: sudo apt install libnvinfer-bin")
+    return found
 
 
 def board_config(values: dict[str, Any], run: Run | None, command: str) -> BoardConfig:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from edgeres.core.artifacts import Engine
+from edgeres.core.artifacts import Engine, FrontierFile, OnnxModel
 from edgeres.core.config import record_from_json
-from edgeres.core.errors import InputError
+from edgeres.core.errors import AlwaysRefused, DeviceError, InputError
 from edgeres.core.records.frontier import Frontier
 from edgeres.core.runs import Run
+from edgeres.core.stage import Recorder, StageResult
 from edgeres.optimize import calls
 from edgeres.optimize.calls import optimize_call
 from edgeres.optimize.plan import plan_from
@@ -124,3 +128,78 @@ def test_options_are_read_before_anything_is_imported(checkpoint_of, spec_of, tm
     with pytest.raises(InputError, match="nosuch"):
         optimize_call(outside.path, None, {"data": "digits"}, {}, "nosuch")
     assert not (tmp_path / "runs").exists()
+
+
+def test_images_and_board_are_looked_at_before_anything_is_imported(checkpoint_of, spec_of, tmp_path, host):
+    outside = checkpoint_of(spec_of("resnet8", width=4))
+    np.savez(tmp_path / "few.npz", images=np.zeros((300, 8, 8), np.uint8), labels=np.arange(300) % 10)
+    for data, on, said in (
+        ("folder:gone", "", "gone does not exist"),
+        (f"npz:{tmp_path / 'few.npz'}", "", "are left to judge on, 200 are needed; add images"),
+        ("digits", "desk", "desk"),  # where nobody answers
+    ):
+        with pytest.raises((InputError, DeviceError), match=said):
+            optimize_call(outside.path, None, {"data": data}, {}, on)
+    with pytest.raises(InputError, match="--threads is for this machine's CPU"):
+        optimize_call(outside.path, None, {"data": "digits", "threads": 1}, {}, "desk")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("on", ["", "desk"])
+def test_a_call_that_has_finished_shows_what_it_found(checkpoint, monkeypatch, host, on):
+    done = []
+
+    def optimize(source, config, folder, **_):
+        done.append(folder)
+        (folder / "fast").mkdir()
+        (folder / "frontier.json").write_text("{}")
+        recorder = Recorder("optimize", config, source, results={"frontier": {"results": [{"name": "fast"}]}})
+        return StageResult(FrontierFile(folder / "frontier.json"), recorder.finish(None))
+
+    monkeypatch.setattr("edgeres.optimize.stage.optimize", optimize)
+    monkeypatch.setattr(calls, "optimize", optimize)
+    monkeypatch.setattr(calls, "check_board", lambda _: SimpleNamespace(model="", l4t="", tensorrt=""))
+    asked = {"data": "digits", "latency": "0.5x"}
+    first = optimize_call(checkpoint.path, None, asked, {}, on)
+    again = optimize_call(checkpoint.path, None, asked, {}, on)
+    assert again == first
+    assert len(done) == 1
+    for count, more in enumerate(({"budget": "1h"}, {"latency": "0.4x"}, {"plan_only": True}), start=2):
+        optimize_call(checkpoint.path, None, {**asked, **more}, {}, on)
+        assert len({*done}) == count
+    (done[0] / "fast").rmdir()
+    optimize_call(checkpoint.path, None, asked, {}, on)
+    assert len({*done}) == 5
+
+
+def test_engines_of_a_call_that_was_refused_are_not_built_again(checkpoint, onnx_of, monkeypatch, host, caplog):
+    model, built, spared = onnx_of(), [], []
+
+    def built_there(opened, timeout_s, model, config, engine):
+        built.append(model.path)
+        engine.path.write_bytes(b"plan")
+        engine.manifest_path.write_text("{}")
+
+    def optimize(source, config, folder, *, place):
+        spared.append(place.prepare([OnnxModel(model.path)]))
+        if config.budget == "1m":
+            raise AlwaysRefused("--budget 1m is too short")
+        recorder = Recorder("optimize", config, source, results={"frontier": {"results": []}})
+        return StageResult(FrontierFile(folder / "frontier.json"), recorder.finish(None))
+
+    monkeypatch.setattr(calls, "optimize", optimize)
+    monkeypatch.setattr(calls, "built_there", built_there)
+    monkeypatch.setattr(calls, "session", lambda _: nullcontext())
+    monkeypatch.setattr(calls, "check_board", lambda _: SimpleNamespace(model="", l4t="", tensorrt=version))
+    monkeypatch.setattr(Engine, "manifest", SimpleNamespace(build_s=90.0))
+    version, run = "10.3", checkpoint.path.parents[1]
+    with caplog.at_level("INFO", "edgeres"), pytest.raises(AlwaysRefused):
+        optimize_call(checkpoint.path, None, {"data": "digits", "budget": "1m"}, {}, "desk")
+    assert "what was built on desk is kept for another budget or goal" in caplog.messages
+    assert not list(run.glob("*-optimize"))
+    optimize_call(checkpoint.path, None, {"data": "digits", "budget": "2m", "plan_only": True}, {}, "desk")
+    assert (len(built), spared) == (1, [0.0, 90.0])
+    version = "10.4"  # whose engines they are not
+    optimize_call(checkpoint.path, None, {"data": "digits", "budget": "2m"}, {}, "desk")
+    assert (len(built), spared) == (2, [0.0, 90.0, 0.0])
+    assert len(list(run.glob(".engines-*"))) == 1  # of the results that are there it is gone

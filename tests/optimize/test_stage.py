@@ -558,6 +558,7 @@ def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint,
 
     def build(_):
         now_s[0] += 0.5
+        return 0.0
 
     started = {}
     for name, costs in (("here", None), ("board", lambda *_: None)):

@@ -187,8 +187,10 @@ class _Board:
 
     def _costs(self, model: Model, folder: Path) -> LatencyTable:
         assert isinstance(model, OnnxModel)
+        self._build([model])
         with session(self._board) as opened:
-            return latency_table_from(profiled(Bench(opened, self._conditions), model, folder).output.path)
+            bench, built = Bench(opened, self._conditions), self._engine_of(model)
+            return latency_table_from(profiled(bench, model, folder, built=built).output.path)
 
     def _hand_over(self, run: Run) -> None:
         """The engine of its network and what lies beside it, and what the last session measured of the run's files."""

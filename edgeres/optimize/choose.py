@@ -76,7 +76,8 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
         for one in searched.levels:
             before = found.setdefault(len(one.dropped), one)
             found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
-        log.info("choosing: searched sets of up to %d modules", len(searched.best.dropped))
+        size = len(searched.best.dropped)
+        log.info("choosing: searched sets of up to %d module%s", size, "" if size == 1 else "s")
         if -chooser.points(searched.best.dropped) > _HOPELESS * config.max_loss:
             hopeless = share
         step_s = max(step_s, time.perf_counter() - began_s)

@@ -202,10 +202,15 @@ def _state_of(opened: Session, conditions: BoardConfig) -> str:
     return json.dumps([*parts, mode, is_locked])
 
 
-def profiled(bench: Bench, model: OnnxModel, folder: Path) -> StageResult[LatencyTableFile]:
-    """What each module costs, by one engine's profile; raises InputError where the board's trtexec gives none."""
-    (one,) = bench.measured([model])
-    report, answer = bench.finished(one), one.answer
+def profiled(
+    bench: Bench, model: OnnxModel, folder: Path, *, built: Engine | None = None
+) -> StageResult[LatencyTableFile]:
+    """What each module costs, by the profile of the engine `built` of `model`, or of one that is built now.
+
+    Raises InputError where the board's trtexec gives none.
+    """
+    (one,) = bench.measured([built or model])
+    report, answer = bench.finished(replace(one, model=model)), one.answer
     if answer is None or answer.profile is None or answer.layers is None:
         raise InputError(
             f"the trtexec of {bench.session.board.name} gives no profile with layers; give the checkpoint"

@@ -79,10 +79,14 @@ def test_what_a_board_times_decides_and_its_engines_are_handed_over(host, checkp
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-def test_what_each_module_costs_is_told_by_one_profile(host, checkpoint):
+def test_what_each_module_costs_is_told_by_one_profile(host, checkpoint, caplog):
     host.start(FAKE_INT8_MS="1.25")
     asked = {"data": "digits", "images": 64, "budget": "20m", "plan_only": True}
-    done = optimize_call(checkpoint.path, None, asked, {}, "desk")
+    with caplog.at_level("INFO", "edgeres"):
+        done = optimize_call(checkpoint.path, None, asked, {}, "desk")
+    assert [one for one in caplog.messages if "building the engine" in one] == [
+        f"desk: building the engine of {name}.onnx" for name in ("model", "model.int8")
+    ]
     modules = done.report.results["modules"]
     assert set(modules) == {"layer1.0", "layer2.0", "layer3.0"}
     plan = plan_from(done.output.path.parent / "plan.toml", checkpoint.sha256)

@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.files import write_text
 from edgeres.data import dataset_for
 from edgeres.data.split import Split
-from edgeres.evaluate.subsets import tallies_of
+from edgeres.evaluate.subsets import Subset, add_batch
 from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import network_from
 from edgeres.models.network import Network
@@ -68,6 +69,14 @@ def main() -> None:
     print(found)
     about = {"images_chosen_on": _CHOOSE, "images_judged_on": _JUDGE, "torch": torch.__version__}
     write_text(RESULTS, json.dumps({"conditions": how, **about, "correlation": found, "rows": rows}, indent=1) + "\n")
+
+
+def tallies_of(network: Network, batches: Iterable[Batch], subsets: Collection[Subset]) -> dict[Subset, Tally]:
+    """The tally of every subset over all batches."""
+    tallies = {subset: Tally() for subset in subsets}
+    for batch in batches:
+        add_batch(tallies, network, batch)
+    return tallies
 
 
 def _sets(network: Network, choose: list[Batch], options: argparse.Namespace) -> list[frozenset[str]]:

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from score_figures import tallies_of
 from torch import Tensor
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import config_from
 from edgeres.core.files import write_text
 from edgeres.data import dataset_for
-from edgeres.evaluate.subsets import tallies_of, walk_subsets
+from edgeres.evaluate.subsets import walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.importing import ImportConfig, import_checkpoint

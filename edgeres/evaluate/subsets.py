@@ -10,14 +10,13 @@ what has been walked before. Numbers do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from edgeres.core.errors import InputError
-from edgeres.evaluate.distance import KL, Distance
 from edgeres.evaluate.tally import Batch, Tally
 from edgeres.models.network import Network, live_in
 
@@ -46,16 +45,6 @@ def walk_subsets(
     walk = SubsetWalk(network, stored or BatchCache(0), unit_of)
     for path, features in walk.leaves(images, list(paths)):
         yield paths[path], features
-
-
-def tallies_of(
-    network: Network, batches: Iterable[Batch], subsets: Collection[Subset], distance: Distance = KL
-) -> dict[Subset, Tally]:
-    """The tally of every subset over all batches."""
-    tallies = {subset: Tally(distance=distance) for subset in subsets}
-    for batch in batches:
-        add_batch(tallies, network, batch)
-    return tallies
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 _CHANNELS_AT = 1
 
 
-@dataclass(frozen=True)
 class GraphFamily:
     """The family of every network that brings its structure along."""
 

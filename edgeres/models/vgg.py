@@ -7,7 +7,6 @@ Pooling stays. The classifier is one linear layer after global average pooling, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgeres.core.errors import InputError
@@ -26,11 +25,10 @@ _WIDTHS = (64, 128, 256, 512, 512)
 _IMAGENET_SUFFIX = "imagenet"
 
 
-@dataclass(frozen=True)
 class VggFamily:
     """vgg11, vgg13, vgg16."""
 
-    variants: tuple[str, ...] = tuple(STAGES)
+    variants = tuple(STAGES)
 
     def defaults(self, variant: str) -> tuple[tuple[int, int, int], Preprocess]:
         """CIFAR's, or ImageNet's with the suffix `imagenet`."""

@@ -61,7 +61,10 @@ def _of_timm(name: str) -> tuple[Callable[[int | None], nn.Module], tuple[int, i
 def _of_torchvision(name: str) -> tuple[Callable[[int | None], nn.Module], tuple[int, int, int], Preprocess | None]:
     models: Any = require("torchvision.models", "train")
     if name not in models.list_models(models):
-        raise InputError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() names them")
+        raise InputError(
+            f"torchvision has no classifier {name!r}; torchvision.models.list_models(torchvision.models) names them,"
+            " and any other network of it comes in as a function: edgeres import package.module:function --weights FILE"
+        )
 
     def make(classes: int | None) -> nn.Module:
         more = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}

@@ -494,6 +494,7 @@ def test_an_option_that_says_nothing_of_an_onnx_file_is_refused(options, said, e
     ("arch", "said"),
     [
         ("torchvision/resnet19", "torchvision has no classifier 'resnet19'"),
+        ("torchvision/fcn_resnet50", r"no classifier 'fcn.*edgeres import package.module:function --weights"),
         ("keras/resnet", "definitions come from timm, torchvision, hf, as in timm/resnet50d"),
     ],
 )

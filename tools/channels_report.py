@@ -15,7 +15,7 @@ from edgeres.core.config import Config, Record
 from edgeres.core.environment import available_cores
 from edgeres.core.errors import InputError
 from edgeres.core.figures import MUTED, figure_file
-from edgeres.core.metrics import Interval, paired_difference
+from edgeres.core.metrics import Interval, paired_difference, threads_text
 
 Bits = NDArray[np.bool_]
 
@@ -186,14 +186,14 @@ def table_of(results: Results) -> list[str]:
 def draw(results: Results, path: Path) -> None:
     """Top-1 against the share of the latency, both sides."""
     rows = list(rows_of(results))
-    threads = results.settings["threads"]
+    threads = threads_text(Settings.model_validate(results.settings).threads)
     with figure_file(path) as axes:
         whole = _percent([results.whole], results.n)
         axes.axhline(whole, color=MUTED, linewidth=1, linestyle="--")
         axes.annotate(f"  whole network, {whole:.1f} %", (0, whole), xycoords=("axes fraction", "data"), va="top")
         for side in SIDES:
             _draw_side(axes, side, [row for row in rows if row.side == side])
-        axes.set_xlabel(f"batch-1 latency, share of the whole network's {results.whole_ms:.2f} ms ({threads} threads)")
+        axes.set_xlabel(f"batch-1 latency, share of the whole network's {results.whole_ms:.2f} ms ({threads})")
         axes.set_ylabel(f"top-1 after recovery, % (n = {results.n:,})")
         axes.legend(loc="lower right")
 

@@ -32,7 +32,7 @@ from edgeres.core.config import Config, Record, config_from
 from edgeres.core.environment import cpu_flags, environment
 from edgeres.core.errors import EdgeresError, StageError
 from edgeres.core.files import write_text, written
-from edgeres.core.metrics import Z_95, Interval, Latency
+from edgeres.core.metrics import Z_95, Interval, Latency, threads_text
 from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.statistics import ratio_interval
@@ -120,7 +120,7 @@ def render(results: Results) -> list[str]:
     hidden = ", VNNI and AMX hidden from ONNX Runtime" if results.without_vnni else ""
     conditions = (
         f"{results.model}, {settings.images} training images, n = {results.n:,}; {results.runtime}, batch 1,"
-        f" {settings.threads} thread, {results.cpu}{hidden} ({needs}); NNCF {results.nncf}."
+        f" {threads_text(settings.threads)}, {results.cpu}{hidden} ({needs}); NNCF {results.nncf}."
     )
     of_medians = [warning for warning in results.warnings if _OF_TAILS not in warning]
     return [*lines, "", conditions, *(f"Warning: {warning}." for warning in of_medians)]

@@ -21,6 +21,7 @@ import qat_figures
 import quantize_figures
 
 from edgeres.core.config import record_from_json, version_of
+from edgeres.core.metrics import threads_text
 from edgeres.core.records.sweep import Sweep
 from edgeres.pipeline.show import SCHEMAS
 
@@ -113,7 +114,7 @@ def sweep_table() -> Lines:
     accuracy = found.rows[0].bare.judged_on
     about = (
         f"Recovered by {', '.join(found.recover)}. {accuracy.dataset} val, n = {accuracy.n:,}, changes paired."
-        f" Latency over the whole network's, {found.runtime}, batch {found.batch}, {found.threads} threads,"
+        f" Latency over the whole network's, {found.runtime}, batch {found.batch}, {threads_text(found.threads)},"
         f" {found.machine}."
     )
     return [*lines, "", about]
@@ -177,8 +178,8 @@ def channels_table() -> Lines:
     about = (
         f"Recovery of both sides: {how.images:,} train images without labels, layers refitted by least squares, then"
         f" {how.epochs} epochs at most of gradient steps to the whole network's features, {len(how.seeds)} seed, with"
-        f" its CPU seconds. Variants tried on {how.trial_images:,} images. Latency: {how.threads} threads. Shortcuts"
-        " written as convolutions on both sides: `python tools/channels_figures.py`."
+        f" its CPU seconds. Variants tried on {how.trial_images:,} images. Latency: {threads_text(how.threads)}."
+        " Shortcuts written as convolutions on both sides: `python tools/channels_figures.py`."
     )
     return [*map(with_minus, table_of(results)), "", about]
 

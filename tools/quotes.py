@@ -89,7 +89,7 @@ def sweep() -> Lines:
     about = (
         f"ResNet-56 on {accuracy.dataset} val, n = {accuracy.n:,}; recovered by {' and '.join(found.recover)}."
         f" Latency as a share of the whole network's: {found.runtime}, batch {found.batch},"
-        f" {found.threads} threads, {found.machine}."
+        f" {threads_text(found.threads)}, {found.machine}."
     )
     return [*lines, "", *_text(about)]
 
@@ -264,7 +264,7 @@ def cpu() -> Lines:
     change = _interval(row.change_points.value, (row.change_points.high - row.change_points.low) / 2)
     return _text(
         f"The whole ResNet-56 takes {row.to_float.value:.2f} of its float file's time that way, {change} points of"
-        f" top-1 (n = {found.n:,}; {found.runtime}, batch 1, {found.settings.threads} thread, {found.cpu})."
+        f" top-1 (n = {found.n:,}; {found.runtime}, batch 1, {threads_text(found.settings.threads)}, {found.cpu})."
     )
 
 

@@ -89,6 +89,16 @@ def main() -> int:
     return int(any(line.share > 1.1 for line in lines))
 
 
+def table_of(found: Lines) -> list[str]:
+    """Markdown."""
+    rows = [
+        f"| `edgeres {line.command}` | {line.asked_s:.0f} s | {max(line.took_s):.0f} s | {line.share:.2f} |"
+        for line in found.lines
+    ]
+    conditions = f"{found.data}, beside {found.neighbours} programs that never rest; {found.machine}."
+    return ["| command | asked | took at most | share |", "|" + " --- |" * 4, *rows, "", conditions]
+
+
 def run(work: Path, *words: object) -> dict:  # type: ignore[type-arg]  # a report
     """`edgeres ...` in `work`; its report where it prints one. Raises CalledProcessError."""
     command = [sys.executable, "-m", "edgeres", *map(str, words)]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import budget_figures
 import calibration_figures
 import compare_figures
 import cpu_figures
@@ -209,6 +210,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "recover": recover_table,
     "solve": solve_table,
     "optimize": optimize_table,
+    "budget": lambda: budget_figures.table_of(record_from_json(budget_figures.Lines, RESULTS / "budget.json")),
     "zoo": zoo_table,
     "practise": practise_table,
     "channels": channels_table,

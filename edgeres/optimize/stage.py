@@ -118,6 +118,8 @@ def optimize(
 def _frontier(
     bench: Workbench, tried: Sequence[Tried], results: Sequence[Result], misses: Sequence[str], clock: Clock
 ) -> Frontier:
+    if not bench.last.latencies:  # a mere plan, and an interrupted call had timed the whole network
+        tried = bench.timed(tried)
     latency, config = bench.last.latencies[0], bench.config
     return Frontier(
         model_sha256=bench.source.sha256,

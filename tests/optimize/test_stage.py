@@ -19,7 +19,7 @@ from edgeres.core.records.frontier import Frontier, Tried
 from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder, write_report
 from edgeres.models import modules_of
-from edgeres.optimize import results, tries
+from edgeres.optimize import choose, results, tries
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import WHOLE, Plan, PlannedSet, plan_from
@@ -203,6 +203,21 @@ def test_an_interrupted_call_goes_on_from_what_it_kept(checkpoint, one_set, tmp_
     found = record_from_json(Frontier, out / "frontier.json")
     assert {one.n for one in found.tried} == {found.n}  # although the pace is another now
     assert made == []
+
+
+def test_an_interrupted_call_for_a_plan_goes_on_from_what_it_kept(checkpoint, tmp_path, monkeypatch):
+    real = choose.chosen
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeres.optimize.stage.chosen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimize(checkpoint, config_of(plan_only=True), tmp_path, place=Place(measure=clock))
+    monkeypatch.setattr("edgeres.optimize.stage.chosen", real)
+    done = optimize(checkpoint, config_of(plan_only=True), tmp_path, place=Place(measure=clock))
+    assert record_from_json(Frontier, done.output.path).runtime
+    assert plan_from(tmp_path / "plan.toml", checkpoint.sha256).tries
 
 
 def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set, tmp_path):

@@ -176,7 +176,7 @@ def one_command() -> Lines:
         f"ResNet-56, `--latency {found.latency} --budget {budget}`: {len(best.tried.dropped)} modules less and INT8"
         f" take {best.tried.ratio.text('.3f')} of the float latency and lose {best.tried.lost_points.plus_minus()}"
         f" points on {found.n:,} train images kept apart; there fewer modules alone lose"
-        f" {short.lost_points.plus_minus()} and still take {short.ratio.value:.3f}. INT8 alone takes"
+        f" {short.lost_points.plus_minus()} at {short.ratio.value:.3f}. INT8 alone takes"
         f" {int8.ratio.value:.3f}. On val, which the network was not trained on, {len(seeds)} seeds lose {on_val} (n ="
         f" {counts[0]:,} to {counts[-1]:,}) at {shares}. {found.runtime}{hidden}, batch {found.batch},"
         f" {threads_text(found.threads)}, {found.machine}."

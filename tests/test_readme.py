@@ -30,7 +30,7 @@ IN_PROCESSES = ("edgeres doctor",)  # blocks that begin so are run as a shell wo
 DEAR = ("edgeres bench --per-module", "edgeres compare")  # blocks that wait for clocks: in make exhaustive
 NARROW, WIDE = 8, 64  # channels of the first stage of model.pth: in make test, in make exhaustive
 SHORTER = {  # said instead, or appended, in make test; make exhaustive runs the lines as they are
-    r"bench$": "runs/latest/04-export/model.onnx --rounds 2 --seconds 0.2 --samples 4",
+    r"bench$": "runs/latest/05-export/model.onnx --rounds 2 --seconds 0.2 --samples 4",
     r"bench net.onnx$": "--rounds 2 --seconds 0.2 --samples 4",
     r"recover$": "--images 30 --epochs 1",
     r"lesion$": "--draws 0",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import onnx
 from onnx import numpy_helper
 
+from edgeres.core.onnx_file import INPUT_NAME, OUTPUT_NAME
 from edgeres.graph.draft import Draft
 from edgeres.graph.view import scope_of
 
@@ -43,6 +44,18 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
             node.output[index] = tensors[tensor]
         node.name, node.doc_string = name, ""
     draft.model.graph.name = "edgeres"
+    return draft.written()
+
+
+def with_usual_ends(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Input and the only output bear the names they have in every file of edgeres; several keep their own."""
+    draft, ends = Draft(model), [value.name for value in model.graph.output]
+    names = {draft.inputs[0].name: INPUT_NAME} | ({ends[0]: OUTPUT_NAME} if len(ends) == 1 else {})
+    draft.swap_names({old: new for old, new in names.items() if old != new})
+    written = draft.model
+    for value in (*draft.inputs, *written.graph.output):
+        value.name = names.get(value.name, value.name)
+    draft.outputs = {value.name for value in written.graph.output}
     return draft.written()
 
 

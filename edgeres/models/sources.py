@@ -41,7 +41,7 @@ from edgeres.core.onnx_file import (
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
 from edgeres.core.stated import sides_of
 from edgeres.graph.draft import Draft
-from edgeres.graph.names import tidy
+from edgeres.graph.names import tidy, with_usual_ends
 from edgeres.graph.normal import normalised, with_batch
 from edgeres.graph.plain import ends_in, plain
 from edgeres.graph.session import GraphSession
@@ -347,7 +347,7 @@ def _with_every_weight(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> o
 
 def _brought(model: onnx.ModelProto, shape: tuple[int, int, int], state: Mapping[str, Tensor], where: str) -> Brought:
     check_floats(model.graph, where)
-    tidied = with_batch(_with_usual_ends(tidy(model)), 1)
+    tidied = with_batch(with_usual_ends(tidy(model)), 1)
     del tidied.metadata_props[:]  # what it says is of that file
     structure, arrays = taken_apart(tidied, _TAKEN)
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -393,15 +393,3 @@ def _check_same(found: Brought, images: Tensor, expected: Sequence[Tensor], wher
             f"{where} computes something else than what was made of it: outputs differ by {difference:.2g} of the"
             " largest; it depends on values or on the number of images"
         )
-
-
-def _with_usual_ends(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Input and the only output bear the names they have in every file of edgeres; several keep their own."""
-    draft, ends = Draft(model), [value.name for value in model.graph.output]
-    names = {draft.inputs[0].name: INPUT_NAME} | ({ends[0]: OUTPUT_NAME} if len(ends) == 1 else {})
-    draft.swap_names({old: new for old, new in names.items() if old != new})
-    written = draft.model
-    for value in (*draft.inputs, *written.graph.output):
-        value.name = names.get(value.name, value.name)
-    draft.outputs = {value.name for value in written.graph.output}
-    return draft.written()

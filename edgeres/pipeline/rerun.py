@@ -38,7 +38,7 @@ from edgeres.pipeline.recipe import (
     refuse_functions,
 )
 from edgeres.pipeline.stages import STAGES
-from edgeres.report.changes import accuracy_line, matched
+from edgeres.report.changes import accuracy_line, matched, networks_matched
 from edgeres.report.folder import FinishedStage, run_folder_from
 from edgeres.report.networks import StageNetwork, networks_in, pair_of
 
@@ -134,7 +134,9 @@ def name_for(run: Run, name: str | None) -> str:
 def rerun_verdict(run: Run, again: Run) -> Rerun:
     """One line a stage on whether `again` has the numbers of `run`; raises InputError if one cannot be read."""
     old, new = run_folder_from(run.path), run_folder_from(again.path)
-    networks = {pair[0].name: pair for pair in matched(networks_in(old), networks_in(new)) if pair[0] is not None}
+    networks = {
+        pair[0].name: pair for pair in networks_matched(networks_in(old), networks_in(new)) if pair[0] is not None
+    }
     found = []
     for before, after in matched(old.stages, new.stages):
         if before is None:

@@ -1,7 +1,8 @@
 """What changed between two runs: options, machine and versions, and the results of every stage.
 
 Stages are matched by name and turn: the second `export` of A with the second `export` of B; what a board measured, by
-board and by what it measured. Accuracies are compared image by image where both have predictions of the same
+board and by what it measured. Networks are matched with their like first: of one precision,
+both whole or both cut. Accuracies are compared image by image where both have predictions of the same
 images, those of a board with those of the same board. Latencies of two runs were never interleaved:
 they are compared only on one machine in one mode, and even then what drifted between the sessions is in no interval;
 from different machines or modes only with `across`.
@@ -12,14 +13,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from edgeres.core.config import Config, Record
 from edgeres.core.metrics import Interval, Latency
-from edgeres.core.stage import StageReport
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import boards_that_measured, networks_on
@@ -28,6 +29,7 @@ from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder, run_fol
 from edgeres.report.networks import StageNetwork, board_in, networks_in, pair_of
 from edgeres.report.wording import count, doubt_in, size
 
+T = TypeVar("T")
 _MODE = ("machine", "runtime", "batch", "threads")
 
 
@@ -79,9 +81,9 @@ def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
     first, second = run_folder_from(a), run_folder_from(b)
     stages = matched(first.stages, second.stages)
     here = tuple(with_verdicts(networks_in(folder), folder) for folder in (first, second))
-    networks, names = matched(*here), dict.fromkeys([*boards_that_measured(a), *boards_that_measured(b)])
+    networks, names = networks_matched(*here), dict.fromkeys([*boards_that_measured(a), *boards_that_measured(b)])
     seen = {
-        name: matched(*(networks_on(name, *each) for each in zip(here, (first, second), strict=True)))
+        name: networks_matched(*(networks_on(name, *each) for each in zip(here, (first, second), strict=True)))
         for name in sorted(names)
     }
     return RunChanges(
@@ -98,12 +100,30 @@ def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
     )
 
 
-def matched(a: Iterable[Any], b: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """Stages or networks of both runs by kind and turn, None for what is missing; in A's order, then B's own.
+def networks_matched(a: Sequence[StageNetwork], b: Sequence[StageNetwork]) -> list[tuple[Any, Any]]:
+    """Networks of both runs: those alike by turn, what is left by stage and turn; None and order as in `matched`."""
+    mates: dict[str, StageNetwork] = {}
+    for kind in (_likeness, attrgetter("stage")):
+        taken = {mate.name for mate in mates.values()}
+        left = _by_turn((one for one in a if one.name not in mates), kind)
+        right = _by_turn((one for one in b if one.name not in taken), kind)
+        mates |= {one.name: right[key] for key, one in left.items() if key in right}
+    taken = {mate.name for mate in mates.values()}
+    return [*((one, mates.get(one.name)) for one in a), *((None, one) for one in b if one.name not in taken)]
+
+
+def _likeness(one: StageNetwork) -> tuple[str, str | None, bool]:
+    return one.stage, one.precision, bool(one.dropped)
+
+
+def matched(
+    a: Iterable[FinishedStage], b: Iterable[FinishedStage]
+) -> list[tuple[FinishedStage | None, FinishedStage | None]]:
+    """Stages of both runs by kind and turn, None for what is missing; in A's order, then B's own.
 
     Of a stage `board` the kind is the board and the place of what it measured.
     """
-    left, right = _by_turn(a), _by_turn(b)
+    left, right = _by_turn(a, _kinds()), _by_turn(b, _kinds())
     return [(left.get(key), right.get(key)) for key in [*left, *(key for key in right if key not in left)]]
 
 
@@ -118,6 +138,8 @@ def stage_change(
     lines = [f"file: {'identical' if same else f'{size(a.size_bytes)} -> {size(b.size_bytes)}'}"]
     if a.macs != b.macs:
         lines.append(f"MACs: {count(a.macs)} -> {count(b.macs)} ({b.macs / a.macs:.3f}x)")
+    if a.precision != b.precision:
+        lines.append(f"precision: {a.precision} -> {b.precision}")
     if a.dropped != b.dropped:
         lines.append(f"dropped: {', '.join(a.dropped) or 'none'} -> {', '.join(b.dropped) or 'none'}")
     is_judged_there = any(": latency: " not in line for line in boards)
@@ -198,26 +220,33 @@ def _ratio_of_sessions(a: Latency, b: Latency) -> Interval:
     return Interval(value=value, low=value * (1 - down), high=value * (1 + up))
 
 
-def _by_turn(items: Iterable[Any]) -> dict[tuple[str, int], Any]:
-    turns: Counter[str] = Counter()
-    found: dict[tuple[str, int], Any] = {}
-    makers: dict[str, tuple[str, int]] = {}
+def _by_turn(items: Iterable[T], kind_of: Callable[[T], object]) -> dict[tuple[object, int], T]:
+    """The first of a kind under (kind, 1), the second under (kind, 2)."""
+    turns: Counter[object] = Counter()
+    found: dict[tuple[object, int], T] = {}
     for item in items:
-        kind = item.stage if isinstance(item, StageNetwork) else _kind(item.report, makers)
-        turns[kind] += 1
+        turns[kind := kind_of(item)] += 1
         found[kind, turns[kind]] = item
-        if isinstance(item, FinishedStage) and item.report.output:
-            makers.setdefault(item.report.output.sha256, (kind, turns[kind]))
     return found
 
 
-def _kind(report: StageReport, makers: Mapping[str, tuple[str, int]]) -> str:
+def _kinds() -> Callable[[FinishedStage], str]:
     """The stage; of one that a board did also which board, and whose file of the run: what makes it at which turn."""
-    if report.stage != BOARD_STAGE or report.source is None:
+    makers: dict[str, tuple[str, int]] = {}
+    turns: Counter[str] = Counter()
+
+    def kind_of(stage: FinishedStage) -> str:
+        report = stage.report
+        if report.stage == BOARD_STAGE and report.source is not None:
+            board = report.results.get("board")
+            name = board.get("name") if isinstance(board, dict) else None
+            return f"{report.stage} {name} {makers.get(report.source.sha256, report.source.sha256)}"
+        turns[report.stage] += 1
+        if report.output:
+            makers.setdefault(report.output.sha256, (report.stage, turns[report.stage]))
         return report.stage
-    board = report.results.get("board")
-    name = board.get("name") if isinstance(board, dict) else None
-    return f"{report.stage} {name} {makers.get(report.source.sha256, report.source.sha256)}"
+
+    return kind_of
 
 
 def _recipe_differences(

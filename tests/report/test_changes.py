@@ -57,6 +57,40 @@ def test_stages_are_matched_by_name_and_turn_and_accuracy_by_image(pair_of_runs)
     assert "dropped: layer1.3 -> layer1.3, layer2.5" in pruned.lines
 
 
+def test_networks_are_held_against_their_like_in_whatever_order_they_were_made(tmp_path):
+    """A: whole in half precision, cut, whole; B: cut, whole."""
+    runs = []
+    whole, cut = ("fp32", ()), ("fp32", ("layer1.3",))
+    for name, kinds in (("a", [("fp16", ()), cut, whole]), ("b", [cut, whole])):
+        path = tmp_path / name
+        path.mkdir()
+        run = FakeRun(path)
+        _, first = run.model("import", "model.safetensors", 3000)
+        for precision, dropped in kinds:
+            size = 2000 - 100 * len(dropped) - 500 * (precision == "fp16")
+            run.model("export", "model.onnx", size, source=first, dropped=dropped, precision=precision)
+        runs.append(run)
+    found = {one.a: one for one in changed(runs).results}
+    assert {name: one.b for name, one in found.items()} == {
+        "00-import": "00-import",
+        "02-export": "01-export",
+        "03-export": "02-export",
+    }
+    assert not any("dropped" in line or "precision" in line for one in found.values() for line in one.lines)
+    assert {one.a: one.b for one in changed([runs[1], runs[0]]).results}["02-export"] == "03-export"
+
+
+def test_networks_without_their_like_are_compared_by_turn_and_say_what_differs(tmp_path):
+    runs = []
+    for name, precision in (("a", "fp16"), ("b", "fp32")):
+        (tmp_path / name).mkdir()
+        run = FakeRun(tmp_path / name)
+        _, first = run.model("import", "model.safetensors", 3000)
+        run.model("export", "model.onnx", 2000, source=first, precision=precision)
+        runs.append(run)
+    assert "precision: fp16 -> fp32" in changed(runs).results[1].lines
+
+
 def test_predictions_that_are_gone_leave_accuracies_uncompared(pair_of_runs):
     (pair_of_runs[1].path / "01-prune" / "eval.npy").unlink()
     pruned = changed(pair_of_runs).results[1]

@@ -150,9 +150,11 @@ def _speed_claim(rows: Sequence[Row], end: Row, run: str) -> Claim | None:
 
 
 def _not_compared(first: Row, end: Row) -> str:
-    """A sentence where both accuracies are known, of different images."""
-    if first is end or first.accuracy is None or end.accuracy is None or end.versus_first.points is not None:
+    """A sentence where one accuracy is not known, or both are, of different images."""
+    if first is end or end.accuracy is None or end.versus_first.points is not None:
         return ""
+    if first.accuracy is None:
+        return f" What it lost is not known: {first.name} is not evaluated."
     said = [f"{row.name} on {one.n:,} of {one.dataset} {one.split}" for row in (first, end) if (one := row.accuracy)]
     return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 

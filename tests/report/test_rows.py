@@ -284,6 +284,12 @@ def test_the_headline_claims_only_what_was_measured(whole_run):
     )
 
 
+def test_the_headline_says_that_a_loss_is_not_known_where_the_first_network_was_not_judged(whole_run):
+    (whole_run.path / "00-import/eval.json").unlink()
+    said = " What it lost is not known: 00-import is not evaluated."
+    assert rows_from(whole_run.path).headline.endswith(said)
+
+
 def test_a_change_of_runtime_is_not_sold_as_a_faster_model(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     _, second = fake_run.model("export", "model.onnx", 1000, source=first)

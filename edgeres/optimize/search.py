@@ -15,10 +15,10 @@ from itertools import chain
 
 from edgeres.core.progress import budget_began, text_from
 from edgeres.core.records.frontier import Precision, Tried, meets
-from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place
+from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, three
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.plan import Plan, PlannedSet, Shortened
-from edgeres.optimize.tries import Workbench, shortened_of
+from edgeres.optimize.tries import MOST_ANSWERS, Workbench, shortened_of
 from edgeres.prune.recover.budget import BudgetTooShort
 
 _SPARE = 1.2  # times what the last step of a kind took
@@ -150,10 +150,9 @@ class Search:
             self.trains = False
 
     def _attempt(self, place: int, refined: str) -> None:
-        precisions: tuple[Precision, ...] = ("fp32", "int8") if self.bench.place.is_here else (self.precision,)
-        precisions, began_s = precisions if self.precision == "int8" else ("fp32",), time.perf_counter()
+        began_s = time.perf_counter()
         with self.clock.on("training" if refined else "trying"):
-            tried = self.bench.attempt(Shortened(self.sets[place].drop, refined), precisions)
+            tried = self.bench.attempt(Shortened(self.sets[place].drop, refined), self._precisions)
         self.found[place] = (*self.found.get(place, ()), *tried)
         self.longest_s = self.longest_s if refined else max(self.longest_s, time.perf_counter() - began_s)
         log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))
@@ -168,7 +167,20 @@ class Search:
         """What is left beside the session that decides, and what comes after it."""
         asked = len(self.whole) + len(self._that_count) + 1
         session_s = (_TURN_S + self.bench.start_s) * asked
-        return self.clock.left_s - self.bench.ending_s - session_s
+        return self.clock.left_s - self.bench.ending_s(self._most_answers) - session_s
+
+    @property
+    def _most_answers(self) -> int:
+        """Networks that would be handed over now, and as many more as another try has precisions."""
+        config, tried = self.bench.config, [*self.whole, *chain(*self.found.values())]
+        answers, _ = three(tried, max_loss=config.max_loss, target=config.target)
+        return min(MOST_ANSWERS, len({one.tried for one in answers}) + len(self._precisions))
+
+    @property
+    def _precisions(self) -> tuple[Precision, ...]:
+        """In which a set is tried."""
+        is_both = self.precision == "int8" and self.bench.place.is_here
+        return ("fp32", "int8") if is_both else (self.precision,)
 
     @property
     def _that_count(self) -> list[Tried]:

@@ -191,7 +191,7 @@ def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
         raise AlwaysRefused(f"--latency {config.latency} is met already: the whole float network takes {took}")
     is_met = target is not None and meets(whole[-1], target) and whole[-1].lost_points.value <= config.max_loss
     for steps in (_steps(config), ()) if is_met and not config.plan_only else (_steps(config),):
-        if (1 + len(steps)) * took_s + bench.ending_s <= config.budget_s:
+        if (1 + len(steps)) * took_s + bench.ending_s() <= config.budget_s:
             return whole, bool(steps)
     raise _too_short(bench, took_s, f"the whole network alone took {text_from(took_s)}", steps)
 
@@ -208,7 +208,7 @@ def _too_short(bench: Workbench, took_s: float, why: str, steps: Sequence[str]) 
     for _ in range(_ROUNDS):  # of a longer budget more is judged, and the end is longer
         longer = bench.at(least_s)
         each_s = took_s + longer.judging_s - bench.judging_s
-        least_s = max(least_s, _SLOWER * ((1 + len(steps)) * each_s + longer.ending_s))
+        least_s = max(least_s, _SLOWER * ((1 + len(steps)) * each_s + longer.ending_s()))
     unit_s = 60 if least_s > _HOUR_S else 1  # of the text
     least = text_from(math.ceil(least_s / unit_s) * unit_s)
     return AlwaysRefused(

@@ -49,7 +49,7 @@ EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images 
 _JUDGING_SHARE = 0.01  # of the budget, to judge the whole float network
 _VAL_SHARE = 0.1  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
-_EVALUATED = 11  # networks on val, at most, for three results: whole twice, then three files each
+MOST_ANSWERS = 3
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
 _BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
 _SPARE = 1.2  # times what the end takes
@@ -226,18 +226,17 @@ class Workbench:
     @property
     def on_val(self) -> int:
         """How many val images the results are judged on: all, or what takes a share of the budget."""
-        count, fitting = len(self.dataset.val), int(_VAL_SHARE * self.config.budget_s / (_EVALUATED * self._pace_s))
-        return min(count, max(fitting, _FEWEST_ON_VAL))
+        fitting = int(_VAL_SHARE * self.config.budget_s / (evaluated(MOST_ANSWERS) * self._pace_s))
+        return min(len(self.dataset.val), max(fitting, _FEWEST_ON_VAL))
 
-    @property
-    def ending_s(self) -> float:
-        """What the three results will take, at the pace of what was judged and timed; of a mere plan there are none."""
+    def ending_s(self, answers: int = MOST_ANSWERS) -> float:
+        """What so many results will take, at the pace of what was judged and timed; of a mere plan there are none."""
         if self.config.plan_only:
             return 0.0
         start_s = self.start_s if self.place.is_here else _START_S
         page_s = _PAGE_S * max(1.0, start_s)  # a busy machine is slow at everything
-        judging_s = _EVALUATED * max(self._pace_s, self.last_pace_s) * self.on_val
-        return _SPARE * (judging_s + 3 * (_FILES * (self.bench_s + start_s) + page_s))
+        judging_s = evaluated(answers) * max(self._pace_s, self.last_pace_s) * self.on_val
+        return _SPARE * (judging_s + answers * (_FILES * (self.bench_s + start_s) + page_s))
 
     @property
     def judging_s(self) -> float:
@@ -319,6 +318,11 @@ class Workbench:
         """Of the next stage in `folder`, as in the recipes of results: what brings the network, and its export."""
         first = 1 if folder == self.folder(WHOLE) else 2
         return first + sum((one / REPORT_NAME).is_file() for one in folder.glob("*-*"))
+
+
+def evaluated(answers: int) -> int:
+    """Networks judged on val, at most, for so many results: whole twice, then three files each."""
+    return 2 + 3 * answers if answers else 0
 
 
 def held_out_of(train: Split, config: OptimizeConfig) -> Split:

@@ -317,7 +317,7 @@ def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_t
     bench = SimpleNamespace(
         config=config_of(latency=latency, max_loss=2.5), place=Place(), attempt=attempt, start_s=0.0
     )
-    bench.timed, bench.trained_before, bench.ending_s = lambda several: several, lambda _: "", 0.0
+    bench.timed, bench.trained_before, bench.ending_s = lambda several: several, lambda _: "", lambda _: 0.0
     monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.0)
     sets = tuple(PlannedSet(drop=tuple("abcdefg"[:n]), ratio=(1 - n / 10,) * 3, lost=float(n)) for n in range(1, 8))
     plan = Plan(model_sha256="0", precision="fp32", tries=sets)
@@ -327,10 +327,11 @@ def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_t
 
 
 def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
-    bench = SimpleNamespace(config=config_of(latency="0.6x"), start_s=1.0, ending_s=60.0)
+    bench = SimpleNamespace(config=config_of(latency="0.6x"), start_s=1.0, place=Place(), ending_s=lambda _: 60.0)
     sets = tuple(PlannedSet(drop=tuple("abc"[:n]), ratio=(1 - n / 4,) * 3, lost=0.0) for n in (1, 2, 3))
     whole = Interval.around(1.0)
-    asked = Tried(dropped=(), refined="", precision="fp32", lost_points=whole, ratio=whole, latency_ms=whole)
+    none = Interval.around(0.0)
+    asked = Tried(dropped=(), refined="", precision="fp32", lost_points=none, ratio=whole, latency_ms=whole)
     search = Search(
         bench,
         Plan(model_sha256="0", precision="fp32", tries=sets),
@@ -551,7 +552,7 @@ def test_the_budget_that_a_refusal_names_is_accepted(checkpoint, tmp_path, monke
                 bench.config = config_of(**asked, budget=least)
                 del bench.__dict__["judged_on"]
         assert refused_or_found(bench, monkeypatch, turn_s=turn_s * (1.4 if bench.config.budget != budget else 1))[1]
-        needed_s = 3 * (2 * turn_s + bench.judging_s) + bench.ending_s
+        needed_s = 3 * (2 * turn_s + bench.judging_s) + bench.ending_s()
         assert bench.config.budget == budget or bench.config.budget_s < 1.6 * needed_s
     assert refused
 
@@ -586,7 +587,7 @@ def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint,
             bench.timed([], seconds=1e-6)
         assert bench.start_s == pytest.approx(0.05, abs=1e-5)
         bench.start_s = 30.0
-        started[name] = bench.ending_s
+        started[name] = bench.ending_s()
     assert started["here"] > started["board"] + 3 * (5 * 29 + 4 * 29) - 1
 
 
@@ -606,14 +607,39 @@ def test_warnings_name_what_was_tried_and_not_files_that_go(checkpoint, tmp_path
 
 def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path):
     bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", Place(measure=clock))
-    quick = bench.ending_s
+    quick = bench.ending_s()
     bench.last_pace_s = 2 * bench._pace_s
-    assert bench.ending_s > quick
+    assert bench.ending_s() > quick
     bench.last_pace_s = 0.0
     bench.start_s = 4.0
-    assert bench.ending_s == pytest.approx(quick + 1.2 * 3 * (5 * 3 + 4 * 3))
+    assert bench.ending_s() == pytest.approx(quick + 1.2 * 3 * (5 * 3 + 4 * 3))
     plan = tries.Workbench(checkpoint, config_of(plan_only=True), tmp_path / "plan", Place(measure=clock))
-    assert plan.ending_s == 0  # nothing is handed over
+    assert plan.ending_s() == 0  # nothing is handed over
+
+
+@pytest.mark.parametrize(
+    ("precision", "latency", "answers"),
+    [("fp32", "0.6x", [1, 2]), ("int8", "0.6x", [3, 3]), ("fp32", None, [1, 2])],
+)
+def test_time_is_kept_for_the_results_that_there_can_be(precision, latency, answers):
+    """Whole in float is no answer, in INT8 it is where that loses nothing; a set comes in one precision or in two."""
+    asked = []
+    bench = SimpleNamespace(config=config_of(latency=latency), start_s=0.0, place=Place(), ending_s=asked.append)
+
+    def tried(dropped, one, ratio, lost):
+        share = Interval.around(ratio)
+        figures = {"lost_points": Interval.around(lost), "ratio": share, "latency_ms": share}
+        return Tried(dropped=dropped, refined="", precision=one, **figures)
+
+    whole = [tried((), "fp32", 1.0, 0.0)] + ([tried((), "int8", 0.7, 0.0)] if precision == "int8" else [])
+    sets = (PlannedSet(drop=("a",), ratio=(0.5,), lost=1.0),)
+    plan = Plan(model_sha256="0", precision=precision, tries=sets)
+    search = Search(bench, plan, tuple(whole), precision, Clock(60.0), None, lambda _: pytest.fail("chosen"))
+    bench.ending_s = lambda most: asked.append(most) or 0.0
+    _ = search._spare_s
+    search.found[0] = (tried(("a",), precision, 0.5, 1.0),)
+    _ = search._spare_s
+    assert asked == answers
 
 
 def test_nothing_that_quantizes_learns_from_images_that_are_judged_on(checkpoint, tmp_path):

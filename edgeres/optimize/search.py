@@ -152,7 +152,8 @@ class Search:
     def _attempt(self, place: int, refined: str) -> None:
         began_s = time.perf_counter()
         with self.clock.on("training" if refined else "trying"):
-            tried = self.bench.attempt(Shortened(self.sets[place].drop, refined), self._precisions)
+            planned = self.sets[place]
+            tried = self.bench.attempt(Shortened(planned.drop, refined), self._precisions, planned.predicted)
         self.found[place] = (*self.found.get(place, ()), *tried)
         self.longest_s = self.longest_s if refined else max(self.longest_s, time.perf_counter() - began_s)
         log.info("%s of the budget left", text_from(max(1.0, self.clock.left_s)))

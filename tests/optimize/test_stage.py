@@ -306,7 +306,7 @@ def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_t
     """Each module takes a tenth of the latency and loses a point, of which training takes half a point back."""
     asked = []
 
-    def attempt(cut, precisions):
+    def attempt(cut, precisions, told=None):
         asked.append((len(cut.dropped), bool(cut.refined)))
         lost = Interval.around(len(cut.dropped) - (0.5 if cut.refined else 0.0), 0.1)
         ratio = Interval.around(1 - len(cut.dropped) / 10)
@@ -324,6 +324,41 @@ def test_the_set_that_meets_the_latency_is_trained_before_other_questions_take_t
     Search(bench, plan, attempt(WHOLE, ("fp32",)), "fp32", Clock(600.0), None, lambda _: pytest.fail("chosen")).tried()
     assert asked[: len(before)] == before
     assert asked[len(before)][1]
+
+
+@pytest.mark.parametrize(
+    ("latency", "told", "off", "sessions"),
+    [
+        ("0.4x", 0.375, 1.1, 2),  # foreseen to be fast enough, then by chance not
+        ("2ms", 0.6, 0.8, 2),  # the other way round, in milliseconds
+        ("0.4x", None, 1.05, 2),  # near enough that either may be so
+        ("0.4x", 0.375, 1.0, 1),
+        ("0.3x", 0.375, 1.1, 1),
+        (None, 0.375, 1.1, 1),
+    ],
+)
+def test_what_chance_may_have_decided_is_timed_once_more(checkpoint, tmp_path, latency, told, off, sessions):
+    asked = []
+
+    def measure(models, config, names=()):
+        asked.append(config.seconds)
+        by_chance, found = (off if len(asked) == 1 else 1.0), []
+        for one, model in zip(clock(models, config).latencies, models, strict=True):
+            ms = one.samples_ms[0] * (by_chance if "int8" in model.precision else 1.0)
+            rounds = tuple(ms * each for each in (0.98, 1.02, 0.94, 1.06) for _ in range(10))
+            found.append(one.model_copy(update={"samples_ms": rounds}))
+        return Session(tuple(found))
+
+    bench = tries.Workbench(checkpoint, config_of(latency=latency), tmp_path / "out", Place(measure=measure))
+    predicted = told and Interval.around(told, 0.01)
+    cut = tries.Shortened(("layer2.0",))
+    tried = bench.attempt(cut, ("fp32", "int8"), predicted)
+    assert len(asked) == sessions
+    assert asked == sorted(asked)
+    if sessions > 1:
+        assert tried[-1].ratio.value == pytest.approx(0.375, rel=0.01)
+    assert bench.attempt(cut, ("fp32", "int8"), predicted) == tried
+    assert len(asked) == sessions
 
 
 def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
@@ -521,7 +556,7 @@ def refused_or_found(bench, monkeypatch, *, turn_s, int8=0.9):
     float_, fast = (Tried(dropped=(), precision=one, lost_points=Interval.around(0.0), ratio=ratio, latency_ms=ratio)
                     for one, ratio in (("fp32", Interval.around(1.0)), ("int8", Interval.around(int8))))  # fmt: skip
 
-    def attempt(self, cut, precisions):
+    def attempt(self, cut, precisions, told=None):
         now[0] += 2 * turn_s + self.judging_s
         return float_, fast
 

@@ -135,10 +135,11 @@ def goals_of(found: Frontier) -> Iterator[GoalOutcome]:
 
 def meets(one: Tried, target: Target) -> bool:
     """Whether it is as fast as asked for."""
-    return _time(one, target).value <= target.value
+    return time_of(one, target).value <= target.value
 
 
-def _time(one: Tried, target: Target) -> Interval:
+def time_of(one: Tried, target: Target) -> Interval:
+    """What it takes, in what is asked for: its share of the whole float network's latency, or milliseconds."""
     return one.ratio if target.is_ratio else one.latency_ms
 
 
@@ -146,7 +147,7 @@ def _latency_goal(found: Frontier, target: Target) -> GoalOutcome:
     """By `balanced`, which is there for it, or else by the fastest network that was tried."""
     balanced = next((one.tried for one in found.results if one.name == "balanced"), None)
     one = balanced or min(found.tried, key=lambda one: one.ratio.value)
-    time, unit = _time(one, target), "of the whole" if target.is_ratio else "ms"
+    time, unit = time_of(one, target), "of the whole" if target.is_ratio else "ms"
     figure = (
         f"{'balanced' if balanced else 'the fastest'} ({one.name}) takes {time.value:.3f} {unit} ({time.bounds()}),"
         f" measured by {found.timed_by}"

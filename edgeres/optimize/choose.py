@@ -1,8 +1,8 @@
 """Chooses the sets that are worth trying: what each module costs by the clock, and what a set loses, both measured.
 
-Ever more is asked to be saved of what all modules take, with one search that keeps what it has measured, until sets
-lose far more than is allowed; then what lies between is searched more closely, while choosing has time. Asked again
-with more time, it goes on from there.
+What the latency asked for needs is searched first. Then ever more is asked to be saved of what all modules take, with
+one search that keeps what it has measured, until sets lose far more than is allowed; then what lies between is searched
+more closely, while choosing has time. Asked again with more time, it goes on from there.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgeres.core.amounts import Target
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in, write_text
 from edgeres.core.metrics import Interval
@@ -28,6 +29,7 @@ from edgeres.prune.sets import Found, Goal
 
 CHOOSING_SHARE = 1 / 3  # of the budget
 _SHARES = (0.25, 0.5, 0.75, 0.125, 0.375, 0.625)  # of what all modules cost; each size on the way is found too
+_AIM = 0.99  # of the latency asked for: by so much the sum of what modules cost may be wrong
 _HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit takes about half of it back
 _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
 _SHORTEST_S, _LONGEST_S = 0.3, 2.0
@@ -63,27 +65,9 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
         raise InputError(f"{bench.source.path} has no residual module left to drop")
     table = _table(bench, precision)
     gain = {name: table.saved_ms[name] for name in chooser.candidates}
-    most = sum(value for value in gain.values() if value > 0)
-    found: dict[int, Found] = {}
-    hopeless, step_s = 1.0, 0.0
-    for share in _SHARES:
-        if share > hopeless:
-            continue
-        if found and time.perf_counter() + step_s > until_s:
-            break
-        began_s = time.perf_counter()
-        searched = chooser.choose(Goal(gain, most * share))
-        for one in searched.levels:
-            before = found.setdefault(len(one.dropped), one)
-            found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
-        size = len(searched.best.dropped)
-        log.info("choosing: searched sets of up to %d module%s", size, "" if size == 1 else "s")
-        if -chooser.points(searched.best.dropped) > _HOPELESS * config.max_loss:
-            hopeless = share
-        step_s = max(step_s, time.perf_counter() - began_s)
-    else:
-        step_s = math.inf
-    sets = [_planned(one, table, whole, lost=-chooser.points(one.dropped)) for one in found.values()]
+    aim = _aim(config.target, table, whole, gain)
+    found, step_s = _searched(chooser, gain, aim, hopeless=_HOPELESS * config.max_loss, until_s=until_s)
+    sets = [_planned(one, table, whole, lost=-chooser.points(one.dropped)) for one in found]
     plan = Plan(
         model_sha256=bench.source.sha256,
         precision=precision,
@@ -91,6 +75,55 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
         tries=tuple(sorted(_undominated(sets, 100 * _LUCKY / chooser.images), key=lambda one: -one.ratio[0])),
     )
     return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s)
+
+
+def _searched(
+    chooser: Chooser, gain: Mapping[str, float], aim: Goal | None, *, hopeless: float, until_s: float
+) -> tuple[Sequence[Found], float]:
+    """The best set of every size, and how long the longest search took.
+
+    No deeper ones are searched than lose `hopeless` points. Of its size the best that reaches `aim` stands for a milder
+    one that does not.
+    """
+    most = sum(value for value in gain.values() if value > 0)
+    goals = [*filter(None, [aim]), *(Goal(gain, most * share) for share in _SHARES)]
+    found: dict[int, Found] = {}
+    aimed: list[Found] = []
+    deepest, step_s = math.inf, 0.0
+    for goal in goals:
+        if goal.needed > deepest:
+            continue
+        if found and time.perf_counter() + step_s > until_s:
+            break
+        began_s = time.perf_counter()
+        searched = chooser.choose(goal)
+        for one in searched.levels:
+            before = found.setdefault(len(one.dropped), one)
+            found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
+        aimed += [searched.best] if goal is aim else []
+        size = len(searched.best.dropped)
+        log.info("choosing: searched sets of up to %d module%s", size, "" if size == 1 else "s")
+        if -chooser.points(searched.best.dropped) > hopeless:
+            deepest = goal.needed
+        step_s = max(step_s, time.perf_counter() - began_s)
+    else:
+        step_s = math.inf
+    if aim is not None:
+        aimed += [one for one in found.values() if aim.is_reached(frozenset(one.dropped))]
+        best = min(aimed, key=lambda each: each.score)
+        found[len(best.dropped)] = best
+    return [*found.values()], step_s
+
+
+def _aim(target: Target | None, table: LatencyTable, whole: Interval, gain: Mapping[str, float]) -> Goal | None:
+    """What is to be saved for the latency asked for; None where none is, it is met, or all modules are too few."""
+    if target is None:
+        return None
+    took_ms = table.whole_ms.value
+    asked_ms = target.value * (took_ms / whole.value if target.is_ratio else 1.0)
+    goal = Goal(gain, took_ms - _AIM * asked_ms)
+    useful = frozenset(goal.useful([*gain]))
+    return goal if asked_ms < took_ms and goal.is_reached(useful) else None
 
 
 def _table(bench: Workbench, precision: Precision) -> LatencyTable:

@@ -102,6 +102,50 @@ def test_the_plan_alone_says_what_a_set_loses(monkeypatch, caplog, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("latency", "expected"), [("0.5x", "ac"), ("5ms", "ac"), (None, "ab"), ("0.9x", "ab"), ("0.1x", "ab")]
+)
+def test_of_its_size_the_set_that_meets_the_latency_is_planned(monkeypatch, tmp_path, latency, expected):
+    """The milder a, b leaves 5.5 of 10 ms, and 4.95 are aimed at; 0.9x is met by a alone, 0.1x by none."""
+    scores, asked = {"a": 1.0, "ab": 2.0, "ac": 3.0, "abc": 9.0}, []
+    gain = {"a": 2.5, "b": 2.0, "c": 2.6}
+
+    class Chooser:
+        candidates, images = tuple(gain), 100
+
+        def __init__(self, *_):
+            pass
+
+        def choose(self, goal):
+            found = [Found(tuple(names), score, goal.of(frozenset(names))) for names, score in scores.items()]
+            asked.append(goal.needed)
+            best = min((one for one in found if goal.is_reached(frozenset(one.dropped))), key=lambda one: one.score)
+            return SimpleNamespace(best=best, levels=(found[0], found[1], found[3]))
+
+        def points(self, dropped):
+            return -scores["".join(dropped)]
+
+        def lost_by_module(self):
+            return {}
+
+    table = SimpleNamespace(saved_ms=gain, method="profile", whole_ms=Interval.around(10.0))
+    for name, instead in (("Chooser", Chooser), ("_table", lambda *_: table), ("doubts", lambda _: [])):
+        monkeypatch.setattr(choose, name, instead)
+    monkeypatch.setattr(
+        choose, "predicted_ms", lambda _, names: Interval.around(10.0 - sum(gain[one] for one in names))
+    )
+    bench = SimpleNamespace(
+        config=OptimizeConfig(data="digits", images=64, latency=latency, max_loss=50.0),
+        images=64,
+        source=SimpleNamespace(sha256="0"),
+        out_dir=tmp_path,
+    )
+    plan = choose.chosen(bench, "fp32", Interval.around(1.0), until_s=math.inf).plan
+    assert ["".join(one.drop) for one in plan.tries] == ["a", expected, "abc"]
+    if expected == "ac":
+        assert asked[0] == pytest.approx(10 - 0.99 * 5)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "model_sha256"),

@@ -64,8 +64,8 @@ class OptimizeConfig(Config):
     def cut(self, modules: tuple[str, ...], images: int, refined: str = "") -> PruneConfig:
         """What `prune` is asked for so that just these modules go, and what is left is refitted.
 
-        `refined`: the time in which it is refitted and then trained by imitation, for ten epochs at most: with a number
-        of steps that does not go by the clock, as long as it suffices, the same call gives the same network.
+        `refined`: the time in which it is refitted and then trained by imitation, for ten epochs at most; how many
+        steps the clock allowed is in its report, by which a rerun goes.
         """
         trained = {"recover": ("solve", "mimic"), "budget": refined, "epochs": USUAL_EPOCHS}
         how = trained if refined else {"recover": ("solve",)}

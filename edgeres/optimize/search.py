@@ -18,11 +18,10 @@ from edgeres.core.records.frontier import Precision, Tried, meets
 from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, three
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.plan import Plan, PlannedSet, Shortened
-from edgeres.optimize.tries import MOST_ANSWERS, Workbench, shortened_of
+from edgeres.optimize.tries import MOST_ANSWERS, TRAINING_SHARE, Workbench, shortened_of
 from edgeres.prune.recover.budget import BudgetTooShort
 
 _SPARE = 1.2  # times what the last step of a kind took
-_TRAINING_SHARE = 0.2  # of the budget, for the training of one network
 _TRAINING_LEAST = 2  # times what the longest try without took
 _TURN_S = 3.0  # of a network in the session that decides
 log = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ class Search:
     def _train(self, place: int) -> None:
         """Tries the set trained, unless there is no time for that; then there is none for another either."""
         least_s = _TRAINING_LEAST * self.longest_s
-        share_s = max(_TRAINING_SHARE * self.bench.config.budget_s, least_s)
+        share_s = max(TRAINING_SHARE * self.bench.config.budget_s, least_s)
         training_s = min(share_s, self._spare_s / _SPARE - self.longest_s)
         before = self.bench.trained_before(self.sets[place].drop)
         try:

@@ -56,7 +56,8 @@ _SPARE = 1.2  # times what the end takes
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES = 16, 64, 256  # ever more of them, as beginning takes time too,
 _PACE_LIMIT_S = 0.5  # until that takes as long
-_REFINED_ON = 2000  # images, as many as `recover` takes unless told
+TRAINING_SHARE = 0.25  # of the budget, for the training of one network
+_REFINED_ON, _REFINED_A_SECOND = 2000, 20  # images: as many as `recover` takes unless told, more where there is time
 _TURN_S, _ROUNDS = 1.5, 10  # of each network in the session that tries one
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Workbench:
 
     def images_for(self, refined: str) -> int:
         """Of train to make up for what is cut, with or without training."""
-        return min(_REFINED_ON if refined else self.config.images, len(self.dataset.train) // 3)
+        return min(_refined_on(self.config) if refined else self.config.images, len(self.dataset.train) // 3)
 
     @cached_property
     def held_out(self) -> Split:
@@ -346,7 +347,7 @@ def held_out_of(train: Split, config: OptimizeConfig) -> Split:
     """The images that nothing is chosen, refitted or calibrated on; raises InputError if they are too few to judge."""
     calibration, third = _calibration(train, config), len(train) // 3
     used = {*train.sample(calibration.images, calibration.seed).ids}
-    for most in (config.images, _REFINED_ON):
+    for most in (config.images, _refined_on(config)):
         used.update(train.sample(min(most, third), config.seed).ids)
     left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
     if len(left) < FEWEST_JUDGED:
@@ -355,6 +356,11 @@ def held_out_of(train: Split, config: OptimizeConfig) -> Split:
             f" calibrated on: {len(left)} are left to judge on, {FEWEST_JUDGED} are needed; add images"
         )
     return left
+
+
+def _refined_on(config: OptimizeConfig) -> int:
+    """Images of train to train on at most: of few, more time than they need is of no use."""
+    return max(_REFINED_ON, int(_REFINED_A_SECOND * TRAINING_SHARE * config.budget_s))
 
 
 def _calibration(train: Split, config: OptimizeConfig) -> CalibrateConfig:

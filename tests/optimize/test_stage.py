@@ -98,6 +98,7 @@ def no_training(monkeypatch):
     """There is no time for it, and few images."""
     monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", math.inf)
     monkeypatch.setattr(tries, "_REFINED_ON", 80)
+    monkeypatch.setattr(tries, "_REFINED_A_SECOND", 0)
 
 
 def test_three_networks_with_recipes_and_reports(checkpoint, drawn, tmp_path):
@@ -155,6 +156,21 @@ def test_val_is_not_looked_at_before_the_results(checkpoint, one_set, tmp_path, 
     optimize(checkpoint, config_of(plan=one_set), tmp_path / "out", place=Place(measure=clock))
     assert seen
     assert {*seen} == {"train"}
+
+
+def test_more_images_are_trained_on_where_there_is_time_and_none_of_them_is_judged_on(
+    checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tries, "_REFINED_A_SECOND", 2)
+    known = {}
+    for budget in ("2m", "10m"):
+        bench = tries.Workbench(checkpoint, config_of(budget=budget), tmp_path / budget, Place(measure=clock))
+        known[budget] = bench.images_for("1m")
+        asked = bench.config.cut(("layer2.0",), known[budget], "1m")
+        used = bench.dataset.train.sample(asked.images, asked.seed).ids
+        assert not {*used} & {*bench.held_out.ids}
+        assert bench.images_for("") == 64
+    assert known == {"2m": 80, "10m": 300}
 
 
 def test_what_is_judged_on_was_not_used_for_anything_else(checkpoint, tmp_path):
@@ -241,7 +257,7 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
 def test_time_that_is_left_trains_the_sets_that_decide(checkpoint, one_set, tmp_path, monkeypatch):
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", lambda *_: pytest.fail("no answer was asked for"))
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.search._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    monkeypatch.setattr("edgeres.optimize.search.TRAINING_SHARE", 0.2)  # enough on a busy machine
     monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
     asked = []
@@ -434,14 +450,14 @@ def test_what_an_interrupted_call_has_trained_is_not_trained_again(checkpoint, o
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgeres.optimize.stage.three", interrupted)
-    monkeypatch.setattr("edgeres.optimize.search._TRAINING_SHARE", 0.2)  # enough on a busy machine
+    monkeypatch.setattr("edgeres.optimize.search.TRAINING_SHARE", 0.2)  # enough on a busy machine
     monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", 0.0)
     config = config_of(latency="0.4x", plan=one_set)
     with pytest.raises(KeyboardInterrupt):
         optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     before = json.loads((tmp_path / "out" / "tried.json").read_text())["records"]
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
-    monkeypatch.setattr("edgeres.optimize.search._TRAINING_SHARE", 0.3)  # another time than it had
+    monkeypatch.setattr("edgeres.optimize.search.TRAINING_SHARE", 0.3)  # another time than it had
     monkeypatch.setattr(tries, "execute", lambda stage, *_: pytest.fail(f"{stage} ran again"))
     optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, tmp_path / "out" / "frontier.json")

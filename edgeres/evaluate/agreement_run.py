@@ -42,7 +42,7 @@ Probe = Callable[[Images], Values]  # float32 (N, C, H, W) -> module -> output, 
 _PAIR = QDQ | {"Cast"}
 WAYS = {
     "torch": "a checkpoint, or an ONNX graph with fake quantization",
-    "literal": "ONNX Runtime, Q/DQ node by node, as TensorRT defines them",
+    "literal": "ONNX Runtime with its optimizer, Q/DQ pairs in float",
     "fused": "ONNX Runtime with its own integer kernels",
 }
 _USUAL = "default: literal, torch for a checkpoint, torch,literal for one ONNX file alone"

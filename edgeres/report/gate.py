@@ -111,7 +111,10 @@ class Outcome(Record):
 
 
 class GateReport(Record):
-    """All rules of one run; `notes` say what the verdict leaves out, `board` whose figures they are if a board's."""
+    """All rules of one run; `notes` say what the verdict leaves out, `board` whose figures they are if a board's.
+
+    `first` and `judged` are empty where nothing is evaluated.
+    """
 
     schema_version: int = 1
     run: str
@@ -128,9 +131,13 @@ class GateReport(Record):
 
 
 def gate(run: Path, config: GateConfig) -> GateReport:
-    """Judges the run in the folder `run`; raises InputError if it holds no evaluated network or no rule is given."""
+    """Judges the run in the folder `run`; raises InputError if nothing in it is finished or no rule is given."""
     config.check()
-    subject = subject_in(run, config.on, is_timed={rule.name for rule in config.rules} != {"max_size"})
+    try:
+        subject = subject_in(run, config.on, is_timed={rule.name for rule in config.rules} != {"max_size"})
+    except NotMeasured as why:
+        outcomes = tuple(_broken(rule.option, run.name, f"not measured: {why}", rule.limit) for rule in config.rules)
+        return GateReport(run=run.name, first="", judged="", outcomes=outcomes)
     return GateReport(
         run=run.name,
         board=subject.board,
@@ -156,9 +163,8 @@ def write_junit(report: GateReport, path: Path) -> None:
 
 def _unread_in(subject: Subject) -> list[Outcome]:
     """A broken rule for each newer stage that may have made a network and cannot be judged."""
-    broken = Outcome(rule=_WHOLE, passed=False, stage=subject.end.name, limit=0.0, figure=None, text="")
     newer = [problem for problem in subject.problems if _is_newer(problem, subject)]
-    return [broken.model_copy(update={"text": f"judged, but there is {problem}"}) for problem in newer]
+    return [_broken(_WHOLE, subject.end.name, f"judged, but there is {problem}") for problem in newer]
 
 
 def _is_newer(problem: str, subject: Subject) -> bool:
@@ -179,20 +185,22 @@ def _notes_on(subject: Subject) -> list[str]:
 
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
-    broken = Outcome(rule=rule.option, passed=False, stage=subject.end.name, limit=rule.limit, figure=None, text="")
     try:
         found = FIGURES[rule.name](subject)
     except NotMeasured as why:
-        return broken.model_copy(update={"text": f"not measured: {why}"})
-    seen = broken.model_copy(
-        update={"stage": found.stage, "figure": found.interval, "text": found.text, "is_valid": found.is_valid}
-    )
+        return _broken(rule.option, subject.end.name, f"not measured: {why}", rule.limit)
+    seen = _broken(rule.option, found.stage, found.text, rule.limit)
+    seen = seen.model_copy(update={"figure": found.interval, "is_valid": found.is_valid})
     if strict and (why_not := _why_not_strictly(found, subject)):
         return seen.model_copy(update={"text": f"{found.text}; {why_not}"})
     ends = {rule.keeps(found.interval.low), rule.keeps(found.interval.high)}
     passed = ends == {True} if strict else rule.keeps(found.interval.value)
     text = found.text + ("; the limit lies within the interval" if len(ends) > 1 else "")
     return seen.model_copy(update={"passed": passed, "text": text})
+
+
+def _broken(rule: str, stage: str, text: str, limit: float = 0.0) -> Outcome:
+    return Outcome(rule=rule, passed=False, stage=stage, limit=limit, figure=None, text=text)
 
 
 def _why_not_strictly(found: GateFigure, subject: Subject) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeres.bench.boards import HERE
-from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE, Checkpoint
+from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Interval, Latency, wilson
 from edgeres.core.runs import RECIPE_NAME, Run
@@ -26,7 +26,7 @@ from edgeres.report.networks import (
     board_in,
     by_wholeness,
     engines_and_files_of,
-    files_of,
+    has_file,
     in_one_place,
     latency_between,
     networks_in,
@@ -87,7 +87,7 @@ def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Su
     """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
 
     Without `on` it is the one board that measured the network judged. Raises InputError if several did and figures of
-    theirs are asked for (`is_timed`), or if no network is evaluated.
+    theirs are asked for (`is_timed`), NotMeasured if no network is evaluated.
     """
     folder = run_folder_from(run)
     here = networks_in(folder)
@@ -104,7 +104,7 @@ def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Su
     end = answer_of(networks)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
-        raise InputError(f"{run} holds no evaluated network; {_without_judged(run, networks)}{unread}")
+        raise NotMeasured(f"{run} holds no evaluated network; {_without_judged(run, networks)}{unread}")
     first, timed = base_of(end, networks), timed_of(end, networks)
     is_seen = not board or board in _boards_of(end, networks, folder)
     return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None, is_seen=is_seen)
@@ -216,7 +216,7 @@ def _right_answers(subject: Subject) -> Accuracy:
 
 def _check_seen(subject: Subject) -> None:
     if not subject.is_seen:
-        how = _how_to_time(subject.end, subject)
+        how = _how_to_time(subject, subject.end)
         raise NotMeasured(f"nothing was measured of {subject.end.name} on {subject.board}: {how}")
 
 
@@ -268,29 +268,30 @@ def _of_a_session(stage: str, interval: Interval, text: str, latency: Latency) -
 def _speedup(subject: Subject) -> GateFigure:
     if not subject.board:  # `bench --on` judges and times what is missing there in one
         _check_second(subject)
-    after = _latency_in(subject)
     first = subject.first
+    after = _latency_in(subject, first)
     for one in (first, *by_wholeness(subject.networks)):
         if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
             faster = Interval.model_validate(ratio.model_dump()).inverse()
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 why = f"but {first.name}, the first network, was not timed together with it"
-                raise NotMeasured(f"{text}, {why}: {_how_to_time(first, subject)}")
+                raise NotMeasured(f"{text}, {why}: {_how_to_time(subject, first)}")
             return _of_a_session(subject.timed.name, faster, text, after)
     why = f" ({after.note})" if after.note else ""
     raise NotMeasured(
-        f"no other network was timed in its session on {after.runtime}{why}: {_how_to_time(first, subject)}"
+        f"no other network was timed in its session on {after.runtime}{why}: {_how_to_time(subject, first)}"
     )
 
 
-def _how_to_time(network: StageNetwork, subject: Subject) -> str:
-    """The commands after which the network is timed, together with the others."""
-    if subject.board and network.profile == FUSED_PROFILE:
+def _how_to_time(subject: Subject, *networks: StageNetwork) -> str:
+    """The commands, in order, after which the networks are timed together with the others."""
+    if subject.board and any(one.profile == FUSED_PROFILE for one in networks):
         return f"it was {FOR_A_CPU} --run {Run(subject.run).called}"
-    is_there = len(files_of(network, subject.networks)) > 1 or not network.path.endswith(Checkpoint.suffix)
-    is_there = is_there or (not subject.board and subject.timed.path.endswith(Checkpoint.suffix))
-    return ("" if is_there else f"edgeres export {subject.run / network.path} and ") + subject.bench
+    is_torch = not subject.board and not has_file(subject.timed, [subject.timed])
+    lacking = [] if is_torch else [one for one in networks if not has_file(one, subject.networks)]
+    exports = dict.fromkeys(f"edgeres export {subject.run / one.path}" for one in lacking)
+    return " and ".join((*exports, subject.bench))
 
 
 def _file_size(subject: Subject) -> GateFigure:
@@ -299,19 +300,20 @@ def _file_size(subject: Subject) -> GateFigure:
     return GateFigure(end.name, Interval.around(end.size_bytes), text)
 
 
-def _latency_in(subject: Subject) -> Latency:
-    """Of what is timed; raises NotMeasured with the command that times it."""
+def _latency_in(subject: Subject, *beside: StageNetwork) -> Latency:
+    """Of what is timed; raises NotMeasured with the commands that time it and what it is held against, `beside`."""
     name, reason, latency = subject.timed.name, subject.timed.not_timed, subject.timed.latency
     if latency is not None:
         return latency
+    how = _how_to_time(subject, *beside, subject.timed)
     if subject.board:
         is_of_here = reason == NOT_TIMED or FOR_TENSORRT in reason
         reason = f"{NOT_TIMED} on {subject.board}" if is_of_here else reason
-        raise NotMeasured(f"{name} was {reason}: {_how_to_time(subject.timed, subject)}")
+        raise NotMeasured(f"{name} was {reason}: {how}")
     if FOR_TENSORRT in reason:
-        how = "--include-qdq" if subject.is_named else "--on BOARD"
-        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {subject.bench} {how}")
-    raise NotMeasured(f"{name} was {reason}" + (f": {subject.bench}" if reason == NOT_TIMED else ""))
+        where = "--include-qdq" if subject.is_named else "--on BOARD"
+        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {how} {where}")
+    raise NotMeasured(f"{name} was {reason}" + (f": {how}" if reason == NOT_TIMED else ""))
 
 
 def _conditions(latency: Latency) -> str:

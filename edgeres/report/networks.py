@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeres.core.artifacts import FUSED_PROFILE
+from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, OwnFigure
@@ -218,13 +218,18 @@ def others_in(networks: Sequence[_Made]) -> list[_Made]:
 
 def _first_in(networks: Sequence[_Made]) -> set[str]:
     """sha256 of the first network's files."""
-    return {one.sha256 for one in files_of(by_wholeness(networks)[0], networks)}
+    return {one.sha256 for first in by_wholeness(networks)[:1] for one in files_of(first, networks)}
 
 
 def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:
     """The network and its exports in the same precision: one network in several files."""
     export = "export", network.sha256, network.precision
     return [network, *(one for one in networks if (one.stage, one.parent, one.precision) == export)]
+
+
+def has_file(network: _Made, networks: Sequence[_Made]) -> bool:
+    """Whether it is more than a checkpoint, of which boards, and ONNX Runtime here, time the export."""
+    return len(files_of(network, networks)) > 1 or not network.path.endswith(Checkpoint.suffix)
 
 
 def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:

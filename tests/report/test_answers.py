@@ -140,7 +140,8 @@ def test_sessions_apart_give_the_time_alone_and_say_why_in_one_line(story):
     summary = rows_from(story.path)
     (claim,) = (claim for claim in summary.claims if "a call" in claim.what)
     assert claim.figure + " " + claim.what == "1.42 ms a call on orin (int8)"
-    assert "no speed-up is told: nothing it can be held against was timed in its session: edgeres bench" in claim.detail
+    missing = "no speed-up is told: nothing it can be held against was timed in its session: "
+    assert claim.detail.endswith(f"{missing}edgeres bench --run fake --on orin")
     assert "faster" not in summary.headline
 
 
@@ -344,11 +345,13 @@ def test_a_checkpoint_is_timed_on_a_board_by_its_export(fake_run):
     fake_run.evaluated(folder, cut, 0.92)
     rules = {"min_speedup": 1.5, "max_p50": "2ms", "max_loss": 9, "on": "orin"}
     how = "edgeres export runs/fake/01-prune/cut.safetensors and edgeres bench --run fake --on orin"
-    assert all(outcome.text.endswith(f" orin: {how}") for outcome in judged(fake_run, **rules).outcomes)
+    loss, p50, speed = (outcome.text.rpartition(" orin: ")[2] for outcome in judged(fake_run, **rules).outcomes)
+    whole = "edgeres export runs/fake/00-import/model.safetensors and "
+    assert (loss, p50, speed) == (how, how, whole + how)
     _, short = fake_run.model("export", "cut.onnx", 2001, source=cut, dropped=("layer1.1",))
     on_orin(fake_run, short, median_ms=1.5)
     speed = judged(fake_run, **rules).outcomes[-1]
-    assert speed.text.endswith(f"edgeres export runs/fake/00-import/model.safetensors and {how.rpartition(' and ')[2]}")
+    assert speed.text.endswith(whole + how.rpartition(" and ")[2])
     _, whole = fake_run.model("export", "model.onnx", 3001, source=first)
     on_orin(fake_run, whole, median_ms=3.0)
     report = judged(fake_run, **rules)

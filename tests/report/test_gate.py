@@ -67,9 +67,24 @@ def test_strict_asks_the_whole_interval(whole_run):
 def test_what_was_not_timed_breaks_its_rules_and_says_why(whole_run):
     report = judged(whole_run, max_p99="5ms", max_p50="5ms", min_speedup=1.0)
     assert [outcome.passed for outcome in report.outcomes] == [False] * 3
-    said = "not measured: 05-quantize was not timed: placed for TensorRT: edgeres bench --run fake --on BOARD"
-    assert [outcome.text for outcome in report.outcomes] == [said] * 3
+    bench = "edgeres bench --run fake --on BOARD"
+    said = "not measured: 05-quantize was not timed: placed for TensorRT: "
+    whole = "edgeres export runs/fake/00-import/model.safetensors and "
+    assert [outcome.text for outcome in report.outcomes] == [said + bench] * 2 + [said + whole + bench]
     assert all(outcome.figure is None for outcome in report.outcomes)
+
+
+def test_all_that_a_speed_up_on_a_board_lacks_is_named_at_once_and_in_order(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 0.93)
+    folder, last = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    fake_run.evaluated(folder, last, 0.9)
+    here = only(judged(fake_run, min_speedup=1.1, on="here")).text
+    assert here.endswith(": edgeres bench --run fake")  # torch times both checkpoints
+    fake_run.model("export", "model.onnx", 2001, source=last, dropped=("layer1.1",))
+    whole, bench = "edgeres export runs/fake/00-import/model.safetensors", "edgeres bench --run fake --on orin"
+    assert only(judged(fake_run, min_speedup=1.1, on="orin")).text.endswith(f": {whole} and {bench}")
+    assert only(judged(fake_run, max_p50="3ms", on="orin")).text.endswith(f": {bench}")
 
 
 @pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16", "ort-cpu"])
@@ -172,10 +187,7 @@ def test_the_first_network_is_what_was_evaluated_of_it_in_any_of_its_files(fake_
 
 def advice(run, **rules):
     """What a run says that holds nothing to judge."""
-    try:
-        return only(judged(run, **rules)).text
-    except InputError as err:
-        return str(err)
+    return only(judged(run, **rules)).text
 
 
 RULES = ({"max_loss": 0.5}, {"min_speedup": 1.6}, {"min_agreement": 0.9})
@@ -411,10 +423,17 @@ def test_with_classes_closeness_names_the_rules_there_are(whole_run):
     assert "is judged by right answers: use --max-loss" in only(judged(whole_run, min_closeness=0.5)).text
 
 
-def test_a_run_that_was_never_evaluated_is_refused(fake_run):
-    fake_run.model("import", "model.safetensors", 3000)
-    with pytest.raises(InputError, match="no evaluated network; evaluate one: edgeres eval --run fake"):
-        judged(fake_run, max_loss=1)
+@pytest.mark.parametrize("stage", ["import", "lesion"])
+def test_a_run_that_was_never_evaluated_breaks_every_rule(fake_run, tmp_path, stage):
+    if stage == "import":
+        fake_run.model(stage, "model.safetensors", 3000)
+    else:
+        fake_run.stage(stage)  # no network at all
+    report = judged(fake_run, max_loss=1, max_size="1MB")
+    said = "not measured: runs/fake holds no evaluated network; "
+    assert [(one.passed, one.text[: len(said)]) for one in report.outcomes] == [(False, said)] * 2
+    write_junit(report, tmp_path / "gate.xml")
+    assert ElementTree.parse(tmp_path / "gate.xml").getroot().get("failures") == "2"
 
 
 @pytest.mark.parametrize(

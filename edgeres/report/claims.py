@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from edgeres.bench.doubts import INVALID
 from edgeres.core.records.frontier import Frontier, Result, goals_of
+from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
-from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, line_of
+from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,
@@ -28,22 +29,22 @@ from edgeres.report.wording import (
 _NO_CHANGE = "change of speed that can be told"
 
 
-def claims_from(rows: Sequence[Row], *, run: str) -> tuple[Claim, ...]:
+def claims_from(rows: Sequence[Row], *, run: Run) -> tuple[Claim, ...]:
     """Size, speed, accuracy and compute of one network against the first: the newest whose accuracy is known.
 
     Where none is known it is the newest. Speed is the one figure that may be of a network on its way there, or of an
-    engine built from it, which its claim says. Commands call the run `run`.
+    engine built from it, which its claim says.
     """
     end = _end(rows)
     if end is None:
         return ()
     first = _first(rows, end)
     faster = _speed_claim(rows, end, run)
-    found = (_size_claim(first, end), faster, _points_claim(first, end), _compute_claim(first, end))
+    found = (_size_claim(first, end), faster, _points_claim(rows, end), _compute_claim(first, end))
     return tuple(claim for claim in found if claim)
 
 
-def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> str:
+def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: Run) -> str:
     """One sentence, and a second one if the newest network of `run` is not evaluated."""
     if not rows:
         return "No model yet."
@@ -56,7 +57,7 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: str) -> 
         return f"{said}{of}.{_not_compared(_first(rows, end), end) if end else ''}"
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
-    return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run}"
+    return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run.called}"
 
 
 def claims_of(found: Frontier) -> tuple[Claim, ...]:
@@ -128,11 +129,13 @@ def _size_claim(first: Row, end: Row) -> Claim | None:
     return Claim(figure=_times(ratio), what=what, detail=detail)
 
 
-def _speed_claim(rows: Sequence[Row], end: Row, run: str) -> Claim | None:
+def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
     """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
     timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
     if timed and board_in(timed[-1][1].runtime) and timed[-1][2] is None:
-        return _time_claim(*timed[-1][:2], end, run)
+        first = _first(rows, end)
+        lacking = "" if has_file(first, rows) else f"edgeres export {run.path / first.path} and "
+        return _time_claim(*timed[-1][:2], end, f"{lacking}edgeres bench --run {run.called}")
     compared = [(row, latency, change) for row, latency, change in timed if change]
     if not compared:
         return None
@@ -159,14 +162,14 @@ def _not_compared(first: Row, end: Row) -> str:
     return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 
 
-def _time_claim(row: Row, latency: LatencyFigure, end: Row, run: str) -> Claim:
-    """What a call takes on a board that has timed nothing else of the run together with it."""
+def _time_claim(row: Row, latency: LatencyFigure, end: Row, how: str) -> Claim:
+    """What a call takes on a board that has timed nothing else of the run together with it; `how` it does."""
     board, p50 = board_in(latency.runtime), latency.p50_ms
     return Claim(
         figure=f"{milliseconds(p50.value)} ms",
         what=f"a call on {board}" + (_as_precision(row) if row is end else f" ({row.name}: {row.precision})"),
         detail=f"{row.name}, {' '.join(interval_lines('p50', p50))}, n = {latency.samples:,}; no speed-up is told:"
-        f" nothing it can be held against was timed in its session: edgeres bench --run {run} --on {board}",
+        f" nothing it can be held against was timed in its session: {how} --on {board}",
     )
 
 
@@ -184,7 +187,8 @@ def _as_precision(row: Row) -> str:
     return f" ({row.precision})" if row.precision not in {None, "fp32"} else ""
 
 
-def _points_claim(first: Row, end: Row) -> Claim | None:
+def _points_claim(rows: Sequence[Row], end: Row) -> Claim | None:
+    """The change of top-1; of what a board judged it names what it is against where that was judged elsewhere."""
     change, accuracy = end.versus_first.points, end.accuracy
     if end.closeness is not None and not end.closeness.is_of_itself:
         figure, *worst = closeness_lines(end.closeness)
@@ -198,7 +202,9 @@ def _points_claim(first: Row, end: Row) -> Claim | None:
     before = percent(accuracy.top1.value - change.value / 100)
     interval = "".join(f" {line}" for line in points(change)[1:])
     whose = _on_board(accuracy.runtime) + _as_precision(end)
-    against = "" if change.versus == first.name else f" against {change.versus}"
+    judged = next((row.accuracy for row in rows if row.name == change.versus), None)
+    apart = " judged here" if judged and board_in(accuracy.runtime) and not board_in(judged.runtime) else ""
+    against = f" against {change.versus}{apart}" if apart or change.versus != _first(rows, end).name else ""
     return Claim(
         figure=signed(change.value),
         what=f"points of top-1{whose}{against}{interval} (n = {accuracy.n:,})",

@@ -48,8 +48,7 @@ def rows_from(run: Path) -> RunSummary:
     board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
     rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
-    called = Run(run).called
-    claims, timed = claims_from(there or rows, run=called), {row.sha256 for row in there if row.latency}
+    claims, timed = claims_from(there or rows, run=Run(run)), {row.sha256 for row in there if row.latency}
     found, unread = findings_in(folder)
     kept, unread_kept = kept_agreements(folder)
     boards, unread_boards = boards_in(folder)
@@ -59,7 +58,7 @@ def rows_from(run: Path) -> RunSummary:
     handed_over = bool(answers and answers.results)
     return RunSummary(
         run=run.resolve().name,
-        headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=called),
+        headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=Run(run)),
         claims=claims_of(answers) if answers and handed_over else claims,
         rows=tuple(rows),
         rows_on_board=tuple(there),

@@ -384,9 +384,11 @@ def test_a_network_judged_on_a_board_alone_is_not_called_unevaluated(fake_run):
     fake_run.board(second, top1=0.91)
     headline = rows_from(fake_run.path).headline
     assert headline == (
-        "3.3× smaller, 1.51 ms a call on orin, +1.00 points of top-1 on orin (n = 5,000)"
+        "3.3× smaller, 1.51 ms a call on orin, +1.00 points of top-1 on orin against 00-import judged here (n = 5,000)"
         " (01-quantize against 00-import)."
     )
+    fake_run.board(first, top1=0.92)
+    assert "−1.00 points of top-1 on orin (n = 5,000)" in rows_from(fake_run.path).headline
 
 
 def test_points_against_another_than_the_first_say_so(fake_run):

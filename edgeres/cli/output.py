@@ -11,6 +11,7 @@ import click
 from edgeres.bench.figures import lines_from
 from edgeres.cli.terminal import say
 from edgeres.core.measures import LOST_OF, OF_CLASSES
+from edgeres.core.runs import PAGE_NAME, Run
 from edgeres.core.stage import StageReport
 from edgeres.report.boards import boards_from, file_name
 from edgeres.report.summary import RunSummary
@@ -75,7 +76,9 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
         say(goal)
     for problem in summary.problems:
         say(f"missing: {problem}", err=True)
-    say(f"{where}: report.html, report.md, report.json, report.csv")
+    names = (PAGE_NAME, "report.md", "report.json", "report.csv")
+    say(f"{where}: {', '.join(name for name in names if (where / name).is_file())}")
+    Run(where).say_if_page_is_older()
 
 
 def _figure_lines(report: StageReport) -> Iterator[str]:

@@ -16,7 +16,7 @@ from edgeres.core.stage import StageReport
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.on_board import board_of_run, check_board
-from edgeres.pipeline.recipe import Step, planned, recipe_from
+from edgeres.pipeline.recipe import Step, lacking_on_a_board, planned, recipe_from
 from edgeres.pipeline.rerun import name_for, recipe_of, recorded_of, rerun_verdict
 from edgeres.report.boards import file_name
 from edgeres.report.stage import ReportConfig
@@ -48,6 +48,8 @@ def run(  # noqa: PLR0913  # one parameter per option
     start = redo_index(steps, redo_from) if redo_from else None
     if on is not None:
         board_named(on)
+    if missing := lacking_on_a_board(steps, on):
+        say(f"warning: {missing}", err=True)
     if dry_run:
         _print_steps(steps, on, as_json=as_json)
         return
@@ -56,7 +58,9 @@ def run(  # noqa: PLR0913  # one parameter per option
     chain = Chain(run_of_recipe(content, name), steps, start)
     for done in chain.execute():
         _print_done(done, len(steps), as_json=as_json, is_last=on is None)
-    if on is not None:
+    if on is None:
+        chain.run.say_if_page_is_older()
+    else:
         own = (step.config for step in steps if isinstance(step.config, ReportConfig))  # the recipe's, if it has one
         _on_board(chain.run, on, next(own, ReportConfig()), as_json=as_json)
 

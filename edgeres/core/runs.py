@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 STARTED_NAME = "started.json"
 RECIPE_NAME = "recipe.toml"
 EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
+PAGE_NAME = "report.html"
 LATEST, _SHELLS = "latest", ".shells"
 _PID = re.compile(r"[0-9]{1,9}")
 _NAME_BYTES = 255  # the longest name of a file
@@ -209,6 +210,13 @@ class Run:
                 if data:
                     return name_from_file(str(data), str(path))
         return None
+
+    def say_if_page_is_older(self) -> None:
+        """One line where the page was made before the newest of what the run holds."""
+        page = self.path / PAGE_NAME
+        made = [path.stat().st_mtime_ns for path in self.path.glob("*/*.json")]
+        if page.is_file() and page.stat().st_mtime_ns < max(made, default=0):
+            log.info("%s is older and does not show it; to make it anew: edgeres report %s", page, self.called)
 
     def make_latest(self) -> None:
         """Points runs/latest here (a symbolic link, or a text file where links are not allowed)."""

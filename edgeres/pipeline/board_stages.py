@@ -143,6 +143,7 @@ def placed(request: Call, model: Model, config: Config, key: str, by: Function) 
         return execute(request.stage, model, config, folder, key, by=by)
     finally:
         leave_or_say_where(folder)
+        run.say_if_page_is_older()
 
 
 def built_there(

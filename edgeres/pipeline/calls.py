@@ -237,6 +237,7 @@ def _in_run(
         raise
     _make_current(run, stage, keeps)
     log.info("%s: wrote %s", stage, result.output.path)
+    run.say_if_page_is_older()
     return result
 
 

@@ -61,7 +61,9 @@ def evaluate_call(
         return evaluate(model, config)
     if reason := _why_not_kept(home, config, replace=replace):
         return evaluate(model, config, whole=whole_of(home)).saying(notes=[reason])
-    return evaluate_in_place(model.path.parent, model, config, fresh=True)[0]
+    report, _ = evaluate_in_place(model.path.parent, model, config, fresh=True)
+    home.say_if_page_is_older()
+    return report
 
 
 def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
@@ -89,6 +91,7 @@ def agree_call(files: Sequence[Path], values: dict[str, Any]) -> tuple[Agreement
     found = agree(models[0], models[-1], config)
     if home is not None:  # its page shows it, module by module
         write_text(models[-1].path.parent / AGREE_NAME, found.model_dump_json(indent=1) + "\n")
+        home.say_if_page_is_older()
     return found, config
 
 
@@ -141,6 +144,7 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
     folder = run.folder_for("bench", "")
     ((report,), _) = bench_models(models, config, folder, named=named)
     log.info("bench: wrote %s", folder / REPORT_NAME)
+    run.say_if_page_is_older()
     return report
 
 

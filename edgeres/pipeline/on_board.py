@@ -46,7 +46,15 @@ def bench_on_board(paths: Sequence[Path], request: Call) -> Iterator[StageReport
     board = board_named(request.on)
     models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
     config = board_config(request.values, _run_for(models, request), "bench")
-    yield from _measured(board, models, config, request)
+    try:
+        yield from _measured(board, models, config, request)
+    finally:  # what was measured before a later model failed counts
+        _say_if_page_is_older(models, request)
+
+
+def _say_if_page_is_older(models: Sequence[Model], request: Call) -> None:
+    if run := _run_for(models, request):
+        run.say_if_page_is_older()
 
 
 def evaluate_on_board(request: Call) -> StageReport:
@@ -62,6 +70,7 @@ def evaluate_on_board(request: Call) -> StageReport:
     if request.source is None:
         log.info("eval: takes %s", models[0].path)
     (report,) = _measured(board, models, config, request, accuracy_only=True)
+    _say_if_page_is_older(models, request)
     return report
 
 

@@ -21,6 +21,7 @@ from edgeres.core.metrics import Interval
 from edgeres.core.plain import short
 from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
+from edgeres.core.runs import PAGE_NAME
 from edgeres.report import network_drawing, plots
 from edgeres.report.findings import HistogramFigure, TimedWay
 from edgeres.report.folder import versions_in
@@ -44,7 +45,6 @@ from edgeres.report.wording import (
 
 log = logging.getLogger(__name__)
 
-PAGE_NAME = "report.html"
 BOARDS_NAME = "report.boards.csv"  # written only where a board measured
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_NAME = "page.html.j2"

@@ -6,17 +6,22 @@ import pytest
 
 
 @pytest.fixture
-def run_twice(edgeres, checkpoint_of, spec_of, tmp_path):
-    """The run `one`, evaluated, and `one-again`."""
+def one(edgeres, checkpoint_of, spec_of, tmp_path):
+    """The run `one` of one.toml, evaluated."""
     file = checkpoint_of(spec_of("resnet8")).path
     recipe = f'name = "one"\ndata = "digits"\n[[stage]]\nuse = "import"\nfile = "{file}"\n'
     recipe += '[[stage]]\nuse = "export"\n[[stage]]\nuse = "eval"\n'
     (tmp_path / "one.toml").write_text(recipe)
     assert edgeres("run", "one.toml")[0] == 0
+
+
+@pytest.fixture
+def run_twice(edgeres, one):
+    """The runs `one` and `one-again`."""
     return edgeres("rerun", "one")
 
 
-def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice):
+def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice, tmp_path):
     code, out, err = run_twice
     assert code == 0, err
     assert [line.split()[:2] for line in out.splitlines()] == [["identical", "00-import"], ["identical", "01-export"]]
@@ -39,9 +44,33 @@ def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice):
         code, out, _ = edgeres(*arguments, "--json")
         assert code == 0
         assert json.loads(out)
+    for path in tmp_path.glob("runs/one/*/eval.json"):
+        path.unlink()
+    code, out, err = edgeres("gate", "one", "--max-loss", "1", "--junit", "none.xml")
+    assert (code, err) == (1, "edgeres: gate: 1 of 1 rules broken by one\n")
+    assert "holds no evaluated network; evaluate one: edgeres eval --run one" in (tmp_path / "none.xml").read_text()
     code, out, err = edgeres("rerun", "one", "--name", "one")
     assert (code, out) == (2, "")
     assert "compare runs or model files, not both" in edgeres("compare", "model.safetensors", "one")[2]
+
+
+def test_what_comes_after_the_page_says_that_the_page_is_older(aloud, one, runs_folder):
+    page, (file,) = runs_folder / "one/report.html", runs_folder.glob("one/*-export/*.onnx")
+    older = f"{page} is older and does not show it; to make it anew: edgeres report one"
+    for command in (
+        "eval --run one",
+        "export --run one",
+        "bench --run one --samples 5",
+        f"agree {file} --images 8",
+        "run one.toml --from export",
+    ):
+        page.write_text("made by edgeres report")
+        code, _, err = aloud(*command.split())
+        assert code == 0, err
+        assert err.splitlines().count(older) == 1
+    pytest.importorskip("matplotlib")
+    for option, count in (("--no-html", 1), ("--html", 0)):
+        assert aloud("report", "one", option)[2].splitlines().count(older) == count
 
 
 @pytest.mark.parametrize(

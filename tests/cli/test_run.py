@@ -42,6 +42,27 @@ def test_a_dry_run_refuses_an_unknown_board_and_lists_the_step_of_a_known_one(ed
     assert not runs_folder.exists()
 
 
+WHOLE, CUT = '[[stage]]\nuse = "export"\n', '[[stage]]\nuse = "prune"\ndrop = 1\n'
+
+
+@pytest.mark.parametrize(
+    ("stages", "on", "is_warned"),
+    [
+        (CUT + WHOLE, ["--on", "desk"], True),
+        (CUT + WHOLE + '[[stage]]\nuse = "bench"\non = "desk"\n', [], True),
+        (CUT + WHOLE, [], False),
+        (WHOLE + CUT + WHOLE, ["--on", "desk"], False),
+        (WHOLE, ["--on", "desk"], False),
+    ],
+)
+def test_a_whole_network_that_no_board_can_time_is_missed_before_anything_runs(edgeres, recipe, stages, on, is_warned):
+    recipe.write_text(RECIPE + stages)
+    code, _, err = edgeres("run", recipe, "--dry-run", *on)
+    assert code == 0
+    missing = 'no speed-up over it can be told on desk: put [[stage]] use = "export" before stage 3 (prune)'
+    assert err == (f"warning: the whole network is never exported, so that {missing}\n" if is_warned else "")
+
+
 def test_the_runs_table_comes_once_after_the_board_even_one_that_fails(edgeres, recipe, runs_folder, monkeypatch):
     def lost(run, request):
         raise DeviceError("desk: the connection was lost")
@@ -51,7 +72,7 @@ def test_the_runs_table_comes_once_after_the_board_even_one_that_fails(edgeres, 
     monkeypatch.setattr("edgeres.cli.run.board_of_run", lambda run, request: iter(()))
     code, out, _ = edgeres("run", recipe, "--on", "desk")
     assert code == 0
-    assert out.count("report.md, report.json") == 1
+    assert out.count("tiny: report.md, report.json") == 1
     assert out.index("board desk") < out.index("report.md, report.json")
     assert not (runs_folder / "tiny" / "report.html").exists()
     monkeypatch.setattr("edgeres.cli.run.board_of_run", lost)

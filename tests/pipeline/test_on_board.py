@@ -175,6 +175,15 @@ def test_a_run_keeps_what_the_board_judged_on_the_whole_of_val(exported, caplog)
     assert not any("takes" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("measure", [lambda call: [evaluate_on_board(call)], lambda call: bench_on_board([], call)])
+def test_what_a_board_measured_after_the_page_says_that_the_page_is_older(exported, measure, caplog, monkeypatch):
+    monkeypatch.setattr(on_board, "_of_run", lambda run: [OnnxModel(exported)])
+    page = exported.parents[1] / "report.html"
+    page.write_text("")
+    list(measure(Call("x", on="desk", run="r", values={"data": "digits"})))
+    assert caplog.messages[-1] == f"{page} is older and does not show it; to make it anew: edgeres report r"
+
+
 def test_what_was_judged_on_a_part_of_val_is_shown_and_not_kept_which_is_said_before(exported):
     report = evaluate_on_board(Call("eval", exported, on="desk", values={"data": "digits", "images": 100}))
     assert report.accuracy[0].n == 100

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-_BOARD_WIDTHS = (10, 11, 11, 7, 13, 8, 7)  # break no figure; with what stands between 80 characters
+_BOARD_WIDTHS = (14, 11, 13, 11, 13, 8)  # break no figure, rail or power mode; with what stands between 80 characters
+_MOST_TURNED = 4  # columns of which that is true
 _MOST_PLACES = 4
 _MINUTE = len("2026-01-31 12:34")
 _TERMINAL = {  # title: (what shares the column, its width), 80 characters in all; the first takes what more there is
@@ -60,12 +61,13 @@ def board_columns(boards: Sequence[BoardFigure]) -> tuple[str, ...]:
 
 
 def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
-    """For `rich.print`: a row for each, and below the table why one is not valid."""
+    """For `rich.print`: a row for each, valid or not below its times, and below the table why one is not."""
     from rich.console import Group
     from rich.text import Text
 
-    columns = [(title, {"width": width}) for title, width in zip(board_columns(boards), _BOARD_WIDTHS, strict=True)]
-    rows = [list({**board_cells(board), _VALID: _state(board)[:1]}.values()) for board in boards]
+    titles = board_columns(boards)[:-1]
+    columns = [(title, {"width": width}) for title, width in zip(titles, _BOARD_WIDTHS, strict=True)]
+    rows = [_cells_with_state(board) for board in boards]
     said = {True: "", False: "not valid", None: "may not be valid"}
     of: dict[str, list[str]] = {}
     for one in boards:
@@ -75,12 +77,25 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
     return Group(terminal_table("on boards", columns, rows), *(Text(one_line(reason)) for reason in reasons))
 
 
-def boards_turned(boards: Sequence[BoardFigure]) -> Table:
-    """For `rich.print`: a column for each."""
-    cells = [board_cells(board) for board in boards]
-    titles = zip(board_columns(boards), _CELLS, strict=True)
-    rows = [[(shown,), *(one[title] for one in cells)] for shown, title in titles]
-    return terminal_table("", [("", {}), *((board.model, {}) for board in boards)], rows)
+def _cells_with_state(board: BoardFigure) -> list[Lines]:
+    cells = board_cells(board)
+    valid, *_ = cells.pop(_VALID)
+    return [
+        (*lines, f"valid: {valid}") if title == _TIMED and board.latency else lines for title, lines in cells.items()
+    ]
+
+
+def boards_turned(boards: Sequence[BoardFigure]) -> RenderableType:
+    """For `rich.print`: a column for each, a few in a table."""
+    from rich.console import Group
+
+    cells, titles = [board_cells(board) for board in boards], board_columns(boards)
+    tables: list[RenderableType] = []
+    for start in range(0, len(boards), _MOST_TURNED):
+        some = slice(start, start + _MOST_TURNED)
+        rows = [[(shown,), *(one[title] for one in cells[some])] for shown, title in zip(titles, _CELLS, strict=True)]
+        tables += ["", terminal_table("", [("", {}), *((board.model, {}) for board in boards[some])], rows)]
+    return Group(*tables[1:])
 
 
 def flat_board(board: BoardFigure) -> dict[str, object]:
@@ -188,11 +203,11 @@ def _state(board: BoardFigure) -> Lines:
     return "yes" if board.is_valid else "no", *board.problems
 
 
-_VALID, _JUDGED = "Valid", "Top-1 %"
+_VALID, _JUDGED, _TIMED = "Valid", "Top-1 %", "Latency ms"
 _CELLS: dict[str, Callable[[BoardFigure], Lines | Iterator[str]]] = {
     "Board": _board,
     "Model": lambda board: (board.model, board.precision or "precision unknown"),
-    "Latency ms": _latency,
+    _TIMED: _latency,
     "Energy, power": _energy,
     _JUDGED: _accuracy,
     "Engine": _engine,

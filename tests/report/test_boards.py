@@ -188,6 +188,26 @@ def test_a_call_on_a_board_says_the_same_in_the_same_words_a_column_for_each_fil
     assert "clock was" in console.file.getvalue()
 
 
+def test_no_word_or_figure_of_a_board_is_cut_in_80_columns(fake_run):
+    for place in range(6):
+        _, exported = fake_run.model("quantize", "model.onnx", 900 + place, precision="int8")
+        facts = {"model": "Jetson Orin Nano Engineering Reference Kit", "power_mode": "MODE_20W_6CORE"}
+        fake_run.board(exported, median_ms=0.75, board=facts)
+    for stage in fake_run.path.glob("*-board/report.json"):
+        stage.write_text(stage.read_text().replace("VDD_IN", "VDD_CPU_CV"))
+    boards = rows_from(fake_run.path).boards
+    console = Console(width=80, file=io.StringIO())
+    for shown in (table_from(rows_from(fake_run.path)), boards_turned(boards)):
+        console.print(shown)
+        text = console.file.getvalue()
+        console.file.seek(console.file.truncate(0))
+        said = [line for cells in map(board_cells, boards) for lines in cells.values() for line in lines]
+        assert {word for line in said for word in line.replace(", ", ",").replace(",", " ").split()} - set(
+            text.replace(",", " ").split()
+        ) == set()
+        assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("heat", "said"),
     [

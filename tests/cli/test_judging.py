@@ -54,6 +54,7 @@ def test_runs_are_made_again_compared_gated_and_shown(edgeres, run_twice, tmp_pa
     assert "compare runs or model files, not both" in edgeres("compare", "model.safetensors", "one")[2]
 
 
+@pytest.mark.slow
 def test_what_comes_after_the_page_says_that_the_page_is_older(aloud, one, runs_folder):
     page, (file,) = runs_folder / "one/report.html", runs_folder.glob("one/*-export/*.onnx")
     older = f"{page} is older and does not show it; to make it anew: edgeres report one"

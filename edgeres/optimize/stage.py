@@ -42,7 +42,7 @@ from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, plan_from, toml_text
 from edgeres.optimize.results import handed_over
 from edgeres.optimize.search import Clock, Search
-from edgeres.optimize.tries import HERE, Place, Workbench
+from edgeres.optimize.tries import HERE, MOST_ANSWERS, Place, Workbench
 from edgeres.prune.choose import candidates_of
 
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
@@ -178,8 +178,8 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
 def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
     """The whole network in float and INT8, and whether there is time to try others.
 
-    Raises InputError if in float it is fast enough, or if no time is left for what is needed: of a network that is all
-    that was asked for in INT8, only to hand it over.
+    Raises InputError if in float it is fast enough, or if no time is left for what is needed: where it is an answer in
+    INT8, only to hand that over.
     """
     config, target, began_s = bench.config, bench.config.target, time.perf_counter()
     if bench.place.is_here and (least_s := bench.judging_s) > config.budget_s:
@@ -189,11 +189,20 @@ def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
     if target is not None and meets(whole[0], target):
         took = f"{whole[0].latency_ms.value:.3f} ms"
         raise AlwaysRefused(f"--latency {config.latency} is met already: the whole float network takes {took}")
-    is_met = target is not None and meets(whole[-1], target) and whole[-1].lost_points.value <= config.max_loss
-    for steps in (_steps(config), ()) if is_met and not config.plan_only else (_steps(config),):
-        if (1 + len(steps)) * took_s + bench.ending_s() <= config.budget_s:
+    least = _too_short(bench, took_s, f"the whole network alone took {text_from(took_s)}", _steps(config))
+    for steps in (_steps(config), ()) if _is_enough(whole[-1], config) else (_steps(config),):
+        if (1 + len(steps)) * took_s + bench.ending_s(MOST_ANSWERS if steps else 1) <= config.budget_s:
+            if not steps:
+                log.info("the whole network is handed over in INT8 and no other tried: %s", least)
             return whole, bool(steps)
-    raise _too_short(bench, took_s, f"the whole network alone took {text_from(took_s)}", steps)
+    raise least
+
+
+def _is_enough(int8: Tried, config: OptimizeConfig) -> bool:
+    """Whether the whole network in INT8 is an answer by itself."""
+    target = config.target
+    is_fast = int8.ratio.value < _WORTH if target is None else meets(int8, target)
+    return is_fast and int8.lost_points.value <= config.max_loss and not config.plan_only
 
 
 def _steps(config: OptimizeConfig) -> Sequence[str]:

@@ -566,7 +566,7 @@ class Many:
         return Many(n)
 
 
-def refused_or_found(bench, monkeypatch, *, turn_s, int8=0.9):
+def refused_or_found(bench, monkeypatch, *, turn_s, int8=0.98):
     """What `_whole` says where each network takes `turn_s` and every image its time."""
     now = [0.0]
     float_, fast = (Tried(dropped=(), precision=one, lost_points=Interval.around(0.0), ratio=ratio, latency_ms=ratio)
@@ -608,12 +608,23 @@ def test_the_budget_that_a_refusal_names_is_accepted(checkpoint, tmp_path, monke
     assert refused
 
 
-def test_where_int8_is_all_that_is_asked_time_to_hand_it_over_is_enough(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("goal", "is_handed_over"), [({"latency": "0.6x"}, True), ({"latency": "0.5x"}, False), ({}, True)]
+)
+def test_where_int8_is_an_answer_time_to_hand_it_over_is_enough(
+    checkpoint, tmp_path, monkeypatch, caplog, goal, is_handed_over
+):
     monkeypatch.setattr(tries.Workbench, "_pace_s", 0.001)
-    for goal, asked in (({"latency": "0.6x"}, "2m"), ({"latency": "0.5x"}, "5m"), ({}, "5m")):
-        bench = tries.Workbench(checkpoint, config_of(**goal, budget="2m30s"), tmp_path, Place(measure=clock))
+    bench = tries.Workbench(checkpoint, config_of(**goal, budget="2m30s"), tmp_path, Place(measure=clock))
+    with caplog.at_level("INFO", "edgeres"):
         found = refused_or_found(bench, monkeypatch, turn_s=20.0, int8=0.55)
-        assert (found[1] is False) if asked == "2m" else "with choosing, one try and the last tables" in found
+    said = caplog.text if is_handed_over else found
+    assert "with choosing, one try and the last tables it takes" in said
+    assert not is_handed_over or found[1] is False
+    plan = tries.Workbench(
+        checkpoint, config_of(**goal, budget="1m30s", plan_only=True), tmp_path / "plan", Place(measure=clock)
+    )
+    assert "with choosing it takes" in refused_or_found(plan, monkeypatch, turn_s=40.0, int8=0.55)
 
 
 def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint, tmp_path, monkeypatch):

@@ -179,7 +179,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
     known = network.preprocess
     base = known or _for_channels(CIFAR_INPUT[1] if shape[1] <= _SMALL else IMAGENET_INPUT[1], shape[0])
-    preprocess = preprocess_from(config, base, shape, config.size)
+    preprocess = preprocess_from(config, base, shape, config.size if network.is_sized else None)
     classes = _class_names(config, network.classes, network.outputs, recorder.notes) if task == "classes" else ()
     spec = network.spec(name, str(config.file), task=task, preprocess=preprocess, classes=classes)
     chain = chain_of(spec)
@@ -265,11 +265,13 @@ def _fed_as(config: ImportConfig, spec: ModelSpec) -> ModelSpec:
     """`spec` with the preprocessing, input size and class names of `config` where it gives some."""
     if not _said(config):
         return spec
-    channels, height, width = spec.input_shape
+    channels, *own = spec.input_shape
+    sides = own if config.size is None else [*sides_of(config.size)]
+    anew = None if sides == own else config.size
     values: dict[str, Any] = {
         **dict(spec),
-        "preprocess": preprocess_from(config, spec.preprocess, spec.input_shape, config.size),
-        "input_shape": (channels, *((height, width) if config.size is None else sides_of(config.size))),
+        "preprocess": preprocess_from(config, spec.preprocess, spec.input_shape, anew),
+        "input_shape": (channels, *sides),
         "classes": names_in_list(config.labels, spec.num_classes) if config.labels else spec.classes,
     }
     return config_from(ModelSpec, values, str(config.file))

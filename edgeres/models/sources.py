@@ -68,7 +68,7 @@ class Brought:
 
     `gives` is the shape of what it gives for an image, by output, `told` what that is for by its own file, or else the
     graph's end; `classes` are names that the weights' file holds, of however many; `parent` is a file of edgeres;
-    `left_out` is a remark on what it does in training only, or empty.
+    `left_out` is a remark on what it does in training only, or empty; `is_sized`: by --size, not by its own file.
     """
 
     structure: str
@@ -80,6 +80,7 @@ class Brought:
     classes: tuple[str, ...] = ()
     parent: str | None = None
     left_out: str = ""
+    is_sized: bool = True
 
     @property
     def outputs(self) -> int:
@@ -149,7 +150,9 @@ def brought(named: Named) -> tuple[Brought, str, list[str]]:
     if named.arch is not None:
         return _defined(named, named.arch)
     if named.file.suffix.lower() == OnnxModel.suffix:
-        found = from_onnx(_sized(OnnxModel(named.file), named.size))
+        model = OnnxModel(named.file)
+        is_sized = _sized(model, named.size)
+        found = replace(from_onnx(model), is_sized=is_sized)
         said = f"how images become the input is as {named.file} says, where no option says otherwise"
         return found, named.file.stem, [said] if found.preprocess else []
     made = result_of(str(named.file), "network")
@@ -176,23 +179,23 @@ def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
     return network, arch.rstrip("/").rpartition("/")[2], found.notes
 
 
-def _sized(model: OnnxModel, size: str | int | None) -> OnnxModel:
-    """`model`, changed in place to take images of `size`; InputError if its graph leaves no such side open."""
+def _sized(model: OnnxModel, size: str | int | None) -> bool:
+    """Whether `model` left sides open, which are now of `size`, in place; InputError if its graph has another size."""
     if size is None:
-        return model
+        return False
     graph = model.proto.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored]
-    if not any(not side.dim_value for dims in inputs for side in dims[1:]):
-        raise InputError(f"{model.path} says itself what size of images it takes; leave out --size")
+    is_open = any(not side.dim_value for dims in inputs for side in dims[1:])
     for _, *image in inputs:
         first = 0 if is_channels_last([side.dim_value for side in image]) else 1
         for side, given in zip(image[first : first + 2], sides_of(size), strict=False):
-            if side.dim_value not in {0, given} and isinstance(size, str):
+            if side.dim_value not in {0, given} and (isinstance(size, str) or not is_open):
                 raise InputError(f"--size {size}: {model.path} has {side.dim_value} where that says {given}")
             side.dim_value = side.dim_value or given
-    del graph.value_info[:]
-    return model
+    if is_open:
+        del graph.value_info[:]
+    return is_open
 
 
 def from_onnx(model: OnnxModel) -> Brought:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import shutil
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -189,6 +190,19 @@ def test_open_sides_become_the_height_and_width_that_are_given(fixed, size, shap
     done = imported(path, fit="squash", size=size)
     assert done.output.spec.input_shape == (3, *shape)
     assert agrees(done.output, resnet, torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (72, 80)], ids=["small", "large"])
+def test_the_size_that_a_file_has_anyway_may_be_named(sides, exported, imported, tmp_path):
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
+    model, size = onnx.load(path := exported(pooled)), f"{sides[0]}x{sides[1]}"
+    for side, pixels in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], sides, strict=True):
+        side.dim_value = pixels
+    onnx.save(model, path)
+    alone = imported(path).output
+    assert alone.spec.preprocess.resize == (None if sides == (32, 32) else 256)
+    ours = Path(shutil.copyfile(alone.path, tmp_path / "ours.safetensors"))
+    assert [imported(one, size=size).output.spec for one in (path, ours)] == [alone.spec] * 2
 
 
 def test_a_side_that_a_graph_fixes_is_no_other(resnet, exported, imported):
@@ -478,7 +492,7 @@ def test_weights_that_do_not_fit_are_listed(resnet, own, imported, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"size": 64}, "says itself what size of images it takes; leave out --size"),
+        ({"size": 64}, "--size 64: .*net.onnx has 32 where that says 64"),
         ({"shortcut": "B"}, "brings its structure along; leave out --shortcut"),
         ({"arch": "resnet18"}, "leave out --arch"),
         ({"weights": "w.pt"}, "--weights fills the network of a package.module:function"),

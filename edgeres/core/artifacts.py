@@ -23,6 +23,7 @@ from pydantic import Field
 from edgeres.core.config import Record, record_from_json, record_from_text
 from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.files import reading, sha256_of
+from edgeres.core.names import is_function_name
 from edgeres.core.onnx_file import check_compared, derived_card, external_files, image_input
 from edgeres.core.spec import Card, ModelSpec
 
@@ -289,8 +290,8 @@ def model_from(path: Path) -> Model:
             return kind(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, no model; if it is a run, name it as such: --run {path}")
-    if path.suffix in {".pt", ".pth", ".th", ".bin", ".ckpt", ".pt2"}:
-        raise InputError(f"{path} is a foreign checkpoint; bring it in first: edgeres import {path}")
+    if path.suffix in {".pt", ".pth", ".th", ".bin", ".ckpt", ".pt2", ".py"} or is_function_name(str(path)):
+        raise InputError(f"{path} is no file of edgeres; bring the network in first: edgeres import {path}")
     known = ", ".join(kind.suffix for kind in MODEL_KINDS)
     raise InputError(f"{path}: cannot tell what this is by its name (known: {known})")
 

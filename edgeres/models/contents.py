@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from edgeres.core.errors import InputError
+from edgeres.core.names import function_meant
 
 _HEAD_BYTES = 4096
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
@@ -21,7 +22,7 @@ _OTHERS = (
 )
 _SAVE = "where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
 _SCRIPT = "import torch; torch.save(torch.jit.load({0!r}, 'cpu').state_dict(), {1!r})"
-_WANTED = "import takes the weights of a network: .pt, .pth, .th, .ckpt, .pt2 or .safetensors"
+_WANTED = "a network comes as weights (.pt, .pth, .th, .ckpt, .pt2, .safetensors), .onnx or package.module:function"
 
 
 def check_content(path: Path) -> None:
@@ -29,6 +30,8 @@ def check_content(path: Path) -> None:
     head = _head(path)
     if not head:
         raise InputError(f"{path} is empty; copy it again from where it was made")
+    if path.suffix == ".py":
+        raise InputError(f"{path} is a Python file; {_WANTED}{function_meant(f'{path}:FUNCTION')}")
     if _is_safetensors(head) and path.suffix != ".safetensors":
         raise InputError(f"{path} is a safetensors file; rename it to {path.stem}.safetensors")
     if _is_torch(head) and path.suffix == ".safetensors":

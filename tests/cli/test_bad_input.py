@@ -82,7 +82,10 @@ CASES = {
     "recipe without its file": (["run", "int8", "--dry-run"], 2, "file is needed"),
     "unknown listing": (["ls", "modles"], 2, "modles"),
     "import without a file": (["import", "none.pt", "--arch", "resnet20"], 2, "does not exist"),
-    "import an image": (["import", "photo.jpg"], 2, "the first ff d8 ff e0); import takes the weights of a network"),
+    "import an image": (["import", "photo.jpg"], 2, "the first ff d8 ff e0); a network comes as weights"),
+    "optimize a script": (["optimize", "train.py", "--data", "digits"], 2, "function; did you mean train:FUNCTION?"),
+    "prune a script": (["prune", "train.py", "--drop", "1"], 2, "bring the network in first: edgeres import train.py"),
+    "prune a function": (["prune", "train:net", "--drop", "1"], 2, "network in first: edgeres import train:net"),
     "a list with one twice": (["study", "depth", "--depths", "8,20,8"], 2, "--depths: names 8 twice"),
     "a list in parts": (["study", "depth", "--depths", "8,20", "--depths", "8"], 2, "--depths: names 8 twice"),
     "a small image": (["train", "--image-size", "1"], 2, "--image-size 1: images of fewer than 4 pixels a side"),
@@ -93,6 +96,7 @@ CASES = {
 @pytest.mark.parametrize(("arguments", "code", "message"), CASES.values(), ids=CASES)
 def test_a_mistake_is_one_line_and_a_code(edgeres, tmp_path, arguments, code, message):
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    (tmp_path / "train.py").write_text("raise RuntimeError\n")
     assert_refused(edgeres(*arguments), code, message)
 
 

@@ -58,7 +58,7 @@ def corrupted(content: bytes) -> bytes:
 
 OTHERS = {
     "empty": (b"", "x.pth is empty; copy it again"),
-    "jpeg": (picture("JPEG"), "bytes, the first ff d8 ff e0); import takes the weights of a network"),
+    "jpeg": (picture("JPEG"), "bytes, the first ff d8 ff e0); a network comes as weights"),
     "gzip": (gzip.compress(saved()), "is a compressed file; unpack it"),
     "zip": (zipped("notes.txt"), r"is a zip archive that torch.save did not write (notes.txt, ...)"),
     "xz": (lzma.compress(saved()), "is a compressed file; unpack it"),

@@ -66,9 +66,10 @@ def _made(bench: Workbench, answer: Winner) -> Run:
         same = [one for one in known if one.name == folder.name]
         if same and not folder.exists():
             shutil.copytree(same[-1], folder)
-    write_text(path / RECIPE_NAME, toml_text(recipe))
+    steps = planned(recipe, str(path))
+    write_text(path / RECIPE_NAME, toml_text(recipe, steps))
     with quiet("edgeres"):
-        for done in Chain(Run(path), planned(recipe, str(path))).execute():
+        for done in Chain(Run(path), steps).execute():
             if done.step.use == "bench":  # before the report, which shows it
                 bench.place.hand_over(Run(path))
     return Run(path)

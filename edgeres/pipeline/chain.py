@@ -208,12 +208,13 @@ def run_of_recipe(recipe: Recipe, name: str | None) -> Run:
         recipe = config_from(Recipe, {**recipe.model_dump(), "name": name}, "--name")
     run = Run(runs_root() / recipe.name)
     made_folder(run.path, f"{run.path} (a run; $EDGERES_RUNS says where else)")
-    before = _planned_folders(run.path / RECIPE_NAME) - {step.folder_name for step in planned(recipe, recipe.name)}
+    steps = planned(recipe, recipe.name)
+    before = _planned_folders(run.path / RECIPE_NAME) - {step.folder_name for step in steps}
     for folder in run.folders():
         if folder.path.name in before:
             _refuse_if_busy(folder)
             set_aside(folder.path)
-    write_text(run.path / RECIPE_NAME, toml_text(recipe))
+    write_text(run.path / RECIPE_NAME, toml_text(recipe, steps))
     return run
 
 

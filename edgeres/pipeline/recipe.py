@@ -11,7 +11,7 @@
     use = "prune"
     drop = 2
 
-Paths are relative to the current folder.
+Paths are relative to the current folder; in the recipe of a run they are whole, and found from anywhere.
 """
 
 from __future__ import annotations
@@ -268,11 +268,14 @@ def overridden(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     return config_from(Recipe, {**recipe.model_dump(), "stage": stages, **updates}, "--set")
 
 
-def toml_text(recipe: Recipe) -> str:
-    """The recipe as it was run, overrides included, as TOML that reads back to the same."""
+def toml_text(recipe: Recipe, steps: Sequence[Step]) -> str:
+    """The recipe as it was run, overrides included, files by their whole paths, as TOML that reads back to the same."""
     head = {"name": recipe.name, "about": recipe.about, "data": recipe.data}
     as_toml = partial(json.dumps, ensure_ascii=False)  # which has strings, numbers, booleans and lists of these alike
     lines = [f"{key} = {as_toml(value)}" for key, value in head.items() if value]
-    for entry in recipe.stage:
-        lines += ["", "[[stage]]", *(f"{key} = {as_toml(value)}" for key, value in entry.items())]
+    for entry, step in zip(recipe.stage, steps, strict=True):
+        files = {name: value for name, value in step.config if isinstance(value, Path) and value.exists()}
+        whole = {name: value for name, value in step.config if name == "data"}
+        whole |= {name: str(file.absolute()) for name, file in files.items()}
+        lines += ["", "[[stage]]", *(f"{key} = {as_toml(whole.get(key, value))}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"

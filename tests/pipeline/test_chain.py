@@ -173,9 +173,22 @@ def test_a_damaged_stage_is_made_again(have_run, recipe, runs_folder, damage):
 
 def test_the_recipe_in_the_run_reads_back_to_what_was_run(recipe, runs_folder):
     run_of_recipe(recipe, None)
-    written, _ = recipe_from(str(runs_folder / "short" / "recipe.toml"), {})
+    written, steps = recipe_from(str(runs_folder / "short" / "recipe.toml"), {})
     assert written == recipe
-    assert toml_text(written) == (runs_folder / "short" / "recipe.toml").read_text()
+    assert toml_text(written, steps) == (runs_folder / "short" / "recipe.toml").read_text()
+
+
+def test_the_recipe_in_the_run_is_found_from_anywhere(checkpoint_of, spec_of, tmp_path, monkeypatch):
+    (tmp_path / "pictures" / "val").mkdir(parents=True)
+    shutil.copyfile(checkpoint_of(spec_of("resnet8")).path, tmp_path / "mine.safetensors")
+    stages = ({"use": "import", "file": "mine.safetensors"}, {"use": "eval", "data": "folder:pictures"})
+    monkeypatch.chdir(tmp_path)
+    path = run_of_recipe(Recipe(name="r", stage=stages), None).path.absolute() / "recipe.toml"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    _, (brought, judged) = recipe_from(str(path), {})
+    assert brought.config.file == tmp_path / "mine.safetensors"
+    assert judged.config.data == f"folder:{(tmp_path / 'pictures').resolve()}"
 
 
 def test_shipped_recipes_are_valid_once_their_file_is_named(tmp_path):

@@ -274,8 +274,9 @@ class Workbench:
     @property
     def lost_are(self) -> str:
         """What a hundredth that is lost is called."""
-        task = self.source.spec.task
-        return "points" if task == "classes" else LOST_OF[MEASURE_OF[task]]
+        if (task := self.source.spec.task) == "classes":
+            return "points" if self.is_labelled else "points of same guess"
+        return LOST_OF[MEASURE_OF[task]]
 
     @cached_property
     def judged_on(self) -> Split:

@@ -111,8 +111,9 @@ def findings_in(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     """What the last stage that looked for it has found, by its name in the summary, and what of it cannot be read."""
     found: dict[str, Any] = {}
     problems: list[str] = []
+    done = [one for one in reversed(folder.stages) if not one.report.config.get("plan_only")]
     for name, (stage_name, read, problem) in _READERS.items():
-        if stage := next((one for one in reversed(folder.stages) if one.report.stage == stage_name), None):
+        if stage := next((one for one in done if one.report.stage == stage_name), None):
             try:
                 found[name] = read(stage, folder)
             except (ValidationError, InputError, KeyError, TypeError):
@@ -246,11 +247,10 @@ def _refuse_unless(is_sound: bool) -> None:  # a condition, no flag
         raise InputError("what the stage wrote cannot be")
 
 
-def _frontier(stage: FinishedStage, folder: RunFolder) -> Frontier | None:
-    """None of a plan alone."""
+def _frontier(stage: FinishedStage, folder: RunFolder) -> Frontier:
     found = Frontier.model_validate(stage.report.results["frontier"])
     _refuse_unless(bool(found.tried))
-    return found if found.results or found.misses else None
+    return found
 
 
 # Name in the summary -> stage, what reads it, what is said if it fails

@@ -137,8 +137,14 @@ class RunSummary(Record):
 
     @property
     def goals(self) -> tuple[str, ...]:
-        """Of `optimize`: whether each goal was kept, with its figure."""
-        return tuple(goal.text for goal in goals_of(self.frontier)) if self.frontier else ()
+        """Of `optimize`: whether each goal was kept, with its figure, and which searches were before that."""
+        if self.frontier is None:
+            return ()
+        searches = [one.name for one in self.stages if one.stage == "optimize" and not one.config.get("plan_only")]
+        others = (
+            f"the newest of {len(searches)} searches; the others: {', '.join(searches[:-1])} (show their frontier.json)"
+        )
+        return *(goal.text for goal in goals_of(self.frontier)), *([others] if searches[1:] else [])
 
     @property
     def gone(self) -> set[str]:

@@ -248,6 +248,7 @@ def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set
     done = optimize(checkpoint, config, tmp_path / "out", place=Place(measure=clock))
     found = record_from_json(Frontier, done.output.path)
     assert not found.is_labelled
+    assert found.lost_are == "points of same guess"
     assert any(miss.endswith("the whole network's own; by labels less may be lost") for miss in found.misses)
     assert all(one.top1 is None and one.val_lost_points.value >= 0 for one in found.results)
     assert any("as no label says what is right" in note for note in done.report.notes)

@@ -4,6 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
+from edgeres.core.records.frontier import Frontier
 from edgeres.core.records.sweep import best_of
 from edgeres.report.rows import rows_from
 from edgeres.report.stage import bounds_of, page_from, way_cells
@@ -18,6 +19,29 @@ def swept(fake_run):
     _, first = fake_run.model("import", "model.safetensors", 1000)
     fake_run.sweep(first)
     return fake_run
+
+
+def searched(lost_are="points", **config):
+    """A search as optimize reports it, in which nothing was worth handing over."""
+    figures = {"lost_points": interval(0, 0), "ratio": interval(1, 0), "latency_ms": interval(4, 0)}
+    tried = [{"dropped": (), "precision": "fp32", **figures}]
+    where = {"model_sha256": "0", "dataset": "digits", "n": 900, "is_labelled": False, "lost_are": lost_are}
+    how = {"runtime": "r", "machine": "m", "batch": 1, "threads": 1, "latency": "0.5x", "max_loss": 2.0}
+    done = {"tried": tried, "results": (), "spent_s": {}, "misses": () if config else ("fast: none",)}
+    return {"config": config, "results": {"frontier": Frontier(**where, **how, **done).model_dump(mode="json")}}
+
+
+def test_the_page_names_the_searches_that_it_does_not_show(fake_run):
+    fake_run.model("import", "model.safetensors", 1000)
+    fake_run.stage("optimize", **searched("points"))
+    assert "searches" not in page_from(rows_from(fake_run.path))
+    fake_run.stage("optimize", **searched("points of same guess"))
+    fake_run.stage("optimize", **searched(plan_only=True))  # which finds nothing
+    page = page_from(summary := rows_from(fake_run.path))
+    assert "the newest of 2 searches; the others: 01-optimize (show their frontier.json)" in page
+    assert summary.frontier.lost_are == "points of same guess"
+    assert "Points of same guess lost" in page
+    assert "top-1 lost" not in page
 
 
 def test_the_front_holds_what_no_other_point_beats(swept):

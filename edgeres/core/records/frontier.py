@@ -183,12 +183,13 @@ def on_front(tried: Sequence[Tried]) -> list[Tried]:
 def lines_of(found: Frontier) -> Iterable[str]:
     """The tables for people, a line a row: what was tried, then the three."""
     front, named = on_front(found.tried), found.named
-    yield f"{'network':<22}{'of whole':>9}{'p50':>11}   {f'{found.lost_are} lost':<15} front"
+    width = max(len(head := f"{found.lost_are} lost"), 15)
+    yield f"{'network':<22}{'of whole':>9}{'p50':>11}   {head:<{width}} front"
     for one in sorted(found.tried, key=lambda one: -one.ratio.value):
         lost = "" if one is found.tried[0] else one.lost_points.plus_minus()
         mark = ("*" if one in front else " ") + f" {named.get(one, '')}"
         time = f"{one.latency_ms.value:8.3f} ms"
-        yield f"{one.name:<22}{one.ratio.value:9.3f}{time:>11}   {lost:<15} {mark}".rstrip()
+        yield f"{one.name:<22}{one.ratio.value:9.3f}{time:>11}   {lost:<{width}} {mark}".rstrip()
     right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
     yield (
         f"judged on {found.n:,} train images not chosen, refitted or calibrated on ({found.dataset}){right};"

@@ -12,6 +12,7 @@ from edgeres.core.config import Config
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
+from edgeres.optimize.plan import plan_in
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, USUAL_EPOCHS, PruneConfig
 
 _LEAST_IMAGES = 2 * FEWEST_TO_CHOOSE_ON  # half of them repair what the other half judges
@@ -54,12 +55,13 @@ class OptimizeConfig(Config):
         return None if self.latency is None else target_from(self.latency, "--latency")
 
     def check(self) -> None:
-        """The budget and the latency can be read, and one of --plan and --plan-only is given at most."""
+        """The budget, the latency and the plan can be read, and one of --plan and --plan-only is given at most."""
         _ = self.budget_s, self.target
         if self.plan is not None and self.plan_only:
             raise InputError("--plan gives a plan, --plan-only makes one; leave one out")
         if self.plan is not None and not self.plan.is_file():
             raise InputError(f"--plan {self.plan} does not exist; make one: edgeres optimize ... --plan-only")
+        _ = self.plan and plan_in(self.plan)
 
     def cut(self, modules: tuple[str, ...], images: int, refined: str = "") -> PruneConfig:
         """What `prune` is asked for so that just these modules go, and what is left is refitted.

@@ -102,9 +102,17 @@ class Plan(Config):
         )
 
 
-def plan_from(path: Path, model_sha256: str) -> Plan:
-    """The plan in the file; raises InputError for another network's, or what cannot be read."""
+def plan_in(path: Path) -> Plan:
+    """The plan in the file; raises InputError for one without tries, or what cannot be read."""
     plan = config_from(Plan, toml_from(path), str(path))
+    if not plan.tries:
+        raise InputError(f"{path} has no [[tries]]: nothing is to be tried; make one: edgeres optimize ... --plan-only")
+    return plan
+
+
+def plan_from(path: Path, model_sha256: str) -> Plan:
+    """The same; raises InputError for another network's."""
+    plan = plan_in(path)
     if plan.model_sha256 != model_sha256:
         raise InputError(
             f"{path} is a plan for another network (sha256 {plan.model_sha256[:12]}..., this one is"

@@ -122,7 +122,9 @@ def test_a_network_outside_of_runs_is_imported_once(checkpoint, tmp_path, monkey
 
 def test_options_are_read_before_anything_is_imported(checkpoint_of, spec_of, tmp_path):
     outside = checkpoint_of(spec_of("resnet8", width=4))
+    (empty := tmp_path / "empty.toml").write_text(f'model_sha256 = "{outside.sha256}"\n')
     for values, said in (
+        ({"data": "digits", "plan": empty}, "nothing is to be tried"),
         ({}, "data"),
         ({"data": "digits", "budget": "soon"}, "soon"),
         ({"data": "digits", "batch": 0}, "batch"),

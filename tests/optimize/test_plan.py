@@ -149,7 +149,8 @@ def test_of_its_size_the_set_that_meets_the_latency_is_planned(monkeypatch, tmp_
     ("text", "said"),
     [
         ("", "model_sha256"),
-        ('model_sha256 = "x"\n', "a plan for another network (sha256 x..."),
+        ('model_sha256 = "x"\n[[tries]]\ndrop = ["a"]\n', "a plan for another network (sha256 x..."),
+        (f'model_sha256 = "{PLAN.model_sha256}"\n', "has no [[tries]]: nothing is to be tried"),
         (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = []\n', "drop"),
         (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = ["a", "a"]\n', "a"),
         (f'model_sha256 = "{PLAN.model_sha256}"\n[[tries]]\ndrop = ["a"]\nratio = [1.0, 2.0]\n', "has 2 figures"),

@@ -32,7 +32,7 @@ from edgeres.core.records.frontier import (
     lines_of,
     meets,
 )
-from edgeres.core.runs import run_holding
+from edgeres.core.runs import StageFolder, run_holding
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data.split import OWN_GUESSES
 from edgeres.models import check_module_names
@@ -46,7 +46,6 @@ from edgeres.optimize.tries import HERE, MOST_ANSWERS, Place, Workbench
 from edgeres.prune.choose import candidates_of
 
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
-_WARNINGS_SHOWN = 3  # the same sentence for each network is noise
 _HEIGHT_IN = 3.9
 _HOUR_S = 3600
 _OVERRUN = 0.1  # of the budget: what is more is said
@@ -71,8 +70,8 @@ def optimize(
     candidates_of(source.spec, config.keep)
     for one in plan.tries if plan else ():
         check_module_names(source.spec, one.drop)
-    _ = bench.held_out  # images that do not do are refused before anything is made of them
     with clock.on("whole network"):
+        _ = bench.held_out  # images that do not do are refused before anything is made of them
         whole, is_time = _whole(bench)
     precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
     choice = None
@@ -96,11 +95,10 @@ def optimize(
         search = Search(bench, plan, whole, precision, clock, choice.step_s if choice else None, choose)
         tried, plan = search.tried(), search.plan
         write_text(out_dir / PLAN_NAME, toml_text(plan))
-        recorder.warnings += bench.last.warnings[:_WARNINGS_SHOWN]
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if misses and not bench.is_labelled and source.spec.task == "classes":
             misses.append(f"{OWN_GUESSES}; by labels less may be lost")
-        if (plan.tries or config.plan is None or not is_time) and len(tried) == len(whole):
+        if len(tried) == len(whole):
             misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
         elif search.left_open:
             misses.append(
@@ -112,15 +110,18 @@ def optimize(
         misses += _beyond(results, config, len(bench.judged_on))
         recorder.warnings += _passed(clock, config)
     found = _frontier(bench, tried, results, misses, clock)
-    return _written(found, recorder, out_dir, choice, plan, clock)
+    recorder.warnings += bench.last.warnings  # which the verdict speaks of
+    return _written(found, recorder, out_dir, choice, plan)
 
 
 def _frontier(
     bench: Workbench, tried: Sequence[Tried], results: Sequence[Result], misses: Sequence[str], clock: Clock
 ) -> Frontier:
     if not bench.last.latencies:  # a mere plan, and an interrupted call had timed the whole network
-        tried = bench.timed(tried)
+        with clock.on("timing"):
+            tried = bench.timed(tried)
     latency, config = bench.last.latencies[0], bench.config
+    earlier_s = StageFolder(bench.out_dir, 0, "optimize").spent_s  # which the stage's duration counts too
     return Frontier(
         model_sha256=bench.source.sha256,
         dataset=bench.dataset.name,
@@ -135,7 +136,7 @@ def _frontier(
         max_loss=config.max_loss,
         tried=tuple(tried),
         results=tuple(results),
-        spent_s=clock.spent_s,
+        spent_s=({"earlier calls": round(earlier_s, 1)} if earlier_s else {}) | clock.spent_s,
         misses=tuple(misses),
         verdict=bench.last.verdict,
     )
@@ -227,7 +228,7 @@ def _too_short(bench: Workbench, took_s: float, why: str, steps: Sequence[str]) 
 
 
 def _written(
-    found: Frontier, recorder: Recorder, out_dir: Path, choice: Choice | None, plan: Plan, clock: Clock
+    found: Frontier, recorder: Recorder, out_dir: Path, choice: Choice | None, plan: Plan
 ) -> StageResult[FrontierFile]:
     output = FrontierFile(out_dir / FRONTIER_NAME)
     write_text(output.path, found.model_dump_json(indent=1) + "\n")
@@ -239,7 +240,7 @@ def _written(
         recorder.results["modules"] = {
             name: {"saved_ms": saved[name], "lost_points_alone": lost} for name, lost in choice.alone.items()
         }
-    spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in clock.spent_s.items())
+    spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in found.spent_s.items())
     recorder.notes.append(f"time went for: {spent}")
     if recorder.config.plan_only:  # type: ignore[attr-defined]
         recorder.notes += [

@@ -16,7 +16,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.progress import seconds_from
 from edgeres.core.records.frontier import Frontier, Tried
-from edgeres.core.runs import Run
+from edgeres.core.runs import STARTED_NAME, Run, started_text
 from edgeres.core.stage import Recorder, write_report
 from edgeres.models import modules_of
 from edgeres.optimize import choose, results, tries
@@ -666,6 +666,22 @@ def test_warnings_name_what_was_tried_and_not_files_that_go(checkpoint, tmp_path
     figures = dict.fromkeys(("lost_points", "ratio", "latency_ms"), Interval.around(0.0))
     bench.timed([Tried(dropped=(), precision=one, **figures) for one in ("fp32", "int8")])
     assert asked == [(["whole, fp32", "whole, int8"], "the same edgeres optimize")]
+
+
+def test_all_warnings_that_the_verdict_counts_are_listed_and_all_time_that_the_report_counts(
+    checkpoint, one_set, tmp_path, monkeypatch
+):
+    doubts, folder = tuple(f"{one}: outliers; stop other programs" for one in "abcdef"), tmp_path / "01-optimize"
+    folder.mkdir()
+    (folder / STARTED_NAME).write_text(started_text("optimize", "key", 90.0))
+    monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))
+    place = Place(measure=lambda *asked: clock(*asked)._replace(warnings=doubts))
+    report = optimize(checkpoint, config_of(plan=one_set), folder, place=place).report
+    found = record_from_json(Frontier, folder / "frontier.json")
+    assert found.verdict == "doubtful: a: outliers (and 5 more, see the warnings)"
+    assert report.warnings[-6:] == doubts
+    assert report.notes[0].startswith("time went for: earlier calls 1m30s, whole network ")
+    assert sum(found.spent_s.values()) == pytest.approx(90 + report.duration_s, abs=2)
 
 
 def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path):

@@ -10,6 +10,7 @@ import click
 from edgeres.bench.versus import Versus, VersusConfig, versus
 from edgeres.cli.options import given, options_of
 from edgeres.cli.terminal import say
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import MODEL_KINDS, model_from
 from edgeres.core.config import config_from, refuse
 from edgeres.core.errors import InputError, StageError
@@ -77,7 +78,7 @@ def _print_versus(found: Versus, *, as_json: bool) -> None:
                 f"{model.path}: p50 {p50.value:.3f} ms ({p50.bounds()}), p99 {p99.value:.3f} ms,"
                 f" n = {model.samples:,}, batch {model.batch}, {threads_text(model.threads)}, {model.runtime}"
             )
-        say(f"{found.sessions} sessions of {found.rounds} interleaved rounds, each in new processes")
+        say(f"{counted(found.sessions, 'session')} of {found.rounds} interleaved rounds, each in new processes")
         for verdict in found.verdicts:
             say(click.style(verdict.sentence, bold=True))
     for warning in found.warnings:

@@ -25,9 +25,9 @@ class Target(NamedTuple):
         return f"{self.value:g}x" if self.is_ratio else f"{self.value:g} ms"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 core`, `2 cores`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: float, noun: str) -> str:
+    """`1 core`, `2 cores`, `0.5 epochs`; three digits of what is no whole number."""
+    return f"{int(number) if number == int(number) else f'{number:.3g}'} {noun}{'' if number == 1 else 's'}"
 
 
 def target_from(text: str, option: str = "--target-latency") -> Target:

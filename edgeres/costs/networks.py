@@ -126,7 +126,7 @@ def on_board(
             model = models[place]
             assert isinstance(model, OnnxModel)
             dropped = model.spec.dropped
-            lacks = ", ".join(dropped) if len(dropped) <= _NAMED else f"{len(dropped)} modules"
+            lacks = ", ".join(dropped) if len(dropped) <= _NAMED else f"{len(dropped)} of its modules"
             what = f"without {lacks}" if dropped else "the whole network"
             log.info("network %d of %d: %s%s", number, len(models), what, countdown.text)
             latency, warnings = measure_one(model)

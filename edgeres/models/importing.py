@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel, safetensors_header
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of, require
@@ -189,7 +190,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         how = "judged by the mean of their relative errors" if network.parts else how
         recorder.notes.append(f"gives {_told(network, task)} for an image, {how}")
     if names := [link.name for link in chain.links]:
-        recorder.notes.append(f"{len(names)} residual modules found in the graph: {_few(names)}")
+        recorder.notes.append(f"{counted(len(names), 'residual module')} found in the graph: {_few(names)}")
     for why in dict.fromkeys(chain.others.values()):
         sums = [name for name, other in chain.others.items() if other == why]
         recorder.notes.append(f"no module that can be dropped: {few_of(sums)} ({len(sums)} in all), {why}")

@@ -104,9 +104,9 @@ def three(
             f" {lost_are}, {fast.name} takes {fast.ratio.value:.3f} of the whole{slow}"
         )
     if fast is whole:
-        missed.append(f"fast: no network that was tried is faster and loses at most {max_loss:g} {lost_are}")
+        missed.append(f"fast: no network that was tried is faster and loses at most --max-loss {max_loss:g}")
     else:
-        found.append(Winner("fast", fast, f"the fastest that loses at most {max_loss:g} {lost_are}"))
+        found.append(Winner("fast", fast, f"the fastest that loses at most --max-loss {max_loss:g}"))
     return found, missed
 
 

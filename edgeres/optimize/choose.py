@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeres.core.amounts import Target
+from edgeres.core.amounts import Target, counted
 from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in, write_text
 from edgeres.core.metrics import Interval
@@ -102,7 +102,7 @@ def _searched(
             found[len(one.dropped)] = min(before, one, key=lambda each: each.score)
         aimed += [searched.best] if goal is aim else []
         size = len(searched.best.dropped)
-        log.info("choosing: searched sets of up to %d module%s", size, "" if size == 1 else "s")
+        log.info("choosing: searched sets of up to %s", counted(size, "module"))
         if -chooser.points(searched.best.dropped) > hopeless:
             deepest = goal.needed
         step_s = max(step_s, time.perf_counter() - began_s)

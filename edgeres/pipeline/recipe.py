@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 from edgeres.bench.boards import board_named
 from edgeres.bench.config import BoardConfig
 from edgeres.compile.config import FOR_BOARDS
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Config, config_from, refuse, toml_from
 from edgeres.core.errors import InputError, did_you_mean
@@ -231,7 +232,7 @@ def check_modules(steps: Sequence[Step], where: str, spec: ModelSpec | None = No
             try:
                 check_module_names(spec, (*goes, *stays))
                 if (wanted := config.get("drop") or len(goes)) > left - len(stays):
-                    raise InputError(f"cannot drop {wanted} of {left} modules")
+                    raise InputError(f"cannot drop {wanted} of {counted(left, 'module')}")
             except InputError as err:
                 raise InputError(f"{where}, stage {step.index + 1} ({step.use}): {err}") from err
             if step.use == "prune":

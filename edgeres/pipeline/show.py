@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
+from edgeres.core.amounts import counted
 from edgeres.core.config import bytes_in, json_schema_of, record_from_text, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.measures import LOST_OF, NAME_OF
@@ -201,7 +202,7 @@ def _module_lines(modules: list[Facts]) -> list[str]:
     dropped = sum(one["dropped"] for one in modules)
     kept = f", {dropped} dropped [----]" if dropped else ""
     names, kinds = (max(12, *(len(one[key]) + 2 for one in modules)) for key in ("name", "kind"))
-    lines = [f"{len(modules)} modules{kept}", *drawing_of(labels), ""]
+    lines = [f"{counted(len(modules), 'module')}{kept}", *drawing_of(labels), ""]
     for one in modules:
         a, b = one["channels"]
         stride = f", stride {one['stride']}" if one["stride"] > 1 else ""

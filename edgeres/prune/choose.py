@@ -44,7 +44,7 @@ def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
     check_module_names(spec, keep)
     left = [info.name for info in modules_of(spec) if info.name not in spec.dropped]
     if left and {*left} <= {*keep}:
-        raise InputError(f"--keep names all {len(left)} modules of {spec.variant} that are left: none may be dropped")
+        raise InputError(f"--keep names all modules of {spec.variant} that are left: none may be dropped")
     return [name for name in left if name not in keep]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from edgeres.core.amounts import Target, macs_from, target_from
+from edgeres.core.amounts import Target, counted, macs_from, target_from
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import ModelSpec
@@ -41,7 +41,9 @@ def goal_from(config: PruneConfig, candidates: Sequence[str], spec: ModelSpec, t
 def count_goal(count: int, candidates: Sequence[str], spec: ModelSpec) -> Goal:
     """Drop `count` modules; raises InputError for more than there are candidates."""
     if count > len(candidates):
-        raise InputError(f"cannot drop {count} modules: {spec.variant} has {len(candidates)} that may be dropped")
+        raise InputError(
+            f"cannot drop {counted(count, 'module')}: {spec.variant} has {len(candidates)} that may be dropped"
+        )
     return Goal(dict.fromkeys(candidates, 1.0), float(count))
 
 

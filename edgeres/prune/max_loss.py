@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
@@ -56,16 +57,17 @@ def within_loss(source: Checkpoint, config: PruneConfig, chooser: Chooser, path:
     judge = _Judge(source, chooser, config, path.parent)
     best = _largest(lambda count: judge.tried(count).lost_points, config.max_loss, len(chooser.candidates))
     one, images = judge.tried(best or 1), f"{judge.images:,} train images"
+    cost = f"{one.lost_points:.2f} ± {one.half_width_points:.2f} {chooser.lost_are}"
     if best == 0:
         own = f"; {OWN_GUESSES}" if chooser.counts_own_guesses else ""
         raise InputError(
-            f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {one.lost_points:.2f}"
-            f" ± {one.half_width_points:.2f} {chooser.lost_are} ({images}{own}); allow more, or recover longer"
+            f"--max-loss {config.max_loss:g}: dropping {one.dropped[0]} alone costs {cost} ({images}{own}); allow more,"
+            " or recover longer"
         )
     found = chooser.choose(count_goal(best, chooser.candidates, source.spec))
     said = (
-        f"{best} modules cost {one.lost_points:.2f} ± {one.half_width_points:.2f} {chooser.lost_are} on {images}"
-        f" neither chosen nor recovered on; --max-loss {config.max_loss:g}"
+        f"dropping {counted(best, 'module')} costs {cost} on {images} neither chosen nor recovered on; --max-loss"
+        f" {config.max_loss:g}"
     )
     tries = sorted(judge.kept.records.values(), key=lambda one: one.count)
     results: dict[str, Any] = {"tries": [one.model_dump(mode="json", exclude={"notes", "warnings"}) for one in tries]}
@@ -139,7 +141,7 @@ class _Judge:
             notes=cut.notes,
             warnings=cut.warnings,
         )
-        log.info("%d modules: %.2f %s lost", count, tried.lost_points, self._chooser.lost_are)
+        log.info("%s: %.2f %s lost", counted(count, "module"), tried.lost_points, self._chooser.lost_are)
         return self.kept.keep(str(count), tried)
 
 

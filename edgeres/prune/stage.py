@@ -129,13 +129,13 @@ def _shares_of(spec: ModelSpec, config: PruneConfig) -> list[str]:
     option = f"--macs {config.macs}" if config.macs else f"--target-latency {config.target_latency}"
     if not spec.dropped or not option.lower().endswith("x"):
         return []
-    return [f"{option} is taken of the network given, which already lacked {len(spec.dropped)} modules"]
+    return [f"{option} is taken of the network given, which already lacked {len(spec.dropped)} of its modules"]
 
 
 def _what_is_left(spec: ModelSpec, chosen: tuple[str, ...]) -> list[str]:
     kinds = {info.name: info.kind for info in modules_of(spec)}
     notes = [
-        f"dropped {', '.join(chosen)}; {len(kinds) - len(spec.dropped) - len(chosen)} of {len(kinds)} modules left"
+        f"dropped {', '.join(chosen)}; modules left: {len(kinds) - len(spec.dropped) - len(chosen)} of {len(kinds)}"
     ]
     if projections := [name for name in chosen if kinds[name] == "projection"]:
         notes.append(f"of {', '.join(projections)} the shortcut and the final activation stay (shapes change there)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.bench.doubts import INVALID
+from edgeres.core.amounts import counted
 from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
@@ -220,5 +221,5 @@ def _compute_claim(first: Row, end: Row) -> Claim | None:
     return Claim(
         figure=f"{signed(100 * (end.macs / first.macs - 1), 0)} %",
         what="multiply-accumulates",
-        detail=f"{count(first.macs)} to {count(end.macs)} an image, {dropped} modules dropped",
+        detail=f"{count(first.macs)} to {count(end.macs)} an image, {counted(dropped, 'module')} dropped",
     )

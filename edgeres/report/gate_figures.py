@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeres.bench.boards import HERE
 from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE
 from edgeres.core.errors import InputError
-from edgeres.core.metrics import Accuracy, Interval, Latency, wilson
+from edgeres.core.metrics import Accuracy, Interval, Latency, threads_text, wilson
 from edgeres.core.runs import RECIPE_NAME, Run
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
@@ -317,7 +317,7 @@ def _latency_in(subject: Subject, *beside: StageNetwork) -> Latency:
 
 
 def _conditions(latency: Latency) -> str:
-    threads = f"{latency.threads} threads, " if latency.threads else ""
+    threads = f"{threads_text(latency.threads)}, " if latency.threads else ""
     text = f"n = {len(latency.samples_ms):,}, batch {latency.batch}, {threads}{latency.runtime}"
     return f"{text}; {latency.note}" if latency.note else text
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
+from edgeres.core.amounts import counted
 from edgeres.core.measures import LOST_OF
 from edgeres.report.summary import ModuleState
 from edgeres.report.wording import lost
@@ -74,7 +75,7 @@ def network_label(modules: Sequence[ModuleState]) -> str:
     """The drawing in words."""
     dropped = [module.name for module in modules if module.dropped]
     groups = ", ".join(f"{name} with {len(members)}" for name, members in module_groups(modules))
-    return f"The network's {len(modules)} modules: {groups}. Dropped: {', '.join(dropped) or 'none'}."
+    return f"The network's {counted(len(modules), 'module')}: {groups}. Dropped: {', '.join(dropped) or 'none'}."
 
 
 def _rows(groups: Iterable[Group]) -> Iterator[list[Group]]:
@@ -95,7 +96,7 @@ def _width(name: str, members: Sequence[ModuleState]) -> float:
 
 def _heading(name: str, members: Sequence[ModuleState]) -> str:
     """`layer2: 3 of 4 modules`; of a name too long for a phone its end."""
-    told = f": {sum(not module.dropped for module in members)} of {len(members)} modules"
+    told = f": {sum(not module.dropped for module in members)} of {counted(len(members), 'module')}"
     room = int(_WIDTH / _LETTER_W) - len(told) - 1
     return (name if len(name) <= room else f"…{name[1 - room :]}") + told
 

@@ -225,7 +225,7 @@ def _prune(report: StageReport) -> str:
 
 def _recover(report: StageReport) -> str:
     epochs, how = report.results.get("epochs"), _listed(report.results.get("methods"))
-    return f"trained what is left{_after(' by ', how)}{_after(', ', f'{epochs:.3g} epochs' if epochs else None)}"
+    return f"trained what is left{_after(' by ', how)}{_after(', ', counted(epochs, 'epoch') if epochs else None)}"
 
 
 def _listed(names: object) -> str:

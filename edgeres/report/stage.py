@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 import edgeres
+from edgeres.core.amounts import counted
 from edgeres.core.config import Config
 from edgeres.core.errors import MissingDependency, require
 from edgeres.core.files import write_text
@@ -205,7 +206,7 @@ def agreement_cells(one: AgreementFigure) -> list[Lines]:
     ]
 
 
-_BY_NAME = (size, lost, signed, short, agreement_cells, result_cells, tried_cells, sweep_cells, way_cells)
+_BY_NAME = (counted, size, lost, signed, short, agreement_cells, result_cells, tried_cells, sweep_cells, way_cells)
 _FILTERS: dict[str, Callable[..., Any]] = {function.__name__: function for function in _BY_NAME} | {
     "ms": milliseconds,
     "thousands": "{:,}".format,

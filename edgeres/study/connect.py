@@ -124,4 +124,4 @@ def _draw(axes: Any, study: Study) -> None:
         values = {name: by_seed(study.rows, column, claim=claim, network=name) for name in names}
         draw_strips(panel, values, f"{column.partition('_')[0]} error (%)")
         panel.set_title(claim, loc="left", fontsize=10)
-    axes[1].set_title(f"connected: {study.data}, {len(study.seeds)} seeds, n = {study.n:,}", loc="left", fontsize=10)
+    axes[1].set_title(f"connected: {study.trained}, n = {study.n:,}", loc="left", fontsize=10)

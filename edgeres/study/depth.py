@@ -79,5 +79,5 @@ def _draw(axes: Any, study: Study) -> None:
                 panel.plot([depth] * len(each), each, ".", color=line.get_color(), alpha=0.5)
         panel.set(xlabel="depth (layers)", ylabel=f"{text} error (%)", ylim=(0, None), xticks=depths)
     axes[0].legend()
-    axes[0].set_title(f"{study.data}, {len(study.seeds)} seeds", loc="left", fontsize=10)
+    axes[0].set_title(f"{study.trained}", loc="left", fontsize=10)
     axes[1].set_title(f"n = {study.n:,} images", loc="left", fontsize=10)

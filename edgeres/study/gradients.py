@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
@@ -157,8 +158,8 @@ def _draw(axes: Any, study: Study) -> None:
             _draw_kind(panel, study, kind, epoch=epoch, colour=f"C{place // 2}")
         panel.set(xlabel="module (0: the stem)", yscale="log")
         panel.xaxis.get_major_locator().set_params(integer=True)
-        when = "at the start" if epoch == 0 else f"after {epoch} epochs"
-        panel.set_title(f"{when}: {study.data}, {len(study.seeds)} seeds", loc="left", fontsize=10)
+        when = "at the start" if epoch == 0 else f"after {counted(epoch, 'epoch')}"
+        panel.set_title(f"{when}: {study.trained}", loc="left", fontsize=10)
     axes[0].set_ylabel(f"gradient of the module's output\n(L2 norm, {study.n} images)")
     axes[0].sharey(axes[1])
     axes[1].legend(fontsize=8)

@@ -78,6 +78,6 @@ def _draw(axes: Any, study: Study) -> None:
         draw_strips(panel, values, "test error (%)")
     axes[1].set_yticklabels([])
     depth = study.rows[0]["depth"]
-    title = f"this run: ResNet-{depth}, {study.data}\n{len(study.seeds)} seeds and their mean, n = {study.n:,}"
+    title = f"this run: ResNet-{depth}, {study.trained}\nand their mean, n = {study.n:,}"
     axes[0].set_title(title, loc="left", fontsize=10)
     axes[1].set_title("published: ResNet-110, CIFAR-10\nmedians of 5 runs, n = 10,000", loc="left", fontsize=10)

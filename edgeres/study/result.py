@@ -67,6 +67,11 @@ class Study(Record):
     rows: tuple[Row, ...]
     summary: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def trained(self) -> str:
+        """`digits, 3 seeds`."""
+        return f"{self.data}, {counted(len(self.seeds), 'seed')}"
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -86,8 +91,7 @@ def finish(study: Study, recorder: Recorder, out_dir: Path, picture: Picture) ->
     write_text(output.path, study.model_dump_json(indent=1) + "\n")
     recorder.results |= {"claim": f"{study.claim} ({study.source})", "verdict": study.verdict, "because": study.because}
     recorder.results["study"] = study.model_dump(mode="json")
-    seeds = counted(len(study.seeds), "seed")
-    recorder.notes.append(f"{study.setting} setting, {study.data}, n = {study.n:,}, {seeds}: {study.verdict}")
+    recorder.notes.append(f"{study.setting} setting, {study.trained}, n = {study.n:,}: {study.verdict}")
     recorder.notes.append("its figure and its table lie beside it, .svg and .csv")
     return StageResult(output, recorder.finish(output))
 

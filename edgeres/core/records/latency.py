@@ -153,7 +153,7 @@ class LatencyTable(Record):
                 f"{self.runtime} {self.engine_precision} on {self.machine}, by the layer profile, scaled to the"
                 f" measured median (its layers add up to {self.misfit})"
             )
-        where = f"on {self.machine}" if self.is_of_board else f"{self.conditions.threads} threads"
+        where = f"on {self.machine}" if self.is_of_board else f"threads {self.conditions.threads}"
         how = "one after the other" if self.is_of_board else "in one session"
         return f"{self.runtime}, {where}, {len(self.timed)} networks {how}, which differ from the sum by {self.misfit}"
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from edgeres.core.config import Record, unless_usual
 from edgeres.core.figures import draw_points, label_points, with_grid
 from edgeres.core.measures import LOST_OF
-from edgeres.core.metrics import Accuracy, Closeness, Interval, Likened
+from edgeres.core.metrics import Accuracy, Closeness, Interval, Likened, threads_text
 
 SWEEP_NAME = "sweep.json"
 _QUALITY: dict[Likened, str] = {"cosine": "cosine", "error": "1 - error", "guess": "same guess"}
@@ -166,7 +166,7 @@ def lines_of(result: Sweep) -> list[str]:
         lines.append(f"{row.count:4}   {shown:9}   {lost:{lost_wide}} {time:>11}   {share:>8}   {names}")
     how = f"recovered by {', '.join(result.recover)}" if result.recover else "without recovery"
     n = result.rows[0].bare.judged_on.n
-    lines.append(f"{how}; n = {n:,} of val; {result.runtime}, batch {result.batch}, {result.threads} threads")
+    lines.append(f"{how}; n = {n:,} of val; {result.runtime}, batch {result.batch}, {threads_text(result.threads)}")
     return lines
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.progress import budget_began
@@ -233,7 +234,7 @@ def _said_of_solving(results: dict[str, Any]) -> tuple[list[str], list[str]]:
     if not refitted and not alone and not late:
         return [], ["solve had nothing to refit: no module is left behind the first gap"]
     on, after = _judged_on(results), results.get("held_out_solve")
-    notes = [f"solve: {len(refitted)} modules refitted"]
+    notes = [f"solve: {counted(len(refitted), 'module')} refitted"]
     if after is not None:
         before = results.get("held_out_bn", results["held_out_first"])
         change = f"{results['measure']} {on} {before:.4g} before, {after:.4g} after (0 is best)"

@@ -92,7 +92,7 @@ def optimize(
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
     if not config.plan_only:
-        search = Search(bench, plan, whole, precision, clock, choice.step_s if choice else None, choose)
+        search = Search(bench, plan, whole, precision, clock, choice, choose)
         tried, plan = search.tried(), search.plan
         write_text(out_dir / PLAN_NAME, toml_text(plan))
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)

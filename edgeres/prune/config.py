@@ -60,7 +60,7 @@ class RecoverConfig(LoopConfig):
     epochs: int = Field(
         default=0, ge=0, description="passes over the images at most; 0: 10, or what fits into the budget"
     )
-    batch: int = Field(default=64, ge=1, description="images per step, over all processes")
+    batch: int = Field(default=64, ge=1, description="images per step")
     lr: float = Field(default=0.01, gt=0, description="learning rate after the warm-up")
     warmup_epochs: float = Field(
         default=0.5, ge=0, description="epochs of linear warm-up, a tenth of the steps at most"

@@ -112,7 +112,7 @@ class QatConfig(LoopConfig):
     finetune: bool = Field(default=False, description="learn from the labels too")
     effort: Literal["quick", "default"] = Field(default="default", description="of quantize, which this starts from")
     epochs: int = Field(default=3, ge=1, description="passes over the images")
-    batch: int = Field(default=64, ge=1, description="images per step, over all processes")
+    batch: int = Field(default=64, ge=1, description="images per step")
     lr: float = Field(default=3e-5, gt=0, description="learning rate after the warm-up")
     weight_decay: float = Field(default=0.0, ge=0, description="of weights; not of biases and bounds")
     warmup_epochs: float = Field(

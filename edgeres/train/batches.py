@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -80,6 +81,9 @@ class Batches:
 
     def from_step(self, first: int, last: int, part: Slice) -> Iterator[Batch]:
         """Steps `first` to `last` - 1: images float32 (N, C, H, W), normalised, and labels int64 (N,)."""
+        if part.start == part.stop:
+            yield from repeat((torch.empty(0, device=part.device),) * 2, last - first)
+            return
         pixels = self.pixels
         made = self._streamed(first, last, part) if pixels is None else self._gathered(pixels, first, last, part)
         labels = torch.from_numpy(self.split.labels)

@@ -39,28 +39,35 @@ class Learner:
         config: LoopConfig,
         accelerator: Accelerator,
         *,
+        is_shared: bool = True,
         refines: bool = False,
     ) -> None:
         self.accelerator, self._clip_norm = accelerator, config.clip_norm
+        self.processes = accelerator.num_processes if is_shared else 1
         network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, optimizer = network, optimizer_for(network, config, refines=refines)
         self._average: AveragedModel | None = averaged_model(network, config.ema) if config.ema else None
-        self._loss, self._optimizer = accelerator.prepare(LossModule(network, objective), optimizer)
+        self._loss = accelerator.prepare_model(LossModule(network, objective), evaluation_mode=not is_shared)
+        self._optimizer = accelerator.prepare_optimizer(optimizer)
 
     def learn(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
-        """Takes one step; the loss of the global batch before it, float64, detached."""
+        """Takes one step, none without images; the loss of the global batch before it, float64, detached."""
+        loss = self._step(images, labels, lr) if len(images) else images.new_zeros(())
+        shared: Tensor = self.accelerator.reduce(loss.double(), "sum")
+        return shared / self.processes
+
+    def _step(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.zero_grad()
-        loss = self._loss(images, labels)
+        loss: Tensor = self._loss(images, labels)
         self.accelerator.backward(loss)
         if self._clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self._clip_norm)
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.network)
-        shared: Tensor = self.accelerator.reduce(loss.detach().double(), "mean")
-        return shared
+        return loss.detach()
 
     @property
     def result(self) -> nn.Module:

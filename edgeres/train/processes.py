@@ -31,8 +31,10 @@ def accelerator_for(precision: Precision) -> Accelerator:
     return Accelerator(mixed_precision=_PRECISIONS[precision], cpu=device == "cpu")
 
 
-def slice_for(config: LoopConfig, accelerator: Accelerator) -> Slice:
-    """This process's part of the global batch; raises InputError if it cannot be shared out evenly."""
+def slice_for(config: LoopConfig, accelerator: Accelerator, *, is_shared: bool = True) -> Slice:
+    """This process's part of the global batch, all or none unless it `is_shared`; raises InputError if it is uneven."""
+    if not is_shared:
+        return Slice(0, config.batch * accelerator.is_main_process, accelerator.device)
     each, rest = divmod(config.batch, accelerator.num_processes)
     if rest:
         raise InputError(

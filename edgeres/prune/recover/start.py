@@ -325,7 +325,7 @@ def _timed_steps(network: Network, job: Job, count: int, *, refines: bool) -> It
     job.data.load()
     optimizer = optimizer_for(trial, config, refines=refines)
     last_s = time.perf_counter()
-    for images, labels in job.data.from_step(0, count, slice_for(config, accelerator)):
+    for images, labels in job.data.from_step(0, count, slice_for(config, accelerator, is_shared=False)):
         optimizer.zero_grad()
         with accelerator.autocast():
             loss = job.objective(trial, images, labels)

@@ -1,4 +1,4 @@
-"""Processes as torchrun starts them share the images of a solve and find what one process finds."""
+"""Processes as torchrun starts them share the images of a solve, one takes the steps, and find what one alone finds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from edgeres.prune.recover import solve as solve_module
 from edgeres.prune.recover.stage import recovered
 
 OPTIONS = {"data": "digits", "images": 300, "threads": 1, "method": ("solve",)}
+STEPS = {**OPTIONS, "method": ("bn", "mimic"), "epochs": 2, "batch": 33}  # a batch that two could not share
 BATCH = 40  # 7 batches to learn from, of which the first process takes 4; one to judge on, which both take
 SHARED = f"""
-import time
+import time, torch
 from pathlib import Path
 from edgeres.core.artifacts import Checkpoint
 from edgeres.prune.config import RecoverConfig
 from edgeres.prune.recover import solve as solve_module, start as start_module
-from edgeres.prune.recover.stage import recover
+from edgeres.prune.recover.stage import recover, recovered
 
 solve_module._BATCH = {BATCH}
 
@@ -44,13 +45,15 @@ def run():
     config = RecoverConfig(teacher=Path("whole.safetensors"), **{OPTIONS})
     found = recover(Checkpoint(Path("cut.safetensors")), config, Path("out")).report.results
     Path(f"{{rank}}.txt").write_text(f"{{seen[-1]}} {{found['held_out_solve']}} {{found['solved']}}")
+    steps, teacher = RecoverConfig(**{STEPS}), Checkpoint(config.teacher)
+    torch.save(recovered(Checkpoint(Path("cut.safetensors")), teacher, steps, Path("back")).weights, f"{{rank}}.pt")
 
 sys.exit(max(map(abs, ended(2, run))))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_solve_what_one_does(checkpoint_of, spec_of, forking, tmp_path, monkeypatch):
+def test_two_processes_find_what_one_does(checkpoint_of, spec_of, forking, tmp_path, monkeypatch):
     teacher = checkpoint_of(spec_of("resnet14", width=8), "whole.safetensors")
     pruned = checkpoint_without(teacher, ("layer1.1",), tmp_path / "cut.safetensors")
     (tmp_path / "script.py").write_text(forking + SHARED)
@@ -71,3 +74,8 @@ def test_two_processes_solve_what_one_does(checkpoint_of, spec_of, forking, tmp_
     for key, weight in alone.weights.items():
         assert torch.allclose(found[key], weight, rtol=1e-5, atol=1e-5), key
     assert not all(torch.equal(before[key], alone.weights[key]) for key in before)
+    alone = recovered(pruned, teacher, RecoverConfig(**STEPS), tmp_path / "stepped")
+    assert alone.results["best_step"] > 0
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert all(torch.equal(found[key], weight) for key, weight in alone.weights.items())

@@ -40,6 +40,7 @@ from edgeres.bench.board_figures import joined, note, shares_of
 from edgeres.bench.board_link import Lost
 from edgeres.bench.board_session import Session
 from edgeres.bench.config import BoardConfig
+from edgeres.bench.tasks import label_of
 from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
 from edgeres.core.onnx_file import image_input, is_channels_last
@@ -154,7 +155,7 @@ class Bench:
         self.session.remove(Path(one.built.remote).name, "logits.bin")
         whose = {"precision": one.model.precision, "dropped": one.model.spec.dropped}
         report = one.recorder.finish(None).model_copy(update=whose)
-        log.info("%s: %s done", self.session.board.name, one.model.path.name)
+        log.info("%s: %s done", self.session.board.name, label_of(one.model.path))
         report.results["figures"].setdefault("layers", None)
         return report
 
@@ -213,7 +214,7 @@ class Bench:
         model, built, recorder = one.model, one.built, one.recorder
         dataset = self.images.dataset(model.spec)
         folder = self.images.on(self.session, dataset.val, model.spec)
-        log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), model.path.name)
+        log.info("%s: %d images through %s", self.session.board.name, len(dataset.val), label_of(model.path))
         limit_s, place = self.config.timeout_s, out / "predictions.npy" if out else None
         logits, answer = logits_of(self.session, built.remote, built.batch, dataset.val, folder, timeout_s=limit_s)
         logits = in_order(logits, answer, model.spec.parts)
@@ -295,9 +296,9 @@ def built_on(
     """The engine of `model`, built on the board for (smallest, usual, largest) batch; `extra` options of trtexec."""
     check_opset(session, model)
     session.need(_KERNEL_BYTES + _ENGINE_SHARE * model.size_bytes, f"building {model.path.name}")
-    log.info("%s: sending %s", session.board.name, model.path.name)
+    log.info("%s: sending %s", session.board.name, label_of(model.path))
     remote, engine = session.upload(model.path, _ONNX), f"{session.folder}/{plan}"
-    log.info("%s: building the engine of %s", session.board.name, model.path.name)
+    log.info("%s: building the engine of %s", session.board.name, label_of(model.path))
     names = () if model.batch is not None else ("minShapes", "optShapes", "maxShapes")  # of an open batch
     profile = [f"--{name}={_shape(model, size)}" for name, size in zip(names, batch, strict=False)]
     options = [f"--trtexec={option}" for option in (*profile, *extra)]
@@ -319,7 +320,7 @@ def brought(session: Session, engine: Engine, recorder: Recorder, plan: str) -> 
     if not engine.manifest_path.is_file():
         raise InputError(f"{engine.path} has no manifest {engine.manifest_path.name}: what it takes is unknown")
     session.need(engine.size_bytes, engine.path.name)
-    log.info("%s: sending %s", session.board.name, engine.path.name)
+    log.info("%s: sending %s", session.board.name, label_of(engine.path))
     batch = engine.manifest.batch[1]
     return Built(session.upload(engine.path, plan), batch, engine.sha256, _shapes(engine, batch))
 

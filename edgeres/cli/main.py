@@ -274,9 +274,11 @@ def _interrupted(arguments: list[str]) -> str:
 
 
 def _say_for_click(err: click.ClickException) -> int:
-    is_run = isinstance(err, click.NoSuchOption) and err.option_name in {"--run", "--in-run"}
+    missing = err.option_name if isinstance(err, click.NoSuchOption) else ""
     context = err.ctx if isinstance(err, click.UsageError) else None
-    if is_run and context and any(one.name == "run" for one in context.command.params):
+    if missing == "--on" and context:
+        return _say(f"{context.command_path} has no --on; what a board does: edgeres help boards", 2)
+    if missing in {"--run", "--in-run"} and context and any(one.name == "run" for one in context.command.params):
         command = context.command_path
         return _say(f"{command} takes the run without --run: {command} NAME", 2)
     if not err.message.startswith("Usage:"):

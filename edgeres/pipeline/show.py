@@ -174,7 +174,8 @@ def _run_exhibit(path: Path) -> Exhibit:
         raise InputError(f"{path} is no run: it holds no stage folder such as 00-train (see: edgeres ls runs)")
     summary = rows_from(path)
     lines = [f"{_key('run')}{summary.run}", f"{_key('in short')}{summary.headline}"]
-    what = {row.name: row.what for row in summary.rows}
+    what = {one.stage: f"{one.model} on {one.board.name}" for one in summary.boards}
+    what |= {row.name: row.what for row in summary.rows}
     for stage in summary.stages:
         made = f"{Path(stage.output.path).name}, {size(stage.output.size_bytes)}" if stage.output else ""
         lines.append(f"  {stage.name:16}{'; '.join(filter(None, (what.get(stage.name), made)))}")

@@ -226,6 +226,7 @@ def test_engines_of_one_call_take_turns_although_one_cannot_be_built_and_share_o
     host, float_onnx, int8_onnx, tmp_path, caplog, weighs
 ):
     host.start(FAKE_INT8_MS="1.25")
+    caplog.set_level("INFO", "edgeres")
     plan = tmp_path / "x.plan"
     plan.write_bytes(b"vtrt" + bytes(100))
     with session(DESK) as opened:
@@ -244,6 +245,8 @@ def test_engines_of_one_call_take_turns_although_one_cannot_be_built_and_share_o
     (failure,) = bench.failures
     assert "is an engine of TensorRT-RTX" in str(failure)
     assert "the others go on" in caplog.text
+    built = [f"{one.path.parent.name}/{one.path.name}" for one in (float_onnx, int8_onnx)]  # whose names are alike
+    assert [one.rpartition(" ")[2] for one in caplog.messages if "building the engine" in one] == built
     assert host.left_behind() == []
 
 

@@ -66,6 +66,11 @@ CASES = {
         2,
         "edgeres report takes the run without --run: edgeres report",
     ),
+    "a board to compare on": (
+        ["compare", "a.onnx", "b.onnx", "--on", "desk"],
+        2,
+        "no --on; what a board does: edgeres help",
+    ),
     "a run to judge": (["gate", "--run", "x", "--max-size", "1MB"], 2, "edgeres gate takes the run without --run"),
     "foreign file": (["eval", "none.pth", "--data", "digits"], 2, "edgeres import"),
     "no such recipe": (["run", "dmo"], 2, "did you mean demo"),

@@ -85,7 +85,7 @@ def test_what_each_module_costs_is_told_by_one_profile(host, checkpoint, caplog)
     with caplog.at_level("INFO", "edgeres"):
         done = optimize_call(checkpoint.path, None, asked, {}, "desk")
     assert [one for one in caplog.messages if "building the engine" in one] == [
-        f"desk: building the engine of {name}.onnx" for name in ("model", "model.int8")
+        f"desk: building the engine of {name}.onnx" for name in ("01-export/model", "03-quantize/model.int8")
     ]
     modules = done.report.results["modules"]
     assert set(modules) == {"layer1.0", "layer2.0", "layer3.0"}

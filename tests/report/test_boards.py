@@ -8,6 +8,7 @@ from rich.console import Console
 
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import write_report
+from edgeres.pipeline.show import exhibit_of
 from edgeres.report.boards import boards_from
 from edgeres.report.figures import Percentile
 from edgeres.report.folder import run_folder_from
@@ -37,6 +38,10 @@ def test_a_boards_latency_does_not_take_the_place_of_this_machines(on_board):
     assert row.latency.p50_ms.value == pytest.approx(20.0, rel=0.05)
     assert networks_in(run_folder_from(on_board.path))[0].latency.runtime == "onnxruntime 1.20.0 cpu"
     assert len(rows_from(on_board.path).rows) == 1
+
+
+def test_show_says_what_was_measured_on_which_board(on_board):
+    assert exhibit_of(str(on_board.path)).lines[-1].split() == ["02-board", "00-export", "on", "orin"]
 
 
 def test_a_board_is_read_with_its_figures(on_board):

@@ -132,7 +132,7 @@ def seconds_from(text: str) -> float:
     amounts = match.groups() if match else ()
     seconds = sum(float(amount or 0) * unit for amount, unit in zip(amounts, _SECONDS.values(), strict=False))
     if seconds <= 0:
-        raise InputError(f"{text!r} is no length of time; write it as 90s, 3m or 1h30m")
+        raise InputError(f"--budget {text!r} is no length of time; write it as 90s, 3m or 1h30m")
     return seconds
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from edgeres.core.amounts import counted
 from edgeres.core.errors import InputError, few_of
 from edgeres.models.resnet import IMAGENET_STAGES
 from edgeres.models.vgg import STAGES as VGG_STAGES
@@ -68,7 +69,7 @@ def check_recognised(shapes: Shapes, where: str) -> Recognised:
 def other_names(keys: Collection[str], where: str) -> str:
     """`164 keys (a, b, ...)`, what they would be called here, and what takes any names: the end of a message."""
     return (
-        f"{len(keys)} keys ({few_of(keys)}); here they are called conv1, bn1, layer1.0.conv1, layer1.0.bn1,"
+        f"{counted(len(keys), 'key')} ({few_of(keys)}); here they are called conv1, bn1, layer1.0.conv1, layer1.0.bn1,"
         " layer1.0.downsample.0 (or shortcut), ..., fc; with names of its own a network comes by the"
         f" function that makes it: edgeres import package.module:function --weights {where}"
     )

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgeres.core.amounts import Target, counted
-from edgeres.core.errors import InputError
 from edgeres.core.files import scratch_in, write_text
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Precision
@@ -59,14 +58,12 @@ class Choice:
 def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: float) -> Choice:
     """What to try of a network whose latency in `precision` is `whole` of float.
 
-    `until_s`, on time.perf_counter: when to be done. Raises InputError if no module may be dropped.
+    `until_s`, on time.perf_counter: when to be done.
     """
     config = bench.config
     options = {"images": bench.images, "choose_on": bench.images, "keep": config.keep, "seed": config.seed}
     asked = PruneConfig(drop=1, data=config.data, recover=("solve",), download=config.download, **options)
     chooser = Chooser(bench.source, asked, bench.out_dir)
-    if not chooser.candidates:
-        raise InputError(f"{bench.source.path} has no residual module left to drop")
     table = _table(bench, precision)
     gain = {name: table.saved_ms[name] for name in chooser.candidates}
     aim = _aim(config.target, table, whole, gain)

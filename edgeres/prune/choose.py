@@ -40,10 +40,12 @@ _JOURNAL_NAME = "search.json"
 
 
 def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
-    """The modules that may go, in order of execution; raises InputError for unknown names in `keep`."""
+    """The modules that may go, in order of execution; raises InputError for unknown names in `keep`, or if none may."""
     check_module_names(spec, keep)
     left = [info.name for info in modules_of(spec) if info.name not in spec.dropped]
-    if left and {*left} <= {*keep}:
+    if not left:
+        raise InputError(f"{spec.variant} has no residual module left to drop")
+    if {*left} <= {*keep}:
         raise InputError(f"--keep names all modules of {spec.variant} that are left: none may be dropped")
     return [name for name in left if name not in keep]
 

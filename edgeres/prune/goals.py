@@ -40,10 +40,8 @@ def goal_from(config: PruneConfig, candidates: Sequence[str], spec: ModelSpec, t
 
 def count_goal(count: int, candidates: Sequence[str], spec: ModelSpec) -> Goal:
     """Drop `count` modules; raises InputError for more than there are candidates."""
-    if count > len(candidates):
-        raise InputError(
-            f"cannot drop {counted(count, 'module')}: {spec.variant} has {len(candidates)} that may be dropped"
-        )
+    if count > (most := len(candidates)):
+        raise InputError(f"cannot drop {counted(count, 'module')}: {spec.variant} has {most} that may be dropped")
     return Goal(dict.fromkeys(candidates, 1.0), float(count))
 
 

@@ -95,10 +95,10 @@ def test_three_stages_of_unequal_length_are_no_network_of_ours():
 
 
 def test_what_nothing_gives_away_is_asked_for_with_its_keys():
-    told = r"cannot tell the network; it has 1 keys \(a.weight\); here they are called conv1, .* --weights x.pt$"
+    told = r"cannot tell the network; it has 1 key \(a.weight\); here they are called conv1, .* --weights x.pt$"
     with pytest.raises(InputError, match=told):
         check_recognised({"a.weight": (2, 2)}, "x.pt")
-    with pytest.raises(InputError, match=r"cannot tell the network; if it is one of .* --arch resnet50; it has 1 keys"):
+    with pytest.raises(InputError, match=r"cannot tell the network; if it is one of .* --arch resnet50; it has 1 key"):
         check_recognised({"layer1.0.conv1.weight": (2, 2, 3, 3)}, "x.pt")
 
 

@@ -20,6 +20,7 @@ from edgeres.core.records.frontier import Frontier, Tried
 from edgeres.core.runs import STARTED_NAME, Run, started_text
 from edgeres.core.stage import Recorder, write_report
 from edgeres.models import modules_of
+from edgeres.models.weights import checkpoint_without
 from edgeres.optimize import choose, results, tries
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.config import OptimizeConfig
@@ -584,6 +585,14 @@ def test_what_cannot_be_done_is_one_line(checkpoint, tmp_path, options, said):
     with pytest.raises(InputError, match=said) as err:
         optimize(checkpoint, config_of(**options), tmp_path / "out", place=Place(measure=clock))
     assert "\n" not in str(err.value)
+
+
+def test_a_network_without_modules_is_refused_before_anything_is_measured(checkpoint, tmp_path):
+    names = tuple(info.name for info in modules_of(checkpoint.spec))
+    bare = checkpoint_without(checkpoint, names, tmp_path / "bare.safetensors")
+    place = Place(measure=lambda *_: pytest.fail("was measured"))
+    with pytest.raises(InputError, match="no residual module left to drop"):
+        optimize(bare, config_of(), tmp_path / "out", place=place)
 
 
 def test_too_few_images_to_judge_on(checkpoint, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -104,7 +106,7 @@ def no_training(monkeypatch):
 
 
 def test_three_networks_with_recipes_and_reports(checkpoint, drawn, tmp_path):
-    call(Call("import", run="mine", values={"file": checkpoint.path}))
+    call(Call("import", run="mine", values={"file": Path(os.path.relpath(checkpoint.path))}))
     out = tmp_path / "runs" / "mine" / "01-optimize"
     source = Checkpoint(out.parent / "00-import" / "model.safetensors")
     done = optimize(source, config_of(latency="0.3x"), out, place=Place(measure=clock))
@@ -125,6 +127,7 @@ def test_three_networks_with_recipes_and_reports(checkpoint, drawn, tmp_path):
         assert (run.path / "report.html").is_file()
         _, steps = recipe_from(str(run.path / "recipe.toml"), {"data": "digits"})
         assert [step.use for step in steps][-3:] == ["eval", "bench", "report"]
+        assert steps[0].config.file.is_absolute()
         judged = json.loads((file.path.parent / "eval.json").read_text())["accuracy"][0]
         assert judged["split"] == "val"
         assert one.top1 == pytest.approx(judged["correct_top1"] / judged["n"])

@@ -66,10 +66,11 @@ CHAPTERS = {
 }
 _CHAPTER_OF = {name: chapter for chapter, names in CHAPTERS.items() for name in names}
 INTERRUPTED = 130
-_GOES_ON = {
-    *("train", "optimize", "prune", "recover", "qat", "run", "rerun"),
+_SHARED = {
+    *("train", "recover", "run", "rerun"),
     *("study depth", "study ordering", "study connect", "study gradients"),
 }
+_GOES_ON = {*_SHARED, "optimize", "prune", "qat"}
 _DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
 _LONG_NAME = 100
 _EMPTY = re.compile(r"(?:(--[\w-]+)=)?\s*")
@@ -206,11 +207,8 @@ def _run(began_s: float | None = None) -> int:
 
 
 def _is_anothers(arguments: Sequence[str]) -> bool:
-    """Whether another process of torchrun does all of it: only what trains, and so goes on, is shared out.
-
-    The first of them is alone then.
-    """
-    if os.environ.get("WORLD_SIZE", "1") == "1" or _words_of_command(arguments) & _GOES_ON:
+    """Whether another process of torchrun does all of it: the first, which is alone then."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or _words_of_command(arguments) & _SHARED:
         return False
     rank = os.environ.get("RANK", "0")
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):

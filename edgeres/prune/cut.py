@@ -20,7 +20,7 @@ from edgeres.evaluate.stage import accuracy_of
 from edgeres.models.weights import checkpoint_without, save_checkpoint
 from edgeres.prune.config import ChoiceConfig
 from edgeres.prune.recover.stage import recovered
-from edgeres.train.processes import is_main
+from edgeres.train.processes import is_main, wait_for_all
 
 WHOLE_NAME = "whole.npy"  # what the first network judged had guessed, for the pairing
 
@@ -49,16 +49,20 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
     try:
         done = recovered(bare, source, config.recovery(len(dropped)), folder)
     except InputError:
-        if {one.name for one in folder.iterdir()} <= {bare.path.name, STARTED_NAME}:  # nothing to go on from
+        nothing_to_go_on_from = {bare.path.name, STARTED_NAME}
+        if is_main() and {one.name for one in folder.iterdir()} <= nothing_to_go_on_from:
             shutil.rmtree(folder)
         raise
-    output = save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
-    shutil.rmtree(folder)
+    wait_for_all()  # until every process has read what is there
+    if is_main():
+        save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
+        shutil.rmtree(folder)
+    wait_for_all()
     said = (
         f"trained back by {', '.join(config.recover)}: {done.results['images']} train images, {done.results['steps']}"
         f" steps, {done.results['duration_s']:.0f} s"
     )
-    return Cut(output, {"recovery": done.results}, (said, *done.notes), tuple(done.warnings))
+    return Cut(Checkpoint(path), {"recovery": done.results}, (said, *done.notes), tuple(done.warnings))
 
 
 def judged(

@@ -12,10 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edgeres.cli.main import _is_anothers
+
 DATA = ("--data", "digits", "--images", "60", "--threads", "1")
 COMMANDS = {
     "lesion": ("study", "lesion", "whole.safetensors", *DATA[:4], "-o", "{}/lesions.json"),
-    "prune": ("prune", "whole.safetensors", "--drop", "1", *DATA[:4], "-o", "{}/short.safetensors"),
+    "prune": (
+        *("prune", "whole.safetensors", "--drop", "1", "--recover", "mimic", "--epochs", "1", *DATA[:4]),
+        *("-o", "{}/short.safetensors"),
+    ),
     "recover": (
         *("recover", "{}/short.safetensors", "--teacher", "whole.safetensors", "--method", "solve", *DATA),
         *("-o", "{}/back.safetensors"),
@@ -44,6 +49,8 @@ codes = [
 ]
 sys.exit(max(codes))
 """
+ALONE = ("prune net.safetensors --drop 1", "qat net.onnx", "study lesion net.safetensors", "-q optimize net.pth")
+SHARED = ("train resnet8", "recover net.safetensors --method solve", "study depth", "run demo")
 UNALIKE = {"created", "environment", "duration_s", "source", "path", "statistics_s", "calibrators_s"}
 
 
@@ -69,6 +76,15 @@ def test_two_processes_write_what_one_does(checkpoint_of, spec_of, forking, tmp_
     assert any(not torch.equal(weights[key], start[key]) for key in start)
     for key, weight in weights.items():
         assert torch.allclose(others[key], weight, rtol=1e-5, atol=1e-5), key
+
+
+@pytest.mark.parametrize(("words", "is_alone"), [(words, words in ALONE) for words in (*ALONE, *SHARED)])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_is_not_shared_is_done_by_the_first_process_alone(words, is_alone, rank, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", rank), ("LOCAL_RANK", rank)):
+        monkeypatch.setenv(name, value)
+    assert _is_anothers(words.split()) == (is_alone and rank == "1")
+    assert ("WORLD_SIZE" in os.environ) != is_alone
 
 
 def found_in(path: Path) -> object:

@@ -23,9 +23,10 @@ SHARED = f"""
 import time, torch
 from pathlib import Path
 from edgeres.core.artifacts import Checkpoint
-from edgeres.prune.config import RecoverConfig
+from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.recover import solve as solve_module, start as start_module
 from edgeres.prune.recover.stage import recover, recovered
+from edgeres.prune.stage import prune
 
 solve_module._BATCH = {BATCH}
 
@@ -46,6 +47,8 @@ def run():
     found = recover(Checkpoint(Path("cut.safetensors")), config, Path("out")).report.results
     Path(f"{{rank}}.txt").write_text(f"{{seen[-1]}} {{found['held_out_solve']}} {{found['solved']}}")
     steps, teacher = RecoverConfig(**{STEPS}), Checkpoint(config.teacher)
+    cut = PruneConfig(modules=("layer1.1",), data="digits", images=300, recover=("bn",))
+    assert list(prune(teacher, cut, Path("again")).output.path.parent.iterdir()) == [Path("again/model.safetensors")]
     torch.save(recovered(Checkpoint(Path("cut.safetensors")), teacher, steps, Path("back")).weights, f"{{rank}}.pt")
 
 sys.exit(max(map(abs, ended(2, run))))

@@ -9,7 +9,7 @@ import click
 from edgeres.bench.board_facts import BoardDiagnosis, checks_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import add_board, board_named, boards, remove_board
-from edgeres.cli.terminal import say
+from edgeres.cli.terminal import say, say_row
 from edgeres.core.environment import Diagnosis, diagnosis
 
 _MARKS = {
@@ -17,6 +17,7 @@ _MARKS = {
     "missing": click.style("missing", fg="yellow"),
     "info": "-      ",
 }
+_DETAIL = 23  # where it begins
 
 
 @click.group(help="Boards reached over ssh, by the names you give them.")
@@ -24,7 +25,7 @@ def board() -> None:
     """`add`, `remove`, `list` and `check`."""
 
 
-@board.command(help="Keep a board under NAME; HOST is a Host of ~/.ssh/config, or user@address.")
+@board.command(help="Keep a board under NAME. HOST is a Host of ~/.ssh/config, or user@address.")
 @click.argument("name")
 @click.argument("host")
 def add(name: str, host: str) -> None:
@@ -80,9 +81,9 @@ def doctor(on: str | None, as_json: bool) -> None:
         say(f"edgeres {here.edgeres}, Python {here.python}, {here.system}")
         say(f"{here.machine}, {here.memory_gib} GiB")
     for one in found.checks:
-        say(f"  {_MARKS[one.status]}  {one.name:12}{one.detail}")
+        say_row(f"  {_MARKS[one.status]}  {one.name:12}", one.detail, _DETAIL)
         if one.remedy:
-            say(f"{'':23}{one.remedy}")
+            say(f"{'':{_DETAIL}}{one.remedy}")  # a command is copied as one line
 
 
 def _of_board(name: str) -> BoardDiagnosis:

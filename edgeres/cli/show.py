@@ -11,7 +11,7 @@ import click
 
 from edgeres.bench.devices import devices
 from edgeres.cli.main import COMMANDS
-from edgeres.cli.terminal import say
+from edgeres.cli.terminal import say, say_row
 from edgeres.core.artifacts import model_from
 from edgeres.core.config import toml_from
 from edgeres.core.errors import InputError
@@ -107,6 +107,6 @@ def ls(what: str, as_json: bool) -> None:
         return
     width = max((len(name) for name in rows), default=0) + 2
     for name, text in rows.items():
-        say(f"{name:{width}}{text}")
+        say_row(f"{name:{width}}", text, width)
     if not rows:
         say(f"no {what} yet", err=True)

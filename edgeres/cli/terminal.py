@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +23,16 @@ _ODD = re.compile(f"{_OURS}|{ODD}")
 def say(line: str, *, err: bool = False) -> None:
     """Prints one line of ours; a newline within it is somebody else's."""
     click.echo(re.sub("\n", code_of, line), err=err)
+
+
+def say_row(head: str, text: str, width: int) -> None:
+    """`head` and, `width` characters from the left, `text`: in a terminal in lines of its width, no word cut."""
+    lines = [text]
+    if sys.stdout.isatty():
+        room = max(shutil.get_terminal_size().columns - width, width)
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+    for place, line in enumerate(lines):
+        say(f"{' ' * width if place else head}{line}")
 
 
 class PlainStream:

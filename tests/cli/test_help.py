@@ -85,6 +85,12 @@ def names_in(command: click.Command) -> list[str]:
     return command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
 
 
+def test_a_group_says_of_each_command_a_whole_sentence():
+    groups = [one for one, _ in (command_of([name]) for name in COMMANDS) if names_in(one)]
+    said = [line for one in groups for line in one.get_help(click.Context(one, max_content_width=80)).splitlines()]
+    assert [line for line in said if line.endswith("...") and "[ARGS]" not in line] == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem if path != README else "front")
 def test_commands_and_options_that_a_page_names_exist(path):
     known, found = all_options(), 0

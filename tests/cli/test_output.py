@@ -1,8 +1,11 @@
 """What a stage's figures are figures of, as the terminal says it."""
 
+import sys
+
 import pytest
 
 from edgeres.cli.output import print_result
+from edgeres.cli.terminal import say_row
 from edgeres.core.config import Config
 from edgeres.core.environment import Check, diagnosis
 from edgeres.core.metrics import Accuracy, fixed, threads_text
@@ -13,6 +16,17 @@ from edgeres.study.lesion import LesionConfig, lesion
 def printed(capsys, **results):
     print_result(Recorder("prune", Config(), None, results=results).finish(None), as_json=False)
     return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_row_cuts_no_word_in_a_terminal_and_is_one_line_elsewhere(capsys, monkeypatch, is_terminal):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    say_row("thor  ", text := "Jetson Thor (T5000), sm110, JetPack 7.0 to 7.2", 6)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40 or not is_terminal
+    assert " ".join(lines).split() == ["thor", *text.split()]
+    assert len(lines) == (2 if is_terminal else 1)
 
 
 @pytest.mark.parametrize(

@@ -209,11 +209,11 @@ def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
 def lacking_on_a_board(steps: Sequence[Step], on: str | None = None) -> str:
     """What a board in the recipe, or `on` at its end, will not have to hold against; empty where it has all."""
     board = next(filter(None, (*(step.on for step in steps), on)), None)
-    uses = [step.use for step in steps]
-    if board is None or "prune" not in uses or "export" in uses[: uses.index("prune")]:
+    cut = next((step.index for step in steps if step.use == "prune"), 0)
+    if board is None or not cut or any(getattr(step.config, "half", None) is False for step in steps[:cut]):
         return ""
-    place = f'put [[stage]] use = "export" before stage {uses.index("prune") + 1} (prune)'
-    return f"the whole network is never exported, so that no speed-up over it can be told on {board}: {place}"
+    place = f'put [[stage]] use = "export" before stage {cut + 1} (prune)'
+    return f"the whole network is never exported in FP32, so that no speed-up over it can be told on {board}: {place}"
 
 
 def check_modules(steps: Sequence[Step], where: str, spec: ModelSpec | None = None) -> None:

@@ -29,7 +29,7 @@ from edgeres.prune.sets import Found, Goal
 
 CHOOSING_SHARE = 1 / 3  # of the budget
 _SHARES = (0.25, 0.5, 0.75, 0.125, 0.375, 0.625)  # of what all modules cost; each size on the way is found too
-_AIM = 0.99  # of the latency asked for: by so much the sum of what modules cost may be wrong
+_AIM = 0.99  # of what is tried for: by so much the sum of what modules cost may be wrong
 _HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit takes about half of it back
 _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
 _SHORTEST_S, _LONGEST_S = 0.3, 2.0
@@ -66,7 +66,7 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
     chooser = Chooser(bench.source, asked, bench.out_dir)
     table = _table(bench, precision)
     gain = {name: table.saved_ms[name] for name in chooser.candidates}
-    aim = _aim(config.target, table, whole, gain)
+    aim = _aim(config.aim, table, whole, gain)
     found, step_s = _searched(chooser, gain, aim, hopeless=_HOPELESS * config.max_loss, until_s=until_s)
     sets = [_planned(one, table, whole, lost=-chooser.points(one.dropped)) for one in found]
     plan = Plan(

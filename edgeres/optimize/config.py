@@ -15,6 +15,7 @@ from edgeres.core.progress import seconds_from
 from edgeres.optimize.plan import plan_in
 from edgeres.prune.config import FEWEST_TO_CHOOSE_ON, USUAL_EPOCHS, PruneConfig
 
+_SAFE = 0.98  # of the latency asked for: by so much, and more, sessions of one machine differed
 _LEAST_IMAGES = 2 * FEWEST_TO_CHOOSE_ON  # half of them repair what the other half judges
 
 
@@ -53,6 +54,11 @@ class OptimizeConfig(Config):
     def target(self) -> Target | None:
         """What `balanced` may take; raises InputError for what is no latency."""
         return None if self.latency is None else target_from(self.latency, "--latency")
+
+    @property
+    def aim(self) -> Target | None:
+        """What networks are tried and trained for: a little less, as the last session may tell otherwise."""
+        return self.target and self.target._replace(value=_SAFE * self.target.value)
 
     def check(self) -> None:
         """The budget, the latency and the plan can be read, and one of --plan and --plan-only is given at most."""

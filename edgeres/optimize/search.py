@@ -93,7 +93,7 @@ class Search:
     def _step(self) -> bool:
         """Tries a set that decides a question, or else chooses deeper ones, or trains one; whether there was time."""
         config, judged = self.bench.config, self._judged
-        place = next_place(latency_questions(self.sets, judged, self.whole, config.target), len(self.sets))
+        place = next_place(latency_questions(self.sets, judged, self.whole, config.aim), len(self.sets))
         if place is None and (fast := self._untrained(self._fast_enough)) is not None:
             if not self._gave_back(fast):
                 self._train(fast)
@@ -118,7 +118,7 @@ class Search:
         config, deepest = self.bench.config, self._judged.get(len(self.sets) - 1)
         if self.choice is None or deepest is None or not self.deepens:
             return False
-        is_fast = config.target is None or meets(deepest, config.target)
+        is_fast = config.aim is None or meets(deepest, config.aim)
         if is_fast and deepest.lost_points.value > config.max_loss:
             return False
         spare_s = self._spare_s - _SPARE * self.longest_s
@@ -138,11 +138,11 @@ class Search:
         """Whether a milder set was planned: this one, which is faster than asked for, with a module back."""
         config, one = self.bench.config, self.sets[place]
         needed_s = _SPARE * (2 * self.longest_s + TRAINING_SHARE * config.budget_s)
-        if self.choice is None or config.target is None or one.drop in self.given or self._spare_s < needed_s:
+        if self.choice is None or config.aim is None or one.drop in self.given or self._spare_s < needed_s:
             return False
         self.given.add(one.drop)
         with self.clock.on("choosing"):
-            milder = self.choice.give_back(one, self._judged[place].ratio.value, share_of(config.target, self.whole[0]))
+            milder = self.choice.give_back(one, self._judged[place].ratio.value, share_of(config.aim, self.whole[0]))
         if milder is None or any({*milder.drop} == {*other.drop} for other in self.sets):
             return False
         log.info("%s can have %s back", f"less {len(one.drop)}", ", ".join({*one.drop} - {*milder.drop}))
@@ -231,8 +231,8 @@ class Search:
     @property
     def _fast_enough(self) -> list[int]:
         """Those of them that meet the latency asked for."""
-        target = self.bench.config.target
-        return [] if target is None else [place for place in self._losing if meets(self._judged[place], target)]
+        aim = self.bench.config.aim
+        return [] if aim is None else [place for place in self._losing if meets(self._judged[place], aim)]
 
     @property
     def _judged(self) -> dict[int, Tried]:

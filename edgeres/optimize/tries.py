@@ -234,12 +234,12 @@ class Workbench:
 
     def _is_doubtful(self, one: Tried, told: Interval | None) -> bool:
         """Whether chance may have decided if it is as fast as asked for: it may be either, or was foreseen to be."""
-        target = self.config.target
-        if target is None:
+        aim = self.config.aim
+        if aim is None:
             return False
-        took, is_fast = time_of(one, target), meets(one, target)
-        foreseen = is_fast if told is None else took.value / one.ratio.value * told.value <= target.value
-        return took.low <= target.value <= took.high or foreseen != is_fast
+        took, is_fast = time_of(one, aim), meets(one, aim)
+        foreseen = is_fast if told is None else took.value / one.ratio.value * told.value <= aim.value
+        return took.low <= aim.value <= took.high or foreseen != is_fast
 
     @property
     def on_val(self) -> int:

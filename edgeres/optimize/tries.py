@@ -107,7 +107,7 @@ class Workbench:
     last: Session = field(default=Session(()), init=False)  # on the clock
     start_s: float = field(default=_START_S, init=False)  # of a network in a session, the slowest seen
     spared_s: float = field(default=0.0, init=False)  # by what earlier calls had made
-    last_pace_s: float = field(default=0.0, init=False)  # of an image of the network that was judged last
+    last_pace_s: float = field(default=0.0, init=False)  # of an image of the last try's networks, the slower
 
     def at(self, budget_s: float) -> Workbench:
         """The same, as far as is known of it, with another budget."""
@@ -185,7 +185,7 @@ class Workbench:
         """
         if (known := self.kept.records.get(cut.name)) is not None:
             return known
-        began_s, nothing = time.perf_counter(), Interval.around(math.nan)
+        began_s, nothing, self.last_pace_s = time.perf_counter(), Interval.around(math.nan), 0.0
         asked = [
             Tried(**cut._asdict(), precision=one, lost_points=nothing, ratio=nothing, latency_ms=nothing)
             for one in precisions
@@ -244,7 +244,7 @@ class Workbench:
     @property
     def on_val(self) -> int:
         """How many val images the results are judged on: all, or what takes a share of the budget."""
-        fitting = int(_VAL_SHARE * self.config.budget_s / (evaluated(MOST_ANSWERS) * self._pace_s))
+        fitting = int(_VAL_SHARE * self.config.budget_s / (evaluated(MOST_ANSWERS) * self._pace_now_s))
         return min(len(self.dataset.val), max(fitting, _FEWEST_ON_VAL))
 
     def ending_s(self, answers: int = MOST_ANSWERS) -> float:
@@ -253,7 +253,7 @@ class Workbench:
             return 0.0
         start_s = self.start_s if self.place.is_here else _START_S
         page_s = _PAGE_S * max(1.0, start_s)  # a busy machine is slow at everything
-        judging_s = evaluated(answers) * max(self._pace_s, self.last_pace_s) * self.on_val
+        judging_s = evaluated(answers) * self._pace_now_s * self.on_val
         return _SPARE * (judging_s + answers * (_FILES * (self.bench_s + start_s) + page_s))
 
     @property
@@ -284,6 +284,11 @@ class Workbench:
         before = [one.n for tried in self.kept.records.values() for one in tried]
         fitting = before[0] if before else int(_JUDGING_SHARE * self.config.budget_s / self._pace_s)
         return self.held_out.sample(min(MOST_JUDGED, len(self.held_out), max(fitting, 2 * FEWEST_JUDGED)), 0)
+
+    @property
+    def _pace_now_s(self) -> float:
+        """Seconds an image, as seen last."""
+        return self.last_pace_s or self._pace_s
 
     @cached_property
     def _pace_s(self) -> float:
@@ -316,7 +321,7 @@ class Workbench:
         path, dataset = self.out_dir / "guesses.npy", replace(self.dataset, train=self.judged_on)
         began_s = time.perf_counter()
         accuracy_of(model, dataset, split="train", threads=self.config.threads, out=path)
-        self.last_pace_s = (time.perf_counter() - began_s) / len(self.judged_on)
+        self.last_pace_s = max(self.last_pace_s, (time.perf_counter() - began_s) / len(self.judged_on))
         guesses, labels = np.load(path, allow_pickle=False).T
         path.unlink()
         return list(guesses == labels)

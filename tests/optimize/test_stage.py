@@ -777,6 +777,17 @@ def test_the_end_is_expected_to_take_longer_where_starts_do(checkpoint, tmp_path
     assert plan.ending_s() == 0  # nothing is handed over
 
 
+def test_how_many_val_images_are_judged_on_goes_by_the_pace_seen_last(checkpoint, tmp_path, monkeypatch):
+    """The first images were read beside another program."""
+    monkeypatch.setattr(tries.Workbench, "_pace_s", 0.01)
+    bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", Place(measure=clock))
+    bench.dataset = SimpleNamespace(val=Many(10_000))
+    assert bench.on_val == 545  # a tenth of ten minutes for eleven networks
+    bench.last_pace_s = 0.002
+    assert bench.on_val == 2727
+    assert bench.ending_s() == pytest.approx(1.2 * (60 + 3 * (5 * 3 + 4)), abs=1)
+
+
 @pytest.mark.parametrize(
     ("precision", "latency", "answers"),
     [("fp32", "0.6x", [1, 2]), ("int8", "0.6x", [3, 3]), ("fp32", None, [1, 2])],

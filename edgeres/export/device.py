@@ -19,8 +19,11 @@ _Value = str | int | bool | tuple[float, ...] | tuple[str, ...]
 def program_for(model: Model, language: str) -> str:
     """The source of the program in `language` (python or cpp) for an ONNX file or an engine.
 
-    Raises InputError for another file, for one that does not say how it is fed, and for an NHWC input.
+    Raises InputError for another file, for one that does not say how it is fed, for an NHWC input, and for a program of
+    TensorRT for a file that is not for it.
     """
+    if language == "cpp" and isinstance(model, OnnxModel):
+        model.check_for_tensorrt()
     source = files("edgeres").joinpath(f"help/device.{_SUFFIXES[language]}.txt").read_text(encoding="utf-8")
     comment, line = _LINES[language]
     about = f"{comment} Of {model.path.name}, sha256 {model.sha256}"

@@ -197,9 +197,14 @@ class Search:
     @property
     def _most_answers(self) -> int:
         """Networks that would be handed over now, and as many more as another try has precisions."""
+        return min(MOST_ANSWERS, len(self._answers) + len(self._precisions))
+
+    @property
+    def _answers(self) -> set[Tried]:
+        """The networks that would be handed over now."""
         config, tried = self.bench.config, [*self.whole, *chain(*self.found.values())]
         answers, _ = three(tried, max_loss=config.max_loss, target=config.target)
-        return min(MOST_ANSWERS, len({one.tried for one in answers}) + len(self._precisions))
+        return {one.tried for one in answers}
 
     @property
     def _precisions(self) -> tuple[Precision, ...]:
@@ -245,6 +250,7 @@ class Search:
     def _time_together(self) -> None:
         """In one session: the whole network and all that may be an answer; again, if others kept the machine busy."""
         asked = [*self.whole, *self._that_count]
+        asked += [one for one in self._answers if one not in asked]
         log.info("timing %d networks together", len(asked))
         sessions = [(self.bench.timed(asked), self.bench.last)]
         while self.bench.last.verdict.startswith(INVALID) and len(sessions) < _SESSIONS and self._spare_s > 0:

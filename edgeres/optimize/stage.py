@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edgeres.core.artifacts import Checkpoint, FrontierFile
-from edgeres.core.errors import AlwaysRefused, require
+from edgeres.core.artifacts import FOR_A_CPU, Checkpoint, FrontierFile
+from edgeres.core.errors import AlwaysRefused, InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.progress import text_from
@@ -68,8 +68,7 @@ def optimize(
     plan = plan_from(config.plan, source.sha256) if config.plan else None
     bench = Workbench(source, config, out_dir, place)
     candidates_of(source.spec, config.keep)
-    for one in plan.tries if plan else ():
-        check_module_names(source.spec, one.drop)
+    _check_sets(plan, source, config)
     with clock.on("whole network"):
         _ = bench.held_out  # images that do not do are refused before anything is made of them
         whole, is_time = _whole(bench)
@@ -112,6 +111,14 @@ def optimize(
     found = _frontier(bench, tried, results, misses, clock)
     recorder.warnings += bench.last.warnings  # which the verdict speaks of
     return _written(found, recorder, out_dir, choice, plan)
+
+
+def _check_sets(plan: Plan | None, source: Checkpoint, config: OptimizeConfig) -> None:
+    """Raises InputError for a module that the network of a given plan does not have, or that is to be kept."""
+    for one in plan.tries if plan else ():
+        check_module_names(source.spec, one.drop)
+        if kept := sorted({*one.drop} & {*config.keep}):
+            raise InputError(f"{config.plan} drops {', '.join(kept)}, which --keep names; leave it out of one of them")
 
 
 def _frontier(
@@ -249,6 +256,8 @@ def _written(
         ]
     else:
         recorder.notes += [*_off(plan, found.tried), *lines_of(found)]
+        if not found.board and any(one.tried.precision == "int8" for one in found.results):
+            recorder.notes.append(f"INT8 files here are {FOR_A_CPU}, of the float file beside them")
         shutil.rmtree(out_dir / "tried")
         (out_dir / "tried.json").unlink(missing_ok=True)
     if (home := run_holding(output.path)) is not None:

@@ -24,6 +24,7 @@ from edgeres.data.images import fitted, image_from, normalised
 from edgeres.data.known import PREPROCESS
 from edgeres.export.device import program_for
 from edgeres.models import spec_from_arch
+from edgeres.quantize.profiles import set_metadata
 from edgeres.runtime.ort import OrtRunner
 from edgeres.runtime.runner import RunnerOptions
 
@@ -203,6 +204,14 @@ def test_a_grey_network_and_one_that_does_not_say_how_it_is_fed(tmp_path, langua
     model.proto.metadata_props.clear()
     with pytest.raises(InputError, match="does not say how images become its input"):
         program_for(model, language)
+
+
+def test_a_file_quantized_for_a_cpu_has_no_tensorrt_program(tmp_path):
+    model = model_in(tmp_path, {})
+    set_metadata(model.proto, PROFILE_KEY, FUSED_PROFILE)
+    with pytest.raises(InputError, match="quantized for ONNX Runtime on a CPU; make one for TensorRT"):
+        program_for(model, "cpp")
+    assert "FUSED = True" in program_for(model, "python")
 
 
 def test_the_page_shows_the_constants_of_the_demo(tmp_path):

@@ -389,6 +389,26 @@ def test_a_set_that_is_faster_than_asked_gives_a_module_back_before_it_is_traine
     assert [one.drop for one in search.plan.tries][-1] == ("a", "b", "d")
 
 
+def test_an_answer_in_the_slower_precision_is_in_the_last_session_too(monkeypatch):
+    """Less 2 in float loses less than in INT8 and meets the latency."""
+    figures = {("fp32", 0): (1.0, 0.0), ("int8", 0): (0.9, 0.0), ("fp32", 2): (0.55, 1.0), ("int8", 2): (0.5, 3.0)}
+    of = {
+        (precision, n): Tried(
+            dropped=tuple("ab"[:n]), precision=precision, lost_points=Interval.around(lost, 0.1),
+            ratio=Interval.around(ratio), latency_ms=Interval.around(ratio),
+        )
+        for (precision, n), (ratio, lost) in figures.items()
+    }  # fmt: skip
+    timed = []
+    bench = SimpleNamespace(config=config_of(latency="0.6x"), place=Place(), start_s=0.0, last=Session(()))
+    bench.timed = lambda several: timed.extend(several) or several
+    plan = Plan(model_sha256="0", precision="int8", tries=(PlannedSet(drop=("a", "b"), ratio=(0.5,) * 3, lost=1.0),))
+    whole = (of["fp32", 0], of["int8", 0])
+    search = Search(bench, plan, whole, "int8", Clock(60.0), None, lambda _: None, {0: (of["fp32", 2], of["int8", 2])})
+    search._time_together()
+    assert {(one.precision, len(one.dropped)) for one in timed} == {*of}
+
+
 @pytest.mark.parametrize(
     ("busy", "left_s", "sessions", "taken"),
     [((1, 1, 0), 60, 3, 2), ((1, 1, 1), 60, 3, 1), ((1, 1), 5, 1, 0), ((0,), 60, 1, 0)],
@@ -580,12 +600,14 @@ def test_an_embedding_is_held_against_the_whole_networks(tmp_path):
         ({"plan": "gone.toml"}, r"--plan gone\.toml does not exist"),
         ({"plan": "unknown.toml"}, r"layer9\.9"),
         ({"keep": ("layer9.9",)}, r"layer9\.9"),
+        ({"plan": "known.toml", "keep": ("layer2.0",)}, r"known\.toml drops layer2\.0, which --keep names"),
         ({"keep": tuple(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0,))}, "none may be dropped"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(checkpoint, tmp_path, options, said):
     text = f'model_sha256 = "{checkpoint.sha256}"\n[[tries]]\ndrop = ["layer9.9"]\n'
     (tmp_path / "unknown.toml").write_text(text)
+    (tmp_path / "known.toml").write_text(text.replace("layer9.9", "layer2.0"))
     with pytest.raises(InputError, match=said) as err:
         optimize(checkpoint, config_of(**options), tmp_path / "out", place=Place(measure=clock))
     assert "\n" not in str(err.value)

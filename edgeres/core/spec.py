@@ -149,6 +149,11 @@ class ModelSpec(Config):
         kinds = {"embedding": f"an embedding of {numbers}", "tensors": f"tensors of {numbers}"}
         return kinds.get(self.task, f"{self.num_classes} classes")
 
+    @property
+    def origin(self) -> ModelSpec:
+        """What it was cut from, to be held against another's: a graph is known by itself, not by its file's name."""
+        return self.model_copy(update={"dropped": (), "variant": "" if self.structure else self.variant})
+
     def without(self, names: tuple[str, ...]) -> ModelSpec:
         """The spec after dropping `names` as well."""
         return self.model_copy(update={"dropped": tuple(sorted({*self.dropped, *names}))})

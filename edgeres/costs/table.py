@@ -103,14 +103,8 @@ def predicted_ms(table: LatencyTable, dropped: Sequence[str]) -> Interval:
 
 def check_table(table: LatencyTable, spec: ModelSpec) -> None:
     """Raises InputError unless `spec` is the table's network, perhaps with more modules dropped."""
-    shared = ("family", "variant", "num_classes", "input_shape", "options")
-    for name in shared:
-        seen, wanted = getattr(table.spec, name), getattr(spec, name)
-        if seen != wanted:
-            raise InputError(
-                f"the latency table is of another network: {name} {seen}, here {wanted}; measure this one:"
-                f" {again(table)}"
-            )
+    if other := table.other_than(spec):
+        raise InputError(f"the latency table is of another network: {other}; measure this one: {again(table)}")
     _known(table, spec.dropped)
     if back := sorted(set(table.spec.dropped) - set(spec.dropped)):
         without = ", ".join(back)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edgeres.core.files import write_bytes
 from edgeres.core.measures import kept_notes
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
+from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import fusions_in, nodes_named
 from edgeres.graph.plain import PlainModel, plain, put_back
@@ -139,12 +141,20 @@ def _leave_float(
         )
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:
-        latency = latency_table_from(config.latency).saved_ms if config.latency else None
+        latency = _prices(config.latency, source) if config.latency else None
         kept = replace(options, keep=(*options.keep, *chosen.keep))
         found = units_left_float(
             source.proto, chosen.decision, kept, images=pixels, max_loss=config.max_loss, latency=latency
         )
         chosen.leave(found, "left_float", "units")
+
+
+def _prices(path: Path, source: OnnxModel) -> Mapping[str, float]:
+    """Module -> ms by the table in `path`; raises InputError if it is of another network than our file."""
+    table = latency_table_from(path)
+    if source.spec.family != FROM_ONNX and (other := table.other_than(source.spec)):
+        raise InputError(f"{path} is of another network than {source.path}: {other}")
+    return table.saved_ms
 
 
 def begun(source: OnnxModel, path: Path | None, method: str) -> tuple[OnnxModel, ScaleTable]:

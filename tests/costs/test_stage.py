@@ -8,6 +8,7 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
+from edgeres.core.spec import TRACED
 from edgeres.costs.stage import latency_table
 from edgeres.costs.table import check_table, doubts, predicted_ms
 
@@ -128,6 +129,15 @@ def test_a_table_serves_its_network_and_what_is_cut_from_it_only(checkpoint_of, 
         check_table(table, spec_of("resnet14"))
     with pytest.raises(InputError, match=r"knows no module layer9\.9"):
         predicted_ms(table, ("layer9.9",))
+
+
+def test_a_network_that_brought_its_graph_is_known_by_it_whatever_its_file_is_called(checkpoint, spec_of, tmp_path):
+    table, _ = table_of(checkpoint, tmp_path)
+    graph = spec_of("resnet8").model_copy(update={"family": TRACED, "variant": "net", "structure": "width 12"})
+    table = table.model_copy(update={"spec": graph})
+    check_table(table, graph.model_copy(update={"variant": "net2"}).without(("layer2.0",)))
+    with pytest.raises(InputError, match="of another network: its graph is not net's; measure this one"):
+        check_table(table, graph.model_copy(update={"structure": "width 16"}))
 
 
 def test_a_table_of_a_board_is_measured_again_on_that_board(checkpoint_of, spec_of, tmp_path):

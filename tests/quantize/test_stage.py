@@ -14,6 +14,7 @@ from torch import nn
 from edgeres import api
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.records.latency import LatencyTable
 from edgeres.data import dataset_from
 from edgeres.graph.blocks import modules_in
 from edgeres.graph.view import GraphView
@@ -229,6 +230,15 @@ def test_a_loss_that_is_kept_leaves_nothing_out_and_says_so(calibrated, tmp_path
     result = quantize(source, QuantizeConfig(scales=scales, effort="quick", max_loss=50.0), tmp_path / "out")
     assert result.report.results["left_float"] == []
     assert any("nothing is left float" in note for note in result.report.notes)
+
+
+def test_a_latency_table_of_another_network_is_refused(calibrated, spec_of, tmp_path, monkeypatch):
+    source, scales = calibrated
+    another = LatencyTable.model_construct(spec=spec_of("resnet8", width=4), table=())
+    monkeypatch.setattr("edgeres.quantize.stage.latency_table_from", lambda path: another)
+    config = QuantizeConfig(scales=scales, effort="quick", max_loss=50.0, latency=tmp_path / "l.json")
+    with pytest.raises(InputError, match=r"l\.json is of another network than .*: options {'width': 4}, here"):
+        quantize(source, config, tmp_path / "out")
 
 
 @pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16"])

@@ -13,6 +13,7 @@ from edgeres.core.metrics import Interval
 from edgeres.core.spec import ModelSpec
 
 LATENCY_NAME = "latency.json"
+_OF_NETWORK = ("family", "variant", "num_classes", "input_shape", "options", "structure")  # what a latency depends on
 
 
 class SessionConfig(Config):
@@ -98,6 +99,14 @@ class LatencyTable(Record):
     def is_of_board(self) -> bool:
         """Whether it was measured on a board, which nothing here can check."""
         return self.conditions.runtime == "tensorrt"
+
+    def other_than(self, spec: ModelSpec) -> str:
+        """By what its network is another than that of `spec`, whatever either has lost; empty if it is not."""
+        for name in _OF_NETWORK:
+            seen, wanted = getattr(self.spec.origin, name), getattr(spec.origin, name)
+            if seen != wanted:
+                return f"{name} {seen}, here {wanted}" if name != "structure" else f"its graph is not {spec.variant}'s"
+        return ""
 
     @property
     def precision(self) -> str:

@@ -118,13 +118,13 @@ def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
 def _job(source: Checkpoint, teacher: Checkpoint | None, config: RecoverConfig, begun_s: float) -> Job:
     """Raises InputError unless `source` is `teacher` with modules dropped."""
     config.check()
-    if teacher is not None:
-        same = teacher.spec.model_copy(update={"dropped": source.spec.dropped}) == source.spec
-        if not same or not set(teacher.spec.dropped) <= set(source.spec.dropped):
-            raise InputError(
-                f"{teacher.path} ({teacher.spec.variant}, {len(teacher.spec.dropped)} dropped) is not what"
-                f" {source.path} ({source.spec.variant}, {len(source.spec.dropped)} dropped) was cut from"
-            )
+    if teacher is not None and (
+        teacher.spec.origin != source.spec.origin or not set(teacher.spec.dropped) <= set(source.spec.dropped)
+    ):
+        raise InputError(
+            f"{teacher.path} ({teacher.spec.variant}, {len(teacher.spec.dropped)} dropped) is not what"
+            f" {source.path} ({source.spec.variant}, {len(source.spec.dropped)} dropped) was cut from"
+        )
     learn, held_out = _parts(source, config)
     config = config.model_copy(update={"batch": min(config.batch, len(learn))})
     return Job(source, teacher, config, learn, held_out, begun_s)

@@ -298,7 +298,9 @@ def test_a_network_that_came_as_a_graph_gains(layers, spec_of, tmp_path, request
     spec = ours.model_copy(update={"family": TRACED, "variant": "net", "options": {}, "structure": found.structure})
     whole = save_checkpoint(found.weights, spec, tmp_path / "whole.safetensors", stage="import")
     pruned = checkpoint_without(whole, ("blocks.1",), tmp_path / "cut.safetensors")
-    done = recovered(pruned, whole, quick(images=300), tmp_path / "out")
+    called = spec.model_copy(update={"variant": "renamed"})  # another file's name, the same graph
+    teacher = save_checkpoint(found.weights, called, tmp_path / "renamed.safetensors", stage="import")
+    done = recovered(pruned, teacher, quick(images=300), tmp_path / "out")
     assert {*done.results["solved"]["refitted"]} <= {"blocks.2", "blocks.3"}
     before = load_weights(pruned)
     assert done.weights.keys() == before.keys()

@@ -27,6 +27,7 @@ from edgeres.optimize.tries import EFFORT, Workbench, shortened_of
 from edgeres.pipeline.chain import Chain
 from edgeres.pipeline.recipe import Recipe, config_of, planned, toml_text
 
+_CALLS = 20  # of each network at least: a slow one must not take longer than there is time
 _BRINGS = {"import", "train"}
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def recipe_for(bench: Workbench, answer: Winner) -> list[dict[str, Any]]:
             {"use": "quantize", "profile": bench.place.profile, "effort": EFFORT},
         ]
     few = {"images": bench.on_val} if bench.on_val < len(bench.dataset.val) else {}
-    clock = {"use": "bench", "seconds": bench.bench_s, **batch, **threads}
+    clock = {"use": "bench", "seconds": bench.bench_s, "samples": _CALLS, **batch, **threads}
     return [*entries, {"use": "eval", **few, **threads}, clock, {"use": "report"}]
 
 

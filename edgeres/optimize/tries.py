@@ -51,7 +51,8 @@ _VAL_SHARE = 0.1  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
 MOST_ANSWERS = 3
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
-_BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 300, 1.0, 4.0  # of the budget, for each of them
+_BENCH_SHARE, _SHORTEST_S, _LONGEST_S = 1 / 600, 0.5, 2.0  # of the budget, for each of them
+_BENCH_TIMES = 3  # so much: warming up, calls, and the whole way from the image file
 _SPARE = 1.2  # times what the end takes
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES = 16, 64, 256  # ever more of them, as beginning takes time too,
@@ -254,7 +255,7 @@ class Workbench:
         start_s = self.start_s if self.place.is_here else _START_S
         page_s = _PAGE_S * max(1.0, start_s)  # a busy machine is slow at everything
         judging_s = evaluated(answers) * self._pace_now_s * self.on_val
-        return _SPARE * (judging_s + answers * (_FILES * (self.bench_s + start_s) + page_s))
+        return _SPARE * (judging_s + answers * (_FILES * (_BENCH_TIMES * self.bench_s + start_s) + page_s))
 
     @property
     def judging_s(self) -> float:

@@ -807,7 +807,7 @@ def test_how_many_val_images_are_judged_on_goes_by_the_pace_seen_last(checkpoint
     assert bench.on_val == 545  # a tenth of ten minutes for eleven networks
     bench.last_pace_s = 0.002
     assert bench.on_val == 2727
-    assert bench.ending_s() == pytest.approx(1.2 * (60 + 3 * (5 * 3 + 4)), abs=1)
+    assert bench.ending_s() == pytest.approx(1.2 * (60 + 3 * (5 * (3 * 1 + 1) + 4)), abs=1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -273,14 +273,24 @@ def _is_list(annotation: Any) -> bool:
     return get_origin(annotation) is tuple or any(get_origin(part) is tuple for part in get_args(annotation))
 
 
+def _holder(kind: type[BaseModel], place: Sequence[int | str]) -> type[BaseModel]:
+    """Whose key the last of `place` is."""
+    for name in place[:-1]:
+        if name in kind.model_fields:
+            annotation = kind.model_fields[str(name)].annotation
+            inner = (one for one in (annotation, *get_args(annotation)) if isinstance(one, type))
+            kind = next((one for one in inner if issubclass(one, BaseModel)), kind)
+    return kind
+
+
 def first_problem(err: ValidationError, kind: type[BaseModel], *, as_options: bool = False) -> str:
     """In words, with the key and the value seen; an unknown key first, it may be the one that is missing."""
     problem = min(err.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in problem["loc"])
     shown = f"--{str(problem['loc'][0]).replace('_', '-')}" if as_options and key else key
     if problem["type"] == "extra_forbidden":
-        known = sorted(kind.model_fields)
-        return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
+        known = sorted(_holder(kind, problem["loc"]).model_fields)
+        return f"unknown key {key!r}{did_you_mean(str(problem['loc'][-1]), known)} (known: {', '.join(known)})"
     if problem["type"] == "missing" and key in kind.model_fields:
         described = kind.model_fields[key].description
         return f"{shown} is needed" + (f" ({described})" if described else "")

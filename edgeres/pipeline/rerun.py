@@ -39,11 +39,11 @@ from edgeres.pipeline.recipe import (
 )
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched, networks_matched
-from edgeres.report.folder import FinishedStage, run_folder_from
+from edgeres.report.folder import STRAY, FinishedStage, run_folder_from
 from edgeres.report.networks import StageNetwork, networks_in, pair_of
 
 _CERTAIN = ("precision", "params", "macs", "dropped")  # figures that do not depend on chance
-_UNREAD = re.compile(r"report\.json (is not a readable|was written by a later)")
+_UNREAD = re.compile(rf"report\.json (is not a readable|was written by a later)|{STRAY}")
 
 Outcome = Literal["identical", "agrees", "differs", "not judged"]
 Judged = tuple[Outcome, str]

@@ -5,9 +5,10 @@ Where every file comes from is in it too: its hash, its parent, and the command 
 
 from __future__ import annotations
 
+import glob
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
-from edgeres.core.stage import REPORT_NAME, StageReport
+from edgeres.core.stage import REPORT_NAME, FileRef, StageReport
 from edgeres.evaluate.stage import EvalConfig
 
 BOARD_STAGE = "board"
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
 STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
+STRAY = "made from a file that this run does not hold any more"
 _GONE = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
 
 
@@ -69,7 +71,7 @@ class FinishedStage:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The readable part of a run; `problems` says what is missing."""
+    """The readable part of a run, without what was made from a file replaced since; `problems` says what is missing."""
 
     path: Path
     stages: tuple[FinishedStage, ...]
@@ -113,7 +115,40 @@ def run_folder_from(path: Path) -> RunFolder:
     if not stages:
         found = f"; found {'; '.join(problems)}" if problems else ""
         raise InputError(f"{path} holds no finished stage{found}; make one with: edgeres run demo")
-    return RunFolder(path, tuple(stages), tuple(problems))
+    strays = _strays_in(path, stages)
+    problems += [f"{one.name}: {STRAY}: run it again, or remove its folder" for one in strays]
+    return RunFolder(path, tuple(one for one in stages if one not in strays), tuple(problems))
+
+
+def _strays_in(run: Path, stages: Iterable[FinishedStage]) -> list[FinishedStage]:
+    """Stages of a file that the run held, under the folder that holds another now, and all that came of them."""
+    outputs = {one.name: one.report.output for one in stages}
+    strays: list[FinishedStage] = []
+    held, lost = set[str](), set[str]()
+    for stage in stages:
+        source, output = stage.report.source, stage.report.output
+        is_stray = (
+            source is not None
+            and source.sha256 not in held
+            and (source.sha256 in lost or _is_replaced(source, outputs, run))
+        )
+        if is_stray:
+            strays.append(stage)
+        if output:
+            (lost if is_stray else held).add(output.sha256)
+    return strays
+
+
+def _is_replaced(source: FileRef, outputs: Mapping[str, FileRef | None], run: Path) -> bool:
+    """Whether `edgeres run` made the stage of the run that had made the file anew since, or began to."""
+    path = Path(source.path)
+    if path.parent.parent.name != run.resolve().name:
+        return False
+    if path.parent.name not in outputs:
+        aside = run.glob(f"{glob.escape(path.parent.name)}.old*/{REPORT_NAME}")
+        return any(source.sha256 in one.read_text(encoding="utf-8", errors="replace") for one in aside)
+    now = outputs[path.parent.name]
+    return now is not None and Path(now.path).name == path.name and now.sha256 != source.sha256
 
 
 def versions_in(environments: Iterable[Environment]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import UNSURE, boards_of, networks_on
 from edgeres.report.findings import with_verdicts
-from edgeres.report.folder import RunFolder, run_folder_from
+from edgeres.report.folder import STRAY, RunFolder, run_folder_from
 from edgeres.report.networks import (
     FOR_TENSORRT,
     NOT_TIMED,
@@ -198,7 +198,8 @@ def _check_second(subject: Subject) -> None:
     if subject.end is subject.first:
         others = others_in(subject.networks)
         todo = _handed_over(subject.run)
-        todo = todo or (f"edgeres eval {subject.run / others[-1].path}" if others else _NO_SECOND)
+        strays = [problem for problem in subject.problems if STRAY in problem]
+        todo = todo or (f"edgeres eval {subject.run / others[-1].path}" if others else (strays or [_NO_SECOND])[-1])
         raise NotMeasured(f"only {subject.first.name} is evaluated, nothing to hold against it: {todo}")
 
 

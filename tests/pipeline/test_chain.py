@@ -19,6 +19,7 @@ from edgeres.export.stage import ExportConfig, export
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
+from edgeres.report.rows import rows_from
 
 
 @pytest.fixture
@@ -160,6 +161,23 @@ def test_an_interrupted_chain_goes_on(recipe, monkeypatch, runs_folder):
     assert json.loads(started.read_text())["stage"] == "export"
     assert [done.reused for done in run(recipe)] == [True, True, True, False, False]
     assert not started.exists()
+
+
+def test_what_another_network_left_behind_is_no_row_of_an_interrupted_run(
+    have_run, recipe, monkeypatch, runs_folder, checkpoint_of, spec_of
+):
+    def interrupted(source, config, out_dir):
+        raise KeyboardInterrupt
+
+    have_run(recipe)
+    another = {"use": "import", "file": str(checkpoint_of(spec_of("resnet8"), seed=5).path)}
+    monkeypatch.setattr("edgeres.prune.stage.prune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe.model_copy(update={"stage": (another, *recipe.stage[1:])}))
+    summary = rows_from(runs_folder / "short")
+    assert [row.name for row in summary.rows] == ["00-import"]
+    strays = [problem.partition(": made from")[0] for problem in summary.problems if ": made from" in problem]
+    assert strays == ["02-recover", "03-export"]
 
 
 @pytest.mark.parametrize("damage", ["report.json", "model.safetensors"])

@@ -146,9 +146,13 @@ def test_the_run_itself_is_never_written_over(run):
 
 def test_a_run_no_recipe_can_name_is_refused(run):
     (run.path / "recipe.toml").unlink()
-    edited(run.path / "03-export" / REPORT_NAME, lambda report: report["source"].update(sha256="2" * 64))
-    with pytest.raises(InputError, match="not from the newest network, 02-prune"):
-        recipe_of(run)
+    first = json.loads((run.path / "00-import" / REPORT_NAME).read_text())["output"]["sha256"]
+    for sha256, why in ((first, "not from the newest network, 02-prune"), ("2" * 64, "03-export: made from a file")):
+        edited(
+            run.path / "03-export" / REPORT_NAME, lambda report, sha256=sha256: report["source"].update(sha256=sha256)
+        )
+        with pytest.raises(InputError, match=why):
+            recipe_of(run)
 
 
 def test_a_teacher_of_the_run_is_found_again_and_one_from_elsewhere_is_named(run):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,6 +39,49 @@ def test_loss_is_paired_and_of_the_newest_evaluated_network_against_the_first(wh
     assert outcome.figure.high == pytest.approx(-change + half)
     assert "against 00-import, n = 5,000" in outcome.text
     assert not only(judged(whole_run, max_loss=0.0)).passed
+
+
+def made_anew(run, top1=0.5):
+    """Another network takes the place of the first, as `edgeres run` does it that is killed then."""
+    for name in ("00-import", "02-prune"):
+        (run.path / name).rename(run.path / f"{name}.old1")
+    run.count = 0
+    run.evaluated(*run.model("import", "model.safetensors", 3_400_000), top1)
+
+
+def in_its_run(run):
+    """The stages' sources lie in the run, as those of a real one."""
+    for path in run.path.glob("*/report.json"):
+        path.write_text(path.read_text().replace("/elsewhere/", f"{run.path}/"))
+
+
+def test_what_came_of_a_network_that_the_run_does_not_hold_any_more_is_held_against_no_other(whole_run):
+    in_its_run(whole_run)
+    made_anew(whole_run)
+    report = judged(whole_run, max_loss=5)
+    loss, *others = report.outcomes
+    assert not any(outcome.passed for outcome in report.outcomes)
+    assert "made from a file that this run does not hold any more: run it again" in loss.text
+    assert any("05-quantize: made from a file" in outcome.text for outcome in others)
+    summary = rows_from(whole_run.path)
+    assert (summary.claims, [row.name for row in summary.rows]) == ((), ["00-import"])
+    assert any(problem.startswith("03-recover: made from a file") for problem in summary.problems)
+
+
+@pytest.mark.parametrize("how", ["whole", "deleted", "the same again", "another run's"])
+def test_what_came_of_the_runs_own_network_is_compared(whole_run, how):
+    in_its_run(whole_run)
+    if how == "deleted":
+        for name in ("00-import", "02-prune"):
+            (whole_run.path / name / "model.safetensors").unlink()
+        (whole_run.path / "04-export/report.json").unlink()
+    elif how == "the same again":
+        shutil.copytree(whole_run.path / "02-prune", whole_run.path / "02-prune.old1")
+    elif how == "another run's":
+        for path in whole_run.path.glob("*/report.json"):
+            path.write_text(path.read_text().replace("runs/fake/02-prune/", "runs/other/02-prune/"))
+        made_anew(whole_run, 0.9236)
+    assert judged(whole_run, max_loss=5).outcomes[0].passed
 
 
 def test_a_gain_is_no_loss(fake_run):

@@ -50,13 +50,14 @@ def made_folder(path: Path, named: str | None = None) -> None:
         raise InputError(f"cannot write {named or path}: {err.strerror}") from err
 
 
-def set_aside(path: Path) -> None:
-    """Renames what stands at `path` to a name that is free; nothing is deleted."""
+def set_aside(path: Path) -> Path:
+    """Renames what stands at `path` to a name that is free, and returns it; nothing is deleted."""
     number = 1
     while (aside := path.with_name(f"{path.name}.old{number}")).exists():
         number += 1
     path.rename(aside)
     log.info("%s is of another call, or damaged: kept as %s", path, aside.name)
+    return aside
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from edgeres.core.artifacts import Engine
-from edgeres.core.errors import InputError
+from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.data import data_fingerprint
 from edgeres.export.stage import ExportConfig, export
@@ -177,7 +177,28 @@ def test_what_another_network_left_behind_is_no_row_of_an_interrupted_run(
     summary = rows_from(runs_folder / "short")
     assert [row.name for row in summary.rows] == ["00-import"]
     strays = [problem.partition(": made from")[0] for problem in summary.problems if ": made from" in problem]
-    assert strays == ["02-recover", "03-export"]
+    assert strays == ["01-prune", "02-recover", "03-export"]
+
+
+@pytest.mark.parametrize("left", [[], ["state.bin"]])
+@pytest.mark.parametrize("error", [DeviceError("desk does not answer"), KeyboardInterrupt()])
+def test_what_was_made_before_stays_until_something_is_made_in_its_place(
+    have_run, recipe, monkeypatch, runs_folder, error, left
+):
+    def fails(source, config, out_dir):
+        for name in left:
+            (out_dir / name).write_text("to go on from")
+        raise error
+
+    have_run(recipe)
+    folder = runs_folder / "short" / "03-export"
+    before = (folder / "report.json").read_text()
+    monkeypatch.setattr("edgeres.export.stage.export", fails)
+    with pytest.raises(type(error)):
+        run(recipe, "export")
+    aside = folder.with_name("03-export.old1")
+    assert ((aside if left else folder) / "report.json").read_text() == before
+    assert (folder / "started.json").exists() == aside.exists() == bool(left)
 
 
 @pytest.mark.parametrize("damage", ["report.json", "model.safetensors"])

@@ -3,7 +3,8 @@
     python tools/optimize_figures.py --work work [--without-vnni] NAME NETWORK --data folder:photos --latency 0.5x ...
 
 NAME stands in the table; what follows is as for `edgeres optimize`. `--without-vnni` hides VNNI and AMX from ONNX
-Runtime (see without_vnni.py), so that INT8 is as on such a CPU. Adds to tools/results/optimize.json.
+Runtime (see without_vnni.py), so that INT8 is as on such a CPU. What is handed over is judged once more, on all of val.
+Adds to tools/results/optimize.json.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from pruning_tables import with_minus
 from without_vnni import HIDDEN, environment_without_vnni, is_hidden
 
 import edgeres.quantize.cpu
 from edgeres.cli.main import cli
+from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import cpu_flags
 from edgeres.core.files import write_text
-from edgeres.core.metrics import threads_text
+from edgeres.core.metrics import Interval, paired_difference, threads_text
 from edgeres.core.records.frontier import Frontier, Tried, on_front
 from edgeres.core.runs import latest_run
+from edgeres.data import dataset_for
+from edgeres.evaluate.stage import accuracy_of
 
 RESULTS = Path(__file__).parent / "results" / "optimize.json"
 _AGAIN = ", seed "  # in the name of a line: the same once more, of which only what is handed over is shown
@@ -67,10 +72,31 @@ def keep(found: Path, name: str, words: list[str], *, without_vnni: bool) -> Non
     """Stores what was found as `name`."""
     before = record_from_json(Lines, RESULTS).lines if RESULTS.is_file() else ()
     data = words[words.index("--data") + 1]
-    frontier = record_from_json(Frontier, found).model_copy(update={"dataset": data})
+    frontier = on_all_val(record_from_json(Frontier, found), data).model_copy(update={"dataset": data})
     line = Line(name=name, words=tuple(words), without_vnni=without_vnni, frontier=frontier)
     rest = [one for one in before if one.name != name]
     write_text(RESULTS, Lines(lines=(*rest, line)).model_dump_json(indent=1) + "\n")
+
+
+def on_all_val(found: Frontier, data: str) -> Frontier:
+    """With what the results lose on all val images."""
+
+    def right(path: Path) -> list[bool]:
+        model, guesses = OnnxModel(path), path.parent / "all.npy"
+        accuracy_of(model, dataset_for(model.spec, data), split="val", out=guesses)
+        first, label = np.load(guesses, allow_pickle=False).T
+        guesses.unlink()
+        return [bool(one) for one in first == label]
+
+    results, known = [], dict[Tried, tuple[Interval, int]]()
+    for one in found.results:
+        if one.tried not in known:
+            whole, last = (right(Path(one.folder) / name) for name in ("01-export/model.onnx", one.file))
+            change, half = paired_difference(whole, last)
+            known[one.tried] = Interval.around(0.0 - 100 * change, 100 * half), len(last)
+        lost, n = known[one.tried]
+        results.append(one.model_copy(update={"val_lost_points": lost, "val_n": n}))
+    return found.model_copy(update={"results": tuple(results)})
 
 
 def table_of(lines: Lines) -> list[str]:

@@ -170,6 +170,7 @@ def one_command() -> Lines:
         raise ValueError("optimize.json: a balanced network was not judged on val")
     on_val = _and(judged)
     shares, counts = _and([f"{one.tried.ratio.value:.3f}" for one in seeds]), sorted(one.val_n for one in seeds)
+    n = " to ".join(f"{one:,}" for one in dict.fromkeys((counts[0], counts[-1])))
     budget = line.words[line.words.index("--budget") + 1]
     hidden = " with VNNI and AMX hidden from it" if line.without_vnni else ""
     return _text(
@@ -178,7 +179,7 @@ def one_command() -> Lines:
         f" points on {found.n:,} train images kept apart; there fewer modules alone lose"
         f" {short.lost_points.plus_minus()} at {short.ratio.value:.3f}. INT8 alone takes"
         f" {int8.ratio.value:.3f}. On val, which the network was not trained on, {len(seeds)} seeds lose {on_val} (n ="
-        f" {counts[0]:,} to {counts[-1]:,}) at {shares}. {found.runtime}{hidden}, batch {found.batch},"
+        f" {n}) at {shares}. {found.runtime}{hidden}, batch {found.batch},"
         f" {threads_text(found.threads)}, {found.machine}."
     )
 

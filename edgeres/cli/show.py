@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from edgeres.bench.boards import boards
 from edgeres.bench.devices import devices
 from edgeres.cli.main import COMMANDS
 from edgeres.cli.terminal import say, say_row
@@ -93,6 +94,7 @@ LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
         **{name: COMMANDS[name][1] for name in MEASURES},
     },
     "schemas": lambda: {name: schema.found for name, schema in SCHEMAS.items()},
+    "boards": lambda: {name: board.host for name, board in boards().items()},
     "devices": lambda: {name: device.line for name, device in devices().items()},
 }
 

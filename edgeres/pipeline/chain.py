@@ -13,7 +13,7 @@ from edgeres.bench.boards import board_named
 from edgeres.bench.config import BUILD_TIMEOUT_S
 from edgeres.compile.config import CompileConfig
 from edgeres.core.artifacts import Checkpoint, Engine, Model
-from edgeres.core.config import config_from, record_from_json, toml_from
+from edgeres.core.config import Config, config_from, record_from_json, toml_from
 from edgeres.core.errors import EdgeresError, InputError, did_you_mean
 from edgeres.core.files import made_folder, scratch_in, set_aside, sha256_of, write_text
 from edgeres.core.progress import text_from
@@ -26,7 +26,7 @@ from edgeres.pipeline.board_stages import compiling_on
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.on_board import board_of_run
 from edgeres.pipeline.parents import filled
-from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, toml_text
+from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, telling, toml_text
 from edgeres.pipeline.stages import STAGES, Function, Made, execute, leave_no_trace, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
 from edgeres.report.stage import ReportConfig
@@ -152,10 +152,8 @@ def _check_budget(network: Checkpoint, step: Step, config: RecoverConfig) -> Non
     """Raises InputError that names the step if its budget is too short for `network`, or what is left of it."""
     from edgeres.prune.recover.stage import check_budget
 
-    try:
+    with telling(step.told):
         check_budget(network, config)
-    except InputError as err:
-        raise InputError(f"stage {step.index + 1} ({step.use}): {err}") from err
 
 
 def _untrained(config: TrainConfig, path: Path) -> Checkpoint:
@@ -250,7 +248,7 @@ def _refuse_if_busy(folder: StageFolder) -> None:
 def _planned_folders(path: Path) -> set[str]:
     """Folder names of the stages in a recipe written by an earlier run; none if it cannot be read."""
     try:
-        steps = planned(config_from(Recipe, toml_from(path), str(path)), str(path))
+        entries = config_from(Recipe, toml_from(path), str(path)).stage
     except EdgeresError:
         return set()
-    return {step.folder_name for step in steps}
+    return {Step(index, str(entry.get("use")), Config()).folder_name for index, entry in enumerate(entries)}

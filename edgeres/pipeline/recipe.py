@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,11 @@ class Step:
         """NN-stage."""
         return f"{self.index:02d}-{self.use}"
 
+    @property
+    def told(self) -> str:
+        """Where it stands in the recipe, in words."""
+        return f"stage {self.index + 1} ({self.use})"
+
 
 def shipped_recipes() -> dict[str, Any]:
     """Recipes that come with edgeres, by name: each a Traversable of importlib.resources."""
@@ -147,6 +153,8 @@ def planned(recipe: Recipe, where: str) -> list[Step]:
     for index, entry in enumerate(recipe.stage):
         step = _step(index, dict(entry), recipe.data, where)
         _check_chain(step, [earlier.use for earlier in steps], where)
+        with telling(f"{where}, {step.told}"):
+            _check_files(step, {earlier.folder_name for earlier in steps})
         steps.append(step)
     check_modules(steps, where)
     return steps
@@ -168,24 +176,41 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
         raise InputError(f"{place}: that is no stage but a command, for after the run: edgeres {use}")
     kind = config_of(lookup(known, str(use), f"stage in {where}:"))
     if on := str(values.pop("on", "")):
-        if use not in ON_BOARDS:
-            raise InputError(f"{place}: a board does {', '.join(ON_BOARDS)}; leave out on = {on!r}")
-        board_named(on)
+        with telling(place):
+            if use not in ON_BOARDS:
+                raise InputError(f"a board does {', '.join(ON_BOARDS)}; leave out on = {on!r}")
+            board_named(on)
+            if use in STAGES:
+                refuse(values.keys() - FOR_BOARDS, f"does not go with on = {on!r}, where trtexec builds for itself")
         if use in STAGES:
-            refuse(values.keys() - FOR_BOARDS, f"does not go with on = {on!r}, where trtexec builds for itself")
             values["runtime"] = "tensorrt"
         else:
             kind = BoardConfig
     if data is not None and "data" in kind.model_fields:
         values.setdefault("data", data)
     config = config_from(kind, values, place)
-    try:
+    with telling(place):
         config.check()
         if named := getattr(config, "data", None):
             check_data_name(named)
+    return Step(index, str(use), config, on)
+
+
+@contextmanager
+def telling(place: str) -> Iterator[None]:
+    """An InputError of what is done inside names the place in the recipe as well."""
+    try:
+        yield
     except InputError as err:
         raise InputError(f"{place}: {err}") from err
-    return Step(index, str(use), config, on)
+
+
+def _check_files(step: Step, before: Collection[str]) -> None:
+    """Raises InputError for a file to be read that is not there, unless it lies in a folder of a step `before`."""
+    for name, value in step.config:
+        is_named = isinstance(value, Path) and not is_function_name(str(value))
+        if is_named and not value.is_file() and value.parent.name not in before:
+            raise InputError(f"{name}: {value} {'is a folder' if value.is_dir() else 'does not exist'}")
 
 
 def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
@@ -229,12 +254,10 @@ def check_modules(steps: Sequence[Step], where: str, spec: ModelSpec | None = No
         elif spec is not None and step.use in _CUT:
             goes, stays = tuple(config.get("modules", ())), tuple(config["keep"])
             left = len(modules_of(spec)) - len(spec.dropped) - dropped
-            try:
+            with telling(f"{where}, {step.told}"):
                 check_module_names(spec, (*goes, *stays))
                 if (wanted := config.get("drop") or len(goes)) > left - len(stays):
                     raise InputError(f"cannot drop {wanted} of {counted(left, 'module')}")
-            except InputError as err:
-                raise InputError(f"{where}, stage {step.index + 1} ({step.use}): {err}") from err
             if step.use == "prune":
                 spec, dropped = spec.without(goes), dropped + (config["drop"] or 0)
 

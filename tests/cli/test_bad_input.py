@@ -212,7 +212,15 @@ TRAINED = "name = 'x'\ndata = 'digits'\n[[stage]]\nuse = 'train'\narch = 'resnet
         (TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 1\nkeep = ['layer9.0']\n", "has no module 'layer9.0'"),
         (TRAINED + "[[stage]]\nuse = 'sweep'\nsweep = '1..2'\nkeep = ['layer9.0']\n", "has no module 'layer9.0'"),
         ("on = 'desk'\n" + TRAINED, "recipe.toml: `on` stands in a stage (compile, bench, eval); to measure"),
-        (TRAINED + "[[stage]]\nuse = 'bench'\non = 'desk'\n", "no board 'desk'"),
+        (TRAINED + "[[stage]]\nuse = 'bench'\non = 'desk'\n", "recipe.toml, stage 2 (bench): no board 'desk'"),
+        (
+            TRAINED + "[[stage]]\nuse = 'prune'\ndrop = 1\nlatency = 'no.json'\n",
+            "stage 2 (prune): latency: no.json does",
+        ),
+        (
+            TRAINED + "[[stage]]\nuse='export'\n[[stage]]\nuse='quantize'\nscales='.'\n",
+            "(quantize): scales: . is a folder",
+        ),
         (TRAINED + "[[stage]]\nuse = 'gate'\n", "no stage but a command, for after the run: edgeres gate"),
         (TRAINED + "[[stage]]\nuse = 'prune'\n", "exactly one of --drop K"),
         (TRAINED + "[[stage]]\nuse = 'recover'\n", "needs teacher; put prune before it"),

@@ -270,8 +270,20 @@ def test_a_calibration_by_hand_does_not_enter_the_recipe(have_run, recipe):
     assert all(done.reused for done in run(quantizing))
 
 
+def test_a_file_that_an_earlier_stage_makes_need_not_be_there_yet(recipe):
+    def cut_by(latency):
+        cut = {"use": "prune", "target_latency": "0.9x", "latency": latency}
+        return recipe.model_copy(update={"stage": (recipe.stage[0], {"use": "latency"}, cut)})
+
+    assert len(planned(cut_by("runs/short/01-latency/latency.json"), "r")) == 3
+    with pytest.raises(InputError, match=r"^r, stage 3 \(prune\): latency: .*02-latency/latency.json does not exist"):
+        planned(cut_by("runs/short/02-latency/latency.json"), "r")
+
+
 def test_stages_a_recipe_no_longer_has_leave_the_run(have_run, recipe, runs_folder):
     have_run(recipe)
+    before = runs_folder / "short" / "recipe.toml"
+    before.write_text(before.read_text().replace("mine.safetensors", "gone.safetensors"))
     run(recipe.model_copy(update={"stage": (*recipe.stage[:2], *recipe.stage[3:])}))
     names = [folder.path.name for folder in Run(runs_folder / "short").finished()]
     assert names == ["00-import", "01-prune", "02-export"]

@@ -155,13 +155,17 @@ def test_a_run_no_recipe_can_name_is_refused(run):
             recipe_of(run)
 
 
-def test_a_teacher_of_the_run_is_found_again_and_one_from_elsewhere_is_named(run):
+def test_a_teacher_of_the_run_is_found_again_and_one_from_elsewhere_is_named(run, tmp_path):
     (run.path / "recipe.toml").unlink()
     report = run.path / "02-prune" / REPORT_NAME
     edited(report, lambda content: content["config"].update(latency="runs/once/01-lesion/latency.json"))
     assert "latency" not in recipe_of(run).stage[2]
-    edited(report, lambda content: content["config"].update(latency="mine/latency.json"))
-    assert recipe_of(run).stage[2]["latency"] == "mine/latency.json"
+    mine = tmp_path / "mine.json"
+    edited(report, lambda content: content["config"].update(latency=str(mine)))
+    with pytest.raises(InputError, match=r"stage 3 \(prune\): latency: .*mine\.json does not exist"):
+        recipe_of(run)
+    mine.touch()
+    assert recipe_of(run).stage[2]["latency"] == str(mine)
 
 
 def test_a_run_with_a_damaged_report_says_which(run):

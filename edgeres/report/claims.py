@@ -12,6 +12,7 @@ from edgeres.report.figures import LatencyFigure
 from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
+    at_least,
     closeness_lines,
     count,
     doubt_on,
@@ -180,8 +181,9 @@ def _on_board(runtime: str) -> str:
 
 
 def _times(ratio: float) -> str:
+    """A gain is never rounded up, nor a loss down: no gate says less."""
     factor = max(ratio, 1 / ratio)
-    return f"{factor:.2f}×" if factor < 2 else f"{factor:.1f}×"
+    return f"{at_least(factor if ratio >= 1 else -factor, 2 if factor < 2 else 1).removeprefix('-')}×"
 
 
 def _as_precision(row: Row) -> str:

@@ -35,7 +35,7 @@ from edgeres.report.networks import (
     points_between,
     timed_of,
 )
-from edgeres.report.wording import closeness_text, doubt_in, size
+from edgeres.report.wording import at_least, closeness_text, doubt_in, size
 
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _NO_SECOND = "there is no second network to hold against it: edgeres prune, or edgeres export and edgeres quantize"
@@ -274,7 +274,7 @@ def _speedup(subject: Subject) -> GateFigure:
     for one in (first, *by_wholeness(subject.networks)):
         if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
             faster = Interval.model_validate(ratio.model_dump()).inverse()
-            text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
+            text = f"{at_least(faster.value, 3)} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 why = f"but {first.name}, the first network, was not timed together with it"
                 raise NotMeasured(f"{text}, {why}: {_how_to_time(subject, first)}")

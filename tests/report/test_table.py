@@ -23,7 +23,7 @@ def test_the_terminal_table_breaks_no_figure(whole_run, width):
         "[91.59,93.06]",
         "n = 5,000",
         "−3.94 points",
-        "speed ×1.17",
+        "speed ×1.16",
         "size ×0.23",
         "810 kB",
     ):

@@ -35,6 +35,11 @@ def test_a_top5_of_all_images_is_left_out(hits, told):
     assert line.partition(")")[2] == f"{told}, n = 100, digits val, torch"
 
 
+@pytest.mark.parametrize(("times", "text"), [(1.499, "1.49"), (1.5, "1.50"), (1.15, "1.15"), (0.9996, "0.99")])
+def test_a_speed_up_is_never_said_to_be_more_than_it_is(times, text):
+    assert speed(Change(value=1 / times, versus="a")) == (f"speed ×{text}",)
+
+
 def test_half_the_latency_is_twice_the_speed():
     assert speed(Change(value=0.5, low=0.4, high=0.8, versus="a")) == ("speed ×2.00", "[1.25, 2.50]")
 

@@ -134,7 +134,7 @@ def gate(run: Path, config: GateConfig) -> GateReport:
     """Judges the run in the folder `run`; raises InputError if nothing in it is finished or no rule is given."""
     config.check()
     try:
-        subject = subject_in(run, config.on, is_timed={rule.name for rule in config.rules} != {"max_size"})
+        subject = subject_in(run, config.on, rules=[rule.name for rule in config.rules])
     except NotMeasured as why:
         outcomes = tuple(_broken(rule.option, run.name, f"not measured: {why}", rule.limit) for rule in config.rules)
         return GateReport(run=run.name, first="", judged="", outcomes=outcomes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,9 @@ from edgeres.report.networks import (
 )
 from edgeres.report.wording import at_least, closeness_text, doubt_in, size
 
+_SPEED_UP = "min_speedup"
+_BY_THE_CLOCK = {"max_p50", "max_p99", _SPEED_UP}
+_HELD_AGAINST_FIRST = {"max_loss", "min_agreement", _SPEED_UP}
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _NO_SECOND = "there is no second network to hold against it: edgeres prune, or edgeres export and edgeres quantize"
 
@@ -83,15 +86,16 @@ class NotMeasured(Exception):
     """Why there is no figure, and the command that measures it."""
 
 
-def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Subject:
+def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ()) -> Subject:
     """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
 
-    Without `on` it is the one board that measured the network judged. Raises InputError if several did and figures of
-    theirs are asked for (`is_timed`), NotMeasured if no network is evaluated.
+    Without `on` it is the one board that measured the network judged. Raises InputError if several did and `rules`
+    ask for more than the size, NotMeasured if no network is evaluated.
     """
+    is_measured = {*rules} != {"max_size"}
     folder = run_folder_from(run)
     here = networks_in(folder)
-    board = _only_board(here, folder, is_timed=is_timed) if on is None else "" if on == HERE else on
+    board = _only_board(here, folder, is_measured=is_measured) if on is None else "" if on == HERE else on
     networks = networks_on(board, here, folder) if board else here
     if on == board:  # without what another machine timed
         networks = [
@@ -104,16 +108,24 @@ def subject_in(run: Path, on: str | None = None, *, is_timed: bool = True) -> Su
     end = answer_of(networks)
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
-        raise NotMeasured(f"{run} holds no evaluated network; {_without_judged(run, networks)}{unread}")
+        raise NotMeasured(f"{run} holds no evaluated network; {_without_judged(run, networks, on, {*rules})}{unread}")
     first, timed = base_of(end, networks), timed_of(end, networks)
     is_seen = not board or board in _boards_of(end, networks, folder)
     return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None, is_seen=is_seen)
 
 
-def _without_judged(run: Path, networks: Sequence[StageNetwork]) -> str:
-    """What to do about a run that holds no evaluated network."""
-    lone = "" if others_in(networks) else f"; {_NO_SECOND}"
-    return _handed_over(run) or f"evaluate one: edgeres eval --run {Run(run).called}{lone}"
+def _without_judged(run: Path, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
+    """All that a run without an evaluated network lacks to be judged by the rules, in order."""
+    others, judge = others_in(networks), f"evaluate one: edgeres eval --run {Run(run).called}"
+    if (handed := _handed_over(run)) or not others:
+        return handed or f"{judge}; {_NO_SECOND}"
+    first, end = by_wholeness(networks)[0], others[-1]
+    subject = Subject(run, "" if on in {None, HERE} else on or "", networks, first, end, end, is_named=on is not None)
+    how = _how_to_time(subject, *([first] if rules & _HELD_AGAINST_FIRST else []), end)
+    if subject.board:
+        return f"evaluate one: {how}"
+    also = [f"edgeres eval {run / first.path}"] if rules & _HELD_AGAINST_FIRST - {_SPEED_UP} else []
+    return " and ".join((judge, *also, *([f"{how}{_where_timed(subject)}"] if rules & _BY_THE_CLOCK else [])))
 
 
 def _handed_over(run: Path) -> str:
@@ -128,13 +140,13 @@ def _handed_over(run: Path) -> str:
     return ""
 
 
-def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_timed: bool) -> str:
+def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_measured: bool) -> str:
     """The board that measured the network that is judged anywhere, or an engine of it; empty for none."""
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
     anywhere = [next((one for one in seen if one.is_judged), seen[0]) for seen in zip(*views, strict=True)]
     end = answer_of(anywhere)
     boards = _boards_of(end, here, folder) if end else []
-    if end and len(boards) > 1 and is_timed:
+    if end and len(boards) > 1 and is_measured:
         raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
     return boards[-1] if boards else ""
 
@@ -312,9 +324,16 @@ def _latency_in(subject: Subject, *beside: StageNetwork) -> Latency:
         reason = f"{NOT_TIMED} on {subject.board}" if is_of_here else reason
         raise NotMeasured(f"{name} was {reason}: {how}")
     if FOR_TENSORRT in reason:
-        where = "--include-qdq" if subject.is_named else "--on BOARD"
-        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {how} {where}")
+        reason = f"{NOT_TIMED}: {FOR_TENSORRT}" if subject.is_named else reason.partition(";")[0]
+        raise NotMeasured(f"{name} was {reason}: {how}{_where_timed(subject)}")
     raise NotMeasured(f"{name} was {reason}" + (f": {how}" if reason == NOT_TIMED else ""))
+
+
+def _where_timed(subject: Subject) -> str:
+    """What a session of here lacks to time what is `timed`: a board, or to be told to where `here` is asked for."""
+    if FOR_TENSORRT not in subject.timed.not_timed:
+        return ""
+    return " --include-qdq" if subject.is_named else " --on BOARD"
 
 
 def _conditions(latency: Latency) -> str:

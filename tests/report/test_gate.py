@@ -131,6 +131,29 @@ def test_all_that_a_speed_up_on_a_board_lacks_is_named_at_once_and_in_order(fake
     assert only(judged(fake_run, max_p50="3ms", on="orin")).text.endswith(f": {bench}")
 
 
+@pytest.mark.parametrize(
+    ("rules", "here"),
+    [
+        ({"max_size": "1MB"}, ""),
+        ({"max_loss": 1}, " and {first}"),
+        ({"max_p50": "3ms"}, " and {bench} --include-qdq"),
+        ({"max_loss": 1, "min_speedup": 1.1}, " and {first} and {export} and {bench} --include-qdq"),
+    ],
+)
+def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_order(fake_run, rules, here):
+    _, first = fake_run.model("import", "model.safetensors", 3000)
+    _, cut = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    _, file = fake_run.model("export", "model.onnx", 1990, source=cut, dropped=("layer1.1",))
+    fake_run.board(fake_run.model("quantize", "model.int8.onnx", 900, source=file, precision="int8")[1])
+    bench, first = "edgeres bench --run fake", "edgeres eval runs/fake/00-import/model.safetensors"
+    words = {"bench": bench, "first": first, "export": first.replace("eval", "export")}
+    for outcome in judged(fake_run, **rules, on="here").outcomes:
+        assert outcome.text.endswith(": edgeres eval --run fake" + here.format(**words))
+    export = [words["export"]] if rules.keys() & {"max_loss", "min_speedup"} else []
+    for outcome in judged(fake_run, **rules, on="desk").outcomes:
+        assert outcome.text.endswith("; evaluate one: " + " and ".join([*export, f"{bench} --on desk"]))
+
+
 @pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16", "ort-cpu"])
 def test_what_bench_would_leave_out_here_is_not_sent_to_bench(fake_run, profile):
     folder, first = fake_run.model("export", "model.onnx", 3000)
@@ -139,9 +162,7 @@ def test_what_bench_would_leave_out_here_is_not_sent_to_bench(fake_run, profile)
     fake_run.evaluated(*fake_run.model("quantize", "model.int8.onnx", 1000, **told), 0.9)
     text = only(judged(fake_run, max_p50="3ms", on="here")).text
     here = "not measured: 01-quantize was not timed: edgeres bench --run fake"
-    there = (
-        "not timed: a Q/DQ graph placed for TensorRT is timed on a board only: edgeres bench --run fake --include-qdq"
-    )
+    there = "not timed: placed for TensorRT: edgeres bench --run fake --include-qdq"
     assert text == here if profile == "ort-cpu" else text.endswith(there)
 
 

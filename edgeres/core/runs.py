@@ -214,9 +214,23 @@ class Run:
     def say_if_page_is_older(self) -> None:
         """One line where the page was made before the newest of what the run holds."""
         page = self.path / PAGE_NAME
-        made = [path.stat().st_mtime_ns for path in self.path.glob("*/*.json")]
-        if page.is_file() and page.stat().st_mtime_ns < max(made, default=0):
+        if page.is_file() and page.stat().st_mtime_ns < self._newest_ns:
             log.info("%s is older and does not show it; to make it anew: edgeres report %s", page, self.called)
+
+    @contextlib.contextmanager
+    def saying_if_page_is_older(self) -> Iterator[None]:
+        """The same of what is kept inside, which may fail after it kept something, or before."""
+        before_ns = self._newest_ns
+        try:
+            yield
+        finally:
+            if self._newest_ns > before_ns:
+                self.say_if_page_is_older()
+
+    @property
+    def _newest_ns(self) -> int:
+        kept = (path for path in self.path.glob("*/*.json") if path.name != STARTED_NAME)
+        return max((path.stat().st_mtime_ns for path in kept), default=0)
 
     def make_latest(self) -> None:
         """Points runs/latest here (a symbolic link, or a text file where links are not allowed)."""

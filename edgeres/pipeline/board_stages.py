@@ -138,12 +138,12 @@ def placed(request: Call, model: Model, config: Config, key: str, by: Function) 
     run = home_of(model, request)
     if run is None:
         raise InputError(f"{model.path} is in no run: say where the result goes, --out FILE or --run NAME")
-    folder = run.claim(request.stage, key)
-    try:
-        return execute(request.stage, model, config, folder, key, by=by)
-    finally:
-        leave_or_say_where(folder)
-        run.say_if_page_is_older()
+    with run.saying_if_page_is_older():
+        folder = run.claim(request.stage, key)
+        try:
+            return execute(request.stage, model, config, folder, key, by=by)
+        finally:
+            leave_or_say_where(folder)
 
 
 def built_there(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,10 @@ def bench_on_board(paths: Sequence[Path], request: Call) -> Iterator[StageReport
     """
     board = board_named(request.on)
     models = [model_from(path) for path in paths] or _of_run(run_named(request.run))
-    config = board_config(request.values, _run_for(models, request), "bench")
-    try:
+    run = _run_for(models, request)
+    config = board_config(request.values, run, "bench")
+    with run.saying_if_page_is_older() if run else nullcontext():
         yield from _measured(board, models, config, request)
-    finally:  # what was measured before a later model failed counts
-        _say_if_page_is_older(models, request)
-
-
-def _say_if_page_is_older(models: Sequence[Model], request: Call) -> None:
-    if run := _run_for(models, request):
-        run.say_if_page_is_older()
 
 
 def evaluate_on_board(request: Call) -> StageReport:
@@ -64,13 +58,14 @@ def evaluate_on_board(request: Call) -> StageReport:
     """
     board = board_named(request.on)
     models = [model_from(request.source)] if request.source else _of_run(run_named(request.run))[-1:]
-    config = board_config(request.values, _run_for(models, request), _JUDGED)
+    run = _run_for(models, request)
+    config = board_config(request.values, run, _JUDGED)
     if config.data is None:
         raise InputError(f"on which data set? --data {DATA_NAMES}")
     if request.source is None:
         log.info("eval: takes %s", models[0].path)
-    (report,) = _measured(board, models, config, request, accuracy_only=True)
-    _say_if_page_is_older(models, request)
+    with run.saying_if_page_is_older() if run else nullcontext():
+        (report,) = _measured(board, models, config, request, accuracy_only=True)
     return report
 
 

@@ -1,6 +1,7 @@
 """What a run keeps of a board, and what is chosen for it; no board is asked."""
 
 import json
+import os
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -182,6 +183,21 @@ def test_what_a_board_measured_after_the_page_says_that_the_page_is_older(export
     page.write_text("")
     list(measure(Call("x", on="desk", run="r", values={"data": "digits"})))
     assert caplog.messages[-1] == f"{page} is older and does not show it; to make it anew: edgeres report r"
+
+
+@pytest.mark.parametrize("measure", [lambda call: [evaluate_on_board(call)], lambda call: bench_on_board([], call)])
+def test_what_fails_and_keeps_nothing_does_not_say_that_an_old_page_is_older(exported, measure, caplog, monkeypatch):
+    def refused(board):
+        raise DeviceError("does not answer")
+
+    monkeypatch.setattr(on_board, "_of_run", lambda run: [OnnxModel(exported)])
+    monkeypatch.setattr(on_board, "session", refused)
+    page = exported.parents[1] / "report.html"
+    page.write_text("")
+    os.utime(page, (1, 1))
+    with pytest.raises(DeviceError):
+        list(measure(Call("x", on="desk", run="r", values={"data": "digits"})))
+    assert not any("is older" in message for message in caplog.messages)
 
 
 def test_what_was_judged_on_a_part_of_val_is_shown_and_not_kept_which_is_said_before(exported):

@@ -356,6 +356,9 @@ def test_stages_of_a_recipe_are_done_on_a_board_and_reused(edgeres, host, runs_f
     assert [path.stat().st_mtime_ns for path in before] == times
     assert sorted(run.glob("*-*/report.json")) == before
     assert host.left_behind() == []
+    (host.root / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    code, _, err = edgeres("run", "there.toml", "--from", "compile")
+    assert (code, sorted(run.glob("*-*/report.json"))) == (4, before), err  # the engine among them
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from edgeres.report.wording import (
     speed,
 )
 
+_TENS = 10.0  # times as fast: below it two decimals, as its interval has
 _NO_CHANGE = "change of speed that can be told"
 
 
@@ -86,7 +87,7 @@ def _answer_claim(one: Result, found: Frontier) -> Claim:
     if low <= 1 <= high:
         return Claim(figure="no", what=f"{_NO_CHANGE}{how} ({one.tried.name})", detail=detail)
     what = f"{'faster' if low > 1 else 'slower'}{how} (95 %: {low:.2f} to {high:.2f}; {one.tried.name})"
-    return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
+    return Claim(figure=_times(1 / one.tried.ratio.value, _TENS), what=what, detail=detail)
 
 
 def _on_val(one: Result, found: Frontier) -> str:
@@ -151,7 +152,7 @@ def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
         detail = f"{latency.verdict or latency.note}; {detail}"
         what += f" in an {doubt}" if latency.verdict else f", {doubt}"
     whose = "" if last is end else f" ({last.name}: {last.precision}, {runtime_name(latency.runtime)})"
-    return Claim(figure=_times(1 / change.value) if is_told else "no", what=what + whose, detail=detail)
+    return Claim(figure=_times(1 / change.value, _TENS) if is_told else "no", what=what + whose, detail=detail)
 
 
 def _not_compared(first: Row, end: Row) -> str:
@@ -180,10 +181,10 @@ def _on_board(runtime: str) -> str:
     return f" on {board}" if board else ""
 
 
-def _times(ratio: float) -> str:
-    """A gain is never rounded up, nor a loss down: no gate says less."""
+def _times(ratio: float, fine_below: float = 2) -> str:
+    """A gain is never rounded up, nor a loss down: no gate says less. With two decimals as long as it is small."""
     factor = max(ratio, 1 / ratio)
-    return f"{at_least(factor if ratio >= 1 else -factor, 2 if factor < 2 else 1).removeprefix('-')}×"
+    return f"{at_least(factor if ratio >= 1 else -factor, 2 if factor < fine_below else 1).removeprefix('-')}×"
 
 
 def _as_precision(row: Row) -> str:

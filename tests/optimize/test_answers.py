@@ -192,7 +192,7 @@ def test_each_goal_is_said_to_be_kept_or_missed_with_its_figure_and_where_that_c
 def test_the_headline_names_the_board_and_says_what_became_of_the_goals():
     found = frontier(("balanced", TRIED[3], 0.4), ("fast", TRIED[4], 2.2), **BOARD)
     assert headline_of(found) == (
-        "2.5× faster on desk (95 %: 2.44 to 2.56; less 4, int8), 0.40 ± 1.00 points lost (n = 500);"
+        "2.50× faster on desk (95 %: 2.44 to 2.56; less 4, int8), 0.40 ± 1.00 points lost (n = 500);"
         " --latency 0.42x kept; --max-loss 2 missed."
     )
     assert all("faster on desk" in claim.what for claim in claims_of(found))

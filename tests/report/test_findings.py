@@ -267,7 +267,7 @@ def test_throughput_and_the_way_end_to_end_have_rows(fake_run):
 
 def test_an_invalid_session_is_said_in_headline_table_and_warnings(fake_run):
     summary = timed(fake_run, verdict=VERDICT)
-    assert "2.0× faster in an invalid session" in summary.headline
+    assert "2.00× faster in an invalid session" in summary.headline
     assert summary.rows[0].latency.verdict == VERDICT
     faster = cells(summary.rows[1])
     for column in ("latency", "first", "previous"):

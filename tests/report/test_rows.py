@@ -350,7 +350,7 @@ def test_a_speed_that_cannot_be_told_apart_is_no_gain(fake_run):
     assert "no change of speed that can be told in an invalid session" in rows_from(fake_run.path).headline
 
 
-@pytest.mark.parametrize(("ms", "said"), [(10.0, "no change of speed that can be told"), (5.0, "2.0× faster")])
+@pytest.mark.parametrize(("ms", "said"), [(10.0, "no change of speed that can be told"), (5.0, "2.00× faster")])
 def test_a_speed_of_a_network_on_the_way_names_it(fake_run, ms, said):
     folder, first = fake_run.model("import", "model.safetensors", 1000)
     fake_run.evaluated(folder, first, 0.9)

@@ -54,15 +54,10 @@ def latency_questions(
     """
     if target is None or any(meets(one, target) for one in whole):
         return []
-    share = share_of(target, whole[0])
+    share = target.value if target.is_ratio else target.value / whole[0].latency_ms.value
     slow = {place: not meets(one, target) for place, one in judged.items()}
     fast_enough = (i for i, one in enumerate(sets) if one.predicted and one.predicted.value <= share)
     return [Question(slow, next(fast_enough, len(sets) - 1))]
-
-
-def share_of(target: Target, whole: Tried) -> float:
-    """What is asked for as a share of the whole float network's latency."""
-    return target.value if target.is_ratio else target.value / whole.latency_ms.value
 
 
 def loss_questions(sets: Sequence[PlannedSet], judged: Mapping[int, Tried], max_loss: float) -> Iterator[Question]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from edgeres.core.amounts import Target, counted
 from edgeres.core.files import scratch_in, write_text
@@ -42,9 +41,7 @@ log = logging.getLogger(__name__)
 class Choice:
     """The plan, what each module costs, what it loses alone, and what speaks against relying on that.
 
-    `step_s`: what the longest search took; infinite if there is nothing more to search. `give_back` of a set, the share
-    of the whole float network's latency it took and the most it may take: the same with the module back that it lacks
-    most, if any may come back.
+    `step_s`: what the longest search took; infinite if there is nothing more to search.
     """
 
     plan: Plan
@@ -52,7 +49,6 @@ class Choice:
     alone: dict[str, float]
     warnings: list[str]
     step_s: float
-    give_back: Callable[[PlannedSet, float, float], PlannedSet | None]
 
 
 def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: float) -> Choice:
@@ -75,9 +71,7 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
         images=chooser.images,
         tries=tuple(sorted(_undominated(sets, 100 * _LUCKY / chooser.images), key=lambda one: -one.ratio[0])),
     )
-    scale = whole.value / table.whole_ms.value
-    back = partial(_given_back, chooser, {name: saved * scale for name, saved in gain.items()})
-    return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s, back)
+    return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s)
 
 
 def _searched(
@@ -116,22 +110,6 @@ def _searched(
         best = min(aimed, key=lambda each: each.score)
         found[len(best.dropped)] = best
     return [*found.values()], step_s
-
-
-def _given_back(
-    chooser: Chooser, shares: Mapping[str, float], one: PlannedSet, took: float, most: float
-) -> PlannedSet | None:
-    """`shares`: what each module takes of the whole float network's latency."""
-    fitting = [name for name in one.drop if took + shares[name] <= _AIM * most]
-    sets = {tuple(other for other in one.drop if other != name): name for name in fitting if len(one.drop) > 1}
-    if not sets:
-        return None
-    scores = dict(zip(sets, chooser.scores([*sets]), strict=True))
-    best = min(sets, key=lambda each: scores[each])
-    share, known = took + shares[sets[best]], one.predicted or Interval.around(took)
-    figures = (share, share + known.low - known.value, share + known.high - known.value)[: len(one.ratio)]
-    lost = round(-chooser.points(best), 2) + 0.0
-    return PlannedSet(drop=best, ratio=tuple(round(figure, 4) for figure in figures), lost=lost)
 
 
 def _aim(target: Target | None, table: LatencyTable, whole: Interval, gain: Mapping[str, float]) -> Goal | None:

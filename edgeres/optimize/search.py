@@ -1,7 +1,7 @@
 """Which of the planned sets are tried, in which order, and which are trained, by what is known and by the clock.
 
 Those first that decide a question: how few modules meet the latency, how many the loss allows, how many go for nothing.
-The set that meets the latency is trained before the other questions are asked, with a module back if it still meets it.
+The set that meets the latency is trained before the other questions are asked.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from edgeres.bench.doubts import INVALID
+from edgeres.bench.stage import Session
 from edgeres.core.progress import budget_began, text_from
 from edgeres.core.records.frontier import Precision, Tried, meets
-from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, share_of, three
+from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, three
 from edgeres.optimize.choose import Choice
 from edgeres.optimize.plan import Plan, PlannedSet, Shortened
 from edgeres.optimize.tries import MOST_ANSWERS, TRAINING_SHARE, Workbench, shortened_of
@@ -66,7 +67,6 @@ class Search:
     longest_s: float = 0.0
     trains: bool = True
     deepens: bool = True  # as long as choosing again finds sets of more modules
-    given: set[tuple[str, ...]] = field(default_factory=set)  # sets that were asked to give a module back
     left_open: str = ""  # a set that decides something and for which there was no time
 
     def tried(self) -> list[Tried]:
@@ -95,8 +95,7 @@ class Search:
         config, judged = self.bench.config, self._judged
         place = next_place(latency_questions(self.sets, judged, self.whole, config.aim), len(self.sets))
         if place is None and (fast := self._untrained(self._fast_enough)) is not None:
-            if not self._gave_back(fast):
-                self._train(fast)
+            self._train(fast)
             return True
         if place is None:
             place = next_place(loss_questions(self.sets, judged, config.max_loss), len(self.sets))
@@ -125,35 +124,16 @@ class Search:
         if spare_s < 2 * self.choice.step_s:
             return False
         before, self.choice = len(self.sets), self.choose(time.perf_counter() + spare_s)
-        tried = {frozenset(self.sets[place].drop) for place in self.found}
+        tried = {frozenset(self.sets[place].drop): several for place, several in self.found.items()}
         stay = [self.sets[place] for place in self.found]
         new = [one for one in self.choice.plan.tries if frozenset(one.drop) not in tried]
-        self._plan_anew(sorted((*stay, *new), key=lambda one: -one.ratio[0]))
-        self.deepens = len(self.sets) > before
+        sets = sorted((*stay, *new), key=lambda one: -one.ratio[0])
+        self.plan = self.plan.model_copy(update={"tries": tuple(sets)})
+        self.found = {place: tried[key] for place, one in enumerate(sets) if (key := frozenset(one.drop)) in tried}
+        self.deepens = len(sets) > before
         for line in self.plan.lines(self.bench.lost_are) if self.deepens else ():
             log.info("%s", line)
         return self.deepens
-
-    def _gave_back(self, place: int) -> bool:
-        """Whether a milder set was planned: this one, which is faster than asked for, with a module back."""
-        config, one = self.bench.config, self.sets[place]
-        needed_s = _SPARE * (2 * self.longest_s + TRAINING_SHARE * config.budget_s)
-        if self.choice is None or config.aim is None or one.drop in self.given or self._spare_s < needed_s:
-            return False
-        self.given.add(one.drop)
-        with self.clock.on("choosing"):
-            milder = self.choice.give_back(one, self._judged[place].ratio.value, share_of(config.aim, self.whole[0]))
-        if milder is None or any({*milder.drop} == {*other.drop} for other in self.sets):
-            return False
-        log.info("%s can have %s back", f"less {len(one.drop)}", ", ".join({*one.drop} - {*milder.drop}))
-        self._plan_anew([*self.sets[:place], milder, *self.sets[place:]])
-        return True
-
-    def _plan_anew(self, sets: Sequence[PlannedSet]) -> None:
-        """Goes on with these, the slowest first; what was found of those that were tried stays."""
-        tried = {frozenset(self.sets[place].drop): several for place, several in self.found.items()}
-        self.plan = self.plan.model_copy(update={"tries": tuple(sets)})
-        self.found = {place: tried[key] for place, one in enumerate(sets) if (key := frozenset(one.drop)) in tried}
 
     def _train(self, place: int) -> None:
         """Tries the set trained, unless there is no time for that; then there is none for another either."""
@@ -256,7 +236,7 @@ class Search:
         while self.bench.last.verdict.startswith(INVALID) and len(sessions) < _SESSIONS and self._spare_s > 0:
             log.info("%s; timing them again", self.bench.last.verdict)
             sessions.append((self.bench.timed(asked), self.bench.last))
-        best, self.bench.last = min(sessions, key=lambda one: max(each.ratio.precision for each in one[0]))
+        best, self.bench.last = min(sessions, key=_doubt)
         told = {(shortened_of(one), one.precision): one for one in best}
 
         def anew(several: tuple[Tried, ...]) -> tuple[Tried, ...]:
@@ -264,3 +244,9 @@ class Search:
 
         self.whole = anew(self.whole)
         self.found = {place: anew(several) for place, several in self.found.items()}
+
+
+def _doubt(session: tuple[Sequence[Tried], Session]) -> tuple[bool, float]:
+    """Of an invalid one more than of any other, then as wide as its widest interval is."""
+    found, about = session
+    return about.verdict.startswith(INVALID), max(one.ratio.precision for one in found)

@@ -76,13 +76,9 @@ class Chooser:
             return 100 * (without.accuracy - whole.accuracy)
         return 100 * (whole.apart - without.apart)
 
-    def scores(self, sets: Iterable[Iterable[str]]) -> list[float]:
-        """Of networks without each of these, the lower the better."""
-        return self._evaluator([frozenset(one) for one in sets])
-
     def lost_by_module(self) -> dict[str, float]:
         """What each single module costs, as `points` are counted, on the images chosen on."""
-        self.scores([WHOLE, *({name} for name in self.candidates)])
+        self._evaluator([WHOLE, *(frozenset({name}) for name in self.candidates)])
         return {name: -self.points({name}) for name in self.candidates}
 
     def close(self) -> None:

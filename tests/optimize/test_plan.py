@@ -146,24 +146,6 @@ def test_of_its_size_the_set_that_meets_the_latency_is_planned(monkeypatch, tmp_
 
 
 @pytest.mark.parametrize(
-    ("took", "expected"), [(0.40, ("ac", 0.48)), (0.43, ("bc", 0.47)), (0.47, None)], ids=["both", "small", "none"]
-)
-def test_the_module_that_a_set_lacks_most_comes_back_if_there_is_time_for_it(took, expected):
-    """Of 0.5, less a hundredth: `b` takes 0.08 and is missed most, `a` 0.04, `c` 0.2."""
-    chooser = SimpleNamespace(
-        scores=lambda sets: [{"bc": 2.0, "ac": 1.0}["".join(one)] for one in sets], points=lambda _: -0.4
-    )
-    shares, one = {"a": 0.04, "b": 0.08, "c": 0.2}, PlannedSet(drop=("a", "b", "c"), ratio=(0.45, 0.44, 0.47))
-    found = choose._given_back(chooser, shares, one, took, 0.5)
-    if expected is None:
-        assert found is None
-    else:
-        names, share = expected
-        assert ("".join(found.drop), found.lost) == (names, 0.4)
-        assert found.ratio == pytest.approx((share, share - 0.01, share + 0.02))
-
-
-@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "model_sha256"),

@@ -63,6 +63,11 @@ class Preprocess(Config):
         return self
 
     @property
+    def fitted(self) -> str:
+        """The fit as people are told it and `import --fit` takes it: none where images have the input's size."""
+        return "none" if (self.fit, self.resize) == ("crop", None) else self.fit
+
+    @property
     def is_known(self) -> bool:
         """Whether anybody said it: without a mean there is none."""
         return bool(self.mean)

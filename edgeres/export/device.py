@@ -57,7 +57,7 @@ def _constants_of(model: Model) -> dict[str, _Value]:
         "WIDTH": width,
         "MEAN": preprocess.mean,
         "STD": preprocess.std,
-        "FIT": preprocess.fit,
+        "FIT": preprocess.fitted,
         "RESIZE": preprocess.resize or 0,
         "INTERPOLATION": preprocess.interpolation,
         "BORDER": preprocess.border,

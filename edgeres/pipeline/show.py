@@ -239,8 +239,6 @@ def _box(label: str) -> str:
 
 def _text_of(value: Any, key: str = "") -> str:
     """Plain words for nested data."""
-    if key == "preprocess" and isinstance(value, dict):  # the fit as `import --fit` takes it
-        value = {**value, "fit": value.get("fit") or ("crop" if value.get("resize") else "none")}
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text_of(item)}" for key, item in value.items() if item is not None)
     joint = " <- " if key == "lineage" else ", "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import MODEL_KINDS, Checkpoint, Engine, Model, OnnxModel, model_from, safetensors_header
 from edgeres.core.errors import InputError, require
-from edgeres.core.spec import FROM_ONNX, ModelSpec
+from edgeres.core.spec import FROM_ONNX, ModelSpec, Preprocess
 from edgeres.graph.blocks import modules_in, skips_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
@@ -112,9 +112,13 @@ def _spec_facts(spec: ModelSpec) -> Facts:
         "input_shape": list(spec.input_shape),
         **_outputs_of(spec),
         **({"classes": list(spec.classes)} if spec.task == "classes" else {}),
-        "preprocess": spec.preprocess.model_dump(mode="json") if spec.preprocess.is_known else None,
+        "preprocess": _fed(spec.preprocess) if spec.preprocess.is_known else None,
         "modules": modules,
     }
+
+
+def _fed(preprocess: Preprocess) -> Facts:
+    return {**preprocess.model_dump(mode="json"), "fit": preprocess.fitted}
 
 
 def _outputs_of(spec: ModelSpec) -> Facts:

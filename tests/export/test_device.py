@@ -10,6 +10,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -20,10 +21,12 @@ from PIL import Image
 from edgeres.core.artifacts import CARD_KEY, FUSED_PROFILE, PROFILE_KEY, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.spec import Card, Cost, Preprocess
+from edgeres.core.stated import FitOption
 from edgeres.data.images import fitted, image_from, normalised
 from edgeres.data.known import PREPROCESS
 from edgeres.export.device import program_for
 from edgeres.models import spec_from_arch
+from edgeres.pipeline.show import exhibit_of
 from edgeres.quantize.profiles import set_metadata
 from edgeres.runtime.ort import OrtRunner
 from edgeres.runtime.runner import RunnerOptions
@@ -92,6 +95,17 @@ def test_the_python_program_gives_the_input_that_edgeres_gives(tmp_path, feed, o
     program = names_in(program_for(model, "python"))
     expected = normalised(fitted(image_from(photo), model.spec, "photo")[None], model.spec.preprocess)
     np.testing.assert_array_equal(program["input_from"](program["image_from"](photo)), expected)
+
+
+@pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
+def test_the_program_show_and_import_call_a_fit_the_same(tmp_path, feed):
+    model = model_in(tmp_path, feed)
+    fit = names_in(program_for(model, "python"))["FIT"]
+    assert fit in get_args(FitOption)
+    assert f'FIT = "{fit}"' in program_for(model, "cpp")
+    exhibit = exhibit_of(str(model.path))
+    assert exhibit.content["preprocess"]["fit"] == fit
+    assert any(line.startswith("preprocess:") and f"fit {fit}" in line for line in exhibit.lines)
 
 
 def test_an_image_of_another_size_is_refused_where_nothing_resizes(tmp_path):

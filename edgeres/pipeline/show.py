@@ -334,6 +334,7 @@ def _stage_report(report: StageReport) -> Iterable[str]:
     yield from map(accuracy_line, report.accuracy)
     yield from map(closeness_line, report.closeness)
     yield from map(latency_line, report.latency)
+    yield from report.notes
     yield from (f"warning: {warning}" for warning in report.warnings)
 
 

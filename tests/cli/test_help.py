@@ -32,6 +32,7 @@ LOOKED_FOR = {
     "how many modules can go for my latency budget": ("choosing", "`--target-latency 3ms`"),
     "how do I get the accuracy back without labels": ("recovering", "no labels"),
     "how do I quantize with my images": ("quantizing", "## Calibrate"),
+    "why is a layer of my INT8 file float": ("quantizing", "## What stays float, and why"),
     "what does a finding of lint mean": ("lint", "## The findings"),
     "how do I run on my Jetson without root": ("boards", "No root is needed"),
     "why is my board's measurement not valid": ("readings", "## What makes a run invalid"),

@@ -224,3 +224,11 @@ def test_columns_line_up():
 def test_an_architecture_is_shown_without_a_file():
     assert exhibit_of("resnet56").content["variant"] == "resnet56"
     assert shown("resnet56").count("[KEPT]") == 27
+
+
+def test_a_report_says_again_why_layers_are_float(made):
+    path = made / "05-quantize" / REPORT_NAME
+    report = {**json.loads(path.read_text()), "notes": ["stay float: 2 of Gemm", "scales: mse"]}
+    (again := path.with_name("again.json")).write_text(json.dumps(report))
+    assert "\nstay float: 2 of Gemm\nscales: mse" in shown(again)
+    again.unlink()

@@ -113,7 +113,7 @@ class Outcome(Record):
 class GateReport(Record):
     """All rules of one run; `notes` say what the verdict leaves out, `board` whose figures they are if a board's.
 
-    `first` and `judged` are empty where nothing is evaluated.
+    `first` and `judged` are empty where nothing is evaluated or timed.
     """
 
     schema_version: int = 1
@@ -180,8 +180,8 @@ def _notes_on(subject: Subject) -> list[str]:
     unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject)]
     if newest is subject.end:
         return unread
-    advice = f"edgeres eval {subject.run / newest.path}"
-    return [f"{subject.end.name} was judged; {newest.name} is newer and not evaluated: {advice}", *unread]
+    lacks = f"timed: {subject.bench}" if subject.unjudged else f"evaluated: edgeres eval {subject.run / newest.path}"
+    return [f"{subject.end.name} was judged; {newest.name} is newer and not {lacks}", *unread]
 
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:

@@ -18,6 +18,7 @@ from edgeres.report.boards import UNSURE, boards_of, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import STRAY, RunFolder, run_folder_from
 from edgeres.report.networks import (
+    ENGINE_STAGE,
     FOR_TENSORRT,
     NOT_TIMED,
     StageNetwork,
@@ -49,7 +50,7 @@ class Subject:
     """What is judged: `first` and `end` by accuracy, `timed` by latency; `problems`: what could not be read.
 
     `board` is whose figures they are, empty for this machine; with `is_named` no other times count. `is_seen`: it has
-    built what is judged.
+    built what is judged. `unjudged`: what is lacking where no network is evaluated, and `end` is the newest timed.
     """
 
     run: Path
@@ -61,6 +62,7 @@ class Subject:
     problems: tuple[str, ...] = ()
     is_named: bool = False
     is_seen: bool = True
+    unjudged: str = ""
 
     @property
     def bench(self) -> str:
@@ -90,7 +92,7 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
     """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
 
     Without `on` it is the one board that measured the network judged. Raises InputError if several did and `rules`
-    ask for more than the size, NotMeasured if no network is evaluated.
+    ask for more than the size, NotMeasured if no network is evaluated or timed.
     """
     is_measured = {*rules} != {"max_size"}
     folder = run_folder_from(run)
@@ -105,13 +107,23 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
             for one in networks
         ]
     networks = with_verdicts(networks, folder)
-    end = answer_of(networks)
+    end, unjudged = answer_of(networks), ""
     if end is None:
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
-        raise NotMeasured(f"{run} holds no evaluated network; {_without_judged(run, networks, on, {*rules})}{unread}")
+        unjudged = f"{run} holds no evaluated network; {_without_judged(run, networks, on, {*rules})}{unread}"
+        end = None if _handed_over(run) else _newest_timed(networks)
+    if end is None:
+        raise NotMeasured(unjudged)
     first, timed = base_of(end, networks), timed_of(end, networks)
-    is_seen = not board or board in _boards_of(end, networks, folder)
-    return Subject(run, board, networks, first, end, timed, folder.problems, is_named=on is not None, is_seen=is_seen)
+    is_seen, told = not board or board in _boards_of(end, networks, folder), (first, end, timed, folder.problems)
+    return Subject(run, board, networks, *told, is_named=on is not None, is_seen=is_seen, unjudged=unjudged)
+
+
+def _newest_timed(networks: Sequence[StageNetwork]) -> StageNetwork | None:
+    """What the rules on latency and size are for where nothing is evaluated: as `answer_of`, by the clock."""
+    others = others_in(networks)
+    timed = [one for one in networks if one.stage != ENGINE_STAGE and timed_of(one, networks).latency]
+    return next((one for one in reversed(timed) if one in others), timed[-1] if timed else None)
 
 
 def _without_judged(run: Path, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
@@ -143,8 +155,10 @@ def _handed_over(run: Path) -> str:
 def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_measured: bool) -> str:
     """The board that measured the network that is judged anywhere, or an engine of it; empty for none."""
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
-    anywhere = [next((one for one in seen if one.is_judged), seen[0]) for seen in zip(*views, strict=True)]
-    end = answer_of(anywhere)
+    anywhere = [
+        max(seen, key=lambda one: (one.is_judged, one.latency is not None)) for seen in zip(*views, strict=True)
+    ]
+    end = answer_of(anywhere) or _newest_timed(anywhere)
     boards = _boards_of(end, here, folder) if end else []
     if end and len(boards) > 1 and is_measured:
         raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
@@ -211,8 +225,10 @@ def _check_second(subject: Subject) -> None:
         others = others_in(subject.networks)
         todo = _handed_over(subject.run)
         strays = [problem for problem in subject.problems if STRAY in problem]
-        todo = todo or (f"edgeres eval {subject.run / others[-1].path}" if others else (strays or [_NO_SECOND])[-1])
-        raise NotMeasured(f"only {subject.first.name} is evaluated, nothing to hold against it: {todo}")
+        how = subject.bench if subject.unjudged else f"edgeres eval {subject.run / others[-1].path}" if others else ""
+        todo = todo or (how if others else (strays or [_NO_SECOND])[-1])
+        seen = "timed" if subject.unjudged else "evaluated"
+        raise NotMeasured(f"only {subject.first.name} is {seen}, nothing to hold against it: {todo}")
 
 
 def _right_answers(subject: Subject) -> Accuracy:
@@ -228,6 +244,8 @@ def _right_answers(subject: Subject) -> Accuracy:
 
 
 def _check_seen(subject: Subject) -> None:
+    if subject.unjudged:
+        raise NotMeasured(subject.unjudged)
     if not subject.is_seen:
         how = _how_to_time(subject, subject.end)
         raise NotMeasured(f"nothing was measured of {subject.end.name} on {subject.board}: {how}")

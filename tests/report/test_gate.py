@@ -432,6 +432,29 @@ def test_one_rule_has_one_verdict_whatever_stands_beside_it(fake_run, boards):
     assert (alone.passed, alone.stage) == (beside.passed, beside.stage) == (True, "01-quantize")
 
 
+@pytest.mark.parametrize("where", ["here", "orin", "both boards"])
+def test_what_was_timed_alone_keeps_the_rules_of_the_clock_and_breaks_those_of_accuracy(fake_run, where):
+    _, first = fake_run.model("export", "model.onnx", 3000)
+    _, last = fake_run.model("quantize", "model.int8.onnx", 1000, source=first, precision="int8")
+    if where == "here":
+        fake_run.stage("bench", latency=(fake_run.latency(first, 4.0), fake_run.latency(last, 1.5)))
+    for name in {"orin": ["orin"], "both boards": ["orin", "xavier"]}.get(where, []):
+        fake_run.board(last, board={"name": name})
+        path = fake_run.path / f"{fake_run.count - 1:02}-board" / "report.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy": []}))
+    own = {"on": "orin"} if where == "both boards" else {}
+    report = judged(fake_run, max_p50="3ms", max_size="2kB", **own)
+    assert ([one.passed for one in report.outcomes], report.judged) == ([True, True], "01-quantize")
+    beside = judged(fake_run, max_p50="3ms", max_size="2kB", max_loss=1, min_top1=50, min_closeness=0.9, **own).outcomes
+    assert [one for one in beside if one.passed] == list(report.outcomes)
+    assert all("holds no evaluated network; evaluate one" in one.text for one in beside if not one.passed)
+    if where == "here":
+        assert only(judged(fake_run, min_speedup=2)).passed
+    elif where == "both boards":
+        with pytest.raises(InputError, match="measured on orin and xavier; by which is it judged"):
+            judged(fake_run, max_p50="3ms")
+
+
 def test_what_a_board_did_not_time_is_timed_there_and_what_is_asked_for_here_is_timed_here(fake_run):
     folder, first = fake_run.model("export", "model.onnx", 3000)
     fake_run.evaluated(folder, first, 0.9)

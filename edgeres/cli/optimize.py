@@ -9,6 +9,7 @@ import click
 
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
+from edgeres.core.config import config_from
 from edgeres.core.progress import budget_runs_from
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
@@ -28,11 +29,13 @@ _OWN = frozenset(OptimizeConfig.model_fields)
 @click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: the network's]")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def optimize(source: Path | None, run: str | None, on: str | None, as_json: bool, **values: Any) -> None:
-    from edgeres.optimize.calls import optimize_call
-
     chosen = given(values)
     if on is None:
         refuse_timeout(chosen)
+    said = {"data": "", **{name: value for name, value in chosen.items() if name in _OWN}}
+    config_from(OptimizeConfig, said, "optimize", as_options=True).check()  # before torch is imported
+    from edgeres.optimize.calls import optimize_call
+
     own = {name: value for name, value in chosen.items() if name in _OWN | {"timeout_s"}}
     brought = {name: value for name, value in chosen.items() if name not in own}
     with budget_runs_from(click.get_current_context().obj):

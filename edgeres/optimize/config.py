@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from edgeres.core.amounts import Target, target_from
-from edgeres.core.config import Config
+from edgeres.core.config import Config, read_by
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
@@ -45,6 +46,9 @@ class OptimizeConfig(Config):
     plan_only: bool = Field(False, description="choose, write plan.toml and stop")
     download: bool = Field(False, description="fetch the data set if it is not here")
 
+    _reads_budget = read_by(seconds_from, "budget")
+    _reads_latency = read_by(partial(target_from, option="--latency"), "latency")
+
     @property
     def budget_s(self) -> float:
         """The budget in seconds."""
@@ -52,7 +56,7 @@ class OptimizeConfig(Config):
 
     @property
     def target(self) -> Target | None:
-        """What `balanced` may take; raises InputError for what is no latency."""
+        """What `balanced` may take."""
         return None if self.latency is None else target_from(self.latency, "--latency")
 
     @property
@@ -61,8 +65,7 @@ class OptimizeConfig(Config):
         return self.target and self.target._replace(value=_SAFE * self.target.value)
 
     def check(self) -> None:
-        """The budget, the latency and the plan can be read, and one of --plan and --plan-only is given at most."""
-        _ = self.budget_s, self.target
+        """The plan can be read, and one of --plan and --plan-only is given at most."""
         if self.plan is not None and self.plan_only:
             raise InputError("--plan gives a plan, --plan-only makes one; leave one out")
         if self.plan is not None and not self.plan.is_file():

@@ -64,6 +64,14 @@ def test_a_checkpoint_is_shown_without_torch(checkpoint_of, spec_of):
     assert "dropped" in done.stdout
 
 
+@pytest.mark.parametrize(("option", "value"), [("--latency", "0.5"), ("--budget", "soon"), ("--plan", "gone.toml")])
+def test_what_optimize_cannot_be_asked_is_refused_before_torch_is_imported(option, value):
+    blocked = f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
+    words = ("optimize", "gone.pth", "--data", "folder:gone", option, value)
+    done = run_python(blocked + "from edgeres.cli.main import main; main()", *words)
+    assert (done.returncode, f"{option} {value}" in done.stderr.replace("'", "")) == (2, True), done.stderr
+
+
 DEVICE_SIDE = (
     "edgeres.core.runs",
     "edgeres.bench.stage",

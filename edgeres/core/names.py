@@ -12,10 +12,12 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeres.core.errors import EdgeresError, InputError, MissingDependency, did_you_mean
+from edgeres.core.files import sha256_of
 
 T = TypeVar("T")
 # kinds of data that are files of the user's, as they are named; a file may name them, as they run nothing
@@ -57,6 +59,24 @@ def is_function_name(name: str) -> bool:
     """Whether it reads `package.module:function`."""
     module, colon, function = name.partition(":")
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
+
+
+def module_found(reference: str) -> ModuleSpec | None:
+    """Where the module of `package.module:function` is, searched as `result_of` does; of it nothing runs."""
+    places, name, spec = [str(Path.cwd()), *sys.path], "", None
+    for part in reference.partition(":")[0].split("."):
+        name = f"{name}.{part}".removeprefix(".")
+        spec = next(filter(None, (finder.find_spec(name, places) for finder in sys.meta_path)), None)
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or ())
+    return spec
+
+
+def with_code(name: str) -> str:
+    """`name`, and of `package.module:function` the sha256 of that module's file too: what it does changes with it."""
+    spec = module_found(name) if is_function_name(name) else None
+    return f"{name} {sha256_of(Path(str(spec.origin)))}" if spec and spec.has_location else name
 
 
 def function_meant(name: str) -> str:

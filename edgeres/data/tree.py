@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from edgeres.core.errors import InputError
-from edgeres.core.names import FILES_OF_DATA
+from edgeres.core.names import FILES_OF_DATA, with_code
 from edgeres.data.images import SUFFIXES
 
 _log = logging.getLogger(__name__)
@@ -174,11 +174,11 @@ def _real_folder(path: str) -> str:
 def data_fingerprint(name: str) -> str:
     """Changes when the data set called `name` does: for files sha256 of every one's path, size and date.
 
-    Data sets that come with a package, and the user's own functions, are taken to be what their name says.
+    Data sets that come with a package are taken to be what their name says, the user's own functions their code.
     """
     kind, _, argument = name.partition(":")
     if kind not in FILES_OF_DATA:
-        return name
+        return with_code(name)
     root = Path(argument).expanduser().resolve()
     if kind not in {"folder", "images"}:
         return _fingerprint_of(root, is_table=kind == "csv")

@@ -4,8 +4,8 @@ A stage is a function `(source, config, out_dir) -> StageResult`. Its key is
 
     sha256(stage, edgeres version, source's sha256, config, and the machine and its packages where they matter)
 
-where a file the config names counts by its sha256, a folder of images by what lies in it, and options that change
-nothing in the result do not count,
+where a file the config names counts by its sha256, a folder of images by what lies in it, a function by its name and
+its module's file (not what that imports), and options that change nothing in the result do not count,
 
 and a finished stage with the same key need not run again.
 """
@@ -40,7 +40,7 @@ from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.files import clear_left_overs, sha256_of
-from edgeres.core.names import resolve
+from edgeres.core.names import resolve, with_code
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.data import data_fingerprint
@@ -167,7 +167,7 @@ def stage_key(stage: str, source: Artifact | None, config: Config) -> str:
 def _identity(name: str, value: object) -> str:
     if isinstance(value, Path) and value.is_file():
         return sha256_of(value)
-    return data_fingerprint(value) if name == "data" and isinstance(value, str) else str(value)
+    return data_fingerprint(value) if name == "data" and isinstance(value, str) else with_code(str(value))
 
 
 def execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,15 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
+from edgeres.data import data_fingerprint
 from edgeres.evaluate.stage import EvalConfig
+from edgeres.models.importing import ImportConfig
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.measures import evaluate_call, evaluate_in_place
 from edgeres.pipeline.show import exhibit_of
+from edgeres.pipeline.stages import stage_key
 from edgeres.report.stage import ReportConfig, report
+from edgeres.train.config import TrainConfig
 
 
 @pytest.fixture
@@ -456,3 +461,23 @@ def test_the_list_of_runs_says_what_was_begun_and_not_finished(imported):
     run = latest_run()
     run.claim("prune", "key")
     assert LISTINGS["runs"]() == {"mine": "00-import, 01-prune (not finished)"}
+
+
+def test_a_function_is_another_once_its_code_is(tmp_path, monkeypatch):
+    def keys():
+        data_fingerprint.cache_clear()
+        own = {"import": ImportConfig(file="own.net:Net"), "eval": EvalConfig(data="digits", metric="own.net:score")}
+        own["train"] = TrainConfig(arch="resnet8", data="own.net:photos")
+        return {stage_key(stage, None, config) for stage, config in own.items()}
+
+    (tmp_path / "own").mkdir()
+    code = tmp_path / "own" / "net.py"
+    code.write_text("raise RuntimeError")
+    monkeypatch.chdir(tmp_path)
+    before = keys()
+    assert keys() == before
+    code.write_text("raise RuntimeError  # in another way")
+    assert not keys() & before
+    assert "own" not in sys.modules
+    code.unlink()
+    assert len(keys()) == 3

@@ -16,7 +16,7 @@ from edgeres.core.stage import StageReport
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.on_board import board_of_run, check_board
-from edgeres.pipeline.recipe import Step, lacking_on_a_board, planned, recipe_from
+from edgeres.pipeline.recipe import Step, functions_of, lacking_on_a_board, planned, recipe_from
 from edgeres.pipeline.rerun import name_for, recipe_of, recorded_of, rerun_verdict
 from edgeres.report.boards import file_name
 from edgeres.report.stage import ReportConfig
@@ -52,6 +52,8 @@ def run(  # noqa: PLR0913  # one parameter per option
         say(f"warning: {missing}", err=True)
     if dry_run:
         _print_steps(steps, on, as_json=as_json)
+        for name in dict.fromkeys(name for step in steps for _, name in functions_of(step)):
+            say(f"not checked: {name} is called by the run alone; its module is here", err=True)
         return
     if on is not None:
         check_board(on)  # before hours of work rather than after

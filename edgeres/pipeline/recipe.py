@@ -34,7 +34,15 @@ from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Config, config_from, refuse, toml_from
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.names import is_function_name, lookup, name_from_file, resolve
+from edgeres.core.names import (
+    FILES_OF_DATA,
+    function_meant,
+    is_function_name,
+    lookup,
+    module_found,
+    name_from_file,
+    resolve,
+)
 from edgeres.core.runs import LATEST
 from edgeres.core.spec import ModelSpec
 from edgeres.data import check_data_name
@@ -126,7 +134,7 @@ def recipe_from(name: str, overrides: Mapping[str, str], *, naming: str | None =
 
 
 def refuse_functions(steps: Sequence[Step], where: str, *, naming: str, typed: Collection[str] = ()) -> None:
-    """Raises InputError if a step's data set or network is a function that the user has not `typed` after `naming`."""
+    """Raises InputError if a step names a function that the user has not `typed` after `naming`, or is not here."""
     for step in steps:
         network = str(getattr(step.config, "file", ""))
         if is_function_name(network) and network not in typed:
@@ -143,6 +151,18 @@ def refuse_functions(steps: Sequence[Step], where: str, *, naming: str, typed: C
         data = getattr(step.config, "data", None)
         if data is not None and data not in typed:
             name_from_file(data, f"{where}, stage {step.index + 1} ({step.use}),")
+        for what, name in functions_of(step):
+            if module_found(name) is None:
+                todo = function_meant(name) or "; run it in the folder that has it"
+                raise InputError(f"{what} {name!r}: there is no module {name.partition(':')[0]} here{todo}")
+
+
+def functions_of(step: Step) -> Iterator[tuple[str, str]]:
+    """(what it gives, its name) of each function of the user's that the step runs."""
+    for field, what in (("file", "network"), ("data", "data set"), ("metric", "metric")):
+        name = str(getattr(step.config, field, ""))
+        if is_function_name(name) and name.partition(":")[0] not in FILES_OF_DATA:
+            yield what, name
 
 
 def planned(recipe: Recipe, where: str) -> list[Step]:

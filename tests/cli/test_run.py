@@ -81,3 +81,26 @@ def test_the_runs_table_comes_once_after_the_board_even_one_that_fails(edgeres, 
     code, out, err = edgeres("run", recipe, "--on", "desk")
     assert (code, out.count("report.md, report.json")) == (4, 1)
     assert err.splitlines()[-1] == "edgeres: desk: the connection was lost"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--set", "import.file=mine:net"), "network 'mine:net'"),
+        (("--data", "mine:photos"), "data set 'mine:photos'"),
+        (("--set", "eval.metric=mine:score"), "metric 'mine:score'"),
+    ],
+)
+def test_a_dry_run_looks_for_a_function_and_says_that_it_did_not_call_it(edgeres, tmp_path, monkeypatch, words, what):
+    path, mine = tmp_path / "own.toml", tmp_path / "mine.py"
+    mine.write_text("raise RuntimeError('ran')\n")
+    file = 'use = "train"\narch = "resnet8"' if "mine:net" not in what else 'use = "import"'
+    path.write_text(f'name = "own"\ndata = "digits"\n[[stage]]\n{file}\n[[stage]]\nuse = "eval"\n')
+    monkeypatch.chdir(tmp_path)
+    code, _, err = edgeres("run", path, "--dry-run", *words)
+    assert (code, err) == (0, f"not checked: {what.split(chr(39))[1]} is called by the run alone; its module is here\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, err = edgeres("run", path, "--dry-run", *words)
+    assert (code, out) == (2, "")
+    assert f"{what}: there is no module mine here; run it in the folder that has it" in err

@@ -17,7 +17,7 @@ from edgeres.core.artifacts import model_from
 from edgeres.core.config import toml_from
 from edgeres.core.errors import InputError
 from edgeres.core.names import FILES_OF_DATA
-from edgeres.core.runs import StageFolder, runs_in_root
+from edgeres.core.runs import Run, StageFolder, runs_in_root
 from edgeres.data import DATASETS
 from edgeres.models import FAMILIES, family_named
 from edgeres.pipeline.recipe import MEASURES, shipped_recipes
@@ -78,7 +78,11 @@ def _runs() -> dict[str, str]:
     def state_of(folder: StageFolder) -> str:
         return "" if folder.is_finished else " (running)" if folder.is_busy else " (not finished)"
 
-    return {run.name: ", ".join(one.path.name + state_of(one) for one in run.folders()) for run in runs_in_root()}
+    def text_of(run: Run) -> str:
+        stages = ", ".join(one.path.name + state_of(one) for one in run.folders())
+        return f"{stages}; replaced since: {run.set_aside}" if run.set_aside else stages
+
+    return {run.name: text_of(run) for run in runs_in_root()}
 
 
 LISTINGS: dict[str, Callable[[], dict[str, str]]] = {

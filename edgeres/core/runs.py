@@ -157,6 +157,11 @@ class Run:
         )
         return sorted(found, key=lambda folder: folder.index)
 
+    @property
+    def set_aside(self) -> str:
+        """Names of what other options, or damage, had a recipe make anew, for one line; empty for none."""
+        return ", ".join(sorted(path.name for path in self.path.glob("[0-9]*-*.old[0-9]*")))
+
     def finished(self) -> list[StageFolder]:
         """Folders of stages that wrote a report."""
         return [folder for folder in self.folders() if folder.is_finished]

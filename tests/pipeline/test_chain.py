@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeres.cli.show import LISTINGS
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.runs import Run, latest_run
@@ -19,6 +20,7 @@ from edgeres.export.stage import ExportConfig, export
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
+from edgeres.pipeline.show import exhibit_of
 from edgeres.report.rows import rows_from
 
 
@@ -142,6 +144,10 @@ def test_a_changed_option_redoes_its_stage_and_what_follows_and_keeps_the_old(ha
     changed = run(recipe.model_copy(update={"stage": tuple(stages)}))
     assert [done.reused for done in changed] == [True, True, False, False, False]
     assert (runs_folder / "short" / "02-recover.old1" / "report.json").is_file()
+    told = exhibit_of(str(runs_folder / "short")).lines[-1], LISTINGS["runs"]()["short"]
+    assert [one.partition("replaced since")[2] for one in told] == [
+        f"{more}: 02-recover.old1, 03-export.old1" for more in (", in no figure, may be deleted", "")
+    ]
 
 
 def test_from_redoes_that_stage(have_run, recipe):

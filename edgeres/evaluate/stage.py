@@ -57,7 +57,8 @@ def evaluate(
     recorder = Recorder("eval", config, source)
     source = with_input(source, config)
     dataset = dataset_for(source.spec, config.data, download=config.download)
-    if source.spec.family == FROM_ONNX and not source.spec.classes and dataset.val.is_labelled:
+    is_ordered = dataset.val.is_labelled and not dataset.numbered
+    if source.spec.family == FROM_ONNX and not source.spec.classes and is_ordered:
         recorder.warnings.append("its file names no classes: outputs were taken in the order of the data set's")
     if config.images is not None and config.images < len(dataset.val):
         dataset = replace(dataset, val=dataset.val.sample(config.images, 0))

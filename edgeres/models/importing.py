@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _COLOURS = 3
 _STRANGE = re.compile(r"layer\d+\.\d+\.(?!conv\d*\.|bn\w*\.|downsample\.)")  # what no module here calls its own
 _SMALL = 64  # pixels a side up to which images have the network's size as they are
+UNNAMED = "class names were not given"  # begins the warning on their order
 _OF_THE_INPUT = (*FeedOptions.model_fields, "size", "labels")
 
 
@@ -157,8 +158,8 @@ def _assumed(config: ImportConfig, spec: ModelSpec) -> list[str]:
         )
     if not spec.classes and spec.task == "classes":
         warnings.append(
-            "class names were not given: outputs are taken to be in the order of the data set's classes (for folders"
-            " the alphabet's); if they are not, name them with --labels"
+            f"{UNNAMED}: outputs are taken to be in the order of the data set's classes, where it has some (for"
+            " folders the alphabet's); if they are not, name them with --labels"
         )
     return warnings
 

@@ -31,8 +31,8 @@ from edgeres.core.records.frontier import FRONTIER_NAME
 from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.runs import Run, run_holding, run_named, runs_in_root, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
-from edgeres.data import dataset_from
-from edgeres.models.importing import ImportConfig
+from edgeres.data import Dataset, dataset_from
+from edgeres.models.importing import UNNAMED, ImportConfig
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.stage import optimize
 from edgeres.optimize.tries import Place, held_out_of
@@ -59,25 +59,29 @@ def optimize_call(
     asked = {"file": source, **brought}
     config = config_from(ImportConfig, asked, "optimize", as_options=True)
     config.check()
-    _refuse_what_can_be(values, on)
+    dataset = _refuse_what_can_be(values, on)
     known = _imported(stage_key("import", None, config), run)
     if known is not None:
         log.info("imported before: %s", known)
         return _called(Call("optimize", known, values=values, on=on))
     made = call(Call("import", run=run, values=asked))
+    is_told = not dataset.classes or dataset.numbered  # then there is no order of class names
     for warning in made.report.warnings:
-        log.warning("warning: %s", warning)
+        if not (is_told and warning.startswith(UNNAMED)):
+            log.warning("warning: %s", warning)
     return _called(Call("optimize", made.output.path, values=values, on=on))
 
 
-def _refuse_what_can_be(values: dict[str, Any], on: str) -> None:
-    """Raises for options, images or a board that do not do, as far as that is known without a network."""
+def _refuse_what_can_be(values: dict[str, Any], on: str) -> Dataset:
+    """The images; raises for options, images or a board that do not do, as far as that is known without a network."""
     config, _ = _asked_of_board(values) if on else (_config(values), None)
     config.check()
     require("matplotlib", "report")
-    held_out_of(dataset_from(config.data, download=config.download).train, config)
+    dataset = dataset_from(config.data, download=config.download)
+    held_out_of(dataset.train, config)
     if on:
         check_board(on)
+    return dataset
 
 
 def _called(request: Call) -> StageResult[Artifact]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from edgeres.core.artifacts import Engine, FrontierFile, OnnxModel
 from edgeres.core.config import record_from_json
@@ -16,6 +17,7 @@ from edgeres.core.errors import AlwaysRefused, DeviceError, InputError
 from edgeres.core.records.frontier import Frontier
 from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder, StageResult
+from edgeres.models.weights import load_weights
 from edgeres.optimize import calls
 from edgeres.optimize.calls import optimize_call
 from edgeres.optimize.plan import plan_from
@@ -118,6 +120,23 @@ def test_a_network_outside_of_runs_is_imported_once(checkpoint, tmp_path, monkey
     assert taken[-1].path == tmp_path / "runs" / "elsewhere-2" / "00-import" / "model.safetensors"
     with pytest.raises(InputError, match="--arch says how a network is imported; this one is in a run"):
         optimize_call(checkpoint.path, None, {"data": "digits"}, {"arch": "resnet8"})
+
+
+@pytest.mark.parametrize(
+    ("data", "is_warned"), [("npy:{}/plain.npy", False), ("npz:{}/numbered.npz", False), ("digits", True)]
+)
+def test_an_order_of_classes_is_assumed_only_of_images_that_have_classes_by_name(
+    checkpoint_of, spec_of, tmp_path, monkeypatch, caplog, data, is_warned
+):
+    torch.save(load_weights(checkpoint_of(spec_of("resnet8"))), tmp_path / "net.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 8, 8), np.uint8)
+    np.save(tmp_path / "plain.npy", pixels)
+    np.savez(tmp_path / "numbered.npz", images=pixels, labels=np.arange(2000) % 10)
+    monkeypatch.setattr("edgeres.optimize.stage.optimize", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimize_call(tmp_path / "net.pth", None, {"data": data.format(tmp_path)}, {})
+    assert any("mean and std were not given" in one for one in caplog.messages)
+    assert any("class names were not given" in one for one in caplog.messages) == is_warned
 
 
 def test_options_are_read_before_anything_is_imported(checkpoint_of, spec_of, tmp_path):

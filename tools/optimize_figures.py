@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from edgeres.cli.main import cli
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import cpu_flags
+from edgeres.core.errors import StageError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval, paired_difference, threads_text
 from edgeres.core.records.frontier import Frontier, Tried, on_front
@@ -62,7 +64,8 @@ def main() -> int:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment_without_vnni(options.work))
     if is_hidden():
         vars(edgeres.quantize.cpu)["cpu_flags"] = lambda: cpu_flags() - HIDDEN
-    cli(["optimize", *words], standalone_mode=False)
+    with suppress(StageError):  # a goal that is missed
+        cli(["optimize", *words], standalone_mode=False)
     found = max(latest_run().path.glob("*-optimize/frontier.json"))  # the newest of the run
     keep(found, options.name, words, without_vnni=is_hidden())
     return 0

@@ -10,7 +10,9 @@ import click
 from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_result
 from edgeres.core.config import config_from
+from edgeres.core.errors import StageError
 from edgeres.core.progress import budget_runs_from
+from edgeres.core.records.frontier import Frontier, missed_in
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
 
@@ -19,7 +21,8 @@ _OWN = frozenset(OptimizeConfig.model_fields)
 
 @click.command(
     help="From a network and a budget to three networks: accurate, balanced and fast, each with its ONNX files, its"
-    " recipe and its report. NETWORK: a checkpoint, weights, an ONNX file or package.module:function."
+    " recipe and its report. NETWORK: a checkpoint, weights, an ONNX file or package.module:function. Exit code: 1 if"
+    " --latency or --max-loss is missed; what comes nearest is handed over all the same."
 )
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[NETWORK]")
 @options_of(OptimizeConfig)
@@ -41,3 +44,5 @@ def optimize(source: Path | None, run: str | None, on: str | None, as_json: bool
     with budget_runs_from(click.get_current_context().obj):
         result = optimize_call(source, run, own, brought, on or "")
     print_result(result.report, as_json=as_json)
+    if missed := missed_in(Frontier.model_validate(result.report.results["frontier"])):
+        raise StageError(f"optimize: {'; '.join(missed)}")

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeres.cli.main import _run
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Frontier, Result, Tried, goals_of, lines_of, on_front
+from edgeres.core.stage import Recorder, StageResult
 from edgeres.optimize.answers import Question, loses_little, next_place, three
+from edgeres.optimize.config import OptimizeConfig
 from edgeres.report.claims import claims_of, headline_of
 
 
@@ -221,3 +224,25 @@ def test_the_page_says_what_became_of_the_goals(named):
     for shown in (page_from(summary), markdown_from(summary)):
         assert all(text in shown for text in texts)
     assert ("The networks handed over" in page_from(summary)) == bool(named)
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "said"),
+    [
+        (frontier(("balanced", TRIED[3], 0.4), ("fast", TRIED[4], 1.2)), 0, ""),
+        (frontier(("balanced", TRIED[3], 3.4)), 1, "--max-loss 2 missed"),
+        (frontier(("fast", TRIED[4], 2.5), latency="0.1x"), 1, "--latency 0.1x missed; --max-loss 2 missed"),
+        (frontier(misses=("fast: none",), latency=None), 1, "no network that was tried is worth handing over"),
+        (frontier(latency="0.1x"), 0, ""),  # a plan alone
+    ],
+)
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_a_missed_goal_is_the_exit_code_after_all_was_printed(monkeypatch, capsys, found, code, said, json):
+    results = {"frontier": found.model_dump(mode="json")}
+    report = Recorder("optimize", OptimizeConfig(data="digits"), None, results=results).finish(None)
+    monkeypatch.setattr("edgeres.optimize.calls.optimize_call", lambda *_: StageResult(None, report))
+    monkeypatch.setattr("sys.argv", ["edgeres", "optimize", "m.pth", *json])
+    assert _run() == code
+    out, err = capsys.readouterr()
+    assert err == (f"edgeres: optimize: {said}\n" if said else "")
+    assert (out != "") == bool(json)

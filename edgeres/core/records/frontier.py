@@ -133,6 +133,13 @@ def goals_of(found: Frontier) -> Iterator[GoalOutcome]:
         yield _loss_goal(found)
 
 
+def missed_in(found: Frontier) -> list[str]:
+    """What was asked for and not reached, a few words each; nothing is of a plan alone."""
+    missed = [goal.verdict for goal in goals_of(found) if not goal.is_kept]
+    is_empty = bool(found.misses) and not found.results
+    return missed or (["no network that was tried is worth handing over"] if is_empty else [])
+
+
 def meets(one: Tried, target: Target) -> bool:
     """Whether it is as fast as asked for."""
     return time_of(one, target).value <= target.value

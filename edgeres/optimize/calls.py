@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ from edgeres.pipeline.stages import source_in, stage_key
 
 _DURATION_S, _WARMUP_S, _IDLE_S = 10, 1, 1.0  # of each engine in a session
 _STATE_SHOWN = 12
+_ANEW = (
+    "%s was for --budget %s, by which go the images judged on and how long is trained: its networks are tried anew,"
+    " choosing goes on from what it measured"
+)
 log = logging.getLogger(__name__)
 
 
@@ -92,18 +97,30 @@ def _called(request: Call) -> StageResult[Artifact]:
         return call(request)
     source = model_from(request.source) if request.source else source_in(run_named(request.run), "optimize")
     config = _config(request.values)
-    return _finished(run, stage_key("optimize", source, config), config) or call(request)
+    return _finished(run, partial(stage_key, "optimize", source), config) or call(request)
 
 
-def _finished(run: Run | None, key: str, config: OptimizeConfig) -> StageResult[Artifact] | None:
-    """What the call with this key has made in `run`, if all of it is there."""
-    for folder, report in run.reports() if run else ():
-        if report.key != key or report.config.get("plan_only") != config.plan_only:
-            continue
-        names = [FRONTIER_NAME, *(one["name"] for one in report.results["frontier"]["results"])]
-        if all((folder.path / name).exists() for name in names):
+def _finished(
+    run: Run | None, key_of: Callable[[OptimizeConfig], str], config: OptimizeConfig
+) -> StageResult[Artifact] | None:
+    """What the call with this key has made in `run`, if all of it is there; or else says which were nearly the same."""
+    if run is None:
+        return None
+    key, reports = key_of(config), [(folder, one) for folder, one in run.reports() if one.stage == "optimize"]
+    alike = [pair for pair in reports if pair[1].config.get("plan_only") == config.plan_only]
+    for folder, report in alike:
+        names = [FRONTIER_NAME] if report.key == key else []
+        names += [one["name"] for one in report.results["frontier"]["results"]] if names else []
+        if names and all((folder.path / name).exists() for name in names):
             log.info("%s: finished by the same call before; for another: --seed, or remove that folder", folder.path)
             return StageResult(FrontierFile(folder.path / FRONTIER_NAME), report)
+    for folder, report in alike:
+        budget = str(report.config.get("budget"))
+        if budget != config.budget and report.key == key_of(config.model_copy(update={"budget": budget})):
+            log.info(_ANEW, folder.path, budget)
+    for left in (one for one in run.folders() if not one.is_finished and not one.is_busy):
+        if left.stage == "optimize" and left.started_key != key:
+            log.info("%s did not finish and goes on by its own options, --budget among them; this is anew", left.path)
     return None
 
 
@@ -127,8 +144,9 @@ def optimize_on_board(request: Call) -> StageResult[Artifact]:
     model = model_from(request.source) if request.source else source_in(run_named(request.run), "optimize")
     if not isinstance(model, Checkpoint):
         raise InputError(f"`edgeres optimize` needs a .safetensors file, got {request.source}")
-    key, said = key_on(board, "optimize", model, config), config.model_dump(mode="json")
-    if (known := _finished(home_of(model, request), key, config)) is not None:
+    key_of = partial(key_on, board, "optimize", model)
+    key, said = key_of(config), config.model_dump(mode="json")
+    if (known := _finished(home_of(model, request), key_of, config)) is not None:
         return known
     found = check_board(request.on)
     state = hashlib.sha256(repr((board, found.model, found.l4t, found.tensorrt)).encode()).hexdigest()

@@ -2,13 +2,15 @@
 
 What the latency asked for needs is searched first. Then ever more is asked to be saved of what all modules take, with
 one search that keeps what it has measured, until sets lose far more than is allowed; then what lies between is searched
-more closely, while choosing has time. Asked again with more time, it goes on from there.
+more closely, while choosing has time. Asked again with more time, it goes on from there, and so does another search of
+the run, whatever its budget and goals: what sets lose does not depend on them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +20,12 @@ from edgeres.core.files import scratch_in, write_text
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
+from edgeres.core.runs import run_holding
 from edgeres.costs.stage import latency_table
 from edgeres.costs.table import classes_to_time, doubts, predicted_ms
 from edgeres.optimize.plan import Plan, PlannedSet
 from edgeres.optimize.tries import Workbench
-from edgeres.prune.choose import Chooser
+from edgeres.prune.choose import JOURNAL_NAME, Chooser
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.sets import Found, Goal
 
@@ -33,6 +36,7 @@ _HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit ta
 _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
 _SHORTEST_S, _LONGEST_S = 0.3, 2.0
 _LUCKY = 5  # images that one set rather than another gets right: about two standard errors
+_DECIDE = ("data", "images", "seed")  # what is measured of a set of modules
 _MORE = 3  # networks of the table beyond its shapes: what is chosen by it is timed itself
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
     config = bench.config
     options = {"images": bench.images, "choose_on": bench.images, "keep": config.keep, "seed": config.seed}
     asked = PruneConfig(drop=1, data=config.data, recover=("solve",), download=config.download, **options)
+    _take_over(bench)
     chooser = Chooser(bench.source, asked, bench.out_dir)
     table = _table(bench, precision)
     gain = {name: table.saved_ms[name] for name in chooser.candidates}
@@ -72,6 +77,19 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
         tries=tuple(sorted(_undominated(sets, 100 * _LUCKY / chooser.images), key=lambda one: -one.ratio[0])),
     )
     return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s)
+
+
+def _take_over(bench: Workbench) -> None:
+    """Copies what the newest search of the run on the same images measured; the chooser holds its key against it."""
+    journal, run = bench.out_dir / JOURNAL_NAME, run_holding(bench.out_dir / JOURNAL_NAME)
+    asked = [getattr(bench.config, name) for name in _DECIDE]
+    for folder, report in reversed([*run.reports()] if run and not journal.exists() else []):
+        before = folder.path / JOURNAL_NAME
+        is_alike = report.stage == "optimize" and [report.config.get(name) for name in _DECIDE] == asked
+        if is_alike and report.source and report.source.sha256 == bench.source.sha256 and before.is_file():
+            log.info("choosing goes on from what %s measured", folder.path)
+            shutil.copyfile(before, journal)
+            return
 
 
 def _searched(

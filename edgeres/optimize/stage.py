@@ -2,6 +2,7 @@
 
     frontier.json, frontier.svg    every network that was tried, loss against latency
     plan.toml                      the sets of modules that were chosen to be tried
+    search.json                    what sets of modules lost, for another search of the run
     accurate/ balanced/ fast/      the three, each a run with its recipe, checkpoint, ONNX files and report
 
 The whole network is tried first, in float and in INT8, then sets of modules, each in both, those first that decide a
@@ -262,6 +263,5 @@ def _written(
         (out_dir / "tried.json").unlink(missing_ok=True)
     if (home := run_holding(output.path)) is not None:
         recorder.notes.append(f"a page with all that was tried: edgeres report {home.called}")
-    for left in ("search.json", "latency.json"):
-        (out_dir / left).unlink(missing_ok=True)
+    (out_dir / "latency.json").unlink(missing_ok=True)
     return StageResult(output, recorder.finish(output))

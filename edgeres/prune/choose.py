@@ -36,7 +36,7 @@ from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
 from edgeres.refit import REPAIRED_ON
 from edgeres.refit.repairs import Repairs, repairs_on
 
-_JOURNAL_NAME = "search.json"
+JOURNAL_NAME = "search.json"
 
 
 def candidates_of(spec: ModelSpec, keep: tuple[str, ...]) -> list[str]:
@@ -61,7 +61,7 @@ class Chooser:
     def choose(self, goal: Goal) -> Searched:
         """The best set found that reaches `goal`; raises InputError if none does, or there is no time to recover."""
         config = self._config
-        is_begun = config.is_again or (self._out_dir / _JOURNAL_NAME).exists()
+        is_begun = config.is_again or (self._out_dir / JOURNAL_NAME).exists()
         if config.budget is not None and not is_begun:
             check_budget(self._source, config.recovery())
         plan = SearchPlan(images=self.images, width=config.carried)
@@ -83,7 +83,7 @@ class Chooser:
 
     def close(self) -> None:
         """Forgets what was kept for going on."""
-        (self._out_dir / _JOURNAL_NAME).unlink(missing_ok=True)
+        (self._out_dir / JOURNAL_NAME).unlink(missing_ok=True)
 
     @property
     def images(self) -> int:
@@ -157,7 +157,7 @@ class Chooser:
             self._lesioned,
             self._batches,
             cache_mib=self._cache_mib,
-            journal=journal_in(self._out_dir / _JOURNAL_NAME, self._key()),
+            journal=journal_in(self._out_dir / JOURNAL_NAME, self._key()),
             unit_of=self._repairs,
             distance=self.distance,
         )

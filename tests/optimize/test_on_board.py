@@ -15,7 +15,7 @@ from edgeres.core.artifacts import Engine, FrontierFile, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import AlwaysRefused, DeviceError, InputError
 from edgeres.core.records.frontier import Frontier
-from edgeres.core.runs import Run
+from edgeres.core.runs import STARTED_NAME, Run
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models.weights import load_weights
 from edgeres.optimize import calls
@@ -171,7 +171,7 @@ def test_images_and_board_are_looked_at_before_anything_is_imported(checkpoint_o
 
 
 @pytest.mark.parametrize("on", ["", "desk"])
-def test_a_call_that_has_finished_shows_what_it_found(checkpoint, monkeypatch, host, on):
+def test_a_call_that_has_finished_shows_what_it_found(checkpoint, monkeypatch, host, caplog, on):
     done = []
 
     def optimize(source, config, folder, **_):
@@ -189,9 +189,13 @@ def test_a_call_that_has_finished_shows_what_it_found(checkpoint, monkeypatch, h
     again = optimize_call(checkpoint.path, None, asked, {}, on)
     assert again == first
     assert len(done) == 1
+    caplog.set_level("INFO")
     for count, more in enumerate(({"budget": "1h"}, {"latency": "0.4x"}, {"plan_only": True}), start=2):
+        caplog.clear()
         optimize_call(checkpoint.path, None, {**asked, **more}, {}, on)
         assert len({*done}) == count
+        anew = f"{done[0]} was for --budget 30m, by which go the images judged on"
+        assert any(one.startswith(anew) for one in caplog.messages) == ("budget" in more)
     (done[0] / "fast").rmdir()
     optimize_call(checkpoint.path, None, asked, {}, on)
     assert len({*done}) == 5
@@ -228,3 +232,15 @@ def test_engines_of_a_call_that_was_refused_are_not_built_again(checkpoint, onnx
     optimize_call(checkpoint.path, None, {"data": "digits", "budget": "2m"}, {}, "desk")
     assert (len(built), spared) == (2, [0.0, 90.0, 0.0])
     assert len(list(run.glob(".engines-*"))) == 1  # of the results that are there it is gone
+
+
+def test_an_unfinished_call_of_other_options_is_said_to_be_left(checkpoint, monkeypatch, caplog):
+    folder = checkpoint.path.parents[1] / "01-optimize"
+    folder.mkdir()
+    (folder / STARTED_NAME).write_text('{"stage": "optimize", "key": "of other options"}')
+    monkeypatch.setattr("edgeres.optimize.stage.optimize", lambda *_: 1 / 0)
+    caplog.set_level("INFO")
+    with pytest.raises(ZeroDivisionError):
+        optimize_call(checkpoint.path, None, {"data": "digits"}, {})
+    left = "01-optimize did not finish and goes on by its own options, --budget among them; this is anew"
+    assert any(one.endswith(left) for one in caplog.messages)

@@ -241,6 +241,26 @@ def test_an_interrupted_call_for_a_plan_goes_on_from_what_it_kept(checkpoint, tm
     assert plan_from(tmp_path / "plan.toml", checkpoint.sha256).tries
 
 
+def test_another_search_of_the_run_goes_on_choosing_from_what_was_measured(checkpoint, tmp_path, caplog):
+    source = call(Call("import", run="mine", values={"file": checkpoint.path})).output
+    caplog.set_level("INFO")
+    told = []
+    for count, more in enumerate(({}, {"budget": "20m", "latency": "0.3x"}, {"seed": 1}), start=1):
+        out = source.path.parents[1] / f"{count:02}-optimize"
+        out.mkdir()
+        (out / STARTED_NAME).write_text(started_text("optimize", "key"))
+        caplog.clear()
+        config = config_of(plan_only=True, data="digits", **more)
+        write_report(optimize(source, config, out, place=Place(measure=clock)).report, out / "report.json")
+        told.append([one for one in caplog.messages if "choosing goes on from what" in one or "made anew" in one])
+    first = tmp_path / "runs" / "mine" / "01-optimize"
+    assert told == [[], [f"choosing goes on from what {Run(first).called} measured"], []]
+    records = [
+        json.loads((first.with_name(f"0{count}-optimize") / "search.json").read_text())["records"] for count in (1, 2)
+    ]
+    assert records[0].items() <= records[1].items()
+
+
 def test_without_labels_the_whole_network_says_what_is_right(checkpoint, one_set, tmp_path):
     import numpy as np
 

@@ -6,7 +6,7 @@
 
     [[tries]]
     drop = ["layer1.3", "layer2.4"]
-    ratio = [0.46, 0.44, 0.48]  of the whole float network's latency: what modules cost, and how far that is known
+    ratio = [0.46, 0.44, 0.48]  of the whole float network's latency: what modules cost, how far one session knows it
     lost = 0.4                  points, after no more than the modules right behind the gaps were refitted
 
 A plan may be edited: `ratio` and `lost` of a set may be left out, they only say where to begin.
@@ -29,7 +29,10 @@ from edgeres.core.records.frontier import Precision
 PLAN_NAME = "plan.toml"
 _INTERVAL = 3
 _BY_PROFILE = "added up from the profile of one engine: how far another is from that is not known"
-_BY_NETWORKS = "added up from what each module costs: brackets hold what is not known of that sum, the clock decides"
+_BY_NETWORKS = (
+    "added up from what each module costs: brackets hold what one session did not know of that sum, not what another"
+    " finds on a machine that is busier or less; the clock decides"
+)
 
 
 class Shortened(NamedTuple):

@@ -152,11 +152,15 @@ def _frontier(
 
 def _off(plan: Plan, tried: Sequence[Tried]) -> Iterator[str]:
     """A line on how far measured shares are from those predicted, where there are any."""
-    told = {frozenset(one.drop): one.predicted.value for one in plan.tries if one.predicted}
+    told = {frozenset(one.drop): one.predicted for one in plan.tries if one.predicted}
     pairs = ((one.ratio.value, told.get(frozenset(one.dropped))) for one in tried if one.precision == plan.precision)
-    off = [measured - predicted for measured, predicted in pairs if predicted is not None]
-    if off:
-        yield f"measured shares less those predicted: {min(off):+.3f} to {max(off):+.3f} (n = {len(off)})"
+    known = [(measured, predicted) for measured, predicted in pairs if predicted is not None]
+    if not known:
+        return
+    off = [measured - predicted.value for measured, predicted in known]
+    beyond = sum(not one.low <= measured <= one.high for measured, one in known if one.low < one.high)
+    outside = f", {beyond} outside the brackets: the session of the modules was another" if beyond else ""
+    yield f"measured shares less those predicted: {min(off):+.3f} to {max(off):+.3f} (n = {len(off)}{outside})"
 
 
 def _passed(clock: Clock, config: OptimizeConfig) -> Iterator[str]:

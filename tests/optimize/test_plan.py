@@ -9,10 +9,12 @@ import pytest
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
+from edgeres.core.records.frontier import Tried
 from edgeres.optimize import choose
 from edgeres.optimize.choose import _undominated
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import Plan, PlannedSet, plan_from, toml_text
+from edgeres.optimize.stage import _off
 from edgeres.prune.sets import Found
 
 PLAN = Plan(
@@ -49,6 +51,21 @@ def test_the_profile_of_one_engine_gives_no_interval_and_that_is_said(tmp_path):
     assert "profile of one engine: how far another is from that is not known" in told
     (tmp_path / "plan.toml").write_text(toml_text(plan))
     assert plan_from(tmp_path / "plan.toml", plan.model_sha256) == plan
+
+
+def test_brackets_claim_one_session_and_what_another_did_not_keep_is_counted():
+    assert "brackets hold what one session did not know of that sum, not what another finds" in [*PLAN.lines()][-1]
+    shares = {"a": (0.8, 0.75, 0.85), "b": (0.6, 0.59, 0.61), "c": (0.5,)}
+    plan = PLAN.model_copy(update={"tries": tuple(PlannedSet(drop=(one,), ratio=shares[one]) for one in shares)})
+    nothing, share = Interval.around(0.0), Interval.around(0.7)
+    own = {"precision": PLAN.precision, "lost_points": nothing, "ratio": share, "latency_ms": nothing}
+    tried = [Tried(dropped=(one,), **own) for one in shares]
+    (line,) = _off(plan, tried)
+    assert line == (
+        "measured shares less those predicted: -0.100 to +0.200 (n = 3, 2 outside the brackets: the session of the"
+        " modules was another)"
+    )
+    assert list(_off(plan, tried[2:])) == ["measured shares less those predicted: +0.200 to +0.200 (n = 1)"]
 
 
 @pytest.mark.parametrize(

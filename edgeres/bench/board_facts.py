@@ -43,6 +43,7 @@ def facts_of(session: Session, done: JobDone) -> dict[str, Any]:
     is_locked = found.gpu_clock is not None and found.gpu_clock.is_locked
     return {
         "name": session.board.name,
+        "host": session.board.host.rpartition("@")[2],
         **{name: getattr(found, name) for name in ("model", "jetpack", "l4t", "cuda")},
         "power_mode": found.power_mode and found.power_mode.model_dump(),
         "gpu_clock": found.gpu_clock and found.gpu_clock.model_dump(),
@@ -56,11 +57,15 @@ def facts_of(session: Session, done: JobDone) -> dict[str, Any]:
 
 
 def machine_of(facts: dict[str, Any]) -> str:
-    """`desk: NVIDIA Jetson Orin Nano ..., JetPack 6.2, MAXN_SUPER`: what two latencies must share."""
+    """`desk: NVIDIA Jetson Orin Nano ..., JetPack 6.2, MAXN_SUPER, at 10.0.0.5`: what two latencies must share.
+
+    By its address, as a name may have been another board's before.
+    """
     mode = facts["power_mode"]
     parts = [facts["model"] or facts["gpu"] or "unknown board", system_of(facts["jetpack"], facts["l4t"])]
     parts += [str(mode["name"])] if mode else ["power mode unknown"] if facts["l4t"] else []
-    return f"{facts['name']}: {', '.join([*parts, *(['clocks locked'] if facts['clocks_locked'] else [])])}"
+    parts += [*(["clocks locked"] if facts["clocks_locked"] else []), f"at {facts['host']}"]
+    return f"{facts['name']}: {', '.join(parts)}"
 
 
 def system_of(jetpack: str | None, l4t: str | None) -> str:

@@ -1,7 +1,7 @@
 """Models on a board: engines built, timed, weighed and judged there, and whether all that can be trusted.
 
-    results = {"board": {"name", "model", "jetpack", "l4t", "tensorrt", "cuda", "power_mode", "gpu", "clocks_locked",
-                         ...},
+    results = {"board": {"name", "host", "model", "jetpack", "l4t", "tensorrt", "cuda", "power_mode", "gpu",
+                         "clocks_locked", ...},
                "figures": {"p50_ms", "p99_ms", "images_per_s", "heat", "is_valid", "problems", "layers", "agreement",
                            "engine_sha256", "engine_bytes", "build_s", "command", ...}}
 

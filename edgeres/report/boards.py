@@ -44,6 +44,7 @@ class BoardFacts(Figure):
     """The board as it was; empty where it did not say."""
 
     name: str = ""
+    host: str = ""
     model: str = ""
     jetpack: str = ""
     l4t: str = ""
@@ -137,7 +138,7 @@ def _with_speed(figure: BoardFigure, latency: Latency | None, valid: Sequence[St
 def _counted(found: Sequence[tuple[StageReport, BoardFigure]]) -> tuple[BoardFigure, ...]:
     """Each with how often its file was timed (or only judged) on its board, and whether it is the last of them."""
     keys = [
-        (one.source.sha256 if one.source else figure.model, figure.board.name, figure.latency is None)
+        (one.source.sha256 if one.source else figure.model, figure.board.name, figure.board.host, not figure.latency)
         for one, figure in found
     ]
     last = {key: place for place, key in enumerate(keys)}
@@ -191,7 +192,8 @@ def _facts(board: dict[str, Any]) -> dict[str, Any]:
     mode = board.get("power_mode")
     named = mode.get("name") if isinstance(mode, dict) else mode
     locked = board.get("clocks_locked")
-    texts = {name: _text(board.get(name)) for name in ("name", "model", "jetpack", "l4t", "tensorrt", "cuda", "gpu")}
+    own = ("name", "host", "model", "jetpack", "l4t", "tensorrt", "cuda", "gpu")
+    texts = {name: _text(board.get(name)) for name in own}
     return {**texts, "power_mode": _text(named), "clocks_locked": locked if isinstance(locked, bool) else None}
 
 

@@ -128,7 +128,8 @@ def _board(board: BoardFigure) -> Iterator[str]:
     facts = board.board
     jetpack, tensorrt = facts.jetpack and f"JetPack {facts.jetpack}", facts.tensorrt and f"TensorRT {facts.tensorrt}"
     clocks = {None: "", True: "clocks locked", False: "clocks not locked"}[facts.clocks_locked]
-    said = (facts.model or facts.gpu, jetpack, tensorrt, facts.power_mode, clocks, board.heat)
+    where, what = facts.host and f"at {facts.host}", facts.model or facts.gpu
+    said = (where, what, jetpack, tensorrt, facts.power_mode, clocks, board.heat)
     yield from (facts.name or board.stage, *filter(None, said))
     if board.measurements > 1:
         yield f"measured {board.measured.replace('T', ' ')[:_MINUTE]} UTC"

@@ -6,6 +6,7 @@ import pytest
 
 from edgeres.bench.board_answers import BoardFound, JobDone
 from edgeres.bench.board_facts import checks_of, facts_of, machine_of, release_of
+from edgeres.bench.boards import Board
 
 NANO = {
     "model": "NVIDIA Jetson Nano Developer Kit",
@@ -67,8 +68,11 @@ def test_a_pc_is_called_no_jetson(found_of):
     found = {check.name: check for check in checks_of(pc)}
     assert found["board"].detail == "NVIDIA GeForce RTX 4090 (rtx-4090, sm89)"
     assert found["software"].detail.startswith("no Jetson, CUDA 12.6, TensorRT unknown until")
-    session = SimpleNamespace(board=SimpleNamespace(name="desk"), agent=lambda kind: pc)
-    assert machine_of(facts_of(session, JobDone(restored=()))) == "desk: NVIDIA GeForce RTX 4090, no Jetson"
+    session = SimpleNamespace(board=Board(name="desk", host="me@10.0.0.5"), agent=lambda kind: pc)
+    told = "desk: NVIDIA GeForce RTX 4090, no Jetson, at 10.0.0.5"
+    assert machine_of(facts_of(session, JobDone(restored=()))) == told
+    session.board = Board(name="desk", host="me@10.0.0.6")  # under the same name, so no machine to be compared with
+    assert machine_of(facts_of(session, JobDone(restored=()))) == told.replace("0.5", "0.6")
 
 
 def test_an_l4t_of_no_known_jetpack_is_said():

@@ -67,6 +67,16 @@ def test_two_sessions_of_a_board_are_not_compared(on_board):
     assert [board.speed for board in rows_from(on_board.path).boards] == [None, None]
 
 
+def test_two_boards_that_had_one_name_are_told_apart(fake_run):
+    _, exported = fake_run.model("export", "model.onnx", 2000)
+    hosts = ("10.0.0.5", "10.0.0.6")
+    for host in hosts:
+        fake_run.board(exported, board={"host": host})
+    boards = rows_from(fake_run.path).boards
+    assert [board_cells(one)["Board"][:2] for one in boards] == [("orin", f"at {host}") for host in hosts]
+    assert [(one.measurements, one.is_newest) for one in boards] == [(1, True)] * 2
+
+
 def test_one_session_of_a_board_compares_two_files(on_board):
     _, smaller = on_board.model("quantize", "model.onnx", 900, precision="int8")
     on_board.board(smaller, median_ms=0.75)

@@ -109,9 +109,10 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
     networks = with_verdicts(networks, folder)
     end, unjudged = answer_of(networks), ""
     if end is None:
-        unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
-        unjudged = f"{run} holds no evaluated network; {_without_judged(run, networks, on, {*rules})}{unread}"
         end = None if _handed_over(run) else _newest_timed(networks)
+        lacking = _without_judged(run, networks, on, {*rules} - (_BY_THE_CLOCK if end else set()))
+        unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
+        unjudged = f"{run} holds no evaluated network; {lacking}{unread}"
     if end is None:
         raise NotMeasured(unjudged)
     first, timed = base_of(end, networks), timed_of(end, networks)
@@ -155,9 +156,7 @@ def _handed_over(run: Path) -> str:
 def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_measured: bool) -> str:
     """The board that measured the network that is judged anywhere, or an engine of it; empty for none."""
     views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
-    anywhere = [
-        max(seen, key=lambda one: (one.is_judged, one.latency is not None)) for seen in zip(*views, strict=True)
-    ]
+    anywhere = [max(seen, key=lambda one: (one.is_judged, bool(one.latency))) for seen in zip(*views, strict=True)]
     end = answer_of(anywhere) or _newest_timed(anywhere)
     boards = _boards_of(end, here, folder) if end else []
     if end and len(boards) > 1 and is_measured:

@@ -40,7 +40,6 @@ from edgeres.core.names import (
     is_function_name,
     lookup,
     module_found,
-    name_from_file,
     resolve,
 )
 from edgeres.core.runs import LATEST
@@ -136,22 +135,13 @@ def recipe_from(name: str, overrides: Mapping[str, str], *, naming: str | None =
 def refuse_functions(steps: Sequence[Step], where: str, *, naming: str, typed: Collection[str] = ()) -> None:
     """Raises InputError if a step names a function that the user has not `typed` after `naming`, or is not here."""
     for step in steps:
-        network = str(getattr(step.config, "file", ""))
-        if is_function_name(network) and network not in typed:
-            raise InputError(
-                f"{where} names a Python function as its network, and no function runs because a file says so; if you"
-                f" trust it, name it yourself: {naming}{'' if naming.endswith('=') else ' '}{network}"
-            )
-        metric = getattr(step.config, "metric", None)
-        if metric is not None and metric not in typed:
-            raise InputError(
-                f"{where} names a Python function as its metric, and no function runs because a file says so; if you"
-                f" trust it, name it yourself: --set {step.use}.metric={metric}"
-            )
-        data = getattr(step.config, "data", None)
-        if data is not None and data not in typed:
-            name_from_file(data, f"{where}, stage {step.index + 1} ({step.use}),")
+        ways = {"network": naming, "data set": "--data ", "metric": f"--set {step.use}.metric="}
         for what, name in functions_of(step):
+            if name not in typed:
+                raise InputError(
+                    f"{where}, {step.told}, names a Python function as its {what}, and no function runs because a file"
+                    f" says so; if you trust it, name it yourself: {ways[what]}{name}"
+                )
             if module_found(name) is None:
                 todo = function_meant(name) or "; run it in the folder that has it"
                 raise InputError(f"{what} {name!r}: there is no module {name.partition(':')[0]} here{todo}")
@@ -161,7 +151,7 @@ def functions_of(step: Step) -> Iterator[tuple[str, str]]:
     """(what it gives, its name) of each function of the user's that the step runs."""
     for field, what in (("file", "network"), ("data", "data set"), ("metric", "metric")):
         name = str(getattr(step.config, field, ""))
-        if is_function_name(name) and name.partition(":")[0] not in FILES_OF_DATA:
+        if ":" in name and name.partition(":")[0] not in FILES_OF_DATA and (field != "file" or is_function_name(name)):
             yield what, name
 
 

@@ -66,7 +66,11 @@ def module_found(reference: str) -> ModuleSpec | None:
     places, name, spec = [str(Path.cwd()), *sys.path], "", None
     for part in reference.partition(":")[0].split("."):
         name = f"{name}.{part}".removeprefix(".")
-        spec = next(filter(None, (finder.find_spec(name, places) for finder in sys.meta_path)), None)
+        try:
+            spec = next(filter(None, (finder.find_spec(name, places) for finder in sys.meta_path)), None)
+        except KeyError:  # a folder without __init__.py in another that is not imported
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [str(Path(place, part)) for place in places]
         if spec is None:
             return None
         places = list(spec.submodule_search_locations or ())
@@ -76,7 +80,8 @@ def module_found(reference: str) -> ModuleSpec | None:
 def with_code(name: str) -> str:
     """`name`, and of `package.module:function` the sha256 of that module's file too: what it does changes with it."""
     spec = module_found(name) if is_function_name(name) else None
-    return f"{name} {sha256_of(Path(str(spec.origin)))}" if spec and spec.has_location else name
+    code = Path(spec.origin or "") if spec else Path()
+    return f"{name} {sha256_of(code)}" if code.is_file() else name
 
 
 def function_meant(name: str) -> str:

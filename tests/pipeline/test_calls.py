@@ -463,21 +463,26 @@ def test_the_list_of_runs_says_what_was_begun_and_not_finished(imported):
     assert LISTINGS["runs"]() == {"mine": "00-import, 01-prune (not finished)"}
 
 
-def test_a_function_is_another_once_its_code_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["net", "own.net", "own.inner.net"])
+@pytest.mark.parametrize("is_package", [True, False])
+def test_a_function_is_another_once_its_code_is(tmp_path, monkeypatch, module, is_package):
     def keys():
         data_fingerprint.cache_clear()
-        own = {"import": ImportConfig(file="own.net:Net"), "eval": EvalConfig(data="digits", metric="own.net:score")}
-        own["train"] = TrainConfig(arch="resnet8", data="own.net:photos")
+        own = {"import": ImportConfig(file=f"{module}:Net")}
+        own["eval"] = EvalConfig(data="digits", metric=f"{module}:score")
+        own["train"] = TrainConfig(arch="resnet8", data=f"{module}:photos")
         return {stage_key(stage, None, config) for stage, config in own.items()}
 
-    (tmp_path / "own").mkdir()
-    code = tmp_path / "own" / "net.py"
+    code = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    code.parent.mkdir(parents=True, exist_ok=True)
+    for folder in code.parents[: module.count(".")] if is_package else ():
+        (folder / "__init__.py").write_text("raise RuntimeError")
     code.write_text("raise RuntimeError")
     monkeypatch.chdir(tmp_path)
     before = keys()
     assert keys() == before
     code.write_text("raise RuntimeError  # in another way")
     assert not keys() & before
-    assert "own" not in sys.modules
+    assert not {"own", "net"} & {*sys.modules}
     code.unlink()
     assert len(keys()) == 3

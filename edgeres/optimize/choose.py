@@ -162,11 +162,13 @@ def _table(bench: Workbench, precision: Precision) -> LatencyTable:
 def _planned(one: Found, table: LatencyTable, whole: Interval, *, lost: float) -> PlannedSet:
     """What the table says of a set, as a share of the whole float network's latency.
 
-    Its interval holds what the table does not know and what is not known of `whole`; none by the profile of one engine.
+    Its interval holds what the table does not know and what is not known of `whole`; there is none by the profile of
+    one engine or a table in doubt: on a busy core what was measured lay outside.
     """
     share = predicted_ms(table, one.dropped).times(whole.value / table.whole_ms.value)
     half = math.hypot(share.high - share.value, share.value * whole.precision)
-    figures = (share.value, *(() if table.method == "profile" else (share.value - half, share.value + half)))
+    is_bounded = table.method != "profile" and not doubts(table)
+    figures = (share.value, *((share.value - half, share.value + half) if is_bounded else ()))
     return PlannedSet(drop=one.dropped, ratio=tuple(round(one, 4) for one in figures), lost=round(lost, 2) + 0.0)
 
 

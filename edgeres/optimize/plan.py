@@ -28,7 +28,7 @@ from edgeres.core.records.frontier import Precision
 
 PLAN_NAME = "plan.toml"
 _INTERVAL = 3
-_BY_PROFILE = "added up from the profile of one engine: how far another is from that is not known"
+_UNBOUNDED = "added up from one engine's profile or a table in doubt: how far another is from that is not known"
 _BY_NETWORKS = (
     "added up from what each module costs: brackets hold what one session did not know of that sum, not what another"
     " finds on a machine that is busier or less; the clock decides"
@@ -97,8 +97,7 @@ class Plan(Config):
             )
             lost = fixed(one.lost, 1) if one.lost is not None else "–"
             yield f"{len(one.drop):4}   {share:<24}{lost:<{width}}{', '.join(one.drop)}"
-        by_profile = any(len(one.ratio) == 1 for one in self.tries)
-        told = _BY_PROFILE if by_profile else _BY_NETWORKS
+        told = _UNBOUNDED if any(len(one.ratio) == 1 for one in self.tries) else _BY_NETWORKS
         yield (
             f"shares are of the whole float network's latency, in {self.precision}, {told}; {lost_are} on {self.images}"
             " train images, refitted right behind the gaps only: a whole refit loses less"

@@ -48,7 +48,7 @@ def test_the_profile_of_one_engine_gives_no_interval_and_that_is_said(tmp_path):
     plan = PLAN.model_copy(update={"tries": (PlannedSet(drop=("layer1.1",), ratio=(0.46,)),)})
     _, line, told = plan.lines()
     assert line.split() == ["1", "0.460", "–", "layer1.1"]
-    assert "profile of one engine: how far another is from that is not known" in told
+    assert "one engine's profile or a table in doubt: how far another is from that is not known" in told
     (tmp_path / "plan.toml").write_text(toml_text(plan))
     assert plan_from(tmp_path / "plan.toml", plan.model_sha256) == plan
 
@@ -69,14 +69,16 @@ def test_brackets_claim_one_session_and_what_another_did_not_keep_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("method", "half", "expected"),
+    ("method", "doubts", "half", "expected"),
     [
-        ("networks", 0.0, (0.35, 0.28, 0.42)),  # of the table alone
-        ("networks", 0.1, (0.35, 0.35 - 0.099, 0.35 + 0.099)),  # and a seventh of the whole's share: a square root of 2
-        ("profile", 0.1, (0.35,)),
+        ("networks", [], 0.0, (0.35, 0.28, 0.42)),  # of the table alone
+        ("networks", [], 0.1, (0.35, 0.35 - 0.099, 0.35 + 0.099)),  # and of the whole's share: a square root of 2
+        ("networks", ["uncertain"], 0.1, (0.35,)),
+        ("profile", [], 0.1, (0.35,)),
     ],
 )
-def test_what_is_not_known_of_the_whole_network_is_in_the_predicted_shares(monkeypatch, method, half, expected):
+def test_what_is_not_known_of_the_whole_network_is_in_the_predicted_shares(monkeypatch, method, doubts, half, expected):
+    monkeypatch.setattr(choose, "doubts", lambda _: doubts)
     monkeypatch.setattr(choose, "predicted_ms", lambda *_: Interval.around(5.0, 1.0))
     table = SimpleNamespace(method=method, whole_ms=Interval.around(10.0))
     found = Found(("layer1.1",), score=0.0, gain=5.0)

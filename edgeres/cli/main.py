@@ -18,6 +18,7 @@ import click
 
 from edgeres.cli.terminal import harmless
 from edgeres.core.plain import one_line
+from edgeres.core.processes import ProcessLost, follow, is_main, lead, let_go
 
 STAGE_COMMANDS = {
     "train": "Train a ResNet (or a control) from scratch.",
@@ -66,11 +67,10 @@ CHAPTERS = {
 }
 _CHAPTER_OF = {name: chapter for chapter, names in CHAPTERS.items() for name in names}
 INTERRUPTED = 130
-_SHARED = {
-    *("train", "recover", "run", "rerun"),
+_GOES_ON = {
+    *("train", "recover", "run", "rerun", "optimize", "prune", "qat"),
     *("study depth", "study ordering", "study connect", "study gradients"),
 }
-_GOES_ON = {*_SHARED, "optimize", "prune", "qat"}
 _DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
 _LONG_NAME = 100
 _EMPTY = re.compile(r"(?:(--[\w-]+)=)?\s*")
@@ -169,7 +169,7 @@ def main(began_s: float | None = None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupts: list[int] = []
     atexit.register(_end, interrupts)  # the first to be registered is done last
-    code = _run(began_s)
+    code = _led(began_s) if is_main() else _followed()
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))  # a further one is no death by signal
         interrupts.append(code)
@@ -183,12 +183,25 @@ def _end(interrupts: list[int]) -> None:
         os._exit(INTERRUPTED)
 
 
+def _led(began_s: float | None) -> int:
+    """Runs the command line, the other processes of torchrun at its call; if it fails torchrun ends them."""
+    lead()
+    if not (code := _run(began_s)):
+        let_go()
+    return code
+
+
+def _followed() -> int:
+    with contextlib.suppress(KeyboardInterrupt, ProcessLost):  # the first process, or torchrun, says it
+        follow()
+        return 0
+    return 1
+
+
 @harmless()
 def _run(began_s: float | None = None) -> int:
     try:
         _check_words(sys.argv[1:])
-        if _is_anothers(sys.argv[1:]):
-            return 0
         cli.main(standalone_mode=False, prog_name="edgeres", obj=began_s)
         sys.stdout.flush()
     except click.exceptions.Exit as err:
@@ -204,16 +217,6 @@ def _run(began_s: float | None = None) -> int:
     except Exception as err:
         return _told(err)
     return 0
-
-
-def _is_anothers(arguments: Sequence[str]) -> bool:
-    """Whether another process of torchrun does all of it: the first, which is alone then."""
-    if os.environ.get("WORLD_SIZE", "1") == "1" or _words_of_command(arguments) & _SHARED:
-        return False
-    rank = os.environ.get("RANK", "0")
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        os.environ.pop(name, None)
-    return rank != "0"
 
 
 def _words_of_command(arguments: Sequence[str]) -> set[str]:
@@ -307,8 +310,7 @@ def _log_to_stderr(level: int) -> None:
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     root: Any = logging.getLogger("edgeres")
-    is_main = os.environ.get("RANK", "0") == "0"
-    root.handlers = [handler] if is_main else [logging.NullHandler()]
+    root.handlers = [handler]
     root.setLevel(level)
     root.propagate = False
 

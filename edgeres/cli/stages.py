@@ -12,7 +12,7 @@ from edgeres.cli.output import print_result
 from edgeres.core.errors import InputError
 from edgeres.core.progress import budget_runs_from
 from edgeres.pipeline.calls import Call, call, new_run_of
-from edgeres.pipeline.stages import STAGES, is_main_process
+from edgeres.pipeline.stages import STAGES
 from edgeres.prune.config import GOALS
 
 
@@ -33,8 +33,7 @@ def stage_command(name: str, text: str) -> click.Command:
             refuse_timeout(chosen)
         with budget_runs_from(click.get_current_context().obj):
             result = call(Call(stage, source, run, out, chosen, on or ""))
-        if is_main_process():
-            print_result(result.report, as_json=as_json)
+        print_result(result.report, as_json=as_json)
 
     command = click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")(command)
     begins = f"Add to this run (name or folder), or begin it.  [default: {new_run_of(name)}]"

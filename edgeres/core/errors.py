@@ -41,7 +41,10 @@ class MissingDependency(EdgeresError):
     exit_code = 3
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed; install it with: pip install 'edgeres[{extra}]'")
+        super().__init__(module, extra)
+
+    def __str__(self) -> str:
+        return "{} is not installed; install it with: pip install 'edgeres[{}]'".format(*self.args)
 
 
 class DeviceError(EdgeresError):

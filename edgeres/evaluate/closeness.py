@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import Model
 from edgeres.core.measures import powers_of, relative, split
 from edgeres.core.metrics import Z_95, Closeness, Likened
+from edgeres.core.processes import in_turn, shared
 from edgeres.core.spec import Task
 from edgeres.data import Dataset, Split
 from edgeres.runtime import runner_for
@@ -52,6 +53,11 @@ class Nearness:
             each, power = (np.stack([one.sum(1) for one in split(c, sizes)], 1) for c in (np.square(a - b), a * a))
         self._each.append(each)
         self._powers.append(power)
+
+    def share(self) -> None:
+        """Counts what all processes have counted, each its own batches."""
+        mine = list(zip(self._each, self._powers, strict=True))
+        self._each, self._powers = map(list, zip(*in_turn(shared(lambda: mine)), strict=True))
 
     @property
     def each(self) -> NDArray[np.float64]:
@@ -103,9 +109,10 @@ def nearness_of(
     nearness, options = Nearness(model.spec.task, model.spec.parts), RunnerOptions(threads=threads)
     is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
-        for x, _ in images.shown(model.spec, batch, f"eval {model.path.name}"):
+        for x, _ in images.shown(model.spec, batch, f"eval {model.path.name}", own=True):
             outputs = _outputs(runner, model, x)
             nearness.add(outputs, outputs if is_itself else _outputs(whole, reference, x))
+        nearness.share()
         name = runner.name
     found = nearness.closeness(
         n=len(images),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,12 +18,13 @@ from edgeres.core.errors import InputError, few_of
 from edgeres.core.files import written
 from edgeres.core.metrics import Z_95, Accuracy, OwnFigure
 from edgeres.core.names import DATA_NAMES, result_of
+from edgeres.core.processes import in_turn, is_main, shared, together
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Dataset, dataset_for, dataset_from
 from edgeres.runtime import runner_for, runtime_of
-from edgeres.runtime.runner import Logits, RunnerOptions, check_outputs, infer_all
+from edgeres.runtime.runner import Images, Logits, RunnerOptions, check_outputs, infer_all
 
 _MOST_CLASSES = 2000  # of which the guesses are kept, 32 MB
 _LEAST_GAIN = 0.1  # of the images
@@ -46,6 +48,7 @@ class EvalConfig(InputOptions):
     metric: str | None = Field(None, description="your own figure: package.module:function of (outputs, labels)")
 
 
+@together
 def evaluate(
     source: Model, config: EvalConfig, predictions: Path | None = None, whole: Model | None = None
 ) -> StageReport:
@@ -72,7 +75,7 @@ def evaluate(
         recorder.notes.append("only --metric judges it: there are no labels, and no --reference")
     elif reference is None:
         guessed = guessed_by(source, dataset, **how)
-        recorder.accuracy.append(guessed.accuracy(dataset, source.sha256, out=predictions))
+        recorder.accuracy.append(guessed.accuracy(dataset, source.sha256, out=predictions if is_main() else None))
         recorder.warnings += doubts_of_order(guessed.predictions, dataset.classes)
     else:
         from edgeres.evaluate.closeness import closeness_of
@@ -95,8 +98,8 @@ def metric_of(model: Model, dataset: Dataset, config: EvalConfig) -> OwnFigure:
         known = dict(zip(whole.ids, whole.labels, strict=True))
         labels = np.asarray([known[one] for one in dataset.val.ids], np.int64)
     with runner_for(model, RunnerOptions(threads=config.threads)) as runner:
-        shown = dataset.val.shown(model.spec, config.batch, config.metric)
-        outputs = np.concatenate([infer_all(runner, x) for x, _ in shown])
+        shown = dataset.val.shown(model.spec, config.batch, config.metric, own=True)
+        outputs = np.concatenate(in_turn(shared(lambda: [infer_all(runner, x) for x, _ in shown])))
     found = result_of(config.metric, "metric", outputs, labels)
     try:
         each = np.asarray(found, np.float64)
@@ -165,17 +168,16 @@ def guessed_by(
     """
     images = dataset.train if split == "train" else dataset.val
     images.check_labelled("top-1")
-    guesses, labels, in_top5 = [], [], 0
+
+    def of_batch(x: Images, labels: NDArray[np.int64]) -> tuple[NDArray[np.uint16], int]:
+        logits = infer_all(runner, x)
+        check_outputs(logits, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
+        return np.stack([logits.argmax(1), labels], axis=1).astype(np.uint16), hits(logits, labels, 5)
+
     with runner_for(model, RunnerOptions(threads=threads)) as runner:
-        for x, y in images.shown(model.spec, batch, f"eval {model.path.name}"):
-            logits = infer_all(runner, x)
-            check_outputs(logits, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
-            guesses.append(logits.argmax(1))
-            labels.append(y)
-            in_top5 += hits(logits, y, 5)
-        name = runner.name
-    predictions = np.stack([np.concatenate(guesses), np.concatenate(labels)], axis=1).astype(np.uint16)
-    return Guessed(predictions, in_top5, name)
+        batches = images.shown(model.spec, batch, f"eval {model.path.name}", own=True)
+        predictions, in_top5 = zip(*in_turn(shared(lambda: list(starmap(of_batch, batches)))), strict=True)
+        return Guessed(np.concatenate(predictions), sum(in_top5), runner.name)
 
 
 def accuracy_of(

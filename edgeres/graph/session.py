@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeres.core.environment import default_threads
 from edgeres.core.errors import InputError, require
+from edgeres.core.processes import count
 
 if TYPE_CHECKING:
     import onnx
@@ -78,6 +80,8 @@ def session_from(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_quant_qdq", "1" if literal else "0")
+    if threads is None and count() > 1:
+        threads = default_threads()
     if threads is not None:
         options.intra_op_num_threads = threads
     content = str(model) if isinstance(model, Path) else model.SerializeToString()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell
 from edgeres.core.stage import REPORT_NAME, StageResult, write_report
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.parents import filled
-from edgeres.pipeline.stages import STAGES, Function, execute, is_main_process, leave_no_trace, source_in, stage_key
+from edgeres.pipeline.stages import STAGES, Function, execute, leave_no_trace, source_in, stage_key
 
 log = logging.getLogger(__name__)
 
@@ -201,13 +200,12 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
     try:
         run = Run(_executed(run, "import", None, copying)[0].parent)
     except (Exception, KeyboardInterrupt):
-        if is_main_process():
-            _remove_if_nothing_came_of(run)
+        _remove_if_nothing_came_of(run)
         raise
     try:
         return _in_run(run, stage, source, config, keeps=1)
     except Exception:
-        if is_main_process() and len(run.folders()) == 1:
+        if len(run.folders()) == 1:
             shutil.rmtree(run.path)
         raise
     finally:
@@ -226,13 +224,12 @@ def _in_run(
     try:
         folder, result = _executed(run, stage, source, config)
         run = Run(folder.parent)
-        if warning and is_main_process():
+        if warning:
             report = result.report.model_copy(update={"warnings": (warning, *result.report.warnings)})
             write_report(report, folder / REPORT_NAME)
             result = StageResult(result.output, report)
     except (Exception, KeyboardInterrupt):
-        if is_main_process():
-            _remove_if_nothing_came_of(run)
+        _remove_if_nothing_came_of(run)
         _make_current(run, stage, before)
         raise
     _make_current(run, stage, keeps)
@@ -242,7 +239,7 @@ def _in_run(
 
 
 def _make_current(run: Run, stage: str, keeps: int) -> None:
-    if is_main_process() and len(run.folders()) > keeps and (STAGES[stage].output is not StudyFile or run.models()):
+    if len(run.folders()) > keeps and (STAGES[stage].output is not StudyFile or run.models()):
         run.make_latest()
 
 
@@ -257,17 +254,8 @@ def _remove_if_nothing_came_of(run: Run) -> None:
 def _executed(run: Run, stage: str, source: Model | None, config: Config) -> tuple[Path, StageResult[Artifact]]:
     """(the folder the stage ran in, its result)."""
     key = stage_key(stage, source, config)
-    folder = agreed(lambda: run.claim(stage, key))
+    folder = run.claim(stage, key)
     return folder, execute(stage, source, config, folder, key)
-
-
-def agreed(choose: Callable[[], Path]) -> Path:
-    """What the main process chooses, in every process that torchrun started."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return choose()
-    from edgeres.train import processes
-
-    return processes.agreed(choose)
 
 
 def written_to(
@@ -280,12 +268,6 @@ def written_to(
         result = execute(stage, source, config, folder, key, by=by)
     finally:
         leave_or_say_where(folder)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from edgeres.train.processes import wait_for_all
-
-        wait_for_all()
-    if not is_main_process():
-        return StageResult(STAGES[stage].output(out), result.report)
     result = moved_out(result, folder, out)
     log.info("%s: wrote %s", stage, out)
     return result

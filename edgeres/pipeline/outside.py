@@ -18,7 +18,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import made_folder, set_aside
 from edgeres.core.runs import STARTED_NAME, StageFolder
 from edgeres.core.stage import REPORT_NAME, REPORT_SUFFIX, StageResult, file_ref, write_report
-from edgeres.pipeline.stages import is_main_process, leave_no_trace
+from edgeres.pipeline.stages import leave_no_trace
 
 log = logging.getLogger(__name__)
 _KEY_SHOWN = 12
@@ -47,7 +47,7 @@ def check_out(out: Path, kind: type[Artifact], command: str, source: Artifact | 
 def folder_beside(out: Path, stage: str, key: str) -> Path:
     """The hidden folder in which the call with this key works; raises InputError if another process works there."""
     folder = out.parent / f".{out.name}.{key[:_KEY_SHOWN]}"
-    if is_main_process() and StageFolder(folder, 0, stage).is_busy:
+    if StageFolder(folder, 0, stage).is_busy:
         raise InputError(f"another edgeres is making {out}; wait for it, or choose another --out")
     made_folder(folder, f"--out {out}")
     return folder
@@ -55,7 +55,7 @@ def folder_beside(out: Path, stage: str, key: str) -> Path:
 
 def leave_or_say_where(folder: Path) -> None:
     """After a call that did not finish: removes its folder, or names it if the same call can go on there."""
-    if not is_main_process() or not (folder / STARTED_NAME).is_file():
+    if not (folder / STARTED_NAME).is_file():
         return
     leave_no_trace(folder)
     if folder.is_dir():

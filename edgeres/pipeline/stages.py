@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,35 +178,28 @@ def execute(
     duration is that of all calls which worked on what is there.
     """
     is_first = not folder.is_dir() or {path.name for path in folder.iterdir()} <= {STARTED_NAME}
-    if is_main_process():
-        clear_left_overs(folder)
-        mark_started(folder, stage, key)
+    clear_left_overs(folder)
+    mark_started(folder, stage, key)
     try:
         function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
         result = function(source, config, folder)
     except Exception as err:
-        if is_main_process() and is_first and isinstance(err, AlwaysRefused):
+        if is_first and isinstance(err, AlwaysRefused):
             shutil.rmtree(folder)
         leave_no_trace(folder)
         raise
     took_s = round(result.report.duration_s + StageFolder(folder, 0, stage).spent_s, 3)
     result = StageResult(result.output, result.report.model_copy(update={"key": key, "duration_s": took_s}))
-    if is_main_process():
-        write_report(result.report, folder / REPORT_NAME)
-        (folder / STARTED_NAME).unlink(missing_ok=True)
+    write_report(result.report, folder / REPORT_NAME)
+    (folder / STARTED_NAME).unlink(missing_ok=True)
     return result
 
 
 def leave_no_trace(folder: Path) -> None:
     """Removes the folder of a call that did not finish, unless it made something that can be resumed."""
-    if is_main_process() and folder.is_dir() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
         (folder / STARTED_NAME).unlink()
         folder.rmdir()
-
-
-def is_main_process() -> bool:
-    """Whether this process writes files (torchrun numbers its processes in $RANK)."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def source_in(run: Run, stage: str) -> Model | None:

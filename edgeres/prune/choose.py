@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from functools import cached_property, partial
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF, kept, kept_notes
 from edgeres.core.metrics import fixed
+from edgeres.core.processes import is_main, together
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, data_fingerprint, dataset_for
@@ -32,7 +33,7 @@ from edgeres.prune.config import AFTER_REPAIRS, OF_THE_RESULT, ChoiceConfig
 from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
 from edgeres.prune.recover.stage import check_budget
 from edgeres.prune.search import search
-from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
+from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan, Subset
 from edgeres.refit import REPAIRED_ON
 from edgeres.refit.repairs import Repairs, repairs_on
 
@@ -64,10 +65,19 @@ class Chooser:
         is_begun = config.is_again or (self._out_dir / JOURNAL_NAME).exists()
         if config.budget is not None and not is_begun:
             check_budget(self._source, config.recovery())
-        plan = SearchPlan(images=self.images, width=config.carried)
+        return self._searched(goal)
+
+    @together
+    def _searched(self, goal: Goal) -> Searched:
+        plan = SearchPlan(images=self.images, width=self._config.carried)
+        self._evaluator.agree()
         with bar("prune: choosing") as shown:
             self._evaluator.advance = shown.advance
             return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes have one of their own for all its goals."""
+        return _chooser_of, (self._source, self._source.sha256, self._config, self._out_dir)
 
     def points(self, dropped: Iterable[str]) -> float:
         """The change without `dropped` on the images chosen on: points of accuracy, or hundredths of the distance."""
@@ -78,8 +88,13 @@ class Chooser:
 
     def lost_by_module(self) -> dict[str, float]:
         """What each single module costs, as `points` are counted, on the images chosen on."""
-        self._evaluator([WHOLE, *(frozenset({name}) for name in self.candidates)])
+        self._scored([WHOLE, *(frozenset({name}) for name in self.candidates)])
         return {name: -self.points({name}) for name in self.candidates}
+
+    @together
+    def _scored(self, sets: Sequence[Subset]) -> None:
+        self._evaluator.agree()
+        self._evaluator(sets)
 
     def close(self) -> None:
         """Forgets what was kept for going on."""
@@ -157,7 +172,7 @@ class Chooser:
             self._lesioned,
             self._batches,
             cache_mib=self._cache_mib,
-            journal=journal_in(self._out_dir / JOURNAL_NAME, self._key()),
+            journal=journal_in(self._out_dir / JOURNAL_NAME if is_main() else None, self._key()),
             unit_of=self._repairs,
             distance=self.distance,
         )
@@ -181,6 +196,11 @@ class Chooser:
         numbers = (config.images, config.choose_on, config.seed, config.batch, config.ranks_by, self.distance.measure)
         parts = [self._source.sha256, data_fingerprint(config.data or ""), *numbers]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _chooser_of(source: Checkpoint, sha256: str, config: ChoiceConfig, out_dir: Path) -> Chooser:
+    return Chooser(source, config, out_dir)
 
 
 def choice_results(chooser: Chooser, found: Searched, config: ChoiceConfig) -> dict[str, Any]:

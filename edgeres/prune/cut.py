@@ -20,7 +20,6 @@ from edgeres.evaluate.stage import accuracy_of
 from edgeres.models.weights import checkpoint_without, save_checkpoint
 from edgeres.prune.config import ChoiceConfig
 from edgeres.prune.recover.stage import recovered
-from edgeres.train.processes import is_main, wait_for_all
 
 WHOLE_NAME = "whole.npy"  # what the first network judged had guessed, for the pairing
 
@@ -43,21 +42,17 @@ def cut_and_recovered(source: Checkpoint, dropped: tuple[str, ...], config: Choi
     if not config.recover:
         return Cut(checkpoint_without(source, dropped, path))
     folder = path.with_name(f".{path.stem}-recover")
-    if is_main():
-        mark_started(folder, "recover", " ".join((source.sha256, *dropped)))
+    mark_started(folder, "recover", " ".join((source.sha256, *dropped)))
     bare = checkpoint_without(source, dropped, folder / "dropped.safetensors")
     try:
         done = recovered(bare, source, config.recovery(len(dropped)), folder)
     except InputError:
         nothing_to_go_on_from = {bare.path.name, STARTED_NAME}
-        if is_main() and {one.name for one in folder.iterdir()} <= nothing_to_go_on_from:
+        if {one.name for one in folder.iterdir()} <= nothing_to_go_on_from:
             shutil.rmtree(folder)
         raise
-    wait_for_all()  # until every process has read what is there
-    if is_main():
-        save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
-        shutil.rmtree(folder)
-    wait_for_all()
+    save_checkpoint(done.weights, bare.spec, path, stage="prune", parent=source.sha256)
+    shutil.rmtree(folder)
     said = (
         f"trained back by {', '.join(config.recover)}: {done.results['images']} train images, {done.results['steps']}"
         f" steps, {done.results['duration_s']:.0f} s"

@@ -26,16 +26,19 @@ from torch import Tensor, nn
 from edgeres.core.errors import StageError
 from edgeres.core.kept import Kept
 from edgeres.core.measures import kept
+from edgeres.core.processes import agreed, own, shared
 from edgeres.evaluate.distance import KL, Distance
 from edgeres.evaluate.subsets import PrefixCache, UnitOf, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
 from edgeres.prune.sets import Subset
+from edgeres.refit.repairs import Repairs
 
 _LOGITS_LIMIT_BYTES = 256 << 20
 _SAVED_EVERY_S = 5.0
 Difference = tuple[Subset, Subset]
-Journal = Kept[list[tuple[float, ...]]]  # set -> sums of each batch; "batches base; sets" -> a prediction, alone
+Sums = tuple[float, ...]
+Journal = Kept[list[Sums]]  # set -> sums of each batch; "batches base; sets" -> a prediction, alone
 
 
 def journal_in(path: Path | None = None, key: str = "") -> Journal:
@@ -107,10 +110,23 @@ class MeasuredEvaluator:
         batch = self._batches[number]
         new = [subset for subset in sets if len(self._sums(subset)) <= number]
         self._report(sets, number)
-        stored = self._cache.of(number)
-        for subset, features in walk_subsets(self._network, batch.images, new, stored, self._unit_of):
-            self._record(subset, number, features)
-            self._report([subset], number)
+        stored, mine = self._cache.of(number), own(new)
+
+        def measured() -> dict[Subset, tuple[Sums, Tensor | None]]:
+            for subset, features in walk_subsets(self._network, batch.images, mine, stored, self._unit_of):
+                self._record(subset, number, features)
+                self._report([subset], number)
+            return {subset: (self._sums(subset)[number], self._logits.get((subset, number))) for subset in mine}
+
+        for subset, (sums, logits) in (one for found in shared(measured) for one in found.items()):
+            self._take(subset, number, sums, logits)
+        if isinstance(self._unit_of, Repairs):
+            self._unit_of.share()
+        self._report(new, number)
+
+    def agree(self) -> None:
+        """Makes what the first process knows known to all."""
+        self._journal.records = agreed(lambda: self._journal.records)
 
     def _report(self, sets: Sequence[Subset], number: int) -> None:
         """Tells `advance` of what is known by now, each (set, batch) once."""
@@ -123,8 +139,13 @@ class MeasuredEvaluator:
         logits = self._outputs(features)
         tally = Tally(distance=self._distance)
         tally.add(logits, self._batches[number].labels, self._batches[number].reference)
-        self._journal.keep(name_of(subset), [*self._sums(subset), tally.sums])
-        self._keep(subset, number, logits)
+        self._take(subset, number, tally.sums, logits)
+
+    def _take(self, subset: Subset, number: int, sums: Sums, logits: Tensor | None) -> None:
+        if len(self._sums(subset)) == number:
+            self._journal.keep(name_of(subset), [*self._sums(subset), sums])
+            if logits is not None:
+                self._keep(subset, number, logits)
 
     def _outputs(self, features: Tensor) -> Tensor:
         return kept(self._network.classify(features), self._distance.sizes)

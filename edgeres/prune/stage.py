@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from edgeres.core.amounts import Target, target_from
@@ -28,7 +27,6 @@ from edgeres.prune.cut import Cut, cut_and_recovered
 from edgeres.prune.goals import goal_from, macs_outcome, worth
 from edgeres.prune.max_loss import leaving_some, within_loss
 from edgeres.prune.sets import Goal, Searched
-from edgeres.train.processes import agreed
 
 log = logging.getLogger(__name__)
 _WORTH_SHOWN = 5
@@ -109,8 +107,7 @@ def _fast_enough(
         while len(tried) < _ATTEMPTS and goal.is_reached(frozenset(goal.useful(chooser.candidates))):
             found = chooser.choose(goal)
             pruned = checkpoint_without(source, found.best.dropped, Path(name) / f"{len(tried)}.safetensors")
-            timed = partial(check_prediction, pruned, source, table, folder=Path(name), target=target)
-            tried.append(agreed(timed))  # no two processes measure the same
+            tried.append(check_prediction(pruned, source, table, folder=Path(name), target=target))
             log.info("%s: %s", ", ".join(found.best.dropped), tried[-1].line())
             missing_ms = tried[-1].missing_ms(target)
             if missing_ms == 0:

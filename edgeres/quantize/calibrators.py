@@ -90,6 +90,14 @@ class Histogram:
         self._count(flat, may_be_zero=low <= 0 <= high)
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
 
+    def take(self, other: Histogram) -> None:
+        """Counts what `other` has counted."""
+        exponent = max(self.exponent, other.exponent)
+        mine, theirs = (_coarsened(one.counts, exponent - one.exponent) for one in (self, other))
+        self.counts = mine + theirs
+        self.exponent, self.zeros = exponent, self.zeros + other.zeros
+        self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+
     def _count(self, flat: NDArray[Any], *, may_be_zero: bool) -> None:
         """In pieces that stay in the processor's cache."""
         factor = BINS * math.ldexp(1.0, -self.exponent)

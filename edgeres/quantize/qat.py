@@ -39,7 +39,6 @@ from edgeres.train.batches import batches_for
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.objectives import Objective, apart
 from edgeres.train.plan import Plan
-from edgeres.train.processes import is_main, wait_for_all
 from edgeres.train.state import clear_state
 
 FILE_NAME = "model.int8.onnx"
@@ -66,13 +65,11 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     start = _start(source, table, placement, config)
     decision, fitted, judged = _trained(source, placement, start.decision, config=config, out_dir=out_dir)
     path = out_dir / FILE_NAME
-    if is_main():
-        model = with_pairs(source.proto, placement, decision)
-        if start.is_scaled:
-            set_metadata(model, SCALED_KEY, "1")
-        write_quantized(model, source, path)
-        clear_state(out_dir)
-    wait_for_all()
+    model = with_pairs(source.proto, placement, decision)
+    if start.is_scaled:
+        set_metadata(model, SCALED_KEY, "1")
+    write_quantized(model, source, path)
+    clear_state(out_dir)
     recorder.results |= start.results
     recorder.notes += start.notes
     _record(recorder, fitted, judged, config)

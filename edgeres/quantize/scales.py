@@ -27,6 +27,7 @@ from edgeres.core.artifacts import OnnxModel, ScaleTableFile
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import write_text
 from edgeres.core.onnx_file import inferred_values
+from edgeres.core.processes import shared, together
 from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, TensorScale
 from edgeres.core.stage import Recorder, StageResult, timed
@@ -65,14 +66,7 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
     recorder = Recorder("calibrate", config, source)
     config.check()
     source.check_float()
-    source = plain(with_input(source, config))
-    tensors = observed_of(source.proto) if config.trt_cache is None else tuple(shapes_of(source.proto))
-    dataset = dataset_for(source.spec, config.data, download=config.download)
-    split = _chosen(dataset, config, recorder)
-    with timed(recorder.results, "statistics_s"):
-        steps = -(-len(split) // _BATCH)
-        batches = track(split.streamed(source.spec, _BATCH), "calibrate", steps)
-        statistics = statistics_of(source.proto, tensors, (images for images, _ in batches))
+    source, dataset_name, split, statistics = _observed(source, config, recorder)
     _check_statistics(statistics, recorder)
     with timed(recorder.results, "calibrators_s"):
         histograms = {name: one.histogram for name, one in statistics.items()}
@@ -88,7 +82,7 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
     recorder.results["histograms"] = hardest(histograms, {name: one.amax for name, one in scales.items()})
     table = ScaleTable(
         model_sha256=source.sha256,
-        dataset=dataset.name,
+        dataset=dataset_name,
         split=split.name,
         n=len(split),
         seed=config.seed,
@@ -98,6 +92,26 @@ def calibrate(source: OnnxModel, config: CalibrateConfig, out_dir: Path) -> Stag
         spec=source.stated,
     )
     return _written(table, recorder, config, out_dir)
+
+
+@together
+def _observed(
+    source: OnnxModel, config: CalibrateConfig, recorder: Recorder
+) -> tuple[OnnxModel, str, Split, dict[str, Statistics]]:
+    """(what is calibrated, the data set's name, the images, the statistics of them all)."""
+    source = plain(with_input(source, config))
+    tensors = observed_of(source.proto) if config.trt_cache is None else tuple(shapes_of(source.proto))
+    dataset = dataset_for(source.spec, config.data, download=config.download)
+    split = _chosen(dataset, config, recorder)
+    with timed(recorder.results, "statistics_s"):
+        ours = split.own(_BATCH)
+        batches = track(ours.streamed(source.spec, _BATCH), "calibrate", -(-len(ours) // _BATCH))
+        images = (images for images, _ in batches)
+        statistics, *others = shared(lambda: statistics_of(source.proto, tensors, images))
+        for name, one in statistics.items():
+            for other in others:
+                one.take(other[name])
+    return source, dataset.name, split, statistics
 
 
 def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Split:
@@ -173,6 +187,12 @@ class Statistics:
         if not self.alive.all():
             rest = tuple(axis for axis in range(values.ndim) if axis != 1)
             self.alive = self.alive | (values != 0).any(axis=rest)
+
+    def take(self, other: Statistics) -> None:
+        """Counts what `other` has counted."""
+        self.histogram.take(other.histogram)
+        if other.alive is not None:
+            self.alive = other.alive if self.alive is None else self.alive | other.alive
 
 
 def statistics_of(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Images]) -> dict[str, Statistics]:

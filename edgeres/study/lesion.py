@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Checkpoint, LesionTableFile
 from edgeres.core.errors import InputError, MissingDependency
@@ -24,12 +26,13 @@ from edgeres.core.files import write_text
 from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.metrics import Z_95, Accuracy, paired_difference
 from edgeres.core.plain import csv_text
+from edgeres.core.processes import in_turn, shared, together
 from edgeres.core.records.lesion import Images, Lesion, Refitted
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
 from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import KL, distance_for
-from edgeres.evaluate.subsets import add_batch
+from edgeres.evaluate.subsets import Subset, add_batch
 from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.weights import load_folded
@@ -53,10 +56,7 @@ _NAMED = 3  # cheap modules, and dear ones, that are told
 def lesion(source: Checkpoint, config: LesionConfig, out_dir: Path) -> StageResult[LesionTableFile]:
     """Writes out_dir/lesions.json, lesions.csv and lesions.svg."""
     recorder = Recorder("lesion", config, source)
-    repairs = _repairs(source, config)
-    if isinstance(repairs, str):
-        recorder.notes.append(f"what a deletion costs once the module behind is refitted is not told: {repairs}")
-    table = _measured(source, config, None if isinstance(repairs, str) else repairs)
+    table = _measured(source, config, recorder)
     table = table.model_copy(update={"claims": claims_of(table)})
     if source.spec.task == "classes" and not _judged_on(source, config).val.is_labelled:
         recorder.notes.append(OWN_GUESSES)
@@ -100,11 +100,15 @@ def _repairs(source: Checkpoint, config: LesionConfig) -> Repairs | str:
         return str(err)
 
 
-def _measured(source: Checkpoint, config: LesionConfig, repairs: Repairs | None) -> LesionTable:
+@together
+def _measured(source: Checkpoint, config: LesionConfig, recorder: Recorder) -> LesionTable:
     """The table without its claims."""
+    repairs = _repairs(source, config)
+    if isinstance(repairs, str):
+        recorder.notes.append(f"what a deletion costs once the module behind is refitted is not told: {repairs}")
     if config.control is not None:
         source.spec.check_classes("--control")
-    lesions = _single_lesions(source, config, repairs)
+    lesions = _single_lesions(source, config, None if isinstance(repairs, str) else repairs)
     control = _single_lesions(Checkpoint(config.control), config) if config.control else None
     table = LesionTable(**dict(lesions), stages=tuple(stages_of(lesions.table)), control=control)
     candidates = [row.module for row in table.table if row.kind == "identity"]
@@ -194,10 +198,19 @@ def _tallies(
     refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}
     if repairs is not None:
         repairs.behind_each()
-    for images, labels in dataset.val.shown(source.spec, config.batch, "lesion"):
+
+    def counted(images: NDArray[Any], labels: NDArray[Any]) -> list[dict[Subset, Tally]]:
         (batch,) = reference_batches(network, [(torch.from_numpy(images), torch.from_numpy(labels))])
-        add_batch(bare, network, batch)
-        add_batch(refitted, network, batch, repairs)
+        found = [{removed: Tally(distance=distance) for removed in tallies} for tallies in (bare, refitted)]
+        for tallies, unit_of in zip(found, (None, repairs), strict=True):
+            add_batch(tallies, network, batch, unit_of)
+        return found
+
+    batches = dataset.val.shown(source.spec, config.batch, "lesion", own=True)
+    for found in in_turn(shared(lambda: list(starmap(counted, batches)))):
+        for tallies, more in zip((bare, refitted), found, strict=True):
+            for removed, tally in more.items():
+                tallies[removed].take(tally)
     by_name = [{"".join(removed): tally for removed, tally in found.items()} for found in (bare, refitted)]
     return by_name[0], by_name[1]
 

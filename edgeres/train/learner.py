@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from edgeres.core.processes import summed
 from edgeres.models.network import Network
 from edgeres.train.config import LoopConfig
 from edgeres.train.objectives import Objective, optimizer_for
@@ -53,8 +54,7 @@ class Learner:
     def learn(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
         """Takes one step, none without images; the loss of the global batch before it, float64, detached."""
         loss = self._step(images, labels, lr) if len(images) else images.new_zeros(())
-        shared: Tensor = self.accelerator.reduce(loss.double(), "sum")
-        return shared / self.processes
+        return summed(loss.double()) / self.processes
 
     def _step(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
         for group in self._optimizer.param_groups:

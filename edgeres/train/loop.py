@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from edgeres.core.errors import StageError
 from edgeres.core.files import write_text
 from edgeres.core.plain import csv_text
+from edgeres.core.processes import agreed, wait_for_all
 from edgeres.core.progress import track
 from edgeres.data import data_fingerprint
 from edgeres.models.network import Network
@@ -39,7 +40,7 @@ from edgeres.train.config import LoopConfig
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.objectives import Objective
 from edgeres.train.plan import Course, HeldOut, Looks, Plan, rate_at, weights_of
-from edgeres.train.processes import accelerator_for, agreed, slice_for, wait_for_all
+from edgeres.train.processes import accelerator_for, slice_for
 from edgeres.train.state import Identity, load_state, put_aside, save_state
 
 Evaluate = Callable[[nn.Module], float]

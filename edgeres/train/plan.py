@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgeres.core.processes import agreed
 from edgeres.models.network import Network
 from edgeres.train.config import Schedule
-from edgeres.train.processes import agreed
 
 Score = Callable[[Network], float]
 Looks = list[tuple[int, float]]

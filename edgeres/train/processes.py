@@ -1,22 +1,16 @@
-"""Which processes train together: none but this one, or those torchrun started."""
+"""What training asks of a process: its device, and its part of every batch."""
 
 from __future__ import annotations
 
-import atexit
-from collections.abc import Callable
-from functools import cache
-from typing import Any, TypeVar
-
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, reduce
-from torch import Tensor
+from accelerate.state import AcceleratorState
 
-from edgeres.core.errors import DeviceError, EdgeresError, InputError
+from edgeres.core import processes
+from edgeres.core.errors import DeviceError, InputError
 from edgeres.train.batches import Slice
 from edgeres.train.config import LoopConfig, Precision
 
-T = TypeVar("T")
 _PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -44,55 +38,10 @@ def slice_for(config: LoopConfig, accelerator: Accelerator, *, is_shared: bool =
     return Slice(start, start + each, accelerator.device)
 
 
-def agreed(choose: Callable[[], T]) -> T:
-    """What `choose` returns in the main process, told to all; its EdgeresError is raised in all."""
-    box: list[Any] = [None, None]
-    if _state().is_main_process:
-        try:
-            box = [choose(), None]
-        except EdgeresError as err:
-            box = [None, err]
-    chosen, error = broadcast_object_list(box)
-    if error is not None:
-        raise error
-    found: T = chosen
-    return found
-
-
-def own_of(count: int) -> range:
-    """Which of `count` pieces of work are this process's; all of them if there are fewer than processes."""
-    state = _state()
-    return range(state.process_index, count, state.num_processes) if count >= state.num_processes else range(count)
-
-
-def summed(ours: Tensor) -> Tensor:
-    """What all processes have, added up: the same in all of them."""
-    total: Tensor = reduce(ours, "sum")
-    return total
-
-
-def wait_for_all() -> None:
-    """Returns once every process has come here."""
-    _state().wait_for_everyone()
-
-
-def is_main() -> bool:
-    """Whether this process writes the files."""
-    return bool(_state().is_main_process)
-
-
 def _state() -> PartialState:
-    """Joins the process group at the first call: NCCL on GPUs, gloo on CPUs if Accelerate is told so."""
-    _leave_at_exit()
+    """What Accelerate knows of the processes, found out again where others have come or gone since."""
+    if processes.count() > 1:
+        processes.join()
+    if (PartialState._shared_state or {"num_processes": 1})["num_processes"] != processes.count():
+        PartialState._shared_state, AcceleratorState._shared_state = {}, {}
     return PartialState(cpu=not torch.accelerator.is_available())
-
-
-@cache
-def _leave_at_exit() -> None:
-    """Leaves the group before the interpreter is taken down: gloo's threads abort a process that still holds them."""
-
-    def leave() -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-    atexit.register(leave)

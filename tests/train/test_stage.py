@@ -127,7 +127,8 @@ SHARES = """
 import torch
 from edgeres.core.errors import InputError
 from edgeres.train.config import LoopConfig
-from edgeres.train.processes import accelerator_for, agreed, is_main, slice_for, wait_for_all
+from edgeres.core.processes import agreed, wait_for_all
+from edgeres.train.processes import accelerator_for, slice_for
 
 def share():
     accelerator = accelerator_for("fp32")

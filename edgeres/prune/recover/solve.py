@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from edgeres.core.config import Record
+from edgeres.core.processes import agreed, count, own, summed
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models.network import Network, live_in
 from edgeres.refit.folded import FoldedModule, drawn, folded_module, run
 from edgeres.refit.ridge import Refit, Rows
-from edgeres.train.processes import agreed, own_of, summed
 
 _ROWS = 40_000  # of a layer: more gain nothing
 _MOST_BYTES = 256 << 20  # of a layer's rows, and of what waits between two modules
@@ -219,7 +219,8 @@ class _Walk:
         self._batches, self._n, seed = [], 0, self._material.seed
         stem_is_shared = bool(self._material.shared)
         for split, is_held_out in zip(self._material.first(most), (False, True), strict=True):
-            numbers = own_of(-(-len(split) // _BATCH))
+            every = range(-(-len(split) // _BATCH))
+            numbers = own(every) if len(every) >= count() else every  # fewer than processes are for all
             ours = split.subset([place for place in range(len(split)) if place // _BATCH in numbers])
             for number, (images, _) in zip(numbers, ours.batches(self._material.spec, _BATCH), strict=True):
                 x = torch.from_numpy(images).to(self._device).contiguous(memory_format=torch.channels_last)

@@ -20,6 +20,7 @@ from torch import Tensor
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.processes import together
 from edgeres.core.progress import budget_began
 from edgeres.core.runs import StageFolder
 from edgeres.core.stage import Recorder, StageResult
@@ -29,7 +30,6 @@ from edgeres.prune.config import FEWEST_TO_RECOVER_ON, WITHOUT_STEPS, RecoverCon
 from edgeres.prune.recover.start import Job, Planned, clear_start, foreseen, started
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.plan import Plan
-from edgeres.train.processes import is_main, wait_for_all
 from edgeres.train.state import clear_state
 
 _FEWEST_TO_SHARE = 50
@@ -56,31 +56,30 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
         source.spec.check_cut(source.path)
         raise InputError(f"say which network {source.path} was cut from: --teacher FILE")
     teacher = None if config.teacher is None else Checkpoint(config.teacher)
-    done = recovered(source, teacher, config, out_dir, begun_s=budget_began())
+    done = recovered(source, teacher, config, out_dir, spent_s=time.perf_counter() - budget_began())
     output = Checkpoint(out_dir / "model.safetensors")
-    if is_main():
-        save_checkpoint(done.weights, source.spec, output.path, stage="recover", parent=source.sha256)
-        clear_state(out_dir)
-        clear_start(out_dir)
-    wait_for_all()
+    save_checkpoint(done.weights, source.spec, output.path, stage="recover", parent=source.sha256)
+    clear_state(out_dir)
+    clear_start(out_dir)
     recorder.results |= done.results
     recorder.notes += done.notes
     recorder.warnings += [*_doubts_on(teacher, source), *done.warnings]
     return StageResult(output, recorder.finish(output))
 
 
+@together
 def recovered(
     source: Checkpoint,
     teacher: Checkpoint | None,
     config: RecoverConfig,
     out_dir: Path,
     *,
-    begun_s: float | None = None,
+    spent_s: float = 0.0,
 ) -> Recovered:
     """`source` after what `config.method` asks for; interrupted, the same call goes on from what is in `out_dir`.
 
     The state stays in `out_dir`, whose started.json tells what was spent before. `teacher` may be None if nothing is
-    imitated. `begun_s`: when the budget began to run, on time.perf_counter; now unless said.
+    imitated. `spent_s`: of the budget before this call.
 
     Raises:
         InputError: the teacher is not what `source` was cut from, there are too few images, the budget is too short.
@@ -89,7 +88,7 @@ def recovered(
     """
     course = config.course
     started_s = time.perf_counter()
-    begun_s = started_s if begun_s is None else begun_s
+    begun_s = started_s - spent_s
     job = _job(source, teacher, config if course is None else config.model_copy(update={"budget": None}), begun_s)
     network, planned = started(job, out_dir)
     fitted = None

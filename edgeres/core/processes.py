@@ -13,8 +13,9 @@ import functools
 import importlib
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -41,12 +42,19 @@ def count() -> int:
 
 def is_main() -> bool:
     """Whether this process is the first, which writes the files."""
-    return os.environ.get("RANK", "0") == "0"
+    return _place() == 0
 
 
 def own(pieces: Sequence[T]) -> Sequence[T]:
     """This process's pieces of work: every n-th of n processes."""
-    return pieces[int(os.environ.get("RANK", "0")) :: count()]
+    return pieces[_place() :: count()]
+
+
+def own_run(pieces: Iterable[T], work: Sequence[float]) -> list[T]:
+    """This process's pieces, next to each other, with about its share of all `work`; its neighbours have the others."""
+    each, ends = sum(work) / count(), accumulate(work)
+    middles = (end - took / 2 for end, took in zip(ends, work, strict=True))
+    return [piece for piece, middle in zip(pieces, middles, strict=True) if int(middle / each) == _place()]
 
 
 def in_turn(parts: Sequence[Sequence[T]]) -> list[T]:
@@ -135,6 +143,10 @@ def join() -> None:
     if not distributed.is_initialized():
         distributed.init_process_group(timeout=_LONGEST_WAIT)
         atexit.register(_leave)
+
+
+def _place() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def _leave() -> None:

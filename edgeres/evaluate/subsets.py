@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
 from edgeres.core.errors import InputError
+from edgeres.core.processes import own_run
 from edgeres.evaluate.tally import Batch, Tally
 from edgeres.models.network import Network, live_in
 
@@ -52,6 +54,15 @@ def add_batch(tallies: dict[Subset, Tally], network: Network, batch: Batch, unit
     """Counts one batch in the tally of every subset."""
     for subset, features in walk_subsets(network, batch.images, tallies, unit_of=unit_of):
         tallies[subset].add(network.classify(features), batch.labels, batch.reference)
+
+
+def own_subsets(network: Network, subsets: Collection[Subset]) -> list[Subset]:
+    """This process's part of the subsets, neighbours in the tree; those of all processes are in the order of a walk."""
+    paths, end = _paths(network, subsets), len(list(network.units())) + 1
+    walked = sorted(paths, key=lambda path: (*path, end))
+    pairs = (zip_longest(*pair, fillvalue=end) for pair in zip(((end,), *walked), walked, strict=False))
+    forks = (next((min(a, b) for a, b in pair if a != b), 0) for pair in pairs)
+    return own_run([paths[path] for path in walked], [end - fork for fork in forks])
 
 
 def _paths(network: Network, subsets: Collection[Subset]) -> dict[Positions, Subset]:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from edgeres.core.errors import StageError
 from edgeres.core.kept import Kept
 from edgeres.core.measures import kept
-from edgeres.core.processes import agreed, own, shared
+from edgeres.core.processes import agreed, shared
 from edgeres.evaluate.distance import KL, Distance
-from edgeres.evaluate.subsets import PrefixCache, UnitOf, walk_subsets
+from edgeres.evaluate.subsets import PrefixCache, UnitOf, own_subsets, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
 from edgeres.prune.sets import Subset
@@ -110,7 +110,7 @@ class MeasuredEvaluator:
         batch = self._batches[number]
         new = [subset for subset in sets if len(self._sums(subset)) <= number]
         self._report(sets, number)
-        stored, mine = self._cache.of(number), own(new)
+        stored, mine = self._cache.of(number), own_subsets(self._network, new)
 
         def measured() -> dict[Subset, tuple[Sums, Tensor | None]]:
             for subset, features in walk_subsets(self._network, batch.images, mine, stored, self._unit_of):

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import starmap
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
-from edgeres.core.processes import in_turn, shared
 from edgeres.core.statistics import RESAMPLES, resampled_interval
 from edgeres.study.result import Verdict, judged
 
@@ -75,17 +73,16 @@ def outcomes_of(
 
     from edgeres.evaluate.tally import labels_or_guesses
 
-    @torch.inference_mode()
-    def of_batch(x: NDArray[Any], labels: NDArray[Any]) -> dict[K, Outcomes]:
+    parts: dict[K, list[Outcomes]] = {}
+    for x, labels in images.shown(spec, batch, description):
         inputs, targets = torch.from_numpy(x), torch.from_numpy(labels)
-        reference = network(inputs)
-        targets = labels_or_guesses(targets, reference)
-        return {name: outcome_of(logits, targets, reference) for name, logits in variants(inputs)}
-
-    batches = images.shown(spec, batch, description, own=True)
-    parts = in_turn(shared(lambda: list(starmap(of_batch, batches))))
+        with torch.inference_mode():
+            reference = network(inputs)
+            targets = labels_or_guesses(targets, reference)
+            for name, logits in variants(inputs):
+                parts.setdefault(name, []).append(outcome_of(logits, targets, reference))
     names = ("right", "loss", "kl")
-    joined = {key: [np.concatenate([getattr(part[key], n) for part in parts]) for n in names] for key in parts[0]}
+    joined = {key: [np.concatenate([getattr(part, n) for part in some]) for n in names] for key, some in parts.items()}
     return {key: Outcomes(*arrays) for key, arrays in joined.items()}
 
 

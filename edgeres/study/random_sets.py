@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
+from edgeres.core.processes import shared
 from edgeres.core.statistics import resampled_interval
 from edgeres.study.outcomes import Floats, Indices, Outcomes, outcomes_of, redrawn, resampled_means
 
@@ -65,17 +66,21 @@ def outcomes_without(
     network: Network, images: Split, spec: ModelSpec, sets: Sequence[Modules], *, batch: int
 ) -> dict[Modules, Outcomes]:
     """The network without each of the sets; () is the whole network."""
-    from edgeres.evaluate.subsets import walk_subsets
+    from edgeres.evaluate.subsets import own_subsets, walk_subsets
 
     wanted = {frozenset(modules): modules for modules in ((), *sets)}
-    return outcomes_of(
-        network,
-        images,
-        spec,
-        lambda x: ((wanted[key], network.classify(y)) for key, y in walk_subsets(network, x, list(wanted))),
-        batch=batch,
-        description=f"{len(sets)} sets of modules",
+    mine = own_subsets(network, wanted)
+    found = shared(
+        lambda: outcomes_of(
+            network,
+            images,
+            spec,
+            lambda x: ((wanted[key], network.classify(y)) for key, y in walk_subsets(network, x, mine)),
+            batch=batch,
+            description=f"{len(sets)} sets of modules",
+        )
     )
+    return {modules: one for part in found for modules, one in part.items()}
 
 
 def rows_of(outcomes: Mapping[Modules, Outcomes]) -> tuple[SetLesion, ...]:

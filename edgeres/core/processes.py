@@ -138,10 +138,14 @@ def follow() -> None:
 
 def join() -> None:
     """Joins the group of all processes, which talk by gloo, and by NCCL about what is on GPUs."""
+    import torch
     from torch import distributed
 
     if not distributed.is_initialized():
-        distributed.init_process_group(timeout=_LONGEST_WAIT)
+        gpu = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        talks_by = distributed.Backend.default_device_backend_map
+        backends = "cpu:gloo" if gpu is None else f"cpu:gloo,{gpu.type}:{talks_by[gpu.type]}"
+        distributed.init_process_group(backends, timeout=_LONGEST_WAIT)
         atexit.register(_leave)
 
 

@@ -13,7 +13,8 @@ import functools
 import importlib
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -45,21 +46,14 @@ def is_main() -> bool:
     return _place() == 0
 
 
-def own(pieces: Sequence[T]) -> Sequence[T]:
-    """This process's pieces of work: every n-th of n processes."""
-    return pieces[_place() :: count()]
+def own(pieces: Sequence[T], work: Sequence[float] = ()) -> list[T]:
+    """This process's pieces, next to each other, with its share of all `work`, which is the same for each unless told.
 
-
-def own_run(pieces: Iterable[T], work: Sequence[float]) -> list[T]:
-    """This process's pieces, next to each other, with about its share of all `work`; its neighbours have the others."""
-    each, ends = sum(work) / count(), accumulate(work)
-    middles = (end - took / 2 for end, took in zip(ends, work, strict=True))
-    return [piece for piece, middle in zip(pieces, middles, strict=True) if int(middle / each) == _place()]
-
-
-def in_turn(parts: Sequence[Sequence[T]]) -> list[T]:
-    """What processes made of their `own` pieces, in the order of all pieces."""
-    return [parts[place % len(parts)][place // len(parts)] for place in range(sum(map(len, parts)))]
+    Those of all processes, in their order, are all pieces in order.
+    """
+    work = work or [1] * len(pieces)
+    places = (int((end - took / 2) * count() / sum(work)) for end, took in zip(accumulate(work), work, strict=True))
+    return [piece for piece, place in zip(pieces, places, strict=True) if place == _place()]
 
 
 def shared(do: Callable[[], T]) -> list[T]:
@@ -71,7 +65,7 @@ def agreed(choose: Callable[[], T]) -> T:
     """What `choose` gives in the first process, which does it by itself, told to all; its error is raised in all."""
 
     def by_the_first() -> list[T]:
-        with _by_itself():
+        with _told_by_torchrun({"WORLD_SIZE": "1"}):
             return [choose()]
 
     return shared(by_the_first if is_main() else list)[0][0]
@@ -102,9 +96,9 @@ def together(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not _waiting:
+        if not _waiting or "WORLD_SIZE" in os.environ:  # all are here already
             return function(*args, **kwargs)
-        with _joined():
+        with _told_by_torchrun(_waiting):
             _exchanged((function.__module__, function.__qualname__, args, kwargs))
             return _done(lambda: function(*args, **kwargs))
 
@@ -114,26 +108,22 @@ def together(function: Callable[P, T]) -> Callable[P, T]:
 def lead() -> None:
     """From now on the other processes wait for what is done `together`, until `let_go`."""
     if count() > 1:
-        _waiting.update({name: os.environ.pop(name) for name in _NAMES if name in os.environ})
+        _waiting.update(_taken())
 
 
 def let_go() -> None:
     """Ends the other processes, those that are there."""
     if _waiting:
-        with _joined(), contextlib.suppress(ProcessLost):
+        with _told_by_torchrun(_waiting), contextlib.suppress(ProcessLost):
             _exchanged(None)
 
 
 def follow() -> None:
     """Does this process's part of all that the first does together with it, saying nothing, until that lets it go."""
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        while (job := _exchanged(None)[0]) is not None:
-            with contextlib.suppress(Exception):  # it has been raised in the first, which says so
-                _done(functools.partial(_called, *job))
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # to the end
+    while (job := _exchanged(None)[0]) is not None:
+        with contextlib.suppress(Exception):  # it has been raised in the first, which says so
+            _done(functools.partial(_called, *job))
 
 
 def join() -> None:
@@ -146,19 +136,11 @@ def join() -> None:
         talks_by = distributed.Backend.default_device_backend_map
         backends = "cpu:gloo" if gpu is None else f"cpu:gloo,{gpu.type}:{talks_by[gpu.type]}"
         distributed.init_process_group(backends, timeout=_LONGEST_WAIT)
-        atexit.register(_leave)
+        atexit.register(distributed.destroy_process_group)  # gloo's threads would abort a process that is taken down
 
 
 def _place() -> int:
     return int(os.environ.get("RANK", "0"))
-
-
-def _leave() -> None:
-    """Before the interpreter is taken down: gloo's threads abort a process that still holds them."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _called(module: str, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -201,24 +183,16 @@ def _exchanged(mine: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _by_itself() -> Iterator[None]:
-    """Inside, there is no other process."""
-    told = {name: os.environ.pop(name) for name in _NAMES if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(told)
-
-
-@contextlib.contextmanager
-def _joined() -> Iterator[None]:
-    """Inside, the others do not wait."""
-    told = {**_waiting}
+def _told_by_torchrun(told: Mapping[str, str]) -> Iterator[None]:
+    """Inside, this is what torchrun said."""
+    before = _taken()
     os.environ.update(told)
-    _waiting.clear()
     try:
         yield
     finally:
-        _waiting.update(told)
-        for name in told:
-            os.environ.pop(name, None)
+        _taken()
+        os.environ.update(before)
+
+
+def _taken() -> dict[str, str]:
+    return {name: os.environ.pop(name) for name in _NAMES if name in os.environ}

@@ -103,18 +103,15 @@ class Split:
             part = slice(start, start + batch)
             yield normalised(pixels[part], spec.preprocess), self.labels[part]
 
-    def shown(
-        self, spec: ModelSpec, batch: int, description: str, *, own: bool = False
-    ) -> Iterator[tuple[Images, Labels]]:
+    def shown(self, spec: ModelSpec, batch: int, description: str) -> Iterator[tuple[Images, Labels]]:
         """`batches` for a network that judges them, fewer at a time where they are large, with a progress bar."""
         size = spec.at_once(batch)
-        part = self.own(size) if own else self
-        return track(part.batches(spec, size), description, -(-len(part) // size))
+        return track(self.batches(spec, size), description, -(-len(self) // size))
 
     def own(self, batch: int) -> Split:
         """This process's batches."""
-        numbers = processes.own(range(-(-len(self) // batch)))
-        return self.subset([place for number in numbers for place in range(len(self))[number * batch :][:batch]])
+        numbers = {*processes.own(range(-(-len(self) // batch)))}
+        return self.subset([place for place in range(len(self)) if place // batch in numbers])
 
     def inputs(self, spec: ModelSpec) -> Pixels | None:
         """All images resized and cropped for `spec`, uint8 (n, H, W, C); None if too large for memory."""

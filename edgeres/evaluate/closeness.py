@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import Model
 from edgeres.core.measures import powers_of, relative, split
 from edgeres.core.metrics import Z_95, Closeness, Likened
-from edgeres.core.processes import in_turn, shared
+from edgeres.core.processes import shared
 from edgeres.core.spec import Task
 from edgeres.data import Dataset, Split
 from edgeres.runtime import runner_for
@@ -56,8 +57,8 @@ class Nearness:
 
     def share(self) -> None:
         """Counts what all processes have counted, each its own batches."""
-        mine = list(zip(self._each, self._powers, strict=True))
-        self._each, self._powers = map(list, zip(*in_turn(shared(lambda: mine)), strict=True))
+        of_all = zip(*shared(lambda: (self._each, self._powers)), strict=True)
+        self._each, self._powers = ([*chain(*parts)] for parts in of_all)
 
     @property
     def each(self) -> NDArray[np.float64]:
@@ -109,7 +110,7 @@ def nearness_of(
     nearness, options = Nearness(model.spec.task, model.spec.parts), RunnerOptions(threads=threads)
     is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
-        for x, _ in images.shown(model.spec, batch, f"eval {model.path.name}", own=True):
+        for x, _ in images.own(model.spec.at_once(batch)).shown(model.spec, batch, f"eval {model.path.name}"):
             outputs = _outputs(runner, model, x)
             nearness.add(outputs, outputs if is_itself else _outputs(whole, reference, x))
         nearness.share()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import starmap
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +18,7 @@ from edgeres.core.errors import InputError, few_of
 from edgeres.core.files import written
 from edgeres.core.metrics import Z_95, Accuracy, OwnFigure
 from edgeres.core.names import DATA_NAMES, result_of
-from edgeres.core.processes import in_turn, is_main, shared, together
+from edgeres.core.processes import is_main, shared, together
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
@@ -98,8 +98,8 @@ def metric_of(model: Model, dataset: Dataset, config: EvalConfig) -> OwnFigure:
         known = dict(zip(whole.ids, whole.labels, strict=True))
         labels = np.asarray([known[one] for one in dataset.val.ids], np.int64)
     with runner_for(model, RunnerOptions(threads=config.threads)) as runner:
-        shown = dataset.val.shown(model.spec, config.batch, config.metric, own=True)
-        outputs = np.concatenate(in_turn(shared(lambda: [infer_all(runner, x) for x, _ in shown])))
+        shown = dataset.val.own(model.spec.at_once(config.batch)).shown(model.spec, config.batch, config.metric)
+        outputs = np.concatenate([*chain(*shared(lambda: [infer_all(runner, x) for x, _ in shown]))])
     found = result_of(config.metric, "metric", outputs, labels)
     try:
         each = np.asarray(found, np.float64)
@@ -175,8 +175,8 @@ def guessed_by(
         return np.stack([logits.argmax(1), labels], axis=1).astype(np.uint16), hits(logits, labels, 5)
 
     with runner_for(model, RunnerOptions(threads=threads)) as runner:
-        batches = images.shown(model.spec, batch, f"eval {model.path.name}", own=True)
-        predictions, in_top5 = zip(*in_turn(shared(lambda: list(starmap(of_batch, batches)))), strict=True)
+        batches = images.own(model.spec.at_once(batch)).shown(model.spec, batch, f"eval {model.path.name}")
+        predictions, in_top5 = zip(*chain(*shared(lambda: list(starmap(of_batch, batches)))), strict=True)
         return Guessed(np.concatenate(predictions), sum(in_top5), runner.name)
 
 

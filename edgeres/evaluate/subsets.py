@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgeres.core.errors import InputError
-from edgeres.core.processes import own_run
+from edgeres.core.processes import own
 from edgeres.evaluate.tally import Batch, Tally
 from edgeres.models.network import Network, live_in
 
@@ -62,7 +62,7 @@ def own_subsets(network: Network, subsets: Collection[Subset]) -> list[Subset]:
     walked = sorted(paths, key=lambda path: (*path, end))
     pairs = (zip_longest(*pair, fillvalue=end) for pair in zip(((end,), *walked), walked, strict=False))
     forks = (next((min(a, b) for a, b in pair if a != b), 0) for pair in pairs)
-    return own_run([paths[path] for path in walked], [end - fork for fork in forks])
+    return own([paths[path] for path in walked], [end - fork for fork in forks])
 
 
 def _paths(network: Network, subsets: Collection[Subset]) -> dict[Positions, Subset]:

@@ -95,12 +95,6 @@ class Tally:
         self.loss_sum += float(F.nll_loss(log_p, labels, reduction="sum"))
         self.each.append(right)
 
-    def take(self, other: Tally) -> None:
-        """Counts what `other` has counted, after all of its own."""
-        for name, value in vars(other).items():
-            if name != "distance":
-                setattr(self, name, getattr(self, name) + value)
-
     @property
     def accuracy(self) -> float:
         """Share of images whose first guess is right."""

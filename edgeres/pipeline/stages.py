@@ -40,6 +40,7 @@ from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.files import clear_left_overs, sha256_of
 from edgeres.core.names import resolve, with_code
+from edgeres.core.processes import together
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.data import data_fingerprint
@@ -143,6 +144,7 @@ STAGES = {
 }
 
 
+_TOGETHER = {"train", "gradients", "depth", "ordering", "connect"}  # done by all processes; others share parts
 _OF_THIS_MACHINE = {"compile", "eval", "bench", "latency", "sweep", "optimize"}
 
 
@@ -182,7 +184,7 @@ def execute(
     mark_started(folder, stage, key)
     try:
         function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
-        result = function(source, config, folder)
+        result = (together(function) if stage in _TOGETHER else function)(source, config, folder)
     except Exception as err:
         if is_first and isinstance(err, AlwaysRefused):
             shutil.rmtree(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF, kept, kept_notes
 from edgeres.core.metrics import fixed
-from edgeres.core.processes import is_main, together
+from edgeres.core.processes import count, is_main, together
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, data_fingerprint, dataset_for
@@ -33,7 +33,7 @@ from edgeres.prune.config import AFTER_REPAIRS, OF_THE_RESULT, ChoiceConfig
 from edgeres.prune.measured import MeasuredEvaluator, journal_in, with_batch_statistics
 from edgeres.prune.recover.stage import check_budget
 from edgeres.prune.search import search
-from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan, Subset
+from edgeres.prune.sets import WHOLE, Found, Goal, Searched, SearchPlan
 from edgeres.refit import REPAIRED_ON
 from edgeres.refit.repairs import Repairs, repairs_on
 
@@ -86,18 +86,17 @@ class Chooser:
             return 100 * (without.accuracy - whole.accuracy)
         return 100 * (whole.apart - without.apart)
 
+    @together
     def lost_by_module(self) -> dict[str, float]:
         """What each single module costs, as `points` are counted, on the images chosen on."""
-        self._scored([WHOLE, *(frozenset({name}) for name in self.candidates)])
+        self._evaluator.agree()
+        self._evaluator([WHOLE, *(frozenset({name}) for name in self.candidates)])
         return {name: -self.points({name}) for name in self.candidates}
 
     @together
-    def _scored(self, sets: Sequence[Subset]) -> None:
-        self._evaluator.agree()
-        self._evaluator(sets)
-
     def close(self) -> None:
         """Forgets what was kept for going on."""
+        _chooser_of.cache_clear()
         (self._out_dir / JOURNAL_NAME).unlink(missing_ok=True)
 
     @property
@@ -179,8 +178,8 @@ class Chooser:
 
     @property
     def _cache_mib(self) -> float:
-        """Repairs have activations of their own, so each gets half of the memory."""
-        return self._config.cache_mib / (2 if self._config.ranks_by == "solved" else 1)
+        """Of each process; repairs have activations of their own, so each gets half of the memory."""
+        return self._config.cache_mib / (2 if self._config.ranks_by == "solved" else 1) / count()
 
     @cached_property
     def _repairs(self) -> Repairs | None:

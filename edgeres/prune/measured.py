@@ -32,13 +32,11 @@ from edgeres.evaluate.subsets import PrefixCache, UnitOf, own_subsets, walk_subs
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
 from edgeres.prune.sets import Subset
-from edgeres.refit.repairs import Repairs
 
 _LOGITS_LIMIT_BYTES = 256 << 20
 _SAVED_EVERY_S = 5.0
 Difference = tuple[Subset, Subset]
-Sums = tuple[float, ...]
-Journal = Kept[list[Sums]]  # set -> sums of each batch; "batches base; sets" -> a prediction, alone
+Journal = Kept[list[tuple[float, ...]]]  # set -> sums of each batch; "batches base; sets" -> a prediction, alone
 
 
 def journal_in(path: Path | None = None, key: str = "") -> Journal:
@@ -79,11 +77,15 @@ class MeasuredEvaluator:
     def __call__(self, sets: Sequence[Subset], *, images: int | None = None) -> list[float]:
         """Scores on the first `images` images; raises StageError if one is not finite."""
         upto = self._batches_for(images)
+        mine = own_subsets(self._network, [subset for subset in sets if len(self._sums(subset)) < upto])
         try:
             for number in range(upto):
-                self._measure(sets, number)
+                self._measure(mine, number)
+            self._share(mine)
         finally:
             self._journal.save()
+        for number in range(upto):
+            self._report(sets, number)
         return [self._checked(self._tally(subset, upto).apart, subset) for subset in sets]
 
     def tally(self, subset: Subset) -> Tally:
@@ -105,28 +107,27 @@ class MeasuredEvaluator:
             self._journal.keep(key, [(tally.apart,)])
         return self._journal.records[key][0][0]
 
+    def agree(self) -> None:
+        """Makes what the first process knows known to all."""
+        self._journal.records = agreed(lambda: self._journal.records)
+
+    def _share(self, mine: Sequence[Subset]) -> None:
+        """Tells all processes what each has measured."""
+        logits = {key: one for key, one in self._logits.items() if key[0] in mine}
+        for sums, others in shared(lambda: ({name_of(subset): self._sums(subset) for subset in mine}, logits)):
+            self._journal.records |= sums
+            for key in others.keys() - self._logits.keys():
+                self._keep(*key, others[key])
+
     def _measure(self, sets: Sequence[Subset], number: int) -> None:
         """Fills in the sums of one batch; batches are always filled in order."""
         batch = self._batches[number]
         new = [subset for subset in sets if len(self._sums(subset)) <= number]
         self._report(sets, number)
-        stored, mine = self._cache.of(number), own_subsets(self._network, new)
-
-        def measured() -> dict[Subset, tuple[Sums, Tensor | None]]:
-            for subset, features in walk_subsets(self._network, batch.images, mine, stored, self._unit_of):
-                self._record(subset, number, features)
-                self._report([subset], number)
-            return {subset: (self._sums(subset)[number], self._logits.get((subset, number))) for subset in mine}
-
-        for subset, (sums, logits) in (one for found in shared(measured) for one in found.items()):
-            self._take(subset, number, sums, logits)
-        if isinstance(self._unit_of, Repairs):
-            self._unit_of.share()
-        self._report(new, number)
-
-    def agree(self) -> None:
-        """Makes what the first process knows known to all."""
-        self._journal.records = agreed(lambda: self._journal.records)
+        stored = self._cache.of(number)
+        for subset, features in walk_subsets(self._network, batch.images, new, stored, self._unit_of):
+            self._record(subset, number, features)
+            self._report([subset], number)
 
     def _report(self, sets: Sequence[Subset], number: int) -> None:
         """Tells `advance` of what is known by now, each (set, batch) once."""
@@ -139,13 +140,8 @@ class MeasuredEvaluator:
         logits = self._outputs(features)
         tally = Tally(distance=self._distance)
         tally.add(logits, self._batches[number].labels, self._batches[number].reference)
-        self._take(subset, number, tally.sums, logits)
-
-    def _take(self, subset: Subset, number: int, sums: Sums, logits: Tensor | None) -> None:
-        if len(self._sums(subset)) == number:
-            self._journal.keep(name_of(subset), [*self._sums(subset), sums])
-            if logits is not None:
-                self._keep(subset, number, logits)
+        self._journal.keep(name_of(subset), [*self._sums(subset), tally.sums])
+        self._keep(subset, number, logits)
 
     def _outputs(self, features: Tensor) -> Tensor:
         return kept(self._network.classify(features), self._distance.sizes)

@@ -36,11 +36,6 @@ class FoldedLayer:
         self._weight, self._bias = weight, bias
         self._applied = self._as_stored(weight).float(), bias.float()
 
-    @property
-    def state(self) -> tuple[Tensor, Tensor]:
-        """What `set` takes."""
-        return self._weight, self._bias
-
     def take(self, fit: Refit) -> None:
         """The weight and bias of `fit`."""
         self.set(fit.layer.weight.mT.flatten(0, 1), fit.layer.bias.flatten())

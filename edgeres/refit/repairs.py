@@ -7,16 +7,15 @@ A repair depends only on what is dropped before it, so sets share them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from edgeres.core.processes import own, shared
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
-from edgeres.evaluate.subsets import Key, Positions, PrefixCache, Runnable, SubsetWalk
+from edgeres.evaluate.subsets import Positions, PrefixCache, Runnable, SubsetWalk
 from edgeres.models.network import Network
 from edgeres.refit.folded import FoldedModule, drawn, folded_module
 from edgeres.refit.ridge import Rows
@@ -45,8 +44,7 @@ class Repairs:
         self._network, self._images = network, images
         self._units = [unit for _, unit in network.units()]
         self._caches = PrefixCache(cache_mib, len(images))
-        self._known: dict[Key, FoldedModule] = {}
-        self._made: list[Key] = []
+        self._known: dict[tuple[Positions, int], FoldedModule] = {}
         self._goals = [self._taught(number) for number in range(len(images))]
 
     @torch.inference_mode()
@@ -56,31 +54,17 @@ class Repairs:
         if position - 1 not in gone or position not in self._goals[0]:
             return unit
         if key not in self._known:
-            self._made.append(key)
-            self._keep(key, self._repaired(gone, position))
+            self._known[key] = module = self._repaired(gone, position)
+            while len(self._known) > max(1, _KEPT_BYTES // module.layers[-1].size_bytes):
+                del self._known[next(iter(self._known))]  # the oldest
         return self._known[key]
 
-    def behind_each(self) -> None:
+    def behind_each(self, names: Collection[str]) -> None:
         """Makes the repairs of single gaps ahead of time, which on large images takes minutes, with a progress bar."""
-        positions = own([place for place, unit in enumerate(self._units[:-1], 1) if not unit.dropped])
+        inner = enumerate([*self._network.units()][:-1], 1)
+        positions = [place for place, (name, unit) in inner if name in names and not unit.dropped]
         for gone in track(positions, "refit behind each module", len(positions)):
             self((gone,), gone + 1)
-        self.share()
-
-    def share(self) -> None:
-        """Tells all processes of what was made since the last time, as far as it is kept."""
-        kept = {key: self._known[key].layers[-1].state for key in self._made if key in self._known}
-        self._made.clear()
-        for key, state in (one for told in shared(lambda: kept) for one in told.items()):
-            if key not in self._known:
-                module = folded_module(self._units[key[1] - 1])
-                module.layers[-1].set(*state)
-                self._keep(key, module)
-
-    def _keep(self, key: Key, module: FoldedModule) -> None:
-        self._known[key] = module
-        while len(self._known) > max(1, _KEPT_BYTES // module.layers[-1].size_bytes):
-            del self._known[next(iter(self._known))]  # the oldest
 
     def _repaired(self, gone: Positions, position: int) -> FoldedModule:
         module = folded_module(self._units[position - 1])

@@ -19,7 +19,6 @@ from typing import Any
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
-from edgeres.core.processes import together
 from edgeres.core.stage import StageResult
 from edgeres.models.network import Network
 from edgeres.models.resnet_net import Residual
@@ -33,7 +32,6 @@ _PUBLISHED_ERROR_PERCENT = {"A": 25.03, "B": 24.52, "C": 24.19}
 _PANELS = {"one layer": "test_error_percent", "connected": "train_error_percent", "projections": "test_error_percent"}
 
 
-@together
 def connect(source: None, config: ConnectConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
     experiment = Experiment("connect", config, kinds_of(config.depth, config.fc_lr), out_dir)

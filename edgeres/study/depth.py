@@ -14,7 +14,6 @@ from typing import Any
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.metrics import Interval
-from edgeres.core.processes import together
 from edgeres.core.stage import StageResult
 from edgeres.study.config import DepthConfig
 from edgeres.study.experiment import Experiment, Kind, Trained, trained
@@ -26,7 +25,6 @@ _PUBLISHED_TEST_ERROR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}  # r
 _HE_2015 = "He et al. 2015, arXiv 1512.03385, section 4.2"
 
 
-@together
 def depth(source: None, config: DepthConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
     kinds = [

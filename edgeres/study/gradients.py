@@ -25,7 +25,6 @@ from edgeres.core.amounts import counted
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
-from edgeres.core.processes import together
 from edgeres.core.stage import StageResult
 from edgeres.data import Dataset
 from edgeres.models.network import Network
@@ -69,7 +68,6 @@ class Gradients(NetworkResult):
         ]
 
 
-@together
 def gradients(source: None, config: GradientsConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg into `out_dir`; interrupted, the same call goes on with the next network."""
     experiment = Experiment("gradients", config, [_kind(name, config.depth) for name in KINDS], out_dir)

@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Checkpoint, LesionTableFile
 from edgeres.core.errors import InputError, MissingDependency
@@ -26,13 +24,13 @@ from edgeres.core.files import write_text
 from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.metrics import Z_95, Accuracy, paired_difference
 from edgeres.core.plain import csv_text
-from edgeres.core.processes import in_turn, shared, together
+from edgeres.core.processes import shared, together
 from edgeres.core.records.lesion import Images, Lesion, Refitted
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
 from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import KL, distance_for
-from edgeres.evaluate.subsets import Subset, add_batch
+from edgeres.evaluate.subsets import add_batch, own_subsets
 from edgeres.evaluate.tally import Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.weights import load_folded
@@ -193,26 +191,19 @@ def _tallies(
         seen = (torch.from_numpy(images) for images, _ in dataset.val.shown(source.spec, config.batch, "outputs"))
         with torch.inference_mode():
             distance = distance_for(source.spec.task, map(network, seen), source.spec.sizes)
-    alone = [frozenset({name}) for name, unit in network.units() if not unit.dropped]
+    alone = own_subsets(network, [frozenset({name}) for name, unit in network.units() if not unit.dropped])
     bare = {removed: Tally(distance=distance) for removed in (frozenset(), *alone)}
     refitted = {removed: Tally(distance=distance) for removed in alone if repairs is not None}
     if repairs is not None:
-        repairs.behind_each()
-
-    def counted(images: NDArray[Any], labels: NDArray[Any]) -> list[dict[Subset, Tally]]:
+        repairs.behind_each(frozenset().union(*alone))
+    for images, labels in dataset.val.shown(source.spec, config.batch, "lesion"):
         (batch,) = reference_batches(network, [(torch.from_numpy(images), torch.from_numpy(labels))])
-        found = [{removed: Tally(distance=distance) for removed in tallies} for tallies in (bare, refitted)]
-        for tallies, unit_of in zip(found, (None, repairs), strict=True):
-            add_batch(tallies, network, batch, unit_of)
-        return found
-
-    batches = dataset.val.shown(source.spec, config.batch, "lesion", own=True)
-    for found in in_turn(shared(lambda: list(starmap(counted, batches)))):
-        for tallies, more in zip((bare, refitted), found, strict=True):
-            for removed, tally in more.items():
-                tallies[removed].take(tally)
+        add_batch(bare, network, batch)
+        add_batch(refitted, network, batch, repairs)
     by_name = [{"".join(removed): tally for removed, tally in found.items()} for found in (bare, refitted)]
-    return by_name[0], by_name[1]
+    of_all = zip(*shared(lambda: by_name), strict=True)
+    whole, repaired = ({name: tally for part in parts for name, tally in part.items()} for parts in of_all)
+    return whole, repaired
 
 
 def _record(recorder: Recorder, table: LesionTable) -> None:

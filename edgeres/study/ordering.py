@@ -12,7 +12,6 @@ from typing import Any
 
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.metrics import Interval
-from edgeres.core.processes import together
 from edgeres.core.stage import StageResult
 from edgeres.models.family import ORDERINGS, Ordering
 from edgeres.study.config import OrderingConfig
@@ -35,7 +34,6 @@ _SIGNS: dict[Ordering, tuple[float, float]] = {
 }
 
 
-@together
 def ordering(source: None, config: OrderingConfig, out_dir: Path) -> StageResult[StudyFile]:
     """Writes study.json, .csv and .svg, and the networks, into `out_dir`; interrupted, the same call goes on."""
     experiment = Experiment("ordering", config, [_kind(order, config.depth) for order in ORDERINGS], out_dir)

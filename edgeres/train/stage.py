@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.processes import is_main, together, wait_for_all
+from edgeres.core.processes import is_main, wait_for_all
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_from
@@ -27,7 +27,6 @@ _RESIZE_RATIO = 256 / 224  # shorter side over crop, as usual on ImageNet
 _log = logging.getLogger(__name__)
 
 
-@together
 def train(source: None, config: TrainConfig, out_dir: Path) -> StageResult[Checkpoint]:
     """Writes `out_dir`/model.safetensors and log.csv; interrupted, the same call goes on from state.pt.
 

@@ -81,7 +81,7 @@ def test_single_gaps_are_made_up_for_ahead_of_time(network, digits, fitted_on, m
     alone = [frozenset({name}) for name, _ in network.units()]
     found = dict(walk_subsets(network, digits[0], alone, None, Repairs(network, fitted_on)))
     ahead = Repairs(network, fitted_on)
-    ahead.behind_each()
+    ahead.behind_each([name for name, _ in network.units()])
     monkeypatch.setattr(Repairs, "_repaired", lambda *_: pytest.fail("made only now"))
     for gone, y in walk_subsets(network, digits[0], alone, None, ahead):
         assert torch.equal(y, found[gone])
@@ -91,7 +91,7 @@ def test_single_gaps_are_made_up_for_ahead_of_time(network, digits, fitted_on, m
 def test_what_stands_before_a_gap_is_computed_once(network, fitted_on, cache_mib, most):
     ran = []
     network.units()[0][1].register_forward_hook(lambda *_: ran.append(1))
-    Repairs(network, fitted_on, cache_mib=cache_mib).behind_each()
+    Repairs(network, fitted_on, cache_mib=cache_mib).behind_each([name for name, _ in network.units()])
     assert len(ran) <= most * len(fitted_on)
     assert (len(ran) > 2 * len(fitted_on)) == (cache_mib == 0)
 

@@ -18,7 +18,7 @@ from edgeres.prune.recover.stage import recovered
 
 OPTIONS = {"data": "digits", "images": 300, "threads": 1, "method": ("solve",)}
 STEPS = {**OPTIONS, "method": ("bn", "mimic"), "epochs": 2, "batch": 33}  # a batch that two could not share
-BATCH = 40  # 7 batches to learn from, of which the first process takes 4; one to judge on, which both take
+BATCH = 40  # 7 batches to learn from, of which the second process takes 4; one to judge on, which both take
 SHARED = f"""
 import time, torch
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_two_processes_find_what_one_does(checkpoint_of, spec_of, forking, tmp_p
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(solve_module, "_BATCH", BATCH)
     alone = recovered(pruned, teacher, RecoverConfig(**OPTIONS), tmp_path / "alone")
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["5", "4"]
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["4", "5"]
     assert (tmp_path / "solved.txt").read_text() == str(alone.results["solved"])
     before = load_weights(pruned)
     found = load_file(tmp_path / "out" / "model.safetensors")

@@ -30,7 +30,7 @@ from edgeres.prune.config import PruneConfig
 from edgeres.prune.sets import Found, Goal
 
 CHOOSING_SHARE = 1 / 3  # of the budget
-_SHARES = (0.25, 0.5, 0.75, 0.125, 0.375, 0.625)  # of what all modules cost; each size on the way is found too
+_SHARES = (0.25, 0.5, 0.625, 0.75, 0.125, 0.375)  # of what all modules cost; each size on the way is found too
 _AIM = 0.99  # of what is tried for: by so much the sum of what modules cost may be wrong
 _HOPELESS = 3.0  # times what may be lost, after cheap repairs: a whole refit takes about half of it back
 _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
@@ -61,7 +61,7 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
     `until_s`, on time.perf_counter: when to be done.
     """
     config = bench.config
-    options = {"images": bench.images, "choose_on": bench.images, "keep": config.keep, "seed": config.seed}
+    options = {"images": bench.choose_on, "choose_on": bench.choose_on, "keep": config.keep, "seed": config.seed}
     asked = PruneConfig(drop=1, data=config.data, recover=("solve",), download=config.download, **options)
     _take_over(bench)
     chooser = Chooser(bench.source, asked, bench.out_dir)

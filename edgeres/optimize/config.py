@@ -36,7 +36,7 @@ class OptimizeConfig(Config):
     )
     budget: str = Field("30m", description="time for all of it: 3m, 1h; it ends by the clock")
     images: int = Field(
-        500, ge=_LEAST_IMAGES, description="of train, to choose modules and to refit on; fewer if train is small"
+        500, ge=_LEAST_IMAGES, description="of train, to refit on; twice as many, if time allows, to choose modules on"
     )
     keep: tuple[str, ...] = Field((), description="never drop these modules")
     batch: int = Field(1, ge=1, description="images a call where latency is measured")

@@ -37,6 +37,7 @@ from edgeres.data import Dataset, Split, dataset_for
 from edgeres.evaluate.closeness import lost_of, nearness_of
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.export.stage import ExportConfig
+from edgeres.models import modules_of
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import WHOLE, Shortened
 from edgeres.pipeline.measures import report_with
@@ -46,6 +47,7 @@ from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 Measure = Callable[[Sequence[Model], BenchConfig, Sequence[str]], Session]
 MOST_JUDGED, FEWEST_JUDGED = 5000, 200
 EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images that are judged on
+_CHOOSING_MACS = 3e9  # a second of budget, for each module and image: few images choose one of many sets by luck
 _JUDGING_SHARE = 0.01  # of the budget, to judge the whole float network
 _VAL_SHARE = 0.1  # of the budget, to judge the results on val
 _FEWEST_ON_VAL = 500
@@ -57,7 +59,7 @@ _SPARE = 1.2  # times what the end takes
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES = 16, 64, 256  # ever more of them, as beginning takes time too,
 _PACE_LIMIT_S = 0.5  # until that takes as long
-TRAINING_SHARE = 0.25  # of the budget, for the training of one network
+TRAINING_SHARE = 0.3  # of the budget, for the training of one network
 _REFINED_ON, _REFINED_A_SECOND = 2000, 20  # images: as many as `recover` takes unless told, more where there is time
 _TURN_S, _ROUNDS = 1.5, 10  # of each network in the session that tries one
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
@@ -131,6 +133,13 @@ class Workbench:
     def images(self) -> int:
         """Of train to choose and refit on: as asked for, a third of them where there are fewer."""
         return self.images_for("")
+
+    @property
+    def choose_on(self) -> int:
+        """Of train to choose modules on: twice as many where the budget is long for the network."""
+        work = max(self.exported().card.cost.macs, 1) * len(modules_of(self.source.spec))
+        fitting = int(_CHOOSING_MACS * self.config.budget_s / work)
+        return min(max(self.images, min(fitting, 2 * self.config.images)), len(self.dataset.train) // 3)
 
     @cached_property
     def calibration(self) -> CalibrateConfig:
@@ -354,7 +363,7 @@ def held_out_of(train: Split, config: OptimizeConfig) -> Split:
     """The images that nothing is chosen, refitted or calibrated on; raises InputError if they are too few to judge."""
     calibration, third = _calibration(train, config), len(train) // 3
     used = {*train.sample(calibration.images, calibration.seed).ids}
-    for most in (config.images, _refined_on(config)):
+    for most in (config.images, 2 * config.images, _refined_on(config)):
         used.update(train.sample(min(most, third), config.seed).ids)
     left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
     if len(left) < FEWEST_JUDGED:

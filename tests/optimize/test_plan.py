@@ -10,7 +10,7 @@ import pytest
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Tried
-from edgeres.optimize import choose
+from edgeres.optimize import choose, tries
 from edgeres.optimize.choose import _undominated
 from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import Plan, PlannedSet, plan_from, toml_text
@@ -108,11 +108,11 @@ def test_the_plan_alone_says_what_a_set_loses(monkeypatch, caplog, tmp_path):
             return {}
 
     table = SimpleNamespace(saved_ms={"a": 1.0, "b": 1.0}, method="profile", whole_ms=Interval.around(10.0))
-    for name, instead in (("Chooser", Chooser), ("_table", lambda *_: table), ("doubts", lambda _: [])):
+    for name, instead in (("Chooser", Chooser), ("_table", lambda *_, **__: table), ("doubts", lambda _: [])):
         monkeypatch.setattr(choose, name, instead)
     monkeypatch.setattr(choose, "predicted_ms", lambda *_: Interval.around(5.0))
     config = OptimizeConfig(data="digits", images=64)
-    bench = SimpleNamespace(config=config, images=64, source=SimpleNamespace(sha256="0"), out_dir=tmp_path)
+    bench = SimpleNamespace(config=config, choose_on=64, source=SimpleNamespace(sha256="0"), out_dir=tmp_path)
     with caplog.at_level("INFO", "edgeres"):
         plan = choose.chosen(bench, "fp32", Interval.around(1.0), until_s=math.inf).plan
     assert [(one.drop, one.lost) for one in plan.tries] == [(("b",), 1.0)]
@@ -147,14 +147,14 @@ def test_of_its_size_the_set_that_meets_the_latency_is_planned(monkeypatch, tmp_
             return {}
 
     table = SimpleNamespace(saved_ms=gain, method="profile", whole_ms=Interval.around(10.0))
-    for name, instead in (("Chooser", Chooser), ("_table", lambda *_: table), ("doubts", lambda _: [])):
+    for name, instead in (("Chooser", Chooser), ("_table", lambda *_, **__: table), ("doubts", lambda _: [])):
         monkeypatch.setattr(choose, name, instead)
     monkeypatch.setattr(
         choose, "predicted_ms", lambda _, names: Interval.around(10.0 - sum(gain[one] for one in names))
     )
     bench = SimpleNamespace(
         config=OptimizeConfig(data="digits", images=64, latency=latency, max_loss=50.0),
-        images=64,
+        choose_on=64,
         source=SimpleNamespace(sha256="0"),
         out_dir=tmp_path,
     )
@@ -162,6 +162,51 @@ def test_of_its_size_the_set_that_meets_the_latency_is_planned(monkeypatch, tmp_
     assert ["".join(one.drop) for one in plan.tries] == ["a", expected, "abc"]
     if expected == "ac":
         assert asked[0] == pytest.approx(10 - 0.99 * 0.98 * 5)
+
+
+@pytest.mark.parametrize(("errors", "kept"), [((0.02,), 0.02), ((0.3, 0.01), 0.01), ((0.3, 0.1, 0.2, 0.0), 0.1)])
+def test_what_modules_cost_is_timed_again_while_that_is_disturbed(monkeypatch, tmp_path, errors, kept):
+    """Three times at most; the most certain table counts."""
+    left, bench = (
+        list(errors),
+        SimpleNamespace(
+            config=OptimizeConfig(data="digits"),
+            out_dir=tmp_path,
+            source=None,
+            place=SimpleNamespace(costs=None, measure_files=None),
+        ),
+    )
+
+    class Table(SimpleNamespace):
+        misfit = "much"
+
+        def model_dump_json(self):
+            return str(self.fit_error)
+
+    monkeypatch.setattr(choose, "classes_to_time", lambda _: [1])
+    monkeypatch.setattr(choose, "doubts", lambda table: ["doubt"] * (table.fit_error > 0.03))
+    monkeypatch.setattr(
+        choose, "latency_table", lambda *_, **__: SimpleNamespace(output=SimpleNamespace(path=left.pop(0)))
+    )
+    monkeypatch.setattr(
+        choose, "latency_table_from", lambda it: Table(fit_error=it if isinstance(it, float) else float(it.read_text()))
+    )
+    assert choose._table(bench, "int8", until_s=math.inf).fit_error == kept
+    assert len(errors) - len(left) == min(len(errors), 3)
+
+
+def test_long_budgets_choose_on_twice_the_images(monkeypatch):
+    """As many as the network's work leaves time for, at least those asked for, at most a third of train."""
+    source, dataset = SimpleNamespace(spec=None), SimpleNamespace(train=range(9000))
+    monkeypatch.setattr(tries, "modules_of", lambda _: range(10))
+    monkeypatch.setattr(tries.Workbench, "dataset", dataset)
+    exported = SimpleNamespace(card=SimpleNamespace(cost=SimpleNamespace(macs=10**8)))
+    monkeypatch.setattr(tries.Workbench, "exported", lambda _: exported)
+    found = [
+        tries.Workbench(source, OptimizeConfig(data="digits", budget=budget, images=images), None).choose_on
+        for budget, images in (("1m", 500), ("250s", 500), ("20m", 500), ("20m", 2000))
+    ]
+    assert found == [500, 750, 1000, 3000]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from edgeres.core.amounts import Target, counted
 from edgeres.core.files import scratch_in, write_text
 from edgeres.core.metrics import Interval
+from edgeres.core.progress import seconds_from
 from edgeres.core.records.frontier import Precision
 from edgeres.core.records.latency import LatencyConfig, LatencyTable, latency_table_from
 from edgeres.core.runs import run_holding
+from edgeres.core.stage import StageReport
 from edgeres.costs.stage import latency_table
 from edgeres.costs.table import classes_to_time, doubts, predicted_ms
 from edgeres.optimize.plan import Plan, PlannedSet
@@ -87,10 +89,15 @@ def _take_over(bench: Workbench) -> None:
     for folder, report in reversed([*run.reports()] if run and not journal.exists() else []):
         before = folder.path / JOURNAL_NAME
         is_alike = report.stage == "optimize" and [report.config.get(name) for name in _DECIDE] == asked
-        if is_alike and report.source and report.source.sha256 == bench.source.sha256 and before.is_file():
+        is_of_it = report.source is not None and report.source.sha256 == bench.source.sha256
+        if is_alike and is_of_it and before.is_file() and _chose_on(report, bench) == bench.choose_on:
             log.info("choosing goes on from what %s measured", folder.path)
             shutil.copyfile(before, journal)
             return
+
+
+def _chose_on(report: StageReport, bench: Workbench) -> int:
+    return bench.at(seconds_from(report.config["budget"])).choose_on
 
 
 def _searched(

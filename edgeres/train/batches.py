@@ -19,20 +19,24 @@ from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from edgeres.core.errors import InputError
+from edgeres.core import processes
+from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.images import RESAMPLING, Pixels, picture_from, pixels_from, upright, with_channels
 from edgeres.data.sources import in_threads
 from edgeres.data.split import Split
-from edgeres.train.config import AugmentChoice, LoopConfig
+from edgeres.train.config import AugmentChoice, LoopConfig, Precision
 
 Augment = Literal["none", "crop", "crop-flip"]
 Draws = NDArray[np.float64]
+_PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 _PAD_SHARE = 1 / 8  # 4 of 32 pixels, as He et al. 2015, section 4.2
 _AREA = (0.08, 1.0)  # of the image, as Szegedy et al. 2014, arXiv 1409.4842, section 6
 _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
@@ -138,6 +142,39 @@ def batches_for(split: Split, spec: ModelSpec, config: LoopConfig) -> Batches:
         raise InputError(f"{split.name} has {len(split)} images, fewer than one batch of {config.batch}; lower --batch")
     augment = augment_for(config.augment, spec.input_shape[0])
     return Batches(split, spec, config.batch, augment, config.seed)
+
+
+def accelerator_for(precision: Precision) -> Accelerator:
+    """This process's device, CUDA first, and its group; raises DeviceError for fp16 or bf16 without a GPU."""
+    device = _state().device.type
+    if precision == "auto":
+        has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "fp32" if device != "cuda" else "bf16" if has_bf16 else "fp16"
+    elif precision != "fp32" and device == "cpu":
+        raise DeviceError(f"--precision {precision} needs a GPU and there is none here; use fp32 or auto")
+    return Accelerator(mixed_precision=_PRECISIONS[precision], cpu=device == "cpu")
+
+
+def slice_for(config: LoopConfig, accelerator: Accelerator, *, is_shared: bool = True) -> Slice:
+    """This process's part of the global batch, all or none unless it `is_shared`; raises InputError if it is uneven."""
+    if not is_shared:
+        return Slice(0, config.batch * accelerator.is_main_process, accelerator.device)
+    each, rest = divmod(config.batch, accelerator.num_processes)
+    if rest:
+        raise InputError(
+            f"a batch of {config.batch} does not divide by {accelerator.num_processes} processes; change it"
+        )
+    start = each * accelerator.process_index
+    return Slice(start, start + each, accelerator.device)
+
+
+def _state() -> PartialState:
+    """What Accelerate knows of the processes, found out again where others have come or gone since."""
+    if processes.count() > 1:
+        processes.join()
+    if (PartialState._shared_state or {"num_processes": 1})["num_processes"] != processes.count():
+        PartialState._shared_state, AcceleratorState._shared_state = {}, {}
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def normalised_tensor(images: Tensor, preprocess: Preprocess) -> Tensor:

@@ -35,12 +35,11 @@ from edgeres.core.processes import agreed, wait_for_all
 from edgeres.core.progress import track
 from edgeres.data import data_fingerprint
 from edgeres.models.network import Network
-from edgeres.train.batches import Batches, torch_seed_at
+from edgeres.train.batches import Batches, accelerator_for, slice_for, torch_seed_at
 from edgeres.train.config import LoopConfig
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.objectives import Objective
 from edgeres.train.plan import Course, HeldOut, Looks, Plan, rate_at, weights_of
-from edgeres.train.processes import accelerator_for, slice_for
 from edgeres.train.state import Identity, load_state, put_aside, save_state
 
 Evaluate = Callable[[nn.Module], float]

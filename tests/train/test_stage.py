@@ -128,7 +128,7 @@ import torch
 from edgeres.core.errors import InputError
 from edgeres.train.config import LoopConfig
 from edgeres.core.processes import agreed, wait_for_all
-from edgeres.train.processes import accelerator_for, slice_for
+from edgeres.train.batches import accelerator_for, slice_for
 
 def share():
     accelerator = accelerator_for("fp32")

@@ -42,10 +42,9 @@ from edgeres.prune.recover.losses import (
     shared_modules,
 )
 from edgeres.prune.recover.solve import Material, Solved, solve
-from edgeres.train.batches import Batches, batches_for
+from edgeres.train.batches import Batches, accelerator_for, batches_for, slice_for
 from edgeres.train.objectives import Objective, optimizer_for
 from edgeres.train.plan import weights_of
-from edgeres.train.processes import accelerator_for, slice_for
 
 _START_NAME, _PLAN_NAME, _PLAN = "start.safetensors", "start.json", "plan"
 _TRIAL_STEPS = (3, 12)  # timed, after one that is not

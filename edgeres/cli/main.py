@@ -184,9 +184,10 @@ def _end(interrupts: list[int]) -> None:
 
 
 def _led(began_s: float | None) -> int:
-    """Runs the command line, the other processes of torchrun at its call; if it fails torchrun ends them."""
+    """Runs the command line, the other processes of torchrun at its call; what it leaves them doing torchrun ends."""
     lead()
-    if not (code := _run(began_s)):
+    code = _run(began_s)
+    if code != INTERRUPTED:
         let_go()
     return code
 

@@ -147,7 +147,7 @@ def test_two_processes_recover_and_run_a_recipe_as_one_does(started, tmp_path):
 def test_what_ends_the_second_process_ends_both_with_one_line(started, exported, tmp_path):
     exported(Checkpoint(tmp_path / "whole.safetensors"), ".").path.rename(tmp_path / "whole.onnx")
     done = started(FAILING, COMMANDS["calibrate"])
-    assert done.stdout.splitlines() == ["[2, 1]", "[2, 1]", "[1, 9]"], done.stderr
+    assert done.stdout.splitlines() == ["[2, 0]", "[2, 0]", "[1, 9]"], done.stderr
     said = done.stderr.splitlines()
     assert said[:2] == ["edgeres: a photo is damaged"] * 2
     assert [line for line in said[2:] if line.startswith("edgeres")] == [

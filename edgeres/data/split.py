@@ -206,22 +206,22 @@ def _chosen(labels: Labels, n: int, seed: int) -> Rows:
     return generator.permutation(np.concatenate(parts))
 
 
-def shared_images(chosen: Split, other: Split) -> tuple[str, ...]:
-    """Ids of `chosen` whose very image is in `other` too; of files only those of equal size are read."""
+def shared_images(chosen: Split, other: Split) -> dict[str, str]:
+    """Ids of `chosen` whose very image is in `other` too -> the id there; only files of equal size are read."""
     if isinstance(chosen.source, FileSource) and isinstance(other.source, FileSource):
         return _shared_files(chosen, other)
-    known = set(_pixel_hashes(other))
-    return tuple(name for name, one in zip(chosen.ids, _pixel_hashes(chosen), strict=False) if one in known)
+    known = dict(zip(_pixel_hashes(other), other.ids, strict=False))
+    return {name: known[one] for name, one in zip(chosen.ids, _pixel_hashes(chosen), strict=False) if one in known}
 
 
-def _shared_files(chosen: Split, other: Split) -> tuple[str, ...]:
+def _shared_files(chosen: Split, other: Split) -> dict[str, str]:
     mine, others = ([Path(split.source.label(int(row))) for row in split.rows] for split in (chosen, other))
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in others:
-        by_size[path.stat().st_size].append(path)
-    hashes = cache(lambda size: {sha256_of(path) for path in by_size.get(size, ())})
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for name, path in zip(other.ids, others, strict=True):
+        by_size[path.stat().st_size].append((name, path))
+    hashes = cache(lambda size: {sha256_of(path): name for name, path in by_size.get(size, ())})
     found = [(name, path, hashes(path.stat().st_size)) for name, path in zip(chosen.ids, mine, strict=True)]
-    return tuple(name for name, path, known in found if known and sha256_of(path) in known)
+    return {name: known[one] for name, path, known in found if known and (one := sha256_of(path)) in known}
 
 
 def _pixel_hashes(split: Split) -> list[bytes]:

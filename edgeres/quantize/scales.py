@@ -125,7 +125,8 @@ def _chosen(dataset: Dataset, config: CalibrateConfig, recorder: Recorder) -> Sp
     if len(split) < _USUAL_IMAGES:
         recorder.warnings.append(f"{len(split)} calibration images; {_USUAL_IMAGES} or more are usual")
     if shared := shared_images(split, dataset.val):
-        found = f"{len(shared)} of {len(split)} calibration images are in {dataset.val.name} too (first: {shared[0]})"
+        (name, twin), val = next(iter(shared.items())), dataset.val.name
+        found = f"{len(shared)} of {len(split)} calibration images are in {val} too (first: {name}, there {twin})"
         if len(shared) > _TOLERATED_SHARE * len(split):
             raise InputError(f"{found}; remove them from one of the two, or accuracy is not that of unseen images")
         recorder.warnings.append(found)

@@ -22,11 +22,11 @@ def files_of(folder: Path, name: str, seeds: list[int]) -> Split:
 
 def test_files_with_the_same_bytes_are_found_whatever_they_are_called(tmp_path):
     train, val = files_of(tmp_path, "train", [0, 1, 2, 3]), files_of(tmp_path, "val", [9, 2, 8, 0])
-    assert shared_images(train, val) == ("train/0.png", "train/2.png")
+    assert shared_images(train, val) == {"train/0.png": "val/3.png", "train/2.png": "val/1.png"}
 
 
 def test_disjoint_files_share_nothing(tmp_path):
-    assert shared_images(files_of(tmp_path, "train", [0, 1]), files_of(tmp_path, "val", [2, 3])) == ()
+    assert shared_images(files_of(tmp_path, "train", [0, 1]), files_of(tmp_path, "val", [2, 3])) == {}
 
 
 def test_images_without_files_are_compared_by_their_pixels():

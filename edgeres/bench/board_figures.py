@@ -9,14 +9,14 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from edgeres.bench.agent.figures import clock_moved, latency_problems, percentile, validity
+from edgeres.bench.agent.figures import clock_moved, latency_problems, percentile, rest_problems, validity
 from edgeres.bench.board_answers import Clocks, Heat, MeasureDone, NotWeighed
 from edgeres.bench.config import BoardConfig
 from edgeres.core.metrics import Energy, Latency
 from edgeres.core.stage import Recorder
 from edgeres.core.statistics import MIN_ROUNDS, P99_CALLS
 
-_OF_THE_CALLS = {"p50_ms", "images_per_s", "heat", "problems", "damaged_samples"}  # that a report keeps
+_OF_THE_CALLS = {"p50_ms", "images_per_s", "heat", "damaged_samples"}  # that a report keeps
 _P99_ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
 _MOSTLY_STEPS = 2  # a half-width below so many times the steps' share comes from them
 _ROUNDS = 10  # at most: each turn loads the engine anew and warms up
@@ -98,7 +98,8 @@ def note(
     """
     assert recorder.source is not None
     when = f"in {len(rounds)} rounds, each after" if rounds else "after"
-    invalid = "; INVALID, see the warnings" if answer.problems else ""
+    problems = [*answer.problems, *_of_rest(answer)]
+    invalid = "; INVALID, see the warnings" if problems else ""
     whose: dict[str, Any] = {"artifact": recorder.source.sha256, "machine": machine, "batch": answer.batch}
     recorder.latency.append(
         Latency(
@@ -112,10 +113,11 @@ def note(
             **whose,
         )
     )
-    calls, is_valid = len(answer.samples_ms), validity(list(answer.problems), answer.heat.model_dump())
-    known = {"p99_ms": answer.p99_ms if calls >= P99_CALLS else None, "is_valid": is_valid}
+    calls, is_valid = len(answer.samples_ms), validity(problems, answer.heat.model_dump())
+    p99_ms = answer.p99_ms if calls >= P99_CALLS else None
+    known = {"p99_ms": p99_ms, "is_valid": is_valid, "problems": problems}
     recorder.results["figures"] |= answer.model_dump(include=_OF_THE_CALLS, mode="json") | known
-    recorder.warnings += [f"invalid: {problem}" for problem in answer.problems]
+    recorder.warnings += [f"invalid: {problem}" for problem in problems]
     if is_valid is None:
         unknown = f"whether the GPU's clock held still under load is unknown: {answer.heat.clock_unknown}"
         recorder.warnings.append(unknown)
@@ -127,14 +129,25 @@ def note(
     _note_energy(recorder, answer, whose)
 
 
+def _of_rest(answer: MeasureDone) -> list[str]:
+    """What its power at rest says against the run."""
+    found = answer.energy
+    if isinstance(found, NotWeighed):
+        return []
+    return rest_problems(found.idle_w, found.load_w, found.mj_half_width / found.image_ms if found.image_ms else 0.0)
+
+
 def _note_energy(recorder: Recorder, answer: MeasureDone, whose: dict[str, Any]) -> None:
     """Of an image, and what is not in its ±; or why it is not known."""
     found = answer.energy
     if isinstance(found, NotWeighed):
         recorder.notes.append(f"no energy: {found.reason}")
         return
+    if _of_rest(answer):
+        recorder.notes.append("no energy: power at rest is not clearly below that under load, see the warnings")
+        return
     said = found.model_dump(include=set(Energy.model_fields))
     recorder.energy.append(Energy(half_width_mj=found.mj_half_width, **said, **whose))
     if found.mj_half_width <= _MOSTLY_STEPS * found.step_w * found.image_ms:
-        why = "the power samples did not vary; the ± is the step of 1 mW in which tegrastats prints each rail"
+        why = "the means of the samples' eighths hardly differ; most of the ± is the step of 1 mW of each rail"
         recorder.notes.append(f"energy: {why}, and how far the sensor is off is not in it")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from edgeres.bench.agent.figures import LEAST_SAMPLES, half_width
+from edgeres.bench.agent.figures import LEAST_SAMPLES, half_width, rest_problems
 from edgeres.bench.measure import Turn
 from edgeres.bench.session import Worker
 from edgeres.bench.tasks import Task
@@ -33,24 +33,29 @@ _MOST_CALLS = 10_000_000  # the time decides
 _SOURCE = "NVML, the whole card without its host"
 
 
-def energies_of(tasks: Sequence[Task], machine: str) -> tuple[list[Energy], list[str]]:
-    """Energy of an image of every engine among `tasks`, and why there is none of others."""
+class NotAtRest(DeviceError):
+    """The power at rest is not clearly below that under load."""
+
+
+def energies_of(tasks: Sequence[Task], machine: str) -> tuple[list[Energy], list[str], list[str]]:
+    """Energy of an image of every engine among `tasks`, why there is none of others, and what of that is a doubt."""
     found: list[Energy] = []
-    reasons = []
+    reasons, doubts = list[str](), list[str]()
     for task in (task for task in tasks if isinstance(task.model, Engine)):
         sha256 = task.model.sha256
         try:
             found.append(engine_energy(task.job, artifact=sha256, machine=machine))
         except (MissingDependency, DeviceError) as err:
-            reasons.append(f"{task.name}: no energy: {err}")
-    return found, reasons
+            (doubts if isinstance(err, NotAtRest) else reasons).append(f"{task.name}: no energy: {err}")
+    return found, reasons, doubts
 
 
 def engine_energy(job: Job, *, artifact: str, machine: str) -> Energy:
     """Energy of an image of the engine in `job`: loaded and warm, at rest, then busy.
 
     A run of its own, since reading the power costs time. Raises as `power_of_gpu` does, DeviceError with too few
-    readings for an interval, and StageError if the engine cannot be loaded.
+    readings for an interval, NotAtRest where those at rest are those under load, StageError if the engine cannot be
+    loaded.
     """
     busy, calls = Turn(seconds=LOAD_S, least=1, most=_MOST_CALLS), list[int]()
     with power_of_gpu() as read_w, Worker(job) as worker:
@@ -61,12 +66,16 @@ def engine_energy(job: Job, *, artifact: str, machine: str) -> Energy:
             f"too few power readings for an energy: {len(idle_w)} at rest, {len(load_w)} under load, {LEAST_SAMPLES} of"
             " each are needed; measure longer"
         )
+    rest_w, loaded_w = statistics.mean(idle_w), statistics.mean(load_w)
+    half_w = math.hypot(half_width(load_w), half_width(idle_w))
+    if problems := rest_problems(rest_w, loaded_w, half_w):
+        raise NotAtRest(problems[0])
     image_ms = 1000 * took_s / calls[0] / job.batch
     return Energy(
-        mj_per_image=(statistics.mean(load_w) - statistics.mean(idle_w)) * image_ms,
-        half_width_mj=math.hypot(half_width(load_w), half_width(idle_w)) * image_ms,
-        load_w=statistics.mean(load_w),
-        idle_w=statistics.mean(idle_w),
+        mj_per_image=(loaded_w - rest_w) * image_ms,
+        half_width_mj=half_w * image_ms,
+        load_w=loaded_w,
+        idle_w=rest_w,
         load_samples=len(load_w),
         idle_samples=len(idle_w),
         batch=job.batch,

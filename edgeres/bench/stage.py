@@ -124,7 +124,8 @@ def _time(models: Sequence[Model], config: BenchConfig, recorder: Recorder, comm
     for task, latency in zip(tasks.plain, plain, strict=True):
         log.info("%s: median %.3f ms, n = %d", task.name, latency.p50_ms, len(latency.samples_ms))
     recorder.latency += plain
-    energies, unweighed = energies_of(tasks.plain, environment().machine)
+    energies, unweighed, at_work = energies_of(tasks.plain, environment().machine)
+    done = done._replace(warnings=(*done.warnings, *at_work))
     recorder.energy += energies
     names, more = [task.name for task in tasks.plain], command_with(command, config, samples=P99_CALLS)
     precision, imprecise = precision_figures(config, plain)

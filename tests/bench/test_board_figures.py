@@ -49,6 +49,17 @@ def test_a_run_whose_clock_was_not_seen_is_neither_valid_nor_invalid(answer_of, 
     assert noted(answer).warnings == (said if is_valid is None else [f"invalid: {problem}" for problem in problems])
 
 
+@pytest.mark.parametrize(("idle_w", "half"), [(1.999, 0.002), (1.95, 0.002), (1.5, 1.1)])
+def test_power_at_rest_that_is_that_under_load_makes_a_run_invalid_and_no_energy(answer_of, answers, idle_w, half):
+    energy = answers[MeasureDone]["energy"] | {"idle_w": idle_w, "mj_half_width": half}
+    recorder = noted(answer_of(energy=energy))
+    assert recorder.energy == []
+    assert recorder.results["figures"]["is_valid"] is False
+    assert recorder.results["figures"]["problems"][0].startswith(f"power at rest, {idle_w:.2f} W, is not clearly below")
+    assert [warning.partition(",")[0] for warning in recorder.warnings] == ["invalid: power at rest"]
+    assert recorder.notes == ["no energy: power at rest is not clearly below that under load, see the warnings"]
+
+
 def test_a_99th_percentile_takes_its_calls_and_says_how_long_that_takes(answer_of):
     assert P99_CALLS == 368
     assert figures_of(answer_of())["p99_ms"] == 1.0
@@ -62,7 +73,10 @@ def test_a_99th_percentile_takes_its_calls_and_says_how_long_that_takes(answer_o
 def test_a_width_made_of_tegrastats_steps_alone_is_told(answer_of, half, notes):
     found = noted(answer_of(half=half)).notes
     assert len(found) == notes
-    assert all("the step of 1 mW" in note and "how far the sensor is off is not in it" in note for note in found)
+    assert all(
+        "the means of the samples' eighths hardly differ; most of the ± is the step of 1 mW" in note for note in found
+    )
+    assert all("did not vary" not in note and "how far the sensor is off is not in it" in note for note in found)
 
 
 def test_no_energy_says_why(answer_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from types import SimpleNamespace
@@ -151,6 +152,16 @@ def test_engines_are_weighed_and_a_missing_energy_has_its_reason(tmp_path, monke
         path = tmp_path / name
         path.write_bytes(name.encode())
         tasks.append(Task(kind(path), Job(path=path, batch=1, threads=1), name))
-    energies, reasons = power.energies_of(tasks, "m")
+    energies, reasons, doubts = power.energies_of(tasks, "m")
     assert [(one.artifact, one.machine) for one in energies] == [(tasks[0].model.sha256, "m")]
     assert reasons == ["dark.plan: no energy: NVML tells no power of GPU 0"]
+    assert doubts == []
+
+
+def test_a_gpu_at_work_at_rest_gives_a_doubt_and_no_energy(tmp_path, nvml):
+    nvml(idle_mw=248_000)
+    (tmp_path / "a.plan").write_bytes(b"a")
+    task = Task(Engine(tmp_path / "a.plan"), JOB, "a.plan")
+    energies, reasons, (doubt,) = power.energies_of([task], "m")
+    assert (energies, reasons) == ([], [])
+    assert re.match(r"a.plan: no energy: power at rest, 24\d\.\d\d W, is not clearly below that under load", doubt)

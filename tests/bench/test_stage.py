@@ -57,10 +57,14 @@ def test_what_was_weighed_stands_in_the_report(timed_within, tmp_path, monkeypat
         artifact="0",
         machine="m",
     )
-    monkeypatch.setattr("edgeres.bench.stage.energies_of", lambda tasks, machine: ([energy], ["b: no energy: dark"]))
+    monkeypatch.setattr(
+        "edgeres.bench.stage.energies_of", lambda *given: ([energy], ["b: no energy: dark"], ["c: busy"])
+    )
     report = bench_report([onnx_model(tmp_path / "a.onnx")], QUICK)
     assert report.energy == (energy,)
     assert "b: no energy: dark" in report.notes
+    assert "c: busy" in report.warnings
+    assert report.results["verdict"] != "steady"
 
 
 def bench(models, config):

@@ -18,6 +18,7 @@ BLOCKS = 8
 T_95 = 2.365  # two-sided 95 % quantile of Student's t with BLOCKS - 1 degrees of freedom
 LEAST_SAMPLES = 2 * BLOCKS
 STEP_W = 0.001  # in which tegrastats prints power
+_LEAST_ADDED = 0.05  # of the power under load; what works one call after the other adds more to a board at rest
 _DRIFT = 0.03  # of clock or latency between the first and the last quarter; a board at a fixed clock stays below 1 %
 _DROP = 0.05  # a sample this far below the fastest clock under load: the clock moved
 
@@ -55,6 +56,14 @@ def energy(
         "is_input": total.is_input,
         "is_partial": total.is_partial,
     }
+
+
+def rest_problems(rest_w: "float", load_w: "float", half_w: "float") -> "list[str]":
+    """Whether power at rest is not clearly below that under load, their difference being known to `half_w`."""
+    if load_w - rest_w > max(half_w, _LEAST_ADDED * load_w):
+        return []
+    why = f"power at rest, {rest_w:.2f} W, is not clearly below that under load, {load_w:.2f} W"
+    return [f"{why}: did another program use it? stop it and run again"]
 
 
 def half_width(values: "list[float]") -> "float":

@@ -56,6 +56,7 @@ B = TypeVar("B")
 log = logging.getLogger(__name__)
 _KERNEL_BYTES, _ENGINE_SHARE = 32 << 20, 4  # a plan holds kernels; weights of one byte may become float32 in it
 _UNWEIGHED = ("--no-energy",)
+NO_ACCURACY = "no accuracy: "  # begins the warning of a model that was timed and could not be judged
 _ONNX, PLAN = "model.onnx", "model.plan"
 
 
@@ -134,22 +135,34 @@ class Bench:
         try:
             return act(one)
         except EdgeresError as err:
-            is_lost = any(isinstance(cause, Lost) for cause in chain_of(err)) or not self.session.link.is_up
-            if self._is_alone or is_lost:
+            if self._is_alone or self._is_lost(err):
                 raise
             log.warning("%s%s", err, "; the others go on" if are_more else "")
             self.failures.append(err)
             return None
 
+    def _is_lost(self, err: EdgeresError) -> bool:
+        return any(isinstance(cause, Lost) for cause in chain_of(err)) or not self.session.link.is_up
+
     def finished(self, one: Loaded, out: Path | None = None) -> StageReport:
-        """The report of a measured model, which is judged now; predictions are written into the folder `out`."""
+        """The report of a measured model, which is judged now; predictions are written into the folder `out`.
+
+        Of one that was timed and cannot be judged it says so, which adds to `failures`.
+        """
         if one.answer is not None:
             rounds = tuple(len(turn.samples_ms) for turn in one.turns)
             machine = machine_of(facts_of(self.session, one.answer))
             one.recorder.notes += one.answer.restored
             note(one.recorder, one.answer, self.config, machine=machine, session=one.session, rounds=rounds)
             one.recorder.results["figures"]["command"] = without_folder(one.answer.command, self.session)
-        judged = None if self.images is None else self._judged(one, out)
+        judged = None
+        try:
+            judged = None if self.images is None else self._judged(one, out)
+        except EdgeresError as err:
+            if one.answer is None or self._is_lost(err):
+                raise
+            self.failures.append(err)
+            one.recorder.warnings.append(f"{NO_ACCURACY}{err}")
         done = one.answer or one.built.done or judged or JobDone(restored=())
         one.recorder.results["board"] = facts_of(self.session, done)
         self.session.remove(Path(one.built.remote).name, "logits.bin")

@@ -18,7 +18,7 @@ from edgeres.bench.board_figures import shares_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
-from edgeres.bench.on_board import Bench, Loaded, images_for, onnx_of
+from edgeres.bench.on_board import NO_ACCURACY, Bench, Loaded, images_for, onnx_of
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from
@@ -178,7 +178,8 @@ def _kept(bench: Bench, run: Run | None, one: Loaded) -> StageReport:
     key = key_on(bench.session.board, _JUDGED if bench.accuracy_only else STAGE, one.model, bench.config)
     with claimed(run, STAGE, key) as folder:
         report = with_layers(bench.finished(one, None if is_part else folder), one)
-        report = report.model_copy(update={"key": key})
+        if not any(warning.startswith(NO_ACCURACY) for warning in report.warnings):  # the next call tries again
+            report = report.model_copy(update={"key": key})
         write_report(_as_measured(report, is_part=is_part), folder / REPORT_NAME)
     log.info("%s: written", folder / REPORT_NAME)
     return report.saying(notes=[_PART]) if is_part else report

@@ -170,16 +170,6 @@ MORE = {
         r"^edgeres: desk: the measurement hung: trtexec was ended after 6 s",
         options=("--timeout-s", "6"),
     ),
-    "evaluation hangs": Fault(
-        in_mode("evalhang"),
-        r"^edgeres: desk: the evaluation hung: it was ended after 6 s",
-        options=("--timeout-s", "6", "--data", "digits", "--images", "10"),
-    ),
-    "evaluation crashes": Fault(
-        in_mode("evalcrash"),
-        r"^edgeres: desk: the evaluation crashed inside TensorRT or CUDA with signal 11",
-        options=("--data", "digits", "--images", "10"),
-    ),
     "trtexec does not say when it times": Fault(in_mode("silent"), r"no energy: trtexec did not say", code=0),
     "no tegrastats": Fault(without("tegrastats"), r"warning: .*no tegrastats: neither power nor clocks nor", code=0),
     "tegrastats ends": Fault(in_mode("quiet"), r"no energy: tegrastats ended before the run did", code=0),
@@ -250,6 +240,30 @@ def test_a_fault_is_one_line_leaves_nothing_and_the_second_try_succeeds(edgeres,
     undone = [note for note in report["notes"] if not note.startswith(("p99 needs ", "energy: "))]
     assert (undone, len(report["energy"])) == ([], 1)
     assert left_on(board) == board.programs() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("evalcrash", "the evaluation crashed inside TensorRT or CUDA with signal 11"),
+        pytest.param("evalhang", "the evaluation hung: it was ended after 6 s", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_what_was_measured_is_told_and_kept_although_it_cannot_be_judged(
+    edgeres, board, hosts, model, tmp_path, mode, said
+):
+    command = ("bench", model, "--on", "desk", *SHORT, "--timeout-s", "6", "--data", "digits", "--images", "10")
+    with in_mode(mode)(board, hosts):
+        code, out, err = edgeres(*command, "--run", tmp_path, "--json")
+    assert code == 4
+    assert err.splitlines()[-1].startswith(f"edgeres: desk: {said}")
+    report = json.loads(out)
+    assert [warning for warning in report["warnings"] if warning.startswith(f"no accuracy: desk: {said}")]
+    assert (len(report["latency"]), len(report["energy"]), report["accuracy"]) == (1, 1, [])
+    kept = json.loads(next(tmp_path.glob("*-board/report.json")).read_text())
+    assert (kept["latency"], kept["key"]) == (report["latency"], None)
+    hosts.wait_until(lambda: board.programs() == [] and left_on(board) == [])
 
 
 def left_on(board: Any) -> list[str]:

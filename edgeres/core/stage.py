@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
-from edgeres.core.artifacts import Artifact, Model
+from edgeres.core.artifacts import Artifact, Checkpoint, Model
 from edgeres.core.config import Config, Record, unless_usual
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
@@ -113,6 +113,30 @@ def file_ref(artifact: Artifact | None) -> FileRef | None:
     if artifact is None:
         return None
     return FileRef(path=str(artifact.path), sha256=artifact.sha256, size_bytes=artifact.size_bytes)
+
+
+def never_exported(sha256: str, made: Sequence[tuple[Path, StageReport]]) -> Path | None:
+    """The newest checkpoint of what was `made`, if it came after the export that a file is from and has none itself.
+
+    `made` are the folders of one run with their reports, in order; None too for a file that is from no export in it.
+    """
+    by_output = {report.output.sha256: (place, report) for place, (_, report) in enumerate(made) if report.output}
+    found = by_output.pop(sha256, None)
+    while found and found[1].stage != "export":
+        found = by_output.pop(found[1].source.sha256, None) if found[1].source else None
+    later = ((folder, report.output) for folder, report in (made[found[0] + 1 :] if found else ()))
+    newest = [(folder, output) for folder, output in later if output and output.path.endswith(Checkpoint.suffix)][-1:]
+    same = {report.source.sha256 for _, report in made if report.source and found and _is_like(report, found[1])}
+    return next((folder / Path(output.path).name for folder, output in newest if output.sha256 not in same), None)
+
+
+def _is_like(export: StageReport, other: StageReport) -> bool:
+    return (export.stage, export.precision) == (other.stage, other.precision)
+
+
+def without_newer(path: Path, what: str) -> str:
+    """A warning that `what` was made without the checkpoint `path`, which was `never_exported`."""
+    return f"{path.parent} is newer and was never exported, so its work is not in {what}: edgeres export {path}"
 
 
 def write_report(report: StageReport, path: Path) -> None:

@@ -37,7 +37,7 @@ from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.costs.networks import NetworkTime, on_board
 from edgeres.costs.profile import ProfileTexts, latency_from_profile
 from edgeres.costs.stage import latency_table
-from edgeres.pipeline.calls import Call, written_to
+from edgeres.pipeline.calls import Call, warning_of, written_to
 from edgeres.pipeline.on_board import home_of, key_on
 from edgeres.pipeline.outside import leave_or_say_where
 from edgeres.pipeline.stages import Function, execute, source_in
@@ -57,11 +57,12 @@ def compile_on_board(request: Call) -> StageResult[Artifact]:
     timeout_s = config_from(BoardConfig, limit, "compile", as_options=True).timeout_s
     refuse(values.keys() - FOR_BOARDS, "does not go with --on: the board's own trtexec builds for itself")
     config = config_from(CompileConfig, {"runtime": "tensorrt", **values}, "compile", as_options=True)
-    model = model_from(request.source) if request.source else source_in(run_named(request.run), "compile")
+    run = None if request.source else run_named(request.run)
+    model = source_in(run, "compile") if run else model_from(request.source or Path())
     if not isinstance(model, OnnxModel):
         raise InputError(f"`edgeres compile` needs a .onnx file, got {request.source}")
     key, build = compiling_on(board, model, config, timeout_s)
-    return placed(request, model, config, key, build)
+    return placed(request, model, config, key, (warning_of("compile", model, run, build) if run else None) or build)
 
 
 def compiling_on(board: Board, model: Model, config: CompileConfig, timeout_s: int) -> tuple[str, Function]:

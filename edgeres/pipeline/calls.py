@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import is_function_name, resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
-from edgeres.core.stage import REPORT_NAME, StageResult, write_report
+from edgeres.core.stage import StageResult, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.parents import filled
-from edgeres.pipeline.stages import STAGES, Function, execute, leave_no_trace, source_in, stage_key
+from edgeres.pipeline.stages import STAGES, Function, execute, function_of, leave_no_trace, source_in, stage_key
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +55,13 @@ def call(request: Call) -> StageResult[Artifact]:
     config.check()
     refuse_needless(config, request.values, request.stage)
     source = named or (source_in(run, request.stage) if run else None)
-    warning = None
+    by: Function | None = None
     if source is not None and named is None:
         _check_finite(source)
-        warning = _lacking(request.stage, source, run)
-        lacks = f", which already lacks {', '.join(source.spec.dropped)}" if warning else ""
-        log.info("%s: takes %s%s", request.stage, source.path, lacks)
+        by = warning_of(request.stage, source, run)
     config = _completed(request.stage, config, source, run)
     if request.out is not None:
-        return written_to(request.out, request.stage, source, config, stage_key(request.stage, source, config))
+        return written_to(request.out, request.stage, source, config, stage_key(request.stage, source, config), by=by)
     is_new = run is None
     if run is None and row.source is None:
         run = _run_to_start(request, config)
@@ -71,7 +69,7 @@ def call(request: Call) -> StageResult[Artifact]:
         assert named is not None
         return _in_adopting_run(request.stage, named, config)
     try:
-        return _in_run(run, request.stage, source, config, warning=warning)
+        return _in_run(run, request.stage, source, config, by=by)
     finally:
         if is_new and (request.run or run_of_shell()) and run.path.is_dir():
             log.info("new run %s", run.path)
@@ -90,6 +88,28 @@ def _check_finite(model: Model | None) -> None:
             raise InputError(
                 f"{model.path}: {name} holds {what}: the training that made it diverged, or the file is damaged"
             )
+
+
+def warning_of(stage: str, source: Model, run: Run | None, by: Function | None = None) -> Function | None:
+    """`by`, or the stage's function, with a warning in its report where `source`, taken unasked, may be unexpected.
+
+    Says what is taken.
+    """
+    lacking = _lacking(stage, source, run)
+    made = [(folder.path, report) for folder, report in run.reports()] if run else []
+    newer = never_exported(source.sha256, made)
+    beside = f", which already lacks {', '.join(source.spec.dropped)}" if lacking else ""
+    log.info("%s: takes %s%s", stage, source.path, f", not the newer {newer.parent}" if newer else beside)
+    warnings = [*filter(None, (lacking,)), *([without_newer(newer, "this")] if newer else [])]
+    if not warnings:
+        return by
+
+    def warned(source: Model, config: Config, folder: Path) -> StageResult[Artifact]:
+        result = (by or function_of(stage))(source, config, folder)
+        update = {"warnings": (*warnings, *result.report.warnings)}
+        return replace(result, report=result.report.model_copy(update=update))
+
+    return warned
 
 
 def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
@@ -214,7 +234,7 @@ def _in_adopting_run(stage: str, source: Model, config: Config) -> StageResult[A
 
 
 def _in_run(
-    run: Run, stage: str, source: Model | None, config: Config, *, warning: str | None = None, keeps: int = 0
+    run: Run, stage: str, source: Model | None, config: Config, *, by: Function | None = None, keeps: int = 0
 ) -> StageResult[Artifact]:
     """The stage in its folder of `run`, which becomes the current one once more than `keeps` stages stand in it.
 
@@ -222,12 +242,8 @@ def _in_run(
     """
     before = max(keeps, len(run.folders()))
     try:
-        folder, result = _executed(run, stage, source, config)
+        folder, result = _executed(run, stage, source, config, by=by)
         run = Run(folder.parent)
-        if warning:
-            report = result.report.model_copy(update={"warnings": (warning, *result.report.warnings)})
-            write_report(report, folder / REPORT_NAME)
-            result = StageResult(result.output, report)
     except (Exception, KeyboardInterrupt):
         _remove_if_nothing_came_of(run)
         _make_current(run, stage, before)
@@ -251,11 +267,13 @@ def _remove_if_nothing_came_of(run: Run) -> None:
     run.remove_if_empty()
 
 
-def _executed(run: Run, stage: str, source: Model | None, config: Config) -> tuple[Path, StageResult[Artifact]]:
+def _executed(
+    run: Run, stage: str, source: Model | None, config: Config, *, by: Function | None = None
+) -> tuple[Path, StageResult[Artifact]]:
     """(the folder the stage ran in, its result)."""
     key = stage_key(stage, source, config)
     folder = run.claim(stage, key)
-    return folder, execute(stage, source, config, folder, key)
+    return folder, execute(stage, source, config, folder, key, by=by)
 
 
 def written_to(

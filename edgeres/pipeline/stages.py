@@ -183,8 +183,7 @@ def execute(
     clear_left_overs(folder)
     mark_started(folder, stage, key)
     try:
-        function: Function = by or resolve(f"edgeres.{STAGES[stage].function}")
-        result = (together(function) if stage in _TOGETHER else function)(source, config, folder)
+        result = (by or function_of(stage))(source, config, folder)
     except Exception as err:
         if is_first and isinstance(err, AlwaysRefused):
             shutil.rmtree(folder)
@@ -195,6 +194,12 @@ def execute(
     write_report(result.report, folder / REPORT_NAME)
     (folder / STARTED_NAME).unlink(missing_ok=True)
     return result
+
+
+def function_of(stage: str) -> Function:
+    """What does the stage here, by all processes where it is done by all."""
+    function: Function = resolve(f"edgeres.{STAGES[stage].function}")
+    return together(function) if stage in _TOGETHER else function
 
 
 def leave_no_trace(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
-from edgeres.core.stage import REPORT_NAME, FileRef, StageReport
+from edgeres.core.stage import REPORT_NAME, FileRef, StageReport, never_exported, without_newer
 from edgeres.evaluate.stage import EvalConfig
 
 BOARD_STAGE = "board"
@@ -117,7 +117,19 @@ def run_folder_from(path: Path) -> RunFolder:
         raise InputError(f"{path} holds no finished stage{found}; make one with: edgeres run demo")
     strays = _strays_in(path, stages)
     problems += [f"{one.name}: {STRAY}: run it again, or remove its folder" for one in strays]
-    return RunFolder(path, tuple(one for one in stages if one not in strays), tuple(problems))
+    kept = tuple(one for one in stages if one not in strays)
+    return RunFolder(path, kept, (*problems, *_never_exported(kept)))
+
+
+def _never_exported(stages: Iterable[FinishedStage]) -> Iterator[str]:
+    """A line for each checkpoint that files made after it lack, because no export followed it."""
+    made = [(stage.path, stage.report) for stage in stages]
+    lacking: dict[Path, list[str]] = {}
+    for place, (path, report) in enumerate(made):
+        known = [one for at, one in enumerate(made) if at < place or one[1].stage == "export"]
+        if report.source and report.cost and (newer := never_exported(report.source.sha256, known)):
+            lacking.setdefault(newer, []).append(path.name)
+    return (without_newer(newer, ", ".join(names)) for newer, names in lacking.items())
 
 
 def _strays_in(run: Path, stages: Iterable[FinishedStage]) -> list[FinishedStage]:

@@ -16,8 +16,11 @@ from edgeres.core.runs import latest_run
 from edgeres.core.stage import Recorder, StageReport, StageResult
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, run_of_recipe
+from edgeres.pipeline.measures import evaluate_call
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
+from edgeres.report.gate import GateConfig, gate
+from edgeres.report.rows import rows_from
 
 
 @pytest.fixture
@@ -97,6 +100,31 @@ def test_pruning_the_pruned_without_naming_it_is_a_warning_that_names_the_whole(
     assert record_from_json(StageReport, twice.output.path.parent / "report.json") == twice.report
     named = call(Call("prune", source=once.output.path, values={"modules": "layer3.0"}))
     assert not named.report.warnings
+
+
+@pytest.mark.parametrize("out", [None, "made.json"])
+def test_a_file_of_the_network_before_a_cut_that_was_never_exported_says_so_to_the_end(whole, caplog, tmp_path, out):
+    data = {"data": "digits", "images": 32}
+    call(Call("import", values={"file": whole.path}))
+    call(Call("export"))
+    assert "never exported" not in str(call(Call("calibrate", values=data)).report.warnings)
+    call(Call("prune", values={"modules": "layer1.0"}))
+    run = latest_run()
+    cut = run.path / "03-prune/model.safetensors"
+    told = f"{cut.parent} is newer and was never exported, so its work is not in {{}}: edgeres export {cut}"
+    with caplog.at_level(logging.INFO, "edgeres"):
+        calibrated = call(Call("calibrate", out=out and tmp_path / out, values=data))
+    assert f"calibrate: takes {run.path}/01-export/model.onnx, not the newer {cut.parent}" in caplog.text
+    assert calibrated.report.warnings[0] == told.format("this")
+    made = call(Call("quantize", values={"scales": calibrated.output.path, "effort": "quick"}))
+    assert made.report.warnings[0] == told.format("this")
+    assert record_from_json(StageReport, made.output.path.parent / "report.json") == made.report
+    evaluate_call(made.output.path, None, {"data": "digits"})
+    line = told.format(made.output.path.parent.name)
+    assert f"not judged, {line}" in gate(run.path, GateConfig(max_size="1GB")).notes
+    assert line in rows_from(run.path).problems
+    call(Call("export"))
+    assert line not in rows_from(run.path).problems
 
 
 def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):

@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgeres.bench.board_figures import shares_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BenchConfig, BoardConfig
@@ -27,16 +29,16 @@ from edgeres.bench.stage import Session
 from edgeres.compile.config import CompileConfig
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, FrontierFile, Model, OnnxModel, model_from
 from edgeres.core.config import config_from, refuse
-from edgeres.core.errors import AlwaysRefused, InputError, require
+from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.records.frontier import FRONTIER_NAME
 from edgeres.core.records.latency import LatencyTable, latency_table_from
-from edgeres.core.runs import Run, run_holding, run_named, runs_in_root, runs_root
+from edgeres.core.runs import LATEST, Run, latest_run, run_holding, run_named, run_of_shell, runs_in_root, runs_root
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.data import Dataset, dataset_from
 from edgeres.models.importing import UNNAMED, ImportConfig
 from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.stage import optimize
-from edgeres.optimize.tries import Place, held_out_of
+from edgeres.optimize.stage import optimize, refuse_early
+from edgeres.optimize.tries import HERE, Place, held_out_of
 from edgeres.pipeline.board_stages import acting, built_there, placed, profiled
 from edgeres.pipeline.calls import Call, call, with_default_data
 from edgeres.pipeline.on_board import STAGE, check_board, claimed, home_of, key_on, with_layers
@@ -69,7 +71,13 @@ def optimize_call(
     if known is not None:
         log.info("imported before: %s", known)
         return _called(Call("optimize", known, values=values, on=on))
-    made = call(Call("import", run=run, values=asked))
+    with _current_again_if_refused():
+        return _after_import(call(Call("import", run=run, values=asked)), dataset, values, on)
+
+
+def _after_import(
+    made: StageResult[Artifact], dataset: Dataset, values: dict[str, Any], on: str
+) -> StageResult[Artifact]:
     is_told = not dataset.classes or dataset.numbered  # then there is no order of class names
     for warning in made.report.warnings:
         if not (is_told and warning.startswith(UNNAMED)):
@@ -77,11 +85,26 @@ def optimize_call(
     return _called(Call("optimize", made.output.path, values=values, on=on))
 
 
+@contextmanager
+def _current_again_if_refused() -> Iterator[None]:
+    """The current run is the one before again where what is asked for is refused after its network was imported."""
+    before = None
+    with suppress(InputError):
+        before = latest_run()
+    try:
+        yield
+    except InputError:
+        if before is not None:
+            before.make_latest()
+        elif run_of_shell() is None:
+            (runs_root() / LATEST).unlink(missing_ok=True)
+        raise
+
+
 def _refuse_what_can_be(values: dict[str, Any], on: str) -> Dataset:
     """The images; raises for options, images or a board that do not do, as far as that is known without a network."""
-    config, _ = _asked_of_board(values) if on else (_config(values), None)
-    config.check()
-    require("matplotlib", "report")
+    config, conditions = _asked_of_board(values) if on else (_config(values), None)
+    refuse_early(config, _Board(board_named(on), conditions, Path()).place if conditions else HERE)
     dataset = dataset_from(config.data, download=config.download)
     held_out_of(dataset.train, config)
     if on:
@@ -176,7 +199,8 @@ class _Board:
     @property
     def place(self) -> Place:
         """The board as a place to run."""
-        return Place("tensorrt", self._measured, self._costs, self._hand_over, self._build)
+        timed_s = self._conditions.duration_s + len(shares_of(self._conditions.duration_s)) * self._conditions.warmup_s
+        return Place("tensorrt", self._measured, self._costs, self._hand_over, self._build, 2 * timed_s)
 
     def _build(self, models: Sequence[Model]) -> float:
         """Their engines, where there are none; the seconds that building the others took."""

@@ -43,7 +43,7 @@ from edgeres.optimize.config import OptimizeConfig
 from edgeres.optimize.plan import PLAN_NAME, WHOLE, Plan, plan_from, toml_text
 from edgeres.optimize.results import handed_over
 from edgeres.optimize.search import Clock, Search
-from edgeres.optimize.tries import HERE, MOST_ANSWERS, Place, Workbench
+from edgeres.optimize.tries import HERE, LEAST_ENDING_S, MOST_ANSWERS, Place, Workbench
 from edgeres.prune.choose import candidates_of
 
 _WORTH = 0.97  # of float latency: INT8 that is no faster than this is tried on the whole network alone
@@ -64,8 +64,7 @@ def optimize(
     network, and a budget too short to try anything.
     """
     clock, recorder = Clock(config.budget_s), Recorder("optimize", config, source)
-    config.check()
-    require("matplotlib", "report")
+    refuse_early(config, place)
     plan = plan_from(config.plan, source.sha256) if config.plan else None
     bench = Workbench(source, config, out_dir, place)
     candidates_of(source.spec, config.keep)
@@ -112,6 +111,19 @@ def optimize(
     found = _frontier(bench, tried, results, misses, clock)
     recorder.warnings += bench.last.warnings  # which the verdict speaks of
     return _written(found, recorder, out_dir, choice, plan)
+
+
+def refuse_early(config: OptimizeConfig, place: Place = HERE) -> None:
+    """Raises for what can be seen without a network: options, a budget too short for any, a missing package."""
+    config.check()
+    least_s = place.session_s + (0.0 if config.plan_only else LEAST_ENDING_S)
+    if config.budget_s < least_s:
+        parts = "timing the whole network" + ("" if config.plan_only else " and handing one over")
+        raise AlwaysRefused(
+            f"--budget {config.budget} is too short to try anything: {parts} alone takes"
+            f" {text_from(math.ceil(least_s))} or more"
+        )
+    require("matplotlib", "report")
 
 
 def _check_sets(plan: Plan | None, source: Checkpoint, config: OptimizeConfig) -> None:

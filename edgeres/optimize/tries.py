@@ -77,7 +77,8 @@ class Place:
 
     `costs` tells what each module costs by one file; without it shortened networks are timed, here. `hand_over` adds to
     the run of a result what was made and measured of its files there. `prepare` makes what `measure` needs of files and
-    says how many seconds it was spared by what an earlier call had made.
+    says how many seconds it was spared by what an earlier call had made. `session_s`: the least that timing the whole
+    network in float and INT8 takes.
     """
 
     profile: str = FUSED_PROFILE
@@ -85,6 +86,7 @@ class Place:
     costs: Callable[[Model, Path], LatencyTable] | None = None
     hand_over: Callable[[Run], None] = lambda run: None
     prepare: Callable[[Sequence[Model]], float] = lambda models: 0.0
+    session_s: float = 2 * _TURN_S
 
     def measure_files(self, models: Sequence[Model], config: BenchConfig) -> Session:
         """Files without names of their own."""
@@ -262,9 +264,8 @@ class Workbench:
         if self.config.plan_only:
             return 0.0
         start_s = self.start_s if self.place.is_here else _START_S
-        page_s = _PAGE_S * max(1.0, start_s)  # a busy machine is slow at everything
         judging_s = evaluated(answers) * self._pace_now_s * self.on_val
-        return _SPARE * (judging_s + answers * (_FILES * (_BENCH_TIMES * self.bench_s + start_s) + page_s))
+        return _SPARE * (judging_s + answers * _timed_s(self.bench_s, start_s))
 
     @property
     def judging_s(self) -> float:
@@ -352,6 +353,14 @@ class Workbench:
         """Of the next stage in `folder`, as in the recipes of results: what brings the network, and its export."""
         first = 1 if folder == self.folder(WHOLE) else 2
         return first + sum((one / REPORT_NAME).is_file() for one in folder.glob("*-*"))
+
+
+def _timed_s(bench_s: float, start_s: float) -> float:
+    """The session and the page of a result; a busy machine is slow at everything."""
+    return _FILES * (_BENCH_TIMES * bench_s + start_s) + _PAGE_S * max(1.0, start_s)
+
+
+LEAST_ENDING_S = _SPARE * _timed_s(_SHORTEST_S, _START_S)  # of one result, whatever the network
 
 
 def evaluated(answers: int) -> int:

@@ -15,7 +15,7 @@ from edgeres.core.artifacts import Engine, FrontierFile, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import AlwaysRefused, DeviceError, InputError
 from edgeres.core.records.frontier import Frontier
-from edgeres.core.runs import STARTED_NAME, Run
+from edgeres.core.runs import STARTED_NAME, Run, latest_run
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.models.weights import load_weights
 from edgeres.optimize import calls
@@ -153,6 +153,40 @@ def test_options_are_read_before_anything_is_imported(checkpoint_of, spec_of, tm
     with pytest.raises(InputError, match="nosuch"):
         optimize_call(outside.path, None, {"data": "digits"}, {}, "nosuch")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("on", "least"), [("", "23s"), ("desk", "40s")])
+def test_a_budget_too_short_for_any_network_is_refused_before_anything_is_done(
+    checkpoint_of, spec_of, tmp_path, monkeypatch, on, least
+):
+    monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
+    (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    outside = checkpoint_of(spec_of("resnet8", width=4))
+    for budget in ("5s", f"{int(least[:-1]) - 1}s"):
+        with pytest.raises(AlwaysRefused, match=rf"--budget {budget} is too short to try anything: .* {least} or more"):
+            optimize_call(outside.path, None, {"data": "digits", "budget": budget}, {}, on)
+    with pytest.raises(AlwaysRefused, match="timing the whole network alone takes"):
+        optimize_call(outside.path, None, {"data": "digits", "budget": "2s", "plan_only": True}, {}, on)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("had_one", [True, False])
+def test_a_refused_call_leaves_the_current_run_as_it_was(checkpoint_of, spec_of, tmp_path, monkeypatch, had_one):
+    outside = checkpoint_of(spec_of("resnet8", width=4))
+    if had_one:
+        call(Call("import", run="mine", values={"file": outside.path}))
+
+    def refused(*_):
+        raise AlwaysRefused("--budget 1m is too short")
+
+    monkeypatch.setattr("edgeres.optimize.stage.optimize", refused)
+    with pytest.raises(AlwaysRefused):
+        optimize_call(outside.path, None, {"data": "digits"}, {})
+    if had_one:
+        assert latest_run().name == "mine"
+    else:
+        with pytest.raises(InputError, match="there is no current run"):
+            latest_run()
 
 
 def test_images_and_board_are_looked_at_before_anything_is_imported(checkpoint_of, spec_of, tmp_path, host):

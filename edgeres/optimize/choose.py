@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeres.core.amounts import Target, counted
@@ -56,6 +56,10 @@ class Choice:
     alone: dict[str, float]
     warnings: list[str]
     step_s: float
+
+    def lines_of(self, plan: Plan, lost_are: str) -> Iterable[str]:
+        """What will be tried of a plan that was chosen by this table."""
+        return plan.lines(lost_are, by_profile=self.table.method == "profile")
 
 
 def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: float) -> Choice:

@@ -28,7 +28,9 @@ from edgeres.core.records.frontier import Precision
 
 PLAN_NAME = "plan.toml"
 _INTERVAL = 3
-_UNBOUNDED = "added up from one engine's profile or a table in doubt: how far another is from that is not known"
+_ORDER = "they say which set is faster, not by how much; the clock decides"
+_BY_PROFILE = f"added up from the profile of one engine, and every other is fused anew: {_ORDER}"
+_IN_DOUBT = f"added up from times that the machine disturbed (see the warnings): {_ORDER}"
 _BY_NETWORKS = (
     "added up from what each module costs: brackets hold what one session did not know of that sum, not what another"
     " finds on a machine that is busier or less; the clock decides"
@@ -87,8 +89,8 @@ class Plan(Config):
     images: int = 0
     tries: tuple[PlannedSet, ...] = ()
 
-    def lines(self, lost_are: str = "points") -> Iterable[str]:
-        """What will be tried, a line a set."""
+    def lines(self, lost_are: str = "points", *, by_profile: bool = False) -> Iterable[str]:
+        """What will be tried, a line a set; `by_profile`: what modules cost was told by one engine's."""
         width = len(lost := f"{lost_are} lost") + 3
         yield f"{'drop':>4}   {'of whole, predicted':<24}{lost:<{width}}the modules"
         for one in self.tries:
@@ -97,7 +99,8 @@ class Plan(Config):
             )
             lost = fixed(one.lost, 1) if one.lost is not None else "–"
             yield f"{len(one.drop):4}   {share:<24}{lost:<{width}}{', '.join(one.drop)}"
-        told = _UNBOUNDED if any(len(one.ratio) == 1 for one in self.tries) else _BY_NETWORKS
+        is_unbounded = any(len(one.ratio) == 1 for one in self.tries)
+        told = _BY_NETWORKS if not is_unbounded else _BY_PROFILE if by_profile else _IN_DOUBT
         yield (
             f"shares are of the whole float network's latency, in {self.precision}, {told}; {lost_are} on {self.images}"
             " train images, refitted right behind the gaps only: a whole refit loses less"

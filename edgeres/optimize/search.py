@@ -18,7 +18,7 @@ from edgeres.bench.stage import Session
 from edgeres.core.progress import budget_began, text_from
 from edgeres.core.records.frontier import Precision, Tried, meets
 from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, three
-from edgeres.optimize.choose import Choice
+from edgeres.optimize.choose import CHOOSING_SHARE, Choice
 from edgeres.optimize.plan import Plan, PlannedSet, Shortened
 from edgeres.optimize.tries import MOST_ANSWERS, TRAINING_SHARE, Workbench, shortened_of
 from edgeres.prune.recover.budget import BudgetTooShort
@@ -131,7 +131,7 @@ class Search:
         self.plan = self.plan.model_copy(update={"tries": tuple(sets)})
         self.found = {place: tried[key] for place, one in enumerate(sets) if (key := frozenset(one.drop)) in tried}
         self.deepens = len(sets) > before
-        for line in self.plan.lines(self.bench.lost_are) if self.deepens else ():
+        for line in self.choice.lines_of(self.plan, self.bench.lost_are) if self.deepens else ():
             log.info("%s", line)
         return self.deepens
 
@@ -166,6 +166,12 @@ class Search:
     def sets(self) -> Sequence[PlannedSet]:
         """Of the plan."""
         return self.plan.tries
+
+    @property
+    def another_s(self) -> float:
+        """About how much more budget one more try takes, by what tries took: choosing takes its share of it."""
+        taken_s = self.longest_s or self.clock.spent_s.get("whole network", 0.0)
+        return (_SPARE * taken_s + _TURN_S + self.bench.start_s) / (1 - CHOOSING_SHARE * (self.choice is not None))
 
     @property
     def _spare_s(self) -> float:

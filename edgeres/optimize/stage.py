@@ -86,7 +86,7 @@ def optimize(
         choice = choose(clock.began_s + CHOOSING_SHARE * config.budget_s)
         plan = choice.plan
         recorder.warnings += choice.warnings
-        for line in () if config.plan_only else plan.lines(bench.lost_are):
+        for line in () if config.plan_only else choice.lines_of(plan, bench.lost_are):
             log.info("%s", line)
     write_text(out_dir / PLAN_NAME, toml_text(plan))
     tried, results, misses = list(whole), list[Result](), list[str]()
@@ -97,12 +97,11 @@ def optimize(
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if misses and not bench.is_labelled and source.spec.task == "classes":
             misses.append(f"{OWN_GUESSES}; by labels less may be lost")
+        more = f"give about {text_from(math.ceil(search.another_s))} more for each network to try; it begins anew"
         if len(tried) == len(whole):
-            misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; give more")
+            misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; {more}")
         elif search.left_open:
-            misses.append(
-                f"{search.left_open} may be an answer, --budget {config.budget} left no time for it; give more"
-            )
+            misses.append(f"{search.left_open} may be an answer, --budget {config.budget} left no time for it; {more}")
         with clock.on("results"):
             for answer in answers:
                 results.append(handed_over(bench, answer, results))
@@ -268,7 +267,7 @@ def _written(
     recorder.notes.append(f"time went for: {spent}")
     if recorder.config.plan_only:  # type: ignore[attr-defined]
         recorder.notes += [
-            *plan.lines(found.lost_are),
+            *(choice.lines_of(plan, found.lost_are) if choice else plan.lines(found.lost_are)),
             f"to try them: edgeres optimize ... --plan {out_dir / PLAN_NAME}",
         ]
     else:

@@ -398,17 +398,19 @@ def test_a_last_session_that_others_disturbed_is_held_again(monkeypatch, busy, l
 
 
 @pytest.mark.parametrize(
-    ("latency", "told", "off", "sessions"),
+    ("latency", "told", "off", "sessions", "warnings"),
     [
-        ("0.4x", 0.375, 1.1, 2),  # foreseen to be fast enough, then by chance not
-        ("2ms", 0.6, 0.8, 2),  # the other way round, in milliseconds
-        ("0.4x", None, 1.05, 2),  # near enough that either may be so
-        ("0.4x", 0.375, 1.0, 1),
-        ("0.3x", 0.375, 1.1, 1),
-        (None, 0.375, 1.1, 1),
+        ("0.4x", 0.375, 1.1, 2, ()),  # foreseen to be fast enough, then by chance not
+        ("2ms", 0.6, 0.8, 2, ()),  # the other way round, in milliseconds
+        ("0.4x", None, 1.05, 2, ()),  # near enough that either may be so
+        ("0.36x", 0.352, 1.0, 1, ()),  # foreseen a little too well, and the interval is clear of it
+        ("0.36x", 0.352, 1.0, 2, ("machine busy at times; stop others",)),
+        ("0.4x", 0.375, 1.0, 1, ("machine busy at times; stop others",)),
+        ("0.3x", 0.375, 1.1, 1, ()),
+        (None, 0.375, 1.1, 1, ()),
     ],
 )
-def test_what_chance_may_have_decided_is_timed_once_more(checkpoint, tmp_path, latency, told, off, sessions):
+def test_what_chance_may_have_decided_is_timed_once_more(checkpoint, tmp_path, latency, told, off, sessions, warnings):
     asked = []
 
     def measure(models, config, names=()):
@@ -418,7 +420,7 @@ def test_what_chance_may_have_decided_is_timed_once_more(checkpoint, tmp_path, l
             ms = one.samples_ms[0] * (by_chance if "int8" in model.precision else 1.0)
             rounds = tuple(ms * each for each in (0.98, 1.02, 0.94, 1.06) for _ in range(10))
             found.append(one.model_copy(update={"samples_ms": rounds}))
-        return Session(tuple(found))
+        return Session(tuple(found), warnings)
 
     bench = tries.Workbench(checkpoint, config_of(latency=latency), tmp_path / "out", Place(measure=measure))
     predicted = told and Interval.around(told, 0.01)
@@ -449,6 +451,10 @@ def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
     )
     assert search.tried() == [asked]
     assert search.left_open == "less 2"
+    search.longest_s = 20.0
+    assert search.another_s == pytest.approx(1.2 * 20 + 3.0 + 1.0)
+    search.choice = object()
+    assert search.another_s == pytest.approx(1.5 * 28)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from edgeres.report.figures import LatencyFigure
 from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file, line_of
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
-    at_least,
     closeness_lines,
     count,
     doubt_on,
@@ -26,9 +25,9 @@ from edgeres.report.wording import (
     signed,
     size,
     speed,
+    times,
 )
 
-_TENS = 10.0  # times as fast: below it two decimals, as its interval has
 _NO_CHANGE = "change of speed that can be told"
 
 
@@ -86,8 +85,8 @@ def _answer_claim(one: Result, found: Frontier) -> Claim:
     how += " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
     if low <= 1 <= high:
         return Claim(figure="no", what=f"{_NO_CHANGE}{how} ({one.tried.name})", detail=detail)
-    what = f"{'faster' if low > 1 else 'slower'}{how} (95 %: {low:.2f} to {high:.2f}; {one.tried.name})"
-    return Claim(figure=_times(1 / one.tried.ratio.value, _TENS), what=what, detail=detail)
+    what = f"{'faster' if low > 1 else 'slower'}{how} (95 %: {times(low)} to {times(high)}; {one.tried.name})"
+    return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
 
 
 def _on_val(one: Result, found: Frontier) -> str:
@@ -152,7 +151,7 @@ def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
         detail = f"{latency.verdict or latency.note}; {detail}"
         what += f" in an {doubt}" if latency.verdict else f", {doubt}"
     whose = "" if last is end else f" ({last.name}: {last.precision}, {runtime_name(latency.runtime)})"
-    return Claim(figure=_times(1 / change.value, _TENS) if is_told else "no", what=what + whose, detail=detail)
+    return Claim(figure=_times(1 / change.value) if is_told else "no", what=what + whose, detail=detail)
 
 
 def _not_compared(first: Row, end: Row) -> str:
@@ -181,10 +180,8 @@ def _on_board(runtime: str) -> str:
     return f" on {board}" if board else ""
 
 
-def _times(ratio: float, fine_below: float = 2) -> str:
-    """A gain is never rounded up, nor a loss down: no gate says less. With two decimals as long as it is small."""
-    factor = max(ratio, 1 / ratio)
-    return f"{at_least(factor if ratio >= 1 else -factor, 2 if factor < fine_below else 1).removeprefix('-')}×"
+def _times(ratio: float) -> str:
+    return f"{times(max(ratio, 1 / ratio))}×"
 
 
 def _as_precision(row: Row) -> str:

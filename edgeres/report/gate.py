@@ -9,6 +9,7 @@ timed in the same session on the same runtime. Where a board measured the networ
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -23,6 +24,7 @@ from edgeres.report.folder import STUDIES
 from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, subject_in
 from edgeres.report.networks import others_in
 
+_MOST_PLACES = 15  # decimals of a float near 1
 _WHOLE = "newest network readable"
 _MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "optimize", "sweep"}  # make no network
 _LATENCY = {"us": 1e-3, "ms": 1.0, "s": 1e3}, "a latency; write it as 5ms, 800us or 0.02s"
@@ -189,6 +191,7 @@ def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
         found = FIGURES[rule.name](subject)
     except NotMeasured as why:
         return _broken(rule.option, subject.end.name, f"not measured: {why}", rule.limit)
+    found = replace(found, text=found.text + _told_apart(rule, found))
     seen = _broken(rule.option, found.stage, found.text, rule.limit)
     seen = seen.model_copy(update={"figure": found.interval, "is_valid": found.is_valid})
     if strict and (why_not := _why_not_strictly(found, subject)):
@@ -197,6 +200,18 @@ def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
     passed = ends == {True} if strict else rule.keeps(found.interval.value)
     text = found.text + ("; the limit lies within the interval" if len(ends) > 1 else "")
     return seen.model_copy(update={"passed": passed, "text": text})
+
+
+def _told_apart(rule: Rule, found: GateFigure) -> str:
+    """The figure with as many digits as tell it from the limit, where those it is shown with do not."""
+    value, places = found.interval.value, found.places
+    while places < _MOST_PLACES and rule.keeps(round(value, places)) != rule.keeps(value):
+        places += 1
+    return (
+        f"; {value:.{places}f} is {'under' if value < rule.limit else 'over'} the limit"
+        if places > found.places
+        else ""
+    )
 
 
 def _broken(rule: str, stage: str, text: str, limit: float = 0.0) -> Outcome:

@@ -36,7 +36,7 @@ from edgeres.report.networks import (
     points_between,
     timed_of,
 )
-from edgeres.report.wording import at_least, closeness_text, doubt_in, size
+from edgeres.report.wording import closeness_text, doubt_in, size
 
 _SPEED_UP = "min_speedup"
 _BY_THE_CLOCK = {"max_p50", "max_p99", _SPEED_UP}
@@ -72,7 +72,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class GateFigure:
-    """A measured value and how it reads; a mean of which no interval is kept is one number.
+    """A measured value and how it reads, with so many `places`; a mean of which no interval is kept is one number.
 
     `is_valid` is false for a latency of an invalid session, None where that is not known.
     """
@@ -80,6 +80,7 @@ class GateFigure:
     stage: str
     interval: Interval
     text: str
+    places: int = 3
     has_interval: bool = True
     is_valid: bool | None = True
 
@@ -174,14 +175,14 @@ def _loss(subject: Subject) -> GateFigure:
     loss = pair.points.times(-1)
     loss = Interval(value=0.0 + loss.value, low=0.0 + loss.high, high=0.0 + loss.low)  # 0.0 + -0.0 is 0.0
     text = f"lost {loss.value:.2f} points ({loss.bounds('.2f')}){against}"
-    return GateFigure(subject.end.name, loss, text)
+    return GateFigure(subject.end.name, loss, text, places=2)
 
 
 def _agreement(subject: Subject) -> GateFigure:
     pair, against = _pair_in(subject)
     same = pair.agreement
     text = f"same top-1 on {same.value:.4f} ({same.bounds('.4f')}){against}"
-    return GateFigure(subject.end.name, same, text)
+    return GateFigure(subject.end.name, same, text, places=4)
 
 
 def _closeness(subject: Subject) -> GateFigure:
@@ -202,7 +203,7 @@ def _closeness(subject: Subject) -> GateFigure:
     interval = wilson(round(value * near.n), near.n) if is_guess else Interval.around(value)
     where = "" if end.judged_on else _judged_where(subject)
     text = f"{closeness_text(near)}, to {name}, {near.runtime}{where}"
-    return GateFigure(end.name, interval, text, has_interval=is_guess)
+    return GateFigure(end.name, interval, text, places=5, has_interval=is_guess)
 
 
 def _pair_in(subject: Subject) -> tuple[Pair, str]:
@@ -269,7 +270,7 @@ def _top1(subject: Subject) -> GateFigure:
     accuracy = _right_answers(subject)
     top1 = accuracy.interval.times(100)
     text = f"top-1 {top1.value:.2f} % ({top1.bounds('.2f')}), n = {accuracy.n:,}, {accuracy.dataset} {accuracy.split}"
-    return GateFigure(subject.end.name, top1, text + _judged_where(subject))
+    return GateFigure(subject.end.name, top1, text + _judged_where(subject), places=2)
 
 
 def _p99(subject: Subject) -> GateFigure:
@@ -303,7 +304,7 @@ def _speedup(subject: Subject) -> GateFigure:
     for one in (first, *by_wholeness(subject.networks)):
         if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
             faster = Interval.model_validate(ratio.model_dump()).inverse()
-            text = f"{at_least(faster.value, 3)} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
+            text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 why = f"but {first.name}, the first network, was not timed together with it"
                 raise NotMeasured(f"{text}, {why}: {_how_to_time(subject, first)}")

@@ -9,7 +9,6 @@ there, on its own line, and is no HTML and no link.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,6 @@ Lines = tuple[str, ...]
 Columns = Iterable[tuple[str, dict[str, Any]]]  # title, and its width or min_width where there is one
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TENS = 10
-_EXACT = 9  # decimals: 1.15 times 100 is no 114.99999999999999
 _SAME = 0.005  # ratios closer to 1 than half a percent are called no change
 Figured = Interval | Percentile
 COLUMNS: dict[str, str] = {
@@ -182,14 +180,12 @@ def points(change: Change | Interval) -> Lines:
 def speed(change: Change) -> Lines:
     """How many times as fast, from a ratio of latencies: `speed ×1.42`, `[1.40, 1.45]`."""
     low, high = (1 / end if end else None for end in (change.high, change.low))
-    factor = Percentile(value=1 / change.value, low=low, high=high)
-    return figure_lines(factor, lambda x: at_least(x, 2 if x < _TENS else 1), "speed ×")
+    return figure_lines(Percentile(value=1 / change.value, low=low, high=high), times, "speed ×")
 
 
-def at_least(value: float, places: int) -> str:
-    """With so many decimals and never more than it is: what reads as 1.50 keeps a limit of 1.5."""
-    scale = 10**places
-    return f"{math.floor(round(value * scale, _EXACT)) / scale:.{places}f}"
+def times(factor: float) -> str:
+    """How many times as fast, or as small, and an end of its interval: two decimals, one from ten on."""
+    return f"{factor:.{2 if factor < _TENS else 1}f}"
 
 
 def changes_text(changes: Changes, against: str = "", *, doubt: str = "") -> Lines:

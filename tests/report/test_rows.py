@@ -272,14 +272,14 @@ def test_no_run_and_an_empty_run_are_one_line(tmp_path):
 def test_the_headline_claims_only_what_was_measured(whole_run):
     summary = rows_from(whole_run.path)
     assert summary.headline.startswith(
-        "4.3× smaller (int8), 1.16× faster (03-recover: fp32, torch), −0.76 points of top-1 (int8) ["
+        "4.32× smaller (int8), 1.17× faster (03-recover: fp32, torch), −0.76 points of top-1 (int8) ["
     )
     assert "(n = 5,000)" in summary.headline
     (whole_run.path / "07-bench/report.json").unlink()
     for path in whole_run.path.glob("*/eval.json"):
         path.unlink()
     assert rows_from(whole_run.path).headline == (
-        "4.3× smaller (int8), −13 % multiply-accumulates (05-quantize against 00-import). 05-quantize: accuracy not"
+        "4.32× smaller (int8), −13 % multiply-accumulates (05-quantize against 00-import). 05-quantize: accuracy not"
         " evaluated: edgeres eval --run fake"
     )
 
@@ -319,7 +319,7 @@ def test_a_pruned_graph_is_compared_with_the_whole_one_on_its_runtime(fake_run):
     fake_run.stage("bench", latency=latencies)
     summary = rows_from(fake_run.path)
     assert summary.rows[3].versus_first.latency_ratio.versus == "01-export"
-    assert "1.99× faster" in summary.headline
+    assert "2.00× faster" in summary.headline
 
 
 def test_pairs_that_a_runtime_fuses_make_no_other_runtime_of_it(fake_run):
@@ -384,7 +384,7 @@ def test_a_network_judged_on_a_board_alone_is_not_called_unevaluated(fake_run):
     fake_run.board(second, top1=0.91)
     headline = rows_from(fake_run.path).headline
     assert headline == (
-        "3.3× smaller, 1.51 ms a call on orin, +1.00 points of top-1 on orin against 00-import judged here (n = 5,000)"
+        "3.33× smaller, 1.51 ms a call on orin, +1.00 points of top-1 on orin against 00-import judged here (n = 5,000)"
         " (01-quantize against 00-import)."
     )
     fake_run.board(first, top1=0.92)

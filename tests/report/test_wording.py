@@ -35,9 +35,10 @@ def test_a_top5_of_all_images_is_left_out(hits, told):
     assert line.partition(")")[2] == f"{told}, n = 100, digits val, torch"
 
 
-@pytest.mark.parametrize(("times", "text"), [(1.499, "1.49"), (1.5, "1.50"), (1.15, "1.15"), (0.9996, "0.99")])
-def test_a_speed_up_is_never_said_to_be_more_than_it_is(times, text):
-    assert speed(Change(value=1 / times, versus="a")) == (f"speed ×{text}",)
+@pytest.mark.parametrize(("times", "text"), [(1.3889, "1.39"), (1.5, "1.50"), (1.15, "1.15"), (0.9996, "1.00")])
+def test_a_speed_up_is_rounded_as_its_interval_is(times, text):
+    change = Change(value=1 / times, low=1 / times, high=1 / times, versus="a")
+    assert speed(change) == (f"speed ×{text}", f"[{text}, {text}]")
 
 
 def test_half_the_latency_is_twice_the_speed():

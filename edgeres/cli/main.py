@@ -12,13 +12,13 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from edgeres.cli.terminal import harmless
 from edgeres.core.plain import one_line
-from edgeres.core.processes import ProcessLost, follow, is_main, lead, let_go
+from edgeres.core.processes import ProcessLost, count, follow, is_main, lead, let_go
 
 STAGE_COMMANDS = {
     "train": "Train a ResNet (or a control) from scratch.",
@@ -66,7 +66,7 @@ CHAPTERS = {
     "studies": ("study", "lesion"),
 }
 _CHAPTER_OF = {name: chapter for chapter, names in CHAPTERS.items() for name in names}
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # by SIGINT and SIGTERM
 _GOES_ON = {
     *("train", "recover", "run", "rerun", "optimize", "prune", "qat"),
     *("study depth", "study ordering", "study connect", "study gradients"),
@@ -161,33 +161,41 @@ def cli(verbose: bool, quiet: bool) -> None:
 
 
 def main(began_s: float | None = None) -> None:
-    """Runs the command line and exits: 0, 1 a stage failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C.
+    """Runs the command line and exits: 0, 1 failed, 2 bad input, 3 missing package, 4 device, 130 Ctrl-C, 143 SIGTERM.
 
     `began_s`: when the process did, on time.perf_counter.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # torchrun ends its processes by it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if count() > 1 else _stop)
     interrupts: list[int] = []
     atexit.register(_end, interrupts)  # the first to be registered is done last
     code = _led(began_s) if is_main() else _followed()
-    if code == INTERRUPTED:
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))  # a further one is no death by signal
+    if code in {INTERRUPTED, TERMINATED}:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(code))  # a further one is no death by signal
         interrupts.append(code)
     sys.exit(code)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def _end(interrupts: list[int]) -> None:
     """No death by signal: Python kills itself where a Ctrl-C fell into text that was being executed, caught or not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if interrupts:
-        os._exit(INTERRUPTED)
+        os._exit(interrupts[0])
 
 
 def _led(began_s: float | None) -> int:
     """Runs the command line, the other processes of torchrun at its call; what it leaves them doing torchrun ends."""
     lead()
     code = _run(began_s)
-    if code != INTERRUPTED:
+    if code not in {INTERRUPTED, TERMINATED}:
         let_go()
     return code
 
@@ -209,8 +217,8 @@ def _run(began_s: float | None = None) -> int:
         return err.exit_code
     except click.ClickException as err:
         return _say_for_click(err)
-    except (click.Abort, KeyboardInterrupt):
-        return _say(_interrupted(sys.argv[1:]), INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as err:
+        return _say_interrupted(err)
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -243,7 +251,7 @@ def _told(err: Exception) -> int:
 
     causes = [cause for cause in chain_of(err) if not isinstance(cause, EdgeresError)]
     if any(isinstance(cause, KeyboardInterrupt) for cause in causes):  # in a package that was just being imported
-        return _say(_interrupted(sys.argv[1:]), INTERRUPTED)
+        return _say_interrupted(err)
     if any(map(is_out_of_memory, causes)):
         return _say(f"out of memory; {_less_memory(sys.argv[1:])}", 1)
     if isinstance(err, EdgeresError):
@@ -264,6 +272,13 @@ def _less_memory(arguments: list[str]) -> str:
     known = {option for parameter in command.params for option in parameter.opts} if command else set()
     lower = [option for option in _DECIDE_MEMORY if option in known]
     return f"lower {' or '.join(lower)}, or free some" if lower else "free some, or use a machine with more"
+
+
+def _say_interrupted(err: BaseException) -> int:
+    from edgeres.core.errors import chain_of
+
+    is_asked = any(isinstance(one, KeyboardInterrupt) and one.args == (signal.SIGTERM,) for one in chain_of(err))
+    return _say(_interrupted(sys.argv[1:]), TERMINATED if is_asked else INTERRUPTED)
 
 
 def _interrupted(arguments: list[str]) -> str:

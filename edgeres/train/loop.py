@@ -208,7 +208,7 @@ class _Run:
         """Whether the last step has been taken."""
         return self.step >= self.course.steps or self.held_out.has_given_up
 
-    def keep(self, identity: Identity, stop: threading.Event) -> None:
+    def keep(self, identity: Identity, stop: Stop) -> None:
         """Saves the state when it is due; raises KeyboardInterrupt in the main process if asked to stop."""
         if not self.is_main:
             return
@@ -223,7 +223,7 @@ class _Run:
             self.saved_s = now_s
         if stop.is_set():
             _log.warning("stopped at step %d of %d; the same command goes on from here", self.step, self.course.steps)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(stop.number)
 
     def fitted(self, first_step: int) -> Fitted:
         """The result, once all steps are taken."""
@@ -291,16 +291,23 @@ def _usual_plan(config: LoopConfig, data: Batches) -> Plan:
     return Plan(config.epochs * data.steps_per_epoch, round(config.warmup_epochs * data.steps_per_epoch))
 
 
+class Stop(threading.Event):
+    """A request to stop, by the signal of that number."""
+
+    number: int = signal.SIGINT
+
+
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM set the event, a request to stop; outside the main thread signals stay as they are."""
-    stop = threading.Event()
+def interruptible() -> Iterator[Stop]:
+    """SIGINT and SIGTERM set the event; outside the main thread signals stay as they are."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
-    def request(_number: int, _frame: FrameType | None) -> None:
+    def request(number: int, _frame: FrameType | None) -> None:
+        stop.number = number
         stop.set()
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """A further Ctrl-C while Python ends is exit code 130 too, and no death by signal."""
 
+import os
 import subprocess
 import sys
 
@@ -55,9 +56,39 @@ main()
 """
 
 
-def test_an_interrupt_while_packages_are_imported_is_one_line():
-    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "edgeres: interrupted; nothing was begun\n")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_while_packages_are_imported_is_one_line(name, code):
+    text = IMPORTING.replace("os.kill(os.getpid(), signal.SIGINT)", f"os.kill(os.getpid(), signal.{name})")
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "edgeres: interrupted; nothing was begun\n")
+
+
+ENDED = """
+import os, signal, sys, time
+from pathlib import Path
+from edgeres.cli import main
+from edgeres.train.loop import interruptible
+def work(**options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+def trained(**options):
+    with interruptible() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(60)
+        raise KeyboardInterrupt(stop.number)
+sys.argv = ["edgeres", "run"]
+main.cli.main = work if len(os.environ["WORK"]) == 4 else trained
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("work", "processes", "code"), [("work", "1", 143), ("trained", "1", 143), ("work", "2", -15)])
+def test_sigterm_ends_a_command_as_ctrl_c_does_but_for_its_code(work, processes, code):
+    env = os.environ | {"WORK": work, "WORLD_SIZE": processes, "RANK": "0"}
+    text = ENDED.replace("main.main()", "main.lead = main.let_go = int\nmain.main()")  # no torchrun is there
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, env=env)
+    said = "edgeres: interrupted; the same command goes on from what it kept\n" if code > 0 else ""
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_an_import_that_an_interrupt_broke_is_an_interrupt(monkeypatch, capsys):

@@ -203,7 +203,8 @@ def _exports(known: "set[str]", folder: "str") -> "list[str]":
 
 def _changes(before: "object", after: "object", counts: "dict[str, int]") -> "list[str]":
     """What happened to the board between start and end."""
-    problems = [f"the power mode changed from {before} to {after} during the run"] if after != before else []
+    modes = [f"{mode['name']} ({mode['id']})" if isinstance(mode, dict) else "unknown" for mode in (before, after)]
+    problems = [f"the power mode changed from {' to '.join(modes)} during the run"] if after != before else []
     for name, count in detect.throttle_counts().items():
         if count > counts.get(name, count):
             problems.append(f"the board throttled: {name} rose from {counts[name]} to {count}")

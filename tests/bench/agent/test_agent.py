@@ -138,7 +138,7 @@ def test_nothing_to_measure_is_refused(bench):
     [
         ("throttle", "the GPU's clock moved between 400 and 624 MHz"),
         further("drift", "latency drifted by +20.0 %"),
-        ("newmode", "the power mode changed"),
+        ("newmode", "the power mode changed from MAXN_SUPER (2) to "),
         ("overcurrent", "the board throttled: oc1_event_cnt rose from 3 to "),
     ],
 )

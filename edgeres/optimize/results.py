@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def handed_over(bench: Workbench, answer: Winner, before: Sequence[Result]) -> R
     twin = next((one.folder for one in before if one.tried == answer.tried), None)
     path = bench.out_dir / answer.name
     if twin is not None and not path.exists():
-        shutil.copytree(twin, path)
+        _copied(Path(twin), path)
     run = _made(bench, answer)
     file = run.models()[-1][1].path
     return Result(
@@ -48,6 +49,13 @@ def handed_over(bench: Workbench, answer: Winner, before: Sequence[Result]) -> R
         why=answer.why,
         **_on_val(run),
     )
+
+
+def _copied(run: Path, path: Path) -> None:
+    """A copy of the run whose reports name itself: its files, and what to run again."""
+    shutil.copytree(run, path)
+    for told in path.glob("*/*.json"):
+        write_text(told, told.read_text(encoding="utf-8").replace(Run(run).called, Run(path).called))
 
 
 def _made(bench: Workbench, answer: Winner) -> Run:

@@ -10,9 +10,11 @@ from edgeres.cli.main import _run
 from edgeres.core.amounts import Target
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Frontier, Result, Tried, goals_of, lines_of, on_front
+from edgeres.core.runs import Run
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.optimize.answers import Question, loses_little, next_place, three
 from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.results import _copied
 from edgeres.report.claims import claims_of, headline_of
 
 
@@ -131,6 +133,16 @@ def test_without_a_latency_the_knee_is_balanced():
     knee = one(6, 0.32, 0.2)
     answers, _ = three((*TRIED, knee), max_loss=2.0, target=None)
     assert {one.name: one.tried for one in answers}["balanced"] == knee
+
+
+def test_a_network_that_was_handed_over_before_advises_what_is_of_its_own_run(runs_folder):
+    """A copy of the run of `accurate` would say to time that again."""
+    folder = runs_folder / "opt/01-optimize"
+    said, told = "run again: edgeres bench --run {}", "04-bench/report.json"
+    (folder / "accurate/04-bench").mkdir(parents=True)
+    (folder / "accurate" / told).write_text(said.format(Run(folder / "accurate").called))
+    _copied(folder / "accurate", folder / "fast")
+    assert (folder / "fast" / told).read_text() == said.format(Run(folder / "fast").called)
 
 
 @pytest.mark.parametrize(

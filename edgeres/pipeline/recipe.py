@@ -94,8 +94,8 @@ class Step:
 
     @property
     def told(self) -> str:
-        """Where it stands in the recipe, in words."""
-        return f"stage {self.index + 1} ({self.use})"
+        """What messages call it: by its folder, as --dry-run does."""
+        return f"stage {self.folder_name}"
 
 
 def shipped_recipes() -> dict[str, Any]:
@@ -180,8 +180,8 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
     use = values.pop("use", None)
     known = {name: name for name in (*STAGES, *MEASURES)}
     if use is None:
-        raise InputError(f'{where}, stage {index + 1}: no use = "..." (known: {", ".join(known)})')
-    place = f"{where}, stage {index + 1} ({use})"
+        raise InputError(f'{where}, stage {index:02d}: no use = "..." (known: {", ".join(known)})')
+    place = f"{where}, {Step(index, use, Config()).told}"
     if use in AFTERWARDS:
         raise InputError(f"{place}: that is no stage but a command, for after the run: edgeres {use}")
     kind = config_of(lookup(known, str(use), f"stage in {where}:"))
@@ -225,29 +225,29 @@ def _check_files(step: Step, before: Collection[str]) -> None:
 
 def _check_chain(step: Step, before: Sequence[str], where: str) -> None:
     """Raises InputError unless the stages `before` make what the step needs."""
-    place = f"{where}, stage {step.index + 1}"
+    place = f"{where}, {step.told}"
     made = [STAGES[use].output for use in before if use in STAGES]
     if step.use in MEASURES:
         if not made:
-            raise InputError(f"{place}: `{step.use}` comes before any stage that makes a model")
+            raise InputError(f"{place}: it comes before any stage that makes a model")
         return
     row = STAGES[step.use]
     if row.source is not None and row.source not in made:
-        raise InputError(f"{place}: `{step.use}` needs a {row.needs}; put {' or '.join(makers_of(step.use))} before it")
+        raise InputError(f"{place}: it needs a {row.needs}; put {' or '.join(makers_of(step.use))} before it")
     for field in row.fills:
         if field == "latency" and getattr(step.config, "target_latency", None) is None:
             continue
         if getattr(step.config, field, None) is None and _FILLED_BY[field] not in before:
-            raise InputError(f"{place}: `{step.use}` needs {field}; put {_FILLED_BY[field]} before it")
+            raise InputError(f"{place}: it needs {field}; put {_FILLED_BY[field]} before it")
 
 
 def lacking_on_a_board(steps: Sequence[Step], on: str | None = None) -> str:
     """What a board in the recipe, or `on` at its end, will not have to hold against; empty where it has all."""
     board = next(filter(None, (*(step.on for step in steps), on)), None)
-    cut = next((step.index for step in steps if step.use == "prune"), 0)
-    if board is None or not cut or any(getattr(step.config, "half", None) is False for step in steps[:cut]):
+    cut = next((step for step in steps if step.use == "prune"), None)
+    if board is None or not cut or any(getattr(one.config, "half", None) is False for one in steps[: cut.index]):
         return ""
-    place = f'put [[stage]] use = "export" before stage {cut + 1} (prune)'
+    place = f'put [[stage]] use = "export" before {cut.told}'
     return f"the whole network is never exported in FP32, so that no speed-up over it can be told on {board}: {place}"
 
 

@@ -367,7 +367,7 @@ def test_stages_of_a_recipe_are_done_on_a_board_and_reused(edgeres, host, runs_f
     [
         (
             "use = 'export'\non = 'desk'",
-            "there.toml, stage 5 (export): a board does compile, bench, eval; leave out on",
+            "there.toml, stage 04-export: a board does compile, bench, eval; leave out on",
         ),
         ("use = 'bench'\non = 'dusk'", "no board 'dusk'; did you mean desk?"),
         ("use = 'bench'\non = 'desk'\nrounds = 3", "unknown key 'rounds'"),

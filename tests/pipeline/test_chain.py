@@ -78,7 +78,7 @@ def test_a_recipe_imports_whatever_import_does(arch, tmp_path):
 def test_modules_of_a_graph_are_known_once_it_is_imported(checkpoint_of, spec_of, tmp_path, runs_folder):
     graph = export(checkpoint_of(spec_of("resnet8")), ExportConfig(), tmp_path).output
     entries = ({"use": "import", "file": str(graph.path)}, {"use": "export"}, {"use": "prune", "modules": "layer1.00"})
-    with pytest.raises(InputError, match=r"stage 3 \(prune\): model has no module 'layer1.00'; did you mean layer1.0"):
+    with pytest.raises(InputError, match=r"stage 02-prune: model has no module 'layer1.00'; did you mean layer1.0"):
         run(Recipe(name="mine", data="digits", stage=entries))
     assert [folder.path.name for folder in Run(runs_folder / "mine").folders()] == ["00-import"]
 
@@ -108,7 +108,7 @@ def test_a_budget_that_is_too_short_is_refused_before_what_takes_long(
     entries = (begins, {"use": "prune", "drop": 1, "images": 50}, {**late, "budget": "1s", "images": 200})
     recipe, now_s = Recipe(name="short", data="digits", stage=entries), iter(range(100_000))
     monkeypatch.setattr("edgeres.prune.recover.budget.time.perf_counter", lambda: float(next(now_s)))
-    with pytest.raises(InputError, match=rf"^stage 3 \({late['use']}\): --budget 1s is too short"):
+    with pytest.raises(InputError, match=rf"^stage 02-{late['use']}: --budget 1s is too short"):
         run(recipe)
     assert [folder.path.name for folder in Run(runs_folder / "short").folders()] == ["00-import"] * (first == "import")
 
@@ -282,7 +282,7 @@ def test_a_file_that_an_earlier_stage_makes_need_not_be_there_yet(recipe):
         return recipe.model_copy(update={"stage": (recipe.stage[0], {"use": "latency"}, cut)})
 
     assert len(planned(cut_by("runs/short/01-latency/latency.json"), "r")) == 3
-    with pytest.raises(InputError, match=r"^r, stage 3 \(prune\): latency: .*02-latency/latency.json does not exist"):
+    with pytest.raises(InputError, match=r"^r, stage 02-prune: latency: .*02-latency/latency.json does not exist"):
         planned(cut_by("runs/short/02-latency/latency.json"), "r")
 
 

@@ -162,7 +162,7 @@ def test_a_teacher_of_the_run_is_found_again_and_one_from_elsewhere_is_named(run
     assert "latency" not in recipe_of(run).stage[2]
     mine = tmp_path / "mine.json"
     edited(report, lambda content: content["config"].update(latency=str(mine)))
-    with pytest.raises(InputError, match=r"stage 3 \(prune\): latency: .*mine\.json does not exist"):
+    with pytest.raises(InputError, match=r"stage 02-prune: latency: .*mine\.json does not exist"):
         recipe_of(run)
     mine.touch()
     assert recipe_of(run).stage[2]["latency"] == str(mine)

@@ -51,6 +51,8 @@ def evaluate_call(
             raise InputError(f"{run.path} holds no model that can be evaluated here")
         log.info("eval: takes %s", model.path)
     home = run_holding(model.path)
+    if run is not None and home is not None and run.called != home.called:
+        raise InputError(f"{model.path} lies in the run {home.called}, not in {run.called}: leave out --run")
     part = None if home is None or replace else part_judged_on(home)
     values = with_default_data(EvalConfig, values, run)
     if home is not None and part is not None and values.get("images") is None:

@@ -29,7 +29,7 @@ from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import Call, with_default_data
 from edgeres.pipeline.measures import report_with, whole_of
-from edgeres.pipeline.stages import stage_key
+from edgeres.pipeline.stages import say_left_out, stage_key
 
 log = logging.getLogger(__name__)
 STAGE = "board"
@@ -126,6 +126,7 @@ def _of_run(run: Run) -> list[Model]:
     found: list[Model] = [
         model for _, model in run.models() if isinstance(model, OnnxModel) and model.profile != FUSED_PROFILE
     ]
+    say_left_out(run, "on a board")
     if not found:
         raise InputError(f"{run.path} holds no ONNX file that a board takes; make one: edgeres export")
     return found

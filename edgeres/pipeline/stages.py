@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import edgeres
 from edgeres.core.artifacts import (
+    FOR_A_CPU,
     FUSED_PROFILE,
     Artifact,
     Checkpoint,
@@ -215,11 +216,20 @@ def source_in(run: Run, stage: str) -> Model | None:
     if row.source is None:
         return None
     model = newest_in(run, row.suits, stage)
+    if row.output is Engine:
+        say_left_out(run, stage)
     if model is None:
         gone = "".join(f"; that of {name} is gone" for name in _gone(run, -1, row.source.suffix))
         how = " or ".join(f"edgeres {name}" for name in makers_of(stage))
         raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it: {how}{gone}")
     return model
+
+
+def say_left_out(run: Run, stage: str) -> None:
+    """One line where the newest quantized file of `run` is none that a `stage` for TensorRT takes."""
+    files = [model for _, model in run.models() if isinstance(model, OnnxModel) and "int8" in model.precision]
+    if files and files[-1].profile == FUSED_PROFILE:
+        log.info("%s: leaves out %s, %s", stage, files[-1].path, FOR_A_CPU)
 
 
 def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model | None:

@@ -63,6 +63,13 @@ def test_prune_works_as_typed_and_says_what_it_took(imported, caplog):
     assert record_from_json(StageReport, result.output.path.parent / "report.json") == result.report
 
 
+def test_an_evaluation_is_of_the_run_that_is_named_or_refused(imported, checkpoint_of, spec_of):
+    call(Call("import", values={"file": checkpoint_of(spec_of("resnet8"), "other.safetensors").path}))
+    with pytest.raises(InputError, match=r"lies in the run mine, not in other: leave out --run"):
+        evaluate_call(imported.output.path, "other", {"data": "digits"})
+    assert evaluate_call(imported.output.path, "mine", {"data": "digits", "images": 8}).accuracy
+
+
 def test_the_newest_artifact_is_taken(imported):
     first = call(Call("prune", values={"modules": "layer1.1"}))
     second = call(Call("prune", values={"modules": "layer1.0"}))

@@ -140,7 +140,9 @@ def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_afte
     ]
 
 
-def test_what_is_compiled_is_the_newest_file_for_tensorrt_in_a_recipe_and_a_rerun_too(whole, runs_folder, monkeypatch):
+def test_what_is_compiled_is_the_newest_file_for_tensorrt_in_a_recipe_and_a_rerun_too(
+    whole, runs_folder, monkeypatch, caplog
+):
     def compile_engine(source, config, folder):
         (folder / "model.plan").write_bytes(b"engine")
         recorder, engine = Recorder("compile", config, source), Engine(folder / "model.plan")
@@ -155,7 +157,9 @@ def test_what_is_compiled_is_the_newest_file_for_tensorrt_in_a_recipe_and_a_reru
     run = run_of_recipe(recipe, None)
     done = list(Chain(run, planned(recipe, "r")).execute())
     assert done[-1].reports[0].source.path.endswith("03-quantize/model.int8.onnx")
-    assert call(Call("compile")).report.source == done[-1].reports[0].source
+    with caplog.at_level(logging.INFO, "edgeres"):
+        assert call(Call("compile")).report.source == done[-1].reports[0].source
+    assert f"leaves out {run.path}/04-quantize/model.int8.onnx, quantized for ONNX Runtime on a CPU" in caplog.text
     (run.path / "recipe.toml").unlink()
     assert recipe_of(run).stage[-1]["use"] == "compile"
 

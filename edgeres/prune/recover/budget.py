@@ -48,8 +48,10 @@ class Budget:
     begun_s: float
     most: int
 
-    def steps(self, *, step_s: float, look_s: float, ahead_s: float = 0.0, fewest: int = FEWEST_STEPS) -> int:
-        """Those there is time for beside what is `ahead_s` of the first, at most `most`.
+    def steps(
+        self, *, step_s: float, look_s: float, ahead_s: float = 0.0, solving: float = 0.0, fewest: int = FEWEST_STEPS
+    ) -> int:
+        """Those there is time for beside what is `ahead_s` of the first and a share of `solving`, at most `most`.
 
         Raises BudgetTooShort if they are fewer than `fewest`, too few to be worth it; without steps, if what is
         `ahead_s` takes longer.
@@ -60,14 +62,17 @@ class Budget:
             self.hold(ahead_s)
             return self.most
         used_s = time.perf_counter() - self.begun_s + ahead_s + (LOOKS + 1) * look_s
-        fitting = int((self.config.budget_s * (1 - _SPARE_SHARE) - used_s) / max(step_s, _CLOCK_S))
+        left_share = 1 - _SPARE_SHARE - solving
+        fitting = int((self.config.budget_s * left_share - used_s) / max(step_s, _CLOCK_S))
         if max(0, fitting) >= min(fewest, self.most):
             return min(max(0, fitting), self.most)
-        needed_s = (used_s + FEWEST_STEPS * step_s) / (1 - _SPARE_SHARE)
+        needed_s = (used_s + FEWEST_STEPS * step_s) / left_share
+        least = text_from(needed_s + 1)
+        least += f", {100 * solving:.0f} % of it to solve modules: all of them may need more" if solving else ""
         raise BudgetTooShort(
             f"--budget {self.config.budget} is too short: {max(0, fitting)} steps of {self.config.batch} images fit"
             f" ({step_s:.2g} s each) beside {text_from(used_s)} that any budget pays (loading, timing a few steps,"
-            f" {LOOKS + 1} looks at held-out images); {FEWEST_STEPS} steps need at least {text_from(needed_s + 1)}"
+            f" {LOOKS + 1} looks at held-out images); {FEWEST_STEPS} steps need at least {least}"
         )
 
     def hold(self, ahead_s: float) -> None:

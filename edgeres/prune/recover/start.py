@@ -290,9 +290,9 @@ def _hold(job: Job, pace: ImageTime, *, looks: int, unread: int = 0) -> None:
     judged, bn = len(job.judged_on or ()), len(job.learn) if "bn" in job.config.method else 0
     read = unread + (bn or min(len(job.learn), FEWEST_STEPS * job.config.batch) * job.config.trains)
     ahead_s = (looks * judged + bn) * pace.see_s + read * pace.read_s
-    if "solve" in job.config.method and job.config.trains and job.config.budget_s is not None:
-        ahead_s += _SOLVE_SHARE * job.config.budget_s
-    job.budget.steps(step_s=job.config.batch * pace.see_s, look_s=judged * pace.see_s, ahead_s=ahead_s)
+    solving = _SOLVE_SHARE if "solve" in job.config.method and job.config.trains else 0.0
+    step_s, look_s = job.config.batch * pace.see_s, judged * pace.see_s
+    job.budget.steps(step_s=step_s, look_s=look_s, ahead_s=ahead_s, solving=solving)
 
 
 def _steps(network: Network, job: Job, pace: ImageTime, *, refines: bool) -> int:

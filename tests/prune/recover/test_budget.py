@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from edgeres.data import Split
 from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import PruneConfig, RecoverConfig, SweepConfig
 from edgeres.prune.recover import start as start_module
+from edgeres.prune.recover.budget import Budget, BudgetTooShort
 from edgeres.prune.recover.stage import recovered
 from edgeres.prune.stage import prune
 from edgeres.prune.sweep import sweep
@@ -81,6 +84,25 @@ def test_one_too_short_for_what_takes_no_steps_is_refused(teacher, tmp_path, mon
     _, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0, see_s=3, method=method)
     assert refused.startswith(f"--budget 30.0s is too short: {', '.join(method)} of 300 images needs at least ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("solving", [0.0, 0.4])
+@pytest.mark.parametrize("ahead_s", [0.5, 20.0])
+def test_the_least_that_is_named_has_room_for_ten_steps(monkeypatch, solving, ahead_s):
+    monkeypatch.setattr("time.perf_counter", lambda: 1.0)
+    asked = {"step_s": 0.3, "look_s": 0.2, "ahead_s": ahead_s, "solving": solving}
+
+    def steps(budget):
+        config = RecoverConfig(data="digits", method=("solve", "mimic"), budget=budget)
+        return Budget(config, begun_s=0.0, most=100).steps(**asked)
+
+    with pytest.raises(BudgetTooShort) as err:
+        steps("3s")
+    said = re.search(
+        r"10 steps need at least (\w+)(, 40 % of it to solve modules: all of them may need more)?$", str(err.value)
+    )
+    assert steps(said[1]) >= 10
+    assert bool(said[2]) == (solving > 0)
 
 
 def test_one_that_is_over_before_a_module_is_refitted_is_refused(teacher, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import logging
 import math
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -29,7 +30,7 @@ from edgeres.bench.board_upload import Step, fetch, send
 from edgeres.bench.boards import Board, agent_bytes
 from edgeres.core.config import Record, first_problem
 from edgeres.core.errors import DeviceError
-from edgeres.core.progress import bar
+from edgeres.core.progress import bar, text_from
 
 A = TypeVar("A", bound=BoardFound | JobDone)
 R = TypeVar("R", bound=Record)
@@ -42,13 +43,14 @@ _RUN_FOLDER = re.compile(r"/\S*/edgeres-run-\w+")
 _MARGIN_BYTES = 8 << 20  # left free on the board's disk, which is often the system's
 _ENDING_S = 10.0
 _REFUSED = 4  # exit code of an agent that says why
+_BUSY, _ASKED_EVERY_S = "another edgeres run", 5.0  # says an agent that does not get the board
 
 
 class Session:
-    """An open connection with a run folder on the board."""
+    """An open connection with a run folder on the board; each job waits up to `patience_s` for another run there."""
 
-    def __init__(self, link: Link, folder: str) -> None:
-        self.link, self.folder, self.board = link, folder, link.board
+    def __init__(self, link: Link, folder: str, patience_s: float = 0.0) -> None:
+        self.link, self.folder, self.board, self.patience_s = link, folder, link.board, patience_s
         self._keeper: Any = None
         link.reconnected = self.hold
 
@@ -105,7 +107,7 @@ class Session:
         """
         job = f"the job {kind.job!r}"
         try:
-            done = self._job(kind, *words, takes_s=takes_s)
+            done = self._patiently(kind, *words, takes_s=takes_s)
         except Lost as err:
             raise DeviceError(
                 f"{self.board.name}: the connection was lost during {job}; the board ends it and"
@@ -152,6 +154,18 @@ class Session:
             return f"; whether it had set clocks or power mode is unknown: {err}"
         return "".join(f"; {line}" for line in done.restored)
 
+    def _patiently(self, kind: type[A], *words: str, takes_s: float) -> Answer:
+        until_s, is_told = time.monotonic() + self.patience_s, False
+        while (done := self._job(kind, *words, takes_s=takes_s)).code == _REFUSED and _BUSY in done.out:
+            if time.monotonic() >= until_s:
+                break
+            if not is_told:
+                waits = f"waiting for up to {text_from(self.patience_s)}"
+                log.info("%s: %s is using this board; %s", self.board.name, _BUSY, waits)
+            is_told = True
+            time.sleep(_ASKED_EVERY_S)
+        return done
+
     def _job(self, kind: type[A], *words: str, takes_s: float = 0.0) -> Answer:
         agent = ["python3", f"{self.folder}/{_AGENT}", "--leash"]
         limits = Limits(AGENT_S + takes_s, kind.most_bytes)
@@ -189,8 +203,10 @@ def _mb(size_bytes: float) -> str:
 
 
 @contextmanager
-def session(board: Board) -> Iterator[Session]:
+def session(board: Board, patience_s: float = 0.0) -> Iterator[Session]:
     """Connects, makes the run folder, copies the agent; removes the folder at the end.
+
+    Each job waits up to `patience_s` for another run there to end.
 
     Raises MissingDependency without fabric, DeviceError if the board cannot be reached or its key is not known.
     """
@@ -200,7 +216,7 @@ def session(board: Board) -> Iterator[Session]:
         if answer.code or not _RUN_FOLDER.fullmatch(folder):
             said = line_of(answer.err) or line_of(folder)
             raise DeviceError(f"{board.name}: cannot make a folder for the run: {said}")
-        opened = Session(link, folder)
+        opened = Session(link, folder, patience_s)
         try:
             opened.write(_KEEPER_SOURCE.read_bytes(), _KEEPER)
             opened.hold()

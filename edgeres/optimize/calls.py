@@ -45,6 +45,7 @@ from edgeres.pipeline.on_board import STAGE, check_board, claimed, home_of, key_
 from edgeres.pipeline.stages import source_in, stage_key
 
 _DURATION_S, _WARMUP_S, _IDLE_S = 10, 1, 1.0  # of each engine in a session
+_PATIENCE_S = 300.0  # for another run there, which may be a build, to end
 _STATE_SHOWN = 12
 _ANEW = (
     "%s was for --budget %s, by which go the images judged on and how long is trained: its networks are tried anew,"
@@ -210,14 +211,14 @@ class _Board:
         for model, engine in new:
             assert isinstance(model, OnnxModel)
             engine.path.parent.mkdir(parents=True, exist_ok=True)
-            with session(self._board) as opened:
+            with session(self._board, _PATIENCE_S) as opened:
                 built_there(opened, self._conditions.timeout_s, model, CompileConfig(runtime="tensorrt"), engine)
         return sum(one.manifest.build_s for one in there)
 
     def _measured(self, models: Sequence[Model], config: BenchConfig, names: Sequence[str]) -> Session:
         """Their engines in turns."""
         conditions = self._conditions.model_copy(update={"batch": config.batch})
-        with session(self._board) as opened:
+        with session(self._board, _PATIENCE_S) as opened:
             bench = Bench(opened, conditions)
             loaded = bench.measured([self._engine_of(model) for model in models])
             if bench.failures:
@@ -234,7 +235,7 @@ class _Board:
     def _costs(self, model: Model, folder: Path) -> LatencyTable:
         assert isinstance(model, OnnxModel)
         self._build([model])
-        with session(self._board) as opened:
+        with session(self._board, _PATIENCE_S) as opened:
             bench, built = Bench(opened, self._conditions), self._engine_of(model)
             return latency_table_from(profiled(bench, model, folder, built=built).output.path)
 

@@ -252,7 +252,7 @@ def test_engines_of_a_call_that_was_refused_are_not_built_again(checkpoint, onnx
 
     monkeypatch.setattr(calls, "optimize", optimize)
     monkeypatch.setattr(calls, "built_there", built_there)
-    monkeypatch.setattr(calls, "session", lambda _: nullcontext())
+    monkeypatch.setattr(calls, "session", lambda *_: nullcontext())
     monkeypatch.setattr(calls, "check_board", lambda _: SimpleNamespace(model="", l4t="", tensorrt=version))
     monkeypatch.setattr(Engine, "manifest", SimpleNamespace(build_s=90.0))
     version, run = "10.3", checkpoint.path.parents[1]

@@ -15,6 +15,7 @@ from .process import Refused
 
 NAME = "edgeres.lock"
 _PID_BYTES = 20
+TAKEN = "another edgeres run (pid %s) is using this board; try again when it has ended"
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def _taken(path: "str") -> "int":
         return descriptor
     owner = os.pread(descriptor, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
     os.close(descriptor)
-    raise Refused(f"another edgeres run (pid {owner}) is using this board; try again when it has ended")
+    raise Refused(TAKEN % owner)
 
 
 def _is_mine(descriptor: "int", path: "str") -> "bool":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from edgeres.core.runs import run_named
 from edgeres.evaluate.agreement import Agreement, Likeness
 from edgeres.evaluate.agreement_run import AgreeConfig, broken_rules
 from edgeres.pipeline.measures import agree_call
-from edgeres.report.changes import RunChanges, changes_between
+from edgeres.report.changes import OptionDifference, RunChanges, changes_between
 from edgeres.report.wording import closeness_text
 
 _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
@@ -90,10 +91,13 @@ def _print_changes(found: RunChanges, *, as_json: bool) -> None:
         click.echo(found.model_dump_json())
         return
     say(f"A: {found.a}   B: {found.b}")
-    for title, differences in (("options", found.recipe), ("machine and versions", found.environment)):
-        say(click.style(title, bold=True) + ("" if differences else ": the same"))
-        for difference in differences:
-            say(f"  {difference}")
+    for title, lines in (
+        ("options", [*_option_lines(found)]),
+        ("machine and versions", [*map(str, found.environment)]),
+    ):
+        say(click.style(title, bold=True) + ("" if lines else ": the same"))
+        for line in lines:
+            say(f"  {line}")
     say(click.style("results", bold=True))
     for change in found.results:
         say(f"  {change.a}" + (f" / {change.b}" if change.a != change.b else ""))
@@ -101,6 +105,15 @@ def _print_changes(found: RunChanges, *, as_json: bool) -> None:
             say(f"    {line}")
     for problem in found.problems:
         say(f"missing: {problem}", err=True)
+
+
+def _option_lines(found: RunChanges) -> Iterator[str]:
+    """An option each, then in a line the stages that one run alone has."""
+    yield from (str(one) for one in found.recipe if isinstance(one, OptionDifference))
+    for run, side in ((found.a, "a"), (found.b, "b")):
+        own = [one.what for one in found.recipe if not isinstance(one, OptionDifference) and getattr(one, side)]
+        if own:
+            yield f"only in {run}: {', '.join(own)}"
 
 
 @click.command(

@@ -1,11 +1,10 @@
 """What changed between two runs: options, machine and versions, and the results of every stage.
 
-Stages are matched by name and turn: the second `export` of A with the second `export` of B; what a board measured, by
-board and by what it measured. Networks are matched with their like first: of one precision,
-both whole or both cut. Accuracies are compared image by image where both have predictions of the same
-images, those of a board with those of the same board. Latencies of two runs were never interleaved:
-they are compared only on one machine in one mode, and even then what drifted between the sessions is in no interval;
-from different machines or modes only with `across`.
+Stages are matched by name and turn, the second `export` of A with the second `export` of B, with their like first: of
+networks of one precision, both whole or both cut; what a board measured, by board and by what it measured.
+Accuracies are compared image by image where both have predictions of the same images, those of a board with those of
+the same board. Latencies of two runs were never interleaved: they are compared only on one machine in one mode, and
+even then what drifted between the sessions is in no interval; from different machines or modes only with `across`.
 """
 
 from __future__ import annotations
@@ -102,29 +101,28 @@ def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
 
 def networks_matched(a: Sequence[StageNetwork], b: Sequence[StageNetwork]) -> list[tuple[Any, Any]]:
     """Networks of both runs: those alike by turn, what is left by stage and turn; None and order as in `matched`."""
-    mates: dict[str, StageNetwork] = {}
-    for kind in (_likeness, attrgetter("stage")):
-        taken = {mate.name for mate in mates.values()}
-        left = _by_turn((one for one in a if one.name not in mates), kind)
-        right = _by_turn((one for one in b if one.name not in taken), kind)
-        mates |= {one.name: right[key] for key, one in left.items() if key in right}
-    taken = {mate.name for mate in mates.values()}
-    return [*((one, mates.get(one.name)) for one in a), *((None, one) for one in b if one.name not in taken)]
+    return _mated(a, b, (lambda one: (one.stage, one.precision, bool(one.dropped)), attrgetter("stage")))
 
 
-def _likeness(one: StageNetwork) -> tuple[str, str | None, bool]:
-    return one.stage, one.precision, bool(one.dropped)
-
-
-def matched(
-    a: Iterable[FinishedStage], b: Iterable[FinishedStage]
-) -> list[tuple[FinishedStage | None, FinishedStage | None]]:
-    """Stages of both runs by kind and turn, None for what is missing; in A's order, then B's own.
+def matched(a: Sequence[FinishedStage], b: Sequence[FinishedStage]) -> list[tuple[Any, Any]]:
+    """Stages of both runs, those of networks alike first, None for what is missing; in A's order, then B's own.
 
     Of a stage `board` the kind is the board and the place of what it measured.
     """
-    left, right = _by_turn(a, _kinds()), _by_turn(b, _kinds())
-    return [(left.get(key), right.get(key)) for key in [*left, *(key for key in right if key not in left)]]
+    kinds = {id(one): kind for side in (a, b) for one, kind in _kinds_in(side)}
+    return _mated(a, b, (lambda one: kinds[id(one)], lambda one: kinds[id(one)][0]))
+
+
+def _mated(a: Sequence[T], b: Sequence[T], kinds: Iterable[Callable[[T], object]]) -> list[tuple[T | None, T | None]]:
+    """Of both runs those of the first kind by turn, what is left by the next; in A's order, then B's own."""
+    mates: dict[int, T] = {}
+    for kind in kinds:
+        taken = [id(mate) for mate in mates.values()]
+        left = _by_turn((one for one in a if id(one) not in mates), kind)
+        right = _by_turn((one for one in b if id(one) not in taken), kind)
+        mates |= {id(one): right[key] for key, one in left.items() if key in right}
+    taken = [id(mate) for mate in mates.values()]
+    return [*((one, mates.get(id(one))) for one in a), *((None, one) for one in b if id(one) not in taken)]
 
 
 def stage_change(
@@ -230,23 +228,29 @@ def _by_turn(items: Iterable[T], kind_of: Callable[[T], object]) -> dict[tuple[o
     return found
 
 
-def _kinds() -> Callable[[FinishedStage], str]:
-    """The stage; of one that a board did also which board, and whose file of the run: what makes it at which turn."""
-    makers: dict[str, tuple[str, int]] = {}
-    turns: Counter[str] = Counter()
+def _kinds_in(stages: Iterable[FinishedStage]) -> Iterator[tuple[FinishedStage, tuple[str, str | None, bool]]]:
+    """Each stage with its kind, and the precision of what it made or measured and whether that is cut.
 
-    def kind_of(stage: FinishedStage) -> str:
-        report = stage.report
-        if report.stage == BOARD_STAGE and report.source is not None:
+    The kind is its name; of one that a board did also which board, and whose file of the run: what makes it at which
+    turn.
+    """
+    makers: dict[str, tuple[str, int]] = {}
+    likes: dict[str, tuple[str | None, bool]] = {}
+    turns: Counter[str] = Counter()
+    for stage in stages:
+        report, kind = stage.report, stage.report.stage
+        source = report.source.sha256 if report.source else ""
+        like = (report.precision, bool(report.dropped)) if report.cost else likes.get(source, (None, False))
+        if kind == BOARD_STAGE and source:
             board = report.results.get("board")
             name = board.get("name") if isinstance(board, dict) else None
-            return f"{report.stage} {name} {makers.get(report.source.sha256, report.source.sha256)}"
-        turns[report.stage] += 1
+            yield stage, (f"{kind} {name} {makers.get(source, source)}", *like)
+            continue
+        turns[kind] += 1
         if report.output:
-            makers.setdefault(report.output.sha256, (report.stage, turns[report.stage]))
-        return report.stage
-
-    return kind_of
+            makers.setdefault(report.output.sha256, (kind, turns[kind]))
+            likes.setdefault(report.output.sha256, like)
+        yield stage, (kind, *like)
 
 
 def _recipe_differences(
@@ -261,7 +265,8 @@ def _recipe_differences(
         ours, theirs = _options(left.report.config, a), _options(right.report.config, b)
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name) and name not in Config.incidental:
-                yield OptionDifference(what=f"{left.name} {name}", a=ours.get(name), b=theirs.get(name))
+                whose = left.name if left.name == right.name else f"{left.name} / {right.name}"
+                yield OptionDifference(what=f"{whose} {name}", a=ours.get(name), b=theirs.get(name))
 
 
 def _options(config: dict[str, Any], run: str) -> dict[str, Any]:

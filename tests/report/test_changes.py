@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from edgeres.cli.compare import _print_changes
 from edgeres.core.environment import Environment
 from edgeres.core.errors import InputError
 from edgeres.core.stage import write_report
@@ -42,7 +43,28 @@ def changed(runs, **options):
 
 def test_options_that_differ_are_named_and_paths_into_the_run_itself_are_not(pair_of_runs):
     found = changed(pair_of_runs)
-    assert [str(one) for one in found.recipe] == ["01-lesion: done -> none", "02-prune drop: 1 -> 2"]
+    assert [str(one) for one in found.recipe] == ["01-lesion: done -> none", "02-prune / 01-prune drop: 1 -> 2"]
+
+
+def test_options_are_held_against_those_of_the_like_network_and_stages_of_one_run_are_a_line(tmp_path, capsys):
+    """A quantizes the cut network alone, B the whole one before it."""
+    for name, wholes in (("a", 0), ("b", 1)):
+        (tmp_path / name).mkdir()
+        run = FakeRun(tmp_path / name)
+        _, first = run.model("import", "model.safetensors", 3000)
+        for dropped, effort in ([((), "full")] * wholes) + [(("layer1.3",), f"of {name}")]:
+            _, file = run.model("export", "model.onnx", 2000 - len(dropped), source=first, dropped=dropped)
+            run.calibrated(file)
+            how = {"precision": "int8", "dropped": dropped, "config": {"effort": effort}}
+            run.model("quantize", "model.onnx", 500 - len(dropped), source=file, **how)
+    _print_changes(found := changes_between(tmp_path / "a", tmp_path / "b"), as_json=False)
+    assert [(one.a, one.b) for one in found.results][1:] == [("01-export", "04-export"), ("03-quantize", "06-quantize")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [
+        "options",
+        "  03-quantize / 06-quantize effort: of a -> of b",
+        "  only in b: 01-export, 02-calibrate, 03-quantize",
+    ]
 
 
 def test_stages_are_matched_by_name_and_turn_and_accuracy_by_image(pair_of_runs):

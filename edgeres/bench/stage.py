@@ -26,6 +26,7 @@ from edgeres.bench.power import energies_of
 from edgeres.bench.session import Measured, enough_for, measure_interleaved
 from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
 from edgeres.bench.watch import Watch, busy_cores
+from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Model
 from edgeres.core.config import command_with
 from edgeres.core.environment import environment
@@ -74,6 +75,10 @@ def bench_report(models: Sequence[Model], config: BenchConfig, *, command: str =
     recorder.notes += [f"{names[sha256]}: {reason}" for sha256, reason in skipped.items()]
     chosen = [model for model in distinct if model.sha256 not in skipped]
     if chosen:
+        for line in recorder.notes:  # which the end says again
+            log.info("%s", line)
+        of = f"{len(chosen)} of " if len(chosen) < len(models) else ""
+        log.info("bench: %s%s%s", of, counted(len(models), "model"), ", interleaved" if len(chosen) > 1 else "")
         _time(chosen, config, recorder, command or shlex.join([*BENCH.split(), *(str(one.path) for one in models)]))
     return recorder.finish(output=None)
 

@@ -230,7 +230,6 @@ def bench_models(
     key = hashlib.sha256((hashes + stage_key("bench", None, config)).encode()).hexdigest()
     if not fresh and (known := report_with(folder / REPORT_NAME, key)):
         return (known,), True
-    log.info("bench: %d model%s", len(models), "s, interleaved" if len(models) > 1 else "")
     again = shlex.join([*BENCH.split(), "--run", Run(folder.parent).called, *(str(one.path) for one in named)])
     report = bench_report([model for _, model in models], cast(BenchConfig, config), command=again)
     report = report.model_copy(update={"key": key})

@@ -135,9 +135,13 @@ def test_latencies_of_a_session_may_be_compared_and_come_in_the_order_given(tmp_
     assert first.runtime.startswith("onnxruntime")
 
 
-def test_an_engine_is_left_out_with_the_reason(timed_within, tmp_path):
+def test_an_engine_is_left_out_with_the_reason_which_is_told_before(timed_within, tmp_path, caplog):
     built = engine(tmp_path / "model.plan")
-    report = bench_report([built, onnx_model(tmp_path / "a.onnx")], QUICK)
+    with caplog.at_level("INFO", "edgeres"):
+        report = bench_report([built, onnx_model(tmp_path / "a.onnx")], QUICK)
+    told = caplog.messages
+    assert told[0].endswith(report.results["skipped"][built.sha256])
+    assert told[1] == "bench: 1 of 2 models"
     assert len(report.latency) == 1
     assert report.results["skipped"][built.sha256].startswith("built, not run: ")
     assert any("model.plan: built, not run" in note for note in report.notes)

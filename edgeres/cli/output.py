@@ -20,9 +20,9 @@ from edgeres.report.wording import accuracy_line, closeness_line, latency_line, 
 
 _LONG = 160
 _OF_THE_RESULT = "of the result"
-_NOT_PRINTED = frozenset(  # said by a label or a note
-    {"points_are", "score_name", "first_step", "stopped_early", "held_out_first", "held_out_best", "held_out_last"}
-)
+_SAID = {"points_are", "score_name", "first_step", "stopped_early", "held_out_first", "held_out_best", "held_out_last"}
+_NOT_PRINTED = frozenset(_SAID | {"session"})  # said by a label or a note, or of use to machines alone
+_WORDS = {"fit_error": "error of the fit, as a share of the latency", "networks": "networks timed"}
 _NOTES_FIRST = {"lesion"}  # they hold what was asked, the figures are what it says to a published claim
 
 
@@ -87,7 +87,7 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
         return
     yield from map(latency_line, report.latency)
     are = report.results.get("points_are", _OF_THE_RESULT)  # others come before a recovery, or after cheap repairs
-    told = "" if are == _OF_THE_RESULT else f"_{are.replace(' ', '_')}"
+    told = "" if are == _OF_THE_RESULT else f" {are}"
     images = report.results.get("images_chosen_on")
     measure = report.results.get("measure", "kl")
     has_points = measure in OF_CLASSES  # otherwise hundredths of the distance
@@ -98,11 +98,19 @@ def _figure_lines(report: StageReport) -> Iterator[str]:
     )
     for name, value in report.results.items():
         if name == "points":  # of accuracy: a figure in reports, printed as what is lost, without -0.0
-            label, text = f"points_lost{told}", f"{_short(0.0 - value)}{chosen}"
+            label, text = f"points lost{told}", f"{_short(0.0 - value)}{chosen}"
         else:
-            label, text = name, _short(value)
+            label, text = _in_words(name, _short(value))
         if text and name not in _NOT_PRINTED:
-            yield f"{label if has_points else label.removeprefix('points_')}: {text}"
+            yield f"{label if has_points else label.removeprefix('points ')}: {text}"
+
+
+def _in_words(name: str, text: str) -> tuple[str, str]:
+    """(label, figure) of a result called `name`: `export_s` is `export: 0.8 s`."""
+    rest, _, unit = name.rpartition("_")
+    if text and unit in {"s", "ms"} and not rest.endswith("_per"):
+        name, text = rest, f"{text} {unit}"
+    return _WORDS.get(name, name.replace("_", " ")), text
 
 
 def _short(value: Any) -> str:

@@ -32,21 +32,21 @@ def test_a_row_cuts_no_word_in_a_terminal_and_is_one_line_elsewhere(capsys, monk
 @pytest.mark.parametrize(
     ("results", "line"),
     [
-        ({"points": -71.33, "images_chosen_on": 1000}, "points_lost: 71.33 of top-1 on 1,000 train images"),
+        ({"points": -71.33, "images_chosen_on": 1000}, "points lost: 71.33 of top-1 on 1,000 train images"),
         (
             {"points": -2.5, "points_are": "before recovery", "images_chosen_on": 60},
-            "points_lost_before_recovery: 2.5 of top-1 on 60 train images",
+            "points lost before recovery: 2.5 of top-1 on 60 train images",
         ),
         (
             {"points": -3.035, "points_are": "after repairs", "measure": "cosine", "images_chosen_on": 150},
-            "lost_after_repairs: 3.035 hundredths of cosine on 150 train images",
+            "lost after repairs: 3.035 hundredths of cosine on 150 train images",
         ),
         (
             {"points": -3.0, "measure": "centred", "images_chosen_on": 150},
-            "points_lost: 3 of top-1 on 150 train images",
+            "points lost: 3 of top-1 on 150 train images",
         ),
-        ({"points": -2.5}, "points_lost: 2.5"),
-        ({"points": 0.0}, "points_lost: 0"),
+        ({"points": -2.5}, "points lost: 2.5"),
+        ({"points": 0.0}, "points lost: 0"),
     ],
 )
 def test_points_say_of_what_on_which_images(capsys, results, line):
@@ -75,6 +75,24 @@ def test_a_remedy_of_the_doctor_stands_on_a_line_of_its_own(edgeres, monkeypatch
 def test_what_a_label_or_a_note_says_is_not_said_again(capsys):
     said = {"score_name": "kl", "criterion": "kl", "first_step": 0, "stopped_early": False, "held_out_best": 0.3}
     assert printed(capsys, **said) == ["criterion: kl"]
+
+
+def test_figures_are_called_in_words(capsys):
+    costs = {
+        "rest_ms": 1.25,
+        "fit_error": 0.0003533,
+        "networks": 0,
+        "session": "1a35",
+        "images_per_s": 8,
+        "export_s": 0.5,
+    }
+    assert printed(capsys, **costs) == [
+        "rest: 1.25 ms",
+        "error of the fit, as a share of the latency: 0.0003533",
+        "networks timed: 0",
+        "images per s: 8",
+        "export: 0.5 s",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def handed_over(bench: Workbench, answer: Winner, before: Sequence[Result]) -> R
 def _copied(run: Path, path: Path) -> None:
     """A copy of the run whose reports name itself: its files, and what to run again."""
     shutil.copytree(run, path)
-    for told in path.glob("*/*.json"):
+    for told in (*path.glob(f"*/{REPORT_NAME}"), *path.glob(f"*/{EVAL_NAME}")):
         write_text(told, told.read_text(encoding="utf-8").replace(Run(run).called, Run(path).called))
 
 

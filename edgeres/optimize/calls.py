@@ -71,7 +71,9 @@ def optimize_call(
     known = _imported(stage_key("import", None, config), run)
     if known is not None:
         log.info("imported before: %s", known)
-        return _called(Call("optimize", known, values=values, on=on))
+        done = _called(Call("optimize", known, values=values, on=on))
+        Run(known.parents[1]).make_latest()  # which it is not if the call that imported it was refused
+        return done
     with _current_again_if_refused():
         return _after_import(call(Call("import", run=run, values=asked)), dataset, values, on)
 

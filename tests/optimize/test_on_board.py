@@ -174,7 +174,8 @@ def test_a_budget_too_short_for_any_network_is_refused_before_anything_is_done(
 def test_a_refused_call_leaves_the_current_run_as_it_was(checkpoint_of, spec_of, tmp_path, monkeypatch, had_one):
     outside = checkpoint_of(spec_of("resnet8", width=4))
     if had_one:
-        call(Call("import", run="mine", values={"file": outside.path}))
+        other = checkpoint_of(spec_of("resnet8", width=8), "other.safetensors")
+        call(Call("import", run="mine", values={"file": other.path}))
 
     def refused(*_):
         raise AlwaysRefused("--budget 1m is too short")
@@ -187,6 +188,9 @@ def test_a_refused_call_leaves_the_current_run_as_it_was(checkpoint_of, spec_of,
     else:
         with pytest.raises(InputError, match="there is no current run"):
             latest_run()
+    monkeypatch.setattr(calls, "_called", lambda request: request.source)
+    known = optimize_call(outside.path, None, {"data": "digits"}, {})
+    assert latest_run().name == known.parents[1].name != "mine"
 
 
 def test_images_and_board_are_looked_at_before_anything_is_imported(checkpoint_of, spec_of, tmp_path, host):

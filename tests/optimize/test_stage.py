@@ -325,7 +325,7 @@ def test_deeper_sets_are_chosen_where_the_deepest_decides_nothing(longer, tmp_pa
         depths = (1, 2) if len(calls) == 1 else (1, 3)  # of two modules another set is found
         tries = tuple(PlannedSet(drop=names[:n], ratio=(1 - n / 7,) * 3, lost=0.0) for n in depths)
         plan = Plan(model_sha256=longer.sha256, precision=precision, tries=tries)
-        return Choice(plan, SimpleNamespace(table=()), {}, [], 0.01 if len(calls) == 1 else math.inf)
+        return Choice(plan, SimpleNamespace(table=(), method="networks"), {}, [], 0.01 if len(calls) == 1 else math.inf)
 
     monkeypatch.setattr("edgeres.optimize.stage.chosen", chosen)
     monkeypatch.setattr("edgeres.optimize.stage.three", lambda *_, **__: ([], []))

@@ -22,6 +22,7 @@ from edgeres.core.spec import Cost
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 SCHEMA_VERSION = 1
 REPORT_NAME = "report.json"
+NEVER_EXPORTED = "is newer and was never exported, so its work is not in"
 REPORT_SUFFIX = ".report.json"  # of a file outside of a run, which has its report beside it
 
 
@@ -136,7 +137,7 @@ def _is_like(export: StageReport, other: StageReport) -> bool:
 
 def without_newer(path: Path, what: str) -> str:
     """A warning that `what` was made without the checkpoint `path`, which was `never_exported`."""
-    return f"{path.parent} is newer and was never exported, so its work is not in {what}: edgeres export {path}"
+    return f"{path.parent} {NEVER_EXPORTED} {what}: edgeres export {path}"
 
 
 def write_report(report: StageReport, path: Path) -> None:

@@ -22,7 +22,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
-from edgeres.core.stage import REPORT_NAME, FileRef, StageReport, never_exported, without_newer
+from edgeres.core.stage import NEVER_EXPORTED, REPORT_NAME, FileRef, StageReport, never_exported, without_newer
 from edgeres.evaluate.stage import EvalConfig
 
 BOARD_STAGE = "board"
@@ -65,8 +65,9 @@ class FinishedStage:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the stage and of its evaluation."""
-        return (*self.report.warnings, *(self.evaluation.warnings if self.evaluation else ()))
+        """Of the stage and of its evaluation; what was not exported then is told of the run as it is now."""
+        own = (one for one in self.report.warnings if NEVER_EXPORTED not in one)
+        return (*own, *(self.evaluation.warnings if self.evaluation else ()))
 
 
 @dataclass(frozen=True)

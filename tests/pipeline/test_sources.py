@@ -19,6 +19,7 @@ from edgeres.pipeline.chain import Chain, run_of_recipe
 from edgeres.pipeline.measures import evaluate_call
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
+from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
 from edgeres.report.rows import rows_from
 
@@ -125,6 +126,7 @@ def test_a_file_of_the_network_before_a_cut_that_was_never_exported_says_so_to_t
     assert line in rows_from(run.path).problems
     call(Call("export"))
     assert line not in rows_from(run.path).problems
+    assert not any("never exported" in str(stage.warnings) for stage in run_folder_from(run.path).stages)
 
 
 def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):

@@ -83,22 +83,24 @@ def still(content: Any) -> Any:
 def test_the_same_command_ends_with_the_same_files(files: Path, tmp_path: Path, name: str):
     words, made = COMMANDS[name]
     folders = [tmp_path / one / "work" for one in ("alone", "killed")]
-    for folder in folders:
-        shutil.copytree(files, folder)
+    shutil.copytree(files, folders[0])
     began = time.monotonic()
     assert begun(words, folders[0]).wait(timeout=600) == 0, (folders[0].parent / "said.txt").read_text()
     whole_s, killed = time.monotonic() - began, 0
-    for share in SHARES:
-        process = begun(words, folders[1])
-        try:
-            assert process.wait(timeout=share * whole_s) == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            killed += 1
-        if (folders[1] / made).exists():  # all was done, and Python was ending
-            break
-    assert killed
+    while not killed:  # a machine that was slower before: again, by what it took now
+        shutil.rmtree(folders[1], ignore_errors=True)
+        shutil.copytree(files, folders[1])
+        for share in SHARES:
+            began, process = time.monotonic(), begun(words, folders[1])
+            try:
+                assert process.wait(timeout=share * whole_s) == 0
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                killed += 1
+            if (folders[1] / made).exists():  # all was done, and Python was ending
+                break
+        whole_s = time.monotonic() - began
     assert begun(words, folders[1]).wait(timeout=600) == 0, (folders[1].parent / "said.txt").read_text()
     alone, after = ({path.name for path in folder.iterdir()} for folder in folders)
     assert after == alone

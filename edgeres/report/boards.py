@@ -301,9 +301,18 @@ def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: s
     if seen.doubt:
         return replace(network, latency=None, not_timed=f"timed on {board}, but not validly: {seen.doubt}")
     notes = [seen.network.latency.note, *([] if seen.figure.is_valid else [f"{UNSURE}: {UNKNOWN_VALIDITY}"])]
-    notes += [f"{last.network.name} timed it later, but not validly: {last.doubt}"] if last.doubt else []
+    notes += [f"{last.network.name} timed it later, {_later(last, seen)}"] if last is not seen else []
     latency = seen.network.latency.model_copy(update={"note": "; ".join(filter(None, notes))})
     return replace(network, latency=_on(board, latency), not_timed="")
+
+
+def _later(last: Seen, seen: Seen) -> str:
+    """What the newest measurement found, which does not count."""
+    if last.doubt or last.figure.latency is None:
+        return f"but not validly: {last.doubt}"
+    modes = [one.figure.board.power_mode for one in (last, seen)]
+    where = " in power mode {}, not {}".format(*modes) if modes[0] != modes[1] else ""
+    return f"but alone: p50 {last.figure.latency.p50_ms.value:.3f} ms{where}"
 
 
 def _judged(network: StageNetwork, seen: StageNetwork, board: str) -> StageNetwork:

@@ -248,10 +248,12 @@ def test_what_a_board_calls_invalid_keeps_no_rule(story):
 
 
 def test_what_was_timed_together_counts_before_what_was_timed_alone_later(story):
-    alone = story.board(story.last, median_ms=1.3) / "report.json"
+    alone = story.board(story.last, median_ms=1.8, board={"power_mode": {"name": "15W", "id": 0}}) / "report.json"
     alone.write_text(alone.read_text().replace('"on the board"', '"alone"'))
     report = judged(story, min_speedup=1.5, max_p50="1.5ms")
     assert report.broken == ()
+    assert all("; 05-board timed it later, but alone: p50 1.8" in one.text for one in report.outcomes)
+    assert all(one.text.endswith(" ms in power mode 15W, not MAXN_SUPER") for one in report.outcomes)
     assert "1.59× faster on orin" in rows_from(story.path).headline
 
 

@@ -117,7 +117,7 @@ def file_ref(artifact: Artifact | None) -> FileRef | None:
 
 
 def never_exported(sha256: str, made: Sequence[tuple[Path, StageReport]]) -> Path | None:
-    """The newest checkpoint of what was `made`, if it came after the export that a file is from and has none itself.
+    """The newest checkpoint of what was `made`, if it came after the one a file is an export of and has none itself.
 
     `made` are the folders of one run with their reports, in order; None too for a file that is from no export in it.
     """
@@ -125,7 +125,8 @@ def never_exported(sha256: str, made: Sequence[tuple[Path, StageReport]]) -> Pat
     found = by_output.pop(sha256, None)
     while found and found[1].stage != "export":
         found = by_output.pop(found[1].source.sha256, None) if found[1].source else None
-    later = ((folder, report.output) for folder, report in (made[found[0] + 1 :] if found else ()))
+    of = by_output.get(found[1].source.sha256, found) if found and found[1].source else found
+    later = ((folder, report.output) for folder, report in (made[of[0] + 1 :] if of else ()))
     newest = [(folder, output) for folder, output in later if output and output.path.endswith(Checkpoint.suffix)][-1:]
     same = {report.source.sha256 for _, report in made if report.source and found and _is_like(report, found[1])}
     return next((folder / Path(output.path).name for folder, output in newest if output.sha256 not in same), None)

@@ -233,10 +233,17 @@ def say_left_out(run: Run, stage: str) -> None:
 
 
 def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model | None:
-    """The newest model of `run` that `stage` accepts; warns of later ones that did not finish or are gone."""
-    found = next(((folder, model) for folder, model in reversed(run.models()) if accepts(model)), None)
-    if found is None:
+    """What the newest network of `run` was last made into that `stage` accepts; says what it leaves out.
+
+    Warns of later ones that did not finish or are gone. A whole network exported after a cut one is not the newer.
+    """
+    accepted = [pair for pair in run.models() if accepts(pair[1])]
+    if not accepted:
         return None
+    networks = _networks_of(run)
+    found = max(reversed(accepted), key=lambda pair: networks.get(pair[1].sha256, -1))
+    if accepted[-1] != found:
+        log.info("%s: leaves out %s, of an earlier network of the run", stage, accepted[-1][1].path)
     makers = {name for name, row in STAGES.items() if issubclass(row.output, Model)} - {stage}
     later = [one for one in run.folders() if one.index > found[0].index and one.stage in makers and not one.is_finished]
     if left := [one.path.name for one in later if not one.is_busy]:
@@ -248,6 +255,17 @@ def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model |
     if gone := _gone(run, found[0].index, found[1].path.suffix):
         log.warning("warning: what %s made is gone, so %s takes what was there before", " and ".join(gone), stage)
     return found[1]
+
+
+def _networks_of(run: Run) -> dict[str, int]:
+    """sha256 of each file -> the number of the stage that made the checkpoint it is of: the greater, the newer."""
+    found: dict[str, int] = {}
+    for folder, report in run.reports():
+        if report.output:
+            is_checkpoint = report.output.path.endswith(Checkpoint.suffix)
+            of = found.get(report.source.sha256) if report.source and not is_checkpoint else None
+            found[report.output.sha256] = folder.index if of is None else of
+    return found
 
 
 def _gone(run: Run, after: int, suffix: str) -> list[str]:

@@ -28,6 +28,7 @@ from edgeres.report.networks import (
     by_wholeness,
     engines_and_files_of,
     has_file,
+    held_against,
     in_one_place,
     latency_between,
     networks_in,
@@ -301,7 +302,7 @@ def _speedup(subject: Subject) -> GateFigure:
         _check_second(subject)
     first = subject.first
     after = _latency_in(subject, first)
-    for one in (first, *by_wholeness(subject.networks)):
+    for one in (first, *held_against(subject.end, subject.networks)):
         if one is not subject.timed and one.latency and (ratio := latency_between(one, subject.timed)):
             faster = Interval.model_validate(ratio.model_dump()).inverse()
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"

@@ -196,6 +196,17 @@ def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetw
     return max(files, key=fit)
 
 
+def held_against(judged: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
+    """What a figure of `judged` may be held against, the best first: `base_of`, and the least cut of what was there.
+
+    Files of the first network are there whenever they were exported.
+    """
+    before = networks[: networks.index(judged)]
+    files = files_of(by_wholeness(before)[0], networks) if before else []
+    there = [one for one in networks if one in before or (one in files and one is not judged)]
+    return [base_of(judged, networks), *by_wholeness(there)]
+
+
 def in_one_place(before: StageNetwork, after: StageNetwork) -> StageNetwork:
     """`before` as the machine judged it that judged `after`, where that one did."""
     return before.here if before.here and not after.judged_on else before

@@ -25,9 +25,8 @@ from edgeres.report.networks import (
     NOT_TIMED,
     StageNetwork,
     agreements_in,
-    base_of,
     board_in,
-    by_wholeness,
+    held_against,
     kept_agreements,
     latency_between,
     networks_in,
@@ -121,7 +120,7 @@ def _row_from(one: StageNetwork, step: str, verdicts: dict[str, str]) -> Row:
 def _with_changes(index: int, rows: Sequence[Row], measured: Sequence[StageNetwork]) -> Row:
     if index == 0:
         return rows[0]
-    before = [base_of(measured[index], measured), *by_wholeness(measured[:index])]
+    before = held_against(measured[index], measured)
     first = _changes(measured[index], [one for one in before if one is not measured[index]])
     whole = min(len(one.dropped) for one in before)
     if first.points and any(one.name == first.points.versus and len(one.dropped) > whole for one in before):

@@ -23,6 +23,8 @@ from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
 from edgeres.report.rows import rows_from
 
+DIGITS = {"data": "digits", "images": 32}
+
 
 @pytest.fixture
 def whole(checkpoint_of, spec_of):
@@ -105,16 +107,15 @@ def test_pruning_the_pruned_without_naming_it_is_a_warning_that_names_the_whole(
 
 @pytest.mark.parametrize("out", [None, "made.json"])
 def test_a_file_of_the_network_before_a_cut_that_was_never_exported_says_so_to_the_end(whole, caplog, tmp_path, out):
-    data = {"data": "digits", "images": 32}
     call(Call("import", values={"file": whole.path}))
     call(Call("export"))
-    assert "never exported" not in str(call(Call("calibrate", values=data)).report.warnings)
+    assert "never exported" not in str(call(Call("calibrate", values=DIGITS)).report.warnings)
     call(Call("prune", values={"modules": "layer1.0"}))
     run = latest_run()
     cut = run.path / "03-prune/model.safetensors"
     told = f"{cut.parent} is newer and was never exported, so its work is not in {{}}: edgeres export {cut}"
     with caplog.at_level(logging.INFO, "edgeres"):
-        calibrated = call(Call("calibrate", out=out and tmp_path / out, values=data))
+        calibrated = call(Call("calibrate", out=out and tmp_path / out, values=DIGITS))
     assert f"calibrate: takes {run.path}/01-export/model.onnx, not the newer {cut.parent}" in caplog.text
     assert calibrated.report.warnings[0] == told.format("this")
     made = call(Call("quantize", values={"scales": calibrated.output.path, "effort": "quick"}))
@@ -127,6 +128,26 @@ def test_a_file_of_the_network_before_a_cut_that_was_never_exported_says_so_to_t
     call(Call("export"))
     assert line not in rows_from(run.path).problems
     assert not any("never exported" in str(stage.warnings) for stage in run_folder_from(run.path).stages)
+
+
+def test_a_whole_network_exported_after_the_cut_one_is_held_against_and_not_gone_on_with(whole, caplog):
+    caplog.set_level("INFO", logger="edgeres")
+    first = call(Call("import", values={"file": whole.path})).output
+    call(Call("prune", values={"modules": "layer1.0"}))
+    again = call(Call("export", source=first.path)).output
+    folder = latest_run().path
+    assert (
+        f"{folder}/01-prune is newer and was never exported"
+        in call(Call("calibrate", values=DIGITS)).report.warnings[0]
+    )
+    cut = call(Call("export")).output
+    last = call(Call("export", source=first.path, values={"batch": 4})).output
+    scales = call(Call("calibrate", values=DIGITS))
+    made = call(Call("quantize", values={"effort": "quick"}))
+    assert {scales.report.source.sha256, made.report.source.sha256} == {cut.sha256}
+    assert "never exported" not in str(scales.report.warnings)
+    assert f"calibrate: leaves out {last.path}, of an earlier network of the run" in caplog.messages
+    assert again.sha256 != cut.sha256
 
 
 def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):

@@ -77,6 +77,31 @@ def test_headline_table_and_gate_hold_against_one_network_and_name_it(cut, order
     assert all(f"{word} 01-export" in one.text for word, one in zip(("against", "as"), report.outcomes, strict=True))
 
 
+@pytest.mark.parametrize("place", ["here", "on orin"])
+def test_a_whole_network_exported_last_is_what_table_and_gate_hold_a_speed_against(fake_run, place):
+    folder, weights = fake_run.model("import", "model.safetensors", 2100)
+    fake_run.evaluated(folder, weights, 0.92)
+    _, pruned = fake_run.model("prune", "model.safetensors", 1900, source=weights, dropped=CUT)
+    _, full = fake_run.model("export", "model.onnx", 1800, source=pruned, dropped=CUT)
+    folder, last = fake_run.model("quantize", "model.onnx", 500, source=full, precision="int8", dropped=CUT)
+    fake_run.evaluated(folder, last, 0.918)
+    _, whole = fake_run.model("export", "model.onnx", 2000, source=weights)
+    fake_run.files = {"whole": (whole, 2.25), "full": (full, 2.0), "last": (last, 1.25)}
+    if place == "here":
+        times = [fake_run.latency(*one, "onnxruntime 1.20.0 cpu fused Q/DQ") for one in fake_run.files.values()]
+        fake_run.stage("bench", latency=tuple(times))
+    else:
+        measured_on_board(fake_run, *fake_run.files)
+    summary = rows_from(fake_run.path)
+    assert summary.rows[2].versus_first.size_ratio.versus == "00-import"
+    speeds = [row.versus_first.latency_ratio for row in summary.rows[1:4]]
+    speeds = speeds if place == "here" else [one.speed for one in summary.boards if one.model != "04-export"]
+    assert [one and one.versus for one in speeds] == [None, "04-export", "04-export"][-len(speeds) :]
+    assert "1.80× faster" in summary.headline
+    (outcome,) = judged(fake_run, min_speedup=1.75).outcomes
+    assert (outcome.passed, ") as 04-export," in outcome.text) == (True, True)
+
+
 def test_a_speed_against_a_cut_network_names_it_and_keeps_no_rule(cut):
     measured_on_board(cut, "half", "full", "last")
     summary = rows_from(cut.path)

@@ -206,9 +206,9 @@ def doubts_of_order(predictions: NDArray[Any], classes: Sequence[str]) -> list[s
     """A warning if another order of the outputs than in training is surely meant; none where images are too few.
 
     Of the guesses each class is given an output of its own, the most frequent pair of class and output first. That
-    order is believed if it gets many more images right, is well above what one guess for all would get, and is no
-    chance: of two orders that are equally good, m images that only one gets right differ by t or more with probability
-    exp(-t^2 / 2m) at most (Hoeffding 1963), and K classes have fewer than K^K orders.
+    order is believed if it gets many more images right, is well above what one guess for all would get (images of one
+    class tell nothing), and is no chance: of two orders that are equally good, m images that only one gets right differ
+    by t or more with probability exp(-t^2 / 2m) at most (Hoeffding 1963), and K classes have fewer than K^K orders.
 
     predictions: (n, 2), guess and label of each image.
     """
@@ -221,7 +221,7 @@ def doubts_of_order(predictions: NDArray[Any], classes: Sequence[str]) -> list[s
     now, then = guesses.diagonal(), np.where(meant >= 0, guesses[np.arange(k), meant], 0)
     gain, differ = int((then - now).sum()), int((then + now)[meant != np.arange(k)].sum())
     one_guess = guesses.sum(1).max()
-    is_good = then.sum() - one_guess >= max(_LEAST_SKILL, _SKILL_OF_FEW / k) * (n - one_guess)
+    is_good = then.sum() - one_guess >= max(_LEAST_SKILL, _SKILL_OF_FEW / k) * (n - one_guess) > 0
     if not is_good or gain < _LEAST_GAIN * n or gain**2 < 2 * differ * (k * math.log(k) + _LEAST_NATS):
         return []
     better = np.argsort(now - then, kind="stable")[: (then > now).sum()].tolist()

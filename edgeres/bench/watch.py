@@ -62,13 +62,14 @@ class Watch:
         self.readings.append(
             Reading(
                 at_s=round(now - self._began, 3),
-                other_cores=self._other_cores(now - self._since),
+                other_cores=self.other_cores(now - self._since),
                 clock_mhz=max(clocks) if clocks else None,
             )
         )
         self._remember()
 
-    def _other_cores(self, elapsed_s: float) -> float | None:
+    def other_cores(self, elapsed_s: float) -> float | None:
+        """Cores that other programs kept busy in these seconds since the last reading; None without /proc/stat."""
         present = jiffies()
         if not present or not self._jiffies:
             return None
@@ -115,10 +116,10 @@ def fallen_clock(readings: Sequence[Reading]) -> tuple[float, float] | None:
 
 def busy_cores(window_s: float = _WINDOW_S) -> float | None:
     """Cores that other programs keep busy while this one sleeps; None where there is no /proc/stat."""
-    before = jiffies()
+    watch = Watch()
+    watch.start(())
     time.sleep(window_s)
-    after = jiffies()
-    return busy_between(before, after, os.sched_getaffinity(0)) if before and after else None
+    return watch.other_cores(window_s)
 
 
 def busy_between(before: Jiffies, after: Jiffies, cores: set[int]) -> float:

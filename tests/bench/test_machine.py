@@ -22,3 +22,12 @@ def test_two_readings_within_one_tick_are_no_load():
 def test_a_system_without_proc_is_not_asked(monkeypatch, tmp_path):
     monkeypatch.setattr("edgeres.bench.watch._STAT", tmp_path / "absent")
     assert busy_cores(0.0) is None
+
+
+def test_what_this_process_does_beside_its_sleep_is_no_other_program(monkeypatch):
+    busy, own_s = iter([{0: (0, 0)}, {0: (50, 50)}]), iter([1.0, 1.4])
+    monkeypatch.setattr("edgeres.bench.watch.jiffies", lambda: next(busy))
+    monkeypatch.setattr("edgeres.bench.watch.cpu_s_of", lambda pids: next(own_s))
+    monkeypatch.setattr("edgeres.bench.watch.affinity", lambda: (0,))
+    monkeypatch.setattr("edgeres.bench.watch.time.sleep", lambda seconds: None)
+    assert busy_cores(0.5) == pytest.approx(0.2)

@@ -27,7 +27,7 @@ from edgeres.core.amounts import counted
 from edgeres.core.config import Record
 from edgeres.core.environment import available_cores
 from edgeres.core.metrics import Latency
-from edgeres.core.statistics import round_medians
+from edgeres.core.statistics import percentile_interval, round_medians
 
 MIN_ROUNDS = 16  # with fewer, even two levels that do not overlap stay above SIGNIFICANT
 SIGNIFICANT = 0.01
@@ -132,10 +132,23 @@ class Around(NamedTuple):
         return neighbours_in(self.readings, BUSY_SHARE * available_cores())
 
     @property
-    def busy_cores(self) -> float | None:
-        """Cores that other programs kept busy: before, after or on average during the session, whichever is most."""
+    def loads(self) -> dict[str, float]:
+        """Cores that other programs kept busy, by when, the most first; on average during the session."""
         during = self.neighbours.mean_cores if self.neighbours else None
-        return max((load for load in (self.before, during, self.after) if load is not None), default=None)
+        seen = {"right before": self.before, "during": during, "right after": self.after}
+        known = [(when, load) for when, load in seen.items() if load is not None]
+        return dict(sorted(known, key=lambda pair: -pair[1]))
+
+    @property
+    def busy_cores(self) -> float | None:
+        """The most of them."""
+        return max(self.loads.values(), default=None)
+
+    @property
+    def most_cores(self) -> float | None:
+        """The same, with every reading during the session by itself."""
+        during = [self.neighbours.most_cores] if self.neighbours else []
+        return max((*self.loads.values(), *during), default=None)
 
 
 def is_busy(busy_cores: float | None) -> bool:
@@ -150,11 +163,11 @@ def machine_doubts(around: Around, command: str = "") -> Iterator[str]:
     """Other programs, and a clock that fell; `command` is what to run again, if that can be said."""
     busy, during, cores = around.busy_cores, around.neighbours, available_cores()
     again = _again(command)
-    seen = (
-        f" (during the session {during.mean_cores:.1f} on average, {during.most_cores:.1f} at most)" if during else ""
-    )
     if is_busy(busy):
-        yield f"machine busy: other programs kept {busy:.1f} of {counted(cores, 'core')}{seen}; stop them and {again}"
+        (when, most), *rest = around.loads.items()
+        others = f" ({', '.join(f'{one} {load:.1f}' for one, load in rest)})" if rest else ""
+        kept = f"{most:.1f} of {counted(cores, 'core')} {when} the session{others}"
+        yield f"machine busy: other programs kept {kept}; stop them and {again}"
     elif during and during.busy_readings > _OFTEN * during.readings:
         yield (
             f"machine busy at times: in {during.busy_readings} of {during.readings} readings other programs kept"
@@ -167,17 +180,28 @@ def machine_doubts(around: Around, command: str = "") -> Iterator[str]:
         )
 
 
-def model_doubts(name: str, latency: Latency, measured: Measured) -> Iterator[str]:
+def advice(around: Around, then: str) -> str:
+    """What to do about slow calls, `then` last: other programs are named as their cause only where they were seen."""
+    most, cores = around.most_cores, counted(available_cores(), "core")
+    if is_busy(most):
+        return f"stop other programs and {then}"
+    seen = "cannot be seen here" if most is None else f"kept {most:.1f} of {cores} at most"
+    return f"why is not known (other programs {seen}; the clock? a shared host?): {then}"
+
+
+def model_doubts(name: str, latency: Latency, measured: Measured, around: Around) -> Iterator[str]:
     """What one model's own samples say against them."""
+    todo = f"; {advice(around, 'run again')}"
     if not measured.ready.stable:
-        yield f"{name}: speed still changed after ten seconds of warm-up; fix the clock frequency and run again"
+        yield f"{name}: speed still changed after ten seconds of warm-up{todo}"
     if (level := level_of(latency)) and not level.is_steady:
-        yield f"{name}: {changed(level)}; stop other programs or fix the clock frequency, and run again"
+        yield f"{name}: {changed(level)}{todo}"
     stray = outliers_in(latency)
     if stray.share > _MANY and _width(latency) <= _WIDE:
+        known = percentile_interval(latency, 50).precision
         yield (
-            f"{name}: {100 * stray.share:.0f} % of {stray.calls:,} calls are outliers, so p95 and p99 are those of"
-            " disturbed calls; stop other programs and run again"
+            f"{name}: {100 * stray.share:.0f} % of {stray.calls:,} calls are outliers ({stray.slow:,} slow), so p95 and"
+            f" p99 are of those; the median is known to {100 * known:.1f} %{todo}"
         )
 
 
@@ -216,14 +240,14 @@ def warnings_for(
     """
     found = list(machine_doubts(around, command))
     for name, latency, one in zip(names, latencies, measured, strict=True):
-        found += model_doubts(name, latency, one)
+        found += model_doubts(name, latency, one, around)
     widths = dict(zip(names, map(_width, latencies), strict=True))
     worst = sorted(widths, key=lambda name: -widths[name])
     if wide := [f"{widths[name]:.2f} for {name}" for name in worst if widths[name] > _WIDE]:
         more = f" and {len(wide) - _SHOWN} more" if len(wide) > _SHOWN else ""
         names = f"{', '.join(wide[:_SHOWN])}{more}"
-        how = f"or time longer: {longer}" if longer else f"and {_again(command)}"
-        found.append(f"p90 over median is {names}, above {_WIDE}; stop other programs {how}")
+        then = f"time longer: {longer}" if longer else _again(command)
+        found.append(f"p90 over median is {names}, above {_WIDE}; {advice(around, then)}")
     return found
 
 

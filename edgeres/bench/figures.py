@@ -66,7 +66,7 @@ def precision_figures(config: BenchConfig, latencies: Sequence[Latency]) -> tupl
     figures = {"asked": config.precision_share, "worst": worst, "reached": worst <= config.precision_share}
     warning = (
         f"precision {config.precision} was not reached in {config.max_seconds:g} s: the medians are known to"
-        f" {100 * worst:.1f} %; stop other programs, or allow more: --max-seconds {4 * config.max_seconds:g}"
+        f" {100 * worst:.1f} %; allow more: --max-seconds {4 * config.max_seconds:g}"
     )
     return figures, [] if figures["reached"] else [warning]
 

@@ -67,7 +67,7 @@ def latency_table(
     different = list(dict.fromkeys(session.warnings))
     recorder.warnings += different[:_WARNINGS_SHOWN]
     if (more := len(different) - _WARNINGS_SHOWN) > 0:
-        unsteady = f"{more} more networks were timed unsteadily; stop other programs and measure again"
+        unsteady = f"{more} more networks were timed unsteadily"
         recorder.warnings.append(unsteady)
     return written(table, recorder, out_dir)
 

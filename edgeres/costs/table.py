@@ -133,10 +133,7 @@ def _why_uncertain(table: LatencyTable) -> str:
             f" {AGAIN} --on BOARD MODEL.safetensors"
         )
     where = " --on BOARD" if table.is_of_board else " --seconds 20"
-    return (
-        f"networks differ from the sum of their modules by {table.misfit}; stop other programs or time longer:"
-        f" {AGAIN}{where}"
-    )
+    return f"networks differ from the sum of their modules by {table.misfit}; time longer: {AGAIN}{where}"
 
 
 def summary_of(table: LatencyTable) -> dict[str, Any]:

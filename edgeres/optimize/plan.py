@@ -30,7 +30,7 @@ PLAN_NAME = "plan.toml"
 _INTERVAL = 3
 _ORDER = "they say which set is faster, not by how much; the clock decides"
 _BY_PROFILE = f"added up from the profile of one engine, and every other is fused anew: {_ORDER}"
-_IN_DOUBT = f"added up from times that the machine disturbed (see the warnings): {_ORDER}"
+_IN_DOUBT = f"added up from a doubtful session (see the warnings): {_ORDER}"
 _BY_NETWORKS = (
     "added up from what each module costs: brackets hold what one session did not know of that sum, not what another"
     " finds on a machine that is busier or less; the clock decides"

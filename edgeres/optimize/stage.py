@@ -178,7 +178,7 @@ def _passed(clock: Clock, config: OptimizeConfig) -> Iterator[str]:
     """A line if it took more than a tenth longer than was asked."""
     if clock.left_s < -_OVERRUN * config.budget_s:
         took = text_from(config.budget_s - clock.left_s)
-        yield f"took {took} of --budget {config.budget}: the machine became slower while results were judged and timed"
+        yield f"took {took} of --budget {config.budget}: judging and timing the results took longer than reckoned"
 
 
 def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterator[str]:

@@ -118,7 +118,8 @@ def four_cores(monkeypatch):
 
 def test_one_busy_session_makes_it_invalid_and_is_named(four_cores):
     reason = why_invalid([session_in(Around(0.5, None)), session_in(Around(1.1, 0.7)), session_in(Around(None, None))])
-    assert reason == "machine busy: other programs kept 1.1 of 4 cores (session 2 of 3)"
+    kept = "1.1 of 4 cores right before the session (right after 0.7)"
+    assert reason == f"machine busy: other programs kept {kept} (session 2 of 3)"
     assert why_invalid([session_in(Around(0.5, None)), session_in(Around(None, None))]) == ""
     verdict = verdict_on(NAMES, ratios(2.0, 0), CONFIG, invalid=reason)
     assert verdict.word == "invalid"
@@ -171,7 +172,8 @@ def test_the_verdict_is_invalid_just_where_a_warning_says_the_machine_is_busy(
     is_busy = other_cores > 0.6
     assert (found.verdicts[0].word == "invalid") == (is_busy and not any_load)
     again = f"edgeres compare {models[0].path} {models[1].path} --threads 1 --rounds 5"
-    advice = f"other programs kept 0.7 of 4 cores; stop them and run again: {again}{' --any-load' * any_load}"
+    kept = "0.7 of 4 cores right before the session (right after 0.7)"
+    advice = f"other programs kept {kept}; stop them and run again: {again}{' --any-load' * any_load}"
     assert found.warnings == tuple(f"session {one} of 3: machine busy: {advice}" for one in (1, 2, 3) if is_busy)
 
 

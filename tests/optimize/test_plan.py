@@ -50,7 +50,7 @@ def test_the_profile_of_one_engine_gives_no_interval_and_that_is_said(tmp_path):
     assert line.split() == ["1", "0.460", "–", "layer1.1"]
     assert "added up from the profile of one engine" in told
     *_, doubted = plan.lines()
-    assert "added up from times that the machine disturbed (see the warnings)" in doubted
+    assert "added up from a doubtful session (see the warnings)" in doubted
     assert all("which set is faster, not by how much; the clock decides" in one for one in (told, doubted))
     (tmp_path / "plan.toml").write_text(toml_text(plan))
     assert plan_from(tmp_path / "plan.toml", plan.model_sha256) == plan

@@ -191,18 +191,16 @@ def _remarks(results: dict[str, Any], config: RecoverConfig, took_s: float) -> t
         notes.append(f"there are {results['images']} train images, fewer than --images {config.images}")
     if config.trains and not results["steps"]:
         steps = ", ".join(name for name in config.method if name not in WITHOUT_STEPS)
-        warnings.append(
-            f"no time was left for {steps}: a longer --budget than {config.budget}, or fewer other programs"
-        )
+        warnings.append(f"no time was left for {steps}: give more than --budget {config.budget}")
     if config.trains and not results["held_out"]:
         notes.append(f"{results['images']} images are too few to hold some out: judged on those it learned from")
     limit_s = config.budget_s if config.course is None else None
     if limit_s is not None and took_s > _OVERRUN * limit_s:
         took = f"took {took_s:.0f} s of a --budget of {config.budget}"
-        warnings.append(f"{took}: single steps or looks at held-out images last too long here; stop other programs")
+        warnings.append(f"{took}: single steps or looks at held-out images last too long here")
     if (moved := results.get("end_moved")) and moved[-1][1] < results["planned_steps"]:
         fit = f"{moved[-1][1]} of the {results['planned_steps']} planned steps fit into --budget {config.budget}"
-        notes.append(f"{fit}: the machine was busier than when they were planned")
+        notes.append(f"{fit}: each took longer than when they were planned")
     if results.get("stopped_early"):
         notes.append(
             f"stopped after {results['steps']} of {results['planned_steps']} steps: no gain {_judged_on(results)}"

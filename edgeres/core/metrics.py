@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,24 @@ from edgeres.core.config import Record, unless_usual
 
 FUSED = " fused Q/DQ"  # said of a runtime where it executes pairs as integer kernels
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+_MOST_PLACES = 15  # decimals of a float near 1
+Say = Callable[..., str]  # words a number, with so many decimals `more` than usual
+
+
+def in_style(style: str) -> Say:
+    """By a format of Python's, such as `.3f`."""
+
+    def say(value: float, *, more: int = 0) -> str:
+        return format(value, re.sub(r"(?<=\.)\d+", lambda digits: str(int(digits[0]) + more), style))
+
+    return say
+
+
+def places_more(low: float, high: float, say: Say) -> int:
+    """Decimals to add so that rounding does not make one of the two ends of an interval, which would read as exact."""
+    if low == high:
+        return 0
+    return next((more for more in range(_MOST_PLACES) if say(low, more=more) != say(high, more=more)), 0)
 
 
 class Interval(Record):
@@ -43,7 +62,9 @@ class Interval(Record):
 
     def text(self, style: str = ".2f", unit: str = "") -> str:
         """`0.97 [0.95, 0.98]` or, with a unit, `+1.20 points (+0.30 to +2.10)`; `style` is a format of Python's."""
-        value, low, high = (format(number, style) for number in (self.value, self.low, self.high))
+        say = in_style(style)
+        more = places_more(self.low, self.high, say)
+        value, low, high = (say(number, more=more) for number in (self.value, self.low, self.high))
         if not unit:
             return f"{value} [{low}, {high}]"
         return (
@@ -52,13 +73,16 @@ class Interval(Record):
             else f"{value} {unit} (one seed, no interval)"
         )
 
-    def bounds(self, style: str = ".3f") -> str:
-        """`95 %: 0.950 to 0.980`."""
-        return f"95 %: {self.low:{style}} to {self.high:{style}}"
+    def bounds(self, style: str = ".3f", say: Say | None = None) -> str:
+        """`95 %: 0.950 to 0.980`, in a style or as `say` words a number."""
+        say = say or in_style(style)
+        more = places_more(self.low, self.high, say)
+        return f"95 %: {say(self.low, more=more)} to {say(self.high, more=more)}"
 
     def plus_minus(self, places: int = 2) -> str:
         """`1.43 ± 0.53`, the second half of its width; without it where it has none."""
         half = (self.high - self.low) / 2
+        places += places_more(0.0, half, in_style(f".{places}f"))
         return fixed(self.value, places) + (f" ± {half:.{places}f}" if half else "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeres.bench.doubts import INVALID
 from edgeres.core.amounts import counted
 from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
@@ -79,23 +78,22 @@ def headline_of(found: Frontier) -> str:
 
 
 def _answer_claim(one: Result, found: Frontier) -> Claim:
-    low, high = 1 / one.tried.ratio.high, 1 / one.tried.ratio.low
+    faster = one.tried.ratio.inverse()
     detail = f"{found.named[one.tried]}{_on_val(one, found)}; {milliseconds(one.tried.latency_ms.value)} ms a call"
     how = f" on {found.board}" if found.board else ""
-    how += " in an invalid measurement" if found.verdict.startswith(INVALID) else ""
-    if low <= 1 <= high:
+    how += found.doubt
+    if faster.low <= 1 <= faster.high:
         return Claim(figure="no", what=f"{_NO_CHANGE}{how} ({one.tried.name})", detail=detail)
-    what = f"{'faster' if low > 1 else 'slower'}{how} (95 %: {times(low)} to {times(high)}; {one.tried.name})"
-    return Claim(figure=_times(1 / one.tried.ratio.value), what=what, detail=detail)
+    what = f"{'faster' if faster.low > 1 else 'slower'}{how} ({faster.bounds(say=times)}; {one.tried.name})"
+    return Claim(figure=_times(faster.value), what=what, detail=detail)
 
 
 def _on_val(one: Result, found: Frontier) -> str:
     on_val = one.val_lost_points
     if on_val is None:
         return ""
-    half = (on_val.high - on_val.low) / 2
-    figure = lost(on_val.value, 2) + (f" ± {half:.2f}" if half else "")
-    return f", {figure} {found.lost_are} lost (n = {one.val_n:,})"
+    half = on_val.plus_minus().partition(" ")[2]
+    return f", {lost(on_val.value, 2)}{half and f' {half}'} {found.lost_are} lost (n = {one.val_n:,})"
 
 
 def _newest(rows: Sequence[Row]) -> Row | None:

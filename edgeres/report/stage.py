@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from edgeres.core.amounts import counted
 from edgeres.core.config import Config
 from edgeres.core.errors import MissingDependency, require
 from edgeres.core.files import write_text
-from edgeres.core.metrics import Interval
+from edgeres.core.metrics import Interval, in_style
 from edgeres.core.plain import short
 from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
@@ -39,6 +40,7 @@ from edgeres.report.wording import (
     lost,
     milliseconds,
     percent,
+    percent_lines,
     runtime_name,
     signed,
     size,
@@ -125,7 +127,7 @@ def result_cells(one: Result) -> list[Lines]:
     return [
         (one.name,),
         (one.tried.name, one.why),
-        figure_lines(one.tried.ratio, "{:.3f}".format),
+        figure_lines(one.tried.ratio, in_style(".3f")),
         (milliseconds(one.tried.latency_ms.value),),
         (*_lost_lines(on_val), n) if on_val else ("not judged",),
     ]
@@ -133,7 +135,7 @@ def result_cells(one: Result) -> list[Lines]:
 
 def _lost_lines(figure: Interval) -> Lines:
     """`1.43`, `[1.34, 1.52]`; no brackets without an interval, as of outputs that were compared on val."""
-    text, bounds = figure_lines(figure, lambda points: lost(points, 2))
+    text, bounds = figure_lines(figure, partial(lost, decimals=2))
     return (text,) if figure.low == figure.high else (text, bounds)
 
 
@@ -143,7 +145,7 @@ def tried_cells(found: Frontier) -> list[list[Lines]]:
     return [
         [
             (one.name,),
-            figure_lines(one.ratio, "{:.3f}".format),
+            figure_lines(one.ratio, in_style(".3f")),
             (milliseconds(one.latency_ms.value),),
             _lost_lines(one.lost_points),
             ("yes" if one in front else "no",),
@@ -157,10 +159,10 @@ def sweep_cells(point: SweepPoint) -> list[Lines]:
     """One row a number of modules."""
     return [
         (str(point.count),),
-        figure_lines(point.quality, percent if point.top1 else "{:.5f}".format),
+        percent_lines(point.quality) if point.top1 else figure_lines(point.quality, in_style(".5f")),
         (f"{lost(-point.change_points, 2)} ± {point.half_width_points:.2f}" if point.count else "–",),
         (milliseconds(point.latency_ms.value),),
-        figure_lines(point.ratio, "{:.3f}".format),
+        figure_lines(point.ratio, in_style(".3f")),
         ("yes" if point.is_best else "no",),
         (", ".join(point.dropped) or "–",),
     ]
@@ -170,7 +172,7 @@ def way_cells(one: TimedWay) -> list[Lines]:
     """One row a network, batch and way."""
     return [
         (one.name, f"{one.way}, batch {one.batch}"),
-        figure_lines(one.images_per_s, "{:,.0f}".format),
+        figure_lines(one.images_per_s, in_style(",.0f")),
         figure_lines(one.p50_ms, milliseconds),
         (", ".join(f"{name} {milliseconds(ms)}" for name, ms in one.parts_ms.items()) or "–",),
         (f"{one.samples:,}",),
@@ -199,7 +201,7 @@ def agreement_cells(one: AgreementFigure) -> list[Lines]:
     return [
         (f"{one.b}", f"against {one.a}"),
         runtimes,
-        (*figure_lines(one.same, percent, after=" %"), f"n = {one.n:,}"),
+        (*percent_lines(one.same, after=" %"), f"n = {one.n:,}"),
         (f"{one.only_a:,}",),
         (f"{one.only_b:,}",),
         figure_lines(one.points, signed, after=" points"),

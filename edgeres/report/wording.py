@@ -9,11 +9,22 @@ there, on its own line, and is no HTML and no link.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeres.bench.doubts import INVALID
-from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, Likened, threads_text, wilson
+from edgeres.core.metrics import (
+    Accuracy,
+    Closeness,
+    Interval,
+    Latency,
+    Likened,
+    Say,
+    in_style,
+    places_more,
+    threads_text,
+    wilson,
+)
 from edgeres.core.plain import one_line
 from edgeres.core.statistics import P99_CALLS
 from edgeres.report.boards import UNSURE
@@ -143,32 +154,38 @@ def size(size_bytes: int) -> str:
     return f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes} B"
 
 
-def signed(value: float, decimals: int | None = None) -> str:
+def signed(value: float, decimals: int | None = None, *, more: int = 0) -> str:
     """With a sign always, a true minus; what rounds to nothing has none. Two decimals, one from ten on."""
     places = decimals if decimals is not None else 2 if abs(value) < _TENS else 1
-    text = f"{abs(value):.{places}f}"
+    text = f"{abs(value):.{places + more}f}"
     if float(text) == 0:
         return text
     return ("−" if value < 0 else "+") + text
 
 
-def lost(points: float, decimals: int = 1) -> str:
+def lost(points: float, decimals: int = 1, *, more: int = 0) -> str:
     """Points lost, positive as in `--max-loss`; what is gained has a minus."""
-    return signed(points, decimals).removeprefix("+")
+    return signed(points, decimals, more=more).removeprefix("+")
 
 
-def milliseconds(value: float) -> str:
+def milliseconds(value: float, *, more: int = 0) -> str:
     """Three significant digits."""
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:.{decimals}f}"
+    return f"{value:.{decimals + more}f}"
 
 
-def figure_lines(figure: Figured, say: Callable[[float], str], before: str = "", after: str = "") -> Lines:
+def figure_lines(figure: Figured, say: Say, before: str = "", after: str = "") -> Lines:
     """`p50 1.23`, `[1.22, 1.25]`, numbers as they are said; no brackets without an interval."""
-    text = f"{before}{say(figure.value)}{after}"
     if figure.low is None or figure.high is None:
-        return (text,)
-    return text, f"[{say(figure.low)}, {say(figure.high)}]"
+        return (f"{before}{say(figure.value)}{after}",)
+    more = places_more(figure.low, figure.high, say)
+    value, low, high = (say(number, more=more) for number in (figure.value, figure.low, figure.high))
+    return f"{before}{value}{after}", f"[{low}, {high}]"
+
+
+def percent_lines(fraction: Interval, after: str = "") -> Lines:
+    """`93.33`, `[91.20, 94.90]`."""
+    return figure_lines(fraction.times(100), in_style(".2f"), after=after)
 
 
 def points(change: Change | Interval) -> Lines:
@@ -183,9 +200,9 @@ def speed(change: Change) -> Lines:
     return figure_lines(Percentile(value=1 / change.value, low=low, high=high), times, "speed ×")
 
 
-def times(factor: float) -> str:
+def times(factor: float, *, more: int = 0) -> str:
     """How many times as fast, or as small, and an end of its interval: two decimals, one from ten on."""
-    return f"{factor:.{2 if factor < _TENS else 1}f}"
+    return f"{factor:.{(2 if factor < _TENS else 1) + more}f}"
 
 
 def changes_text(changes: Changes, against: str = "", *, doubt: str = "") -> Lines:
@@ -232,7 +249,7 @@ def interval_lines(name: str, figure: Interval | Percentile) -> Lines:
 
 def top1_lines(top1: Interval, n: int) -> Lines:
     """`93.33`, `[91.20, 94.90]` in percent, `n = 1,000`."""
-    return *figure_lines(top1, percent), f"n = {n:,}"
+    return *percent_lines(top1), f"n = {n:,}"
 
 
 def p99_lines(latency: LatencyFigure) -> Lines:
@@ -286,8 +303,8 @@ def closeness_lines(one: Closeness) -> Lines:
 
 def _closeness(one: Closeness) -> Lines:
     if one.measure == "guess":
-        same = wilson(round(one.mean * one.n), one.n).times(100)
-        return f"same guess {same.value:.2f} %", f"[{same.low:.2f}, {same.high:.2f}]"
+        same, bounds = percent_lines(wilson(round(one.mean * one.n), one.n), after=" %")
+        return f"same guess {same}", bounds
     return f"{_LIKENED[one.measure]} {one.mean:.5f}", f"{_WORST[one.measure]} {one.worst:.5f}"
 
 

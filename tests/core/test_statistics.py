@@ -145,3 +145,11 @@ def test_an_interval_does_not_depend_on_how_many_resamples_fit_into_memory(monke
 )
 def test_an_interval_reads_as_figure_and_bounds(interval, style, unit, text):
     assert interval.text(style, unit) == text
+
+
+def test_rounding_never_makes_an_interval_an_exact_figure():
+    narrow = Interval(value=1.89, low=1.8896, high=1.8904)
+    assert narrow.text() == "1.8900 [1.8896, 1.8904]"
+    assert narrow.bounds(".2f") == "95 %: 1.8896 to 1.8904"
+    assert narrow.plus_minus() == "1.8900 ± 0.0004"
+    assert Interval.around(1.89).bounds(".2f") == "95 %: 1.89 to 1.89"

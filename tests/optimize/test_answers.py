@@ -213,6 +213,28 @@ def test_the_headline_names_the_board_and_says_what_became_of_the_goals():
     assert all("faster on desk" in claim.what for claim in claims_of(found))
 
 
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("steady", ""),
+        ("", ""),
+        ("doubtful: a: outliers", " in a doubtful measurement"),
+        ("invalid: machine busy", " in an invalid measurement"),
+    ],
+)
+def test_what_rests_on_a_doubtful_measurement_says_so_wherever_it_is_told(verdict, said):
+    found = frontier(("balanced", TRIED[3], 0.4), verdict=verdict)
+    *_, balanced, latency, _ = lines_of(found)
+    assert f"2.50× faster{said} (95 %" in headline_of(found)
+    assert f"0.400 of the latency (95 %: 0.390 to 0.410){said}, 0.40" in balanced
+    assert latency.endswith(f"measured by onnxruntime 1.32.0 cpu{said}")
+
+
+def test_an_interval_of_a_headline_has_two_ends():
+    narrow = TRIED[3].model_copy(update={"ratio": Interval(value=0.5291, low=0.5285, high=0.5297)})
+    assert "1.89× faster (95 %: 1.888 to 1.892;" in headline_of(frontier(("balanced", narrow, 0.4)))
+
+
 def test_where_nothing_is_handed_over_the_headline_says_so_and_a_plan_has_no_goals():
     found = frontier(misses=("fast: no network that was tried",), latency="0.1x")
     assert headline_of(found) == "no network that was tried is worth handing over; --latency 0.1x missed."

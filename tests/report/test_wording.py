@@ -1,8 +1,19 @@
 import pytest
 
-from edgeres.core.metrics import Accuracy
+from edgeres.core.metrics import Accuracy, Interval
 from edgeres.report.figures import Change, Changes
-from edgeres.report.wording import accuracy_line, changes_text, count, milliseconds, points, signed, size, speed
+from edgeres.report.wording import (
+    accuracy_line,
+    changes_text,
+    count,
+    interval_lines,
+    milliseconds,
+    points,
+    signed,
+    size,
+    speed,
+    top1_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +76,11 @@ def test_a_figure_that_is_not_held_against_the_row_before_says_against_which():
     )
     assert changes_text(changes, against="03-export") == ("+1.00 points to 00-import", "[+0.50, +1.50]", "size ×0.25")
     assert changes_text(changes)[0] == "+1.00 points"
+
+
+def test_brackets_hold_two_figures_however_they_are_rounded():
+    change = Change(value=0.5291, low=0.5285, high=0.5297, versus="a")
+    assert speed(change) == ("speed ×1.890", "[1.888, 1.892]")
+    assert points(Change(value=0.0, low=-0.003, high=0.003, versus="a")) == ("0.000 points", "[−0.003, +0.003]")
+    assert interval_lines("p50", Interval(value=1.234, low=1.2337, high=1.2343)) == ("p50 1.2340", "[1.2337, 1.2343]")
+    assert top1_lines(Interval(value=1.0, low=0.99996, high=1.0), 99_999)[:2] == ("100.000", "[99.996, 100.000]")

@@ -104,6 +104,13 @@ class Frontier(Record):
         """`tensorrt 10.3.0 on desk`."""
         return self.runtime + (f" on {self.board}" if self.board else "")
 
+    @property
+    def doubt(self) -> str:
+        """` in a doubtful measurement`, or an invalid one, where the session's verdict says so; empty where not."""
+        word = self.verdict.partition(":")[0]
+        article = {"invalid": "an", "doubtful": "a"}.get(word)
+        return f" in {article} {word} measurement" if article else ""
+
 
 class GoalOutcome(NamedTuple):
     """A goal as it was asked for, whether it was kept, and by which figure."""
@@ -157,7 +164,7 @@ def _latency_goal(found: Frontier, target: Target) -> GoalOutcome:
     time, unit = time_of(one, target), "of the whole" if target.is_ratio else "ms"
     figure = (
         f"{'balanced' if balanced else 'the fastest'} ({one.name}) takes {time.value:.3f} {unit} ({time.bounds()}),"
-        f" measured by {found.timed_by}"
+        f" measured by {found.timed_by}{found.doubt}"
     )
     return GoalOutcome(f"--latency {target}", meets(one, target), figure + _unsure(time, target.value))
 
@@ -210,7 +217,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
         if result.val_lost_points is not None:
             on_val = f"{result.val_lost_points.plus_minus()} {found.lost_are} lost on val (n = {result.val_n:,})"
         yield (
-            f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}),"
+            f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}){found.doubt},"
             f" {on_val}; {result.why}: {result.folder}/{same}"
         )
     yield from found.misses

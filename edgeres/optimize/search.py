@@ -68,6 +68,8 @@ class Search:
     trains: bool = True
     deepens: bool = True  # as long as choosing again finds sets of more modules
     left_open: str = ""  # a set that decides something and for which there was no time
+    lacking: str = ""  # what that would have taken, and what was left
+    lacking_s: float = 0.0  # beside the try itself
 
     def tried(self) -> list[Tried]:
         """What was tried, the whole float network first; those that count have the figures of one session.
@@ -103,7 +105,7 @@ class Search:
             if self._spare_s > _SPARE * self.longest_s:
                 self._attempt(place, "")
                 return True
-            self.left_open = f"less {len(self.sets[place].drop)}"
+            self._leave_open(place)
             return False
         if self._deepened():
             return True
@@ -111,6 +113,13 @@ class Search:
             self._train(place)
             return True
         return False
+
+    def _leave_open(self, place: int) -> None:
+        left_s, spare_s, try_s = self.clock.left_s, self._spare_s, _SPARE * self.longest_s
+        self.left_open, self.lacking_s = f"less {len(self.sets[place].drop)}", max(0.0, -spare_s)
+        end = f"{text_from(left_s - spare_s)} for timing all together and handing over up to {self._most_answers}"
+        takes = f"{text_from(try_s)} for the try and {end}" if try_s else end
+        self.lacking = f" ({text_from(max(1.0, left_s))} were left; it needs {takes})"
 
     def _deepened(self) -> bool:
         """Whether sets of more modules were chosen: where the deepest decides nothing, in time nothing else needs."""
@@ -170,8 +179,8 @@ class Search:
     @property
     def another_s(self) -> float:
         """About how much more budget one more try takes, by what tries took: choosing takes its share of it."""
-        taken_s = self.longest_s or self.clock.spent_s.get("whole network", 0.0)
-        return (_SPARE * taken_s + _TURN_S + self.bench.start_s) / (1 - CHOOSING_SHARE * (self.choice is not None))
+        taken_s = self.lacking_s + _SPARE * (self.longest_s or self.clock.spent_s.get("whole network", 0.0))
+        return (taken_s + _TURN_S + self.bench.start_s) / (1 - CHOOSING_SHARE * (self.choice is not None))
 
     @property
     def _spare_s(self) -> float:

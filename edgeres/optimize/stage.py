@@ -71,7 +71,7 @@ def optimize(
     _check_sets(plan, source, config)
     with clock.on("whole network"):
         _ = bench.held_out  # images that do not do are refused before anything is made of them
-        whole, is_time = _whole(bench)
+        whole, why_not = _whole(bench)
     precision: Precision = "int8" if whole[-1].ratio.value < _WORTH else "fp32"
     choice = None
 
@@ -81,7 +81,7 @@ def optimize(
                 bench, precision, min((one.ratio for one in whole), key=lambda ratio: ratio.value), until_s=until_s
             )
 
-    plan = plan if is_time else Plan(model_sha256=source.sha256, precision=precision)
+    plan = Plan(model_sha256=source.sha256, precision=precision) if why_not else plan
     if plan is None:
         choice = choose(clock.began_s + CHOOSING_SHARE * config.budget_s)
         plan = choice.plan
@@ -97,14 +97,10 @@ def optimize(
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if misses and not bench.is_labelled and source.spec.task == "classes":
             misses.append(f"{OWN_GUESSES}; by labels less may be lost")
-        more = f"give about {text_from(math.ceil(search.another_s))} more for each network to try; it begins anew"
-        if len(tried) == len(whole):
-            misses.append(f"no shortened network was tried: --budget {config.budget} left no time for one; {more}")
-        elif search.left_open:
-            misses.append(f"{search.left_open} may be an answer, --budget {config.budget} left no time for it; {more}")
         with clock.on("results"):
             for answer in answers:
                 results.append(handed_over(bench, answer, results))
+        misses += _left_open(search, why_not, clock, config)
         misses += _beyond(results, config, len(bench.judged_on))
         recorder.warnings += _passed(clock, config)
     found = _frontier(bench, tried, results, misses, clock)
@@ -199,8 +195,22 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
         )
 
 
-def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
-    """The whole network in float and INT8, and whether there is time to try others.
+def _left_open(search: Search, why_not: str, clock: Clock, config: OptimizeConfig) -> Iterator[str]:
+    """A line if there was no time for a network that may be an answer, once it is known what the end took."""
+    if why_not:
+        yield f"no shortened network was tried: {why_not}"
+    elif search.left_open:
+        what = f"{search.left_open} may be an answer" if search.found else "no shortened network was tried"
+        took, more = text_from(clock.spent_s["results"]), text_from(math.ceil(search.another_s))
+        unused = f", handing over took {took} and {text_from(clock.left_s)} stayed unused" if clock.left_s >= 1 else ""
+        yield (
+            f"{what}: --budget {config.budget} left too little time{search.lacking}{unused}; give about {more} more to"
+            " try one more, which begins anew"
+        )
+
+
+def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], str]:
+    """The whole network in float and INT8, and why there is no time to try others; empty if there is.
 
     Raises InputError if in float it is fast enough, or if no time is left for what is needed: where it is an answer in
     INT8, only to hand that over.
@@ -218,7 +228,7 @@ def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], bool]:
         if (1 + len(steps)) * took_s + bench.ending_s(MOST_ANSWERS if steps else 1) <= config.budget_s:
             if not steps:
                 log.info("the whole network is handed over in INT8 and no other tried: %s", least)
-            return whole, bool(steps)
+            return whole, "" if steps else str(least)
     raise least
 
 

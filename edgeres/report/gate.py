@@ -1,9 +1,10 @@
 """Rules a run must keep, for the CI of users' own models: the newest evaluated network against the run's first.
 
-A rule is kept if the measured value keeps it; with `strict` the whole 95 % interval must. What was not measured
-breaks its rule and says how to measure it; a newer stage that is damaged or unfinished breaks a rule of its own.
-Latency may be of an engine compiled from the network judged, if one was timed; a speed-up is against the first network
-timed in the same session on the same runtime. Where a board measured the network judged, its figures are judged.
+A rule is kept if the measured value keeps it; with `strict` the whole 95 % interval must. What was not measured breaks
+its rule and says how to measure it, as does what does not count; a newer stage that is damaged or unfinished breaks a
+rule of its own. Latency may be of an engine compiled from the network judged, if one was timed; a speed-up is against
+the first network timed in the same session on the same runtime. Where a board measured the network judged, its figures
+are judged.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def gate(run: Path, config: GateConfig) -> GateReport:
     try:
         subject = subject_in(run, config.on, rules=[rule.name for rule in config.rules])
     except NotMeasured as why:
-        outcomes = tuple(_broken(rule.option, run.name, f"not measured: {why}", rule.limit) for rule in config.rules)
+        outcomes = tuple(_broken(rule.option, run.name, f"{why.said}: {why}", rule.limit) for rule in config.rules)
         return GateReport(run=run.name, first="", judged="", outcomes=outcomes)
     return GateReport(
         run=run.name,
@@ -190,7 +191,7 @@ def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
     try:
         found = FIGURES[rule.name](subject)
     except NotMeasured as why:
-        return _broken(rule.option, subject.end.name, f"not measured: {why}", rule.limit)
+        return _broken(rule.option, subject.end.name, f"{why.said}: {why}", rule.limit)
     found = replace(found, text=found.text + _told_apart(rule, found))
     seen = _broken(rule.option, found.stage, found.text, rule.limit)
     seen = seen.model_copy(update={"figure": found.interval, "is_valid": found.is_valid})

@@ -89,6 +89,14 @@ class GateFigure:
 class NotMeasured(Exception):
     """Why there is no figure, and the command that measures it."""
 
+    said = "not measured"
+
+
+class NotCounted(NotMeasured):
+    """What was measured and why it does not count, and the command that measures what does."""
+
+    said = "measured, but it does not count"
+
 
 def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ()) -> Subject:
     """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
@@ -198,7 +206,7 @@ def _closeness(subject: Subject) -> GateFigure:
     name = next((name for name, *kind in kinds if kind == [first.dropped, first.precision]), None)
     if name is None:
         again = f"{_judging(end, subject)} --data {near.dataset}" + ("" if end.judged_on else " --replace")
-        raise NotMeasured(f"{end.name} was held against another file than {first.name}: {again}")
+        raise NotCounted(f"{end.name} was held against another file than {first.name}: {again}")
     is_guess = near.measure == "guess"
     value = 1 - near.mean if near.measure == "error" else near.mean
     interval = wilson(round(value * near.n), near.n) if is_guess else Interval.around(value)
@@ -279,7 +287,7 @@ def _p99(subject: Subject) -> GateFigure:
     if (calls := len(latency.samples_ms)) < P99_CALLS:
         enough_s = math.ceil(_ROOM * P99_CALLS * sum(latency.samples_ms) / calls / 1000)
         more = f"--duration-s {enough_s}" if board_in(latency.runtime) else f"--samples {P99_CALLS}"
-        raise NotMeasured(f"{calls} calls are too few for a p99: {subject.bench} {more}")
+        raise NotCounted(f"{calls} calls are too few for a p99: {subject.bench} {more}")
     return _quantile(subject, latency, 99)
 
 
@@ -308,7 +316,7 @@ def _speedup(subject: Subject) -> GateFigure:
             text = f"{faster.value:.3f} times as fast ({faster.bounds()}) as {one.name}, {_conditions(after)}"
             if one.dropped != first.dropped or one.precision != first.precision:
                 why = f"but {first.name}, the first network, was not timed together with it"
-                raise NotMeasured(f"{text}, {why}: {_how_to_time(subject, first)}")
+                raise NotCounted(f"{text}, {why}: {_how_to_time(subject, first)}")
             return _of_a_session(subject.timed.name, faster, text, after)
     why = f" ({after.note})" if after.note else ""
     raise NotMeasured(
@@ -341,7 +349,7 @@ def _latency_in(subject: Subject, *beside: StageNetwork) -> Latency:
     if subject.board:
         is_of_here = reason == NOT_TIMED or FOR_TENSORRT in reason
         reason = f"{NOT_TIMED} on {subject.board}" if is_of_here else reason
-        raise NotMeasured(f"{name} was {reason}: {how}")
+        raise (NotMeasured if NOT_TIMED in reason else NotCounted)(f"{name} was {reason}: {how}")
     if FOR_TENSORRT in reason:
         reason = f"{NOT_TIMED}: {FOR_TENSORRT}" if subject.is_named else reason.partition(";")[0]
         raise NotMeasured(f"{name} was {reason}: {how}{_where_timed(subject)}")

@@ -518,7 +518,10 @@ def test_a_mean_without_an_interval_keeps_no_strict_rule(fake_run):
 def test_closeness_to_another_network_is_not_that_to_the_first(fake_run):
     likened(fake_run, "cosine", 0.99, of="0" * 64)
     outcome = only(judged(fake_run, min_closeness=0.5))
-    assert "not measured: 01-quantize was held against another file than 00-export: edgeres eval" in outcome.text
+    assert (
+        "measured, but it does not count: 01-quantize was held against another file than 00-export: edgeres eval"
+        in outcome.text
+    )
 
 
 def test_without_classes_size_is_judged_and_points_say_what_to_use(fake_run):

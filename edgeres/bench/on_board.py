@@ -46,6 +46,7 @@ from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of,
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
+from edgeres.core.statistics import MIN_ROUNDS
 from edgeres.evaluate.stage import doubts_of_order
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import check_runnable, manifest_of
@@ -57,6 +58,11 @@ log = logging.getLogger(__name__)
 _KERNEL_BYTES, _ENGINE_SHARE = 32 << 20, 4  # a plan holds kernels; weights of one byte may become float32 in it
 _UNWEIGHED = ("--no-energy",)
 NO_ACCURACY = "no accuracy: "  # begins the warning of a model that was timed and could not be judged
+NO_ROUNDS = (
+    "no rounds: --duration-s {} is too short for "
+    f"{MIN_ROUNDS} of a second each, so every model is timed by itself and none is held against another; with"
+    f" --duration-s {MIN_ROUNDS} or more they take turns"
+)
 _ONNX, PLAN = "model.onnx", "model.plan"
 
 
@@ -123,8 +129,12 @@ class Bench:
         loaded = self.each(self._loaded, list(enumerate(models)))
         if self.accuracy_only:
             return loaded
-        shares = shares_of(self.config.duration_s)
-        return self._in_rounds(loaded, shares) if len(loaded) > 1 and shares else self.each(self._timed, loaded)
+        shares, several = shares_of(self.config.duration_s), len(loaded) > 1
+        if several and not shares:
+            for one in loaded:
+                one.recorder.notes.append(NO_ROUNDS.format(self.config.duration_s))
+            log.info("%s: %s", self.session.board.name, NO_ROUNDS.format(self.config.duration_s))
+        return self._in_rounds(loaded, shares) if several and shares else self.each(self._timed, loaded)
 
     def each(self, act: Callable[[A], B], subjects: Sequence[A]) -> list[B]:
         """`act` on each; as long as the board answers, one of several that fails does not keep the others."""

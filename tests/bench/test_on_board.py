@@ -252,13 +252,18 @@ def test_engines_of_one_call_take_turns_although_one_cannot_be_built_and_share_o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [{**SHORT, "duration_s": 4}, ROUNDS])
-def test_one_model_or_a_short_duration_is_one_run_each(host, float_onnx, config):
+def test_one_model_or_a_short_duration_is_one_run_each_and_several_say_so(host, float_onnx, config, caplog):
+    caplog.set_level("INFO", "edgeres")
     host.start()
     models = [float_onnx] * (2 if config["duration_s"] == 4 else 1)
     with session(DESK) as opened:
         bench = Bench(opened, BoardConfig(**config))
-        done = [bench.finished(one).latency[0] for one in bench.measured(models)]
-    seconds = config["duration_s"]
+        reports = [bench.finished(one) for one in bench.measured(models)]
+    done, seconds = [one.latency[0] for one in reports], config["duration_s"]
+    said = [note for one in reports for note in one.notes if note.startswith("no rounds: --duration-s 4 is too short")]
+    assert len(said) == (2 if seconds == 4 else 0)
+    assert all(one.endswith("with --duration-s 5 or more they take turns") for one in said)
+    assert caplog.text.count("no rounds") == bool(said)
     assert timed_on(host) == [(place, seconds) for place in range(len(models))]
     assert len({one.session for one in done}) == len(models)
     assert {one.rounds for one in done} == {()}

@@ -1,7 +1,8 @@
 """What changed between two runs: options, machine and versions, and the results of every stage.
 
 Stages are matched by name and turn, the second `export` of A with the second `export` of B, with their like first: of
-networks of one precision, both whole or both cut; what a board measured, by board and by what it measured.
+networks of one precision, both whole or both cut; what a board measured, by board and by what it measured. Before all
+that stand sessions whose figures are compared: options are those of what the results show.
 Accuracies are compared image by image where both have predictions of the same images, those of a board with those of
 the same board. Latencies of two runs were never interleaved: they are compared only on one machine in one mode, and
 even then what drifted between the sessions is in no interval; from different machines or modes only with `across`.
@@ -78,17 +79,17 @@ class RunChanges(Record):
 def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
     """What changed from the run in the folder `a` to the one in `b`; raises InputError if one cannot be read."""
     first, second = run_folder_from(a), run_folder_from(b)
-    stages = matched(first.stages, second.stages)
     here = tuple(with_verdicts(networks_in(folder), folder) for folder in (first, second))
     networks, names = networks_matched(*here), dict.fromkeys([*boards_that_measured(a), *boards_that_measured(b)])
     seen = {
         name: networks_matched(*(networks_on(name, *each) for each in zip(here, (first, second), strict=True)))
         for name in sorted(names)
     }
+    shown = _shown_together([networks, *seen.values()], first, second)
     return RunChanges(
         a=a.name,
         b=b.name,
-        recipe=tuple(_recipe_differences(stages, a.name, b.name)),
+        recipe=tuple(_recipe_differences(matched(first.stages, second.stages, shown), a.name, b.name)),
         environment=tuple(_environment_differences(first, second)),
         results=tuple(
             stage_change(*pair, {name: found[place] for name, found in seen.items()}, across=across)
@@ -99,18 +100,41 @@ def changes_between(a: Path, b: Path, *, across: bool = False) -> RunChanges:
     )
 
 
+def _shown_together(
+    networks: Iterable[Sequence[tuple[StageNetwork | None, StageNetwork | None]]], a: RunFolder, b: RunFolder
+) -> list[tuple[FinishedStage, FinishedStage]]:
+    """Stages of both runs that made, judged or timed what is held against each other of the pairs of `networks`."""
+    whose, other = (
+        {key: one for one in folder.stages for key in (one.path, *map(_timing, one.report.latency))}
+        for folder in (a, b)
+    )
+    both = [(x, y) for pairs in networks for x, y in pairs if x and y]
+    keys = [(of(x), of(y)) for x, y in both for of in (attrgetter("folder"), lambda one: _timing(one.latency))]
+    pairs = ((whose[x], other[y]) for x, y in keys if x in whose and y in other)
+    return list({(x.path, y.path): (x, y) for x, y in pairs if x.report.stage == y.report.stage}.values())
+
+
+def _timing(latency: Latency | None) -> tuple[str, str] | None:
+    return (latency.session, latency.artifact) if latency else None
+
+
 def networks_matched(a: Sequence[StageNetwork], b: Sequence[StageNetwork]) -> list[tuple[Any, Any]]:
     """Networks of both runs: those alike by turn, what is left by stage and turn; None and order as in `matched`."""
     return _mated(a, b, (lambda one: (one.stage, one.precision, bool(one.dropped)), attrgetter("stage")))
 
 
-def matched(a: Sequence[FinishedStage], b: Sequence[FinishedStage]) -> list[tuple[Any, Any]]:
-    """Stages of both runs, those of networks alike first, None for what is missing; in A's order, then B's own.
+def matched(
+    a: Sequence[FinishedStage], b: Sequence[FinishedStage], shown: Sequence[tuple[FinishedStage, FinishedStage]] = ()
+) -> list[tuple[Any, Any]]:
+    """Stages of both runs, those `shown` together first, then of networks alike; in A's order, then B's own.
 
-    Of a stage `board` the kind is the board and the place of what it measured.
+    None stands for what is missing. Of a stage `board` the kind is the board and the place of what it measured.
     """
     kinds = {id(one): kind for side in (a, b) for one, kind in _kinds_in(side)}
-    return _mated(a, b, (lambda one: kinds[id(one)], lambda one: kinds[id(one)][0]))
+    left = [[one for one in side if all(one is not pair[at] for pair in shown)] for at, side in enumerate((a, b))]
+    mated = _mated(left[0], left[1], (lambda one: kinds[id(one)], lambda one: kinds[id(one)][0]))
+    place = {id(one): place for place, one in enumerate(a)}
+    return sorted([*shown, *mated], key=lambda pair: place.get(id(pair[0]), len(place)))
 
 
 def _mated(a: Sequence[T], b: Sequence[T], kinds: Iterable[Callable[[T], object]]) -> list[tuple[T | None, T | None]]:

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from edgeres.cli.compare import _print_changes
+from edgeres.core.config import record_from_json
 from edgeres.core.environment import Environment
 from edgeres.core.errors import InputError
-from edgeres.core.stage import write_report
+from edgeres.core.stage import StageReport, write_report
 from edgeres.report.changes import OptionDifference, changes_between
 from edgeres.report.folder import run_folder_from
 
@@ -209,3 +210,41 @@ def test_what_one_board_measured_in_both_runs_is_compared(runs_on_boards):
 def test_stages_of_boards_are_matched_by_board_and_by_what_was_measured(runs_on_boards):
     said = [str(one) for one in changed(runs_on_boards).recipe]
     assert said == ["02-board: done -> none", "02-board: none -> done"]
+
+
+def test_options_of_sessions_are_those_of_the_figures_that_are_compared(tmp_path):
+    """A was benched twice here, B once; of two sessions of a board A's first is valid, B's second."""
+    runs = []
+    for name, seconds, of_board in (("a", (1, 9), (True, False)), ("b", (9,), (False, True))):
+        (tmp_path / name).mkdir()
+        run = FakeRun(tmp_path / name)
+        _, whole = run.model("import", "model.safetensors", 3000)
+        for place, long in enumerate(seconds):
+            run.stage("bench", config={"seconds": long}, latency=(run.latency(whole, 4.0, session=f"{name}{place}"),))
+        for place, is_valid in enumerate(of_board):
+            folder = run.board(whole, figures={"is_valid": is_valid})
+            report = record_from_json(StageReport, folder / "report.json")
+            latency = report.latency[0].model_copy(update={"session": f"{name} board {place}"})
+            how = {"config": {"timed": "well" if is_valid else "badly"}, "latency": (latency,), "accuracy": ()}
+            write_report(report.model_copy(update=how), folder / "report.json")
+        runs.append(run)
+    said = [str(one) for one in changed(runs).recipe]
+    assert said == ["01-bench: done -> none"]
+
+
+def test_a_session_that_is_compared_with_two_is_held_against_both(tmp_path):
+    """A timed its networks apart, B together."""
+    runs = []
+    for name, together in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        run = FakeRun(tmp_path / name)
+        _, whole = run.model("import", "model.safetensors", 3000)
+        _, cut = run.model("prune", "model.safetensors", 2000, source=whole, dropped=("layer1.3",))
+        for files in ((whole, cut),) if together else ((whole,), (cut,)):
+            times = tuple(run.latency(one, 4.0, session=f"{name}{len(files)}{files[0].sha256}") for one in files)
+            run.stage("bench", config={"files": len(files)}, latency=times)
+        runs.append(run)
+    assert [str(one) for one in changed(runs).recipe] == [
+        "02-bench files: 1 -> 2",
+        "03-bench / 02-bench files: 1 -> 2",
+    ]

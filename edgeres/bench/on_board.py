@@ -43,6 +43,7 @@ from edgeres.bench.config import BoardConfig
 from edgeres.bench.tasks import label_of
 from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
+from edgeres.core.lineage import check_for_tensorrt, made_from
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
@@ -281,11 +282,11 @@ def check_model(model: Model) -> None:
     """Raises InputError for a file that no board can take."""
     path = model.path
     if isinstance(model, OnnxModel):
-        model.check_for_tensorrt()
+        check_for_tensorrt(model)
         if _has_uint8_pairs(model):
             raise InputError(
                 f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it: edgeres lint --fix"
-                f" {path}, or make one: edgeres quantize --profile tensorrt"
+                f" {path}, or make one: edgeres quantize {made_from(path, 'FLOAT.onnx')} --profile tensorrt"
             )
         _ = model.card
         if model.beside:
@@ -338,7 +339,7 @@ def brought(session: Session, engine: Engine, recorder: Recorder, plan: str) -> 
     except DeviceError as err:
         why, name = str(err).rpartition("; ")[0], session.board.name  # what follows builds on this machine
         onnx = manifest_of(engine).onnx_name if engine.manifest_path.is_file() else None
-        todo = f"build one there: edgeres compile {onnx or 'MODEL.onnx'} --on {name}"
+        todo = f"build one there: edgeres compile {made_from(engine.path, onnx or 'MODEL.onnx')} --on {name}"
         raise DeviceError(f"{name}: {why}; {todo}") from err
     if not engine.manifest_path.is_file():
         raise InputError(f"{engine.path} has no manifest {engine.manifest_path.name}: what it takes is unknown")

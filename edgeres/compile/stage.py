@@ -17,6 +17,7 @@ from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
+from edgeres.core.lineage import check_for_tensorrt, made_from
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest, LayerCounts, local_gpu, packaged_cuda, plan_header, this_system
@@ -128,7 +129,7 @@ def compile_engine(source: OnnxModel, config: CompileConfig, out_dir: Path) -> S
 
 def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     _ = source.card  # refused now rather than after the build
-    source.check_for_tensorrt()
+    check_for_tensorrt(source)
     config.check_batch(source)
     quantized = "int8" in source.precision
     if config.runtime == "torch-tensorrt" and quantized:
@@ -138,7 +139,8 @@ def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     if quantized:
         raise InputError(f"{source.path} has Q/DQ pairs, which a DLA does not take; give it the float graph")
     if source.batch is None:
-        raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: edgeres export without --dynamic")
+        checkpoint = made_from(source.path, "CHECKPOINT")
+        raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: edgeres export {checkpoint}")
 
 
 def _built(job: BuildJob, source: OnnxModel) -> tuple[Built, tuple[str, ...]]:

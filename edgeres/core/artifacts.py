@@ -32,7 +32,7 @@ PROFILE_KEY = "edgeres.profile"
 SCALED_KEY = "edgeres.scaled_channels"  # tensors hold other multiples of the channels than the parent's
 FLOAT_SKIPS_KEY = "edgeres.float_skips"  # names of the additions whose skip was left float on purpose, with commas
 FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
-FOR_A_CPU = "quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile tensorrt"
+FOR_A_CPU = "quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize {} --profile tensorrt"
 _LFS_MARK = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
@@ -156,15 +156,10 @@ class OnnxModel(Model):
     def check_float(self) -> None:
         """Raises InputError for a file with Q/DQ nodes or in half precision, and as `check_compared`."""
         if self.precision == "fp16":
-            raise InputError(f"{self.path} is in FP16; use the float32 model (edgeres export without --half)")
+            raise InputError(f"{self.path} is in FP16; use the float32 model: edgeres export CHECKPOINT")
         if "int8" in self.precision:
             raise InputError(f"{self.path} is quantized already; use the float model it was made from")
         self.check_compared()
-
-    def check_for_tensorrt(self) -> None:
-        """Raises InputError for a file whose pairs were placed for a CPU."""
-        if self.profile == FUSED_PROFILE:
-            raise InputError(f"{self.path} was {FOR_A_CPU}")
 
     @property
     def profile(self) -> str | None:
@@ -216,7 +211,8 @@ class Engine(Model):
         """The manifest beside the plan; raises InputError if it belongs to another plan."""
         if not self.manifest_path.is_file():
             raise InputError(
-                f"{self.path} has no manifest beside it ({self.manifest_path.name}); build it with edgeres compile"
+                f"{self.path} has no manifest beside it ({self.manifest_path.name}); build one: edgeres compile"
+                " MODEL.onnx"
             )
         manifest = record_from_json(Manifest, self.manifest_path)
         if manifest.plan_sha256 != self.sha256:
@@ -312,7 +308,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 def _card_from(text: str | None, path: Path) -> Card:
     if text is None:
         raise InputError(
-            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import FILE"
+            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import {path}"
         )
     return record_from_text(Card, text, f"{path}: its spec")
 

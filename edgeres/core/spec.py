@@ -124,8 +124,8 @@ class ModelSpec(Config):
         """Raises InputError if nothing was dropped; `what` names the file."""
         if not self.dropped:
             raise InputError(
-                f"nothing was dropped from {what}, so there is nothing to recover; drop first (edgeres prune), or train"
-                " it on labels: --method finetune"
+                f"nothing was dropped from {what}, so there is nothing to recover; drop first, edgeres prune {what}, or"
+                " train it on labels: --method finetune"
             )
 
     def check_classes(self, what: str) -> None:

@@ -28,6 +28,7 @@ from edgeres.core.config import Record
 from edgeres.core.files import scratch_in
 from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LatencyTable
+from edgeres.core.runs import run_holding
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.costs.design import pooled
 from edgeres.costs.networks import Measure, as_executed, session_config
@@ -132,7 +133,9 @@ def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Ch
     """What the table says, and how to measure it: only its board can, where it is of one."""
     before, after = predicted_ms(table, whole.spec.dropped), predicted_ms(table, pruned.spec.dropped)
     board = table.machine.partition(":")[0]
-    steps = ["edgeres export", *(["edgeres calibrate", "edgeres quantize"] if table.is_int8 else [])]
+    home = run_holding(whole.path)
+    network, file = (f"--run {home.called}",) * 2 if home else ("MODEL.safetensors", "MODEL.onnx")
+    int8 = [f"edgeres calibrate {file}", f"edgeres quantize {file}"] if table.is_int8 else []
     return Checked(
         dropped=tuple(name for name in pruned.spec.dropped if name not in whole.spec.dropped),
         session=table.session,
@@ -143,7 +146,7 @@ def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Ch
         is_measured=False,
         predicted_whole_ms=before,
         engine=f"as an {table.precision} engine ({table.title})",
-        advice=f"{', '.join(steps)}, then edgeres bench --on {board}",
+        advice=f"{', '.join([f'edgeres export {network}', *int8])}, then edgeres bench {file} --on {board}",
     )
 
 

@@ -33,7 +33,7 @@ from edgeres.core.statistics import percentile_interval, t_95
 from edgeres.costs.design import Classes, Fit, row_of, shape_classes
 from edgeres.models import modules_of
 
-AGAIN = "edgeres bench --per-module"
+AGAIN = "edgeres bench --per-module MODEL.safetensors"
 _WIDE_FIT = 0.03  # relative; on an undisturbed CPU it stays near 0.01, the luck of a process start
 
 
@@ -113,7 +113,7 @@ def check_table(table: LatencyTable, spec: ModelSpec) -> None:
 
 def again(table: LatencyTable) -> str:
     """The command that measures another network as this table was."""
-    return f"{AGAIN} MODEL.safetensors --on {table.machine.partition(':')[0]}" if table.is_of_board else AGAIN
+    return f"{AGAIN} --on {table.machine.partition(':')[0]}" if table.is_of_board else AGAIN
 
 
 def doubts(table: LatencyTable) -> list[str]:
@@ -130,7 +130,7 @@ def _why_uncertain(table: LatencyTable) -> str:
     if table.method == "profile":
         return (
             f"the layers of the profile add up to {table.misfit} than the network takes; time shortened networks:"
-            f" {AGAIN} --on BOARD MODEL.safetensors"
+            f" {AGAIN} --on BOARD"
         )
     where = " --on BOARD" if table.is_of_board else " --seconds 20"
     return f"networks differ from the sum of their modules by {table.misfit}; time longer: {AGAIN}{where}"

@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import check_for_tensorrt
 from edgeres.core.onnx_file import image_input
 
 _PLACE = "@CONSTANTS@"
@@ -23,7 +24,7 @@ def program_for(model: Model, language: str) -> str:
     TensorRT for a file that is not for it.
     """
     if language == "cpp" and isinstance(model, OnnxModel):
-        model.check_for_tensorrt()
+        check_for_tensorrt(model)
     source = files("edgeres").joinpath(f"help/device.{_SUFFIXES[language]}.txt").read_text(encoding="utf-8")
     comment, line = _LINES[language]
     about = f"{comment} Of {model.path.name}, sha256 {model.sha256}"

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgeres.core.artifacts import FOR_A_CPU, Checkpoint, FrontierFile
+from edgeres.core.config import command_with
 from edgeres.core.errors import AlwaysRefused, InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
@@ -33,7 +35,7 @@ from edgeres.core.records.frontier import (
     lines_of,
     meets,
 )
-from edgeres.core.runs import StageFolder, run_holding
+from edgeres.core.runs import Run, StageFolder, run_holding
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data.split import OWN_GUESSES
 from edgeres.models import check_module_names
@@ -105,7 +107,7 @@ def optimize(
         recorder.warnings += _passed(clock, config)
     found = _frontier(bench, tried, results, misses, clock)
     recorder.warnings += bench.last.warnings  # which the verdict speaks of
-    return _written(found, recorder, out_dir, choice, plan)
+    return _written(found, recorder, bench, choice, plan)
 
 
 def refuse_early(config: OptimizeConfig, place: Place = HERE) -> None:
@@ -261,8 +263,9 @@ def _too_short(bench: Workbench, took_s: float, why: str, steps: Sequence[str]) 
 
 
 def _written(
-    found: Frontier, recorder: Recorder, out_dir: Path, choice: Choice | None, plan: Plan
+    found: Frontier, recorder: Recorder, bench: Workbench, choice: Choice | None, plan: Plan
 ) -> StageResult[FrontierFile]:
+    out_dir, config = bench.out_dir, bench.config
     output = FrontierFile(out_dir / FRONTIER_NAME)
     write_text(output.path, found.model_dump_json(indent=1) + "\n")
     with figure_file(out_dir / "frontier.svg", height_in=_HEIGHT_IN) as axes:
@@ -275,15 +278,18 @@ def _written(
         }
     spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in found.spent_s.items())
     recorder.notes.append(f"time went for: {spent}")
-    if recorder.config.plan_only:  # type: ignore[attr-defined]
+    if config.plan_only:
+        source, trying = shlex.quote(str(bench.source.path)), config.model_copy(update={"plan_only": False})
+        command = command_with(f"edgeres optimize {source}", trying, plan=out_dir / PLAN_NAME, on=found.board)
         recorder.notes += [
             *(choice.lines_of(plan, found.lost_are) if choice else plan.lines(found.lost_are)),
-            f"to try them: edgeres optimize ... --plan {out_dir / PLAN_NAME}",
+            f"to try them: {command}",
         ]
     else:
         recorder.notes += [*_off(plan, found.tried), *lines_of(found)]
         if not found.board and any(one.tried.precision == "int8" for one in found.results):
-            recorder.notes.append(f"INT8 files here are {FOR_A_CPU}, of the float file beside them")
+            run = Run(Path(next(one.folder for one in reversed(found.results) if one.tried.precision == "int8")))
+            recorder.notes.append(f"INT8 files here are {FOR_A_CPU.format(f'--run {run.called}')}")
         shutil.rmtree(out_dir / "tried")
         (out_dir / "tried.json").unlink(missing_ok=True)
     if (home := run_holding(output.path)) is not None:

@@ -102,7 +102,8 @@ def _float_and_int8(run: Run) -> list[Model]:
     int8 = newest_in(run, lambda one: isinstance(one, OnnxModel) and "int8" in one.precision, "agree")
     if int8 is None:
         raise InputError(
-            f"{run.path} holds no INT8 file for `edgeres agree`; make it, edgeres quantize, or name two files"
+            f"{run.path} holds no INT8 file for `edgeres agree`; name two files, or make it: edgeres quantize --run"
+            f" {run.called}"
         )
     made = next(report for folder, report in run.reports() if folder.path == int8.path.parent)
     of = made.source.sha256 if made.source else ""

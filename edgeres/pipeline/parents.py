@@ -1,48 +1,21 @@
-"""What a file was made from, by the report on it: in its run, or beside it where --out put it.
+"""What a stage takes from the run or from what its source was made from.
 
-So a pruned checkpoint finds its teacher, the network it was cut from, a quantization its scale table, and
-`edgeres show` the line of a file back to where it began.
+So a pruned checkpoint finds its teacher, the network it was cut from, and a quantization its scale table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from edgeres.core.artifacts import Checkpoint, Model, model_from
-from edgeres.core.config import Config, record_from_json
-from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.artifacts import Model
+from edgeres.core.config import Config
+from edgeres.core.errors import InputError
+from edgeres.core.lineage import parents_of
 from edgeres.core.plain import short
-from edgeres.core.runs import run_holding
-from edgeres.core.stage import REPORT_SUFFIX, StageReport
+from edgeres.core.stage import REPORT_SUFFIX
 from edgeres.pipeline.stages import STAGES, Made
-
-
-class Parent(NamedTuple):
-    """The source of the `stage` that made the file before it: where it is, or was if it is not there unchanged."""
-
-    stage: str
-    path: Path
-    sha256: str
-    is_here: bool
-
-
-def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator[Parent]:
-    """From the file with this content to what it was made from, and on to where the reports end.
-
-    A copy that a run began with was made from its original, which is opened; not so without `to_original`.
-    """
-    seen: set[str] = set()
-    while sha256 not in seen and (report := _report_on(path, sha256)):
-        seen.add(sha256)
-        original = _copied_from(report, path) if to_original else None
-        source = (Path(report.source.path), report.source.sha256) if report.source else original
-        if source is None:
-            return
-        path, sha256, is_here = _found(*source, near=path)
-        yield Parent(report.stage, path, sha256, is_here)
 
 
 def teacher_of(source: Model) -> Path:
@@ -79,54 +52,6 @@ def filled(stage: str, config: Config, source: Model | None, made: Sequence[Made
             with nullcontext() if getattr(config, "imitates", False) else suppress(InputError):
                 found[name] = teacher_of(source)
     return config.model_copy(update=found)
-
-
-def lineage_of(model: Model) -> list[str]:
-    """From `model` back to where its run began, each `NN-stage/file (sha256)`."""
-    parents = parents_of(model.path, model.sha256, to_original=False)
-    line = [_named(model.path, model.sha256)]
-    line += [_named(one.path, one.sha256) + ("" if one.is_here else ", gone or changed since") for one in parents]
-    if len(line) == 1 and model.card.parent and run_holding(model.path) is None:
-        line.append(f"({short(model.card.parent)}, not in a run here)")
-    return line
-
-
-def _named(path: Path, sha256: str) -> str:
-    return f"{path.parent.name}/{path.name} ({short(sha256)})".lstrip("/")
-
-
-def _report_on(path: Path, sha256: str) -> StageReport | None:
-    run = run_holding(path)
-    reports = [report for _, report in run.reports()] if run else []
-    with suppress(EdgeresError):
-        reports.append(record_from_json(StageReport, path.with_name(path.name + REPORT_SUFFIX)))
-    return next((one for one in reports if one.output is not None and one.output.sha256 == sha256), None)
-
-
-def _found(named: Path, sha256: str, *, near: Path) -> tuple[Path, str, bool]:
-    """(where the file with this content is, else where it was `named`; its sha256; whether it is there).
-
-    Looked for in the run of the file made from it, where it was, and beside that file.
-    """
-    run = run_holding(near)
-    for folder, report in run.reports() if run else ():
-        if report.output is not None and report.output.sha256 == sha256:
-            path = folder.path / Path(report.output.path).name
-            return path, sha256, path.is_file()
-    for place in (named, near.with_name(named.name)):
-        with suppress(EdgeresError):
-            if model_from(place).sha256 == sha256:
-                return place, sha256, True
-    return named, sha256, False
-
-
-def _copied_from(report: StageReport, copy: Path) -> tuple[Path, str] | None:
-    """(the checkpoint that a run began with a copy of, its sha256)."""
-    file = report.config.get("file") if report.stage == "import" else None
-    with suppress(EdgeresError):
-        parent = Checkpoint(copy).card.parent
-        return (Path(str(file)), parent) if file and parent else None
-    return None
 
 
 def _newest(stage: str, sources: set[str], made: Sequence[Made]) -> Path | None:

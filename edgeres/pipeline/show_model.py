@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import MODEL_KINDS, Checkpoint, Engine, Model, OnnxModel, model_from, safetensors_header
 from edgeres.core.errors import InputError, require
+from edgeres.core.lineage import lineage_of
 from edgeres.core.spec import FROM_ONNX, ModelSpec, Preprocess
 from edgeres.graph.blocks import modules_in, skips_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
-from edgeres.pipeline.parents import lineage_of
 from edgeres.report.wording import size
 from edgeres.runtime.manifest import manifest_of, plan_header
 

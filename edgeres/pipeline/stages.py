@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import edgeres
 from edgeres.core.artifacts import (
-    FOR_A_CPU,
     FUSED_PROFILE,
     Artifact,
     Checkpoint,
@@ -40,6 +39,7 @@ from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.files import clear_left_overs, sha256_of
+from edgeres.core.lineage import for_a_cpu
 from edgeres.core.names import resolve, with_code
 from edgeres.core.processes import together
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
@@ -220,7 +220,8 @@ def source_in(run: Run, stage: str) -> Model | None:
         say_left_out(run, stage)
     if model is None:
         gone = "".join(f"; that of {name} is gone" for name in _gone(run, -1, row.source.suffix))
-        how = " or ".join(f"edgeres {name}" for name in makers_of(stage))
+        named = (f"{name}{' FILE' * (name == 'import')}" for name in makers_of(stage))
+        how = " or ".join(f"edgeres {name} --run {run.called}" for name in named)
         raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it: {how}{gone}")
     return model
 
@@ -228,8 +229,8 @@ def source_in(run: Run, stage: str) -> Model | None:
 def say_left_out(run: Run, stage: str) -> None:
     """One line where the newest quantized file of `run` is none that a `stage` for TensorRT takes."""
     files = [model for _, model in run.models() if isinstance(model, OnnxModel) and "int8" in model.precision]
-    if files and files[-1].profile == FUSED_PROFILE:
-        log.info("%s: leaves out %s, %s", stage, files[-1].path, FOR_A_CPU)
+    if files and (said := for_a_cpu(files[-1])):
+        log.info("%s: leaves out %s, %s", stage, files[-1].path, said)
 
 
 def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model | None:

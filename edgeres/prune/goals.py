@@ -16,7 +16,7 @@ from edgeres.core.amounts import Target, counted, macs_from, target_from
 from edgeres.core.errors import InputError
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.spec import ModelSpec
-from edgeres.costs.table import AGAIN, check_table, predicted_ms
+from edgeres.costs.table import check_table, predicted_ms
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.sets import Goal
 
@@ -27,11 +27,10 @@ _SHOWN = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 def goal_from(config: PruneConfig, candidates: Sequence[str], spec: ModelSpec, table: LatencyTable | None) -> Goal:
     """The goal of a config that names a number, a latency or MACs; `spec` is of the network to be pruned.
 
-    Raises InputError if the goal is met already, cannot be met (says the best reachable), or lacks its table.
+    Raises InputError if the goal is met already, cannot be met (says the best reachable).
     """
     if config.target_latency is not None:
-        if table is None:
-            raise InputError(f"--target-latency needs a latency table (--latency FILE); measure one: {AGAIN}")
+        assert table is not None
         return latency_goal(config.target_latency, candidates, spec, table)
     if config.macs is not None:
         return _macs_goal(config.macs, candidates, spec)

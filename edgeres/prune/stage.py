@@ -43,6 +43,9 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
     table = latency_table_from(config.latency) if config.latency is not None else None
     if table is not None:
         check_table(table, source.spec)
+    elif config.target_latency is not None:
+        measured = f"edgeres bench --per-module {source.path}"
+        raise InputError(f"--target-latency needs a latency table (--latency FILE); measure one: {measured}")
     path = out_dir / "model.safetensors"
     if config.modules:
         check_module_names(source.spec, config.modules)

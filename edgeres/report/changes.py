@@ -26,7 +26,7 @@ from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import boards_that_measured, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder, run_folder_from, versions_in
-from edgeres.report.networks import StageNetwork, board_in, networks_in, pair_of
+from edgeres.report.networks import ENGINE_STAGE, StageNetwork, board_in, networks_in, pair_of
 from edgeres.report.wording import count, doubt_in, size
 
 T = TypeVar("T")
@@ -186,23 +186,29 @@ def _board_lines(board: str, a: StageNetwork, b: StageNetwork, *, across: bool) 
 
     left, right = there(a), there(b)
     if left.is_judged or right.is_judged:
-        yield f"on {board}: {accuracy_line(left, right, pair_of(left, right))}"
+        yield f"on {board}: {accuracy_line(left, right, pair_of(left, right), board)}"
     _, line = latency_change(left.latency, right.latency, across=across)
     if line:
         yield f"on {board}: {line}"
 
 
-def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str) -> str:
-    """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), same guess on 97.00 %, n = 5,000`."""
+def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str, board: str = "") -> str:
+    """`top-1: 91.20 -> 90.80 %, -0.40 points (95 %: -0.90 to 0.10), same guess on 97.00 %, n = 5,000`.
+
+    Where one is missing it says how to judge it, on `board` if one is named; an engine's graph is judged for it.
+    """
     near = a.closeness, b.closeness
     if near[0] and near[1]:
         if near[0].measure != near[1].measure:
             return f"closeness: not compared, {near[0].measure} and {near[1].measure}"
         worded = [f"{one.mean:.5f} (n = {one.n:,})" for one in near if one]
         return f"{near[0].measure} to the network each comes from: {' -> '.join(worded)}"
-    missing = [name for name, one in (("A", a), ("B", b)) if not one.is_judged]
+    missing = {name: one for name, one in (("A", a), ("B", b)) if not one.is_judged}
     if missing:
-        return f"top-1: not compared, not evaluated in {' and '.join(missing)}: edgeres eval"
+        said = f"top-1: not compared, not evaluated in {' and '.join(missing)}"
+        on = f" --on {board}" if board else ""
+        how = [f"edgeres eval {one.file}{on}" for one in missing.values() if one.stage != ENGINE_STAGE]
+        return f"{said}: {' and '.join(how)}" if how else said
     if isinstance(pair, str):
         return f"top-1: not compared, {pair}"
     assert a.accuracy is not None

@@ -19,7 +19,7 @@ from edgeres.core.records.latency import LATENCY_NAME, LatencyTable, ModuleCost
 from edgeres.core.records.lesion import Lesion
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepFigure, figure_of
 from edgeres.core.stage import StageReport
-from edgeres.report.folder import Figure, FinishedStage, RunFolder, is_possible
+from edgeres.report.folder import Figure, FinishedStage, RunFolder, command_of, is_possible
 from edgeres.report.networks import StageNetwork
 
 Reader = Callable[[FinishedStage, RunFolder], Any]
@@ -112,12 +112,13 @@ def findings_in(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
     problems: list[str] = []
     done = [one for one in reversed(folder.stages) if not one.report.config.get("plan_only")]
-    for name, (stage_name, read, problem) in _READERS.items():
+    for name, (stage_name, read, what) in _READERS.items():
         if stage := next((one for one in done if one.report.stage == stage_name), None):
             try:
                 found[name] = read(stage, folder)
             except (ValidationError, InputError, KeyError, TypeError):
-                problems.append(f"{stage.name}: its {problem}")
+                again = command_of(stage, folder.stages)
+                problems.append(f"{stage.name}: its {what} cannot be read; make it again: {again}")
     return found, problems
 
 
@@ -253,12 +254,12 @@ def _frontier(stage: FinishedStage, folder: RunFolder) -> Frontier:
     return found
 
 
-# Name in the summary -> stage, what reads it, what is said if it fails
+# Name in the summary -> stage, what reads it, what it is called
 _READERS: dict[str, tuple[str, Reader, str]] = {
-    "lesion": ("lesion", _lesions, "lesion table cannot be read"),
-    "sweep": ("sweep", _sweep, f"{SWEEP_NAME} cannot be read; make it again: edgeres prune --sweep 1..6"),
-    "frontier": ("optimize", _frontier, "frontier cannot be read; make it again: edgeres optimize"),
-    "costs": ("latency", _costs, "latency table cannot be read; measure again: edgeres bench --per-module"),
-    "histograms": ("calibrate", _histograms, "histograms cannot be read; calibrate again: edgeres calibrate"),
-    "ways": ("bench", _ways, "throughput cannot be read; measure again: edgeres bench"),
+    "lesion": ("lesion", _lesions, "lesion table"),
+    "sweep": ("sweep", _sweep, SWEEP_NAME),
+    "frontier": ("optimize", _frontier, "frontier"),
+    "costs": ("latency", _costs, "latency table"),
+    "histograms": ("calibrate", _histograms, "histograms"),
+    "ways": ("bench", _ways, "throughput"),
 }

@@ -251,6 +251,8 @@ def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
     """
     report = stage.report
     paths = [report.source.path] if report.source else []
+    if report.stage == "bench":
+        return command_from("bench", {"run": Run(stage.path.parent).called, **report.config})
     if report.stage != BOARD_STAGE:
         return command_from(report.stage, report.config, *paths, on=str(report.results.get("on") or ""))
     board = report.results.get("board")

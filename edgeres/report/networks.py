@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import made_from
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
@@ -66,6 +67,11 @@ class StageNetwork:
     metric: OwnFigure | None = None
     here: StageNetwork | None = None
     profile: str = ""
+
+    @property
+    def file(self) -> Path:
+        """Where it lies, in the run in whose folder it was judged."""
+        return self.folder.parent / self.path
 
     @property
     def judged_on(self) -> str:
@@ -316,7 +322,9 @@ def kept_agreements(folder: RunFolder) -> tuple[tuple[Agreement, ...], tuple[str
         if path.is_file() and (one := _kept(path)):
             found.append(one)
         elif path.is_file():
-            problems.append(f"{stage.name}: {AGREE_NAME} cannot be read; make it again: edgeres agree")
+            file = stage.path / Path(stage.report.output.path if stage.report.output else "B").name
+            again = f"edgeres agree {made_from(file, 'A')} {file}"
+            problems.append(f"{stage.name}: {AGREE_NAME} cannot be read; make it again: {again}")
     return tuple(found), tuple(problems)
 
 

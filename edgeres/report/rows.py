@@ -11,6 +11,7 @@ from edgeres.bench.doubts import INVALID
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import made_from
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
@@ -82,7 +83,8 @@ def _lost_predictions(networks: Sequence[StageNetwork]) -> Iterator[str]:
     for one in networks:
         named = one.accuracy.predictions if one.accuracy else None
         if named and one.predictions is None:
-            yield f"{one.name}: {named} is missing or damaged; changes of its accuracy have no interval: edgeres eval"
+            lost = "is missing or damaged; changes of its accuracy have no interval"
+            yield f"{one.name}: {named} {lost}: edgeres eval {one.file}"
 
 
 def _rows(networks: Sequence[StageNetwork], steps: Sequence[str], verdicts: dict[str, str]) -> list[Row]:
@@ -195,9 +197,8 @@ def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], 
     path, on_a_board = str(run / row.path), f"edgeres bench {{}} --on {board or 'BOARD'}"
     if row.stage == ENGINE_STAGE:
         if row.latency is None and not timed & {row.sha256, row.parent}:
-            yield NotRun(
-                name=row.path, what="built, not run here", why=_ELSEWHERE, todo=on_a_board.format("MODEL.onnx")
-            )
+            todo = on_a_board.format(made_from(run / row.path, "MODEL.onnx"))
+            yield NotRun(name=row.path, what="built, not run here", why=_ELSEWHERE, todo=todo)
         return
     if not row.is_judged and not there.is_judged:
         yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval {path}")

@@ -33,6 +33,7 @@ from edgeres.core.artifacts import Engine, Manifest
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import package_versions
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.lineage import made_from
 from edgeres.runtime.cuda import CudaError, Gpu, first_gpu
 
 _CUDA_PACKAGE = re.compile(r"(tensorrt|tensorrt[-_]rtx)[-_]cu(\d+)(?:[-_]libs)?")
@@ -178,7 +179,7 @@ def check_runnable(path: Path, host: Host, runtime: str | None = None) -> tuple[
     )
     if problem is not None:
         known = [header.runtime] if header.runtime in host.versions else [*host.versions, header.runtime]
-        raise DeviceError(f"{path} {problem}; {_way_out(manifest, host, runtime or known[0])}")
+        raise DeviceError(f"{path} {problem}; {_way_out(path, manifest, host, runtime or known[0])}")
     return _remarks(manifest, host)
 
 
@@ -224,9 +225,9 @@ def _other_version(own: str, manifest: EngineManifest | None, runtime: str, here
     return f"was built with {NAMES[runtime]} {own} and cannot run with {here}"
 
 
-def _way_out(manifest: EngineManifest | None, host: Host, runtime: str) -> str:
+def _way_out(path: Path, manifest: EngineManifest | None, host: Host, runtime: str) -> str:
     """The command that builds one for this machine, whose `runtime` is the plan's own or the one that is installed."""
-    onnx = (manifest.onnx_name if manifest else None) or "MODEL.onnx"
+    onnx = made_from(path, (manifest.onnx_name if manifest else None) or "MODEL.onnx")
     if host.gpu is None and manifest and manifest.options.get("builder") == "trtexec":
         return f"a board built it ({manifest.gpu}) and runs it: edgeres eval or bench with --on NAME"
     if host.gpu is None:

@@ -61,7 +61,10 @@ def test_without_files_the_newest_int8_file_of_the_run_is_held_against_its_float
     assert edgeres("import", files[0], "--run", "mine")[0] == 0
     code, _, err = edgeres("agree", *DATA)
     assert code == 2
-    assert "runs/mine holds no INT8 file for `edgeres agree`; make it, edgeres quantize, or name two files" in err
+    assert (
+        "runs/mine holds no INT8 file for `edgeres agree`; name two files, or make it: edgeres quantize --run mine"
+        in err
+    )
     for command in (("export",), ("calibrate", "--data", "digits", "--images", 60), ("quantize", "--effort", "quick")):
         assert edgeres(*command)[0] == 0
     code, out, err = edgeres("agree", *DATA[2:])

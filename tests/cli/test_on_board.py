@@ -437,7 +437,7 @@ def test_a_file_made_for_a_cpu_is_refused_before_any_board_is_asked(
     code, out, err = edgeres(*arguments[:1], cpu_model.path, *arguments[1:], "--on", "desk")
     assert (code, out) == (2, "")
     (line,) = err.strip().splitlines()
-    assert "was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize --profile tensorrt" in line
+    assert "was quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize FLOAT.onnx" in line
 
 
 def heed_interrupts():

@@ -155,7 +155,9 @@ def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_m
     assert checked.predicted_ms.value == pytest.approx(predicted_ms(table, ("layer1.0",)).value)
     assert not checked.is_measured
     assert "as an FP32 engine (table of model.onnx on orin)" in checked.line()
-    assert checked.line().endswith("NOT measured: edgeres export, then edgeres bench --on orin")
+    assert checked.line().endswith(
+        "NOT measured: edgeres export MODEL.safetensors, then edgeres bench MODEL.onnx --on orin"
+    )
     assert all("measure here" not in doubt for doubt in doubts(table))
     assert "layers of the profile add up" in doubts(table)[0]
 
@@ -173,8 +175,8 @@ def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(
     assert content["predicted_whole_ms"]["value"] == content["table_whole_ms"]
     assert "as an INT8 engine (table of model.int8.onnx on orin)" in checked.line()
     assert (
-        "NOT measured: edgeres export, edgeres calibrate, edgeres quantize, then edgeres bench --on orin"
-        in checked.line()
+        "NOT measured: edgeres export MODEL.safetensors, edgeres calibrate MODEL.onnx, edgeres quantize MODEL.onnx,"
+        " then edgeres bench MODEL.onnx --on orin" in checked.line()
     )
     assert not checked.is_open(target_from("0.6x"))
 

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import lineage_of
 from edgeres.core.spec import Preprocess
 from edgeres.core.stage import REPORT_NAME
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.parents import lineage_of
 from edgeres.pipeline.recipe import MEASURES, shipped_recipes
 from edgeres.pipeline.show import _module_lines, aligned, exhibit_of
 from edgeres.pipeline.stages import STAGES

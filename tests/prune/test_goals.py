@@ -7,6 +7,7 @@ from edgeres.core.records.latency import LatencyConfig, LatencyTable, ModuleCost
 from edgeres.models.weights import cost_of
 from edgeres.prune.config import PruneConfig
 from edgeres.prune.goals import goal_from, macs_text, worth
+from edgeres.prune.stage import prune
 
 ALL = ("layer1.0", "layer2.0", "layer3.0")
 SAVED_MS = dict(zip(ALL, (0.4, 0.1, 0.2), strict=True))
@@ -91,9 +92,10 @@ def test_a_latency_that_cannot_be_a_goal(spec, table, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_latency_without_a_table_says_how_to_make_one(spec):
-    with pytest.raises(InputError, match="edgeres bench --per-module"):
-        goal(spec, target_latency="3ms")
+def test_a_latency_without_a_table_says_how_to_make_one(checkpoint_of, spec, tmp_path):
+    whole = checkpoint_of(spec)
+    with pytest.raises(InputError, match=f"edgeres bench --per-module {whole.path}$"):
+        prune(whole, PruneConfig(data="digits", target_latency="3ms"), tmp_path)
 
 
 def test_a_table_of_another_network_is_refused(spec_of, table):

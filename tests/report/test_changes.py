@@ -248,3 +248,21 @@ def test_a_session_that_is_compared_with_two_is_held_against_both(tmp_path):
         "02-bench files: 1 -> 2",
         "03-bench / 02-bench files: 1 -> 2",
     ]
+
+
+def test_what_is_not_judged_is_advised_by_file_and_board(tmp_path):
+    """A judged its network here and on desk, B nowhere; nobody judges an engine here."""
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run = FakeRun(tmp_path / name)
+        folder, whole = run.model("import", "model.safetensors", 3000)
+        run.model("compile", "model.plan", 900, source=whole)
+        if name == "a":
+            run.evaluated(folder, whole, 0.9)
+            run.board(whole, board={"name": "desk"})
+        runs.append(run)
+    first, engine = changed(runs).results
+    said, file = "top-1: not compared, not evaluated in B: edgeres eval", runs[1].path / "00-import/model.safetensors"
+    assert {f"{said} {file}", f"on desk: {said} {file} --on desk"} <= {*first.lines}
+    assert "top-1: not compared, not evaluated in A and B" in engine.lines

@@ -231,7 +231,8 @@ def test_a_damaged_lesion_table_is_told_and_the_rest_is_shown(whole_run):
     path.write_text(path.read_text().replace("change_points", "something_else"))
     summary = rows_from(whole_run.path)
     assert summary.lesion == ()
-    assert "01-lesion: its lesion table cannot be read" in summary.problems
+    (said,) = (one for one in summary.problems if one.startswith("01-lesion: its lesion table cannot be read"))
+    assert said.endswith(f"; make it again: {summary.stages[1].command}")
     assert len(summary.rows) == 6
 
 

@@ -243,7 +243,7 @@ class Search:
         }
 
     def _time_together(self) -> None:
-        """In one session: the whole network and all that may be an answer; again, if others kept the machine busy."""
+        """In one session: the whole network and all that may be an answer; again, where its verdict is invalid."""
         asked = [*self.whole, *self._that_count]
         asked += [one for one in self._answers if one not in asked]
         log.info("timing %d networks together", len(asked))

@@ -216,6 +216,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {function.__name__: function for funct
     "closeness": closeness_text,
     "board_cells": lambda board: board_cells(board).values(),
     "bounds": bounds_of,
+    "signed_bounds": lambda interval: interval.bounds(say=signed),
     "run_path": lambda folder: "/".join(Path(folder).parts[-2:]),
     "fields": lambda record, *names: [(getattr(record, name),) for name in names],
     "file_name": lambda path: Path(path).name,

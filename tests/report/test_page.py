@@ -185,7 +185,13 @@ def test_what_agree_found_stands_on_the_page_and_is_no_markup(whole_run):
     assert evil not in page
     text = Outline(page).text
     assert "Same top-1 on 99.80 % of 5,000 images (95 %: 99.63 to 99.89); top-1 −0.02 points" in text
+    assert "points (95 %: −0.12 to +0.08)" in text
     assert f"{module.name} (×) drifts first." in text
+
+    same = one.model_copy(update={"n": 50_000_000, "same_top1": 49_999_999, "only_a": 1, "only_b": 0})
+    (whole_run.path / "05-quantize/agree.json").write_text(same.model_dump_json())
+    text = Outline(page_from(rows_from(whole_run.path))).text
+    assert "points (95 %: −0.00001 to 0.00000)" in text
 
 
 def test_a_run_that_only_began_makes_a_page(fake_run):

@@ -227,7 +227,7 @@ def test_a_call_that_has_finished_shows_what_it_found(checkpoint, monkeypatch, h
     again = optimize_call(checkpoint.path, None, asked, {}, on)
     assert again == first
     assert len(done) == 1
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "edgeres")
     for count, more in enumerate(({"budget": "1h"}, {"latency": "0.4x"}, {"plan_only": True}), start=2):
         caplog.clear()
         optimize_call(checkpoint.path, None, {**asked, **more}, {}, on)
@@ -277,7 +277,7 @@ def test_an_unfinished_call_of_other_options_is_said_to_be_left(checkpoint, monk
     folder.mkdir()
     (folder / STARTED_NAME).write_text('{"stage": "optimize", "key": "of other options"}')
     monkeypatch.setattr("edgeres.optimize.stage.optimize", lambda *_: 1 / 0)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "edgeres")
     with pytest.raises(ZeroDivisionError):
         optimize_call(checkpoint.path, None, {"data": "digits"}, {})
     left = "01-optimize did not finish and goes on by its own options, --budget among them; this is anew"

@@ -243,7 +243,7 @@ def test_an_interrupted_call_for_a_plan_goes_on_from_what_it_kept(checkpoint, tm
 
 def test_another_search_of_the_run_goes_on_choosing_from_what_was_measured(checkpoint, tmp_path, caplog):
     source = call(Call("import", run="mine", values={"file": checkpoint.path})).output
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "edgeres")
     told = []
     for count, more in enumerate(({}, {"budget": "20m", "latency": "0.3x"}, {"seed": 1}), start=1):
         out = source.path.parents[1] / f"{count:02}-optimize"

@@ -131,21 +131,20 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     spec = _spec_of(weights, found.classes, config, notes)
     _check_fits(weights, spec, config)
     recorder.notes += found.notes + notes
-    recorder.warnings += _assumed(config, spec)
+    recorder.warnings += _assumed(config, spec, f"as {spec.variant} has them")
     recorder.results |= {"file": str(config.file), "file_sha256": sha256_of(config.file), "keys": len(weights)}
     output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
 
 
-def _assumed(config: ImportConfig, spec: ModelSpec) -> list[str]:
-    """What was concluded of the input because nobody said it."""
-    warnings = []
+def _assumed(config: ImportConfig, spec: ModelSpec, why: str) -> list[str]:
+    """What was concluded of the input because nobody said it, and `why`: by the network's name, or its input's size."""
+    warnings, size, resize = [], " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
     if config.mean is None:
         warnings.append(
-            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}; if the network was"
-            " trained with others its accuracy suffers silently, set --mean and --std"
+            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}, {why}; if the"
+            " network was trained with others its accuracy suffers silently, set --mean and --std"
         )
-    size, resize = " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
     how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
     if config.is_onnx and config.resize is None and config.fit is None:
         warnings.append(
@@ -201,7 +200,8 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         said_of = recorder.warnings if _is_fresh(network.weights) else recorder.notes
         said_of.append(f"weights are those that {config.file} gives itself; if it loads none, add --weights FILE")
     said = config if known is None else config.model_copy(update={"mean": known.mean, "fit": known.fit})
-    recorder.warnings += _assumed(said, spec)
+    like = "CIFAR-10" if shape[1] <= _SMALL else "ImageNet"
+    recorder.warnings += _assumed(said, spec, f"{like}'s, by the input's {shape[1]} x {shape[2]}")
     hashed = config.weights if config.is_function else config.file
     recorder.results |= {"file": str(config.file), "keys": len(network.weights)}
     recorder.results |= {} if config.weights is None else {"weights": str(config.weights)}

@@ -21,7 +21,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import derived_card
 from edgeres.core.spec import Preprocess
 from edgeres.export.stage import ExportConfig, export
-from edgeres.models import modules_of
+from edgeres.models import modules_of, network_from
 from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.weights import checkpoint_without, load_network
 
@@ -420,6 +420,16 @@ def test_of_a_file_that_says_its_size_only_the_resizing_is_asked_for(options, ex
     small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
     warned = [one for one in imported(exported(small), **options).report.warnings if "input's" in one]
     assert [one.rpartition(",")[0] for one in warned] == expected
+
+
+def test_what_mean_and_std_were_assumed_from_is_said(exported, imported, spec_of, tmp_path):
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
+    torch.save(network_from(spec_of("resnet8")).state_dict(), tmp_path / "w.pt")
+    said = []
+    for file in (exported(small), tmp_path / "w.pt"):
+        (one,) = (one for one in imported(file, mean=None, std=None).report.warnings if one.startswith("mean and std"))
+        said.append(one.partition("; ")[0].rpartition("), ")[2])
+    assert said == ["CIFAR-10's, by the input's 32 x 32", "as resnet8 has them"]
 
 
 @pytest.mark.covering(1)

@@ -246,6 +246,18 @@ def test_shipped_recipes_are_valid_once_their_file_is_named(tmp_path):
         assert [step.use for step in steps][-3:] == ["eval", "bench", "report"]
 
 
+@pytest.mark.parametrize("name", ["int8", "prune4-int8"])
+def test_a_shipped_recipe_needs_what_its_line_says_and_no_more(name, tmp_path, monkeypatch):
+    (tmp_path / "own_net.py").write_text("def net(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    given = {"import.file": "own_net:net", "data": "digits"}
+    recipe, _ = recipe_from(name, given)
+    assert re.search(r"\(needs (.*)\)", recipe.about)[1].split(", ") == [*given]
+    for lacking in given:
+        with pytest.raises(InputError, match=lacking.rpartition(".")[2]):
+            recipe_from(name, {one: value for one, value in given.items() if one != lacking})
+
+
 def test_engines_are_not_evaluated_here(recipe, runs_folder):
     pytest.importorskip("tensorrt_rtx")
     stages = (*recipe.stage[:1], {"use": "export"}, {"use": "compile", "targets": "sm86"}, {"use": "eval"})

@@ -397,7 +397,7 @@ def test_what_no_board_takes_is_not_sent_to_it(fake_run):
     on_orin(fake_run, first, median_ms=3.0)
     for outcome in judged(fake_run, max_p50="2ms", max_loss=2, on="orin").outcomes:
         assert "was quantized for ONNX Runtime on a CPU; make one" in outcome.text
-        assert outcome.text.endswith(": edgeres quantize --profile tensorrt --run fake")
+        assert outcome.text.endswith(": edgeres quantize --run fake --profile tensorrt")
 
 
 def test_few_calls_of_a_board_are_told_how_long_to_measure(story):

@@ -32,7 +32,7 @@ def say_row(head: str, text: str, width: int) -> None:
         room = max(shutil.get_terminal_size().columns - width, width)
         lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
     for place, line in enumerate(lines):
-        say(f"{' ' * width if place else head}{line}")
+        say(f"{' ' * width if place else head}{line}".rstrip())
 
 
 class PlainStream:

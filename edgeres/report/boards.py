@@ -97,8 +97,22 @@ def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ..
     measured = ((one.report, measured_in(one), maker) for one, maker in zip(stages, sources, strict=True))
     pairs = list(zip(stages, _figures(measured), strict=True))
     unread = [stage.name for stage, one in pairs if one is None]
-    problems = (f"{name}: what the board measured cannot be read; measure again on the board" for name in unread)
+    problems = [f"{name}: what the board measured cannot be read; measure again on the board" for name in unread]
+    problems += [
+        f"{name} stands for {' and '.join(places)}: if these are two machines, measure each by a name of its own"
+        for name, places in machines_in(folder).items()
+        if len(places) > 1
+    ]
     return _counted([(stage.report, one) for stage, one in pairs if one]), tuple(problems)
+
+
+def machines_in(folder: RunFolder) -> dict[str, list[str]]:
+    """What a board's name stood for when it measured, in order: `Jetson Orin Nano at 10.0.0.5`; one may be meant."""
+    found: dict[str, dict[str, None]] = {}
+    for board in (one.figure.board for one in _seen_in(folder)):
+        place = " at ".join(filter(None, (board.model or board.gpu, board.host)))
+        found.setdefault(board.name, {})[place] = None
+    return {name: list(places) for name, places in found.items()}
 
 
 def boards_from(reports: Iterable[StageReport]) -> list[BoardFigure]:

@@ -23,7 +23,7 @@ from edgeres.core.config import Config, Record
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.boards import boards_that_measured, networks_on
+from edgeres.report.boards import boards_that_measured, machines_in, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import BOARD_STAGE, FinishedStage, RunFolder, run_folder_from, versions_in
 from edgeres.report.networks import ENGINE_STAGE, StageNetwork, board_in, networks_in, pair_of
@@ -307,6 +307,9 @@ def _options(config: dict[str, Any], run: str) -> dict[str, Any]:
 
 def _environment_differences(a: RunFolder, b: RunFolder) -> Iterator[Difference]:
     left, right = (versions_in(stage.report.environment for stage in folder.stages) for folder in (a, b))
+    boards = [machines_in(folder) for folder in (a, b)]
+    for name in (one for one in boards[0] if one in boards[1]):
+        left[f"board {name}"], right[f"board {name}"] = boards[0][name], boards[1][name]
     for name in dict.fromkeys([*left, *right]):
         values = [" / ".join(side[name]) if name in side else None for side in (left, right)]
         if values[0] != values[1]:
@@ -314,4 +317,6 @@ def _environment_differences(a: RunFolder, b: RunFolder) -> Iterator[Difference]
 
 
 def _shown(value: Any, absent: str) -> str:
-    return absent if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return absent if value is None else str(value)

@@ -11,6 +11,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.stage import StageReport, write_report
 from edgeres.report.changes import OptionDifference, changes_between
 from edgeres.report.folder import run_folder_from
+from edgeres.report.rows import rows_from
 
 from .conftest import FakeRun
 
@@ -168,6 +169,10 @@ def test_an_option_that_is_none_is_not_one_that_was_not_given():
     assert str(absent) == "00-import fit: none -> not given"
 
 
+def test_a_list_of_nothing_is_said_to_be_none():
+    assert str(OptionDifference(what="02-prune modules", a=[], b=["layer1.2"])) == "02-prune modules: none -> layer1.2"
+
+
 def test_an_unfinished_stage_is_named_and_the_rest_compared(whole_run, pair_of_runs):
     (whole_run.path / "03-recover" / "report.json").unlink()
     found = changes_between(pair_of_runs[0].path, whole_run.path)
@@ -266,3 +271,20 @@ def test_what_is_not_judged_is_advised_by_file_and_board(tmp_path):
     said, file = "top-1: not compared, not evaluated in B: edgeres eval", runs[1].path / "00-import/model.safetensors"
     assert {f"{said} {file}", f"on desk: {said} {file} --on desk"} <= {*first.lines}
     assert "top-1: not compared, not evaluated in A and B" in engine.lines
+
+
+def test_a_board_whose_name_came_to_stand_for_another_machine_is_named(tmp_path):
+    runs = []
+    for name, hosts in (("a", ("10.0.0.5", "10.0.0.9")), ("b", ("10.0.0.9",))):
+        (tmp_path / name).mkdir()
+        run = FakeRun(tmp_path / name)
+        _, whole = run.model("import", "model.safetensors", 3000)
+        for host in hosts:
+            run.board(whole, board={"host": host})
+        runs.append(run)
+    both = "Jetson Orin Nano at 10.0.0.5 {} Jetson Orin Nano at 10.0.0.9"
+    assert [str(one) for one in changed(runs).environment] == [
+        f"board orin: {both.format('/')} -> Jetson Orin Nano at 10.0.0.9"
+    ]
+    said = f"orin stands for {both.format('and')}: if these are two machines, measure each by a name of its own"
+    assert [said in rows_from(run.path).problems for run in runs] == [True, False]

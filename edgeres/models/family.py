@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgeres.models.network import Network
 
 CIFAR_PREPROCESS = Preprocess(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+RESIZE_RATIO = 256 / 224  # shorter side over crop, as usual on ImageNet
 IMAGENET_PREPROCESS = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256)
 CIFAR_INPUT, IMAGENET_INPUT = ((3, 32, 32), CIFAR_PREPROCESS), ((3, 224, 224), IMAGENET_PREPROCESS)
 

@@ -24,7 +24,7 @@ from edgeres.core.stated import FeedOptions, Size, check_crop, check_pixels, pre
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
-from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, Ordering
+from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, RESIZE_RATIO, Ordering
 from edgeres.models.recognise import Recognised, check_recognised, other_names, recognised
 from edgeres.models.resnet import RESNET
 
@@ -179,7 +179,7 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     if config.classes not in {None, network.outputs}:
         raise InputError(f"--classes {config.classes}, but {config.file} has {network.outputs} outputs")
     known = network.preprocess
-    base = known or _for_channels(CIFAR_INPUT[1] if shape[1] <= _SMALL else IMAGENET_INPUT[1], shape[0])
+    base = known or _for_channels(_usual_for(shape), shape[0])
     preprocess = preprocess_from(config, base, shape, config.size if network.is_sized else None)
     classes = _class_names(config, network.classes, network.outputs, recorder.notes) if task == "classes" else ()
     spec = network.spec(name, str(config.file), task=task, preprocess=preprocess, classes=classes)
@@ -353,6 +353,16 @@ def _arch_of(weights: Weights, config: ImportConfig, notes: list[str]) -> tuple[
 def _input_channels(weights: Weights) -> int:
     stem = weights.get("conv1.weight")
     return int(stem.shape[1]) if stem is not None and stem.ndim == 4 else _COLOURS
+
+
+def _usual_for(shape: tuple[int, int, int]) -> Preprocess:
+    """How images of (C, H, W) usually come to a network: small ones as they are, others cropped as on ImageNet.
+
+    Nothing is usual above the 256 pixels that images are resized to there.
+    """
+    usual = IMAGENET_INPUT[1]
+    resize = min(usual.resize or 0, round(min(shape[1:]) * RESIZE_RATIO))
+    return CIFAR_INPUT[1] if shape[1] <= _SMALL else usual.model_copy(update={"resize": resize})
 
 
 def _for_channels(base: Preprocess, channels: int) -> Preprocess:

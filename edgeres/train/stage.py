@@ -15,6 +15,7 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_from
 from edgeres.evaluate.tally import right_on
 from edgeres.models import network_from, spec_from_arch
+from edgeres.models.family import RESIZE_RATIO
 from edgeres.models.weights import save_checkpoint
 from edgeres.train.batches import batches_for
 from edgeres.train.config import TrainConfig
@@ -23,7 +24,6 @@ from edgeres.train.objectives import cross_entropy
 from edgeres.train.state import clear_state
 
 MODEL_NAME = "model.safetensors"
-_RESIZE_RATIO = 256 / 224  # shorter side over crop, as usual on ImageNet
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +68,7 @@ def spec_on(
     preprocess, shape = dataset.preprocess, dataset.input_shape
     if image_size is not None and shape[1:] != (image_size, image_size):
         shape = (shape[0], image_size, image_size)
-        preprocess = preprocess.model_copy(update={"resize": round(image_size * _RESIZE_RATIO)})
+        preprocess = preprocess.model_copy(update={"resize": round(image_size * RESIZE_RATIO)})
     return spec_from_arch(
         arch,
         num_classes=len(dataset.classes),

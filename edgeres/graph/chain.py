@@ -8,7 +8,7 @@ For whoever runs a graph in torch several outputs are one, each flattened, side 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -48,21 +48,17 @@ class ModuleChain:
     others: dict[str, str]
 
 
-def chain_in(view: GraphView, names: Mapping[str, str] | None = None) -> ModuleChain:
-    """The plan of any graph with one output; without a module the stem reaches to the pooling.
-
-    `names`: addition -> module, of a whole network of which `view` is what is left.
-    """
+def chain_in(view: GraphView) -> ModuleChain:
+    """The plan of any graph with one output; without a module the stem reaches to the pooling."""
     live = live_after(view)
     at = {output: index for index, node in enumerate(view.nodes) for output in node.output}
     others, links = {}, []
     for block in (one for one in blocks_in(view) if not one.is_inside):
-        name = block.name if names is None else names.get(called(block.addition))
-        if name is not None and block.why_not:
-            others[name] = block.why_not
-        elif name is not None:
+        if block.why_not:
+            others[block.name] = block.why_not
+        else:
             end = end_of(view, block)
-            links.append(Droppable(name, block, end, live[at[end]]))
+            links.append(Droppable(block.name, block, end, live[at[end]]))
     behind = live[at[links[-1].end] :] if links else [tuple(view.inputs[:1]), *live]
     cuts = [tensors[0] for tensors in behind if len(tensors) == 1]
     pooled = (one for one in cuts for node, _ in view.readers.get(one, []) if node.op_type in _POOLING)

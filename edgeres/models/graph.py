@@ -34,11 +34,9 @@ class GraphFamily:
     def build(self, spec: ModelSpec) -> Network:
         """See `graph_net`."""
         from edgeres.graph.structure import unpacked
-        from edgeres.graph.view import called
         from edgeres.models.graph_net import GraphNet
 
-        names = {called(link.block.addition): link.name for link in chain_of(spec).links}
-        return GraphNet(unpacked(structure_of(spec)), names, spec.dropped)
+        return GraphNet(unpacked(structure_of(spec)), spec.dropped)
 
 
 def structure_of(spec: ModelSpec) -> str:

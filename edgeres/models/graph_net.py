@@ -110,20 +110,18 @@ class GraphUnit(Unit):
 
 
 class GraphNet(Network):
-    """The network of a graph without weights; `names`: its residual additions -> their modules, `dropped` among them.
+    """The network of a graph without weights, less the modules `dropped`.
 
     What is left of it has the cuts of the whole, so that both can walk side by side; `skips`: sums of what is gone ->
     what is read instead. Several outputs are joined.
     """
 
-    def __init__(
-        self, structure: onnx.ModelProto, names: Mapping[str, str], dropped: Collection[str] = frozenset()
-    ) -> None:
+    def __init__(self, structure: onnx.ModelProto, dropped: Collection[str] = ()) -> None:
         super().__init__()
         self.tree = Layers()
         self.tree.add_module(OPERATIONS, nn.ModuleList())
         view = GraphView(structure := joined(structure))
-        chain, (image, output) = chain_in(view, names), (view.inputs[0], view.outputs[0])
+        chain, (image, output) = chain_in(view), (view.inputs[0], view.outputs[0])
         self.skips: dict[str, str] = {}
         for block in (link.block for link in chain.links if link.name in dropped):
             self.skips[block.output] = self.skips.get(block.skip, block.skip)
@@ -227,7 +225,7 @@ class GraphNet(Network):
 
 def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: str) -> dict[str, tuple[int, ...]]:
     """Output -> its shape for an image of `shape`; raises InputError for one that has nothing for each."""
-    network, names = GraphNet(structure, {}).eval(), tuple(value.name for value in structure.graph.output)
+    network, names = GraphNet(structure).eval(), tuple(value.name for value in structure.graph.output)
     each = network.segment(tuple(GraphView(structure).inputs[:1]), names)
     try:
         with torch.no_grad():

@@ -379,7 +379,7 @@ def _check_same(found: Brought, images: Tensor, expected: Sequence[Tensor], wher
             f"in {few_of(keys)} ({len(keys)} of {len(found.weights)} keys)" if keys else "in what it gives for images"
         )
         raise InputError(f"{where}: NaN or infinite values {held}")
-    network = GraphNet(unpacked(found.structure), {})
+    network = GraphNet(unpacked(found.structure))
     network.load_state_dict(found.weights)
     sizes = [size for _, size in found.parts]
     try:

@@ -7,7 +7,7 @@ addition makes, or the activation right behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import dataset_for
 from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
-from edgeres.evaluate.closeness import Nearness
+from edgeres.evaluate.closeness import Nearness, check_alike
 from edgeres.graph.blocks import blocks_in, end_of, module_of
 from edgeres.graph.plain import ends_in, last_softmax, plain
 from edgeres.graph.session import GraphSession
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 LOGITS = ""
 Values = dict[str, NDArray[np.float32]]
 Probe = Callable[[Images], Values]  # float32 (N, C, H, W) -> module -> output, LOGITS -> (N, K)
+Reader = Callable[[Images], Mapping[str, Any]]  # images -> tensor -> its values
 _PAIR = QDQ | {"Cast"}
 WAYS = {
     "torch": "a checkpoint, or an ONNX graph with fake quantization",
@@ -101,6 +102,18 @@ def module_tensors(model: Any, spec: ModelSpec) -> dict[str, str]:
     return named if blocks.keys() <= named.keys() else blocks
 
 
+def _probe_over(graph: Any, spec: ModelSpec, reading: Callable[[list[str]], Reader]) -> Probe:
+    """By the tensors of a graph; `reading` makes what tells those of some names."""
+    tensors, ends = module_tensors(graph, spec), ends_in(graph)
+    values_of = reading(list(dict.fromkeys([*ends, *tensors.values()])))
+
+    def probe(images: Images) -> Values:
+        found = {name: np.asarray(one, np.float32) for name, one in values_of(images).items()}
+        return {LOGITS: joined([found[end] for end in ends]), **{name: found[one] for name, one in tensors.items()}}
+
+    return probe
+
+
 def _network_probe(checkpoint: Checkpoint) -> Probe:
     import torch
 
@@ -125,19 +138,16 @@ def _traced_probe(network: GraphNet, spec: ModelSpec) -> Probe:
     """A graph's steps run in one go, in which no module is called."""
     import torch
 
+    from edgeres.models.network import live_in
+
     graph = graph_without(spec)
-    tensors, ends = module_tensors(graph, spec), ends_in(graph)
-    targets = tuple(dict.fromkeys([*tensors.values(), *ends]))
-    steps = network.segment(tuple(GraphView(graph).inputs[:1]), targets, network.skips)
 
-    @torch.inference_mode()
-    def probe(images: Images) -> Values:
-        made = steps.run(network, torch.from_numpy(images))
-        values = dict(zip(steps.targets, made if isinstance(made, tuple) else (made,), strict=True))
-        found = {name: values[tensor].numpy() for name, tensor in tensors.items()}
-        return {**found, LOGITS: joined([values[end].numpy() for end in ends])}
+    def reading(names: list[str]) -> Reader:
+        steps = network.segment(tuple(GraphView(graph).inputs[:1]), tuple(names), network.skips)
+        run = torch.inference_mode()(lambda images: live_in(steps.run(network, torch.from_numpy(images))))
+        return lambda images: dict(zip(names, run(images), strict=True))
 
-    return probe
+    return _probe_over(graph, spec, reading)
 
 
 def _graph_probe(model: OnnxModel) -> Probe:
@@ -145,37 +155,28 @@ def _graph_probe(model: OnnxModel) -> Probe:
 
     from edgeres.graph.execute import GraphNetwork
 
-    graph = plain(model).proto
-    network, tensors, ends = GraphNetwork(graph), module_tensors(graph, model.spec), ends_in(graph)
-
-    @torch.inference_mode()
-    def probe(images: Images) -> Values:
-        found = network.values(torch.from_numpy(images), [*tensors.values(), *ends])
-        values = {name: found[tensor].float().numpy() for name, tensor in tensors.items()}
-        return {**values, LOGITS: joined([found[end].float().numpy() for end in ends])}
-
-    return probe
+    network = GraphNetwork(graph := plain(model).proto)
+    run = torch.inference_mode()(network.values)
+    return _probe_over(graph, model.spec, lambda names: lambda images: run(torch.from_numpy(images), names))
 
 
 def _session_probe(model: OnnxModel, threads: int | None) -> Probe:
     """A session of a copy whose modules' outputs are the graph's too."""
-    tensors, batch = module_tensors(model.proto, model.spec), model.batch
     feed, shape = image_input(model.proto, model.path)
-    ends = ends_in(model.proto)
-    names = list(dict.fromkeys([*ends, *tensors.values()]))
-    session = GraphSession(model.proto, str(model.path), names, threads=threads)
 
-    def probe(images: Images) -> Values:
-        size = batch or len(images)
-        padded = np.pad(images, [(0, -len(images) % size)] + [(0, 0)] * (images.ndim - 1))
-        pieces = (fed(padded[at : at + size], shape) for at in range(0, len(padded), size))
-        parts = [session.run({feed: piece}) for piece in pieces]
-        whole = {
-            name: np.concatenate([part[name] for part in parts])[: len(images)].astype(np.float32) for name in names
-        }
-        return {LOGITS: joined([whole[end] for end in ends]), **{one: whole[name] for one, name in tensors.items()}}
+    def reading(names: list[str]) -> Reader:
+        session = GraphSession(model.proto, str(model.path), names, threads=threads)
 
-    return probe
+        def values_of(images: Images) -> Values:
+            size = model.batch or len(images)
+            padded = np.pad(images, [(0, -len(images) % size)] + [(0, 0)] * (images.ndim - 1))
+            pieces = (fed(padded[at : at + size], shape) for at in range(0, len(padded), size))
+            parts = [session.run({feed: piece}) for piece in pieces]
+            return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in names}
+
+        return values_of
+
+    return _probe_over(model.proto, model.spec, reading)
 
 
 class AgreeConfig(InputOptions):
@@ -209,7 +210,8 @@ def agree(a: Model, b: Model, config: AgreeConfig) -> Agreement:
     """
     config.check()
     a, b = _fed_alike(a, b, config)
-    spec = _common_spec(a, b)
+    check_alike(a, b, f"{a.path} and {b.path} cannot be compared")
+    spec = a.spec
     if config.min_agreement is not None:
         spec.check_classes("--min-agreement")
     dataset = dataset_for(spec, config.data, download=config.download)
@@ -316,14 +318,3 @@ def _fed_alike(a: Model, b: Model, config: AgreeConfig) -> tuple[Model, Model]:
     if config.said:
         raise InputError(f"one of the two says itself how images become its input; leave out --{config.said[0]}")
     return (a, as_in(b, a)) if a.spec.preprocess.is_known else (as_in(a, b), b)
-
-
-def _common_spec(a: Model, b: Model) -> ModelSpec:
-    """Raises InputError if they take other images."""
-    first, last = a.spec, b.spec
-    for what in ("task", "num_classes", "parts", "input_shape", "preprocess"):
-        if getattr(first, what) != getattr(last, what):
-            raise InputError(
-                f"{a.path} and {b.path} cannot be compared: {what} is {getattr(first, what)} and {getattr(last, what)}"
-            )
-    return first

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Model
+from edgeres.core.errors import InputError
 from edgeres.core.measures import powers_of, relative, split
 from edgeres.core.metrics import Z_95, Closeness, Likened
 from edgeres.core.processes import shared
@@ -93,20 +94,21 @@ def lost_of(near: Closeness) -> float:
     return near.mean if near.measure == "error" else 1 - near.mean
 
 
-def closeness_of(
-    model: Model, reference: Model, dataset: Dataset, *, batch: int = 250, threads: int | None = None
-) -> Closeness:
-    """Of `model` to `reference`, both fed alike, on val.
-
-    Raises InputError if the outputs are no such numbers, StageError if one is not finite.
-    """
-    return nearness_of(model, reference, dataset, dataset.val, batch=batch, threads=threads)[0]
+def check_alike(model: Model, other: Model, said: str) -> None:
+    """Raises InputError, which `said` begins, if they take other images or give something else."""
+    for what in ("task", "num_classes", "parts", "input_shape", "preprocess"):
+        mine, theirs = getattr(model.spec, what), getattr(other.spec, what)
+        if mine != theirs:
+            raise InputError(f"{said}: {what} is {mine} and {theirs}")
 
 
 def nearness_of(
     model: Model, reference: Model, dataset: Dataset, images: Split, *, batch: int = 250, threads: int | None = None
 ) -> tuple[Closeness, float]:
-    """The same on a split of `dataset`, and the half-width of the mean's 95 % interval."""
+    """Of `model` to `reference`, both fed alike, on a split of `dataset`; the half-width of the mean's 95 % interval.
+
+    Raises InputError if the outputs are no such numbers, StageError if one is not finite.
+    """
     nearness, options = Nearness(model.spec.task, model.spec.parts), RunnerOptions(threads=threads)
     is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:

@@ -23,6 +23,7 @@ from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Dataset, dataset_for, dataset_from
+from edgeres.evaluate.closeness import check_alike, nearness_of
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.runner import Images, Logits, RunnerOptions, check_outputs, infer_all
 
@@ -78,9 +79,7 @@ def evaluate(
         recorder.accuracy.append(guessed.accuracy(dataset, source.sha256, out=predictions if is_main() else None))
         recorder.warnings += doubts_of_order(guessed.predictions, dataset.classes)
     else:
-        from edgeres.evaluate.closeness import closeness_of
-
-        recorder.closeness.append(closeness_of(source, reference, dataset, **how))
+        recorder.closeness.append(nearness_of(source, reference, dataset, dataset.val, **how)[0])
     return recorder.finish(None)
 
 
@@ -128,10 +127,7 @@ def judge_of(source: Model, dataset: Dataset, named: Path | None, whole: Model |
             f"{source.path} is judged by another network, {why}: --reference FILE, the float network it comes from"
         )
     reference = reference if reference.spec.preprocess.is_known else as_in(reference, source)
-    for what in ("task", "num_classes", "parts", "input_shape", "preprocess"):
-        mine, theirs = getattr(source.spec, what), getattr(reference.spec, what)
-        if mine != theirs:
-            raise InputError(f"{source.path} cannot be held against {reference.path}: {what} is {mine} and {theirs}")
+    check_alike(source, reference, f"{source.path} cannot be held against {reference.path}")
     return reference
 
 

@@ -167,10 +167,10 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
     """A network that no name of ours rebuilds, with its graph in the checkpoint."""
     require("onnx", "onnx")
     from edgeres.models.graph import chain_of
-    from edgeres.models.sources import Named, brought
+    from edgeres.models.sources import brought
     from edgeres.models.weights import save_checkpoint
 
-    network, name, notes = brought(Named(config.file, config.arch, config.weights, config.key, config.size))
+    network, name, notes = brought(config.file, config.arch, config.weights, key=config.key, size=config.size)
     shape = network.shape
     task = network.task(config.task, str(config.file))
     for option in ("classes", "labels") if task != "classes" else ():

@@ -134,47 +134,41 @@ class Brought:
         return config_from(ModelSpec, values, where)
 
 
-@dataclass(frozen=True)
-class Named:
-    """What the user names: a file, or a function; a library's definition; weights for a function, which of several."""
+def brought(
+    file: Path, arch: str | None, weights: Path | None, *, key: str | None, size: str | int | None
+) -> tuple[Brought, str, list[str]]:
+    """(the network, its name, remarks): of a `file` or function, whose `weights` may lie elsewhere, or as `arch` says.
 
-    file: Path
-    arch: str | None = None
-    weights: Path | None = None
-    key: str | None = None
-    size: str | int | None = None
-
-
-def brought(named: Named) -> tuple[Brought, str, list[str]]:
-    """(the network, its name, remarks); raises InputError for what is no network, cannot be traced, or does not fit."""
-    if named.arch is not None:
-        return _defined(named, named.arch)
-    if named.file.suffix.lower() == OnnxModel.suffix:
-        model = OnnxModel(named.file)
-        is_sized = _sized(model, named.size)
+    Raises InputError for what is no network, cannot be traced, or does not fit.
+    """
+    if arch is not None:
+        return _defined(file, arch, key=key, size=size)
+    if file.suffix.lower() == OnnxModel.suffix:
+        model = OnnxModel(file)
+        is_sized = _sized(model, size)
         found = replace(from_onnx(model), is_sized=is_sized)
-        said = f"how images become the input is as {named.file} says, where no option says otherwise"
-        return found, named.file.stem, [said] if found.preprocess else []
-    made = result_of(str(named.file), "network")
+        said = f"how images become the input is as {file} says, where no option says otherwise"
+        return found, file.stem, [said] if found.preprocess else []
+    made = result_of(str(file), "network")
     if not isinstance(made, nn.Module):
-        raise InputError(f"{named.file} must return a torch.nn.Module, got {type(made).__name__}")
-    filled, where = ForeignWeights({}, [], ()), str(named.file)
-    if named.weights is not None:
-        where += f" with {named.weights}"
-        filled = read_weights(named.weights, named.key)
-        made = with_state(lambda _: made, filled.weights, str(named.weights))
+        raise InputError(f"{file} must return a torch.nn.Module, got {type(made).__name__}")
+    filled, where = ForeignWeights({}, [], ()), str(file)
+    if weights is not None:
+        where += f" with {weights}"
+        filled = read_weights(weights, key)
+        made = with_state(lambda _: made, filled.weights, str(weights))
     first = next((one for one in made.parameters() if one.ndim == _IMAGE_RANK), None)
     channels = _COLOURS if first is None else int(first.shape[1])
-    network = from_module(made, (channels, *sides_of(named.size or _USUAL)), where)
-    return replace(network, classes=filled.classes), str(named.file).partition(":")[2], filled.notes
+    network = from_module(made, (channels, *sides_of(size or _USUAL)), where)
+    return replace(network, classes=filled.classes), str(file).partition(":")[2], filled.notes
 
 
-def _defined(named: Named, arch: str) -> tuple[Brought, str, list[str]]:
+def _defined(file: Path, arch: str, *, key: str | None, size: str | int | None) -> tuple[Brought, str, list[str]]:
     make, (channels, *usual), preprocess, classes = definition(arch)
-    found = read_weights(named.file, named.key)
-    module = with_state(make, found.weights, f"{named.file}, as {arch},")
-    height, width = sides_of(named.size) if named.size else usual
-    network = from_module(module, (channels, height, width), str(named.file))
+    found = read_weights(file, key)
+    module = with_state(make, found.weights, f"{file}, as {arch},")
+    height, width = sides_of(size) if size else usual
+    network = from_module(module, (channels, height, width), str(file))
     network = replace(network, preprocess=preprocess, classes=found.classes or classes)
     return network, arch.rstrip("/").rpartition("/")[2], found.notes
 

@@ -39,14 +39,9 @@ def reference_batches(
     batches = []
     for images, labels in pairs:
         outputs = keep(network(images))
-        batches.append(Batch(images, labels_or_guesses(labels, outputs), outputs))
+        has_guesses = outputs.ndim == _LOGITS_RANK and bool((labels == UNLABELLED).all())
+        batches.append(Batch(images, outputs.argmax(1) if has_guesses else labels, outputs))
     return batches
-
-
-def labels_or_guesses(labels: Tensor, reference: Tensor) -> Tensor:
-    """The labels (N,), or the first guesses of the reference (N, K) where there are none."""
-    is_row = reference.ndim == _LOGITS_RANK
-    return reference.argmax(1) if is_row and (labels == UNLABELLED).all() else labels
 
 
 @torch.inference_mode()

@@ -14,22 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
+from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import RESAMPLES, resampled_interval
+from edgeres.data import Split
+from edgeres.evaluate.tally import reference_batches
+from edgeres.models.network import Network
 from edgeres.study.result import Verdict, judged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edgeres.core.spec import ModelSpec
-    from edgeres.data import Split
-    from edgeres.models.network import Network
 
 CLIFF = 0.5  # of the whole rise in one step
 MIN_LEVELS = 4  # fewer steps cannot tell a slope from a cliff
@@ -38,8 +38,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Outcomes:
+class Outcomes(NamedTuple):
     """One network on N images.
 
     right: bool (N,). loss: float64 (N,), cross-entropy in nats. kl: float64 (N,), divergence from the whole network's
@@ -69,27 +68,17 @@ def outcomes_of(
 
     `variants` takes images float32 (N, C, H, W), normalised, and yields (name of the variant, logits (N, K)).
     """
-    import torch
-
-    from edgeres.evaluate.tally import labels_or_guesses
-
     parts: dict[K, list[Outcomes]] = {}
     for x, labels in images.shown(spec, batch, description):
-        inputs, targets = torch.from_numpy(x), torch.from_numpy(labels)
+        (one,) = reference_batches(network, [(torch.from_numpy(x), torch.from_numpy(labels))])
         with torch.inference_mode():
-            reference = network(inputs)
-            targets = labels_or_guesses(targets, reference)
-            for name, logits in variants(inputs):
-                parts.setdefault(name, []).append(outcome_of(logits, targets, reference))
-    names = ("right", "loss", "kl")
-    joined = {key: [np.concatenate([getattr(part, n) for part in some]) for n in names] for key, some in parts.items()}
-    return {key: Outcomes(*arrays) for key, arrays in joined.items()}
+            for name, logits in variants(one.images):
+                parts.setdefault(name, []).append(outcome_of(logits, one.labels, one.reference))
+    return {key: Outcomes(*map(np.concatenate, zip(*some, strict=True))) for key, some in parts.items()}
 
 
 def outcome_of(logits: Tensor, labels: Tensor, reference: Tensor) -> Outcomes:
     """Logits (N, K), labels (N,) and the whole network's logits (N, K)."""
-    import torch.nn.functional as F
-
     log_p, log_q = F.log_softmax(logits.double(), dim=1), F.log_softmax(reference.double(), dim=1)
     return Outcomes(
         right=(logits.argmax(1) == labels).numpy(),

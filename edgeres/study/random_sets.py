@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeres.core.config import Record
 from edgeres.core.metrics import Interval
 from edgeres.core.processes import shared
+from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import resampled_interval
+from edgeres.data import Split
+from edgeres.evaluate.subsets import own_subsets, walk_subsets
+from edgeres.models.network import Network
 from edgeres.study.outcomes import Floats, Indices, Outcomes, outcomes_of, redrawn, resampled_means
-
-if TYPE_CHECKING:
-    from edgeres.core.spec import ModelSpec
-    from edgeres.data import Split
-    from edgeres.models.network import Network
 
 Modules = tuple[str, ...]
 
@@ -66,8 +64,6 @@ def outcomes_without(
     network: Network, images: Split, spec: ModelSpec, sets: Sequence[Modules], *, batch: int
 ) -> dict[Modules, Outcomes]:
     """The network without each of the sets; () is the whole network."""
-    from edgeres.evaluate.subsets import own_subsets, walk_subsets
-
     wanted = {frozenset(modules): modules for modules in ((), *sets)}
     mine = own_subsets(network, wanted)
     found = shared(

@@ -4,14 +4,13 @@ Removing a module changes only what comes after it, so sets of modules are walke
 two sets differ, the activation is known, one branch follows its bypass, the other the module itself. All single
 lesions of n modules cost about half of n + 1 forward passes. One activation per depth of the tree is alive.
 
-A PrefixCache keeps activations at the forks between calls, so that the next call starts where its sets differ from
+A BatchCache keeps activations at the forks between calls, so that the next call starts where its sets differ from
 what has been walked before. Numbers do not depend on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import torch
@@ -26,8 +25,8 @@ Subset = frozenset[str]
 Positions = tuple[int, ...]
 Runnable = Callable[[Tensor], Tensor]
 UnitOf = Callable[[Positions, int], Runnable]
+Key = tuple[Positions, int]
 _MIB = 1 << 20
-_FILL = 0.9  # what a full cache is emptied to, so that not every new entry looks at all others
 
 
 @torch.inference_mode()
@@ -127,80 +126,32 @@ class SubsetWalk:
         return x
 
 
-Key = tuple[Positions, int]
-
-
-@dataclass
-class _Entry:
-    x: Tensor
-    used: int
-
-    @property
-    def size(self) -> int:
-        return sum(one.numel() * one.element_size() for one in live_in(self.x))
-
-
-@dataclass
 class BatchCache:
-    """Activations of one batch within `limit` bytes.
+    """Activations of one batch within `limit` bytes; those go first that were not asked for the longest."""
 
-    When it is full the entries that save least go: what the last two calls did not use, then the fewest modules of
-    computation per byte (the distance to the nearest entry before it on its path).
-    """
-
-    limit: int
-    size: int = 0
-    _entries: dict[Key, _Entry] = field(default_factory=dict)
-    _call: int = 0
-
-    def begin(self) -> None:
-        """Marks the start of a call."""
-        self._call += 1
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+        self._known: dict[Key, Tensor] = {}
 
     def find(self, key: Key) -> Tensor | None:
         """The activation at `key` = (positions dropped before, position), if it is here."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        entry.used = self._call
-        return entry.x
+        if key in self._known:
+            self._known[key] = self._known.pop(key)  # the last now
+        return self._known.get(key)
 
     def offer(self, key: Key, x: Tensor) -> None:
-        """Keeps `x`, or not."""
-        if self.limit == 0 or key in self._entries:
-            return
-        self._entries[key] = entry = _Entry(x, self._call)
-        self.size += entry.size
-        if self.size > self.limit:
-            self._make_room()
-
-    def _make_room(self) -> None:
-        for key in sorted(self._entries, key=self._worth):
-            if self.size <= _FILL * self.limit:
-                return
-            self.size -= self._entries.pop(key).size
-
-    def _worth(self, key: Key) -> tuple[bool, float]:
-        entry = self._entries[key]
-        gone, position = key
-        before = max(
-            (
-                other
-                for path, other in self._entries
-                if other < position and path == tuple(g for g in gone if g < other)
-            ),
-            default=0,
-        )
-        return entry.used >= self._call - 1, (position - before) / entry.size
+        """Keeps `x`, unless it is larger than all there is room for."""
+        if key not in self._known and _bytes_of(x) <= self.limit:
+            self._known[key] = x
+            self.size += _bytes_of(x)
+            while self.size > self.limit:
+                self.size -= _bytes_of(self._known.pop(next(iter(self._known))))
 
 
-class PrefixCache:
-    """A BatchCache for every batch, each with an equal share of `mib` MiB."""
+def _bytes_of(x: Tensor) -> int:
+    return sum(one.numel() * one.element_size() for one in live_in(x))
 
-    def __init__(self, mib: float, batches: int) -> None:
-        self._batches = [BatchCache(int(mib * _MIB / max(batches, 1))) for _ in range(batches)]
 
-    def of(self, batch: int) -> BatchCache:
-        """The cache of one batch, at the start of a call."""
-        self._batches[batch].begin()
-        return self._batches[batch]
+def caches_for(batches: int, mib: float) -> list[BatchCache]:
+    """One for every batch, each with an equal share of `mib` MiB."""
+    return [BatchCache(int(mib * _MIB / max(batches, 1))) for _ in range(batches)]

@@ -28,7 +28,7 @@ from edgeres.core.kept import Kept
 from edgeres.core.measures import kept
 from edgeres.core.processes import agreed, shared
 from edgeres.evaluate.distance import KL, Distance
-from edgeres.evaluate.subsets import PrefixCache, UnitOf, own_subsets, walk_subsets
+from edgeres.evaluate.subsets import UnitOf, caches_for, own_subsets, walk_subsets
 from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
 from edgeres.prune.sets import Subset
@@ -67,7 +67,7 @@ class MeasuredEvaluator:
         distance: Distance = KL,
     ) -> None:
         self._network, self._batches, self._unit_of, self._distance = network, batches, unit_of, distance
-        self._cache = PrefixCache(cache_mib, len(batches))
+        self._caches = caches_for(len(batches), cache_mib)
         self._journal = journal or journal_in()
         self._logits: dict[tuple[Subset, int], Tensor] = {}
         self._logits_bytes = 0
@@ -124,8 +124,7 @@ class MeasuredEvaluator:
         batch = self._batches[number]
         new = [subset for subset in sets if len(self._sums(subset)) <= number]
         self._report(sets, number)
-        stored = self._cache.of(number)
-        for subset, features in walk_subsets(self._network, batch.images, new, stored, self._unit_of):
+        for subset, features in walk_subsets(self._network, batch.images, new, self._caches[number], self._unit_of):
             self._record(subset, number, features)
             self._report([subset], number)
 
@@ -156,8 +155,7 @@ class MeasuredEvaluator:
         """Kept logits, or computed again: after a resumption the journal has sums only."""
         found = {subset: self._logits[subset, number] for subset in sets if (subset, number) in self._logits}
         images, missing = self._batches[number].images, sorted(sets - found.keys(), key=name_of)
-        stored = self._cache.of(number)
-        for subset, features in walk_subsets(self._network, images, missing, stored, self._unit_of):
+        for subset, features in walk_subsets(self._network, images, missing, self._caches[number], self._unit_of):
             found[subset] = self._outputs(features)
             self._keep(subset, number, found[subset])
         return found

@@ -15,7 +15,7 @@ from torch import Tensor
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
-from edgeres.evaluate.subsets import Positions, PrefixCache, Runnable, SubsetWalk
+from edgeres.evaluate.subsets import Positions, Runnable, SubsetWalk, caches_for
 from edgeres.models.network import Network
 from edgeres.refit.folded import FoldedModule, drawn, folded_module
 from edgeres.refit.ridge import Rows
@@ -43,7 +43,7 @@ class Repairs:
     def __init__(self, network: Network, images: Sequence[Tensor], *, cache_mib: float = 512) -> None:
         self._network, self._images = network, images
         self._units = [unit for _, unit in network.units()]
-        self._caches = PrefixCache(cache_mib, len(images))
+        self._caches = caches_for(len(images), cache_mib)
         self._known: dict[tuple[Positions, int], FoldedModule] = {}
         self._goals = [self._taught(number) for number in range(len(images))]
 
@@ -70,7 +70,7 @@ class Repairs:
         module = folded_module(self._units[position - 1])
         number, parts = len(module.layers) - 1, (list[Rows](), list[Rows]())
         for place, images in enumerate(self._images):
-            x = SubsetWalk(self._network, self._caches.of(place), self).at(position, images, gone)
+            x = SubsetWalk(self._network, self._caches[place], self).at(position, images, gone)
             parts[place % _HELD_OUT == 0].append(module.rows(number, x, *self._goals[place][position]))
         module.layers[-1].take(module.refitted(number, *parts))
         return module

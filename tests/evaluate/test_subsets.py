@@ -60,7 +60,6 @@ def test_random_sets_equal_the_plain_way_with_any_cache(kind, data):
     stored = BatchCache(data.draw(st.sampled_from([0, 5_000, 30_000, 10**9])))
     for _ in range(3):
         sets = data.draw(sets_of(network))
-        stored.begin()
         found = dict(walk_subsets(network, IMAGES, sets, stored))
         assert found.keys() == set(sets)
         assert stored.size <= stored.limit
@@ -116,17 +115,16 @@ def test_children_of_one_set_start_where_they_differ_from_what_was_walked_before
 
 def test_a_cache_stays_within_its_limit_and_forgets_what_is_no_longer_used():
     stored = BatchCache(4 * 100)
-    stored.begin()
     for position in (1, 2, 3, 4):
         stored.offer(((), position), torch.zeros(25))
     assert stored.size == 400
-    for _ in range(3):
-        stored.begin()
-        assert stored.find(((), 2)) is not None
-    stored.offer(((2,), 5), torch.zeros(25))
-    assert 200 <= stored.size <= 400
-    assert stored.find(((), 2)) is not None
-    assert stored.find(((2,), 5)) is not None
+    assert stored.find(((), 1)) is not None
+    stored.offer(((2,), 5), torch.zeros(50))
+    stored.offer(((2,), 6), torch.zeros(101))
+    assert stored.size == 400
+    offered = [*(((), position) for position in (1, 2, 3, 4)), ((2,), 5), ((2,), 6)]
+    kept = [((), 1), ((), 4), ((2,), 5)]
+    assert [key for key in offered if stored.find(key) is not None] == kept
 
 
 def test_tallies_are_those_of_the_plain_way_over_batches():

@@ -144,8 +144,8 @@ def _traced_probe(network: GraphNet, spec: ModelSpec) -> Probe:
 
     def reading(names: list[str]) -> Reader:
         steps = network.segment(tuple(GraphView(graph).inputs[:1]), tuple(names), network.skips)
-        run = torch.inference_mode()(lambda images: live_in(steps.run(network, torch.from_numpy(images))))
-        return lambda images: dict(zip(names, run(images), strict=True))
+        run = torch.inference_mode()(steps.run)
+        return lambda images: dict(zip(names, live_in(run(network, torch.from_numpy(images))), strict=True))
 
     return _probe_over(graph, spec, reading)
 

@@ -7,7 +7,7 @@ file that a command is to take.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +52,15 @@ def lineage_of(model: Model) -> list[str]:
     line += [_named(one.path, one.sha256) + ("" if one.is_here else ", gone or changed since") for one in parents]
     if len(line) == 1 and model.card.parent and run_holding(model.path) is None:
         line.append(f"({short(model.card.parent)}, not in a run here)")
+    return line
+
+
+def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
+    """sha256 of a parent, its own, ..., as far as they are among `parents`: sha256 -> that of its parent."""
+    line: list[str] = []
+    while parent and parent in parents and parent not in line:
+        line.append(parent)
+        parent = parents[parent]
     return line
 
 

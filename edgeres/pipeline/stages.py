@@ -39,7 +39,7 @@ from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.files import clear_left_overs, sha256_of
-from edgeres.core.lineage import for_a_cpu
+from edgeres.core.lineage import for_a_cpu, line_of
 from edgeres.core.names import resolve, with_code
 from edgeres.core.processes import together
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
@@ -234,15 +234,16 @@ def say_left_out(run: Run, stage: str) -> None:
 
 
 def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model | None:
-    """What the newest network of `run` was last made into that `stage` accepts; says what it leaves out.
+    """The newest model of `run` that `stage` accepts; says what it leaves out.
 
-    Warns of later ones that did not finish or are gone. A whole network exported after a cut one is not the newer.
+    That is an export of a network from which a newer one was cut or trained before: it was made to be held against.
+    Warns of later ones that did not finish or are gone.
     """
     accepted = [pair for pair in run.models() if accepts(pair[1])]
     if not accepted:
         return None
-    networks = _networks_of(run)
-    found = max(reversed(accepted), key=lambda pair: networks.get(pair[1].sha256, -1))
+    earlier = _exports_of_earlier(run)
+    found = next((pair for pair in reversed(accepted) if pair[0].index not in earlier), accepted[-1])
     if accepted[-1] != found:
         log.info("%s: leaves out %s, of an earlier network of the run", stage, accepted[-1][1].path)
     makers = {name for name, row in STAGES.items() if issubclass(row.output, Model)} - {stage}
@@ -258,14 +259,16 @@ def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model |
     return found[1]
 
 
-def _networks_of(run: Run) -> dict[str, int]:
-    """sha256 of each file -> the number of the stage that made the checkpoint it is of: the greater, the newer."""
-    found: dict[str, int] = {}
+def _exports_of_earlier(run: Run) -> set[int]:
+    """Numbers of the exports of a checkpoint after the newest one had been made from it."""
+    found, parents, newest = set[int](), dict[str, str | None](), ""
     for folder, report in run.reports():
-        if report.output:
-            is_checkpoint = report.output.path.endswith(Checkpoint.suffix)
-            of = found.get(report.source.sha256) if report.source and not is_checkpoint else None
-            found[report.output.sha256] = folder.index if of is None else of
+        source = report.source.sha256 if report.source else None
+        if report.output and report.output.path.endswith(Checkpoint.suffix):
+            newest = report.output.sha256
+            parents.setdefault(newest, source)
+        elif report.stage == "export" and source in line_of(parents.get(newest), parents):
+            found.add(folder.index)
     return found
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.core.amounts import counted
+from edgeres.core.lineage import line_of
 from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
-from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file, line_of
+from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,

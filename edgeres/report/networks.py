@@ -10,7 +10,7 @@ first: the least cut, of those the first in FP32. How well they agree is seen tw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.lineage import made_from
+from edgeres.core.lineage import line_of, made_from
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
@@ -150,15 +150,6 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         profile=str(profile),
         not_timed="" if latency else folder.skipped.get(output.sha256, _ON_A_BOARD if is_left_out else NOT_TIMED),
     )
-
-
-def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
-    """sha256 of a parent, its own, ..., as far as they are among `parents`: sha256 -> that of its parent."""
-    line: list[str] = []
-    while parent and parent in parents and parent not in line:
-        line.append(parent)
-        parent = parents[parent]
-    return line
 
 
 def by_wholeness(networks: Iterable[_Made]) -> list[_Made]:

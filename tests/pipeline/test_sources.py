@@ -19,6 +19,7 @@ from edgeres.pipeline.chain import Chain, run_of_recipe
 from edgeres.pipeline.measures import evaluate_call
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
+from edgeres.pipeline.stages import source_in
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
 from edgeres.report.rows import rows_from
@@ -148,6 +149,11 @@ def test_a_whole_network_exported_after_the_cut_one_is_held_against_and_not_gone
     assert "never exported" not in str(scales.report.warnings)
     assert f"calibrate: leaves out {last.path}, of an earlier network of the run" in caplog.messages
     assert again.sha256 != cut.sha256
+    half = call(Call("export", values={"half": True})).output
+    assert source_in(latest_run(), "compile").path == half.path  # the newest of the newest network
+    scales = call(Call("calibrate", source=last.path, values=DIGITS)).output.path
+    back = call(Call("quantize", source=last.path, values={"effort": "quick", "scales": scales})).output
+    assert source_in(latest_run(), "compile").path == back.path  # what was gone on with on purpose
 
 
 def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):

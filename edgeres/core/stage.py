@@ -22,6 +22,8 @@ from edgeres.core.spec import Cost
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 SCHEMA_VERSION = 1
 REPORT_NAME = "report.json"
+_BEGINS = {"train", "import"}
+TWO_NETWORKS = "are two networks of which none comes from the other"
 NEVER_EXPORTED = "is newer and was never exported, so its work is not in"
 REPORT_SUFFIX = ".report.json"  # of a file outside of a run, which has its report beside it
 
@@ -139,6 +141,24 @@ def _is_like(export: StageReport, other: StageReport) -> bool:
 def without_newer(path: Path, what: str) -> str:
     """A warning that `what` was made without the checkpoint `path`, which was `never_exported`."""
     return f"{path.parent} {NEVER_EXPORTED} {what}: edgeres export {path}"
+
+
+def begins_another(made: Sequence[tuple[Path, StageReport]]) -> list[str]:
+    """A line for each network that a run which began with another was given: none descends from the other."""
+    begun = [(path.name, report) for path, report in made if report.stage in _BEGINS and report.cost]
+    return [
+        f"{begun[0][0]} and {name} {TWO_NETWORKS}, and what is lost or gained is told of one against the other: give"
+        " each a run of its own, with --run NAME"
+        for name, report in begun[1:]
+        if not _is_one_network(begun[0][1], report)
+    ]
+
+
+def _is_one_network(first: StageReport, other: StageReport) -> bool:
+    """Whether both were brought from one file, or the `other` may be a copy of the first in a checkpoint of ours."""
+    is_copy = other.stage == "import" and "file" not in other.results
+    brought = [[report.results.get(name) for name in ("file", "file_sha256")] for report in (first, other)]
+    return first.cost == other.cost if is_copy else first.stage == other.stage == "import" and brought[0] == brought[1]
 
 
 def write_report(report: StageReport, path: Path) -> None:

@@ -18,7 +18,7 @@ from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import is_function_name, resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
-from edgeres.core.stage import StageResult, never_exported, without_newer
+from edgeres.core.stage import StageResult, begins_another, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.parents import filled
 from edgeres.pipeline.stages import STAGES, Function, execute, function_of, leave_no_trace, source_in, stage_key
@@ -250,6 +250,9 @@ def _in_run(
         raise
     _make_current(run, stage, keeps)
     log.info("%s: wrote %s", stage, result.output.path)
+    if source is None and result.report.cost:
+        for line in begins_another([(one.path, report) for one, report in run.reports()])[-1:]:
+            log.warning("warning: %s", line)
     run.say_if_page_is_older()
     return result
 

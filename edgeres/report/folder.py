@@ -22,7 +22,15 @@ from edgeres.core.errors import InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
-from edgeres.core.stage import NEVER_EXPORTED, REPORT_NAME, FileRef, StageReport, never_exported, without_newer
+from edgeres.core.stage import (
+    NEVER_EXPORTED,
+    REPORT_NAME,
+    FileRef,
+    StageReport,
+    begins_another,
+    never_exported,
+    without_newer,
+)
 from edgeres.evaluate.stage import EvalConfig
 
 BOARD_STAGE = "board"
@@ -119,7 +127,8 @@ def run_folder_from(path: Path) -> RunFolder:
     strays = _strays_in(path, stages)
     problems += [f"{one.name}: {STRAY}: run it again, or remove its folder" for one in strays]
     kept = tuple(one for one in stages if one not in strays)
-    return RunFolder(path, kept, (*problems, *_never_exported(kept)))
+    begun = begins_another([(stage.path, stage.report) for stage in kept])
+    return RunFolder(path, kept, (*problems, *begun, *_never_exported(kept)))
 
 
 def _never_exported(stages: Iterable[FinishedStage]) -> Iterator[str]:

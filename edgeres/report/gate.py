@@ -21,6 +21,7 @@ from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
+from edgeres.core.stage import TWO_NETWORKS
 from edgeres.report.folder import STUDIES
 from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, subject_in
 from edgeres.report.networks import others_in
@@ -180,7 +181,8 @@ def _is_newer(problem: str, subject: Subject) -> bool:
 def _notes_on(subject: Subject) -> list[str]:
     others = others_in(subject.networks)
     newest = [one for one in subject.networks if one is subject.end or one in others][-1]
-    unread = [f"not judged, {one}" for one in subject.problems if not _is_newer(one, subject)]
+    others_told = [one for one in subject.problems if not _is_newer(one, subject)]
+    unread = [one if TWO_NETWORKS in one else f"not judged, {one}" for one in others_told]
     if newest is subject.end:
         return unread
     lacks = f"timed: {subject.bench}" if subject.unjudged else f"evaluated: edgeres eval {subject.run / newest.path}"

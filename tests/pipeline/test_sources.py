@@ -156,6 +156,27 @@ def test_a_whole_network_exported_after_the_cut_one_is_held_against_and_not_gone
     assert source_in(latest_run(), "compile").path == back.path  # what was gone on with on purpose
 
 
+def test_a_run_that_is_given_a_second_network_says_that_figures_hold_one_against_the_other(
+    whole, checkpoint_of, spec_of, tmp_path, caplog
+):
+    import torch
+
+    def brought(name, **values):
+        weights = load_file(whole.path) | {"bn1.bias": torch.full((16,), float(name))}
+        torch.save(weights, tmp_path / f"{name}.pth")
+        caplog.clear()
+        call(Call("import", run="one", values={"file": tmp_path / f"{name}.pth", "arch": "resnet8", **values}))
+        return [one for one in caplog.messages if "two networks" in one]
+
+    assert brought("1") == brought("1", mean=(0.5,), std=(0.2,)) == []
+    (said,) = brought("2")
+    assert said.startswith("warning: 00-import and 02-import are two networks of which none comes")
+    run = latest_run().path
+    assert [line for line in rows_from(run).problems if "two networks" in line] == [said.removeprefix("warning: ")]
+    call(Call("import", run="one", values={"file": run / "00-import/model.safetensors", "fit": "squash"}))  # a copy
+    assert len([line for line in rows_from(run).problems if "two networks" in line]) == 1
+
+
 def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):
     caplog.set_level("INFO", logger="edgeres")
     call(Call("import", values={"file": whole.path}))

@@ -68,19 +68,20 @@ def evaluate_call(
     return report
 
 
-def _why_not_kept(run: Run, config: EvalConfig, *, replace: bool) -> str:
-    """Why an evaluation does not belong beside the others of the run, or an empty string."""
+def _why_not_kept(run: Run, config: EvalConfig | AgreeConfig, *, replace: bool = False) -> str:
+    """Why what was judged so does not belong beside the other figures of the run, or an empty string."""
     part = part_judged_on(run)
     if config.images is not None and (replace or config.images != part):
         return _NOT_KEPT if part is None or replace else _NOT_KEPT_OF_PART.format(part)
     judged = judged_on(run)
     if replace or not judged or config.data in judged:
         return ""
-    return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}; --replace keeps it"
+    how = "; --replace keeps it" if isinstance(config, EvalConfig) else ""
+    return f"not kept in the run, whose networks are judged on {', '.join(sorted(judged))}{how}"
 
 
 def agree_call(files: Sequence[Path], values: dict[str, Any]) -> tuple[Agreement, AgreeConfig]:
-    """How the last of the files agrees with the first, kept beside it in a run, and what was asked for.
+    """How the last of the files agrees with the first, and what was asked for; a run keeps it by the rule of `eval`.
 
     Without files the newest INT8 file of the current run, with the float one it was made from.
     """
@@ -91,10 +92,21 @@ def agree_call(files: Sequence[Path], values: dict[str, Any]) -> tuple[Agreement
     home, run = (run_holding(models[place].path) for place in (-1, 0))
     config = config_from(AgreeConfig, with_default_data(AgreeConfig, values, home or run), "agree", as_options=True)
     found = agree(models[0], models[-1], config)
+    if home is not None and (reason := _why_not_kept(home, config)):
+        return found.model_copy(update={"notes": (*found.notes, reason)}), config
     if home is not None:  # its page shows it, module by module
-        write_text(models[-1].path.parent / AGREE_NAME, found.model_dump_json(indent=1) + "\n")
+        _keep(found, models[-1].path.parent / AGREE_NAME)
         home.say_if_page_is_older()
     return found, config
+
+
+def _keep(found: Agreement, path: Path) -> None:
+    """Writes it to `path`; says what of another A, or of other images, it replaces there."""
+    with suppress(EdgeresError):
+        before = record_from_json(Agreement, path)
+        if (before.a.sha256, before.dataset, before.n) != (found.a.sha256, found.dataset, found.n):
+            log.info("agree: replaces what was kept against %s on %d images", before.a.path, before.n)
+    write_text(path, found.model_dump_json(indent=1) + "\n")
 
 
 def _float_and_int8(run: Run) -> list[Model]:

@@ -62,7 +62,7 @@ def test_what_comes_after_the_page_says_that_the_page_is_older(aloud, one, runs_
         "eval --run one",
         "export --run one",
         "bench --run one --samples 5",
-        f"agree {file} --images 8",
+        f"agree {file}",
         "run one.toml --from export",
     ):
         page.write_text("made by edgeres report")

@@ -15,10 +15,11 @@ from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import StageReport
 from edgeres.data import data_fingerprint
+from edgeres.evaluate.agreement import Agreement
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.models.importing import ImportConfig
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.measures import evaluate_call, evaluate_in_place
+from edgeres.pipeline.measures import agree_call, evaluate_call, evaluate_in_place
 from edgeres.pipeline.show import exhibit_of
 from edgeres.pipeline.stages import stage_key
 from edgeres.report.stage import ReportConfig, report
@@ -375,6 +376,29 @@ def test_an_evaluation_on_another_data_set_replaces_none_unless_asked(imported):
     assert path.read_text() == before
     kept = evaluate_call(None, None, {"data": "digits"}, replace=True)
     assert record_from_json(StageReport, path).accuracy == kept.accuracy
+
+
+def test_an_agreement_is_kept_by_the_rule_of_evaluations_and_says_what_it_replaces(imported, caplog):
+    call(Call("export"))
+    _, file = (model for _, model in latest_run().models())
+    kept = file.path.parent / "agree.json"
+
+    def agreed(a, **values):
+        return agree_call([a.path, file.path], {"data": "digits", **values})[0]
+
+    whole = agreed(imported.output)
+    assert (whole.n, whole.notes) == (449, ())
+    assert agreed(imported.output, images=50).notes[-1].startswith("not kept in the run: its report shows")
+    assert record_from_json(Agreement, kept) == whole
+    with caplog.at_level("INFO", "edgeres"):
+        agreed(imported.output)
+        assert "replaces" not in caplog.text
+        assert agreed(file) == record_from_json(Agreement, kept)
+    assert f"agree: replaces what was kept against {imported.output.path} on 449 images" in caplog.text
+    evaluate_call(None, None, {"data": "digits"})
+    path = file.path.parent / "eval.json"
+    path.write_text(path.read_text().replace("digits", "folder:photos"))
+    assert agreed(imported.output).notes[-1].endswith(f"judged on folder:{Path('photos').resolve()}")
 
 
 def test_the_data_named_last_in_the_run_is_taken_again_but_not_by_a_study_that_trains(imported):

@@ -179,13 +179,17 @@ def test_what_agree_found_stands_on_the_page_and_is_no_markup(whole_run):
     side = Side(path="m.onnx", sha256="0", precision="int8", runtime=f"literal {evil}", correct_top1=4000)
     module, logits = (Likeness(name=name, sqnr_db=35.0, cosine=0.99) for name in (f"layer1{evil}", "logits"))
     counts = {"n": 5000, "same_top1": 4990, "only_a": 3, "only_b": 2, "dataset": "x", "split": "val"}
-    one = Agreement(a=side, b=side, logits=logits, kl=0.01, modules=(module,), drift=module.name, **counts)
+    a, b = (
+        side.model_copy(update={"path": f"runs/r/{path}"}) for path in ("04-export/m.onnx", "05-quantize/m.int8.onnx")
+    )
+    one = Agreement(a=a, b=b, logits=logits, kl=0.01, modules=(module,), drift=module.name, **counts)
     (whole_run.path / "05-quantize/agree.json").write_text(one.model_dump_json())
     page = page_from(rows_from(whole_run.path))
     assert evil not in page
     text = Outline(page).text
     assert "Same top-1 on 99.80 % of 5,000 images (95 %: 99.63 to 99.89); top-1 −0.02 points" in text
     assert "points (95 %: −0.12 to +0.08)" in text
+    assert "05-quantize/m.int8.onnx against 04-export/m.onnx" in text
     assert f"{module.name} (×) drifts first." in text
 
     same = one.model_copy(update={"n": 50_000_000, "same_top1": 49_999_999, "only_a": 1, "only_b": 0})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,14 +207,14 @@ def _as_measured(report: StageReport, *, is_part: bool) -> StageReport:
 
 @contextmanager
 def claimed(run: Run, stage: str, key: str) -> Iterator[Path]:
-    """A new folder of the run; what fails before it has written anything leaves none."""
+    """A new folder of the run, to be read once it has a report; what fails or is interrupted before leaves none."""
     folder = run.claim(stage, key)
     try:
         yield folder
     finally:
         (folder / STARTED_NAME).unlink(missing_ok=True)
-        with suppress(OSError):
-            folder.rmdir()
+        if not (folder / REPORT_NAME).is_file():
+            shutil.rmtree(folder)
 
 
 def with_layers(report: StageReport, one: Loaded) -> StageReport:

@@ -56,10 +56,11 @@ def test_what_was_cut_is_measured_beside_the_whole_network():
     assert [model.name for model in whole_and_last(models)] == ["whole", "end", "half"]
 
 
-def test_a_measurement_that_fails_leaves_no_folder_in_the_run(runs_folder):
+@pytest.mark.parametrize("error", [DeviceError("lost"), KeyboardInterrupt()])
+def test_a_measurement_that_fails_leaves_no_folder_in_the_run(runs_folder, error):
     run = Run(runs_folder / "r")
-    with pytest.raises(DeviceError, match="lost"), claimed(run, "board", "key") as folder:
-        _fail_in(folder)
+    with pytest.raises(type(error)), claimed(run, "board", "key") as folder:
+        _fail_in(folder, error)
     assert run.folders() == []
     with claimed(run, "board", "key") as folder:
         (folder / "report.json").write_text("{}")
@@ -290,7 +291,8 @@ def test_images_that_travel_unasked_are_counted_before(values, said, caplog):
     assert caplog.messages == said
 
 
-def _fail_in(folder):
+def _fail_in(folder, error):
     assert folder.name == "00-board"
     assert (folder / "started.json").is_file()
-    raise DeviceError("lost")
+    (folder / "predictions.npy").write_bytes(b"judged, and not said of what")
+    raise error

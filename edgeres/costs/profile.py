@@ -121,13 +121,7 @@ def _times_by_owner(source: OnnxModel, texts: ProfileTexts, modules: Sequence[st
 
 def _gone_without(view: GraphView, block: Block) -> set[str]:
     """What nobody reads any more once the sum's readers read its skip; a ReLU of what a ReLU made goes as well."""
-    needed, open_ = set[str](), list(view.outputs)
-    while open_:
-        tensor = block.skip if (read := open_.pop()) == block.output else read
-        node = view.producers.get(tensor)
-        if node is not None and tensor not in needed:
-            needed.update(node.output)
-            open_ += node.input
+    needed = view.made_from(view.outputs, {block.output: block.skip})
     again = view.readers.get(block.output, ()) if view.op_of(block.skip) == "Relu" else ()
     needed.difference_update(node.output[0] for node, _ in again if node.op_type == "Relu")
     return view.producers.keys() - needed

@@ -250,15 +250,8 @@ def _between(view: GraphView, block: Block) -> tuple[str, ...]:
 
 def _made_from(view: GraphView, tensor: str, source: str) -> list[onnx.NodeProto]:
     """Every node that `tensor` needs, back to `source`, in the graph's order."""
-    needed, open_ = set[str](), [tensor]
-    while open_:
-        one = open_.pop()
-        node = view.producers.get(one)
-        if node is None or one in view.constants or one == source or node.output[0] in needed:
-            continue
-        needed.add(node.output[0])
-        open_ += node.input
-    return [node for node in view.nodes if node.output and node.output[0] in needed]
+    needed = view.made_from([tensor], until={source, *view.constants})
+    return [node for node in view.nodes if not needed.isdisjoint(node.output)]
 
 
 def _why_not(view: GraphView, block: Block, branch: Sequence[onnx.NodeProto]) -> str:

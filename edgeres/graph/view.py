@@ -7,7 +7,7 @@ without. Importing it needs no onnx.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -96,6 +96,22 @@ class GraphView:
     def passed_on(self, node: onnx.NodeProto) -> str:
         """The first input of `node` that is computed; its first where none is."""
         return str(next((name for name in node.input if name and name not in self.constants), node.input[0]))
+
+    def made_from(
+        self, tensors: Iterable[str], instead: Mapping[str, str] | None = None, *, until: Collection[str] = ()
+    ) -> set[str]:
+        """`tensors`, what they are computed from, back to `until` without it, and what is made along with that.
+
+        Where a key of `instead` is read its value is what counts.
+        """
+        found, open_, other = {"", *until}, list(tensors), instead or {}
+        while open_:
+            name = other.get(one := open_.pop(), one)
+            if name not in found:
+                node = self.producers.get(name)
+                found.update([name] if node is None else node.output)
+                open_ += [] if node is None else node.input
+        return found.difference(until, ("",))
 
     def source_of(self, pair_end: onnx.NodeProto) -> str | None:
         """The float tensor behind a DequantizeLinear; None if its integers are not made by a QuantizeLinear."""

@@ -93,17 +93,10 @@ class Builder:
 
         All their weights have their place then.
         """
-        makers, open_, needed = self.view.producers, list(self.view.outputs), set[int]()
-        read = {*open_}
-        while open_:
-            node = makers.get(skips.get(one := open_.pop(), one))
-            if node is not None and id(node) not in needed:
-                needed.add(id(node))
-                read.update(node.input)
-                open_ += node.input
-        nodes = [node for node in self.view.nodes if id(node) in needed and node.op_type != "Constant"]
+        needed = self.view.made_from(self.view.outputs, skips)
+        nodes = [one for one in self.view.nodes if not needed.isdisjoint(one.output) and one.op_type != "Constant"]
         found = [self._step(node) for node in nodes]
-        for name in (one for one in self.weights if one in read):
+        for name in (one for one in self.weights if one in needed):
             path, _, last = name.rpartition(".")
             if path not in self.made:
                 self._place(path).register_parameter(last, nn.Parameter(torch.empty(self.weights[name])))

@@ -60,6 +60,21 @@ def test_a_body_sees_the_constants_around_it():
     assert GraphView(model, body, outer).constants.keys() == {"w"}
 
 
+def test_what_a_tensor_is_made_from_ends_where_it_is_told_and_goes_by_what_is_read_instead():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Split", ["a"], ["b", "c"], axis=0, num_outputs=2),
+        helper.make_node("Clip", ["b", "", "top"], ["d"]),
+        helper.make_node("Dropout", ["x"], ["e", ""]),
+        helper.make_node("Add", ["d", "e"], ["y"]),
+    ]
+    view = GraphView(onnx.ModelProto(graph=onnx.GraphProto(node=nodes)))
+    assert view.made_from(["y"]) == {"y", "d", "e", "b", "c", "top", "a", "x"}
+    assert view.made_from(["y"], {"y": "d"}) == {"d", "b", "c", "top", "a", "x"}
+    assert view.made_from(["d"], until={"b"}) == {"d", "top"}
+    assert "" not in view.made_from(["d", "e"])
+
+
 def test_the_layer_before_a_tensor_is_looked_for_up_to_an_addition():
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"]),

@@ -10,7 +10,7 @@ what has been walked before. Numbers do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from itertools import zip_longest
 
 import torch
@@ -44,7 +44,7 @@ def walk_subsets(
     """
     paths = _paths(network, subsets)
     walk = SubsetWalk(network, stored or BatchCache(0), unit_of)
-    for path, features in walk.leaves(images, list(paths)):
+    for path, features in walk.below(images, 0, (), list(paths)) if paths else ():
         yield paths[path], features
 
 
@@ -87,15 +87,13 @@ class SubsetWalk:
             self._stored.offer((without, to), x)
         return x
 
-    def leaves(self, images: Tensor, paths: Sequence[Positions]) -> Iterator[tuple[Positions, Tensor]]:
-        """(path, features) of every path of sorted positions."""
-        if paths:
-            yield from self._below(images, 0, (), paths)
-
-    def _below(
+    def below(
         self, x: Tensor, at: int, gone: Positions, paths: Collection[Positions]
     ) -> Iterator[tuple[Positions, Tensor]]:
-        """`x`: the activation at `at`; `gone`: what all `paths` drop up to the next fork; depth = drops."""
+        """(path, features) of every path of sorted positions, of which there are some.
+
+        `x`: the activation at `at`; `gone`: what all `paths` drop up to the next fork; depth = drops.
+        """
         while True:
             fork = min((path[len(gone)] for path in paths if len(path) > len(gone)), default=0)
             if not fork:
@@ -107,7 +105,7 @@ class SubsetWalk:
                 continue
             x, at = self._advanced(x, at, fork, gone), fork
             self._stored.offer((gone, fork), x)
-            yield from self._below(x, at, (*gone, fork), dropping)
+            yield from self.below(x, at, (*gone, fork), dropping)
             paths = [path for path in paths if path not in dropping]
 
     def _advanced(self, x: Tensor, at: int, to: int, gone: Positions) -> Tensor:

@@ -231,8 +231,7 @@ def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: s
         with torch.no_grad():
             found = live_in(each.run(network, torch.zeros(2, *shape)))
     except RuntimeError as err:
-        reason = str(err).splitlines()[0]
-        raise InputError(f"{where} cannot be run on two images at once: {reason}") from err
+        raise InputError(f"{where} cannot be run on two images at once: {first_line_of(err)}") from err
     gives = dict(zip(names, found, strict=True))
     for name, one in gives.items():
         if one.ndim < 2 or len(one) != 2 or not one.numel():
@@ -240,3 +239,8 @@ def outputs_of(structure: onnx.ModelProto, shape: tuple[int, int, int], where: s
             what = " x ".join(map(str, one.shape)) or "a single number"
             raise InputError(f"{where} gives {what}{which} for two images, no numbers for each")
     return {name: tuple(one.shape[1:]) for name, one in gives.items()}
+
+
+def first_line_of(err: Exception) -> str:
+    """Of what it says, its name if that is nothing."""
+    return str(err).strip().partition("\n")[0] or type(err).__name__

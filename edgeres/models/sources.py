@@ -47,7 +47,7 @@ from edgeres.graph.plain import ends_in, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
 from edgeres.models.foreign import ForeignWeights, read_weights
-from edgeres.models.graph_net import GraphNet, outputs_of
+from edgeres.models.graph_net import GraphNet, first_line_of, outputs_of
 from edgeres.models.libraries import definition
 from edgeres.models.network import ROUNDINGS, rounding_in
 from edgeres.models.weights import Weights, misfits
@@ -251,11 +251,14 @@ def _given(module: nn.Module, images: Tensor, where: str) -> list[tuple[str, Ten
     except InputError:
         raise
     except Exception as err:  # whatever the user's own forward raises
-        reason = str(err).strip().partition("\n")[0] or type(err).__name__
-        raise InputError(
-            f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
-            f" ({reason})"
-        ) from err
+        raise _fails_on(images, where, err) from err
+
+
+def _fails_on(images: Tensor, where: str, err: Exception) -> InputError:
+    return InputError(
+        f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
+        f" ({first_line_of(err)})"
+    )
 
 
 def _tensors(given: Any, name: str, where: str) -> Iterator[tuple[str, Tensor]]:
@@ -323,9 +326,8 @@ def _traced(module: nn.Module, shape: tuple[int, int, int], where: str) -> onnx.
         except InputError:
             raise
         except Exception as err:  # whatever the user's own forward, or the exporter, raises
-            reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
             size = " x ".join(map(str, shape))
-            raise InputError(f"{where} cannot be traced with images of {size}: {reason}") from err
+            raise InputError(f"{where} cannot be traced with images of {size}: {first_line_of(err)}") from err
     model = onnx.load_from_string(buffer.getvalue())
     for value, name in zip(model.graph.output, names if len(names) > 1 else (), strict=False):
         model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [name], name=f"output {name}"))
@@ -379,11 +381,7 @@ def _check_same(found: Brought, images: Tensor, expected: Sequence[Tensor], wher
     try:
         outputs = split(network.eval()(images), sizes)
     except (RuntimeError, ValueError) as err:
-        reason = str(err).splitlines()[0]
-        raise InputError(
-            f"{where} was traced with {_TRACED_BATCH} images and fails on {len(images)}: it depends on their number"
-            f" ({reason})"
-        ) from err
+        raise _fails_on(images, where, err) from err
     difference = difference_of([one.numpy() for one in outputs], [one.numpy() for one in expected])
     if not difference <= _MOST_DIFFERENCE and not difference <= ROUNDINGS * rounding_in(network, images, sizes):
         raise InputError(

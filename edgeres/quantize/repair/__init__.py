@@ -14,8 +14,7 @@ the file's own, or is measured on images. Pairs on outputs are not put back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +49,14 @@ def repair(model: onnx.ModelProto, measure: Measure | None = None) -> Repaired:
     Raises InputError for control flow, and for an opset that cannot be raised to one with scales per channel.
     """
     draft, taken = floated(model)
-    where = placed(draft, taken, frozenset(float_skips_of(model)), measure)
-    return Repaired(with_known_pairs(draft.finish(), where, taken), where.notes)
+    readers: dict[str, list[Read]] = {}
+    layers, notes = _add_layers(readers, draft, taken)
+    notes += _add_skips(readers, draft, taken, layers=set(layers), float_skips=frozenset(float_skips_of(model)))
+    notes += _add_pools(readers, draft, taken, layers=set(layers), measure=measure)
+    bounds = {one: bound for one in readers if (bound := bound_of(draft, taken.bounds, one)) is not None}
+    points = tuple(Point(tensor, tuple(readers[tensor]), tensor) for tensor in bounds)
+    placement = Placement(points, tuple(layers), ())
+    return Repaired(_with_known_pairs(draft.finish(), placement, bounds, taken), tuple(notes))
 
 
 def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,39 +64,15 @@ def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
     return floated(model)[0].finish()
 
 
-@dataclass(frozen=True)
-class Placed:
-    """The pairs of a float graph and the bound of each; `notes`: what stays float as its range is not known."""
-
-    placement: Placement
-    bounds: dict[str, Bound]
-    notes: tuple[str, ...]
-
-
-def placed(
-    draft: Draft, taken: Taken, float_skips: frozenset[str] = frozenset(), measure: Measure | None = None
-) -> Placed:
-    """Where pairs go in `draft`; the skips of the additions `float_skips` are float on purpose and stay so.
-
-    `measure`: what tells the ranges that average pools lack.
-    """
-    readers: dict[str, list[Read]] = {}
-    layers, notes = _add_layers(readers, draft, taken)
-    notes += _add_skips(readers, draft, taken, layers=set(layers), float_skips=float_skips)
-    notes += _add_pools(readers, draft, taken, layers=set(layers), measure=measure)
-    bounds = {tensor: bound_of(draft, taken.bounds, tensor) for tensor in readers}
-    known = {tensor: bound for tensor, bound in bounds.items() if bound is not None}
-    points = tuple(Point(tensor, tuple(readers[tensor]), tensor) for tensor in known)
-    return Placed(Placement(points, tuple(layers), ()), known, tuple(notes))
-
-
-def with_known_pairs(model: onnx.ModelProto, where: Placed, taken: Taken) -> onnx.ModelProto:
-    """A copy of the float `model` with the pairs of `where`, and integers for the weights of its layers."""
+def _with_known_pairs(
+    model: onnx.ModelProto, placement: Placement, bounds: Mapping[str, Bound], taken: Taken
+) -> onnx.ModelProto:
+    """A copy of the float `model` with the pairs of `placement`, and integers for the weights of its layers."""
     integers = {name: weight for name, weight in taken.weights.items() if weight is not None}
-    writer = PairWriter(model, where.placement, Decision({}, integers))
+    writer = PairWriter(model, placement, Decision({}, integers))
 
     def symmetric(point: Point) -> Parameters:
-        bound = where.bounds[point.tensor]
+        bound = bounds[point.tensor]
         return bound.dtype.type(max(bound.amax / LEVELS, float(np.finfo(bound.dtype).tiny))), np.int8(0)
 
     def quantize(layer: onnx.NodeProto, _: str) -> None:
@@ -142,7 +123,10 @@ def _add_pools(
 def _add_skips(
     readers: dict[str, list[Read]], draft: Draft, taken: Taken, *, layers: set[str], float_skips: frozenset[str]
 ) -> list[str]:
-    """Skips of residual additions behind a quantized layer, and what else had pairs before; notes on what has not."""
+    """Skips of residual additions behind a quantized layer, and what else had pairs before; notes on what has not.
+
+    The skips of the additions `float_skips` are float on purpose and stay so.
+    """
     view, notes = draft.view(), []
     residual = {block.addition.name: block for block in fusions_in(view)}
     for name, block in residual.items():

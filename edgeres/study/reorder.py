@@ -8,8 +8,7 @@ Source: Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.2, figure 5b. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +32,7 @@ CLAIM = "error rises smoothly as the order of the modules moves away from the tr
 PAPER = "Veit, Wilber & Belongie 2016, arXiv 1605.06431, section 4.2, figure 5b"
 _LEVELS = 8  # groups of orders whose mean errors are compared
 _TRIES = 100  # draws of an order until one is new
-Order = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Swapped:
-    """An order of the modules (old places in their new order) after `swaps` pairs, and its Kendall tau."""
-
-    swaps: int
-    order: Order
-    tau: float
+Order = tuple[int, ...]  # of modules: old places in their new order
 
 
 def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageResult[StudyFile]:
@@ -56,17 +46,16 @@ def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageRe
     if not classes:
         raise InputError(f"{source.path}: no two modules of {source.spec.variant} have the same shape; nothing to swap")
     orders = random_orders(classes, len(network.units()), swaps=config.swaps, draws=config.draws, seed=config.seed)
-    trained = tuple(range(len(network.units())))
     found = outcomes_of(
         network,
         images,
         source.spec,
-        lambda x: reordered(network, x, [trained, *(one.order for one in orders)]),
+        lambda x: reordered(network, x, list(orders)),
         batch=config.batch,
-        description=f"{1 + len(orders)} orders of the modules",
+        description=f"{len(orders)} orders of the modules",
     )
-    whole, outcomes = found.pop(trained), list(found.values())
-    sizes = [1 - one.tau for one in orders]
+    (whole, *outcomes), (_, *taus) = found.values(), map(kendall_tau, orders)
+    sizes = [1 - tau for tau in taus]
     draws = [Draw(*draw) for draw in zip(levels_of(sizes), sizes, outcomes, strict=True)]
     trend, guessing = trend_of(whole, draws, seed=config.seed), 100 * (1 - 1 / source.spec.num_classes)
     (verdict, because), last = is_smooth(trend), trend.levels[-1]
@@ -76,7 +65,7 @@ def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageRe
         source=PAPER,
         verdict=verdict,
         because=(
-            f"{because}; tau down to {min(one.tau for one in orders):.2f}, error {trend.levels[0].error.value:.1f} % in"
+            f"{because}; tau down to {min(taus):.2f}, error {trend.levels[0].error.value:.1f} % in"
             f" the trained order, {last.error.value:.1f} % at a mean tau of {1 - last.size:.2f} (guessing"
             f" {guessing:.0f} %)"
         ),
@@ -85,7 +74,7 @@ def reorder(source: Checkpoint, config: ReorderConfig, out_dir: Path) -> StageRe
         n=trend.n,
         seeds=(config.seed,),
         networks=(source.spec.variant,),
-        rows=rows_of(whole, orders, outcomes),
+        rows=rows_of(found, orders),
         summary={"trend": trend, "guessing_percent": guessing},
     )
     return finish(study, recorder, out_dir, Picture(_draw_orders, panels=2, width_in=10.8))
@@ -110,10 +99,10 @@ def classes_of(network: Network, spec: ModelSpec) -> tuple[tuple[int, ...], ...]
 
 def random_orders(
     classes: Sequence[Sequence[int]], modules: int, *, swaps: int, draws: int, seed: int
-) -> list[Swapped]:
-    """Up to `draws` orders for each number of swaps; a pair is drawn evenly from all pairs of one class.
+) -> dict[Order, int]:
+    """The trained order, then up to `draws` for each number of swaps -> that; a pair is of one class, drawn evenly.
 
-    All orders differ from each other and from the trained one, so a small network has fewer.
+    All orders differ from each other, so a small network has fewer.
     """
     generator = np.random.default_rng(seed)
     pairs = [(a, b) for places in classes for i, a in enumerate(places) for b in places[i + 1 :]]
@@ -127,7 +116,7 @@ def random_orders(
                 if tuple(order) not in found:
                     found[tuple(order)] = k
                     break
-    return [Swapped(k, order, kendall_tau(order)) for order, k in found.items() if k]
+    return found
 
 
 def levels_of(sizes: Sequence[float]) -> list[int]:
@@ -164,17 +153,16 @@ def reordered(network: Network, x: Tensor, orders: Sequence[Order]) -> Iterator[
         yield order, network.classify(network.tail(y))
 
 
-def rows_of(whole: Outcomes, orders: Sequence[Swapped], outcomes: Sequence[Outcomes]) -> tuple[Row, ...]:
-    """One row an order, the trained one first."""
-    trained = Swapped(0, (), 1.0)
+def rows_of(outcomes: Mapping[Order, Outcomes], swaps: Mapping[Order, int]) -> tuple[Row, ...]:
+    """One row an order; the trained one is not written out."""
     return tuple(
         {
-            "swaps": one.swaps,
-            "kendall_tau": round(one.tau, 4),
+            "swaps": swaps[order],
+            "kendall_tau": round(kendall_tau(order), 4),
             **judged_columns(outcome.error_percent, float(outcome.loss.mean()), float(outcome.kl.mean())),
-            "order": " ".join(map(str, one.order)),
+            "order": " ".join(map(str, order)) if swaps[order] else "",
         }
-        for one, outcome in ((trained, whole), *zip(orders, outcomes, strict=True))
+        for order, outcome in outcomes.items()
     )
 
 

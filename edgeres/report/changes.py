@@ -156,8 +156,10 @@ def stage_change(
     pair = pair_of(a, b)
     boards = [line for board, both in on.items() for line in _board_lines(board, *both, across=across)]
     ratio, latency_line = latency_change(a.latency, b.latency, across=across)
-    same = a.sha256 == b.sha256
-    lines = [f"file: {'identical' if same else f'{size(a.size_bytes)} -> {size(b.size_bytes)}'}"]
+    lost = [f"in {name} {why}" for name, one in (("A", a), ("B", b)) if (why := one.lost)]
+    same = a.sha256 == b.sha256 and not lost
+    sizes = f"not compared, {' and '.join(lost)}" if lost else f"{size(a.size_bytes)} -> {size(b.size_bytes)}"
+    lines = [f"file: {'identical' if same else sizes}"]
     if a.macs != b.macs:
         lines.append(f"MACs: {count(a.macs)} -> {count(b.macs)} ({b.macs / a.macs:.3f}x)")
     if a.precision != b.precision:

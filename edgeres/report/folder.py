@@ -38,7 +38,7 @@ _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
 STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
 STRAY = "made from a file that this run does not hold any more"
-_GONE = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
+LOST = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
 
 
 class Figure(Record):
@@ -188,13 +188,10 @@ def is_possible(accuracy: Accuracy) -> bool:
     return 0 <= accuracy.correct_top1 <= accuracy.correct_top5 <= accuracy.n > 0
 
 
-def output_state(stage: FinishedStage) -> str:
-    """Whether what the stage made still lies beside its report: `here`, `missing`, `changed`, or empty for nothing."""
-    output = stage.report.output
-    if output is None:
-        return ""
+def state_of(file: Path, sha256: str) -> str:
+    """Whether a file still lies where its report was written: `here`, `missing`, or `changed` for another one."""
     with suppress(InputError):
-        return "here" if sha256_of(stage.path / Path(output.path).name) == output.sha256 else "changed"
+        return "here" if sha256_of(file) == sha256 else "changed"
     return "missing"
 
 
@@ -250,7 +247,7 @@ def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]
     names = {one.report.output.sha256: f"{one.name}/{_name(one)}" for one in folder.stages if one.report.output}
     files = tuple(_line(stage, names, folder.stages) for stage in folder.stages if stage.report.output)
     again = "the figures are those of its report; make it again with the command under Lineage"
-    return files, tuple(f"{file.path}: {_GONE[file.state]}, {again}" for file in files if file.state in _GONE)
+    return files, tuple(f"{file.path}: {LOST[file.state]}, {again}" for file in files if file.state in LOST)
 
 
 def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
@@ -295,7 +292,7 @@ def _line(stage: FinishedStage, names: dict[str, str], stages: Iterable[Finished
         sha256=output.sha256,
         parent=parent,
         made_from=names.get(parent or "", outside),
-        state=output_state(stage),
+        state=state_of(stage.path / _name(stage), output.sha256),
         command=command_of(stage, stages),
     )
 

@@ -1,10 +1,10 @@
 """Rules a run must keep, for the CI of users' own models: the newest evaluated network against the run's first.
 
 A rule is kept if the measured value keeps it; with `strict` the whole 95 % interval must. What was not measured breaks
-its rule and says how to measure it, as does what does not count; a newer stage that is damaged or unfinished breaks a
-rule of its own. Latency may be of an engine compiled from the network judged, if one was timed; a speed-up is against
-the first network timed in the same session on the same runtime. Where a board measured the network judged, its figures
-are judged.
+its rule and says how to measure it, as does what does not count, such as of a file that is gone; a newer stage that is
+damaged or unfinished breaks a rule of its own. Latency may be of an engine compiled from the network judged, if one was
+timed; a speed-up is against the first network timed in the same session on the same runtime. Where a board measured the
+network judged, its figures are judged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import TWO_NETWORKS
 from edgeres.report.folder import STUDIES
-from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, subject_in
+from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, figure_of, subject_in
 from edgeres.report.networks import others_in
 
 _MOST_PLACES = 15  # decimals of a float near 1
@@ -167,7 +167,7 @@ def write_junit(report: GateReport, path: Path) -> None:
 
 def _unread_in(subject: Subject) -> list[Outcome]:
     """A broken rule for each newer stage that may have made a network and cannot be judged."""
-    newer = [problem for problem in subject.problems if _is_newer(problem, subject)]
+    newer = [problem for problem in subject.folder.problems if _is_newer(problem, subject)]
     return [_broken(_WHOLE, subject.end.name, f"judged, but there is {problem}") for problem in newer]
 
 
@@ -181,8 +181,11 @@ def _is_newer(problem: str, subject: Subject) -> bool:
 def _notes_on(subject: Subject) -> list[str]:
     others = others_in(subject.networks)
     newest = [one for one in subject.networks if one is subject.end or one in others][-1]
-    others_told = [one for one in subject.problems if not _is_newer(one, subject)]
+    others_told = [one for one in subject.folder.problems if not _is_newer(one, subject)]
     unread = [one if TWO_NETWORKS in one else f"not judged, {one}" for one in others_told]
+    first = subject.first
+    if first is not subject.end and first.lost:
+        unread.append(f"{first.path}: {first.lost}; what was measured of it before is what it is held against")
     if newest is subject.end:
         return unread
     lacks = f"timed: {subject.bench}" if subject.unjudged else f"evaluated: edgeres eval {subject.run / newest.path}"
@@ -191,7 +194,7 @@ def _notes_on(subject: Subject) -> list[str]:
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:
     try:
-        found = FIGURES[rule.name](subject)
+        found = figure_of(rule.name, subject)
     except NotMeasured as why:
         return _broken(rule.option, subject.end.name, f"{why.said}: {why}", rule.limit)
     found = replace(found, text=found.text + _told_apart(rule, found))

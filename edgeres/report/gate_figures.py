@@ -16,7 +16,7 @@ from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import UNSURE, boards_of, networks_on
 from edgeres.report.findings import with_verdicts
-from edgeres.report.folder import STRAY, RunFolder, run_folder_from
+from edgeres.report.folder import STRAY, RunFolder, command_of, run_folder_from
 from edgeres.report.networks import (
     ENGINE_STAGE,
     FOR_TENSORRT,
@@ -48,22 +48,26 @@ _NO_SECOND = "there is no second network to hold against it: edgeres prune, or e
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged: `first` and `end` by accuracy, `timed` by latency; `problems`: what could not be read.
+    """What is judged of a run: `first` and `end` by accuracy, `timed` by latency.
 
     `board` is whose figures they are, empty for this machine; with `is_named` no other times count. `is_seen`: it has
     built what is judged. `unjudged`: what is lacking where no network is evaluated, and `end` is the newest timed.
     """
 
-    run: Path
+    folder: RunFolder
     board: str
     networks: Sequence[StageNetwork]
     first: StageNetwork
     end: StageNetwork
     timed: StageNetwork
-    problems: tuple[str, ...] = ()
     is_named: bool = False
     is_seen: bool = True
     unjudged: str = ""
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
 
     @property
     def bench(self) -> str:
@@ -120,14 +124,29 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
     end, unjudged = answer_of(networks), ""
     if end is None:
         end = None if _handed_over(run) else _newest_timed(networks)
-        lacking = _without_judged(run, networks, on, {*rules} - (_BY_THE_CLOCK if end else set()))
+        lacking = _without_judged(folder, networks, on, {*rules} - (_BY_THE_CLOCK if end else set()))
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         unjudged = f"{run} holds no evaluated network; {lacking}{unread}"
     if end is None:
         raise NotMeasured(unjudged)
     first, timed = base_of(end, networks), timed_of(end, networks)
-    is_seen, told = not board or board in _boards_of(end, networks, folder), (first, end, timed, folder.problems)
-    return Subject(run, board, networks, *told, is_named=on is not None, is_seen=is_seen, unjudged=unjudged)
+    is_seen, told = not board or board in _boards_of(end, networks, folder), (networks, first, end, timed)
+    return Subject(folder, board, *told, is_named=on is not None, is_seen=is_seen, unjudged=unjudged)
+
+
+def figure_of(rule: str, subject: Subject) -> GateFigure:
+    """What the rule is judged by; raises NotMeasured where there is none, or it is of a file that is gone or changed.
+
+    Of an engine that is also the file it was compiled from.
+    """
+    judged = subject.timed if rule in _BY_THE_CLOCK else subject.end
+    source = [one for one in subject.networks if judged.stage == ENGINE_STAGE and one.sha256 == judged.parent]
+    for one in (judged, *source[-1:]):
+        if one.lost:
+            stage = next(stage for stage in subject.folder.stages if stage.name == one.name)
+            again = command_of(stage, subject.folder.stages)
+            raise NotCounted(f"{one.path}: {one.lost}; make it again: {again}")
+    return FIGURES[rule](subject)
 
 
 def _newest_timed(networks: Sequence[StageNetwork]) -> StageNetwork | None:
@@ -137,13 +156,15 @@ def _newest_timed(networks: Sequence[StageNetwork]) -> StageNetwork | None:
     return next((one for one in reversed(timed) if one in others), timed[-1] if timed else None)
 
 
-def _without_judged(run: Path, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
+def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
     """All that a run without an evaluated network lacks to be judged by the rules, in order."""
-    others, judge = others_in(networks), f"evaluate one: edgeres eval --run {Run(run).called}"
+    run, others = folder.path, others_in(networks)
+    judge = f"evaluate one: edgeres eval --run {Run(run).called}"
     if (handed := _handed_over(run)) or not others:
         return handed or f"{judge}; {_NO_SECOND}"
     first, end = by_wholeness(networks)[0], others[-1]
-    subject = Subject(run, "" if on in {None, HERE} else on or "", networks, first, end, end, is_named=on is not None)
+    board = on if on and on != HERE else ""
+    subject = Subject(folder, board, networks, first, end, end, is_named=on is not None)
     how = _how_to_time(subject, *([first] if rules & _HELD_AGAINST_FIRST else []), end)
     if subject.board:
         return f"evaluate one: {how}"
@@ -233,7 +254,7 @@ def _check_second(subject: Subject) -> None:
     if subject.end is subject.first:
         others = others_in(subject.networks)
         todo = _handed_over(subject.run)
-        strays = [problem for problem in subject.problems if STRAY in problem]
+        strays = [problem for problem in subject.folder.problems if STRAY in problem]
         how = subject.bench if subject.unjudged else f"edgeres eval {subject.run / others[-1].path}" if others else ""
         todo = todo or (how if others else (strays or [_NO_SECOND])[-1])
         seen = "timed" if subject.unjudged else "evaluated"

@@ -29,7 +29,7 @@ from edgeres.core.names import canonical_data_name
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Comparison, Pair
 from edgeres.report.figures import Change
-from edgeres.report.folder import Figure, FinishedStage, RunFolder
+from edgeres.report.folder import LOST, Figure, FinishedStage, RunFolder, state_of
 
 Table = NDArray[np.uint16]
 _COLUMNS = 2  # prediction and label
@@ -72,6 +72,11 @@ class StageNetwork:
     def file(self) -> Path:
         """Where it lies, in the run in whose folder it was judged."""
         return self.folder.parent / self.path
+
+    @cached_property
+    def lost(self) -> str:
+        """Why its file is not the one that its figures are of; empty where it is."""
+        return LOST.get(state_of(self.file, self.sha256), "")
 
     @property
     def judged_on(self) -> str:

@@ -1,6 +1,7 @@
 """What changed between two runs is named; what cannot be compared is not compared, and says why."""
 
 import re
+import shutil
 
 import pytest
 
@@ -161,6 +162,18 @@ def test_a_run_is_the_same_as_itself(whole_run):
     assert (found.recipe, found.environment) == ((), ())
     assert all(change.same_file for change in found.results)
     assert all(change.pair is None or change.pair.same == change.pair.n for change in found.results)
+
+
+def test_a_file_that_is_gone_or_another_than_its_report_speaks_of_is_called_identical_to_none(whole_run, tmp_path):
+    shutil.copytree(whole_run.path, copy := tmp_path / "copy")
+    (copy / "02-prune/model.safetensors").unlink()
+    (whole_run.path / "04-export/model.onnx").write_bytes(b"something else")
+    found = {one.a: one for one in changes_between(whole_run.path, copy).results}
+    lost = {name: one.lines[0] for name, one in found.items() if not one.same_file}
+    assert lost == {
+        "02-prune": "file: not compared, in B the file is gone",
+        "04-export": "file: not compared, in A not the file its report speaks of (another sha256)",
+    }
 
 
 def test_an_option_that_is_none_is_not_one_that_was_not_given():

@@ -11,7 +11,7 @@ import pytest
 
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Closeness
-from edgeres.core.runs import run_named
+from edgeres.core.runs import Run, run_named
 from edgeres.core.stage import StageReport, write_report
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate, write_junit
@@ -242,6 +242,44 @@ def test_few_calls_have_no_p99(fake_run):
 def test_size_is_of_the_file(whole_run):
     assert only(judged(whole_run, max_size="810kB")).passed
     assert not only(judged(whole_run, max_size="809.9kB")).passed
+
+
+def harmed(path, how):
+    """The file is gone, or another one."""
+    path.unlink() if how == "the file is gone" else path.write_bytes(b"something else")
+
+
+HARM = ("the file is gone", "not the file its report speaks of (another sha256)")
+
+
+@pytest.mark.parametrize("how", HARM)
+def test_no_rule_passes_on_a_file_that_nobody_measured(whole_run, how):
+    rules = {"max_loss": 50, "min_top1": 50, "min_agreement": 0.1, "max_size": "1MB", "max_p50": "1s"}
+    quantized = next(one.output for _, one in Run(whole_run.path).reports() if one.stage == "quantize")
+    whole_run.board(quantized, predictions=True)
+    assert not judged(whole_run, **rules).broken
+    harmed(whole_run.path / "05-quantize/model.onnx", how)
+    for outcome in judged(whole_run, **rules).outcomes:
+        assert not outcome.passed
+        assert f"05-quantize/model.onnx: {how}; make it again: edgeres quantize " in outcome.text
+
+
+@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("name", ["01-quantize/model.onnx", "02-compile/model.plan"])
+def test_an_engines_time_counts_no_more_without_its_file_or_that_it_was_made_from(fake_run, name, how):
+    timed(fake_run, engine=True)
+    harmed(fake_run.path / name, how)
+    p50, size = judged(fake_run, max_p50="1s", max_size="1MB").outcomes
+    assert f"{name}: {how}; make it again: edgeres {name[3:].partition('/')[0]}" in p50.text
+    assert (p50.passed, size.passed) == (False, name.startswith("02"))
+
+
+@pytest.mark.parametrize("how", HARM)
+def test_what_was_held_against_a_file_that_is_lost_since_counts_and_is_told(whole_run, how):
+    harmed(whole_run.path / "00-import/model.safetensors", how)
+    report = judged(whole_run, max_loss=50)
+    assert not report.broken
+    assert any(note.startswith(f"00-import/model.safetensors: {how}") for note in report.notes)
 
 
 def test_a_first_network_without_evaluation_is_not_passed_over(fake_run):

@@ -21,12 +21,17 @@ from edgeres.core.stage import REPORT_SUFFIX, StageReport
 
 
 class Parent(NamedTuple):
-    """The source of the `stage` that made the file before it: where it is, or was if it is not there unchanged."""
+    """The source of the stage with the `report` on the file before it: where it is, or was if it is gone or changed."""
 
-    stage: str
+    report: StageReport
     path: Path
     sha256: str
     is_here: bool
+
+    @property
+    def stage(self) -> str:
+        """That made the file before it."""
+        return self.report.stage
 
 
 def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator[Parent]:
@@ -42,7 +47,7 @@ def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator
         if source is None:
             return
         path, sha256, is_here = _found(*source, near=path)
-        yield Parent(report.stage, path, sha256, is_here)
+        yield Parent(report, path, sha256, is_here)
 
 
 def lineage_of(model: Model) -> list[str]:

@@ -14,13 +14,13 @@ from edgeres.core.config import Config, Record, read_by
 from edgeres.core.errors import InputError
 from edgeres.core.names import DATA_NAMES
 from edgeres.core.progress import seconds_from
+from edgeres.core.records.recovery import WITHOUT_STEPS
 from edgeres.train.config import LoopConfig
 
 Score = Literal["kl", "adaptive", "solved"]
 GOALS = ("drop", "modules", "target_latency", "macs", "max_loss")
 FEWEST_TO_CHOOSE_ON = 16
 Method = Literal["bn", "solve", "mimic", "distill", "finetune"]
-WITHOUT_STEPS = frozenset({"bn", "solve"})  # they come first, in this order
 USUAL_EPOCHS = 10
 MOST_EPOCHS = 1000  # with a budget, which is what ends it
 OF_THE_RESULT, AFTER_REPAIRS = "of the result", "after repairs"  # points that a choice reports

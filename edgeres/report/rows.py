@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from edgeres.bench.doubts import INVALID
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.lineage import made_from
+from edgeres.core.records.recovery import WITHOUT_STEPS, marks_in, undone_in
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
@@ -217,15 +219,20 @@ def _train(report: StageReport) -> str:
 
 def _prune(report: StageReport) -> str:
     chosen = report.results.get("chosen")
-    names = _listed(chosen if isinstance(chosen, list) else report.dropped)
-    return (
-        f"dropped {names or 'nothing'}{_after(', trained back by ', names and _listed(report.config.get('recover')))}"
-    )
+    names, methods = _listed(chosen if isinstance(chosen, list) else report.dropped), report.config.get("recover")
+    recovery = report.results.get("recovery") or {"methods": methods}
+    return f"dropped {names or 'nothing'}{_after('; ', names and methods and _recovered(recovery))}"
 
 
-def _recover(report: StageReport) -> str:
-    epochs, how = report.results.get("epochs"), _listed(report.results.get("methods"))
-    return f"trained what is left{_after(' by ', how)}{_after(', ', counted(epochs, 'epoch') if epochs else None)}"
+def _recovered(results: Mapping[str, Any]) -> str:
+    """`trained what is left by mimic, 2 epochs`, `refitted what is left by solve`, or why it is as it was."""
+    undone, marks, epochs = undone_in(results), marks_in(results), results.get("epochs")
+    if undone and not marks:
+        of = {why: _listed([one for one in undone if undone[one] == why]) for why in undone.values()}
+        return f"left as it was: {', '.join(f'{names} {why}' for why, names in of.items())}"
+    if marks and WITHOUT_STEPS.issuperset(marks):
+        return f"refitted what is left by {_listed(marks)}"
+    return f"trained what is left{_after(' by ', _listed(marks))}{_after(', ', epochs and counted(epochs, 'epoch'))}"
 
 
 def _listed(names: object) -> str:
@@ -243,7 +250,7 @@ _STEPS: dict[str, Callable[[StageReport], str]] = {
     ),
     "train": _train,
     "prune": _prune,
-    "recover": _recover,
+    "recover": lambda of: _recovered(of.results),
     "export": lambda of: f"ONNX{_after(' opset ', of.results.get('opset'))}, batch {of.results.get('batch') or 'open'}",
     "quantize": lambda of: f"INT8 Q/DQ{_after(', calibrated by ', of.config.get('method'))}",
     "compile": lambda of: f"engine{_after(' for ', _listed(of.results.get('targets') or of.config.get('targets')))}",

@@ -10,6 +10,8 @@ from edgeres.report.networks import StageNetwork, latency_between
 from edgeres.report.rows import rows_from
 from edgeres.report.table import csv_from
 
+GAIN = {"steps": 8, "best_step": 8, "held_out_best": 0.5, "looks": [[0, 1.0], [8, 0.5]]}
+IDLE = "left as it was: mimic, distill gained nothing"
 DROPPED = ("layer1.3", "layer2.5", "layer3.4", "layer3.7")
 
 
@@ -31,6 +33,36 @@ def test_a_row_says_what_changed(whole_run):
         "INT8 Q/DQ, calibrated by entropy",
         "engine for sm_86, sm_89, sm_120",
     ]
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ({}, "refitted what is left by solve"),
+        ({"held_out_solve": 3.0}, "left as it was: solve made it worse"),
+        ({"solved": {"refitted": [], "left_alone": []}}, "left as it was: solve had nothing to refit"),
+        ({"methods": ["solve", "mimic"], "epochs": 2, **GAIN}, "trained what is left by solve, mimic, 2 epochs"),
+        ({"methods": ["solve", "mimic"], "epochs": 2, **GAIN, "best_step": 0}, "refitted what is left by solve"),
+        ({"methods": ["solve", "mimic"], "held_out_solve": 3.0, **GAIN}, "trained what is left by mimic"),
+        ({"methods": ["mimic", "distill"], "solved": None, **GAIN, "best_step": 0}, IDLE),
+    ],
+)
+def test_a_row_says_what_recovering_did_and_not_what_was_undone(fake_run, results, said):
+    found = {
+        "methods": ["solve"],
+        "solved": {"refitted": ["a"]},
+        "held_out_first": 2.0,
+        "held_out_solve": 1.0,
+        **results,
+    }
+    found = {name: value for name, value in found.items() if value is not None}
+    if "solved" not in found:
+        del found["held_out_solve"]
+    fake_run.model("recover", "model.safetensors", 1000, results=found)
+    fake_run.model(
+        "prune", "model.safetensors", 1001, config={"recover": ["x"]}, dropped=("b",), results={"recovery": found}
+    )
+    assert [row.what for row in rows_from(fake_run.path).rows] == [said, f"dropped b; {said}"]
 
 
 def test_accuracy_comes_with_n_and_its_interval(whole_run):

@@ -10,6 +10,7 @@ images is held out: the weights that do best on it are kept, val is never looked
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,15 @@ from torch import Tensor
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import parents_of
 from edgeres.core.processes import together
 from edgeres.core.progress import budget_began
+from edgeres.core.records.recovery import NOTHING_LEFT, WITHOUT_STEPS, WORSE, marks_in, undone_in
 from edgeres.core.runs import StageFolder
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
 from edgeres.models.weights import save_checkpoint
-from edgeres.prune.config import FEWEST_TO_RECOVER_ON, WITHOUT_STEPS, RecoverConfig
+from edgeres.prune.config import FEWEST_TO_RECOVER_ON, RecoverConfig
 from edgeres.prune.recover.start import Job, Planned, clear_start, foreseen, started
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.plan import Plan
@@ -102,7 +105,7 @@ def recovered(
     results = _results(job, planned, fitted)
     took_s = time.perf_counter() - started_s
     results["duration_s"] = round(took_s + StageFolder(out_dir, 0, "recover").spent_s, 3)
-    return Recovered(weights, results, *_remarks(results, config, took_s))
+    return Recovered(weights, results, *_remarks(results, config, took_s, source))
 
 
 def check_budget(whole: Checkpoint, config: RecoverConfig) -> None:
@@ -183,7 +186,9 @@ def _results(job: Job, planned: Planned, fitted: Fitted | None) -> dict[str, Any
     return results | {"measure": job.score.measure if job.score else None}
 
 
-def _remarks(results: dict[str, Any], config: RecoverConfig, took_s: float) -> tuple[list[str], list[str]]:
+def _remarks(
+    results: dict[str, Any], config: RecoverConfig, took_s: float, source: Checkpoint
+) -> tuple[list[str], list[str]]:
     """(notes, warnings); `took_s`: this call alone, as a budget counts."""
     notes: list[str] = []
     warnings: list[str] = []
@@ -208,7 +213,7 @@ def _remarks(results: dict[str, Any], config: RecoverConfig, took_s: float) -> t
     if "held_out_best" in results:
         said, is_gain = _gain(results, config)
         (notes if is_gain else warnings).append(said)
-    solving = _said_of_solving(results)
+    solving = _said_of_solving(results, source)
     notes, warnings = [*solving[0], *notes], [*solving[1], *warnings]
     before, after = results.get("held_out_first"), results.get("held_out_bn")
     if before is not None and after is not None and after > before:
@@ -223,24 +228,41 @@ def _judged_on(results: dict[str, Any]) -> str:
     return f"on {results['held_out']} held-out train images" if results["held_out"] else "on the images learned from"
 
 
-def _said_of_solving(results: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _said_of_solving(results: dict[str, Any], source: Checkpoint) -> tuple[list[str], list[str]]:
     """(notes, warnings) on what became of the modules."""
     if (solved := results.get("solved")) is None:
         return [], []
     refitted, alone, late = (solved[name] for name in ("refitted", "left_alone", "out_of_time"))
-    if not refitted and not alone and not late:
-        return [], ["solve had nothing to refit: no module is left behind the first gap"]
+    why = undone_in(results).get("solve")
+    if why == NOTHING_LEFT:
+        return [], [f"solve {why}: no module is left behind the first gap"]
     on, after = _judged_on(results), results.get("held_out_solve")
     notes = [f"solve: {counted(len(refitted), 'module')} refitted"]
     if after is not None:
         before = results.get("held_out_bn", results["held_out_first"])
         change = f"{results['measure']} {on} {before:.4g} before, {after:.4g} after (0 is best)"
-        if after > before:
-            return [], [f"solve made it worse ({change}): weights as before; give it more --images"]
+        if why == WORSE:
+            return [], [f"solve {why} ({change}): weights as before; {_instead_of_solving(source)}"]
         notes = [f"{notes[0]}, {change}"]
     if alone:
         notes.append(f"left as they were, no better on held-out images: {', '.join(alone)}")
     return notes, [f"no time was left to solve {', '.join(late)}: a longer --budget"] if late else []
+
+
+def _instead_of_solving(source: Checkpoint) -> str:
+    """What to do where solve did harm: more images, or solving first if gradients trained `source` since its cut."""
+    for parent in parents_of(source.path, source.sha256):
+        made = parent.report.results
+        if not WITHOUT_STEPS.issuperset(marks_in(made.get("recovery", made))):
+            of = (
+                f"edgeres recover {shlex.quote(str(parent.path))} --method"
+                if parent.stage == "recover"
+                else "--recover"
+            )
+            return f"{source.path} was trained back before, and solve comes before training: {of} solve,mimic"
+        if parent.stage == "prune":
+            break
+    return "give it more --images"
 
 
 def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
@@ -248,7 +270,7 @@ def _gain(results: dict[str, Any], config: RecoverConfig) -> tuple[str, bool]:
     before = results["looks"][0][1]
     best, steps = results["held_out_best"], results["steps"]
     on = _judged_on(results)
-    if results["best_step"] > 0 and best < before:
+    if "gained nothing" not in undone_in(results).values():
         start = results["held_out_first"] if "solve" not in config.method else before
         return f"{results['measure']} {on}: {start:.4g} before, {best:.4g} after (0 is best)", True
     weights = "as they were before the training" if WITHOUT_STEPS & {*config.method} else "as before"

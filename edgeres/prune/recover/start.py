@@ -27,11 +27,12 @@ from edgeres.core.config import Record
 from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.core.processes import agreed, wait_for_all
+from edgeres.core.records.recovery import WITHOUT_STEPS
 from edgeres.data import Split, data_fingerprint
 from edgeres.models import modules_of
 from edgeres.models.network import Network
 from edgeres.models.weights import Weights, load_folded, load_network, load_weights, save_checkpoint
-from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, WITHOUT_STEPS, RecoverConfig
+from edgeres.prune.config import MOST_EPOCHS, USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.recover.budget import FEWEST_STEPS, LOOKS, Budget, ImageTime, pace_of
 from edgeres.prune.recover.losses import (
     HeldOutScore,

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.stage import Recorder, write_report
 from edgeres.data import Split, split_from_arrays
 from edgeres.models.network import Network, Parts, Unit
 from edgeres.models.weights import checkpoint_without, load_folded, load_network, load_weights, save_checkpoint
@@ -358,7 +359,9 @@ def test_a_module_no_nearer_on_held_out_images_is_left_alone_and_said(pruned, te
     assert not any(torch.equal(before[key], done.weights[key]) for key in moved if key.endswith("conv1.weight"))
 
 
-def test_a_network_that_is_worse_on_held_out_images_is_given_back(pruned, teacher, tmp_path, monkeypatch):
+@pytest.fixture
+def spoilt(monkeypatch):
+    """Every solve does harm."""
     before_and_after = cycle((1.0, 0.0))
     monkeypatch.setattr(solve_module._Walk, "_error", lambda self, run: next(before_and_after))
     original = folded_code.fitted
@@ -367,10 +370,28 @@ def test_a_network_that_is_worse_on_held_out_images_is_given_back(pruned, teache
         "fitted",
         lambda *a, **k: replace(fit := original(*a, **k), layer=Affine(-9 * fit.layer.weight, fit.layer.bias)),
     )
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_network_that_is_worse_on_held_out_images_is_given_back(pruned, teacher, tmp_path):
     done = recovered(pruned, teacher, quick(), tmp_path / "out")
     assert same(load_weights(pruned), done.weights)
     (said,) = done.warnings
     assert said.startswith("solve made it worse (KL on 30 held-out train images")
+    assert said.endswith("weights as before; give it more --images")
+
+
+@pytest.mark.parametrize(("results", "is_trained"), [({"best_step": 9}, True), ({"best_step": 0}, False)])
+@pytest.mark.usefixtures("spoilt")
+def test_what_gradients_trained_back_is_to_be_solved_before(pruned, teacher, tmp_path, results, is_trained):
+    """More images do not help there; so they may where the training changed nothing."""
+    results = {"methods": ["mimic"], "looks": [[0, 2.0]], "held_out_best": 1.0, **results}
+    source = Checkpoint(shutil.copyfile(pruned.path, tmp_path / "trained.safetensors"))
+    report = Recorder("recover", quick(), pruned).finish(source).model_copy(update={"results": results})
+    write_report(report, tmp_path / "trained.safetensors.report.json")
+    (said,) = recovered(source, teacher, quick(), tmp_path / "out").warnings
+    before = f"solve comes before training: edgeres recover {pruned.path} --method solve,mimic"
+    assert said.endswith(before) if is_trained else said.endswith("give it more --images")
 
 
 @pytest.mark.parametrize("gone", [("layer3.1",), ("layer2.1", "layer3.1"), ("layer1.1", "layer3.1")])

@@ -287,7 +287,7 @@ def _refusal(path: Path, err: Exception) -> str:
     refused = f"{path} holds Python objects{what} and would run code when opened; refused. "
     if _holds_a_module(path):
         return f"{refused}Where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
-    return f"{refused}This takes its tensors and runs none of that code: {_conversion(path)}"
+    return f"{refused}This takes its tensors and plain values and runs none of that code: {_conversion(path)}"
 
 
 def _holds_a_module(path: Path) -> bool:
@@ -300,14 +300,19 @@ def _holds_a_module(path: Path) -> bool:
 
 
 def _conversion(path: Path) -> str:
-    """A command that opens the file with an inert class in place of every class in it, and saves its tensors."""
+    """A command that opens the file with an inert class in place of every class in it, and saves what is plain.
+
+    So class names in it are kept. A scalar of numpy is such a class of two: a dtype made from its name, and bytes.
+    """
     name, out = json.dumps(str(path)), json.dumps(str(path.with_suffix(".plain.pth")))
     code = (
-        f'import torch, torch.serialization as s; f = {name}; p = type("Plain", (), {{"__new__": lambda c, *a:'
-        ' object.__new__(c), "__setstate__": lambda *a: None}); s.add_safe_globals([(p, n) for n in'
-        ' s.get_unsafe_globals_in_checkpoint(f)]); d = torch.load(f, "cpu", weights_only=True); torch.save({k: v for k,'
-        f" v in d.items() if isinstance(v, torch.Tensor) or isinstance(v, dict) and all(isinstance(t, torch.Tensor)"
-        f" for t in v.values())}}, {out})"
+        f'import numpy, torch, torch.serialization as s; f = {name}; p = type("Plain", (), {{"a": (), "__new__": lambda'
+        ' c, *a: setattr(o := object.__new__(c), "a", a) or o, "__setstate__": lambda *a: None}); s.add_safe_globals('
+        "[(p, n) for n in s.get_unsafe_globals_in_checkpoint(f)]); k = lambda v: {k(n): k(w) for n, w in v.items()} if"
+        " isinstance(v, dict) else [k(w) for w in v] if isinstance(v, (list, tuple)) else v if isinstance(v,"
+        " (torch.Tensor, str, int, float)) else numpy.frombuffer(v.a[1], v.a[0].a[0])[0].item() if isinstance(v, p) and"
+        " [type(w) for w in v.a] == [p, bytes] else None;"
+        f' torch.save(k(torch.load(f, "cpu", weights_only=True)), {out})'
     )
     return f"python -c {shlex.quote(code)}"
 

@@ -216,15 +216,23 @@ def test_a_file_of_plain_objects_is_refused_with_a_command_that_converts_it(netw
     file = tmp_path / "it's.pth"
     state = network.state_dict()
     extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(91.5), "optimizer": {"lr": np.float64(0.1)}}
-    torch.save({"state_dict": state, **extra}, file)
+    numbers = {
+        **{name: 6 - i for i, name in enumerate("abc")},
+        **{np.str_(c): np.int64(i) for i, c in enumerate("gfed")},
+    }
+    torch.save({"state_dict": state, **extra, "data": {"class_to_idx": numbers}}, file)
     with pytest.raises(InputError, match=r"refused\. This takes its tensors .*: python -c ") as caught:
         read_weights(file)
     message = str(caught.value)
     assert "\n" not in message
     _, _, code, *arguments = shlex.split(message[message.index("python -c") :])
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
-    exec(code, {})
-    assert torch.equal(read_weights(tmp_path / "it's.plain.pth").weights["fc.bias"], state["fc.bias"])
+    with torch.serialization.safe_globals([]):  # what the command allows is for it alone
+        exec(code, {})
+    made = read_weights(tmp_path / "it's.plain.pth")
+    assert torch.equal(made.weights["fc.bias"], state["fc.bias"])
+    result = import_checkpoint(None, ImportConfig(file=tmp_path / "it's.plain.pth"), tmp_path / "out")
+    assert result.output.spec.classes == tuple("gfedcba")
 
 
 class Custom:

@@ -37,8 +37,9 @@ from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, 
 from edgeres.data import Dataset, dataset_from
 from edgeres.models.importing import UNNAMED, ImportConfig
 from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.images import held_out_of
 from edgeres.optimize.stage import optimize, refuse_early
-from edgeres.optimize.tries import HERE, Place, held_out_of
+from edgeres.optimize.tries import HERE, Place
 from edgeres.pipeline.board_stages import acting, built_there, placed, profiled
 from edgeres.pipeline.calls import Call, call, with_default_data
 from edgeres.pipeline.on_board import STAGE, check_board, claimed, home_of, key_on, with_layers

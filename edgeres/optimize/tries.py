@@ -23,7 +23,6 @@ from edgeres.bench.stage import Session, measure
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model
 from edgeres.core.config import Config
 from edgeres.core.environment import default_threads
-from edgeres.core.errors import InputError
 from edgeres.core.kept import Kept
 from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.metrics import Interval, fixed, paired_difference
@@ -39,13 +38,14 @@ from edgeres.evaluate.stage import accuracy_of
 from edgeres.export.stage import ExportConfig
 from edgeres.models import modules_of
 from edgeres.optimize.config import OptimizeConfig
+from edgeres.optimize.images import FEWEST_JUDGED, calibration_of, held_out_of, refined_on
 from edgeres.optimize.plan import WHOLE, Shortened
 from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import execute, stage_key
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 
 Measure = Callable[[Sequence[Model], BenchConfig, Sequence[str]], Session]
-MOST_JUDGED, FEWEST_JUDGED = 5000, 200
+MOST_JUDGED = 5000
 EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images that are judged on
 _CHOOSING_MACS = 3e9  # a second of budget, for each module and image: few images choose one of many sets by luck
 _JUDGING_SHARE = 0.01  # of the budget, to judge the whole float network
@@ -59,8 +59,6 @@ _SPARE = 1.2  # times what the end takes
 _START_S = 1.0  # of a network on the clock, as long as none was seen there
 _PACE_IMAGES = 16, 64, 256  # ever more of them, as beginning takes time too,
 _PACE_LIMIT_S = 0.5  # until that takes as long
-TRAINING_SHARE = 0.3  # of the budget, for the training of one network
-_REFINED_ON, _REFINED_A_SECOND = 2000, 20  # images: as many as `recover` takes unless told, more where there is time
 _TURN_S, _ROUNDS = 1.5, 10  # of each network in the session that tries one
 _FAR = 0.07  # from the share foreseen: 0.541 in place of 0.495 was a disturbance, 0.676 of 0.647 was not
 _SECONDS, _LAST_ROUNDS = 3.0, 20  # of the session that decides
@@ -147,11 +145,11 @@ class Workbench:
     @cached_property
     def calibration(self) -> CalibrateConfig:
         """The images that scales come from."""
-        return _calibration(self.dataset.train, self.config)
+        return calibration_of(self.dataset.train, self.config)
 
     def images_for(self, refined: str) -> int:
         """Of train to make up for what is cut, with or without training."""
-        return min(_refined_on(self.config) if refined else self.config.images, len(self.dataset.train) // 3)
+        return min(refined_on(self.config) if refined else self.config.images, len(self.dataset.train) // 3)
 
     @cached_property
     def held_out(self) -> Split:
@@ -367,32 +365,7 @@ LEAST_ENDING_S = _SPARE * _timed_s(_SHORTEST_S, _START_S)  # of one result, what
 
 def evaluated(answers: int) -> int:
     """Networks judged on val, at most, for so many results: whole twice, then three files each."""
-    return 2 + 3 * answers if answers else 0
-
-
-def held_out_of(train: Split, config: OptimizeConfig) -> Split:
-    """The images that nothing is chosen, refitted or calibrated on; raises InputError if they are too few to judge."""
-    calibration, third = _calibration(train, config), len(train) // 3
-    used = {*train.sample(calibration.images, calibration.seed).ids}
-    for most in (config.images, 2 * config.images, _refined_on(config)):
-        used.update(train.sample(min(most, third), config.seed).ids)
-    left = train.subset([place for place, name in enumerate(train.ids) if name not in used])
-    if len(left) < FEWEST_JUDGED:
-        raise InputError(
-            f"{config.data} has {len(train)} train images, of which {len(used)} are chosen, refitted and"
-            f" calibrated on: {len(left)} are left to judge on, {FEWEST_JUDGED} are needed; add images"
-        )
-    return left
-
-
-def _refined_on(config: OptimizeConfig) -> int:
-    """Images of train to train on at most: of few, more time than they need is of no use."""
-    return max(_REFINED_ON, int(_REFINED_A_SECOND * TRAINING_SHARE * config.budget_s))
-
-
-def _calibration(train: Split, config: OptimizeConfig) -> CalibrateConfig:
-    usual = CalibrateConfig(data=config.data)
-    return usual.model_copy(update={"images": min(usual.images, max(1, len(train) // 3))})
+    return 2 + 3 * answers
 
 
 def shortened_of(one: Tried) -> Shortened:

@@ -42,6 +42,7 @@ _WIDE = 1.3  # p90 over p50, or p95; an undisturbed CPU stays below 1.1 by p90, 
 _SHOWN = 3
 _MANY = 0.05  # of the calls; p95 and above are then of those
 BENCH = "edgeres bench"
+RUN_AGAIN = "run again"
 INVALID = "invalid"  # begins the verdict on measurements that do not count
 Series = NDArray[np.float64]
 
@@ -191,7 +192,7 @@ def advice(around: Around, then: str) -> str:
 
 def model_doubts(name: str, latency: Latency, measured: Measured, around: Around) -> Iterator[str]:
     """What one model's own samples say against them."""
-    todo = f"; {advice(around, 'run again')}"
+    todo = f"; {advice(around, RUN_AGAIN)}"
     if not measured.ready.stable:
         yield f"{name}: speed still changed after ten seconds of warm-up{todo}"
     if (level := level_of(latency)) and not level.is_steady:
@@ -252,7 +253,7 @@ def warnings_for(
 
 
 def _again(command: str) -> str:
-    return f"run again: {command}" if command else "run again"
+    return f"{RUN_AGAIN}: {command}" if command else RUN_AGAIN
 
 
 def _over_median(latency: Latency, q: float) -> float:

@@ -741,18 +741,20 @@ def test_what_a_board_takes_to_build_and_start_is_no_part_of_the_end(checkpoint,
     assert started["here"] > started["board"] + 3 * (5 * 29 + 4 * 29) - 1
 
 
-def test_warnings_name_what_was_tried_and_not_files_that_go(checkpoint, tmp_path, monkeypatch):
+def test_warnings_name_what_was_tried_and_what_times_it_again(checkpoint, tmp_path, monkeypatch):
     asked = []
 
-    def timed(models, config, names, *, command):
-        asked.append((names, command))
-        return clock(models, config)
+    def timed(models, config, names):
+        asked.append(names)
+        return clock(models, config)._replace(warnings=("busy: stop it and run again", "a: outliers: run again"))
 
-    monkeypatch.setattr(tries, "measure", timed)
+    monkeypatch.setattr(tries, "measure", lambda *asked, names: timed(*asked, names))
     bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out")
     figures = dict.fromkeys(("lost_points", "ratio", "latency_ms"), Interval.around(0.0))
     bench.timed([Tried(dropped=(), precision=one, **figures) for one in ("fp32", "int8")])
-    assert asked == [(["whole, fp32", "whole, int8"], "the same edgeres optimize")]
+    assert asked == [["whole, fp32", "whole, int8"]]
+    again = "run again: the same edgeres optimize with --seed 1"  # the same command alone shows what it found
+    assert bench.last.warnings == (f"busy: stop it and {again}", f"a: outliers: {again}")
 
 
 def test_all_warnings_that_the_verdict_counts_are_listed_and_all_time_that_the_report_counts(

@@ -116,24 +116,24 @@ def again(table: LatencyTable) -> str:
     return f"{AGAIN} --on {table.machine.partition(':')[0]}" if table.is_of_board else AGAIN
 
 
-def doubts(table: LatencyTable) -> list[str]:
-    """What speaks against relying on the table here, each with what to do."""
+def doubts(table: LatencyTable, *, then: str = "") -> list[str]:
+    """What speaks against relying on the table here, each with what to do; or with `then`, where no table is taken."""
     found = []
     if not table.is_of_board and (here := environment().machine) != table.machine:
-        found.append(f"the latency table was measured on {table.machine}, this is {here}; measure here: {AGAIN}")
+        found.append(
+            f"the latency table was measured on {table.machine}, this is {here}; {then or f'measure here: {AGAIN}'}"
+        )
     if abs(table.fit_error) > _WIDE_FIT:
-        found.append(f"the latency table is uncertain: {_why_uncertain(table)}")
+        found.append(f"the latency table is uncertain: {_why_uncertain(table, then)}")
     return found
 
 
-def _why_uncertain(table: LatencyTable) -> str:
+def _why_uncertain(table: LatencyTable, then: str) -> str:
     if table.method == "profile":
-        return (
-            f"the layers of the profile add up to {table.misfit} than the network takes; time shortened networks:"
-            f" {AGAIN} --on BOARD"
-        )
+        then = then or f"time shortened networks: {AGAIN} --on BOARD"
+        return f"the layers of the profile add up to {table.misfit} than the network takes; {then}"
     where = " --on BOARD" if table.is_of_board else " --seconds 20"
-    return f"networks differ from the sum of their modules by {table.misfit}; time longer: {AGAIN}{where}"
+    return f"networks differ from the sum of their modules by {table.misfit}; {then or f'time longer: {AGAIN}{where}'}"
 
 
 def summary_of(table: LatencyTable) -> dict[str, Any]:

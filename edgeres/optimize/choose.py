@@ -40,6 +40,7 @@ _TABLE_SHARE = 1 / 1000  # of the budget, for each network of the table
 _SHORTEST_S, _LONGEST_S = 0.3, 2.0
 _LUCKY = 5  # images that one set rather than another gets right: about two standard errors
 _DECIDE = ("data", "images", "seed")  # what is measured of a set of modules
+_DECIDED = "it only says which sets are tried, of which the clock decides"
 _MORE = 3  # networks of the table beyond its shapes: what is chosen by it is timed itself
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def chosen(bench: Workbench, precision: Precision, whole: Interval, *, until_s: 
         images=chooser.images,
         tries=tuple(sorted(_undominated(sets, 100 * _LUCKY / chooser.images), key=lambda one: -one.ratio[0])),
     )
-    return Choice(plan, table, chooser.lost_by_module(), doubts(table), step_s)
+    return Choice(plan, table, chooser.lost_by_module(), doubts(table, then=_DECIDED), step_s)
 
 
 def _take_over(bench: Workbench) -> None:

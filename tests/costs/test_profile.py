@@ -160,6 +160,8 @@ def test_prune_reaches_a_latency_by_the_boards_table_and_says_that_nothing_was_m
     )
     assert all("measure here" not in doubt for doubt in doubts(table))
     assert "layers of the profile add up" in doubts(table)[0]
+    for one in (table, table.model_copy(update={"method": "networks"})):  # `optimize` takes no table
+        assert [told.partition("; ")[2] for told in doubts(one, then="the clock decides")] == ["the clock decides"]
 
 
 def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(onnx_of, checkpoint_of, spec_of):

@@ -81,7 +81,7 @@ def test_brackets_claim_one_session_and_what_another_did_not_keep_is_counted():
     ],
 )
 def test_what_is_not_known_of_the_whole_network_is_in_the_predicted_shares(monkeypatch, method, doubts, half, expected):
-    monkeypatch.setattr(choose, "doubts", lambda _: doubts)
+    monkeypatch.setattr(choose, "doubts", lambda _, then="": doubts)
     monkeypatch.setattr(choose, "predicted_ms", lambda *_: Interval.around(5.0, 1.0))
     table = SimpleNamespace(method=method, whole_ms=Interval.around(10.0))
     found = Found(("layer1.1",), score=0.0, gain=5.0)
@@ -111,7 +111,7 @@ def test_the_plan_alone_says_what_a_set_loses(monkeypatch, caplog, tmp_path):
             return {}
 
     table = SimpleNamespace(saved_ms={"a": 1.0, "b": 1.0}, method="profile", whole_ms=Interval.around(10.0))
-    for name, instead in (("Chooser", Chooser), ("_table", lambda *_, **__: table), ("doubts", lambda _: [])):
+    for name, instead in (("Chooser", Chooser), ("_table", lambda *_, **__: table), ("doubts", lambda _, then="": [])):
         monkeypatch.setattr(choose, name, instead)
     monkeypatch.setattr(choose, "predicted_ms", lambda *_: Interval.around(5.0))
     config = OptimizeConfig(data="digits", images=64)
@@ -150,7 +150,7 @@ def test_of_its_size_the_set_that_meets_the_latency_is_planned(monkeypatch, tmp_
             return {}
 
     table = SimpleNamespace(saved_ms=gain, method="profile", whole_ms=Interval.around(10.0))
-    for name, instead in (("Chooser", Chooser), ("_table", lambda *_, **__: table), ("doubts", lambda _: [])):
+    for name, instead in (("Chooser", Chooser), ("_table", lambda *_, **__: table), ("doubts", lambda _, then="": [])):
         monkeypatch.setattr(choose, name, instead)
     monkeypatch.setattr(
         choose, "predicted_ms", lambda _, names: Interval.around(10.0 - sum(gain[one] for one in names))
@@ -187,7 +187,7 @@ def test_what_modules_cost_is_timed_again_while_that_is_disturbed(monkeypatch, t
             return str(self.fit_error)
 
     monkeypatch.setattr(choose, "classes_to_time", lambda _: [1])
-    monkeypatch.setattr(choose, "doubts", lambda table: ["doubt"] * (table.fit_error > 0.03))
+    monkeypatch.setattr(choose, "doubts", lambda table, then="": ["doubt"] * (table.fit_error > 0.03))
     monkeypatch.setattr(
         choose, "latency_table", lambda *_, **__: SimpleNamespace(output=SimpleNamespace(path=left.pop(0)))
     )

@@ -184,17 +184,16 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
     for one in results:
         if one.val_lost_points is None:
             continue
-        lost = one.val_lost_points.value
+        lost, todo = one.val_lost_points.value, "give more images and time to judge on"
         if one.tried.lost_points.value <= config.max_loss < lost:
-            most = f"--max-loss {config.max_loss:g}"
+            most, is_by_latency = f"--max-loss {config.max_loss:g}", one.name == "balanced" and config.latency
+            slower = "a slower --latency" if is_by_latency else "a smaller --max-loss drops fewer modules"
+            todo = f"allow more points (a greater --max-loss), ask for less speed ({slower}), or {todo}"
         elif one.name == "accurate" and not is_little(one.val_lost_points):
             most = f"{ACCURATE_POINTS:g} and a standard error"
         else:
             continue
-        yield (
-            f"{one.name}: loses {lost:.2f} on val, more than {most}, which it kept on {n:,} train images; ask for less,"
-            " or give more images and time to judge on"
-        )
+        yield (f"{one.name}: loses {lost:.2f} on val, more than {most}, which it kept on {n:,} train images; {todo}")
 
 
 def _left_open(search: Search, why_not: str, clock: Clock, config: OptimizeConfig) -> Iterator[str]:

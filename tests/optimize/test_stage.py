@@ -493,6 +493,9 @@ def test_what_val_says_against_a_name_is_said(name, latency, on_train, lost, hal
     ]
     found = list(_beyond(results, config_of(max_loss=2.0, latency=latency), 500))
     assert [line[: len(said)] for line in found] == ([said] if said else [])
+    by = "a slower --latency" if latency else "a smaller --max-loss drops fewer modules"
+    points = f"allow more points (a greater --max-loss), ask for less speed ({by}), or " * ("--max-loss 2" in said)
+    assert all(line.endswith(f"; {points}give more images and time to judge on") for line in found)
 
 
 def test_an_end_that_came_late_is_said():

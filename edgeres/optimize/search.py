@@ -71,6 +71,8 @@ class Search:
     left_open: str = ""  # a set that decides something and for which there was no time
     lacking: str = ""  # what that would have taken, and what was left
     lacking_s: float = 0.0  # beside the try itself
+    untrained: str = ""  # a set that was not trained, and what time was kept for instead
+    training_s: float = 0.0  # that it takes at least
 
     def tried(self) -> list[Tried]:
         """What was tried, the whole float network first; those that count have the figures of one session.
@@ -153,11 +155,13 @@ class Search:
         before = self.bench.trained_before(self.sets[place].drop)
         try:
             if not before and training_s < least_s:
-                later = text_from(max(1.0, self.clock.left_s - training_s))
-                raise BudgetTooShort(
-                    f"beside {later} for judging it, the last session and the results"
-                    f" {text_from(max(1.0, training_s))} are too little"
+                left_s, few = self.clock.left_s, text_from(max(1.0, training_s))
+                why = (
+                    f"of the {text_from(left_s)} left judging it, the last session and handing over up to"
+                    f" {self._most_answers} take up to {text_from(max(1.0, left_s - training_s))}; {few} is too little"
                 )
+                self.untrained, self.training_s = f"less {len(self.sets[place].drop)} was not trained: {why}", least_s
+                raise BudgetTooShort(why)
             self._attempt(place, before or text_from(training_s))
         except BudgetTooShort as err:
             log.info("no time to train a network: %s", err)

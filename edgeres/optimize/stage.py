@@ -197,17 +197,23 @@ def _beyond(results: Sequence[Result], config: OptimizeConfig, n: int) -> Iterat
 
 
 def _left_open(search: Search, why_not: str, clock: Clock, config: OptimizeConfig) -> Iterator[str]:
-    """A line if there was no time for a network that may be an answer, once it is known what the end took."""
+    """A line if there was no time for a network that may be an answer, once it is known what the end took.
+
+    Of one that was not trained only if what stayed unused would have been enough.
+    """
+    took, left = text_from(clock.spent_s.get("results", 0.0)), text_from(clock.left_s)
+    unused = f", handing over took {took} and {left} stayed unused" if clock.left_s >= 1 else ""
     if why_not:
         yield f"no shortened network was tried: {why_not}"
     elif search.left_open:
         what = f"{search.left_open} may be an answer" if search.found else "no shortened network was tried"
-        took, more = text_from(clock.spent_s["results"]), text_from(math.ceil(search.another_s))
-        unused = f", handing over took {took} and {text_from(clock.left_s)} stayed unused" if clock.left_s >= 1 else ""
+        more = text_from(math.ceil(search.another_s))
         yield (
             f"{what}: --budget {config.budget} left too little time{search.lacking}{unused}; give about {more} more to"
             " try one more, which begins anew"
         )
+    elif search.untrained and clock.left_s >= search.training_s:
+        yield f"{search.untrained}{unused}"
 
 
 def _whole(bench: Workbench) -> tuple[tuple[Tried, ...], str]:

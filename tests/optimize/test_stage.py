@@ -463,7 +463,7 @@ def test_a_set_that_decides_and_for_which_there_is_no_time_is_named():
 @pytest.mark.parametrize(("left_s", "unused"), [(34.0, ", handing over took 44s and 34s stayed unused"), (0.0, "")])
 def test_a_network_without_time_is_told_with_what_it_needs_and_what_stayed_unused(left_s, unused):
     needs = " (9s were left; it needs 50s)"
-    search = SimpleNamespace(left_open="less 2", lacking=needs, found={0: ()}, another_s=41.0)
+    search = SimpleNamespace(left_open="less 2", lacking=needs, found={0: ()}, another_s=41.0, untrained="")
     clock, config = SimpleNamespace(spent_s={"results": 44.0}, left_s=left_s), config_of(budget="180s")
     (line,) = _left_open(search, "", clock, config)
     assert line == (
@@ -471,6 +471,31 @@ def test_a_network_without_time_is_told_with_what_it_needs_and_what_stayed_unuse
         " more, which begins anew"
     )
     assert list(_left_open(search, "too short", clock, config)) == ["no shortened network was tried: too short"]
+
+
+@pytest.mark.parametrize(("left_s", "is_said"), [(104.0, True), (103.0, False)])
+def test_what_was_not_trained_is_told_where_the_time_it_takes_stayed_unused(left_s, is_said):
+    search = SimpleNamespace(left_open="", untrained="less 3 was not trained: up to 3m59s", training_s=104.0)
+    said = list(_left_open(search, "", SimpleNamespace(spent_s={"results": 39.0}, left_s=left_s), config_of()))
+    unused = "less 3 was not trained: up to 3m59s, handing over took 39s and 1m44s stayed unused"
+    assert said == ([unused] if is_said else [])
+
+
+def test_what_is_kept_from_training_is_told_as_the_most_that_it_can_take(caplog):
+    """A worst case of two networks handed over, and one was."""
+    bench = SimpleNamespace(config=config_of(), start_s=0.0, place=Place(), ending_s=lambda _: 0.0)
+    bench.trained_before = lambda _: ""
+    sets = (PlannedSet(drop=("a",), ratio=(0.5,), lost=1.0),)
+    share = Interval.around(1.0)
+    whole = Tried(dropped=(), precision="fp32", lost_points=Interval.around(0.0), ratio=share, latency_ms=share)
+    plan = Plan(model_sha256="0", tries=sets)
+    search = Search(bench, plan, (whole,), "fp32", Clock(300.0), None, lambda _: pytest.fail("chosen"))
+    search.longest_s = 1.0
+    with caplog.at_level("INFO", "edgeres"):
+        search._train(0)
+    told = "of the 5m left judging it, the last session and handing over up to 1 take up to "
+    assert f"no time to train a network: {told}" in caplog.text
+    assert search.untrained.startswith(f"less 1 was not trained: {told}")
 
 
 @pytest.mark.parametrize(

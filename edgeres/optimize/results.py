@@ -47,6 +47,7 @@ def handed_over(bench: Workbench, answer: Winner, before: Sequence[Result]) -> R
         folder=str(run.path),
         file=str(file.relative_to(run.path)),
         why=answer.why,
+        val_all=len(bench.dataset.val),
         **_on_val(run),
     )
 

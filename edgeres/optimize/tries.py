@@ -50,7 +50,8 @@ MOST_JUDGED = 5000
 EFFORT: Literal["quick"] = "quick"  # of quantize: more would learn from images that are judged on
 _CHOOSING_MACS = 3e9  # a second of budget, for each module and image: few images choose one of many sets by luck
 _JUDGING_SHARE = 0.01  # of the budget, to judge the whole float network
-_VAL_SHARE = 0.1  # of the budget, to judge the results on val
+_VAL_SHARE = 0.1  # of the budget, kept to judge the results on val
+_VAL_SPARE = 2  # times what judging more images takes: beside other work it took twice as long
 _FEWEST_ON_VAL = 500
 MOST_ANSWERS = 3
 _FILES, _PAGE_S = 5, 4.0  # of a result: networks on the clock; seconds of page and pictures
@@ -113,6 +114,7 @@ class Workbench:
     start_s: float = field(default=_START_S, init=False)  # of a network in a session, the slowest seen
     spared_s: float = field(default=0.0, init=False)  # by what earlier calls had made
     last_pace_s: float = field(default=0.0, init=False)  # of an image of the last try's networks, the slower
+    on_val: int = field(default=0, init=False)  # images that the results are judged on, once that is known
 
     def at(self, budget_s: float) -> Workbench:
         """The same, as far as is known of it, with another budget."""
@@ -257,17 +259,22 @@ class Workbench:
         return took.low <= aim.value <= took.high or (is_beyond and is_disturbed)
 
     @property
-    def on_val(self) -> int:
-        """How many val images the results are judged on: all, or what takes a share of the budget."""
+    def kept_on_val(self) -> int:
+        """How many val images time is kept for: all, or what takes a share of the budget."""
         fitting = int(_VAL_SHARE * self.config.budget_s / (evaluated(MOST_ANSWERS) * self._pace_now_s))
         return min(len(self.dataset.val), max(fitting, _FEWEST_ON_VAL))
+
+    def val_within(self, left_s: float, answers: int) -> int:
+        """How many val images there is time for, with so many different networks to hand over."""
+        more = (left_s - self.ending_s(answers)) / (_VAL_SPARE * evaluated(answers) * self._pace_now_s)
+        return min(len(self.dataset.val), self.kept_on_val + max(0, int(more)))
 
     def ending_s(self, answers: int = MOST_ANSWERS) -> float:
         """What so many results will take, at the pace of what was judged and timed; of a mere plan there are none."""
         if self.config.plan_only:
             return 0.0
         start_s = self.start_s if self.place.is_here else _START_S
-        judging_s = evaluated(answers) * self._pace_now_s * self.on_val
+        judging_s = evaluated(answers) * self._pace_now_s * self.kept_on_val
         return _SPARE * (judging_s + answers * _timed_s(self.bench_s, start_s))
 
     @property

@@ -123,13 +123,13 @@ def commands_for(summary: RunSummary) -> list[str]:
 
 def result_cells(one: Result) -> list[Lines]:
     """One row a network that is handed over."""
-    on_val, n = one.val_lost_points, f"n = {one.val_n:,}"
+    on_val = one.val_lost_points
     return [
         (one.name,),
         (one.tried.name, one.why),
         figure_lines(one.tried.ratio, in_style(".3f")),
         (milliseconds(one.tried.latency_ms.value),),
-        (*_lost_lines(on_val), n) if on_val else ("not judged",),
+        (*_lost_lines(on_val), one.val_images) if on_val else ("not judged",),
     ]
 
 

@@ -213,6 +213,19 @@ def test_the_headline_names_the_board_and_says_what_became_of_the_goals():
     assert all("faster on desk" in claim.what for claim in claims_of(found))
 
 
+def test_figures_of_a_part_of_val_say_so_wherever_they_are_told():
+    from edgeres.report.stage import result_cells
+
+    found = frontier(("balanced", TRIED[3], 0.4))
+    assert " of val" not in " ".join((headline_of(found), *lines_of(found)))
+    part = found.model_copy(update={"results": tuple(r.model_copy(update={"val_all": 2500}) for r in found.results)})
+    said = "n = 500 of 2,500 of val: the budget left no time for more"
+    *_, balanced, _, loss = lines_of(part)
+    for text in (headline_of(part), balanced, loss, *(claim.detail for claim in claims_of(part))):
+        assert f"({said})" in text
+    assert result_cells(part.results[0])[-1][-1] == said
+
+
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [

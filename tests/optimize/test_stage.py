@@ -219,11 +219,16 @@ def test_an_interrupted_call_goes_on_from_what_it_kept(checkpoint, one_set, tmp_
     monkeypatch.setattr("edgeres.optimize.stage.handed_over", real)
     monkeypatch.setattr(tries, "execute", lambda stage, *_: made.append(stage))
     monkeypatch.setattr(tries.Workbench, "_pace_s", 1e-6)
+    monkeypatch.setattr(tries.Workbench, "val_within", lambda *_: 100)
     optimize(checkpoint, config_of(plan=one_set), out, place=Place(measure=clock))
     assert kept.count("lost_points") >= 4
     found = record_from_json(Frontier, out / "frontier.json")
     assert {one.n for one in found.tried} == {found.n}  # although the pace is another now
     assert made == []
+    for one in found.results:
+        _, steps = recipe_from(f"{one.folder}/recipe.toml", {"data": "digits"})
+        assert (one.val_n, one.val_all) == (100, 449)
+        assert [step.config.images for step in steps if step.use == "eval"] == [100]
 
 
 def test_an_interrupted_call_for_a_plan_goes_on_from_what_it_kept(checkpoint, tmp_path, monkeypatch):
@@ -818,10 +823,22 @@ def test_how_many_val_images_are_judged_on_goes_by_the_pace_seen_last(checkpoint
     monkeypatch.setattr(tries.Workbench, "_pace_s", 0.01)
     bench = tries.Workbench(checkpoint, config_of(), tmp_path / "out", Place(measure=clock))
     bench.dataset = SimpleNamespace(val=Many(10_000))
-    assert bench.on_val == 545  # a tenth of ten minutes for eleven networks
+    assert bench.kept_on_val == 545  # a tenth of ten minutes for eleven networks
     bench.last_pace_s = 0.002
-    assert bench.on_val == 2727
+    assert bench.kept_on_val == 2727
     assert bench.ending_s() == pytest.approx(1.2 * (60 + 3 * (5 * (3 * 1 + 1) + 4)), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "left_s", "n"), [(1, 285.0, 2500), (3, 285.0, 2500), (3, 160.0, 2291), (3, 0.0, 2025)]
+)
+def test_all_of_val_is_judged_where_what_is_left_allows_it(checkpoint, tmp_path, monkeypatch, answers, left_s, n):
+    """Time was kept for three networks, of which one may be left; judging may take twice as long as reckoned."""
+    monkeypatch.setattr(tries.Workbench, "_pace_s", 0.002424)
+    bench = tries.Workbench(checkpoint, config_of(budget="9m"), tmp_path / "out", Place(measure=clock))
+    bench.dataset = SimpleNamespace(val=Many(2500))
+    assert bench.kept_on_val == 2025
+    assert bench.val_within(left_s, answers) == n
 
 
 @pytest.mark.parametrize(

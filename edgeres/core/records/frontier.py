@@ -47,7 +47,7 @@ class Result(Record):
     """One of the three: which network it is and why, and what it lost on val.
 
     `folder` is a run of its own beside this file. `val_lost_points` is None where val was not judged, `top1` where no
-    label says what is right.
+    label says what is right. `val_all`: images there are in val, of which it was judged on `val_n`; 0 if not told.
     """
 
     name: ResultName
@@ -56,8 +56,15 @@ class Result(Record):
     file: str
     val_lost_points: Interval | None
     val_n: int
+    val_all: int = 0
     top1: float | None
     why: str
+
+    @property
+    def val_images(self) -> str:
+        """`n = 2,500`, or `n = 2,025 of 2,500 of val: the budget left no time for more`."""
+        part = f" of {self.val_all:,} of val: the budget left no time for more" if self.val_n < self.val_all else ""
+        return f"n = {self.val_n:,}{part}"
 
 
 class Frontier(Record):
@@ -173,7 +180,7 @@ def _loss_goal(found: Frontier) -> GoalOutcome:
     """By the network handed over that loses most, on val where that was judged."""
     told = [(one.val_lost_points or one.tried.lost_points, one) for one in found.results]
     lost, one = max(reversed(told), key=lambda pair: pair[0].value)
-    images = f"val (n = {one.val_n:,})" if one.val_lost_points else f"{one.tried.n:,} train images"
+    images = f"val ({one.val_images})" if one.val_lost_points else f"{one.tried.n:,} train images"
     kept = [other.name for of, other in told if of.value <= found.max_loss]
     others = f"; kept by {' and '.join(kept)}" if kept and one.name not in kept else ""
     figure = f"{one.name} ({one.tried.name}) loses {lost.plus_minus()} {found.lost_are} on {images}"
@@ -215,7 +222,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
         same = "" if twin == result.name else f"; the same network as {twin}"
         on_val, ratio = "not judged on val", result.tried.ratio
         if result.val_lost_points is not None:
-            on_val = f"{result.val_lost_points.plus_minus()} {found.lost_are} lost on val (n = {result.val_n:,})"
+            on_val = f"{result.val_lost_points.plus_minus()} {found.lost_are} lost on val ({result.val_images})"
         yield (
             f"{result.name}: {result.tried.name}, {ratio.value:.3f} of the latency ({ratio.bounds()}){found.doubt},"
             f" {on_val}; {result.why}: {result.folder}/{same}"

@@ -372,16 +372,15 @@ def _latency_in(subject: Subject, *beside: StageNetwork) -> Latency:
         reason = f"{NOT_TIMED} on {subject.board}" if is_of_here else reason
         raise (NotMeasured if NOT_TIMED in reason else NotCounted)(f"{name} was {reason}: {how}")
     if FOR_TENSORRT in reason:
-        reason = f"{NOT_TIMED}: {FOR_TENSORRT}" if subject.is_named else reason.partition(";")[0]
-        raise NotMeasured(f"{name} was {reason}: {how}{_where_timed(subject)}")
+        raise NotMeasured(f"{name} was {reason.partition(';')[0]}: {how}{_where_timed(subject)}")
     raise NotMeasured(f"{name} was {reason}" + (f": {how}" if reason == NOT_TIMED else ""))
 
 
 def _where_timed(subject: Subject) -> str:
-    """What a session of here lacks to time what is `timed`: a board, or to be told to where `here` is asked for."""
+    """What a session of here lacks to time what is `timed`: a board, by which a gate of `here` is to judge then."""
     if FOR_TENSORRT not in subject.timed.not_timed:
         return ""
-    return " --include-qdq" if subject.is_named else " --on BOARD"
+    return " --on BOARD" + (f" and edgeres gate {Run(subject.run).called} --on BOARD" if subject.is_named else "")
 
 
 def _conditions(latency: Latency) -> str:

@@ -157,8 +157,8 @@ def test_all_that_a_speed_up_on_a_board_lacks_is_named_at_once_and_in_order(fake
     [
         ({"max_size": "1MB"}, ""),
         ({"max_loss": 1}, " and {first}"),
-        ({"max_p50": "3ms"}, " and {bench} --include-qdq"),
-        ({"max_loss": 1, "min_speedup": 1.1}, " and {first} and {export} and {bench} --include-qdq"),
+        ({"max_p50": "3ms"}, " and {bench}{there}"),
+        ({"max_loss": 1, "min_speedup": 1.1}, " and {first} and {export} and {bench}{there}"),
     ],
 )
 def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_order(fake_run, rules, here):
@@ -167,7 +167,8 @@ def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_or
     _, file = fake_run.model("export", "model.onnx", 1990, source=cut, dropped=("layer1.1",))
     fake_run.board(fake_run.model("quantize", "model.int8.onnx", 900, source=file, precision="int8")[1])
     bench, first = "edgeres bench --run fake", "edgeres eval runs/fake/00-import/model.safetensors"
-    words = {"bench": bench, "first": first, "export": first.replace("eval", "export")}
+    there = " --on BOARD and edgeres gate fake --on BOARD"
+    words = {"bench": bench, "first": first, "export": first.replace("eval", "export"), "there": there}
     for outcome in judged(fake_run, **rules, on="here").outcomes:
         assert outcome.text.endswith(": edgeres eval --run fake" + here.format(**words))
     export = [words["export"]] if rules.keys() & {"max_loss", "min_speedup"} else []
@@ -176,14 +177,14 @@ def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_or
 
 
 @pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-fp16", "ort-cpu"])
-def test_what_bench_would_leave_out_here_is_not_sent_to_bench(fake_run, profile):
+def test_what_bench_would_leave_out_here_is_sent_to_a_board(fake_run, profile):
     folder, first = fake_run.model("export", "model.onnx", 3000)
     fake_run.evaluated(folder, first, 0.9)
     told = {"source": first, "precision": "int8", "results": {"profile": profile}}
     fake_run.evaluated(*fake_run.model("quantize", "model.int8.onnx", 1000, **told), 0.9)
     text = only(judged(fake_run, max_p50="3ms", on="here")).text
     here = "not measured: 01-quantize was not timed: edgeres bench --run fake"
-    there = "not timed: placed for TensorRT: edgeres bench --run fake --include-qdq"
+    there = "is timed on a board only: edgeres bench --run fake --on BOARD and edgeres gate fake --on BOARD"
     assert text == here if profile == "ort-cpu" else text.endswith(there)
 
 
@@ -517,7 +518,7 @@ def test_what_a_board_did_not_time_is_timed_there_and_what_is_asked_for_here_is_
     fake_run.board(first)
     said = {on: only(judged(fake_run, max_p50="3ms", on=on)).text for on in ("orin", "here")}
     assert said["orin"].endswith("01-quantize was not timed on orin: edgeres bench --run fake --on orin")
-    assert said["here"].endswith(": edgeres bench --run fake --include-qdq")
+    assert said["here"].endswith(": edgeres bench --run fake --on BOARD and edgeres gate fake --on BOARD")
 
 
 def likened(run, measure, mean, *, of=None, **changes):

@@ -95,13 +95,13 @@ def measure(models: Sequence[Model], config: BenchConfig, *, names: Sequence[str
 
 
 def _distinct(models: Sequence[Model], recorder: Recorder) -> list[Model]:
-    """The models without those whose content came before."""
-    seen: dict[str, Model] = {}
+    """The models without those whose content comes again: a file is called as the last that was given."""
+    last = {model.sha256: model for model in models}
     for model in models:
-        twin = seen.setdefault(model.sha256, model)
+        twin = last[model.sha256]
         if twin is not model:
             recorder.notes.append(f"{label_of(model.path)} is the same file as {label_of(twin.path)}; timed once")
-    return list(seen.values())
+    return list(last.values())
 
 
 def _held(tasks: Sequence[Task], config: BenchConfig, *, models: int, command: str, longer: str = "") -> Session:

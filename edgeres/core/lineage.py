@@ -104,10 +104,10 @@ def _report_on(path: Path, sha256: str) -> StageReport | None:
 def _found(named: Path, sha256: str, *, near: Path) -> tuple[Path, str, bool]:
     """(where the file with this content is, else where it was `named`; its sha256; whether it is there).
 
-    Looked for in the run of the file made from it, where it was, and beside that file.
+    Looked for in the run of the file made from it, the newest first, where it was, and beside that file.
     """
     run = run_holding(near)
-    for folder, report in run.reports() if run else ():
+    for folder, report in reversed([*run.reports()] if run else []):
         if report.output is not None and report.output.sha256 == sha256:
             path = folder.path / Path(report.output.path).name
             return path, sha256, path.is_file()

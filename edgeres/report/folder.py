@@ -71,6 +71,10 @@ class FinishedStage:
         """What eval.json says where nobody can be right."""
         return self.evaluation.closeness if self.evaluation else ()
 
+    def has_judged(self, sha256: str) -> bool:
+        """Whether it is said here how good the file with this content is."""
+        return sha256 in {one.artifact for one in self.accuracy} | {one.artifact for one in self.closeness}
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Of the stage and of its evaluation; what was not exported then is told of the run as it is now."""

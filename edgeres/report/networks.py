@@ -126,7 +126,7 @@ class AgreementFigure(Figure):
 
 
 def networks_in(folder: RunFolder) -> list[StageNetwork]:
-    """What the stages made, in their order, and what was measured here of it."""
+    """What the stages made, in their order, and what was measured here of it: for files that are alike of any."""
     return [_network_from(stage, folder) for stage in folder.networks]
 
 
@@ -134,15 +134,16 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     report, output = stage.report, stage.report.output
     assert output is not None
     assert report.cost is not None
+    judged = next((one for one in (stage, *folder.networks) if one.has_judged(output.sha256)), stage)
     latency, profile = folder.latencies.get(output.sha256), report.results.get("profile", "tensorrt")
     is_left_out = report.stage in {"quantize", "qat"} and profile != FUSED_PROFILE  # a Q/DQ graph, by `edgeres bench`
     return StageNetwork(
         name=stage.name,
-        folder=stage.path,
+        folder=judged.path,
         size_bytes=output.size_bytes,
-        accuracy=next((one for one in stage.accuracy if one.artifact == output.sha256), None),
-        closeness=next((one for one in stage.closeness if one.artifact == output.sha256), None),
-        metric=stage.evaluation.metric if stage.evaluation else None,
+        accuracy=next((one for one in judged.accuracy if one.artifact == output.sha256), None),
+        closeness=next((one for one in judged.closeness if one.artifact == output.sha256), None),
+        metric=judged.evaluation.metric if judged.evaluation else None,
         latency=latency,
         stage=report.stage,
         path=f"{stage.name}/{Path(output.path).name}",

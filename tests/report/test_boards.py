@@ -59,6 +59,23 @@ def test_its_accuracy_is_held_against_the_same_file_here(on_board):
     assert only(on_board).points.value == pytest.approx(-1.0)
 
 
+def test_a_file_that_two_stages_made_has_the_newest_as_its_one_name_and_what_is_known_of_either(fake_run):
+    _, first = fake_run.model("export", "model.onnx", 2000)
+    fake_run.board(first, top1=0.92, predictions=True)
+    for _ in range(2):
+        folder, file = fake_run.model("quantize", "model.onnx", 900, source=first, precision="int8")
+        if fake_run.count == 3:
+            fake_run.evaluated(folder, file, 0.9)
+            fake_run.board(file, predictions=True)
+    summary = rows_from(fake_run.path)
+    assert [one.model for one in summary.boards] == ["00-export", "04-quantize"]
+    assert "(04-quantize against 00-export)" in summary.headline
+    assert summary.boards[-1].points.versus == "04-quantize"
+    judged = [network for network in networks_in(run_folder_from(fake_run.path)) if network.is_judged]
+    assert [one.name for one in judged] == ["02-quantize", "04-quantize"]
+    assert all(one.predictions is not None for one in judged)
+
+
 def test_two_sessions_of_a_board_are_not_compared(on_board):
     folder = run_folder_from(on_board.path)
     exported = folder.stages[0].report.output

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Draft:
         """`name`, or a variant that nothing in the graph is called."""
         taken = self.constants.keys() | {tensor for node in self.nodes for tensor in (*node.input, *node.output)}
         taken = taken | {value.name for value in self.inputs}
-        return next(candidate for candidate in _variants(name) if candidate not in taken)
+        return free_of(taken, name)
 
     def replace_tensor(self, old: str, new: str) -> str:
         """Lets every reader of `old`, which nothing makes any more, read `new`; what `new` is called from now on.
@@ -150,7 +151,7 @@ class Draft:
         given, seen = {node.name for node in self.nodes}, set[str]()
         for node in self.nodes:
             if not node.name or node.name in seen:
-                node.name = next(name for name in _variants(called(node)) if name not in given | seen)
+                node.name = free_of(given | seen, called(node))
             seen.add(node.name)
 
 
@@ -169,12 +170,9 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return inliner.inline_local_functions(model) if model.functions else model
 
 
-def _variants(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}.{number}"
-        number += 1
+def free_of(taken: Collection[str], name: str, mark: str = ".", first: int = 2) -> str:
+    """`name`, or the first of `name.2`, `name.3`, ... that is not taken."""
+    return next(one for one in chain([name], (f"{name}{mark}{number}" for number in count(first))) if one not in taken)
 
 
 def _refill(field: Any, items: Sequence[Any]) -> None:

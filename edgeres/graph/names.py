@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgeres.core.onnx_file import INPUT_NAME, OUTPUT_NAME
-from edgeres.graph.draft import Draft
+from edgeres.graph.draft import Draft, free_of
 from edgeres.graph.view import scope_of
 
 _MODULE_OPERATORS = frozenset({"Conv", "Gemm", "Relu", "MaxPool", "GlobalAveragePool", "BatchNormalization"})
@@ -65,11 +65,7 @@ def _node_names(nodes: list[onnx.NodeProto]) -> list[str]:
         base = scope_of(node.name) if "/" in node.name else node.name
         if "/" in node.name and (node.op_type not in _MODULE_OPERATORS or not base):
             base = ".".join(filter(None, (base, node.op_type.lower())))
-        name, repeat = base, 0
-        while name in names:
-            repeat += 1
-            name = f"{base}_{repeat}"
-        names[name] = None
+        names[free_of(names, base, "_", 1)] = None
     return list(names)
 
 

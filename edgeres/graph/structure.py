@@ -23,7 +23,7 @@ from onnx import TensorProto
 
 from edgeres.core.errors import InputError
 from edgeres.core.onnx_file import tensors_in
-from edgeres.graph.draft import Draft
+from edgeres.graph.draft import Draft, free_of
 from edgeres.graph.normal import fold_batch_norms
 from edgeres.graph.view import GraphView
 
@@ -145,11 +145,11 @@ def _names(view: GraphView, taken: Collection[str]) -> dict[str, str]:
         if roles and all(_is_weight(view, tensor, 1) for tensor in own) and names.keys().isdisjoint(own):
             path = _plain(_layer_name(own, roles) or node.name, taken)
             given = {name.rpartition(".")[0] for name in names.values()}
-            names |= zip(own, (f"{_free(path, given)}.{role}" for role in roles), strict=False)
+            names |= zip(own, (f"{free_of(given, path, '_')}.{role}" for role in roles), strict=False)
             continue
         for tensor in node.input:
             if tensor not in names and node.op_type not in _SWITCH and _is_weight(view, tensor, 2):
-                names[tensor] = _free(_plain(tensor, taken), {*names.values()})
+                names[tensor] = free_of({*names.values()}, _plain(tensor, taken), "_")
     return names
 
 
@@ -170,12 +170,3 @@ def _plain(path: str, taken: Collection[str]) -> str:
     """`path` as torch can have it: letters, digits and underscores between its dots."""
     parts = [_PART.sub("_", part) or "_" for part in path.strip("/").replace("/", ".").split(".")]
     return ".".join(f"{part}_" if part in taken else part for part in parts)
-
-
-def _free(name: str, taken: Collection[str]) -> str:
-    """`name`, or the first of `name_2`, `name_3`, ... that is not taken."""
-    number, found = 1, name
-    while found in taken:
-        number += 1
-        found = f"{name}_{number}"
-    return found

@@ -113,8 +113,8 @@ def nearness_of(
     is_itself = model.sha256 == reference.sha256
     with runner_for(model, options) as runner, runner_for(reference, options) as whole:
         for x, _ in images.own(model.spec.at_once(batch)).shown(model.spec, batch, f"eval {model.path.name}"):
-            outputs = _outputs(runner, model, x)
-            nearness.add(outputs, outputs if is_itself else _outputs(whole, reference, x))
+            outputs = outputs_of(runner, model, x)
+            nearness.add(outputs, outputs if is_itself else outputs_of(whole, reference, x))
         nearness.share()
         name = runner.name
     found = nearness.closeness(
@@ -128,7 +128,8 @@ def nearness_of(
     return found, nearness.half_width
 
 
-def _outputs(runner: Runner, model: Model, images: Images) -> Outputs:
+def outputs_of(runner: Runner, model: Model, images: Images) -> Outputs:
+    """What the loaded `model` gives for any number of images; InputError or StageError if that is no such numbers."""
     outputs = infer_all(runner, images)
     check_outputs(outputs, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
     return outputs

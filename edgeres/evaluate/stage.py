@@ -23,9 +23,9 @@ from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Dataset, dataset_for, dataset_from
-from edgeres.evaluate.closeness import check_alike, nearness_of
+from edgeres.evaluate.closeness import check_alike, nearness_of, outputs_of
 from edgeres.runtime import runner_for, runtime_of
-from edgeres.runtime.runner import Images, Logits, RunnerOptions, check_outputs, infer_all
+from edgeres.runtime.runner import Images, Logits, RunnerOptions, infer_all
 
 _MOST_CLASSES = 2000  # of which the guesses are kept, 32 MB
 _LEAST_GAIN = 0.1  # of the images
@@ -166,8 +166,7 @@ def guessed_by(
     images.check_labelled("top-1")
 
     def of_batch(x: Images, labels: NDArray[np.int64]) -> tuple[NDArray[np.uint16], int]:
-        logits = infer_all(runner, x)
-        check_outputs(logits, model.spec.num_classes, f"eval: {model.path}", model.spec.task)
+        logits = outputs_of(runner, model, x)
         return np.stack([logits.argmax(1), labels], axis=1).astype(np.uint16), hits(logits, labels, 5)
 
     with runner_for(model, RunnerOptions(threads=threads)) as runner:

@@ -12,14 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.spec import Card
 
 if TYPE_CHECKING:
     import onnx
 
-_REASON_SHOWN = 200
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
 
 
@@ -106,7 +105,7 @@ def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(copy)
     except (onnx.checker.ValidationError, ValueError) as err:
-        raise InputError(f"not a valid ONNX model: {' '.join(str(err).split())[:_REASON_SHOWN]}") from err
+        raise InputError(f"not a valid ONNX model: {reason_of(err)}") from err
 
 
 def _without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeres.core.environment import default_threads
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.processes import count
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def answering(name: str) -> Iterator[None]:
     except Exception as err:
         if not type(err).__module__.startswith("onnxruntime"):
             raise
-        raise InputError(f"ONNX Runtime cannot run {name}: {' '.join(str(err).split())[:_REASON_SHOWN]}") from err
+        raise InputError(f"ONNX Runtime cannot run {name}: {reason_of(err, _REASON_SHOWN)}") from err
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeres.core.errors import InputError, few_of
+from edgeres.core.errors import InputError, few_of, reason_of
 from edgeres.core.names import plain_name
 
 _NUMBERED = re.compile(r"\d+\s*[,;:\t]\s*\S")  # `0,airplane`, a table and not a name
@@ -61,7 +61,7 @@ def _names_in_json(text: str, file: Path) -> tuple[str, ...]:
     try:
         names = _numbered(json.loads(text))
     except (ValueError, RecursionError) as err:
-        raise InputError(f"{file} is not valid JSON: {' '.join(str(err).split())[:80]}") from err
+        raise InputError(f"{file} is not valid JSON: {reason_of(err, 80)}") from err
     if not names:
         raise InputError(f'{file} names no classes; it should read ["ant", "bee"], {{"ant": 0}} or {{"0": "ant"}}')
     return names

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from edgeres.core.errors import InputError, require
+from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.spec import Preprocess
 
 LIBRARIES = ("timm", "torchvision", "hf")
@@ -96,8 +96,8 @@ def of_folder(folder: Path) -> Made:
             kind = transformers.AutoModelForImageClassification
             return _giving_scores(kind.from_config(found, trust_remote_code=False))
         except (ValueError, KeyError, OSError, TypeError) as err:
-            reason = " ".join(str(err).split())[:200]
-            raise InputError(f"--arch hf/{folder}: transformers has no such classifier of images: {reason}") from err
+            what = f"--arch hf/{folder}: transformers has no such classifier of images"
+            raise InputError(f"{what}: {reason_of(err)}") from err
 
     try:
         return make, *_said(config, _read(folder / _IMAGES) or {})

@@ -101,13 +101,6 @@ class GraphUnit(Unit):
         """f(h(x))."""
         return self._bypass.run(self._network[0], x)  # type: ignore[no-any-return]
 
-    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of its branch, the skip's left out."""
-        left = {step.module for step in self._bypass.calls}
-        for name in (step.module for step in self._whole.calls if step.module not in left):
-            for own, parameter in self._network[0].get_submodule(name).named_parameters():
-                yield f"{name}.{own}", parameter
-
 
 class GraphNet(Network):
     """The network of a graph without weights, less the modules `dropped`.

@@ -64,7 +64,6 @@ def search(
         best=seen.found(_refined(seen)),
         independent=seen.found(independent),
         levels=seen.levels(),
-        whole=seen.all[WHOLE],
         singles={name: seen.screened[frozenset({name})] for name in candidates},
         evaluated=len(seen.all),
         screened=len(seen.screened.keys() - seen.all.keys()),

@@ -77,15 +77,14 @@ class Searched:
     """`best` reaches the goal.
 
     levels: the best set evaluated of every size from one up, smallest first. independent: what ranking the modules one
-    by one gives for the same goal. singles: score of each single lesion, on the screening images. whole: score of the
-    whole network. evaluated, screened: sets evaluated on all images, and on the screening images only. passes:
-    (set, image) pairs evaluated over images.
+    by one gives for the same goal. singles: score of each single lesion, on the screening images. evaluated,
+    screened: sets evaluated on all images, and on the screening images only. passes: (set, image) pairs evaluated over
+    images.
     """
 
     best: Found
     independent: Found
     levels: tuple[Found, ...]
-    whole: float
     singles: Mapping[str, float]
     evaluated: int
     screened: int

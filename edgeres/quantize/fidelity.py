@@ -1,7 +1,6 @@
 """How far a partly quantized network's logits are from those of the float one.
 
 noise     sum((z_float - z)^2) / sum(z_float^2) over all logits z; 10 log10(1 / noise) is the SQNR
-KL        mean of KL(softmax z_float || softmax z), in nats
 expected loss  mean of p_float(first guess of float) - p_float(first guess): the accuracy that is lost if float's
           probabilities are right; 0 where the guesses agree, and little where float itself cannot decide
 """
@@ -32,7 +31,6 @@ class Fidelity(Comparison):
     sizes: tuple[int, ...] = ()
     noise_power: float = 0.0
     power: float = 0.0
-    kl_sum: float = 0.0
     lost: list[float] = field(default_factory=list)
     _even: Tensor | None = None
 
@@ -47,21 +45,15 @@ class Fidelity(Comparison):
             self._count_guesses(reference, logits)
 
     def _count_guesses(self, reference: Tensor, logits: Tensor) -> None:
-        before, after = reference.double().log_softmax(1), logits.double().log_softmax(1)
-        top, guess, rows = reference.argmax(1), logits.argmax(1), arange(len(logits))
+        sure, rows = reference.double().log_softmax(1).exp(), arange(len(logits))
+        top, guess = reference.argmax(1), logits.argmax(1)
         self.count(top, guess)
-        self.kl_sum += float((before.exp() * (before - after)).sum())
-        self.lost += (before.exp()[rows, top] - before.exp()[rows, guess]).tolist()
+        self.lost += (sure[rows, top] - sure[rows, guess]).tolist()
 
     @property
     def sqnr_db(self) -> float:
         """Infinite where nothing changed."""
         return 10 * math.log10(self.power / self.noise_power) if self.noise_power else math.inf
-
-    @property
-    def kl(self) -> float:
-        """Mean, in nats."""
-        return self.kl_sum / self.n
 
     @property
     def disagreement(self) -> Interval:

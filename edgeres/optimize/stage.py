@@ -99,7 +99,7 @@ def optimize(
         answers, misses = three(tried, max_loss=config.max_loss, target=config.target, lost_are=bench.lost_are)
         if misses and not bench.is_labelled and source.spec.task == "classes":
             misses.append(f"{OWN_GUESSES}; by labels less may be lost")
-        bench.on_val = bench.val_within(clock.left_s, len({answer.tried for answer in answers}))
+        bench.on_val = bench.val_within(clock.left_s, {answer.tried for answer in answers})
         with clock.on("results"):
             for answer in answers:
                 results.append(handed_over(bench, answer, results))

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -264,9 +264,10 @@ class Workbench:
         fitting = int(_VAL_SHARE * self.config.budget_s / (evaluated(MOST_ANSWERS) * self._pace_now_s))
         return min(len(self.dataset.val), max(fitting, _FEWEST_ON_VAL))
 
-    def val_within(self, left_s: float, answers: int) -> int:
-        """How many val images there is time for, with so many different networks to hand over."""
-        more = (left_s - self.ending_s(answers)) / (_VAL_SPARE * evaluated(answers) * self._pace_now_s)
+    def val_within(self, left_s: float, results: Collection[Tried]) -> int:
+        """How many val images there is time for, with these different networks to hand over."""
+        networks = evaluated(0) + sum(2 * bool(one.dropped) + (one.precision == "int8") for one in results)
+        more = (left_s - self.ending_s(len(results))) / (_VAL_SPARE * networks * self._pace_now_s)
         return min(len(self.dataset.val), self.kept_on_val + max(0, int(more)))
 
     def ending_s(self, answers: int = MOST_ANSWERS) -> float:

@@ -830,15 +830,17 @@ def test_how_many_val_images_are_judged_on_goes_by_the_pace_seen_last(checkpoint
 
 
 @pytest.mark.parametrize(
-    ("answers", "left_s", "n"), [(1, 285.0, 2500), (3, 285.0, 2500), (3, 160.0, 2291), (3, 0.0, 2025)]
+    ("dropped", "left_s", "n"),
+    [(((),), 285.0, 2500), (((),), 60.0, 2268), ("abc", 285.0, 2500), ("abc", 160.0, 2291), ("abc", 0.0, 2025)],
 )
-def test_all_of_val_is_judged_where_what_is_left_allows_it(checkpoint, tmp_path, monkeypatch, answers, left_s, n):
+def test_all_of_val_is_judged_where_what_is_left_allows_it(checkpoint, tmp_path, monkeypatch, dropped, left_s, n):
     """Time was kept for three networks, of which one may be left; judging may take twice as long as reckoned."""
     monkeypatch.setattr(tries.Workbench, "_pace_s", 0.002424)
     bench = tries.Workbench(checkpoint, config_of(budget="9m"), tmp_path / "out", Place(measure=clock))
     bench.dataset = SimpleNamespace(val=Many(2500))
     assert bench.kept_on_val == 2025
-    assert bench.val_within(left_s, answers) == n
+    results = [SimpleNamespace(dropped=one, precision="int8") for one in dropped]
+    assert bench.val_within(left_s, results) == n
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,16 @@ from edgeres.core.metrics import Accuracy, Closeness, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
 from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, run_folder_from
-from edgeres.report.networks import StageNetwork, by_wholeness, latency_between, networks_in, points_between
+from edgeres.report.networks import (
+    StageNetwork,
+    answer_of,
+    by_wholeness,
+    engines_and_files_of,
+    latency_between,
+    networks_in,
+    newest_timed,
+    points_between,
+)
 
 UNKNOWN_VALIDITY = "the GPU's clock was not seen under load"
 UNSURE = "validity unknown"
@@ -272,6 +281,19 @@ def boards_of(folder: RunFolder, sha256s: Collection[str]) -> list[str]:
     """The boards that measured one of these files; the last is who did so last."""
     named = [one.figure.board.name for one in _seen_in(folder) if one.sha256 in sha256s]
     return list(dict.fromkeys(reversed(named)))[::-1]
+
+
+def boards_measuring(network: StageNetwork, networks: Sequence[StageNetwork], folder: RunFolder) -> list[str]:
+    """The boards that measured the network in any of its files."""
+    return boards_of(folder, {one.sha256 for one in engines_and_files_of(network, networks)})
+
+
+def boards_judging(here: Sequence[StageNetwork], folder: RunFolder) -> tuple[str, list[str]]:
+    """(the network that is judged anywhere, the boards that measured it): by the last the run is judged, else here."""
+    views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
+    anywhere = [max(seen, key=lambda one: (one.is_judged, bool(one.latency))) for seen in zip(*views, strict=True)]
+    end = answer_of(anywhere) or newest_timed(anywhere)
+    return (end.name, boards_measuring(end, here, folder)) if end else ("", [])
 
 
 def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder) -> list[StageNetwork]:

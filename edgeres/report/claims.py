@@ -202,8 +202,7 @@ def _points_claim(rows: Sequence[Row], end: Row) -> Claim | None:
     before = percent(accuracy.top1.value - change.value / 100)
     interval = "".join(f" {line}" for line in points(change)[1:])
     whose = _on_board(accuracy.runtime) + _as_precision(end)
-    judged = next((row.accuracy for row in rows if row.name == change.versus), None)
-    apart = " judged here" if judged and board_in(accuracy.runtime) and not board_in(judged.runtime) else ""
+    apart = f" {change.apart}" if change.apart else ""
     against = f" against {change.versus}{apart}" if apart or change.versus != _first(rows, end).name else ""
     return Claim(
         figure=signed(change.value),

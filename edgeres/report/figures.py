@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeres.core.config import Record
+from edgeres.core.config import Record, unless_usual
 from edgeres.core.metrics import Accuracy, Interval, Latency
 from edgeres.core.statistics import P99_CALLS, percentile_interval, spread_ms
 from edgeres.report.folder import Figure
@@ -78,9 +78,15 @@ class LatencyFigure(Record):
 
 
 class Change(Percentile):
-    """A difference or ratio against the row `versus`; without an interval where none can be given."""
+    """A difference or ratio against the row `versus`; without an interval where none can be given.
+
+    `apart` is where another machine judged that: `judged on desk`.
+    """
 
     versus: str
+    apart: str = ""
+
+    _written = unless_usual("apart")
 
 
 class Changes(Record):

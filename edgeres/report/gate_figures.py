@@ -14,7 +14,7 @@ from edgeres.core.metrics import Accuracy, Interval, Latency, threads_text, wils
 from edgeres.core.runs import RECIPE_NAME, Run
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
-from edgeres.report.boards import UNSURE, boards_of, networks_on
+from edgeres.report.boards import UNSURE, boards_judging, boards_measuring, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import STRAY, RunFolder, command_of, run_folder_from
 from edgeres.report.networks import (
@@ -26,12 +26,13 @@ from edgeres.report.networks import (
     base_of,
     board_in,
     by_wholeness,
-    engines_and_files_of,
     has_file,
     held_against,
     in_one_place,
+    judged_apart,
     latency_between,
     networks_in,
+    newest_timed,
     others_in,
     pair_of,
     points_between,
@@ -123,14 +124,14 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
     networks = with_verdicts(networks, folder)
     end, unjudged = answer_of(networks), ""
     if end is None:
-        end = None if _handed_over(run) else _newest_timed(networks)
+        end = None if _handed_over(run) else newest_timed(networks)
         lacking = _without_judged(folder, networks, on, {*rules} - (_BY_THE_CLOCK if end else set()))
         unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
         unjudged = f"{run} holds no evaluated network; {lacking}{unread}"
     if end is None:
         raise NotMeasured(unjudged)
     first, timed = base_of(end, networks), timed_of(end, networks)
-    is_seen, told = not board or board in _boards_of(end, networks, folder), (networks, first, end, timed)
+    is_seen, told = not board or board in boards_measuring(end, networks, folder), (networks, first, end, timed)
     return Subject(folder, board, *told, is_named=on is not None, is_seen=is_seen, unjudged=unjudged)
 
 
@@ -147,13 +148,6 @@ def figure_of(rule: str, subject: Subject) -> GateFigure:
             again = command_of(stage, subject.folder.stages)
             raise NotCounted(f"{one.path}: {one.lost}; make it again: {again}")
     return FIGURES[rule](subject)
-
-
-def _newest_timed(networks: Sequence[StageNetwork]) -> StageNetwork | None:
-    """What the rules on latency and size are for where nothing is evaluated: as `answer_of`, by the clock."""
-    others = others_in(networks)
-    timed = [one for one in networks if one.stage != ENGINE_STAGE and timed_of(one, networks).latency]
-    return next((one for one in reversed(timed) if one in others), timed[-1] if timed else None)
 
 
 def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
@@ -185,19 +179,11 @@ def _handed_over(run: Path) -> str:
 
 
 def _only_board(here: Sequence[StageNetwork], folder: RunFolder, *, is_measured: bool) -> str:
-    """The board that measured the network that is judged anywhere, or an engine of it; empty for none."""
-    views = [here, *(networks_on(board, here, folder) for board in boards_of(folder, {one.sha256 for one in here}))]
-    anywhere = [max(seen, key=lambda one: (one.is_judged, bool(one.latency))) for seen in zip(*views, strict=True)]
-    end = answer_of(anywhere) or _newest_timed(anywhere)
-    boards = _boards_of(end, here, folder) if end else []
-    if end and len(boards) > 1 and is_measured:
-        raise InputError(f"{end.name} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
+    """The board by which the run is judged; empty for this machine."""
+    end, boards = boards_judging(here, folder)
+    if len(boards) > 1 and is_measured:
+        raise InputError(f"{end} was measured on {' and '.join(boards)}; by which is it judged? --on {boards[-1]}")
     return boards[-1] if boards else ""
-
-
-def _boards_of(end: StageNetwork, networks: Sequence[StageNetwork], folder: RunFolder) -> list[str]:
-    """The boards that measured the network in any of its files."""
-    return boards_of(folder, {one.sha256 for one in engines_and_files_of(end, networks)})
 
 
 def _loss(subject: Subject) -> GateFigure:
@@ -245,8 +231,7 @@ def _pair_in(subject: Subject) -> tuple[Pair, str]:
     pair = pair_of(first, end)
     if isinstance(pair, str):
         raise NotMeasured(f"{pair}: {_how_to_judge(first, subject)}")
-    place = f"on {first.judged_on}" if first.judged_on else "here"
-    apart = "" if first.judged_on == end.judged_on else f" (judged {place})"
+    apart = f" ({told})" if (told := judged_apart(first, end)) else ""
     return pair, f" against {first.name}{apart}, n = {pair.n:,}{_judged_where(subject)}"
 
 

@@ -224,6 +224,13 @@ def answer_of(networks: Sequence[_Made]) -> _Made | None:
     return ([one for one in judged if one.sha256 not in first] or judged)[-1]
 
 
+def newest_timed(networks: Sequence[StageNetwork]) -> StageNetwork | None:
+    """What a run is judged by where nothing is evaluated: as `answer_of`, by the clock."""
+    others = others_in(networks)
+    timed = [one for one in networks if one.stage != ENGINE_STAGE and timed_of(one, networks).latency]
+    return next((one for one in reversed(timed) if one in others), timed[-1] if timed else None)
+
+
 def others_in(networks: Sequence[_Made]) -> list[_Made]:
     """What can be evaluated anywhere and is not the first network in one of its files."""
     first = _first_in(networks)
@@ -276,11 +283,18 @@ def points_between(before: StageNetwork, after: StageNetwork) -> Change | None:
     a, b = before.accuracy, after.accuracy
     if a is None or b is None or _images_of(a) != _images_of(b):
         return None
-    pair = pair_of(before, after)
+    pair, told = pair_of(before, after), {"versus": before.name, "apart": judged_apart(before, after)}
     if isinstance(pair, str):
-        return Change(value=100 * (b.top1 - a.top1), versus=before.name)
+        return Change(value=100 * (b.top1 - a.top1), **told)
     change, half = pair.difference
-    return Change(value=100 * change, low=100 * (change - half), high=100 * (change + half), versus=before.name)
+    return Change(value=100 * change, low=100 * (change - half), high=100 * (change + half), **told)
+
+
+def judged_apart(before: StageNetwork, after: StageNetwork) -> str:
+    """`judged on desk` or `judged here` of `before`, where another machine judged `after`; empty where the same did."""
+    if before.judged_on == after.judged_on:
+        return ""
+    return f"judged on {before.judged_on}" if before.judged_on else "judged here"
 
 
 def _images_of(accuracy: Accuracy) -> tuple[str, str, int]:

@@ -17,7 +17,7 @@ from edgeres.core.records.recovery import WITHOUT_STEPS, marks_in, undone_in
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
-from edgeres.report.boards import boards_in, boards_of, networks_on
+from edgeres.report.boards import boards_in, boards_judging, boards_of, networks_on
 from edgeres.report.claims import claims_from, claims_of, headline_from, headline_of
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
@@ -47,10 +47,12 @@ def rows_from(run: Path) -> RunSummary:
     networks, verdicts = networks_in(folder), verdicts_of(folder)
     reports = [stage.report for stage in folder.networks]
     steps = [_STEPS[report.stage](report) if report.stage in _STEPS else "" for report in reports]
-    board = next(reversed(boards_of(folder, {one.sha256 for one in networks})), None)
+    judging = boards_judging(networks, folder)[1]
+    board = next(reversed(judging or boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
     rows = [_told(*pair) for pair in zip_longest(_rows(networks, steps, verdicts), there)]
-    claims, timed = claims_from(there or rows, run=Run(run)), {row.sha256 for row in there if row.latency}
+    told = there if judging else rows
+    claims, timed = claims_from(told, run=Run(run)), {row.sha256 for row in there if row.latency}
     found, unread = findings_in(folder)
     kept, unread_kept = kept_agreements(folder)
     boards, unread_boards = boards_in(folder)
@@ -60,10 +62,10 @@ def rows_from(run: Path) -> RunSummary:
     handed_over = bool(answers and answers.results)
     return RunSummary(
         run=run.resolve().name,
-        headline=headline_of(answers) if answers else headline_from(claims, there or rows, run=Run(run)),
+        headline=headline_of(answers) if answers else headline_from(claims, told, run=Run(run)),
         claims=claims_of(answers) if answers and handed_over else claims,
         rows=tuple(rows),
-        rows_on_board=tuple(there),
+        rows_on_board=tuple(there if judging else ()),
         modules=_modules_from(folder.networks, found.get("lesion", ()), rows),
         agreements=agreements_in(networks),
         kept_agreements=kept,

@@ -97,7 +97,8 @@ class Claim(Record):
 class RunSummary(Record):
     """A whole run.
 
-    `rows_on_board` are the rows with the figures of the board that measured last, of which headline and claims speak.
+    `rows_on_board` are the rows with the figures of the board that measured last what the run is judged by, of which
+    headline and claims speak.
     """
 
     schema_version: int = 1

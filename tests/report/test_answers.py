@@ -360,6 +360,30 @@ def test_accuracies_of_here_and_of_a_board_are_mixed_nowhere_without_a_word(thre
     assert (points.value, points.versus) == (pytest.approx(-lost), said.split()[1].strip(","))
 
 
+def test_a_board_that_measured_the_float_file_alone_gives_no_loss_of_what_was_judged_here(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 3000)
+    _, whole = fake_run.model("export", "model.onnx", 3001, source=first)
+    fake_run.board(whole, top1=0.92, predictions=True)
+    fake_run.evaluated(*fake_run.model("quantize", "model.onnx", 900, source=whole, precision="int8"), 0.90)
+    report, summary = judged(fake_run, max_loss=9), rows_from(fake_run.path)
+    assert report.outcomes[0].text.startswith("not measured: 00-import is not evaluated: edgeres eval ")
+    assert f"({report.judged} against {report.first})." in summary.headline
+    assert "points" not in summary.headline
+    assert "What it lost is not known: 00-import is not evaluated." in summary.headline
+
+
+def test_gate_and_headline_say_of_two_files_that_two_machines_judged_them(fake_run):
+    _, first = fake_run.model("export", "model.onnx", 3001)
+    on_orin(fake_run, first, top1=0.92, median_ms=3.0)
+    folder, last = fake_run.model("quantize", "model.onnx", 900, source=first, precision="int8")
+    fake_run.evaluated(folder, last, 0.90)
+    on_orin(fake_run, last, median_ms=1.5)
+    (loss,) = judged(fake_run, max_loss=9).outcomes
+    assert loss.figure.value == pytest.approx(2.0)
+    assert loss.text.endswith("against 00-export (judged on orin), n = 5,000, here and not on orin")
+    assert "points of top-1 (int8) against 00-export judged on orin" in rows_from(fake_run.path).headline
+
+
 def test_a_float_file_that_both_machines_judged_is_held_against_as_the_judge_of_the_other_saw_it(three):
     three.evaluated(three.whole_at, three.whole, 0.93)
     on_orin(three, three.whole, top1=0.80)

@@ -11,10 +11,12 @@ import click
 from edgeres.cli.terminal import say
 from edgeres.compile.apart import check_graph
 from edgeres.compile.layer_report import LayerReport, ModuleLayers, ProfileSums, layer_report
-from edgeres.compile.layers import layers_from, times_beside
+from edgeres.compile.layers import layers_from, plan_of, times_beside
 from edgeres.core.artifacts import OnnxModel
+from edgeres.core.lineage import source_of
 
 _TITLES = ("module", "kernels", "in", "out", "copies", "time", "share", "addition")
+_UNTOLD = "no residual adds can be told from this file alone; add --onnx FILE"  # where TensorRT keeps a region closed
 
 
 @click.command(
@@ -28,26 +30,24 @@ _TITLES = ("module", "kernels", "in", "out", "copies", "time", "share", "additio
     "--onnx",
     "model",
     type=click.Path(path_type=Path),
-    help="The graph it was built from: tells why an addition is not INT8.  [default: what the layers' names tell]",
+    help="The graph it was built from: tells why an addition is not INT8.  [default: that of the run, or none]",
 )
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 def layers(file: Path, model: Path | None, as_json: bool) -> None:
-    graph = OnnxModel(model) if model is not None else None
     described = layers_from(file)
+    if model is None and (model := source_of(plan_of(file))):
+        say(f"layers: takes {model}", err=True)
+    graph = OnnxModel(model) if model is not None else None
     if graph is not None:
         check_graph(file, graph)
     report = layer_report(described, graph.proto if graph else None, times_beside(file))
     if as_json:
         click.echo(report.model_dump_json())
     else:
-        _print(report)
-        if not report.modules and graph is None:
-            say(
-                "no layer names an addition between kernels, as where TensorRT keeps a region closed: --onnx tells more"
-            )
+        _print(report, report.headline if report.modules or graph else _UNTOLD)
 
 
-def _print(report: LayerReport) -> None:
+def _print(report: LayerReport, headline: str) -> None:
     rows = [_TITLES, *map(_cells, report.modules)] if report.modules else []
     if report.profile and rows:
         rows.append(("outside", "", "", "", "", *_time(report.profile.outside_ms, report.profile), ""))
@@ -58,7 +58,7 @@ def _print(report: LayerReport) -> None:
     for module in report.modules:
         if module.reason:
             say(f"{module.module}: {module.reason}")
-    for line in _below(report):
+    for line in (*_below(report), headline):
         say(line)
 
 
@@ -91,4 +91,3 @@ def _below(report: LayerReport) -> Iterator[str]:
             factor, where = profile.sum_ms / profile.engine_ms, f" on {profile.device}" if profile.device else ""
             against = f", {factor:.2f} times the {profile.engine_ms:.3g} ms of the engine in one piece{where}"
         yield f"times: each layer profiled by itself, {profile.sum_ms:.3g} ms in all{against}; their sum is no latency"
-    yield report.headline

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgeres.compile.config import BuildJob, Built, CompileConfig, check_rtx_targets
 from edgeres.compile.layer_report import layer_report
-from edgeres.compile.layers import layers_from, layers_path
+from edgeres.compile.layers import layers_from, layers_path, plan_of
 from edgeres.compile.worker import PHASE, WorkerResult
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.config import record_from_json
@@ -107,7 +107,7 @@ def layer_counts(plan: Path, source: OnnxModel, recorder: Recorder, problem: str
 
 def check_graph(described: Path, model: OnnxModel) -> None:
     """Of a plan, or what lies beside one as NAME.plan.layers.json: raises InputError if it came from another graph."""
-    engine = Engine(described.with_name(described.name.removesuffix(".layers.json")))
+    engine = Engine(plan_of(described))
     if engine.path.suffix != ".plan" or not engine.manifest_path.is_file():
         return
     built_from = manifest_of(engine).onnx_sha256

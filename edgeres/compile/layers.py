@@ -56,6 +56,7 @@ _NO_KERNEL = frozenset({"NoOp", "Constant", "Signal", "Wait"})
 WORD = re.compile(r"[^\s+(),\[\]{}\x1e]+")
 RANGE = "..."
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
+_BESIDE_PLAN = ".layers.json"
 _LAYERS = ("graph.json", "layers.json")
 _MEDIAN = 3  # of the five figures of a performance summary
 
@@ -119,7 +120,12 @@ def layers_from(path: Path) -> tuple[Layer, ...]:
 
 def layers_path(plan: Path) -> Path:
     """Where `edgeres compile` writes what the inspector says of `plan`."""
-    return plan.with_name(f"{plan.name}.layers.json")
+    return plan.with_name(plan.name + _BESIDE_PLAN)
+
+
+def plan_of(described: Path) -> Path:
+    """The plan that lies beside its layers, or `described` if that is no NAME.plan.layers.json."""
+    return described.with_name(described.name.removesuffix(_BESIDE_PLAN))
 
 
 def _of_plan(plan: Path) -> Path:

@@ -71,11 +71,16 @@ def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
 
 def made_from(path: Path, otherwise: str) -> str:
     """What the model file was made from, as it is typed; `otherwise` where that is not known, or not there."""
+    source = source_of(path)
+    return otherwise if source is None else shlex.quote(str(source))
+
+
+def source_of(path: Path) -> Path | None:
+    """What the model file was made from; None where that is not known, or not there."""
     with suppress(EdgeresError):
         parent = next(parents_of(path, model_from(path).sha256, to_original=False), None)
-        if parent is not None and parent.is_here:
-            return shlex.quote(str(parent.path))
-    return otherwise
+        return parent.path if parent is not None and parent.is_here else None
+    return None
 
 
 def for_a_cpu(model: OnnxModel) -> str:

@@ -6,8 +6,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgeres.compile.layers import layers_path
+from edgeres.core.artifacts import Engine, OnnxModel
+from edgeres.core.config import Config
 from edgeres.core.files import sha256_of
 from edgeres.core.spec import Card, Cost
+from edgeres.core.stage import Recorder, write_report
 from edgeres.runtime.manifest import EngineManifest
 
 
@@ -38,6 +42,28 @@ def description(tmp_path):
     }
     path.write_text(json.dumps({"Layers": [layer]}))
     return path
+
+
+@pytest.fixture
+def manifest(graph, tmp_path, spec_of):
+    """Of model.plan, beside which it lies."""
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"a plan")
+    made = EngineManifest(
+        card=Card(spec=spec_of(), cost=Cost(params=1, macs=1), stage="compile", parent="0" * 64, edgeres="0"),
+        runtime="tensorrt",
+        runtime_version="10.3.0.30",
+        targets=("sm87",),
+        precision="int8",
+        onnx_sha256=sha256_of(graph),
+        plan_sha256=sha256_of(plan),
+        batch=(1, 1, 1),
+        inputs={"x": (1, 1, 4, 4)},
+        outputs={"y": (1, 1, 4, 4)},
+        build_s=1.0,
+    )
+    plan.with_name("model.plan.json").write_text(made.model_dump_json())
+    return made
 
 
 def test_the_report_names_every_module_and_ends_in_one_line(edgeres, graph, description):
@@ -77,7 +103,22 @@ def test_a_region_that_names_no_addition_is_no_claim_about_the_network(edgeres, 
     description.write_text(json.dumps({"Layers": [region]}))
     code, out, _ = edgeres("layers", description)
     assert code == 0
-    assert out.splitlines()[-1].endswith("--onnx tells more")
+    assert out.splitlines()[-1] == "no residual adds can be told from this file alone; add --onnx FILE"
+
+
+@pytest.mark.usefixtures("manifest")
+@pytest.mark.parametrize("given", ["model.plan", "model.plan.layers.json"])
+def test_the_graph_that_the_engine_was_made_from_is_taken_where_it_is_there(edgeres, graph, given, tmp_path):
+    region = {"Name": "{ForeignNode[layer1.0.conv1...layer1.0.add]}", "LayerType": "Myelin"}
+    plan = tmp_path / "model.plan"
+    layers_path(plan).write_text(json.dumps({"Layers": [region]}))
+    report = Recorder("compile", Config(), OnnxModel(graph)).finish(Engine(plan))
+    write_report(report, tmp_path / "model.plan.report.json")
+    code, out, err = edgeres("layers", tmp_path / given)
+    assert (code, out.splitlines()[-1]) == (0, "0/1 residual adds fused in INT8, 1 inside a region")
+    assert err == f"layers: takes {graph}\n"
+    graph.unlink()
+    assert "can be told" in edgeres("layers", tmp_path / given)[1].splitlines()[-1]
 
 
 def test_the_report_as_json(edgeres, graph, description):
@@ -94,27 +135,11 @@ def test_a_file_without_layers_is_bad_input(edgeres, graph):
 
 
 @pytest.mark.parametrize("given", ["model.plan", "model.plan.layers.json"])
-def test_the_graph_of_another_engine_is_refused(edgeres, graph, description, given, tmp_path, spec_of):
-    plan = tmp_path / "model.plan"
-    plan.write_bytes(b"a plan")
-    (tmp_path / "model.plan.layers.json").write_bytes(description.read_bytes())
-    manifest = EngineManifest(
-        card=Card(spec=spec_of(), cost=Cost(params=1, macs=1), stage="compile", parent="0" * 64, edgeres="0"),
-        runtime="tensorrt",
-        runtime_version="10.3.0.30",
-        targets=("sm87",),
-        precision="int8",
-        onnx_sha256=sha256_of(graph),
-        plan_sha256=sha256_of(plan),
-        batch=(1, 1, 1),
-        inputs={"x": (1, 1, 4, 4)},
-        outputs={"y": (1, 1, 4, 4)},
-        build_s=1.0,
-    )
-    plan.with_name("model.plan.json").write_text(manifest.model_dump_json())
+def test_the_graph_of_another_engine_is_refused(edgeres, graph, description, given, tmp_path, manifest):
+    layers_path(tmp_path / "model.plan").write_bytes(description.read_bytes())
     assert edgeres("layers", tmp_path / given, "--onnx", graph)[0] == 0
     other = manifest.model_copy(update={"onnx_sha256": "f" * 64})
-    plan.with_name("model.plan.json").write_text(other.model_dump_json())
+    (tmp_path / "model.plan.json").write_text(other.model_dump_json())
     code, _, err = edgeres("layers", tmp_path / given, "--onnx", graph)
     assert code == 2
     assert f"model.plan was built from another graph (sha256 {'f' * 12}) than {graph}" in err

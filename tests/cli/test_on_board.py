@@ -82,6 +82,10 @@ def test_an_engine_is_built_on_the_board_brought_back_and_judged_there_again(edg
     assert manifest.onnx_sha256 == models[1].sha256
     assert manifest.inputs == {"images": (1, 1, 8, 8)}
     assert "edgeres-run" not in json.dumps(manifest.options)
+    alone = shutil.copyfile(f"{plan}.layers.json", tmp_path / "alone.json")  # as told by the graph, and by itself
+    (_, out, err), (_, told, _) = edgeres("layers", plan), edgeres("layers", alone)
+    assert f"layers: takes {models[1].path}" in err
+    assert "residual adds fused in INT8" in told.splitlines()[-1] == out.splitlines()[-1]
     code, out, err = edgeres("eval", plan, "--on", "desk", "--data", "digits", "--images", 30)
     assert code == 0, err
     assert "n = 30" in out

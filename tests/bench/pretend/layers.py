@@ -86,13 +86,12 @@ def fused(graph, node, taken):
         names, tail = [*names, name_of(following)], following
         taken.add(id(following))
     int8 = all(graph.is_quantized(name) for name in node.input[:2])
-    readers = graph.readers.get(tail.output[0], [])
-    written = "INT8" if readers and all(one.op_type == "QuantizeLinear" for one in readers) else "FP32"
+    stored = stored_as(graph, tail.output[0])
     return {
         "name": " + ".join(names),
         "kind": KINDS[node.op_type],
         "inputs": inputs,
-        "outputs": [(tail.output[0], written)],
+        "outputs": [(stored, "FP32" if stored == tail.output[0] else "INT8")],
         "weights": ("Int8" if int8 else "Float", graph.elements(node)),
         "adds": adds,
     }
@@ -115,15 +114,23 @@ def alone(graph, node):
         "name": f"PWN({name_of(node)})" if kind == "PointWise" else name_of(node),
         "kind": kind,
         "inputs": read,
-        "outputs": [(node.output[0], "FP32")],
+        "outputs": [(stored_as(graph, node.output[0]), "FP32")],
         "weights": None,
         "adds": 0,
     }
 
 
 def port(graph, tensor):
-    """(name, precision)."""
-    return tensor, "INT8" if graph.is_quantized(tensor) else "FP32"
+    """(name, precision); what is dequantized is read as it was quantized."""
+    if graph.is_quantized(tensor):
+        return graph.maker[tensor].input[0], "INT8"
+    return tensor, "FP32"
+
+
+def stored_as(graph, tensor):
+    """The tensor's name, or of what it is quantized to for all that read it."""
+    readers = graph.readers.get(tensor, [])
+    return readers[0].output[0] if readers and all(one.op_type == "QuantizeLinear" for one in readers) else tensor
 
 
 def name_of(node):

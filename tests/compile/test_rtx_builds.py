@@ -68,7 +68,7 @@ def test_every_precision_builds_for_every_architecture(precision, dynamic, arch,
 
 @pytest.mark.parametrize(
     ("precision", "way_out"),
-    [("fp32", "edgeres export --half"), ("int8", "edgeres quantize --profile tensorrt-fp16")],
+    [("fp32", "edgeres export CHECKPOINT --half"), ("int8", "edgeres quantize FLOAT.onnx --profile tensorrt-fp16")],
 )
 def test_turing_computes_no_fp32_products_and_the_way_out_is_named(precision, way_out, model_of, tmp_path):
     with pytest.raises(StageError, match=f"for sm75 give it a graph in FP16: {way_out}"):

@@ -5,6 +5,7 @@ So a pruned checkpoint finds its teacher, the network it was cut from, and a qua
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from edgeres.core.lineage import parents_of
 from edgeres.core.plain import short
 from edgeres.core.stage import REPORT_SUFFIX
 from edgeres.pipeline.stages import STAGES, Made
+
+log = logging.getLogger(__name__)
 
 
 def teacher_of(source: Model) -> Path:
@@ -38,25 +41,33 @@ def teacher_of(source: Model) -> Path:
 
 
 def filled(stage: str, config: Config, source: Model | None, made: Sequence[Made]) -> Config:
-    """`config` with the fields the stage takes from what was `made` before: scales of `source`, its teacher, ..."""
+    """`config` with the fields the stage takes from what was `made` before: scales of `source`, its teacher, ...
+
+    Says which newer table it passes over, that was made for another network.
+    """
     if source is None:
         return config
     found: dict[str, Path | None] = {}
     for name in (name for name in STAGES[stage].fills if getattr(config, name) is None):
         if name == "scales":
-            found[name] = _newest("calibrate", {source.sha256}, made)
+            found[name] = _newest("calibrate", {source.sha256}, made, stage)
         elif name == "latency":
             line = {source.sha256, *(parent.sha256 for parent in parents_of(source.path, source.sha256))}
-            found[name] = _newest("latency", line, made)
+            found[name] = _newest("latency", line, made, stage)
         else:
             with nullcontext() if getattr(config, "imitates", False) else suppress(InputError):
                 found[name] = teacher_of(source)
     return config.model_copy(update=found)
 
 
-def _newest(stage: str, sources: set[str], made: Sequence[Made]) -> Path | None:
-    """What the stage made last of one of `sources`, told by their sha256."""
-    for folder, report in reversed(made):
-        if folder.stage == stage and report.output and report.source and report.source.sha256 in sources:
-            return folder.path / Path(report.output.path).name
-    return None
+def _newest(maker: str, sources: set[str], made: Sequence[Made], stage: str) -> Path | None:
+    """What `maker` made last of one of `sources`, told by their sha256; says which newer one `stage` leaves out."""
+    tables = [
+        (folder.path / Path(report.output.path).name, report.source)
+        for folder, report in reversed(made)
+        if folder.stage == maker and report.output and report.source
+    ]
+    found = next((path for path, source in tables if source.sha256 in sources), None)
+    if found is not None and found != tables[0][0]:
+        log.info("%s: leaves out %s, made for %s", stage, tables[0][0], tables[0][1].path)
+    return found

@@ -17,9 +17,11 @@ from edgeres.core.stage import Recorder, StageReport, StageResult
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, run_of_recipe
 from edgeres.pipeline.measures import evaluate_call
+from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
 from edgeres.pipeline.stages import source_in
+from edgeres.quantize.config import QuantizeConfig
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
 from edgeres.report.rows import rows_from
@@ -226,3 +228,16 @@ def test_a_recipe_quantizes_its_float32_file_where_half_precision_was_exported_l
     recipe = Recipe(name="r", data="digits", stage=(*stages, {"use": "calibrate", "images": 32}))
     done = list(Chain(run_of_recipe(recipe, None), planned(recipe, "r")).execute())
     assert done[-1].reports[0].source.path.endswith("01-export/model.onnx")
+
+
+def test_a_newer_table_of_another_file_is_left_out_and_named(whole, caplog):
+    call(Call("import", values={"file": whole.path}))
+    first = call(Call("export", values={"opset": 17})).output
+    last = call(Call("export", values={"opset": 18})).output
+    taken = call(Call("calibrate", values=DIGITS)).output.path
+    newer = call(Call("calibrate", source=first.path, values=DIGITS)).output.path
+    caplog.clear()
+    caplog.set_level("INFO", logger="edgeres")
+    tables = [filled("quantize", QuantizeConfig(), one, list(latest_run().reports())).scales for one in (first, last)]
+    assert tables == [newer, taken]
+    assert caplog.messages == [f"quantize: leaves out {newer}, made for {first.path}"]

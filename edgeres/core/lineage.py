@@ -50,6 +50,25 @@ def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator
         yield Parent(report, path, sha256, is_here)
 
 
+def teacher_of(source: Model) -> Path:
+    """The network that `source` was cut from; raises InputError if it is whole, or that is gone or told by none."""
+    source.spec.check_cut(source.path)
+    looked = [source.path]
+    for parent in parents_of(source.path, source.sha256):
+        if parent.stage == "prune" and parent.is_here:
+            return parent.path
+        if parent.stage == "prune":
+            raise InputError(
+                f"the teacher {parent.path} (sha256 {short(parent.sha256)}...), which {source.path} was cut from, is"
+                " gone or has changed; name where it is now: --teacher FILE"
+            )
+        looked.append(parent.path)
+    raise InputError(
+        f"say which network {source.path} was cut from: --teacher FILE (looked for a report of the pruning in its run"
+        f" and in {', '.join(f'{path}{REPORT_SUFFIX}' for path in dict.fromkeys(looked))})"
+    )
+
+
 def lineage_of(model: Model) -> list[str]:
     """From `model` back to where its run began, each `NN-stage/file (sha256)`."""
     parents = parents_of(model.path, model.sha256, to_original=False)

@@ -20,8 +20,7 @@ from edgeres.core.names import is_function_name, resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import StageResult, begins_another, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
-from edgeres.pipeline.parents import filled
-from edgeres.pipeline.stages import STAGES, Function, execute, function_of, leave_no_trace, source_in, stage_key
+from edgeres.pipeline.stages import STAGES, Function, execute, filled, function_of, leave_no_trace, source_in, stage_key
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,8 @@ from edgeres.pipeline import measures
 from edgeres.pipeline.board_stages import compiling_on
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.on_board import board_of_run
-from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, telling, toml_text
-from edgeres.pipeline.stages import STAGES, Function, Made, execute, leave_no_trace, stage_key
+from edgeres.pipeline.stages import STAGES, Function, Made, execute, filled, leave_no_trace, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on

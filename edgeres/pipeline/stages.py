@@ -1,4 +1,4 @@
-"""The table of stages, and how one is run.
+"""The table of stages, how one is run, and what it takes of the run where nothing is named.
 
 A stage is a function `(source, config, out_dir) -> StageResult`. Its key is
 
@@ -16,7 +16,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
 from edgeres.core.files import clear_left_overs, sha256_of
-from edgeres.core.lineage import for_a_cpu, line_of
+from edgeres.core.lineage import for_a_cpu, line_of, parents_of, teacher_of
 from edgeres.core.names import resolve, with_code
 from edgeres.core.processes import together
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
@@ -276,3 +277,36 @@ def _gone(run: Run, after: int, suffix: str) -> list[str]:
     """Names of the stages behind number `after` whose file of this kind is no longer there."""
     made = ((folder, report.output) for folder, report in run.reports() if folder.index > after and report.output)
     return [one.path.name for one, file in made if file.path.endswith(suffix) and one.model() is None]
+
+
+def filled(stage: str, config: Config, source: Model | None, made: Sequence[Made]) -> Config:
+    """`config` with the fields the stage takes from what was `made` before: scales of `source`, its teacher, ...
+
+    Says which newer table it passes over, that was made for another network.
+    """
+    if source is None:
+        return config
+    found: dict[str, Path | None] = {}
+    for name in (name for name in STAGES[stage].fills if getattr(config, name) is None):
+        if name == "scales":
+            found[name] = _newest("calibrate", {source.sha256}, made, stage)
+        elif name == "latency":
+            line = {source.sha256, *(parent.sha256 for parent in parents_of(source.path, source.sha256))}
+            found[name] = _newest("latency", line, made, stage)
+        else:
+            with nullcontext() if getattr(config, "imitates", False) else suppress(InputError):
+                found[name] = teacher_of(source)
+    return config.model_copy(update=found)
+
+
+def _newest(maker: str, sources: set[str], made: Sequence[Made], stage: str) -> Path | None:
+    """What `maker` made last of one of `sources`, told by their sha256; says which newer one `stage` leaves out."""
+    tables = [
+        (folder.path / Path(report.output.path).name, report.source)
+        for folder, report in reversed(made)
+        if folder.stage == maker and report.output and report.source
+    ]
+    found = next((path for path, source in tables if source.sha256 in sources), None)
+    if found is not None and found != tables[0][0]:
+        log.info("%s: leaves out %s, made for %s", stage, tables[0][0], tables[0][1].path)
+    return found

@@ -17,10 +17,9 @@ from edgeres.core.stage import Recorder, StageReport, StageResult
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, run_of_recipe
 from edgeres.pipeline.measures import evaluate_call
-from edgeres.pipeline.parents import filled
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
-from edgeres.pipeline.stages import source_in
+from edgeres.pipeline.stages import filled, source_in
 from edgeres.quantize.config import QuantizeConfig
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate

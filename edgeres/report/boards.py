@@ -299,8 +299,9 @@ def boards_judging(here: Sequence[StageNetwork], folder: RunFolder) -> tuple[str
 def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder) -> list[StageNetwork]:
     """The networks with the newest that the board measured of them.
 
-    A valid latency counts before one that is not, one timed together with others before one timed alone. Once the board
-    has timed one, none has a latency of another machine. What it has not judged keeps its accuracy of here.
+    A valid latency counts before one that is not, one timed together with others before one timed alone, and of
+    several sessions the one that timed the newest network. Once the board has timed one, none has a latency of another
+    machine. What it has not judged keeps its accuracy of here.
     """
     seen = [one for one in _seen_in(folder) if one.figure.board.name == board]
     judged = {one.sha256: one.network for one in seen if one.network.is_judged}
@@ -308,6 +309,8 @@ def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder)
     count = Counter(session for session, _ in {(one.session, one.sha256) for one in timed})
     best = sorted(timed, key=lambda one: (not one.doubt, count[one.session] > 1))  # of equals the last stays last
     used, last = ({one.sha256: one for one in order} for order in (best, timed))
+    newest = next((used[one.sha256].session for one in reversed(networks) if one.sha256 in used), "")
+    used |= {one.sha256: one for one in best if newest and one.session == newest}
     found = [_timed(one, used.get(one.sha256), last.get(one.sha256), board) if timed else one for one in networks]
     return [_judged(one, judged[one.sha256], board) if one.sha256 in judged else one for one in found]
 
@@ -348,7 +351,7 @@ def _later(last: Seen, seen: Seen) -> str:
         return f"but not validly: {last.doubt}"
     modes = [one.figure.board.power_mode for one in (last, seen)]
     where = " in power mode {}, not {}".format(*modes) if modes[0] != modes[1] else ""
-    return f"but alone: p50 {last.figure.latency.p50_ms.value:.3f} ms{where}"
+    return f"but apart from the others: p50 {last.figure.latency.p50_ms.value:.3f} ms{where}"
 
 
 def _judged(network: StageNetwork, seen: StageNetwork, board: str) -> StageNetwork:

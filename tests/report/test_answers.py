@@ -280,9 +280,22 @@ def test_what_was_timed_together_counts_before_what_was_timed_alone_later(story)
     alone.write_text(alone.read_text().replace('"on the board"', '"alone"'))
     report = judged(story, min_speedup=1.5, max_p50="1.5ms")
     assert report.broken == ()
-    assert all("; 05-board timed it later, but alone: p50 1.8" in one.text for one in report.outcomes)
+    assert all("; 05-board timed it later, but apart from the others: p50 1.8" in one.text for one in report.outcomes)
     assert all(one.text.endswith(" ms in power mode 15W, not MAXN_SUPER") for one in report.outcomes)
     assert "1.59× faster on orin" in rows_from(story.path).headline
+
+
+def test_a_later_session_of_others_does_not_part_what_was_timed_together(cut):
+    measured_on_board(cut, "whole", "full", "last")
+    before = judged(cut, min_speedup=1.75)
+    for name in ("whole", "full"):
+        source, median_ms = cut.files[name]
+        again = cut.board(source, median_ms=median_ms) / "report.json"
+        again.write_text(again.read_text().replace('"on the board"', '"another"'))
+    report = judged(cut, min_speedup=1.75)
+    assert (before.broken, report.broken) == ((), ())
+    assert " as 01-export," in report.outcomes[0].text
+    assert "1.80× faster on orin, " in rows_from(cut.path).headline
 
 
 def test_a_later_session_that_was_not_valid_is_named_beside_the_figure(story):

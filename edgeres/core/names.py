@@ -93,6 +93,11 @@ def function_meant(name: str) -> str:
     return f"; did you mean {meant}?" if is_function_name(meant) else ""
 
 
+def where_to_run(reference: str) -> str:
+    """What to do where the module of a function is not found."""
+    return function_meant(reference) or "; run it in the folder that has it, or with that folder in PYTHONPATH"
+
+
 def result_of(reference: str, what: str, *arguments: Any) -> Any:
     """What the function `reference` returns; raises InputError, with file and line, if there is none or it fails.
 
@@ -106,7 +111,7 @@ def result_of(reference: str, what: str, *arguments: Any) -> Any:
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as err:
-            hint = function_meant(reference) if err.name == module_name else ""
+            hint = where_to_run(reference) if f"{module_name}.".startswith(f"{err.name}.") else ""
             raise InputError(f"{what} {reference!r}: there is no module {err.name}{hint}") from err
         function = getattr(module, name, None)
         if not callable(function):

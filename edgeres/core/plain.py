@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 ODD = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # a newline is not among them
@@ -20,6 +21,16 @@ _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 def one_line(text: str) -> str:
     """`text` without a character that a terminal obeys, and without a newline."""
     return re.sub(rf"{ODD}|\n", code_of, text)
+
+
+def typed(what: object) -> str:
+    """A name or a path as it is typed in a command: in quotes where it has a blank."""
+    return shlex.quote(str(what))
+
+
+def with_ascii_minus(text: str) -> str:
+    """A minus before a figure as it is typed: text in a terminal is copied, and has one kind of it."""
+    return re.sub(r"\u2212(?=\d)", "-", text)
 
 
 def short(sha256: str) -> str:

@@ -36,12 +36,13 @@ from edgeres.core.config import Config, config_from, refuse, toml_from
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.names import (
     FILES_OF_DATA,
-    function_meant,
     is_function_name,
     lookup,
     module_found,
     resolve,
+    where_to_run,
 )
+from edgeres.core.plain import typed
 from edgeres.core.runs import LATEST
 from edgeres.core.spec import ModelSpec
 from edgeres.data import check_data_name
@@ -123,11 +124,11 @@ def recipe_from(name: str, overrides: Mapping[str, str], *, naming: str | None =
     if "on" in content:
         raise InputError(
             f"{name}: `on` stands in a stage ({', '.join(ON_BOARDS)}); to measure the last files on a board at the end:"
-            f" edgeres run {name} --on {content['on']}"
+            f" edgeres run {typed(name)} --on {content['on']}"
         )
     recipe = overridden(config_from(Recipe, content, name), overrides)
     steps = planned(recipe, name)
-    again = naming or f"edgeres run {name} --set import.file="
+    again = naming or f"edgeres run {typed(name)} --set import.file="
     refuse_functions(steps, name, typed=overrides.values(), naming=again)
     return recipe, steps
 
@@ -143,8 +144,8 @@ def refuse_functions(steps: Sequence[Step], where: str, *, naming: str, typed: C
                     f" says so; if you trust it, name it yourself: {ways[what]}{name}"
                 )
             if module_found(name) is None:
-                todo = function_meant(name) or "; run it in the folder that has it"
-                raise InputError(f"{what} {name!r}: there is no module {name.partition(':')[0]} here{todo}")
+                where = where_to_run(name)
+                raise InputError(f"{what} {name!r}: there is no module {name.partition(':')[0]} here{where}")
 
 
 def functions_of(step: Step) -> Iterator[tuple[str, str]]:

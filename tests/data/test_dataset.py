@@ -81,7 +81,8 @@ def test_another_number_of_classes_is_refused() -> None:
         ("folder", "should read folder:PATH"),
         ("digits:8", "should read digits"),
         ("folder:/no/such/place", "/no/such/place does not exist"),
-        ("no_such_module:data", "there is no module no_such_module"),
+        ("no_such_module:data", "there is no module no_such_module; run it in the folder that has it, or with that"),
+        ("no_such.module:data", "there is no module no_such; run it in the folder"),
         ("json:lodas", "json has no function 'lodas'; did you mean loads"),
     ],
 )
@@ -104,6 +105,13 @@ def squares():
 def nothing():
     return 7
 """
+
+
+def test_a_package_that_a_users_module_lacks_is_no_matter_of_the_folder(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_lacking.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"there is no module no_such_package$"):
+        dataset_from("own_lacking:data")
 
 
 def test_a_function_of_the_present_directory_may_make_the_data_set(tmp_path, monkeypatch) -> None:

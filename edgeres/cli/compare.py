@@ -104,7 +104,7 @@ def _print_changes(found: RunChanges, *, as_json: bool) -> None:
         for line in change.lines:
             say(f"    {line}")
     for problem in found.problems:
-        say(f"missing: {problem}", err=True)
+        say(f"warning: {problem}", err=True)
 
 
 def _option_lines(found: RunChanges) -> Iterator[str]:

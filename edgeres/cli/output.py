@@ -14,6 +14,7 @@ from edgeres.core.measures import LOST_OF, OF_CLASSES
 from edgeres.core.runs import PAGE_NAME, Run
 from edgeres.core.stage import StageReport
 from edgeres.report.boards import boards_from, file_name
+from edgeres.report.stage import BOARDS_NAME
 from edgeres.report.summary import RunSummary
 from edgeres.report.table import boards_turned, table_from
 from edgeres.report.wording import accuracy_line, closeness_line, latency_line, size
@@ -75,8 +76,8 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
     for goal in summary.goals:
         say(goal)
     for problem in summary.problems:
-        say(f"missing: {problem}", err=True)
-    names = (PAGE_NAME, "report.md", "report.json", "report.csv")
+        say(f"warning: {problem}", err=True)
+    names = (PAGE_NAME, "report.md", "report.json", "report.csv", BOARDS_NAME)
     say(f"{where}: {', '.join(name for name in names if (where / name).is_file())}")
     Run(where).say_if_page_is_older()
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import click
 
-from edgeres.core.plain import ODD, code_of
+from edgeres.core.plain import ODD, code_of, with_ascii_minus
 
 _OURS = r"\x1b\[(?P<colour>(?:[0-4]|22|39|[39][1-6])(?:;(?:[0-4]|22|39|[39][1-6]))*)?m"  # tables and marks need them
 _ODD = re.compile(f"{_OURS}|{ODD}")
@@ -22,7 +22,7 @@ _ODD = re.compile(f"{_OURS}|{ODD}")
 
 def say(line: str, *, err: bool = False) -> None:
     """Prints one line of ours; a newline within it is somebody else's."""
-    click.echo(re.sub("\n", code_of, line), err=err)
+    click.echo(with_ascii_minus(re.sub("\n", code_of, line)), err=err)
 
 
 def say_row(head: str, text: str, width: int) -> None:

@@ -179,7 +179,7 @@ def _run_exhibit(path: Path) -> Exhibit:
     for stage in summary.stages:
         made = f"{Path(stage.output.path).name}, {size(stage.output.size_bytes)}" if stage.output else ""
         lines.append(f"  {stage.name:16}{'; '.join(filter(None, (what.get(stage.name), made)))}".rstrip())
-    lines += [f"  missing: {problem}" for problem in summary.problems]
+    lines += [f"  warning: {problem}" for problem in summary.problems]
     if aside := Run(path).set_aside:
         lines.append(f"  replaced since, in no figure, may be deleted: {aside}")
     return Exhibit(summary.model_dump(mode="json"), tuple(lines))

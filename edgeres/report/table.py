@@ -258,16 +258,16 @@ def boards_csv_from(summary: RunSummary) -> str:
 
 
 def _conditions(summary: RunSummary) -> Iterator[str]:
-    """What the figures belong to, then what is missing."""
+    """What the figures belong to, then what is to be done."""
     yield "Intervals are 95 %: Wilson for top-1, paired for its changes, bootstrap over rounds for latency."
     yield from (f"Latency: {condition}." for condition in summary.timed_conditions)
     judged = {f"{row.accuracy.dataset} {row.accuracy.split}" for row in summary.rows if row.accuracy}
     yield from (f"Accuracy: {condition}." for condition in sorted(judged))
     near = {f"{row.closeness.dataset} {row.closeness.split}" for row in summary.rows if row.closeness}
     yield from (f"Closeness to the first network: {condition}." for condition in sorted(near))
+    yield from (f"Warning: {problem}." for problem in summary.problems)
     yield from (f"Not run: {one.name}, {one.what}: {one.why}; {one.todo}." for one in summary.absent)
     yield from (f"Warning: {warning}." for warning in summary.warnings)
-    yield from (f"Missing: {problem}." for problem in summary.problems)
 
 
 def _flat(row: Row) -> dict[str, object]:

@@ -25,7 +25,7 @@ from edgeres.core.metrics import (
     threads_text,
     wilson,
 )
-from edgeres.core.plain import one_line
+from edgeres.core.plain import one_line, with_ascii_minus
 from edgeres.core.statistics import P99_CALLS
 from edgeres.report.boards import UNSURE
 from edgeres.report.figures import Change, Changes, LatencyFigure, Percentile
@@ -68,7 +68,7 @@ def terminal_table(title: str, columns: Columns, rows: Iterable[Sequence[Lines]]
     for name, width in columns:
         table.add_column(Text(one_line(name)), overflow="fold", **width)
     for cells in rows:
-        table.add_row(*(Text("\n".join(_tight(one_line(line)) for line in lines)) for lines in cells))
+        table.add_row(*(Text("\n".join(_tight(with_ascii_minus(one_line(line))) for line in lines)) for lines in cells))
     return table
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from edgeres.cli.output import print_result
-from edgeres.cli.terminal import say_row
+from edgeres.cli.terminal import say, say_row
 from edgeres.core.config import Config
 from edgeres.core.environment import Check, diagnosis
 from edgeres.core.metrics import Accuracy, fixed, threads_text
@@ -51,6 +51,11 @@ def test_a_row_cuts_no_word_in_a_terminal_and_is_one_line_elsewhere(capsys, monk
 )
 def test_points_say_of_what_on_which_images(capsys, results, line):
     assert printed(capsys, **results)[0] == line
+
+
+def test_a_figure_has_one_kind_of_minus_in_a_terminal(capsys):
+    say("\u22120.76 points [\u22121.00, +0.10]; a\u2212b")
+    assert capsys.readouterr().out == "-0.76 points [-1.00, +0.10]; a\u2212b\n"
 
 
 def test_a_lesion_says_what_modules_cost_before_what_that_says_to_a_claim(checkpoint_of, spec_of, tmp_path, capsys):

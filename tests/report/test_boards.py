@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from edgeres.cli.output import print_summary
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import write_report
 from edgeres.pipeline.show import exhibit_of
@@ -307,3 +308,13 @@ def test_a_file_that_was_only_judged_is_not_called_valid(fake_run, is_valid):
     assert judged.is_valid is None
     assert board_cells(judged)["Valid"] == ("not timed",)
     assert flat_board(judged)["is_valid"] is None
+
+
+def test_the_terminal_lists_every_file_of_the_report_and_says_what_to_care_for(fake_run, capsys):
+    fake_run.board(fake_run.model("export", "model.onnx", 1000)[1])
+    (fake_run.path / "09-prune").mkdir()
+    print_summary(report(fake_run.path, ReportConfig(html=False)), fake_run.path, as_json=False)
+    out, err = capsys.readouterr()
+    written = {path.name for path in fake_run.path.glob("report.*")}
+    assert {*out.splitlines()[-1].partition(": ")[2].split(", ")} == written >= {"report.boards.csv"}
+    assert err == "warning: 09-prune: unfinished (no report.json)\n"

@@ -22,7 +22,7 @@ def test_the_terminal_table_breaks_no_figure(whole_run, width):
         "05-quantize",
         "[91.59,93.06]",
         "n = 5,000",
-        "−3.94 points",
+        "-3.94 points",
         "speed ×1.16",
         "size ×0.23",
         "810 kB",
@@ -57,7 +57,7 @@ def test_markdown_says_what_the_figures_belong_to(whole_run):
 
 def test_markdown_names_what_is_missing(whole_run):
     (whole_run.path / "05-quantize/report.json").unlink()
-    assert "Missing: 05-quantize: unfinished (no report.json)." in markdown_from(rows_from(whole_run.path))
+    assert "Warning: 05-quantize: unfinished (no report.json)." in markdown_from(rows_from(whole_run.path))
 
 
 def test_csv_holds_plain_numbers_and_empty_cells(whole_run):

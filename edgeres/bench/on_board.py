@@ -45,6 +45,7 @@ from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
 from edgeres.core.lineage import check_for_tensorrt, made_from
 from edgeres.core.onnx_file import image_input, is_channels_last
+from edgeres.core.plain import typed
 from edgeres.core.progress import bar
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.statistics import MIN_ROUNDS
@@ -286,13 +287,13 @@ def check_model(model: Model) -> None:
         if _has_uint8_pairs(model):
             raise InputError(
                 f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it: edgeres lint --fix"
-                f" {path}, or make one: edgeres quantize {made_from(path, 'FLOAT.onnx')} --profile tensorrt"
+                f" {typed(path)}, or make one: edgeres quantize {made_from(path, 'FLOAT.onnx')} --profile tensorrt"
             )
         _ = model.card
         if model.beside:
             raise InputError(f"{path} keeps weights in {model.beside[0].name} beside it; a board takes one file")
     elif not isinstance(model, Engine):
-        raise InputError(f"{path} is no ONNX file, which boards take: edgeres export {path} makes one")
+        raise InputError(f"{path} is no ONNX file, which boards take: edgeres export {typed(path)} makes one")
 
 
 def _has_uint8_pairs(model: OnnxModel) -> bool:

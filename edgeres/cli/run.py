@@ -11,6 +11,7 @@ from edgeres.bench.boards import board_named
 from edgeres.cli.output import print_boards, print_result, print_summary
 from edgeres.cli.terminal import say
 from edgeres.core.errors import EdgeresError, InputError, StageError
+from edgeres.core.plain import typed
 from edgeres.core.runs import Run, run_named
 from edgeres.core.stage import StageReport
 from edgeres.pipeline.calls import Call
@@ -138,8 +139,8 @@ def rerun_command(run: str | None, name: str | None, data: str | None, source: s
     chosen = name_for(old, name)
     steps = planned(recipe, str(old.path))
     again = run_of_recipe(recipe, chosen)
-    on = "".join(f" --{option} {value}" for option, value in (("data", data), ("source", source)) if value)
-    say(f"into {again.path}; if interrupted: edgeres rerun {old.called} --name {chosen}{on}", err=True)
+    on = "".join(f" --{option} {typed(value)}" for option, value in (("data", data), ("source", source)) if value)
+    say(f"into {again.path}; if interrupted: edgeres rerun {old.typed} --name {typed(chosen)}{on}", err=True)
     for done in Chain(again, steps, recorded=recorded_of(old, steps)).execute():
         say(f"[{done.step.index + 1}/{len(steps)}] {done.step.use}{' (reused)' if done.reused else ''}", err=True)
     verdict = rerun_verdict(old, again)

@@ -18,6 +18,7 @@ from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.lineage import check_for_tensorrt, made_from
+from edgeres.core.plain import typed
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest, LayerCounts, local_gpu, packaged_cuda, plan_header, this_system
@@ -151,8 +152,8 @@ def _built(job: BuildJob, source: OnnxModel) -> tuple[Built, tuple[str, ...]]:
         if not job.quantized or source.profile is not None:
             raise
         raise StageError(
-            f"{err}; its Q/DQ pairs are another tool's: edgeres lint {source.path} says what TensorRT minds, --fix"
-            " FILE writes a repaired one"
+            f"{err}; its Q/DQ pairs are another tool's: edgeres lint {typed(source.path)} says what TensorRT minds,"
+            " --fix FILE writes a repaired one"
         ) from err
 
 

@@ -25,6 +25,7 @@ from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.files import reading, sha256_of
 from edgeres.core.names import is_function_name
 from edgeres.core.onnx_file import check_compared, derived_card, external_files, image_input
+from edgeres.core.plain import typed
 from edgeres.core.spec import Card, ModelSpec
 
 CARD_KEY = "edgeres"
@@ -285,9 +286,9 @@ def model_from(path: Path) -> Model:
                 raise InputError(f"{path} does not exist")
             return kind(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder, no model; if it is a run, name it as such: --run {path}")
+        raise InputError(f"{path} is a folder, no model; if it is a run, name it as such: --run {typed(path)}")
     if path.suffix in {".pt", ".pth", ".th", ".bin", ".ckpt", ".pt2", ".py"} or is_function_name(str(path)):
-        raise InputError(f"{path} is no file of edgeres; bring the network in first: edgeres import {path}")
+        raise InputError(f"{path} is no file of edgeres; bring the network in first: edgeres import {typed(path)}")
     known = ", ".join(kind.suffix for kind in MODEL_KINDS)
     raise InputError(f"{path}: cannot tell what this is by its name (known: {known})")
 
@@ -308,7 +309,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 def _card_from(text: str | None, path: Path) -> Card:
     if text is None:
         raise InputError(
-            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import {path}"
+            f"{path} was not written by edgeres (it holds no spec); bring weights in with: edgeres import {typed(path)}"
         )
     return record_from_text(Card, text, f"{path}: its spec")
 

@@ -6,7 +6,6 @@ file that a command is to take.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import NamedTuple
 from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE, Checkpoint, Model, OnnxModel, model_from
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.plain import short
-from edgeres.core.runs import run_holding
+from edgeres.core.plain import short, typed
+from edgeres.core.runs import WITH_DATA, Run, run_holding
 from edgeres.core.stage import REPORT_SUFFIX, StageReport
+
+_SHOW_IMAGES = {"agree", "calibrate", "eval", "optimize", "prune", "qat", "recover"}
+_MAKES = {"calibrate": "--out SCALES.json", "quantize": "--scales SCALES.json --out INT8.onnx"}  # of a file in no run
 
 
 class Parent(NamedTuple):
@@ -52,7 +54,7 @@ def parents_of(path: Path, sha256: str, *, to_original: bool = True) -> Iterator
 
 def teacher_of(source: Model) -> Path:
     """The network that `source` was cut from; raises InputError if it is whole, or that is gone or told by none."""
-    source.spec.check_cut(source.path)
+    check_cut(source)
     looked = [source.path]
     for parent in parents_of(source.path, source.sha256):
         if parent.stage == "prune" and parent.is_here:
@@ -88,10 +90,34 @@ def line_of(parent: str | None, parents: Mapping[str, str | None]) -> list[str]:
     return line
 
 
+def advised(command: str, *named: Path | Run | str, data: str = "", on: str = "") -> str:
+    """The command on the files or the run as it is typed: on the `data`, or with what of that they do not remember.
+
+    A word in place of a file is a str. Of a file in no run it says where the result goes.
+    """
+    stage, last = command.split()[1], named[-1]
+    home = last if isinstance(last, Run) else run_holding(last) if isinstance(last, Path) else None
+    words = [f"--run {one.typed}" if isinstance(one, Run) else typed(one) for one in named]
+    if data or stage in _SHOW_IMAGES:
+        words.append(f"--data {typed(data)}" if data else home.lacks_data if home else WITH_DATA)
+    if isinstance(last, Path) and home is None:
+        words.append(_MAKES.get(stage, ""))
+    return " ".join(filter(None, (command, *words, on and f"--on {on}")))
+
+
+def check_cut(source: Model) -> None:
+    """Raises InputError if nothing was dropped from it."""
+    if not source.spec.dropped:
+        raise InputError(
+            f"nothing was dropped from {source.path}, so there is nothing to recover; drop first,"
+            f" {advised('edgeres prune', source.path)} --drop N, or train it on labels: --method finetune"
+        )
+
+
 def made_from(path: Path, otherwise: str) -> str:
     """What the model file was made from, as it is typed; `otherwise` where that is not known, or not there."""
     source = source_of(path)
-    return otherwise if source is None else shlex.quote(str(source))
+    return otherwise if source is None else typed(source)
 
 
 def source_of(path: Path) -> Path | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, reason_of, require
+from edgeres.core.plain import typed
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec, Task
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"  # of every graph that edgeres writes
@@ -104,8 +105,8 @@ def image_input(model: Any, path: Path) -> tuple[str, Shape]:
     if not all(shape[1:]):
         one = _worded([shape[0], *(size or _USUAL for size in shape[1:])])
         raise InputError(
-            f"{path} takes {_worded(shape)}: export it for one size, such as {one}, or bring it in for one: edgeres"
-            f" import {path} --size {_USUAL}"
+            f"{path} takes {_worded(shape)}: export it for one size, such as {one}, or bring it in for one:"
+            f" edgeres import {typed(path)} --size {_USUAL}"
         )
     return inputs[0].name, shape
 

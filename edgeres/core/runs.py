@@ -31,6 +31,7 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import process_began, write_text
 from edgeres.core.names import name_from_file
+from edgeres.core.plain import typed
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ STARTED_NAME = "started.json"
 RECIPE_NAME = "recipe.toml"
 EVAL_NAME, PREDICTIONS_NAME = "eval.json", "eval.npy"
 PAGE_NAME = "report.html"
+WITH_DATA = "--data DATA"  # of a command that shows images
 LATEST, _SHELLS = "latest", ".shells"
 _PID = re.compile(r"[0-9]{1,9}")
 _NAME_BYTES = 255  # the longest name of a file
@@ -147,6 +149,11 @@ class Run:
         path = _real(self.path)
         return path.name if path.parent == runs_root() else str(path)
 
+    @property
+    def typed(self) -> str:
+        """The same as it is typed."""
+        return typed(self.called)
+
     def folders(self) -> list[StageFolder]:
         """Stage folders in order."""
         children = self.path.iterdir() if self.path.is_dir() else ()
@@ -207,20 +214,36 @@ class Run:
 
     def data(self) -> str | None:
         """The data set named last in this run, by a stage or an evaluation; raises InputError for a function."""
+        found = self._data()
+        return name_from_file(*found) if found else None
+
+    @property
+    def lacks_data(self) -> str:
+        """`--data NAME`, which commands in it ask for: it names no data set, or a function, which is named anew."""
+        found = self._data()
+        if found is None:
+            return WITH_DATA
+        with contextlib.suppress(InputError):
+            name_from_file(*found)
+            return ""
+        return f"--data {typed(found[0])}"
+
+    def _data(self) -> tuple[str, str] | None:
+        """(the data set named last, the file that names it)."""
         for folder in reversed(self.finished()):
             for path in (folder.path / EVAL_NAME, folder.path / REPORT_NAME):
                 data = None
                 with contextlib.suppress(EdgeresError):
                     data = record_from_json(StageReport, path).config.get("data")
                 if data:
-                    return name_from_file(str(data), str(path))
+                    return str(data), str(path)
         return None
 
     def say_if_page_is_older(self) -> None:
         """One line where the page was made before the newest of what the run holds."""
         page = self.path / PAGE_NAME
         if page.is_file() and page.stat().st_mtime_ns < self._newest_ns:
-            log.info("%s is older and does not show it; to make it anew: edgeres report %s", page, self.called)
+            log.info("%s is older and does not show it; to make it anew: edgeres report %s", page, self.typed)
 
     @contextlib.contextmanager
     def saying_if_page_is_older(self) -> Iterator[None]:

@@ -120,14 +120,6 @@ class ModelSpec(Config):
             raise ValueError("dropped names must be sorted and unique")
         return self
 
-    def check_cut(self, what: object) -> None:
-        """Raises InputError if nothing was dropped; `what` names the file."""
-        if not self.dropped:
-            raise InputError(
-                f"nothing was dropped from {what}, so there is nothing to recover; drop first, edgeres prune {what}, or"
-                " train it on labels: --method finetune"
-            )
-
     def check_classes(self, what: str) -> None:
         """Raises InputError if the network gives no scores of classes, which `what` needs."""
         if self.task != "classes":

@@ -17,6 +17,7 @@ from edgeres.core.config import Config, Record, unless_usual
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency, OwnFigure
+from edgeres.core.plain import typed
 from edgeres.core.spec import Cost
 
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)
@@ -140,7 +141,7 @@ def _is_like(export: StageReport, other: StageReport) -> bool:
 
 def without_newer(path: Path, what: str) -> str:
     """A warning that `what` was made without the checkpoint `path`, which was `never_exported`."""
-    return f"{path.parent} {NEVER_EXPORTED} {what}: edgeres export {path}"
+    return f"{path.parent} {NEVER_EXPORTED} {what}: edgeres export {typed(path)}"
 
 
 def begins_another(made: Sequence[tuple[Path, StageReport]]) -> list[str]:

@@ -26,6 +26,7 @@ from edgeres.core.amounts import Target
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.files import scratch_in
+from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.runs import run_holding
@@ -134,8 +135,9 @@ def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Ch
     before, after = predicted_ms(table, whole.spec.dropped), predicted_ms(table, pruned.spec.dropped)
     board = table.machine.partition(":")[0]
     home = run_holding(whole.path)
-    network, file = (f"--run {home.called}",) * 2 if home else ("MODEL.safetensors", "MODEL.onnx")
-    int8 = [f"edgeres calibrate {file}", f"edgeres quantize {file}"] if table.is_int8 else []
+    network, file = (home,) * 2 if home else ("MODEL.safetensors", "MODEL.onnx")
+    int8 = [advised("edgeres calibrate", file), advised("edgeres quantize", file)] if table.is_int8 else []
+    making = [advised("edgeres export", network), *int8]
     return Checked(
         dropped=tuple(name for name in pruned.spec.dropped if name not in whole.spec.dropped),
         session=table.session,
@@ -146,7 +148,7 @@ def _predicted(pruned: Checkpoint, whole: Checkpoint, table: LatencyTable) -> Ch
         is_measured=False,
         predicted_whole_ms=before,
         engine=f"as an {table.precision} engine ({table.title})",
-        advice=f"{', '.join([f'edgeres export {network}', *int8])}, then edgeres bench {file} --on {board}",
+        advice=f"{', '.join(making)}, then {advised('edgeres bench', file, on=board)}",
     )
 
 

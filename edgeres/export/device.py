@@ -12,6 +12,7 @@ from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.lineage import check_for_tensorrt
 from edgeres.core.onnx_file import image_input
+from edgeres.core.plain import typed
 
 _PLACE = "@CONSTANTS@"
 _Value = str | int | bool | tuple[float, ...] | tuple[str, ...]
@@ -75,7 +76,7 @@ def _tensors_of(model: Model) -> tuple[str, str, Sequence[int]]:
     if isinstance(model, Engine):
         (name, shape), output = next(iter(model.manifest.inputs.items())), next(iter(model.manifest.outputs))
         return name, output, shape
-    raise InputError(f"{model.path} does not run on a device; export it first: edgeres export {model.path}")
+    raise InputError(f"{model.path} does not run on a device; export it first: edgeres export {typed(model.path)}")
 
 
 def _python(name: str, value: _Value) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeres.core.errors import InputError
 from edgeres.core.names import function_meant
+from edgeres.core.plain import typed
 
 _HEAD_BYTES = 4096
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
@@ -38,7 +39,7 @@ def check_content(path: Path) -> None:
         raise InputError(f"{path} is not a safetensors file but one of torch.save; rename it to {path.stem}.pth")
     if path.suffix.lower() == ".onnx":
         raise InputError(
-            f"{path} is an ONNX graph, which is a network by itself; import it alone: edgeres import {path}"
+            f"{path} is an ONNX graph, which is a network by itself; import it alone: edgeres import {typed(path)}"
         )
     for begins, what in _OTHERS:
         if not _is_safetensors(head) and head.lstrip().lower().startswith(begins):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from edgeres.core.config import command_with
 from edgeres.core.errors import AlwaysRefused, InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
+from edgeres.core.plain import typed
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import (
     FRONTIER_NAME,
@@ -285,7 +285,7 @@ def _written(
     spent = ", ".join(f"{what} {text_from(max(1.0, seconds))}" for what, seconds in found.spent_s.items())
     recorder.notes.append(f"time went for: {spent}")
     if config.plan_only:
-        source, trying = shlex.quote(str(bench.source.path)), config.model_copy(update={"plan_only": False})
+        source, trying = typed(bench.source.path), config.model_copy(update={"plan_only": False})
         command = command_with(f"edgeres optimize {source}", trying, plan=out_dir / PLAN_NAME, on=found.board)
         recorder.notes += [
             *(choice.lines_of(plan, found.lost_are) if choice else plan.lines(found.lost_are)),
@@ -295,10 +295,10 @@ def _written(
         recorder.notes += [*_off(plan, found.tried), *lines_of(found)]
         if not found.board and any(one.tried.precision == "int8" for one in found.results):
             run = Run(Path(next(one.folder for one in reversed(found.results) if one.tried.precision == "int8")))
-            recorder.notes.append(f"INT8 files here are {FOR_A_CPU.format(f'--run {run.called}')}")
+            recorder.notes.append(f"INT8 files here are {FOR_A_CPU.format(f'--run {run.typed}')}")
         shutil.rmtree(out_dir / "tried")
         (out_dir / "tried.json").unlink(missing_ok=True)
     if (home := run_holding(output.path)) is not None:
-        recorder.notes.append(f"a page with all that was tried: edgeres report {home.called}")
+        recorder.notes.append(f"a page with all that was tried: edgeres report {home.typed}")
     (out_dir / "latency.json").unlink(missing_ok=True)
     return StageResult(output, recorder.finish(output))

@@ -17,6 +17,7 @@ from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import is_function_name, resolve
+from edgeres.core.plain import typed
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.stage import StageResult, begins_another, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
@@ -119,7 +120,8 @@ def _lacking(stage: str, source: Model, run: Run | None) -> str | None:
     modules = counted(len(dropped), "module")
     models = [model for _, model in run.models()] if run else []
     whole = next((one for one in reversed(models) if isinstance(one, Checkpoint) and not one.spec.dropped), None)
-    other = f"; to start from the whole network: edgeres prune {whole.path}" if whole else ""
+    again = f"edgeres {'prune' if stage == 'sweep' else stage}"
+    other = f"; to start from the whole network, the same options: {again} {typed(whole.path)}" if whole else ""
     return f"{source.path} was taken, which already lacks {modules} ({few_of(dropped, 6)}){other}"
 
 

@@ -115,7 +115,7 @@ def _float_and_int8(run: Run) -> list[Model]:
     if int8 is None:
         raise InputError(
             f"{run.path} holds no INT8 file for `edgeres agree`; name two files, or make it: edgeres quantize --run"
-            f" {run.called}"
+            f" {run.typed}"
         )
     made = next(report for folder, report in run.reports() if folder.path == int8.path.parent)
     of = made.source.sha256 if made.source else ""
@@ -169,7 +169,7 @@ def _how_to_keep(named: Sequence[Model]) -> str:
     home = homes.pop() if len(homes) == 1 else None
     if home is None:
         return ""
-    return f"not kept in the run; --run {home.called} keeps it there"
+    return f"not kept in the run; --run {home.typed} keeps it there"
 
 
 def evaluate_models(models: Sequence[tuple[StageFolder, Model]], config: Config, *, fresh: bool = False) -> Measured:

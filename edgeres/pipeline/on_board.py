@@ -130,7 +130,7 @@ def _of_run(run: Run) -> list[Model]:
     say_left_out(run, "on a board")
     if not found:
         raise InputError(
-            f"{run.path} holds no ONNX file that a board takes; make one: edgeres export --run {run.called}"
+            f"{run.path} holds no ONNX file that a board takes; make one: edgeres export --run {run.typed}"
         )
     return found
 

@@ -83,7 +83,7 @@ def recipe_of(run: Run, data: str | None = None, source: str | None = None) -> R
             overrides["import.file"] = source
         else:
             raise InputError(f"--source {source} should read package.module:function{function_meant(source)}")
-    again = f"edgeres rerun {run.called} --source "
+    again = f"edgeres rerun {run.typed} --source "
     if (run.path / RECIPE_NAME).is_file():
         return recipe_from(str(run.path / RECIPE_NAME), overrides, naming=again)[0]
     folder = run_folder_from(run.path)

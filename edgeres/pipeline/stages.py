@@ -222,7 +222,7 @@ def source_in(run: Run, stage: str) -> Model | None:
     if model is None:
         gone = "".join(f"; that of {name} is gone" for name in _gone(run, -1, row.source.suffix))
         named = (f"{name}{' FILE' * (name == 'import')}" for name in makers_of(stage))
-        how = " or ".join(f"edgeres {name} --run {run.called}" for name in named)
+        how = " or ".join(f"edgeres {name} --run {run.typed}" for name in named)
         raise InputError(f"{run.path} holds no {row.needs} for `edgeres {stage}`; name one, or make it: {how}{gone}")
     return model
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from edgeres.core.amounts import Target, target_from
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
+from edgeres.core.plain import typed
 from edgeres.core.records.latency import LatencyTable, latency_table_from
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
@@ -44,7 +45,7 @@ def prune(source: Checkpoint, config: PruneConfig, out_dir: Path) -> StageResult
     if table is not None:
         check_table(table, source.spec)
     elif config.target_latency is not None:
-        measured = f"edgeres bench --per-module {source.path}"
+        measured = f"edgeres bench --per-module {typed(source.path)}"
         raise InputError(f"--target-latency needs a latency table (--latency FILE); measure one: {measured}")
     path = out_dir / "model.safetensors"
     if config.modules:

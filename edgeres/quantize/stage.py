@@ -16,6 +16,7 @@ import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
 from edgeres.core.errors import InputError, StageError, did_you_mean, few_of
 from edgeres.core.files import write_bytes
+from edgeres.core.lineage import advised
 from edgeres.core.measures import kept_notes
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
@@ -163,13 +164,12 @@ def begun(source: OnnxModel, path: Path | None, method: str) -> tuple[OnnxModel,
     Raises InputError if `source` is no float file, or the table in `path` does not fit it or lacks `method`.
     """
     source.check_float()
+    calibrating = advised("edgeres calibrate", source.path)
     if path is None:
-        raise InputError(f"no scale table; make one first: edgeres calibrate {source.path}")
+        raise InputError(f"no scale table; make one first: {calibrating}")
     table = scale_table_from(path)
     if table.model_sha256 != source.sha256:
-        raise InputError(
-            f"{path} was made for another model than {source.path}; make one for it: edgeres calibrate {source.path}"
-        )
+        raise InputError(f"{path} was made for another model than {source.path}; make one for it: {calibrating}")
     if table.n < FEWEST_IMAGES:
         raise InputError(f"{path} comes from {table.n} images; use {FEWEST_IMAGES} or more")
     if method not in (*table.methods, AUTO):

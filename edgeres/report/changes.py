@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from edgeres.core.config import Config, Record
+from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval, Latency
 from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
@@ -208,8 +209,7 @@ def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str, board: str
     missing = {name: one for name, one in (("A", a), ("B", b)) if not one.is_judged}
     if missing:
         said = f"top-1: not compared, not evaluated in {' and '.join(missing)}"
-        on = f" --on {board}" if board else ""
-        how = [f"edgeres eval {one.file}{on}" for one in missing.values() if one.stage != ENGINE_STAGE]
+        how = [advised("edgeres eval", one.file, on=board) for one in missing.values() if one.stage != ENGINE_STAGE]
         return f"{said}: {' and '.join(how)}" if how else said
     if isinstance(pair, str):
         return f"top-1: not compared, {pair}"

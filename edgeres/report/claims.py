@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeres.core.amounts import counted
-from edgeres.core.lineage import line_of
+from edgeres.core.lineage import advised, line_of
 from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
@@ -59,7 +59,7 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: Run) -> 
         return f"{said}{of}.{_not_compared(_first(rows, end), end) if end else ''}"
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
-    return f"{said}{of}. {newest.name}: accuracy not evaluated: edgeres eval --run {run.called}"
+    return f"{said}{of}. {newest.name}: accuracy not evaluated: {advised('edgeres eval', run)}"
 
 
 def claims_of(found: Frontier) -> tuple[Claim, ...]:
@@ -135,8 +135,8 @@ def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
     timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
     if timed and board_in(timed[-1][1].runtime) and timed[-1][2] is None:
         first = _first(rows, end)
-        lacking = "" if has_file(first, rows) else f"edgeres export {run.path / first.path} and "
-        return _time_claim(*timed[-1][:2], end, f"{lacking}edgeres bench --run {run.called}")
+        lacking = "" if has_file(first, rows) else f"{advised('edgeres export', run.path / first.path)} and "
+        return _time_claim(*timed[-1][:2], end, f"{lacking}{advised('edgeres bench', run)}")
     compared = [(row, latency, change) for row, latency, change in timed if change]
     if not compared:
         return None

@@ -37,6 +37,7 @@ BOARD_STAGE = "board"
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
 STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "connect"})
+BEGUN = "it was begun, the same command finishes it there"
 STRAY = "made from a file that this run does not hold any more"
 LOST = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
 
@@ -210,7 +211,7 @@ def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | Non
 def _how_far(folder: StageFolder) -> str:
     if folder.is_busy:
         return "; another process is at work on it"
-    return "; it was begun, the same command finishes it there" if (folder.path / STARTED_NAME).is_file() else ""
+    return f"; {BEGUN}" if (folder.path / STARTED_NAME).is_file() else ""
 
 
 def _read(path: Path, problems: list[str]) -> StageReport | None:

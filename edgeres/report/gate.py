@@ -10,6 +10,7 @@ network judged, its figures are judged.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +21,19 @@ from pydantic import Field
 from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text
+from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import TWO_NETWORKS
 from edgeres.report.folder import STUDIES
 from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, figure_of, subject_in
-from edgeres.report.networks import others_in
+from edgeres.report.networks import base_of, making_int8, others_in, timed_of
 
 _MOST_PLACES = 15  # decimals of a float near 1
 _WHOLE = "newest network readable"
 _MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "optimize", "sweep"}  # make no network
 _LATENCY = {"us": 1e-3, "ms": 1.0, "s": 1e3}, "a latency; write it as 5ms, 800us or 0.02s"
 _BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+_BY_ACCURACY = {"max_loss", "min_top1", "min_agreement", "min_closeness"}
 _SIZE = _BYTES, "a file size; write it as 2MB, 800kB or 1.5MiB"
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 
@@ -142,13 +145,14 @@ def gate(run: Path, config: GateConfig) -> GateReport:
     except NotMeasured as why:
         outcomes = tuple(_broken(rule.option, run.name, f"{why.said}: {why}", rule.limit) for rule in config.rules)
         return GateReport(run=run.name, first="", judged="", outcomes=outcomes)
+    judged = [_outcome(rule, subject, strict=config.strict) for rule in config.rules]
     return GateReport(
         run=run.name,
         board=subject.board,
         first=subject.first.name,
         judged=subject.end.name,
-        outcomes=(*(_outcome(rule, subject, strict=config.strict) for rule in config.rules), *_unread_in(subject)),
-        notes=tuple(_notes_on(subject)),
+        outcomes=(*judged, *_unread_in(subject)),
+        notes=(*_notes_on(subject), *_whole_instead(subject, judged, config)),
     )
 
 
@@ -188,8 +192,28 @@ def _notes_on(subject: Subject) -> list[str]:
         unread.append(f"{first.path}: {first.lost}; what was measured of it before is what it is held against")
     if newest is subject.end:
         return unread
-    lacks = f"timed: {subject.bench}" if subject.unjudged else f"evaluated: edgeres eval {subject.run / newest.path}"
+    how = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / newest.path)
+    lacks = f"{'timed' if subject.unjudged else 'evaluated'}: {how}"
     return [f"{subject.end.name} was judged; {newest.name} is newer and not {lacks}", *unread]
+
+
+def _whole_instead(subject: Subject, judged: Sequence[Outcome], config: GateConfig) -> Iterator[str]:
+    """A line where a cut network breaks a rule by its accuracy that the whole one in INT8 keeps, or may keep."""
+    first, end, networks = subject.first, subject.end, subject.networks
+    broken = [rule.name for rule, one in zip(config.rules, judged, strict=True) if one.figure and not one.passed]
+    if _BY_ACCURACY.isdisjoint(broken) or len(end.dropped) <= len(first.dropped):
+        return
+    whole = [one for one in others_in(networks) if one.dropped == first.dropped and "int8" in (one.precision or "")]
+    if not whole:
+        yield f"the whole network was not tried in INT8: {making_int8(first, networks, subject.folder)}"
+    elif not whole[-1].is_judged:
+        how = advised("edgeres eval", subject.run / whole[-1].path, on=subject.board)
+        yield f"the whole network in INT8, {whole[-1].name}, was not tried: {how}"
+    else:
+        end = whole[-1]
+        other = replace(subject, first=base_of(end, networks), end=end, timed=timed_of(end, networks))
+        if all(_outcome(rule, other, strict=config.strict).passed for rule in config.rules):
+            yield f"the whole network in INT8, {end.name}, keeps {' and '.join(one.rule for one in judged)}"
 
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:

@@ -10,13 +10,14 @@ from pathlib import Path
 from edgeres.bench.boards import HERE
 from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import advised
 from edgeres.core.metrics import Accuracy, Interval, Latency, threads_text, wilson
 from edgeres.core.runs import RECIPE_NAME, Run
 from edgeres.core.statistics import P99_CALLS, percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import UNSURE, boards_judging, boards_measuring, networks_on
 from edgeres.report.findings import with_verdicts
-from edgeres.report.folder import STRAY, RunFolder, command_of, run_folder_from
+from edgeres.report.folder import BEGUN, STRAY, RunFolder, command_of, run_folder_from
 from edgeres.report.networks import (
     ENGINE_STAGE,
     FOR_TENSORRT,
@@ -33,6 +34,7 @@ from edgeres.report.networks import (
     latency_between,
     networks_in,
     newest_timed,
+    no_second,
     others_in,
     pair_of,
     points_between,
@@ -44,7 +46,6 @@ _SPEED_UP = "min_speedup"
 _BY_THE_CLOCK = {"max_p50", "max_p99", _SPEED_UP}
 _HELD_AGAINST_FIRST = {"max_loss", "min_agreement", _SPEED_UP}
 _ROOM = 1.1  # more seconds than the calls so far would take, so that the next run has enough
-_NO_SECOND = "there is no second network to hold against it: edgeres prune, or edgeres export and edgeres quantize"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Subject:
     @property
     def bench(self) -> str:
         """The command that times what is missing."""
-        return f"edgeres bench --run {Run(self.run).called}" + (f" --on {self.board}" if self.board else "")
+        return advised("edgeres bench", Run(self.run), on=self.board)
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
     if end is None:
         end = None if _handed_over(run) else newest_timed(networks)
         lacking = _without_judged(folder, networks, on, {*rules} - (_BY_THE_CLOCK if end else set()))
-        unread = f"; {'; '.join(folder.problems)}" if folder.problems else ""
-        unjudged = f"{run} holds no evaluated network; {lacking}{unread}"
+        said = sorted((lacking, *folder.problems), key=lambda one: BEGUN not in one)
+        unjudged = f"{run} holds no evaluated network; {'; '.join(said)}"
     if end is None:
         raise NotMeasured(unjudged)
     first, timed = base_of(end, networks), timed_of(end, networks)
@@ -153,16 +154,18 @@ def figure_of(rule: str, subject: Subject) -> GateFigure:
 def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
     """All that a run without an evaluated network lacks to be judged by the rules, in order."""
     run, others = folder.path, others_in(networks)
-    judge = f"evaluate one: edgeres eval --run {Run(run).called}"
+    if not networks:
+        return f"bring one in: edgeres import FILE --run {Run(run).typed}"
+    judge = f"evaluate one: {advised('edgeres eval', Run(run))}"
     if (handed := _handed_over(run)) or not others:
-        return handed or f"{judge}; {_NO_SECOND}"
+        return handed or f"{judge}; {no_second(networks, folder)}"
     first, end = by_wholeness(networks)[0], others[-1]
     board = on if on and on != HERE else ""
     subject = Subject(folder, board, networks, first, end, end, is_named=on is not None)
     how = _how_to_time(subject, *([first] if rules & _HELD_AGAINST_FIRST else []), end)
     if subject.board:
         return f"evaluate one: {how}"
-    also = [f"edgeres eval {run / first.path}"] if rules & _HELD_AGAINST_FIRST - {_SPEED_UP} else []
+    also = [advised("edgeres eval", run / first.path)] if rules & _HELD_AGAINST_FIRST - {_SPEED_UP} else []
     return " and ".join((judge, *also, *([f"{how}{_where_timed(subject)}"] if rules & _BY_THE_CLOCK else [])))
 
 
@@ -174,7 +177,7 @@ def _handed_over(run: Path) -> str:
             usual = Run(folder.path / ("balanced" if "balanced" in names else names[0]))
             others = ", ".join(name for name in names if name != usual.name)
             beside = f" (or {others} beside it)" if others else ""
-            return f"what {folder.path.name} handed over is judged by itself: edgeres gate {usual.called}{beside}"
+            return f"what {folder.path.name} handed over is judged by itself: edgeres gate {usual.typed}{beside}"
     return ""
 
 
@@ -213,7 +216,7 @@ def _closeness(subject: Subject) -> GateFigure:
     kinds = [(one.name, one.dropped, one.precision) for one in known]
     name = next((name for name, *kind in kinds if kind == [first.dropped, first.precision]), None)
     if name is None:
-        again = f"{_judging(end, subject)} --data {near.dataset}" + ("" if end.judged_on else " --replace")
+        again = _judging(end, subject, near.dataset) + ("" if end.judged_on else " --replace")
         raise NotCounted(f"{end.name} was held against another file than {first.name}: {again}")
     is_guess = near.measure == "guess"
     value = 1 - near.mean if near.measure == "error" else near.mean
@@ -240,9 +243,10 @@ def _check_second(subject: Subject) -> None:
     if subject.end is subject.first:
         others = others_in(subject.networks)
         todo = _handed_over(subject.run)
+        if others and not todo:
+            todo = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / others[-1].path)
         strays = [problem for problem in subject.folder.problems if STRAY in problem]
-        how = subject.bench if subject.unjudged else f"edgeres eval {subject.run / others[-1].path}" if others else ""
-        todo = todo or (how if others else (strays or [_NO_SECOND])[-1])
+        todo = todo or (strays or [no_second(subject.networks, subject.folder)])[-1]
         seen = "timed" if subject.unjudged else "evaluated"
         raise NotMeasured(f"only {subject.first.name} is {seen}, nothing to hold against it: {todo}")
 
@@ -274,12 +278,12 @@ def _how_to_judge(first: StageNetwork, subject: Subject) -> str:
         return _judging(first if first.predictions is None else end, subject)
     fewer, more = sorted((first, end), key=lambda one: one.accuracy.n if one.accuracy else 0)
     assert more.accuracy is not None
-    return f"{_judging(fewer, subject)} --data {more.accuracy.dataset}" + ("" if fewer.judged_on else " --replace")
+    return _judging(fewer, subject, more.accuracy.dataset) + ("" if fewer.judged_on else " --replace")
 
 
-def _judging(network: StageNetwork, subject: Subject) -> str:
-    """The command that judges it anew where it was judged."""
-    return f"edgeres eval {subject.run / network.path}" + (f" --on {network.judged_on}" if network.judged_on else "")
+def _judging(network: StageNetwork, subject: Subject, data: str = "") -> str:
+    """The command that judges it anew where it was judged, on the `data` set if one is named."""
+    return advised("edgeres eval", subject.run / network.path, data=data, on=network.judged_on)
 
 
 def _top1(subject: Subject) -> GateFigure:
@@ -334,10 +338,10 @@ def _speedup(subject: Subject) -> GateFigure:
 def _how_to_time(subject: Subject, *networks: StageNetwork) -> str:
     """The commands, in order, after which the networks are timed together with the others."""
     if subject.board and any(one.profile == FUSED_PROFILE for one in networks):
-        return f"it was {FOR_A_CPU.format(f'--run {Run(subject.run).called}')}"
+        return f"it was {FOR_A_CPU.format(f'--run {Run(subject.run).typed}')}"
     is_torch = not subject.board and not has_file(subject.timed, [subject.timed])
     lacking = [] if is_torch else [one for one in networks if not has_file(one, subject.networks)]
-    exports = dict.fromkeys(f"edgeres export {subject.run / one.path}" for one in lacking)
+    exports = dict.fromkeys(advised("edgeres export", subject.run / one.path) for one in lacking)
     return " and ".join((*exports, subject.bench))
 
 
@@ -366,7 +370,7 @@ def _where_timed(subject: Subject) -> str:
     """What a session of here lacks to time what is `timed`: a board, by which a gate of `here` is to judge then."""
     if FOR_TENSORRT not in subject.timed.not_timed:
         return ""
-    return " --on BOARD" + (f" and edgeres gate {Run(subject.run).called} --on BOARD" if subject.is_named else "")
+    return " --on BOARD" + (f" and edgeres gate {Run(subject.run).typed} --on BOARD" if subject.is_named else "")
 
 
 def _conditions(latency: Latency) -> str:

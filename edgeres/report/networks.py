@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
-from edgeres.core.lineage import line_of, made_from
+from edgeres.core.lineage import advised, line_of, source_of
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
+from edgeres.core.runs import Run
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Agreement, Comparison, Pair
 from edgeres.report.figures import Change
@@ -253,6 +254,24 @@ def has_file(network: _Made, networks: Sequence[_Made]) -> bool:
     return len(files_of(network, networks)) > 1 or not network.path.endswith(Checkpoint.suffix)
 
 
+def no_second(networks: Sequence[StageNetwork], folder: RunFolder) -> str:
+    """How the run gets a network beside the first."""
+    first = by_wholeness(networks)[0]
+    ways = f"{advised('edgeres prune', folder.path / first.path)} --drop N", making_int8(first, networks, folder)
+    return f"there is no second network to hold against it: {', or '.join(ways)}"
+
+
+def making_int8(network: StageNetwork, networks: Sequence[StageNetwork], folder: RunFolder) -> str:
+    """The commands after which the run has it in INT8."""
+    file = next((one for one in files_of(network, networks) if not one.path.endswith(Checkpoint.suffix)), None)
+    source = folder.path / file.path if file else Run(folder.path)
+    tables = [one.report.source for one in folder.stages if one.report.stage == "calibrate"]
+    is_calibrated = file is not None and file.sha256 in {one.sha256 for one in tables if one}
+    lacking = [] if is_calibrated else [advised("edgeres calibrate", source)]
+    exporting = [] if file else [advised("edgeres export", folder.path / network.path)]
+    return " and ".join((*exporting, *lacking, advised("edgeres quantize", source)))
+
+
 def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:
     """How the two compare, `a` `in_one_place` with `b`, or why that cannot be said."""
     a = in_one_place(a, b)
@@ -334,7 +353,7 @@ def kept_agreements(folder: RunFolder) -> tuple[tuple[Agreement, ...], tuple[str
             found.append(one)
         elif path.is_file():
             file = stage.path / Path(stage.report.output.path if stage.report.output else "B").name
-            again = f"edgeres agree {made_from(file, 'A')} {file}"
+            again = advised("edgeres agree", source_of(file) or "A", file)
             problems.append(f"{stage.name}: {AGREE_NAME} cannot be read; make it again: {again}")
     return tuple(found), tuple(problems)
 

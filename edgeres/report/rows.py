@@ -12,7 +12,7 @@ from edgeres.bench.doubts import INVALID
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
-from edgeres.core.lineage import made_from
+from edgeres.core.lineage import advised, source_of
 from edgeres.core.records.recovery import WITHOUT_STEPS, marks_in, undone_in
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
@@ -88,7 +88,7 @@ def _lost_predictions(networks: Sequence[StageNetwork]) -> Iterator[str]:
         named = one.accuracy.predictions if one.accuracy else None
         if named and one.predictions is None:
             lost = "is missing or damaged; changes of its accuracy have no interval"
-            yield f"{one.name}: {named} {lost}: edgeres eval {one.file}"
+            yield f"{one.name}: {named} {lost}: {advised('edgeres eval', one.file)}"
 
 
 def _rows(networks: Sequence[StageNetwork], steps: Sequence[str], verdicts: dict[str, str]) -> list[Row]:
@@ -198,17 +198,17 @@ def _warnings(stage: FinishedStage) -> tuple[str, ...]:
 
 def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], *, run: Path) -> Iterator[NotRun]:
     """One line for each kind of measurement of a network that neither this machine nor the board has made."""
-    path, on_a_board = str(run / row.path), f"edgeres bench {{}} --on {board or 'BOARD'}"
+    path, on = run / row.path, board or "BOARD"
     if row.stage == ENGINE_STAGE:
         if row.latency is None and not timed & {row.sha256, row.parent}:
-            todo = on_a_board.format(made_from(run / row.path, "MODEL.onnx"))
+            todo = advised("edgeres bench", source_of(path) or "MODEL.onnx", on=on)
             yield NotRun(name=row.path, what="built, not run here", why=_ELSEWHERE, todo=todo)
         return
     if not row.is_judged and not there.is_judged:
-        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=f"edgeres eval {path}")
+        yield NotRun(name=row.path, what="accuracy", why=row.accuracy_missing, todo=advised("edgeres eval", path))
     if row.latency is None and there.latency is None:
         is_for_a_board = FOR_TENSORRT in row.latency_reason
-        todo = on_a_board.format(path) if is_for_a_board else f"edgeres bench --run {Run(run).called}"
+        todo = advised("edgeres bench", path, on=on) if is_for_a_board else advised("edgeres bench", Run(run))
         why = (row.latency_reason or row.latency_missing).partition(";")[0]
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)
 

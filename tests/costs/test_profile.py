@@ -177,8 +177,8 @@ def test_a_prediction_is_no_measurement_and_has_a_width_and_a_way_to_measure_it(
     assert content["predicted_whole_ms"]["value"] == content["table_whole_ms"]
     assert "as an INT8 engine (table of model.int8.onnx on orin)" in checked.line()
     assert (
-        "NOT measured: edgeres export MODEL.safetensors, edgeres calibrate MODEL.onnx, edgeres quantize MODEL.onnx,"
-        " then edgeres bench MODEL.onnx --on orin" in checked.line()
+        "NOT measured: edgeres export MODEL.safetensors, edgeres calibrate MODEL.onnx --data DATA, edgeres quantize"
+        " MODEL.onnx, then edgeres bench MODEL.onnx --on orin" in checked.line()
     )
     assert not checked.is_open(target_from("0.6x"))
 

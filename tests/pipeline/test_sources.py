@@ -100,7 +100,7 @@ def test_pruning_the_pruned_without_naming_it_is_a_warning_that_names_the_whole(
         twice = call(Call("prune", values={"modules": "layer2.0"}))
     (said,) = twice.report.warnings
     assert "already lacks 1 module (layer1.0)" in said
-    assert said.endswith(f"to start from the whole network: edgeres prune {first}")
+    assert said.endswith(f"to start from the whole network, the same options: edgeres prune {first}")
     assert "01-prune/model.safetensors, which already lacks layer1.0" in caplog.text
     assert record_from_json(StageReport, twice.output.path.parent / "report.json") == twice.report
     named = call(Call("prune", source=once.output.path, values={"modules": "layer3.0"}))

@@ -7,9 +7,9 @@ def absent(run):
 
 def test_what_is_missing_has_a_reason_and_a_command(fake_run):
     fake_run.model("import", "model.safetensors", 1000)
-    found = absent(fake_run)
-    assert found["00-import/model.safetensors", "accuracy"].todo == "edgeres eval runs/fake/00-import/model.safetensors"
-    assert found["00-import/model.safetensors", "latency"].todo == "edgeres bench --run fake"
+    found, file = absent(fake_run), "00-import/model.safetensors"
+    assert found[file, "accuracy"].todo == f"edgeres eval runs/fake/{file} --data DATA"
+    assert found[file, "latency"].todo == "edgeres bench --run fake"
 
 
 def test_an_engine_is_measured_on_its_board(whole_run):

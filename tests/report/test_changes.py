@@ -282,7 +282,7 @@ def test_what_is_not_judged_is_advised_by_file_and_board(tmp_path):
         runs.append(run)
     first, engine = changed(runs).results
     said, file = "top-1: not compared, not evaluated in B: edgeres eval", runs[1].path / "00-import/model.safetensors"
-    assert {f"{said} {file}", f"on desk: {said} {file} --on desk"} <= {*first.lines}
+    assert {f"{said} {file} --data DATA", f"on desk: {said} {file} --data DATA --on desk"} <= {*first.lines}
     assert "top-1: not compared, not evaluated in A and B" in engine.lines
 
 

@@ -17,6 +17,7 @@ from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate, write_junit
 from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
+from edgeres.report.table import markdown_from
 
 from .conftest import ENVIRONMENT
 
@@ -166,11 +167,12 @@ def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_or
     _, cut = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
     _, file = fake_run.model("export", "model.onnx", 1990, source=cut, dropped=("layer1.1",))
     fake_run.board(fake_run.model("quantize", "model.int8.onnx", 900, source=file, precision="int8")[1])
-    bench, first = "edgeres bench --run fake", "edgeres eval runs/fake/00-import/model.safetensors"
+    file = "runs/fake/00-import/model.safetensors"
+    bench, first = "edgeres bench --run fake", f"edgeres eval {file} --data DATA"
     there = " --on BOARD and edgeres gate fake --on BOARD"
-    words = {"bench": bench, "first": first, "export": first.replace("eval", "export"), "there": there}
+    words = {"bench": bench, "first": first, "export": f"edgeres export {file}", "there": there}
     for outcome in judged(fake_run, **rules, on="here").outcomes:
-        assert outcome.text.endswith(": edgeres eval --run fake" + here.format(**words))
+        assert outcome.text.endswith(": edgeres eval --run fake --data DATA" + here.format(**words))
     export = [words["export"]] if rules.keys() & {"max_loss", "min_speedup"} else []
     for outcome in judged(fake_run, **rules, on="desk").outcomes:
         assert outcome.text.endswith("; evaluate one: " + " and ".join([*export, f"{bench} --on desk"]))
@@ -321,12 +323,66 @@ RULES = ({"max_loss": 0.5}, {"min_speedup": 1.6}, {"min_agreement": 0.9})
 @pytest.mark.parametrize("rules", RULES)
 def test_after_a_lone_import_a_second_network_is_missing(fake_run, rules):
     folder, first = fake_run.model("import", "model.safetensors", 3000)
-    missing = "there is no second network to hold against it: edgeres prune, or edgeres export and edgeres quantize"
-    assert advice(fake_run, **rules).endswith(f"evaluate one: edgeres eval --run fake; {missing}")
+    file, run, data = "runs/fake/00-import/model.safetensors", "--run fake", " --data DATA"
+    missing = (
+        f"there is no second network to hold against it: edgeres prune {file} --drop N, or edgeres export {file}"
+        f" and edgeres calibrate {run} and edgeres quantize {run}"
+    )
+    lacking = missing.replace(" --drop", f"{data} --drop").replace(f"calibrate {run}", f"calibrate {run}{data}")
+    assert advice(fake_run, **rules).endswith(f"evaluate one: edgeres eval {run}{data}; {lacking}")
     fake_run.evaluated(folder, first, 0.93)
     assert advice(fake_run, **rules).endswith(f"only 00-import is evaluated, nothing to hold against it: {missing}")
     fake_run.stage("bench", latency=(fake_run.latency(first, 4.0),))
     assert advice(fake_run, **rules).endswith(missing)
+
+
+def test_of_a_second_network_only_what_is_lacking_is_advised(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(*fake_run.model("export", "model.onnx", 3001, source=first), 0.93)
+    file = "runs/fake/01-export/model.onnx"
+    said = advice(fake_run, max_loss=0.5)
+    assert said.endswith(f" --drop N, or edgeres calibrate {file} and edgeres quantize {file}")
+    fake_run.stage("calibrate", source=run_folder_from(fake_run.path).stages[1].report.output)
+    assert advice(fake_run, max_loss=0.5).endswith(f" --drop N, or edgeres quantize {file}")
+
+
+def test_a_stage_that_was_begun_is_finished_before_anything_else(fake_run):
+    fake_run.model("import", "model.safetensors", 3000)
+    (fake_run.path / "01-optimize").mkdir()
+    (fake_run.path / "01-optimize/started.json").write_text('{"stage": "optimize", "key": "k"}')
+    begun = "01-optimize: unfinished (no report.json); it was begun, the same command finishes it there"
+    assert f"holds no evaluated network; {begun}; evaluate one: edgeres eval" in advice(fake_run, max_loss=0.5)
+    page = markdown_from(rows_from(fake_run.path))
+    assert page.index(begun) < page.index("edgeres eval")
+
+
+def cut_and_quantized(run):
+    """A run whose network, cut and in INT8, loses too much; the whole export."""
+    folder, first = run.model("import", "model.safetensors", 3000)
+    run.evaluated(folder, first, 0.93)
+    _, whole = run.model("export", "model.onnx", 2990, source=first)
+    _, cut = run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    run.evaluated(*run.model("quantize", "cut.onnx", 600, source=cut, precision="int8", dropped=("layer1.1",)), 0.8)
+    return whole
+
+
+def test_where_the_cut_network_fails_the_whole_one_in_int8_is_named(fake_run):
+    whole = cut_and_quantized(fake_run)
+    file = "runs/fake/01-export/model.onnx"
+    (note,) = judged(fake_run, max_loss=5).notes
+    making = f"edgeres calibrate {file} and edgeres quantize {file}"
+    assert note == f"the whole network was not tried in INT8: {making}"
+    assert judged(fake_run, max_loss=50).notes == judged(fake_run, max_p50="1ms").notes == ()
+    folder, int8 = fake_run.model("quantize", "model.onnx", 700, source=whole, precision="int8")
+    *_, note = judged(fake_run, max_loss=5).notes
+    how = "edgeres eval runs/fake/04-quantize/model.onnx"
+    assert note == f"the whole network in INT8, 04-quantize, was not tried: {how}"
+    fake_run.evaluated(folder, int8, 0.925)
+    _, cut = fake_run.model("prune", "cut.safetensors", 2001, source=whole, dropped=("layer1.1",))
+    fake_run.evaluated(*fake_run.model("export", "cut.onnx", 2002, source=cut, dropped=("layer1.1",)), 0.8)
+    *_, note = judged(fake_run, max_loss=5, max_size="1kB").notes
+    assert note == "the whole network in INT8, 04-quantize, keeps --max-loss 5 and --max-size 1kB"
+    assert not [note for note in judged(fake_run, max_loss=5, max_size="650B").notes if "INT8" in note]
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -436,7 +492,7 @@ def test_a_network_judged_on_a_board_is_told_to_be_judged_there_again(fake_run):
     report["accuracy"][0] |= {"dataset": "digits", "n": 60, "correct_top1": 50, "correct_top5": 60}
     path.write_text(json.dumps(report))
     outcome = only(judged(fake_run, max_loss=1))
-    assert outcome.text.endswith(f": edgeres eval {fake_run.path}/01-quantize/model.onnx --on orin --data cifar10")
+    assert outcome.text.endswith(f": edgeres eval {fake_run.path}/01-quantize/model.onnx --data cifar10 --on orin")
 
 
 def exported_again(run, *, is_timed):
@@ -458,7 +514,7 @@ def test_the_first_network_in_another_file_is_what_is_held_against_and_not_what_
     exported_again(fake_run, is_timed=is_timed)
     report = judged(fake_run, max_loss=1, min_speedup=1.9)
     assert report.judged == "02-export"
-    assert not report.notes
+    assert not [note for note in report.notes if "newer" in note]
     loss, speed = report.outcomes
     assert not loss.passed
     assert loss.figure.value == pytest.approx(3.0)

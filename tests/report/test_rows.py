@@ -313,7 +313,7 @@ def test_the_headline_claims_only_what_was_measured(whole_run):
         path.unlink()
     assert rows_from(whole_run.path).headline == (
         "4.32× smaller (int8), −13 % multiply-accumulates (05-quantize against 00-import). 05-quantize: accuracy not"
-        " evaluated: edgeres eval --run fake"
+        " evaluated: edgeres eval --run fake --data DATA"
     )
 
 

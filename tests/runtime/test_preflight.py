@@ -103,18 +103,22 @@ HERE = f"build one here: {COMPILE} --runtime tensorrt"
             {},
             Host("linux x86_64", None, {"tensorrt": "10.3.0.26"}),
             "needs an NVIDIA GPU (sm89), and there is none here",
-            "run it where its GPU is; its accuracy can be judged here on its graph: edgeres eval net.int8.onnx",
+            (
+                "run it where its GPU is; its accuracy can be judged here on its graph: edgeres eval net.int8.onnx"
+                " --data DATA"
+            ),
         ),
         (
             {"options": {"builder": "trtexec"}, "gpu": "Jetson Orin NX"},
             Host("linux x86_64", None, {}),
             "is an engine of TensorRT, which is not installed here (no other runtime either)",
-            "a board built it (Jetson Orin NX) and runs it: edgeres eval or bench with --on NAME",
+            "a board built it (Jetson Orin NX) and runs it: edgeres bench {plan} --on NAME",
         ),
     ],
 )
 def test_an_engine_that_cannot_run_is_refused_with_the_way_out(values, host, reason, way_out, engine_of):
-    assert refusal(engine_of(**values), host) == f"{reason}; {way_out}"
+    engine = engine_of(**values)
+    assert refusal(engine, host) == f"{reason}; {way_out.format(plan=engine)}"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ images is held out: the weights that do best on it are kept, val is never looked
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
-from edgeres.core.lineage import parents_of
+from edgeres.core.lineage import advised, check_cut, parents_of
 from edgeres.core.processes import together
 from edgeres.core.progress import budget_began
 from edgeres.core.records.recovery import NOTHING_LEFT, WITHOUT_STEPS, WORSE, marks_in, undone_in
@@ -56,7 +55,7 @@ def recover(source: Checkpoint, config: RecoverConfig, out_dir: Path) -> StageRe
     recorder = Recorder("recover", config, source)
     config.check()
     if config.teacher is None and config.imitates:
-        source.spec.check_cut(source.path)
+        check_cut(source)
         raise InputError(f"say which network {source.path} was cut from: --teacher FILE")
     teacher = None if config.teacher is None else Checkpoint(config.teacher)
     done = recovered(source, teacher, config, out_dir, spent_s=time.perf_counter() - budget_began())
@@ -254,11 +253,7 @@ def _instead_of_solving(source: Checkpoint) -> str:
     for parent in parents_of(source.path, source.sha256):
         made = parent.report.results
         if not WITHOUT_STEPS.issuperset(marks_in(made.get("recovery", made))):
-            of = (
-                f"edgeres recover {shlex.quote(str(parent.path))} --method"
-                if parent.stage == "recover"
-                else "--recover"
-            )
+            of = f"{advised('edgeres recover', parent.path)} --method" if parent.stage == "recover" else "--recover"
             return f"{source.path} was trained back before, and solve comes before training: {of} solve,mimic"
         if parent.stage == "prune":
             break

@@ -14,7 +14,7 @@ from edgeres.core.artifacts import OnnxModel, model_from
 from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError, StageError, reason_of, require
 from edgeres.core.files import written
-from edgeres.core.lineage import made_from
+from edgeres.core.lineage import advised, source_of
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
 from edgeres.core.stated import InputOptions, Size, preprocess_from, with_input
 from edgeres.data import dataset_from
@@ -31,7 +31,7 @@ from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
 _OF_REPAIR = ("out", "data", "images", "tolerance_db", "layout", "size", *InputOptions.model_fields)
 _REASON_SHOWN = 300
 _METHOD, _BATCH = "mse", 16  # of a range that is measured; images at a time
-_AGAIN = "calibrate and quantize the float model again: edgeres calibrate {0}, edgeres quantize {0}"
+_AGAIN = "calibrate and quantize the float model again"
 _OTHER_IMAGES = "random images may lie outside the ranges it was calibrated for: check it on real ones with --data"
 _ANY_CLASSES = 2  # of a spec that only says how images are fed
 Build = Callable[[Path, tuple[str, ...]], tuple[str, str | None] | None]
@@ -203,7 +203,8 @@ def _compared(
 ) -> dict[str, Any]:
     """What the report says about the two files; raises StageError where they do not compute the same."""
     given, what = shown
-    advice = _AGAIN.format(made_from(path, "FLOAT.onnx"))
+    whole = source_of(path) or "FLOAT.onnx"
+    advice = f"{_AGAIN}: {advised('edgeres calibrate', whole)}, {advised('edgeres quantize', whole)}"
     close = check_of(path, repaired, without_pairs(model), given)
     needed = close.needed_db if config.tolerance_db is None else config.tolerance_db
     if close.sqnr_db < needed:

@@ -26,7 +26,7 @@ _NEW_TYPES = frozenset(
     kind for name, kind in onnx.TensorProto.DataType.items() if name.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4"))
 )
 _LATER = "INT4 FP4 and FP8 are read by TensorRT 10 and later only"
-_AGAIN = "calibrate and quantize again: edgeres calibrate FLOAT.onnx, edgeres quantize FLOAT.onnx"
+_AGAIN = "calibrate and quantize again: edgeres calibrate FLOAT.onnx --data DATA, edgeres quantize FLOAT.onnx"
 
 
 class Finding(Record):

@@ -154,18 +154,17 @@ def _report_on(path: Path, sha256: str) -> StageReport | None:
 def _found(named: Path, sha256: str, *, near: Path) -> tuple[Path, str, bool]:
     """(where the file with this content is, else where it was `named`; its sha256; whether it is there).
 
-    Looked for in the run of the file made from it, the newest first, where it was, and beside that file.
+    Looked for in the run of the file made from it, as it was named before others, where it was, and beside that file.
     """
     run = run_holding(near)
-    for folder, report in reversed([*run.reports()] if run else []):
-        if report.output is not None and report.output.sha256 == sha256:
-            path = folder.path / Path(report.output.path).name
-            return path, sha256, path.is_file()
-    for place in (named, near.with_name(named.name)):
+    made = ((folder.path, one.output) for folder, one in (run.reports() if run else ()) if one.output)
+    own = [folder / Path(output.path).name for folder, output in made if output.sha256 == sha256]
+    own.sort(key=lambda one: one.parts[-2:] != named.parts[-2:])
+    for place in (*own, named, near.with_name(named.name)):
         with suppress(EdgeresError):
             if model_from(place).sha256 == sha256:
                 return place, sha256, True
-    return named, sha256, False
+    return next(iter(own), named), sha256, False
 
 
 def _copied_from(report: StageReport, copy: Path) -> tuple[Path, str] | None:

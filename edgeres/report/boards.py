@@ -65,7 +65,7 @@ class BoardFacts(Figure):
 
 
 class BoardFigure(Figure):
-    """One model file on one board. `model` is the newest stage that made the file, or its name where that is elsewhere.
+    """One model file on one board. `model` is the stage that made the file, or its name where that is elsewhere.
 
     `is_valid` is None where nothing was timed, or the GPU's clock was not seen under load. With `equal_bits` the logits
     are ONNX Runtime's, bit for bit, and there is no `sqnr_db`; `reference_top1` is its fraction. `measured` (ISO 8601)
@@ -100,9 +100,9 @@ class BoardFigure(Figure):
 
 
 def boards_in(folder: RunFolder) -> tuple[tuple[BoardFigure, ...], tuple[str, ...]]:
-    """In order of the stages, and what could not be read; of stages that made one file the newest is its name."""
-    stages, makers = _stages_in(folder), {one.sha256: one for one in networks_in(folder)}
-    sources = [makers.get(one.report.source.sha256) if one.report.source else None for one in stages]
+    """In order of the stages, and what could not be read; of two stages that made one file that taken is its name."""
+    stages, makers = _stages_in(folder), {one.path: one for one in networks_in(folder)}
+    sources = [makers.get(folder.name_of(one.report.source) or "") if one.report.source else None for one in stages]
     measured = ((one.report, measured_in(one), maker) for one, maker in zip(stages, sources, strict=True))
     pairs = list(zip(stages, _figures(measured), strict=True))
     unread = [stage.name for stage, one in pairs if one is None]

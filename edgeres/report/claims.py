@@ -9,6 +9,7 @@ from edgeres.core.lineage import advised, line_of
 from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
+from edgeres.report.folder import LOST, OF_REPORT, FileLine
 from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
@@ -46,8 +47,8 @@ def claims_from(rows: Sequence[Row], *, run: Run) -> tuple[Claim, ...]:
     return tuple(claim for claim in found if claim)
 
 
-def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: Run) -> str:
-    """One sentence, and a second one if the newest network of `run` is not evaluated."""
+def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: Run, files: Sequence[FileLine] = ()) -> str:
+    """One sentence, one for each of `files` it names that is lost, and one if the newest network is not evaluated."""
     if not rows:
         return "No model yet."
     end, newest = _end(rows), _newest(rows)
@@ -55,11 +56,13 @@ def headline_from(claims: Sequence[Claim], rows: Sequence[Row], *, run: Run) -> 
         return f"One model so far: {rows[0].what or rows[0].name}."
     said = ", ".join(f"{claim.figure} {claim.what}" for claim in claims) or "no change that can be told"
     of = f" ({end.name} against {_first(rows, end).name})" if end else ""
+    gone = (one for one in files if one.state in LOST and one.path.partition("/")[0] in said + of)
+    told = "".join(f" {one.path}: {LOST[one.state]}, {OF_REPORT}." for one in gone)
     if newest is None or newest.is_judged or len(rows) == 1:
-        return f"{said}{of}.{_not_compared(_first(rows, end), end) if end else ''}"
+        return f"{said}{of}.{told}{_not_compared(_first(rows, end), end) if end else ''}"
     if not claims and end is rows[0]:
         said, of = f"{end.name} alone is evaluated here", ""
-    return f"{said}{of}. {newest.name}: accuracy not evaluated: {advised('edgeres eval', run)}"
+    return f"{said}{of}.{told} {newest.name}: accuracy not evaluated: {advised('edgeres eval', run)}"
 
 
 def claims_of(found: Frontier) -> tuple[Claim, ...]:

@@ -40,6 +40,7 @@ STUDIES = frozenset({"reorder", "paths", "gradients", "depth", "ordering", "conn
 BEGUN = "it was begun, the same command finishes it there"
 STRAY = "made from a file that this run does not hold any more"
 LOST = {"missing": "the file is gone", "changed": "not the file its report speaks of (another sha256)"}
+OF_REPORT = "the figures are those of its report"
 
 
 class Figure(Record):
@@ -108,6 +109,16 @@ class RunFolder:
         """Stages that made a network on this machine."""
         found = (stage for stage in self.stages if stage.report.output and stage.report.cost)
         return tuple(stage for stage in found if stage.report.stage != BOARD_STAGE)
+
+    def copies(self, sha256: str) -> list[str]:
+        """`NN-stage/file` of every stage that made this content, in order: for most one."""
+        made = (stage for stage in self.stages if stage.report.output and stage.report.output.sha256 == sha256)
+        return [f"{stage.name}/{_name(stage)}" for stage in made]
+
+    def name_of(self, file: FileRef) -> str | None:
+        """The one of its copies that was taken, as the report that took it says; None for none of the run."""
+        copies = self.copies(file.sha256)
+        return next((one for one in copies if Path(file.path).parts[-2:] == Path(one).parts), next(iter(copies), None))
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -193,11 +204,13 @@ def is_possible(accuracy: Accuracy) -> bool:
     return 0 <= accuracy.correct_top1 <= accuracy.correct_top5 <= accuracy.n > 0
 
 
-def state_of(file: Path, sha256: str) -> str:
-    """Whether a file still lies where its report was written: `here`, `missing`, or `changed` for another one."""
-    with suppress(InputError):
-        return "here" if sha256_of(file) == sha256 else "changed"
-    return "missing"
+def state_of(file: Path, sha256: str, copies: Iterable[str] = ()) -> str:
+    """`here` where the file, or one of its copies in the run, has that content still, else `missing` or `changed`."""
+    for one in (file, *(file.parent.parent / copy for copy in copies)):
+        with suppress(InputError):
+            if sha256_of(one) == sha256:
+                return "here"
+    return "changed" if file.is_file() else "missing"
 
 
 def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | None:
@@ -235,7 +248,7 @@ def _sound(report: StageReport, name: str, problems: list[str]) -> StageReport:
 
 
 class FileLine(Figure):
-    """One file. `state`: here, missing or changed since its report was written; `made_from` names the parent."""
+    """One file. `state`: here (made again too), missing or changed since its report; `made_from` names the parent."""
 
     path: str
     stage: str
@@ -249,10 +262,9 @@ class FileLine(Figure):
 
 def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]]:
     """Every file that a stage's report names, in order, and what is gone or changed."""
-    names = {one.report.output.sha256: f"{one.name}/{_name(one)}" for one in folder.stages if one.report.output}
-    files = tuple(_line(stage, names, folder.stages) for stage in folder.stages if stage.report.output)
-    again = "the figures are those of its report; make it again with the command under Lineage"
-    return files, tuple(f"{file.path}: {LOST[file.state]}, {again}" for file in files if file.state in LOST)
+    files = tuple(_line(stage, folder) for stage in folder.stages if stage.report.output)
+    lost, again = (one for one in files if one.state in LOST), "make it again with the command under Lineage"
+    return files, tuple(f"{one.path}: {LOST[one.state]}, {OF_REPORT}; {again}" for one in lost)
 
 
 def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
@@ -285,20 +297,19 @@ def command_from(stage: str, config: dict[str, Any], *sources: str, on: str = ""
     return " ".join(["edgeres", name, *map(shlex.quote, words), *words_of({**options, "on": on})])
 
 
-def _line(stage: FinishedStage, names: dict[str, str], stages: Iterable[FinishedStage]) -> FileLine:
-    report, output = stage.report, stage.report.output
+def _line(stage: FinishedStage, folder: RunFolder) -> FileLine:
+    report, output, source = stage.report, stage.report.output, stage.report.source
     assert output is not None
-    parent = report.source.sha256 if report.source else None
-    outside = report.source.path if report.source else ""
+    path = f"{stage.name}/{_name(stage)}"
     return FileLine(
-        path=f"{stage.name}/{_name(stage)}",
+        path=path,
         stage=report.stage,
         size_bytes=output.size_bytes,
         sha256=output.sha256,
-        parent=parent,
-        made_from=names.get(parent or "", outside),
-        state=state_of(stage.path / _name(stage), output.sha256),
-        command=command_of(stage, stages),
+        parent=source.sha256 if source else None,
+        made_from=(folder.name_of(source) or source.path) if source else "",
+        state=state_of(folder.path / path, output.sha256, folder.copies(output.sha256)),
+        command=command_of(stage, folder.stages),
     )
 
 

@@ -183,11 +183,12 @@ def _is_newer(problem: str, subject: Subject) -> bool:
 
 
 def _notes_on(subject: Subject) -> list[str]:
-    others = others_in(subject.networks)
+    others, first = others_in(subject.networks), subject.first
     newest = [one for one in subject.networks if one is subject.end or one in others][-1]
     others_told = [one for one in subject.folder.problems if not _is_newer(one, subject)]
-    unread = [one if TWO_NETWORKS in one else f"not judged, {one}" for one in others_told]
-    first = subject.first
+    same = (f"{one.name} is the {one.told_same}" for one in (first, subject.end, subject.timed) if one.told_same)
+    unread = [*dict.fromkeys(same)]
+    unread += [one if TWO_NETWORKS in one else f"not judged, {one}" for one in others_told]
     if first is not subject.end and first.lost:
         unread.append(f"{first.path}: {first.lost}; what was measured of it before is what it is held against")
     if newest is subject.end:

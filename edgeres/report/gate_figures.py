@@ -212,8 +212,7 @@ def _closeness(subject: Subject) -> GateFigure:
         raise NotMeasured(f"{end.name} is judged by right answers: use --max-loss, --min-top1 or --min-agreement")
     if near.is_of_itself:
         raise NotMeasured(f"{end.name} is what others are held against; evaluate one that was made from it")
-    known = [one for one in reversed(subject.networks) if one.sha256 == near.reference]
-    kinds = [(one.name, one.dropped, one.precision) for one in known]
+    kinds = [(one.name, one.dropped, one.precision) for one in subject.networks if one.sha256 == near.reference]
     name = next((name for name, *kind in kinds if kind == [first.dropped, first.precision]), None)
     if name is None:
         again = _judging(end, subject, near.dataset) + ("" if end.judged_on else " --replace")

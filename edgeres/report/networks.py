@@ -47,7 +47,8 @@ class StageNetwork:
     """What one stage made; `path` is relative to the run, `not_timed` says why there is no latency.
 
     The predictions lie in `folder`. Of a network on a board there are only the measurements. `here` is the network as
-    this machine judged it, where a board's judgement took that place; `profile` what it was quantized for.
+    this machine judged it, where a board's judgement took that place; `profile` what it was quantized for; `copies`
+    the paths of all stages that made the same file.
     """
 
     name: str
@@ -68,6 +69,12 @@ class StageNetwork:
     metric: OwnFigure | None = None
     here: StageNetwork | None = None
     profile: str = ""
+    copies: tuple[str, ...] = ()
+
+    @property
+    def told_same(self) -> str:
+        """`same file as 02-quantize`, which had made it before; empty for a file of its own."""
+        return f"same file as {self.copies[0].partition('/')[0]}" if self.path in self.copies[1:] else ""
 
     @property
     def file(self) -> Path:
@@ -77,7 +84,7 @@ class StageNetwork:
     @cached_property
     def lost(self) -> str:
         """Why its file is not the one that its figures are of; empty where it is."""
-        return LOST.get(state_of(self.file, self.sha256), "")
+        return LOST.get(state_of(self.file, self.sha256, self.copies), "")
 
     @property
     def judged_on(self) -> str:
@@ -155,6 +162,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         precision=report.precision,
         dropped=report.dropped,
         profile=str(profile),
+        copies=tuple(folder.copies(output.sha256)),
         not_timed="" if latency else folder.skipped.get(output.sha256, _ON_A_BOARD if is_left_out else NOT_TIMED),
     )
 

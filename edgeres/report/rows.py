@@ -45,8 +45,7 @@ def rows_from(run: Path) -> RunSummary:
     """The summary of the run folder; raises InputError if nothing in it is finished."""
     folder = run_folder_from(run)
     networks, verdicts = networks_in(folder), verdicts_of(folder)
-    reports = [stage.report for stage in folder.networks]
-    steps = [_STEPS[report.stage](report) if report.stage in _STEPS else "" for report in reports]
+    steps = [_step(stage.report, one) for stage, one in zip(folder.networks, networks, strict=True)]
     judging = boards_judging(networks, folder)[1]
     board = next(reversed(judging or boards_of(folder, {one.sha256 for one in networks})), None)
     there = _rows(networks_on(board, networks, folder), steps, verdicts) if board else []
@@ -62,7 +61,7 @@ def rows_from(run: Path) -> RunSummary:
     handed_over = bool(answers and answers.results)
     return RunSummary(
         run=run.resolve().name,
-        headline=headline_of(answers) if answers else headline_from(claims, told, run=Run(run)),
+        headline=headline_of(answers) if answers else headline_from(claims, told, run=Run(run), files=files),
         claims=claims_of(answers) if answers and handed_over else claims,
         rows=tuple(rows),
         rows_on_board=tuple(there if judging else ()),
@@ -211,6 +210,11 @@ def _absent_of(row: Row, there: Row, board: str | None, timed: Set[str | None], 
         todo = advised("edgeres bench", path, on=on) if is_for_a_board else advised("edgeres bench", Run(run))
         why = (row.latency_reason or row.latency_missing).partition(";")[0]
         yield NotRun(name=row.path, what="latency", why=why, todo=todo)
+
+
+def _step(report: StageReport, made: StageNetwork) -> str:
+    what = _STEPS[report.stage](report) if report.stage in _STEPS else ""
+    return "; ".join(filter(None, (what, made.told_same)))
 
 
 def _train(report: StageReport) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.core.lineage import teacher_of
+from edgeres.core.runs import latest_run
 from edgeres.pipeline.calls import Call, call
 
 QUICK = {"data": "digits", "images": 60, "epochs": 1, "batch": 16, "threads": 1}
@@ -52,6 +54,19 @@ def test_another_file_at_the_recorded_place_is_not_the_teacher(whole, cut, tmp_p
         InputError, match=rf"whole\.safetensors \(sha256 {sha256[:12]}.*is gone or has changed; .*--teacher FILE"
     ):
         recovered(cut, tmp_path)
+
+
+def test_a_replaced_file_of_the_run_is_not_the_teacher_and_a_copy_in_another_stage_is(whole, checkpoint_of):
+    first = call(Call("import", values={"file": whole.path})).output
+    pruned = call(Call("prune", values={"modules": "layer2.0"})).output
+    again = call(Call("import", run=latest_run().name, values={"file": whole.path})).output
+    assert teacher_of(pruned) == first.path
+    first.path.write_bytes(checkpoint_of(whole.spec, "other.safetensors", seed=1).path.read_bytes())
+    assert teacher_of(pruned) == again.path
+    again.path.unlink()
+    whole.path.unlink()
+    with pytest.raises(InputError, match="is gone or has changed"):
+        teacher_of(pruned)
 
 
 def test_a_whole_network_is_told_that_nothing_was_dropped_from_it(whole, tmp_path):

@@ -13,10 +13,19 @@ from edgeres.pipeline.show import exhibit_of
 from edgeres.report.boards import boards_from
 from edgeres.report.figures import Percentile
 from edgeres.report.folder import run_folder_from
+from edgeres.report.gate import GateConfig, gate
 from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
 from edgeres.report.stage import ReportConfig, report
-from edgeres.report.table import board_cells, boards_csv_from, boards_turned, flat_board, markdown_from, table_from
+from edgeres.report.table import (
+    board_cells,
+    boards_csv_from,
+    boards_turned,
+    csv_from,
+    flat_board,
+    markdown_from,
+    table_from,
+)
 
 
 @pytest.fixture
@@ -60,7 +69,7 @@ def test_its_accuracy_is_held_against_the_same_file_here(on_board):
     assert only(on_board).points.value == pytest.approx(-1.0)
 
 
-def test_a_file_that_two_stages_made_has_the_newest_as_its_one_name_and_what_is_known_of_either(fake_run):
+def test_a_file_that_is_made_again_keeps_the_name_it_was_measured_by_and_its_row_says_so(fake_run):
     _, first = fake_run.model("export", "model.onnx", 2000)
     fake_run.board(first, top1=0.92, predictions=True)
     for _ in range(2):
@@ -69,9 +78,12 @@ def test_a_file_that_two_stages_made_has_the_newest_as_its_one_name_and_what_is_
             fake_run.evaluated(folder, file, 0.9)
             fake_run.board(file, predictions=True)
     summary = rows_from(fake_run.path)
-    assert [one.model for one in summary.boards] == ["00-export", "04-quantize"]
+    assert [one.model for one in summary.boards] == ["00-export", "02-quantize"]
     assert "(04-quantize against 00-export)" in summary.headline
-    assert summary.boards[-1].points.versus == "04-quantize"
+    assert [row.what.partition("; ")[2] for row in summary.rows] == ["", "", "same file as 02-quantize"]
+    assert "same file as 02-quantize" in csv_from(summary)
+    assert "04-quantize is the same file as 02-quantize" in gate(fake_run.path, GateConfig(max_size="1MB")).notes
+    assert summary.boards[-1].points.versus == "02-quantize"
     judged = [network for network in networks_in(run_folder_from(fake_run.path)) if network.is_judged]
     assert [one.name for one in judged] == ["02-quantize", "04-quantize"]
     assert all(one.predictions is not None for one in judged)

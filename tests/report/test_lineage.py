@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -8,7 +9,8 @@ from edgeres.cli.main import LazyGroup
 from edgeres.compile.config import CompileConfig
 from edgeres.core.stage import Recorder
 from edgeres.pipeline.stages import STAGES
-from edgeres.report.folder import command_from
+from edgeres.report.folder import command_from, run_folder_from
+from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
 
 NEEDED = {"data": "digits", "arch": "resnet20", "file": "weights.pt", "sweep": "1..3"}
@@ -43,6 +45,31 @@ def test_a_file_that_is_gone_or_another_one_is_told_and_its_figures_stay(whole_r
     told = [problem for problem in summary.problems if "figures are those of its report" in problem]
     assert len(told) == 2
     assert len(summary.rows) == 6
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"something else")])
+@pytest.mark.parametrize("which", ["00-import", "01-prune"])
+def test_the_headline_tells_of_a_lost_file_until_it_is_made_again(fake_run, which, harm):
+    _, first = fake_run.model("import", "model.safetensors", 3000)
+    folder, cut = fake_run.model("prune", "model.safetensors", 1000, source=first)
+    for one, file in ((fake_run.path / "00-import", first), (folder, cut)):
+        fake_run.evaluated(one, file, 0.9)
+    harm(fake_run.path / which / "model.safetensors")
+    lost = rows_from(fake_run.path)
+    (problem,) = lost.problems
+    assert problem.startswith(which)
+    said = f"(01-prune against 00-import). {problem.partition(';')[0]}."
+    assert lost.headline.endswith(said)
+    fake_run.model("recover", "model.safetensors", 990, source=cut)
+    last = "02-recover: accuracy not evaluated: edgeres eval --run fake"
+    assert rows_from(fake_run.path).headline.endswith(f"{said} {last}")
+    stage, size, source = {"00-import": ("import", 3000, None), "01-prune": ("prune", 1000, first)}[which]
+    fake_run.model(stage, "model.safetensors", size, source=source)
+    found = rows_from(fake_run.path)
+    assert ({file.state for file in found.files}, found.problems) == ({"here"}, ())
+    assert found.headline.endswith(" against 00-import).")
+    assert found.files[1].made_from == "00-import/model.safetensors"
+    assert not any(one.lost for one in networks_in(run_folder_from(fake_run.path)))
 
 
 def test_a_parent_outside_the_run_is_named_by_where_it_was(fake_run):

@@ -21,6 +21,7 @@ from edgeres.evaluate.agreement import Agreement, Likeness
 from edgeres.evaluate.agreement_run import AgreeConfig, broken_rules
 from edgeres.pipeline.measures import agree_call
 from edgeres.report.changes import OptionDifference, RunChanges, changes_between
+from edgeres.report.folder import taken
 from edgeres.report.wording import closeness_text
 
 _SUFFIXES = {kind.suffix for kind in MODEL_KINDS}
@@ -44,7 +45,7 @@ def compare(names: tuple[str, ...], across: bool, as_json: bool, **values: Any) 
         if across:
             raise InputError("--across is for runs: models are always timed here and now")
         config = config_from(VersusConfig, given(values), "compare", as_options=True)
-        found = versus([model_from(Path(name)) for name in names], config)
+        found = versus([taken(model_from(Path(name)), "compare") for name in names], config)
         _print_versus(found, as_json=as_json)
         return
     if len(names) != 2:

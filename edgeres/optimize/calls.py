@@ -44,6 +44,7 @@ from edgeres.pipeline.board_stages import acting, built_there, placed, profiled
 from edgeres.pipeline.calls import Call, call, with_default_data
 from edgeres.pipeline.on_board import STAGE, check_board, claimed, home_of, key_on, with_layers
 from edgeres.pipeline.stages import source_in, stage_key
+from edgeres.report.folder import taken
 
 _DURATION_S, _WARMUP_S, _IDLE_S = 10, 1, 1.0  # of each engine in a session
 _PATIENCE_S = 300.0  # for another run there, which may be a build, to end
@@ -168,7 +169,8 @@ def optimize_on_board(request: Call) -> StageResult[Artifact]:
     """The frontier in the network's run; raises InputError for what cannot be asked of a board."""
     board, (config, conditions) = board_named(request.on), _asked_of_board(request.values)
     config.check()
-    model = model_from(request.source) if request.source else source_in(run_named(request.run), "optimize")
+    named = taken(model_from(request.source), "optimize") if request.source else None
+    model = named or source_in(run_named(request.run), "optimize")
     if not isinstance(model, Checkpoint):
         raise InputError(f"`edgeres optimize` needs a .safetensors file, got {request.source}")
     key_of = partial(key_on, board, "optimize", model)

@@ -41,6 +41,7 @@ from edgeres.pipeline.calls import Call, warning_of, written_to
 from edgeres.pipeline.on_board import home_of, key_on
 from edgeres.pipeline.outside import leave_or_say_where
 from edgeres.pipeline.stages import Function, execute, source_in
+from edgeres.report.folder import taken
 from edgeres.runtime.manifest import EngineManifest
 
 _BRIEFLY = ("--warmup-s", "0", "--duration-s", "1", "--no-energy")
@@ -58,7 +59,7 @@ def compile_on_board(request: Call) -> StageResult[Artifact]:
     refuse(values.keys() - FOR_BOARDS, "does not go with --on: the board's own trtexec builds for itself")
     config = config_from(CompileConfig, {"runtime": "tensorrt", **values}, "compile", as_options=True)
     run = None if request.source else run_named(request.run)
-    model = source_in(run, "compile") if run else model_from(request.source or Path())
+    model = source_in(run, "compile") if run else taken(model_from(request.source or Path()), "compile")
     if not isinstance(model, OnnxModel):
         raise InputError(f"`edgeres compile` needs a .onnx file, got {request.source}")
     key, build = compiling_on(board, model, config, timeout_s)
@@ -86,7 +87,7 @@ def module_costs_on_board(request: Call) -> StageResult[Artifact]:
     """
     if request.source is None:
         raise InputError("--per-module --on takes one ONNX file or one checkpoint; name it")
-    board, model = board_named(request.on), model_from(request.source)
+    board, model = board_named(request.on), taken(model_from(request.source), request.stage)
     refuse(request.values.keys() - _OWN - _SHARED, "does not go with --per-module --on")
     values = {name: value for name, value in request.values.items() if name in _OWN | {"batch"}}
     config = config_from(LatencyConfig, {**values, "runtime": "tensorrt"}, _COSTS, as_options=True)

@@ -22,6 +22,7 @@ from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell
 from edgeres.core.stage import StageResult, begins_another, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import STAGES, Function, execute, filled, function_of, leave_no_trace, source_in, stage_key
+from edgeres.report.folder import taken
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def _named_source(request: Call) -> Model | None:
     row, model = STAGES[request.stage], model_from(request.source)
     if not row.accepts(model):
         raise InputError(f"`edgeres {request.stage}` needs a {row.needs}, got {request.source} ({model.precision})")
-    return model
+    return taken(model, request.stage)
 
 
 def _run_of(request: Call, named: Model | None) -> Run | None:

@@ -27,6 +27,7 @@ from edgeres.evaluate.agreement_run import AgreeConfig, agree
 from edgeres.evaluate.stage import EvalConfig, evaluate
 from edgeres.pipeline.calls import with_default_data
 from edgeres.pipeline.stages import newest_in, stage_key
+from edgeres.report.folder import taken
 from edgeres.report.networks import AGREE_NAME
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def evaluate_call(
     A run keeps what was judged on the images its networks were judged on before, which are taken where none are named;
     with `replace`, on the whole val split of any data set.
     """
-    model = model_from(source) if source is not None else None
+    model = taken(model_from(source), "eval") if source is not None else None
     run = run_holding(model.path) if model is not None and run_name is None else run_named(run_name)
     if model is None:
         assert run is not None
@@ -85,7 +86,7 @@ def agree_call(files: Sequence[Path], values: dict[str, Any]) -> tuple[Agreement
 
     Without files the newest INT8 file of the current run, with the float one it was made from.
     """
-    models = [model_from(one) for one in files]
+    models = [taken(model_from(one), "agree") for one in files]
     if not models:
         models = _float_and_int8(run_named(None))
         log.info("agree: takes %s", " and ".join(str(one.path) for one in models))
@@ -132,7 +133,7 @@ def bench_call(paths: tuple[Path, ...], run_name: str | None, values: dict[str, 
     """
     config = config_from(BenchConfig, values, "bench", as_options=True)
     refuse_needless(config, values, "bench")
-    named = [model_from(path) for path in paths]
+    named = [taken(model_from(path), "bench") for path in paths]
     run = run_named(run_name) if run_name is not None or not named else None
     own = {model.sha256 for _, model in run.models()} if run is not None and named else set()
     strange = [model for model in named if run is not None and model.sha256 not in own]
@@ -156,6 +157,8 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
     models = [pair for pair in run.models() if not wanted or pair[1].sha256 in wanted]
     if not models:
         raise InputError(f"{run.path} holds no model to time")
+    for _, model in () if named else models:
+        taken(model, "bench")
     folder = run.folder_for("bench", "")
     ((report,), _) = bench_models(models, config, folder, named=named)
     log.info("bench: wrote %s", folder / REPORT_NAME)

@@ -31,6 +31,7 @@ from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import Call, with_default_data
 from edgeres.pipeline.measures import report_with, whole_of
 from edgeres.pipeline.stages import say_left_out, stage_key
+from edgeres.report.folder import taken
 
 log = logging.getLogger(__name__)
 STAGE = "board"
@@ -148,7 +149,7 @@ def _measured(
     board: Board, models: Sequence[Model], config: BoardConfig, request: Call, *, accuracy_only: bool = False
 ) -> Iterator[StageReport]:
     """A report of each model; what kept one of several from being measured is raised when the others are done."""
-    home = _run_for(models, request)
+    home = _run_for([taken(model, request.stage) for model in models], request)
     images = images_for(models, config, whole_of(home) if home else None)
     _say_what_travels(images, models, request)
     if config.images is not None and home:

@@ -18,6 +18,7 @@ from edgeres.core.spec import FROM_ONNX, ModelSpec, Preprocess
 from edgeres.graph.blocks import modules_in, skips_in
 from edgeres.graph.view import DQ, WEIGHTED, GraphView, called
 from edgeres.models import modules_of, spec_from_arch
+from edgeres.report.folder import taken
 from edgeres.report.wording import size
 from edgeres.runtime.manifest import manifest_of, plan_header
 
@@ -44,7 +45,7 @@ def facts_of_arch(name: str) -> Facts:
 
 def facts_of_file(path: Path) -> Facts:
     """Of a model file; raises InputError if it cannot be read, is cut off or its network is not known here."""
-    model = model_from(path)
+    model = taken(model_from(path), "show")
     if isinstance(model, Checkpoint):
         _refuse_cut(model)
     if isinstance(model, Engine) and not model.manifest_path.is_file():

@@ -46,6 +46,7 @@ from edgeres.core.processes import together
 from edgeres.core.runs import STARTED_NAME, Run, StageFolder, mark_started
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, write_report
 from edgeres.data import data_fingerprint
+from edgeres.report.folder import taken
 
 log = logging.getLogger(__name__)
 Made = tuple[StageFolder, StageReport]
@@ -257,7 +258,7 @@ def newest_in(run: Run, accepts: Callable[[Model], bool], stage: str) -> Model |
         )
     if gone := _gone(run, found[0].index, found[1].path.suffix):
         log.warning("warning: what %s made is gone, so %s takes what was there before", " and ".join(gone), stage)
-    return found[1]
+    return taken(found[1], stage)
 
 
 def _exports_of_earlier(run: Run) -> set[int]:
@@ -309,4 +310,4 @@ def _newest(maker: str, sources: set[str], made: Sequence[Made], stage: str) -> 
     found = next((path for path, source in tables if source.sha256 in sources), None)
     if found is not None and found != tables[0][0]:
         log.info("%s: leaves out %s, made for %s", stage, tables[0][0], tables[0][1].path)
-    return found
+    return found and taken(Artifact(found), stage).path

@@ -6,25 +6,29 @@ Where every file comes from is in it too: its hash, its parent, and the command 
 from __future__ import annotations
 
 import glob
+import logging
 import math
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict
 
+from edgeres.core.artifacts import Artifact
 from edgeres.core.config import NOT_SET, Config, Record, record_from_json, words_of
 from edgeres.core.environment import Environment
-from edgeres.core.errors import InputError
+from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
 from edgeres.core.stage import (
     NEVER_EXPORTED,
     REPORT_NAME,
+    REPORT_SUFFIX,
     FileRef,
     StageReport,
     begins_another,
@@ -33,6 +37,8 @@ from edgeres.core.stage import (
 )
 from edgeres.evaluate.stage import EvalConfig
 
+log = logging.getLogger(__name__)
+A = TypeVar("A", bound=Artifact)
 BOARD_STAGE = "board"
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
@@ -211,6 +217,19 @@ def state_of(file: Path, sha256: str, copies: Iterable[str] = ()) -> str:
             if sha256_of(one) == sha256:
                 return "here"
     return "changed" if file.is_file() else "missing"
+
+
+def taken(file: A, stage: str) -> A:
+    """`file`; warns where it is not the one that the report in its folder, or beside it, speaks of."""
+    path = Path(os.path.realpath(file.path))
+    for place in (path.with_name(REPORT_NAME), path.with_name(path.name + REPORT_SUFFIX)):
+        with suppress(EdgeresError):
+            report = record_from_json(StageReport, place)
+            if report.output and Path(report.output.path).name == path.name and report.output.sha256 != file.sha256:
+                said = f"{file.path}: {LOST['changed']}; {stage} goes on with it as it is"
+                again = command_of(FinishedStage(path.parent, report, None), ())
+                log.warning("warning: %s; to make that one again: %s", said, again)
+    return file
 
 
 def _stage_from(folder: StageFolder, problems: list[str]) -> FinishedStage | None:

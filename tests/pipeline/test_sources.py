@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from types import SimpleNamespace
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from edgeres.cli.compare import compare
 from edgeres.core.artifacts import Engine
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError, StageError
@@ -16,9 +18,10 @@ from edgeres.core.runs import latest_run
 from edgeres.core.stage import Recorder, StageReport, StageResult
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, run_of_recipe
-from edgeres.pipeline.measures import evaluate_call
+from edgeres.pipeline.measures import agree_call, bench_call, evaluate_call
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
+from edgeres.pipeline.show import exhibit_of
 from edgeres.pipeline.stages import filled, source_in
 from edgeres.quantize.config import QuantizeConfig
 from edgeres.report.folder import run_folder_from
@@ -227,6 +230,74 @@ def test_a_recipe_quantizes_its_float32_file_where_half_precision_was_exported_l
     recipe = Recipe(name="r", data="digits", stage=(*stages, {"use": "calibrate", "images": 32}))
     done = list(Chain(run_of_recipe(recipe, None), planned(recipe, "r")).execute())
     assert done[-1].reports[0].source.path.endswith("01-export/model.onnx")
+
+
+def words_on_replaced(caplog, act):
+    caplog.clear()
+    act()
+    return [one.partition(" --")[0] for one in caplog.messages if "speaks of" in one]
+
+
+@pytest.fixture
+def replaced(whole, checkpoint_of, tmp_path):
+    """Puts another network's export in the place of the file."""
+    other = checkpoint_of(whole.spec, "other.safetensors", seed=1)
+    another = call(Call("export", source=other.path, out=tmp_path / "another.onnx")).output.path
+    call(Call("import", values={"file": whole.path}))
+    return lambda path: shutil.copyfile(another, path)
+
+
+def told(path, command):
+    again = f"edgeres export {latest_run().path}/00-import/model.safetensors"
+    said = f"not the file its report speaks of (another sha256); {command} goes on with it as it is"
+    return [f"warning: {path}: {said}; to make that one again: {again}"]
+
+
+@pytest.mark.parametrize("place", ["newest of the run", "in a run", "outside", "linked"])
+def test_a_stage_says_that_its_source_was_replaced(replaced, tmp_path, caplog, place):
+    path = made = call(Call("export", out=tmp_path / "out.onnx" if place == "outside" else None)).output.path
+    if place == "linked":
+        (path := tmp_path / "model.onnx").symlink_to(made.resolve())
+
+    def act():
+        named = None if place == "newest of the run" else path
+        call(Call("calibrate", source=named, out=tmp_path / "s.json", values=DIGITS))
+
+    assert words_on_replaced(caplog, act) == []
+    replaced(made)
+    assert words_on_replaced(caplog, act) == told(path, "calibrate")
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_so_do_eval_bench_agree_compare_and_show(replaced, monkeypatch, caplog, is_named):
+    report = SimpleNamespace(saying=lambda notes: None, latency=(1,), model_copy=lambda update: report)
+    made = call(Call("export")).output.path
+    named = [made] if is_named else []
+    for name in ("bench_report", "write_report", "evaluate", "agree", "_float_and_int8", "_keep"):
+        monkeypatch.setattr(f"edgeres.pipeline.measures.{name}", lambda *args, **named: report)
+    monkeypatch.setattr("edgeres.cli.compare.versus", lambda *args: report)
+    monkeypatch.setattr("edgeres.cli.compare._print_versus", lambda *args, **named: None)
+    acts = {
+        "eval": lambda: evaluate_call(*(named or [None]), None, {"data": "digits"}),
+        "bench": lambda: bench_call(tuple(named), None, {}),
+    }
+    if is_named:
+        acts["agree"] = lambda: agree_call(named, {"data": "digits"})
+        acts["compare"] = lambda: compare.callback((str(made), str(made)), across=False, as_json=True)
+        acts["show"] = lambda: exhibit_of(str(made))
+    assert all(words_on_replaced(caplog, act) == [] for act in acts.values())
+    replaced(made)
+    for command, act in acts.items():
+        assert set(words_on_replaced(caplog, act)) == {*told(made, command)}
+
+
+def test_a_table_that_was_replaced_is_told_too(whole, caplog):
+    call(Call("import", values={"file": whole.path}))
+    source, table = call(Call("export")).output, call(Call("calibrate", values=DIGITS)).output.path
+    table.write_text(table.read_text() + " ")
+    caplog.clear()
+    assert filled("quantize", QuantizeConfig(), source, list(latest_run().reports())).scales == table
+    assert caplog.messages[0].startswith(f"warning: {table}: not the file its report speaks of")
 
 
 def test_a_newer_table_of_another_file_is_left_out_and_named(whole, caplog):

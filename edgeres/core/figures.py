@@ -99,7 +99,10 @@ def whiskers(figures: Sequence[Interval]) -> tuple[list[float], list[list[float]
 
 
 def label_points(axes: Any, spots: Sequence[Spot]) -> None:
-    """Writes each name that is one where it covers no other, no point, whisker or line, if there is such a place."""
+    """Writes each name that is one where it covers no other, no point, whisker or line, if there is such a place.
+
+    A hair leads to the point from a name that does not stand next to it.
+    """
     transforms = require("matplotlib.transforms", "report")
     axes.figure.draw_without_rendering()  # limits and layout are then final
     lines, taken = list(_lines_in(axes)), []
@@ -112,6 +115,15 @@ def label_points(axes: Any, spots: Sequence[Spot]) -> None:
         at = (x.value, y.value)
         label = axes.annotate(name, at, xytext=(0, 0), textcoords="offset points", annotation_clip=False)
         taken.append(_placed(label, taken, lines))
+        if all(place := label.get_position()):
+            _lead(axes, at, place)
+
+
+def _lead(axes: Any, at: Point, place: Point) -> None:
+    """A hair from `place`, in points off `at`, to the point there."""
+    muted = require("matplotlib", "report").rcParams["xtick.color"]
+    hair = {"arrowstyle": "-", "linewidth": HAIR, "color": muted, "shrinkA": 0, "shrinkB": _POINT_RADIUS}
+    axes.annotate("", at, xytext=place, textcoords="offset points", arrowprops=hair, annotation_clip=False)
 
 
 def _lines_in(axes: Any) -> Iterator[Any]:
@@ -136,10 +148,9 @@ def _placed(label: Any, taken: Sequence[Any], lines: Sequence[Any]) -> Any:
 
 
 def _places() -> Iterator[tuple[float, float, str]]:
-    """Offsets in points from near to far, above and below it, then right of it before left."""
-    yield 0, 14, "center"
-    yield 0, -14, "center"
-    for distance in (0, 14, 28, 42, 56):
+    """Offsets in points: right of it before left, above and below it, then from near to far."""
+    yield from ((9, 0, "left"), (-9, 0, "right"), (0, 14, "center"), (0, -14, "center"))
+    for distance in (14, 28, 42, 56):
         for dy in (distance, -distance):
             yield 9, dy, "left"
             yield -9, dy, "right"

@@ -19,10 +19,30 @@ def test_a_name_covers_no_point_whether_that_has_a_name_or_not(other, tmp_path):
         label_points(axes, spots)
         axes.figure.draw_without_rendering()
         (label, *_) = axes.texts
-        assert [one.get_text() for one in axes.texts] == [name for name, *_ in spots if name]
+        assert [one.get_text() for one in axes.texts if one.get_text()] == [name for name, *_ in spots if name]
         assert not any(
             label.get_window_extent().contains(*axes.transData.transform((x.value, y.value))) for _, x, y in spots
         )
+
+
+def test_of_two_points_side_by_side_each_name_stands_next_to_its_own(tmp_path):
+    spots = [(name, Interval.around(x), Interval.around(0.9)) for name, x in (("06-export", 0.14), ("03-export", 0.2))]
+    with figure_file(tmp_path / "a.svg", height_in=3.0) as axes:
+        axes.set(xlim=(0, 1.2), ylim=(0, 1))
+        label_points(axes, spots)
+        first, second = axes.texts
+        assert (second.get_position(), second.get_horizontalalignment()) == ((9, 0), "left")
+        assert first.get_position()[0] == 0
+        assert first.get_horizontalalignment() == "center"
+
+
+def test_a_name_that_finds_no_place_next_to_its_point_is_led_to_it(tmp_path):
+    with figure_file(tmp_path / "a.svg", height_in=3.0) as axes:
+        axes.plot([0, 1], [1.0, 1.0])
+        axes.set(xlim=(0, 1), ylim=(0, 2))
+        label_points(axes, [("balanced", Interval.around(0.5), Interval.around(1.0, 0.9))])
+        label, hair = axes.texts
+        assert (hair.get_text(), hair.xy, hair.get_position()) == ("", (0.5, 1.0), label.get_position())
 
 
 @pytest.mark.parametrize("style", ["steps-post", "default"])

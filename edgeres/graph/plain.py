@@ -1,4 +1,4 @@
-"""An ONNX file of another tool as edgeres works on it: plain operators, fed (N, C, H, W), ending in logits.
+"""An ONNX file as edgeres works on it; of another tool: plain operators, fed (N, C, H, W), ending in logits.
 
 (N, H, W, C) -> Transpose ->     the graph takes (N, C, H, W)
 -> Softmax                       kept aside, as logits are compared and improved; put back in what is written
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,11 +29,13 @@ class PlainModel(OnnxModel):
 
     original: OnnxModel | None = None
     keeps_norms: bool = False
+    rewrite: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
 
     @cached_property
     def proto(self) -> Any:
         """Computes the logits of the file (do not change it)."""
-        return _without_softmax(self._whole)
+        model = _without_softmax(self._whole)
+        return model if self.rewrite is None else self.rewrite(model)
 
     @cached_property
     def card(self) -> Card:
@@ -60,14 +63,19 @@ class PlainModel(OnnxModel):
             raise err if str(self.path) in str(err) else InputError(f"{self.path}: {err}") from err
 
 
-def plain(model: OnnxModel, *, keeps_norms: bool = False) -> OnnxModel:
+def plain(
+    model: OnnxModel,
+    *,
+    keeps_norms: bool = False,
+    rewrite: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
+) -> OnnxModel:
     """`model` itself if edgeres wrote it, or it is quantized, and it ends in logits; otherwise its plain form.
 
-    `keeps_norms`: of a network to be trained, batch norms are not folded. What cannot be made plain is refused, with
-    InputError, when the graph is asked for.
+    `keeps_norms`: of a network to be trained, batch norms are not folded. `rewrite`: what becomes of the plain form.
+    What cannot be made plain is refused, with InputError, when the graph is asked for.
     """
-    is_plain = not _is_another_tools(model) and last_softmax(model.proto) is None
-    return model if is_plain else PlainModel(model.path, model.stated, original=model, keeps_norms=keeps_norms)
+    is_plain = not _is_another_tools(model) and last_softmax(model.proto) is None and rewrite is None
+    return model if is_plain else PlainModel(model.path, model.stated, model, keeps_norms, rewrite)
 
 
 def _is_another_tools(model: OnnxModel) -> bool:

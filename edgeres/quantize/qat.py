@@ -31,7 +31,7 @@ from edgeres.quantize.config import FEWEST_TO_LEARN, QUICK, QatConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.improving import improved
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.placement import Placement, placement_of
+from edgeres.quantize.placement import ALL_INT8, Placement, placement_of
 from edgeres.quantize.profiles import set_metadata
 from edgeres.quantize.simulate import Simulation, batches_of
 from edgeres.quantize.stage import DEAD_AMAX, begun, write_quantized
@@ -60,7 +60,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     """
     recorder = Recorder("qat", config, source)
     config.check()
-    source, table = begun(source, config.scales, config.method)
+    source, table = begun(source, config.scales, config.method, ALL_INT8)
     placement = placement_of(source.proto)
     start = _start(source, table, placement, config)
     decision, fitted, judged = _trained(source, placement, start.decision, config=config, out_dir=out_dir)

@@ -29,11 +29,12 @@ from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import AUTO, FEWEST_IMAGES, QUICK, QuantizeConfig
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint, problems
-from edgeres.quantize.placement import Options, Placement, left_float_in
+from edgeres.quantize.placement import Options, Placement, left_float_in, with_classifier_first
 from edgeres.quantize.profiles import PROFILES, placement_for, quantized, set_metadata
 from edgeres.quantize.repair.check import sqnr_db
 
 FILE_NAME = "model.int8.onnx"
+_CLASSIFIER_SHARE = 0.01  # of the multiplications that a classifier in front of the average may add
 DEAD_AMAX = 1.0  # a tensor that was always zero; anything rare it may hold elsewhere is kept up to 1
 
 _NOTHING_LEFT = "nothing is left to quantize, every layer stays float; allow more --max-loss or --keep fewer"
@@ -51,10 +52,10 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     """
     recorder = Recorder("quantize", config, source)
     config.check()
-    source, table = begun(source, config.scales, config.method)
+    options = Options(**config.model_dump(include={"stem", "head", "keep", "reduce_range"}))
+    source, table = begun(source, config.scales, config.method, options if PROFILES[config.profile].literal else None)
     if config.max_loss is not None:
         source.spec.check_classes("--max-loss")
-    options = Options(**config.model_dump(include={"stem", "head", "keep", "reduce_range"}))
     _check_left(placement_for(source.proto, config.profile, options))
     chosen = _chosen(source, table, config, options, recorder)
     options = replace(options, keep=(*options.keep, *chosen.keep))
@@ -158,8 +159,10 @@ def _prices(path: Path, source: OnnxModel) -> Mapping[str, float]:
     return table.saved_ms
 
 
-def begun(source: OnnxModel, path: Path | None, method: str) -> tuple[OnnxModel, ScaleTable]:
+def begun(source: OnnxModel, path: Path | None, method: str, options: Options | None) -> tuple[OnnxModel, ScaleTable]:
     """`source` as calibrate saw it, in its plain form and fed as the table says if edgeres did not write it; the table.
+
+    By the `options` of a graph for TensorRT the classifier that is to be INT8 stands in front of the last average.
 
     Raises InputError if `source` is no float file, or the table in `path` does not fit it or lacks `method`.
     """
@@ -175,7 +178,12 @@ def begun(source: OnnxModel, path: Path | None, method: str) -> tuple[OnnxModel,
     if method not in (*table.methods, AUTO):
         guess = did_you_mean(method, table.methods)
         raise InputError(f"{path} has no method {method!r}{guess} (it has: {', '.join(table.methods)})")
-    return plain(source if table.spec is None or source.has_card else replace(source, stated=table.spec)), table
+    fed = source if table.spec is None or source.has_card else replace(source, stated=table.spec)
+    if options is None or not options.head:
+        return plain(fed), table
+    kept = nodes_named(GraphView(plain(fed).proto), options.keep)
+    most = _CLASSIFIER_SHARE * fed.card.cost.macs
+    return plain(fed, rewrite=lambda model: with_classifier_first(model, most, kept)), table
 
 
 def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder) -> None:

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"),
 ]
 PROFILES = {"int8": "tensorrt", "int8+fp16": "tensorrt-fp16"}
-ON_TURING = {"fp16", "int8+fp16"}
+ON_TURING = {"fp16", "int8", "int8+fp16"}
 
 
 FEW = [("fp32", False), ("fp16", True), ("int8", True), ("int8+fp16", False)]
@@ -67,9 +67,13 @@ def test_every_precision_builds_for_every_architecture(precision, dynamic, arch,
 
 
 @pytest.mark.parametrize(
-    ("precision", "way_out"),
-    [("fp32", "edgeres export CHECKPOINT --half"), ("int8", "edgeres quantize FLOAT.onnx --profile tensorrt-fp16")],
+    ("precision", "arch", "way_out"),
+    [
+        ("fp32", "resnet8", "edgeres export CHECKPOINT --half"),
+        ("int8", "fcresnet8", "edgeres quantize FLOAT.onnx --profile tensorrt-fp16"),
+    ],
 )
-def test_turing_computes_no_fp32_products_and_the_way_out_is_named(precision, way_out, model_of, tmp_path):
+def test_turing_computes_no_fp32_products_and_the_way_out_is_named(precision, arch, way_out, model_of, tmp_path):
+    source = model_of(precision, dynamic=False, arch=arch)
     with pytest.raises(StageError, match=f"for sm75 give it a graph in FP16: {way_out}"):
-        compile_engine(model_of(precision, dynamic=False), CompileConfig(targets=("sm75",)), tmp_path / "out")
+        compile_engine(source, CompileConfig(targets=("sm75",)), tmp_path / "out")

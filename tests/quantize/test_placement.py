@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from edgeres.core.errors import InputError
+from edgeres.graph.session import session_from
 from edgeres.graph.view import LAYERS, GraphView
 from edgeres.models.family import ORDERINGS
-from edgeres.quantize.placement import Options, cpu_placement_of, left_float_in, placement_of
+from edgeres.quantize.placement import (
+    Options,
+    cpu_placement_of,
+    left_float_in,
+    placement_of,
+    with_classifier_first,
+)
 
 
 def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
@@ -121,6 +129,47 @@ def test_a_pool_behind_a_module_that_stays_float_is_float(onnx_of):
         placement = placement_of(model, Options(keep=(keep,)))
         assert readers_of(placement, "layer3.0.relu_1") == []
         assert readers_of(placement, "flatten") == ["fc"]
+
+
+HEAD_MACS = 3 * 64 * 10  # of resnet8 on 8 pixels: 64 features at four positions instead of one
+
+
+def test_a_classifier_in_front_of_the_average_computes_the_same(onnx_of):
+    model = onnx_of("resnet8").proto
+    moved = with_classifier_first(model, HEAD_MACS)
+    assert [one.op_type for one in moved.graph.node][-3:] == ["Conv", "GlobalAveragePool", "Flatten"]
+    images = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
+    before, after = (session_from(one, "it").run(None, {"images": images})[0] for one in (model, moved))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    placement = placement_of(moved)
+    assert readers_of(placement, "layer3.0.relu_1") == ["fc"]
+    assert "fc" in placement.layers
+    assert "fc.scores" not in placement.observed  # neither the average nor what is averaged is rounded
+
+
+def also_an_output(model):
+    model.graph.output.append(helper.make_tensor_value_info("flatten", TensorProto.FLOAT, [1, 64]))
+
+
+def read_by_another(model):
+    model.graph.node.append(node("Relu", ["avgpool"], "more"))
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1, 64, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "most", "stays"),
+    [
+        (None, HEAD_MACS - 1, ()),
+        (None, HEAD_MACS, ("fc",)),
+        (also_an_output, HEAD_MACS, ()),
+        (read_by_another, HEAD_MACS, ()),
+    ],
+)
+def test_a_classifier_stays_behind_the_average_where_it_would_cost_or_others_read_it(change, most, stays, onnx_of):
+    model = onnx.ModelProto.FromString(onnx_of("resnet8").proto.SerializeToString())
+    if change is not None:
+        change(model)
+    assert with_classifier_first(model, most, stays) is model
 
 
 POOLED = [node("Conv", ["x", "w"], "a"), node("AveragePool", ["a"], "p"), node("Conv", ["p", "w"], "y")]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +12,7 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Accuracy
 from edgeres.core.runs import Run
-from edgeres.core.stage import Recorder
+from edgeres.core.stage import FileRef, Recorder, write_report
 from edgeres.pipeline import on_board
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.on_board import (
@@ -175,6 +175,26 @@ def test_a_run_keeps_what_the_board_judged_on_the_whole_of_val(exported, caplog)
     assert kept["results"]["figures"]["is_valid"] is None
     assert (exported.parents[1] / "02-board" / kept["accuracy"][0]["predictions"]).is_file()
     assert not any("takes" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("stage", ["eval", "bench", "compile", "latency", "optimize"])
+def test_a_file_that_was_replaced_is_not_taken_to_a_board_without_a_word(exported, stage, caplog):
+    request = Call(stage, exported, on="desk", values={"data": "digits"} if stage in {"eval", "optimize"} else {})
+
+    def said(sha256):
+        output = FileRef(path=f"01-export/{exported.name}", sha256=sha256, size_bytes=2)
+        report = Recorder("export", BoardConfig(), None).finish(None).model_copy(update={"output": output})
+        write_report(report, exported.with_name("report.json"))
+        caplog.clear()
+        with suppress(InputError):  # it is no graph, which is looked at later
+            if stage in {"eval", "bench"}:
+                _ = evaluate_on_board(request) if stage == "eval" else list(bench_on_board([exported], request))
+            else:
+                call(request)
+        return [one.partition(";")[0] for one in caplog.messages if "speaks of" in one]
+
+    assert said(OnnxModel(exported).sha256) == []
+    assert said("0") == [f"warning: {exported}: not the file its report speaks of (another sha256)"]
 
 
 @pytest.mark.parametrize("measure", [lambda call: [evaluate_on_board(call)], lambda call: bench_on_board([], call)])

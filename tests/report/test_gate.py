@@ -610,6 +610,14 @@ def test_a_mean_without_an_interval_keeps_no_strict_rule(fake_run):
     assert "judge it without --strict" in outcome.text
 
 
+def test_closeness_is_to_the_first_network_by_the_name_it_has_as_the_first(fake_run):
+    likened(fake_run, "cosine", 0.99)
+    fake_run.model("export", "model.onnx", 3000)
+    report = judged(fake_run, min_closeness=0.5)
+    assert f", to {report.first}, " in only(report).text
+    assert report.first == "00-export"
+
+
 def test_closeness_to_another_network_is_not_that_to_the_first(fake_run):
     likened(fake_run, "cosine", 0.99, of="0" * 64)
     outcome = only(judged(fake_run, min_closeness=0.5))

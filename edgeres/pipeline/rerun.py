@@ -29,6 +29,7 @@ from edgeres.core.statistics import percentile_interval
 from edgeres.evaluate.agreement import Pair
 from edgeres.pipeline.recipe import (
     MEASURES,
+    ON_BOARDS,
     Recipe,
     Step,
     config_of,
@@ -39,7 +40,7 @@ from edgeres.pipeline.recipe import (
 )
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.changes import accuracy_line, matched, networks_matched
-from edgeres.report.folder import STRAY, FinishedStage, run_folder_from
+from edgeres.report.folder import BOARD_STAGE, STRAY, FinishedStage, run_folder_from
 from edgeres.report.networks import StageNetwork, networks_in, pair_of
 
 _CERTAIN = ("precision", "params", "macs", "dropped")  # figures that do not depend on chance
@@ -91,11 +92,11 @@ def recipe_of(run: Run, data: str | None = None, source: str | None = None) -> R
     if damaged := [problem for problem in folder.problems if _UNREAD.search(problem)]:
         raise InputError(f"{run.path} cannot be run again, a part of its record cannot be read: {damaged[0]}")
     _check_sources(stages)
-    own = {stage.name for stage in stages}
-    for stage in stages:
+    own, repeated = {stage.name for stage in stages}, [stage for stage in stages if stage.report.stage != BOARD_STAGE]
+    for stage in repeated:
         if (use := stage.report.stage) not in STAGES and use not in MEASURES:
             raise InputError(f"{stage.path}: no stage {use!r} is known here; it was made by another version")
-    entries = [{"use": stage.report.stage, **_options_of(stage.report.stage, stage.report, own)} for stage in stages]
+    entries = [_entry_of(stage.report, own) for stage in repeated]
     if evaluated := [stage.evaluation for stage in stages if stage.evaluation]:
         asked = _options_of("eval", evaluated[-1], own)
         asked.pop("metric", None)  # a function is never taken from the record
@@ -200,6 +201,12 @@ def _latency_verdict(before: StageReport, after: StageReport) -> Judged:
         why = "outside both intervals, which hold no drift of the machine between the runs"
         return "differs", f"{'; '.join(apart)}: {why}"
     return "agrees", f"{len(pairs)} medians within their intervals"
+
+
+def _entry_of(report: StageReport, own: Collection[str]) -> dict[str, Any]:
+    """Of an engine built on a board with that board; what boards measured is not judged and not measured again."""
+    entry = {"use": report.stage, **_options_of(report.stage, report, own)}
+    return {**entry, "on": report.results["on"]} if report.stage in ON_BOARDS and report.results.get("on") else entry
 
 
 def _options_of(use: str, report: StageReport, own: Collection[str]) -> dict[str, Any]:

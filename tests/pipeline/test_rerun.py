@@ -80,6 +80,22 @@ def test_a_run_without_its_recipe_is_made_again_from_its_reports(run):
     assert set(outcomes(run, executed(recipe, "again")).values()) == {"identical"}
 
 
+def test_what_boards_did_by_single_commands_is_built_there_again_and_not_measured(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGERES_BOARDS", str(tmp_path / "boards.toml"))
+    (tmp_path / "boards.toml").write_text('[desk]\nhost = "nowhere.invalid"\n')
+    (run.path / "recipe.toml").unlink()
+    exported = json.loads((run.path / "03-export" / REPORT_NAME).read_text())
+    built = {"stage": "compile", "results": {"on": "desk"}, "source": exported["output"]}
+    for name, changed in (("04-compile", built), ("05-board", {"stage": "board", "source": exported["output"]})):
+        (run.path / name).mkdir()
+        output = {**exported["output"], "sha256": "3" * 64, "path": "model.plan"} if name == "04-compile" else None
+        report = {**exported, "config": {}, "results": {}, "output": output, **changed}
+        (run.path / name / REPORT_NAME).write_text(json.dumps(report))
+    entries = recipe_of(run).stage
+    assert [entry["use"] for entry in entries] == ["import", "lesion", "prune", "export", "compile", "eval"]
+    assert [entry.get("on") for entry in entries] == [None] * 4 + ["desk", None]
+
+
 def other_file(copy, stage):
     edited(copy.path / stage / REPORT_NAME, lambda report: report["output"].update(sha256="0" * 64))
     edited(copy.path / stage / "eval.json", lambda report: report["accuracy"][0].update(artifact="0" * 64))

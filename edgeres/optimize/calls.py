@@ -36,8 +36,7 @@ from edgeres.core.runs import LATEST, Run, latest_run, run_holding, run_named, r
 from edgeres.core.stage import REPORT_NAME, StageReport, StageResult, file_ref, write_report
 from edgeres.data import Dataset, dataset_from
 from edgeres.models.importing import UNNAMED, ImportConfig
-from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.images import held_out_of
+from edgeres.optimize.config import OptimizeConfig, held_out_of
 from edgeres.optimize.stage import optimize, refuse_early
 from edgeres.optimize.tries import HERE, Place
 from edgeres.pipeline.board_stages import acting, built_there, placed, profiled

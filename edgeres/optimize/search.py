@@ -19,7 +19,7 @@ from edgeres.core.progress import budget_began, text_from
 from edgeres.core.records.frontier import Precision, Tried, meets
 from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, three
 from edgeres.optimize.choose import CHOOSING_SHARE, Choice
-from edgeres.optimize.images import TRAINING_SHARE
+from edgeres.optimize.config import TRAINING_SHARE
 from edgeres.optimize.plan import Plan, PlannedSet, Shortened
 from edgeres.optimize.tries import MOST_ANSWERS, Workbench, shortened_of
 from edgeres.prune.recover.budget import BudgetTooShort

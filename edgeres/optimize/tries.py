@@ -38,8 +38,7 @@ from edgeres.evaluate.closeness import lost_of, nearness_of
 from edgeres.evaluate.stage import accuracy_of
 from edgeres.export.stage import ExportConfig
 from edgeres.models import modules_of
-from edgeres.optimize.config import OptimizeConfig
-from edgeres.optimize.images import FEWEST_JUDGED, calibration_of, held_out_of, refined_on
+from edgeres.optimize.config import FEWEST_JUDGED, OptimizeConfig, calibration_of, held_out_of, refined_on
 from edgeres.optimize.plan import WHOLE, Shortened
 from edgeres.pipeline.measures import report_with
 from edgeres.pipeline.stages import execute, stage_key

@@ -101,8 +101,8 @@ def config_of(**options):
 def no_training(monkeypatch):
     """There is no time for it, and few images."""
     monkeypatch.setattr("edgeres.optimize.search._TRAINING_LEAST", math.inf)
-    monkeypatch.setattr("edgeres.optimize.images._REFINED_ON", 80)
-    monkeypatch.setattr("edgeres.optimize.images._REFINED_A_SECOND", 0)
+    monkeypatch.setattr("edgeres.optimize.config._REFINED_ON", 80)
+    monkeypatch.setattr("edgeres.optimize.config._REFINED_A_SECOND", 0)
 
 
 def test_three_networks_with_recipes_and_reports(checkpoint, drawn, tmp_path):
@@ -166,7 +166,7 @@ def test_val_is_not_looked_at_before_the_results(checkpoint, one_set, tmp_path, 
 def test_more_images_are_trained_on_where_there_is_time_and_none_of_them_is_judged_on(
     checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("edgeres.optimize.images._REFINED_A_SECOND", 2)
+    monkeypatch.setattr("edgeres.optimize.config._REFINED_A_SECOND", 2)
     known = {}
     for budget in ("2m", "10m"):
         bench = tries.Workbench(checkpoint, config_of(budget=budget), tmp_path / budget, Place(measure=clock))

@@ -20,7 +20,7 @@ _DESCRIBES = {"description", "help", "short_help", "epilog"}
 _COMPLETED = {"advised", "command_with"}  # what they are given first is no whole command
 # Parts to which the names are added, and what speaks of the command that was typed
 _NO_ADVICE = re.compile(r"^edgeres bench$|the same edgeres|left it so on purpose|makes them|--lr of edgeres")
-_QUOTED = re.compile(r"(typed|made_from)\(|\w[\w.()]*\.typed$|(onnx|checkpoint|source)$")  # by name: so made before
+_QUOTED = re.compile(r"typed\(|\w[\w.()]*\.typed$|source$")  # `source` was made so before
 _HAS_NO_BLANK = {"_CHAPTER_OF[name]", "spec.variant", "report.run"}  # a chapter, a network, a title
 
 

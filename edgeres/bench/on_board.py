@@ -43,7 +43,7 @@ from edgeres.bench.config import BoardConfig
 from edgeres.bench.tasks import label_of
 from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
-from edgeres.core.lineage import check_for_tensorrt, made_from
+from edgeres.core.lineage import advised, check_for_tensorrt, source_of
 from edgeres.core.onnx_file import image_input, is_channels_last
 from edgeres.core.plain import typed
 from edgeres.core.progress import bar
@@ -286,8 +286,9 @@ def check_model(model: Model) -> None:
         check_for_tensorrt(model)
         if _has_uint8_pairs(model):
             raise InputError(
-                f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it: edgeres lint --fix"
-                f" {typed(path)}, or make one: edgeres quantize {made_from(path, 'FLOAT.onnx')} --profile tensorrt"
+                f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it:"
+                f" {advised('edgeres lint --fix', path)}, or make one:"
+                f" {advised('edgeres quantize', source_of(path) or 'FLOAT.onnx')} --profile tensorrt"
             )
         _ = model.card
         if model.beside:
@@ -340,7 +341,7 @@ def brought(session: Session, engine: Engine, recorder: Recorder, plan: str) -> 
     except DeviceError as err:
         why, name = str(err).rpartition("; ")[0], session.board.name  # what follows builds on this machine
         onnx = manifest_of(engine).onnx_name if engine.manifest_path.is_file() else None
-        todo = f"build one there: edgeres compile {made_from(engine.path, onnx or 'MODEL.onnx')} --on {name}"
+        todo = f"build one there: {advised('edgeres compile', source_of(engine.path) or onnx or 'MODEL.onnx', on=name)}"
         raise DeviceError(f"{name}: {why}; {todo}") from err
     if not engine.manifest_path.is_file():
         raise InputError(f"{engine.path} has no manifest {engine.manifest_path.name}: what it takes is unknown")

@@ -21,7 +21,7 @@ from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import DeviceError, InputError, StageError
 from edgeres.core.files import write_text
-from edgeres.core.lineage import made_from
+from edgeres.core.lineage import advised, source_of
 from edgeres.core.stage import Recorder
 from edgeres.runtime.manifest import LayerCounts, manifest_of
 
@@ -136,9 +136,9 @@ def _reason(job: BuildJob, result: WorkerResult) -> str:
     if job.workspace_mib is not None and "workspace" in said:
         parts.append(f"--workspace-mib {job.workspace_mib} may be too little, leave it out or give more")
     if _TURING in job.targets and "fp32 gemm is not supported" in said:
-        onnx = Path(job.onnx_path)
-        half = f"edgeres export {made_from(onnx, 'CHECKPOINT')} --half"
-        int8 = f"edgeres quantize {made_from(onnx, 'FLOAT.onnx')} --profile tensorrt-fp16"
+        source = source_of(Path(job.onnx_path))
+        half = f"{advised('edgeres export', source or 'CHECKPOINT')} --half"
+        int8 = f"{advised('edgeres quantize', source or 'FLOAT.onnx')} --profile tensorrt-fp16"
         way = int8 if job.quantized else half
         parts.append(f"for {_TURING} give it a graph in FP16: {way}")
     return "; ".join(filter(None, parts))

@@ -11,7 +11,7 @@ import edgeres
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import Config, Record
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.lineage import made_from
+from edgeres.core.lineage import advised, source_of
 from edgeres.runtime.manifest import JETSON_TARGETS, RTX_TARGETS
 
 BATCHES = ("batch_min", "batch_opt", "batch_max")
@@ -70,8 +70,8 @@ class CompileConfig(Config):
         if given := self.needless_of(source) & self.model_fields_set:
             raise InputError(
                 f"{source.path} takes {source.batch} image{'s' * (source.batch != 1)} a call, so"
-                f" --{min(given).replace('_', '-')} changes nothing; for a range: edgeres export"
-                f" {made_from(source.path, 'CHECKPOINT')} --dynamic"
+                f" --{min(given).replace('_', '-')} changes nothing; for a range:"
+                f" {advised('edgeres export', source_of(source.path) or 'CHECKPOINT')} --dynamic"
             )
 
 

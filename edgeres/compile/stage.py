@@ -17,7 +17,7 @@ from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
-from edgeres.core.lineage import check_for_tensorrt, made_from
+from edgeres.core.lineage import advised, check_for_tensorrt, source_of
 from edgeres.core.plain import typed
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.cuda import Gpu
@@ -140,8 +140,8 @@ def _check_source(source: OnnxModel, config: CompileConfig) -> None:
     if quantized:
         raise InputError(f"{source.path} has Q/DQ pairs, which a DLA does not take; give it the float graph")
     if source.batch is None:
-        checkpoint = made_from(source.path, "CHECKPOINT")
-        raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: edgeres export {checkpoint}")
+        exporting = advised("edgeres export", source_of(source.path) or "CHECKPOINT")
+        raise InputError(f"{source.path} takes any batch, a DLA only a fixed one: {exporting}")
 
 
 def _built(job: BuildJob, source: OnnxModel) -> tuple[Built, tuple[str, ...]]:

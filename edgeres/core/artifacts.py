@@ -33,7 +33,7 @@ PROFILE_KEY = "edgeres.profile"
 SCALED_KEY = "edgeres.scaled_channels"  # tensors hold other multiples of the channels than the parent's
 FLOAT_SKIPS_KEY = "edgeres.float_skips"  # names of the additions whose skip was left float on purpose, with commas
 FUSED_PROFILE = "ort-cpu"  # made to be run fused by ONNX Runtime, never by TensorRT
-FOR_A_CPU = "quantized for ONNX Runtime on a CPU; make one for TensorRT: edgeres quantize {} --profile tensorrt"
+FOR_A_CPU = "quantized for ONNX Runtime on a CPU; make one for TensorRT: {} --profile tensorrt"
 _LFS_MARK = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 

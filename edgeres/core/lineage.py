@@ -19,7 +19,11 @@ from edgeres.core.runs import WITH_DATA, Run, run_holding
 from edgeres.core.stage import REPORT_SUFFIX, StageReport
 
 _SHOW_IMAGES = {"agree", "calibrate", "eval", "optimize", "prune", "qat", "recover"}
-_MAKES = {"calibrate": "--out SCALES.json", "quantize": "--scales SCALES.json --out INT8.onnx"}  # of a file in no run
+_MAKES = {  # of an ONNX file in no run
+    "calibrate": "--out SCALES.json",
+    "quantize": "--scales SCALES.json --out INT8.onnx",
+    "compile": "--out ENGINE.plan",
+}
 
 
 class Parent(NamedTuple):
@@ -114,12 +118,6 @@ def check_cut(source: Model) -> None:
         )
 
 
-def made_from(path: Path, otherwise: str) -> str:
-    """What the model file was made from, as it is typed; `otherwise` where that is not known, or not there."""
-    source = source_of(path)
-    return otherwise if source is None else typed(source)
-
-
 def source_of(path: Path) -> Path | None:
     """What the model file was made from; None where that is not known, or not there."""
     with suppress(EdgeresError):
@@ -130,7 +128,9 @@ def source_of(path: Path) -> Path | None:
 
 def for_a_cpu(model: OnnxModel) -> str:
     """What is said of a file whose pairs were placed for a CPU; empty for others."""
-    return FOR_A_CPU.format(made_from(model.path, "FLOAT.onnx")) if model.profile == FUSED_PROFILE else ""
+    if model.profile != FUSED_PROFILE:
+        return ""
+    return FOR_A_CPU.format(advised("edgeres quantize", source_of(model.path) or "FLOAT.onnx"))
 
 
 def check_for_tensorrt(model: OnnxModel) -> None:

@@ -23,6 +23,7 @@ from edgeres.core.config import command_with
 from edgeres.core.errors import AlwaysRefused, InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
+from edgeres.core.lineage import advised
 from edgeres.core.plain import typed
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import (
@@ -295,7 +296,7 @@ def _written(
         recorder.notes += [*_off(plan, found.tried), *lines_of(found)]
         if not found.board and any(one.tried.precision == "int8" for one in found.results):
             run = Run(Path(next(one.folder for one in reversed(found.results) if one.tried.precision == "int8")))
-            recorder.notes.append(f"INT8 files here are {FOR_A_CPU.format(f'--run {run.typed}')}")
+            recorder.notes.append(f"INT8 files here are {FOR_A_CPU.format(advised('edgeres quantize', run))}")
         shutil.rmtree(out_dir / "tried")
         (out_dir / "tried.json").unlink(missing_ok=True)
     if (home := run_holding(output.path)) is not None:

@@ -337,7 +337,7 @@ def _speedup(subject: Subject) -> GateFigure:
 def _how_to_time(subject: Subject, *networks: StageNetwork) -> str:
     """The commands, in order, after which the networks are timed together with the others."""
     if subject.board and any(one.profile == FUSED_PROFILE for one in networks):
-        return f"it was {FOR_A_CPU.format(f'--run {Run(subject.run).typed}')}"
+        return f"it was {FOR_A_CPU.format(advised('edgeres quantize', Run(subject.run)))}"
     is_torch = not subject.board and not has_file(subject.timed, [subject.timed])
     lacking = [] if is_torch else [one for one in networks if not has_file(one, subject.networks)]
     exports = dict.fromkeys(advised("edgeres export", subject.run / one.path) for one in lacking)

@@ -33,7 +33,7 @@ from edgeres.core.artifacts import Engine, Manifest
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import package_versions
 from edgeres.core.errors import DeviceError, InputError
-from edgeres.core.lineage import advised, made_from, source_of
+from edgeres.core.lineage import advised, source_of
 from edgeres.runtime.cuda import CudaError, Gpu, first_gpu
 
 _CUDA_PACKAGE = re.compile(r"(tensorrt|tensorrt[-_]rtx)[-_]cu(\d+)(?:[-_]libs)?")
@@ -227,16 +227,15 @@ def _other_version(own: str, manifest: EngineManifest | None, runtime: str, here
 
 def _way_out(path: Path, manifest: EngineManifest | None, host: Host, runtime: str) -> str:
     """The command that builds one for this machine, whose `runtime` is the plan's own or the one that is installed."""
-    named = (manifest.onnx_name if manifest else None) or "MODEL.onnx"
-    onnx = made_from(path, named)
+    onnx = source_of(path) or (manifest.onnx_name if manifest else None) or "MODEL.onnx"
     if host.gpu is None and manifest and manifest.options.get("builder") == "trtexec":
         return f"a board built it ({manifest.gpu}) and runs it: {advised('edgeres bench', path, on='NAME')}"
     if host.gpu is None:
-        judging = advised("edgeres eval", source_of(path) or named)
+        judging = advised("edgeres eval", onnx)
         return f"run it where its GPU is; its accuracy can be judged here on its graph: {judging}"
     if runtime == "tensorrt-rtx" and host.gpu.target in RTX_TARGETS:
-        return f"build one for here: edgeres compile {onnx} --targets {host.gpu.target}"
-    return f"build one here: edgeres compile {onnx} --runtime tensorrt"
+        return f"build one for here: {advised('edgeres compile', onnx)} --targets {host.gpu.target}"
+    return f"build one here: {advised('edgeres compile', onnx)} --runtime tensorrt"
 
 
 def _remarks(manifest: EngineManifest | None, host: Host) -> tuple[str, ...]:

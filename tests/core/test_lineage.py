@@ -6,7 +6,7 @@ import pytest
 
 from edgeres.core.artifacts import FUSED_PROFILE, OnnxModel
 from edgeres.core.errors import InputError
-from edgeres.core.lineage import check_for_tensorrt, made_from
+from edgeres.core.lineage import advised, check_for_tensorrt, source_of
 from edgeres.core.runs import Run
 from edgeres.pipeline.calls import Call, call
 
@@ -28,12 +28,19 @@ def run(checkpoint_of, spec_of, tmp_path, monkeypatch):
 
 def test_the_file_is_named_as_it_is_typed_where_it_lies_now(run, tmp_path):
     file = run.path / "03-quantize/model.int8.onnx"
-    assert made_from(file, "FLOAT.onnx") == f"'{run.path}/01-export/model.onnx'"
+    assert source_of(file) == run.path / "01-export/model.onnx"
+    assert advised("edgeres export", source_of(file)) == f"edgeres export '{run.path}/01-export/model.onnx'"
     moved = tmp_path / "moved"
     shutil.move(run.path, moved)
-    assert made_from(moved / "03-quantize/model.int8.onnx", "FLOAT.onnx") == f"{moved}/01-export/model.onnx"
+    assert source_of(moved / "03-quantize/model.int8.onnx") == moved / "01-export/model.onnx"
     (moved / "01-export/model.onnx").unlink()
-    assert made_from(moved / "03-quantize/model.int8.onnx", "FLOAT.onnx") == "FLOAT.onnx"
+    assert source_of(moved / "03-quantize/model.int8.onnx") is None
+
+
+def test_of_a_file_in_no_run_it_is_said_where_the_result_goes(tmp_path):
+    file = tmp_path / "a net.onnx"
+    assert advised("edgeres compile", file, on="desk") == f"edgeres compile '{file}' --out ENGINE.plan --on desk"
+    assert advised("edgeres quantize", "FLOAT.onnx") == "edgeres quantize FLOAT.onnx"
 
 
 def test_a_file_for_a_cpu_is_refused_with_the_command_for_the_float_one(run):

@@ -287,7 +287,7 @@ def check_model(model: Model) -> None:
         if _has_uint8_pairs(model):
             raise InputError(
                 f"{path} has uint8 Q/DQ pairs, which TensorRT refuses or takes for int8; repair it:"
-                f" {advised('edgeres lint --fix', path)}, or make one:"
+                f" edgeres lint --fix {typed(path)}, or make one:"
                 f" {advised('edgeres quantize', source_of(path) or 'FLOAT.onnx')} --profile tensorrt"
             )
         _ = model.card

@@ -93,13 +93,15 @@ def _serve(runner: Runner, job: Job, replies: TextIO) -> None:
         runner.load(images_for(model, job.batch, job.seed))
     timed: Steps = chain or runner
     calls, is_stable = warm_up(timed, time.perf_counter)
-    _send(Ready(runtime=timed.name, warmup=calls, stable=is_stable), replies)
     gc.disable()
+    gc.collect()
+    gc.freeze()  # torch's objects, which are many, are not looked at again
+    _send(Ready(runtime=timed.name, warmup=calls, stable=is_stable), replies)
     for line in sys.stdin:
         samples = take_turn(timed, Turn.model_validate_json(line), time.perf_counter)
         parts = tuple(_rounded(parts) for parts in chain.take(len(samples))) if chain else ()
+        gc.collect()  # before the answer: from then on another worker is timed
         _send(Samples(samples_ms=list(_rounded(samples)), parts_ms=parts), replies)
-        gc.collect()
 
 
 def _rounded(values_ms: Iterable[float]) -> tuple[float, ...]:

@@ -287,7 +287,7 @@ def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]
 
 
 def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
-    """What to type to get the stage's result again, every option spelled out; `stages` are the run's.
+    """What to type to get the stage's result again, every option that was set; `stages` are the run's.
 
     What a board timed together is timed together again.
     """

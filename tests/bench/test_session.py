@@ -1,6 +1,8 @@
 import itertools
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from edgeres.bench.worker import Job
 from edgeres.core.errors import StageError
 
 TURN = Turn(seconds=0, least=2, most=2)
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture
@@ -150,6 +153,22 @@ def test_the_real_worker_answers_a_missing_file_in_one_line(tmp_path):
         Worker(job(str(tmp_path / "nowhere.onnx"))),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_the_real_worker_rests_from_its_answer_to_its_next_turn(checkpoint_of, spec_of):
+    def used_s(pid):
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / TICKS
+
+    with Worker(job(str(checkpoint_of(spec_of("resnet8")).path))) as worker:
+        before, used = used_s(worker.pid), []
+        for _ in range(5):
+            worker.measure(TURN)
+            answered = used_s(worker.pid)
+            time.sleep(0.3)
+            used.append(used_s(worker.pid) - answered)
+    assert before > 0.1  # it is counted
+    assert max(used) <= 0.02  # torch's heap takes longer to look through, while another worker is timed
 
 
 def test_a_worker_finds_the_package_from_any_folder(tmp_path, monkeypatch):

@@ -13,11 +13,13 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict
 
+from edgeres.bench.doubts import INVALID
 from edgeres.core.artifacts import Artifact
 from edgeres.core.config import NOT_SET, Config, Record, record_from_json, words_of
 from edgeres.core.environment import Environment
@@ -84,10 +86,33 @@ class FinishedStage:
         return sha256 in {one.artifact for one in self.accuracy} | {one.artifact for one in self.closeness}
 
     @property
+    def is_invalid(self) -> bool:
+        """Whether it is a session that found against itself."""
+        return str(self.report.results.get("verdict", "")).startswith(INVALID)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Of the stage and of its evaluation; what was not exported then is told of the run as it is now."""
         own = (one for one in self.report.warnings if NEVER_EXPORTED not in one)
         return (*own, *(self.evaluation.warnings if self.evaluation else ()))
+
+
+class TimedHere(NamedTuple):
+    """The stage and its measurement that counts, and the last one."""
+
+    stage: FinishedStage
+    latency: Latency
+    last_stage: FinishedStage
+    last: Latency
+
+    @property
+    def noted(self) -> Latency:
+        """The measurement with a note of a later one."""
+        if self.last is self.latency:
+            return self.latency
+        why = "but in an invalid session" if self.last_stage.is_invalid else "but apart from the others"
+        later = f"{self.last_stage.name} timed it later, {why}: p50 {self.last.p50_ms:.3f} ms"
+        return self.latency.model_copy(update={"note": "; ".join(filter(None, (self.latency.note, later)))})
 
 
 @dataclass(frozen=True)
@@ -104,11 +129,21 @@ class RunFolder:
         path = self.path / RECIPE_NAME
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
-    @property
-    def latencies(self) -> dict[str, Latency]:
-        """The newest latency of each artifact on this machine, by sha256; a board's are another machine's."""
-        here = (stage for stage in self.stages if stage.report.stage != BOARD_STAGE)
-        return {one.artifact: one for stage in here for one in stage.report.latency}
+    @cached_property
+    def timings(self) -> dict[str, TimedHere]:
+        """Of each artifact, by sha256, when it was timed on this machine; a board's are another machine's.
+
+        A valid session counts before one that is not, one of several networks before one of one alone, and of several
+        sessions the newest, but for all of it the one that timed the newest network.
+        """
+        here = [stage for stage in self.stages if stage.report.stage != BOARD_STAGE and stage.report.latency]
+        last = {one.artifact: (stage, one) for stage in here for one in stage.report.latency}
+        here.sort(key=lambda stage: (not stage.is_invalid, len({one.artifact for one in stage.report.latency}) > 1))
+        used = {one.artifact: stage for stage in here for one in stage.report.latency}
+        made = (one.report.output.sha256 for one in reversed(self.networks) if one.report.output)
+        newest = next(([used[sha256]] for sha256 in made if sha256 in used), [])
+        counts = {one.artifact: (stage, one) for stage in (*here, *newest) for one in stage.report.latency}
+        return {sha256: TimedHere(*counts[sha256], *last[sha256]) for sha256 in counts}
 
     @property
     def networks(self) -> tuple[FinishedStage, ...]:

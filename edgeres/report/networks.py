@@ -143,7 +143,8 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     assert output is not None
     assert report.cost is not None
     judged = next((one for one in (stage, *folder.networks) if one.has_judged(output.sha256)), stage)
-    latency, profile = folder.latencies.get(output.sha256), report.results.get("profile", "tensorrt")
+    timing, profile = folder.timings.get(output.sha256), report.results.get("profile", "tensorrt")
+    latency = timing and timing.noted
     is_left_out = report.stage in {"quantize", "qat"} and profile != FUSED_PROFILE  # a Q/DQ graph, by `edgeres bench`
     return StageNetwork(
         name=stage.name,

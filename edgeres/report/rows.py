@@ -174,7 +174,8 @@ def _detail_from(stage: FinishedStage, folder: RunFolder, outdated: Set[str]) ->
     """`outdated`: what boards have measured again since."""
     shared = {"stage", "duration_s", "created", "config", "notes", "source", "output", "environment"}
     timed = stage.report.latency if stage.report.stage == "bench" else ()
-    is_timed_again = bool(timed) and all(folder.latencies[one.artifact] != one for one in timed)
+    later = [one.name for one in folder.stages[folder.stages.index(stage) + 1 :]]
+    is_timed_again = bool(timed) and all(folder.timings[one.artifact].stage.name in later for one in timed)
     return StageDetail(
         name=stage.name,
         warnings=_warnings(stage),

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -191,6 +192,21 @@ def test_the_newest_session_is_shown(fake_run):
     fake_run.stage("bench", latency=(fake_run.latency(first, 2.0, session="old"),))
     fake_run.stage("bench", latency=(fake_run.latency(first, 1.0, session="new"),))
     assert rows_of(fake_run)["import"].latency.session == "new"
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+def test_a_later_session_of_one_network_alone_does_not_part_what_was_timed_together(alone, fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    _, second = fake_run.model("prune", "model.safetensors", 900, source=first)
+    together = fake_run.latency(first, 2.0, session="a"), fake_run.latency(second, 1.0, session="a")
+    fake_run.stage("bench", latency=together)
+    fake_run.stage("bench", latency=(fake_run.latency((first, second)[alone], 4.0, session="b"),))
+    summary = rows_from(fake_run.path)
+    rows = {row.stage: row for row in summary.rows}
+    assert rows["prune"].versus_first.latency_ratio.value == pytest.approx(0.5, rel=0.02)
+    (warning,) = (one for one in summary.warnings if "later" in one)
+    assert re.match(rf"0{alone}-\w+: 03-bench timed it later, but apart from the others: p50 (3.9|4.0)", warning)
+    assert [stage.superseded for stage in summary.stages if stage.stage == "bench"] == [False, False]
 
 
 def test_what_was_not_timed_says_why(whole_run):

@@ -44,6 +44,7 @@ _MANY = 0.05  # of the calls; p95 and above are then of those
 BENCH = "edgeres bench"
 RUN_AGAIN = "run again"
 INVALID = "invalid"  # begins the verdict on measurements that do not count
+DOUBTFUL = "doubtful"  # of those that do, with care
 Series = NDArray[np.float64]
 
 
@@ -214,7 +215,7 @@ def verdict_from(around: Around, warnings: Sequence[str]) -> str:
     is_invalid = said or is_busy(around.busy_cores) or fallen_clock(around.readings)
     first = (said or warnings)[0].partition(";")[0]
     more = f" (and {len(warnings) - 1} more, see the warnings)" if len(warnings) > 1 else ""
-    return f"{INVALID if is_invalid else 'doubtful'}: {first}{more}"
+    return f"{INVALID if is_invalid else DOUBTFUL}: {first}{more}"
 
 
 def changed(level: Level) -> str:

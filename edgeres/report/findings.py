@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from edgeres.bench.doubts import INVALID
+from edgeres.bench.doubts import DOUBTFUL, INVALID
 from edgeres.core.config import Record, record_from_json, unless_usual
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF
@@ -122,22 +122,24 @@ def findings_in(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
-def verdicts_of(folder: RunFolder) -> dict[str, str]:
-    """What each session that is not valid says against itself, by its id."""
-    found = {}
+def verdicts_of(folder: RunFolder, *, doubtful: bool = False) -> dict[str, str]:
+    """What each session that is not valid says against itself, by its id; of those that are `doubtful` too."""
+    found, kinds = {}, (INVALID, DOUBTFUL) if doubtful else (INVALID,)
     for stage in folder.stages:
         session, verdict = (stage.report.results.get(name) for name in ("session", "verdict"))
-        if isinstance(session, str) and isinstance(verdict, str) and verdict.startswith(INVALID):
+        if isinstance(session, str) and isinstance(verdict, str) and verdict.startswith(kinds):
             found[session] = verdict
     return found
 
 
 def with_verdicts(networks: Iterable[StageNetwork], folder: RunFolder) -> list[StageNetwork]:
-    """With what a session that is not valid says against itself as the note that goes with each of its times."""
-    said = verdicts_of(folder)
+    """With what a session that is not steady says against itself as the note that goes with each of its times."""
+    said = verdicts_of(folder, doubtful=True)
     times = ((one, one.latency, said.get(one.latency.session) if one.latency else None) for one in networks)
     return [
-        replace(one, latency=latency.model_copy(update={"note": verdict})) if latency and verdict else one
+        replace(one, latency=latency.model_copy(update={"note": "; ".join(filter(None, (verdict, latency.note)))}))
+        if latency and verdict
+        else one
         for one, latency, verdict in times
     ]
 

@@ -94,4 +94,6 @@ def check_module_names(spec: ModelSpec, names: tuple[str, ...]) -> None:
 def network_from(spec: ModelSpec) -> Network:
     """A freshly initialised network without the dropped modules (torch's global generator decides the weights)."""
     check_module_names(spec.model_copy(update={"dropped": ()}), spec.dropped)
-    return family_named(spec.family).build(spec)
+    network = family_named(spec.family).build(spec)
+    network.spec = spec
+    return network

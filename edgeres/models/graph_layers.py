@@ -41,11 +41,11 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class Operation(nn.Module):
-    """A node that has no parameters of its own; what it is always given stands in `fixed`, by place."""
+    """A node that has no parameters of its own, by its `name`; what it is always given stands in `fixed`, by place."""
 
     def __init__(self, node: onnx.NodeProto, fixed: Mapping[int, Tensor | None]) -> None:
         super().__init__()
-        self.kind = node.op_type
+        self.kind, self.name = node.op_type, called(node)
         self._run, self._fixed, self._places = operator_of(node), dict(fixed), range(len(node.input))
         self._device = torch.device("cpu")
 

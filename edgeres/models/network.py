@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.measures import difference_of, split
+from edgeres.core.spec import ModelSpec
 
 ROUNDINGS = 4  # that two programs may be apart by which sum in another order: each is about one from the exact outputs
 
@@ -60,6 +61,7 @@ class Unit(nn.Module):
 class Network(nn.Module):
     """The chain; subclasses make stem, units and head in this order, which names and initial weights follow."""
 
+    spec: ModelSpec | None = None  # which it was made by
     avgpool: nn.Module
     fc: nn.Linear
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import config_from
 from edgeres.core.errors import InputError
 from edgeres.core.spec import ModelSpec, Preprocess, Task
 from edgeres.models import check_module_names, network_from
+from edgeres.models.network import Network
 from edgeres.models.sources import from_module
 from edgeres.models.weights import Weights, load_network, save_checkpoint, weights_without
 
@@ -34,7 +39,7 @@ def trace(
         InputError: it cannot be traced, or what was traced computes something else.
     """
     spec, weights = _traced(module, example, preprocess, tuple(classes))
-    return save_checkpoint(weights, spec, path, stage="import")
+    return save_checkpoint(weights, spec, path, stage="api.trace")
 
 
 def load(source: Checkpoint) -> nn.Module:
@@ -59,12 +64,28 @@ def drop(module: nn.Module, names: Sequence[str], example: Tensor) -> nn.Module:
 def _traced(
     module: nn.Module, example: Tensor, preprocess: Preprocess, classes: tuple[str, ...]
 ) -> tuple[ModelSpec, Weights]:
-    name = type(module).__name__
     if example.ndim != 4:
         raise InputError(f"an example of images is (N, C, H, W), got {tuple(example.shape)}")
     _, channels, height, width = example.shape
-    found = from_module(module, (channels, height, width), name)
+    spec, shape = module.spec if isinstance(module, Network) else None, (channels, height, width)
+    name = spec.variant if spec else type(module).__name__
+    if spec and spec.input_shape == shape and (weights := _known(module, spec, shape)):
+        said = {"preprocess": preprocess, "classes": classes, "task": "classes" if classes else spec.task}
+        return config_from(ModelSpec, {**dict(spec), **said}, name), weights
+    found = from_module(module, shape, name)
     if found.left_out:
         log.warning("%s: %s", name, found.left_out)
     task: Task = "classes" if classes else found.told
     return found.spec(name, name, task=task, preprocess=preprocess, classes=classes), found.weights
+
+
+@torch.no_grad()
+def _known(module: nn.Module, spec: ModelSpec, shape: tuple[int, int, int]) -> Weights | None:
+    """Weights of a network that still computes what edgeres made of `spec`; None of one that was changed since."""
+    own = copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    weights, made = own.state_dict(), network_from(spec).eval()
+    with suppress(RuntimeError):  # of other keys or shapes
+        made.load_state_dict(weights)
+        images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        return weights if torch.equal(own(images), made(images)) else None
+    return None

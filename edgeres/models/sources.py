@@ -46,7 +46,9 @@ from edgeres.graph.normal import normalised, with_batch
 from edgeres.graph.plain import ends_in, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
+from edgeres.graph.view import scope_of
 from edgeres.models.foreign import ForeignWeights, read_weights
+from edgeres.models.graph_layers import OPERATIONS, Operation
 from edgeres.models.graph_net import GraphNet, first_line_of, outputs_of
 from edgeres.models.libraries import definition
 from edgeres.models.network import ROUNDINGS, rounding_in
@@ -329,6 +331,10 @@ def _traced(module: nn.Module, shape: tuple[int, int, int], where: str) -> onnx.
             size = " x ".join(map(str, shape))
             raise InputError(f"{where} cannot be traced with images of {size}: {first_line_of(err)}") from err
     model = onnx.load_from_string(buffer.getvalue())
+    operations = {path: one for path, one in module.named_modules() if isinstance(one, Operation)}
+    for node in model.graph.node:
+        if (one := operations.get(path := scope_of(node.name))) is not None:
+            node.name = path.partition(OPERATIONS)[0] + one.name
     for value, name in zip(model.graph.output, names if len(names) > 1 else (), strict=False):
         model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [name], name=f"output {name}"))
         value.name = name  # which the exporter does not take if it is a number

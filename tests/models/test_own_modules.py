@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torchvision
 
 from edgeres import api
 from edgeres.core.errors import InputError
+from edgeres.models import modules_of, network_from
+from edgeres.models.weights import save_checkpoint
 
 PREPROCESS = api.Preprocess(mean=(0.5,), std=(0.25,))
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -28,6 +31,31 @@ class ResNet(torchvision.models.ResNet):
 def mine():
     torch.manual_seed(0)
     return ResNet().eval()
+
+
+def from_an_onnx_file(module, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter that is to go
+        torch.onnx.export(module.eval(), (IMAGES,), folder / "mine.onnx", dynamo=False)
+    config = api.ImportConfig(file=folder / "mine.onnx", mean=(0.5,), std=(0.25,))
+    return api.import_checkpoint(None, config, folder / "import").output
+
+
+def from_a_module(module, folder):
+    return api.trace(module, IMAGES, folder / "mine.safetensors", preprocess=PREPROCESS)
+
+
+def of_our_family(_, folder):
+    spec = api.spec_from_arch("resnet26", num_classes=10)
+    return save_checkpoint(network_from(spec).state_dict(), spec, folder / "mine.safetensors", stage="train")
+
+
+def names_left(spec):
+    return [module.name for module in modules_of(spec) if module.name not in spec.dropped]
+
+
+def traced_names(module, images, path):
+    return names_left(api.trace(module, images, path, preprocess=PREPROCESS).spec)
 
 
 @torch.no_grad()
@@ -72,6 +100,56 @@ def test_the_module_itself_is_left_as_it_was(mine, is_training):
 def test_what_cannot_be_dropped_is_one_line(mine, names, images, said):
     with pytest.raises(InputError, match=said):
         api.drop(mine, names, images)
+
+
+@pytest.mark.parametrize("made", [from_an_onnx_file, from_a_module, of_our_family])
+def test_modules_of_a_loaded_network_keep_their_names_through_drop_trace_and_prune(mine, made, tmp_path):
+    whole = made(mine, tmp_path)
+    names = names_left(whole.spec)
+    assert {"layer1.1", "layer2.1", "layer3.1"} <= set(names)
+    net = api.load(whole)
+    short = api.drop(net, ["layer2.1"], IMAGES)
+    with pytest.raises(InputError, match=r"has no module 'layr3.1'; did you mean layer3.1\?"):
+        api.drop(short, ["layr3.1"], IMAGES)
+    gone = {name for name in net.state_dict() if name.startswith("layer2.1.")}
+    assert list(short.state_dict()) == [name for name in net.state_dict() if name not in gone]
+    traced = api.trace(api.drop(short, ["layer1.1"], IMAGES), IMAGES, tmp_path / "a.safetensors", preprocess=PREPROCESS)
+    assert (traced.card.stage, traced.spec.dropped) == ("api.trace", ("layer1.1", "layer2.1"))
+    assert names_left(traced.spec) == [name for name in names if name not in traced.spec.dropped]
+    pruned = api.prune(traced, api.PruneConfig(modules=("layer3.1",)), tmp_path / "prune").output
+    expected = api.drop(net, ["layer1.1", "layer2.1", "layer3.1"], IMAGES)
+    with torch.no_grad():
+        assert torch.equal(api.load(pruned)(IMAGES), expected.eval()(IMAGES))
+
+
+def test_a_network_of_other_size_or_changed_since_keeps_its_names(mine, tmp_path):
+    names = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer4.0", "layer4.1"]
+    short = api.drop(api.load(from_an_onnx_file(mine, tmp_path)), ["layer3.1"], IMAGES)
+    wider = torch.nn.functional.pad(IMAGES, (0, 16))
+    assert traced_names(short, wider, tmp_path / "a.safetensors") == names
+    whole = torch.nn.Sequential(short, torch.nn.Softmax(1))
+    assert traced_names(whole, IMAGES, tmp_path / "b.safetensors") == [f"0.{name}" for name in names]
+    short.set_submodule("fc", torch.nn.Linear(64, 3))
+    changed = api.trace(short, IMAGES, tmp_path / "c.safetensors", preprocess=PREPROCESS)
+    assert (changed.spec.num_classes, names_left(changed.spec)) == (3, names)
+
+
+def test_dropping_renames_no_other_module_of_its_scope(tmp_path):
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in ("first", "second"):
+                convs = (torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+                self.add_module(name, torch.nn.Sequential(next(convs), torch.nn.ReLU(), next(convs)))
+
+        def forward(self, x):
+            x = x + self.first(x)
+            return x + self.second(x)
+
+    head = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5))
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), Twice(), *head)
+    short = api.drop(net, ["1.first"], IMAGES)
+    assert traced_names(short, IMAGES, tmp_path / "a.safetensors") == ["1.second"]
 
 
 def test_what_acts_in_training_only_is_said_to_be_left_out(mine, tmp_path, caplog):

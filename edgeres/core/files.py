@@ -50,6 +50,15 @@ def made_folder(path: Path, named: str | None = None) -> None:
         raise InputError(f"cannot write {named or path}: {err.strerror}") from err
 
 
+def free_path(path: Path) -> Path:
+    """`path`, or where something stands the first that is free of NAME2.SUFFIX, NAME3.SUFFIX, ..."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_stem(f"{path.stem}{number}")
+    return free
+
+
 def set_aside(path: Path) -> Path:
     """Renames what stands at `path` to a name that is free, and returns it; nothing is deleted."""
     number = 1

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from edgeres.core.errors import InputError
+from edgeres.core.files import free_path
 from edgeres.core.names import function_meant
 from edgeres.core.plain import typed
 
@@ -22,7 +23,7 @@ _OTHERS = (
     ((b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"\x28\xb5\x2f\xfd"), "a compressed file; unpack it and name the file inside"),
 )
 _SAVE = "where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
-_SCRIPT = "import torch; torch.save(torch.jit.load({0!r}, 'cpu').state_dict(), {1!r})"
+_SCRIPT = "import torch; w = torch.jit.load({0!r}, 'cpu').state_dict(); open({1!r}, 'x').close(); torch.save(w, {1!r})"
 _WANTED = "a network comes as weights (.pt, .pth, .th, .ckpt, .pt2, .safetensors), .onnx or package.module:function"
 
 
@@ -54,9 +55,10 @@ def why_unreadable(path: Path) -> str:
         if names and not any(name.endswith("/data.pkl") for name in names):
             return f"{path} is a zip archive that torch.save did not write ({names[0]}, ...); {_WANTED}"
         if any(name.endswith("/constants.pkl") for name in names):
+            script = _SCRIPT.format(str(path), str(free_path(path.with_suffix(".weights.pth"))))
             return (
                 f"{path} is a TorchScript program, and reading it may run what is in it; if you trust it: python -c"
-                f" {shlex.quote(_SCRIPT.format(str(path), str(path.with_suffix('.weights.pth'))))}"
+                f" {shlex.quote(script)}"
             )
         if is_whole:
             return f"{path} is whole, and this version of torch cannot read it; {_SAVE}"

@@ -33,6 +33,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgeres.core.errors import InputError, did_you_mean, few_of
+from edgeres.core.files import free_path
 from edgeres.models.class_names import names_in_checkpoint
 from edgeres.models.contents import check_content, is_whole_torch, why_unreadable
 from edgeres.models.recognise import check_recognised, other_names
@@ -304,7 +305,7 @@ def _conversion(path: Path) -> str:
 
     So class names in it are kept. A scalar of numpy is such a class of two: a dtype made from its name, and bytes.
     """
-    name, out = json.dumps(str(path)), json.dumps(str(path.with_suffix(".plain.pth")))
+    name, out = json.dumps(str(path)), json.dumps(str(free_path(path.with_suffix(".plain.pth"))))
     code = (
         f'import numpy, torch, torch.serialization as s; f = {name}; p = type("Plain", (), {{"a": (), "__new__": lambda'
         ' c, *a: setattr(o := object.__new__(c), "a", a) or o, "__setstate__": lambda *a: None}); s.add_safe_globals('
@@ -312,7 +313,7 @@ def _conversion(path: Path) -> str:
         " isinstance(v, dict) else [k(w) for w in v] if isinstance(v, (list, tuple)) else v if isinstance(v,"
         " (torch.Tensor, str, int, float)) else numpy.frombuffer(v.a[1], v.a[0].a[0])[0].item() if isinstance(v, p) and"
         " [type(w) for w in v.a] == [p, bytes] else None;"
-        f' torch.save(k(torch.load(f, "cpu", weights_only=True)), {out})'
+        f' w = k(torch.load(f, "cpu", weights_only=True)); open({out}, "x").close(); torch.save(w, {out})'
     )
     return f"python -c {shlex.quote(code)}"
 

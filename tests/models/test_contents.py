@@ -147,10 +147,13 @@ def test_weights_of_an_earlier_torch_export_are_read_without_code(tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(("taken", "name"), [([], "it's.weights.pth"), (["it's.weights.pth"], "it's.weights2.pth")])
 def test_the_command_printed_for_a_torchscript_file_takes_its_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[str], name: str
 ) -> None:
-    file = tmp_path / "it's.pt"
+    file, own = tmp_path / "it's.pt", [tmp_path / one for one in taken]
+    for one in own:
+        one.write_text("the user's own")
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).eval()
     torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 4, 4)), file)
     with pytest.raises(InputError) as caught:
@@ -159,7 +162,10 @@ def test_the_command_printed_for_a_torchscript_file_takes_its_weights(
     assert (python, minus_c) == ("python", "-c")
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
     exec(code, {})
-    assert torch.equal(read_weights(tmp_path / "it's.weights.pth").weights["0.weight"], network[0].weight)
+    with pytest.raises(FileExistsError):  # what came to be there since is the user's own too
+        exec(code, {})
+    assert [one.read_text() for one in own] == ["the user's own" for _ in own]
+    assert torch.equal(read_weights(tmp_path / name).weights["0.weight"], network[0].weight)
 
 
 def test_an_onnx_file_is_called_one(tmp_path: Path) -> None:

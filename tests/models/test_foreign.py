@@ -212,8 +212,13 @@ def test_class_names_in_the_file_are_used(network, tmp_path, said):
     assert "class names are the file's own: g, f, e, ..." in result.report.notes
 
 
-def test_a_file_of_plain_objects_is_refused_with_a_command_that_converts_it(network, tmp_path, monkeypatch):
-    file = tmp_path / "it's.pth"
+@pytest.mark.parametrize(("taken", "name"), [([], "it's.plain.pth"), (["it's.plain.pth"], "it's.plain2.pth")])
+def test_a_file_of_plain_objects_is_refused_with_a_command_that_converts_it(
+    network, tmp_path, monkeypatch, taken, name
+):
+    file, own = tmp_path / "it's.pth", [tmp_path / one for one in taken]
+    for one in own:
+        one.write_text("the user's own")
     state = network.state_dict()
     extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(91.5), "optimizer": {"lr": np.float64(0.1)}}
     numbers = {
@@ -227,11 +232,16 @@ def test_a_file_of_plain_objects_is_refused_with_a_command_that_converts_it(netw
     assert "\n" not in message
     _, _, code, *arguments = shlex.split(message[message.index("python -c") :])
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
-    with torch.serialization.safe_globals([]):  # what the command allows is for it alone
+    try:
         exec(code, {})
-    made = read_weights(tmp_path / "it's.plain.pth")
+        with pytest.raises(FileExistsError):  # what came to be there since is the user's own too
+            exec(code, {})
+    finally:
+        torch.serialization.clear_safe_globals()  # what the command allows is for it alone
+    assert [one.read_text() for one in own] == ["the user's own" for _ in own]
+    made = read_weights(tmp_path / name)
     assert torch.equal(made.weights["fc.bias"], state["fc.bias"])
-    result = import_checkpoint(None, ImportConfig(file=tmp_path / "it's.plain.pth"), tmp_path / "out")
+    result = import_checkpoint(None, ImportConfig(file=tmp_path / name), tmp_path / "out")
     assert result.output.spec.classes == tuple("gfedcba")
 
 

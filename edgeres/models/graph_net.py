@@ -151,6 +151,19 @@ class GraphNet(Network):
         """The feature map before pooling."""
         return self._body.run(self, x)  # type: ignore[no-any-return]
 
+    def __getattr__(self, name: str) -> Any:
+        """By the user's name, as in the user's code: `net.fc`."""
+        tree = self.__dict__.get("_modules", {}).get("tree")
+        return getattr(tree, name) if tree is not None and name in tree._modules else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Of a layer by the user's name: what is computed with from now on."""
+        tree = self.__dict__.get("_modules", {}).get("tree")
+        if tree is not None and name in tree._modules and isinstance(value, nn.Module):
+            setattr(tree, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def get_submodule(self, target: str) -> nn.Module:
         """By the user's name; the network itself is called ``."""
         return self.tree.get_submodule(target) if target else self

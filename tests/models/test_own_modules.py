@@ -134,6 +134,14 @@ def test_a_network_of_other_size_or_changed_since_keeps_its_names(mine, tmp_path
     assert (changed.spec.num_classes, names_left(changed.spec)) == (3, names)
 
 
+def test_a_head_is_exchanged_as_in_the_users_code(mine, tmp_path):
+    network = api.load(from_a_module(mine, tmp_path).path)
+    network.fc = torch.nn.Linear(network.fc.in_features, 3)
+    assert network(IMAGES).shape == (4, 3)
+    assert network.state_dict()["fc.weight"].shape == (3, 64)
+    assert not hasattr(network, "head")
+
+
 def test_dropping_renames_no_other_module_of_its_scope(tmp_path):
     class Twice(torch.nn.Module):
         def __init__(self):

@@ -15,7 +15,8 @@ from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, StageError
 from edgeres.core.runs import run_named
 from edgeres.report.boards import boards_that_measured
-from edgeres.report.gate import GateConfig, gate, write_junit
+from edgeres.report.gate import gate, write_junit
+from edgeres.report.gate_rules import GateConfig
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
 

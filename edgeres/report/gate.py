@@ -9,97 +9,28 @@ network judged, its figures are judged.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
-from pydantic import Field
-
-from edgeres.core.config import Config, Record
-from edgeres.core.errors import InputError
+from edgeres.core.config import Record, record_from_json
+from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
 from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval
+from edgeres.core.records.frontier import FRONTIER_NAME, Frontier
 from edgeres.core.stage import TWO_NETWORKS
 from edgeres.report.folder import STUDIES
-from edgeres.report.gate_figures import FIGURES, GateFigure, NotMeasured, Subject, figure_of, subject_in
+from edgeres.report.gate_figures import GateFigure, NotMeasured, Subject, figure_of, subject_in
+from edgeres.report.gate_rules import GateConfig, Rule
 from edgeres.report.networks import base_of, making_int8, others_in, timed_of
 
 _MOST_PLACES = 15  # decimals of a float near 1
 _WHOLE = "newest network readable"
 _MEASURING = STUDIES | {"bench", "board", "calibrate", "latency", "lesion", "optimize", "sweep"}  # make no network
-_LATENCY = {"us": 1e-3, "ms": 1.0, "s": 1e3}, "a latency; write it as 5ms, 800us or 0.02s"
-_BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _BY_ACCURACY = {"max_loss", "min_top1", "min_agreement", "min_closeness"}
-_SIZE = _BYTES, "a file size; write it as 2MB, 800kB or 1.5MiB"
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
-
-
-class GateConfig(Config):
-    """The rules; at least one."""
-
-    max_loss: float | None = Field(None, ge=0, description="points of top-1 that may be lost against the first network")
-    min_top1: float | None = Field(None, gt=0, le=100, description="top-1 in percent, at least")
-    min_agreement: float | None = Field(
-        None, gt=0, le=1, description="share of images with the first network's top-1, at least"
-    )
-    min_closeness: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="mean closeness to the run's float network, at least: cosine of an embedding, 1 - relative error of"
-        " tensors, or without labels the share of images with its first guess",
-    )
-    max_p50: str | None = Field(None, description="median latency, at most, such as 3ms")
-    max_p99: str | None = Field(None, description="99th percentile of latency, at most, such as 5ms")
-    min_speedup: float | None = Field(None, gt=0, description="times as fast as the first network, at least")
-    max_size: str | None = Field(None, description="size of the file, at most, such as 2MB")
-    on: str | None = Field(
-        None,
-        description="by what this board measured, or `here`; if not given, by the board that measured it, if one did",
-    )
-    strict: bool = Field(False, description="the whole 95 % interval must keep the limit, not only the value")
-
-    def check(self) -> None:
-        """There is a rule, and amounts can be read."""
-        if not self.rules:
-            raise InputError("no rule given; name one, such as --max-loss 0.5 (see: edgeres gate --help)")
-        if self.min_top1 is not None and self.min_top1 <= 1:
-            percent = f"{100 * self.min_top1:g}"
-            raise InputError(f"--min-top1 {self.min_top1:g} is in percent; did you mean {percent}?")
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules given, in the order of the fields; raises InputError for an amount that cannot be read."""
-        given = ((name, getattr(self, name)) for name in FIGURES)
-        return tuple(_rule_from(name, value) for name, value in given if value is not None)
-
-
-class Rule(NamedTuple):
-    """One option as it was given, `--max-p99 5ms`, and its limit in the unit of the rule's figure."""
-
-    name: str
-    option: str
-    limit: float
-
-    def keeps(self, value: float) -> bool:
-        """Whether `value` is on the right side of the limit."""
-        return value <= self.limit if self.name.startswith("max") else value >= self.limit
-
-
-def _rule_from(name: str, given: float | str) -> Rule:
-    option = f"--{name.replace('_', '-')}"
-    if isinstance(given, float):
-        return Rule(name, f"{option} {given:g}", given)
-    units, what = _SIZE if name == "max_size" else _LATENCY
-    match = _AMOUNT.fullmatch(given.strip())
-    limit = float(match[1]) * units.get(match[2], 0) if match else 0.0
-    if limit <= 0:
-        raise InputError(f"{option}: {given!r} is not {what}")
-    return Rule(name, f"{option} {given}", limit)
 
 
 class Outcome(Record):
@@ -141,7 +72,7 @@ def gate(run: Path, config: GateConfig) -> GateReport:
     """Judges the run in the folder `run`; raises InputError if nothing in it is finished or no rule is given."""
     config.check()
     try:
-        subject = subject_in(run, config.on, rules=[rule.name for rule in config.rules])
+        subject = subject_in(run, config)
     except NotMeasured as why:
         outcomes = tuple(_broken(rule.option, run.name, f"{why.said}: {why}", rule.limit) for rule in config.rules)
         return GateReport(run=run.name, first="", judged="", outcomes=outcomes)
@@ -206,7 +137,14 @@ def _whole_instead(subject: Subject, judged: Sequence[Outcome], config: GateConf
         return
     whole = [one for one in others_in(networks) if one.dropped == first.dropped and "int8" in (one.precision or "")]
     if not whole:
-        yield f"the whole network was not tried in INT8: {making_int8(first, networks, subject.folder)}"
+        how, found = making_int8(first, networks, subject.folder), _search_from(subject)
+        if found is None:
+            yield f"the whole network was not tried in INT8: {how}"
+            return
+        for one in found.tried:
+            if "max_loss" in broken and one.name == "whole, int8" and one.lost_points.value <= (config.max_loss or 0):
+                lost = f"{one.lost_points.plus_minus()} {found.lost_are} on {one.n or found.n:,} train images"
+                yield f"the whole network in INT8 lost {lost} when optimize tried it: {how}"
     elif not whole[-1].is_judged:
         how = advised("edgeres eval", subject.run / whole[-1].path, on=subject.board)
         yield f"the whole network in INT8, {whole[-1].name}, was not tried: {how}"
@@ -215,6 +153,18 @@ def _whole_instead(subject: Subject, judged: Sequence[Outcome], config: GateConf
         other = replace(subject, first=base_of(end, networks), end=end, timed=timed_of(end, networks))
         if all(_outcome(rule, other, strict=config.strict).passed for rule in config.rules):
             yield f"the whole network in INT8, {end.name}, keeps {' and '.join(one.rule for one in judged)}"
+
+
+def _search_from(subject: Subject) -> Frontier | None:
+    """What optimize tried from the whole network: the one that handed the run over, or one of the run itself."""
+    whole = {one.sha256 for one in subject.networks if one.dropped == subject.first.dropped}
+    own = [stage.path for stage in reversed(subject.folder.stages) if stage.report.stage == "optimize"]
+    for folder in (subject.run.parent, *own):
+        with suppress(EdgeresError):
+            found = record_from_json(Frontier, folder / FRONTIER_NAME)
+            if found.model_sha256 in whole:
+                return found
+    return None
 
 
 def _outcome(rule: Rule, subject: Subject, *, strict: bool) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgeres.evaluate.agreement import Pair
 from edgeres.report.boards import UNSURE, boards_judging, boards_measuring, networks_on
 from edgeres.report.findings import with_verdicts
 from edgeres.report.folder import BEGUN, STRAY, RunFolder, command_of, run_folder_from
+from edgeres.report.gate_rules import GateConfig
 from edgeres.report.networks import (
     ENGINE_STAGE,
     FOR_TENSORRT,
@@ -52,8 +53,9 @@ _ROOM = 1.1  # more seconds than the calls so far would take, so that the next r
 class Subject:
     """What is judged of a run: `first` and `end` by accuracy, `timed` by latency.
 
-    `board` is whose figures they are, empty for this machine; with `is_named` no other times count. `is_seen`: it has
-    built what is judged. `unjudged`: what is lacking where no network is evaluated, and `end` is the newest timed.
+    `board` is whose figures they are, empty for this machine. `asked`: the rules; where they name whose figures they
+    are of no other times count. `is_seen`: it has built what is judged. `unjudged`: what is lacking where no network is
+    evaluated, and `end` is the newest timed.
     """
 
     folder: RunFolder
@@ -62,7 +64,7 @@ class Subject:
     first: StageNetwork
     end: StageNetwork
     timed: StageNetwork
-    is_named: bool = False
+    asked: GateConfig
     is_seen: bool = True
     unjudged: str = ""
 
@@ -104,14 +106,14 @@ class NotCounted(NotMeasured):
     said = "measured, but it does not count"
 
 
-def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ()) -> Subject:
-    """The networks of the run in the folder `run` as the board `on` measured them, or this machine (HERE).
+def subject_in(run: Path, asked: GateConfig) -> Subject:
+    """The networks of the run in the folder `run` as the board `asked.on` measured them, or this machine (HERE).
 
-    Without `on` it is the one board that measured the network judged. Raises InputError if several did and `rules`
+    Without one it is the one board that measured the network judged. Raises InputError if several did and the rules
     ask for more than the size, NotMeasured if no network is evaluated or timed.
     """
-    is_measured = {*rules} != {"max_size"}
-    folder = run_folder_from(run)
+    on, rules, folder = asked.on, {rule.name for rule in asked.rules}, run_folder_from(run)
+    is_measured = rules != {"max_size"}
     here = networks_in(folder)
     board = _only_board(here, folder, is_measured=is_measured) if on is None else "" if on == HERE else on
     networks = networks_on(board, here, folder) if board else here
@@ -125,15 +127,15 @@ def subject_in(run: Path, on: str | None = None, *, rules: Collection[str] = ())
     networks = with_verdicts(networks, folder)
     end, unjudged = answer_of(networks), ""
     if end is None:
-        end = None if _handed_over(run) else newest_timed(networks)
-        lacking = _without_judged(folder, networks, on, {*rules} - (_BY_THE_CLOCK if end else set()))
+        end = None if _handed_over(run, asked) else newest_timed(networks)
+        lacking = _without_judged(folder, networks, asked, rules - (_BY_THE_CLOCK if end else set()))
         said = sorted((lacking, *folder.problems), key=lambda one: BEGUN not in one)
         unjudged = f"{run} holds no evaluated network; {'; '.join(said)}"
     if end is None:
         raise NotMeasured(unjudged)
     first, timed = base_of(end, networks), timed_of(end, networks)
-    is_seen, told = not board or board in boards_measuring(end, networks, folder), (networks, first, end, timed)
-    return Subject(folder, board, *told, is_named=on is not None, is_seen=is_seen, unjudged=unjudged)
+    is_seen = not board or board in boards_measuring(end, networks, folder)
+    return Subject(folder, board, networks, first, end, timed, asked, is_seen=is_seen, unjudged=unjudged)
 
 
 def figure_of(rule: str, subject: Subject) -> GateFigure:
@@ -151,17 +153,17 @@ def figure_of(rule: str, subject: Subject) -> GateFigure:
     return FIGURES[rule](subject)
 
 
-def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], on: str | None, rules: set[str]) -> str:
+def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], asked: GateConfig, rules: set[str]) -> str:
     """All that a run without an evaluated network lacks to be judged by the rules, in order."""
     run, others = folder.path, others_in(networks)
     if not networks:
         return f"bring one in: edgeres import FILE --run {Run(run).typed}"
     judge = f"evaluate one: {advised('edgeres eval', Run(run))}"
-    if (handed := _handed_over(run)) or not others:
+    if (handed := _handed_over(run, asked)) or not others:
         return handed or f"{judge}; {no_second(networks, folder)}"
     first, end = by_wholeness(networks)[0], others[-1]
-    board = on if on and on != HERE else ""
-    subject = Subject(folder, board, networks, first, end, end, is_named=on is not None)
+    board = asked.on if asked.on and asked.on != HERE else ""
+    subject = Subject(folder, board, networks, first, end, end, asked)
     how = _how_to_time(subject, *([first] if rules & _HELD_AGAINST_FIRST else []), end)
     if subject.board:
         return f"evaluate one: {how}"
@@ -169,7 +171,7 @@ def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], on: str
     return " and ".join((judge, *also, *([f"{how}{_where_timed(subject)}"] if rules & _BY_THE_CLOCK else [])))
 
 
-def _handed_over(run: Path) -> str:
+def _handed_over(run: Path, asked: GateConfig) -> str:
     """What to judge instead where an optimize of the run has handed over networks; empty where none has."""
     for folder in reversed(Run(run).folders()):
         names = sorted(path.parent.name for path in folder.path.glob(f"*/{RECIPE_NAME}"))
@@ -177,7 +179,7 @@ def _handed_over(run: Path) -> str:
             usual = Run(folder.path / ("balanced" if "balanced" in names else names[0]))
             others = ", ".join(name for name in names if name != usual.name)
             beside = f" (or {others} beside it)" if others else ""
-            return f"what {folder.path.name} handed over is judged by itself: edgeres gate {usual.typed}{beside}"
+            return f"what {folder.path.name} handed over is judged by itself: {asked.again(usual, asked.on)}{beside}"
     return ""
 
 
@@ -241,7 +243,7 @@ def _check_second(subject: Subject) -> None:
     """Raises NotMeasured where there is nothing but the first network."""
     if subject.end is subject.first:
         others = others_in(subject.networks)
-        todo = _handed_over(subject.run)
+        todo = _handed_over(subject.run, subject.asked)
         if others and not todo:
             todo = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / others[-1].path)
         strays = [problem for problem in subject.folder.problems if STRAY in problem]
@@ -369,7 +371,7 @@ def _where_timed(subject: Subject) -> str:
     """What a session of here lacks to time what is `timed`: a board, by which a gate of `here` is to judge then."""
     if FOR_TENSORRT not in subject.timed.not_timed:
         return ""
-    return " --on BOARD" + (f" and edgeres gate {Run(subject.run).typed} --on BOARD" if subject.is_named else "")
+    return " --on BOARD" + (f" and {subject.asked.again(Run(subject.run), 'BOARD')}" if subject.asked.on else "")
 
 
 def _conditions(latency: Latency) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.core.files import write_text
 from edgeres.core.metrics import Closeness
 from edgeres.core.runs import Run, run_named
 from edgeres.core.stage import StageReport, write_report
@@ -169,7 +170,8 @@ def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_or
     fake_run.board(fake_run.model("quantize", "model.int8.onnx", 900, source=file, precision="int8")[1])
     file = "runs/fake/00-import/model.safetensors"
     bench, first = "edgeres bench --run fake", f"edgeres eval {file} --data DATA"
-    there = " --on BOARD and edgeres gate fake --on BOARD"
+    asked = " ".join(f"--{name.replace('_', '-')} {GateConfig(**rules).model_dump()[name]}" for name in rules)
+    there = f" --on BOARD and edgeres gate fake {asked} --on BOARD"
     words = {"bench": bench, "first": first, "export": f"edgeres export {file}", "there": there}
     for outcome in judged(fake_run, **rules, on="here").outcomes:
         assert outcome.text.endswith(": edgeres eval --run fake --data DATA" + here.format(**words))
@@ -186,7 +188,9 @@ def test_what_bench_would_leave_out_here_is_sent_to_a_board(fake_run, profile):
     fake_run.evaluated(*fake_run.model("quantize", "model.int8.onnx", 1000, **told), 0.9)
     text = only(judged(fake_run, max_p50="3ms", on="here")).text
     here = "not measured: 01-quantize was not timed: edgeres bench --run fake"
-    there = "is timed on a board only: edgeres bench --run fake --on BOARD and edgeres gate fake --on BOARD"
+    there = (
+        "is timed on a board only: edgeres bench --run fake --on BOARD and edgeres gate fake --max-p50 3ms --on BOARD"
+    )
     assert text == here if profile == "ort-cpu" else text.endswith(there)
 
 
@@ -385,6 +389,29 @@ def test_where_the_cut_network_fails_the_whole_one_in_int8_is_named(fake_run):
     assert not [note for note in judged(fake_run, max_loss=5, max_size="650B").notes if "INT8" in note]
 
 
+@pytest.mark.parametrize("place", ["beside", "in the run"])
+def test_what_a_search_measured_of_the_whole_network_in_int8_is_not_called_untried(fake_run, place):
+    cut_and_quantized(fake_run)
+    found = json.loads((Path(__file__).parents[1] / "stored/frontier.json").read_text())
+    whole = [one for one in found["tried"] if not one["dropped"] and one["precision"] == "int8"]
+    (lost,) = (one["lost_points"]["value"] for one in whole)
+    path = fake_run.path.parent if place == "beside" else fake_run.stage("optimize")
+    write_text(path / "frontier.json", json.dumps(found))
+    (note,) = judged(fake_run, max_loss=5).notes
+    assert note.startswith("the whole network was not tried in INT8")  # that search was of another network
+    found["model_sha256"] = run_folder_from(fake_run.path).stages[0].report.output.sha256
+    write_text(path / "frontier.json", json.dumps(found))
+    (note,) = judged(fake_run, max_loss=5).notes
+    assert re.match(rf"the whole network in INT8 lost {lost:.2f} ± [\d.]+ points on [\d,]+ train images when ", note)
+    assert note.endswith(
+        ": edgeres calibrate runs/fake/01-export/model.onnx and edgeres quantize runs/fake/01-export/model.onnx"
+    )
+    assert judged(fake_run, min_top1=99).notes == ()
+    whole[0]["lost_points"]["value"] = 5.1
+    write_text(path / "frontier.json", json.dumps(found))
+    assert judged(fake_run, max_loss=5).notes == ()
+
+
 @pytest.mark.parametrize("rules", RULES)
 def test_the_network_that_is_to_be_evaluated_is_named_and_not_the_one_that_was(fake_run, rules):
     _, first = fake_run.model("import", "model.safetensors", 3000)
@@ -393,18 +420,25 @@ def test_the_network_that_is_to_be_evaluated_is_named_and_not_the_one_that_was(f
     assert advice(fake_run, **rules).endswith(": edgeres eval runs/fake/01-prune/cut.safetensors")
 
 
-@pytest.mark.parametrize("rules", RULES)
-def test_what_optimize_handed_over_is_judged_by_itself(fake_run, rules):
+@pytest.mark.parametrize(
+    ("rules", "asked"),
+    [
+        ({"max_loss": 0.5}, "--max-loss 0.5"),
+        ({"min_speedup": 1.6, "max_p50": "3 ms"}, "--max-p50 '3 ms' --min-speedup 1.6"),
+        ({"min_agreement": 0.9, "strict": True, "on": "here"}, "--min-agreement 0.9 --on here --strict"),
+    ],
+)
+def test_what_optimize_handed_over_is_judged_by_itself_by_the_same_rules(fake_run, rules, asked):
     folder, first = fake_run.model("import", "model.safetensors", 3000)
     fake_run.stage("optimize", source=first)
     for name in ("fast", "balanced"):
         (fake_run.path / "01-optimize" / name / "00-import").mkdir(parents=True)
         (fake_run.path / "01-optimize" / name / "recipe.toml").touch()
     where = run_named("runs/fake/01-optimize/balanced").called
-    said = f"01-optimize handed over is judged by itself: edgeres gate {where} (or fast beside it)"
-    assert advice(fake_run, **rules).endswith(said)
+    said = f"01-optimize handed over is judged by itself: edgeres gate {where} {asked} (or fast beside it)"
+    assert all(one.text.endswith(said) for one in judged(fake_run, **rules).outcomes)
     fake_run.evaluated(folder, first, 0.93)
-    assert advice(fake_run, **rules).endswith(said)
+    assert any(one.text.endswith(said) for one in judged(fake_run, **rules).outcomes)
     assert run_named(where).path == Path(where)
 
 
@@ -574,7 +608,7 @@ def test_what_a_board_did_not_time_is_timed_there_and_what_is_asked_for_here_is_
     fake_run.board(first)
     said = {on: only(judged(fake_run, max_p50="3ms", on=on)).text for on in ("orin", "here")}
     assert said["orin"].endswith("01-quantize was not timed on orin: edgeres bench --run fake --on orin")
-    assert said["here"].endswith(": edgeres bench --run fake --on BOARD and edgeres gate fake --on BOARD")
+    assert said["here"].endswith(": edgeres bench --run fake --on BOARD and edgeres gate fake --max-p50 3ms --on BOARD")
 
 
 def likened(run, measure, mean, *, of=None, **changes):

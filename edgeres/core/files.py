@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from edgeres.core.errors import InputError
@@ -59,14 +60,14 @@ def free_path(path: Path) -> Path:
     return free
 
 
-def set_aside(path: Path) -> Path:
-    """Renames what stands at `path` to a name that is free, and returns it; nothing is deleted."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.old{number}")).exists():
-        number += 1
-    path.rename(aside)
-    log.info("%s is of another call, or damaged: kept as %s", path, aside.name)
-    return aside
+def set_aside(*paths: Path) -> dict[Path, Path]:
+    """Renames what stands at `paths`, whose names all get the first number that is free; -> as what each is kept."""
+    ends = (f".old{number}" for number in count(1))
+    end = next(end for end in ends if not any(path.with_name(path.name + end).exists() for path in paths))
+    moved = {path: path.rename(path.with_name(path.name + end)) for path in paths if path.exists()}
+    for path, aside in [*moved.items()][:1]:
+        log.info("%s is of another call, or damaged: kept as %s", path, aside.name)
+    return moved
 
 
 @contextlib.contextmanager

@@ -167,7 +167,9 @@ class Run:
     @property
     def set_aside(self) -> str:
         """Names of what other options, or damage, had a recipe make anew, for one line; empty for none."""
-        return ", ".join(sorted(path.name for path in self.path.glob("[0-9]*-*.old[0-9]*")))
+        stages = {path.name for path in self.path.glob("[0-9]*-*.old[0-9]*")}
+        files = (path for folder in self.folders() for path in folder.path.glob("*.old[0-9]*"))
+        return ", ".join(sorted(stages | {f"{path.parent.name}/*{path.suffix}" for path in files}))
 
     def finished(self) -> list[StageFolder]:
         """Folders of stages that wrote a report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,7 +26,7 @@ from edgeres.pipeline.board_stages import compiling_on
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.on_board import board_of_run
 from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, telling, toml_text
-from edgeres.pipeline.stages import STAGES, Function, Made, execute, filled, leave_no_trace, stage_key
+from edgeres.pipeline.stages import STAGES, Function, Made, execute, filled, in_the_place_of, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
@@ -93,7 +93,7 @@ class Chain:
                     for later in ahead:
                         _check_budget(untrained, *later)
             is_others = folder.path.exists() and (folder.is_finished or folder.started_key not in {key, None})
-            with _in_the_place_of(folder.path) if is_others else nullcontext():
+            with in_the_place_of(folder.path) if is_others else nullcontext():
                 report = execute(step.use, source, config, folder.path, key, by=by).report
         assert report is not None
         self._made.append((folder, report))
@@ -223,20 +223,6 @@ def _is_intact(folder: StageFolder, report: StageReport) -> bool:
         return False
     model = folder.model()
     return not isinstance(model, Engine) or model.manifest.plan_sha256 == model.sha256
-
-
-@contextmanager
-def _in_the_place_of(folder: Path) -> Iterator[None]:
-    """Sets aside what another call made, for the `with`; back it comes if nothing is made that can be gone on from."""
-    aside = set_aside(folder)
-    try:
-        yield
-    except BaseException:
-        leave_no_trace(folder)
-        if not folder.exists():
-            aside.rename(folder)
-            log.warning("warning: %s is again what it was before this call, which made nothing in its place", folder)
-        raise
 
 
 def _refuse_if_busy(folder: StageFolder) -> None:

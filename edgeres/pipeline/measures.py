@@ -7,7 +7,7 @@ import json
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from edgeres.bench.tasks import reason_to_skip
 from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from, record_from_json, refuse_needless
 from edgeres.core.errors import DeviceError, EdgeresError, InputError
-from edgeres.core.files import write_text
+from edgeres.core.files import set_aside, write_text
 from edgeres.core.metrics import Accuracy, Closeness
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import EVAL_NAME, PREDICTIONS_NAME, Run, StageFolder, run_holding, run_named
@@ -26,7 +26,7 @@ from edgeres.evaluate.agreement import Agreement
 from edgeres.evaluate.agreement_run import AgreeConfig, agree
 from edgeres.evaluate.stage import EvalConfig, evaluate
 from edgeres.pipeline.calls import with_default_data
-from edgeres.pipeline.stages import newest_in, stage_key
+from edgeres.pipeline.stages import in_the_place_of, newest_in, stage_key
 from edgeres.report.folder import taken
 from edgeres.report.networks import AGREE_NAME
 
@@ -102,11 +102,11 @@ def agree_call(files: Sequence[Path], values: dict[str, Any]) -> tuple[Agreement
 
 
 def _keep(found: Agreement, path: Path) -> None:
-    """Writes it to `path`; says what of another A, or of other images, it replaces there."""
+    """Writes it to `path`; what is there of another A, or of other images, is kept too."""
     with suppress(EdgeresError):
         before = record_from_json(Agreement, path)
         if (before.a.sha256, before.dataset, before.n) != (found.a.sha256, found.dataset, found.n):
-            log.info("agree: replaces what was kept against %s on %d images", before.a.path, before.n)
+            set_aside(path)
     write_text(path, found.model_dump_json(indent=1) + "\n")
 
 
@@ -197,9 +197,12 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
     log.info("eval %s", model.path)
     home = run_holding(model.path)
     whole = None if home is None else whole_of(home)
-    report = evaluate(model, cast(EvalConfig, config), folder / PREDICTIONS_NAME, whole)
-    report = report.model_copy(update={"key": key})
-    write_report(report, folder / EVAL_NAME)
+    files = folder / EVAL_NAME, folder / PREDICTIONS_NAME
+    is_others = files[0].is_file() and report_with(files[0], key) is None
+    with in_the_place_of(*files) if is_others else nullcontext():
+        report = evaluate(model, cast(EvalConfig, config), files[1], whole)
+        report = report.model_copy(update={"key": key})
+        write_report(report, files[0])
     return report, False
 
 
@@ -249,7 +252,8 @@ def bench_models(
     again = shlex.join([*BENCH.split(), "--run", Run(folder.parent).called, *(str(one.path) for one in named)])
     report = bench_report([model for _, model in models], cast(BenchConfig, config), command=again)
     report = report.model_copy(update={"key": key})
-    write_report(report, folder / REPORT_NAME)
+    with in_the_place_of(folder):
+        write_report(report, folder / REPORT_NAME)
     return (report,), False
 
 

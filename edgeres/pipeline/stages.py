@@ -16,8 +16,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ from edgeres.core.artifacts import (
 from edgeres.core.config import Config
 from edgeres.core.environment import environment
 from edgeres.core.errors import AlwaysRefused, InputError
-from edgeres.core.files import clear_left_overs, sha256_of
+from edgeres.core.files import clear_left_overs, set_aside, sha256_of
 from edgeres.core.lineage import for_a_cpu, line_of, parents_of, teacher_of
 from edgeres.core.names import resolve, with_code
 from edgeres.core.processes import together
@@ -210,6 +210,21 @@ def leave_no_trace(folder: Path) -> None:
     if folder.is_dir() and [path.name for path in folder.iterdir()] == [STARTED_NAME]:
         (folder / STARTED_NAME).unlink()
         folder.rmdir()
+
+
+@contextmanager
+def in_the_place_of(*paths: Path) -> Iterator[None]:
+    """Sets aside what another call made, for the `with`; back it comes if nothing is made that can be gone on from."""
+    moved = set_aside(*paths)
+    try:
+        yield
+    except BaseException:
+        for path, aside in moved.items():
+            leave_no_trace(path)
+            if not path.is_dir():
+                aside.replace(path)
+                log.warning("warning: %s is again what it was before this call, which made nothing in its place", path)
+        raise
 
 
 def source_in(run: Run, stage: str) -> Model | None:

@@ -378,7 +378,7 @@ def test_an_evaluation_on_another_data_set_replaces_none_unless_asked(imported):
     assert record_from_json(StageReport, path).accuracy == kept.accuracy
 
 
-def test_an_agreement_is_kept_by_the_rule_of_evaluations_and_says_what_it_replaces(imported, caplog):
+def test_an_agreement_is_kept_by_the_rule_of_evaluations_beside_the_one_before(imported, caplog):
     call(Call("export"))
     _, file = (model for _, model in latest_run().models())
     kept = file.path.parent / "agree.json"
@@ -392,9 +392,10 @@ def test_an_agreement_is_kept_by_the_rule_of_evaluations_and_says_what_it_replac
     assert record_from_json(Agreement, kept) == whole
     with caplog.at_level("INFO", "edgeres"):
         agreed(imported.output)
-        assert "replaces" not in caplog.text
+        assert "kept as" not in caplog.text
         assert agreed(file) == record_from_json(Agreement, kept)
-    assert f"agree: replaces what was kept against {imported.output.path} on 449 images" in caplog.text
+    assert f"{kept} is of another call, or damaged: kept as agree.json.old1" in caplog.text
+    assert record_from_json(Agreement, kept.with_name("agree.json.old1")) == whole
     evaluate_call(None, None, {"data": "digits"})
     path = file.path.parent / "eval.json"
     path.write_text(path.read_text().replace("digits", "folder:photos"))

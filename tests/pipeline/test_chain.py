@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeres.bench.config import BenchConfig
 from edgeres.cli.show import LISTINGS
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.runs import Run, latest_run
+from edgeres.core.stage import Recorder
 from edgeres.data import data_fingerprint
 from edgeres.export.stage import ExportConfig, export
+from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
@@ -129,6 +132,54 @@ def test_each_step_is_announced_with_the_time_that_another_run_of_the_recipe_too
     assert re.search(r"step 4 of 5: export; about 2[3-9]s left", again[3])
     other = {"stage": (*recipe.stage[:1], {"use": "export"}), "name": "other"}
     assert announced(recipe.model_copy(update=other)) == ["step 1 of 2: import", "step 2 of 2: export"]
+
+
+def test_other_images_judge_anew_and_what_was_judged_before_is_kept(have_run, recipe, runs_folder, monkeypatch, caplog):
+    def judging(images):
+        run(recipe.model_copy(update={"stage": (*recipe.stage[:-1], {"use": "eval", "images": images})}))
+
+    have_run(recipe)
+    folder = runs_folder / "short" / "00-import"
+    before = {path.name: path.read_bytes() for path in folder.glob("eval.*")}
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeres.pipeline.measures.evaluate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            judging(50)
+    assert {path.name: path.read_bytes() for path in folder.glob("eval.*")} == before
+    with caplog.at_level(logging.INFO, "edgeres"):
+        judging(50)
+    assert f"{folder / 'eval.json'} is of another call, or damaged: kept as eval.json.old1" in caplog.messages
+    assert {name: (folder / f"{name}.old1").read_bytes() for name in before} == before
+    assert (folder / "eval.json").read_bytes() != before["eval.json"]
+    assert (
+        exhibit_of(str(runs_folder / "short"))
+        .lines[-1]
+        .endswith("deleted: 00-import/*.old1, 01-prune/*.old1, 02-recover/*.old1, 03-export/*.old1")
+    )
+
+
+def test_a_session_of_other_options_or_files_keeps_the_one_before(recipe, runs_folder, monkeypatch):
+    def timed(**options):
+        stages = (*recipe.stage[:1], {"use": "export", **options}, {"use": "bench"})
+        return run(recipe.model_copy(update={"stage": stages}))[-1].reports[0].created
+
+    def failed(*_, command):
+        raise KeyboardInterrupt
+
+    times = iter("abc")
+    made = Recorder("bench", BenchConfig(), None).finish(None)
+    monkeypatch.setattr(measures, "bench_report", lambda *_, command: made.model_copy(update={"created": next(times)}))
+    assert [timed(), timed(), timed(batch=2)] == ["a", "a", "b"]
+    with monkeypatch.context() as patch:
+        patch.setattr(measures, "bench_report", failed)
+        with pytest.raises(KeyboardInterrupt):
+            timed(batch=3)
+    said = {
+        path.parent.name: json.loads(path.read_text())["created"] for path in runs_folder.rglob("*bench*/report.json")
+    }
+    assert said == {"02-bench": "b", "02-bench.old1": "a"}
+    assert timed(batch=3) == "c"
+    assert Run(runs_folder / "short").set_aside == "01-export.old1, 01-export.old2, 02-bench.old1, 02-bench.old2"
 
 
 def test_the_teacher_is_the_network_before_pruning(recipe, runs_folder):

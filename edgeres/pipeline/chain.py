@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgeres.core.errors import EdgeresError, InputError, did_you_mean
 from edgeres.core.files import made_folder, scratch_in, set_aside, sha256_of, write_text
 from edgeres.core.progress import text_from
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_root
-from edgeres.core.stage import StageReport
+from edgeres.core.stage import REPORT_NAME, StageReport
 from edgeres.data import dataset_from
 from edgeres.models import network_from
 from edgeres.pipeline import measures
@@ -66,9 +66,9 @@ class Chain:
         is_within = self.run.path.parent != runs_root()  # another run's
         if not is_within:
             self.run.make_latest()
-        like, took_s = ("", {}) if is_within else _took_before(self.run)
+        like, took_s = ("", []) if is_within else _took_before(self.run, self.steps)
         for step in self.steps:
-            left_s = sum(took_s.get(later.folder_name, took_s.get(later.use, 0)) for later in self.steps[step.index :])
+            left_s = sum(took_s[step.index :])
             left = f"; about {text_from(left_s)} left, as {like} took" if left_s else ""
             log.info("step %d of %d: %s%s", step.index + 1, len(self.steps), step.use, left)
             yield self._stage(step) if step.use in STAGES else self._measure(step)
@@ -165,18 +165,27 @@ def _untrained(config: TrainConfig, path: Path) -> Checkpoint:
     return save_checkpoint(network_from(spec).state_dict(), spec, path, stage="train")
 
 
-def _took_before(run: Run) -> tuple[str, dict[str, float]]:
-    """(the newest other run of the same recipe, seconds by a step's folder or use); ("", {}) without one."""
+def _took_before(run: Run, steps: Sequence[Step]) -> tuple[str, list[float]]:
+    """(the newest other run of the same recipe, seconds of each step there); ("", []) without one."""
     others = [path for path in runs_root().iterdir() if path != run.path and (path / RECIPE_NAME).is_file()]
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         if not path.is_symlink() and _recipe_text(path) == _recipe_text(run.path):
-            took_s = {folder.path.name: report.duration_s for folder, report in Run(path).reports()}
-            took_s["eval"] = 0.0
-            for judged in path.glob(f"*/{EVAL_NAME}"):
-                with suppress(EdgeresError):
-                    took_s["eval"] += record_from_json(StageReport, judged).duration_s
-            return str(path), took_s
-    return "", {}
+            return str(path), [_step_took_s(step, steps, path) for step in steps]
+    return "", []
+
+
+def _step_took_s(step: Step, steps: Sequence[Step], run: Path) -> float:
+    """Of an `eval` what it found not judged yet, as the one before it judged, if that had the same options."""
+    told = [run / step.folder_name / REPORT_NAME]
+    if step.use == "eval" and not step.on:
+        before = next((one for one in reversed(steps[: step.index]) if one.use == "eval" and not one.on), None)
+        since = before.index if before is not None and before.config == step.config else 0
+        told = [run / one.folder_name / EVAL_NAME for one in steps[since : step.index]]
+    took_s = 0.0
+    for path in told:
+        with suppress(EdgeresError):
+            took_s += record_from_json(StageReport, path).duration_s
+    return took_s
 
 
 def _recipe_text(run: Path) -> str:

@@ -15,6 +15,7 @@ from edgeres.bench.config import BenchConfig
 from edgeres.cli.show import LISTINGS
 from edgeres.core.artifacts import Engine
 from edgeres.core.errors import DeviceError, InputError
+from edgeres.core.progress import text_from
 from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import Recorder
 from edgeres.data import data_fingerprint
@@ -180,6 +181,24 @@ def test_a_session_of_other_options_or_files_keeps_the_one_before(recipe, runs_f
     assert said == {"02-bench": "b", "02-bench.old1": "a"}
     assert timed(batch=3) == "c"
     assert Run(runs_folder / "short").set_aside == "01-export.old1, 01-export.old2, 02-bench.old1, 02-bench.old2"
+
+
+def test_an_evaluation_is_charged_with_what_it_judged_and_what_was_replaced_with_nothing(recipe, runs_folder, caplog):
+    judge, export = {"use": "eval", "images": 60}, {"use": "export"}
+    judging = (recipe.stage[0], judge, export, judge, {"use": "export", "batch": 2}, {**judge, "images": 50})
+    done = recipe.model_copy(update={"stage": judging})
+    run(done)
+    took_s = {"00-import": 60, "02-export": 600, "04-export": 6000}
+    for path in (runs_folder / "short").glob("*/*.json"):
+        spent_s = took_s[path.parent.name] if path.name == "eval.json" else 0
+        path.write_text(json.dumps({**json.loads(path.read_text()), "duration_s": spent_s}))
+    shutil.copytree(runs_folder / "short/02-export", runs_folder / "short/02-export.old1")
+    again = done.model_copy(update={"name": "again"})
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "edgeres"):
+        next(Chain(run_of_recipe(again, None), planned(again, "test")).execute())
+    expected = text_from(60 + 600 + (60 + 600 + 6000))
+    assert caplog.messages[0] == f"step 1 of 6: import; about {expected} left, as {runs_folder}/short took"
 
 
 def test_the_teacher_is_the_network_before_pruning(recipe, runs_folder):

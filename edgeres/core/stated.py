@@ -122,8 +122,7 @@ def preprocess_from(
 
     Raises InputError where it is contradictory, or leaves open how images come to the input's size.
     """
-    if (options.mean is None) != (options.std is None):
-        raise InputError("--mean and --std belong together: give both or neither")
+    check_feed(options)
     if options.mean is not None and len(options.mean) not in {1, shape[0]}:
         raise InputError(f"--mean has {len(options.mean)} values for {shape[0]} channels")
     names = FeedOptions.unsaid - {"fit", "resize"}
@@ -137,6 +136,18 @@ def preprocess_from(
     check_crop(resize, max(sides))
     values = {**dict(base), **said, "fit": "crop" if fit == "none" else fit, "resize": resize}
     return config_from(Preprocess, values, "preprocessing")
+
+
+def check_feed(options: FeedOptions) -> None:
+    """Raises InputError for what is contradictory whatever the network takes."""
+    if (options.mean is None) != (options.std is None):
+        raise InputError("--mean and --std belong together: give both or neither")
+    if options.resize is not None and options.fit in {"letterbox", "none"}:
+        raise InputError(f"--fit {options.fit} crops nothing; leave out --resize {options.resize}")
+    check_pixels("resize", options.resize)
+    fit = options.fit or ("letterbox" if options.border else "crop")  # which the network's own may be
+    values = {"mean": options.mean or (), "std": options.std or (), "border": options.border or 0}
+    config_from(Preprocess, {**values, "fit": "crop" if fit == "none" else fit}, "preprocessing")
 
 
 def check_pixels(name: str, side: int | None) -> None:
@@ -162,8 +173,6 @@ def check_crop(resize: int | None, side: int | None) -> None:
 def _resize_of(options: FeedOptions, base: Preprocess, size: str | int | None) -> int | None:
     """Raises InputError where it is not said how images come to the input's size."""
     if options.resize is not None:
-        if options.fit in {"letterbox", "none"}:
-            raise InputError(f"--fit {options.fit} crops nothing; leave out --resize {options.resize}")
         return options.resize
     if options.fit == "crop" and (base.resize is None or size is not None):
         raise InputError("--fit crop needs --resize, the shorter side in pixels before the crop")

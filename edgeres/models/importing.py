@@ -20,7 +20,7 @@ from edgeres.core.files import sha256_of
 from edgeres.core.names import function_meant, is_function_name
 from edgeres.core.spec import ModelSpec, Preprocess, Task
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.stated import FeedOptions, Size, check_crop, check_pixels, preprocess_from, sides_of
+from edgeres.core.stated import FeedOptions, Size, check_crop, check_feed, preprocess_from, sides_of
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
@@ -74,7 +74,7 @@ class ImportConfig(FeedOptions):
         if weights is not None and not self.is_onnx:
             check_content(weights)
         self._check_graph()
-        check_pixels("resize", self.resize)
+        check_feed(self)
         check_crop(self.resize, None if self.size is None else max(sides_of(self.size)))
         if self.arch is not None and not self.is_defined:
             spec_from_arch(self.arch, num_classes=2)

@@ -45,6 +45,7 @@ from edgeres.core.names import (
 from edgeres.core.plain import typed
 from edgeres.core.runs import LATEST
 from edgeres.core.spec import ModelSpec
+from edgeres.core.stated import InputOptions
 from edgeres.data import check_data_name
 from edgeres.models import check_module_names, modules_of, spec_from_arch
 from edgeres.models.importing import ImportConfig, is_ours
@@ -199,12 +200,22 @@ def _step(index: int, values: dict[str, Any], data: str | None, where: str) -> S
             kind = BoardConfig
     if data is not None and "data" in kind.model_fields:
         values.setdefault("data", data)
-    config = config_from(kind, values, place)
+    step = Step(index, str(use), config_from(kind, values, place), on)
     with telling(place):
-        config.check()
-        if named := getattr(config, "data", None):
-            check_data_name(named)
-    return Step(index, str(use), config, on)
+        _check_options(step)
+    return step
+
+
+def _check_options(step: Step) -> None:
+    """Raises InputError for what can be seen to be wrong without images or a board."""
+    config = step.config
+    config.check()
+    if isinstance(config, BoardConfig) and step.use == "bench":
+        config.check_time()
+    if isinstance(config, InputOptions) and config.said:  # every network of a recipe was trained or imported by it
+        raise InputError(f"the network says itself how images become its input; leave out {config.said[0]}")
+    if named := getattr(config, "data", None):
+        check_data_name(named)
 
 
 @contextmanager

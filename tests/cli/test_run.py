@@ -42,6 +42,16 @@ def test_a_dry_run_refuses_an_unknown_board_and_lists_the_step_of_a_known_one(ed
     assert not runs_folder.exists()
 
 
+def test_a_dry_run_refuses_a_session_on_a_board_that_its_own_limit_would_end(edgeres, recipe):
+    bench = '[[stage]]\nuse = "bench"\non = "desk"\nduration_s = 20\ntimeout_s = '
+    recipe.write_text(f"{RECIPE}{WHOLE}{bench}22\n")
+    code, out, err = edgeres("run", recipe, "--dry-run")
+    assert (code, out) == (2, "")
+    assert "stage 03-bench: --timeout-s 22 would end a run, which takes 22 s" in err
+    recipe.write_text(f"{RECIPE}{WHOLE}{bench}23\n")
+    assert edgeres("run", recipe, "--dry-run")[0] == 0
+
+
 WHOLE, CUT = '[[stage]]\nuse = "export"\n', '[[stage]]\nuse = "prune"\ndrop = 1\n'
 
 

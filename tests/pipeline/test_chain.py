@@ -23,7 +23,7 @@ from edgeres.export.stage import ExportConfig, export
 from edgeres.pipeline import measures
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
-from edgeres.pipeline.recipe import Recipe, planned, recipe_from, shipped_recipes, toml_text
+from edgeres.pipeline.recipe import Recipe, overridden, planned, recipe_from, shipped_recipes, toml_text
 from edgeres.pipeline.show import exhibit_of
 from edgeres.report.rows import rows_from
 
@@ -77,6 +77,23 @@ def test_a_recipe_imports_whatever_import_does(arch, tmp_path):
     entry = {"use": "import", "file": str(tmp_path / "w.pth"), "arch": arch}
     steps = planned(Recipe(name="mine", data="digits", stage=(entry, {"use": "prune", "drop": 1})), "test")
     assert [step.use for step in steps] == ["import", "prune"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"import.mean": "0.5"}, "stage 00-import: --mean and --std belong together: give both or neither"),
+        ({"import.mean": "0.5", "import.std": "0.5,0.5,0.5"}, "stage 00-import: preprocessing: mean has 1 values and"),
+        ({"import.mean": "123.7", "import.std": "58.4"}, "divide by 255"),
+        ({"import.mean": "0.5", "import.std": "0"}, "std must be positive"),
+        ({"import.fit": "letterbox", "import.resize": "64"}, "--fit letterbox crops nothing; leave out --resize 64"),
+        ({"import.fit": "squash", "import.border": "9"}, "border 9 is what surrounds a letterboxed image"),
+        ({"eval.mean": "0.5"}, "stage 04-eval: the network says itself how images become its input; leave out mean"),
+    ],
+)
+def test_what_is_said_of_images_is_checked_before_anything_runs(recipe, options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        planned(overridden(recipe, options), "test")
 
 
 def test_modules_of_a_graph_are_known_once_it_is_imported(checkpoint_of, spec_of, tmp_path, runs_folder):

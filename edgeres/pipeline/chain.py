@@ -196,13 +196,16 @@ def _recipe_text(run: Path) -> str:
     return ""
 
 
-def redo_index(steps: list[Step], use: str) -> int:
-    """The index of the first step called `use`; raises InputError if there is none."""
-    for step in steps:
-        if step.use == use:
-            return step.index
-    uses = [step.use for step in steps]
-    raise InputError(f"--from {use}: the recipe has no such stage{did_you_mean(use, uses)} (it has {', '.join(uses)})")
+def redo_index(steps: list[Step], named: str) -> int:
+    """The index of the first step called so, by its stage or its folder, which is said; raises InputError for none."""
+    found = [step for step in steps if named in {step.use, step.folder_name}]
+    if not found:
+        uses = [step.use for step in steps]
+        hint = did_you_mean(named, [*uses, *(step.folder_name for step in steps)])
+        raise InputError(f"--from {named}: the recipe has no such stage{hint} (it has {', '.join(uses)})")
+    others = "".join(f"; from the next on: --from {step.folder_name}" for step in found[1:2])
+    log.info("--from %s: %s and all that follows runs again%s", named, found[0].folder_name, others)
+    return found[0].index
 
 
 def run_of_recipe(recipe: Recipe, name: str | None) -> Run:

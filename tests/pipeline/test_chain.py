@@ -242,6 +242,20 @@ def test_from_redoes_that_stage(have_run, recipe):
     assert [done.reused for done in run(recipe, "export")] == [True, True, True, False, False]
 
 
+def test_from_names_a_stage_or_a_folder_and_says_what_runs_again(recipe, caplog):
+    export = {"use": "export"}
+    steps = planned(recipe.model_copy(update={"stage": (recipe.stage[0], export, {"use": "eval"}, export)}), "test")
+    with caplog.at_level(logging.INFO, "edgeres"):
+        assert [redo_index(steps, named) for named in ("export", "03-export", "eval")] == [1, 3, 2]
+    assert caplog.messages == [
+        "--from export: 01-export and all that follows runs again; from the next on: --from 03-export",
+        "--from 03-export: 03-export and all that follows runs again",
+        "--from eval: 02-eval and all that follows runs again",
+    ]
+    with pytest.raises(InputError, match=r"--from 02-export: .* did you mean 0[13]-export"):
+        redo_index(steps, "02-export")
+
+
 def test_an_interrupted_chain_goes_on(recipe, monkeypatch, runs_folder):
     def interrupted(source, config, out_dir):
         raise KeyboardInterrupt

@@ -10,6 +10,7 @@ import click
 from edgeres.bench.boards import board_named
 from edgeres.cli.output import print_boards, print_result, print_summary
 from edgeres.cli.terminal import say
+from edgeres.core.amounts import counted
 from edgeres.core.errors import EdgeresError, InputError, StageError
 from edgeres.core.plain import typed
 from edgeres.core.runs import Run, run_named
@@ -60,7 +61,7 @@ def run(  # noqa: PLR0913  # one parameter per option
         check_board(on)  # before hours of work rather than after
     chain = Chain(run_of_recipe(content, name), steps, start)
     for done in chain.execute():
-        _print_done(done, len(steps), as_json=as_json, is_last=on is None)
+        _print_done(done, chain, as_json=as_json, is_last=on is None)
     if on is None:
         chain.run.say_if_page_is_older()
     else:
@@ -113,13 +114,24 @@ def _said(step: Step) -> dict[str, Any]:
     return where | step.config.model_dump(mode="json", exclude_unset=True)
 
 
-def _print_done(done: Done, count: int, *, as_json: bool, is_last: bool) -> None:
-    """The stage's figures; the run's table only where nothing `is_last` comes after it."""
+def _print_done(done: Done, chain: Chain, *, as_json: bool, is_last: bool) -> None:
+    """The stage's figures; the run's table only where nothing `is_last` comes after it.
+
+    A warning is printed once a step; those that an earlier call printed are counted: report and page list them all.
+    """
     if not as_json:
-        head = f"[{done.step.index + 1}/{count}] {done.step.use}" + (" (reused)" if done.reused else "")
+        head = f"[{done.step.index + 1}/{len(chain.steps)}] {done.step.use}" + (" (reused)" if done.reused else "")
         say(click.style(head, bold=True))
+    said: list[str] = []
     for report in done.reports:
-        print_result(report, as_json=as_json, whose=file_name(report) if len(done.reports) > 1 else None)
+        new = [one for one in report.warnings if one not in said]
+        said += new
+        shown = report.model_copy(update={"warnings": () if done.reused else new})
+        print_result(
+            report if as_json else shown, as_json=as_json, whose=file_name(report) if len(done.reports) > 1 else None
+        )
+    if said and done.reused and not as_json:
+        say(f"{counted(len(said), 'warning')} as before, listed by: edgeres report {chain.run.typed}", err=True)
     if done.summary is not None and is_last:
         print_summary(done.summary, done.where, as_json=as_json)
 

@@ -93,6 +93,18 @@ def test_the_runs_table_comes_once_after_the_board_even_one_that_fails(edgeres, 
     assert err.splitlines()[-1] == "edgeres: desk: the connection was lost"
 
 
+def test_warnings_of_a_reused_step_are_printed_once_and_stay_in_the_report(edgeres, recipe, runs_folder):
+    judged = '[[stage]]\nuse = "export"\n[[stage]]\nuse = "eval"\nimages = 60\n'
+    recipe.write_text(RECIPE.replace('[[stage]]\nuse = "report"', judged + '[[stage]]\nuse = "report"'))
+    warned = "evaluated on 60 of the val images only"
+    assert edgeres("run", recipe)[2].count(f"warning: {warned}") == 1
+    code, out, err = edgeres("run", recipe)
+    assert (code, "[3/4] eval (reused)" in out, warned in err) == (0, True, False)
+    assert "1 warning as before, listed by: edgeres report tiny" in err.splitlines()
+    assert warned in (runs_folder / "tiny" / "report.md").read_text()
+    assert edgeres("run", recipe, "--json")[1].count(warned) >= 2
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [

@@ -66,12 +66,19 @@ class Chain:
         is_within = self.run.path.parent != runs_root()  # another run's
         if not is_within:
             self.run.make_latest()
-        like, took_s = ("", []) if is_within else _took_before(self.run, self.steps)
+        like, took_s = ("", {}) if is_within else _took_before(self.run, self.steps)
+        anew_from = len(self.steps) if self.redo_from is None else self.redo_from
         for step in self.steps:
-            left_s = sum(took_s[step.index :])
+            left_s = sum(
+                spent_s
+                for (at, name), spent_s in took_s.items()
+                if at >= step.index and (at >= anew_from or not (self.run.path / name).is_file())
+            )
             left = f"; about {text_from(left_s)} left, as {like} took" if left_s else ""
             log.info("step %d of %d: %s%s", step.index + 1, len(self.steps), step.use, left)
-            yield self._stage(step) if step.use in STAGES else self._measure(step)
+            done = self._stage(step) if step.use in STAGES else self._measure(step)
+            anew_from = anew_from if done.reused or step.use not in STAGES else min(anew_from, step.index)
+            yield done
 
     def _stage(self, step: Step) -> Done:
         source = self._source(step)
@@ -165,27 +172,26 @@ def _untrained(config: TrainConfig, path: Path) -> Checkpoint:
     return save_checkpoint(network_from(spec).state_dict(), spec, path, stage="train")
 
 
-def _took_before(run: Run, steps: Sequence[Step]) -> tuple[str, list[float]]:
-    """(the newest other run of the same recipe, seconds of each step there); ("", []) without one."""
+def _took_before(run: Run, steps: Sequence[Step]) -> tuple[str, dict[tuple[int, Path], float]]:
+    """(the newest other run of the same recipe, seconds there by step and report); none without one."""
     others = [path for path in runs_root().iterdir() if path != run.path and (path / RECIPE_NAME).is_file()]
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         if not path.is_symlink() and _recipe_text(path) == _recipe_text(run.path):
-            return str(path), [_step_took_s(step, steps, path) for step in steps]
-    return "", []
+            took_s = {}
+            for index, name in [(step.index, name) for step in steps for name in _reports_of(step, steps)]:
+                with suppress(EdgeresError):
+                    took_s[index, name] = record_from_json(StageReport, path / name).duration_s
+            return str(path), took_s
+    return "", {}
 
 
-def _step_took_s(step: Step, steps: Sequence[Step], run: Path) -> float:
-    """Of an `eval` what it found not judged yet, as the one before it judged, if that had the same options."""
-    told = [run / step.folder_name / REPORT_NAME]
-    if step.use == "eval" and not step.on:
-        before = next((one for one in reversed(steps[: step.index]) if one.use == "eval" and not one.on), None)
-        since = before.index if before is not None and before.config == step.config else 0
-        told = [run / one.folder_name / EVAL_NAME for one in steps[since : step.index]]
-    took_s = 0.0
-    for path in told:
-        with suppress(EdgeresError):
-            took_s += record_from_json(StageReport, path).duration_s
-    return took_s
+def _reports_of(step: Step, steps: Sequence[Step]) -> list[Path]:
+    """Of an `eval` those of what is not judged yet, as the one before it judged, if that had the same options."""
+    if step.use != "eval" or step.on:
+        return [Path(step.folder_name, REPORT_NAME)]
+    before = next((one for one in reversed(steps[: step.index]) if one.use == "eval" and not one.on), None)
+    since = before.index if before is not None and before.config == step.config else 0
+    return [Path(one.folder_name, EVAL_NAME) for one in steps[since : step.index]]
 
 
 def _recipe_text(run: Path) -> str:

@@ -211,11 +211,20 @@ def test_an_evaluation_is_charged_with_what_it_judged_and_what_was_replaced_with
         path.write_text(json.dumps({**json.loads(path.read_text()), "duration_s": spent_s}))
     shutil.copytree(runs_folder / "short/02-export", runs_folder / "short/02-export.old1")
     again = done.model_copy(update={"name": "again"})
-    caplog.clear()
-    with caplog.at_level(logging.INFO, "edgeres"):
-        next(Chain(run_of_recipe(again, None), planned(again, "test")).execute())
-    expected = text_from(60 + 600 + (60 + 600 + 6000))
-    assert caplog.messages[0] == f"step 1 of 6: import; about {expected} left, as {runs_folder}/short took"
+
+    def announced(redo_from=None):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "edgeres"):
+            next(Chain(run_of_recipe(again, None), planned(again, "test"), redo_from).execute())
+        return caplog.messages[0]
+
+    def expected(left_s):
+        return f"step 1 of 6: import; about {text_from(left_s)} left, as {runs_folder}/short took"
+
+    assert announced() == expected(60 + 600 + (60 + 600 + 6000))
+    shutil.copytree(runs_folder / "short/02-export", runs_folder / "again/02-export")
+    assert announced() == expected(60 + (60 + 6000))  # which is not made again
+    assert announced(redo_from=0) == expected(60 + 600 + (60 + 600 + 6000))
 
 
 def test_the_teacher_is_the_network_before_pruning(recipe, runs_folder):

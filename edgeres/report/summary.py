@@ -9,7 +9,7 @@ from pydantic import Field
 from edgeres.core.config import Record, unless_usual
 from edgeres.core.environment import Environment
 from edgeres.core.metrics import Closeness, OwnFigure
-from edgeres.core.records.frontier import Frontier, goals_of
+from edgeres.core.records.frontier import Frontier, told_of
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
@@ -145,7 +145,7 @@ class RunSummary(Record):
         others = (
             f"the newest of {len(searches)} searches; the others: {', '.join(searches[:-1])} (show their frontier.json)"
         )
-        return *(goal.text for goal in goals_of(self.frontier)), *([others] if searches[1:] else [])
+        return *told_of(self.frontier), *([others] if searches[1:] else [])
 
     @property
     def gone(self) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -241,6 +243,24 @@ def test_what_rests_on_a_doubtful_measurement_says_so_wherever_it_is_told(verdic
     assert f"2.50× faster{said} (95 %" in headline_of(found)
     assert f"0.400 of the latency (95 %: 0.390 to 0.410){said}, 0.40" in balanced
     assert latency.endswith(f"measured by onnxruntime 1.32.0 cpu{said}")
+
+
+@pytest.mark.parametrize("name", ["balanced", "fast"])
+@pytest.mark.parametrize("verdict", ["steady", "doubtful: whether the GPU's clock held still under load is unknown"])
+def test_a_doubtful_measurement_on_a_board_names_the_command_that_measures_anew(name, verdict):
+    from edgeres.report.summary import RunSummary
+
+    found = frontier((name, TRIED[3], 0.4), verdict=verdict, **BOARD)
+    found = found.model_copy(
+        update={"results": (found.results[0].model_copy(update={"folder": f"runs/r/01-o/{name}"}),)}
+    )
+    summary = RunSummary(run="mine", headline="", rows=(), frontier=found)
+    for *_, last in (lines_of(found), summary.goals):
+        assert last.endswith(f"edgeres bench --run {Run(Path(found.results[0].folder)).typed} --on desk") == (
+            verdict != "steady"
+        )
+    here = found.model_copy(update={"runtime": "onnxruntime 1.32.0 cpu"})
+    assert "edgeres bench" not in [*lines_of(here)][-1]
 
 
 def test_an_interval_of_a_headline_has_two_ends():

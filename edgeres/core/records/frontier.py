@@ -8,12 +8,15 @@ network, or, where no label says what is right, in hundredths of what its output
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from edgeres.core.amounts import Target, target_from
 from edgeres.core.config import Record
 from edgeres.core.figures import draw_points, label_points, with_grid
+from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval, threads_text
+from edgeres.core.runs import Run
 
 FRONTIER_NAME = "frontier.json"
 Precision = Literal["fp32", "int8"]
@@ -147,6 +150,16 @@ def goals_of(found: Frontier) -> Iterator[GoalOutcome]:
         yield _loss_goal(found)
 
 
+def told_of(found: Frontier) -> Iterator[str]:
+    """The goals for people, and where a board's session was doubtful, which its results repeat, what measures anew."""
+    yield from (goal.text for goal in goals_of(found))
+    runs = {one.name: Run(Path(one.folder)) for one in found.results}
+    if found.board and found.doubt and runs:
+        name = "balanced" if "balanced" in runs else [*runs][-1]
+        anew = advised("edgeres bench", runs[name], on=found.board)
+        yield f"{name} was timed{found.doubt}, which its run repeats until it is timed anew: {anew}"
+
+
 def missed_in(found: Frontier) -> list[str]:
     """What was asked for and not reached, a few words each; nothing is of a plan alone."""
     missed = [goal.verdict for goal in goals_of(found) if not goal.is_kept]
@@ -228,7 +241,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
             f" {on_val}; {result.why}: {result.folder}/{same}"
         )
     yield from found.misses
-    yield from (goal.text for goal in goals_of(found))
+    yield from told_of(found)
 
 
 def draw_frontier(axes: Any, found: Frontier, *, ink: str, muted: str) -> None:

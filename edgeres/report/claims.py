@@ -10,7 +10,7 @@ from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.folder import LOST, OF_REPORT, FileLine
-from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, has_file
+from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, engines_and_files_of, has_file, others_in
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,
@@ -101,8 +101,8 @@ def _on_val(one: Result, found: Frontier) -> str:
 
 
 def _newest(rows: Sequence[Row]) -> Row | None:
-    """The last network that can be evaluated anywhere; an engine runs on its own GPU only."""
-    return next((row for row in reversed(rows) if row.stage != ENGINE_STAGE), None)
+    """The last network that can be evaluated anywhere, one beside the first if there is one; an engine cannot."""
+    return next(reversed(others_in(rows) or [row for row in rows if row.stage != ENGINE_STAGE]), None)
 
 
 def _end(rows: Sequence[Row]) -> Row | None:
@@ -116,9 +116,12 @@ def _first(rows: Sequence[Row], end: Row) -> Row:
 
 
 def _line_of(rows: Sequence[Row], end: Row) -> list[Row]:
-    """`end`, what it was made from and what was compiled from it, in order; the first row is every line's root."""
-    line = {end.sha256, rows[0].sha256, *line_of(end.parent, {row.sha256: row.parent for row in rows})}
-    return [row for row in rows if row.sha256 in line or (row.stage == ENGINE_STAGE and row.parent in line)]
+    """What `end` was made from, with engines, then what it is timed as; the first row is every line's root."""
+    line = {rows[0].sha256, *line_of(end.parent, {row.sha256: row.parent for row in rows})}
+    before = [
+        row for row in rows[: rows.index(end)] if (row.parent if row.stage == ENGINE_STAGE else row.sha256) in line
+    ]
+    return [*before, *reversed(engines_and_files_of(end, rows))]
 
 
 def _size_claim(first: Row, end: Row) -> Claim | None:

@@ -173,19 +173,15 @@ def by_wholeness(networks: Iterable[_Made]) -> list[_Made]:
     return sorted(networks, key=lambda one: (len(one.dropped), one.precision not in {None, "fp32"}))
 
 
-def engines_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
-    """Compiled from it, the newest first."""
-    return [one for one in reversed(networks) if one.stage == ENGINE_STAGE and one.parent == network.sha256]
-
-
-def engines_and_files_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
+def engines_and_files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:
     """The newest engine compiled from it first, itself, the same of its exports and of what an engine was made from."""
     made_from = [one for one in networks if network.stage == ENGINE_STAGE and one.sha256 == network.parent]
     files = (file for one in (network, *made_from) for file in files_of(one, networks))
-    return [one for file in files for one in (*engines_of(file, networks), file)]
+    compiled = [one for one in reversed(networks) if one.stage == ENGINE_STAGE]
+    return [one for file in files for one in (*(plan for plan in compiled if plan.parent == file.sha256), file)]
 
 
-def timed_of(network: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:
+def timed_of(network: _Made, networks: Sequence[_Made]) -> _Made:
     """Whose latency is the network's: that of its first engine or file that was timed."""
     return next((one for one in engines_and_files_of(network, networks) if one.latency), network)
 
@@ -212,11 +208,12 @@ def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetw
 def held_against(judged: StageNetwork, networks: Sequence[StageNetwork]) -> list[StageNetwork]:
     """What a figure of `judged` may be held against, the best first: `base_of`, and the least cut of what was there.
 
-    Files of the first network are there whenever they were exported.
+    Files of the first network are there whenever they were exported, for one of them no others are.
     """
     before = networks[: networks.index(judged)]
-    files = files_of(by_wholeness(before)[0], networks) if before else []
-    there = [one for one in networks if one in before or (one in files and one is not judged)]
+    files = {one.sha256 for first in by_wholeness(before)[:1] for one in files_of(first, networks)}
+    among = files if judged.sha256 in files else files | {one.sha256 for one in before}
+    there = [one for one in networks if one.sha256 in among - {judged.sha256}]
     return [base_of(judged, networks), *by_wholeness(there)]
 
 

@@ -33,6 +33,7 @@ from edgeres.report.networks import (
     kept_agreements,
     latency_between,
     networks_in,
+    others_in,
     points_between,
 )
 from edgeres.report.summary import ModuleState, NotRun, Row, RunSummary, StageDetail
@@ -148,10 +149,9 @@ def _changes(after: StageNetwork, candidates: Sequence[StageNetwork]) -> Changes
 
 def _ancestors(index: int, rows: Sequence[Row]) -> Iterator[int]:
     """Positions of parent, grandparent, ...; the row before stands in for a parent outside the run."""
-    positions = {row.sha256: position for position, row in enumerate(rows)}
     while index > 0:
-        parent = positions.get(rows[index].parent or "", index - 1)
-        index = parent if parent < index else index - 1
+        made = [place for place, row in enumerate(rows[:index]) if row.sha256 == rows[index].parent]
+        index = made[-1] if made else index - 1
         yield index
 
 
@@ -159,7 +159,7 @@ def _modules_from(
     models: Sequence[FinishedStage], lesion: Sequence[LesionFigure], rows: Sequence[Row]
 ) -> tuple[ModuleState, ...]:
     """Modules in order of execution: from the first checkpoint's spec, otherwise from the lesion table."""
-    dropped = {name for row in rows[-1:] for name in row.dropped}
+    dropped = {name for row in (others_in(rows) or rows)[-1:] for name in row.dropped}
     kinds: dict[str, str] = {}
     for stage in models:
         path = stage.path / Path(stage.report.output.path).name if stage.report.output else stage.path

@@ -102,6 +102,49 @@ def test_a_whole_network_exported_last_is_what_table_and_gate_hold_a_speed_again
     assert (outcome.passed, ") as 04-export," in outcome.text) == (True, True)
 
 
+@pytest.mark.parametrize("place", ["here", "on orin"])
+@pytest.mark.parametrize("again", ["import", "export"])
+def test_a_file_of_the_first_network_made_again_is_no_new_network(fake_run, place, again):
+    folder, weights = fake_run.model("import", "model.safetensors", 2100)
+    fake_run.evaluated(folder, weights, 0.92)
+    _, whole = fake_run.model("export", "model.onnx", 2000, source=weights)
+    folder, last = fake_run.model("quantize", "model.onnx", 500, source=whole, precision="int8")
+    fake_run.evaluated(folder, last, 0.918)
+    fake_run.files = {"whole": (whole, 2.0), "last": (last, 1.25)}
+    if place == "here":
+        times = [fake_run.latency(*one, "onnxruntime 1.20.0 cpu fused Q/DQ") for one in fake_run.files.values()]
+        fake_run.stage("bench", latency=tuple(times))
+    else:
+        measured_on_board(fake_run, *fake_run.files)
+    before = rows_from(fake_run.path)
+    source = weights if again == "export" else None
+    _, made = fake_run.model(
+        again, f"model.{'onnx' if source else 'safetensors'}", 2000 + 100 * (not source), source=source
+    )
+    assert made.sha256 in {weights.sha256, whole.sha256}
+    summary = rows_from(fake_run.path)
+    assert summary.headline == before.headline
+    assert "1.60× faster" in summary.headline
+    assert (summary.rows_on_board or summary.rows)[-1].versus_first.latency_ratio is None
+    (outcome,) = judged(fake_run, min_speedup=1.5).outcomes
+    assert (outcome.passed, outcome.text[:4]) == (True, "1.60")
+
+
+def test_the_headline_speaks_of_the_time_that_the_gate_does(fake_run):
+    folder, weights = fake_run.model("import", "model.safetensors", 2100)
+    fake_run.evaluated(folder, weights, 0.92)
+    _, whole = fake_run.model("export", "model.onnx", 2000, source=weights)
+    folder, pruned = fake_run.model("prune", "model.safetensors", 1900, source=weights, dropped=CUT)
+    fake_run.evaluated(folder, pruned, 0.91)
+    _, short = fake_run.model("export", "model.onnx", 1800, source=pruned, dropped=CUT)
+    _, engine = fake_run.model("compile", "model.plan", 2500, source=whole)
+    times = [(whole, 2.0), (short, 1.0), (engine, 1.6)]
+    fake_run.stage("bench", latency=tuple(fake_run.latency(*one, "tensorrt 10.3.0") for one in times))
+    assert "2.00× faster than 01-export (03-export" in rows_from(fake_run.path).headline
+    (outcome,) = judged(fake_run, min_speedup=1.5).outcomes
+    assert (outcome.passed, outcome.text[:4]) == (True, "2.00")
+
+
 def test_a_speed_against_a_cut_network_names_it_and_keeps_no_rule(cut):
     measured_on_board(cut, "half", "full", "last")
     summary = rows_from(cut.path)

@@ -67,7 +67,7 @@ def test_the_headline_tells_of_a_lost_file_until_it_is_made_again(fake_run, whic
     fake_run.model(stage, "model.safetensors", size, source=source)
     found = rows_from(fake_run.path)
     assert ({file.state for file in found.files}, found.problems) == ({"here"}, ())
-    assert found.headline.endswith(" against 00-import).")
+    assert found.headline.endswith(f" against 00-import).{f' {last}' if which == '00-import' else ''}")
     assert found.files[1].made_from == "00-import/model.safetensors"
     assert not any(one.lost for one in networks_in(run_folder_from(fake_run.path)))
 

@@ -226,6 +226,25 @@ def test_a_row_is_compared_with_its_parent_and_not_with_its_neighbour(fake_run):
     assert previous.points.versus == previous.size_ratio.versus == "00-import"
 
 
+def test_a_parent_that_was_made_again_later_is_still_the_parent(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    _, whole = fake_run.model("export", "model.onnx", 900, source=first)
+    fake_run.model("prune", "model.safetensors", 700, source=first, dropped=DROPPED)
+    fake_run.model("quantize", "model.int8.onnx", 300, source=whole, precision="int8")
+    fake_run.model("export", "model.onnx", 900, source=first)
+    summary = rows_from(fake_run.path)
+    assert summary.rows[3].versus_previous.size_ratio.versus == "01-export"
+
+
+def test_the_modules_dropped_are_those_of_the_newest_network_and_not_of_the_first_made_again(fake_run):
+    _, first = fake_run.model("import", "model.safetensors", 1000)
+    fake_run.model("prune", "model.safetensors", 700, source=first, dropped=DROPPED)
+    fake_run.model("export", "model.onnx", 900, source=first)
+    summary = rows_from(fake_run.path)
+    assert {one.name for one in summary.modules if one.dropped} == {*DROPPED}
+    assert "02-export" not in summary.headline
+
+
 def test_a_parent_outside_the_run_is_replaced_by_the_row_before(fake_run):
     fake_run.model("import", "model.safetensors", 1000)
     fake_run.model("export", "model.onnx", 500)

@@ -11,7 +11,7 @@ it do not mix their runs, runs/.shells/SESSION holds `BEGAN NAME`: the terminal 
 that process began, and the run that became the current one by a command of it.
 
 A stage folder with a report.json is finished; one without has a started.json with the key of what was begun, so that
-the same call goes on there and another call starts a new folder.
+the same call goes on with it, under the next number if others came since, and another call starts a new folder.
 """
 
 from __future__ import annotations
@@ -200,11 +200,22 @@ class Run:
         index = max((folder.index for folder in self.folders()), default=-1) + 1
         return self.path / f"{index:02d}-{stage}"
 
+    def _as_newest(self, path: Path, stage: str) -> Path:
+        """`path`, renamed if later stages were begun since, unless a recipe may have numbered it or reports name it."""
+        if not path.is_dir() or path == self.folders()[-1].path:
+            return path
+        if (self.path / RECIPE_NAME).is_file() or any(path.rglob(REPORT_NAME)):
+            log.info("goes on in %s; what later folders hold counts as newer all the same", path)
+            return path
+        newest = self.folder_for(stage, "")
+        log.info("%s goes on as %s, the newest of the run", path, newest.name)
+        return path.rename(newest)
+
     def claim(self, stage: str, key: str) -> Path:
         """`folder_for`, made and marked as begun, so that no other call takes it."""
         while True:
-            path = self.folder_for(stage, key)
             try:
+                path = self._as_newest(self.folder_for(stage, key), stage)
                 path.mkdir(parents=True, exist_ok=StageFolder(path, 0, stage).started_key == key)
             except FileExistsError:
                 continue

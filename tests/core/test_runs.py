@@ -71,9 +71,32 @@ def test_no_run_is_called_latest(runs_folder):
 
 
 def test_two_claims_get_two_folders(run):
-    first, second = run.claim("prune", "a"), run.claim("export", "b")
-    assert (first.name, second.name) == ("00-prune", "01-export")
+    first = run.claim("prune", "a")
     assert run.claim("prune", "a") == first
+    assert (first.name, run.claim("export", "b").name) == ("00-prune", "01-export")
+
+
+def test_what_goes_on_after_others_were_begun_becomes_the_newest_with_all_it_holds(run, caplog):
+    left = begin(run, "00-quantize", key="a")
+    (left.path / "kept.json").write_text("kept")
+    (run.path / "01-quantize").mkdir()
+    with caplog.at_level("INFO", "edgeres"):
+        path = run.claim("quantize", "a")
+    assert path == run.path / "02-quantize" == run.claim("quantize", "a")
+    assert (path / "kept.json").read_text() == "kept"
+    assert [folder.path.name for folder in run.folders()] == ["01-quantize", "02-quantize"]
+    assert caplog.messages == [f"{left.path} goes on as 02-quantize, the newest of the run"]
+
+
+@pytest.mark.parametrize("named_by", ["recipe.toml", "00-optimize/fast/00-import/report.json"])
+def test_what_a_recipe_or_a_report_names_goes_on_where_it_lies(run, named_by, caplog):
+    left = begin(run, "00-optimize", key="a")
+    (run.path / named_by).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / named_by).touch()
+    (run.path / "01-export").mkdir()
+    with caplog.at_level("INFO", "edgeres"):
+        assert run.claim("optimize", "a") == left.path
+    assert "counts as newer all the same" in caplog.text
 
 
 def test_a_number_that_another_process_has_now_holds_nothing(run):

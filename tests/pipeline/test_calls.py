@@ -198,6 +198,19 @@ def test_an_interrupted_stage_goes_on_in_its_folder(imported, monkeypatch):
     assert latest_run().folders()[-1].is_finished
 
 
+def test_a_stage_that_goes_on_after_another_was_made_is_the_newest_of_the_run(imported, monkeypatch):
+    request = Call("prune", values={"modules": "layer1.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeres.prune.stage.prune", lambda source, config, folder: interrupted_in(folder))
+        with pytest.raises(KeyboardInterrupt):
+            call(request)
+    other = call(Call("prune", source=imported.output.path, values={"modules": "layer2.1"})).output
+    last = call(Call("prune", source=imported.output.path, values={"modules": "layer1.1"})).output
+    assert [one.path.parent.name for one in (other, last)] == ["02-prune", "03-prune"]
+    assert [folder.path.name for folder in latest_run().folders()] == ["00-import", "02-prune", "03-prune"]
+    assert call(Call("export")).report.source.sha256 == last.sha256
+
+
 def test_a_checkpoint_that_is_gone_is_said_by_what_takes_an_older_one(imported, caplog):
     gone = call(Call("prune", values={"modules": "layer1.1"})).output.path
     gone.unlink()

@@ -75,7 +75,7 @@ def print_summary(summary: RunSummary, where: Path, *, as_json: bool) -> None:
     say(summary.headline)
     for goal in summary.goals:
         say(goal)
-    for problem in summary.problems:
+    for problem in (*summary.problems, *summary.warned(f"{where}/report.md")):
         say(f"warning: {problem}", err=True)
     names = (PAGE_NAME, "report.md", "report.json", "report.csv", BOARDS_NAME)
     say(f"{where}: {', '.join(name for name in names if (where / name).is_file())}")

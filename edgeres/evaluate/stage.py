@@ -27,6 +27,7 @@ from edgeres.evaluate.closeness import check_alike, nearness_of, outputs_of
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.runner import Images, Logits, RunnerOptions, infer_all
 
+OTHER_ORDER = "would be if outputs stood for other classes"  # in the warning after which an accuracy means nothing
 _MOST_CLASSES = 2000  # of which the guesses are kept, 32 MB
 _LEAST_GAIN = 0.1  # of the images
 _LEAST_SKILL, _SKILL_OF_FEW = 0.3, 1.4  # of the way from one guess to all right; over K, as few are easily mixed up
@@ -222,7 +223,7 @@ def doubts_of_order(predictions: NDArray[Any], classes: Sequence[str]) -> list[s
     better = np.argsort(now - then, kind="stable")[: (then > now).sum()].tolist()
     swapped = few_of([f"{classes[int(meant[one])]} for {classes[one]}" for one in better], 3)
     shares = (f"{100 * one.sum() / n:.2f} %" for one in (now, then))
-    said = "{} are right, {} would be if outputs stood for other classes".format(*shares)
+    said = f"{{}} are right, {{}} {OTHER_ORDER}".format(*shares)
     return [f"{said} ({swapped}): name them in the order of the outputs, import --labels FILE"]
 
 

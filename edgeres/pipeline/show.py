@@ -179,7 +179,8 @@ def _run_exhibit(path: Path) -> Exhibit:
     for stage in summary.stages:
         made = f"{Path(stage.output.path).name}, {size(stage.output.size_bytes)}" if stage.output else ""
         lines.append(f"  {stage.name:16}{'; '.join(filter(None, (what.get(stage.name), made)))}".rstrip())
-    lines += [f"  warning: {problem}" for problem in summary.problems]
+    warned = summary.warned(f"edgeres report {Run(path).typed}")
+    lines += [f"  warning: {problem}" for problem in (*summary.problems, *warned)]
     if aside := Run(path).set_aside:
         lines.append(f"  replaced since, in no figure, may be deleted: {aside}")
     return Exhibit(summary.model_dump(mode="json"), tuple(lines))

@@ -22,6 +22,7 @@ from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import FRONTIER_NAME, Frontier
 from edgeres.core.stage import TWO_NETWORKS
+from edgeres.evaluate.stage import OTHER_ORDER
 from edgeres.report.folder import STUDIES
 from edgeres.report.gate_figures import GateFigure, NotMeasured, Subject, figure_of, subject_in
 from edgeres.report.gate_rules import GateConfig, Rule
@@ -83,7 +84,7 @@ def gate(run: Path, config: GateConfig) -> GateReport:
         first=subject.first.name,
         judged=subject.end.name,
         outcomes=(*judged, *_unread_in(subject)),
-        notes=(*_notes_on(subject), *_whole_instead(subject, judged, config)),
+        notes=(*_notes_on(subject), *_misordered(subject, config), *_whole_instead(subject, judged, config)),
     )
 
 
@@ -127,6 +128,14 @@ def _notes_on(subject: Subject) -> list[str]:
     how = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / newest.path)
     lacks = f"{'timed' if subject.unjudged else 'evaluated'}: {how}"
     return [f"{subject.end.name} was judged; {newest.name} is newer and not {lacks}", *unread]
+
+
+def _misordered(subject: Subject, config: GateConfig) -> Iterator[str]:
+    """What makes the accuracies that a rule judges by mean nothing."""
+    judged = (subject.first.sha256, subject.end.sha256) if _BY_ACCURACY & {one.name for one in config.rules} else ()
+    for stage in subject.folder.stages:
+        if any(stage.has_judged(sha256) for sha256 in judged):
+            yield from (f"{stage.name}: {warning}" for warning in stage.warnings if OTHER_ORDER in warning)
 
 
 def _whole_instead(subject: Subject, judged: Sequence[Outcome], config: GateConfig) -> Iterator[str]:

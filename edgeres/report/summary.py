@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
 
+from edgeres.core.amounts import counted
 from edgeres.core.config import Record, unless_usual
 from edgeres.core.environment import Environment
 from edgeres.core.metrics import Closeness, OwnFigure
@@ -13,6 +15,7 @@ from edgeres.core.records.frontier import Frontier, told_of
 from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
+from edgeres.evaluate.stage import OTHER_ORDER
 from edgeres.report.boards import BoardFigure
 from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
 from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TimedWay
@@ -135,6 +138,13 @@ class RunSummary(Record):
         said = [f"{', '.join(names)}: {warning}" for warning, names in said_by.items()]
         noted = [f"{row.name}: {row.latency.note}" for row in self.rows if row.latency and row.latency.note]
         return (*said, *noted)
+
+    def warned(self, where: str) -> Iterator[str]:
+        """For a terminal: what makes accuracies mean nothing, and how many more warnings there are, where."""
+        grave = [one for one in self.warnings if OTHER_ORDER in one]
+        yield from grave
+        if more := len(self.warnings) - len(grave):
+            yield f"stages gave {counted(more, 'more warning' if grave else 'warning')}: {where}"
 
     @property
     def goals(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from edgeres.cli.output import print_summary
 from edgeres.core.metrics import Interval
-from edgeres.core.stage import write_report
+from edgeres.core.stage import StageReport, write_report
+from edgeres.evaluate.stage import OTHER_ORDER
 from edgeres.pipeline.show import exhibit_of
 from edgeres.report.boards import boards_from
 from edgeres.report.figures import Percentile
@@ -26,6 +27,8 @@ from edgeres.report.table import (
     markdown_from,
     table_from,
 )
+
+ORDER = f"17.90 % are right, 81.40 % {OTHER_ORDER} (cat for dog)"
 
 
 @pytest.fixture
@@ -330,3 +333,24 @@ def test_the_terminal_lists_every_file_of_the_report_and_says_what_to_care_for(f
     written = {path.name for path in fake_run.path.glob("report.*")}
     assert {*out.splitlines()[-1].partition(": ")[2].split(", ")} == written >= {"report.boards.csv"}
     assert err == "warning: 09-prune: unfinished (no report.json)\n"
+
+
+@pytest.mark.parametrize(
+    ("warnings", "told"),
+    [
+        ((), ()),
+        (("no labels",), ("stages gave 1 warning: {}",)),
+        (("few", "no labels", ORDER), (f"00-export: {ORDER}", "stages gave 2 more warnings: {}")),
+    ],
+)
+def test_the_terminal_says_that_stages_warned_and_where_that_stands(fake_run, capsys, warnings, told):
+    folder, network = fake_run.model("export", "model.onnx", 1000)
+    fake_run.evaluated(folder, network, 0.179)
+    found = StageReport.model_validate_json((folder / "eval.json").read_text())
+    write_report(found.model_copy(update={"warnings": warnings}), folder / "eval.json")
+    print_summary(report(fake_run.path, ReportConfig(html=False)), fake_run.path, as_json=False)
+    where = fake_run.path / "report.md"
+    assert capsys.readouterr().err.splitlines() == [f"warning: {one.format(where)}" for one in told]
+    assert all(one in where.read_text() for one in warnings)
+    shown = [line.strip() for line in exhibit_of(str(fake_run.path)).lines if "warning" in line]
+    assert shown == [f"warning: {one.format('edgeres report fake')}" for one in told]

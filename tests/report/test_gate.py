@@ -14,6 +14,7 @@ from edgeres.core.files import write_text
 from edgeres.core.metrics import Closeness
 from edgeres.core.runs import Run, run_named
 from edgeres.core.stage import StageReport, write_report
+from edgeres.evaluate.stage import OTHER_ORDER
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate, write_junit
 from edgeres.report.networks import networks_in
@@ -410,6 +411,17 @@ def test_what_a_search_measured_of_the_whole_network_in_int8_is_not_called_untri
     whole[0]["lost_points"]["value"] = 5.1
     write_text(path / "frontier.json", json.dumps(found))
     assert judged(fake_run, max_loss=5).notes == ()
+
+
+def test_accuracies_of_classes_in_another_order_are_not_judged_without_a_word(whole_run):
+    assert judged(whole_run, max_loss=50).notes == ()
+    said = f"17.90 % are right, 81.40 % {OTHER_ORDER} (cat for dog): name them in the order of the outputs"
+    for name in ("02-prune", "05-quantize"):  # the one is neither judged nor what it is held against
+        path = whole_run.path / name / "eval.json"
+        found = StageReport.model_validate_json(path.read_text())
+        write_report(found.model_copy(update={"warnings": ("few images", said)}), path)
+    assert judged(whole_run, max_loss=50).notes == (f"05-quantize: {said}",)
+    assert judged(whole_run, max_size="1GB").notes == ()
 
 
 @pytest.mark.parametrize("rules", RULES)

@@ -27,8 +27,8 @@ from edgeres.evaluate.agreement_run import AgreeConfig, agree
 from edgeres.evaluate.stage import EvalConfig, evaluate
 from edgeres.pipeline.calls import with_default_data
 from edgeres.pipeline.stages import in_the_place_of, newest_in, stage_key
+from edgeres.report.agreements import AGREE_NAME
 from edgeres.report.folder import taken
-from edgeres.report.networks import AGREE_NAME
 
 log = logging.getLogger(__name__)
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgeres.core.amounts import counted
 from edgeres.core.lineage import advised, line_of
+from edgeres.core.names import canonical_data_name
 from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
@@ -165,6 +166,9 @@ def _not_compared(first: Row, end: Row) -> str:
         return ""
     if first.accuracy is None:
         return f" What it lost is not known: {first.name} is not evaluated."
+    if canonical_data_name(first.accuracy.dataset) == canonical_data_name(end.accuracy.dataset):
+        same = f"their classes stand in another order, or the images of {end.accuracy.dataset} changed between"
+        return f" Their accuracies are not compared, their labels differ: {same}."
     said = [f"{row.name} on {one.n:,} of {one.dataset} {one.split}" for row in (first, end) if (one := row.accuracy)]
     return f" Their accuracies are not compared, they are of different images: {', '.join(said)}."
 

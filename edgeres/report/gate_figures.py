@@ -32,6 +32,7 @@ from edgeres.report.networks import (
     held_against,
     in_one_place,
     judged_apart,
+    judging_alike,
     latency_between,
     networks_in,
     newest_timed,
@@ -234,7 +235,8 @@ def _pair_in(subject: Subject) -> tuple[Pair, str]:
     first, end = in_one_place(subject.first, subject.end), subject.end
     pair = pair_of(first, end)
     if isinstance(pair, str):
-        raise NotMeasured(f"{pair}: {_how_to_judge(first, subject)}")
+        alike = judging_alike(first, end, subject.networks, subject.folder)
+        raise NotMeasured(f"{pair}: {alike or _how_to_judge(first, subject)}")
     apart = f" ({told})" if (told := judged_apart(first, end)) else ""
     return pair, f" against {first.name}{apart}, n = {pair.n:,}{_judged_where(subject)}"
 

@@ -2,15 +2,13 @@
 
 Two are compared only where they were measured under the same conditions: accuracy image by image on one split of one
 data set, as one machine judged both if one did, latency within one session. What a network is held against is the
-first: the least cut, of those the first in FP32. How well they agree is seen twice:
-
-    eval.npy of two stages      same first guess, who alone is right, the exact McNemar test
-    agree.json of a stage       what `edgeres agree` found: noise of the logits and of every module
+first: the least cut, of those the first in FP32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,21 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint
-from edgeres.core.config import record_from_json
-from edgeres.core.errors import InputError
-from edgeres.core.lineage import advised, line_of, source_of
-from edgeres.core.metrics import Accuracy, Closeness, Interval, Latency, OwnFigure
+from edgeres.core.errors import EdgeresError, InputError
+from edgeres.core.lineage import advised, line_of
+from edgeres.core.metrics import Accuracy, Closeness, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import Run
 from edgeres.core.statistics import ratio_interval
-from edgeres.evaluate.agreement import Agreement, Comparison, Pair
+from edgeres.evaluate.agreement import Comparison, Pair
 from edgeres.report.figures import Change
-from edgeres.report.folder import LOST, Figure, FinishedStage, RunFolder, state_of
+from edgeres.report.folder import LOST, FinishedStage, RunFolder, state_of
 
 Table = NDArray[np.uint16]
 _COLUMNS = 2  # prediction and label
 ENGINE_STAGE = "compile"
-AGREE_NAME = "agree.json"
+_ORDERS_APART = "judged with their classes in another order"
 NOT_TIMED = "not timed"  # and nothing says why
 FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
 _Made = TypeVar("_Made", bound=Any)  # a StageNetwork, or its row in a table: they have what is asked for here
@@ -118,21 +115,6 @@ def board_in(runtime: str) -> str:
     return runtime.partition(" on ")[2]
 
 
-class AgreementFigure(Figure):
-    """B against A on the same `n` images; `points`: top-1 of B minus that of A, paired, in percentage points."""
-
-    a: str
-    b: str
-    runtime_a: str
-    runtime_b: str
-    n: int
-    same: Interval
-    only_a: int
-    only_b: int
-    points: Interval
-    p_value: float
-
-
 def networks_in(folder: RunFolder) -> list[StageNetwork]:
     """What the stages made, in their order, and what was measured here of it: for files that are alike of any."""
     return [_network_from(stage, folder) for stage in folder.networks]
@@ -157,7 +139,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         stage=report.stage,
         path=f"{stage.name}/{Path(output.path).name}",
         sha256=output.sha256,
-        parent=report.source.sha256 if report.source else None,
+        parent=report.source.sha256 if report.source else _named_anew(stage, folder),
         macs=report.cost.macs,
         params=report.cost.params,
         precision=report.precision,
@@ -166,6 +148,19 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         copies=tuple(folder.copies(output.sha256)),
         not_timed="" if latency else folder.skipped.get(output.sha256, _ON_A_BOARD if is_left_out else NOT_TIMED),
     )
+
+
+def _named_anew(stage: FinishedStage, folder: RunFolder) -> str | None:
+    """sha256 of the network that an import with `--labels` brings in again under other class names."""
+    config, output = stage.report.config, stage.report.output
+    if stage.report.stage != "import" or not config.get("labels") or output is None:
+        return None
+    for one in folder.networks[: folder.networks.index(stage)]:
+        if one.report.output and {**one.report.config, "labels": config["labels"]} == config:
+            return one.report.output.sha256
+    with suppress(EdgeresError):
+        return Checkpoint(stage.path / Path(output.path).name).card.parent
+    return None
 
 
 def by_wholeness(networks: Iterable[_Made]) -> list[_Made]:
@@ -250,19 +245,24 @@ def _first_in(networks: Sequence[_Made]) -> set[str]:
 
 
 def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:
-    """The network and its exports in the same precision: one network in several files."""
-    export = "export", network.sha256, network.precision
-    return [network, *(one for one in networks if (one.stage, one.parent, one.precision) == export)]
+    """The network, its exports in the same precision, itself under other class names: one network in several files."""
+    files = [network]
+    for one in networks:
+        is_file = one.stage in {"export", "import"} and one.precision == network.precision
+        if is_file and one.parent in {file.sha256 for file in files}:
+            files.append(one)
+    return files
 
 
 def has_file(network: _Made, networks: Sequence[_Made]) -> bool:
     """Whether it is more than a checkpoint, of which boards, and ONNX Runtime here, time the export."""
-    return len(files_of(network, networks)) > 1 or not network.path.endswith(Checkpoint.suffix)
+    return any(not one.path.endswith(Checkpoint.suffix) for one in files_of(network, networks))
 
 
 def no_second(networks: Sequence[StageNetwork], folder: RunFolder) -> str:
     """How the run gets a network beside the first."""
-    first = by_wholeness(networks)[0]
+    whole = by_wholeness(networks)[0]
+    first = next((one for one in reversed(files_of(whole, networks)) if one.stage != "export"), whole)
     ways = f"{advised('edgeres prune', folder.path / first.path)} --drop N", making_int8(first, networks, folder)
     return f"there is no second network to hold against it: {', or '.join(ways)}"
 
@@ -276,6 +276,26 @@ def making_int8(network: StageNetwork, networks: Sequence[StageNetwork], folder:
     lacking = [] if is_calibrated else [advised("edgeres calibrate", source)]
     exporting = [] if file else [advised("edgeres export", folder.path / network.path)]
     return " and ".join((*exporting, *lacking, advised("edgeres quantize", source)))
+
+
+def judging_alike(a: StageNetwork, b: StageNetwork, networks: Sequence[StageNetwork], folder: RunFolder) -> str:
+    """The commands after which the two are judged with the same labels; empty where they are, as far as that is known.
+
+    Of two orders of the classes that by which fewer are right is taken for the wrong one.
+    """
+    apart, run = labels_apart(a, b), Run(folder.path)
+    if not apart:
+        return ""
+    if apart != _ORDERS_APART:
+        evals = (advised("edgeres eval", folder.path / one.path, on=one.judged_on) for one in (a, b))
+        return " and ".join(f"{how}{'' if ' --on ' in how else ' --replace'}" for how in evals)
+    if b in files_of(a, networks):
+        return no_second(networks, folder)
+    fewer = min((a, b), key=lambda one: one.accuracy.correct_top1 if one.accuracy else 0)
+    made = {one.sha256: one for one in networks}
+    line = line_of(fewer.sha256, {sha256: one.parent for sha256, one in made.items()})
+    naming = f"{advised('edgeres import', folder.path / made[line[-1]].path, run)} --labels FILE"
+    return f"{naming}{'' if fewer is a else f', make {b.name} from that'} and {advised('edgeres eval', run)}"
 
 
 def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:
@@ -292,21 +312,34 @@ def pair_of(a: StageNetwork, b: StageNetwork) -> Pair | str:
     first, second = a.predictions, b.predictions
     if first is None or second is None:
         return f"the predictions of {a.name if first is None else b.name} are missing or damaged"
-    if not np.array_equal(first[:, 1], second[:, 1]):
-        return "judged on different images: their labels differ"
+    if apart := labels_apart(a, b):
+        return apart
     compared = Comparison()
     compared.count(first[:, 0], second[:, 0], first[:, 1])
     return compared.pair
 
 
+def labels_apart(a: StageNetwork, b: StageNetwork) -> str:
+    """Why their accuracies are not compared though both are of so many images of one split; empty where they may be."""
+    is_known = a.accuracy and b.accuracy and _images_of(a.accuracy) == _images_of(b.accuracy)
+    if not is_known or a.predictions is None or b.predictions is None:
+        return ""
+    first, second = a.predictions[:, 1], b.predictions[:, 1]
+    if np.array_equal(first, second):
+        return ""
+    pairs = {*zip(first.tolist(), second.tolist(), strict=True)}
+    is_one_to_one = len({one for one, _ in pairs}) == len({one for _, one in pairs}) == len(pairs)
+    return _ORDERS_APART if is_one_to_one else "judged on different images: their labels differ"
+
+
 def points_between(before: StageNetwork, after: StageNetwork) -> Change | None:
-    """Percentage points of top-1; None unless both were judged on one split of one data set.
+    """Percentage points of top-1; None unless both were judged on one split of one data set, with the same labels.
 
     The interval is paired and needs both predictions files, on the same images in the same order.
     """
     before = in_one_place(before, after)
     a, b = before.accuracy, after.accuracy
-    if a is None or b is None or _images_of(a) != _images_of(b):
+    if a is None or b is None or _images_of(a) != _images_of(b) or labels_apart(before, after):
         return None
     pair, told = pair_of(before, after), {"versus": before.name, "apart": judged_apart(before, after)}
     if isinstance(pair, str):
@@ -340,58 +373,3 @@ def latency_between(before: StageNetwork, after: StageNetwork) -> Change | None:
     except InputError:
         return None
     return Change(**ratio.model_dump(), versus=before.name)
-
-
-def agreements_in(networks: Sequence[StageNetwork]) -> tuple[AgreementFigure, ...]:
-    """Each network against the nearest one of its line judged on the same images, and the last against the first."""
-    rows = [one for index in range(1, len(networks)) if (one := _against_line(networks, index))]
-    judged = [one for one in networks if one.accuracy]
-    whole = _figure(judged[0], judged[-1]) if len(judged) > 1 else None
-    return (*rows, whole) if whole and (whole.a, whole.b) not in {(one.a, one.b) for one in rows} else tuple(rows)
-
-
-def kept_agreements(folder: RunFolder) -> tuple[tuple[Agreement, ...], tuple[str, ...]]:
-    """Results of `edgeres agree` that lie beside the networks, and what could not be read."""
-    found, problems = [], []
-    for stage in folder.stages:
-        path = stage.path / AGREE_NAME
-        if path.is_file() and (one := _kept(path)):
-            found.append(one)
-        elif path.is_file():
-            file = stage.path / Path(stage.report.output.path if stage.report.output else "B").name
-            again = advised("edgeres agree", source_of(file) or "A", file)
-            problems.append(f"{stage.name}: {AGREE_NAME} cannot be read; make it again: {again}")
-    return tuple(found), tuple(problems)
-
-
-def _kept(path: Path) -> Agreement | None:
-    try:
-        one = record_from_json(Agreement, path)
-    except InputError:
-        return None
-    counts = one.same_top1 or 0, one.only_a, one.only_b
-    is_possible = one.n > 0 and max(counts[0], one.only_a + one.only_b) <= one.n and min(counts) >= 0
-    return one if is_possible and (one.same_top1 is None) == (one.closeness is not None) else None
-
-
-def _against_line(networks: Sequence[StageNetwork], index: int) -> AgreementFigure | None:
-    """Against parent, grandparent, ..., the first of them that it can be held against."""
-    one, earlier = networks[index], {other.sha256: other for other in networks[:index]}
-    parents = {sha256: other.parent for sha256, other in earlier.items()}
-    return next(filter(None, (_figure(earlier[sha256], one) for sha256 in line_of(one.parent, parents))), None)
-
-
-def _figure(a: StageNetwork, b: StageNetwork) -> AgreementFigure | None:
-    pair = pair_of(a, b)
-    if not isinstance(pair, Pair) or a.accuracy is None or b.accuracy is None:
-        return None
-    return AgreementFigure(
-        a=a.name,
-        b=b.name,
-        runtime_a=a.accuracy.runtime,
-        runtime_b=b.accuracy.runtime,
-        same=pair.agreement,
-        points=pair.points,
-        p_value=pair.p_value,
-        **pair.model_dump(include={"n", "only_a", "only_b"}),
-    )

@@ -17,6 +17,7 @@ from edgeres.core.records.recovery import WITHOUT_STEPS, marks_in, undone_in
 from edgeres.core.runs import Run
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
+from edgeres.report.agreements import agreements_in, kept_agreements
 from edgeres.report.boards import boards_in, boards_judging, boards_of, networks_on
 from edgeres.report.claims import claims_from, claims_of, headline_from, headline_of
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
@@ -27,10 +28,8 @@ from edgeres.report.networks import (
     FOR_TENSORRT,
     NOT_TIMED,
     StageNetwork,
-    agreements_in,
     board_in,
     held_against,
-    kept_agreements,
     latency_between,
     networks_in,
     others_in,

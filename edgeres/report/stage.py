@@ -25,9 +25,9 @@ from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
 from edgeres.core.runs import PAGE_NAME
 from edgeres.report import network_drawing, plots
+from edgeres.report.agreements import AgreementFigure
 from edgeres.report.findings import HistogramFigure, TimedWay
 from edgeres.report.folder import versions_in
-from edgeres.report.networks import AgreementFigure
 from edgeres.report.rows import rows_from
 from edgeres.report.summary import RunSummary
 from edgeres.report.table import board_cells, board_columns, boards_csv_from, csv_from, markdown_from

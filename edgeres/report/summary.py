@@ -16,11 +16,11 @@ from edgeres.core.records.sweep import SweepFigure
 from edgeres.core.stage import FileRef
 from edgeres.evaluate.agreement import Agreement
 from edgeres.evaluate.stage import OTHER_ORDER
+from edgeres.report.agreements import AgreementFigure
 from edgeres.report.boards import BoardFigure
 from edgeres.report.figures import AccuracyFigure, Changes, LatencyFigure
 from edgeres.report.findings import CostFigure, HistogramFigure, LesionFigure, TimedWay
 from edgeres.report.folder import FileLine
-from edgeres.report.networks import AgreementFigure
 
 
 class Row(Record):

@@ -92,12 +92,12 @@ class FakeRun:
         write_report(report, folder / "report.json")
         return folder
 
-    def model(self, stage, name, size_bytes, *, source=None, dropped=(), precision="fp32", **fields):
+    def model(self, stage, name, size_bytes, *, source=None, dropped=(), precision="fp32", parent=None, **fields):
         """Adds a stage that made the file `name`; returns (folder, reference)."""
         folder = self.path / f"{self.count:02d}-{stage}"
         folder.mkdir(parents=True)
         cost = Cost(params=PARAMS - 30_000 * len(dropped), macs=MACS - 4_000_000 * len(dropped))
-        (folder / name).write_bytes(self._content(cost, dropped, stage, size_bytes))
+        (folder / name).write_bytes(self._content(cost, dropped, stage, size_bytes, parent))
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         output = FileRef(path=f"/elsewhere/{folder.name}/{name}", sha256=digest, size_bytes=size_bytes)
         self.stage(stage, source=source, output=output, cost=cost, precision=precision, dropped=dropped, **fields)
@@ -316,9 +316,9 @@ class FakeRun:
             "half_width_points": 0.3,
         }
 
-    def _content(self, cost, dropped, stage, size_bytes):
+    def _content(self, cost, dropped, stage, size_bytes, parent=None):
         spec = self.spec.model_copy(update={"dropped": tuple(sorted(dropped))})
-        card = Card(spec=spec, cost=cost, stage=stage)
+        card = Card(spec=spec, cost=cost, stage=stage, parent=parent)
         header = json.dumps({"__metadata__": {"edgeres": card.model_dump_json()}}).encode()
         return (len(header).to_bytes(8, "little") + header).ljust(size_bytes, b"\0")
 

@@ -234,7 +234,7 @@ class _Run:
             final_loss=self.rows[-1]["loss"],
             steps=self.step,
             first_step=first_step,
-            images_per_s=self.pace.images_per_s,
+            images_per_s=self.pace.images_per_s or self.rows[-1]["images_per_s"],  # where a resume had no step to take
             processes=self.learner.processes,
             device=accelerator.device.type,
             precision="fp32" if precision == "no" else precision,

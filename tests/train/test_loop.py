@@ -87,14 +87,15 @@ def test_two_colours_are_told_apart(tmp_path: Path) -> None:
     assert fitted(tmp_path, config).final_loss < 0.2
 
 
-@pytest.mark.parametrize("step", [1, 4, 6, 11])
+@pytest.mark.parametrize("step", [1, 4, 6, 11, 12])
 def test_ctrl_c_saves_the_state_and_the_next_call_ends_with_the_same_bits(tmp_path: Path, step: int) -> None:
     undisturbed = fitted(tmp_path / "a")
     objective = stopping_at(step, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         fitted(tmp_path / "b", objective=objective)
     resumed = fitted(tmp_path / "b")
-    assert resumed.first_step == step
+    assert (resumed.first_step, resumed.steps) == (step, 12)
+    assert resumed.images_per_s > 0, "of the earlier call, where no step was left"
     assert same(undisturbed, resumed)
     assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
 

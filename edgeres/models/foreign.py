@@ -63,11 +63,12 @@ _TYPES = {
 
 
 class ForeignWeights(NamedTuple):
-    """A state dict of a foreign file, remarks on how it was found, and class names the file holds."""
+    """A state dict of a foreign file, remarks on how it was found, and class names, mean and std the file holds."""
 
     weights: Weights
     notes: list[str]
     classes: tuple[str, ...]
+    feed: tuple[tuple[float, ...], ...] = ()
 
 
 def read_weights(path: Path, key: str | None = None) -> ForeignWeights:
@@ -94,7 +95,7 @@ def read_weights(path: Path, key: str | None = None) -> ForeignWeights:
             raise InputError(f"{path} has no state dict {key!r}{did_you_mean(key, found)} (found: {all_names})")
         key = named[0]
     notes = [f"weights taken from {key!r} of {all_names}; choose another with --key"] if len(found) > 1 else []
-    return ForeignWeights(found[key], notes, names_in_checkpoint(data))
+    return ForeignWeights(found[key], notes, names_in_checkpoint(data), _feed_in(data))
 
 
 def translated(weights: Weights, where: str) -> tuple[Weights, list[str]]:
@@ -328,6 +329,18 @@ def _state_dicts(data: Any, prefix: str = "", depth: int = 0) -> dict[str, Weigh
     for key, value in data.items():
         found |= _state_dicts(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
     return found
+
+
+def _feed_in(data: Any, depth: int = 0) -> tuple[tuple[float, ...], ...]:
+    """(mean, std) of the channels, that a checkpoint holds beside its weights; empty if it holds none."""
+    if not isinstance(data, Mapping) or depth > _MAX_DEPTH:
+        return ()
+    pair = [data.get(name) for name in ("mean", "std")]
+    lists = [one.flatten().tolist() if isinstance(one, Tensor) else one for one in pair]
+    rows = [one for one in lists if isinstance(one, list | tuple) and all(isinstance(x, int | float) for x in one)]
+    if len(rows) == len(pair):
+        return tuple(tuple(map(float, one)) for one in rows)
+    return next((found for value in data.values() if (found := _feed_in(value, depth + 1))), ())
 
 
 def exported_weights(path: Path) -> dict[str, Tensor]:

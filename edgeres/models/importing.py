@@ -131,19 +131,33 @@ def import_checkpoint(source: None, config: ImportConfig, out_dir: Path) -> Stag
     spec = _spec_of(weights, found.classes, config, notes)
     _check_fits(weights, spec, config)
     recorder.notes += found.notes + notes
-    recorder.warnings += _assumed(config, spec, f"as {spec.variant} has them")
+    recorder.warnings += _assumed(config, spec, f"as {spec.variant} has them", _own_of(found.feed, config, spec))
     recorder.results |= {"file": str(config.file), "file_sha256": sha256_of(config.file), "keys": len(weights)}
     output = save_checkpoint(weights, spec, out_dir / "model.safetensors", stage="import")
     return StageResult(output, recorder.finish(output))
 
 
-def _assumed(config: ImportConfig, spec: ModelSpec, why: str) -> list[str]:
-    """What was concluded of the input because nobody said it, and `why`: by the network's name, or its input's size."""
+def _own_of(feed: tuple[tuple[float, ...], ...], config: ImportConfig, spec: ModelSpec) -> str:
+    """The options that say mean and std as the weights' file holds them, where nobody did and they are others."""
+    if config.mean is not None or {len(one) for one in feed} != {spec.input_shape[0]}:
+        return ""
+    most = 255 if max(feed[0]) > 1 else 1  # of a pixel
+    own = [",".join(f"{x / most:.6g}" for x in one) for one in feed]
+    usual = [",".join(f"{x:.6g}" for x in one) for one in (spec.preprocess.mean, spec.preprocess.std)]
+    return "" if own == usual else f"--mean {own[0]} --std {own[1]}"
+
+
+def _assumed(config: ImportConfig, spec: ModelSpec, why: str, own: str = "") -> list[str]:
+    """What was concluded of the input because nobody said it, and `why`: by the network's name, or its input's size.
+
+    `own`: options by which mean and std are those that the weights' file holds.
+    """
     warnings, size, resize = [], " x ".join(map(str, spec.input_shape[1:])), spec.preprocess.resize
-    if config.mean is None:
+    if config.mean is None or own:
+        others = "if the network was trained with others its accuracy suffers silently, set --mean and --std"
         warnings.append(
-            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}, {why}; if the"
-            " network was trained with others its accuracy suffers silently, set --mean and --std"
+            f"mean and std were not given: assumed {spec.preprocess.mean} / {spec.preprocess.std}, {why};"
+            f" {f'the file holds others, to take them: {own}' if own else others}"
         )
     how = f"shorter side to {resize}, then cropped" if resize else "all images have it"
     if config.is_onnx and config.resize is None and config.fit is None:
@@ -200,8 +214,10 @@ def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> 
         said_of = recorder.warnings if _is_fresh(network.weights) else recorder.notes
         said_of.append(f"weights are those that {config.file} gives itself; if it loads none, add --weights FILE")
     said = config if known is None else config.model_copy(update={"mean": known.mean, "fit": known.fit})
-    like = "CIFAR-10" if shape[1] <= _SMALL else "ImageNet"
-    recorder.warnings += _assumed(said, spec, f"{like}'s, by the input's {shape[1]} x {shape[2]}")
+    like = f"{'CIFAR-10' if shape[1] <= _SMALL else 'ImageNet'}'s, by the input's {shape[1]} x {shape[2]}"
+    recorder.warnings += _assumed(
+        said, spec, like if known is None else f"as {config.arch} has them", _own_of(network.feed, config, spec)
+    )
     hashed = config.weights if config.is_function else config.file
     recorder.results |= {"file": str(config.file), "keys": len(network.weights)}
     recorder.results |= {} if config.weights is None else {"weights": str(config.weights)}

@@ -69,8 +69,9 @@ class Brought:
     """A network from outside: its packed graph, (C, H, W) of its images, and what its library or file knows besides.
 
     `gives` is the shape of what it gives for an image, by output, `told` what that is for by its own file, or else the
-    graph's end; `classes` are names that the weights' file holds, of however many; `parent` is a file of edgeres;
-    `left_out` is a remark on what it does in training only, or empty; `is_sized`: by --size, not by its own file.
+    graph's end; `classes` are names that the weights' file holds, of however many, `feed` its mean and std; `parent` is
+    a file of edgeres; `left_out` is a remark on what it does in training only, or empty; `is_sized`: by --size, not by
+    its own file.
     """
 
     structure: str
@@ -80,6 +81,7 @@ class Brought:
     told: Task
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
+    feed: tuple[tuple[float, ...], ...] = ()
     parent: str | None = None
     left_out: str = ""
     is_sized: bool = True
@@ -162,7 +164,7 @@ def brought(
     first = next((one for one in made.parameters() if one.ndim == _IMAGE_RANK), None)
     channels = _COLOURS if first is None else int(first.shape[1])
     network = from_module(made, (channels, *sides_of(size or _USUAL)), where)
-    return replace(network, classes=filled.classes), str(file).partition(":")[2], filled.notes
+    return replace(network, classes=filled.classes, feed=filled.feed), str(file).partition(":")[2], filled.notes
 
 
 def _defined(file: Path, arch: str, *, key: str | None, size: str | int | None) -> tuple[Brought, str, list[str]]:
@@ -171,7 +173,7 @@ def _defined(file: Path, arch: str, *, key: str | None, size: str | int | None) 
     module = with_state(make, found.weights, f"{file}, as {arch},")
     height, width = sides_of(size) if size else usual
     network = from_module(module, (channels, height, width), str(file))
-    network = replace(network, preprocess=preprocess, classes=found.classes or classes)
+    network = replace(network, preprocess=preprocess, classes=found.classes or classes, feed=found.feed)
     return network, arch.rstrip("/").rpartition("/")[2], found.notes
 
 

@@ -110,7 +110,7 @@ def test_missing_batch_counters_are_filled_in(network, tmp_path):
 def test_several_state_dicts_are_noted_and_chosen_by_key(network, tmp_path):
     file = tmp_path / "ema.pt"
     torch.save(wrap_ema(network.state_dict()), file)
-    usual, notes, _ = read_weights(file)
+    usual, notes, *_ = read_weights(file)
     averaged = read_weights(file, "ema").weights
     assert "state_dict" in notes[0]
     assert "ema" in notes[0]
@@ -210,6 +210,33 @@ def test_class_names_in_the_file_are_used(network, tmp_path, said):
     result = import_checkpoint(None, ImportConfig(file=tmp_path / "x.pt"), tmp_path / "out")
     assert result.output.spec.classes == tuple("gfedcba")
     assert "class names are the file's own: g, f, e, ..." in result.report.notes
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        ({"mean": [0.48, 0.47, 0.43], "std": (0.2, 0.2, 0.2)}, "--mean 0.48,0.47,0.43 --std 0.2,0.2,0.2"),
+        ({"cfg": {"mean": torch.full((1, 3, 1, 1), 0.48), "std": torch.ones(3)}}, "--mean 0.48,0.48,0.48 --std 1,1,1"),
+        ({"mean": [127.5, 127.5, 127.5], "std": [51, 51, 51]}, "--mean 0.5,0.5,0.5 --std 0.2,0.2,0.2"),
+        ({"mean": [0.5], "std": [0.2]}, ""),
+        ({"mean": 0.5, "std": 0.2}, ""),
+        ({"mean": [0.48, 0.47, 0.43]}, ""),
+    ],
+)
+def test_mean_and_std_in_the_file_are_named_and_not_taken_silently(network, tmp_path, said, options):
+    torch.save({"state_dict": network.state_dict(), **said}, tmp_path / "x.pt")
+    usual, *_ = (
+        one for one in warnings_of(tmp_path / "x.pt") if one.startswith("mean and std were not given: assumed")
+    )
+    assert usual.endswith(f"the file holds others, to take them: {options}" if options else "set --mean and --std")
+    values = dict(
+        zip(("mean", "std"), (list(map(float, one.split(","))) for one in options.split()[1::2]), strict=False)
+    )
+    assert not any("mean and std" in one for one in warnings_of(tmp_path / "x.pt", **values)) or not values
+
+
+def warnings_of(file, **values):
+    return import_checkpoint(None, ImportConfig(file=file, **values), file.parent / "out").report.warnings
 
 
 @pytest.mark.parametrize(("taken", "name"), [([], "it's.plain.pth"), (["it's.plain.pth"], "it's.plain2.pth")])

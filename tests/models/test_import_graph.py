@@ -352,6 +352,18 @@ def test_a_function_is_filled_with_weights_of_a_file(prefix, resnet, own, import
     assert done.report.results["weights"] == str(tmp_path / "w.pt")
 
 
+def test_mean_and_std_of_the_weights_of_a_function_or_a_library_are_named(library, resnet, own, imported, tmp_path):
+    own("def net():\n    return Narrow()", "nets_f")
+    feed = {"mean": [0.48, 0.47, 0.43], "std": [0.2, 0.2, 0.2]}
+    torch.save({"state_dict": resnet.state_dict(), **feed}, tmp_path / "w.pth")
+    for named, said in (
+        ({"file": "nets_f:net", "size": 32, "weights": tmp_path / "w.pth"}, "CIFAR-10's, by the input's 32 x 32"),
+        ({"file": tmp_path / "w.pth", "arch": "torchvision/resnet18"}, "as torchvision/resnet18 has them"),
+    ):
+        (warning,) = (one for one in imported(**named, mean=None, std=None).report.warnings if "mean and std" in one)
+        assert warning.endswith(f"{said}; the file holds others, to take them: --mean 0.48,0.47,0.43 --std 0.2,0.2,0.2")
+
+
 def test_dropout_is_said_to_be_left_out(own, exported, imported):
     drops = "net.relu = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Dropout(0.1))"
     own(f"def net():\n    net = Narrow()\n    {drops}\n    return net", "nets_d")

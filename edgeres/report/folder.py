@@ -26,6 +26,7 @@ from edgeres.core.environment import Environment
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
+from edgeres.core.plain import typed
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
 from edgeres.core.stage import (
     NEVER_EXPORTED,
@@ -156,6 +157,11 @@ class RunFolder:
         made = (stage for stage in self.stages if stage.report.output and stage.report.output.sha256 == sha256)
         return [f"{stage.name}/{_name(stage)}" for stage in made]
 
+    def unchanged(self, sha256: str) -> list[str]:
+        """Of several copies those without a file that was changed since."""
+        copies = self.copies(sha256)
+        return [one for one in copies if len(copies) == 1 or state_of(self.path / one, sha256) != "changed"]
+
     def name_of(self, file: FileRef) -> str | None:
         """The one of its copies that was taken, as the report that took it says; None for none of the run."""
         copies = self.copies(file.sha256)
@@ -246,8 +252,8 @@ def is_possible(accuracy: Accuracy) -> bool:
 
 
 def state_of(file: Path, sha256: str, copies: Iterable[str] = ()) -> str:
-    """`here` where the file, or one of its copies in the run, has that content still, else `missing` or `changed`."""
-    for one in (file, *(file.parent.parent / copy for copy in copies)):
+    """`here` with that content still, or gone where one of its copies in the run has it; `missing` or `changed`."""
+    for one in [file] if file.is_file() else [file.parent.parent / copy for copy in copies]:
         with suppress(InputError):
             if sha256_of(one) == sha256:
                 return "here"
@@ -317,8 +323,16 @@ class FileLine(Figure):
 def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]]:
     """Every file that a stage's report names, in order, and what is gone or changed."""
     files = tuple(_line(stage, folder) for stage in folder.stages if stage.report.output)
-    lost, again = (one for one in files if one.state in LOST), "make it again with the command under Lineage"
-    return files, tuple(f"{one.path}: {LOST[one.state]}, {OF_REPORT}; {again}" for one in lost)
+    lost = (one for one in files if one.state in LOST)
+    return files, tuple(f"{one.path}: {LOST[one.state]}, {OF_REPORT}; {_again(one, files, folder)}" for one in lost)
+
+
+def _again(lost: FileLine, files: Iterable[FileLine], folder: RunFolder) -> str:
+    """How the file becomes what its report speaks of: by a stage that made the same, where one has."""
+    paths = (folder.path / one.path for one in files if (one.sha256, one.state) == (lost.sha256, "here"))
+    if mate := next((path for path in paths if path.is_file()), None):
+        return f"put it back: cp {typed(mate)} {typed(folder.path / lost.path)}"
+    return "make it again with the command under Lineage"
 
 
 def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:

@@ -121,8 +121,10 @@ def _notes_on(subject: Subject) -> list[str]:
     same = (f"{one.name} is the {one.told_same}" for one in (first, subject.end, subject.timed) if one.told_same)
     unread = [*dict.fromkeys(same)]
     unread += [one if TWO_NETWORKS in one else f"not judged, {one}" for one in others_told]
-    if first is not subject.end and first.lost:
-        unread.append(f"{first.path}: {first.lost}; what was measured of it before is what it is held against")
+    told_of = {one.sha256 for one in (first, subject.end, subject.timed)}
+    for one in (one for one in subject.networks if one.sha256 in told_of and one is not subject.end and one.lost):
+        counts = "it is held against" if one is first else "counts"
+        unread.append(f"{one.path}: {one.lost}; what was measured of it before is what {counts}")
     if newest is subject.end:
         return unread
     how = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / newest.path)

@@ -45,7 +45,7 @@ class StageNetwork:
 
     The predictions lie in `folder`. Of a network on a board there are only the measurements. `here` is the network as
     this machine judged it, where a board's judgement took that place; `profile` what it was quantized for; `copies`
-    the paths of all stages that made the same file.
+    the paths of all stages that made the same file, where it was not changed since.
     """
 
     name: str
@@ -145,7 +145,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         precision=report.precision,
         dropped=report.dropped,
         profile=str(profile),
-        copies=tuple(folder.copies(output.sha256)),
+        copies=tuple(folder.unchanged(output.sha256)),
         not_timed="" if latency else folder.skipped.get(output.sha256, _ON_A_BOARD if is_left_out else NOT_TIMED),
     )
 

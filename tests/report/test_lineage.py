@@ -1,4 +1,6 @@
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -8,10 +10,13 @@ from edgeres.bench.config import BenchConfig, BoardConfig
 from edgeres.cli.main import LazyGroup
 from edgeres.compile.config import CompileConfig
 from edgeres.core.stage import Recorder
+from edgeres.pipeline.show import exhibit_of
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.folder import command_from, run_folder_from
+from edgeres.report.gate import GateConfig, gate
 from edgeres.report.networks import networks_in
 from edgeres.report.rows import rows_from
+from edgeres.report.table import markdown_from
 
 NEEDED = {"data": "digits", "arch": "resnet20", "file": "weights.pt", "sweep": "1..3"}
 
@@ -65,11 +70,42 @@ def test_the_headline_tells_of_a_lost_file_until_it_is_made_again(fake_run, whic
     assert rows_from(fake_run.path).headline.endswith(f"{said} {last}")
     stage, size, source = {"00-import": ("import", 3000, None), "01-prune": ("prune", 1000, first)}[which]
     fake_run.model(stage, "model.safetensors", size, source=source)
+    if harm is not Path.unlink:  # what stands there is still another file
+        put_back(rows_from(fake_run.path).problems)
     found = rows_from(fake_run.path)
     assert ({file.state for file in found.files}, found.problems) == ({"here"}, ())
     assert found.headline.endswith(f" against 00-import).{f' {last}' if which == '00-import' else ''}")
     assert found.files[1].made_from == "00-import/model.safetensors"
     assert not any(one.lost for one in networks_in(run_folder_from(fake_run.path)))
+
+
+def put_back(problems):
+    """Does what the one problem says."""
+    (problem,) = problems
+    command, *files = shlex.split(problem.rpartition("; put it back: ")[2])
+    assert command == "cp"
+    shutil.copy(*files)
+
+
+def test_a_changed_file_stays_changed_where_another_stage_made_what_it_was(fake_run):
+    folder, first = fake_run.model("export", "model.onnx", 2000)
+    fake_run.evaluated(folder, first, 0.92)
+    folder, last = fake_run.model("quantize", "model.onnx", 600, source=first, precision="int8")
+    fake_run.evaluated(folder, last, 0.918)
+    shutil.copy(fake_run.path / "00-export/model.onnx", folder / "model.onnx")
+    fake_run.model("quantize", "model.onnx", 600, source=first, precision="int8")
+    said = "01-quantize/model.onnx: not the file its report speaks of (another sha256)"
+    summary, report = rows_from(fake_run.path), gate(fake_run.path, GateConfig(max_loss=5))
+    assert [one.state for one in summary.files] == ["here", "changed", "here"]
+    assert [said in one for one in summary.problems] == [True]
+    assert (report.judged, report.broken) == ("02-quantize", ())
+    assert [said in one for one in report.notes] == [True]
+    assert said in markdown_from(summary)
+    assert said in "\n".join(exhibit_of(str(fake_run.path)).lines)
+    assert "same file as" not in markdown_from(summary)
+    put_back(summary.problems)
+    assert "02-quantize is the same file as 01-quantize" in gate(fake_run.path, GateConfig(max_loss=5)).notes
+    assert rows_from(fake_run.path).problems == ()
 
 
 def test_a_parent_outside_the_run_is_named_by_where_it_was(fake_run):

@@ -198,12 +198,27 @@ def evaluate_in_place(folder: Path, model: Model, config: Config, *, fresh: bool
     home = run_holding(model.path)
     whole = None if home is None else whole_of(home)
     files = folder / EVAL_NAME, folder / PREDICTIONS_NAME
+    if home:
+        _left_to_a_twin(files, model.sha256, home)
     is_others = files[0].is_file() and report_with(files[0], key) is None
     with in_the_place_of(*files) if is_others else nullcontext():
         report = evaluate(model, cast(EvalConfig, config), files[1], whole)
         report = report.model_copy(update={"key": key})
         write_report(report, files[0])
     return report, False
+
+
+def _left_to_a_twin(files: Sequence[Path], sha256: str, home: Run) -> None:
+    """Moves the evaluation of what the file was before it had this content to a stage that made the same again."""
+    judged = None
+    with suppress(EdgeresError):
+        judged = record_from_json(StageReport, files[0]).source
+    if judged is None or judged.sha256 == sha256:
+        return
+    made = (folder.path for folder, report in home.reports() if report.output and report.output.sha256 == judged.sha256)
+    if twin := next((one for one in made if one != files[0].parent and not (one / EVAL_NAME).exists()), None):
+        for path in filter(Path.is_file, files):
+            path.replace(twin / path.name)
 
 
 def whole_of(run: Run) -> Model | None:

@@ -9,7 +9,11 @@ import pytest
 from edgeres.bench.config import BenchConfig, BoardConfig
 from edgeres.cli.main import LazyGroup
 from edgeres.compile.config import CompileConfig
-from edgeres.core.stage import Recorder
+from edgeres.core.artifacts import Checkpoint
+from edgeres.core.config import record_from_json
+from edgeres.core.stage import Recorder, StageReport
+from edgeres.evaluate.stage import EvalConfig
+from edgeres.pipeline import measures
 from edgeres.pipeline.show import exhibit_of
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.folder import command_from, run_folder_from
@@ -106,6 +110,21 @@ def test_a_changed_file_stays_changed_where_another_stage_made_what_it_was(fake_
     put_back(summary.problems)
     assert "02-quantize is the same file as 01-quantize" in gate(fake_run.path, GateConfig(max_loss=5)).notes
     assert rows_from(fake_run.path).problems == ()
+
+
+def test_an_evaluation_of_a_changed_file_takes_no_accuracy_from_the_one_made_again(fake_run, monkeypatch):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 0.92)
+    cut_at, cut = fake_run.model("prune", "model.safetensors", 2000, source=first, dropped=("layer1.3",))
+    fake_run.evaluated(cut_at, cut, 0.91)
+    shutil.copy(folder / "model.safetensors", cut_at / "model.safetensors")
+    again, _ = fake_run.model("prune", "model.safetensors", 2000, source=first, dropped=("layer1.3",))
+    other = record_from_json(StageReport, folder / "eval.json")
+    monkeypatch.setattr(measures, "evaluate", lambda *_: other)
+    measures.evaluate_in_place(cut_at, Checkpoint(cut_at / "model.safetensors"), EvalConfig(data="digits"), fresh=True)
+    assert record_from_json(StageReport, cut_at / "eval.json").source == first
+    assert (again / "eval.npy").is_file()
+    assert [row.accuracy.top1.value for row in rows_from(fake_run.path).rows] == [0.92, 0.91, 0.91]
 
 
 def test_a_parent_outside_the_run_is_named_by_where_it_was(fake_run):

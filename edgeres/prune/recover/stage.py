@@ -253,7 +253,9 @@ def _instead_of_solving(source: Checkpoint) -> str:
     for parent in parents_of(source.path, source.sha256):
         made = parent.report.results
         if not WITHOUT_STEPS.issuperset(marks_in(made.get("recovery", made))):
-            of = f"{advised('edgeres recover', parent.path)} --method" if parent.stage == "recover" else "--recover"
+            data = str(parent.report.config.get("data") or "")
+            again = f"{advised('edgeres recover', parent.path, data=data)} --method"
+            of = again if parent.stage == "recover" else "--recover"
             return f"{source.path} was trained back before, and solve comes before training: {of} solve,mimic"
         if parent.stage == "prune":
             break

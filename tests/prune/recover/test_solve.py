@@ -390,7 +390,8 @@ def test_what_gradients_trained_back_is_to_be_solved_before(pruned, teacher, tmp
     report = Recorder("recover", quick(), pruned).finish(source).model_copy(update={"results": results})
     write_report(report, tmp_path / "trained.safetensors.report.json")
     (said,) = recovered(source, teacher, quick(), tmp_path / "out").warnings
-    before = f"solve comes before training: edgeres recover {pruned.path} --method solve,mimic"
+    again = f"edgeres recover {pruned.path} --data digits --method solve,mimic"
+    before = f"solve comes before training: {again}"
     assert said.endswith(before) if is_trained else said.endswith("give it more --images")
 
 

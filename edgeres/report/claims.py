@@ -144,10 +144,12 @@ def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
         first = _first(rows, end)
         lacking = "" if has_file(first, rows) else f"{advised('edgeres export', run.path / first.path)} and "
         return _time_claim(*timed[-1][:2], end, f"{lacking}{advised('edgeres bench', run)}")
-    compared = [(row, latency, change) for row, latency, change in timed if change]
+    others = [*others_in(rows), end]  # the first network in another file is no gain
+    compared = [one for one in timed if one[2] and (one[0] in others or one[0].stage == ENGINE_STAGE)]
     if not compared:
         return None
     last, latency, change = compared[-1]
+    assert change is not None
     detail = f"{' '.join(speed(change))}, {change.versus} to {last.name}; {latency.conditions}"
     is_told = change.low is None or change.high is None or not change.low <= 1 <= change.high
     compared_by = ("faster" if change.value < 1 else "slower", "than") if is_told else (_NO_CHANGE, "against")

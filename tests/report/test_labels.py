@@ -114,3 +114,14 @@ def test_other_images_are_judged_anew_on_both_sides(fake_run):
     (fake_run.path / "00-import/eval.npy").unlink()
     before, *_, after = networks_in(run_folder_from(fake_run.path))
     assert points_between(before, after).low is None
+
+
+def test_the_time_of_the_first_network_under_other_names_is_no_change_of_speed(fake_run):
+    first = in_other_order(fake_run)
+    folder, again = fake_run.model("import", "model.safetensors", 3001, **ROADS["a file of the run"](first))
+    fake_run.evaluated(folder, again, 0.91)
+    int8_of(fake_run, again)
+    fake_run.stage("bench", latency=(fake_run.latency(first, 10.0), fake_run.latency(again, 12.0)))
+    headline = rows_from(fake_run.path).headline
+    assert "slower" not in headline
+    assert headline.endswith("(03-quantize against 01-import).")

@@ -32,7 +32,7 @@ def main() -> None:
     for text in options.models:
         name, _, path = text.partition("=")
         source = OnnxModel(Path(path))
-        bench = bench_of(source, options)
+        bench = bench_of(source, options, None)
         decision, view = Decision(bench.bounds[START]), GraphView(bench.model)
         placements = {BEHIND: without_pools(bench.placement, view), IN_FRONT: bench.placement}
         rows = {at: figures_of(bench, with_pairs(bench.model, one, decision)) for at, one in placements.items()}

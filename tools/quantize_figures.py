@@ -26,7 +26,6 @@ import onnx
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
-from edgeres.core.records.scales import scale_table_from
 from edgeres.data import dataset_for
 from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
@@ -34,8 +33,9 @@ from edgeres.quantize.choosing import bounds_by
 from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
-from edgeres.quantize.placement import Placement, placement_of
+from edgeres.quantize.placement import ALL_INT8, Options, Placement, placement_of
 from edgeres.quantize.scales import calibrate
+from edgeres.quantize.stage import begun
 
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
 START = "mse"  # the method that `edgeres quantize` starts from
@@ -110,10 +110,11 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Decision]]:
     return rows
 
 
-def bench_of(source: OnnxModel, options: argparse.Namespace) -> Bench:
-    """Calibrates and runs the float model on val."""
+def bench_of(source: OnnxModel, options: argparse.Namespace, placed: Options | None = ALL_INT8) -> Bench:
+    """Calibrates and runs the float model on val; the graph is the one that `quantize` places pairs in, `placed` so."""
     config = CalibrateConfig(data=options.data, images=options.images, seed=options.seed)
-    table = scale_table_from(calibrate(source, config, options.work / f"{source.path.stem}-{options.seed}").output.path)
+    scales = calibrate(source, config, options.work / f"{source.path.stem}-{options.seed}").output.path
+    source, table = begun(source, scales, START, placed)
     dataset = dataset_for(source.spec, options.data)
     placement = placement_of(source.proto)
     calibration = dataset.train.sample(table.n, table.seed)

@@ -168,7 +168,8 @@ def _not_compared(first: Row, end: Row) -> str:
         return ""
     if first.accuracy is None:
         return f" What it lost is not known: {first.name} is not evaluated."
-    if canonical_data_name(first.accuracy.dataset) == canonical_data_name(end.accuracy.dataset):
+    judged_on = [(canonical_data_name(one.dataset), one.split, one.n) for one in (first.accuracy, end.accuracy)]
+    if judged_on[0] == judged_on[1]:
         same = f"their classes stand in another order, or the images of {end.accuracy.dataset} changed between"
         return f" Their accuracies are not compared, their labels differ: {same}."
     said = [f"{row.name} on {one.n:,} of {one.dataset} {one.split}" for row in (first, end) if (one := row.accuracy)]

@@ -23,6 +23,7 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.lineage import advised, line_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
+from edgeres.core.plain import typed
 from edgeres.core.runs import Run
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Comparison, Pair
@@ -294,7 +295,7 @@ def judging_alike(a: StageNetwork, b: StageNetwork, networks: Sequence[StageNetw
     fewer = min((a, b), key=lambda one: one.accuracy.correct_top1 if one.accuracy else 0)
     made = {one.sha256: one for one in networks}
     line = line_of(fewer.sha256, {sha256: one.parent for sha256, one in made.items()})
-    naming = f"{advised('edgeres import', folder.path / made[line[-1]].path, run)} --labels FILE"
+    naming = f"edgeres import {typed(folder.path / made[line[-1]].path)} --run {run.typed} --labels FILE"
     return f"{naming}{'' if fewer is a else f', make {b.name} from that'} and {advised('edgeres eval', run)}"
 
 

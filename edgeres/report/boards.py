@@ -299,15 +299,15 @@ def boards_judging(here: Sequence[StageNetwork], folder: RunFolder) -> tuple[str
 def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder) -> list[StageNetwork]:
     """The networks with the newest that the board measured of them.
 
-    A valid latency counts before one that is not, one timed together with others before one timed alone, and of
-    several sessions the one that timed the newest network. Once the board has timed one, none has a latency of another
-    machine. What it has not judged keeps its accuracy of here.
+    A valid latency counts before one that is not, one timed together with others before one timed alone, one known to
+    be valid before others, and of several sessions the one that timed the newest network. Once the board has timed one,
+    none has a latency of another machine. What it has not judged keeps its accuracy of here.
     """
     seen = [one for one in _seen_in(folder) if one.figure.board.name == board]
     judged = {one.sha256: one.network for one in seen if one.network.is_judged}
     timed = [one for one in seen if one.network.latency]
     count = Counter(session for session, _ in {(one.session, one.sha256) for one in timed})
-    best = sorted(timed, key=lambda one: (not one.doubt, count[one.session] > 1))  # of equals the last stays last
+    best = sorted(timed, key=lambda one: (not one.doubt, count[one.session] > 1, one.figure.is_valid is True))
     used, last = ({one.sha256: one for one in order} for order in (best, timed))
     newest = next((used[one.sha256].session for one in reversed(networks) if one.sha256 in used), "")
     used |= {one.sha256: one for one in best if newest and one.session == newest}
@@ -351,7 +351,9 @@ def _later(last: Seen, seen: Seen) -> str:
         return f"but not validly: {last.doubt}"
     modes = [one.figure.board.power_mode for one in (last, seen)]
     where = " in power mode {}, not {}".format(*modes) if modes[0] != modes[1] else ""
-    return f"but apart from the others: p50 {last.figure.latency.p50_ms.value:.3f} ms{where}"
+    is_unsure = seen.figure.is_valid and not last.figure.is_valid
+    how = "of unknown validity" if is_unsure else "but apart from the others"
+    return f"{how}: p50 {last.figure.latency.p50_ms.value:.3f} ms{where}"
 
 
 def _judged(network: StageNetwork, seen: StageNetwork, board: str) -> StageNetwork:

@@ -206,6 +206,16 @@ def test_each_goal_is_said_to_be_kept_or_missed_with_its_figure_and_where_that_c
     assert [goal.option for goal in goals_of(frontier(("fast", TRIED[4], 1.2), latency=None))] == ["--max-loss 2"]
 
 
+def test_a_cut_that_gains_no_time_is_called_that():
+    tied = one(1, 0.505, 0.0)
+    found = frontier(("accurate", tied, 0.0), ("fast", TRIED[4], 1.2), tried=(*TRIED, tied))
+    (line,) = (line for line in lines_of(found) if "not measurably faster" in line)
+    assert line == (
+        "less 1, int8 is not measurably faster than whole, int8, 0.505 (95 %: 0.495 to 0.515) and 0.500 (95 %: 0.490 to"
+        " 0.510): its modules are left out for no time"
+    )
+
+
 def test_the_headline_names_the_board_and_says_what_became_of_the_goals():
     found = frontier(("balanced", TRIED[3], 0.4), ("fast", TRIED[4], 2.2), **BOARD)
     assert headline_of(found) == (

@@ -328,6 +328,16 @@ def test_what_was_timed_together_counts_before_what_was_timed_alone_later(story)
     assert "1.59× faster on orin" in rows_from(story.path).headline
 
 
+def test_what_is_known_to_be_valid_counts_before_what_was_timed_later_with_nothing_known(story):
+    unknown = story.board(story.last, median_ms=1.8, figures={"is_valid": None}) / "report.json"
+    unknown.write_text(unknown.read_text().replace('"on the board"', '"another"'))
+    again = story.board(story.first, median_ms=2.5, figures={"is_valid": None}) / "report.json"
+    again.write_text(again.read_text().replace('"on the board"', '"another"'))
+    (outcome,) = judged(story, min_speedup=1.5).outcomes
+    assert outcome.passed
+    assert "05-board timed it later, of unknown validity: p50 1.8" in outcome.text
+
+
 def test_a_later_session_of_others_does_not_part_what_was_timed_together(cut):
     measured_on_board(cut, "whole", "full", "last")
     before = judged(cut, min_speedup=1.75)

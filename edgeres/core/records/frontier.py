@@ -157,7 +157,20 @@ def told_of(found: Frontier) -> Iterator[str]:
     if found.board and found.doubt and runs:
         name = "balanced" if "balanced" in runs else [*runs][-1]
         anew = advised("edgeres bench", runs[name], on=found.board)
-        yield f"{name} was timed{found.doubt}, which its run repeats until it is timed anew: {anew}"
+        told = "which this search goes on telling; its own run, and gate of that, tell what times it anew"
+        yield f"{name} was timed{found.doubt}, {told}: {anew}"
+    yield from needless_cuts(found)
+
+
+def needless_cuts(found: Frontier) -> Iterator[str]:
+    """A line for each network handed over that is not measurably faster than the whole one in its precision."""
+    whole = {one.precision: one for one in found.tried if not one.dropped}
+    cut = {one.tried.name: one.tried for one in found.results if one.tried.dropped}
+    for name, one in cut.items():
+        other = whole.get(one.precision)
+        if other is not None and other.ratio.low <= one.ratio.high:
+            shares = " and ".join(f"{x.ratio.value:.3f} ({x.ratio.bounds()})" for x in (one, other))
+            yield f"{name} is not measurably faster than {other.name}, {shares}: its modules are left out for no time"
 
 
 def missed_in(found: Frontier) -> list[str]:

@@ -135,9 +135,12 @@ def _notes_on(subject: Subject) -> list[str]:
 def _misordered(subject: Subject, config: GateConfig) -> Iterator[str]:
     """What makes the accuracies that a rule judges by mean nothing."""
     judged = (subject.first.sha256, subject.end.sha256) if _BY_ACCURACY & {one.name for one in config.rules} else ()
+    told: dict[str, list[str]] = {}
     for stage in subject.folder.stages:
         if any(stage.has_judged(sha256) for sha256 in judged):
-            yield from (f"{stage.name}: {warning}" for warning in stage.warnings if OTHER_ORDER in warning)
+            for warning in (one for one in stage.warnings if OTHER_ORDER in one):
+                told.setdefault(warning, []).append(stage.name)
+    yield from (f"{', '.join(names)}: {warning}" for warning, names in told.items())
 
 
 def _whole_instead(subject: Subject, judged: Sequence[Outcome], config: GateConfig) -> Iterator[str]:

@@ -44,6 +44,12 @@ class PlainModel(OnnxModel):
         return self.original.card
 
     @property
+    def rewritten(self) -> list[str]:
+        """Names of the nodes that `rewrite` made another operator of."""
+        before = {node.name: node.op_type for node in self._whole.graph.node}
+        return [node.name for node in self.proto.graph.node if before.get(node.name, node.op_type) != node.op_type]
+
+    @property
     def softmax(self) -> onnx.NodeProto | None:
         """The last node, if it is one."""
         return last_softmax(self._whole)

@@ -34,7 +34,7 @@ from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import ALL_INT8, Placement, placement_of
 from edgeres.quantize.profiles import set_metadata
 from edgeres.quantize.simulate import Simulation, batches_of
-from edgeres.quantize.stage import DEAD_AMAX, begun, write_quantized
+from edgeres.quantize.stage import DEAD_AMAX, begun, moved_notes, write_quantized
 from edgeres.train.batches import batches_for
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.objectives import Objective, apart
@@ -71,7 +71,7 @@ def qat(source: OnnxModel, config: QatConfig, out_dir: Path) -> StageResult[Onnx
     write_quantized(model, source, path)
     clear_state(out_dir)
     recorder.results |= start.results
-    recorder.notes += start.notes
+    recorder.notes += [*moved_notes(source), *start.notes]
     _record(recorder, fitted, judged, config)
     output = OnnxModel(path)
     return StageResult(output, recorder.finish(output))

@@ -87,6 +87,7 @@ def quantize(source: OnnxModel, config: QuantizeConfig, out_dir: Path) -> StageR
     for name, kind in left_float_in(view).items():  # whatever is asked for
         kinds.setdefault(kind, []).append(name)
     recorder.notes += [f"stay float: {len(names)} of {kind} ({few_of(names)})" for kind, names in kinds.items()]
+    recorder.notes += moved_notes(source)
     recorder.notes += [f"scales: {config.method} on {table.n} images of {table.dataset} {table.split}", *chosen.notes]
     output = OnnxModel(path)
     log.info("%d layers and %d skips quantized", len(placement.layers), len(placement.additions))
@@ -184,6 +185,15 @@ def begun(source: OnnxModel, path: Path | None, method: str, options: Options | 
     kept = nodes_named(GraphView(plain(fed).proto), options.keep)
     most = _CLASSIFIER_SHARE * fed.card.cost.macs
     return plain(fed, rewrite=lambda model: with_classifier_first(model, most, kept)), table
+
+
+def moved_notes(source: OnnxModel) -> list[str]:
+    """That the graph begun with has its classifier elsewhere than the file."""
+    moved = source.rewritten if isinstance(source, PlainModel) else []
+    return [
+        f"{name} stands in front of the last average, as a 1x1 convolution: the average is not rounded"
+        for name in moved
+    ]
 
 
 def _check_bounds(table: ScaleTable, tensors: tuple[str, ...], config: QuantizeConfig, recorder: Recorder) -> None:

@@ -7,7 +7,6 @@ its runtime: `tensorrt 10.3.0 on desk`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from edgeres.bench.tasks import label_of
 from edgeres.core.metrics import Accuracy, Closeness, Energy, Interval, Latency
 from edgeres.core.stage import StageReport
 from edgeres.report.figures import AccuracyFigure, Change, LatencyFigure, accuracy_figure, latency_figure
-from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, run_folder_from
+from edgeres.report.folder import BOARD_STAGE, Figure, FinishedStage, RunFolder, run_folder_from, that_count
 from edgeres.report.networks import (
     StageNetwork,
     answer_of,
@@ -305,13 +304,9 @@ def networks_on(board: str, networks: Sequence[StageNetwork], folder: RunFolder)
     """
     seen = [one for one in _seen_in(folder) if one.figure.board.name == board]
     judged = {one.sha256: one.network for one in seen if one.network.is_judged}
-    timed = [one for one in seen if one.network.latency]
-    count = Counter(session for session, _ in {(one.session, one.sha256) for one in timed})
-    best = sorted(timed, key=lambda one: (not one.doubt, count[one.session] > 1, one.figure.is_valid is True))
-    used, last = ({one.sha256: one for one in order} for order in (best, timed))
-    newest = next((used[one.sha256].session for one in reversed(networks) if one.sha256 in used), "")
-    used |= {one.sha256: one for one in best if newest and one.session == newest}
-    found = [_timed(one, used.get(one.sha256), last.get(one.sha256), board) if timed else one for one in networks]
+    timed, made = [one for one in seen if one.network.latency], (one.sha256 for one in reversed(networks))
+    counts = that_count(timed, made, lambda one, several: (not one.doubt, several, one.figure.is_valid is True))
+    found = [_timed(one, counts.get(one.sha256), board) if timed else one for one in networks]
     return [_judged(one, judged[one.sha256], board) if one.sha256 in judged else one for one in found]
 
 
@@ -334,7 +329,8 @@ def _seen_in(folder: RunFolder) -> Iterator[Seen]:
             yield Seen(figure, stage.report.source.sha256, network)
 
 
-def _timed(network: StageNetwork, seen: Seen | None, last: Seen | None, board: str) -> StageNetwork:
+def _timed(network: StageNetwork, counts: tuple[Seen, Seen] | None, board: str) -> StageNetwork:
+    seen, last = counts or (None, None)
     if seen is None or last is None or seen.network.latency is None:
         return replace(network, latency=None, not_timed=f"not timed on {board}")
     if seen.doubt:

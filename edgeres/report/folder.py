@@ -10,7 +10,8 @@ import logging
 import math
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,7 @@ from edgeres.evaluate.stage import EvalConfig
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Artifact)
+S = TypeVar("S", bound=Any)  # it has sha256 and session
 BOARD_STAGE = "board"
 _ARGUMENTS = {"train": "arch", "import": "file"}  # what a command takes without a name
 _COMMANDS = {"latency": "bench --per-module", "sweep": "prune"}  # where it is not called as the stage
@@ -99,21 +101,42 @@ class FinishedStage:
 
 
 class TimedHere(NamedTuple):
-    """The stage and its measurement that counts, and the last one."""
+    """One latency, and the stage that measured it on this machine."""
 
     stage: FinishedStage
     latency: Latency
-    last_stage: FinishedStage
-    last: Latency
 
     @property
-    def noted(self) -> Latency:
-        """The measurement with a note of a later one."""
-        if self.last is self.latency:
+    def sha256(self) -> str:
+        """Of the file."""
+        return self.latency.artifact
+
+    @property
+    def session(self) -> str:
+        """That of the latency."""
+        return self.latency.session
+
+    def noting(self, last: TimedHere) -> Latency:
+        """The latency with a note of the `last` one, if that is another."""
+        if last is self:
             return self.latency
-        why = "but in an invalid session" if self.last_stage.is_invalid else "but apart from the others"
-        later = f"{self.last_stage.name} timed it later, {why}: p50 {self.last.p50_ms:.3f} ms"
+        why = "but in an invalid session" if last.stage.is_invalid else "but apart from the others"
+        later = f"{last.stage.name} timed it later, {why}: p50 {last.latency.p50_ms:.3f} ms"
         return self.latency.model_copy(update={"note": "; ".join(filter(None, (self.latency.note, later)))})
+
+
+def that_count(seen: Sequence[S], made: Iterable[str], rank: Callable[[S, bool], Any]) -> dict[str, tuple[S, S]]:
+    """sha256 -> (the measurement that counts, the last one) of those `seen`, the oldest first.
+
+    It is the highest by `rank`, which is told whether its session timed several networks, and of equals the newest; but
+    for all that it timed the session that timed the newest network, the first of `made`.
+    """
+    several = Counter(session for session, _ in {(one.session, one.sha256) for one in seen})
+    best = sorted(seen, key=lambda one: rank(one, several[one.session] > 1))
+    used, last = ({one.sha256: one for one in order} for order in (best, seen))
+    newest = next((used[sha256].session for sha256 in made if sha256 in used), "")
+    used |= {one.sha256: one for one in best if newest and one.session == newest}
+    return {sha256: (one, last[sha256]) for sha256, one in used.items()}
 
 
 @dataclass(frozen=True)
@@ -131,20 +154,12 @@ class RunFolder:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
     @cached_property
-    def timings(self) -> dict[str, TimedHere]:
-        """Of each artifact, by sha256, when it was timed on this machine; a board's are another machine's.
-
-        A valid session counts before one that is not, one of several networks before one of one alone, and of several
-        sessions the newest, but for all of it the one that timed the newest network.
-        """
-        here = [stage for stage in self.stages if stage.report.stage != BOARD_STAGE and stage.report.latency]
-        last = {one.artifact: (stage, one) for stage in here for one in stage.report.latency}
-        here.sort(key=lambda stage: (not stage.is_invalid, len({one.artifact for one in stage.report.latency}) > 1))
-        used = {one.artifact: stage for stage in here for one in stage.report.latency}
+    def timings(self) -> dict[str, tuple[TimedHere, TimedHere]]:
+        """`that_count` of each file timed on this machine: valid sessions first, then those of several networks."""
+        own = (stage for stage in self.stages if stage.report.stage != BOARD_STAGE)
+        here = [TimedHere(stage, one) for stage in own for one in stage.report.latency]
         made = (one.report.output.sha256 for one in reversed(self.networks) if one.report.output)
-        newest = next(([used[sha256]] for sha256 in made if sha256 in used), [])
-        counts = {one.artifact: (stage, one) for stage in (*here, *newest) for one in stage.report.latency}
-        return {sha256: TimedHere(*counts[sha256], *last[sha256]) for sha256 in counts}
+        return that_count(here, made, lambda one, several: (not one.stage.is_invalid, several))
 
     @property
     def networks(self) -> tuple[FinishedStage, ...]:

@@ -127,7 +127,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     assert report.cost is not None
     judged = next((one for one in (stage, *folder.networks) if one.has_judged(output.sha256)), stage)
     timing, profile = folder.timings.get(output.sha256), report.results.get("profile", "tensorrt")
-    latency = timing and timing.noted
+    latency = timing and timing[0].noting(timing[1])
     is_left_out = report.stage in {"quantize", "qat"} and profile != FUSED_PROFILE  # a Q/DQ graph, by `edgeres bench`
     return StageNetwork(
         name=stage.name,

@@ -174,7 +174,7 @@ def _detail_from(stage: FinishedStage, folder: RunFolder, outdated: Set[str]) ->
     shared = {"stage", "duration_s", "created", "config", "notes", "source", "output", "environment"}
     timed = stage.report.latency if stage.report.stage == "bench" else ()
     later = [one.name for one in folder.stages[folder.stages.index(stage) + 1 :]]
-    is_timed_again = bool(timed) and all(folder.timings[one.artifact].stage.name in later for one in timed)
+    is_timed_again = bool(timed) and all(folder.timings[one.artifact][0].stage.name in later for one in timed)
     return StageDetail(
         name=stage.name,
         warnings=_warnings(stage),

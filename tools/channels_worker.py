@@ -44,7 +44,7 @@ from edgeres.graph.names import tidy
 from edgeres.models import modules_of, network_from
 from edgeres.models.family import ModuleInfo
 from edgeres.models.network import Network, PadShortcut
-from edgeres.models.resnet_net import Residual
+from edgeres.models.own_networks import Residual
 from edgeres.models.weights import fold_batch_norms, load_network
 
 Weights = dict[str, Tensor]

@@ -34,11 +34,11 @@ STAGE_COMMANDS = {
 }
 COMMANDS = {
     "study": ("edgeres.cli.study:study", "Why modules can be dropped: lesion, reorder, paths, depth, ..."),
-    "optimize": ("edgeres.cli.optimize:optimize", "From a network and a budget to three networks."),
+    "optimize": ("edgeres.cli.run:optimize", "From a network and a budget to three networks."),
     "run": ("edgeres.cli.run:run", "Run a recipe: the whole road in one command."),
-    "eval": ("edgeres.cli.measures:evaluate", "Accuracy of a model."),
+    "eval": ("edgeres.cli.stages:evaluate", "Accuracy of a model."),
     "agree": ("edgeres.cli.compare:agree_command", "How well two models agree, module by module."),
-    "bench": ("edgeres.cli.measures:bench", "Latency of models, interleaved."),
+    "bench": ("edgeres.cli.stages:bench", "Latency of models, interleaved."),
     "report": ("edgeres.cli.report:report", "One table and one page for a run."),
     "gate": ("edgeres.cli.report:gate_command", "Whether a run keeps rules: loss, latency, size, ..."),
     "compare": ("edgeres.cli.compare:compare", "Two runs, or which of several models is faster."),

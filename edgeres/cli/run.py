@@ -1,20 +1,27 @@
-"""`edgeres run RECIPE`, and `edgeres rerun [RUN]`."""
+"""The whole road in one command: `edgeres run RECIPE`, `edgeres rerun [RUN]` and `edgeres optimize [NETWORK]`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from edgeres.bench.boards import board_named
+from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_board
 from edgeres.cli.output import print_boards, print_result, print_summary
 from edgeres.cli.terminal import say
 from edgeres.core.amounts import counted
+from edgeres.core.config import config_from
 from edgeres.core.errors import EdgeresError, InputError, StageError
 from edgeres.core.plain import typed
+from edgeres.core.progress import budget_runs_from
+from edgeres.core.records.frontier import Frontier, missed_in
 from edgeres.core.runs import Run, run_named
 from edgeres.core.stage import StageReport
+from edgeres.models.importing import ImportConfig
+from edgeres.optimize.config import OptimizeConfig
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
 from edgeres.pipeline.on_board import board_of_run, check_board
@@ -24,6 +31,7 @@ from edgeres.report.boards import file_name
 from edgeres.report.stage import ReportConfig
 from edgeres.report.stage import report as report_on
 
+_OPTIMIZES = frozenset(OptimizeConfig.model_fields)
 _COLOURS = {"identical": "green", "agrees": "green", "differs": "red", "not judged": "yellow"}
 
 
@@ -163,3 +171,32 @@ def rerun_command(run: str | None, name: str | None, data: str | None, source: s
         say(f"{click.style(f'{stage.outcome:10}', fg=_COLOURS[stage.outcome])}  {stage.stage:{width}}  {stage.text}")
     if verdict.differing:
         raise StageError(f"rerun: {len(verdict.differing)} of {len(verdict.stages)} stages of {verdict.run} differ")
+
+
+@click.command(
+    help="From a network and a budget to three networks: accurate, balanced and fast, each with its ONNX files, its"
+    " recipe and its report. NETWORK: a checkpoint, weights, an ONNX file or package.module:function. Exit code: 1 if"
+    " --latency or --max-loss is missed; what comes nearest is handed over all the same."
+)
+@click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[NETWORK]")
+@options_of(OptimizeConfig)
+@options_of(ImportConfig, skip=_OPTIMIZES | {"file"})
+@timeout_on_a_board
+@click.option("--on", metavar="NAME", help="Build, time and decide on this board instead (edgeres board add).")
+@click.option("--run", "--in-run", "run", help="Run (name or folder) to work in.  [default: the network's]")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+def optimize(source: Path | None, run: str | None, on: str | None, as_json: bool, **values: Any) -> None:
+    chosen = given(values)
+    if on is None:
+        refuse_timeout(chosen)
+    said = {"data": "", **{name: value for name, value in chosen.items() if name in _OPTIMIZES}}
+    config_from(OptimizeConfig, said, "optimize", as_options=True).check()  # before torch is imported
+    from edgeres.optimize.calls import optimize_call
+
+    own = {name: value for name, value in chosen.items() if name in _OPTIMIZES | {"timeout_s"}}
+    brought = {name: value for name, value in chosen.items() if name not in own}
+    with budget_runs_from(click.get_current_context().obj):
+        result = optimize_call(source, run, own, brought, on or "")
+    print_result(result.report, as_json=as_json)
+    if missed := missed_in(Frontier.model_validate(result.report.results["frontier"])):
+        raise StageError(f"optimize: {'; '.join(missed)}")

@@ -68,8 +68,8 @@ class ResNetFamily:
         return self.layout(spec).modules
 
     def build(self, spec: ModelSpec) -> Network:
-        """See `resnet_net`."""
-        from edgeres.models.resnet_net import ResNet
+        """See `own_networks`."""
+        from edgeres.models.own_networks import ResNet
 
         return ResNet(spec, self.layout(spec))
 

@@ -48,8 +48,8 @@ class VggFamily:
         return tuple(modules)
 
     def build(self, spec: ModelSpec) -> Network:
-        """See `vgg_net`."""
-        from edgeres.models.vgg_net import VggNet
+        """See `own_networks`."""
+        from edgeres.models.own_networks import VggNet
 
         return VggNet(spec, self.modules(spec))
 

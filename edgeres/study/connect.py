@@ -21,7 +21,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.core.stage import StageResult
 from edgeres.models.network import Network
-from edgeres.models.resnet_net import Residual
+from edgeres.models.own_networks import Residual
 from edgeres.study.config import ConnectConfig
 from edgeres.study.experiment import Experiment, Kind, Trained, trained
 from edgeres.study.result import Claim, Picture, Row, Study, by_seed, difference, draw_strips, joined, points, within

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeres.models.network import Network
-from edgeres.models.resnet_net import Residual
+from edgeres.models.own_networks import Residual
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from edgeres.refit.ridge import Rows
 from edgeres.train.batches import batches_for
 from edgeres.train.loop import Training, fit
 from edgeres.train.objectives import relative_error, soft_divergence
-from edgeres.train.plan import Plan
+from edgeres.train.schedule import Plan
 
 _ROWS, _BATCH = 40_000, 50  # of a layer, and images at a time, as in edgeres.prune.recover.solve
 _HELD_OUT = 0.1  # as in edgeres.prune.recover.stage

@@ -345,8 +345,8 @@ def _target(name: str) -> Figures:
 
 def _current(onnx: str) -> Figures:
     """Builds current.plan and asks the inspector; `said`: why that did not work, or nothing."""
-    from edgeres.compile.apart import attempt, inspected
     from edgeres.compile.config import BuildJob
+    from edgeres.compile.isolated import attempt, inspected
 
     path, plan = Path(onnx).resolve(), Path("current.plan").resolve()
     job = BuildJob(

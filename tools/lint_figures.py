@@ -26,7 +26,7 @@ from typing import Any
 
 from lint_cases import Case, Network, Results, file_of, network_from, render
 
-from edgeres.compile.apart import tried
+from edgeres.compile.isolated import tried
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError

@@ -25,7 +25,7 @@ from edgeres.core.files import write_text
 from edgeres.data import dataset_for
 from edgeres.data.split import Split
 from edgeres.evaluate.subsets import Subset, add_batch
-from edgeres.evaluate.tally import Batch, Tally, reference_batches
+from edgeres.evaluate.sums import Batch, Tally, reference_batches
 from edgeres.models import network_from
 from edgeres.models.network import Network
 from edgeres.models.weights import checkpoint_without, load_folded, load_network

@@ -31,7 +31,7 @@ from edgeres.core.config import config_from
 from edgeres.core.files import write_text
 from edgeres.data import dataset_for
 from edgeres.evaluate.subsets import walk_subsets
-from edgeres.evaluate.tally import Batch, Tally, reference_batches
+from edgeres.evaluate.sums import Batch, Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.importing import ImportConfig, import_checkpoint
 from edgeres.models.network import Network

@@ -30,7 +30,7 @@ from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.images import Pixels, normalised
-from edgeres.data.sources import in_threads
+from edgeres.data.pixels import in_threads
 from edgeres.evaluate.agreement import Comparison, Similarity
 from edgeres.evaluate.closeness import Nearness
 from edgeres.evaluate.stage import Guessed, hits, judge_of

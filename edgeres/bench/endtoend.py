@@ -73,7 +73,7 @@ def files_of(data: str) -> tuple[Path, ...] | str:
     Raises InputError if the data set is unknown or cannot be read.
     """
     from edgeres.data import dataset_from
-    from edgeres.data.sources import FileSource
+    from edgeres.data.pixels import FileSource
 
     split = dataset_from(data).val
     if not isinstance(split.source, FileSource):

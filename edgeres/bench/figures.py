@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.bench.config import BenchConfig
-from edgeres.bench.doubts import BUSY_SHARE, Around, level_of, outliers_in
 from edgeres.bench.endtoend import Parts, figures_of
 from edgeres.bench.tasks import Task, Tasks, label_of
+from edgeres.bench.validity import BUSY_SHARE, Around, level_of, outliers_in
 from edgeres.bench.watch import fallen_clock
 from edgeres.core.amounts import counted
 from edgeres.core.environment import affinity, available_cores, governor

@@ -45,8 +45,8 @@ from edgeres.core.artifacts import Engine, Model, OnnxModel
 from edgeres.core.errors import DeviceError, EdgeresError, InputError, chain_of, require
 from edgeres.core.lineage import advised, check_for_tensorrt, source_of
 from edgeres.core.onnx_file import image_input, is_channels_last
-from edgeres.core.plain import typed
 from edgeres.core.progress import bar
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.statistics import MIN_ROUNDS
 from edgeres.evaluate.stage import doubts_of_order

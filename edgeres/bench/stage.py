@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgeres.bench.config import BenchConfig as BenchConfig
-from edgeres.bench.doubts import BENCH, Around, verdict_from, warnings_for
 from edgeres.bench.endtoend import Parts
 from edgeres.bench.figures import few_calls, precision_figures, results_of
 from edgeres.bench.power import energies_of
 from edgeres.bench.session import Measured, enough_for, measure_interleaved
 from edgeres.bench.tasks import Task, is_for_tensorrt, label_of, reason_to_skip, task_of, tasks_for
+from edgeres.bench.validity import BENCH, Around, verdict_from, warnings_for
 from edgeres.bench.watch import Watch, busy_cores
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Model

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgeres.bench.config import BenchConfig
-from edgeres.bench.doubts import INVALID
 from edgeres.bench.stage import Session, measure
 from edgeres.bench.tasks import label_of, reason_to_skip
+from edgeres.bench.validity import INVALID
 from edgeres.core.artifacts import Model
 from edgeres.core.config import Record, command_with
 from edgeres.core.environment import Environment, environment

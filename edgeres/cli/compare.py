@@ -19,7 +19,7 @@ from edgeres.core.metrics import threads_text
 from edgeres.core.runs import run_named
 from edgeres.evaluate.agreement import Agreement, Likeness
 from edgeres.evaluate.agreement_run import AgreeConfig, broken_rules
-from edgeres.pipeline.measures import agree_call
+from edgeres.pipeline.eval_bench import agree_call
 from edgeres.report.changes import OptionDifference, RunChanges, changes_between
 from edgeres.report.folder import taken
 from edgeres.report.wording import closeness_text

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edgeres.cli.terminal import say
-from edgeres.compile.apart import check_graph
+from edgeres.compile.isolated import check_graph
 from edgeres.compile.layer_report import LayerReport, ModuleLayers, ProfileSums, layer_report
 from edgeres.compile.layers import layers_from, plan_of, times_beside
 from edgeres.core.artifacts import OnnxModel

@@ -12,7 +12,7 @@ import click
 
 from edgeres.cli.options import given, options_of
 from edgeres.cli.terminal import say
-from edgeres.compile.apart import tried
+from edgeres.compile.isolated import tried
 from edgeres.core.config import config_from
 from edgeres.core.errors import StageError
 from edgeres.quantize.lint.call import LintConfig, LintReport, Verdict, lint_call

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import click
 
 from edgeres.cli.terminal import harmless
-from edgeres.core.plain import one_line
 from edgeres.core.processes import ProcessLost, count, follow, is_main, lead, let_go
+from edgeres.core.safe_text import one_line
 
 STAGE_COMMANDS = {
     "train": "Train a ResNet (or a control) from scratch.",

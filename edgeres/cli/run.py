@@ -15,10 +15,10 @@ from edgeres.cli.terminal import say
 from edgeres.core.amounts import counted
 from edgeres.core.config import config_from
 from edgeres.core.errors import EdgeresError, InputError, StageError
-from edgeres.core.plain import typed
 from edgeres.core.progress import budget_runs_from
 from edgeres.core.records.frontier import Frontier, missed_in
 from edgeres.core.runs import Run, run_named
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import StageReport
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig

@@ -21,7 +21,7 @@ from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.stage import StageReport
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.pipeline.calls import Call, call, new_run_of
-from edgeres.pipeline.measures import bench_call, evaluate_call
+from edgeres.pipeline.eval_bench import bench_call, evaluate_call
 from edgeres.pipeline.stages import STAGES
 from edgeres.prune.config import GOALS
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import click
 
-from edgeres.core.plain import ODD, code_of, with_ascii_minus
+from edgeres.core.safe_text import ODD, code_of, with_ascii_minus
 
 _OURS = r"\x1b\[(?P<colour>(?:[0-4]|22|39|[39][1-6])(?:;(?:[0-4]|22|39|[39][1-6]))*)?m"  # tables and marks need them
 _ODD = re.compile(f"{_OURS}|{ODD}")

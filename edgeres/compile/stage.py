@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeres.compile.apart import build_apart, inspected, layer_counts
 from edgeres.compile.builder import timing_folder
 from edgeres.compile.config import HARDWARE, BuildJob, Built, CompileConfig, graph_fields
+from edgeres.compile.isolated import build_apart, inspected, layer_counts
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.lineage import advised, check_for_tensorrt, source_of
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest, LayerCounts, local_gpu, packaged_cuda, plan_header, this_system

@@ -25,7 +25,7 @@ from edgeres.core.errors import InputError, reason_of, require
 from edgeres.core.files import reading, sha256_of
 from edgeres.core.names import is_function_name
 from edgeres.core.onnx_file import check_compared, derived_card, external_files, image_input
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 from edgeres.core.spec import Card, ModelSpec
 
 CARD_KEY = "edgeres"

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from edgeres.core.artifacts import FOR_A_CPU, FUSED_PROFILE, Checkpoint, Model, OnnxModel, model_from
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
-from edgeres.core.plain import short, typed
 from edgeres.core.runs import WITH_DATA, Run, run_holding
+from edgeres.core.safe_text import short, typed
 from edgeres.core.stage import REPORT_SUFFIX, StageReport
 
 _SHOW_IMAGES = {"agree", "calibrate", "eval", "optimize", "prune", "qat", "recover"}

@@ -19,7 +19,7 @@ from typing import Any
 
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, reason_of, require
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, Card, Cost, ModelSpec, Task
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"  # of every graph that edgeres writes

@@ -31,7 +31,7 @@ from edgeres.core.config import record_from_json
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import process_began, write_text
 from edgeres.core.names import name_from_file
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import REPORT_NAME, StageReport
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from edgeres.core.config import Config, Record, unless_usual
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency, OwnFigure
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 from edgeres.core.spec import Cost
 
 A_co = TypeVar("A_co", bound=Artifact, covariant=True)

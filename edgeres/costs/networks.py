@@ -17,10 +17,10 @@ from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model, OnnxModel
 from edgeres.core.config import Record
 from edgeres.core.environment import default_threads
 from edgeres.core.files import write_bytes
-from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.progress import Countdown, quiet, track
 from edgeres.core.records.latency import LatencyConfig, SessionConfig
+from edgeres.core.resuming import Kept
 from edgeres.core.spec import ModelSpec
 
 Measure = Callable[[Sequence[Model], BenchConfig], Session]

@@ -20,7 +20,7 @@ import numpy as np
 from edgeres.core.errors import InputError, did_you_mean, few_of
 from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve, result_of
 from edgeres.core.spec import ModelSpec, Preprocess
-from edgeres.data.sources import FileSource
+from edgeres.data.pixels import FileSource
 from edgeres.data.split import UNLABELLED, Split
 
 DATASETS = {

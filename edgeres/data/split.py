@@ -19,7 +19,7 @@ from edgeres.core.files import sha256_of
 from edgeres.core.progress import track
 from edgeres.core.spec import ModelSpec
 from edgeres.data.images import Images, Pixels, fitted, normalised, picture_from
-from edgeres.data.sources import MEMORY_LIMIT_BYTES, ArraySource, FileSource, Rows, Source, in_threads
+from edgeres.data.pixels import MEMORY_LIMIT_BYTES, ArraySource, FileSource, Rows, Source, in_threads
 
 Labels = NDArray[np.int64]
 VAL_FRACTION = 0.2

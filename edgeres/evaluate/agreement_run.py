@@ -17,10 +17,10 @@ from pydantic import Field
 
 from edgeres.core.artifacts import Checkpoint, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.input_options import InputOptions, as_in, with_input
 from edgeres.core.names import DATA_NAMES, lookup
 from edgeres.core.onnx_file import image_input
 from edgeres.core.spec import ModelSpec
-from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import dataset_for
 from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum

@@ -16,12 +16,12 @@ from pydantic import Field
 from edgeres.core.artifacts import Model, model_from
 from edgeres.core.errors import InputError, few_of
 from edgeres.core.files import written
+from edgeres.core.input_options import InputOptions, as_in, with_input
 from edgeres.core.metrics import Z_95, Accuracy, OwnFigure
 from edgeres.core.names import DATA_NAMES, result_of
 from edgeres.core.processes import is_main, shared, together
 from edgeres.core.spec import FROM_ONNX
 from edgeres.core.stage import Recorder, StageReport
-from edgeres.core.stated import InputOptions, as_in, with_input
 from edgeres.data import Dataset, dataset_for, dataset_from
 from edgeres.evaluate.closeness import check_alike, nearness_of, outputs_of
 from edgeres.runtime import runner_for, runtime_of

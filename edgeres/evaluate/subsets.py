@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeres.core.errors import InputError
 from edgeres.core.processes import own
-from edgeres.evaluate.tally import Batch, Tally
+from edgeres.evaluate.sums import Batch, Tally
 from edgeres.models.network import Network, live_in
 
 Subset = frozenset[str]

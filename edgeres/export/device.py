@@ -12,7 +12,7 @@ from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.lineage import check_for_tensorrt
 from edgeres.core.onnx_file import image_input
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 
 _PLACE = "@CONSTANTS@"
 _Value = str | int | bool | tuple[float, ...] | tuple[str, ...]

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeres.core.errors import InputError
 from edgeres.core.files import free_path
 from edgeres.core.names import function_meant
-from edgeres.core.plain import typed
+from edgeres.core.safe_text import typed
 
 _HEAD_BYTES = 4096
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format

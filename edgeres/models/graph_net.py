@@ -16,8 +16,8 @@ from edgeres.graph.chain import Droppable, chain_in, joined
 from edgeres.graph.normal import shapes_in
 from edgeres.graph.structure import weight_shapes
 from edgeres.graph.view import GraphView
-from edgeres.models.graph_layers import OPERATIONS, Builder, Layers, NodeCall, as_layers
 from edgeres.models.network import Network, Parts, Unit, live_in
+from edgeres.models.weighted_layers import OPERATIONS, Builder, Layers, NodeCall, as_layers
 
 
 @dataclass(frozen=True)

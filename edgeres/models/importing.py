@@ -17,10 +17,10 @@ from edgeres.core.artifacts import CARD_KEY, Checkpoint, OnnxModel, safetensors_
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.files import sha256_of
+from edgeres.core.input_options import FeedOptions, Size, check_crop, check_feed, preprocess_from, sides_of
 from edgeres.core.names import function_meant, is_function_name
 from edgeres.core.spec import ModelSpec, Preprocess, Task
 from edgeres.core.stage import Recorder, StageResult
-from edgeres.core.stated import FeedOptions, Size, check_crop, check_feed, preprocess_from, sides_of
 from edgeres.models import spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content

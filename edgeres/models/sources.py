@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import config_from
 from edgeres.core.errors import InputError, few_of
+from edgeres.core.input_options import sides_of
 from edgeres.core.measures import difference_of, split
 from edgeres.core.names import result_of
 from edgeres.core.onnx_file import (
@@ -39,7 +40,6 @@ from edgeres.core.onnx_file import (
     told_task,
 )
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess, Task
-from edgeres.core.stated import sides_of
 from edgeres.graph.draft import Draft
 from edgeres.graph.names import tidy, with_usual_ends
 from edgeres.graph.normal import normalised, with_batch
@@ -48,10 +48,10 @@ from edgeres.graph.session import GraphSession
 from edgeres.graph.structure import packed, taken_apart, unpacked
 from edgeres.graph.view import scope_of
 from edgeres.models.foreign import ForeignWeights, read_weights
-from edgeres.models.graph_layers import OPERATIONS, Operation
 from edgeres.models.graph_net import GraphNet, first_line_of, outputs_of
 from edgeres.models.libraries import definition
 from edgeres.models.network import ROUNDINGS, rounding_in
+from edgeres.models.weighted_layers import OPERATIONS, Operation
 from edgeres.models.weights import Weights, misfits
 
 _TAKEN = frozenset(dir(nn.Module()))

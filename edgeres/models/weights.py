@@ -31,8 +31,8 @@ from edgeres.core.files import write_bytes
 from edgeres.core.spec import TRACED, Card, Cost, ModelSpec
 from edgeres.models import network_from
 from edgeres.models.contents import why_unreadable
-from edgeres.models.graph_layers import Operation
 from edgeres.models.network import Network, PadShortcut
+from edgeres.models.weighted_layers import Operation
 
 Weights = dict[str, Tensor]
 _KEPT = 64  # specs whose shapes and costs are known: every file read or written asks for them

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
-from edgeres.bench.doubts import INVALID
 from edgeres.bench.stage import Session
+from edgeres.bench.validity import INVALID
 from edgeres.core.progress import budget_began, text_from
 from edgeres.core.records.frontier import Precision, Tried, meets
 from edgeres.optimize.answers import latency_questions, loses_little, loss_questions, next_place, three

@@ -24,7 +24,6 @@ from edgeres.core.errors import AlwaysRefused, InputError, require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.lineage import advised
-from edgeres.core.plain import typed
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import (
     FRONTIER_NAME,
@@ -37,6 +36,7 @@ from edgeres.core.records.frontier import (
     meets,
 )
 from edgeres.core.runs import Run, StageFolder, run_holding
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data.split import OWN_GUESSES
 from edgeres.models import check_module_names

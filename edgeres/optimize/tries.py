@@ -19,17 +19,17 @@ from typing import Literal
 import numpy as np
 
 from edgeres.bench.config import BenchConfig
-from edgeres.bench.doubts import RUN_AGAIN
 from edgeres.bench.stage import Session, measure
+from edgeres.bench.validity import RUN_AGAIN
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model
 from edgeres.core.config import Config
 from edgeres.core.environment import default_threads
-from edgeres.core.kept import Kept
 from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.metrics import Interval, fixed, paired_difference
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried, meets, time_of
 from edgeres.core.records.latency import LatencyTable
+from edgeres.core.resuming import Kept
 from edgeres.core.runs import Run, StageFolder
 from edgeres.core.stage import REPORT_NAME
 from edgeres.core.statistics import percentile_interval, ratio_interval
@@ -40,7 +40,7 @@ from edgeres.export.stage import ExportConfig
 from edgeres.models import modules_of
 from edgeres.optimize.config import FEWEST_JUDGED, OptimizeConfig, calibration_of, held_out_of, refined_on
 from edgeres.optimize.plan import WHOLE, Shortened
-from edgeres.pipeline.measures import report_with
+from edgeres.pipeline.eval_bench import report_with
 from edgeres.pipeline.stages import execute, stage_key
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 

@@ -22,16 +22,16 @@ from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
 from edgeres.bench.on_board import PLAN, Bench, built_on, check_model, without_folder
-from edgeres.compile.apart import layer_counts
 from edgeres.compile.config import BATCHES, FOR_BOARDS, CompileConfig, graph_fields, tensors_of
+from edgeres.compile.isolated import layer_counts
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, LatencyTableFile, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from, refuse
 from edgeres.core.errors import InputError
 from edgeres.core.files import write_text, written
-from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig
+from edgeres.core.resuming import Kept
 from edgeres.core.runs import run_named
 from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.costs.networks import NetworkTime, on_board

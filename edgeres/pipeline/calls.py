@@ -17,8 +17,8 @@ from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import is_function_name, resolve
-from edgeres.core.plain import typed
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import StageResult, begins_another, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import STAGES, Function, execute, filled, function_of, leave_no_trace, source_in, stage_key

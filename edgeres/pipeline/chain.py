@@ -21,7 +21,7 @@ from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, Run, StageFolder, runs_roo
 from edgeres.core.stage import REPORT_NAME, StageReport
 from edgeres.data import dataset_from
 from edgeres.models import network_from
-from edgeres.pipeline import measures
+from edgeres.pipeline import eval_bench
 from edgeres.pipeline.board_stages import compiling_on
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.on_board import board_of_run
@@ -147,10 +147,10 @@ class Chain:
             reports = tuple(board_of_run(self.run, Call(step.use, values=values, on=step.on), fresh=fresh))
             return Done(step, self.run.path, reports, self.run.finished() == before)
         if step.use == "eval":
-            return Done(step, self.run.path, *measures.evaluate_models(self._models, step.config, fresh=fresh))
+            return Done(step, self.run.path, *eval_bench.evaluate_models(self._models, step.config, fresh=fresh))
         if step.use == "bench":
             folder = self.run.path / step.folder_name
-            return Done(step, folder, *measures.bench_models(self._models, step.config, folder, fresh=fresh))
+            return Done(step, folder, *eval_bench.bench_models(self._models, step.config, folder, fresh=fresh))
         return Done(step, self.run.path, (), False, report_on(self.run.path, cast(ReportConfig, step.config)))
 
 

@@ -29,7 +29,7 @@ from edgeres.core.names import DATA_NAMES
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import Call, with_default_data
-from edgeres.pipeline.measures import report_with, whole_of
+from edgeres.pipeline.eval_bench import report_with, whole_of
 from edgeres.pipeline.stages import say_left_out, stage_key
 from edgeres.report.folder import taken
 

@@ -34,6 +34,7 @@ from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Config, config_from, refuse, toml_from
 from edgeres.core.errors import InputError, did_you_mean
+from edgeres.core.input_options import InputOptions
 from edgeres.core.names import (
     FILES_OF_DATA,
     is_function_name,
@@ -42,10 +43,9 @@ from edgeres.core.names import (
     resolve,
     where_to_run,
 )
-from edgeres.core.plain import typed
 from edgeres.core.runs import LATEST
+from edgeres.core.safe_text import typed
 from edgeres.core.spec import ModelSpec
-from edgeres.core.stated import InputOptions
 from edgeres.data import check_data_name
 from edgeres.models import check_module_names, modules_of, spec_from_arch
 from edgeres.models.importing import ImportConfig, is_ours

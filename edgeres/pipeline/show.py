@@ -19,12 +19,12 @@ from edgeres.core.config import bytes_in, json_schema_of, record_from_text, toml
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.names import lookup, resolve
-from edgeres.core.plain import short
 from edgeres.core.records import frontier, sweep
 from edgeres.core.records.latency import LatencyTable
 from edgeres.core.records.lesion import Lesion, Refitted
 from edgeres.core.records.scales import ScaleTable
 from edgeres.core.runs import LATEST, Run, latest_run, runs_in_root, runs_root
+from edgeres.core.safe_text import short
 from edgeres.core.stage import StageReport
 from edgeres.models import example_variants
 from edgeres.pipeline.recipe import shipped_recipes

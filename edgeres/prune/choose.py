@@ -25,7 +25,7 @@ from edgeres.core.spec import ModelSpec
 from edgeres.data import Dataset, Split, data_fingerprint, dataset_for
 from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import Distance, distance_for
-from edgeres.evaluate.tally import Batch, reference_batches
+from edgeres.evaluate.sums import Batch, reference_batches
 from edgeres.models import check_module_names, modules_of
 from edgeres.models.network import Network
 from edgeres.models.weights import load_folded, load_network

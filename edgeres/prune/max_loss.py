@@ -21,7 +21,7 @@ from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.core.kept import Kept
+from edgeres.core.resuming import Kept
 from edgeres.data import Dataset
 from edgeres.data.split import OWN_GUESSES
 from edgeres.prune.choose import Chooser

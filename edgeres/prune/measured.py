@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeres.core.errors import StageError
-from edgeres.core.kept import Kept
 from edgeres.core.measures import kept
 from edgeres.core.processes import agreed, shared
+from edgeres.core.resuming import Kept
 from edgeres.evaluate.distance import KL, Distance
 from edgeres.evaluate.subsets import UnitOf, caches_for, own_subsets, walk_subsets
-from edgeres.evaluate.tally import Batch, Tally, tally_from_sums
+from edgeres.evaluate.sums import Batch, Tally, tally_from_sums
 from edgeres.models.network import Network
 from edgeres.prune.sets import Subset
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from edgeres.core.amounts import Target, target_from
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
-from edgeres.core.plain import typed
 from edgeres.core.records.latency import LatencyTable, latency_table_from
+from edgeres.core.safe_text import typed
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.costs.check import Checked, check_prediction

@@ -20,12 +20,12 @@ from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.errors import require
 from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import scratch_in, write_text
-from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
-from edgeres.core.plain import csv_text
 from edgeres.core.progress import Countdown
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, draw_sweep, figure_of, lines_of
+from edgeres.core.resuming import Kept
+from edgeres.core.safe_text import csv_text
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import percentile_interval, ratio_interval
 from edgeres.costs.networks import as_executed

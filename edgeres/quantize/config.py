@@ -9,8 +9,8 @@ from pydantic import Field
 
 from edgeres.core.config import Config
 from edgeres.core.errors import InputError
+from edgeres.core.input_options import InputOptions
 from edgeres.core.names import DATA_NAMES, lookup
-from edgeres.core.stated import InputOptions
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.profiles import PROFILES
 from edgeres.quantize.trt_cache import version_number

@@ -38,7 +38,7 @@ from edgeres.quantize.stage import DEAD_AMAX, begun, moved_notes, write_quantize
 from edgeres.train.batches import batches_for
 from edgeres.train.loop import Fitted, Training, fit
 from edgeres.train.objectives import Objective, apart
-from edgeres.train.plan import Plan
+from edgeres.train.schedule import Plan
 from edgeres.train.state import clear_state
 
 FILE_NAME = "model.int8.onnx"

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from edgeres.core.artifacts import OnnxModel, ScaleTableFile
 from edgeres.core.errors import InputError, require
 from edgeres.core.files import write_text
+from edgeres.core.input_options import with_input
 from edgeres.core.onnx_file import inferred_values
 from edgeres.core.processes import shared, together
 from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, TensorScale
 from edgeres.core.stage import Recorder, StageResult, timed
-from edgeres.core.stated import with_input
 from edgeres.data import Dataset, Split, dataset_for
 from edgeres.data.split import shared_images
 from edgeres.graph.plain import plain

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from edgeres.bench.doubts import DOUBTFUL, INVALID
+from edgeres.bench.validity import DOUBTFUL, INVALID
 from edgeres.core.config import Record, record_from_json, unless_usual
 from edgeres.core.errors import InputError
 from edgeres.core.measures import LOST_OF

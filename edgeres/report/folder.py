@@ -20,15 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict
 
-from edgeres.bench.doubts import INVALID
+from edgeres.bench.validity import INVALID
 from edgeres.core.artifacts import Artifact
 from edgeres.core.config import NOT_SET, Config, Record, record_from_json, words_of
 from edgeres.core.environment import Environment
 from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
-from edgeres.core.plain import typed
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import (
     NEVER_EXPORTED,
     REPORT_NAME,

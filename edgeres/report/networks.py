@@ -23,8 +23,8 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.lineage import advised, line_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
-from edgeres.core.plain import typed
 from edgeres.core.runs import Run
+from edgeres.core.safe_text import typed
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Comparison, Pair
 from edgeres.report.figures import Change

@@ -20,10 +20,10 @@ from edgeres.core.config import Config
 from edgeres.core.errors import MissingDependency, require
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval, in_style
-from edgeres.core.plain import short
 from edgeres.core.records.frontier import Frontier, Result, on_front
 from edgeres.core.records.sweep import SweepPoint
 from edgeres.core.runs import PAGE_NAME
+from edgeres.core.safe_text import short
 from edgeres.report import network_drawing, plots
 from edgeres.report.agreements import AgreementFigure
 from edgeres.report.findings import HistogramFigure, TimedWay

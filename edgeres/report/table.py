@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgeres.core.plain import csv_text, one_line
+from edgeres.core.safe_text import csv_text, one_line
 from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary

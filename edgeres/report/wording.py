@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeres.bench.doubts import INVALID
+from edgeres.bench.validity import INVALID
 from edgeres.core.metrics import (
     Accuracy,
     Closeness,
@@ -25,7 +25,7 @@ from edgeres.core.metrics import (
     threads_text,
     wilson,
 )
-from edgeres.core.plain import one_line, with_ascii_minus
+from edgeres.core.safe_text import one_line, with_ascii_minus
 from edgeres.core.statistics import P99_CALLS
 from edgeres.report.boards import UNSURE
 from edgeres.report.figures import Change, Changes, LatencyFigure, Percentile

@@ -26,7 +26,7 @@ from edgeres.core.progress import Countdown, quiet
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_from
-from edgeres.evaluate.tally import right_on
+from edgeres.evaluate.sums import right_on
 from edgeres.models import network_from
 from edgeres.models.network import Network
 from edgeres.models.weights import cost_of, save_checkpoint

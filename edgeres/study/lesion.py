@@ -23,15 +23,15 @@ from edgeres.core.figures import COLOURS, figure_file, whiskers
 from edgeres.core.files import write_text
 from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.metrics import Z_95, Accuracy, paired_difference
-from edgeres.core.plain import csv_text
 from edgeres.core.processes import shared, together
 from edgeres.core.records.lesion import Images, Lesion, Refitted
+from edgeres.core.safe_text import csv_text
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_for
 from edgeres.data.split import OWN_GUESSES
 from edgeres.evaluate.distance import KL, distance_for
 from edgeres.evaluate.subsets import add_batch, own_subsets
-from edgeres.evaluate.tally import Tally, reference_batches
+from edgeres.evaluate.sums import Tally, reference_batches
 from edgeres.models import modules_of
 from edgeres.models.weights import load_folded
 from edgeres.refit import FEWEST_REPAIRED_ON, REPAIRED_ON

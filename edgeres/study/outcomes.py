@@ -27,7 +27,7 @@ from edgeres.core.metrics import Interval
 from edgeres.core.spec import ModelSpec
 from edgeres.core.statistics import RESAMPLES, resampled_interval
 from edgeres.data import Split
-from edgeres.evaluate.tally import reference_batches
+from edgeres.evaluate.sums import reference_batches
 from edgeres.models.network import Network
 from edgeres.study.result import Verdict, judged
 

@@ -30,7 +30,7 @@ from edgeres.core import processes
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.images import RESAMPLING, Pixels, picture_from, pixels_from, upright, with_channels
-from edgeres.data.sources import in_threads
+from edgeres.data.pixels import in_threads
 from edgeres.data.split import Split
 from edgeres.train.config import AugmentChoice, LoopConfig, Precision
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from edgeres.core.config import Config
-from edgeres.core.stated import check_pixels
+from edgeres.core.input_options import check_pixels
 from edgeres.models import spec_from_arch
 from edgeres.models.family import Ordering
 

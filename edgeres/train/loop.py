@@ -30,16 +30,16 @@ from torch import Tensor, nn
 
 from edgeres.core.errors import StageError
 from edgeres.core.files import write_text
-from edgeres.core.plain import csv_text
 from edgeres.core.processes import agreed, wait_for_all
 from edgeres.core.progress import track
+from edgeres.core.safe_text import csv_text
 from edgeres.data import data_fingerprint
 from edgeres.models.network import Network
 from edgeres.train.batches import Batches, accelerator_for, slice_for, torch_seed_at
 from edgeres.train.config import LoopConfig
 from edgeres.train.learner import Learner, fingerprint
 from edgeres.train.objectives import Objective
-from edgeres.train.plan import Course, HeldOut, Looks, Plan, rate_at, weights_of
+from edgeres.train.schedule import Course, HeldOut, Looks, Plan, rate_at, weights_of
 from edgeres.train.state import Identity, load_state, put_aside, save_state
 
 Evaluate = Callable[[nn.Module], float]

@@ -13,7 +13,7 @@ from edgeres.core.processes import is_main, wait_for_all
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Dataset, dataset_from
-from edgeres.evaluate.tally import right_on
+from edgeres.evaluate.sums import right_on
 from edgeres.models import network_from, spec_from_arch
 from edgeres.models.family import RESIZE_RATIO
 from edgeres.models.weights import save_checkpoint

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgeres.bench.doubts import MIN_ROUNDS, change_in, level_of, modified_z, outliers_in
+from edgeres.bench.validity import MIN_ROUNDS, change_in, level_of, modified_z, outliers_in
 from edgeres.core.metrics import Latency
 
 

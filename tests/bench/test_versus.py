@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeres.bench.doubts import Around, machine_doubts
 from edgeres.bench.session import Measured
 from edgeres.bench.stage import Session
+from edgeres.bench.validity import Around, machine_doubts
 from edgeres.bench.versus import (
     VersusConfig,
     ratios_of,
@@ -113,7 +113,7 @@ def test_sentences_say_who_is_faster_by_how_much():
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr("edgeres.bench.doubts.available_cores", lambda: 4)
+    monkeypatch.setattr("edgeres.bench.validity.available_cores", lambda: 4)
 
 
 def test_one_busy_session_makes_it_invalid_and_is_named(four_cores):

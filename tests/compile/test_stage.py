@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.compile import apart, stage
+from edgeres.compile import isolated, stage
 from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.compile.worker import WorkerResult
 from edgeres.core.artifacts import PROFILE_KEY, Engine, OnnxModel
@@ -239,9 +239,9 @@ def test_torch_tensorrt_without_a_driver_is_a_device_error(float_model, tmp_path
 
 
 def test_an_unknown_signal_still_has_a_number():
-    assert apart.death(-signal.SIGKILL, "") == "was killed by SIGKILL (memory ran out?)"
-    assert apart.death(-signal.SIGSEGV, "") == "was killed by SIGSEGV"
-    assert apart.death(-250, "") == "was killed by signal 250"
+    assert isolated.death(-signal.SIGKILL, "") == "was killed by SIGKILL (memory ran out?)"
+    assert isolated.death(-signal.SIGSEGV, "") == "was killed by SIGSEGV"
+    assert isolated.death(-250, "") == "was killed by signal 250"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from edgeres.bench.doubts import Around
 from edgeres.bench.stage import Session
+from edgeres.bench.validity import Around
 from edgeres.core.amounts import target_from
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval, Latency

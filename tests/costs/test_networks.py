@@ -6,9 +6,9 @@ import pytest
 
 from edgeres.bench.stage import BenchConfig
 from edgeres.core.artifacts import OnnxModel, properties_of
-from edgeres.core.kept import Kept
 from edgeres.core.metrics import Latency
 from edgeres.core.records.latency import LatencyConfig, latency_table_from
+from edgeres.core.resuming import Kept
 from edgeres.costs.networks import NetworkTime, as_executed, on_board
 from edgeres.costs.stage import latency_table
 

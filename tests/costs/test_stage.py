@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from edgeres.bench.doubts import Around
 from edgeres.bench.stage import Session
+from edgeres.bench.validity import Around
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Latency

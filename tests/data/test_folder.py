@@ -163,7 +163,7 @@ def test_images_of_several_sizes_are_streamed_to_the_usual_input(tmp_path: Path)
 
 def test_an_odd_image_the_sample_of_headers_missed_changes_no_pixel(tmp_path: Path, monkeypatch) -> None:
     root = two_splits(tmp_path)
-    monkeypatch.setattr("edgeres.data.sources._HEADERS_READ", 2)
+    monkeypatch.setattr("edgeres.data.pixels._HEADERS_READ", 2)
     save(root / "train" / "cat" / "1.png", (60, 0, 0), (9, 9))
     found = dataset_from(f"folder:{root}")
     assert found.input_shape == (3, 8, 8)

@@ -10,7 +10,7 @@ import torch
 
 from edgeres.core.measures import MOST_KEPT, kept, split
 from edgeres.evaluate.distance import Distance, distance_for, evened
-from edgeres.evaluate.tally import Tally
+from edgeres.evaluate.sums import Tally
 from edgeres.train.objectives import relative_error
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from edgeres.evaluate.subsets import walk_subsets
-from edgeres.evaluate.tally import Tally
+from edgeres.evaluate.sums import Tally
 from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeres.core.errors import InputError
 from edgeres.evaluate.subsets import BatchCache, add_batch, walk_subsets
-from edgeres.evaluate.tally import Tally, reference_batches, tally_from_sums
+from edgeres.evaluate.sums import Tally, reference_batches, tally_from_sums
 from edgeres.models import network_from, spec_from_arch
 from edgeres.models.weights import fold_batch_norms
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from edgeres.core.artifacts import CARD_KEY, FUSED_PROFILE, PROFILE_KEY, OnnxModel
 from edgeres.core.errors import InputError
+from edgeres.core.input_options import FitOption
 from edgeres.core.spec import Card, Cost, Preprocess
-from edgeres.core.stated import FitOption
 from edgeres.data.images import fitted, image_from, normalised
 from edgeres.data.known import PREPROCESS
 from edgeres.export.device import program_for

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeres.core.errors import InputError
 from edgeres.graph.execute import GraphNetwork
 from edgeres.graph.operators import OPERATORS
-from edgeres.models.graph_layers import Operation
+from edgeres.models.weighted_layers import Operation
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 4, 6, 6)).astype(np.float32)
 ROW = np.linspace(-1, 2, 4, dtype=np.float32)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from edgeres.core.errors import InputError
+from edgeres.core.input_options import preprocess_from
 from edgeres.core.spec import Preprocess
-from edgeres.core.stated import preprocess_from
 from edgeres.models import network_from, spec_from_arch
 from edgeres.models.class_names import names_in_list
 from edgeres.models.family import IMAGENET_PREPROCESS

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeres.bench.doubts import Around
 from edgeres.bench.stage import Session
+from edgeres.bench.validity import Around
 from edgeres.core.artifacts import Checkpoint, OnnxModel
 from edgeres.core.config import record_from_json
 from edgeres.core.errors import InputError
@@ -30,7 +30,7 @@ from edgeres.optimize.plan import WHOLE, Plan, PlannedSet, plan_from
 from edgeres.optimize.search import Clock, Search
 from edgeres.optimize.stage import _beyond, _left_open, _passed, _whole, optimize
 from edgeres.optimize.tries import Place
-from edgeres.pipeline import measures
+from edgeres.pipeline import eval_bench
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.recipe import recipe_from
 from edgeres.prune.recover.budget import BudgetTooShort
@@ -70,7 +70,7 @@ def no_bench(monkeypatch, exported_once):
     def bench(models, config, folder, *, fresh=False):
         return (Recorder("bench", config, None).finish(None),), False
 
-    monkeypatch.setattr(measures, "bench_models", bench)
+    monkeypatch.setattr(eval_bench, "bench_models", bench)
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import pytest
 from edgeres.bench.config import BenchConfig
 from edgeres.core.errors import DeviceError
 from edgeres.export.stage import ExportConfig, export
-from edgeres.pipeline import measures
-from edgeres.pipeline.measures import bench_call
+from edgeres.pipeline import eval_bench
+from edgeres.pipeline.eval_bench import bench_call
 from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
@@ -22,7 +22,7 @@ def test_a_file_that_cannot_be_timed_here_is_no_success(checkpoint_of, spec_of, 
 @pytest.mark.parametrize("inside", ["demo", "demo/01-optimize/fast"])
 def test_a_session_advises_to_time_its_own_run_again(inside, runs_folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(measures, "bench_report", lambda *_, command: asked.append(command) or 1 / 0)
+    monkeypatch.setattr(eval_bench, "bench_report", lambda *_, command: asked.append(command) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        measures.bench_models([], BenchConfig(), runs_folder / inside / "05-bench")
+        eval_bench.bench_models([], BenchConfig(), runs_folder / inside / "05-bench")
     assert asked == [f"edgeres bench --run {inside if inside == 'demo' else runs_folder / inside}"]

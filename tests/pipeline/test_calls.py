@@ -19,7 +19,7 @@ from edgeres.evaluate.agreement import Agreement
 from edgeres.evaluate.stage import EvalConfig
 from edgeres.models.importing import ImportConfig
 from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.measures import agree_call, evaluate_call, evaluate_in_place
+from edgeres.pipeline.eval_bench import agree_call, evaluate_call, evaluate_in_place
 from edgeres.pipeline.show import exhibit_of
 from edgeres.pipeline.stages import stage_key
 from edgeres.report.stage import ReportConfig, report

@@ -20,7 +20,7 @@ from edgeres.core.runs import Run, latest_run
 from edgeres.core.stage import Recorder
 from edgeres.data import data_fingerprint
 from edgeres.export.stage import ExportConfig, export
-from edgeres.pipeline import measures
+from edgeres.pipeline import eval_bench
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, redo_index, run_of_recipe
 from edgeres.pipeline.recipe import Recipe, overridden, planned, recipe_from, shipped_recipes, toml_text
@@ -160,7 +160,7 @@ def test_other_images_judge_anew_and_what_was_judged_before_is_kept(have_run, re
     folder = runs_folder / "short" / "00-import"
     before = {path.name: path.read_bytes() for path in folder.glob("eval.*")}
     with monkeypatch.context() as patch:
-        patch.setattr("edgeres.pipeline.measures.evaluate", lambda *_: 1 / 0)
+        patch.setattr("edgeres.pipeline.eval_bench.evaluate", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             judging(50)
     assert {path.name: path.read_bytes() for path in folder.glob("eval.*")} == before
@@ -186,10 +186,12 @@ def test_a_session_of_other_options_or_files_keeps_the_one_before(recipe, runs_f
 
     times = iter("abc")
     made = Recorder("bench", BenchConfig(), None).finish(None)
-    monkeypatch.setattr(measures, "bench_report", lambda *_, command: made.model_copy(update={"created": next(times)}))
+    monkeypatch.setattr(
+        eval_bench, "bench_report", lambda *_, command: made.model_copy(update={"created": next(times)})
+    )
     assert [timed(), timed(), timed(batch=2)] == ["a", "a", "b"]
     with monkeypatch.context() as patch:
-        patch.setattr(measures, "bench_report", failed)
+        patch.setattr(eval_bench, "bench_report", failed)
         with pytest.raises(KeyboardInterrupt):
             timed(batch=3)
     said = {

@@ -18,7 +18,7 @@ from edgeres.core.runs import latest_run
 from edgeres.core.stage import Recorder, StageReport, StageResult
 from edgeres.pipeline.calls import Call, call
 from edgeres.pipeline.chain import Chain, run_of_recipe
-from edgeres.pipeline.measures import agree_call, bench_call, evaluate_call
+from edgeres.pipeline.eval_bench import agree_call, bench_call, evaluate_call
 from edgeres.pipeline.recipe import Recipe, planned
 from edgeres.pipeline.rerun import recipe_of
 from edgeres.pipeline.show import exhibit_of
@@ -274,7 +274,7 @@ def test_so_do_eval_bench_agree_compare_and_show(replaced, monkeypatch, caplog, 
     made = call(Call("export")).output.path
     named = [made] if is_named else []
     for name in ("bench_report", "write_report", "evaluate", "agree", "_float_and_int8", "_keep"):
-        monkeypatch.setattr(f"edgeres.pipeline.measures.{name}", lambda *args, **named: report)
+        monkeypatch.setattr(f"edgeres.pipeline.eval_bench.{name}", lambda *args, **named: report)
     monkeypatch.setattr("edgeres.cli.compare.versus", lambda *args: report)
     monkeypatch.setattr("edgeres.cli.compare._print_versus", lambda *args, **named: None)
     acts = {

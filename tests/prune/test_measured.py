@@ -9,7 +9,7 @@ import torch
 
 from edgeres.core.errors import StageError
 from edgeres.evaluate.subsets import walk_subsets
-from edgeres.evaluate.tally import Tally, reference_batches
+from edgeres.evaluate.sums import Tally, reference_batches
 from edgeres.models import network_from
 from edgeres.models.weights import load_network, load_weights, weights_without
 from edgeres.prune import measured

@@ -13,7 +13,7 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import record_from_json
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.evaluate.stage import EvalConfig
-from edgeres.pipeline import measures
+from edgeres.pipeline import eval_bench
 from edgeres.pipeline.show import exhibit_of
 from edgeres.pipeline.stages import STAGES
 from edgeres.report.folder import command_from, run_folder_from
@@ -120,8 +120,10 @@ def test_an_evaluation_of_a_changed_file_takes_no_accuracy_from_the_one_made_aga
     shutil.copy(folder / "model.safetensors", cut_at / "model.safetensors")
     again, _ = fake_run.model("prune", "model.safetensors", 2000, source=first, dropped=("layer1.3",))
     other = record_from_json(StageReport, folder / "eval.json")
-    monkeypatch.setattr(measures, "evaluate", lambda *_: other)
-    measures.evaluate_in_place(cut_at, Checkpoint(cut_at / "model.safetensors"), EvalConfig(data="digits"), fresh=True)
+    monkeypatch.setattr(eval_bench, "evaluate", lambda *_: other)
+    eval_bench.evaluate_in_place(
+        cut_at, Checkpoint(cut_at / "model.safetensors"), EvalConfig(data="digits"), fresh=True
+    )
     assert record_from_json(StageReport, cut_at / "eval.json").source == first
     assert (again / "eval.npy").is_file()
     assert [row.accuracy.top1.value for row in rows_from(fake_run.path).rows] == [0.92, 0.91, 0.91]

@@ -2,7 +2,7 @@
 
 The agent ends in one of three ways: its job is done, a signal unwinds the stack, or the leash's thread sees that the
 connection is lost. In each of them the acts given to `at_the_end` are done once, the latest first. Killed, it can do
-nothing any more: its children die with it (`bond`), and the next run puts back what it had set (`kept`).
+nothing any more: its children die with it (`bond`), and the next run puts back what it had set (`undo`).
 """
 
 import contextlib

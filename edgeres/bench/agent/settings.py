@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Iterator  # noqa: UP035 - Python 3.6
 
-from . import detect, kept, lock, process
+from . import detect, lock, process, undo
 from .process import Refused
 
 _TIMEOUT_S = 60.0
@@ -38,18 +38,18 @@ def held(lock_clocks: "bool", power_mode: "str | None") -> "Iterator[list[str]]"
 def put_back_left() -> "list[str]":
     """Puts back what a run that was killed had set, and says so; only for who holds the board's lock."""
     said = []  # type: list[str]
-    clocks = kept.left_clocks()
+    clocks = undo.left_clocks()
     if clocks is None or _undone("the clocks locked", _restoring(clocks), said):
-        kept.forget(kept.LOCKED, kept.CLOCKS)
-    mode = kept.left_mode()
+        undo.forget(undo.LOCKED, undo.CLOCKS)
+    mode = undo.left_mode()
     if mode is None or _undone(f"power mode {_name_of(mode[1])}", _setting(mode[0]), said):
-        kept.forget(kept.MODE)
+        undo.forget(undo.MODE)
     return said
 
 
 def left() -> "list[str]":
     """What a run that was killed has left, each with the command that puts it back; nothing while a run is at work."""
-    clocks, mode = kept.left_clocks(), kept.left_mode()
+    clocks, mode = undo.left_clocks(), undo.left_mode()
     if (clocks is None and mode is None) or lock.is_held():
         return []
     found = [("the clocks locked", _restoring(clocks))] if clocks is not None else []
@@ -64,16 +64,16 @@ def _mode_held(asked: "str", complaints: "list[str]") -> "Iterator[None]":
     if before is None:
         raise Refused("nvpmodel does not say this board's power mode, so it cannot be put back: it is not changed")
     number = _mode_id(asked)
-    if kept.left_mode() is not None:
+    if undo.left_mode() is not None:
         raise Refused(f"the power mode is still {before['name']}, set by a run that was killed; set it yourself")
 
     def put_back() -> "None":
         if detect.power_mode() == before or _noted(complaints, ["nvpmodel", "-m", str(before["id"])]):
-            kept.forget(kept.MODE)
+            undo.forget(undo.MODE)
 
     with process.at_the_end(put_back):
         if before["id"] != number:
-            kept.note_mode(int(str(before["id"])), number)
+            undo.note_mode(int(str(before["id"])), number)
             _set_mode(asked, number)
         yield
 
@@ -105,17 +105,17 @@ def _set_mode(asked: "str", number: "int") -> "None":
 
 @contextlib.contextmanager
 def _clocks_locked(complaints: "list[str]") -> "Iterator[None]":
-    left = kept.left_clocks()
+    left = undo.left_clocks()
     if left is not None:
         raise Refused(f"the clocks are still locked by a run that was killed; run: sudo {' '.join(_restoring(left))}")
     stored = _stored()
 
     def put_back() -> "None":
         if _noted(complaints, _restoring(stored)):
-            kept.forget(kept.LOCKED, kept.CLOCKS)
+            undo.forget(undo.LOCKED, undo.CLOCKS)
 
     with process.at_the_end(put_back):
-        kept.note_clocks()
+        undo.note_clocks()
         code, said = _as_root(["jetson_clocks"])
         if code != 0:
             raise Refused(f"cannot lock the clocks: {_reason(code, said, ['jetson_clocks'])}")
@@ -124,14 +124,14 @@ def _clocks_locked(complaints: "list[str]") -> "Iterator[None]":
 
 def _stored() -> "Path":
     """The file in which jetson_clocks has kept the clocks; it asks before it overwrites one."""
-    kept.forget(kept.LOCKED, kept.CLOCKS)
-    path = kept.folder() / kept.CLOCKS
+    undo.forget(undo.LOCKED, undo.CLOCKS)
+    path = undo.folder() / undo.CLOCKS
     try:
         code, said = _as_root(["jetson_clocks", "--store", str(path)])
         if code != 0 or not path.is_file():
             raise Refused(f"cannot lock the clocks: {_reason(code, said, ['jetson_clocks'])}")
     except Refused:
-        kept.forget(kept.CLOCKS)
+        undo.forget(undo.CLOCKS)
         raise
     return path
 

@@ -29,9 +29,9 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import Split, dataset_for
 from edgeres.models.weights import save_checkpoint
 from edgeres.prune.config import FEWEST_TO_RECOVER_ON, RecoverConfig
-from edgeres.prune.recover.start import Job, Planned, clear_start, foreseen, started
+from edgeres.prune.recover.planning import Job, Planned, clear_start, foreseen, started
 from edgeres.train.loop import Fitted, Training, fit
-from edgeres.train.plan import Plan
+from edgeres.train.schedule import Plan
 from edgeres.train.state import clear_state
 
 _FEWEST_TO_SHARE = 50

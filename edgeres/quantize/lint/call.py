@@ -14,9 +14,9 @@ from edgeres.core.artifacts import OnnxModel, model_from
 from edgeres.core.config import Record, config_from
 from edgeres.core.errors import InputError, StageError, reason_of, require
 from edgeres.core.files import written
+from edgeres.core.input_options import InputOptions, Size, preprocess_from, with_input
 from edgeres.core.lineage import advised, source_of
 from edgeres.core.spec import FROM_ONNX, UNKNOWN_PREPROCESS, ModelSpec
-from edgeres.core.stated import InputOptions, Size, preprocess_from, with_input
 from edgeres.data import dataset_from
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import opset_of

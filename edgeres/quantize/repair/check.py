@@ -24,8 +24,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeres.core.errors import InputError
+from edgeres.core.input_options import sides_of
 from edgeres.core.onnx_file import is_channels_last
-from edgeres.core.stated import sides_of
 from edgeres.graph.draft import Draft
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import GraphView

@@ -16,8 +16,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgeres.bench.agent.kept import place
 from edgeres.bench.agent.lock import NAME as LOCK_NAME
+from edgeres.bench.agent.undo import place
 from edgeres.bench.boards import agent_bytes
 
 _PATIENCE_S = 60

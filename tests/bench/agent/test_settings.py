@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeres.bench.agent import kept, settings
+from edgeres.bench.agent import settings, undo
 from edgeres.bench.agent.process import Refused
 
 QUICK = ("--idle-s", "0.1")
@@ -109,7 +109,7 @@ def as_user(bench, monkeypatch, **more):
     for name, value in {**bench.environment, "FAKE_ROOT": "no", **more}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(settings.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(kept, "place", lambda: bench.temporary / "kept")
+    monkeypatch.setattr(undo, "place", lambda: bench.temporary / "kept")
 
 
 def test_a_user_with_sudo_without_a_password_may_lock(bench, monkeypatch):

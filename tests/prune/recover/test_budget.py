@@ -12,7 +12,7 @@ from edgeres.core.errors import InputError
 from edgeres.data import Split
 from edgeres.models.weights import checkpoint_without, load_network
 from edgeres.prune.config import PruneConfig, RecoverConfig, SweepConfig
-from edgeres.prune.recover import start as start_module
+from edgeres.prune.recover import planning as planning_module
 from edgeres.prune.recover.budget import Budget, BudgetTooShort
 from edgeres.prune.recover.stage import recovered
 from edgeres.prune.stage import prune
@@ -106,8 +106,8 @@ def test_the_least_that_is_named_has_room_for_ten_steps(monkeypatch, solving, ah
 
 
 def test_one_that_is_over_before_a_module_is_refitted_is_refused(teacher, tmp_path, monkeypatch):
-    late = start_module.Solved(left_alone=("layer2.2",), out_of_time=("layer3.0",))
-    monkeypatch.setattr(start_module, "solve", lambda *args, **options: late)
+    late = planning_module.Solved(left_alone=("layer2.2",), out_of_time=("layer3.0",))
+    monkeypatch.setattr(planning_module, "solve", lambda *args, **options: late)
     _, refused = recovering(teacher, tmp_path, monkeypatch, read_s=0, see_s=0.001, method=("solve",))
     assert refused.startswith("--budget 30.0s is too short: solve of 300 images needs at least 3")
 
@@ -172,7 +172,7 @@ def test_modules_that_there_was_no_time_to_solve_are_left_alone_again(teacher, t
 
 def test_what_was_solved_is_kept_where_no_time_is_left_to_train(teacher, tmp_path, monkeypatch):
     pruned, clock = checkpoint_without(teacher, ("layer2.1",), tmp_path / "cut.safetensors"), Clock()
-    solved = start_module.solve
+    solved = planning_module.solve
 
     def slowly(*args, **options):
         found = solved(*args, **options)
@@ -180,7 +180,7 @@ def test_what_was_solved_is_kept_where_no_time_is_left_to_train(teacher, tmp_pat
         return found
 
     monkeypatch.setattr("time.perf_counter", lambda: clock.now_s)
-    monkeypatch.setattr(start_module, "solve", slowly)
+    monkeypatch.setattr(planning_module, "solve", slowly)
     options = {"data": "digits", "images": 300, "budget": f"{BUDGET_S}s", "threads": 1}
     done = recovered(pruned, teacher, RecoverConfig(**options, method=("solve", "mimic")), tmp_path / "out")
     alone = recovered(pruned, teacher, RecoverConfig(**options, method=("solve",)), tmp_path / "alone")

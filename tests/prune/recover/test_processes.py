@@ -25,7 +25,7 @@ from pathlib import Path
 from edgeres.core import processes
 from edgeres.core.artifacts import Checkpoint
 from edgeres.prune.config import PruneConfig, RecoverConfig
-from edgeres.prune.recover import solve as solve_module, start as start_module
+from edgeres.prune.recover import solve as solve_module, planning as planning_module
 from edgeres.prune.recover.stage import recover, recovered
 from edgeres.prune.stage import prune
 
@@ -34,11 +34,11 @@ solve_module._BATCH = {BATCH}
 def run():
     rank = int(os.environ["RANK"])
     if rank:  # what the first process then removes has to be there still
-        load = start_module.load_network
+        load = planning_module.load_network
         def slow(checkpoint):
             time.sleep(1.5 * (checkpoint.path.name == "start.safetensors"))
             return load(checkpoint)
-        start_module.load_network = slow
+        planning_module.load_network = slow
     begin = solve_module._Walk._begin
     def noted(walk, most):
         begin(walk, most)

@@ -479,7 +479,7 @@ def test_gradients_go_on_from_what_was_solved_and_a_killed_run_to_the_same_bits(
         patch.setattr(loop.Learner, "learn", learn)
         with pytest.raises(ZeroDivisionError):
             recovered(pruned, teacher, config, tmp_path / "b")
-    monkeypatch.setattr("edgeres.prune.recover.start.solve", None)  # it is not solved again
+    monkeypatch.setattr("edgeres.prune.recover.planning.solve", None)  # it is not solved again
     resumed = recovered(pruned, teacher, config, tmp_path / "b")
     assert resumed.results["first_step"] == 4
     assert same(resumed.weights, undisturbed.weights)

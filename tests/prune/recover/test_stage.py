@@ -18,7 +18,7 @@ from edgeres.core.progress import budget_runs_from
 from edgeres.data import Split, split_from_arrays
 from edgeres.models.weights import load_weights, save_checkpoint, weights_without
 from edgeres.prune.config import RecoverConfig
-from edgeres.prune.recover import start as start_module
+from edgeres.prune.recover import planning as planning_module
 from edgeres.prune.recover.stage import recover, recovered
 from edgeres.train import loop
 
@@ -215,25 +215,25 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(pruned, teacher, tmp
 
 def test_a_resumed_call_keeps_the_plan_of_its_budget(pruned, teacher, tmp_path, monkeypatch):
     config = quick(budget="30s", epochs=0, save_every_s=0.0)
-    monkeypatch.setattr(start_module, "_timed_steps", lambda *a, **k: repeat(1.0, 4))
+    monkeypatch.setattr(planning_module, "_timed_steps", lambda *a, **k: repeat(1.0, 4))
     with monkeypatch.context() as patch:
         dies_at(patch, 5)
         with pytest.raises(ZeroDivisionError):
             recovered(pruned, teacher, config, tmp_path)
-    monkeypatch.setattr(start_module, "_timed_steps", lambda *a, **k: repeat(0.1, 4))
+    monkeypatch.setattr(planning_module, "_timed_steps", lambda *a, **k: repeat(0.1, 4))
     results = recovered(pruned, teacher, config, tmp_path).results
     assert results["first_step"] == 4
     assert 20 <= results["planned_steps"] <= 30
 
 
 def test_another_call_in_the_same_folder_makes_its_own_plan(pruned, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(start_module, "_timed_steps", lambda *a, **k: repeat(1.0, 4))
+    monkeypatch.setattr(planning_module, "_timed_steps", lambda *a, **k: repeat(1.0, 4))
     first = recovered(pruned, teacher, quick(budget="20s", epochs=0), tmp_path).results["planned_steps"]
     assert recovered(pruned, teacher, quick(budget="40s", epochs=0), tmp_path).results["planned_steps"] > first + 10
 
 
 def test_of_epochs_and_budget_the_smaller_wins(pruned, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(start_module, "_timed_steps", lambda *a, **k: repeat(0.001, 4))
+    monkeypatch.setattr(planning_module, "_timed_steps", lambda *a, **k: repeat(0.001, 4))
     assert recovered(pruned, teacher, quick(budget="1h", epochs=2), tmp_path).results["planned_steps"] == 2 * (90 // 16)
 
 
@@ -281,7 +281,7 @@ def test_an_unknown_method_is_named():
 
 
 def test_a_budget_that_is_too_short_says_what_it_would_take(pruned, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(start_module, "_timed_steps", lambda *a, **k: repeat(1.0, 4))
+    monkeypatch.setattr(planning_module, "_timed_steps", lambda *a, **k: repeat(1.0, 4))
     with pytest.raises(
         InputError,
         match=r"--budget 5s is too short: \d steps .* fit \(1 s each\) beside \ds that any .* need at least 1\ds",

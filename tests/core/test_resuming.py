@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from edgeres.core import kept
+from edgeres.core import resuming
 from edgeres.core.config import Record
-from edgeres.core.kept import Kept
+from edgeres.core.resuming import Kept
 
 
 class Row(Record):
@@ -68,7 +68,7 @@ def test_floats_come_back_bit_for_bit(tmp_path):
 
 def test_it_is_on_disk_as_often_as_asked_for(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(kept.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(resuming.time, "perf_counter", lambda: now[0])
     journal, path = Kept(tmp_path / "n.json", "k", int, every_s=5.0), tmp_path / "n.json"
     now[0] = 1.0
     journal.keep("a", 1)

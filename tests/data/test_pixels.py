@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from edgeres.data.sources import in_threads
+from edgeres.data.pixels import in_threads
 
 
 def test_results_come_in_order_whatever_thread_is_first() -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeres.bench.doubts import Around, outliers_in, verdict_from, warnings_for
 from edgeres.bench.session import Measured
+from edgeres.bench.validity import Around, outliers_in, verdict_from, warnings_for
 from edgeres.bench.watch import Reading
 from edgeres.bench.worker import Job, Ready
 from edgeres.core.metrics import Latency
@@ -13,7 +13,7 @@ QUIET = Around(0.0, 0.0)
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
-    monkeypatch.setattr("edgeres.bench.doubts.available_cores", lambda: 2)
+    monkeypatch.setattr("edgeres.bench.validity.available_cores", lambda: 2)
 
 
 def doubts(rounds, *, stable=True, around=QUIET):

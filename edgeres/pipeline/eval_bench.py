@@ -11,9 +11,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from edgeres.bench.doubts import BENCH
 from edgeres.bench.stage import BenchConfig, bench_report
 from edgeres.bench.tasks import reason_to_skip
+from edgeres.bench.validity import BENCH
 from edgeres.core.artifacts import Engine, Model, OnnxModel, model_from
 from edgeres.core.config import Config, config_from, record_from_json, refuse_needless
 from edgeres.core.errors import DeviceError, EdgeresError, InputError

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from edgeres.bench.agent import kept
+from edgeres.bench.agent import undo
 from edgeres.bench.agent.process import Refused
 from edgeres.bench.board_answers import BoardFound
 from edgeres.bench.board_facts import checks_of
@@ -53,8 +53,8 @@ def test_after_a_power_cut_the_board_says_what_is_left_until_the_next_run_puts_i
     kill_a_run(bench, *SET)
     for file in bench.temporary.iterdir():
         file.unlink()  # what lies in /tmp is gone with the power
-    locked = json.loads((bench.kept / kept.LOCKED).read_text())
-    (bench.kept / kept.LOCKED).write_text(json.dumps({**locked, "boot": "another"}))
+    locked = json.loads((bench.kept / undo.LOCKED).read_text())
+    (bench.kept / undo.LOCKED).write_text(json.dumps({**locked, "boot": "another"}))
     found = BoardFound.model_validate(bench.run("detect")[1])
     said = "a run that was killed has left power mode 15W", "the next run puts it back, or: sudo nvpmodel -m 2"
     assert found.left == ("; ".join(said),)
@@ -80,19 +80,19 @@ def test_what_was_chosen_since_stays(bench):
     assert bench.left() == []
 
 
-@pytest.mark.parametrize("name", [kept.MODE, kept.LOCKED])
+@pytest.mark.parametrize("name", [undo.MODE, undo.LOCKED])
 def test_a_run_that_was_killed_before_it_changed_anything_left_nothing_to_do(bench, name):
     folder = bench.kept
     folder.mkdir(mode=0o700)
     (folder / name).write_text('{"before": 2, "dur')
-    (folder / kept.CLOCKS).write_text("half of what jetson_clocks")
+    (folder / undo.CLOCKS).write_text("half of what jetson_clocks")
     assert bench.run("restore") == (0, {"restored": []})
     assert bench.left() == []
 
 
 def test_clocks_of_before_a_restart_are_not_put_back(bench):
     kill_a_run(bench, "--lock-clocks")
-    path = bench.kept / kept.LOCKED
+    path = bench.kept / undo.LOCKED
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
     assert bench.run("restore") == (0, {"restored": []})
     assert (bench.clock(), bench.left()) == (LOCKED, [])
@@ -100,7 +100,7 @@ def test_clocks_of_before_a_restart_are_not_put_back(bench):
 
 def test_clocks_that_were_freed_by_hand_are_not_put_back_again(bench):
     kill_a_run(bench, "--lock-clocks")
-    stored = bench.kept / kept.CLOCKS
+    stored = bench.kept / undo.CLOCKS
     on_the_board(bench, "jetson_clocks", "--restore", str(stored))
     assert bench.run("restore") == (0, {"restored": []})
     assert (bench.clock(), bench.left()) == (FREE, [])
@@ -110,7 +110,7 @@ def test_what_cannot_be_put_back_is_said_and_kept_for_later(bench):
     kill_a_run(bench, *SET)
     forbidden = {"FAKE_ROOT": "no", "FAKE_SUDO": "asks"}
     code, answer = bench.run("restore", **forbidden)
-    stored = bench.kept / kept.CLOCKS
+    stored = bench.kept / undo.CLOCKS
     assert code == 0
     assert answer["restored"][0].endswith(f"; run: sudo jetson_clocks --restore {stored}")
     assert answer["restored"][1].endswith("; run: sudo nvpmodel -m 2")
@@ -135,11 +135,11 @@ def link(path):
 def test_a_folder_another_user_could_write_into_is_neither_used_nor_heeded(tmp_path, monkeypatch, make):
     path = tmp_path / "kept"
     make(path)
-    monkeypatch.setattr(kept, "place", lambda: path)
-    (path / kept.MODE).write_text('{"before": 2, "during": 0}')
-    (path / kept.LOCKED).write_text(json.dumps({"boot": kept._boot(), "mode": None}))
-    assert (kept.left_mode(), kept.left_clocks()) == (None, None)
-    kept.forget(kept.MODE)
-    assert (path / kept.MODE).exists()
+    monkeypatch.setattr(undo, "place", lambda: path)
+    (path / undo.MODE).write_text('{"before": 2, "during": 0}')
+    (path / undo.LOCKED).write_text(json.dumps({"boot": undo._boot(), "mode": None}))
+    assert (undo.left_mode(), undo.left_clocks()) == (None, None)
+    undo.forget(undo.MODE)
+    assert (path / undo.MODE).exists()
     with pytest.raises(Refused, match="is no folder of this user alone: who made it"):
-        kept.folder()
+        undo.folder()

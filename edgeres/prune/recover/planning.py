@@ -25,9 +25,9 @@ import torch
 from edgeres.core.artifacts import Checkpoint
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.core.kept import Kept
 from edgeres.core.processes import agreed, wait_for_all
 from edgeres.core.records.recovery import WITHOUT_STEPS
+from edgeres.core.resuming import Kept
 from edgeres.data import Split, data_fingerprint
 from edgeres.models import modules_of
 from edgeres.models.network import Network
@@ -45,7 +45,7 @@ from edgeres.prune.recover.losses import (
 from edgeres.prune.recover.solve import Material, Solved, solve
 from edgeres.train.batches import Batches, accelerator_for, batches_for, slice_for
 from edgeres.train.objectives import Objective, optimizer_for
-from edgeres.train.plan import weights_of
+from edgeres.train.schedule import weights_of
 
 _START_NAME, _PLAN_NAME, _PLAN = "start.safetensors", "start.json", "plan"
 _TRIAL_STEPS = (3, 12)  # timed, after one that is not

@@ -62,8 +62,9 @@ def headline() -> Lines:
     about = (
         f"{first.dataset} {first.split}, n = {first.n:,}; brackets are paired 95 % intervals. Latency: {how.runtime},"
         f" batch {how.batch}, {threads_text(how.threads)}, {how.machine}. `edgeres run prune4-int8`: chosen by"
-        f" `solved`, trained back {run.rows[_RECOVERED].what.removeprefix('trained what is left ')}. Three draws of"
-        f" images lose {_lost(refined[('solve', 'mimic')])} points ([recovering](edgeres/help/recovering.md))."
+        f" `solved`, trained back {run.rows[_RECOVERED].what.removeprefix('trained what is left ')}. Lost by"
+        f" three draws of images (a gain is negative): {_lost(refined[('solve', 'mimic')])} points"
+        " ([recovering](edgeres/help/recovering.md))."
     )
     return [*lines, "", about]
 
@@ -147,7 +148,7 @@ def solving() -> Lines:
         f"Points of top-1 lost, ± 95 % by image; ResNet-56, {100 * found.whole_top1:.2f} %, {found.data} val, n ="
         f" {found.lines[0].n:,}; 500 train images, {len(SEEDS)} draws of them. By `adaptive`: one set, solved. By"
         " `solved`: what `prune --drop N --recover solve --images 500` gives, the set of each draw its own. One thread,"
-        f" {found.machine}."
+        f" {found.machine.partition(';')[0]}."
     )
     return [*lines, "", *_text(about)]
 

@@ -38,15 +38,23 @@ def page(name: str) -> str:
 
 
 def _help_of(ctx: click.Context, words: tuple[str, ...]) -> str:
-    """What --help of the command says that `words` name."""
+    """What --help of the command says that `words` name, or which pages speak of them."""
     for word in words:
         group = ctx.command
         found = group.get_command(ctx, word) if isinstance(group, click.Group) else None
         if not isinstance(group, click.Group) or found is None:
             known = [*topics(), *group.list_commands(ctx)] if isinstance(group, click.Group) else []
+            if pages := _pages_on(" ".join(words)):
+                return f"{' '.join(words)!r} is no page of its own; these speak of it: {', '.join(pages)}"
             raise InputError(f"no help on {' '.join(words)!r}{did_you_mean(word, known)} (see: edgeres help)")
         ctx = click.Context(found, info_name=word, parent=ctx)
     return ctx.get_help()
+
+
+def _pages_on(words: str) -> list[str]:
+    """The pages in which they stand, the one that has them most often first."""
+    counts = {name: len(re.findall(rf"\b{re.escape(words)}s?\b", page(name), re.IGNORECASE)) for name in topics()}
+    return sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
 
 
 def _show(text: str) -> None:

@@ -21,7 +21,7 @@ _UNTOLD = "no residual adds can be told from this file alone; add --onnx FILE"  
 
 @click.command(
     help="What TensorRT made of each residual module: its kernels, INT8 or not, and where its addition is done."
-    " FILE.json is written by `edgeres compile` on the GPU, or by trtexec"
+    " FILE.json is written by `edgeres compile`, on the GPU or --on a board, or by trtexec"
     " --profilingVerbosity=detailed --exportLayerInfo. NAME.profile.json beside NAME.layers.json or NAME.graph.json"
     " tells the time as well."
 )

@@ -29,15 +29,21 @@ LOOKED_FOR = {
     "can I prune a network of my own writing": ("networks", "`package.module:function`"),
     "may I bring the ONNX file of another tool": ("models", "## An ONNX file of another tool"),
     "how must my images lie in folders": ("data", "## A folder of images"),
+    "what becomes of damaged images and of transparency": ("data", "An image that cannot be decoded"),
+    "I trained on BGR and with a mean of 0 to 255": ("models", "OpenCV's BGR"),
+    "my checkpoint is a pickled network": ("models", "A pickled network"),
     "how many modules can go for my latency budget": ("choosing", "`--target-latency 3ms`"),
     "how do I get the accuracy back without labels": ("recovering", "no labels"),
     "how do I quantize with my images": ("quantizing", "## Calibrate"),
     "why is a layer of my INT8 file float": ("quantizing", "## What stays float, and why"),
     "what does a finding of lint mean": ("lint", "## The findings"),
     "how do I run on my Jetson without root": ("boards", "No root is needed"),
+    "sudo on my board asks for a password": ("boards", "`sudo` that asks no password"),
+    "INT8 lost too much, what now": ("quantizing", "Too much lost?"),
     "why is my board's measurement not valid": ("readings", "## What makes a run invalid"),
     "which of two files is faster": ("bench", "## Which of two is faster"),
     "how do I fail a CI job that got slower": ("report", "## A gate for CI"),
+    "may a job hold a release against the last one": ("report", "`edgeres compare OLD NEW --json`"),
     "how do I read the JSON, what are the exit codes": ("json", "## Exit codes"),
     "does it go on after Ctrl-C": ("recipes", "## What resumes"),
 }
@@ -234,6 +240,18 @@ def test_an_unknown_topic_is_answered_with_a_guess(edgeres, words, guess):
     assert (code, out) == (2, "")
     assert f"did you mean {guess}?" in err
     assert "edgeres help" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "pages"), [(("jetson",), "boards, "), (("EXIF",), "models"), (("power", "mode"), "")]
+)
+def test_a_word_that_is_no_page_is_answered_with_the_pages_that_speak_of_it(edgeres, words, pages):
+    code, out, err = edgeres("help", *words)
+    assert (code, err) == (0, "")
+    said, _, named = out.strip().partition(" is no page of its own; these speak of it: ")
+    assert said == repr(" ".join(words))
+    assert pages in named
+    assert all(" ".join(words).lower() in page(name).lower() for name in named.split(", "))
 
 
 @pytest.mark.parametrize(("rows", "paged"), [(200, False), (24, True)])

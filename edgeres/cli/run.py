@@ -13,8 +13,9 @@ from edgeres.cli.options import given, options_of, refuse_timeout, timeout_on_a_
 from edgeres.cli.output import print_boards, print_result, print_summary
 from edgeres.cli.terminal import say
 from edgeres.core.amounts import counted
-from edgeres.core.config import config_from
+from edgeres.core.config import config_from, words_of
 from edgeres.core.errors import EdgeresError, InputError, StageError
+from edgeres.core.lineage import advised
 from edgeres.core.progress import budget_runs_from
 from edgeres.core.records.frontier import Frontier, missed_in
 from edgeres.core.runs import Run, run_named
@@ -54,7 +55,16 @@ def run(  # noqa: PLR0913  # one parameter per option
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    content, steps = recipe_from(recipe, _overrides(settings, data))
+    options = {
+        "name": name,
+        "data": data,
+        "from": redo_from,
+        "on": on,
+        "dry_run": dry_run or None,
+        "json": as_json or None,
+    }
+    words = [typed(recipe), *words_of(options), *(f"--set {typed(one)}" for one in settings), "--set import.file="]
+    content, steps = recipe_from(recipe, _overrides(settings, data), naming=f"edgeres run {' '.join(words)}")
     start = redo_index(steps, redo_from) if redo_from else None
     if on is not None:
         board_named(on)
@@ -74,11 +84,15 @@ def run(  # noqa: PLR0913  # one parameter per option
         chain.run.say_if_page_is_older()
     else:
         own = (step.config for step in steps if isinstance(step.config, ReportConfig))  # the recipe's, if it has one
-        _on_board(chain.run, on, next(own, ReportConfig()), as_json=as_json)
+        built = any((step.use, step.on) == ("compile", on) for step in steps)
+        _on_board(chain.run, on, next(own, ReportConfig()), built=built, as_json=as_json)
 
 
-def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None:
-    """Measures on the board; then the run's one table, also where the board could not do it."""
+def _on_board(run: Run, on: str, config: ReportConfig, *, built: bool, as_json: bool) -> None:
+    """Measures on the board; then the run's one table, also where the board could not do it.
+
+    `built`: whether the run keeps an engine of the board's.
+    """
     if not as_json:
         say(click.style(f"board {on}", bold=True))
     found: list[StageReport] = []
@@ -89,6 +103,8 @@ def _on_board(run: Run, on: str, config: ReportConfig, *, as_json: bool) -> None
         problem = err
     if found:
         print_boards(found, as_json=as_json)
+    if found and found[-1].source and not (built or as_json):
+        say(f"no engine stays there; to have it: {advised('edgeres compile', found[-1].source.path, on=on)}")
     print_summary(report_on(run.path, config), run.path, as_json=as_json)
     if problem:
         raise problem

@@ -32,7 +32,7 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import process_began, write_text
 from edgeres.core.names import name_from_file
 from edgeres.core.safe_text import typed
-from edgeres.core.stage import REPORT_NAME, StageReport
+from edgeres.core.stage import REPORT_NAME, StageReport, replaced_in
 
 log = logging.getLogger(__name__)
 STARTED_NAME = "started.json"
@@ -182,8 +182,12 @@ class Run:
                 yield folder, folder.report()
 
     def models(self) -> list[tuple[StageFolder, Model]]:
-        """Models of finished stages, in order; a stage whose report is damaged is passed over with a warning."""
-        pairs = ((folder, _model_or_warning(folder)) for folder in self.finished())
+        """Models of finished stages, in order; a stage whose report is damaged is passed over with a warning.
+
+        Those of an import that was done anew with other options, and what came of them, are not among them.
+        """
+        replaced = replaced_in([(folder.path, report) for folder, report in self.reports()])
+        pairs = ((one, _model_or_warning(one)) for one in self.finished() if one.path.name not in replaced)
         return [(folder, model) for folder, model in pairs if model is not None]
 
     def remove_if_empty(self) -> None:

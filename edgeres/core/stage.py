@@ -16,6 +16,7 @@ from edgeres.core.artifacts import Artifact, Checkpoint, Model
 from edgeres.core.config import Config, Record, unless_usual
 from edgeres.core.environment import Environment, environment
 from edgeres.core.files import write_text
+from edgeres.core.input_options import FeedOptions
 from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency, OwnFigure
 from edgeres.core.safe_text import typed
 from edgeres.core.spec import Cost
@@ -146,13 +147,59 @@ def without_newer(path: Path, what: str) -> str:
 
 def begins_another(made: Sequence[tuple[Path, StageReport]]) -> list[str]:
     """A line for each network that a run which began with another was given: none descends from the other."""
-    begun = [(path.name, report) for path, report in made if report.stage in _BEGINS and report.cost]
+    anew = brought_anew(made)
+    began = [(path.name, report) for path, report in made if report.stage in _BEGINS and report.cost]
+    begun = [one for one in began if one[0] not in anew]
     return [
         f"{begun[0][0]} and {name} {TWO_NETWORKS}, and what is lost or gained is told of one against the other: give"
         " each a run of its own, with --run NAME"
         for name, report in begun[1:]
         if not _is_one_network(begun[0][1], report)
     ]
+
+
+def brought_anew(made: Sequence[tuple[Path, StageReport]]) -> dict[str, str]:
+    """Import -> the next one that brought the same network in again, fed or read otherwise.
+
+    What was made from the earlier one is then of no use. New names of the classes alone leave a network as it is.
+    """
+    begun = [(path.name, report) for path, report in made if report.stage == "import" and report.cost]
+    found = {
+        name: next((other for other, again in begun[at + 1 :] if _is_changed(name, report, again)), "")
+        for at, (name, report) in enumerate(begun)
+    }
+    return {name: other for name, other in found.items() if other}
+
+
+def replaced_in(made: Sequence[tuple[Path, StageReport]]) -> dict[str, str]:
+    """Folder -> the import that counts, for imports `brought_anew` and all that was made from them."""
+    anew, held, lost = brought_anew(made), set[str](), dict[str, str]()
+    found: dict[str, str] = {}
+    for path, report in made if anew else ():
+        source = report.source.sha256 if report.source else ""
+        new = anew.get(path.name) or ("" if source in held else lost.get(source, ""))
+        if new:
+            found[path.name] = new
+        if report.output and new:
+            lost[report.output.sha256] = new
+        elif report.output:
+            held.add(report.output.sha256)
+    return found
+
+
+def left_out(names: Iterable[str], new: str) -> str:
+    """What is said of imports, and of what was made from them, when `new` brought the same in again."""
+    return f"{', '.join(names)}: left out of every figure, as {new} brought the same network in with other options"
+
+
+def _is_changed(name: str, first: StageReport, other: StageReport) -> bool:
+    if not _is_one_network(first, other):
+        return False
+    if "file" in other.results:
+        before, after = ({k: v for k, v in one.config.items() if k != "labels"} for one in (first, other))
+        return before != after
+    is_copy = Path(str(other.config.get("file"))).parent.name == name  # of it nothing is changed but what was said
+    return is_copy and any(other.config.get(one) is not None for one in (*FeedOptions.model_fields, "size", "task"))
 
 
 def _is_one_network(first: StageReport, other: StageReport) -> bool:

@@ -19,7 +19,7 @@ from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import is_function_name, resolve
 from edgeres.core.runs import Run, new_run, run_holding, run_named, run_of_shell, runs_root
 from edgeres.core.safe_text import typed
-from edgeres.core.stage import StageResult, begins_another, never_exported, without_newer
+from edgeres.core.stage import StageResult, begins_another, brought_anew, left_out, never_exported, without_newer
 from edgeres.pipeline.outside import check_out, folder_beside, leave_or_say_where, moved_out
 from edgeres.pipeline.stages import STAGES, Function, execute, filled, function_of, leave_no_trace, source_in, stage_key
 from edgeres.report.folder import taken
@@ -255,6 +255,9 @@ def _in_run(
     if source is None and result.report.cost:
         for line in begins_another([(one.path, report) for one, report in run.reports()])[-1:]:
             log.warning("warning: %s", line)
+        anew = brought_anew([(one.path, report) for one, report in run.reports()])
+        if old := [name for name, new in anew.items() if new == folder.name]:
+            log.warning("warning: %s", left_out(old, folder.name))
     run.say_if_page_is_older()
     return result
 

@@ -98,7 +98,7 @@ def _on_val(one: Result, found: Frontier) -> str:
     if on_val is None:
         return ""
     half = on_val.plus_minus().partition(" ")[2]
-    return f", {lost(on_val.value, 2)}{half and f' {half}'} {found.lost_are} lost ({one.val_images})"
+    return f", {lost(on_val.value, 2)}{half and f' {half}'} {found.lost_are} lost ({one.val_images}{found.judged_here})"
 
 
 def _newest(rows: Sequence[Row]) -> Row | None:

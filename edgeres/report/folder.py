@@ -28,7 +28,6 @@ from edgeres.core.errors import EdgeresError, InputError
 from edgeres.core.files import sha256_of
 from edgeres.core.metrics import Accuracy, Closeness, Latency
 from edgeres.core.runs import EVAL_NAME, RECIPE_NAME, STARTED_NAME, Run, StageFolder
-from edgeres.core.safe_text import typed
 from edgeres.core.stage import (
     NEVER_EXPORTED,
     REPORT_NAME,
@@ -36,7 +35,9 @@ from edgeres.core.stage import (
     FileRef,
     StageReport,
     begins_another,
+    left_out,
     never_exported,
+    replaced_in,
     without_newer,
 )
 from edgeres.evaluate.stage import EvalConfig
@@ -170,7 +171,7 @@ class RunFolder:
     def copies(self, sha256: str) -> list[str]:
         """`NN-stage/file` of every stage that made this content, in order: for most one."""
         made = (stage for stage in self.stages if stage.report.output and stage.report.output.sha256 == sha256)
-        return [f"{stage.name}/{_name(stage)}" for stage in made]
+        return [f"{stage.name}/{name_of(stage)}" for stage in made]
 
     def unchanged(self, sha256: str) -> list[str]:
         """Of several copies those without a file that was changed since."""
@@ -202,6 +203,11 @@ def run_folder_from(path: Path) -> RunFolder:
     if not stages:
         found = f"; found {'; '.join(problems)}" if problems else ""
         raise InputError(f"{path} holds no finished stage{found}; make one with: edgeres run demo")
+    replaced = replaced_in([(stage.path, stage.report) for stage in stages])
+    problems += [
+        left_out([one for one in replaced if replaced[one] == new], new) for new in dict.fromkeys(replaced.values())
+    ]
+    stages = [one for one in stages if one.name not in replaced]
     strays = _strays_in(path, stages)
     problems += [f"{one.name}: {STRAY}: run it again, or remove its folder" for one in strays]
     kept = tuple(one for one in stages if one not in strays)
@@ -335,21 +341,6 @@ class FileLine(Figure):
     command: str
 
 
-def lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]]:
-    """Every file that a stage's report names, in order, and what is gone or changed."""
-    files = tuple(_line(stage, folder) for stage in folder.stages if stage.report.output)
-    lost = (one for one in files if one.state in LOST)
-    return files, tuple(f"{one.path}: {LOST[one.state]}, {OF_REPORT}; {_again(one, files, folder)}" for one in lost)
-
-
-def _again(lost: FileLine, files: Iterable[FileLine], folder: RunFolder) -> str:
-    """How the file becomes what its report speaks of: by a stage that made the same, where one has."""
-    paths = (folder.path / one.path for one in files if (one.sha256, one.state) == (lost.sha256, "here"))
-    if mate := next((path for path in paths if path.is_file()), None):
-        return f"put it back: cp {typed(mate)} {typed(folder.path / lost.path)}"
-    return "make it again with the command under Lineage"
-
-
 def command_of(stage: FinishedStage, stages: Iterable[FinishedStage]) -> str:
     """What to type to get the stage's result again, every option that was set; `stages` are the run's.
 
@@ -380,21 +371,6 @@ def command_from(stage: str, config: dict[str, Any], *sources: str, on: str = ""
     return " ".join(["edgeres", name, *map(shlex.quote, words), *words_of({**options, "on": on})])
 
 
-def _line(stage: FinishedStage, folder: RunFolder) -> FileLine:
-    report, output, source = stage.report, stage.report.output, stage.report.source
-    assert output is not None
-    path = f"{stage.name}/{_name(stage)}"
-    return FileLine(
-        path=path,
-        stage=report.stage,
-        size_bytes=output.size_bytes,
-        sha256=output.sha256,
-        parent=source.sha256 if source else None,
-        made_from=(folder.name_of(source) or source.path) if source else "",
-        state=state_of(folder.path / path, output.sha256, folder.copies(output.sha256)),
-        command=command_of(stage, folder.stages),
-    )
-
-
-def _name(stage: FinishedStage) -> str:
+def name_of(stage: FinishedStage) -> str:
+    """Of the file that it made; empty where it made none."""
     return Path(stage.report.output.path).name if stage.report.output else ""

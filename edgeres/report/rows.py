@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.lineage import advised, source_of
 from edgeres.core.records.recovery import WITHOUT_STEPS, marks_in, undone_in
 from edgeres.core.runs import Run
+from edgeres.core.safe_text import typed
 from edgeres.core.stage import StageReport
 from edgeres.models import modules_of
 from edgeres.report.agreements import agreements_in, kept_agreements
@@ -22,7 +23,17 @@ from edgeres.report.boards import boards_in, boards_judging, boards_of, networks
 from edgeres.report.claims import claims_from, claims_of, headline_from, headline_of
 from edgeres.report.figures import Change, Changes, accuracy_figure, latency_figure
 from edgeres.report.findings import LesionFigure, findings_in, verdicts_of
-from edgeres.report.folder import FinishedStage, RunFolder, command_of, lineage_of, run_folder_from
+from edgeres.report.folder import (
+    LOST,
+    OF_REPORT,
+    FileLine,
+    FinishedStage,
+    RunFolder,
+    command_of,
+    name_of,
+    run_folder_from,
+    state_of,
+)
 from edgeres.report.networks import (
     ENGINE_STAGE,
     FOR_TENSORRT,
@@ -56,7 +67,7 @@ def rows_from(run: Path) -> RunSummary:
     kept, unread_kept = kept_agreements(folder)
     boards, unread_boards = boards_in(folder)
     outdated = {one.stage for one in boards if not one.is_newest}
-    files, changed = lineage_of(folder)
+    files, changed = _lineage_of(folder)
     answers = found.get("frontier")
     handed_over = bool(answers and answers.results)
     return RunSummary(
@@ -261,3 +272,34 @@ _STEPS: dict[str, Callable[[StageReport], str]] = {
     "quantize": lambda of: f"INT8 Q/DQ{_after(', calibrated by ', of.config.get('method'))}",
     "compile": lambda of: f"engine{_after(' for ', _listed(of.results.get('targets') or of.config.get('targets')))}",
 }
+
+
+def _lineage_of(folder: RunFolder) -> tuple[tuple[FileLine, ...], tuple[str, ...]]:
+    """Every file that a stage's report names, in order, and what is gone or changed."""
+    files = tuple(_line(stage, folder) for stage in folder.stages if stage.report.output)
+    lost = (one for one in files if one.state in LOST)
+    return files, tuple(f"{one.path}: {LOST[one.state]}, {OF_REPORT}; {_again(one, files, folder)}" for one in lost)
+
+
+def _again(lost: FileLine, files: Iterable[FileLine], folder: RunFolder) -> str:
+    """How the file becomes what its report speaks of: by a stage that made the same, where one has."""
+    paths = (folder.path / one.path for one in files if (one.sha256, one.state) == (lost.sha256, "here"))
+    if mate := next((path for path in paths if path.is_file()), None):
+        return f"put it back: cp {typed(mate)} {typed(folder.path / lost.path)}"
+    return "make it again with the command under Lineage"
+
+
+def _line(stage: FinishedStage, folder: RunFolder) -> FileLine:
+    report, output, source = stage.report, stage.report.output, stage.report.source
+    assert output is not None
+    path = f"{stage.name}/{name_of(stage)}"
+    return FileLine(
+        path=path,
+        stage=report.stage,
+        size_bytes=output.size_bytes,
+        sha256=output.sha256,
+        parent=source.sha256 if source else None,
+        made_from=(folder.name_of(source) or source.path) if source else "",
+        state=state_of(folder.path / path, output.sha256, folder.copies(output.sha256)),
+        command=command_of(stage, folder.stages),
+    )

@@ -174,4 +174,7 @@ def test_a_network_that_a_recipe_names_as_a_function_is_not_run(edgeres, run, tm
     code, _, err = edgeres("run", tmp_path / "net.toml")
     assert (code, err.count("\n")) == (2, 1)
     assert f"if you trust it, name it yourself: edgeres run {tmp_path / 'net.toml'} --set import.file=evil:f" in err
+    _, _, err = edgeres("run", tmp_path / "net.toml", "--name", "a b", "--set", "import.size=32", "--dry-run")
+    advised = f"run {tmp_path / 'net.toml'} --name 'a b' --dry-run --set import.size=32 --set import.file=evil:f"
+    assert f"name it yourself: edgeres {advised}" in err  # what was asked for stays asked for
     assert not (tmp_path / "PWNED").exists()

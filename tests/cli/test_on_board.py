@@ -262,16 +262,20 @@ effort = "quick"
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick():
     """`quick(duration_s)`: what a recipe measures on a board takes so long, and no warm-up."""
     from edgeres.bench.config import BoardConfig
 
+    patch = pytest.MonkeyPatch()
+
     def set_to(duration_s):
         for name, value in (("warmup_s", 0), ("duration_s", duration_s), ("idle_s", 0.5)):
-            monkeypatch.setattr(BoardConfig.model_fields[name], "default", value)
+            patch.setattr(BoardConfig.model_fields[name], "default", value)
         BoardConfig.model_rebuild(force=True)
 
-    return set_to
+    yield set_to
+    patch.undo()
+    BoardConfig.model_rebuild(force=True)
 
 
 @pytest.mark.slow
@@ -284,6 +288,8 @@ def test_the_answer_of_a_run_is_how_much_faster_it_is_on_the_board_and_it_is_not
     code, out, err = edgeres("run", "tiny.toml", "--on", "desk")
     assert code == 0, err
     assert "speed ×1.60 of 01-export/model.onnx" in " ".join(out.split())
+    compiling = f"edgeres compile {runs_folder}/tiny/03-quantize/model.int8.onnx --on desk"
+    assert f"no engine stays there; to have it: {compiling}\n" in out
     assert "1.60× faster on desk" in out
     summary = json.loads((runs_folder / "tiny/report.json").read_text())
     assert "1.60× faster on desk" in summary["headline"]

@@ -200,9 +200,12 @@ def test_each_goal_is_said_to_be_kept_or_missed_with_its_figure_and_where_that_c
         "--latency 3.9 ms missed: balanced (less 4, int8) takes 4.000 ms (95 %: 3.900 to 4.100), measured by tensorrt"
         " 10.3.0 on desk; the limit lies within the interval"
     )
-    assert (
-        loss == "--max-loss 2 missed: balanced (less 4, int8) loses 3.40 ± 1.00 points on val (n = 500); kept by fast"
+    assert loss == (
+        "--max-loss 2 missed: balanced (less 4, int8) loses 3.40 ± 1.00 points on val (n = 500), judged here; kept by"
+        " fast"
     )
+    (judged,) = (line for line in lines_of(missed) if line.startswith("judged on"))
+    assert "(digits); like val by this machine, not by desk; tensorrt 10.3.0 on desk, batch 1" in judged
     assert [goal.option for goal in goals_of(frontier(("fast", TRIED[4], 1.2), latency=None))] == ["--max-loss 2"]
 
 
@@ -219,7 +222,7 @@ def test_a_cut_that_gains_no_time_is_called_that():
 def test_the_headline_names_the_board_and_says_what_became_of_the_goals():
     found = frontier(("balanced", TRIED[3], 0.4), ("fast", TRIED[4], 2.2), **BOARD)
     assert headline_of(found) == (
-        "2.50× faster on desk (95 %: 2.44 to 2.56; less 4, int8), 0.40 ± 1.00 points lost (n = 500);"
+        "2.50× faster on desk (95 %: 2.44 to 2.56; less 4, int8), 0.40 ± 1.00 points lost (n = 500, judged here);"
         " --latency 0.42x kept; --max-loss 2 missed."
     )
     assert all("faster on desk" in claim.what for claim in claims_of(found))

@@ -174,11 +174,43 @@ def test_a_run_that_is_given_a_second_network_says_that_figures_hold_one_against
 
     assert brought("1") == brought("1", mean=(0.5,), std=(0.2,)) == []
     (said,) = brought("2")
-    assert said.startswith("warning: 00-import and 02-import are two networks of which none comes")
+    assert said.startswith("warning: 01-import and 02-import are two networks of which none comes")
     run = latest_run().path
     assert [line for line in rows_from(run).problems if "two networks" in line] == [said.removeprefix("warning: ")]
     call(Call("import", run="one", values={"file": run / "00-import/model.safetensors", "fit": "squash"}))  # a copy
     assert len([line for line in rows_from(run).problems if "two networks" in line]) == 1
+
+
+def test_an_import_done_anew_with_other_options_leaves_out_the_earlier_one_and_what_came_of_it(whole, tmp_path, caplog):
+    import torch
+
+    def brought(file=tmp_path / "net.pth", **values):
+        caplog.clear()
+        call(Call("import", run="one", values={"file": file, "arch": "resnet8", "resize": 32, **values}))
+        return [one.removeprefix("warning: ") for one in caplog.messages if "left out" in one]
+
+    torch.save(load_file(whole.path), tmp_path / "net.pth")
+    assert brought(std=(0.002,), mean=(0.3,)) == []
+    evaluate_call(None, None, {"data": "digits"})
+    call(Call("export"))
+    (said,) = brought(std=(0.38,), mean=(0.3,))
+    assert said == "00-import: left out of every figure, as 02-import brought the same network in with other options"
+    evaluate_call(None, None, {"data": "digits"})
+    call(Call("prune", values={"modules": ("layer1.0",)}))
+    evaluate_call(None, None, {"data": "digits"})
+    run = latest_run().path
+    summary = rows_from(run)
+    assert [row.name for row in summary.rows] == ["02-import", "03-prune"]
+    assert f"00-import, 01-export: left out {said.partition('left out ')[2]}" in summary.problems
+    assert summary.headline.endswith("(03-prune against 02-import).")
+    (loss,) = gate(run, GateConfig(max_loss=1)).outcomes
+    assert "against 02-import" in loss.text
+    (run / "names.txt").write_text("\n".join("abcdefghij"))
+    assert brought(std=(0.38,), mean=(0.3,), labels=run / "names.txt") == []  # the same, by other names
+    assert brought(run / "02-import/model.safetensors", arch=None, resize=None, fit="squash")[0].startswith(
+        "02-import: left out"
+    )
+    assert len(rows_from(run).rows) == 2
 
 
 def test_what_is_quantized_is_the_newest_float32_file_whatever_was_exported_after_it(whole, caplog):

@@ -110,6 +110,11 @@ class Frontier(Record):
         return self.machine.partition(":")[0] if self.runtime.startswith("tensorrt") else ""
 
     @property
+    def judged_here(self) -> str:
+        """`, judged here` where a board timed: accuracies are always this machine's."""
+        return ", judged here" if self.board else ""
+
+    @property
     def timed_by(self) -> str:
         """`tensorrt 10.3.0 on desk`."""
         return self.runtime + (f" on {self.board}" if self.board else "")
@@ -207,6 +212,7 @@ def _loss_goal(found: Frontier) -> GoalOutcome:
     told = [(one.val_lost_points or one.tried.lost_points, one) for one in found.results]
     lost, one = max(reversed(told), key=lambda pair: pair[0].value)
     images = f"val ({one.val_images})" if one.val_lost_points else f"{one.tried.n:,} train images"
+    images += found.judged_here
     kept = [other.name for of, other in told if of.value <= found.max_loss]
     others = f"; kept by {' and '.join(kept)}" if kept and one.name not in kept else ""
     figure = f"{one.name} ({one.tried.name}) loses {lost.plus_minus()} {found.lost_are} on {images}"
@@ -238,6 +244,7 @@ def lines_of(found: Frontier) -> Iterable[str]:
         time = f"{one.latency_ms.value:8.3f} ms"
         yield f"{one.name:<22}{one.ratio.value:9.3f}{time:>11}   {lost:<{width}} {mark}".rstrip()
     right = "" if found.is_labelled else "; held against the whole float network, as no label says what is right"
+    right += f"; like val by this machine, not by {found.board}" if found.board else ""
     yield (
         f"judged on {found.n:,} train images not chosen, refitted or calibrated on ({found.dataset}){right};"
         f" {', '.join(filter(None, (found.timed_by, f'batch {found.batch}', threads_text(found.threads))))}"

@@ -228,22 +228,23 @@ def quantizing() -> Lines:
     content, runs = json_of("quantize")["ResNet-56"], list(json_of("fidelity")["ResNet-56"]["seeds"].values())
     lines = table_head("ResNet-56", "change, points", "same top-1", "logit SQNR")
     cells = {f"{name} alone": [content["rows"][name]] for name in _QUANTIZED}
-    draws: list[str] = []
+    draws: dict[str, list[str]] = {}
     for effort in ("default", "best"):
         if rows := [run["steps"][effort] for run in runs if effort in run["steps"]]:
             cells[f"`--effort {effort}`"] = rows
-            draws.append(f"{'once' if len(rows) == 1 else f'{len(rows)} times'} for `{effort}`")
+            draws.setdefault("once" if len(rows) == 1 else f"{len(rows)} times", []).append(f"`{effort}`")
     for name, rows in cells.items():
         change, same, decibels = (
             statistics.median(row[key] for row in rows) for key in ("change_points", "agreement", "sqnr_db")
         )
         lines.append(table_row(name, with_minus(f"{change:+.2f}"), f"{100 * same:.2f} %", f"{decibels:.1f} dB"))
+    times = [f"{count} for {' and '.join(efforts)}" for count, efforts in draws.items()]
     return [
         *lines,
         "",
         *_text(
             f"Against float, n = {content['n']:,} val, {content['images']} calibration images, drawn"
-            f" {_and(draws)}; medians."
+            f" {' and '.join(times)}; medians."
         ),
     ]
 

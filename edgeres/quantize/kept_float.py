@@ -33,6 +33,7 @@ from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import Options
 from edgeres.quantize.simulate import Images, QuantizedNetwork
 
+_NEAR_DB = 0.2  # to what every skip left float gives: a twentieth of the noise, which no figure of accuracy shows
 _RANKED_BY = 4  # a quarter of the images ranks the units, the limit is measured on the others
 Measured = Callable[[frozenset[str]], Fidelity]
 
@@ -95,12 +96,12 @@ def skips_left_float(
     *,
     images: Images,
     min_sqnr: float,
-    or_all: bool = False,
+    or_near: bool = False,
 ) -> MixedChoice:
     """The skips to leave float, besides what `options` do, so that logits keep `min_sqnr` dB against float.
 
-    `images`: float32 (N, C, H, W) of train that no scale comes from. If every skip is not enough it is all of them, or,
-    unless `or_all`, StageError.
+    `images`: float32 (N, C, H, W) of train that no scale comes from. If every skip is not enough it is StageError or,
+    `or_near`, those that come near to what all of them give.
     """
     network, cut = QuantizedNetwork(model, options, decision), len(images) // _RANKED_BY
     rank, judge = network.batches(images[:cut]), network.batches(images[cut:])
@@ -109,15 +110,17 @@ def skips_left_float(
     noise = {skip: max(one.noise_power - without, 0.0) / one.power for skip, one in alone.items()}
     costs = _values(model, network, images[:1])
     measured = cache(lambda keep: network.fidelity(keep, judge))
-    keep = _cheapest(noise, costs, lambda keep: measured(keep).sqnr_db >= min_sqnr)
-    if keep is None and or_all:
-        keep = every
+    limit = min(min_sqnr, measured(every).sqnr_db - _NEAR_DB) if or_near else min_sqnr
+    keep = _cheapest(noise, costs, lambda keep: measured(keep).sqnr_db >= limit)
     if keep is None:
         raise StageError(
             f"quantize: the logits keep {measured(every).sqnr_db:.1f} dB with every skip float, less than"
             f" {min_sqnr:g}; ask for less, or --keep modules"
         )
-    return _choice(noise, costs, keep, _noise_reason(measured, keep, costs=costs, min_sqnr=min_sqnr))
+    reason = _noise_reason(measured, keep, costs=costs, min_sqnr=min_sqnr)
+    if measured(keep).sqnr_db < min_sqnr:
+        reason += f"; {measured(every).sqnr_db:.1f} dB with every skip float"
+    return _choice(noise, costs, keep, reason)
 
 
 def _cheapest(

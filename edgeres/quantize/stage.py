@@ -140,7 +140,7 @@ def _leave_float(
             options,
             images=pixels,
             min_sqnr=config.kept_sqnr,
-            or_all=config.min_sqnr is None,
+            or_near=config.min_sqnr is None,
         )
         chosen.leave(found, "float_skips", "skips")
     if config.max_loss is not None:

@@ -141,9 +141,9 @@ def projected(onnx_of) -> onnx.ModelProto:
     return onnx_of(shortcut="B").proto
 
 
-def choose_skips(model, images_of, decision, min_sqnr):
+def choose_skips(model, images_of, decision, min_sqnr, **more):
     images = np.concatenate([images_of(16, seed=1), images_of(48, seed=2)])
-    return skips_left_float(model, decision, Options(), images=images, min_sqnr=min_sqnr)
+    return skips_left_float(model, decision, Options(), images=images, min_sqnr=min_sqnr, **more)
 
 
 def sqnr_with(model, images_of, decision, keep) -> float:
@@ -194,6 +194,16 @@ def test_nothing_is_left_float_where_the_noise_is_small_enough(projected, images
 def test_what_float_skips_cannot_reach_is_refused_with_what_they_do(projected, images_of):
     with pytest.raises(StageError, match=r"keep \d+\.\d dB with every skip float, less than 90; ask for less, or"):
         choose_skips(projected, images_of, decision_for(projected, images_of(64)), 90.0)
+
+
+def test_where_skips_cannot_reach_it_those_that_gain_next_to_nothing_stay_in_int8(projected, images_of):
+    decision = decision_for(projected, images_of(64), layer2_0=16.0)
+    every, one = (sqnr_with(projected, images_of, decision, keep) for keep in (EVERY, ["layer2.0.skip"]))
+    assert every - 0.2 < one < 90
+    choice = choose_skips(projected, images_of, decision, 90.0, or_near=True)
+    assert choice.keep == ("layer2.0.skip",)
+    assert "90 asked for; left float: layer2.0.skip (1 of 3 skips" in choice.reason
+    assert choice.reason.endswith(f"; {every:.1f} dB with every skip float")
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])

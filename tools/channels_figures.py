@@ -89,10 +89,8 @@ def main() -> int:
     checkpoint, work, out = (options.pop(name) for name in ("checkpoint", "work", "out"))
     try:
         settings = config_from(Settings, {k: v for k, v in options.items() if v is not None}, "options")
-        if options["data"]:
-            settings = settings.model_copy(
-                update={"data": options["data"]}
-            )  # as typed: results hold no machine's folder
+        if options["data"]:  # as typed: results hold no machine's folder
+            settings = settings.model_copy(update={"data": options["data"]})
         study = Study(Checkpoint(checkpoint), settings, work, out)
         study.run()
     except EdgeresError as err:
@@ -137,6 +135,8 @@ class Study:
         for pick in self.results.picks:
             for seed in self.settings.seeds:
                 self._recover(pick, seed)
+                if pick.side == "channels":
+                    self._recover(pick, seed, refits=False)
 
     def _stored(self) -> Results | None:
         if not self.out.exists():
@@ -311,8 +311,7 @@ class Study:
         return near or [min(best, key=lambda one: off(one, aim))]
 
     def _modules_at(self, target: float) -> Candidate:
-        modules = [one for one in self.results.survey if one.side == "modules"]
-        return min((one for one in modules), key=lambda one: off(one, target))
+        return min((one for one in self.results.survey if one.side == "modules"), key=lambda one: off(one, target))
 
     def _pick(self) -> None:
         """Both sides of every target, timed once more in a session of their own."""
@@ -330,9 +329,9 @@ class Study:
         ]
         self._store(picks=tuple(picks), whole_ms=whole_ms, busy_cores=busy)
 
-    def _recover(self, pick: Pick, seed: int) -> None:
-        key = pick.target, pick.side, seed
-        if any((cell.target, cell.side, cell.seed) == key for cell in self.results.cells):
+    def _recover(self, pick: Pick, seed: int, *, refits: bool = True) -> None:
+        key = pick.target, pick.side, seed, refits
+        if any((cell.target, cell.side, cell.seed, cell.refitted) == key for cell in self.results.cells):
             return
         one = pick.candidate
         say(f"target {pick.target}, seed {seed}: recovery of {one.name} ({one.ratio.value:.3f} of the latency)")
@@ -344,8 +343,8 @@ class Study:
         else:
             begun_s = time.process_time()
             images = self.train.sample(min(self.settings.images, len(self.train)), seed)
-            folder = self.work / "recoveries" / f"{pick.target}-{one.name}-{seed}"
-            steps = self._fit(network, images, folder, self._advised(seed))
+            folder = self.work / "recoveries" / f"{pick.target}-{one.name}-{seed}-{refits}"
+            steps = self._fit(network, images, folder, self._advised(seed), refits=refits)
             cpu_s = round(time.process_time() - begun_s, 1)
         cell = Cell(
             target=pick.target,
@@ -355,6 +354,7 @@ class Study:
             images=min(self.settings.images, len(self.train)),
             steps=steps,
             cpu_s=cpu_s,
+            refitted=refits,
             before=hex_of(before),
             after=hex_of(self._right(network, self.val)),
         )
@@ -366,11 +366,13 @@ class Study:
         rest, judged = self.train.halves(self.settings.judge_images / len(self.train), 0)
         return rest.sample(min(self.settings.trial_images, len(rest)), 0), judged
 
-    def _fit(self, network: Network, images: Split, state_dir: Path, options: dict[str, object]) -> int:
+    def _fit(
+        self, network: Network, images: Split, folder: Path, how: dict[str, object], *, refits: bool = True
+    ) -> int:
         """Recovers a network with fewer channels in place; the number of steps."""
-        config = config_from(RecoverConfig, {"data": self.settings.data} | options, "recover")
+        config = config_from(RecoverConfig, {"data": self.settings.data} | how, "recover")
         lesson = lesson_of(network, load_network(self.source), self.teacher, self.source.spec, images)
-        return recovered(network, lesson, config, state_dir)
+        return recovered(network, lesson, config, folder, refits=refits)
 
     def _right(self, network: Network, images: Split) -> Bits:
         """Whether the first guess is right, for each image."""

@@ -79,14 +79,15 @@ def channels_left(thin: nn.Module, whole: nn.Module) -> Tensor:
     return same.int().argmax(1)
 
 
-def recovered(thin: Network, lesson: Lesson, config: RecoverConfig, state_dir: Path) -> int:
-    """Recovers `thin` in place; the number of gradient steps."""
-    refit(thin, lesson)
+def recovered(thin: Network, lesson: Lesson, config: RecoverConfig, state_dir: Path, *, refits: bool = True) -> int:
+    """Recovers `thin` in place; the number of gradient steps. Without `refits` by these alone, batch norms too."""
+    if refits:
+        refit(thin, lesson)
     thin.to(memory_format=torch.channels_last)
     for module in thin.modules():
         if isinstance(module, nn.Linear):
             module.requires_grad_(False)
-    for vector in (one for one in thin.parameters() if one.ndim < 2):
+    for vector in (one for one in thin.parameters() if refits and one.ndim < 2):
         vector.requires_grad_(False)
     config = config.model_copy(update={"batch": min(config.batch, len(lesson.learn))})
     per_epoch = len(lesson.learn) // config.batch
@@ -98,7 +99,7 @@ def recovered(thin: Network, lesson: Lesson, config: RecoverConfig, state_dir: P
     def objective(network: Network, images: Tensor, _: Tensor) -> Tensor:
         return _losses(network, lesson, images)[0]
 
-    fitted = fit(Training(thin, objective, data, config, state_dir, refines=True), plan)
+    fitted = fit(Training(thin, objective, data, config, state_dir, refines=refits), plan)
     thin.load_state_dict(fitted.weights)
     return fitted.steps
 

@@ -81,7 +81,8 @@ class Pick(Record):
 class Cell(Record):
     """One recovery. `before` and `after` hold a bit for each val image, set where the guess was right, as hex.
 
-    cpu_s: of the recovery, and of choosing the modules where that was asked for with it.
+    cpu_s: of the recovery, and of choosing the modules where that was asked for with it. `refitted` is False where
+    channels learnt by gradients alone.
     """
 
     target: float
@@ -91,6 +92,7 @@ class Cell(Record):
     images: int
     steps: int
     cpu_s: float
+    refitted: bool = True
     before: str
     after: str
 
@@ -146,30 +148,38 @@ class Row(Record):
     before: float
     after: float
     against_whole: tuple[float, float]
+    refitted: bool
     ahead: tuple[float, float] | None
     cpu_s: float
     seeds: tuple[int, ...]
 
 
 def rows_of(results: Results) -> Iterator[Row]:
-    """A row a pick that has been recovered; `ahead` of modules is their lead over the channels."""
+    """A row a pick and way of recovery; `ahead` of channels is the lead of the modules over them."""
     for pick in results.picks:
-        cells = {cell.seed: cell for cell in results.cells if (cell.target, cell.side) == (pick.target, pick.side)}
-        others = {cell.seed: cell for cell in results.cells if (cell.target, cell.side) == (pick.target, "channels")}
-        if not cells:
-            continue
-        both = sorted(cells.keys() & others.keys()) if pick.side == "modules" else []
-        yield Row(
-            target=pick.target,
-            side=pick.side,
-            candidate=pick.candidate,
-            before=_percent([cell.before for cell in cells.values()], results.n),
-            after=_percent([cell.after for cell in cells.values()], results.n),
-            against_whole=_points([(results.whole, cell.after) for cell in cells.values()], results.n),
-            ahead=_points([(others[seed].after, cells[seed].after) for seed in both], results.n) if both else None,
-            cpu_s=float(np.mean([cell.cpu_s for cell in cells.values()])),
-            seeds=tuple(sorted(cells)),
-        )
+        for refitted in (True, False):
+            cells = _cells_at(results, pick.target, pick.side, refitted=refitted)
+            modules = _cells_at(results, pick.target, "modules") if pick.side == "channels" else {}
+            both = sorted(cells.keys() & modules.keys())
+            if cells:
+                yield Row(
+                    target=pick.target,
+                    side=pick.side,
+                    candidate=pick.candidate,
+                    before=_percent([cell.before for cell in cells.values()], results.n),
+                    after=_percent([cell.after for cell in cells.values()], results.n),
+                    against_whole=_points([(results.whole, cell.after) for cell in cells.values()], results.n),
+                    refitted=refitted,
+                    ahead=_points([(cells[i].after, modules[i].after) for i in both], results.n) if both else None,
+                    cpu_s=float(np.mean([cell.cpu_s for cell in cells.values()])),
+                    seeds=tuple(sorted(cells)),
+                )
+
+
+def _cells_at(results: Results, target: float, side: Side, *, refitted: bool = True) -> dict[int, Cell]:
+    """The recoveries of one side at one target by their seeds."""
+    wanted = target, side, refitted
+    return {cell.seed: cell for cell in results.cells if (cell.target, cell.side, cell.refitted) == wanted}
 
 
 def table_of(results: Results) -> list[str]:
@@ -179,7 +189,8 @@ def table_of(results: Results) -> list[str]:
     lines = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
     lines += ["| " + " | ".join(_cells_of(row)) + " |" for row in rows]
     lines += ["", f"Whole network: {whole:.2f} % (n = {results.n:,}), {results.whole_ms:.3f} ms on {results.machine}."]
-    lines += [f"At {row.target:g}, modules minus channels: {_signed(row.ahead)} points." for row in rows if row.ahead]
+    for row in (row for row in rows if row.ahead):
+        lines += [f"At {row.target:g}, modules minus {_label(row)}: {_signed(row.ahead)} points."]
     return lines
 
 
@@ -192,7 +203,7 @@ def draw(results: Results, path: Path) -> None:
         axes.axhline(whole, color=MUTED, linewidth=1, linestyle="--")
         axes.annotate(f"  whole network, {whole:.1f} %", (0, whole), xycoords=("axes fraction", "data"), va="top")
         for side in SIDES:
-            _draw_side(axes, side, [row for row in rows if row.side == side])
+            _draw_side(axes, side, [row for row in rows if row.side == side and row.refitted])
         axes.set_xlabel(f"batch-1 latency, share of the whole network's {results.whole_ms:.2f} ms ({threads})")
         axes.set_ylabel(f"top-1 after recovery, % (n = {results.n:,})")
         axes.legend(loc="lower right")
@@ -221,7 +232,7 @@ def _cells_of(row: Row) -> list[str]:
     after = [f"{row.before:.2f}", f"{row.after:.2f}", _signed(row.against_whole)]
     return [
         f"{row.target:g}",
-        row.side,
+        _label(row),
         what,
         share,
         f"{one.params:,}",
@@ -229,6 +240,10 @@ def _cells_of(row: Row) -> list[str]:
         f"{row.cpu_s:.0f}",
         str(len(row.seeds)),
     ]
+
+
+def _label(row: Row) -> str:
+    return row.side if row.refitted else f"{row.side} by gradients alone"
 
 
 def _percent(texts: list[str], n: int) -> float:

@@ -179,7 +179,8 @@ def channels_table() -> Lines:
     about = (
         f"Recovery of both sides: {how.images:,} train images without labels, layers refitted by least squares, then"
         f" {how.epochs} epochs at most of gradient steps to the whole network's features, {len(how.seeds)} seed, with"
-        f" its CPU seconds. Variants tried on {how.trial_images:,} images. Latency: {threads_text(how.threads)}."
+        " its CPU seconds; by gradients alone: without the refit, batch norms learning too."
+        f" Variants tried on {how.trial_images:,} images. Latency: {threads_text(how.threads)}."
         " Shortcuts written as convolutions on both sides: `python tools/channels_figures.py`."
     )
     return [*map(with_minus, table_of(results)), "", about]

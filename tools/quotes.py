@@ -212,13 +212,22 @@ def peers() -> Lines:
     channels = record_from_json(Channels, RESULTS / "channels.json")
     cells = [[cell.strip() for cell in row.split("|")] for row in table_of(practise)[2:]]
     ahead = [f"{with_minus(row[6])} with {row[1]}" for row in cells]
-    thinner = [f"{_interval(*row.ahead)} at {row.target:g}" for row in rows_of(channels) if row.ahead]
+    thinner, usual = (
+        _and(
+            [
+                f"{_interval(*row.ahead)} at {row.target:g}"
+                for row in rows_of(channels)
+                if row.ahead and row.refitted is is_refitted
+            ]
+        )
+        for is_refitted in (True, False)
+    )
     return [
         *_item(f"Against PRACTISE's rule, same images and steps: {_and(ahead)} modules dropped, points."),
         *_item(
             f"Against thinner channels (Torch-Pruning {channels.packages['torch-pruning']}) near the same latency,"
-            f" refitted and trained likewise: {_and(thinner)} of the whole network's, points, one seed; channels gain"
-            " more from a long recovery."
+            f" refitted and trained likewise: {thinner} of the whole network's, points, one seed; where channels learn"
+            f" by gradients alone, as is usual, {usual}. Channels gain more from a long recovery."
         ),
     ]
 

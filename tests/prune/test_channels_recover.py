@@ -87,6 +87,15 @@ def test_a_refit_and_some_steps_each_bring_a_thin_network_nearer(thin, lesson_fo
     assert score(thin) <= refitted
 
 
+def test_by_gradients_alone_nothing_is_refitted_and_batch_norms_learn(thin, lesson_for, tmp_path, monkeypatch):
+    lesson, config = lesson_for(thin), RecoverConfig(data="noise", epochs=1, batch=18, threads=1)
+    before = channels_recover.score_of(lesson)(thin)
+    monkeypatch.setattr(channels_recover, "refit", lambda *_: pytest.fail("it was refitted"))
+    assert channels_recover.recovered(thin, lesson, config, tmp_path, refits=False) > 0
+    assert all(one.requires_grad for name, one in thin.named_parameters() if "bn" in name)
+    assert channels_recover.score_of(lesson)(thin) <= before
+
+
 def test_a_network_that_lacks_nothing_stays_as_it_was(whole, lesson_for, spec):
     same = copy.deepcopy(whole)
     channels_recover.refit(same, lesson_for(same))

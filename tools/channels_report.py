@@ -189,8 +189,9 @@ def table_of(results: Results) -> list[str]:
     lines = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
     lines += ["| " + " | ".join(_cells_of(row)) + " |" for row in rows]
     lines += ["", f"Whole network: {whole:.2f} % (n = {results.n:,}), {results.whole_ms:.3f} ms on {results.machine}."]
-    for row in (row for row in rows if row.ahead):
-        lines += [f"At {row.target:g}, modules minus {_label(row)}: {_signed(row.ahead)} points."]
+    lines += [
+        f"At {row.target:g}, modules minus {_label(row)}: {_signed(row.ahead)} points." for row in rows if row.ahead
+    ]
     return lines
 
 

@@ -31,6 +31,7 @@ from edgeres.report.agreements import AGREE_NAME
 from edgeres.report.folder import taken
 
 log = logging.getLogger(__name__)
+IN_NO_RUN = "not kept: no stage of a run made it"
 _NOT_KEPT = "not kept in the run: its report shows what was judged on the whole val split, without --images"
 _NOT_KEPT_OF_PART = "not kept in the run, whose networks are judged on {} images of val: leave out --images"
 Measured = tuple[tuple[StageReport, ...], bool]
@@ -167,12 +168,12 @@ def _bench_in_run(run: Run, named: Sequence[Model], config: Config) -> StageRepo
 
 
 def _how_to_keep(named: Sequence[Model]) -> str:
-    """A line for files that are all of one run; an empty string for others, whose figures are for reading."""
+    """Why nothing is kept, and for files of one run what does."""
     homes = {run_holding(model.path) for model in named}
-    home = homes.pop() if len(homes) == 1 else None
-    if home is None:
-        return ""
-    return f"not kept in the run; --run {home.typed} keeps it there"
+    if len(homes) > 1:
+        return "not kept: the files are not of one run"
+    home = homes.pop()
+    return IN_NO_RUN if home is None else f"not kept in the run; --run {home.typed} keeps it there"
 
 
 def evaluate_models(models: Sequence[tuple[StageFolder, Model]], config: Config, *, fresh: bool = False) -> Measured:

@@ -29,7 +29,7 @@ from edgeres.core.names import DATA_NAMES
 from edgeres.core.runs import STARTED_NAME, Run, run_holding, run_named
 from edgeres.core.stage import REPORT_NAME, StageReport, write_report
 from edgeres.pipeline.calls import Call, with_default_data
-from edgeres.pipeline.eval_bench import report_with, whole_of
+from edgeres.pipeline.eval_bench import IN_NO_RUN, report_with, whole_of
 from edgeres.pipeline.stages import say_left_out, stage_key
 from edgeres.report.folder import taken
 
@@ -179,7 +179,7 @@ def _kept(bench: Bench, run: Run | None, one: Loaded) -> StageReport:
     is_part = bench.config.images is not None
     if run is None or (is_part and bench.accuracy_only):
         report = with_layers(bench.finished(one), one)
-        return report if run is None else report.saying(notes=[_PART])
+        return report.saying(notes=[IN_NO_RUN if run is None else _PART])
     key = key_on(bench.session.board, _JUDGED if bench.accuracy_only else STAGE, one.model, bench.config)
     with claimed(run, STAGE, key) as folder:
         report = with_layers(bench.finished(one, None if is_part else folder), one)

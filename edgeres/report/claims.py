@@ -111,9 +111,10 @@ def _end(rows: Sequence[Row]) -> Row | None:
 
 
 def _first(rows: Sequence[Row], end: Row) -> Row:
-    """What `end` is held against: the file of the first network that its size is."""
-    change = end.versus_first.size_ratio
-    return next((row for row in rows if change and row.name == change.versus), rows[0])
+    """What `end` is held against: the file of the first network that its size is, an engine's accuracy or time."""
+    own = end.versus_first
+    named = next((one.versus for one in (own.size_ratio, own.points, own.latency_ratio) if one), "")
+    return next((row for row in rows if row.name == named), rows[0])
 
 
 def _line_of(rows: Sequence[Row], end: Row) -> list[Row]:
@@ -140,7 +141,8 @@ def _size_claim(first: Row, end: Row) -> Claim | None:
 def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
     """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
     timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
-    if timed and board_in(timed[-1][1].runtime) and timed[-1][2] is None:
+    own = [one for one in timed if one[0] in engines_and_files_of(end, rows)]
+    if timed and board_in(timed[-1][1].runtime) and not any(one[2] for one in own or timed[-1:]):
         first = _first(rows, end)
         lacking = "" if has_file(first, rows) else f"{advised('edgeres export', run.path / first.path)} and "
         return _time_claim(*timed[-1][:2], end, f"{lacking}{advised('edgeres bench', run)}")

@@ -178,8 +178,12 @@ def engines_and_files_of(network: _Made, networks: Sequence[_Made]) -> list[_Mad
 
 
 def timed_of(network: _Made, networks: Sequence[_Made]) -> _Made:
-    """Whose latency is the network's: that of its first engine or file that was timed."""
-    return next((one for one in engines_and_files_of(network, networks) if one.latency), network)
+    """Whose latency is the network's: of its first engine or file that was timed with another network, or at all."""
+    files = engines_and_files_of(network, networks)
+    own, timed = {one.sha256 for one in files}, [one for one in files if one.latency]
+    others = {(one.latency.session, one.latency.executor) for one in networks if one.latency and one.sha256 not in own}
+    together = (one for one in timed if (one.latency.session, one.latency.executor) in others)
+    return next(together, timed[0] if timed else network)
 
 
 def base_of(judged: StageNetwork, networks: Sequence[StageNetwork]) -> StageNetwork:

@@ -116,7 +116,8 @@ def test_a_session_that_is_not_kept_says_why_and_how(
     out = edgeres("bench", own, other, "--run", "model")[1]
     assert f"not kept in {runs_folder}/model, which did not make {other}; without FILES bench keeps" in out
     assert "not kept in the run; --run model keeps it there" in edgeres("bench", own)[1]
-    assert "not kept" not in edgeres("bench", other)[1]
+    assert "not kept: no stage of a run made it" in edgeres("bench", other)[1]
+    assert "not kept: the files are not of one run" in edgeres("bench", own, other)[1]
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,23 @@ def test_an_engine_whose_file_a_board_has_timed_is_not_sent_there_again(story):
     assert rows_from(story.path).absent == ()
 
 
+def test_an_engine_timed_alone_takes_no_speed_from_the_file_it_was_built_from(cut):
+    measured_on_board(cut, "whole", "last")
+    source, median_ms = cut.files["last"]
+    _, plan = cut.model("compile", "model.plan", 900, source=source, dropped=CUT, precision="int8")
+    cut.board(plan, median_ms=median_ms, top1=0.918, predictions=True)
+    path = cut.path / "09-board/report.json"
+    path.write_text(path.read_text().replace('"on the board"', '"another"'))
+    summary = rows_from(cut.path)
+    assert summary.headline.startswith("1.80× faster on orin (05-quantize: int8, tensorrt on orin), −0.20 points")
+    assert summary.headline.endswith("(08-compile against 01-export).")
+    loss, speed = judged(cut, max_loss=0.5, min_speedup=1.75).outcomes
+    assert loss.passed
+    assert speed.passed
+    assert speed.text.startswith("1.800 times as fast")
+    assert " as 01-export" in speed.text
+
+
 def test_sessions_apart_give_the_time_alone_and_say_why_in_one_line(story):
     path = story.path / "04-board/report.json"
     path.write_text(path.read_text().replace('"on the board"', '"another"'))

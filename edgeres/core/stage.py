@@ -203,10 +203,11 @@ def _is_changed(name: str, first: StageReport, other: StageReport) -> bool:
 
 
 def _is_one_network(first: StageReport, other: StageReport) -> bool:
-    """Whether both were brought from one file, or the `other` may be a copy of the first in a checkpoint of ours."""
-    is_copy = other.stage == "import" and "file" not in other.results
-    brought = [[report.results.get(name) for name in ("file", "file_sha256")] for report in (first, other)]
-    return first.cost == other.cost if is_copy else first.stage == other.stage == "import" and brought[0] == brought[1]
+    """Whether both came from one place in one file, or the `other` may be a copy of the first in a file of ours."""
+    if other.stage == "import" and "file" not in other.results:
+        return first.cost == other.cost
+    brought = [(*map(one.results.get, ("file", "file_sha256")), one.config.get("key")) for one in (first, other)]
+    return first.stage == other.stage == "import" and brought[0] == brought[1]
 
 
 def write_report(report: StageReport, path: Path) -> None:

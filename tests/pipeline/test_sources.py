@@ -179,6 +179,13 @@ def test_a_run_that_is_given_a_second_network_says_that_figures_hold_one_against
     assert [line for line in rows_from(run).problems if "two networks" in line] == [said.removeprefix("warning: ")]
     call(Call("import", run="one", values={"file": run / "00-import/model.safetensors", "fit": "squash"}))  # a copy
     assert len([line for line in rows_from(run).problems if "two networks" in line]) == 1
+    torch.save({"net": load_file(whole.path), "ema": load_file(whole.path)}, tmp_path / "both.pth")
+    for key in ("net", "ema"):
+        caplog.clear()
+        values = {"file": tmp_path / "both.pth", "arch": "resnet8", "key": key}
+        call(Call("import", run="two", values=values))
+    assert "00-import and 01-import are two networks" in caplog.text
+    assert "left out" not in caplog.text
 
 
 def test_an_import_done_anew_with_other_options_leaves_out_the_earlier_one_and_what_came_of_it(whole, tmp_path, caplog):

@@ -120,7 +120,7 @@ def note(
     recorder.warnings += [f"invalid: {problem}" for problem in problems]
     if is_valid is None:
         unknown = f"whether the GPU's clock held still under load is unknown: {answer.heat.clock_unknown}"
-        recorder.warnings.append(unknown)
+        recorder.warnings.append(f"{unknown}; longer than --duration-s {config.duration_s} may show it")
     recorder.warnings += distinct(answer.warnings)
     if calls < P99_CALLS:
         enough_s = math.ceil(_P99_ROOM * config.duration_s * P99_CALLS / calls)

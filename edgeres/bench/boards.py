@@ -84,7 +84,8 @@ def board_named(name: str, advice: str = "") -> Board:
     """The board; raises InputError with the closest name for an unknown one."""
     known = boards()
     if name not in known:
-        near = did_you_mean(name, known)
+        same = [f"; did you mean {one.name}?" for one in known.values() if one.host.rpartition("@")[2] == name]
+        near = same[0] if same else did_you_mean(name, known)
         todo = f" {advice}" if advice else "" if near else f"; add it: edgeres board add {name} HOST"
         raise InputError(f"no board {name!r}{near}{todo}")
     return known[name]

@@ -63,8 +63,8 @@ def run(  # noqa: PLR0913  # one parameter per option
         "dry_run": dry_run or None,
         "json": as_json or None,
     }
-    words = [typed(recipe), *words_of(options), *(f"--set {typed(one)}" for one in settings), "--set import.file="]
-    content, steps = recipe_from(recipe, _overrides(settings, data), naming=f"edgeres run {' '.join(words)}")
+    words = ["edgeres run", typed(recipe), *words_of(options), *(f"--set {typed(one)}" for one in settings)]
+    content, steps = recipe_from(recipe, _overrides(settings, data), naming=" ".join((*words, "--set import.file=")))
     start = redo_index(steps, redo_from) if redo_from else None
     if on is not None:
         board_named(on)

@@ -63,8 +63,9 @@ def run(  # noqa: PLR0913  # one parameter per option
         "dry_run": dry_run or None,
         "json": as_json or None,
     }
-    words = ["edgeres run", typed(recipe), *words_of(options), *(f"--set {typed(one)}" for one in settings)]
-    content, steps = recipe_from(recipe, _overrides(settings, data), naming=" ".join((*words, "--set import.file=")))
+    also = "".join(f" {word}" for word in (*words_of(options), *(f"--set {typed(one)}" for one in settings)))
+    naming = f"edgeres run {typed(recipe)}{also} --set import.file="
+    content, steps = recipe_from(recipe, _overrides(settings, data), naming=naming)
     start = redo_index(steps, redo_from) if redo_from else None
     if on is not None:
         board_named(on)

@@ -217,9 +217,9 @@ def _found(plan: Path, onnx: Path, build: Build) -> dict[str, object]:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """The error as a user sees it, the last line."""
+    """The error as a user sees it, the last line; a checkpoint by no name, as its path is somebody's own."""
     lines = done.stderr.strip().splitlines() or ["it says nothing"]
-    return lines[-1].removeprefix("edgeres: ")
+    return re.sub(r"\S+\.safetensors", "CHECKPOINT", lines[-1].removeprefix("edgeres: "))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """A run is a folder one can read.
 
     runs/NAME/recipe.toml            if it was made by `edgeres run`
-    runs/NAME/00-train/model.safetensors, report.json, eval.json, eval.npy
-    runs/NAME/01-prune/...
+    runs/NAME/00-train/model.safetensors, report.json, eval.json, eval.npy; 01-prune/...
     runs/NAME/report.html, report.md, report.json, report.csv
     runs/latest -> NAME              the run commands work on when neither artifact nor run is named
 
@@ -182,12 +181,9 @@ class Run:
                 yield folder, folder.report()
 
     def models(self) -> list[tuple[StageFolder, Model]]:
-        """Models of finished stages, in order; a stage whose report is damaged is passed over with a warning.
-
-        Those of an import that was done anew with other options, and what came of them, are not among them.
-        """
-        replaced = replaced_in([(folder.path, report) for folder, report in self.reports()])
-        pairs = ((one, _model_or_warning(one)) for one in self.finished() if one.path.name not in replaced)
+        """Models of finished stages that count (`replaced_in`), in order; a damaged report is passed with a warning."""
+        gone = replaced_in([(folder.path, report) for folder, report in self.reports()])
+        pairs = ((one, _model_or_warning(one)) for one in self.finished() if one.path.name not in gone)
         return [(folder, model) for folder, model in pairs if model is not None]
 
     def remove_if_empty(self) -> None:

@@ -25,6 +25,7 @@ A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 SCHEMA_VERSION = 1
 REPORT_NAME = "report.json"
 _BEGINS = {"train", "import"}
+_NO_OPTIONS = {"file", "weights", "labels"}  # of an import: where it lies, told by its hash, and names
 TWO_NETWORKS = "are two networks of which none comes from the other"
 NEVER_EXPORTED = "is newer and was never exported, so its work is not in"
 REPORT_SUFFIX = ".report.json"  # of a file outside of a run, which has its report beside it
@@ -193,13 +194,17 @@ def left_out(names: Iterable[str], new: str) -> str:
 
 
 def _is_changed(name: str, first: StageReport, other: StageReport) -> bool:
-    if not _is_one_network(first, other):
+    if not _is_one_network(first, other) or _made(first) == _made(other):
         return False
     if "file" in other.results:
-        before, after = ({k: v for k, v in one.config.items() if k != "labels"} for one in (first, other))
+        before, after = ({k: v for k, v in one.config.items() if k not in _NO_OPTIONS} for one in (first, other))
         return before != after
     is_copy = Path(str(other.config.get("file"))).parent.name == name  # of it nothing is changed but what was said
     return is_copy and any(other.config.get(one) is not None for one in (*FeedOptions.model_fields, "size", "task"))
+
+
+def _made(report: StageReport) -> str:
+    return report.output.sha256 if report.output else ""
 
 
 def _is_one_network(first: StageReport, other: StageReport) -> bool:

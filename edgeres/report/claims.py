@@ -141,7 +141,8 @@ def _size_claim(first: Row, end: Row) -> Claim | None:
 def _speed_claim(rows: Sequence[Row], end: Row, run: Run) -> Claim | None:
     """Of the last row of the line that an earlier one on its runtime can be compared with; on a board, of the last."""
     timed = [(row, row.latency, row.versus_first.latency_ratio) for row in _line_of(rows, end) if row.latency]
-    own = [one for one in timed if one[0] in engines_and_files_of(end, rows)]
+    files = engines_and_files_of(end, rows)
+    own = [one for one in timed if one[0] in files]
     if timed and board_in(timed[-1][1].runtime) and not any(one[2] for one in own or timed[-1:]):
         first = _first(rows, end)
         lacking = "" if has_file(first, rows) else f"{advised('edgeres export', run.path / first.path)} and "

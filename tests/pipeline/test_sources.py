@@ -212,6 +212,9 @@ def test_an_import_done_anew_with_other_options_leaves_out_the_earlier_one_and_w
     assert summary.headline.endswith("(03-prune against 02-import).")
     (loss,) = gate(run, GateConfig(max_loss=1)).outcomes
     assert "against 02-import" in loss.text
+    assert brought(std=(0.38,), mean=(0.3,), interpolation="bilinear") == []  # what it is unless said
+    assert [row.name for row in rows_from(run).rows] == ["02-import", "03-prune", "04-import"]
+    shutil.rmtree(run / "04-import")
     (run / "names.txt").write_text("\n".join("abcdefghij"))
     assert brought(std=(0.38,), mean=(0.3,), labels=run / "names.txt") == []  # the same, by other names
     assert brought(run / "02-import/model.safetensors", arch=None, resize=None, fit="squash")[0].startswith(

@@ -137,6 +137,11 @@ class BatchCache:
             self._known[key] = self._known.pop(key)  # the last now
         return self._known.get(key)
 
+    def clear(self) -> None:
+        """Forgets all; what is asked for again is computed again."""
+        self.size = 0
+        self._known.clear()
+
     def offer(self, key: Key, x: Tensor) -> None:
         """Keeps `x`, unless it is larger than all there is room for."""
         if key not in self._known and _bytes_of(x) <= self.limit:

@@ -71,9 +71,14 @@ class Chooser:
     def _searched(self, goal: Goal) -> Searched:
         plan = SearchPlan(images=self.images, width=self._config.carried)
         self._evaluator.agree()
-        with bar("prune: choosing") as shown:
-            self._evaluator.advance = shown.advance
-            return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
+        try:
+            with bar("prune: choosing") as shown:
+                self._evaluator.advance = shown.advance
+                return search(self._evaluator, self.candidates, goal, plan, expect=shown.expect)
+        finally:
+            self._evaluator.rest()
+            if self._repairs is not None:
+                self._repairs.rest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes have one of their own for all its goals."""

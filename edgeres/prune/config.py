@@ -126,7 +126,7 @@ class ChoiceConfig(Config):
     width: int | None = Field(
         None, ge=1, description="sets the beam carries from one size to the next; default: 4, 1 if each is repaired"
     )
-    cache_mib: int = Field(2048, ge=0, description="memory for activations that sets share")
+    cache_mib: int = Field(512, ge=0, description="memory for activations that sets share")
     batch: int = Field(250, gt=0, description="images at a time")
     recover: tuple[Method, ...] = Field(
         (), description="bring back: bn, solve, mimic, distill, finetune; default: not at all"

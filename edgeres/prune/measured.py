@@ -111,6 +111,11 @@ class MeasuredEvaluator:
         """Makes what the first process knows known to all."""
         self._journal.records = agreed(lambda: self._journal.records)
 
+    def rest(self) -> None:
+        """Gives back the memory of activations; what is known of sets stays."""
+        for cache in self._caches:
+            cache.clear()
+
     def _share(self, mine: Sequence[Subset]) -> None:
         """Tells all processes what each has measured."""
         logits = {key: one for key, one in self._logits.items() if key[0] in mine}

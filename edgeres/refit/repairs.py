@@ -55,9 +55,15 @@ class Repairs:
             return unit
         if key not in self._known:
             self._known[key] = module = self._repaired(gone, position)
-            while len(self._known) > max(1, _KEPT_BYTES // module.layers[-1].size_bytes):
+            while len(self._known) > max(1, _KEPT_BYTES // sum(layer.size_bytes for layer in module.layers)):
                 del self._known[next(iter(self._known))]  # the oldest
         return self._known[key]
+
+    def rest(self) -> None:
+        """Gives back the memory of activations and repaired layers."""
+        self._known.clear()
+        for cache in self._caches:
+            cache.clear()
 
     def behind_each(self, names: Collection[str]) -> None:
         """Makes the repairs of single gaps ahead of time, which on large images takes minutes, with a progress bar."""

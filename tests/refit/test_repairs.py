@@ -7,10 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from edgeres.data import dataset_for
-from edgeres.evaluate.subsets import walk_subsets
+from edgeres.evaluate.subsets import BatchCache, walk_subsets
 from edgeres.models.weights import load_folded, load_weights, save_checkpoint
 from edgeres.prune.config import PruneConfig, RecoverConfig
 from edgeres.prune.measured import name_of
+from edgeres.prune.recover import stage as recover_stage
 from edgeres.prune.recover.stage import recovered
 from edgeres.prune.stage import prune
 from edgeres.refit import repairs as repairs_module
@@ -106,6 +107,22 @@ def test_what_is_kept_is_bounded_and_made_again(network, fitted_on, monkeypatch)
     x = torch.randn(3, 4, 8, 8)
     with torch.inference_mode():
         assert torch.equal(first(x), again(x))
+
+
+def test_a_choice_gives_back_the_memory_of_activations_before_the_recovery(checkpoint, tmp_path, monkeypatch):
+    known, left = [], []
+    offer, started = BatchCache.offer, recover_stage.started
+    monkeypatch.setattr(BatchCache, "offer", lambda self, key, x: (known.append(self), offer(self, key, x))[1])
+
+    def begun(job, out_dir):
+        left.extend(cache.size for cache in known)
+        return started(job, out_dir)
+
+    monkeypatch.setattr(recover_stage, "started", begun)
+    prune(checkpoint, PruneConfig(drop=2, data="digits", images=100, recover=("solve",)), tmp_path / "out")
+    assert len({id(cache) for cache in known}) > 2  # of what is judged, and of what is repaired
+    assert left
+    assert not any(left)
 
 
 def test_choosing_with_it_judges_on_other_images_than_it_repairs_on(checkpoint, tmp_path, monkeypatch):

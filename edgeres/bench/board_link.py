@@ -282,47 +282,48 @@ def why_not(board: Board, err: Exception, ports: dict[str, int]) -> DeviceError:
     """Why `board` cannot be reached, with what to do next."""
     text = " ".join(str(err).split())
     if type(err).__name__ == "BadHostKeyException":
-        return DeviceError(f"{board.name}: {changed_key(board.host, err, ports)}")
+        return DeviceError(f"{board.name}: {changed_key(board, err, ports)}")
     if "not found in known_hosts" in text:
         return DeviceError(
-            f"{board.name}: the host key of {board.host} is not known; look at it and accept it: ssh {board.host}"
+            f"{board.name}: the host key of {board.host} is not known; look at it and accept it: ssh {board.address}"
         )
-    return Lost(f"{board.name}: cannot reach {board.host} over ssh: {_reason(board.host, err)}")
+    return Lost(f"{board.name}: cannot reach {board.host} over ssh: {_reason(board.address, err)}")
 
 
-def changed_key(host: str, err: BaseException, ports: dict[str, int]) -> str:
+def changed_key(board: Board, err: BaseException, ports: dict[str, int]) -> str:
     """What a host key that has changed means, and how to go on where that is right.
 
     `ports` are those of all hosts on the way: known_hosts names a host with its port unless that is the usual one.
     """
-    named = str(getattr(err, "hostname", host))
+    named = str(getattr(err, "hostname", board.host))
     port = ports.get(named, _USUAL_PORT)
     named = named if port == _USUAL_PORT else f"[{named}]:{port}"
     return (
-        f"{host} shows another host key than known_hosts has; not connected. Was the board set up anew, or is it"
-        f" another machine? If the key may be new: ssh-keygen -R {shlex.quote(named)}, then look at it: ssh {host}"
+        f"{board.host} shows another host key than known_hosts has; not connected. Was the board set up anew, or is it"
+        " another machine? If the key may be new:"
+        f" ssh-keygen -R {shlex.quote(named)}, then look at it: ssh {board.address}"
     )
 
 
-def _reason(host: str, err: BaseException) -> str:
-    """What went wrong on the way to `host`."""
+def _reason(there: str, err: BaseException) -> str:
+    """What went wrong on the way to `there`, as ssh takes it."""
     kinds = {kind.__name__ for kind in type(err).__mro__}
     text = " ".join(str(err).split())
     if "PasswordRequiredException" in kinds or any(word in text for word in _ENCRYPTED):
         return "the key has a passphrase; give it to the agent: ssh-add"
     if "AuthenticationException" in kinds or text.startswith("No authentication methods"):
-        return f"it knows no key of yours; try: ssh {host}, or send it a key: ssh-copy-id {host}"
+        return f"it knows no key of yours; try: ssh {there}, or send it a key: ssh-copy-id {there}"
     if isinstance(err, socket.gaierror):
-        return f"no machine of that name is found; is it spelt as in ~/.ssh/config? try: ssh {host}"
+        return f"no machine of that name is found; is it spelt as in ~/.ssh/config? try: ssh {there}"
     if isinstance(err, TimeoutError):
-        return f"no answer within {_CONNECT_S} s; is the board on and in this network? try: ssh {host}"
+        return f"no answer within {_CONNECT_S} s; is the board on and in this network? try: ssh {there}"
     if isinstance(err, (FileNotFoundError, PermissionError)) and err.filename:
-        return f"{err.filename}: {str(err.strerror).lower()}; is it the IdentityFile of ~/.ssh/config? try: ssh {host}"
+        return f"{err.filename}: {str(err.strerror).lower()}; is it the IdentityFile of ~/.ssh/config? try: ssh {there}"
     if isinstance(err, EOFError) or "banner" in text:
-        return f"what answers there is no ssh server, or turns you away at once; is the port right? try: ssh {host}"
+        return f"what answers there is no ssh server, or turns you away at once; is the port right? try: ssh {there}"
     if isinstance(err, OSError):
         tried = getattr(err, "errors", None)  # an error for each address of the host
         first = next(iter(tried.values()), err) if isinstance(tried, dict) else err
         said = str(first.strerror or first).lower() if isinstance(first, OSError) else str(first)
-        return f"{said}; is the board on, and does its ssh server run? try: ssh {host}"
-    return f"{text or type(err).__name__}; try: ssh {host}"
+        return f"{said}; is the board on, and does its ssh server run? try: ssh {there}"
+    return f"{text or type(err).__name__}; try: ssh {there}"

@@ -190,7 +190,7 @@ class Session:
             raise DeviceError(f"{self.board.name}: {why}") from err
 
     def _asked_python(self) -> str:
-        return f"is python3 there Python's own? try: ssh {self.board.host} python3 --version"
+        return f"is python3 there Python's own? try: ssh {self.board.address} python3 --version"
 
     def _say(self, line: str) -> None:
         prefix, _, text = line.partition("agent: ")

@@ -34,6 +34,12 @@ class Board(Record, extra="forbid"):
     name: str
     host: str
 
+    @property
+    def address(self) -> str:
+        """`host` as OpenSSH's programs take it, a port apart."""
+        name, colon, port = self.host.rpartition(":")
+        return f"-p {port} {name}" if colon and port.isdigit() and ":" not in name else self.host
+
 
 def boards_file() -> Path:
     """Where boards are kept: EDGERES_BOARDS, or boards.toml in the user's configuration folder."""
@@ -58,7 +64,7 @@ def checked_board(name: str, host: str) -> Board:
     if not _NAME.fullmatch(name):
         raise InputError(f"board name {name!r}: letters, digits, '.', '_' and '-' only, starting with one of the first")
     if not re.fullmatch(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9\[][A-Za-z0-9._:\]-]*", host):
-        raise InputError(f"host {host!r}: a Host of ~/.ssh/config, or user@address")
+        raise InputError(f"host {host!r}: a Host of ~/.ssh/config, user@address or user@address:port")
     if (port := re.fullmatch(r"[^:]+:(\d+)", host)) and not 0 < int(port[1]) <= _MOST_PORT:
         raise InputError(f"host {host!r}: a port is at most {_MOST_PORT}")
     return Board(name=name, host=host)

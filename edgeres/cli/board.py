@@ -25,7 +25,7 @@ def board() -> None:
     """`add`, `remove`, `list` and `check`."""
 
 
-@board.command(help="Keep a board under NAME. HOST is a Host of ~/.ssh/config, or user@address.")
+@board.command(help="Keep a board under NAME. HOST is a Host of ~/.ssh/config, or user@address[:port].")
 @click.argument("name")
 @click.argument("host")
 def add(name: str, host: str) -> None:

@@ -71,7 +71,7 @@ _GOES_ON = {
     *("train", "recover", "run", "rerun", "optimize", "prune", "qat"),
     *("study depth", "study ordering", "study connect", "study gradients"),
 }
-_DECIDE_MEMORY = ("--batch", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
+_DECIDE_MEMORY = ("--batch", "--cache-mib", "--images", "--image-size", "--width", "--threads", "--workspace-mib")
 _LONG_NAME = 100
 _EMPTY = re.compile(r"(?:(--[\w-]+)=)?\s*")
 _NOT_UTF8 = range(0xD800, 0xE000)  # how Python keeps such bytes

@@ -90,7 +90,8 @@ def with_input(model: M, options: InputOptions) -> M:
         raise InputError(f"{model.path} says itself how images become its input; leave out --{given[0]}")
     if options.like is None:
         if not options.mean or not options.std:
-            raise InputError("--mean and --std belong together: give both, as in --mean 0.485,0.456,0.406")
+            said = "belong together: give both" if options.mean or options.std else f"are needed beside --{given[0]}"
+            raise InputError(f"--mean and --std {said}, as in --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225")
         return with_preprocess(model, preprocess_from(options, model.spec.preprocess, model.spec.input_shape), ())
     if len(given) > 1:
         raise InputError(f"--like says all of it; leave out --{given[0]}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.core.amounts import counted
-from edgeres.core.artifacts import Artifact, Checkpoint, Model, StudyFile, model_from
+from edgeres.core.artifacts import Artifact, Checkpoint, Model, OnnxModel, StudyFile, model_from
 from edgeres.core.config import Config, config_from, refuse_needless
 from edgeres.core.errors import InputError, few_of, require
 from edgeres.core.names import is_function_name, resolve
@@ -159,7 +159,10 @@ def _named_source(request: Call) -> Model | None:
         return None
     row, model = STAGES[request.stage], model_from(request.source)
     if not row.accepts(model):
-        raise InputError(f"`edgeres {request.stage}` needs a {row.needs}, got {request.source} ({model.precision})")
+        is_foreign = isinstance(model, OnnxModel) and not model.spec.preprocess.is_known
+        way = f"; make one of it: edgeres import {typed(model.path)}" if is_foreign and row.source is Checkpoint else ""
+        got = f"got {request.source} ({model.precision}){way}"
+        raise InputError(f"`edgeres {request.stage}` needs a {row.needs}, {got}")
     return taken(model, request.stage)
 
 

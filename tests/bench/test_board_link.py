@@ -47,7 +47,16 @@ def test_a_changed_key_says_how_it_is_repaired():
 
     assert str(why_not(DESK, BadHostKeyException(), {})).startswith("desk: orin shows another host key")
     assert str(why_not(DESK, OSError(), {})).startswith("desk: cannot reach orin")
-    text = changed_key("orin", BadHostKeyException(), {"10.0.0.9": 2222, "jump": 22})
+    text = changed_key(DESK, BadHostKeyException(), {"10.0.0.9": 2222, "jump": 22})
     assert text.startswith("orin shows another host key than known_hosts has; not connected.")
     assert text.endswith("ssh-keygen -R '[10.0.0.9]:2222', then look at it: ssh orin")
-    assert "ssh-keygen -R 10.0.0.9," in changed_key("orin", BadHostKeyException(), {"10.0.0.9": 22})
+    assert "ssh-keygen -R 10.0.0.9," in changed_key(DESK, BadHostKeyException(), {"10.0.0.9": 22})
+
+
+def test_a_port_is_said_as_the_programs_of_openssh_take_it():
+    desk = Board(name="desk", host="me@orin:2222")
+    refused = paramiko.AuthenticationException("Authentication failed.")
+    assert "try: ssh -p 2222 me@orin, or send it a key: ssh-copy-id -p 2222 me@orin" in str(why_not(desk, refused, {}))
+    unknown = paramiko.SSHException("Server 'orin' not found in known_hosts")
+    assert str(why_not(desk, unknown, {})).endswith(": ssh -p 2222 me@orin")
+    assert Board(name="desk", host="[fe80::1]").address == "[fe80::1]"

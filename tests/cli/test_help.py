@@ -45,6 +45,13 @@ LOOKED_FOR = {
     "how do I fail a CI job that got slower": ("report", "## A gate for CI"),
     "may a job hold a release against the last one": ("report", "`edgeres compare OLD NEW --json`"),
     "how do I read the JSON, what are the exit codes": ("json", "## Exit codes"),
+    "it ran out of memory": ("trouble", "*Out of memory.*"),
+    "accuracy after the import is not mine": ("trouble", "*Top-1 is far below your own.*"),
+    "what if my latency cannot be reached": ("choosing", "exit code 2"),
+    "never drop these modules": ("choosing", "`--keep layer1.0,layer3.2` never drops these"),
+    "my board's ssh has another port": ("boards", "me@192.168.1.50:2222"),
+    "the opset is too new for my JetPack": ("models", "`edgeres export --opset 17`"),
+    "what is a power mode called": ("boards", "`MODE_15W`"),
     "does it go on after Ctrl-C": ("recipes", "## What resumes"),
 }
 ELSEWHERE = {"--exportLayerInfo", "--nproc-per-node"}  # of trtexec and torchrun

@@ -38,9 +38,9 @@ from edgeres.models import network_from as network_from
 from edgeres.models import spec_from_arch as spec_from_arch
 from edgeres.models.importing import ImportConfig as ImportConfig
 from edgeres.models.importing import import_checkpoint as _import_checkpoint
-from edgeres.models.own_modules import drop as _drop
-from edgeres.models.own_modules import load as _load
-from edgeres.models.own_modules import trace as _trace
+from edgeres.models.user_modules import drop as _drop
+from edgeres.models.user_modules import load as _load
+from edgeres.models.user_modules import trace as _trace
 from edgeres.optimize.config import OptimizeConfig as OptimizeConfig
 from edgeres.optimize.stage import optimize as _optimize
 from edgeres.prune.config import PruneConfig as PruneConfig
@@ -49,11 +49,11 @@ from edgeres.prune.config import SweepConfig as SweepConfig
 from edgeres.prune.recover.stage import recover as _recover
 from edgeres.prune.stage import prune as _prune
 from edgeres.prune.sweep import sweep as _sweep
+from edgeres.quantize.calibrate import calibrate as _calibrate
 from edgeres.quantize.config import CalibrateConfig as CalibrateConfig
 from edgeres.quantize.config import QatConfig as QatConfig
 from edgeres.quantize.config import QuantizeConfig as QuantizeConfig
 from edgeres.quantize.qat import qat as _qat
-from edgeres.quantize.scales import calibrate as _calibrate
 from edgeres.quantize.stage import quantize as _quantize
 from edgeres.report.stage import ReportConfig as ReportConfig
 from edgeres.report.stage import report as _report

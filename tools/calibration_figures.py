@@ -174,8 +174,8 @@ def quantized(model: OnnxModel, data: str, folder: Path, *, with_peer: bool) -> 
     """(whose, method, file) of every quantized graph."""
     from calibration_worker import onnxruntime
 
+    from edgeres.quantize.calibrate import calibrate
     from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
-    from edgeres.quantize.scales import calibrate
     from edgeres.quantize.stage import quantize
 
     config = CalibrateConfig(data=data, images=IMAGES)

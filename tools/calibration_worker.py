@@ -38,7 +38,7 @@ def ours(method: str) -> Any:
     """Calibrate and quantize as `edgeres` does them."""
     import onnxruntime as _  # noqa: F401  (an idle process has it too)
 
-    from edgeres.quantize import calibrators, config, decision, insert, lint, placement, scales, stage  # noqa: F401
+    from edgeres.quantize import calibrate, calibrators, config, decision, insert, lint, placement, stage  # noqa: F401
 
     def work(model: Path, data: str, images: int, out: Path) -> None:
         source = OnnxModel(model)
@@ -46,12 +46,12 @@ def ours(method: str) -> Any:
             noise_scales(source, images)
             return
         chosen = config.CalibrateConfig(data=data, images=images)
-        table = scales.calibrate(source, chosen, out).output.path
+        table = calibrate.calibrate(source, chosen, out).output.path
         stage.quantize(source, config.QuantizeConfig(scales=table, method=method, effort="quick"), out)
 
     def noise_scales(source: OnnxModel, images: int) -> None:
         tensors = placement.observed_of(source.proto)
-        found = scales.statistics_of(source.proto, tensors, (batch for batch in noise(images)))
+        found = calibrate.statistics_of(source.proto, tensors, (batch for batch in noise(images)))
         amax = {name: calibrators.amax_from(one.histogram, method) for name, one in found.items()}
         insert.with_pairs(source.proto, placement.placement_of(source.proto), decision.Decision(amax))
 

@@ -14,8 +14,8 @@ from pydantic import Field
 from edgeres.core.config import Config, Record
 from edgeres.core.environment import available_cores
 from edgeres.core.errors import InputError
-from edgeres.core.figures import MUTED, figure_file
 from edgeres.core.metrics import Interval, paired_difference, threads_text
+from edgeres.core.pictures import MUTED, figure_file
 
 Bits = NDArray[np.bool_]
 

@@ -42,7 +42,7 @@ from edgeres.quantize.cpu import has_wide_sums
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Options
 from edgeres.quantize.profiles import quantized
-from edgeres.quantize.scales import calibrate
+from edgeres.quantize.calibrate import calibrate
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, RunnerOptions, infer_all
 

@@ -20,9 +20,9 @@ from quantize_figures import Bench, bench_of, figures_of
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.files import write_text
+from edgeres.quantize.calibrate import calibrate
 from edgeres.quantize.config import CalibrateConfig, QatConfig
 from edgeres.quantize.qat import qat
-from edgeres.quantize.scales import calibrate
 
 RESULTS = Path(__file__).parent / "results" / "qat.json"
 RATES = (1e-5, 3e-5, 1e-4)

@@ -29,12 +29,12 @@ from edgeres.core.metrics import paired_difference
 from edgeres.data import dataset_for
 from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
-from edgeres.quantize.choosing import bounds_by
+from edgeres.quantize.decide import bounds_by
 from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import ALL_INT8, Options, Placement, placement_of
-from edgeres.quantize.scales import calibrate
+from edgeres.quantize.calibrate import calibrate
 from edgeres.quantize.stage import begun
 
 RESULTS = Path(__file__).parent / "results" / "quantize.json"

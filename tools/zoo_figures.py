@@ -38,10 +38,10 @@ from edgeres.models.libraries import definition
 from edgeres.models.network import Network
 from edgeres.models.sources import Brought, from_module
 from edgeres.models.weights import save_checkpoint, weights_without
+from edgeres.quantize.calibrate import calibrate
 from edgeres.quantize.config import CalibrateConfig, QuantizeConfig
 from edgeres.quantize.lint import lint
 from edgeres.quantize.lint.pairs import problems
-from edgeres.quantize.scales import calibrate
 from edgeres.quantize.stage import quantize
 
 PATH = Path(__file__).parent / "results" / "zoo.json"

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from edgeres.bench.board_answers import EvalDone
 from edgeres.bench.board_session import Session
 from edgeres.core.artifacts import Model, OnnxModel
+from edgeres.core.distances import split as columns_of
 from edgeres.core.errors import DeviceError
-from edgeres.core.measures import split as columns_of
 from edgeres.core.metrics import Closeness
 from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec, Preprocess

@@ -10,7 +10,7 @@ import click
 
 from edgeres.bench.figures import lines_from
 from edgeres.cli.terminal import say
-from edgeres.core.measures import LOST_OF, OF_CLASSES
+from edgeres.core.distances import LOST_OF, OF_CLASSES
 from edgeres.core.runs import PAGE_NAME, Run
 from edgeres.core.stage import StageReport
 from edgeres.report.boards import boards_from, file_name

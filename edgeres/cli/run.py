@@ -23,9 +23,9 @@ from edgeres.core.safe_text import typed
 from edgeres.core.stage import StageReport
 from edgeres.models.importing import ImportConfig
 from edgeres.optimize.config import OptimizeConfig
+from edgeres.pipeline.board_calls import board_of_run, check_board
 from edgeres.pipeline.calls import Call
 from edgeres.pipeline.chain import Chain, Done, redo_index, run_of_recipe
-from edgeres.pipeline.on_board import board_of_run, check_board
 from edgeres.pipeline.recipe import Step, functions_of, lacking_on_a_board, planned, recipe_from
 from edgeres.pipeline.rerun import name_for, recipe_of, recorded_of, rerun_verdict
 from edgeres.report.boards import file_name

@@ -102,7 +102,7 @@ def evaluate(source: Path | None, run: str | None, on: str | None, as_json: bool
         refuse_timeout(chosen)
         print_result(evaluate_call(source, run, chosen, replace=replace), as_json=as_json)
         return
-    from edgeres.pipeline.on_board import evaluate_on_board
+    from edgeres.pipeline.board_calls import evaluate_on_board
 
     refuse(chosen.keys() - BoardConfig.model_fields | ({"replace"} if replace else set()), "does not go with --on")
     print_boards([evaluate_on_board(Call("eval", source, run, values=chosen, on=on))], as_json=as_json)
@@ -138,7 +138,7 @@ def bench(  # one parameter per option
         refuse(chosen.keys() & {*_OF_MODULES - _OF_MODELS, "out"}, "is for --per-module")
         print_result(bench_call(models, run, chosen), as_json=as_json)
         return
-    from edgeres.pipeline.on_board import bench_on_board
+    from edgeres.pipeline.board_calls import bench_on_board
 
     refuse(chosen.keys() & {"out"}, "is for --per-module")
     refuse(chosen.keys() & (_OF_MODELS | _OF_MODULES) - _OF_BOARDS, "does not go with --on")

@@ -91,7 +91,7 @@ def _opset_for(spec: ModelSpec, usual: int, newest: int | None) -> int:
     if spec.structure is None:
         return asked
     from edgeres.graph.opset import oldest_opset
-    from edgeres.models.graph import graph_without
+    from edgeres.models.graph_family import graph_without
 
     oldest = oldest_opset(graph_without(spec), asked)
     return oldest if newest is None or oldest <= newest else asked  # export says what is in the way

@@ -29,7 +29,7 @@ from edgeres.graph.blocks import blocks_in, end_of, module_of
 from edgeres.graph.plain import ends_in, last_softmax, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView, called
-from edgeres.models.graph import chain_of, graph_without
+from edgeres.models.graph_family import chain_of, graph_without
 from edgeres.runtime import runner_for, runtime_of
 from edgeres.runtime.runner import Images, Runner, RunnerOptions, check_outputs, fed, infer_all, joined
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.artifacts import Model
+from edgeres.core.distances import powers_of, relative, split
 from edgeres.core.errors import InputError
-from edgeres.core.measures import powers_of, relative, split
 from edgeres.core.metrics import Z_95, Closeness, Likened
 from edgeres.core.processes import shared
 from edgeres.core.spec import Task

@@ -1,4 +1,4 @@
-"""The distance of a changed network's outputs from the whole one's, as `core.measures` defines it, on tensors.
+"""The distance of a changed network's outputs from the whole one's, as `core.distances` defines it, on tensors.
 
 Where outputs are one-sided the divergence is nearly 0 whatever is done to them: a network of two classes shown images
 of one of them stays sure of that, while the order of the scores, by which images are told apart, is lost. Then the
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeres.core.measures import MEASURE_OF, NAME_OF, OF_CLASSES, Measure, powers_of, relative, split
+from edgeres.core.distances import MEASURE_OF, NAME_OF, OF_CLASSES, Measure, powers_of, relative, split
 from edgeres.core.spec import Task
 
 ONE_SIDED = 0.95  # of the images with one and the same first guess

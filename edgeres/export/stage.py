@@ -135,7 +135,7 @@ def _of_graph(network: Network, spec: ModelSpec, config: ExportConfig) -> tuple[
     from edgeres.graph.normal import with_batch
     from edgeres.graph.opset import at_opset
     from edgeres.graph.structure import folded, with_weights
-    from edgeres.models.graph import graph_without
+    from edgeres.models.graph_family import graph_without
 
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     model, count = folded(with_weights(graph_without(spec), arrays))
@@ -184,7 +184,7 @@ def _difference(
     expected: np.ndarray[Any, Any], model: OnnxModel, images: np.ndarray[Any, Any], spec: ModelSpec
 ) -> float:
     """How far the file's outputs are from those `expected`; of several outputs the worst."""
-    from edgeres.core.measures import difference_of, split
+    from edgeres.core.distances import difference_of, split
     from edgeres.runtime import runner_for
     from edgeres.runtime.runner import infer_all
 

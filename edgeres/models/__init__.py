@@ -25,7 +25,7 @@ FAMILIES = {
     "vgg": "edgeres.models.vgg:VGG",
 }
 
-_BY_GRAPH = "edgeres.models.graph:GRAPH"
+_BY_GRAPH = "edgeres.models.graph_family:GRAPH"
 
 
 def family_named(name: str) -> Family:

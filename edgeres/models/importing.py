@@ -180,7 +180,7 @@ def _assumed(config: ImportConfig, spec: ModelSpec, why: str, own: str = "") -> 
 def _with_structure(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageResult[Checkpoint]:
     """A network that no name of ours rebuilds, with its graph in the checkpoint."""
     require("onnx", "onnx")
-    from edgeres.models.graph import chain_of
+    from edgeres.models.graph_family import chain_of
     from edgeres.models.sources import brought
     from edgeres.models.weights import save_checkpoint
 

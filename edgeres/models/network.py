@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeres.core.measures import difference_of, split
+from edgeres.core.distances import difference_of, split
 from edgeres.core.spec import ModelSpec
 
 ROUNDINGS = 4  # that two programs may be apart by which sum in another order: each is about one from the exact outputs

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.config import config_from
+from edgeres.core.distances import difference_of, split
 from edgeres.core.errors import InputError, few_of
 from edgeres.core.input_options import sides_of
-from edgeres.core.measures import difference_of, split
 from edgeres.core.names import result_of
 from edgeres.core.onnx_file import (
     INPUT_NAME,

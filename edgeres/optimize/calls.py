@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeres.bench.board_figures import shares_of
+from edgeres.bench.board_measuring import PLAN, Bench
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BenchConfig, BoardConfig
-from edgeres.bench.on_board import PLAN, Bench
 from edgeres.bench.stage import Session
 from edgeres.compile.config import CompileConfig
 from edgeres.core.artifacts import Artifact, Checkpoint, Engine, FrontierFile, Model, OnnxModel, model_from
@@ -39,9 +39,9 @@ from edgeres.models.importing import UNNAMED, ImportConfig
 from edgeres.optimize.config import OptimizeConfig, held_out_of
 from edgeres.optimize.stage import optimize, refuse_early
 from edgeres.optimize.tries import HERE, Place
+from edgeres.pipeline.board_calls import STAGE, check_board, claimed, home_of, key_on, with_layers
 from edgeres.pipeline.board_stages import acting, built_there, placed, profiled
 from edgeres.pipeline.calls import Call, call, with_default_data
-from edgeres.pipeline.on_board import STAGE, check_board, claimed, home_of, key_on, with_layers
 from edgeres.pipeline.stages import source_in, stage_key
 from edgeres.report.folder import taken
 

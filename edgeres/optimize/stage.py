@@ -21,9 +21,9 @@ from pathlib import Path
 from edgeres.core.artifacts import FOR_A_CPU, Checkpoint, FrontierFile
 from edgeres.core.config import command_with
 from edgeres.core.errors import AlwaysRefused, InputError, require
-from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.lineage import advised
+from edgeres.core.pictures import COLOURS, MUTED, figure_file
 from edgeres.core.progress import text_from
 from edgeres.core.records.frontier import (
     FRONTIER_NAME,

@@ -23,8 +23,8 @@ from edgeres.bench.stage import Session, measure
 from edgeres.bench.validity import RUN_AGAIN
 from edgeres.core.artifacts import FUSED_PROFILE, Checkpoint, Model
 from edgeres.core.config import Config
+from edgeres.core.distances import LOST_OF, MEASURE_OF
 from edgeres.core.environment import default_threads
-from edgeres.core.measures import LOST_OF, MEASURE_OF
 from edgeres.core.metrics import Interval, fixed, paired_difference
 from edgeres.core.progress import quiet
 from edgeres.core.records.frontier import Precision, Tried, meets, time_of

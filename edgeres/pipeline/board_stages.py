@@ -18,10 +18,10 @@ from typing import Any
 from edgeres.bench.board_answers import MeasureDone
 from edgeres.bench.board_facts import facts_of, opsets_of, without_int8
 from edgeres.bench.board_figures import distinct
+from edgeres.bench.board_measuring import PLAN, Bench, built_on, check_model, without_folder
 from edgeres.bench.board_session import Session, session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
-from edgeres.bench.on_board import PLAN, Bench, built_on, check_model, without_folder
 from edgeres.compile.config import BATCHES, FOR_BOARDS, CompileConfig, graph_fields, tensors_of
 from edgeres.compile.isolated import layer_counts
 from edgeres.compile.layers import layers_path
@@ -37,8 +37,8 @@ from edgeres.core.stage import Recorder, StageResult, timed
 from edgeres.costs.networks import NetworkTime, on_board
 from edgeres.costs.profile import ProfileTexts, latency_from_profile
 from edgeres.costs.stage import latency_table
+from edgeres.pipeline.board_calls import home_of, key_on
 from edgeres.pipeline.calls import Call, warning_of, written_to
-from edgeres.pipeline.on_board import home_of, key_on
 from edgeres.pipeline.outside import leave_or_say_where
 from edgeres.pipeline.stages import Function, execute, source_in
 from edgeres.report.folder import taken

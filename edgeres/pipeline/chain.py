@@ -22,9 +22,9 @@ from edgeres.core.stage import REPORT_NAME, StageReport
 from edgeres.data import dataset_from
 from edgeres.models import network_from
 from edgeres.pipeline import eval_bench
+from edgeres.pipeline.board_calls import board_of_run
 from edgeres.pipeline.board_stages import compiling_on
 from edgeres.pipeline.calls import Call
-from edgeres.pipeline.on_board import board_of_run
 from edgeres.pipeline.recipe import Recipe, Step, check_modules, planned, telling, toml_text
 from edgeres.pipeline.stages import STAGES, Function, Made, execute, filled, in_the_place_of, stage_key
 from edgeres.prune.config import ChoiceConfig, RecoverConfig

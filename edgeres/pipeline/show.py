@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from edgeres.core.amounts import counted
 from edgeres.core.config import bytes_in, json_schema_of, record_from_text, toml_from
+from edgeres.core.distances import LOST_OF, NAME_OF
 from edgeres.core.errors import InputError, did_you_mean
-from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.names import lookup, resolve
 from edgeres.core.records import frontier, sweep
 from edgeres.core.records.latency import LatencyTable

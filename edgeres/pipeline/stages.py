@@ -117,7 +117,7 @@ STAGES = {
     ),
     "export": Stage(Checkpoint, OnnxModel, "export.stage:ExportConfig", "export.stage:export"),
     "calibrate": Stage(
-        OnnxModel, ScaleTableFile, "quantize.config:CalibrateConfig", "quantize.scales:calibrate", float_only=True
+        OnnxModel, ScaleTableFile, "quantize.config:CalibrateConfig", "quantize.calibrate:calibrate", float_only=True
     ),
     "quantize": Stage(
         OnnxModel,

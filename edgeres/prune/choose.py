@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from edgeres.core.artifacts import Checkpoint
+from edgeres.core.distances import LOST_OF, kept, kept_notes
 from edgeres.core.errors import InputError
-from edgeres.core.measures import LOST_OF, kept, kept_notes
 from edgeres.core.metrics import fixed
 from edgeres.core.processes import count, is_main, together
 from edgeres.core.progress import bar

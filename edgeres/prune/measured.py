@@ -1,7 +1,7 @@
 """Scores of sets of dropped modules, measured on a network: the `Evaluator` that a real search uses.
 
 A score is the mean distance to the whole network over images, lower is better; it needs no labels: of classes
-KL(p_whole || p_without S) in nats, of other outputs what `core.measures` says. What stands for the network without S
+KL(p_whole || p_without S) in nats, of other outputs what `core.distances` says. What stands for the network without S
 is what `--score` says:
 
     kl          the rest as it is
@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgeres.core.distances import kept
 from edgeres.core.errors import StageError
-from edgeres.core.measures import kept
 from edgeres.core.processes import agreed, shared
 from edgeres.core.resuming import Kept
 from edgeres.evaluate.distance import KL, Distance

@@ -18,9 +18,9 @@ from typing import Any
 from edgeres.bench.stage import BenchConfig, Session, measure
 from edgeres.core.artifacts import Checkpoint, SweepFile
 from edgeres.core.errors import require
-from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import scratch_in, write_text
 from edgeres.core.metrics import Latency
+from edgeres.core.pictures import COLOURS, MUTED, figure_file
 from edgeres.core.progress import Countdown
 from edgeres.core.records.latency import LatencyConfig
 from edgeres.core.records.sweep import SWEEP_NAME, Sweep, SweepRow, draw_sweep, figure_of, lines_of

@@ -14,12 +14,12 @@ import onnx
 import torch
 from torch import Tensor
 
-from edgeres.core.measures import kept
+from edgeres.core.distances import kept
 from edgeres.core.progress import track
 from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
-from edgeres.quantize.choosing import Chosen
 from edgeres.quantize.config import AUTO
+from edgeres.quantize.decide import Chosen
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.fidelity import Fidelity
 from edgeres.quantize.placement import Placement

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, arange
 
-from edgeres.core.measures import kept
+from edgeres.core.distances import kept
 from edgeres.core.metrics import Z_95, Interval, wilson
 from edgeres.evaluate.agreement import Comparison
 from edgeres.evaluate.distance import evened

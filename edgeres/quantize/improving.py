@@ -23,7 +23,7 @@ import onnx
 import torch
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.core.measures import kept
+from edgeres.core.distances import kept
 from edgeres.core.progress import track
 from edgeres.evaluate.distance import evened
 from edgeres.graph.execute import GraphNetwork
@@ -31,8 +31,8 @@ from edgeres.quantize.auto import closest_of, held_out_parts, logits_of
 from edgeres.quantize.balancing import balanced
 from edgeres.quantize.calibrators import Histogram, mse
 from edgeres.quantize.channel_classes import Classes, channel_classes, outlier_factors, scaled
-from edgeres.quantize.choosing import CalibrationImages, Chosen
 from edgeres.quantize.config import BEST, DEFAULT
+from edgeres.quantize.decide import CalibrationImages, Chosen
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Placement
 from edgeres.quantize.simulate import Images, Simulation, batch_for, batches_of, float_network

@@ -1,7 +1,7 @@
 """Quantization-aware training: the folded float graph learns under the fake quantization it will be written with.
 
 It starts from the bounds of a scale table, batch norms are folded already, and weights, biases and bounds are trained
-together against the float graph's own outputs, as far apart as their task says (`core.measures`); labels are optional.
+together against the float graph's own outputs, as far apart as their task says (`core.distances`); labels are optional.
 A part of the train images is held out: the weights closest to float there are kept (with labels, those with the
 smallest sum of both losses), so that on these images the result is never worse than PTQ. val is never looked at.
 """
@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 
 from edgeres.core.artifacts import SCALED_KEY, OnnxModel
+from edgeres.core.distances import kept
 from edgeres.core.errors import InputError
-from edgeres.core.measures import kept
 from edgeres.core.records.scales import ScaleTable
 from edgeres.core.spec import Task
 from edgeres.core.stage import Recorder, StageResult
@@ -26,8 +26,8 @@ from edgeres.evaluate.distance import distance_for
 from edgeres.graph.execute import GraphNetwork
 from edgeres.models.network import Network
 from edgeres.quantize.auto import logits_of
-from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import FEWEST_TO_LEARN, QUICK, QatConfig
+from edgeres.quantize.decide import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.improving import improved
 from edgeres.quantize.insert import with_pairs

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeres.core.distances import kept
 from edgeres.core.errors import InputError
-from edgeres.core.measures import kept
 from edgeres.core.progress import track
 from edgeres.graph.blocks import SKIP, skips_in, units_in
 from edgeres.graph.execute import GraphNetwork, Substitute, key_of

@@ -14,10 +14,10 @@ import onnx
 
 import edgeres
 from edgeres.core.artifacts import CARD_KEY, FLOAT_SKIPS_KEY, SCALED_KEY, OnnxModel
+from edgeres.core.distances import kept_notes
 from edgeres.core.errors import InputError, StageError, did_you_mean, few_of
 from edgeres.core.files import write_bytes
 from edgeres.core.lineage import advised
-from edgeres.core.measures import kept_notes
 from edgeres.core.records.latency import latency_table_from
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.spec import FROM_ONNX
@@ -25,8 +25,8 @@ from edgeres.core.stage import Recorder, StageResult
 from edgeres.graph.blocks import fusions_in, nodes_named
 from edgeres.graph.plain import PlainModel, plain, put_back
 from edgeres.graph.view import GraphView
-from edgeres.quantize.choosing import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.config import AUTO, FEWEST_IMAGES, QUICK, QuantizeConfig
+from edgeres.quantize.decide import CalibrationImages, Chosen, bounds_by
 from edgeres.quantize.decision import Decision, quantized_weight
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.placement import Options, Placement, left_float_in, with_classifier_first

@@ -11,8 +11,8 @@ from pydantic import Field, ValidationError
 
 from edgeres.bench.validity import DOUBTFUL, INVALID
 from edgeres.core.config import Record, record_from_json, unless_usual
+from edgeres.core.distances import LOST_OF
 from edgeres.core.errors import InputError
-from edgeres.core.measures import LOST_OF
 from edgeres.core.metrics import Interval
 from edgeres.core.records.frontier import Frontier
 from edgeres.core.records.latency import LATENCY_NAME, LatencyTable, ModuleCost

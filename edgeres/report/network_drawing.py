@@ -14,7 +14,7 @@ from html import escape
 from itertools import groupby
 
 from edgeres.core.amounts import counted
-from edgeres.core.measures import LOST_OF
+from edgeres.core.distances import LOST_OF
 from edgeres.report.summary import ModuleState
 from edgeres.report.wording import lost
 

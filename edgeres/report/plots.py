@@ -13,8 +13,8 @@ from itertools import cycle
 from typing import Any
 
 from edgeres.core.errors import require
-from edgeres.core.figures import Drawing, Spot, canvas, draw_points, label_points, whiskers, with_grid
 from edgeres.core.metrics import Interval
+from edgeres.core.pictures import Drawing, Spot, canvas, draw_points, label_points, whiskers, with_grid
 from edgeres.core.records.frontier import Frontier, draw_frontier
 from edgeres.core.records.sweep import SweepFigure, draw_sweep
 from edgeres.evaluate.agreement import Agreement

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from edgeres.core.artifacts import Checkpoint, LesionTableFile
+from edgeres.core.distances import LOST_OF, NAME_OF
 from edgeres.core.errors import InputError, MissingDependency
-from edgeres.core.figures import COLOURS, figure_file, whiskers
 from edgeres.core.files import write_text
-from edgeres.core.measures import LOST_OF, NAME_OF
 from edgeres.core.metrics import Z_95, Accuracy, paired_difference
+from edgeres.core.pictures import COLOURS, figure_file, whiskers
 from edgeres.core.processes import shared, together
 from edgeres.core.records.lesion import Images, Lesion, Refitted
 from edgeres.core.safe_text import csv_text

@@ -21,8 +21,8 @@ import torch
 from edgeres.core.artifacts import Checkpoint, StudyFile
 from edgeres.core.config import Record
 from edgeres.core.errors import InputError
-from edgeres.core.figures import COLOURS, whiskers
 from edgeres.core.metrics import Interval
+from edgeres.core.pictures import COLOURS, whiskers
 from edgeres.core.progress import track
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import RESAMPLES, resampled_interval

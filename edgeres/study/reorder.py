@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeres.core.artifacts import Checkpoint, StudyFile
 from edgeres.core.errors import InputError
-from edgeres.core.figures import COLOURS
+from edgeres.core.pictures import COLOURS
 from edgeres.core.spec import ModelSpec
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.data import dataset_for

@@ -20,9 +20,9 @@ from pydantic import Field
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import StudyFile
 from edgeres.core.config import Record
-from edgeres.core.figures import COLOURS, MUTED, figure_file
 from edgeres.core.files import write_text
 from edgeres.core.metrics import Interval
+from edgeres.core.pictures import COLOURS, MUTED, figure_file
 from edgeres.core.safe_text import csv_text
 from edgeres.core.stage import Recorder, StageResult
 from edgeres.core.statistics import t_95

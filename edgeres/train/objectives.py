@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeres.core.measures import split
+from edgeres.core.distances import split
 from edgeres.core.spec import Task
 from edgeres.models.network import Network
 from edgeres.train.config import LoopConfig
@@ -52,7 +52,7 @@ def relative_error(found: Tensor, goal: Tensor, sizes: Sequence[int] = ()) -> Te
 
 
 def apart(found: Tensor, goal: Tensor, task: Task, temperature: float = 1.0, *, sizes: Sequence[int] = ()) -> Tensor:
-    """How far outputs are from the teacher's, by what they are for: the mean of `core.measures`, differentiable."""
+    """How far outputs are from the teacher's, by what they are for: the mean of `core.distances`, differentiable."""
     if task == "classes":
         return soft_divergence(found, goal, temperature)
     if task == "embedding":

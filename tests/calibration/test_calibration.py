@@ -10,8 +10,8 @@ import pytest
 from edgeres.core.records.scales import scale_table_from
 from edgeres.data import dataset_from
 from edgeres.pipeline.recipe import recipe_from
+from edgeres.quantize.calibrate import CalibrateConfig
 from edgeres.quantize.calibrators import CALIBRATORS
-from edgeres.quantize.scales import CalibrateConfig
 from edgeres.quantize.stage import QuantizeConfig
 
 FOLDER = Path(__file__).parents[2] / "calibration"

@@ -8,7 +8,7 @@ from edgeres.bench.session import Measured
 from edgeres.bench.worker import Ready
 from edgeres.core.artifacts import model_from
 from edgeres.export.stage import ExportConfig, export
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
 from .conftest import understood

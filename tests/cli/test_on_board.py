@@ -19,7 +19,7 @@ SHORT = ("--warmup-s", "0", "--duration-s", "1", "--idle-s", "0.5")
 @pytest.fixture(scope="module")
 def models(hosts, tmp_path_factory):
     """A float file and its INT8 file."""
-    from edgeres.quantize.scales import CalibrateConfig, calibrate
+    from edgeres.quantize.calibrate import CalibrateConfig, calibrate
     from edgeres.quantize.stage import QuantizeConfig, quantize
 
     folder = tmp_path_factory.mktemp("models")
@@ -31,7 +31,7 @@ def models(hosts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cpu_model(models):
     """The same network quantized for ONNX Runtime."""
-    from edgeres.quantize.scales import FILE_NAME
+    from edgeres.quantize.calibrate import FILE_NAME
     from edgeres.quantize.stage import QuantizeConfig, quantize
 
     folder = models[0].path.parent

@@ -62,7 +62,7 @@ SCRIPT = """
 import json
 from edgeres.cli.main import _followed, _led
 from edgeres.core import processes
-from edgeres.quantize import scales
+from edgeres.quantize import calibrate
 
 def run(name, words, folder):
     os.environ["EDGERES_RUNS"] = f"{folder}/runs"
@@ -90,9 +90,9 @@ def refuse(*args):
 def run_with(fault, name, words, folder):
     if os.environ["RANK"] == "1":
         setattr(*{
-            "refused": (scales, "statistics_of", refuse),  # where all are told of what each has found
-            "other": (scales, "plain", refuse),  # before that
-            "killed": (scales, "statistics_of", lambda *args: os._exit(9)),
+            "refused": (calibrate, "statistics_of", refuse),  # where all are told of what each has found
+            "other": (calibrate, "plain", refuse),  # before that
+            "killed": (calibrate, "statistics_of", lambda *args: os._exit(9)),
         }[fault])
     run(name, words, folder)
 

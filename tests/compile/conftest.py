@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeres.core.artifacts import OnnxModel
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
 

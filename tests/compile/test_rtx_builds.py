@@ -10,7 +10,7 @@ from edgeres.compile.stage import CompileConfig, compile_engine
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import StageError
 from edgeres.graph.opset import with_half
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 from edgeres.runtime.manifest import RTX_TARGETS, manifest_of, plan_header
 

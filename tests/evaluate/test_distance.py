@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeres.core.measures import MOST_KEPT, kept, split
+from edgeres.core.distances import MOST_KEPT, kept, split
 from edgeres.evaluate.distance import Distance, distance_for, evened
 from edgeres.evaluate.sums import Tally
 from edgeres.train.objectives import relative_error

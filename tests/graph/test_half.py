@@ -9,7 +9,7 @@ from edgeres.core.errors import InputError
 from edgeres.export.stage import ExportConfig, export
 from edgeres.graph.opset import with_half
 from edgeres.graph.session import GraphSession
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -15,7 +15,7 @@ from edgeres.core.errors import InputError
 from edgeres.core.spec import TRACED, ModelSpec, Preprocess
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models import modules_of, network_from
-from edgeres.models.graph import chain_of
+from edgeres.models.graph_family import chain_of
 from edgeres.models.graph_net import Piece
 from edgeres.models.network import live_in
 from edgeres.models.sources import from_module
@@ -404,7 +404,7 @@ def test_an_exported_network_agrees_and_a_dropped_one_has_fewer_nodes(name, tmp_
 
 def test_an_activation_that_repeats_another_goes_with_its_module():
     spec, _ = net("basic")[1:]
-    from edgeres.models.graph import graph_without
+    from edgeres.models.graph_family import graph_without
 
     def relus(one):
         return sum(node.op_type == "Relu" for node in graph_without(one).graph.node)

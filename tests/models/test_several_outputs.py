@@ -16,7 +16,7 @@ from edgeres.graph.blocks import blocks_in
 from edgeres.graph.structure import unpacked
 from edgeres.graph.view import GraphView
 from edgeres.models import modules_of, network_from
-from edgeres.models.graph import chain_of
+from edgeres.models.graph_family import chain_of
 from edgeres.models.sources import from_module, from_onnx
 from edgeres.models.weights import load_network, save_checkpoint, weights_without
 from edgeres.runtime import runner_for

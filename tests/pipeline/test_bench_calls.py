@@ -7,7 +7,7 @@ from edgeres.core.errors import DeviceError
 from edgeres.export.stage import ExportConfig, export
 from edgeres.pipeline import eval_bench
 from edgeres.pipeline.eval_bench import bench_call
-from edgeres.quantize.scales import CalibrateConfig, calibrate
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
 

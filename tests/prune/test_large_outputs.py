@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from edgeres import api
-from edgeres.core import measures
+from edgeres.core import distances
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.measures import kept_notes, split
+from edgeres.core.distances import kept_notes, split
 from edgeres.data import dataset_from
 from edgeres.export.stage import ExportConfig, export
 from edgeres.models.weights import load_network
@@ -65,10 +65,10 @@ def images(tmp_path_factory):
 @pytest.fixture
 def few(monkeypatch):
     """Less fits."""
-    monkeypatch.setattr(measures, "MOST_KEPT", FEW)
-    measures._places.cache_clear()
+    monkeypatch.setattr(distances, "MOST_KEPT", FEW)
+    distances._places.cache_clear()
     yield
-    measures._places.cache_clear()
+    distances._places.cache_clear()
 
 
 def chosen(source, images, folder):
@@ -114,13 +114,13 @@ def test_what_is_quantized_learns_from_a_part_and_is_judged_by_it(source, tmp_pa
 
     def decibels():
         goal, found = logits_of(simulation.network, pixels), logits_of(simulation, pixels)
-        assert goal.shape[1] <= measures.MOST_KEPT
+        assert goal.shape[1] <= distances.MOST_KEPT
         with torch.inference_mode():
             whole = torch.cat([network._float(x) for x in batches_of(pixels, 8)])
         batches = network.batches(pixels)
-        assert batches[0][1].shape[1] <= measures.MOST_KEPT
+        assert batches[0][1].shape[1] <= distances.MOST_KEPT
         return (
-            fidelity_of(measures.kept(whole, simulation.sizes), found, simulation.sizes).sqnr_db,
+            fidelity_of(distances.kept(whole, simulation.sizes), found, simulation.sizes).sqnr_db,
             network.fidelity(frozenset(), batches).sqnr_db,
         )
 

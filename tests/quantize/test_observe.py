@@ -7,7 +7,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgeres.core.errors import InputError
-from edgeres.quantize.scales import images_at_a_time, shapes_of, statistics_of
+from edgeres.quantize.calibrate import images_at_a_time, shapes_of, statistics_of
 
 
 def images_of(n: int, seed: int = 0) -> np.ndarray:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from edgeres.core.errors import InputError
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.lint import lint
 from edgeres.quantize.qat import QatConfig, qat
-from edgeres.quantize.scales import CalibrateConfig, calibrate
 
 
 @pytest.fixture

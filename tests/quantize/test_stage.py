@@ -19,12 +19,12 @@ from edgeres.data import dataset_from
 from edgeres.graph.blocks import modules_in
 from edgeres.graph.view import GraphView
 from edgeres.quantize import kept_float
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.calibrators import CALIBRATORS
 from edgeres.quantize.improving import CHANNELS, TUNED
 from edgeres.quantize.kept_float import MixedChoice
 from edgeres.quantize.lint import lint, problems
 from edgeres.quantize.repair.check import sqnr_db
-from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 from edgeres.runtime import runner_for
 

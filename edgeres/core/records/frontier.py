@@ -2,7 +2,7 @@
 
 A loss is in points of top-1 on train images that were not chosen, refitted or calibrated on, paired with the whole
 network, or, where no label says what is right, in hundredths of what its outputs are away from the whole network's
-(`core.measures`). A latency is a share of the whole float network's, from a session in which both took turns.
+(`core.distances`). A latency is a share of the whole float network's, from a session in which both took turns.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from edgeres.core.amounts import Target, target_from
 from edgeres.core.config import Record
-from edgeres.core.figures import draw_points, label_points, with_grid
 from edgeres.core.lineage import advised
 from edgeres.core.metrics import Interval, threads_text
+from edgeres.core.pictures import draw_points, label_points, with_grid
 from edgeres.core.runs import Run
 
 FRONTIER_NAME = "frontier.json"

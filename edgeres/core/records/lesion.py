@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from edgeres.core.config import Record
-from edgeres.core.measures import Measure
+from edgeres.core.distances import Measure
 from edgeres.core.metrics import Accuracy, Interval
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from edgeres.core.config import Record, unless_usual
-from edgeres.core.figures import draw_points, label_points, with_grid
-from edgeres.core.measures import LOST_OF
+from edgeres.core.distances import LOST_OF
 from edgeres.core.metrics import Accuracy, Closeness, Interval, Likened, threads_text
+from edgeres.core.pictures import draw_points, label_points, with_grid
 
 SWEEP_NAME = "sweep.json"
 _QUALITY: dict[Likened, str] = {"cosine": "cosine", "error": "1 - error", "guess": "same guess"}

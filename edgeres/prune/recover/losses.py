@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeres.core.measures import kept
+from edgeres.core.distances import kept
 from edgeres.core.spec import ModelSpec, Task
 from edgeres.data import Split
 from edgeres.evaluate.distance import KL, distance_for

@@ -12,8 +12,8 @@ from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import InputError
 from edgeres.core.records.scales import scale_table_from
 from edgeres.data import Split, dataset_from
+from edgeres.quantize.calibrate import CalibrateConfig, calibrate
 from edgeres.quantize.calibrators import CALIBRATORS
-from edgeres.quantize.scales import CalibrateConfig, calibrate
 from edgeres.quantize.stage import QuantizeConfig, quantize
 
 
@@ -158,7 +158,7 @@ def test_a_cache_changes_no_number_of_the_table(onnx_of, tmp_path):
 def test_images_of_val_are_refused(onnx_of, tmp_path, monkeypatch):
     digits = dataset_from("digits")
     leaked = replace(digits, train=digits.val.named("train"))
-    monkeypatch.setattr("edgeres.quantize.scales.dataset_for", lambda *_, **__: leaked)
+    monkeypatch.setattr("edgeres.quantize.calibrate.dataset_for", lambda *_, **__: leaked)
     with pytest.raises(InputError, match="64 of 64 calibration images are in val too") as caught:
         calibrate(onnx_of("resnet8"), CalibrateConfig(data="digits", images=64), tmp_path / "out")
     assert "\n" not in str(caught.value)
@@ -167,7 +167,7 @@ def test_images_of_val_are_refused(onnx_of, tmp_path, monkeypatch):
 def test_too_few_images_are_refused(onnx_of, tmp_path, monkeypatch):
     digits = dataset_from("digits")
     monkeypatch.setattr(
-        "edgeres.quantize.scales.dataset_for", lambda *_, **__: replace(digits, train=digits.train.subset(range(20)))
+        "edgeres.quantize.calibrate.dataset_for", lambda *_, **__: replace(digits, train=digits.train.subset(range(20)))
     )
     with pytest.raises(InputError, match="digits has 20 training images, calibration needs 32"):
         calibrate(onnx_of("resnet8"), CalibrateConfig(data="digits"), tmp_path / "out")

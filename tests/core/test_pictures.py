@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeres.core.figures import figure_file, label_points
 from edgeres.core.metrics import Interval
+from edgeres.core.pictures import figure_file, label_points
 
 
 @pytest.mark.parametrize("other", ["", "other"])

@@ -10,10 +10,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgeres.bench.board_accuracy import Images, bytes_needed, logits_of, parts_of, tables_of
+from edgeres.bench.board_measuring import Bench, check_model, images_for, without_folder
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import checked_board
 from edgeres.bench.config import BoardConfig
-from edgeres.bench.on_board import Bench, check_model, images_for, without_folder
 from edgeres.core.artifacts import Engine, OnnxModel
 from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.spec import Preprocess

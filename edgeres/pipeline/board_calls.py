@@ -16,10 +16,10 @@ from edgeres.bench.board_accuracy import Images
 from edgeres.bench.board_answers import BoardFound
 from edgeres.bench.board_facts import check_opset
 from edgeres.bench.board_figures import shares_of
+from edgeres.bench.board_measuring import NO_ACCURACY, Bench, Loaded, images_for, onnx_of
 from edgeres.bench.board_session import session
 from edgeres.bench.boards import Board, board_named
 from edgeres.bench.config import BoardConfig
-from edgeres.bench.on_board import NO_ACCURACY, Bench, Loaded, images_for, onnx_of
 from edgeres.compile.layer_report import layer_report
 from edgeres.compile.layers import layers_in
 from edgeres.core.artifacts import FUSED_PROFILE, Engine, Model, OnnxModel, model_from

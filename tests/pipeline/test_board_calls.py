@@ -13,9 +13,8 @@ from edgeres.core.errors import DeviceError, InputError
 from edgeres.core.metrics import Accuracy
 from edgeres.core.runs import Run
 from edgeres.core.stage import FileRef, Recorder, write_report
-from edgeres.pipeline import on_board
-from edgeres.pipeline.calls import Call, call
-from edgeres.pipeline.on_board import (
+from edgeres.pipeline import board_calls
+from edgeres.pipeline.board_calls import (
     bench_on_board,
     board_config,
     claimed,
@@ -23,6 +22,7 @@ from edgeres.pipeline.on_board import (
     key_on,
     whole_and_last,
 )
+from edgeres.pipeline.calls import Call, call
 
 NOTHING_CUT = SimpleNamespace(dropped=())
 
@@ -85,7 +85,7 @@ def test_the_runs_data_set_is_taken_where_none_is_named(runs_folder):
 
 def test_another_board_or_other_options_are_another_measurement(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"m")
-    model, desk = OnnxModel(tmp_path / "m.onnx"), on_board.board_named("desk")
+    model, desk = OnnxModel(tmp_path / "m.onnx"), board_calls.board_named("desk")
     keys = [
         key_on(desk, "board", model, BoardConfig()),
         key_on(desk, "board", model, BoardConfig(batch=2)),
@@ -115,7 +115,7 @@ def test_a_model_outside_any_run_needs_a_place_for_what_is_made(tmp_path, checkp
 
 
 class FakeBench:
-    """A fake of edgeres.bench.on_board.Bench: what it reports is made up, no board is asked."""
+    """A fake of edgeres.bench.board_measuring.Bench: what it reports is made up, no board is asked."""
 
     def __init__(self, opened, config, images=None, accuracy_only=False, *, weighs=False):
         assert weighs  # the table shows it
@@ -152,10 +152,10 @@ class FakeBench:
 def exported(runs_folder, monkeypatch, caplog, found_of):
     """A file in a run; what was said before the board was asked is in the notes of its reports."""
     caplog.set_level("INFO", logger="edgeres")
-    opened = SimpleNamespace(board=on_board.board_named("desk"), found=found_of(), said=lambda: caplog.messages)
-    monkeypatch.setattr(on_board, "Bench", FakeBench)
-    monkeypatch.setattr(on_board, "session", lambda board: nullcontext(opened))
-    monkeypatch.setattr(on_board, "images_for", lambda models, config, whole: None)
+    opened = SimpleNamespace(board=board_calls.board_named("desk"), found=found_of(), said=lambda: caplog.messages)
+    monkeypatch.setattr(board_calls, "Bench", FakeBench)
+    monkeypatch.setattr(board_calls, "session", lambda board: nullcontext(opened))
+    monkeypatch.setattr(board_calls, "images_for", lambda models, config, whole: None)
     folder = runs_folder / "r" / "01-export"
     folder.mkdir(parents=True)
     for name in ("model.onnx", "report.json"):
@@ -199,7 +199,7 @@ def test_a_file_that_was_replaced_is_not_taken_to_a_board_without_a_word(exporte
 
 @pytest.mark.parametrize("measure", [lambda call: [evaluate_on_board(call)], lambda call: bench_on_board([], call)])
 def test_what_a_board_measured_after_the_page_says_that_the_page_is_older(exported, measure, caplog, monkeypatch):
-    monkeypatch.setattr(on_board, "_of_run", lambda run: [OnnxModel(exported)])
+    monkeypatch.setattr(board_calls, "_of_run", lambda run: [OnnxModel(exported)])
     page = exported.parents[1] / "report.html"
     page.write_text("")
     list(measure(Call("x", on="desk", run="r", values={"data": "digits"})))
@@ -211,8 +211,8 @@ def test_what_fails_and_keeps_nothing_does_not_say_that_an_old_page_is_older(exp
     def refused(board):
         raise DeviceError("does not answer")
 
-    monkeypatch.setattr(on_board, "_of_run", lambda run: [OnnxModel(exported)])
-    monkeypatch.setattr(on_board, "session", refused)
+    monkeypatch.setattr(board_calls, "_of_run", lambda run: [OnnxModel(exported)])
+    monkeypatch.setattr(board_calls, "session", refused)
     page = exported.parents[1] / "report.html"
     page.write_text("")
     os.utime(page, (1, 1))
@@ -249,17 +249,17 @@ def two_files(exported, monkeypatch):
         SimpleNamespace(precision=kind, path=exported, sha256=kind, spec=NOTHING_CUT) for kind in ("fp32", "int8")
     ]
     known = {}
-    monkeypatch.setattr(on_board, "_of_run", lambda run: models)
-    monkeypatch.setattr(on_board, "key_on", lambda board, stage, model, config: model.precision)
-    monkeypatch.setattr(on_board, "_known", lambda run, key: known.get(key))
-    monkeypatch.setattr(on_board, "_measured", lambda board, models, *_, **__: [one.sha256 for one in models])
+    monkeypatch.setattr(board_calls, "_of_run", lambda run: models)
+    monkeypatch.setattr(board_calls, "key_on", lambda board, stage, model, config: model.precision)
+    monkeypatch.setattr(board_calls, "_known", lambda run, key: known.get(key))
+    monkeypatch.setattr(board_calls, "_measured", lambda board, models, *_, **__: [one.sha256 for one in models])
     return Run(exported.parents[1]), known
 
 
 def test_what_one_session_of_a_board_has_measured_is_reused_in_so_many_words(two_files, caplog):
     run, known = two_files
     known |= {"fp32": latency_in("one"), "int8": latency_in("one")}
-    assert list(on_board.board_of_run(run, Call("bench", on="desk"))) == list(known.values())
+    assert list(board_calls.board_of_run(run, Call("bench", on="desk"))) == list(known.values())
     assert caplog.messages[-1].endswith("measured already on desk, reused")
 
 
@@ -267,13 +267,13 @@ def test_what_one_session_of_a_board_has_measured_is_reused_in_so_many_words(two
 def test_what_two_sessions_measured_is_measured_again_so_that_a_ratio_may_be_told(two_files, known):
     run, there = two_files
     there |= {kind: latency_in(session) for kind, session in known.items()}
-    assert list(on_board.board_of_run(run, Call("bench", on="desk"))) == ["fp32", "int8"]
+    assert list(board_calls.board_of_run(run, Call("bench", on="desk"))) == ["fp32", "int8"]
 
 
 def test_a_duration_too_short_for_rounds_is_not_measured_again_and_again(two_files):
     run, there = two_files
     there |= {"fp32": latency_in("one"), "int8": latency_in("another")}
-    found = list(on_board.board_of_run(run, Call("bench", on="desk", values={"duration_s": 4})))
+    found = list(board_calls.board_of_run(run, Call("bench", on="desk", values={"duration_s": 4})))
     assert found == list(there.values())
 
 
@@ -307,7 +307,7 @@ class FakeImages:
 def test_images_that_travel_unasked_are_counted_before(values, said, caplog):
     caplog.set_level("INFO", logger="edgeres")
     call = Call("bench", on="desk", values=values)
-    on_board._say_what_travels(FakeImages(), [SimpleNamespace(spec=None)], call)
+    board_calls._say_what_travels(FakeImages(), [SimpleNamespace(spec=None)], call)
     assert caplog.messages == said
 
 

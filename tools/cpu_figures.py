@@ -32,17 +32,17 @@ from edgeres.core.config import Config, Record, config_from
 from edgeres.core.environment import cpu_flags, environment
 from edgeres.core.errors import EdgeresError, StageError
 from edgeres.core.files import write_text, written
-from edgeres.core.metrics import Z_95, Interval, Latency, threads_text
+from edgeres.core.metrics import Z_95, Interval, Latency, decibels, threads_text
 from edgeres.core.progress import track
 from edgeres.core.records.scales import ScaleTable, scale_table_from
 from edgeres.core.statistics import ratio_interval
 from edgeres.data import Split, dataset_for
+from edgeres.quantize.calibrate import calibrate
 from edgeres.quantize.config import CalibrateConfig
 from edgeres.quantize.cpu import has_wide_sums
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.placement import Options
 from edgeres.quantize.profiles import quantized
-from edgeres.quantize.calibrate import calibrate
 from edgeres.runtime import runner_for
 from edgeres.runtime.runner import Logits, RunnerOptions, infer_all
 
@@ -254,7 +254,7 @@ def _paired(differences: NDArray[Any]) -> Interval:
 
 def _sqnr_db(signal: Logits, other: Logits) -> float:
     noise = np.square(signal.astype(np.float64) - other).sum()
-    return float(10 * np.log10(np.square(signal, dtype=np.float64).sum() / noise))
+    return decibels(float(np.square(signal, dtype=np.float64).sum()), float(noise))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -25,16 +24,16 @@ import onnx
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.files import write_text
-from edgeres.core.metrics import paired_difference
+from edgeres.core.metrics import decibels, paired_difference
 from edgeres.data import dataset_for
 from edgeres.graph.session import session_from
 from edgeres.quantize.auto import auto
-from edgeres.quantize.decide import bounds_by
+from edgeres.quantize.calibrate import calibrate
 from edgeres.quantize.config import CalibrateConfig
+from edgeres.quantize.decide import bounds_by
 from edgeres.quantize.decision import Decision
 from edgeres.quantize.insert import with_pairs
 from edgeres.quantize.placement import ALL_INT8, Options, Placement, placement_of
-from edgeres.quantize.calibrate import calibrate
 from edgeres.quantize.stage import begun
 
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
@@ -148,8 +147,7 @@ def figures_of(bench: Bench, model: onnx.ModelProto) -> dict[str, Any]:
 
 def sqnr_db(reference: Images, logits: Images) -> float:
     """Power of the reference over that of the difference."""
-    noise = float(np.square(reference - logits, dtype=np.float64).sum())
-    return 10 * math.log10(float(np.square(reference, dtype=np.float64).sum()) / noise)
+    return decibels(*(float(np.square(one, dtype=np.float64).sum()) for one in (reference, reference - logits)))
 
 
 def literal_logits(model: onnx.ModelProto, images: Images) -> Images:

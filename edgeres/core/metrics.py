@@ -35,6 +35,13 @@ def places_more(low: float, high: float, say: Say) -> int:
     return next((more for more in range(_MOST_PLACES) if say(low, more=more) != say(high, more=more)), 0)
 
 
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), of powers: infinite without noise, -inf for what is nothing else, or is not finite."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+
+
 class Interval(Record):
     """A figure and its 95 % interval."""
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.config import Record, unless_usual
-from edgeres.core.metrics import Closeness, Interval, difference_of, wilson
+from edgeres.core.metrics import Closeness, Interval, decibels, difference_of, wilson
 from edgeres.runtime.runner import Logits
 
 FALL_DB, FLOOR_DB = 6.0, 20.0  # a module drifts that loses more, or leaves less
@@ -168,7 +168,7 @@ class Similarity:
         """None if there is no noise; -inf cannot be, a signal of zeros counts as the smallest float."""
         if self.noise == 0:
             return None
-        return 10 * math.log10(max(self.power_a, float(np.finfo(np.float64).tiny)) / self.noise)
+        return decibels(max(self.power_a, float(np.finfo(np.float64).tiny)), self.noise)
 
     @property
     def cosine(self) -> float:

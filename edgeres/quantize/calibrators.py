@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeres.core.errors import InputError
+from edgeres.core.metrics import decibels
 from edgeres.core.names import lookup
 
 BINS = 2048  # as TensorRT's entropy calibrator
@@ -216,7 +217,7 @@ def sqnr_db(histogram: Histogram, bound: float) -> float | None:
         return None
     scale = bound / LEVELS
     noise = float(counts @ (np.minimum(np.rint(centres / scale), LEVELS) * scale - centres) ** 2)
-    return round(10 * math.log10(float(counts @ centres**2) / noise), _DECIMALS) if noise > 0 else None
+    return round(decibels(float(counts @ centres**2), noise), _DECIMALS) if noise > 0 else None
 
 
 def _candidates(used: int) -> NDArray[np.int64]:

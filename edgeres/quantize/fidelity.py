@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, arange
 
 from edgeres.core.distances import kept
-from edgeres.core.metrics import Z_95, Interval, wilson
+from edgeres.core.metrics import Z_95, Interval, decibels, wilson
 from edgeres.evaluate.agreement import Comparison
 from edgeres.evaluate.distance import evened
 
@@ -53,7 +53,7 @@ class Fidelity(Comparison):
     @property
     def sqnr_db(self) -> float:
         """Infinite where nothing changed."""
-        return 10 * math.log10(self.power / self.noise_power) if self.noise_power else math.inf
+        return decibels(self.power, self.noise_power)
 
     @property
     def disagreement(self) -> Interval:

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeres.core.metrics import difference_of, paired_difference, wilson
+from edgeres.core.metrics import decibels, difference_of, paired_difference, wilson
+
+
+@pytest.mark.parametrize(
+    ("signal", "noise", "db"),
+    [(1000, 1, 30), (1, 10, -10), (1, 0, math.inf), (0, 0, math.inf), (0, 1, -math.inf), (1, math.inf, -math.inf)],
+)
+def test_decibels_are_a_number_or_infinite_whatever_the_powers(signal, noise, db):
+    assert decibels(signal, noise) == pytest.approx(db)
+    assert decibels(signal, math.nan) == -math.inf
 
 
 @given(st.integers(1, 5000), st.data())

@@ -13,7 +13,6 @@ logits little; `inputs` sees it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgeres.core.errors import InputError
 from edgeres.core.input_options import sides_of
+from edgeres.core.metrics import decibels
 from edgeres.core.onnx_file import is_channels_last
 from edgeres.graph.draft import Draft
 from edgeres.graph.session import GraphSession
@@ -97,11 +97,7 @@ def outputs_of(model: Path | onnx.ModelProto, given: ImageInput) -> list[NDArray
 
 def sqnr_db(reference: NDArray[np.float64], other: NDArray[np.floating[Any]]) -> float:
     """How near `other` is to `reference`, both (N, ...); infinite where they are equal."""
-    noise = float(np.square(reference - other).sum())
-    signal = float(np.square(reference).sum())
-    if not math.isfinite(noise):
-        return -math.inf
-    return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return decibels(float(np.square(reference).sum()), float(np.square(reference - other).sum()))
 
 
 def _compared(view: GraphView) -> list[str]:

@@ -28,6 +28,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from edgeres.core.metrics import decibels
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView, Q
 from edgeres.quantize.calibrators import LEVELS
@@ -126,7 +127,7 @@ class _Sums:
         least = _TINY * self._signal + float(np.finfo(np.float64).tiny)
         if not math.isfinite(self._repaired):
             return math.inf
-        return 10 * math.log10(max(self._repaired, least) / max(self._original, self._symmetric, least))
+        return decibels(max(self._repaired, least), max(self._original, self._symmetric, least))
 
 
 def _symmetric(x: NDArray[np.float64], amax: float) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
     python tools/solve_figures.py whole.safetensors --data folder:cifar10-jpeg --work work
 
-Sets of 4, 8 and 12 modules as the sweep chose them by `adaptive` (tools/results/sweep.json), recovered; and what
+Sets of 4, 8 and 12 modules as a sweep chose them by `adaptive`, recovered; and what
 `edgeres prune --drop N --recover solve` makes, which chooses by `solved` and solves on the photos of a seed; with 2,000
 photos also after `--recover solve,mimic`, which chooses the same.
 Each line of the plan is a process of its own, one thread, judged on val against the whole network, paired. Writes
@@ -25,12 +25,16 @@ from edgeres.core.config import Record, record_from_json
 from edgeres.core.environment import environment
 from edgeres.core.files import write_text
 from edgeres.core.metrics import paired_difference
-from edgeres.core.records.sweep import Sweep
 from edgeres.data import dataset_for
 from edgeres.evaluate.stage import accuracy_of
 
 RESULTS = Path(__file__).parent / "results"
 _SIZES, SEEDS, _IMAGES = (4, 8, 12), (0, 1, 2), 500
+_ADAPTIVE = {  # by `edgeres prune --sweep 1..12 --recover mimic,distill --images 1000`, in the order chosen
+    4: "1.8 2.3 1.5 2.8",
+    8: "1.8 2.3 1.5 2.8 1.2 2.1 3.4 1.0",
+    12: "1.8 1.5 2.8 1.2 2.4 3.6 1.3 2.6 3.2 2.7 1.0 2.2",
+}
 _FEWER_AND_MORE = (50, 100, 200, 2000)
 _FLAT_UNTIL = 5000
 
@@ -94,8 +98,7 @@ def main() -> int:
 
 def plan() -> list[Case]:
     """The sizes with three choices of images, then more and fewer images."""
-    rows = {row.count: row.dropped for row in record_from_json(Sweep, RESULTS / "sweep.json").rows}
-    sets = [Case(drop=size, dropped=rows[size]) for size in _SIZES]
+    sets = [Case(drop=size, dropped=tuple(f"layer{name}" for name in _ADAPTIVE[size].split())) for size in _SIZES]
     few, many = sets[0], sets[-1]
     solved = [case.model_copy(update={"method": ("solve",), "images": _IMAGES}) for case in sets]
     typed = [case.model_copy(update={"score": "solved", "dropped": ()}) for case in solved]

@@ -121,14 +121,6 @@ def sweep_table() -> Lines:
     return [*lines, "", about]
 
 
-def recover_table() -> Lines:
-    """Accuracy after minutes of recovery."""
-    from recover_figures import Lines as Content
-    from recover_figures import table_of
-
-    return [*table_of(record_from_json(Content, RESULTS / "recover.json"))]
-
-
 def zoo_table() -> Lines:
     """Which architectures come in."""
     from zoo_figures import zoo_table as table
@@ -208,7 +200,6 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "search": search_table,
     "latency": latency_table,
     "sweep": sweep_table,
-    "recover": recover_table,
     "solve": solve_table,
     "optimize": optimize_table,
     "budget": lambda: budget_figures.table_of(record_from_json(budget_figures.Lines, RESULTS / "budget.json")),

@@ -17,7 +17,6 @@ from optimize_figures import Lines as Optimized
 from practise_figures import Results as Practise
 from practise_figures import table_of
 from pruning_tables import json_of, table_head, table_row, with_minus
-from recover_figures import Lines as Recovered
 from solve_figures import SEEDS, refined_rows, solve_rows
 from solve_figures import Line as SolveLine
 from solve_figures import Lines as Solved
@@ -119,22 +118,6 @@ def choosing() -> Lines:
             f" {latency['rms_percent']:.1f} % (root mean square; {latency['largest_percent']:.1f} % at most)."
         ),
     ]
-
-
-def recovering() -> Lines:
-    """What minutes of recovery bring."""
-    found = record_from_json(Recovered, RESULTS / "recover.json")
-    lines = table_head("`edgeres prune`", "images", "top-1 %", "points lost", "minutes")
-    for line in found.lines:
-        words = " ".join(f"--{key} {value}" for key, value in line.options.items() if key not in ("images", "epochs"))
-        lost = with_minus(f"{0.0 - line.change_points:.2f} ± {line.half_width_points:.2f}")
-        images = f"{int(line.options['images']):,}" if "images" in line.options else ""
-        lines.append(table_row(f"`{words}`", images, f"{100 * line.top1:.2f}", lost, f"{line.duration_s / 60:.1f}"))
-    about = (
-        f"ResNet-56, {100 * found.whole_top1:.2f} %; {found.data} val, n = {found.lines[0].n:,}, paired 95 %"
-        f" intervals; {found.machine}."
-    )
-    return [*lines, "", *_text(about)]
 
 
 def solving() -> Lines:
@@ -333,7 +316,7 @@ def schemas() -> Lines:
 QUOTES: dict[str, Callable[[], Lines]] = {
     f"short-{maker.__name__}": maker
     for maker in (
-        headline, one_command, sweep, choosing, recovering, solving, refining, peers, quantizing, memory, cpu, lint,
+        headline, one_command, sweep, choosing, solving, refining, peers, quantizing, memory, cpu, lint,
         engines, compare, studies, schemas,
     )
 }  # fmt: skip

@@ -129,7 +129,7 @@ def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def spec_of(monkeypatch: pytest.MonkeyPatch) -> SpecMaker:
     """`spec_of("resnet8", ordering="full-preact")`: 8x8 grey images, ten classes; VGG in an eighth of the width."""
-    monkeypatch.setattr("edgeres.models.vgg._WIDTHS", (8, 16, 32, 64, 64))
+    monkeypatch.setattr("edgeres.models.vgg_family._WIDTHS", (8, 16, 32, 64, 64))
 
     def make(arch: str = "resnet8", *, channels: int = 1, **options: str | int | float) -> ModelSpec:
         preprocess = GREY if channels == 1 else None

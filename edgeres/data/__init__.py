@@ -5,9 +5,8 @@ dataset_for(checkpoint.spec, "folder:photos")             the same, labels numbe
 split_from_arrays, split_from_files                       to build a Dataset of your own
 """
 
-from edgeres.data.dataset import DATASETS, Dataset, check_data_name, dataset_for, dataset_from
+from edgeres.data.dataset import DATASETS, Dataset, check_data_name, data_fingerprint, dataset_for, dataset_from
 from edgeres.data.split import Split, split_from_arrays, split_from_files
-from edgeres.data.tree import data_fingerprint
 
 __all__ = [
     "DATASETS",

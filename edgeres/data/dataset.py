@@ -11,17 +11,22 @@ package.module:function   your own function () -> Dataset
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import logging
+import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from edgeres.core.errors import InputError, did_you_mean, few_of
-from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve, result_of
+from edgeres.core.names import DATA_NAMES, FILES_OF_DATA, canonical_data_name, plain_name, resolve, result_of, with_code
 from edgeres.core.spec import ModelSpec, Preprocess
 from edgeres.data.pixels import FileSource
 from edgeres.data.split import UNLABELLED, Split
+from edgeres.data.tree import FilesBelow
 
 DATASETS = {
     "digits": "edgeres.data.known:digits",
@@ -29,11 +34,12 @@ DATASETS = {
     "cifar100": "edgeres.data.known:cifar100",
     "folder": "edgeres.data.folder:folder",
     "images": "edgeres.data.folder:images",
-    "csv": "edgeres.data.listed:listed",
+    "csv": "edgeres.data.csv_table:listed",
     "npy": "edgeres.data.arrays:npy",
     "npz": "edgeres.data.arrays:npz",
 }
 _FOLDERS = frozenset({"folder", "images"})
+_TABLES = frozenset({"csv"})  # their cells name files, which belong to the data set as well
 _UNSAID = (
     "does not say how an image becomes its input; add what it was trained with, as in --mean 0.485,0.456,0.406 --std"
     " 0.229,0.224,0.225 --resize 256, or --like FILE, a model of edgeres fed alike"
@@ -174,3 +180,36 @@ def dataset_for(spec: ModelSpec, name: str, *, download: bool = False, seed: int
     new = np.asarray([numbers[plain_name(label)] for label in dataset.classes])
     train, val = (replace(split, labels=new[split.labels]) for split in (dataset.train, dataset.val))
     return replace(dataset, classes=spec.classes, train=train, val=val)
+
+
+@lru_cache(maxsize=8)
+def data_fingerprint(name: str) -> str:
+    """Changes when the data set called `name` does: for files sha256 of every one's path, size and date.
+
+    Data sets that come with a package are taken to be what their name says, the user's own functions their code.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in FILES_OF_DATA:
+        return with_code(name)
+    root = Path(argument).expanduser().resolve()
+    if kind not in _FOLDERS:
+        return _fingerprint_of(root, is_table=kind in _TABLES)
+    walk = FilesBelow([root])
+    lines = [f"{os.path.relpath(path, root)}\tis\t{os.path.relpath(real, root)}" for path, real in walk.again]
+    for path in map(Path, (*walk.files[0], *walk.links[0])):
+        if path.is_file():
+            status = path.stat()
+            lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
+    lines.sort()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _fingerprint_of(file: Path, *, is_table: bool) -> str:
+    """Of one file, and of those that its cells name."""
+    named: list[Path] = []
+    if is_table:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as table:
+            named = [file.parent / Path(cell.strip()).expanduser() for line in csv.reader(table) for cell in line]
+    found = [(path, path.stat()) for path in (file, *named) if path.is_file()]
+    lines = sorted(f"{path}\t{status.st_size}\t{status.st_mtime_ns}" for path, status in found)
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -6,8 +6,6 @@ folders, and those that systems leave behind, are not entered.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import logging
 import os
 from collections import Counter, deque
@@ -17,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 
 from edgeres.core.errors import InputError
-from edgeres.core.names import FILES_OF_DATA, with_code
 from edgeres.data.images import SUFFIXES
 
 _log = logging.getLogger(__name__)
@@ -168,36 +165,3 @@ def _folder_of(path: str) -> str:
 @lru_cache(maxsize=1024)
 def _real_folder(path: str) -> str:
     return os.path.realpath(path)
-
-
-@lru_cache(maxsize=8)
-def data_fingerprint(name: str) -> str:
-    """Changes when the data set called `name` does: for files sha256 of every one's path, size and date.
-
-    Data sets that come with a package are taken to be what their name says, the user's own functions their code.
-    """
-    kind, _, argument = name.partition(":")
-    if kind not in FILES_OF_DATA:
-        return with_code(name)
-    root = Path(argument).expanduser().resolve()
-    if kind not in {"folder", "images"}:
-        return _fingerprint_of(root, is_table=kind == "csv")
-    walk = FilesBelow([root])
-    lines = [f"{os.path.relpath(path, root)}\tis\t{os.path.relpath(real, root)}" for path, real in walk.again]
-    for path in map(Path, (*walk.files[0], *walk.links[0])):
-        if path.is_file():
-            status = path.stat()
-            lines.append(f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}")
-    lines.sort()
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def _fingerprint_of(file: Path, *, is_table: bool) -> str:
-    """Of one file, and of those that its cells name."""
-    named: list[Path] = []
-    if is_table:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as table:
-            named = [file.parent / Path(cell.strip()).expanduser() for line in csv.reader(table) for cell in line]
-    found = [(path, path.stat()) for path in (file, *named) if path.is_file()]
-    lines = sorted(f"{path}\t{status.st_size}\t{status.st_mtime_ns}" for path, status in found)
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from edgeres.models.network import Network
 
 FAMILIES = {
-    "resnet": "edgeres.models.resnet:RESNET",
-    "fcresnet": "edgeres.models.resnet:FCRESNET",
-    "plain": "edgeres.models.resnet:PLAIN",
-    "vgg": "edgeres.models.vgg:VGG",
+    "resnet": "edgeres.models.resnet_family:RESNET",
+    "fcresnet": "edgeres.models.resnet_family:FCRESNET",
+    "plain": "edgeres.models.resnet_family:PLAIN",
+    "vgg": "edgeres.models.vgg_family:VGG",
 }
 
 _BY_GRAPH = "edgeres.models.graph_family:GRAPH"

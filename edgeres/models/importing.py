@@ -26,7 +26,7 @@ from edgeres.models.class_names import names_in_list
 from edgeres.models.contents import check_content
 from edgeres.models.family import CIFAR_INPUT, IMAGENET_INPUT, RESIZE_RATIO, Ordering
 from edgeres.models.recognise import Recognised, check_recognised, other_names, recognised
-from edgeres.models.resnet import RESNET
+from edgeres.models.resnet_family import RESNET
 
 if TYPE_CHECKING:
     from edgeres.models.sources import Brought

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from edgeres.core.amounts import counted
 from edgeres.core.errors import InputError, few_of
-from edgeres.models.resnet import IMAGENET_STAGES
-from edgeres.models.vgg import STAGES as VGG_STAGES
+from edgeres.models.resnet_family import IMAGENET_STAGES
+from edgeres.models.vgg_family import STAGES as VGG_STAGES
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OF_A_MODULE = re.compile(r"layer1\.0\.conv\d+\.weight")  # convolutions (or linear layers) of the first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from edgeres.data.tree import data_fingerprint
+from edgeres.data.dataset import data_fingerprint
 
 
 def fingerprint(path):

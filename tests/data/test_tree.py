@@ -11,8 +11,9 @@ from PIL import Image
 
 from edgeres.core.errors import InputError
 from edgeres.data import dataset_from
+from edgeres.data.dataset import data_fingerprint
 from edgeres.data.images import image_from
-from edgeres.data.tree import data_fingerprint, images_below
+from edgeres.data.tree import images_below
 
 SPLITS, CLASSES, EACH = ("train", "val"), ("cat", "dog"), 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ Labels = NDArray[np.int64]
 VAL_FRACTION = 0.2
 SplitName = Literal["train", "val"]
 UNLABELLED = -1  # the label of every image of a data set that has no classes
+_log = logging.getLogger(__name__)
 OWN_GUESSES = "no labels: an answer counts as right where it is the whole network's own"
 
 
@@ -171,7 +173,14 @@ def drawn_apart(whole: Split, classes: Sequence[str], seed: int, where: str) -> 
         chosen = draws < VAL_FRACTION
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held_out[places[chosen]] = True
+    _say_once(f"{where} names no splits: {held_out.sum():,} of its {len(whole):,} images are val, drawn by their names")
     return whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)).named("val")
+
+
+@cache
+def _say_once(line: str) -> None:
+    """What every look at the data set would say again."""
+    _log.info("%s", line)
 
 
 def _draw(image_id: str, seed: int) -> float:

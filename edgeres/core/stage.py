@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import Field
 from edgeres.core.artifacts import Artifact, Checkpoint, Model
 from edgeres.core.config import Config, Record, unless_usual
 from edgeres.core.environment import Environment, environment
+from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
 from edgeres.core.input_options import FeedOptions
 from edgeres.core.metrics import Accuracy, Closeness, Energy, Latency, OwnFigure
@@ -26,6 +27,7 @@ SCHEMA_VERSION = 1
 REPORT_NAME = "report.json"
 _BEGINS = {"train", "import"}
 _NO_OPTIONS = {"file", "weights", "labels"}  # of an import: where it lies, told by its hash, and names
+_SAID_OF_NETWORK = {"dropped": (), "preprocess": None, "classes": ()}  # of one structure it may be said otherwise
 TWO_NETWORKS = "are two networks of which none comes from the other"
 NEVER_EXPORTED = "is newer and was never exported, so its work is not in"
 REPORT_SUFFIX = ".report.json"  # of a file outside of a run, which has its report beside it
@@ -149,14 +151,28 @@ def without_newer(path: Path, what: str) -> str:
 def begins_another(made: Sequence[tuple[Path, StageReport]]) -> list[str]:
     """A line for each network that a run which began with another was given: none descends from the other."""
     anew = brought_anew(made)
-    began = [(path.name, report) for path, report in made if report.stage in _BEGINS and report.cost]
-    begun = [one for one in began if one[0] not in anew]
+    began = [one for one in made if one[1].stage in _BEGINS and one[1].cost]
+    begun = [one for one in began if one[0].name not in anew]
     return [
-        f"{begun[0][0]} and {name} {TWO_NETWORKS}, and what is lost or gained is told of one against the other: give"
-        " each a run of its own, with --run NAME"
-        for name, report in begun[1:]
-        if not _is_one_network(begun[0][1], report)
+        f"{begun[0][0].name} and {one[0].name} {TWO_NETWORKS}, and what is lost or gained is told of one against the"
+        " other: give each a run of its own, with --run NAME"
+        for one in begun[1:]
+        if not _is_one_network(begun[0][1], one[1]) and not is_cut_from(begun[0], one)
     ]
+
+
+def is_cut_from(whole: tuple[Path, StageReport], cut: tuple[Path, StageReport]) -> bool:
+    """Whether `cut`, a folder and its report, holds the network of `whole` less some modules, wherever it was trained.
+
+    That is: their checkpoints describe one structure.
+    """
+    if not {*whole[1].dropped} < {*cut[1].dropped}:
+        return False
+    with suppress(EdgeresError):
+        outputs = [path / Path(report.output.path).name for path, report in (whole, cut) if report.output]
+        first, second = (Checkpoint(path).spec.model_copy(update=_SAID_OF_NETWORK) for path in outputs)
+        return first == second
+    return False
 
 
 def brought_anew(made: Sequence[tuple[Path, StageReport]]) -> dict[str, str]:

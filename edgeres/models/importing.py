@@ -270,6 +270,9 @@ def _copied(config: ImportConfig, recorder: Recorder, out_dir: Path) -> StageRes
         load_weights(original), spec, out_dir / "model.safetensors", stage="import", parent=original.sha256
     )
     recorder.notes.append(f"a copy of {config.file}, made by edgeres {original.card.stage}")
+    if spec.dropped:
+        lacks = f"it lacks {counted(len(spec.dropped), 'module')} already, {few_of(spec.dropped)}"
+        recorder.notes.append(f"{lacks}: what that cost is told if the whole network was imported into the run first")
     if spec != original.spec:
         recorder.notes.append(f"weights as they were; set anew: {', '.join(_said(config))}")
     return StageResult(output, recorder.finish(output))

@@ -11,7 +11,15 @@ from edgeres.core.records.frontier import Frontier, Result, goals_of
 from edgeres.core.runs import Run
 from edgeres.report.figures import LatencyFigure
 from edgeres.report.folder import LOST, OF_REPORT, FileLine
-from edgeres.report.networks import ENGINE_STAGE, answer_of, board_in, engines_and_files_of, has_file, others_in
+from edgeres.report.networks import (
+    ENGINE_STAGE,
+    answer_of,
+    answers_in,
+    board_in,
+    engines_and_files_of,
+    has_file,
+    others_in,
+)
 from edgeres.report.summary import Claim, Row
 from edgeres.report.wording import (
     closeness_lines,
@@ -103,7 +111,7 @@ def _on_val(one: Result, found: Frontier) -> str:
 
 def _newest(rows: Sequence[Row]) -> Row | None:
     """The last network that can be evaluated anywhere, one beside the first if there is one; an engine cannot."""
-    return next(reversed(others_in(rows) or [row for row in rows if row.stage != ENGINE_STAGE]), None)
+    return next(reversed(answers_in(rows) or [row for row in rows if row.stage != ENGINE_STAGE]), None)
 
 
 def _end(rows: Sequence[Row]) -> Row | None:

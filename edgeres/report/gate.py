@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from edgeres.core.amounts import counted
 from edgeres.core.config import Record, record_from_json
 from edgeres.core.errors import EdgeresError
 from edgeres.core.files import write_text
@@ -26,7 +27,7 @@ from edgeres.evaluate.stage import OTHER_ORDER
 from edgeres.report.folder import STUDIES
 from edgeres.report.gate_figures import GateFigure, NotMeasured, Subject, figure_of, subject_in
 from edgeres.report.gate_rules import GateConfig, Rule
-from edgeres.report.networks import base_of, making_int8, others_in, timed_of
+from edgeres.report.networks import answers_in, base_of, making_int8, others_in, timed_of
 
 _MOST_PLACES = 15  # decimals of a float near 1
 _WHOLE = "newest network readable"
@@ -115,7 +116,7 @@ def _is_newer(problem: str, subject: Subject) -> bool:
 
 
 def _notes_on(subject: Subject) -> list[str]:
-    others, first = others_in(subject.networks), subject.first
+    others, first = answers_in(subject.networks), subject.first
     newest = [one for one in subject.networks if one is subject.end or one in others][-1]
     others_told = [one for one in subject.folder.problems if not _is_newer(one, subject)]
     same = (f"{one.name} is the {one.told_same}" for one in (first, subject.end, subject.timed) if one.told_same)
@@ -125,8 +126,13 @@ def _notes_on(subject: Subject) -> list[str]:
     for one in (one for one in subject.networks if one.sha256 in told_of and one is not subject.end and one.lost):
         counts = "it is held against" if one is first else "counts"
         unread.append(f"{one.path}: {one.lost}; what was measured of it before is what {counts}")
+    if first.dropped:
+        lacks = f"lacks {counted(len(first.dropped), 'module')} already"
+        unread.append(f"{first.name}, which all is held against, {lacks}: what that lost is not in the run's figures")
     if newest is subject.end:
-        return unread
+        later = subject.networks[subject.networks.index(newest) + 1 :]
+        whole = [one.name for one in later if one in others_in(subject.networks) and one not in others]
+        return [*(f"{name} is newer, and whole: {newest.name} was judged, as it is cut" for name in whole), *unread]
     how = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / newest.path)
     lacks = f"{'timed' if subject.unjudged else 'evaluated'}: {how}"
     return [f"{subject.end.name} was judged; {newest.name} is newer and not {lacks}", *unread]

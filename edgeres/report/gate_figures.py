@@ -25,6 +25,7 @@ from edgeres.report.networks import (
     NOT_TIMED,
     StageNetwork,
     answer_of,
+    answers_in,
     base_of,
     board_in,
     by_wholeness,
@@ -37,7 +38,6 @@ from edgeres.report.networks import (
     networks_in,
     newest_timed,
     no_second,
-    others_in,
     pair_of,
     points_between,
     timed_of,
@@ -156,7 +156,7 @@ def figure_of(rule: str, subject: Subject) -> GateFigure:
 
 def _without_judged(folder: RunFolder, networks: Sequence[StageNetwork], asked: GateConfig, rules: set[str]) -> str:
     """All that a run without an evaluated network lacks to be judged by the rules, in order."""
-    run, others = folder.path, others_in(networks)
+    run, others = folder.path, answers_in(networks)
     if not networks:
         return f"bring one in: edgeres import FILE --run {Run(run).typed}"
     judge = f"evaluate one: {advised('edgeres eval', Run(run))}"
@@ -244,7 +244,7 @@ def _pair_in(subject: Subject) -> tuple[Pair, str]:
 def _check_second(subject: Subject) -> None:
     """Raises NotMeasured where there is nothing but the first network."""
     if subject.end is subject.first:
-        others = others_in(subject.networks)
+        others = answers_in(subject.networks)
         todo = _handed_over(subject.run, subject.asked)
         if others and not todo:
             todo = subject.bench if subject.unjudged else advised("edgeres eval", subject.run / others[-1].path)

@@ -25,6 +25,7 @@ from edgeres.core.metrics import Accuracy, Closeness, Latency, OwnFigure
 from edgeres.core.names import canonical_data_name
 from edgeres.core.runs import Run
 from edgeres.core.safe_text import typed
+from edgeres.core.stage import is_cut_from
 from edgeres.core.statistics import ratio_interval
 from edgeres.evaluate.agreement import Comparison, Pair
 from edgeres.report.figures import Change
@@ -33,6 +34,7 @@ from edgeres.report.folder import LOST, FinishedStage, RunFolder, state_of
 Table = NDArray[np.uint16]
 _COLUMNS = 2  # prediction and label
 ENGINE_STAGE = "compile"
+_USUAL_PROFILE = "tensorrt"
 _ORDERS_APART = "judged with their classes in another order"
 NOT_TIMED = "not timed"  # and nothing says why
 FOR_TENSORRT = "placed for TensorRT"  # stands in the reason why this machine did not time a file
@@ -126,7 +128,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     assert output is not None
     assert report.cost is not None
     judged = next((one for one in (stage, *folder.networks) if one.has_judged(output.sha256)), stage)
-    timing, profile = folder.timings.get(output.sha256), report.results.get("profile", "tensorrt")
+    timing, profile = folder.timings.get(output.sha256), report.results.get("profile", _USUAL_PROFILE)
     latency = timing and timing[0].noting(timing[1])
     is_left_out = report.stage in {"quantize", "qat"} and profile != FUSED_PROFILE  # a Q/DQ graph, by `edgeres bench`
     return StageNetwork(
@@ -140,7 +142,7 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
         stage=report.stage,
         path=f"{stage.name}/{Path(output.path).name}",
         sha256=output.sha256,
-        parent=report.source.sha256 if report.source else _named_anew(stage, folder),
+        parent=report.source.sha256 if report.source else _brought_again(stage, folder),
         macs=report.cost.macs,
         params=report.cost.params,
         precision=report.precision,
@@ -151,12 +153,18 @@ def _network_from(stage: FinishedStage, folder: RunFolder) -> StageNetwork:
     )
 
 
-def _named_anew(stage: FinishedStage, folder: RunFolder) -> str | None:
-    """sha256 of the network that an import with `--labels` brings in again under other class names."""
+def _brought_again(stage: FinishedStage, folder: RunFolder) -> str | None:
+    """sha256 of what an import brings in again: under other class names by `--labels`, or cut and trained elsewhere."""
     config, output = stage.report.config, stage.report.output
-    if stage.report.stage != "import" or not config.get("labels") or output is None:
+    if stage.report.stage != "import" or output is None:
         return None
-    for one in folder.networks[: folder.networks.index(stage)]:
+    before = folder.networks[: folder.networks.index(stage)]
+    for one in before:
+        if one.report.output and is_cut_from((one.path, one.report), (stage.path, stage.report)):
+            return one.report.output.sha256
+    if not config.get("labels"):
+        return None
+    for one in before:
         if one.report.output and {**one.report.config, "labels": config["labels"]} == config:
             return one.report.output.sha256
     with suppress(EdgeresError):
@@ -223,25 +231,34 @@ def in_one_place(before: StageNetwork, after: StageNetwork) -> StageNetwork:
 
 
 def answer_of(networks: Sequence[_Made]) -> _Made | None:
-    """What a run is judged by: the newest that is judged, the first network in another file only if nothing else is."""
+    """What a run is judged by: the newest of `_made_of` those that are judged, the first network only if none is."""
     judged = [one for one in networks if one.is_judged]
-    if not judged:
-        return None
-    first = _first_in(networks)
-    return ([one for one in judged if one.sha256 not in first] or judged)[-1]
+    return (_made_of(judged, networks) or judged)[-1] if judged else None
 
 
 def newest_timed(networks: Sequence[StageNetwork]) -> StageNetwork | None:
     """What a run is judged by where nothing is evaluated: as `answer_of`, by the clock."""
-    others = others_in(networks)
     timed = [one for one in networks if one.stage != ENGINE_STAGE and timed_of(one, networks).latency]
-    return next((one for one in reversed(timed) if one in others), timed[-1] if timed else None)
+    return next(reversed(_made_of(timed, networks) or timed), None)
 
 
 def others_in(networks: Sequence[_Made]) -> list[_Made]:
     """What can be evaluated anywhere and is not the first network in one of its files."""
     first = _first_in(networks)
     return [one for one in networks if one.stage != ENGINE_STAGE and one.sha256 not in first]
+
+
+def answers_in(networks: Sequence[_Made]) -> list[_Made]:
+    """Of `others_in` those that the run may be judged by."""
+    return _made_of(others_in(networks), networks)
+
+
+def _made_of(among: Sequence[_Made], networks: Sequence[_Made]) -> list[_Made]:
+    """Those `among` the networks that are not the first; where some are cut, these: others are there beside them."""
+    first = _first_in(networks)
+    others = [one for one in among if one.sha256 not in first]
+    least = min((len(one.dropped) for one in networks), default=0)
+    return [one for one in others if len(one.dropped) > least] or others
 
 
 def _first_in(networks: Sequence[_Made]) -> set[str]:
@@ -254,7 +271,7 @@ def files_of(network: _Made, networks: Sequence[_Made]) -> list[_Made]:
     files = [network]
     for one in networks:
         is_file = one.stage in {"export", "import"} and one.precision == network.precision
-        if is_file and one.parent in {file.sha256 for file in files}:
+        if is_file and one.dropped == network.dropped and one.parent in {file.sha256 for file in files}:
             files.append(one)
     return files
 
@@ -280,7 +297,9 @@ def making_int8(network: StageNetwork, networks: Sequence[StageNetwork], folder:
     is_calibrated = file is not None and file.sha256 in {one.sha256 for one in tables if one}
     lacking = [] if is_calibrated else [advised("edgeres calibrate", source)]
     exporting = [] if file else [advised("edgeres export", folder.path / network.path)]
-    return " and ".join((*exporting, *lacking, advised("edgeres quantize", source)))
+    profiles = [one.profile for one in networks if one.stage == "quantize"][-1:]
+    as_others = "".join(f" --profile {one}" for one in profiles if one != _USUAL_PROFILE)
+    return " and ".join((*exporting, *lacking, f"{advised('edgeres quantize', source)}{as_others}"))
 
 
 def judging_alike(a: StageNetwork, b: StageNetwork, networks: Sequence[StageNetwork], folder: RunFolder) -> str:

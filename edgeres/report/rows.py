@@ -11,7 +11,7 @@ from typing import Any
 from edgeres.bench.validity import INVALID
 from edgeres.core.amounts import counted
 from edgeres.core.artifacts import Checkpoint
-from edgeres.core.errors import InputError
+from edgeres.core.errors import InputError, few_of
 from edgeres.core.lineage import advised, source_of
 from edgeres.core.records.recovery import WITHOUT_STEPS, marks_in, undone_in
 from edgeres.core.runs import Run
@@ -39,11 +39,11 @@ from edgeres.report.networks import (
     FOR_TENSORRT,
     NOT_TIMED,
     StageNetwork,
+    answers_in,
     board_in,
     held_against,
     latency_between,
     networks_in,
-    others_in,
     points_between,
 )
 from edgeres.report.summary import ModuleState, NotRun, Row, RunSummary, StageDetail
@@ -169,7 +169,7 @@ def _modules_from(
     models: Sequence[FinishedStage], lesion: Sequence[LesionFigure], rows: Sequence[Row]
 ) -> tuple[ModuleState, ...]:
     """Modules in order of execution: from the first checkpoint's spec, otherwise from the lesion table."""
-    dropped = {name for row in (others_in(rows) or rows)[-1:] for name in row.dropped}
+    dropped = {name for row in (answers_in(rows) or rows)[-1:] for name in row.dropped}
     kinds: dict[str, str] = {}
     for stage in models:
         path = stage.path / Path(stage.report.output.path).name if stage.report.output else stage.path
@@ -263,7 +263,9 @@ def _after(word: str, value: object) -> str:
 # What a stage did to the network in a few words, as `dropped layer2.1, layer3.4`
 _STEPS: dict[str, Callable[[StageReport], str]] = {
     "import": lambda of: (
-        (of.config.get("arch") or "weights") + _after(" from ", Path(str(of.config.get("file") or "")).name)
+        (of.config.get("arch") or "weights")
+        + _after(" from ", Path(str(of.config.get("file") or "")).name)
+        + _after(", less ", few_of(of.dropped) if of.dropped else "")
     ),
     "train": _train,
     "prune": _prune,

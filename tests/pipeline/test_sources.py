@@ -26,6 +26,7 @@ from edgeres.pipeline.stages import filled, source_in
 from edgeres.quantize.config import QuantizeConfig
 from edgeres.report.folder import run_folder_from
 from edgeres.report.gate import GateConfig, gate
+from edgeres.report.networks import base_of, networks_in
 from edgeres.report.rows import rows_from
 
 DIGITS = {"data": "digits", "images": 32}
@@ -186,6 +187,28 @@ def test_a_run_that_is_given_a_second_network_says_that_figures_hold_one_against
         call(Call("import", run="two", values=values))
     assert "00-import and 01-import are two networks" in caplog.text
     assert "left out" not in caplog.text
+
+
+def test_a_network_that_came_back_cut_from_ones_own_training_is_held_against_the_whole_one(tmp_path, caplog):
+    import torch
+    from torchvision.models import resnet18
+
+    from edgeres import api
+
+    torch.manual_seed(0)
+    mine, images = resnet18(num_classes=3).eval(), torch.randn(2, 3, 32, 32)
+    feeding = api.Preprocess(mean=(0.5,), std=(0.25,))
+    api.trace(mine, images, tmp_path / "whole.safetensors", preprocess=feeding, classes=("a", "b", "c"))
+    short = api.drop(mine, ["layer2.1"], images)
+    api.trace(short.eval(), images, tmp_path / "short.safetensors", preprocess=feeding)
+    values = [{"file": tmp_path / f"{name}.safetensors"} for name in ("whole", "short")]
+    brought = [call(Call("import", run="own", values=one)).report.notes for one in values]
+    assert "two networks" not in caplog.text
+    networks = networks_in(run_folder_from(latest_run().path))
+    assert networks[1].parent == networks[0].sha256
+    assert base_of(networks[1], networks) is networks[0]
+    said = [[one for one in notes if "it lacks 1 module already, layer2.1" in one] for notes in brought]
+    assert [len(one) for one in said] == [0, 1]
 
 
 def test_an_import_done_anew_with_other_options_leaves_out_the_earlier_one_and_what_came_of_it(whole, tmp_path, caplog):

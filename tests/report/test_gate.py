@@ -155,6 +155,33 @@ def test_all_that_a_speed_up_on_a_board_lacks_is_named_at_once_and_in_order(fake
     assert only(judged(fake_run, max_p50="3ms", on="orin")).text.endswith(f": {bench}")
 
 
+def test_the_whole_network_in_int8_made_to_compare_with_is_not_judged_in_place_of_the_cut_one(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 3000)
+    fake_run.evaluated(folder, first, 0.93)
+    folder, cut = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
+    fake_run.evaluated(folder, cut, 0.8)
+    about = {"results": {"profile": "ort-cpu"}, "precision": "int8"}
+    fake_run.model("quantize", "cut.int8.onnx", 900, source=cut, dropped=("layer1.1",), **about)
+    assert "edgeres quantize --run fake --profile ort-cpu" in str(judged(fake_run, max_loss=1).notes)
+    folder, whole = fake_run.model("quantize", "whole.int8.onnx", 1000, source=first, **about)
+    fake_run.evaluated(folder, whole, 0.93)
+    found = judged(fake_run, max_loss=1)
+    assert not only(found).passed
+    assert found.judged == "01-prune"
+    assert any("02-quantize is newer and not evaluated" in note for note in found.notes)
+    assert "the whole network in INT8, 03-quantize, keeps --max-loss 1" in found.notes
+
+
+def test_a_run_that_began_with_a_cut_network_says_what_its_figures_do_not_tell(fake_run):
+    folder, first = fake_run.model("import", "model.safetensors", 3000, dropped=("layer1.1",))
+    fake_run.evaluated(folder, first, 0.7)
+    folder, last = fake_run.model("quantize", "int8.onnx", 900, source=first, precision="int8", dropped=("layer1.1",))
+    fake_run.evaluated(folder, last, 0.7)
+    found = judged(fake_run, max_loss=1)
+    assert only(found).passed
+    assert any("00-import, which all is held against, lacks 1 module already" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("rules", "here"),
     [
@@ -168,7 +195,8 @@ def test_all_that_a_run_lacks_where_it_was_not_judged_is_named_at_once_and_in_or
     _, first = fake_run.model("import", "model.safetensors", 3000)
     _, cut = fake_run.model("prune", "cut.safetensors", 2000, source=first, dropped=("layer1.1",))
     _, file = fake_run.model("export", "model.onnx", 1990, source=cut, dropped=("layer1.1",))
-    fake_run.board(fake_run.model("quantize", "model.int8.onnx", 900, source=file, precision="int8")[1])
+    made = fake_run.model("quantize", "model.int8.onnx", 900, source=file, precision="int8", dropped=("layer1.1",))
+    fake_run.board(made[1])
     file = "runs/fake/00-import/model.safetensors"
     bench, first = "edgeres bench --run fake", f"edgeres eval {file} --data DATA"
     asked = " ".join(f"--{name.replace('_', '-')} {GateConfig(**rules).model_dump()[name]}" for name in rules)

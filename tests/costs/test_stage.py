@@ -68,6 +68,18 @@ def test_the_table_says_what_each_module_saves(checkpoint, tmp_path):
     assert report.warnings == ("the same words",)
 
 
+def test_what_no_module_accounts_for_has_the_interval_of_a_network_without_any(checkpoint, tmp_path):
+    table, _ = table_of(checkpoint, tmp_path / "out")
+    places = range(1 + len(table.shapes))
+    cells = tuple(tuple(0.01**2 * (a == b) for b in places) for a in places)
+    uncertain = table.model_copy(update={"covariance": cells, "fit_error": 0.0})
+    none_left = predicted_ms(uncertain, [*table.saved_ms])
+    half = none_left.high - none_left.value
+    assert none_left.value == pytest.approx(table.rest_ms)
+    assert f"of which {table.rest_ms:.3f} ± {half:.3f} ms" in uncertain.lines()[-1]
+    assert "±" not in uncertain.model_copy(update={"degrees": 0}).lines()[-1]
+
+
 def test_what_was_timed_has_the_whole_batch_and_leaves_no_file(checkpoint, tmp_path):
     machine = FakeMachine()
     config = LatencyConfig(networks=4, rounds=5, threads=1, batch=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from edgeres.core.config import Config, Record, record_from_json
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Interval
 from edgeres.core.spec import ModelSpec
+from edgeres.core.statistics import t_95
 
 LATENCY_NAME = "latency.json"
 _OF_NETWORK = ("family", "variant", "num_classes", "input_shape", "options", "structure")  # what a latency depends on
@@ -142,12 +144,18 @@ class LatencyTable(Record):
             who = names[0] if len(names) == 1 else f"each of {', '.join(names)}"
             known = saved.bounds(".4f") if saved.low < saved.high else "no interval"
             lines.append(f"{who} ({shape}): {saved.value:.4f} ms ({known})")
-        share = 100 * self.rest_ms / self.whole_ms.value
-        total = (
-            f"whole {self.whole_ms.value:.3f} ms, of which {self.rest_ms:.3f} ms ({share:.0f} %) are stem, head and"
-            f" overhead; batch {self.conditions.batch}, {self._how}"
-        )
-        return [*lines, total]
+        share, half_ms = 100 * self.rest_ms / self.whole_ms.value, self._rest_half_ms
+        rest = f"{self.rest_ms:.3f}{f' ± {half_ms:.3f}' if half_ms else ''} ms ({share:.0f} %)"
+        total = f"whole {self.whole_ms.value:.3f} ms, of which {rest} are stem, head and overhead"
+        return [*lines, f"{total}; batch {self.conditions.batch}, {self._how}"]
+
+    @property
+    def _rest_half_ms(self) -> float:
+        """Of the 95 % interval of `rest_ms`; 0 where none is known, as of a profile."""
+        row = (1.0, *(-len(names) for names in self.classes.values()))
+        pairs = zip(row, self.covariance, strict=True) if self.degrees else ()
+        variance = sum(a * sum(b * cell for b, cell in zip(row, cells, strict=True)) for a, cells in pairs)
+        return t_95(self.degrees) * math.sqrt(max(variance, 0.0)) if variance else 0.0
 
     @property
     def misfit(self) -> str:

@@ -1,10 +1,10 @@
-"""Which score foretells what a recovery makes of a set: KL as it is, or with adaptive batch norm?
+"""Which score foretells what a recovery makes of a set: KL as it is, with adaptive batch norm, or after cheap repairs?
 
     python tools/score_figures.py whole.safetensors --data folder:cifar10-jpeg
 
-Sets of 4 of the milder modules are drawn at random, scored both ways on train images, recovered for a few epochs on
-train images and judged by their KL to the whole network on other train images. Prints the rank correlations and writes
-tools/results/score.json after every set; sets already there are not recovered again.
+Sets of 4 of the milder modules are drawn at random, scored in all ways on train images, recovered on train images (with
+gradients for a few epochs) and judged by their KL to the whole network on other train images. Prints the rank
+correlations and writes tools/results/score.json after every set; sets already there are not recovered again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ from edgeres.models.weights import checkpoint_without, load_folded, load_network
 from edgeres.prune.config import RecoverConfig
 from edgeres.prune.measured import with_batch_statistics
 from edgeres.prune.recover.stage import recovered
+from edgeres.refit import REPAIRED_ON
+from edgeres.refit.repairs import Repairs, repairs_on
 from edgeres.study.outcomes import rank_correlation
 
 RESULTS = Path(__file__).parent / "results" / "score.json"
 _CHOOSE, _JUDGE, _BATCH = 1000, 2000, 250
+_SCORES, _METHODS = ("kl", "adaptive", "solved"), ("mimic", "solve", "solve,mimic")
 
 
 def main() -> None:
@@ -58,25 +61,33 @@ def main() -> None:
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     rows: list[dict[str, Any]] = content.get("rows", []) if content.get("conditions") == how else []
     sets = _sets(network, choose, options)
-    scores = _scores(source, network, choose, sets)
+    repairs = repairs_on(sample.subset(range(_CHOOSE, _CHOOSE + REPAIRED_ON)), network, source.spec)
+    scores = _scores(source, network, choose, sets, repairs)
     for names in sets[len(rows) :]:
-        row = {"dropped": sorted(names), **scores[names], "recovered": _recovered_kl(source, names, judge, options)}
+        after = {method: _recovered_kl(source, names, judge, method, options) for method in _METHODS}
+        row = {"dropped": sorted(names), **scores[names], "recovered": after}
         rows.append(row)
         print(json.dumps(row), flush=True)
         write_text(RESULTS, json.dumps({"conditions": how, "rows": rows}, indent=1) + "\n")
-    after = np.array([row["recovered"] for row in rows])
-    found = {name: rank_correlation(np.array([row[name] for row in rows]), after) for name in ("kl", "adaptive")}
+    found = {method: {score: _correlation(rows, score, method) for score in _SCORES} for method in _METHODS}
     print(found)
     about = {"images_chosen_on": _CHOOSE, "images_judged_on": _JUDGE, "torch": torch.__version__}
     write_text(RESULTS, json.dumps({"conditions": how, **about, "correlation": found, "rows": rows}, indent=1) + "\n")
 
 
-def tallies_of(network: Network, batches: Iterable[Batch], subsets: Collection[Subset]) -> dict[Subset, Tally]:
+def tallies_of(
+    network: Network, batches: Iterable[Batch], subsets: Collection[Subset], repairs: Repairs | None = None
+) -> dict[Subset, Tally]:
     """The tally of every subset over all batches."""
     tallies = {subset: Tally() for subset in subsets}
     for batch in batches:
-        add_batch(tallies, network, batch)
+        add_batch(tallies, network, batch, repairs)
     return tallies
+
+
+def _correlation(rows: list[dict[str, Any]], score: str, method: str) -> float:
+    found = [(row[score], row["recovered"][method]) for row in rows]
+    return rank_correlation(*(np.array(values) for values in zip(*found, strict=True)))
 
 
 def _sets(network: Network, choose: list[Batch], options: argparse.Namespace) -> list[frozenset[str]]:
@@ -90,15 +101,20 @@ def _sets(network: Network, choose: list[Batch], options: argparse.Namespace) ->
 
 
 def _scores(
-    source: Checkpoint, network: Network, choose: list[Batch], sets: list[frozenset[str]]
+    source: Checkpoint, network: Network, choose: list[Batch], sets: list[frozenset[str]], repairs: Repairs
 ) -> dict[frozenset[str], dict[str, float]]:
     plain = tallies_of(network, choose, sets)
     adaptive = tallies_of(with_batch_statistics(load_network(source)), choose, sets)
-    return {names: {"kl": plain[names].apart, "adaptive": adaptive[names].apart} for names in sets}
+    solved = tallies_of(network, choose, sets, repairs)
+    by_score = dict(zip(_SCORES, (plain, adaptive, solved), strict=True))
+    return {names: {score: tallies[names].apart for score, tallies in by_score.items()} for names in sets}
 
 
-def _recovered_kl(source: Checkpoint, names: frozenset[str], judge: list[Batch], options: argparse.Namespace) -> float:
-    config = RecoverConfig(data=options.data, images=_CHOOSE, epochs=options.epochs, seed=3)
+def _recovered_kl(
+    source: Checkpoint, names: frozenset[str], judge: list[Batch], method: str, options: argparse.Namespace
+) -> float:
+    epochs = {} if method == "solve" else {"epochs": options.epochs}
+    config = RecoverConfig(data=options.data, images=_CHOOSE, method=tuple(method.split(",")), seed=3, **epochs)
     with tempfile.TemporaryDirectory() as folder:
         bare = checkpoint_without(source, tuple(sorted(names)), Path(folder) / "bare.safetensors")
         weights = recovered(bare, source, config, Path(folder)).weights

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgeres.core.safe_text import csv_text, one_line
-from edgeres.report.boards import UNKNOWN_VALIDITY, BoardFigure
+from edgeres.report.boards import UNKNOWN_VALIDITY, UNSURE, BoardFigure
 from edgeres.report.figures import Change
 from edgeres.report.summary import Row, RunSummary
 from edgeres.report.wording import (
@@ -68,7 +68,7 @@ def boards_table(boards: Sequence[BoardFigure]) -> RenderableType:
     titles = board_columns(boards)[:-1]
     columns = [(title, {"width": width}) for title, width in zip(titles, _BOARD_WIDTHS, strict=True)]
     rows = [_cells_with_state(board) for board in boards]
-    said = {True: "", False: "not valid", None: "may not be valid"}
+    said = {True: "", False: "not valid", None: UNSURE}
     of: dict[str, list[str]] = {}
     for one in boards:
         for why in _state(one)[1:]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import subprocess
 import sys
 import time
 import zipfile
@@ -160,3 +161,15 @@ def test_the_json_says_what_each_check_did(tool, tmp_path, monkeypatch, capsys):
     assert found["checks"][0]["figures"] == {"ms": 2}
     assert found["dry_run"] is True
     assert capsys.readouterr().out.splitlines()[1].startswith("did not  two (0.0 s): no")
+
+
+@pytest.mark.exhaustive
+def test_all_that_needs_no_gpu_works(tool, tmp_path):
+    out = tmp_path / "found.json"
+    words = ("--dry-run", "--work", str(tmp_path / "work"), "--out", str(out))
+    done = subprocess.run([sys.executable, str(TOOL), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {row["name"]: (row["outcome"], row.get("reason")) for row in json.loads(out.read_text())["checks"]}
+    assert found == {
+        check.name: ("not run", "needs a GPU") if check.needs_gpu else ("worked", None) for check in tool.CHECKS
+    }

@@ -35,6 +35,7 @@ from edgeres.train.schedule import Plan
 from edgeres.train.state import clear_state
 
 _FEWEST_TO_SHARE = 50
+_OF_TRAINING = ("final_loss", "images_per_s", "first_step", "device", "precision")
 _OVERRUN = 1.1  # of a budget: what the steps are planned by is no more certain
 _HELD_OUT = 0.1
 _HELD_OUT_BETWEEN = (30, 500)  # fewer say nothing, more cost time
@@ -175,7 +176,7 @@ def _results(job: Job, planned: Planned, fitted: Fitted | None) -> dict[str, Any
         results["solved"] = planned.solved.model_dump()
     if fitted is not None:
         results |= {"planned_steps": planned.steps, "end_moved": [list(leg) for leg in fitted.moved]}
-        results |= {name: getattr(fitted, name) for name in ("final_loss", "images_per_s", "first_step")}
+        results |= {name: getattr(fitted, name) for name in _OF_TRAINING}
         results["epochs"] = round(fitted.steps * job.config.batch / learnt, 3)
     if fitted is not None and fitted.looks:
         best = min(fitted.looks, key=lambda look: look[1])

@@ -23,8 +23,7 @@ from edgeres.models.network import Network
 from edgeres.prune.config import USUAL_EPOCHS, RecoverConfig
 from edgeres.prune.recover.budget import LOOKS
 from edgeres.prune.recover.losses import outputs_from
-from edgeres.refit.folded import FoldedModule, drawn, folded_module
-from edgeres.refit.ridge import Rows
+from edgeres.refit.folded import FoldedModule, Look, drawn, folded_module
 from edgeres.train.batches import batches_for
 from edgeres.train.loop import Training, fit
 from edgeres.train.objectives import relative_error, soft_divergence
@@ -141,10 +140,11 @@ def refit(thin: Network, lesson: Lesson) -> None:
         targets = [_targets(folded_module(whole[name]), lesson, name, batch) for batch in batches]
         fits = []
         for number, layer in enumerate(module.layers):
-            rows: tuple[list[Rows], list[Rows]] = [], []
-            for batch, wanted in zip(batches, targets, strict=True):
-                rows[batch.is_held_out].append(module.rows(number, batch.mine, *wanted[number]))
-            fits.append(module.refitted(number, *rows))
+            looks = [Look(batch.mine, *wanted[number]) for batch, wanted in zip(batches, targets, strict=True)]
+            held_out = [batch.is_held_out for batch in batches]
+            parts = [[look for look, out in zip(looks, held_out, strict=True) if out is part] for part in (False, True)]
+            learn, judge = (module.rows(number, part, sum(look.targets.shape[1] for look in part)) for part in parts)
+            fits.append(module.refitted(number, learn, judge))
             layer.take(fits[-1])
         if _error(module, batches) < _error(unit, batches):
             for layer, one in zip(module.layers, fits, strict=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,14 @@ class FoldedLayer:
         return by_pixel.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
+class Look(NamedTuple):
+    """What a module gets, the positions looked at and what a layer is to give there: (groups, rows, outputs)."""
+
+    x: Tensor
+    positions: Tensor
+    targets: Tensor
+
+
 @dataclass(frozen=True)
 class FoldedModule:
     """`layers`, what follows the last of them inside F, and h and f; x is all that is live before the module."""
@@ -163,8 +172,11 @@ class FoldedModule:
         total = self.total(x, inner[-1])
         return [*inner[:-1], total if self.is_open else inner[-1]], total
 
-    def rows(self, number: int, x: Tensor, positions: Tensor, targets: Tensor) -> Rows:
-        """Of layer `number`, those before it as they are by now: `x` is what the module gets."""
+    def rows(self, number: int, looks: Iterable[Look], n: int) -> Rows:
+        """All `n` of layer `number`, those before it as they are by now; one look after the other is taken."""
+        return joined((self._rows(number, *look) for look in looks), n)
+
+    def _rows(self, number: int, x: Tensor, positions: Tensor, targets: Tensor) -> Rows:
         layer, seen = self.layers[number], self.parts.enter(x)
         for before in self.layers[:number]:
             seen = before(seen)
@@ -176,7 +188,7 @@ class FoldedModule:
             return Rows(inputs, targets - brought)
         return Rows(inputs, targets, brought)
 
-    def refitted(self, number: int, learn: Sequence[Rows], held_out: Sequence[Rows], total: Total = as_it_is) -> Refit:
+    def refitted(self, number: int, learn: Rows, held_out: Rows, total: Total = as_it_is) -> Refit:
         """What layer `number` should be; a ReLU may follow it, or the sum it is added to. `total` as in `fitted`.
 
         There is room for its bias in itself, in its batch norm, or, if it is the last, in that behind the sum.
@@ -185,8 +197,7 @@ class FoldedModule:
         behind = [*self.trailing, *self.parts.after] if is_last else self.layers[number + 1].lead
         rectified = bool(behind) and isinstance(behind[0], nn.ReLU)
         has_bias = layer.has_bias or (is_last and self.carrier is not None)
-        learnt, judge = joined(learn), joined(held_out)
-        return fitted(learnt, judge, layer.present, rectified=rectified, has_bias=has_bias, total=total)
+        return fitted(learn, held_out, layer.present, rectified=rectified, has_bias=has_bias, total=total)
 
     @property
     def carrier(self) -> nn.Module | None:

@@ -7,7 +7,7 @@ A repair depends only on what is dropped before it, so sets share them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.evaluate.subsets import Positions, Runnable, SubsetWalk, caches_for
 from edgeres.models.network import Network
-from edgeres.refit.folded import FoldedModule, drawn, folded_module
-from edgeres.refit.ridge import Rows
+from edgeres.refit.folded import FoldedModule, Look, drawn, folded_module
 
 _ROWS = 10_000
 _GOAL_BYTES = 16 << 20  # of what one module is fitted to
@@ -74,12 +73,17 @@ class Repairs:
 
     def _repaired(self, gone: Positions, position: int) -> FoldedModule:
         module = folded_module(self._units[position - 1])
-        number, parts = len(module.layers) - 1, (list[Rows](), list[Rows]())
-        for place, images in enumerate(self._images):
-            x = SubsetWalk(self._network, self._caches[place], self).at(position, images, gone)
-            parts[place % _HELD_OUT == 0].append(module.rows(number, x, *self._goals[place][position]))
-        module.layers[-1].take(module.refitted(number, *parts))
+        number, places = len(module.layers) - 1, range(len(self._images))
+        parts = [place for place in places if place % _HELD_OUT], places[::_HELD_OUT]
+        learn, held_out = (module.rows(number, *self._looks(part, gone, position)) for part in parts)
+        module.layers[-1].take(module.refitted(number, learn, held_out))
         return module
+
+    def _looks(self, places: Sequence[int], gone: Positions, position: int) -> tuple[Iterator[Look], int]:
+        """At the batches at `places`, and how many rows they make."""
+        walks = ((place, SubsetWalk(self._network, self._caches[place], self)) for place in places)
+        looks = (Look(walk.at(position, self._images[n], gone), *self._goals[n][position]) for n, walk in walks)
+        return looks, sum(self._goals[place][position][1].shape[1] for place in places)
 
     @torch.inference_mode()
     def _taught(self, place: int) -> dict[int, tuple[Tensor, Tensor]]:

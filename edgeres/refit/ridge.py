@@ -12,7 +12,7 @@ max(T, 0) where T > 0 or y > 0, and y itself elsewhere, again and again: majoris
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import NamedTuple
@@ -73,12 +73,17 @@ class Rows:
         return float(summed / n)
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-    """One after the other."""
-    inputs, targets = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("inputs", "targets"))
-    added = [part.added for part in parts if part.added is not None]
-    counts = tuple(part.inputs.shape[1] for part in parts)
-    return Rows(inputs, targets, torch.cat(added, 1) if added else None, counts)
+def joined(parts: Iterable[Rows], n: int) -> Rows:
+    """One after the other, `n` rows in all; no two parts need be there at once."""
+    found, counts = list[Tensor](), list[int]()
+    for part in parts:
+        tensors = [x for x in (part.inputs, part.targets, part.added) if x is not None]
+        found = found or [x.new_empty(len(x), n, x.shape[2]) for x in tensors]
+        for whole, x in zip(found, tensors, strict=True):
+            whole[:, sum(counts) : sum(counts) + x.shape[1]] = x
+        counts.append(part.inputs.shape[1])
+    inputs, targets, *added = found
+    return Rows(inputs, targets, added[0] if added else None, tuple(counts))
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,22 @@ module is refitted in turn, on what the student, repaired up to there, feeds it:
 The last module, if only dropped ones followed it, aims at what the last of those gave. `ridge` has the maths. A module
 stays as it was if on held-out images its output is no nearer to the teacher's.
 
-Memory has a bound, whatever the number of images: the rows of a layer are positions drawn evenly from all of them, and
-as many images walk along as fit; where maps are smaller, more. Processes take a part of the batches each and add up
-what they find, so that the weights are those of one process.
+Memory does not grow with the number of images: the rows of a layer are positions drawn evenly from all of them, and
+what waits between two modules is in a temporary file, which has a bound: as many images walk along as fit; where maps
+are smaller, more. Processes take a part of the batches each and add up what they find, so that the weights are those of
+one process.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedRandom
 from operator import lt
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import torch
@@ -32,7 +36,7 @@ from edgeres.core.progress import bar
 from edgeres.core.spec import ModelSpec
 from edgeres.data import Split
 from edgeres.models.network import Network, live_in
-from edgeres.refit.folded import FoldedModule, drawn, folded_module, run
+from edgeres.refit.folded import FoldedModule, Look, drawn, folded_module, run
 from edgeres.refit.ridge import Refit, Rows
 
 _ROWS = 40_000  # of a layer: more gain nothing
@@ -91,11 +95,12 @@ def solve(
     `until_s` is on time.perf_counter; there was no time for those in `late` when this was done before. To be called in
     all processes, which get the same.
     """
-    walk, last_s = _Walk(student.eval(), teacher.eval(), material), 0.0
+    last_s = 0.0
     solved: dict[str, tuple[str, ...]] = {}
     goals = goals_of(student, teacher)
-    with bar("recover: solving") as shown:
+    with bar("recover: solving") as shown, TemporaryFile(prefix="edgeres-") as file:
         shown.expect(len(goals))
+        walk = _Walk(student.eval(), teacher.eval(), material, file)
         for name, goal in goals.items():
             begun_s = time.perf_counter()
             is_late = until_s is not None and agreed(partial(lt, until_s, begun_s + last_s))
@@ -122,15 +127,47 @@ def goals_of(student: Network, teacher: Network) -> dict[str, str]:
     return goals
 
 
-@dataclass
-class _Batch:
-    """What the next module gets in teacher and student, and what its output is to be; `seed`: of what is drawn."""
+class Waiting:
+    """What passes between two modules, of some images, in a file from `put` to `get`."""
+
+    def __init__(self, file: BufferedRandom) -> None:
+        self._file, self._start, self._room = file, 0, 0
+
+    def put(self, x: Tensor) -> None:
+        """In place of what was there."""
+        self._device, self._is_one, dense = x[0].device, isinstance(x, Tensor), list[Tensor]()
+        self._orders = [sorted(range(one.ndim), key=one.stride, reverse=True) for one in live_in(x)]
+        for one, order in zip(live_in(x), self._orders, strict=True):
+            dense.append(one.permute(order).contiguous().cpu())  # as it lies in memory
+        self._like = [(one.shape, one.dtype) for one in dense]
+        if (size := sum(one.nbytes for one in dense)) > self._room:
+            self._start, self._room = self._file.seek(0, os.SEEK_END), size
+        self._file.seek(self._start)
+        for one in dense:
+            self._file.write(one.numpy().data)
+
+    def get(self) -> Tensor:
+        """What `put` got last."""
+        self._file.seek(self._start)
+        found = []
+        for order, (shape, dtype) in zip(self._orders, self._like, strict=True):
+            dense = torch.empty(shape, dtype=dtype)
+            self._file.readinto(dense.numpy().data)
+            found.append(dense.permute([order.index(axis) for axis in range(len(order))]).to(self._device))
+        return found[0] if self._is_one else tuple(found)  # type: ignore[return-value]
+
+
+class _Batch(NamedTuple):
+    """What the next module gets in teacher and student, and what its output is to be of images held out.
+
+    seed: of what is drawn.
+    """
 
     seed: int
-    theirs: Tensor
-    mine: Tensor
     is_held_out: bool
-    goal: Tensor | None = None
+    theirs: Waiting
+    mine: Waiting
+    goal: Waiting
 
 
 class _Target(NamedTuple):
@@ -143,8 +180,8 @@ class _Target(NamedTuple):
 class _Walk:
     """Where teacher and student are on their way: the next module is the teacher's number `_place`."""
 
-    def __init__(self, student: Network, teacher: Network, material: Material) -> None:
-        self._student, self._teacher, self._material = student, teacher, material
+    def __init__(self, student: Network, teacher: Network, material: Material, file: BufferedRandom) -> None:
+        self._student, self._teacher, self._material, self._file = student, teacher, material, file
         self._mine, self._theirs = dict(student.units()), dict(teacher.units())
         self._names = list(self._theirs)
         self._device = next(student.parameters()).device
@@ -160,19 +197,23 @@ class _Walk:
         targets, before = self._targets(module, name, goal), self._error(module.end)
         fits: list[Refit] = []
         for number, layer in enumerate(module.layers):
-            rows: tuple[list[Rows], list[Rows]] = [], []
-            for batch, target in zip(self._batches, targets[number], strict=True):
-                rows[batch.is_held_out].append(module.rows(number, batch.mine, target.positions, target.rows))
-            fits.append(module.refitted(number, *rows, summed))
+            learn, judge = (self._rows(module, number, targets[number], held_out=part) for part in (False, True))
+            fits.append(module.refitted(number, learn, judge, summed))
             layer.take(fits[-1])
         is_better = self._error(module.end) < before
         if is_better:
             for layer, fit in zip(module.layers, fits, strict=True):
                 layer.write_back(fit, module.carrier if layer is module.layers[-1] else None)
         for batch in self._batches:
-            batch.mine, batch.goal = unit(batch.mine), None
+            batch.mine.put(unit(batch.mine.get()))
         self._place += 1
         return is_better
+
+    def _rows(self, module: FoldedModule, number: int, targets: Sequence[_Target], *, held_out: bool) -> Rows:
+        pairs = zip(self._batches, targets, strict=True)
+        chosen = [(batch, target) for batch, target in pairs if batch.is_held_out is held_out]
+        n = sum(target.rows.shape[1] for _, target in chosen)
+        return module.rows(number, (Look(batch.mine.get(), *target) for batch, target in chosen), n)
 
     def _targets(self, module: FoldedModule, name: str, goal: str) -> list[list[_Target]]:
         """For each layer and batch what the teacher gives at the positions looked at; the teacher goes past `name`."""
@@ -180,14 +221,16 @@ class _Walk:
         between = self._names[self._names.index(name) + 1 : self._names.index(goal)]
         found: list[list[_Target]] = [[] for _ in module.layers]
         for batch in self._batches:
-            wanted, total = taught.goals(batch.theirs)
-            batch.goal = taught.after(total)
-            batch.theirs = taught.parts.leave(batch.theirs, batch.goal)
+            x = batch.theirs.get()
+            wanted, total = taught.goals(x)
+            end = taught.after(total)
+            batch.theirs.put(x := taught.parts.leave(x, end))
             if goal != name:
-                x = run([self._theirs[passed] for passed in between], batch.theirs)
-                (*_, last), beyond = aimed.goals(x)
+                (*_, last), beyond = aimed.goals(run([self._theirs[passed] for passed in between], x))
                 if beyond.shape == total.shape:
-                    wanted[-1], batch.goal = last, aimed.after(beyond)
+                    wanted[-1], end = last, aimed.after(beyond)
+            if batch.is_held_out:
+                batch.goal.put(end)
             for layer, y, targets in zip(module.layers, wanted, found, strict=True):
                 rows = min(_ROWS, _MOST_BYTES // (layer.columns * y.element_size()))
                 positions = drawn(y, rows // self._n, batch.seed)
@@ -196,27 +239,29 @@ class _Walk:
 
     def _error(self, module: Callable[[Tensor], Tensor]) -> float:
         """How far from its goal is what `module` makes of the held-out images."""
-        pairs = [(batch.mine, batch.goal) for batch in self._batches if batch.is_held_out and batch.goal is not None]
-        squares = [(module(x) - goal).double().square().sum() for x, goal in pairs]
+        held_out = [batch for batch in self._batches if batch.is_held_out]
+        squares = [(module(batch.mine.get()) - batch.goal.get()).double().square().sum() for batch in held_out]
         return float(summed(torch.stack(squares).sum()))
 
     def _go_to(self, place: int) -> None:
         """Brings all before the teacher's module number `place`, and more images if they fit by now."""
         for batch in self._batches:
-            batch.theirs, batch.mine = self._advanced(batch.theirs, batch.mine, range(self._place, place))
+            theirs, mine = self._advanced(batch.theirs.get(), batch.mine.get(), range(self._place, place))
+            batch.theirs.put(theirs)
+            batch.mine.put(mine)
         self._place = place
         if not self._batches:
             self._begin(_FIRST)
-        most = len(self._material)
-        first = self._batches[0]
-        bytes_each = sum(x[0].numel() * x.element_size() for x in (*live_in(first.theirs), *live_in(first.mine)))
-        fit = min(most, _MOST_BYTES // bytes_each)
+        most, first = len(self._material), self._batches[0]
+        waiting = (*live_in(first.theirs.get()), *live_in(first.mine.get()))
+        fit = min(most, _MOST_BYTES // sum(x[0].numel() * x.element_size() for x in waiting))
         if fit >= min(most, 2 * self._n) > self._n:
             self._begin(fit)
 
     def _begin(self, most: int) -> None:
         """The first `most` images, this process's part of them, from the start to where the walk is."""
         self._batches, self._n, seed = [], 0, self._material.seed
+        self._file.truncate(0)
         stem_is_shared = bool(self._material.shared)
         for split, is_held_out in zip(self._material.first(most), (False, True), strict=True):
             every = range(-(-len(split) // _BATCH))
@@ -227,7 +272,10 @@ class _Walk:
                 theirs = self._teacher.stem(x)
                 mine = theirs if stem_is_shared else self._student.stem(x)
                 theirs, mine = self._advanced(theirs, mine, range(self._place))
-                self._batches.append(_Batch(seed + number, theirs, mine, is_held_out))
+                waiting = [Waiting(self._file) for _ in range(3)]
+                self._batches.append(batch := _Batch(seed + number, is_held_out, *waiting))
+                batch.theirs.put(theirs)
+                batch.mine.put(mine)
             self._n, seed = self._n + len(split), seed - (-len(split) // _BATCH)
 
     def _advanced(self, theirs: Tensor, mine: Tensor, places: Iterable[int]) -> tuple[Tensor, Tensor]:

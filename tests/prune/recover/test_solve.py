@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from dataclasses import replace
 from itertools import count, cycle
+from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
@@ -17,11 +19,11 @@ from edgeres.core.artifacts import Checkpoint
 from edgeres.core.errors import InputError
 from edgeres.core.stage import Recorder, write_report
 from edgeres.data import Split, split_from_arrays
-from edgeres.models.network import Network, Parts, Unit
+from edgeres.models.network import Network, Parts, Unit, live_in
 from edgeres.models.weights import checkpoint_without, load_folded, load_network, load_weights, save_checkpoint
 from edgeres.prune.config import RecoverConfig
 from edgeres.prune.recover import solve as solve_module
-from edgeres.prune.recover.solve import Material, goals_of, solve
+from edgeres.prune.recover.solve import Material, Waiting, goals_of, solve
 from edgeres.prune.recover.stage import recover, recovered
 from edgeres.refit import folded as folded_code
 from edgeres.refit import ridge
@@ -417,7 +419,7 @@ def test_the_images_that_walk_along_are_as_many_as_fit(pruned, teacher, tmp_path
 
     def noted(walk, most):
         begin(walk, most)
-        seen.append((most, sum(len(batch.mine) for batch in walk._batches)))
+        seen.append((most, sum(len(batch.mine.get()) for batch in walk._batches)))
 
     monkeypatch.setattr(solve_module._Walk, "_begin", noted)
     map_bytes = 2 * 4 * 16 * 4 * 4  # teacher and student behind layer2.0; 50 images fit before it, 200 behind layer3.0
@@ -426,6 +428,49 @@ def test_the_images_that_walk_along_are_as_many_as_fit(pruned, teacher, tmp_path
     assert all(n <= most for most, n in seen)
     assert [most for most, _ in seen] == [32, 100, 200]
     assert few.results["held_out_solve"] < 0.8 * whole.results["held_out_first"]
+
+
+def test_only_a_few_batches_are_in_memory_at_a_time(pruned, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(solve_module, "_BATCH", 5)
+    seen, most, put, get = [], 0, Waiting.put, Waiting.get
+
+    def noted(x):
+        nonlocal most
+        seen.append(weakref.ref(x))
+        most = max(most, sum(one() is not None for one in seen))
+        return x
+
+    monkeypatch.setattr(Waiting, "put", lambda self, x: put(self, noted(x)))
+    monkeypatch.setattr(Waiting, "get", lambda self: noted(get(self)))
+    recovered(pruned, teacher, quick(), tmp_path / "out")
+    assert len(seen) > 500
+    assert most < 10
+
+
+@given(st.data())
+def test_what_waits_is_given_back_as_it_was(data):
+    def drawn():
+        shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+        x = torch.randn(data.draw(shapes))
+        return x.permute(data.draw(st.permutations(range(x.ndim))))
+
+    with TemporaryFile() as file:
+        waiting = [Waiting(file) for _ in range(3)]
+        for _ in range(3):
+            put = [data.draw(st.sampled_from([drawn(), (drawn(), drawn())])) for _ in waiting]
+            for place, x in zip(waiting, put, strict=True):
+                place.put(x)
+            for place, x in zip(waiting, put, strict=True):
+                found = place.get()
+                assert isinstance(found, tuple) is isinstance(x, tuple)
+                for a, b in zip(live_in(found), live_in(x), strict=True):
+                    assert torch.equal(a, b)
+                    assert order_of(a) == order_of(b)
+
+
+def order_of(x):
+    """Strides of axes of several elements: of one element it is free."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
 def test_rows_are_capped(pruned, teacher, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from edgeres.data import dataset_for
 from edgeres.data.split import UNLABELLED
 from edgeres.evaluate.agreement import Agreement, Comparison, ScaledSimilarity, Side, Similarity, first_drift, kl_sum
 from edgeres.evaluate.closeness import Nearness, check_alike
-from edgeres.graph.blocks import blocks_in, end_of, module_of
+from edgeres.graph.blocks import blocks_in, end_of, made_of, module_of
 from edgeres.graph.plain import ends_in, last_softmax, plain
 from edgeres.graph.session import GraphSession
 from edgeres.graph.view import QDQ, GraphView, called
@@ -92,6 +92,10 @@ def _in_logarithms(probe: Probe, *, are_logits: bool) -> Probe:
 def module_tensors(model: Any, spec: ModelSpec) -> dict[str, str]:
     """Module -> tensor, in the graph's order; of a network that brings its graph the modules are those of that."""
     view = GraphView(model)
+    return {name: made_of(view, tensor) for name, tensor in _ends_of_modules(view, spec).items()}
+
+
+def _ends_of_modules(view: GraphView, spec: ModelSpec) -> dict[str, str]:
     if spec.structure:
         links = [link for link in chain_of(spec).links if link.name not in spec.dropped]
         if found := {link.name: link.end for link in links if link.end in view.producers}:

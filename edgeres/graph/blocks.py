@@ -32,6 +32,8 @@ from functools import lru_cache
 from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeres.core.errors import InputError, did_you_mean
 from edgeres.graph.view import QDQ, WEIGHTED, GraphView, called, scope_of
 
@@ -127,6 +129,28 @@ def end_of(view: GraphView, block: Block) -> str:
             break
         index += 1
     return str(view.nodes[index].output[0])
+
+
+def made_of(view: GraphView, tensor: str) -> str:
+    """What becomes of a sum in a file of another tool that puts the pair before the ReLU, or in its place.
+
+    The ReLU behind the pair, or the pair if it cuts off what is negative; else the tensor itself.
+    """
+    pair = _alone_behind(view, tensor)
+    end = pair and pair.op_type == "QuantizeLinear" and _alone_behind(view, pair.output[0])
+    if not (pair and end) or view.op_of(tensor) in _AFTER_A_SUM:
+        return tensor
+    behind = _alone_behind(view, end.output[0])
+    if behind is not None and behind.op_type in _AFTER_A_SUM:
+        return str(behind.output[0])
+    zero = view.value(pair.input[2]) if len(pair.input) > 2 and pair.input[2] else np.zeros(1, np.uint8)
+    is_cut = zero is not None and zero.dtype.kind in "iu" and (zero == np.iinfo(zero.dtype).min).all()
+    return str(end.output[0]) if is_cut else tensor
+
+
+def _alone_behind(view: GraphView, tensor: str) -> onnx.NodeProto | None:
+    readers = view.readers.get(tensor, [])
+    return readers[0][0] if readers and all(node.op_type == readers[0][0].op_type for node, _ in readers) else None
 
 
 def fusions_in(view: GraphView) -> list[Block]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from edgeres.core.artifacts import OnnxModel
 from edgeres.core.errors import DeviceError, InputError, StageError
@@ -130,6 +131,38 @@ def test_graphs_without_names_of_nodes_show_what_the_activation_behind_an_additi
         node.name = ""
     expected = {f"layer{stage}.0": f"layer{stage}.0.relu_1" for stage in (1, 2, 3)}
     assert module_tensors(model, graph.spec) == expected == module_tensors(graph.proto, graph.spec)
+
+
+ORT = {
+    "default": {},
+    "uint8": {"activation_type": QuantType.QUInt8, "per_channel": True},
+    "symmetric": {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}},
+    "pairs apart": {"extra_options": {"DedicatedQDQPair": True}},
+}
+
+
+class Shown(CalibrationDataReader):
+    def __init__(self, name):
+        self._feeds = iter([{name: image[None]} for image in IMAGES])
+
+    def get_next(self):
+        return next(self._feeds, None)
+
+
+@pytest.mark.parametrize("are_named", [True, False])
+@pytest.mark.parametrize("options", ORT.values(), ids=ORT)
+def test_a_pair_in_front_of_a_relu_or_in_its_place_is_compared_behind_it(files_of, tmp_path, options, are_named):
+    """As ONNX Runtime's quantizer places them."""
+    _, graph, _ = files_of()
+    model = onnx.load(graph.path)
+    for node in model.graph.node:
+        node.name = node.name if are_named else ""
+    onnx.save(model, tmp_path / "float.onnx")
+    quantize_static(tmp_path / "float.onnx", tmp_path / "ort.onnx", Shown(model.graph.input[0].name), **options)
+    result = agree(graph, OnnxModel(tmp_path / "ort.onnx"), QUICK)
+    assert [one.name for one in result.modules] == ["layer1.0", "layer2.0", "layer3.0"]
+    assert min(one.sqnr_db for one in result.modules) > 20  # beside the sum itself it would be under 10
+    assert result.drift is None
 
 
 def test_an_int8_file_alone_is_fake_quantization_on_torch_against_onnx_runtime(files_of):

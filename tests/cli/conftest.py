@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from functools import partial
@@ -40,7 +41,10 @@ def aloud(monkeypatch, capfd):
         assert "\\u000a " not in out + err, "a newline and an indent of ours, taken for somebody else's"
         return code, out, err
 
-    return run
+    logger = logging.getLogger("edgeres")
+    before = logger.handlers, logger.level, logger.propagate
+    yield run
+    logger.handlers, logger.level, logger.propagate = before  # the stream of its own ends with the test
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from edgeres.core.statistics import P99_CALLS
 log = logging.getLogger(__name__)
 
 _LONGER_S = 20
-_QDQ_NOTE = "Q/DQ graph placed for TensorRT, here on a CPU: says nothing of INT8 speed on a GPU"
+_QDQ_NOTE = "INT8 graph not made with --profile ort-cpu, here on a CPU: says nothing of INT8 speed on a GPU"
 
 
 class Session(NamedTuple):

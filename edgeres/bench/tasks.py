@@ -19,6 +19,10 @@ _QDQ_REASON = (
     "not timed: a Q/DQ graph placed for TensorRT says nothing of INT8 speed on a CPU; "
     "time it all the same with --include-qdq"
 )
+_OTHERS_REASON = (
+    "not timed: INT8 of another tool counts as placed for TensorRT; if it was made for a CPU, time it with"
+    " --include-qdq"
+)
 
 
 class Task(NamedTuple):
@@ -83,7 +87,7 @@ def reason_to_skip(model: Model, config: BenchConfig) -> str:
     except DeviceError as err:
         return f"built, not run: {err}"
     if is_for_tensorrt(model) and not config.include_qdq:
-        return _QDQ_REASON
+        return _QDQ_REASON if isinstance(model, OnnxModel) and model.profile else _OTHERS_REASON
     return ""
 
 

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from edgeres.bench.figures import lines_from
 from edgeres.bench.stage import BenchConfig, bench_report
 from edgeres.bench.tasks import label_of, reason_to_skip
 from edgeres.bench.worker import images_for
-from edgeres.core.artifacts import CARD_KEY, Engine, Manifest, OnnxModel
+from edgeres.core.artifacts import CARD_KEY, PROFILE_KEY, Engine, Manifest, OnnxModel
 from edgeres.core.environment import available_cores
 from edgeres.core.errors import InputError
 from edgeres.core.metrics import Energy
@@ -163,6 +164,14 @@ def test_a_quantized_graph_is_timed_only_on_request_and_says_so(timed_within, tm
     assert "says nothing of INT8 speed" in latency.note
     assert f"  {latency.note}" in lines_from(report)
     assert "fused" in latency.runtime
+
+
+@pytest.mark.parametrize(("profile", "what"), [("tensorrt", "a Q/DQ graph"), (None, "INT8 of another tool")])
+def test_who_placed_the_pairs_is_said_where_they_are_not_timed(tmp_path, profile, what):
+    model = onnx_model(tmp_path / "q.onnx", quantized=True)
+    if profile:
+        model.proto.metadata_props.add(key=PROFILE_KEY, value=profile)
+    assert re.match(f"not timed: {what}.* placed for TensorRT.*--include-qdq", reason_to_skip(model, QUICK))
 
 
 def test_a_fixed_batch_wins_and_is_told(timed_within, tmp_path):

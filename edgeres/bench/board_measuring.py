@@ -49,7 +49,7 @@ from edgeres.core.progress import bar
 from edgeres.core.safe_text import typed
 from edgeres.core.stage import Recorder, StageReport
 from edgeres.core.statistics import MIN_ROUNDS
-from edgeres.evaluate.stage import doubts_of_order
+from edgeres.evaluate.stage import doubts_of
 from edgeres.graph.view import QDQ, GraphView, Q, attribute
 from edgeres.runtime.manifest import check_runnable, manifest_of
 
@@ -249,7 +249,7 @@ class Bench:
         if judge is None:
             guessed = guessed_from(logits, dataset, runtime)
             recorder.accuracy.append(guessed.accuracy(dataset, model.sha256, out=place))
-            recorder.warnings += doubts_of_order(guessed.predictions, dataset.classes)
+            recorder.warnings += doubts_of(guessed.predictions, dataset.classes)
         else:
             recorder.closeness.append(closeness_from(logits, model, judge, dataset=dataset, runtime=runtime))
         notes, warnings = self.images.remarks(model.spec)

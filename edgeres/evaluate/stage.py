@@ -31,6 +31,7 @@ OTHER_ORDER = "would be if outputs stood for other classes"  # in the warning af
 _MOST_CLASSES = 2000  # of which the guesses are kept, 32 MB
 _LEAST_GAIN = 0.1  # of the images
 _LEAST_SKILL, _SKILL_OF_FEW = 0.3, 1.4  # of the way from one guess to all right; over K, as few are easily mixed up
+_IMAGES_A_CLASS = 5  # from so many on, on average, a class without any is worth a word
 _LEAST_NATS = 7.0  # a chance of one in a thousand
 
 
@@ -78,7 +79,7 @@ def evaluate(
     elif reference is None:
         guessed = guessed_by(source, dataset, **how)
         recorder.accuracy.append(guessed.accuracy(dataset, source.sha256, out=predictions if is_main() else None))
-        recorder.warnings += doubts_of_order(guessed.predictions, dataset.classes)
+        recorder.warnings += doubts_of(guessed.predictions, dataset.classes)
     else:
         recorder.closeness.append(nearness_of(source, reference, dataset, dataset.val, **how)[0])
     return recorder.finish(None)
@@ -196,6 +197,21 @@ def hits(logits: Logits, labels: NDArray[np.int64], k: int) -> int:
         return len(labels)
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
     return int((best == labels[:, None]).any(1).sum())
+
+
+def doubts_of(predictions: NDArray[Any], classes: Sequence[str]) -> list[str]:
+    """What the guesses alone make doubtful: one guess for all, classes without images, another order of the outputs.
+
+    predictions: (n, 2), guess and label of each image.
+    """
+    n, found = len(predictions), list[str]()
+    guessed, labelled = (np.unique(column).astype(int).tolist() for column in predictions.T)
+    if len(guessed) == 1 < len(labelled):
+        found.append(f"all {n} images are called {classes[guessed[0]]}: it is damaged, wrongly fed or not trained")
+    absent = [name for place, name in enumerate(classes) if place not in labelled]
+    if absent and n >= _IMAGES_A_CLASS * len(classes):
+        found.append(f"none of the {n} images is of {few_of(absent, 3)}")
+    return found + doubts_of_order(predictions, classes)
 
 
 def doubts_of_order(predictions: NDArray[Any], classes: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeres.data import dataset_for
 from edgeres.evaluate import stage
-from edgeres.evaluate.stage import EvalConfig, doubts_of_order, evaluate, guessed_by
+from edgeres.evaluate.stage import EvalConfig, doubts_of, doubts_of_order, evaluate, guessed_by
 
 
 def guesses(k: int, n: int, right: float, seed: int, order: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
@@ -74,6 +74,21 @@ def test_a_poor_network_in_reverse_is_told():
     assert not doubts_of_order(np.array(cells), names)
     (said,) = doubts_of_order(np.array([(4 - guess, label) for guess, label in cells]), names)
     assert said.startswith("23.72 % are right, 50.32 % would be if outputs stood for other classes (airplane for truck")
+
+
+def test_one_guess_for_images_of_several_classes_is_told():
+    labels = np.arange(100) % 4
+    (said,) = doubts_of(np.stack([np.full(100, 2), labels], 1), list("abcd"))
+    assert said == "all 100 images are called c: it is damaged, wrongly fed or not trained"
+    assert not doubts_of(np.stack([labels, labels], 1), list("abcd"))
+    assert not doubts_of(np.full((4, 2), 1), list("abcd"))  # few images, of one class
+
+
+@pytest.mark.parametrize(("n", "is_told"), [(100, True), (16, False)])
+def test_classes_without_images_are_told_unless_images_are_few(n, is_told):
+    labels = np.arange(n) % 3
+    found = doubts_of(np.stack([labels, labels], 1), list("abcd"))
+    assert found == [f"none of the {n} images is of d"] * is_told
 
 
 def test_few_images_tell_nothing():

@@ -8,18 +8,17 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from edgeres.compile.builder import timing_folder
 from edgeres.compile.config import HARDWARE, BuildJob, Built, CompileConfig, graph_fields
 from edgeres.compile.isolated import build_apart, inspected, layer_counts
 from edgeres.compile.layers import layers_path
 from edgeres.core.artifacts import Engine, OnnxModel
-from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError, require
+from edgeres.core.errors import DeviceError, InputError, MissingDependency, StageError
 from edgeres.core.files import sha256_of, write_text, written
 from edgeres.core.lineage import advised, check_for_tensorrt, source_of
 from edgeres.core.safe_text import typed
 from edgeres.core.stage import Recorder, StageResult, timed
+from edgeres.graph.view import GraphView
 from edgeres.runtime.cuda import Gpu
 from edgeres.runtime.manifest import EngineManifest, LayerCounts, local_gpu, packaged_cuda, plan_header, this_system
 
@@ -159,13 +158,7 @@ def _built(job: BuildJob, source: OnnxModel) -> tuple[Built, tuple[str, ...]]:
 
 def _doubts(source: OnnxModel) -> list[str]:
     """What is wrong with the numbers in the graph, which no builder minds."""
-    onnx = require("onnx", "onnx")
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-    odd = [
-        tensor.name
-        for tensor in source.proto.graph.initializer
-        if tensor.data_type in floats and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
-    ]
+    odd = list(GraphView(source.proto).broken)
     if not odd:
         return []
     more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""

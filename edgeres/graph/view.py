@@ -23,6 +23,7 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 QDQ = frozenset({Q, DQ})
 LAYERS = frozenset({"Conv", "Gemm"})  # what edgeres quantizes
 WEIGHTED = LAYERS | {"ConvTranspose", "MatMul"}  # every operator that multiplies by a weight
+_FINITE = WEIGHTED | QDQ | {"BatchNormalization"}
 _ONNX = ("", "ai.onnx")
 T = TypeVar("T")
 _ALIASES = frozenset({"Identity", "Dropout"})
@@ -84,6 +85,19 @@ class GraphView:
         from onnx import numpy_helper
 
         return numpy_helper.to_array(self.constants[tensor]) if tensor in self.constants else None
+
+    @property
+    def broken(self) -> dict[str, onnx.NodeProto]:
+        """Stored floats with NaN, or of a layer with infinity, which a clip or mask may have -> who reads them."""
+        found = dict[str, Any]()
+        for node in self.nodes:
+            for tensor in node.input:
+                values = self.value(tensor) if tensor in self.constants and tensor not in found else None
+                if values is None or values.dtype.kind != "f":
+                    continue
+                if np.isnan(values).any() or (node.op_type in _FINITE and np.isinf(values).any()):
+                    found[tensor] = node
+        return found
 
     def op_of(self, tensor: str) -> str:
         """The operator that makes `tensor`, empty for graph inputs and initializers."""

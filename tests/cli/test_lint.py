@@ -131,6 +131,17 @@ def test_a_repair_that_computes_something_else_is_not_written(edgeres, uint8_fil
     assert not uint8_file.with_name("uint8.fixed.onnx").exists()
 
 
+def test_numbers_that_are_none_are_not_held_against_a_repair(edgeres, uint8_file):
+    model = onnx.load(uint8_file)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 1:
+            tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
+    onnx.save(model, uint8_file)
+    code, _, err = edgeres("lint", uint8_file, "--fix", "--no-build")
+    assert code == 2
+    assert "holds NaN or infinity: no repair can be held against it" in err
+
+
 def test_a_clean_file_is_not_rewritten(edgeres, clean_file):
     code, out, _ = edgeres("lint", clean_file, "--no-build", "--fix")
     assert code == 0

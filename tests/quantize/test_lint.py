@@ -130,6 +130,14 @@ def blocks(graph: Graph) -> None:
     find(graph, "conv1.weight.dequantized").attribute.append(helper.make_attribute("block_size", 2))
 
 
+def broken_bias(graph: Graph) -> None:
+    store(graph, "fc.bias", np.full(10, np.nan, np.float32))
+
+
+def infinite_bias(graph: Graph) -> None:
+    store(graph, "conv1.bias", np.full(16, np.inf, np.float32))
+
+
 @pytest.fixture
 def clean(onnx_of) -> onnx.ModelProto:
     source = onnx_of("resnet8").proto
@@ -144,6 +152,8 @@ def clean(onnx_of) -> onnx.ModelProto:
         (unsigned, "error: type: relu.quantized: uint8 with zero point 0 is silently taken for int8"),
         (without_zero_point, "error: zero-point: relu.quantized: missing, which means uint8"),
         (sixteen_bits, "error: type: relu.quantized: INT16 is not known to TensorRT"),
+        (broken_bias, "error: number: fc: fc.bias holds NaN or infinity"),
+        (infinite_bias, "error: number: conv1: conv1.bias holds NaN or infinity"),
         (negative, "error: scale: relu.quantized: must be positive and finite (-1)"),
         (computed_scale, "error: scale: relu.quantized: computed at run time"),
         (half_scale, "error: opset: relu.quantized: a half-precision scale needs opset 19, the file has 17"),
@@ -205,6 +215,13 @@ def test_a_pool_beside_the_pair_it_could_read_is_repaired_from_the_file(clean):
     pool.input[0] = "layer3.0.relu_1"
     (finding,) = lint(clean)
     assert (finding.rule, finding.fixable, finding.remedy) == ("pool", True, "let it read the pair that is there")
+
+
+def test_a_mask_may_be_infinite(clean):
+    store(clean.graph, "mask", np.full(1, -np.inf, np.float32))
+    clean.graph.node.append(onnx.helper.make_node("Max", [clean.graph.output[0].name, "mask"], ["masked"]))
+    clean.graph.output[0].name = "masked"
+    assert lint(clean) == ()
 
 
 def test_problems_are_errors_and_speed_but_not_notes(clean):

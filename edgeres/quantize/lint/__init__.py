@@ -1,6 +1,7 @@
 """What keeps a Q/DQ graph from TensorRT's fused INT8 kernels, read off the graph alone, whoever wrote the file.
 
     name           every node has its own, or none
+    number         no stored number is NaN or infinite
     zero-point     every pair has an explicit int8 zero: others are refused
     type           int8; uint8 with zero point 0 is taken for int8 silently, 16 bits are not known at all
     bias           float: an int32 DequantizeLinear is refused

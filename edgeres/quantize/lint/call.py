@@ -23,7 +23,7 @@ from edgeres.graph.view import opset_of
 from edgeres.quantize.calibrators import Histogram, amax_from
 from edgeres.quantize.lint import is_quantized, lint
 from edgeres.quantize.lint.pairs import AXIS_OPSET, Finding, problems, tensorrt_of
-from edgeres.quantize.lint.structure import POOL
+from edgeres.quantize.lint.structure import NUMBER, POOL
 from edgeres.quantize.repair import repair, without_pairs
 from edgeres.quantize.repair.check import DEEP_DB, TOLERANCE_DB, ImageInput, check_of, image_input_of
 from edgeres.quantize.repair.inputs import COARSER_DB, coarseness
@@ -141,6 +141,8 @@ def lint_call(path: Path, config: LintConfig, build: Build) -> LintReport:
     fixable = [one for one in report.source.findings if one.fixable or (one.rule == POOL and config.data is not None)]
     if not config.fix or not fixable:
         return report
+    for broken in (one for one in report.source.findings if one.rule == NUMBER):
+        raise InputError(f"{path}: {broken.node}: {broken.reason}: no repair can be held against it; {broken.remedy}")
     out = config.out or path.with_name(f"{path.stem}.fixed.onnx")
     if out.resolve() == path.resolve():
         raise InputError(f"{out} is the source; name another file with --out")
@@ -263,7 +265,10 @@ def _spec(path: Path, given: ImageInput, config: LintConfig) -> ModelSpec:
         values = {"family": FROM_ONNX, "variant": path.stem, "num_classes": _ANY_CLASSES, "input_shape": given.shape}
         spec = config_from(ModelSpec, {**values, "preprocess": preprocess}, str(path))
     if not spec.preprocess.is_known:
-        raise InputError(f"{path} does not say how an image becomes its input; add --mean, --std, --resize, or --like")
+        raise InputError(
+            f"{config.like or path} does not say how an image becomes its input; add --mean, --std, --resize, or name"
+            " a model that does with --like"
+        )
     if given.shape != spec.input_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (given.shape, spec.input_shape)]
         raise InputError(f"{path} takes {sizes[0]}, images would be {sizes[1]}: give --mean, --std and --resize")

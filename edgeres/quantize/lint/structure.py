@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 
 from edgeres.graph.blocks import Block, fusions_in
-from edgeres.graph.view import DQ, WEIGHTED, GraphView, Q, name_of
+from edgeres.graph.view import DQ, QDQ, WEIGHTED, GraphView, Q, name_of
 from edgeres.quantize.lint.pairs import TYPE, Finding, finding_at, integer_type
 from edgeres.quantize.placement import COMMUTING, is_average
 
 _OPERATOR_FORMAT = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QAttention", "QGemm")
-POOL = "pool"
+POOL, NUMBER = "pool", "number"
 POOL_REMEDY = "calibrate it and quantize it; --fix --data DATA takes its range from images"
 _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
 
@@ -22,6 +22,9 @@ _FUSED = frozenset({"Relu", "BatchNormalization", "Clip", "LeakyRelu"})
 def structure_findings(view: GraphView, float_skips: frozenset[str] = frozenset()) -> Iterator[Finding]:
     """All rules that look at more than one node; the skips of the additions `float_skips` are float on purpose."""
     yield from _names(view)
+    for tensor, node in view.broken.items():
+        if node.op_type not in QDQ or tensor == node.input[0]:  # a scale has a rule of its own
+            yield finding_at(node, NUMBER, f"{tensor} holds NaN or infinity", "train again", fixable=False)
     for node in view.nodes:
         if node.op_type.startswith(_OPERATOR_FORMAT):
             remedy = "write Quantize/Dequantize pairs (ONNX Runtime: QuantFormat.QDQ)"

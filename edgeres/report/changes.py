@@ -210,7 +210,7 @@ def accuracy_line(a: StageNetwork, b: StageNetwork, pair: Pair | str, board: str
     if missing:
         said = f"top-1: not compared, not evaluated in {' and '.join(missing)}"
         how = [advised("edgeres eval", one.file, on=board) for one in missing.values() if one.stage != ENGINE_STAGE]
-        return f"{said}: {' and '.join(how)}" if how else said
+        return f"{said}: {' and '.join(dict.fromkeys(how))}" if how else said
     if isinstance(pair, str):
         return f"top-1: not compared, {pair}"
     assert a.accuracy is not None

@@ -284,6 +284,8 @@ def test_what_is_not_judged_is_advised_by_file_and_board(tmp_path):
     said, file = "top-1: not compared, not evaluated in B: edgeres eval", runs[1].path / "00-import/model.safetensors"
     assert {f"{said} {file} --data DATA", f"on desk: {said} {file} --data DATA --on desk"} <= {*first.lines}
     assert "top-1: not compared, not evaluated in A and B" in engine.lines
+    itself, _ = changed([runs[1], runs[1]]).results
+    assert f"top-1: not compared, not evaluated in A and B: edgeres eval {file} --data DATA" in itself.lines
 
 
 def test_a_board_whose_name_came_to_stand_for_another_machine_is_named(tmp_path):
